@@ -1,0 +1,51 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+VENV    := .venv
+PYTHON  := $(VENV)/bin/python
+READY   := $(VENV)/.ready
+export PYTHONUNBUFFERED = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check bench chaos constraints format clean
+
+demo: $(READY)
+	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
+
+test: $(READY)
+	rm -f .coverage .coverage.*
+	$(PYTHON) -m pytest -n auto --cov --cov-report=
+
+	$(PYTHON) -m coverage combine --quiet --append || true
+	$(PYTHON) -m coverage report
+
+check: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Compares against a baseline in the same run and prints ratios; asserts nothing.
+bench: $(READY)
+	$(PYTHON) -m tests.benchmarks
+
+# The long forms of the kill and crash tests.
+chaos: $(READY)
+	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q tests -k "kill or interrupt or machine"
+
+constraints: $(READY)
+	$(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	    pyproject.toml -o constraints.txt
+
+# uv installs several times faster than pip; where it can't be had, pip does the same.
+$(READY): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -q uv \
+	    && $(VENV)/bin/uv pip install -q --python $(PYTHON) -c constraints.txt -e '.[dev]' \
+	    || $(PYTHON) -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -1,0 +1,237 @@
+"""Every column the toolkit reads or writes: its name, dtype, unit and meaning.
+
+No other module spells a column's name as a literal, and the README's tables are made from here.
+
+Examples
+--------
+>>> from dreamo_batch import columns
+>>> columns.OUTPUTS[columns.COST_USD].dtype
+'float64'
+>>> columns.dtypes(columns.PROBLEMS)["row"]
+'str'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What the user hands in.
+IMAGE = "image"
+IMAGE_ALIASES = ("image_path", "image_url")
+PROMPT = "prompt"
+SEED = "seed"
+WIDTH = "width"
+HEIGHT = "height"
+SIZE = "size"
+USE_REPHRASER = "use_rephraser"
+REPLICATE = "replicate"
+
+# What comes back beside it.
+STATUS = "status"
+JOB_ID = "job_id"
+TASK_ID = "task_id"
+DUPLICATE_OF = "duplicate_of"
+SEED_SENT = "seed_sent"
+OUTPUT_URL = "output_url"
+OUTPUT_PATH = "output_path"
+OUTPUT_SHA256 = "output_sha256"
+OUTPUT_BYTES = "output_bytes"
+OUTPUT_WIDTH = "output_width"
+OUTPUT_HEIGHT = "output_height"
+OUTPUT_ERROR = "output_error"
+COST_USD = "cost_usd"
+COST = "cost"
+DISCOUNT = "discount"
+ERROR_CLASS = "error_class"
+ERROR_CODE = "error_code"
+ERROR_MESSAGE = "error_message"
+MAY_HAVE_BEEN_BILLED = "may_have_been_billed"
+ATTEMPTS = "attempts"
+SUBMITTED_AT = "submitted_at"
+COMPLETED_AT = "completed_at"
+LATENCY_S = "latency_s"
+
+# Problems that `validate` finds.
+ROW = "row"
+COLUMN = "column"
+SEVERITY = "severity"
+CODE = "code"
+VALUE = "value"
+MESSAGE = "message"
+FIX = "fix"
+POSITION = "position"
+
+# What `plan` adds.
+ACTION = "action"
+REASON = "reason"
+COST_LOW_USD = "cost_low_usd"
+COST_HIGH_USD = "cost_high_usd"
+
+# What the ledger keeps of every order.
+ORDER = "order"
+STAGE = "stage"
+RESERVED = "reserved"
+EXCERPT = "excerpt"
+METADATA = "metadata"
+SENT_AT = "sent_at"
+ANSWERED_AT = "answered_at"
+SAVED_AT = "saved_at"
+N_POLLS = "n_polls"
+N_REFUSALS = "n_refusals"
+WAITED_S = "waited_s"
+
+# What `jobs.parquet` keeps of a row beside the user's own columns.
+IMAGE_SOURCE = "image_source"
+IMAGE_DIGEST = "image_digest"
+IMAGE_SENT = "image_sent"
+IMAGE_SENT_DIGEST = "image_sent_digest"
+
+STR = "str"
+INT = "Int64"
+FLOAT = "float64"
+BOOL = "boolean"
+TIME = "datetime64[us, UTC]"
+CATEGORY = "category"
+
+STATUSES = ("pending", "submitting", "in_progress", "completed", "failed", "invalid", "ambiguous")
+PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUSES
+
+ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: name, pandas dtype, unit (empty where there is none) and meaning.
+
+    Examples
+    --------
+    >>> Column("seed", "Int64", "", "Seed of the picture.").name
+    'seed'
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+def _table(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
+
+
+def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
+    """Give the pandas dtype of each column.
+
+    Parameters
+    ----------
+    columns : mapping of str to Column
+        One of the tables of this module.
+
+    Returns
+    -------
+    dict of str to str
+        Name to dtype, in the table's order.
+
+    Examples
+    --------
+    >>> dtypes(ORDERS)["order"]
+    'Int64'
+    """
+    return {column.name: column.dtype for column in columns.values()}
+
+
+INPUTS = _table(
+    Column(
+        IMAGE,
+        "object",
+        "",
+        "Reference picture: path, http(s) URL, `data:` URI, bytes or PIL image. Aliases `image_path`, `image_url`.",
+    ),
+    Column(PROMPT, STR, "", "What to draw, Chinese or English."),
+    Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 0 to 2**63-1: sent as it is."),
+    Column(WIDTH, INT, "px", "Width of the picture wanted, 512 to 2048 (default 1328)."),
+    Column(HEIGHT, INT, "px", "Height of the picture wanted, 512 to 2048 (default 1328)."),
+    Column(SIZE, STR, "", 'Instead of width and height: "1328x1328" or an advised ratio such as "16:9".'),
+    Column(USE_REPHRASER, BOOL, "", "Let the service rewrite the prompt (default true)."),
+    Column(REPLICATE, INT, "", "Buys the same job again on purpose, once per distinct value (default 0)."),
+)
+
+OUTPUTS = _table(
+    Column(STATUS, CATEGORY, "", "One of " + ", ".join(f"`{status}`" for status in STATUSES) + "."),
+    Column(JOB_ID, STR, "", "Hash of what was ordered: model, picture bytes, prompt, seed, size and the rest."),
+    Column(TASK_ID, STR, "", "The service's id of the latest order."),
+    Column(DUPLICATE_OF, INT, "", "Position of the first row with the same job; bought once, cost 0 here."),
+    Column(SEED_SENT, INT, "", "Seed that was sent, drawn before sending where the row had none."),
+    Column(OUTPUT_URL, STR, "", "Where the service keeps the picture, for a while."),
+    Column(OUTPUT_PATH, STR, "", "Saved picture, relative to the run directory."),
+    Column(OUTPUT_SHA256, STR, "", "SHA-256 of the saved file."),
+    Column(OUTPUT_BYTES, INT, "bytes", "Size of the saved file."),
+    Column(OUTPUT_WIDTH, INT, "px", "Width of the picture received."),
+    Column(OUTPUT_HEIGHT, INT, "px", "Height of the picture received."),
+    Column(OUTPUT_ERROR, STR, "", "Why a picture that was made could not be saved."),
+    Column(COST_USD, FLOAT, "USD", "Cost as a float, for analysis."),
+    Column(COST, STR, "USD", "Exact decimal sum of the known costs of all orders of the job."),
+    Column(DISCOUNT, STR, "", "Discount of the latest order as the service wrote it."),
+    Column(ERROR_CLASS, STR, "", "Kind of failure, one word."),
+    Column(ERROR_CODE, STR, "", "The service's code, nine digits, leading zeros kept."),
+    Column(ERROR_MESSAGE, STR, "", "The service's words, or ours."),
+    Column(MAY_HAVE_BEEN_BILLED, BOOL, "", "Whether money may be gone without a cost being known."),
+    Column(ATTEMPTS, INT, "", "Orders accepted or possibly accepted for the job."),
+    Column(SUBMITTED_AT, TIME, "UTC", "When the latest order was sent."),
+    Column(COMPLETED_AT, TIME, "UTC", "When its end was seen."),
+    Column(LATENCY_S, FLOAT, "s", "From sending to seeing the end."),
+)
+
+PROBLEMS = _table(
+    Column(POSITION, INT, "", "Position of the row in the table, from 0."),
+    Column(ROW, STR, "", "Index label of the row, as text."),
+    Column(COLUMN, STR, "", "Column the problem is in."),
+    Column(SEVERITY, STR, "", "`error`: can't be ordered; `warning`: can."),
+    Column(CODE, STR, "", "Short name of the rule that was broken."),
+    Column(VALUE, STR, "", "What the cell holds, shortened."),
+    Column(MESSAGE, STR, "", "What is wrong and what was expected."),
+    Column(FIX, STR, "", "What to do."),
+)
+
+PLAN = _table(
+    Column(ACTION, CATEGORY, "", "One of " + ", ".join(f"`{action}`" for action in ACTIONS) + "."),
+    Column(REASON, STR, "", "Why, in a few words."),
+    Column(JOB_ID, STR, "", "Hash of what would be ordered."),
+    Column(COST_LOW_USD, FLOAT, "USD", "Least it can cost from now on."),
+    Column(COST_HIGH_USD, FLOAT, "USD", "Most it can cost from now on, as far as a price is known."),
+)
+
+ORDERS = _table(
+    Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
+    Column(ORDER, INT, "", "Number of the order within its job, from 1; missing: never ordered."),
+    Column(STAGE, STR, "", "How far the order is (see `run.state.Stage`)."),
+    Column(TASK_ID, STR, "", "The service's id."),
+    Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(RESERVED, STR, "USD", "What the budget holds back for the order until its cost is known."),
+    Column(COST, STR, "USD", "Cost as the service wrote it."),
+    Column(DISCOUNT, STR, "", OUTPUTS[DISCOUNT].meaning),
+    Column(OUTPUT_URL, STR, "", OUTPUTS[OUTPUT_URL].meaning),
+    Column(OUTPUT_PATH, STR, "", OUTPUTS[OUTPUT_PATH].meaning),
+    Column(OUTPUT_SHA256, STR, "", OUTPUTS[OUTPUT_SHA256].meaning),
+    Column(OUTPUT_BYTES, INT, "bytes", OUTPUTS[OUTPUT_BYTES].meaning),
+    Column(OUTPUT_WIDTH, INT, "px", OUTPUTS[OUTPUT_WIDTH].meaning),
+    Column(OUTPUT_HEIGHT, INT, "px", OUTPUTS[OUTPUT_HEIGHT].meaning),
+    Column(OUTPUT_ERROR, STR, "", OUTPUTS[OUTPUT_ERROR].meaning),
+    Column(ERROR_CLASS, STR, "", OUTPUTS[ERROR_CLASS].meaning),
+    Column(ERROR_CODE, STR, "", OUTPUTS[ERROR_CODE].meaning),
+    Column(ERROR_MESSAGE, STR, "", OUTPUTS[ERROR_MESSAGE].meaning),
+    Column(MAY_HAVE_BEEN_BILLED, BOOL, "", OUTPUTS[MAY_HAVE_BEEN_BILLED].meaning),
+    Column(EXCERPT, STR, "", "First 2 kB of an answer that did not read as documented."),
+    Column(METADATA, STR, "", "The service's own times, as JSON."),
+    Column(SENT_AT, TIME, "UTC", "When the create was sent."),
+    Column(ANSWERED_AT, TIME, "UTC", "When it was answered."),
+    Column(COMPLETED_AT, TIME, "UTC", OUTPUTS[COMPLETED_AT].meaning),
+    Column(SAVED_AT, TIME, "UTC", "When the picture was on disk."),
+    Column(N_POLLS, INT, "", "Polls made."),
+    Column(N_REFUSALS, INT, "", "Creates answered 429 before this one was taken."),
+    Column(WAITED_S, FLOAT, "s", "Time from the first refusal to being taken."),
+)
