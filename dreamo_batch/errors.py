@@ -90,7 +90,7 @@ class LedgerDamaged(DirectoryError):
     """The ledger can't be trusted, so nothing may be bought on its word."""
 
 
-class RunStopped(DreamoError):  # noqa: N818 - it names what happened, and is public
+class RunStopped(DreamoError):
     """A run stopped before every row was done; run again to go on.
 
     Attributes

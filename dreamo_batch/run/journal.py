@@ -1,0 +1,183 @@
+"""The journal: append-only, one event a line, each line chained to the one before by its checksum.
+
+A line is plain JSON: ``{"crc": "<8 hex digits>", ...}`` where the checksum covers the rest of the line and
+the checksum before it, so that a line altered, lost or moved is noticed. A last line without its newline was
+never acknowledged and is dropped; anything else that does not fit is damage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from dreamo_batch.errors import LedgerDamaged
+from dreamo_batch.run.state import Event, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
+_CRC: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",')
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """First line of a journal: which run and service it belongs to, and its place in the sequence."""
+
+    schema: int
+    number: int
+    generation: int
+    entropy: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a journal file holds; `n_torn_bytes` counts what an interrupted write left at its end."""
+
+    header: Header | None
+    events: tuple[Event, ...]
+    n_torn_bytes: int
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """Give the path of a journal by its number.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> path_of(Path("x"), 7).name
+    'journal-000007.jsonl'
+    """
+    return folder / f"journal-{number:06d}.jsonl"
+
+
+def numbers(folder: Path) -> list[int]:
+    """List the numbers of the journals in a folder, in order."""
+    matches = (NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+class Journal:
+    """An open journal file. `append` buffers, `commit` makes what was appended durable.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with Journal(folder, Header(1, 1, 1, "00", "loopback")) as journal:
+    ...     journal.append([Event(Kind.SENDING, "a1", 1, 5.0, {})])
+    ...     journal.commit()
+    >>> read(path_of(folder, 1)).events[0].job_id
+    'a1'
+    """
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.header = header
+        self.n_events = 0
+        self._crc = 0
+        self._waiting: list[bytes] = []
+        self._file = path_of(folder, header.number).open("xb", buffering=0)
+        self._line({"journal": _header_fields(header)})
+        self.commit()
+        fsync_folder(folder)
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Add events; they count only once `commit` has returned."""
+        for event in events:
+            self._line(_to_json(event))
+            self.n_events += 1
+
+    def commit(self) -> None:
+        """Write and fsync all that was appended; one fsync serves them all."""
+        if not self._waiting:
+            return
+        data = memoryview(b"".join(self._waiting))
+        while data:
+            data = data[self._file.write(data) :]
+        os.fsync(self._file.fileno())
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Close the file; what was not committed is dropped."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _line(self, record: dict[str, Any]) -> None:
+        body = _encode(record).encode()
+        self._crc = zlib.crc32(body, self._crc)
+        self._waiting.append(b'{"crc":"%08x",%b\n' % (self._crc, body[1:]))
+
+
+def read(path: Path) -> Contents:
+    """Read a journal file.
+
+    Raises
+    ------
+    LedgerDamaged
+        If a line other than an unfinished last one does not fit.
+    """
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    records = list(_records(lines, path))
+    header = _header(records[0], path) if records else None
+    events = tuple(_from_json(record, path) for record in records[1:])
+    return Contents(header, events, len(torn))
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and new files in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _records(lines: list[bytes], path: Path) -> Iterable[dict[str, Any]]:
+    crc = 0
+    for number, line in enumerate(lines, start=1):
+        match = _CRC.match(line)
+        body = b"{" + line[match.end() :] if match else b""
+        crc = zlib.crc32(body, crc)
+        if not match or int(match[1], 16) != crc:
+            raise LedgerDamaged(
+                f"{path.name}, line {number}: the checksum does not fit, so the line was altered, lost or moved. "
+                "Nothing is bought on the word of a damaged ledger; restore the file from a copy."
+            )
+        yield json.loads(body)
+
+
+def _header_fields(header: Header) -> dict[str, Any]:
+    return {name: getattr(header, name) for name in Header.__slots__}
+
+
+def _header(record: dict[str, Any], path: Path) -> Header:
+    try:
+        return Header(**record["journal"])
+    except (KeyError, TypeError) as error:
+        raise LedgerDamaged(f"{path.name}: its first line is not a journal's header ({error}).") from error
+
+
+def _to_json(event: Event) -> dict[str, Any]:
+    return {"kind": event.kind, "job": event.job_id, "order": event.order, "at": event.at, **event.fields}
+
+
+def _from_json(record: dict[str, Any], path: Path) -> Event:
+    try:
+        kind, job_id, order, at = (record.pop(name) for name in ("kind", "job", "order", "at"))
+        return Event(Kind(kind), job_id, order, at, record)
+    except (KeyError, ValueError) as error:
+        raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error

@@ -1,0 +1,302 @@
+"""Orders, the events that change them, and the fold of events into state: pure.
+
+An order's way::
+
+    sending ──> accepted ──> completed | failed | lost
+       │  └───> ambiguous ──(resolved)──> accepted | unsent
+       ├──────> unsent      nothing arrived: the same order may be sent again
+       └──────> refused     the service said no: nothing was ordered
+
+The fold is total over events in the order they were written, and applying one event twice changes
+nothing, so a journal may be replayed over a checkpoint without care.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+class Stage(StrEnum):
+    """How far an order is."""
+
+    SENDING = "sending"
+    UNSENT = "unsent"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    AMBIGUOUS = "ambiguous"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class Kind(StrEnum):
+    """What happened to an order."""
+
+    SENDING = "sending"
+    NOT_SENT = "not_sent"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    AMBIGUOUS = "ambiguous"
+    OVERDUE = "overdue"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    LOST = "lost"
+    SAVED = "saved"
+    UNSAVED = "unsaved"
+
+
+STATUS_OF: Final[Mapping[Stage, str]] = {
+    Stage.SENDING: columns.SUBMITTING,
+    Stage.UNSENT: columns.PENDING,
+    Stage.REFUSED: columns.FAILED,
+    Stage.ACCEPTED: columns.IN_PROGRESS,
+    Stage.AMBIGUOUS: columns.AMBIGUOUS,
+    Stage.COMPLETED: columns.COMPLETED,
+    Stage.FAILED: columns.FAILED,
+    Stage.LOST: columns.FAILED,
+}
+
+# Stages in which an order exists, or may exist, at the service.
+ORDERED: Final = frozenset(
+    {Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST}
+)
+OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
+FAILURES: Final = frozenset({Stage.REFUSED, Stage.FAILED, Stage.LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order of a job; `order` counts from 1, times are Unix seconds, money is exact decimal text.
+
+    Fields carry the names of `dreamo_batch.columns.ORDERS`.
+
+    Examples
+    --------
+    >>> Order("a1", 1).stage.value
+    'unsent'
+    """
+
+    job_id: str
+    order: int
+    stage: Stage = Stage.UNSENT
+    task_id: str | None = None
+    seed_sent: int | None = None
+    reserved: str | None = None
+    cost: str | None = None
+    discount: str | None = None
+    output_url: str | None = None
+    output_path: str | None = None
+    output_sha256: str | None = None
+    output_bytes: int | None = None
+    output_width: int | None = None
+    output_height: int | None = None
+    output_error: str | None = None
+    error_class: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    may_have_been_billed: bool | None = None
+    excerpt: str | None = None
+    metadata: str | None = None
+    sent_at: float | None = None
+    answered_at: float | None = None
+    completed_at: float | None = None
+    saved_at: float | None = None
+    n_polls: int | None = None
+    n_refusals: int | None = None
+    waited_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an order at a time, with the fields it sets.
+
+    Examples
+    --------
+    >>> Event(Kind.ACCEPTED, "a1", 1, 12.0, {"task_id": "t"}).kind.value
+    'accepted'
+    """
+
+    kind: Kind
+    job_id: str
+    order: int
+    at: float
+    fields: Mapping[str, Any]
+
+
+class ImpossibleEvent(ValueError):  # noqa: N818 - it names what the journal holds
+    """An event that can't follow what is known of its order."""
+
+
+_NO_ERROR: Final[dict[str, Any]] = {
+    "error_class": None,
+    "error_code": None,
+    "error_message": None,
+    "excerpt": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What an event does: the stages it may follow, the stage it leads to, its time, what it resets."""
+
+    after: frozenset[Stage]
+    stage: Stage | None
+    time: str | None = None
+    resets: Mapping[str, Any] | None = None
+
+
+_SENDABLE = frozenset({Stage.UNSENT, Stage.REFUSED})
+_ON_THE_WIRE = frozenset({Stage.SENDING})
+_UNDECIDED = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
+_RUNNING = frozenset({Stage.ACCEPTED})
+_MADE = frozenset({Stage.COMPLETED})
+
+_RULES: Final[Mapping[Kind, _Rule]] = {
+    Kind.SENDING: _Rule(
+        _SENDABLE, Stage.SENDING, "sent_at", _NO_ERROR | {"answered_at": None, "may_have_been_billed": None}
+    ),
+    Kind.NOT_SENT: _Rule(
+        _UNDECIDED, Stage.UNSENT, "answered_at", _NO_ERROR | {"may_have_been_billed": None, "reserved": None}
+    ),
+    Kind.REFUSED: _Rule(_ON_THE_WIRE, Stage.REFUSED, "answered_at", _NO_ERROR | {"reserved": None}),
+    Kind.ACCEPTED: _Rule(
+        _UNDECIDED, Stage.ACCEPTED, "answered_at", _NO_ERROR | {"may_have_been_billed": None}
+    ),
+    Kind.AMBIGUOUS: _Rule(_ON_THE_WIRE, Stage.AMBIGUOUS, "answered_at"),
+    Kind.OVERDUE: _Rule(_RUNNING, Stage.ACCEPTED),
+    Kind.COMPLETED: _Rule(_RUNNING, Stage.COMPLETED, "completed_at", _NO_ERROR),
+    Kind.FAILED: _Rule(_RUNNING, Stage.FAILED, "completed_at", _NO_ERROR),
+    Kind.LOST: _Rule(_RUNNING, Stage.LOST, "completed_at", _NO_ERROR),
+    Kind.SAVED: _Rule(_MADE, None, "saved_at", {"output_error": None}),
+    Kind.UNSAVED: _Rule(_MADE, None),
+}
+
+
+def advance(order: Order, event: Event) -> Order:
+    """Apply one event to its order.
+
+    Parameters
+    ----------
+    order : Order
+        The order as known; a fresh one for an order never met.
+    event : Event
+        What happened.
+
+    Returns
+    -------
+    Order
+
+    Raises
+    ------
+    ImpossibleEvent
+        If the event can't follow the order's stage.
+
+    Examples
+    --------
+    >>> advance(Order("a1", 1), Event(Kind.SENDING, "a1", 1, 5.0, {})).sent_at
+    5.0
+    """
+    rule = _RULES[event.kind]
+    repeated = rule.stage is not None and order.stage is rule.stage
+    if not repeated and order.stage not in rule.after:
+        raise ImpossibleEvent(
+            f"order {event.order} of job {event.job_id} is {order.stage}, so it can't be {event.kind}"
+        )
+    changes = dict(rule.resets or ())
+    if rule.stage is not None:
+        changes["stage"] = rule.stage
+    if rule.time is not None:
+        changes[rule.time] = event.at
+    changes.update(event.fields)
+    return replace(order, **changes)
+
+
+class State:
+    """All orders of a run directory, by job, in the order they were made.
+
+    Examples
+    --------
+    >>> state = State()
+    >>> state.apply(Event(Kind.SENDING, "a1", 1, 5.0, {})).stage.value
+    'sending'
+    >>> state.latest("a1").order
+    1
+    """
+
+    def __init__(self, orders: Iterable[Order] = ()) -> None:
+        self._orders: dict[str, tuple[Order, ...]] = {}
+        for order in orders:
+            self.put(order)
+
+    def __len__(self) -> int:
+        """Count the jobs with orders."""
+        return len(self._orders)
+
+    def __iter__(self) -> Iterator[Order]:
+        """Every order, job by job."""
+        for orders in self._orders.values():
+            yield from orders
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self._orders == other._orders
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
+
+    def of(self, job_id: str) -> tuple[Order, ...]:
+        """Give every order of a job, oldest first."""
+        return self._orders.get(job_id, ())
+
+    def latest(self, job_id: str) -> Order | None:
+        """Give the newest order of a job, or None."""
+        orders = self._orders.get(job_id)
+        return orders[-1] if orders else None
+
+    def find(self, job_id: str, number: int) -> Order | None:
+        """Give one order of a job, or None."""
+        orders = self._orders.get(job_id, ())
+        return orders[number - 1] if 0 < number <= len(orders) else None
+
+    def put(self, order: Order) -> None:
+        """Set an order; its number must be known or the next."""
+        orders = self._orders.get(order.job_id, ())
+        if not 0 < order.order <= len(orders) + 1:
+            raise ImpossibleEvent(f"order {order.order} of job {order.job_id} follows {len(orders)} orders")
+        self._orders[order.job_id] = (*orders[: order.order - 1], order, *orders[order.order :])
+
+    def apply(self, event: Event) -> Order:
+        """Fold one event in and give the order it leads to."""
+        order = self.find(event.job_id, event.order) or Order(event.job_id, event.order)
+        order = advance(order, event)
+        self.put(order)
+        return order
+
+
+def next_number(orders: tuple[Order, ...]) -> int:
+    """Give the number the next create of a job is sent under; one that never became an order is used again.
+
+    Examples
+    --------
+    >>> next_number((Order("a", 1, Stage.FAILED),)), next_number((Order("a", 1, Stage.REFUSED),))
+    (2, 1)
+    """
+    if orders and orders[-1].stage in _SENDABLE:
+        return orders[-1].order
+    return len(orders) + 1
+
+
+def is_unresolved_cost(order: Order) -> bool:
+    """Whether money may be gone, or be about to go, without a cost being known.
+
+    Examples
+    --------
+    >>> is_unresolved_cost(Order("a", 1, Stage.AMBIGUOUS))
+    True
+    """
+    return order.stage in ORDERED and order.cost is None
