@@ -235,3 +235,6 @@ ORDERS = _table(
     Column(N_REFUSALS, INT, "", "Creates answered 429 before this one was taken."),
     Column(WAITED_S, FLOAT, "s", "Time from the first refusal to being taken."),
 )
+
+# `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.
+STORED_PREFIX = "dreamo:"

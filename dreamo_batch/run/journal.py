@@ -7,6 +7,7 @@ never acknowledged and is dropped; anything else that does not fit is damage.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch.errors import LedgerDamaged
+from dreamo_batch.run.durable import fsync_folder
 from dreamo_batch.run.state import Event, Kind
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Journal:
         self.header = header
         self.n_events = 0
         self._crc = 0
+        self._n_durable_bytes = 0
         self._waiting: list[bytes] = []
         self._file = path_of(folder, header.number).open("xb", buffering=0)
         self._line({"journal": _header_fields(header)})
@@ -96,13 +99,24 @@ class Journal:
             self.n_events += 1
 
     def commit(self) -> None:
-        """Write and fsync all that was appended; one fsync serves them all."""
+        """Write and fsync all that was appended; one fsync serves them all.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it. The file is cut back to what was durable, and the same lines are
+            written by the next call.
+        """
         if not self._waiting:
             return
-        data = memoryview(b"".join(self._waiting))
-        while data:
-            data = data[self._file.write(data) :]
-        os.fsync(self._file.fileno())
+        data = b"".join(self._waiting)
+        try:
+            self._write(data)
+        except OSError:
+            self._file.truncate(self._n_durable_bytes)
+            self._file.seek(self._n_durable_bytes)
+            raise
+        self._n_durable_bytes += len(data)
         self._waiting.clear()
 
     def close(self) -> None:
@@ -114,6 +128,16 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        os.fsync(self._file.fileno())
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(
+                errno.ENOENT, "the journal was deleted under the running run", self._file.name
+            )
 
     def _line(self, record: dict[str, Any]) -> None:
         body = _encode(record).encode()
@@ -135,15 +159,6 @@ def read(path: Path) -> Contents:
     header = _header(records[0], path) if records else None
     events = tuple(_from_json(record, path) for record in records[1:])
     return Contents(header, events, len(torn))
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _records(lines: list[bytes], path: Path) -> Iterable[dict[str, Any]]:

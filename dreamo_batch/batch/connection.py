@@ -1,0 +1,71 @@
+"""Which service a call talks to: the public one, a given client, or the embedded local gateway."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dreamo_batch.errors import KeyMissing, UsageError
+from dreamo_batch.service.client import Client
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from dreamo_batch.run.directory import RunDirectory
+
+
+class Gateway(Protocol):
+    """What a running gateway has to offer."""
+
+    base_url: str
+    api_key: str
+
+
+def connect(
+    resources: ExitStack,
+    directory: RunDirectory,
+    *,
+    client: Client | None,
+    api_key: str | None,
+    base_url: str | None,
+    gateway: str | Gateway | None,
+) -> Client:
+    """Give the client of a call; what is opened here is closed with `resources`.
+
+    Raises
+    ------
+    UsageError
+        If more than one service is named, or `gateway` is not known.
+    KeyMissing
+        If the service needs a key and there is none.
+    """
+    if client is not None:
+        _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
+        return client
+    if gateway is not None:
+        _refuse_both("gateway", api_key=api_key, base_url=base_url)
+        running = _gateway(resources, directory, gateway)
+        api_key, base_url = running.api_key, running.base_url
+    made = resources.enter_context(Client(api_key=api_key, base_url=base_url))
+    if made.settings.api_key is None and not made.settings.is_loopback:
+        raise KeyMissing(
+            f"{made.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or give "
+            'api_key=. To try without a key or cost, use gateway="local".'
+        )
+    return made
+
+
+def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:
+    if not isinstance(gateway, str):
+        return gateway
+    if gateway != "local":
+        raise UsageError(f'gateway must be "local" or a running gateway, not {gateway!r}')
+    local: Any = importlib.import_module("dreamo_batch.local")  # by name: only this hook reaches it
+    started: Gateway = resources.enter_context(local.LocalGateway(state_dir=directory.gateway))
+    return started
+
+
+def _refuse_both(given: str, **others: object) -> None:
+    also = [name for name, value in others.items() if value is not None]
+    if also:
+        raise UsageError(f"give {given}= or {also[0]}=, not both")

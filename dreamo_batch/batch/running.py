@@ -1,0 +1,467 @@
+"""`run`, `plan` and `retry`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from contextlib import ExitStack, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dreamo_batch import columns
+from dreamo_batch.batch.call import Call, Task
+from dreamo_batch.batch.connection import Gateway, connect
+from dreamo_batch.batch.reading import read_state
+from dreamo_batch.errors import InvalidTable, RunStopped, UsageError
+from dreamo_batch.results import summary
+from dreamo_batch.run import plan as planning
+from dreamo_batch.run import stored
+from dreamo_batch.run.budget import money
+from dreamo_batch.run.directory import RunDirectory, new_entropy
+from dreamo_batch.run.ledger import peek_entropy
+from dreamo_batch.run.options import RunOptions
+from dreamo_batch.run.progress import Bar, Progress, Silent
+from dreamo_batch.run.state import State
+from dreamo_batch.table.jobs import Prepared, prepare, user_columns
+from dreamo_batch.table.validation import ERROR
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Collection, Iterator
+    from types import FrameType
+
+    import pandas as pd
+
+    from dreamo_batch.service.client import Client
+
+logger = logging.getLogger(__name__)
+
+Amount = float | str | Decimal
+_LOOK_EVERY_S: Final = 0.1
+_REST_S: Final = 1.5
+_LISTED_MAX: Final = 5
+
+
+def run(
+    table: pd.DataFrame,
+    run_dir: str | os.PathLike[str],
+    *,
+    client: Client | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    gateway: Literal["local"] | Gateway | None = None,
+    max_cost: Amount | None = None,
+    unit_cost: Amount | None = None,
+    pilot: int | None = None,
+    max_in_flight: int = 8,
+    download: bool = True,
+    fix_images: bool = False,
+    on_invalid: Literal["raise", "skip"] = "raise",
+    on_ambiguous: Literal["hold", "resubmit"] = "hold",
+    max_attempts: int = 1,
+    retry_failed: bool = False,
+    random_seed: Literal["record", "service"] = "record",
+    task_timeout_s: float = 900.0,
+    progress: bool = True,
+    base_dir: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Work a table off; the same call again resumes, and a finished run costs nothing.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per picture wanted; columns as in `dreamo_batch.columns.INPUTS`, any others are yours and come
+        back untouched. Never changed.
+    run_dir : path-like
+        Directory that keeps the ledger and the pictures; made if missing.
+    client : Client, optional
+        Talks to the service; instead of `api_key` and `base_url`.
+    api_key, base_url : str, optional
+        Default: the environment's ``DREAMO_API_KEY`` and ``DREAMO_BASE_URL``, else the public gateway.
+    gateway : "local" or LocalGateway, optional
+        ``"local"`` starts the embedded gateway, which needs no key and costs nothing; its state is kept in
+        the run directory.
+    max_cost : float, str or Decimal, optional
+        Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
+    unit_cost : float, str or Decimal, optional
+        USD that each order reserves; default: what the service's precharge tells, else the highest price seen.
+    pilot : int, optional
+        With a cap and no known price: buy up to so many orders first, which the cap can't bind.
+    max_in_flight : int
+        Tasks at the service at once.
+    download : bool
+        Save the pictures.
+    fix_images : bool
+        Send corrected copies of reference pictures that the service would not take.
+    on_invalid : {"raise", "skip"}
+        What to do about rows that can't be ordered.
+    on_ambiguous : {"hold", "resubmit"}
+        ``"resubmit"`` orders rows again that were ambiguous before this call; they may be paid twice.
+    max_attempts : int
+        Orders of a job in all, for failures that are known to be unbilled.
+    retry_failed : bool
+        Order rows again, once, that had failed before this call.
+    random_seed : {"record", "service"}
+        ``"record"`` draws missing seeds before sending; ``"service"`` leaves it to the service.
+    task_timeout_s : float
+        Seconds to wait for a task in this call; the next call asks for it again.
+    progress : bool
+        Show a bar and lines on standard error.
+    base_dir : path-like, optional
+        Folder that relative image paths start from; default: the working directory.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `table` with the columns of `dreamo_batch.columns.OUTPUTS`, on the same index and in the same order.
+
+    Raises
+    ------
+    InvalidTable
+        If rows can't be ordered (with ``on_invalid="raise"``); `.problems` lists all. Nothing was sent.
+    UsageError, PriceUnknown
+        If an option can't be used. Nothing was sent.
+    DirectoryError
+        If the directory is in use, belongs to another service, or its ledger is damaged.
+    RunStopped
+        `BudgetReached`, `AccessRefused`, `KeyMissing`, `StorageFailed` or `ServiceUnreachable`; `.results` holds
+        the table as it stands.
+    KeyboardInterrupt
+        Within 2 s of an interrupt; run again to go on.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> done["status"].tolist()
+    ['completed', 'completed']
+    >>> again = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> again["task_id"].equals(done["task_id"])
+    True
+    """
+    options = RunOptions(
+        max_cost=max_cost,
+        unit_cost=unit_cost,
+        pilot=pilot,
+        max_in_flight=max_in_flight,
+        download=download,
+        fix_images=fix_images,
+        on_invalid=on_invalid,
+        on_ambiguous=on_ambiguous,
+        max_attempts=max_attempts,
+        retry_failed=retry_failed,
+        random_seed=random_seed,
+        task_timeout_s=task_timeout_s,
+    )
+    directory = RunDirectory(run_dir)
+    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    entropy = peek_entropy(directory) or new_entropy()
+    task = Task(
+        table[user_columns(table)], _prepare(table, directory, options, entropy, base_dir=base_dir), options
+    )
+    return _work(directory, task, entropy, service, show=progress)
+
+
+def plan(
+    table: pd.DataFrame,
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    unit_cost: Amount | None = None,
+    download: bool = True,
+    fix_images: bool = False,
+    on_ambiguous: Literal["hold", "resubmit"] = "hold",
+    max_attempts: int = 1,
+    retry_failed: bool = False,
+    random_seed: Literal["record", "service"] = "record",
+    base_dir: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Say what `run` would do with each row, why, and what it can cost; sends and writes nothing.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As for `run`.
+    run_dir : path-like, optional
+        The run directory; without one everything is new.
+    unit_cost, download, fix_images, on_ambiguous, max_attempts, retry_failed, random_seed, base_dir
+        As for `run`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.PLAN` on the table's index; costs in USD, missing where no price is known.
+
+    Raises
+    ------
+    TableError
+        If the table's columns are not what was expected; rows that can't be ordered are planned as ``invalid``.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 1])
+    >>> dreamo.plan(jobs, unit_cost="0.03")["action"].tolist()
+    ['new', 'duplicate']
+    """
+    options = RunOptions(
+        unit_cost=unit_cost,
+        download=download,
+        fix_images=fix_images,
+        on_ambiguous=on_ambiguous,
+        max_attempts=max_attempts,
+        retry_failed=retry_failed,
+        random_seed=random_seed,
+    )
+    directory = None if run_dir is None else RunDirectory(run_dir)
+    is_known = directory is not None and directory.path.is_dir()
+    state = read_state(directory) if directory is not None and is_known else State()
+    entropy = (peek_entropy(directory) if directory is not None and is_known else None) or new_entropy()
+    prepared = prepare(
+        table,
+        entropy=entropy,
+        random_seed=random_seed,
+        base_dir=_path(base_dir),
+        inputs_dir=None,
+        fix_images=fix_images,
+    )
+    return planning.table(
+        prepared,
+        table.index,
+        state,
+        options.plan_options(),
+        run_dir=None if directory is None else directory.path,
+        unit_cost=money(unit_cost),
+    )
+
+
+def retry(
+    run_dir: str | os.PathLike[str],
+    *,
+    rows: Collection[Any] | pd.Series | None = None,
+    classes: str | Collection[str] | None = None,
+    client: Client | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    gateway: Literal["local"] | Gateway | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> pd.DataFrame:
+    """Order chosen failed or ambiguous rows of the directory's table again, each once.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+    rows : collection of labels, or boolean mask, optional
+        Rows to order again; default: every failed one. An ambiguous row named here is sent again, and may be
+        paid twice.
+    classes : str or collection of str, optional
+        Only failures of these classes (column ``error_class``); ``"ambiguous"`` stands for every ambiguous row.
+    client, api_key, base_url, gateway, progress
+        As for `run`; a run of the local gateway is recognised by itself.
+    **options
+        Every other option of `run`; `max_cost` defaults to the stored cap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The whole table, as from `run`.
+
+    Raises
+    ------
+    UsageError
+        If a row label is not in the table, or an option is unknown.
+    DirectoryError, RunStopped
+        As for `run`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.retry(run_dir, progress=False)["attempts"].tolist()
+    [1]
+    """
+    directory = RunDirectory(run_dir)
+    table = stored.read_jobs(directory.jobs)
+    chosen = choose(directory, table, rows, classes)
+    try:
+        task = Task(table.user, table.prepared, RunOptions(**options), chosen)
+    except TypeError as error:
+        raise UsageError(f"retry: {error}") from None
+    if client is None and gateway is None and base_url is None and directory.gateway.is_dir():
+        gateway = "local"
+    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    entropy = peek_entropy(directory) or new_entropy()
+    return _work(directory, task, entropy, service, show=progress)
+
+
+def choose(
+    directory: RunDirectory,
+    table: stored.StoredTable,
+    rows: Collection[Any] | pd.Series | None,
+    classes: str | Collection[str] | None,
+) -> frozenset[str]:
+    """Give the jobs that a retry is about."""
+    from dreamo_batch.batch.call import results_of
+
+    results = results_of(table.user, table.prepared, read_state(directory))
+    is_failed = results[columns.STATUS] == columns.FAILED
+    is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
+    wanted = is_failed if rows is None else is_failed | is_ambiguous
+    if classes is not None:
+        names = {classes} if isinstance(classes, str) else set(classes)
+        of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
+        wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
+    if rows is not None:
+        wanted &= _mask(results.index, rows)
+    return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())
+
+
+def _mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    labels = rows if isinstance(rows, pd.Series) else pd.Series(list(rows), dtype=object)
+    values = labels.to_numpy()
+    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
+        return values.astype(bool)
+    wanted = {str(value) for value in values}
+    texts = index.map(str)
+    missing = sorted(wanted - set(texts))
+    if missing:
+        raise UsageError(f"row {missing[0]!r} is not in the table; labels look like {list(texts[:3])}")
+    return texts.isin(wanted)
+
+
+def _prepare(
+    table: pd.DataFrame,
+    directory: RunDirectory,
+    options: RunOptions,
+    entropy: str,
+    *,
+    base_dir: str | os.PathLike[str] | None,
+) -> Prepared:
+    prepared = prepare(
+        table,
+        entropy=entropy,
+        random_seed=options.random_seed,
+        base_dir=_path(base_dir),
+        inputs_dir=directory.inputs,
+        fix_images=options.fix_images,
+    )
+    errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
+    if len(errors) and options.on_invalid == "raise":
+        raise InvalidTable(_what_is_wrong(errors), prepared.problems)
+    return prepared
+
+
+def _what_is_wrong(errors: pd.DataFrame) -> str:
+    n_rows = errors[columns.POSITION].nunique()
+    lines = [
+        f"  row {row[columns.ROW]}, {row[columns.COLUMN]}: {row[columns.MESSAGE]} {row[columns.FIX]}"
+        for row in errors.head(_LISTED_MAX).to_dict("records")
+    ]
+    if len(errors) > _LISTED_MAX:
+        lines.append(f"  ... and {len(errors) - _LISTED_MAX} more")
+    return "\n".join(
+        [
+            f"{n_rows} of the rows can't be ordered ({len(errors)} problems); nothing was sent.",
+            *lines,
+            'See .problems for all of them (or call validate), or pass on_invalid="skip" to leave these rows out.',
+        ]
+    )
+
+
+def _work(
+    directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any], *, show: bool
+) -> pd.DataFrame:
+    resources = ExitStack()
+    with ExitStack() as until_started:
+        until_started.push(resources)
+        client = connect(resources, directory, **service)
+        call = Call(directory, client, task, entropy=entropy)
+        call.session.resources.push(resources.pop_all())
+    with _interrupts():
+        call.start()
+        bar = _progress(call, show=show)
+        try:
+            _watch(call, bar)
+        finally:
+            bar.close()
+    return _end(call, bar)
+
+
+def _progress(call: Call, *, show: bool) -> Progress:
+    first = call.runner.coordinator.snapshot()
+    bar: Progress = Bar(first) if show else Silent()
+    for warning in call.warnings:
+        bar.say(f"warning: {warning}")
+    return bar
+
+
+def _watch(call: Call, bar: Progress) -> None:
+    runner = call.runner
+    try:
+        while not runner.is_closed.wait(_LOOK_EVERY_S):
+            _paint(call, bar)
+    except KeyboardInterrupt:
+        runner.interrupt()
+        runner.is_resting.wait(_REST_S)
+        _paint(call, bar)
+        n = runner.n_on_the_wire
+        waiting = f"; {n} creates are being answered and are still recorded" if n else ""
+        bar.say(f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).")
+        raise
+    _paint(call, bar)
+
+
+def _paint(call: Call, bar: Progress) -> None:
+    bar.update(call.runner.coordinator.snapshot())
+    notices = call.runner.coordinator.notices
+    while notices:
+        bar.say(notices.pop(0))
+
+
+def _end(call: Call, bar: Progress) -> pd.DataFrame:
+    coordinator = call.runner.coordinator
+    if call.runner.error is not None:
+        raise call.runner.error
+    if call.results is not None:
+        bar.say(summary.sentence(call.reconciliation, coordinator.budget.spent))
+        for line in summary.ambiguous_lines(call.results, call.session.ledger.state):
+            bar.say(line)
+    if coordinator.stopped is not None:
+        if isinstance(coordinator.stopped, RunStopped):
+            coordinator.stopped.results, coordinator.stopped.run_dir = call.results, call.directory.path
+        raise coordinator.stopped
+    assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
+    return call.results
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP count as an interrupt, where nobody else handles them."""
+    restore: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(name)
+            if handler is signal.SIG_DFL:
+                signal.signal(name, signal.default_int_handler)
+                restore.append((name, handler))
+    try:
+        yield
+    finally:
+        for name, handler in restore:
+            signal.signal(name, handler)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,182 @@
+"""The checkpoint: every order as one row of a Parquet file that plain `pd.read_parquet` reads.
+
+Two are kept, the newest and the one before, so that one damaged file never loses the ledger; a journal is
+removed only when both cover it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreamo_batch import columns
+from dreamo_batch.run import durable
+from dreamo_batch.run.state import ORDERED, Order, Stage, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+NAME: Final = "checkpoint.parquet"
+PREVIOUS: Final = "checkpoint-previous.parquet"
+_META: Final = b"dreamo_batch"
+_PENDING: Final = "pending"
+_MICROSECONDS: Final = 1_000_000
+
+_ARROW: Final = {
+    columns.STR: pa.string(),
+    columns.INT: pa.int64(),
+    columns.FLOAT: pa.float64(),
+    columns.BOOL: pa.bool_(),
+    columns.TIME: pa.timestamp("us", tz="UTC"),
+}
+SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.ORDERS.values()])
+_TIMES: Final = frozenset(c.name for c in columns.ORDERS.values() if c.dtype == columns.TIME)
+_PANDAS: Final = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(na_value=float("nan")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a checkpoint says of itself; `covers` is the number of the last journal folded into it."""
+
+    schema: int
+    covers: int
+    generation: int
+    entropy: str
+    service: str
+
+
+def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
+    """Write the state, and a row for each job that was never ordered.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Temporary file to fill; see `dreamo_batch.run.durable.replace`.
+    state : State
+        All orders.
+    pending : iterable of str
+        Ids of the jobs of the table; those without orders get a row with `order` missing.
+    meta : Meta
+        Stored in the file's metadata.
+    """
+    table = to_arrow(state, pending)
+    metadata = {_META: json.dumps(asdict(meta)).encode()}
+    pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | metadata), path)
+
+
+def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
+    """Lay the orders out as an Arrow table with the columns of `dreamo_batch.columns.ORDERS`.
+
+    Examples
+    --------
+    >>> to_arrow(State([Order("a1", 1, Stage.ACCEPTED)]), ["a1", "b2"]).column("stage").to_pylist()
+    ['accepted', 'pending']
+    """
+    never = [job_id for job_id in pending if not state.of(job_id)]
+    orders = list(state)
+    arrays = [pa.array(chain(_cells(orders, f), _absent(never, f)), f.type) for f in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Give the orders as a DataFrame with the dtypes of `dreamo_batch.columns.ORDERS`.
+
+    Examples
+    --------
+    >>> to_frame(to_arrow(State())).dtypes["order"]
+    Int64Dtype()
+    """
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    return frame
+
+
+def read_table(path: Path) -> tuple[pa.Table, Meta]:
+    """Read a checkpoint whole.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError
+        If the file is missing, cut short, or not a checkpoint.
+    """
+    table = pq.read_table(path)
+    meta = Meta(**json.loads(table.schema.metadata[_META]))
+    return table.select(SCHEMA.names).cast(SCHEMA), meta
+
+
+def read_meta(path: Path) -> Meta:
+    """Read only what a checkpoint says of itself."""
+    return Meta(**json.loads(pq.read_schema(path).metadata[_META]))
+
+
+def to_state(table: pa.Table) -> State:
+    """Rebuild the orders from an Arrow table.
+
+    Examples
+    --------
+    >>> state = State([Order("a1", 1, Stage.ACCEPTED, task_id="t")])
+    >>> to_state(to_arrow(state, ["b2"])) == state
+    True
+    """
+    state = State()
+    readers = (_reader(field)(table.column(field.name)) for field in SCHEMA)
+    for cells in zip(*readers, strict=True):
+        if cells[_STAGE_AT] != _PENDING:
+            state.put(_order(cells, state))
+    return state
+
+
+_STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
+_ORDER_AT: Final = SCHEMA.names.index(columns.ORDER)
+
+
+def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Put a new checkpoint in place and keep the one before."""
+    current = folder / NAME
+    fresh = folder / f".{NAME}{durable.TEMPORARY}"
+    fill(fresh)
+    durable.fsync_file(fresh)
+    if current.exists():
+        current.replace(folder / PREVIOUS)
+    fresh.replace(current)
+    durable.fsync_folder(folder)
+
+
+def _cells(orders: Sequence[Order], field: pa.Field) -> Iterable[Any]:
+    values = map(attrgetter(field.name), orders)
+    if field.name in _TIMES:
+        return (None if at is None else round(at * _MICROSECONDS) for at in values)
+    if field.name == columns.ORDER:
+        return (order.order if order.stage in ORDERED else None for order in orders)
+    return values
+
+
+def _absent(job_ids: Sequence[str], field: pa.Field) -> Iterable[Any]:
+    if field.name == columns.JOB_ID:
+        return job_ids
+    return [_PENDING if field.name == columns.STAGE else None] * len(job_ids)
+
+
+def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
+    if field.name in _TIMES:
+        return lambda column: [
+            None if at is None else at / _MICROSECONDS for at in column.cast(pa.int64()).to_pylist()
+        ]
+    return lambda column: column.to_pylist()
+
+
+def _order(cells: tuple[Any, ...], state: State) -> Order:
+    """Number an order that never reached the service by its place: it is always its job's last."""
+    number = cells[_ORDER_AT] or len(state.of(cells[0])) + 1
+    return Order(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])

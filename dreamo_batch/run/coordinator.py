@@ -1,0 +1,379 @@
+"""The coordinator: takes in answers, gives out requests, and keeps ledger, budget and schedule in step.
+
+It is used by one thread at a time and does no I/O of its own but the ledger's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamo_batch import columns
+from dreamo_batch.errors import (
+    AccessRefused,
+    BudgetReached,
+    DreamoError,
+    PriceUnknown,
+    RunStopped,
+    ServiceUnreachable,
+    StorageFailed,
+)
+from dreamo_batch.run import budget as money
+from dreamo_batch.run import outcomes
+from dreamo_batch.run.progress import Snapshot
+from dreamo_batch.run.schedule import Action, Do, Key
+from dreamo_batch.run.state import STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.service import failures
+from dreamo_batch.service.failures import Failure, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dreamo_batch.run.budget import Budget
+    from dreamo_batch.run.clock import Clock
+    from dreamo_batch.run.effects import Effects
+    from dreamo_batch.run.ledger import Ledger
+    from dreamo_batch.run.schedule import Schedule
+    from dreamo_batch.table.jobs import Job
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one call is to do: the jobs of its table, and what the plan says of them.
+
+    `weights` counts the rows of each job, `n_invalid` the rows without one; `to_order` are new orders,
+    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first).
+    """
+
+    jobs: Mapping[str, Job]
+    weights: Mapping[str, int]
+    n_invalid: int
+    to_order: Sequence[Key]
+    to_poll: Sequence[Key]
+    to_save: Sequence[tuple[Key, bool]]
+    max_attempts: int = 1
+    should_download: bool = True
+
+
+class Coordinator:
+    """Keeps ledger, budget and schedule in step; see the module.
+
+    Parameters
+    ----------
+    ledger, budget, schedule, effects, clock
+        What it works with.
+    assignment : Assignment
+        What this call is to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        budget: Budget,
+        schedule: Schedule,
+        effects: Effects,
+        clock: Clock,
+        assignment: Assignment,
+    ) -> None:
+        self.ledger = ledger
+        self.budget = budget
+        self.schedule = schedule
+        self.assignment = assignment
+        self.stopped: DreamoError | None = None
+        self.notices: list[str] = []
+        self._effects = effects
+        self._clock = clock
+        self._by_status = self._count()
+        self._is_outage_told = False
+
+    def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
+        """Queue everything; creates of an earlier call that are still on the wire are waited for."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        self.schedule.adopt(on_the_wire)
+        for key in self.assignment.to_poll:
+            order = self._order(key)
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
+        for key, refresh_first in self.assignment.to_save:
+            self.schedule.add_save(key, refresh_first=refresh_first, now=now)
+        self.schedule.add_jobs(self.assignment.to_order)
+
+    # Giving out.
+
+    def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
+        """Choose requests for free workers; creates among them are recorded as about to be sent."""
+        now = self._clock.monotonic()
+        work = []
+        while len(work) < n_free and (action := self.schedule.next_action(now)) is not None:
+            work.append((action, self._work(action)))
+        return work
+
+    def take_back(self, action: Action) -> None:
+        """Undo what `give` chose, because it could not be written down and so was not sent."""
+        if action.do is Do.CREATE:
+            self.record(outcomes.not_sent(action.key, self._clock.wall()))
+            self.schedule.create_ended(action.key)
+
+    def wait_s(self, n_free: int) -> float | None:
+        """Seconds until time alone makes something possible; None: wait for an answer."""
+        now = self._clock.monotonic()
+        at = self.schedule.wake_at(now) if n_free else None
+        return None if at is None else max(0.0, at - now)
+
+    def is_over(self) -> bool:
+        """Whether this call has nothing more to do; says why if it stops early."""
+        if self.schedule.outage.is_hopeless(self._clock.monotonic()):
+            self._give_up()
+        if not self.schedule.is_done():
+            return False
+        if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
+            self.stop(self._out_of_budget())
+        return True
+
+    def _work(self, action: Action) -> Callable[[], Any]:
+        key = action.key
+        if action.do is Do.CREATE:
+            job = self.assignment.jobs[key[0]]
+            reserved = self.budget.reserve()
+            self.record(outcomes.sending(key, self._clock.wall(), seed=job.seed, reserved=reserved))
+            return lambda: self._effects.create(key, job)
+        if action.do is Do.PROBE:
+            return self._effects.probe
+        order = self._order(key)
+        if action.do is Do.SAVE:
+            return lambda: self._effects.save(key, order.output_url)
+        return lambda: self._effects.fetch(action.do, key, order.task_id or "")
+
+    # Taking in.
+
+    def take(self, answer: object) -> None:
+        """Take in the answer of a worker."""
+        match answer:
+            case outcomes.CreateAnswer():
+                self._create_ended(answer)
+            case outcomes.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
+                logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
+            case outcomes.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
+                logger.debug("an earlier call fetched the picture of job %s; this one does so itself", key[0])
+            case outcomes.PollAnswer(do=Do.REFRESH):
+                self._refreshed(answer)
+            case outcomes.PollAnswer():
+                self._polled(answer)
+            case outcomes.SaveAnswer():
+                self._save_ended(answer)
+            case outcomes.ProbeAnswer():
+                self._probed(answer)
+            case OSError():
+                self.storage_failed(answer)
+            case BaseException():
+                raise answer
+
+    def record(self, event: Event) -> Order:
+        """Fold an event into the ledger, the budget and the counts."""
+        before = self.ledger.state.find(event.job_id, event.order)
+        old = self.ledger.state.latest(event.job_id)
+        (after,) = self.ledger.record([event])
+        self.budget.change(before, after)
+        weight = self.assignment.weights.get(event.job_id, 0)
+        self._by_status[status_of(old)] -= weight
+        self._by_status[STATUS_OF[after.stage]] += weight
+        return after
+
+    def stop(self, error: DreamoError) -> None:
+        """Send no more creates; the first reason is the one that is told."""
+        self.schedule.is_submitting = False
+        self.stopped = self.stopped or error
+
+    def halt(self) -> None:
+        """Send nothing at all any more; only creates on the wire are waited for."""
+        self.schedule.halt()
+
+    def storage_failed(self, error: OSError) -> None:
+        """Stop because the disk does not take what happens."""
+        self.stop(
+            StorageFailed(
+                f"the run directory {self.ledger.directory.path} can't be written to "
+                f"({error.strerror or error}). Nothing more is ordered. Make room or mend the directory, then run "
+                "the same call again: what is in flight is picked up."
+            )
+        )
+        self.halt()
+
+    def snapshot(self) -> Snapshot:
+        """Say how far the run is."""
+        return Snapshot(
+            by_status=dict(self._by_status),
+            spent_usd=self.budget.spent,
+            reserved_usd=self.budget.reserved,
+            max_cost_usd=self.budget.cap,
+            n_in_flight=self.schedule.n_in_flight,
+        )
+
+    def _create_ended(self, answer: outcomes.CreateAnswer) -> None:
+        order = self._order(answer.key)
+        self.record(outcomes.create_ended(order, answer, self._clock.wall()))
+        now = self._clock.monotonic()
+        if isinstance(answer.result, str):
+            self.schedule.accepted(answer.key, now=now)
+        else:
+            self._create_failed(answer.key, answer.result, now)
+
+    def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
+        self.schedule.create_ended(key)
+        if failure.kind is Kind.PERMANENT:
+            if failure.http_status is not None:
+                self.schedule.answered(is_create=True)
+        elif failure.kind is Kind.MAY_HAVE_ARRIVED:
+            self.schedule.outage.failed(now, is_create=True)
+            self.notices.append(
+                f"job {key[0]}: the answer to its create was lost ({failure.error_class}); it may have been taken "
+                "and billed, and is not sent again unless you ask for it"
+            )
+        else:
+            self._not_taken(key, failure, now)
+
+    def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
+        if key[0] in self.assignment.jobs:
+            self.schedule.send_again(key)
+        if failure.kind is Kind.STOP:
+            self._refused_access(failure)
+        elif failure.error_class == failures.RATE_LIMITED:
+            self.schedule.answered()
+            self.schedule.limited(now, asked_s=failure.retry_after_s, is_create=True)
+        else:
+            self.schedule.outage.failed(now, is_create=True)
+
+    def _polled(self, answer: outcomes.PollAnswer) -> None:
+        key, now = answer.key, self._clock.monotonic()
+        if isinstance(answer.result, Failure):
+            self._poll_failed(key, answer.result, now)
+            return
+        self.schedule.answered()
+        if answer.result.status == "in_progress":
+            self._unless(self.schedule.still_running(key, now), key)
+            return
+        n_polls = self.schedule.n_polls(key) + 1
+        self.schedule.task_ended(key, now)
+        order = self.record(outcomes.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        if order.stage is Stage.COMPLETED:
+            self._save(key, order, now)
+        elif failures.is_unbilled_and_retryable(failures.from_task(answer.result)):
+            self._order_anew(key[0])
+
+    def _poll_failed(self, key: Key, failure: Failure, now: float) -> None:
+        if failure.error_class == failures.TASK_NOT_FOUND:
+            self.schedule.answered()
+            n_polls = self.schedule.n_polls(key) + 1
+            if not self.schedule.not_found(key, now):
+                self.record(outcomes.lost(key, self._clock.wall(), n_polls))
+            return
+        self._unless(self.schedule.poll_failed(key, now), key)
+        self._note(failure, now)
+
+    def _note(self, failure: Failure, now: float) -> None:
+        """Learn from a question that was not answered."""
+        if failure.kind is Kind.STOP:
+            self._refused_access(failure)
+            self.schedule.is_polling = False
+        elif failure.is_outage:
+            self.schedule.outage.failed(now, is_create=False)
+        else:
+            self.schedule.answered()
+            if failure.error_class == failures.RATE_LIMITED:
+                self.schedule.limited(now, asked_s=failure.retry_after_s, is_create=False)
+
+    def _refreshed(self, answer: outcomes.PollAnswer) -> None:
+        key, task = answer.key, answer.result
+        if isinstance(task, Failure):
+            self._note(task, self._clock.monotonic())
+        elif task.urls and task.urls[0] != self._order(key).output_url:
+            self.record(outcomes.new_link(key, self._clock.wall(), task.urls[0]))
+        self.schedule.refreshed(key)
+
+    def _save_ended(self, answer: outcomes.SaveAnswer) -> None:
+        key, wall = answer.key, self._clock.wall()
+        if not isinstance(answer.result, str):
+            self.schedule.saved(key)
+            self.record(outcomes.save_ended(key, answer.result, wall))
+        elif not self.schedule.save_failed(key, self._clock.monotonic()):
+            self.record(outcomes.unsaved(key, wall, answer.result))
+
+    def _probed(self, answer: outcomes.ProbeAnswer) -> None:
+        self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
+        if not answer.is_there and not self._is_outage_told:
+            self.notices.append(
+                "the service can't be reached; waiting for it, nothing is lost and no row fails"
+            )
+        elif answer.is_there and self._is_outage_told:
+            self.notices.append("the service answers again; going on")
+        self._is_outage_told = not answer.is_there
+
+    def _save(self, key: Key, order: Order, now: float) -> None:
+        if self.assignment.should_download:
+            self.schedule.add_save(key, refresh_first=order.output_url is None, now=now)
+
+    def _order_anew(self, job_id: str) -> None:
+        orders = self.ledger.state.of(job_id)
+        if len(orders) < self.assignment.max_attempts and job_id in self.assignment.jobs:
+            self.schedule.add_jobs([(job_id, next_number(orders))])
+
+    def _unless(self, goes_on: bool, key: Key) -> None:
+        if not goes_on:
+            timeout_s = self.schedule.limits.task_timeout_s
+            self.record(outcomes.overdue(key, self._clock.wall(), timeout_s))
+
+    def _refused_access(self, failure: Failure) -> None:
+        self.stop(
+            AccessRefused(
+                f"the service refused access: {failure}. Nothing more is ordered; what is in flight is finished. "
+                "Mend the key or the credit, then run the same call again."
+            )
+        )
+
+    def _give_up(self) -> None:
+        if self.schedule.outage.is_losing_creates:
+            text = "the answers to several creates in a row were lost, one after another"
+        else:
+            text = "the service could not be reached for too long"
+        self.stop(ServiceUnreachable(f"{text}. Run the same call again to go on; nothing is bought twice."))
+        self.halt()
+
+    def _out_of_budget(self) -> DreamoError:
+        if self.budget.price is None:
+            return PriceUnknown(
+                "a cap was given, but no order so far has told a price. Give unit_cost= (USD an order) and run again."
+            )
+        cap, spent = money.text(self.budget.cap or money.ZERO), money.text(self.budget.spent)
+        return BudgetReached(
+            f"the cap of {cap} USD is reached: {spent} spent, {money.text(self.budget.reserved)} reserved, and the "
+            f"next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not ordered. "
+            "Run again with a higher max_cost= to go on."
+        )
+
+    def _order(self, key: Key) -> Order:
+        order = self.ledger.state.find(*key)
+        if order is None:
+            raise RunStopped(f"order {key[1]} of job {key[0]} is not in the ledger")
+        return order
+
+    def _count(self) -> Counter[str]:
+        counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
+        counts[columns.INVALID] = self.assignment.n_invalid
+        for job_id, weight in self.assignment.weights.items():
+            counts[status_of(self.ledger.state.latest(job_id))] += weight
+        return counts
+
+
+def status_of(order: Order | None) -> str:
+    """Give the status of a job by its latest order.
+
+    Examples
+    --------
+    >>> status_of(None)
+    'pending'
+    """
+    return columns.PENDING if order is None else STATUS_OF[order.stage]

@@ -1,0 +1,220 @@
+"""The run directory: its files, its lock, and its manifest `run.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import filelock
+
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
+from dreamo_batch.run import durable
+
+SCHEMA_VERSION: Final = 1
+MANIFEST: Final = "run.json"
+JOBS: Final = "jobs.parquet"
+RESULTS: Final = "results.parquet"
+IMAGES: Final = "images"
+INPUTS: Final = "inputs"
+GATEWAY: Final = "gateway"
+LOCK: Final = "lock"
+_PATIENCE_S: Final = 0.5  # longer than the moment in which a reader asks whether anyone is writing
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `run.json` holds: whose directory it is and how the last call went; never the key.
+
+    Attributes
+    ----------
+    schema : int
+        Version of the directory's format.
+    package_version : str
+        Version of this package that wrote last.
+    service : str
+        ``"loopback"`` or ``"host:port"``.
+    entropy : str
+        Hex digits that seeds are drawn from.
+    generation : int
+        How often the ledger was opened for writing.
+    max_cost : str or None
+        Cap in USD, exact decimal text, until given anew.
+    table_id : str or None
+        Which table `jobs.parquet` and `results.parquet` belong to.
+    settings : dict
+        Options of the last call.
+    reconciliation : dict
+        Rows in and rows accounted for at the end of the last call.
+
+    Examples
+    --------
+    >>> Manifest(service="loopback", entropy="00").generation
+    0
+    """
+
+    service: str
+    entropy: str
+    schema: int = SCHEMA_VERSION
+    package_version: str = ""
+    generation: int = 0
+    max_cost: str | None = None
+    table_id: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    reconciliation: dict[str, Any] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """Paths of a run directory, its manifest and its lock.
+
+    Examples
+    --------
+    >>> RunDirectory("runs/first").images.name
+    'images'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self._lock: filelock.BaseFileLock | None = None
+
+    @property
+    def jobs(self) -> Path:
+        """The table of the last call."""
+        return self.path / JOBS
+
+    @property
+    def results(self) -> Path:
+        """The results at the end of the last call."""
+        return self.path / RESULTS
+
+    @property
+    def images(self) -> Path:
+        """Saved pictures."""
+        return self.path / IMAGES
+
+    @property
+    def inputs(self) -> Path:
+        """Reference pictures that came from memory or were corrected."""
+        return self.path / INPUTS
+
+    @property
+    def gateway(self) -> Path:
+        """State of the embedded local gateway."""
+        return self.path / GATEWAY
+
+    def exists(self) -> bool:
+        """Whether there is anything of a run here."""
+        return any((self.path / name).exists() for name in (MANIFEST, JOBS, RESULTS)) or self.has_purchases()
+
+    def has_purchases(self) -> bool:
+        """Whether pictures or results show that something was bought here once."""
+        return self.results.exists() or (self.images.is_dir() and any(self.images.iterdir()))
+
+    def read_manifest(self) -> Manifest | None:
+        """Read `run.json`; None where it is missing or can't be read.
+
+        Raises
+        ------
+        DirectoryError
+            If it was written by a newer version of this package.
+        """
+        try:
+            fields = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            schema = int(fields["schema"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        refuse_newer(schema, self.path)
+        known = {name: value for name, value in fields.items() if name in Manifest.__slots__}
+        return Manifest(**known)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace `run.json` atomically."""
+        text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+        durable.replace(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def update_manifest(self, **changes: Any) -> Manifest:
+        """Change some fields of `run.json`.
+
+        Raises
+        ------
+        LedgerDamaged
+            If there is none to change.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise LedgerDamaged(f"{self.path / MANIFEST} is gone; run again on this directory to rebuild it.")
+        manifest = replace(manifest, **changes)
+        self.write_manifest(manifest)
+        return manifest
+
+    def lock(self) -> None:
+        """Become the one writer.
+
+        Raises
+        ------
+        DirectoryLocked
+            If another process is; the message names it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner = self._owner()
+        lock = filelock.FileLock(self.path / LOCK, thread_local=False)
+        try:
+            lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
+        except filelock.Timeout:
+            raise DirectoryLocked(
+                f"{self.path} is being written to by {owner}. Wait until it ends, or stop it; reading "
+                "(load, status, results) works meanwhile."
+            ) from None
+        self._lock = lock
+        me = f"process {os.getpid()} on {socket.gethostname()}"
+        (self.path / LOCK).write_text(me, encoding="utf-8")
+
+    def unlock(self) -> None:
+        """Stop being the writer."""
+        if self._lock is not None:
+            self._lock.release(force=True)
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether any process is writing here now."""
+        if self._lock is not None:
+            return True
+        if not (self.path / LOCK).exists():
+            return False
+        probe = filelock.FileLock(self.path / LOCK, thread_local=False)
+        try:
+            probe.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        probe.release()
+        return False
+
+    def _owner(self) -> str:
+        try:
+            return (self.path / LOCK).read_text(encoding="utf-8").strip() or "another process"
+        except OSError:
+            return "another process"
+
+
+def new_entropy() -> str:
+    """Draw the digits that a run's seeds come from.
+
+    Examples
+    --------
+    >>> len(new_entropy())
+    32
+    """
+    return secrets.token_hex(16)
+
+
+def refuse_newer(schema: int, path: Path) -> None:
+    """Refuse a format this version does not know."""
+    if schema > SCHEMA_VERSION:
+        raise DirectoryError(
+            f"{path} was written by a newer version of dreamo_batch (format {schema}, this one knows "
+            f"{SCHEMA_VERSION}). Upgrade the package to go on."
+        )

@@ -1,0 +1,88 @@
+"""The requests themselves, as the workers make them: one call, one answer, no decision."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from dreamo_batch.errors import ServiceError
+from dreamo_batch.run import archive, outcomes
+from dreamo_batch.run.payload import ImageChanged, ImageGone, Payloads
+from dreamo_batch.service.failures import Failure, Kind, from_exception
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamo_batch.run.schedule import Do, Key
+    from dreamo_batch.service.client import Client
+    from dreamo_batch.table.jobs import Job
+
+logger = logging.getLogger(__name__)
+
+
+class Effects:
+    """Makes one request and gives its answer as a value; safe to share between threads.
+
+    Parameters
+    ----------
+    client : Client
+        The service.
+    run_dir : pathlib.Path
+        Where pictures go.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from dreamo_batch.service.client import Client
+    >>> with Client(base_url="http://127.0.0.1:9") as client:
+    ...     Effects(client, Path("runs/x")).probe()
+    ProbeAnswer(is_there=False)
+    """
+
+    def __init__(self, client: Client, run_dir: Path) -> None:
+        self._client = client
+        self._run_dir = run_dir
+        self._payloads = Payloads()
+
+    def create(self, key: Key, job: Job) -> outcomes.CreateAnswer:
+        """Send one create."""
+        try:
+            request = self._payloads.request(job)
+        except (ImageChanged, ImageGone) as error:
+            failure = Failure(Kind.PERMANENT, outcomes.IMAGE_CHANGED, message=str(error))
+            return outcomes.CreateAnswer(key, failure)
+        try:
+            return outcomes.CreateAnswer(key, self._client.create(request))
+        except ServiceError as error:
+            logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
+            return outcomes.CreateAnswer(key, error.failure)
+        except Exception as error:
+            logger.exception("create of job %s ended in a way nobody foresaw", key[0])
+            return outcomes.CreateAnswer(key, from_exception("create", error))
+
+    def fetch(self, do: Do, key: Key, task_id: str) -> outcomes.PollAnswer:
+        """Ask for one task."""
+        try:
+            return outcomes.PollAnswer(do, key, self._client.fetch(task_id))
+        except ServiceError as error:
+            return outcomes.PollAnswer(do, key, error.failure)
+
+    def save(self, key: Key, url: str | None) -> outcomes.SaveAnswer:
+        """Fetch one picture and put it on disk."""
+        if url is None:
+            return outcomes.SaveAnswer(key, "the service gave no link to the picture")
+        try:
+            content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
+            return outcomes.SaveAnswer(key, archive.save(content, key[0], self._run_dir))
+        except ServiceError as error:
+            return outcomes.SaveAnswer(key, str(error))
+        except archive.NotAPicture as error:
+            return outcomes.SaveAnswer(key, str(error))
+
+    def probe(self) -> outcomes.ProbeAnswer:
+        """Ask whether the service is there."""
+        try:
+            self._client.probe()
+        except ServiceError as error:
+            return outcomes.ProbeAnswer(is_there=not error.failure.is_outage)
+        return outcomes.ProbeAnswer(is_there=True)

@@ -1,0 +1,219 @@
+"""What would be bought, row by row, and why: decided from the ledger alone, before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.run import archive
+from dreamo_batch.run.budget import highest_price, price_of
+from dreamo_batch.run.coordinator import Assignment
+from dreamo_batch.run.state import FAILURES, Order, Stage, State, next_number
+from dreamo_batch.service.failures import Failure, Kind, is_unbilled_and_retryable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from decimal import Decimal
+    from pathlib import Path
+
+    from dreamo_batch.run.schedule import Key
+    from dreamo_batch.table.jobs import Prepared
+
+NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
+_CHOSEN: Final = "ordered again, as asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user allows to be ordered again.
+
+    `chosen` are jobs named for a retry; failed and ambiguous ones among them are ordered anew.
+    """
+
+    retry_failed: bool = False
+    resubmit_ambiguous: bool = False
+    max_attempts: int = 1
+    should_download: bool = True
+    chosen: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to a job, and why."""
+
+    action: str
+    reason: str
+    is_ordered: bool = False
+    is_polled: bool = False
+    is_fetched: bool = False
+
+
+def decide(orders: tuple[Order, ...], options: Options, run_dir: Path | None) -> Decision:
+    """Decide what happens to one job.
+
+    Parameters
+    ----------
+    orders : tuple of Order
+        All its orders so far.
+    options : Options
+        What may be ordered again.
+    run_dir : pathlib.Path or None
+        Where its picture would be.
+
+    Returns
+    -------
+    Decision
+
+    Examples
+    --------
+    >>> decide((), Options(), None).action
+    'new'
+    >>> decide((Order("a", 1, Stage.AMBIGUOUS),), Options(), None).reason
+    'may have been ordered: resolve it, or have it sent again'
+    """
+    if not orders:
+        return Decision(NEW, "not ordered yet", is_ordered=True)
+    latest = orders[-1]
+    if latest.stage is Stage.UNSENT:
+        return Decision(NEW, "an earlier create did not arrive", is_ordered=True)
+    if latest.stage is Stage.SENDING:
+        return Decision(IN_FLIGHT, "its create is being answered")
+    if latest.stage is Stage.ACCEPTED:
+        return Decision(IN_FLIGHT, f"ordered as task {latest.task_id}", is_polled=True)
+    if latest.stage is Stage.COMPLETED:
+        return _completed(latest, options, run_dir)
+    return _ended_badly(orders, options)
+
+
+def assignment(
+    prepared: Prepared, state: State, options: Options, run_dir: Path, *, others: bool = True
+) -> Assignment:
+    """Turn the plan into what a runner is to do; `others` takes open orders outside the table along."""
+    to_order: list[Key] = []
+    to_poll: list[Key] = []
+    to_save: list[tuple[Key, bool]] = []
+    known = _outside(state, prepared.jobs) if others else ()
+    for job_id in (*prepared.jobs, *known):
+        orders = state.of(job_id)
+        decision = decide(orders, options, run_dir)
+        if decision.is_ordered and job_id in prepared.jobs:
+            to_order.append((job_id, next_number(orders)))
+        to_poll += [(o.job_id, o.order) for o in orders if o.stage is Stage.ACCEPTED]
+        if decision.is_fetched:
+            latest = orders[-1]
+            to_save.append(
+                ((job_id, latest.order), latest.output_path is not None or latest.output_url is None)
+            )
+    job_ids = prepared.rows[columns.JOB_ID]
+    return Assignment(
+        jobs=prepared.jobs,
+        weights=job_ids.value_counts().to_dict(),
+        n_invalid=int(job_ids.isna().sum()),
+        to_order=to_order,
+        to_poll=to_poll,
+        to_save=to_save,
+        max_attempts=options.max_attempts,
+        should_download=options.should_download,
+    )
+
+
+def table(
+    prepared: Prepared,
+    index: pd.Index,
+    state: State,
+    options: Options,
+    *,
+    run_dir: Path | None,
+    unit_cost: Decimal | None,
+) -> pd.DataFrame:
+    """Lay the plan out on the user's index.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.PLAN`; costs in USD, missing where no price is known.
+    """
+    decisions = {job_id: decide(state.of(job_id), options, run_dir) for job_id in prepared.jobs}
+    prices = _price_range(state, unit_cost)
+    rows = [
+        _row(job_id, duplicate_of, message, decisions, prices)
+        for job_id, duplicate_of, message in zip(
+            prepared.rows[columns.JOB_ID],
+            prepared.rows[columns.DUPLICATE_OF],
+            prepared.rows[columns.ERROR_MESSAGE],
+            strict=True,
+        )
+    ]
+    frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
+    dtypes = columns.dtypes(columns.PLAN) | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)}
+    return frame.astype(dtypes)
+
+
+def _completed(order: Order, options: Options, run_dir: Path | None) -> Decision:
+    if not options.should_download:
+        return Decision(REUSE, "completed")
+    if run_dir is not None and archive.is_in_place(run_dir, order.output_path, order.output_bytes):
+        return Decision(REUSE, "completed, picture on disk")
+    return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
+
+
+def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
+    latest = orders[-1]
+    is_chosen = latest.job_id in options.chosen
+    if latest.stage is Stage.AMBIGUOUS:
+        if is_chosen or options.resubmit_ambiguous:
+            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_ordered=True)
+        return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")
+    if is_chosen or options.retry_failed:
+        return Decision(NEW, f"failed, {_CHOSEN}", is_ordered=True)
+    if len(orders) < options.max_attempts and _is_retryable(latest):
+        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_ordered=True)
+    return Decision(FAILED, f"failed: {latest.error_class}")
+
+
+def _is_retryable(order: Order) -> bool:
+    if order.stage not in FAILURES or order.task_id is None:
+        return False
+    failure = Failure(
+        Kind.PERMANENT, order.error_class or "", code=order.error_code, message=order.error_message
+    )
+    return is_unbilled_and_retryable(failure)
+
+
+def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
+    """List the jobs with orders that are not in the table; what is open among them was paid for."""
+    return tuple({order.job_id: None for order in state if order.job_id not in jobs})
+
+
+def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
+    if unit_cost is not None:
+        return float(unit_cost), float(unit_cost)
+    prices = _prices(state)
+    missing = float("nan")
+    return float(min(prices, default=missing)), float(highest_price(state) or max(prices, default=missing))
+
+
+def _prices(orders: Iterable[Order]) -> Collection[Decimal]:
+    return [price for order in orders if (price := price_of(order)) is not None]
+
+
+def _row(
+    job_id: str | float,
+    duplicate_of: object,
+    message: str | float,
+    decisions: Mapping[str, Decision],
+    prices: tuple[float, float],
+) -> tuple[object, ...]:
+    if not isinstance(job_id, str):
+        return (INVALID, message, None, 0.0, 0.0)
+    if not pd.isna(duplicate_of):
+        return (DUPLICATE, f"same job as the row at position {duplicate_of}", job_id, 0.0, 0.0)
+    decision = decisions[job_id]
+    if decision.action in (NEW, IN_FLIGHT):
+        return (decision.action, decision.reason, job_id, *prices)
+    if decision.action == AMBIGUOUS:
+        return (decision.action, decision.reason, job_id, 0.0, prices[1])
+    return (decision.action, decision.reason, job_id, 0.0, 0.0)

@@ -1,0 +1,86 @@
+"""Opening a run directory for one call: lock, ledger and workers, or those of a live runner taken over."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from dreamo_batch.errors import DirectoryLocked
+from dreamo_batch.run import outcomes, runner
+from dreamo_batch.run.ledger import Ledger, interrupted, refuse_other_service
+
+if TYPE_CHECKING:
+    from dreamo_batch.run.clock import Clock
+    from dreamo_batch.run.directory import RunDirectory
+    from dreamo_batch.run.schedule import Key
+    from dreamo_batch.run.workers import Workers
+
+_TAKEOVER_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class Session:
+    """A run directory opened for writing.
+
+    `on_the_wire` are creates that a runner taken over had sent, `n_busy` its workers with any request;
+    `resources` are closed with the ledger.
+    """
+
+    directory: RunDirectory
+    ledger: Ledger
+    workers: Workers | None = None
+    on_the_wire: frozenset[Key] = frozenset()
+    n_busy: int = 0
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Give up the lock and everything that was opened for the call."""
+        runner_here = runner.live(self.directory.path)
+        if runner_here is not None:
+            runner.forget(self.directory.path, runner_here)
+        self.directory.unlock()
+        self.resources.close()
+
+
+def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Session:
+    """Open a run directory, or take over the runner of this process that works on it.
+
+    Raises
+    ------
+    DirectoryLocked
+        If another process works on it.
+    LedgerDamaged, OtherService
+        See `dreamo_batch.run.ledger.Ledger`.
+    """
+    return _take_over(directory, service) or _open(directory, service, clock, entropy)
+
+
+def _open(directory: RunDirectory, service: str, clock: Clock, entropy: str | None) -> Session:
+    directory.lock()
+    try:
+        ledger = Ledger(directory, service, entropy)
+        ledger.record(outcomes.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
+        ledger.commit()
+    except BaseException:
+        directory.unlock()
+        raise
+    return Session(directory, ledger)
+
+
+def _take_over(directory: RunDirectory, service: str) -> Session | None:
+    old = runner.live(directory.path)
+    if old is None:
+        return None
+    refuse_other_service(directory, old.coordinator.ledger.service, service)
+    on_the_wire = old.hand_over(_TAKEOVER_S)
+    if on_the_wire is None:
+        if not old.is_closed.wait(_TAKEOVER_S):
+            raise DirectoryLocked(
+                f"an earlier call in this process is still writing to {directory.path}; try again."
+            )
+        return None
+    session = old.session
+    session.workers = old.workers
+    session.on_the_wire, session.n_busy = on_the_wire, old.n_busy
+    return session

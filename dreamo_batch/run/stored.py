@@ -1,0 +1,174 @@
+"""Tables on disk: the table of the last call with what was decided for each row, and its results."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreamo_batch import columns
+from dreamo_batch.errors import DirectoryError
+from dreamo_batch.run import durable
+from dreamo_batch.table.images import ImageSource
+from dreamo_batch.table.jobs import Job, Prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+    from pathlib import Path
+
+_META: Final = b"dreamo_batch"
+_KIND: Final = "image_kind"
+_ROWS: Final = {
+    columns.JOB_ID: columns.STR,
+    columns.DUPLICATE_OF: columns.INT,
+    columns.SEED_SENT: columns.INT,
+    columns.IMAGE_SOURCE: columns.STR,
+    columns.IMAGE_DIGEST: columns.STR,
+    columns.IMAGE_SENT: columns.STR,
+    columns.IMAGE_SENT_DIGEST: columns.STR,
+    columns.ERROR_CLASS: columns.STR,
+    columns.ERROR_CODE: columns.STR,
+    columns.ERROR_MESSAGE: columns.STR,
+}
+_JOB: Final = {
+    columns.PROMPT: columns.STR,
+    columns.WIDTH: columns.INT,
+    columns.HEIGHT: columns.INT,
+    columns.USE_REPHRASER: columns.BOOL,
+    columns.REPLICATE: columns.INT,
+    _KIND: columns.STR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """The table of the last call: the user's frame, what was decided for its rows, and its id."""
+
+    user: pd.DataFrame
+    prepared: Prepared
+    table_id: str
+
+
+def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
+    """Keep the user's table and what was decided for each row.
+
+    Columns that Parquet can't hold are kept as text, with one warning.
+    """
+    decided = pd.concat([prepared.rows[list(_ROWS)], _job_columns(prepared)], axis=1)
+    decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
+    write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
+
+
+def read_jobs(path: Path) -> StoredTable:
+    """Read the table of the last call.
+
+    Raises
+    ------
+    DirectoryError
+        If there is none, or it can't be read.
+    """
+    frame, meta = read_frame(path)
+    is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
+    decided = frame.loc[:, is_decided].reset_index(drop=True)
+    decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
+    rows = decided[list(_ROWS)].astype(_ROWS)
+    prepared = Prepared(_jobs(decided), rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
+    user = frame.loc[:, [not decided for decided in is_decided]]
+    return StoredTable(user, prepared, str(meta.get("table_id")))
+
+
+def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """Write a frame with its index as Parquet, atomically; what Parquet can't hold becomes text."""
+    table = pa.Table.from_pandas(_storable(frame))
+    metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
+    table = table.replace_schema_metadata(metadata)
+    durable.replace(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a frame that `write_frame` wrote, and its metadata.
+
+    Raises
+    ------
+    DirectoryError
+        If it is missing or can't be read.
+    """
+    try:
+        meta = read_meta(path)
+        return pd.read_parquet(path), meta
+    except FileNotFoundError:
+        raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise DirectoryError(
+            f"{path} can't be read ({error}). Run the table again on this directory; what was bought is reused."
+        ) from error
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read only the metadata of a frame."""
+    meta: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_META])
+    return meta
+
+
+def _job_columns(prepared: Prepared) -> pd.DataFrame:
+    jobs = [prepared.jobs.get(job_id) for job_id in prepared.rows[columns.JOB_ID]]
+    cells = [
+        (j.prompt, j.width, j.height, j.use_rephraser, j.replicate, j.image.kind)
+        if j
+        else (None,) * len(_JOB)
+        for j in jobs
+    ]
+    return pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+
+
+def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
+    first = decided[decided[columns.JOB_ID].notna() & decided[columns.DUPLICATE_OF].isna()]
+    return {row[columns.JOB_ID]: _job(row) for row in first.to_dict("records")}
+
+
+def _job(row: Mapping[Hashable, Any]) -> Job:
+    image = ImageSource(
+        kind=row[_KIND],
+        location=row[columns.IMAGE_SOURCE],
+        digest=row[columns.IMAGE_DIGEST],
+        sent_location=row[columns.IMAGE_SENT],
+        sent_digest=row[columns.IMAGE_SENT_DIGEST],
+    )
+    return Job(
+        job_id=row[columns.JOB_ID],
+        prompt=row[columns.PROMPT],
+        seed=int(row[columns.SEED_SENT]),
+        width=int(row[columns.WIDTH]),
+        height=int(row[columns.HEIGHT]),
+        use_rephraser=bool(row[columns.USE_REPHRASER]),
+        replicate=int(row[columns.REPLICATE]),
+        image=image,
+    )
+
+
+def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+    texts = {name: column.map(_text) for name, column in frame.items() if not _is_storable(column)}
+    index = frame.index if _is_storable(frame.index.to_frame(index=False)) else frame.index.map(str)
+    if texts or index is not frame.index:
+        names = ", ".join(map(str, texts)) or "the index"
+        warnings.warn(
+            f"stored as text in the run directory, since Parquet can't hold it: {names}", stacklevel=2
+        )
+    return frame.assign(**texts).set_axis(index, axis=0) if texts or index is not frame.index else frame
+
+
+def _is_storable(values: pd.Series | pd.DataFrame) -> bool:
+    try:
+        pa.Table.from_pandas(values.to_frame("values") if values.ndim == 1 else values, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError):
+        return False
+    return True
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
