@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
+_HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SETTLED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
@@ -126,10 +129,10 @@ class Bar:
             self._bar.refresh()
 
     def say(self, text: str) -> None:
-        """Write a line above the bar."""
+        """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
         import sys
 
-        self._tqdm.write(text, file=sys.stderr)
+        self._tqdm.write(harmless(text), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -165,3 +168,24 @@ def dollars(amount: Decimal) -> str:
     ('0.0286', '12')
     """
     return f"{round(amount, 4):f}".rstrip("0").rstrip(".") if "." in f"{amount:f}" else f"{amount:f}"
+
+
+def harmless(text: str) -> str:
+    r"""Write out what would do something to a terminal instead of being shown.
+
+    Parameters
+    ----------
+    text : str
+        Anybody's words.
+
+    Returns
+    -------
+    str
+        One line, without control characters.
+
+    Examples
+    --------
+    >>> print(harmless("red \x1b[31m alert\n"), harmless("雪山 🦊"))
+    red \x1b[31m alert\n 雪山 🦊
+    """
+    return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
