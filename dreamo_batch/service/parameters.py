@@ -127,11 +127,15 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ErrorCode(
             "003011096", "Result parsing error", "result_error", False, "Retry on request: it may be billed."
         ),
-        ErrorCode("003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."),
+        ErrorCode(
+            "003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."
+        ),
         ErrorCode(
             "003011098", "Status check error", "status_error", False, "Retry on request: it may be billed."
         ),
-        ErrorCode("003011099", "Task creation error", "creation_error", True, "Retry: nothing was generated."),
+        ErrorCode(
+            "003011099", "Task creation error", "creation_error", True, "Retry: nothing was generated."
+        ),
     )
 }
 

@@ -1,0 +1,109 @@
+"""A failure as a value: its kind, its class, and what is known of it.
+
+Examples
+--------
+>>> failure = Failure(Kind.TRANSIENT, RATE_LIMITED, 429, retry_after_s=3.0)
+>>> failure.kind == "transient", str(failure)
+(True, 'rate_limited (HTTP 429): no reason given; wait, then ask again')
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+REJECTED: Final = "rejected"
+MODERATION: Final = "moderation"
+GENERATION_ERROR: Final = "generation_error"
+UPSTREAM_ERROR: Final = "upstream_error"
+CREATION_ERROR: Final = "creation_error"
+SERVICE_ERROR: Final = "service_error"
+COMPLETED_WITH_ERROR: Final = "completed_with_error"
+RATE_LIMITED: Final = "rate_limited"
+UNREACHABLE: Final = "unreachable"
+SERVER_ERROR: Final = "server_error"
+ACCESS_REFUSED: Final = "access_refused"
+NO_ANSWER: Final = "no_answer"
+UNREADABLE: Final = "unreadable"
+TASK_NOT_FOUND: Final = "task_not_found"
+TASK_TIMEOUT: Final = "task_timeout"
+REDIRECTED: Final = "redirected"
+
+_ADVICE: Final = {
+    ACCESS_REFUSED: "check the API key, its permissions and the account's credit",
+    RATE_LIMITED: "wait, then ask again",
+    UNREACHABLE: "nothing was sent; check the network, the proxy and the base URL",
+    REDIRECTED: "redirects are not followed; check the base URL",
+    MODERATION: "the prompt or the picture was refused; change it",
+}
+_ADVICE_BY_KIND: Final = {
+    "permanent": "the same request will fail again",
+    "transient": "it may be asked again",
+    "stop": "nothing more will be taken until this is settled",
+    "may_have_arrived": "it may have been taken and billed, so look before sending it again",
+}
+
+
+class Kind(enum.StrEnum):
+    """What to do about a failure.
+
+    Examples
+    --------
+    >>> Kind.STOP == "stop"
+    True
+    """
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    STOP = "stop"
+    MAY_HAVE_ARRIVED = "may_have_arrived"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed request or task.
+
+    Attributes
+    ----------
+    kind : Kind
+    error_class : str
+        One word, as in the results.
+    http_status : int or None
+        None if there was no answer.
+    code, message : str or None
+        The service's, or the exception's words.
+    retry_after_s : float or None
+        How long the service asks to be left alone.
+    excerpt : str or None
+        At most 2 kB of an answer that did not read as documented.
+    is_outage : bool
+        The service is away: a fault of the connection, or 5xx.
+    task_id : str or None
+        Of a create whose answer broke off after its id: still unproven, but where to look.
+
+    Examples
+    --------
+    >>> print(Failure(Kind.PERMANENT, "rejected", 400, "003011001", "Missing prompt"))
+    rejected (HTTP 400, code 003011001): Missing prompt; the same request will fail again
+    """
+
+    kind: Kind
+    error_class: str
+    http_status: int | None = None
+    code: str | None = None
+    message: str | None = None
+    retry_after_s: float | None = None
+    excerpt: str | None = None
+    is_outage: bool = False
+    task_id: str | None = None
+
+    def __str__(self) -> str:
+        details = (
+            f"HTTP {self.http_status}" if self.http_status is not None else "",
+            f"code {self.code}" if self.code else "",
+            f"task {self.task_id}" if self.task_id else "",
+        )
+        known = ", ".join(filter(None, details))
+        advice = _ADVICE.get(self.error_class, _ADVICE_BY_KIND[self.kind.value])
+        return f"{self.error_class}{f' ({known})' if known else ''}: {self.message or 'no reason given'}; {advice}"

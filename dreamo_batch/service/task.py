@@ -1,0 +1,230 @@
+"""What a poll tells: the answer about one task, as a frozen dataclass.
+
+Examples
+--------
+>>> body = b'{"id": "cq0example", "status": "DONE", "output": [{"content": [{"url": "https://o.example/a.png"}]}]}'
+>>> task = read_task(body, "cq0example")
+>>> task.status, task.urls
+('completed', ('https://o.example/a.png',))
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, cast
+
+from dreamo_batch.service import payload as values
+from dreamo_batch.service.parameters import STATUS_WORDS
+from dreamo_batch.service.payload import ServiceMessage, Unreadable
+
+Status = Literal["in_progress", "completed", "failed"]
+
+# What can stand in a path: printable, and no step up in it.
+_TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
+_LINK: Final = re.compile(r"https?://[!-~\u00a1-\ud7ff\ue000-\U0010ffff]+", re.IGNORECASE)
+_N_METADATA_MAX: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task as a poll found it.
+
+    Attributes
+    ----------
+    task_id : str
+    status : {'in_progress', 'completed', 'failed'}
+        `completed` together with an error is `failed`; an unknown word is `in_progress`.
+    urls : tuple of str
+        Every picture's address, in order; can be empty although completed.
+    cost : str or None
+        USD as exact decimal text; None if not told.
+    discount : str or None
+        As the service wrote it.
+    error : ServiceMessage or None
+    created_at : float or None
+        Unix seconds.
+    progress : float or None
+        0 to 1, not to be trusted.
+    metadata : dict of str to float
+        The service's own times, in seconds.
+    excerpt : str or None
+        At most 2 kB of the answer, if it does not read as documented.
+    is_completed_with_error : bool
+        Whether the service said both; the picture may have been billed.
+
+    Examples
+    --------
+    >>> Task("cq0example", "in_progress").urls
+    ()
+    """
+
+    task_id: str
+    status: Status
+    urls: tuple[str, ...] = ()
+    cost: str | None = None
+    discount: str | None = None
+    error: ServiceMessage | None = None
+    created_at: float | None = None
+    progress: float | None = None
+    metadata: dict[str, float] = field(default_factory=dict)
+    excerpt: str | None = None
+    is_completed_with_error: bool = False
+
+
+def read_task(body: bytes, task_id: str) -> Task:
+    """Read the answer to a poll.
+
+    Parameters
+    ----------
+    body : bytes
+    task_id : str
+        The id that was asked for.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    Unreadable
+        Not JSON, or nothing in it speaks of a task.
+
+    Examples
+    --------
+    >>> read_task(b'{"id": "a", "status": "failed", "error": "Risk Not Pass"}', "a").error.message
+    'Risk Not Pass'
+    """
+    answer = _about_task(values.load(body))
+    if not _speaks_of_task(answer):
+        raise Unreadable(values.excerpt(body))
+    task = _task(answer, task_id)
+    return task if _is_as_documented(answer, task) else replace(task, excerpt=values.excerpt(body))
+
+
+def task_id_in(answer: Any) -> str | None:
+    """Find the id of a task; one that can't be asked for again is as good as none.
+
+    Parameters
+    ----------
+    answer : object
+        Any JSON value.
+
+    Returns
+    -------
+    str or None
+
+    Examples
+    --------
+    >>> task_id_in({"id": "cq0example"}), task_id_in({"id": ""})
+    ('cq0example', None)
+    """
+    if not isinstance(answer, dict):
+        return None
+    written = (
+        values.text(one) or values.number_text(one) for one in (answer.get("id"), answer.get("task_id"))
+    )
+    return next((one for one in written if one and is_task_id(one)), None)
+
+
+def is_task_id(value: str) -> bool:
+    """Whether a text can be the id of a task: printable ASCII without spaces, and no step in a path.
+
+    Parameters
+    ----------
+    value : str
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_task_id("cq0example"), is_task_id(".."), is_task_id("a b")
+    (True, False, False)
+    """
+    return _TASK_ID.fullmatch(value) is not None
+
+
+def _about_task(answer: dict[str, Any]) -> dict[str, Any]:
+    """Look into an envelope's `data`, if that is where the task is."""
+    data = answer.get("data")
+    is_envelope = isinstance(data, dict) and task_id_in(answer) is None and ("status" in data or "id" in data)
+    return cast("dict[str, Any]", data) if is_envelope else answer
+
+
+def _speaks_of_task(answer: dict[str, Any]) -> bool:
+    """Whether this is about the task, not a gateway's `{"status": "error", "message": "try again"}`."""
+    if task_id_in(answer) is not None:
+        return not isinstance(answer.get("status"), dict)
+    return isinstance(answer.get("status"), str) and (_status(answer) != "failed" or "error" in answer)
+
+
+def _task(answer: dict[str, Any], task_id: str) -> Task:
+    word, error = _status(answer), values.message_in(answer.get("error"))
+    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    is_contradictory = word == "completed" and error is not None
+    has_failed = word == "failed" or is_contradictory or (error is not None and "status" not in answer)
+    return Task(
+        task_id=task_id,
+        status="failed" if has_failed else word or "in_progress",
+        urls=_urls(answer.get("output")),
+        cost=values.decimal_text(usage.get("cost")),
+        discount=values.text(usage.get("discount")) or values.number_text(usage.get("discount")),
+        error=error or (values.message_in(answer) if has_failed else None),
+        created_at=values.unix_time(answer.get("created_at")),
+        progress=_progress(answer.get("progress")),
+        metadata=_metadata(answer.get("metadata")),
+        is_completed_with_error=is_contradictory,
+    )
+
+
+def _status(answer: dict[str, Any]) -> Status | None:
+    word = values.text(answer.get("status")) or ""
+    return cast("Status | None", STATUS_WORDS.get(word.lower()))
+
+
+def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
+    if _status(answer) is None or answer.get("id", task.task_id) != task.task_id:
+        return False
+    usage = answer.get("usage")
+    is_cost_read = task.cost is not None or (usage.get("cost") if isinstance(usage, dict) else usage) in (
+        None,
+        "",
+    )
+    is_whole = {
+        "completed": bool(task.urls),
+        "failed": task.error is not None,
+        "in_progress": task.error is None,
+    }
+    return is_cost_read and is_whole[task.status] and not task.is_completed_with_error
+
+
+def _urls(output: Any) -> tuple[str, ...]:
+    """Collect every address, in order, without recursion: an answer may be nested as deep as the parser goes."""
+    found: dict[str, None] = {}
+    waiting = [output]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and _LINK.fullmatch(value.strip()):
+            found[value.strip()] = None
+        elif isinstance(value, list):
+            waiting.extend(reversed(value))
+        elif isinstance(value, dict):
+            waiting.extend(
+                reversed([one for key, one in value.items() if key == "url" or not isinstance(one, str)])
+            )
+    return tuple(found)
+
+
+def _progress(value: Any) -> float | None:
+    read = values.number(value)
+    return read if read is not None and 0 <= read <= 1 else None
+
+
+def _metadata(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    read = ((values.text(name), values.number(one)) for name, one in value.items())
+    times = [(name, one) for name, one in read if name is not None and one is not None]
+    return dict(times[:_N_METADATA_MAX])
