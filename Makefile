@@ -5,7 +5,7 @@ READY   := $(VENV)/.ready
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check bench chaos constraints format clean
+.PHONY: demo test check bench chaos docs constraints format clean
 
 demo: $(READY)
 	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
@@ -26,6 +26,10 @@ check: $(READY)
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Writes the tables of README.md from the code.
+docs: $(READY)
+	$(PYTHON) tests/readme.py
 
 # Compares against a baseline in the same run and prints ratios; asserts nothing.
 bench: $(READY)

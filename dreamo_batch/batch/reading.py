@@ -10,7 +10,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.results import frame, summary
-from dreamo_batch.run import archive, checkpoint, ledger, outcomes, stored
+from dreamo_batch.run import archive, checkpoint, journal, ledger, outcomes, stored
 from dreamo_batch.run.budget import money
 from dreamo_batch.run.directory import RunDirectory
 from dreamo_batch.run.state import Stage, State
@@ -141,7 +141,7 @@ def _is_finished(directory: RunDirectory) -> bool:
         meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    newest = max(ledger.journal.numbers(directory.path), default=0)
+    newest = max(journal.numbers(directory.path), default=0)
     return bool(
         results["table_id"] == jobs["table_id"] and results["covers"] == meta.covers and newest <= meta.covers
     )

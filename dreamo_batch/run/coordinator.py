@@ -107,7 +107,7 @@ class Coordinator:
     def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
         """Choose requests for free workers; creates among them are recorded as about to be sent."""
         now = self._clock.monotonic()
-        work = []
+        work: list[tuple[Action, Callable[[], Any]]] = []
         while len(work) < n_free and (action := self.schedule.next_action(now)) is not None:
             work.append((action, self._work(action)))
         return work

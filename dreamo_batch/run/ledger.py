@@ -308,7 +308,9 @@ def _previous_covers(folder: Path) -> int:
 
 
 def _opened(manifest: Manifest, generation: int) -> Manifest:
-    return replace(manifest, generation=generation, schema=SCHEMA_VERSION, package_version=version("dreamo-batch"))
+    return replace(
+        manifest, generation=generation, schema=SCHEMA_VERSION, package_version=version("dreamo-batch")
+    )
 
 
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str) -> Manifest:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _META: Final = b"dreamo_batch"
 _KIND: Final = "image_kind"
-_ROWS: Final = {
+ROWS: Final = {
     columns.JOB_ID: columns.STR,
     columns.DUPLICATE_OF: columns.INT,
     columns.SEED_SENT: columns.INT,
@@ -59,7 +59,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
 
     Columns that Parquet can't hold are kept as text, with one warning.
     """
-    decided = pd.concat([prepared.rows[list(_ROWS)], _job_columns(prepared)], axis=1)
+    decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
     write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
 
@@ -76,7 +76,7 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
-    rows = decided[list(_ROWS)].astype(_ROWS)
+    rows = decided[list(ROWS)].astype(ROWS)
     prepared = Prepared(_jobs(decided), rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
     user = frame.loc[:, [not decided for decided in is_decided]]
     return StoredTable(user, prepared, str(meta.get("table_id")))

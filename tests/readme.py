@@ -1,0 +1,125 @@
+"""Write the generated tables of README.md from the code: `python tests/readme.py`, or `make docs`.
+
+A section stands between `<!-- generated: name -->` and `<!-- end: name -->`; `tests/test_docs.py` holds that
+each is fresh.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import dreamo_batch as dreamo
+from dreamo_batch import cli, columns, errors
+from dreamo_batch.service import parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+README = Path(__file__).parent.parent / "README.md"
+_SECTION = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+
+
+def fresh(text: str) -> str:
+    """Give the text with every generated section made anew."""
+    return _SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
+
+
+def sections(text: str) -> set[str]:
+    """Name the generated sections of a text."""
+    return {match[2] for match in _SECTION.finditer(text)}
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _columns(table: Mapping[str, columns.Column]) -> str:
+    rows = [(f"`{c.name}`", f"`{c.dtype}`", c.unit, c.meaning) for c in table.values()]
+    return _table(("column", "dtype", "unit", "meaning"), rows)
+
+
+def _facts() -> str:
+    rows = [
+        (f"`{name}`", _value(fact.value), fact.source, fact.note)
+        for name, fact in vars(parameters).items()
+        if isinstance(fact, parameters.Fact)
+    ]
+    return _table(("fact", "value", "source", "note"), rows)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_value(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else f"`{value}`"
+
+
+def _codes() -> str:
+    rows = [
+        (
+            f"`{code.code}`",
+            code.meaning,
+            f"`{code.error_class}`",
+            "no" if code.is_unbilled else "maybe",
+            code.advice,
+        )
+        for code in parameters.ERROR_CODES.values()
+    ]
+    return _table(("code", "meaning", "`error_class`", "billed?", "advice"), rows)
+
+
+def _sizes() -> str:
+    return ", ".join(f"`{name}` {width}x{height}" for name, (width, height) in parameters.SIZES.items())
+
+
+def _errors() -> str:
+    tree = inspect.getdoc(errors) or ""
+    return (
+        "```text\n" + inspect.cleandoc(tree.split("::", 1)[1].split("Examples", 1)[0]).strip("\n") + "\n```"
+    )
+
+
+def _options() -> str:
+    parts = inspect.getdoc(dreamo.run).split("Parameters\n----------\n")[1].split("\n\nReturns")[0]
+    entries = re.split(r"\n(?=\S)", parts)
+    rows = []
+    defaults = inspect.signature(dreamo.run).parameters
+    for entry in entries:
+        names, meaning = entry.split("\n", 1)
+        for name in names.split(" : ")[0].split(", "):
+            default = defaults[name].default
+            shown = "" if default is inspect.Parameter.empty else f"`{default!r}`"
+            rows.append((f"`{name}`", shown, " ".join(meaning.split()).replace("``", "`")))
+    return _table(("argument", "default", "meaning"), rows)
+
+
+def _commands() -> str:
+    context = click.Context(cli.main, info_name="dreamo-batch")
+    parts = []
+    for name in cli.main.list_commands(context):
+        command = cli.main.get_command(context, name)
+        with click.Context(command, info_name=name, parent=context, terminal_width=100) as inner:
+            parts.append(f"```text\n{command.get_help(inner)}\n```")
+    return "\n\n".join(parts)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "columns-in": lambda: _columns(columns.INPUTS),
+    "columns-out": lambda: _columns(columns.OUTPUTS),
+    "columns-orders": lambda: _columns(columns.ORDERS),
+    "facts": _facts,
+    "codes": _codes,
+    "sizes": _sizes,
+    "errors": _errors,
+    "options": _options,
+    "commands": _commands,
+}
+
+if __name__ == "__main__":
+    README.write_text(fresh(README.read_text(encoding="utf-8")), encoding="utf-8")

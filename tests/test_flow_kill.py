@@ -1,0 +1,165 @@
+"""A run that is killed or interrupted at any moment buys nothing twice and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.run.directory import RunDirectory
+from dreamo_batch.run.state import ORDERED, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+N_KILLS = 500 if os.environ.get("DREAMO_CHAOS") else 25
+N_INTERRUPTS = 100 if os.environ.get("DREAMO_CHAOS") else 6
+ROWS_PER_KILL = 24
+MAX_IN_FLIGHT = 8
+
+
+@pytest.fixture
+def gateway() -> Iterator[dreamo.LocalGateway]:
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2") as running:
+        yield running
+
+
+class Sweep:
+    """A table of many cheap jobs in a CSV file, its run directory, and the command that works it off."""
+
+    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, n_rows: int) -> None:
+        self.gateway = gateway
+        self.run_dir = folder / "run"
+        self.csv = folder / "jobs.csv"
+        table = dreamo.sweep(
+            image=_reference(folder), prompt="on a beach", seed=range(n_rows), size="512x512"
+        )
+        dreamo.write_table(table, self.csv)
+        self.n_rows = n_rows
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "dreamo_batch", "run", str(self.csv), "--run-dir", str(self.run_dir)]
+        options = ["--base-url", self.gateway.base_url, "--max-in-flight", str(MAX_IN_FLIGHT)]
+        env = {**os.environ, "DREAMO_API_KEY": self.gateway.api_key}
+        return subprocess.Popen(
+            command + options, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self) -> int:
+        process = self.start()
+        process.communicate(timeout=300)
+        return process.returncode
+
+    def wait_for_orders(self, n: int, process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.gateway.invoice()) < n and process.poll() is None:
+            assert time.monotonic() < deadline, "the run ordered nothing"
+            time.sleep(0.005)
+
+    def results(self) -> pd.DataFrame:
+        return dreamo.load(self.run_dir)
+
+    def orders(self) -> list:
+        from dreamo_batch.batch.reading import read_state
+
+        return [order for order in read_state(RunDirectory(self.run_dir)) if order.stage in ORDERED]
+
+
+def _reference(folder: Path) -> str:
+    from PIL import Image
+
+    path = folder / "reference.png"
+    Image.new("RGB", (64, 64), "orange").save(path)
+    return str(path)
+
+
+def assert_nothing_bought_twice(sweep: Sweep) -> None:
+    """At most one order per job; each is in the ledger, or its row is ambiguous."""
+    invoice = sweep.gateway.invoice()
+    per_seed = Counter(entry["seed"] for entry in invoice)
+    assert max(per_seed.values()) == 1
+    orders = sweep.orders()
+    known = {order.task_id for order in orders if order.task_id is not None}
+    ambiguous_seeds = {order.seed_sent for order in orders if order.stage is Stage.AMBIGUOUS}
+    unknown = [entry["seed"] for entry in invoice if entry["id"] not in known]
+    assert set(unknown) <= ambiguous_seeds
+    assert len(known) + len(unknown) == len(invoice)
+
+
+def assert_money_adds_up(sweep: Sweep) -> None:
+    """Ledger total + what ambiguous rows cost on the invoice = the invoice, to the last digit."""
+    orders = sweep.orders()
+    known = {order.task_id for order in orders if order.task_id is not None}
+    ledger = sum((Decimal(order.cost) for order in orders if order.cost), Decimal(0))
+    invoice = sweep.gateway.invoice()
+    total = sum((Decimal(entry["cost"]) for entry in invoice), Decimal(0))
+    of_ambiguous = sum((Decimal(entry["cost"]) for entry in invoice if entry["id"] not in known), Decimal(0))
+    assert ledger + of_ambiguous == total
+    assert Decimal(dreamo.status(sweep.run_dir)["spent_usd"]) == ledger
+
+
+def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway):
+    """After each kill -9 every order is in the ledger or ambiguous; a last run completes everything else."""
+    chance = random.Random(20)
+    sweep = Sweep(tmp_path, gateway, N_KILLS * ROWS_PER_KILL)
+    n_ambiguous = 0
+    for _ in range(N_KILLS):
+        process = sweep.start()
+        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(0, 4), process)
+        time.sleep(chance.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        if RunDirectory(sweep.run_dir).exists():
+            assert_nothing_bought_twice(sweep)
+            now = sum(order.stage is Stage.AMBIGUOUS for order in sweep.orders())
+            assert now - n_ambiguous <= MAX_IN_FLIGHT
+            n_ambiguous = now
+    assert len(gateway.invoice()) < sweep.n_rows, "the kills came too late to prove anything"
+
+    code = sweep.finish()
+
+    assert_nothing_bought_twice(sweep)
+    assert_money_adds_up(sweep)
+    counts = sweep.results()["status"].value_counts()
+    assert counts["completed"] == sweep.n_rows - n_ambiguous
+    assert counts["ambiguous"] == n_ambiguous
+    assert code == (1 if n_ambiguous else 0)
+    assert dreamo.verify(sweep.run_dir) == []
+
+
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
+def test_interrupt_at_random_moments_leaves_nothing_ambiguous(tmp_path, gateway, signal_name):
+    """An interrupted run leaves with code 3 once its creates are answered; the last run completes every row."""
+    chance = random.Random(signal_name)
+    sweep = Sweep(tmp_path, gateway, N_INTERRUPTS * ROWS_PER_KILL)
+    for _ in range(N_INTERRUPTS):
+        process = sweep.start()
+        sweep.wait_for_orders(len(gateway.invoice()) + 1, process)
+        time.sleep(chance.uniform(0, 0.4))
+        process.send_signal(getattr(signal, signal_name))
+        _, stderr = process.communicate(timeout=40)
+        assert process.returncode == 3, stderr
+        assert "The same call goes on" in stderr
+        assert "Traceback" not in stderr
+        assert_nothing_bought_twice(sweep)
+        assert not any(order.stage is Stage.AMBIGUOUS for order in sweep.orders())
+
+    assert sweep.finish() == 0
+
+    assert_money_adds_up(sweep)
+    assert (sweep.results()["status"] == "completed").all()
+    assert sum(Counter(entry["seed"] for entry in gateway.invoice()).values()) == sweep.n_rows
