@@ -204,18 +204,18 @@ def advance(order: Order, event: Event) -> Order:
     5.0
     """
     rule = _RULES[event.kind]
-    repeated = rule.stage is not None and order.stage is rule.stage
-    if not repeated and order.stage not in rule.after:
-        raise ImpossibleEvent(
-            f"order {event.order} of job {event.job_id} is {order.stage}, so it can't be {event.kind}"
-        )
     changes = dict(rule.resets or ())
     if rule.stage is not None:
         changes["stage"] = rule.stage
     if rule.time is not None:
         changes[rule.time] = event.at
     changes.update(event.fields)
-    return replace(order, **changes)
+    changed = replace(order, **changes)
+    if order.stage not in rule.after and changed != order:  # the same event again changes nothing
+        raise ImpossibleEvent(
+            f"order {event.order} of job {event.job_id} is {order.stage}, so it can't be {event.kind}"
+        )
+    return changed
 
 
 class State:
