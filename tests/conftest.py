@@ -1,0 +1,28 @@
+"""What every test shares: how many examples Hypothesis draws, and a clock that only moves when told.
+
+`DREAMO_CHAOS=1` draws 10,000 examples instead of 200; continuous integration always draws the same ones.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.fakes import FakeClock
+
+settings.register_profile(
+    "dreamo",
+    max_examples=10_000 if os.environ.get("DREAMO_CHAOS") else 200,
+    deadline=None,  # two busy cores say nothing about the code
+    derandomize=bool(os.environ.get("CI")) and not os.environ.get("DREAMO_CHAOS"),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+settings.load_profile("dreamo")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()

@@ -1,0 +1,98 @@
+"""Stand-ins that several test modules share: a clock, orders, jobs and pictures."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamo_batch.run.state import Event, Kind, Order, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Text that UTF-8 can hold, of every kind: emoji, Chinese, control characters, line separators.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+amounts = st.decimals(min_value=0, max_value=1000, places=6).map(lambda amount: format(amount, "f"))
+times = st.integers(0, 2_000_000_000_000_000).map(lambda microseconds: microseconds / 1_000_000)
+job_ids = st.sampled_from(["a" * 32, "b" * 32, "c" * 32, "d" * 32])
+
+
+class FakeClock:
+    """Time that moves only when a test moves it."""
+
+    def __init__(self, start: float = 1_000.0, wall: float = 1_700_000_000.0) -> None:
+        self.now = start
+        self._offset = wall - start
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now + self._offset
+
+    def advance(self, seconds: float) -> None:
+        assert seconds >= 0, "time does not run backwards"
+        self.now += seconds
+
+
+def event(kind: Kind, job_id: str = "a", order: int = 1, at: float = 5.0, **fields: Any) -> Event:
+    return Event(kind, job_id, order, at, fields)
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+def order_fields() -> Mapping[str, st.SearchStrategy[Any]]:
+    """What each field of an order may hold, apart from job, number and stage."""
+    text_fields = (
+        "task_id",
+        "output_url",
+        "output_path",
+        "output_sha256",
+        "output_error",
+        "error_class",
+        "error_code",
+        "error_message",
+        "excerpt",
+        "metadata",
+        "discount",
+    )
+    counts = ("output_bytes", "output_width", "output_height", "n_polls", "n_refusals")
+    return {
+        **{name: maybe(texts) for name in text_fields},
+        **{name: maybe(st.integers(0, 2**40)) for name in counts},
+        **{name: maybe(amounts) for name in ("reserved", "cost")},
+        **{name: maybe(times) for name in ("sent_at", "answered_at", "completed_at", "saved_at")},
+        "seed_sent": maybe(st.integers(-1, 2**63 - 1)),
+        "may_have_been_billed": maybe(st.booleans()),
+        "waited_s": maybe(st.floats(0, 1e9)),
+    }
+
+
+ORDERED_STAGES = (Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST)
+
+
+@st.composite
+def histories(draw: st.DrawFn, max_jobs: int = 4, max_orders: int = 3) -> list[Order]:
+    """Orders of some jobs as a ledger may hold them; what never reached the service is its job's last."""
+    orders = []
+    for job_id in draw(st.lists(job_ids, unique=True, max_size=max_jobs)):
+        n_orders = draw(st.integers(1, max_orders))
+        for number in range(1, n_orders + 1):
+            stages = tuple(Stage) if number == n_orders else ORDERED_STAGES
+            fields = draw(st.fixed_dictionaries({}, optional=dict(order_fields())))
+            orders.append(Order(job_id, number, draw(st.sampled_from(stages)), **fields))
+    return orders
+
+
+@cache
+def picture(file_format: str = "PNG", size: tuple[int, int] = (8, 4)) -> bytes:
+    """Bytes of a small picture."""
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(buffer, file_format)
+    return buffer.getvalue()
