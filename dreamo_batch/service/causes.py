@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 import requests
 import urllib3
 
+from dreamo_batch.errors import KeyMissing, UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,6 +45,8 @@ _NEVER_BUILT: Final = (
     urllib3.exceptions.InvalidHeader,
     urllib3.exceptions.ProxySchemeUnsupported,
     UnicodeEncodeError,
+    UsageError,
+    KeyMissing,
 )
 _FAULTS_OF_THE_LINE: Final = (OSError, requests.RequestException, urllib3.exceptions.HTTPError)
 # Links to pictures are signed: who has the query has the picture.

@@ -1,0 +1,175 @@
+"""Connections that know whether a request went out, and by when its answer is due.
+
+Two things that no exception tells. Whether the first byte was sent: urllib3 reports a tunnel that breaks under a
+request as a `ProxyError`, and a TLS alert long after the handshake as an `SSLError`, in the same words as before it.
+And how long an answer may take in all: the socket's own timeout starts again with every byte, so that a service
+which sends one byte a minute would hold a thread for ever.
+
+Examples
+--------
+>>> exchange = Exchange(answer_within_s=60)
+>>> adapter = WatchedAdapter(exchange)
+>>> exchange.was_sent
+False
+>>> adapter.close()
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+if TYPE_CHECKING:
+    import socket
+
+# One request is one request: nothing below us repeats it, follows a redirect or sleeps.
+_NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_after_header=False)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request under way on one thread.
+
+    Attributes
+    ----------
+    answer_within_s : float
+        Seconds from the end of sending to the end of the answer.
+    was_sent : bool or None
+        Whether the first byte went out; None on a SOCKS proxy, whose connections don't tell.
+
+    Examples
+    --------
+    >>> Exchange(60).was_sent
+    False
+    """
+
+    answer_within_s: float
+    was_sent: bool | None = False
+
+
+class WatchedAdapter(HTTPAdapter):
+    """requests' own adapter on watched connections; never repeats anything.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        Kept up to date; an adapter and its exchange belong to one thread.
+
+    Examples
+    --------
+    >>> adapter = WatchedAdapter(Exchange(answer_within_s=60))
+    >>> adapter.max_retries.total
+    0
+    >>> adapter.close()
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        super().__init__(max_retries=_NO_RETRIES)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools, of watched connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self._watch(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the pools that go through a proxy, of watched connections as well, save for SOCKS."""
+        manager = super().proxy_manager_for(*args, **kwargs)
+        if isinstance(manager, urllib3.ProxyManager):
+            self._watch(manager)
+        else:
+            self._exchange.was_sent = None
+        return manager
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send one request."""
+        self._exchange.was_sent = False
+        return super().send(*args, **kwargs)
+
+    def _watch(self, manager: urllib3.PoolManager) -> None:
+        pools = {"http": _PlainPool, "https": _TlsPool}
+        watched = {scheme: partial(pool, exchange=self._exchange) for scheme, pool in pools.items()}
+        manager.pool_classes_by_scheme = cast("dict[str, type[urllib3.HTTPConnectionPool]]", watched)
+
+
+class _Watched(HTTPConnection):
+    """A connection that notes the moment before the first byte of a request."""
+
+    def __init__(self, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._exchange = exchange
+        self.response_class = cast("type[http.client.HTTPResponse]", partial(_TimedAnswer, exchange=exchange))
+
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        # http.client would connect in the middle of sending; connecting is not sending.
+        if self.sock is None:
+            self.connect()
+        self._exchange.was_sent = True
+        # Until here the socket had the connect timeout, which is too short for megabytes on a slow line.
+        self.sock.settimeout(self._exchange.answer_within_s)
+        super().endheaders(*args, **kwargs)
+
+
+class _WatchedTls(_Watched, HTTPSConnection):
+    """The same over TLS, where connecting includes the handshake."""
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _WatchedTls
+
+
+class _TimedAnswer(http.client.HTTPResponse):
+    """An answer, header and body, that must be whole by a deadline."""
+
+    def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
+        super().__init__(cast("socket.socket", _TimedSocket(sock, exchange.answer_within_s)), *args, **kwargs)
+
+
+class _TimedSocket:
+    """The one thing `http.client` asks of a socket to read from: a file."""
+
+    def __init__(self, sock: socket.socket, within_s: float) -> None:
+        self._sock = sock
+        self._within_s = within_s
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        raw = cast("io.RawIOBase", self._sock.makefile(mode, buffering=0))  # type: ignore[call-overload]  # mode is "rb"
+        return io.BufferedReader(_TimedFile(raw, self._sock, self._within_s))
+
+
+class _TimedFile(io.RawIOBase):
+    """A socket's file whose reads all share one deadline."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, within_s: float) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._within_s = within_s
+        self._until = time.monotonic() + within_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"the answer was not whole after {self._within_s:g} s")
+        timeout_s = self._sock.gettimeout()
+        if timeout_s is None or left_s < timeout_s:
+            self._sock.settimeout(left_s)
+        return cast("int | None", self._raw.readinto(buffer))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
