@@ -12,6 +12,7 @@ import json
 import os
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -86,11 +87,18 @@ class Journal:
         self.n_events = 0
         self._crc = 0
         self._n_durable_bytes = 0
+        self._is_cut_short = False
         self._waiting: list[bytes] = []
-        self._file = path_of(folder, header.number).open("xb", buffering=0)
-        self._line({"journal": _header_fields(header)})
-        self.commit()
-        fsync_folder(folder)
+        path = path_of(folder, header.number)
+        self._file = path.open("xb", buffering=0)
+        try:
+            self._line({"journal": _header_fields(header)})
+            self.commit()
+            fsync_folder(folder)
+        except BaseException:
+            self._file.close()
+            path.unlink(missing_ok=True)  # nothing was recorded in it, and its number is wanted again
+            raise
 
     def append(self, events: Iterable[Event]) -> None:
         """Add events; they count only once `commit` has returned."""
@@ -104,17 +112,19 @@ class Journal:
         Raises
         ------
         OSError
-            If the disk does not take it. The file is cut back to what was durable, and the same lines are
-            written by the next call.
+            If the disk does not take it. The file is cut back to what was durable, at once or before the next
+            write, and the same lines are written by the next call.
         """
         if not self._waiting:
             return
         data = b"".join(self._waiting)
         try:
+            self._cut_back()
             self._write(data)
         except OSError:
-            self._file.truncate(self._n_durable_bytes)
-            self._file.seek(self._n_durable_bytes)
+            self._is_cut_short = True
+            with suppress(OSError):  # a disk that does not even allow this is asked again by the next call
+                self._cut_back()
             raise
         self._n_durable_bytes += len(data)
         self._waiting.clear()
@@ -128,6 +138,13 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _cut_back(self) -> None:
+        """Drop what a failed commit left behind the last durable line."""
+        if self._is_cut_short:
+            self._file.truncate(self._n_durable_bytes)
+            self._file.seek(self._n_durable_bytes)
+            self._is_cut_short = False
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
