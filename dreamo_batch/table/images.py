@@ -1,0 +1,172 @@
+"""The preflight of one reference picture: looked at, hashed, and where asked corrected.
+
+Examples
+--------
+>>> from pathlib import Path
+>>> from dreamo_batch.table.sources import Source
+>>> check(Source("bytes", content=b"<html>"), Check(Path("/data"))).findings[0].code
+'image-not-a-picture'
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from dreamo_batch.errors import StorageFailed
+from dreamo_batch.table.findings import Finding
+from dreamo_batch.table.loading import Loaded, load, sha256
+from dreamo_batch.table.pictures import damaged, examine, suffix_of
+from dreamo_batch.table.repair import RECIPE, announce, is_repairable
+from dreamo_batch.table.sources import PIXELS, URL, Source, judge_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dreamo_batch.table.inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """One reference picture: where it is, and the digest of what will be sent.
+
+    `location` is an absolute path or a URL. `digest` is the SHA-256 of the file's bytes; of mode, size and
+    pixels for a PIL image; of the text for a URL. `sent_location` and `sent_digest` are the same unless
+    a corrected copy was made; `sent_digest` is always the SHA-256 of what stands at `sent_location`.
+
+    Examples
+    --------
+    >>> url = "https://example.com/cat.png"
+    >>> ImageSource("url", url, "0" * 64, url, "0" * 64).kind
+    'url'
+    """
+
+    kind: Literal["file", "url"]
+    location: str
+    digest: str
+    sent_location: str
+    sent_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How pictures are checked.
+
+    `inputs` takes pictures in memory and corrected copies; without it pictures are only judged. `known`
+    holds pictures by absolute path as they were when last seen, for files that are gone since.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> Check(Path("/data")).fix_images
+    False
+    """
+
+    base_dir: Path
+    fix_images: bool = False
+    inputs: Inputs | None = None
+    known: Mapping[str, ImageSource] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found; `image` and what a job's identity takes from it (JSON), if it can be sent.
+
+    Examples
+    --------
+    >>> Checked(()).image is None
+    True
+    """
+
+    findings: tuple[Finding, ...]
+    image: ImageSource | None = None
+    identity: str = ""
+
+
+def check(source: Source, how: Check) -> Checked:
+    """Check one picture, reading it once.
+
+    Parameters
+    ----------
+    source : Source
+        Where it is.
+    how : Check
+        What to do with it.
+
+    Returns
+    -------
+    Checked
+        Every problem; the picture, if it can be sent and `how.inputs` is given.
+
+    Raises
+    ------
+    StorageFailed
+        If the folder for copies can't be written to.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from dreamo_batch.table.sources import Source
+    >>> check(Source("url", "https://example.com/cat.png"), Check(Path("/data"))).identity
+    '["url","https://example.com/cat.png"]'
+    """
+    if source.kind == URL:
+        return _check_url(source.location)
+    loaded = load(source, how.base_dir)
+    if isinstance(loaded, Finding):
+        return _remembered(source, loaded, how)
+    findings = tuple(announce(one, fix_images=how.fix_images) for one in examine(loaded.content))
+    if how.inputs is None or any(one.is_error for one in findings):
+        return Checked(findings)
+    if how.fix_images and any(is_repairable(one) for one in findings):
+        return _repaired(loaded, findings, how.inputs)
+    return _as_it_is(loaded, findings, how.inputs)
+
+
+def _check_url(url: str) -> Checked:
+    doubt = judge_url(url)
+    digest = sha256(url.encode())
+    image = ImageSource(URL, url, digest, url, digest)
+    return Checked((doubt,) if doubt else (), image, _identity(URL, url))
+
+
+def _remembered(source: Source, finding: Finding, how: Check) -> Checked:
+    image = how.known.get(source.location)
+    if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
+        return Checked((finding,))
+    identity = _identity("bytes", image.digest)
+    if image.sent_location != image.location:
+        identity = _identity_of_copy(identity)
+    return Checked((Finding.of("image-gone", path=source.location),), image, identity)
+
+
+def _as_it_is(loaded: Loaded, findings: tuple[Finding, ...], inputs: Inputs) -> Checked:
+    location = _kept(loaded, inputs)
+    sent_digest = sha256(loaded.content) if loaded.made_of == PIXELS else loaded.digest
+    image = ImageSource("file", location, loaded.digest, location, sent_digest)
+    return Checked(findings, image, _identity(loaded.made_of, loaded.digest))
+
+
+def _repaired(loaded: Loaded, findings: tuple[Finding, ...], inputs: Inputs) -> Checked:
+    try:
+        sent_location, copy = inputs.keep_repaired(loaded.digest, loaded.content)
+    except StorageFailed:
+        raise
+    except Exception as error:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
+        return Checked((damaged(error),))
+    image = ImageSource("file", _kept(loaded, inputs), loaded.digest, sent_location, sha256(copy))
+    return Checked(findings, image, _identity_of_copy(_identity(loaded.made_of, loaded.digest)))
+
+
+def _kept(loaded: Loaded, inputs: Inputs) -> str:
+    return loaded.location or inputs.keep(loaded.digest + suffix_of(loaded.content), loaded.content)
+
+
+def _identity(kind: str, text: str) -> str:
+    return json.dumps([kind, text], separators=(",", ":"))
+
+
+def _identity_of_copy(identity: str) -> str:
+    return f'["fixed",{identity},{RECIPE}]'

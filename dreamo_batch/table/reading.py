@@ -1,0 +1,106 @@
+"""Read a whole table: every row's parameters, and everything that is wrong with them.
+
+Examples
+--------
+>>> from pathlib import Path
+>>> import pandas as pd
+>>> from dreamo_batch.table.images import Check
+>>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": ["a cat"]})
+>>> reading = read(table, Check(Path("/data")))
+>>> reading.is_orderable.tolist(), reading.problems.empty
+([True], True)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dreamo_batch.table.fields import Seeds, read_prompts, read_rephraser, read_replicates, read_seeds
+from dreamo_batch.table.findings import Findings
+from dreamo_batch.table.references import Images, read_images
+from dreamo_batch.table.schema import check_columns
+from dreamo_batch.table.sizes import Sizes, read_sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from dreamo_batch.table.distinct import Distinct
+    from dreamo_batch.table.images import Check
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A table as it was read: one entry per row everywhere, stand-ins where `is_orderable` is false.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from dreamo_batch.table.images import Check
+    >>> table = pd.DataFrame({"image": [""], "prompt": ["a cat"]})
+    >>> read(table, Check(Path("/data"))).is_orderable.tolist()
+    [False]
+    """
+
+    images: Images
+    prompts: Distinct
+    seeds: Seeds
+    sizes: Sizes
+    use_rephraser: NDArray[np.bool_]
+    replicates: NDArray[np.int64]
+    is_orderable: NDArray[np.bool_]
+    problems: pd.DataFrame
+
+
+def read(table: pd.DataFrame, how: Check) -> Reading:
+    """Read a table.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The user's table, or a result of this toolkit. Not changed.
+    how : Check
+        How pictures are checked.
+
+    Returns
+    -------
+    Reading
+        Parameters and problems of every row.
+
+    Raises
+    ------
+    TableError
+        If columns are missing, doubled or clash with the toolkit's own.
+    StorageFailed
+        If the folder for copies can't be written to.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from dreamo_batch.table.images import Check
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": [5]})
+    >>> read(table, Check(Path("/data"))).problems["code"].tolist()
+    ['prompt-not-text']
+    """
+    check_columns(table)
+    findings = Findings(table)
+    images = read_images(findings, how)
+    prompts = read_prompts(findings)
+    seeds = read_seeds(findings)
+    sizes = read_sizes(findings)
+    use_rephraser = read_rephraser(findings)
+    replicates = read_replicates(findings)
+    return Reading(
+        images=images,
+        prompts=prompts,
+        seeds=seeds,
+        sizes=sizes,
+        use_rephraser=use_rephraser,
+        replicates=replicates,
+        is_orderable=~findings.is_in_error(),
+        problems=findings.frame(),
+    )
