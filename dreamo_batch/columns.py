@@ -208,7 +208,7 @@ PLAN = _table(
 ORDERS = _table(
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
     Column(ORDER, INT, "", "Number of the order within its job, from 1; missing: never ordered."),
-    Column(STAGE, STR, "", "How far the order is (see `run.state.Stage`)."),
+    Column(STAGE, STR, "", "How far the order is (see `execution.state.Stage`)."),
     Column(TASK_ID, STR, "", "The service's id."),
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
     Column(RESERVED, STR, "USD", "What the budget holds back for the order until its cost is known."),

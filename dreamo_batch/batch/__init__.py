@@ -1,8 +1,8 @@
 """Joins the stages: what a user calls, and nothing that they don't.
 
-One row's way: the user's row -> `table.validation` -> `table.jobs` -> `run.plan` -> `run.schedule` says create
--> `run.budget` reserves -> `run.journal` "about to" (fsync) -> `service.client.create` -> `run.journal` task id
-(fsync) -> `run.schedule` says poll -> `service.client.fetch` -> `run.journal` outcome -> `run.archive` saves the
-picture -> `run.state` folds -> `checkpoint.parquet` -> `results.frame`. No arrow points back; a resume enters at
+One row's way: the user's row -> `table.validation` -> `table.jobs` -> `execution.plan` -> `execution.schedule` says create
+-> `execution.budget` reserves -> `execution.journal` "about to" (fsync) -> `service.client.create` -> `execution.journal` task id
+(fsync) -> `execution.schedule` says poll -> `service.client.fetch` -> `execution.journal` outcome -> `execution.archive` saves the
+picture -> `execution.state` folds -> `checkpoint.parquet` -> `results.frame`. No arrow points back; a resume enters at
 the fold.
 """

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.errors import AccessRefused, PriceUnknown, ServiceError
 from dreamo_batch.results import frame, summary
-from dreamo_batch.run import checkpoint, plan, runner, stored
-from dreamo_batch.run.budget import Budget, highest_price, money, text
-from dreamo_batch.run.clock import SystemClock
-from dreamo_batch.run.coordinator import Assignment, Coordinator
-from dreamo_batch.run.effects import Effects
-from dreamo_batch.run.payload import ImageChanged, ImageGone, Payloads
-from dreamo_batch.run.schedule import Limits, Schedule
-from dreamo_batch.run.session import Session, open_session
-from dreamo_batch.run.workers import Workers
+from dreamo_batch.execution import checkpoint, plan, runner, stored
+from dreamo_batch.execution.budget import Budget, highest_price, money, text
+from dreamo_batch.execution.clock import SystemClock
+from dreamo_batch.execution.coordinator import Assignment, Coordinator
+from dreamo_batch.execution.effects import Effects
+from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
+from dreamo_batch.execution.schedule import Limits, Schedule
+from dreamo_batch.execution.session import Session, open_session
+from dreamo_batch.execution.workers import Workers
 from dreamo_batch.service.failures import Kind
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.run.clock import Clock
-    from dreamo_batch.run.directory import RunDirectory
-    from dreamo_batch.run.options import RunOptions
+    from dreamo_batch.execution.clock import Clock
+    from dreamo_batch.execution.directory import RunDirectory
+    from dreamo_batch.execution.options import RunOptions
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.jobs import Job, Prepared
 

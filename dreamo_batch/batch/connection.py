@@ -11,7 +11,7 @@ from dreamo_batch.service.client import Client
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from dreamo_batch.run.directory import RunDirectory
+    from dreamo_batch.execution.directory import RunDirectory
 
 
 class Gateway(Protocol):

@@ -10,10 +10,10 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.results import frame, summary
-from dreamo_batch.run import archive, checkpoint, journal, ledger, outcomes, stored
-from dreamo_batch.run.budget import money
-from dreamo_batch.run.directory import RunDirectory
-from dreamo_batch.run.state import Stage, State
+from dreamo_batch.execution import archive, checkpoint, journal, ledger, outcomes, stored
+from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.state import Stage, State
 
 if TYPE_CHECKING:
     import os

@@ -16,16 +16,17 @@ from dreamo_batch.batch.connection import Gateway, connect
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import InvalidTable, RunStopped, UsageError
 from dreamo_batch.results import summary
-from dreamo_batch.run import plan as planning
-from dreamo_batch.run import stored
-from dreamo_batch.run.budget import money
-from dreamo_batch.run.directory import RunDirectory, new_entropy
-from dreamo_batch.run.ledger import peek_entropy
-from dreamo_batch.run.options import RunOptions
-from dreamo_batch.run.progress import Bar, Progress, Silent
-from dreamo_batch.run.state import State
-from dreamo_batch.table.jobs import Prepared, prepare, user_columns
-from dreamo_batch.table.validation import ERROR
+from dreamo_batch.execution import plan as planning
+from dreamo_batch.execution import stored
+from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.directory import RunDirectory, new_entropy
+from dreamo_batch.execution.ledger import peek_entropy
+from dreamo_batch.execution.options import RunOptions
+from dreamo_batch.execution.progress import Bar, Progress, Silent
+from dreamo_batch.execution.state import State
+from dreamo_batch.table.jobs import Prepared, prepare
+from dreamo_batch.table.rules import ERROR
+from dreamo_batch.table.schema import user_columns
 
 if TYPE_CHECKING:
     import os

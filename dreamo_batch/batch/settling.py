@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from dreamo_batch import columns
 from dreamo_batch.batch.call import close_session, results_of
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.run import outcomes, stored
-from dreamo_batch.run.clock import SystemClock
-from dreamo_batch.run.directory import RunDirectory
-from dreamo_batch.run.session import open_session
-from dreamo_batch.run.state import Order, Stage, State
+from dreamo_batch.execution import outcomes, stored
+from dreamo_batch.execution.clock import SystemClock
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.session import open_session
+from dreamo_batch.execution.state import Order, Stage, State
 
 if TYPE_CHECKING:
     import os

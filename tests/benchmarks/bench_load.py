@@ -9,10 +9,10 @@ import pandas as pd
 from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
-from dreamo_batch.run import checkpoint, stored
-from dreamo_batch.run.directory import RunDirectory
-from dreamo_batch.run.ledger import Ledger
-from dreamo_batch.run.state import Event, Kind, Order, Stage
+from dreamo_batch.execution import checkpoint, stored
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.ledger import Ledger
+from dreamo_batch.execution.state import Event, Kind, Order, Stage
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import filelock
 
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
-from dreamo_batch.run import durable
+from dreamo_batch.execution import durable
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "run.json"

@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.run.state import Event, Kind, Order
+from dreamo_batch.execution.state import Event, Kind, Order
 from dreamo_batch.service import failures, parameters
 from dreamo_batch.service.failures import Failure
 from dreamo_batch.service.failures import Kind as FailureKind
 
 if TYPE_CHECKING:
-    from dreamo_batch.run.archive import Saved
-    from dreamo_batch.run.schedule import Do, Key
+    from dreamo_batch.execution.archive import Saved
+    from dreamo_batch.execution.schedule import Do, Key
     from dreamo_batch.service.wire import Task
 
 TASK_LOST: Final = "task_lost"

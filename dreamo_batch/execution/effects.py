@@ -6,14 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from dreamo_batch.errors import ServiceError
-from dreamo_batch.run import archive, outcomes
-from dreamo_batch.run.payload import ImageChanged, ImageGone, Payloads
+from dreamo_batch.execution import archive, outcomes
+from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
 from dreamo_batch.service.failures import Failure, Kind, from_exception
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamo_batch.run.schedule import Do, Key
+    from dreamo_batch.execution.schedule import Do, Key
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.jobs import Job
 

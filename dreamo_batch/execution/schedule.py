@@ -14,13 +14,13 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.run.outage import Outage
-from dreamo_batch.run.pacing import POLLS_PER_S, BackOff, PollTimes, TokenBucket, Window
+from dreamo_batch.execution.outage import Outage
+from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, PollTimes, TokenBucket, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dreamo_batch.run.budget import Budget
+    from dreamo_batch.execution.budget import Budget
 
 Key = tuple[str, int]
 
@@ -102,7 +102,7 @@ class Schedule:
 
     Examples
     --------
-    >>> from dreamo_batch.run.budget import Budget
+    >>> from dreamo_batch.execution.budget import Budget
     >>> schedule = Schedule(Limits(max_in_flight=1), Budget())
     >>> schedule.add_jobs([("a", 1), ("b", 1)])
     >>> schedule.next_action(now=0.0)
@@ -285,6 +285,7 @@ class Schedule:
         """Take in the end of a task."""
         task = self._polled(key)
         del self._tasks[key]
+        self._bucket.give_back()
         if task.is_fresh:
             self.poll_times.learn(now - task.born)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from dreamo_batch.run import durable
+from dreamo_batch.execution import durable
 from dreamo_batch.service import parameters
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def look(content: bytes) -> tuple[str, int, int]:
     >>> look(b"<html>busy</html>")
     Traceback (most recent call last):
     ...
-    dreamo_batch.run.archive.NotAPicture: expected JPEG, PNG or WEBP, got 17 bytes starting b'<html>busy</html>'
+    dreamo_batch.execution.archive.NotAPicture: expected JPEG, PNG or WEBP, got 17 bytes starting b'<html>busy</html>'
     """
     try:
         with warnings.catch_warnings():

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.run.budget import money
-from dreamo_batch.run.plan import Options as PlanOptions
+from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.plan import Options as PlanOptions
 
 Amount = float | str | Decimal
 

@@ -12,16 +12,16 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.run.state import Kind
+from dreamo_batch.execution.state import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dreamo_batch.run.coordinator import Coordinator
-    from dreamo_batch.run.schedule import Key
-    from dreamo_batch.run.session import Session
-    from dreamo_batch.run.workers import Workers
+    from dreamo_batch.execution.coordinator import Coordinator
+    from dreamo_batch.execution.schedule import Key
+    from dreamo_batch.execution.session import Session
+    from dreamo_batch.execution.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +170,10 @@ class Runner:
             self.coordinator.storage_failed(error)
             self._tell_unwritten()
             self.coordinator.ledger.abandon()
-        finally:
+        try:
             self.on_close()
+        finally:
+            self.session.close()
 
     def _tell_unwritten(self) -> None:
         """Put on the terminal what could not be put on the disk: these ids are paid for."""

@@ -26,7 +26,7 @@ _JITTER: Final = 0.1
 _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
 _TAIL: Final = 1e-6
-POLLS_PER_S: Final = 200.0
+POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end is not counted
 
 
 class PollTimes:
@@ -133,6 +133,10 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+    def give_back(self) -> None:
+        """Return a token: what it was taken for should not count."""
+        self._tokens = min(self._size, self._tokens + 1)
 
     def _refill(self, now: float) -> None:
         if self._at is not None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch.errors import LedgerDamaged
-from dreamo_batch.run.durable import fsync_folder
-from dreamo_batch.run.state import Event, Kind
+from dreamo_batch.execution.durable import fsync_folder
+from dreamo_batch.execution.state import Event, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,22 +20,22 @@ from dreamo_batch.errors import (
     ServiceUnreachable,
     StorageFailed,
 )
-from dreamo_batch.run import budget as money
-from dreamo_batch.run import outcomes
-from dreamo_batch.run.progress import Snapshot
-from dreamo_batch.run.schedule import Action, Do, Key
-from dreamo_batch.run.state import STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.execution import budget as money
+from dreamo_batch.execution import outcomes
+from dreamo_batch.execution.progress import Snapshot
+from dreamo_batch.execution.schedule import Action, Do, Key
+from dreamo_batch.execution.state import STATUS_OF, Event, Order, Stage, next_number
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from dreamo_batch.run.budget import Budget
-    from dreamo_batch.run.clock import Clock
-    from dreamo_batch.run.effects import Effects
-    from dreamo_batch.run.ledger import Ledger
-    from dreamo_batch.run.schedule import Schedule
+    from dreamo_batch.execution.budget import Budget
+    from dreamo_batch.execution.clock import Clock
+    from dreamo_batch.execution.effects import Effects
+    from dreamo_batch.execution.ledger import Ledger
+    from dreamo_batch.execution.schedule import Schedule
     from dreamo_batch.table.jobs import Job
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from dreamo_batch.run.pacing import BackOff
+    from dreamo_batch.execution.pacing import BackOff
 
 _FAILURES_IN_A_ROW: Final = 3
 _TRIALS: Final = 5
@@ -31,7 +31,7 @@ class Outage:
     Examples
     --------
     >>> import random
-    >>> from dreamo_batch.run.pacing import BackOff
+    >>> from dreamo_batch.execution.pacing import BackOff
     >>> outage = Outage(BackOff(random.Random(0), first_s=0.2, cap_s=30), patience_s=900)
     >>> outage.failed(now=10.0, is_create=True)
     >>> outage.mood

@@ -7,6 +7,7 @@ removed only when both cover it.
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import attrgetter
@@ -17,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns
-from dreamo_batch.run import durable
-from dreamo_batch.run.state import ORDERED, Order, Stage, State
+from dreamo_batch.execution import durable
+from dreamo_batch.execution.state import ORDERED, Order, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -48,13 +49,18 @@ _PANDAS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What a checkpoint says of itself; `covers` is the number of the last journal folded into it."""
+    """What a checkpoint says of itself.
+
+    `covers` is the number of the last journal folded into it; `is_followed` says that a journal after that one
+    was open already, so that its absence is a loss.
+    """
 
     schema: int
     covers: int
     generation: int
     entropy: str
     service: str
+    is_followed: bool = False
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
@@ -63,7 +69,7 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
     Parameters
     ----------
     path : pathlib.Path
-        Temporary file to fill; see `dreamo_batch.run.durable.replace`.
+        Temporary file to fill; see `dreamo_batch.execution.durable.replace`.
     state : State
         All orders.
     pending : iterable of str
@@ -72,8 +78,9 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
         Stored in the file's metadata.
     """
     table = to_arrow(state, pending)
-    metadata = {_META: json.dumps(asdict(meta)).encode()}
-    pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | metadata), path)
+    metadata = {_META: _sealed(json.dumps(asdict(meta)).encode())}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
+    pq.write_table(table, path, write_page_checksum=True)
 
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
@@ -107,17 +114,16 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
 
     Raises
     ------
-    OSError, ValueError, KeyError
-        If the file is missing, cut short, or not a checkpoint.
+    OSError, ValueError, KeyError, TypeError
+        If the file is missing, cut short, altered, or not a checkpoint.
     """
-    table = pq.read_table(path)
-    meta = Meta(**json.loads(table.schema.metadata[_META]))
-    return table.select(SCHEMA.names).cast(SCHEMA), meta
+    table = pq.read_table(path, page_checksum_verification=True)
+    return table.select(SCHEMA.names).cast(SCHEMA), _meta(table.schema)
 
 
 def read_meta(path: Path) -> Meta:
     """Read only what a checkpoint says of itself."""
-    return Meta(**json.loads(pq.read_schema(path).metadata[_META]))
+    return _meta(pq.read_schema(path))
 
 
 def to_state(table: pa.Table) -> State:
@@ -145,12 +151,27 @@ def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
     """Put a new checkpoint in place and keep the one before."""
     current = folder / NAME
     fresh = folder / f".{NAME}{durable.TEMPORARY}"
-    fill(fresh)
-    durable.fsync_file(fresh)
-    if current.exists():
-        current.replace(folder / PREVIOUS)
-    fresh.replace(current)
+    try:
+        fill(fresh)
+        durable.fsync_file(fresh)
+        if current.exists():
+            current.replace(folder / PREVIOUS)
+        fresh.replace(current)
+    finally:
+        fresh.unlink(missing_ok=True)
     durable.fsync_folder(folder)
+
+
+def _sealed(text: bytes) -> bytes:
+    """Put a checksum before the text; Parquet guards the pages of a file, but not what it says of itself."""
+    return b"%08x %b" % (zlib.crc32(text), text)
+
+
+def _meta(schema: pa.Schema) -> Meta:
+    checksum, text = schema.metadata[_META].split(b" ", 1)
+    if checksum != b"%08x" % zlib.crc32(text):
+        raise ValueError("what it says of itself was altered")
+    return Meta(**json.loads(text))
 
 
 def _cells(orders: Sequence[Order], field: pa.Field) -> Iterable[Any]:

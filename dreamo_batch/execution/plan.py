@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.run import archive
-from dreamo_batch.run.budget import highest_price, price_of
-from dreamo_batch.run.coordinator import Assignment
-from dreamo_batch.run.state import FAILURES, Order, Stage, State, next_number
+from dreamo_batch.execution import archive
+from dreamo_batch.execution.budget import highest_price, price_of
+from dreamo_batch.execution.coordinator import Assignment
+from dreamo_batch.execution.state import FAILURES, Order, Stage, State, next_number
 from dreamo_batch.service.failures import Failure, Kind, is_unbilled_and_retryable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
-    from dreamo_batch.run.schedule import Key
+    from dreamo_batch.execution.schedule import Key
     from dreamo_batch.table.jobs import Prepared
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS

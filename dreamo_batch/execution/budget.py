@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation, localcontext
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamo_batch.run.state import OPEN, ORDERED, Order, Stage, is_unresolved_cost
+from dreamo_batch.execution.state import OPEN, ORDERED, Order, Stage, is_unresolved_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,15 +11,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.errors import LedgerDamaged, OtherService
-from dreamo_batch.run import checkpoint, journal
-from dreamo_batch.run.directory import (
+from dreamo_batch.execution import checkpoint, journal
+from dreamo_batch.execution.directory import (
     SCHEMA_VERSION,
     Manifest,
     RunDirectory,
     new_entropy,
     refuse_newer,
 )
-from dreamo_batch.run.state import Event, ImpossibleEvent, Order, Stage, State
+from dreamo_batch.execution.state import Event, ImpossibleEvent, Order, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

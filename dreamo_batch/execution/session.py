@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.errors import DirectoryLocked
-from dreamo_batch.run import outcomes, runner
-from dreamo_batch.run.ledger import Ledger, interrupted, refuse_other_service
+from dreamo_batch.execution import outcomes, runner
+from dreamo_batch.execution.ledger import Ledger, interrupted, refuse_other_service
 
 if TYPE_CHECKING:
-    from dreamo_batch.run.clock import Clock
-    from dreamo_batch.run.directory import RunDirectory
-    from dreamo_batch.run.schedule import Key
-    from dreamo_batch.run.workers import Workers
+    from dreamo_batch.execution.clock import Clock
+    from dreamo_batch.execution.directory import RunDirectory
+    from dreamo_batch.execution.schedule import Key
+    from dreamo_batch.execution.workers import Workers
 
 _TAKEOVER_S: Final = 10.0
 
@@ -51,7 +51,7 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
     DirectoryLocked
         If another process works on it.
     LedgerDamaged, OtherService
-        See `dreamo_batch.run.ledger.Ledger`.
+        See `dreamo_batch.execution.ledger.Ledger`.
     """
     return _take_over(directory, service) or _open(directory, service, clock, entropy)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.run import durable
+from dreamo_batch.execution import durable
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
 

@@ -1,0 +1,102 @@
+"""Every notebook runs from top to bottom on the local gateway, without a key."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LARGEST_BYTES = 300_000
+
+# ipykernel and zmq leave their own sockets to the garbage collector.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def run_notebook(path: Path, runs: Path, timeout_s: int = 120) -> nbformat.NotebookNode:
+    """Execute a notebook in its own folder; a failure names the cell and shows only the notebook's frames."""
+    notebook = nbformat.read(path, 4)
+    at: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="k") as short:  # paths of unix sockets are limited
+        config = Config(
+            {
+                "AsyncKernelManager": {
+                    "transport": "ipc",
+                    "ip": f"{short}/k",
+                    "connection_file": f"{short}/k.json",
+                }
+            }
+        )
+        client = NotebookClient(
+            notebook,
+            config=config,
+            kernel_name="python3",
+            timeout=timeout_s,
+            shutdown_kernel="immediate",
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        client.on_cell_start = lambda **cell: at.update(cell=cell["cell_index"])
+        env = {name: value for name, value in os.environ.items() if not name.startswith("DREAMO_")}
+        try:
+            client.execute(env={**env, "DREAMO_RUNS": str(runs)})
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            raise AssertionError(_what_failed(path, notebook, at["cell"], error)) from None
+    return notebook
+
+
+def _what_failed(path: Path, notebook: nbformat.NotebookNode, at: int, error: Exception) -> str:
+    cell = notebook.cells[at]
+    output = next((o for o in cell.get("outputs", []) if o.output_type == "error"), None)
+    trace = _COLOURS.sub("", "\n".join(output.traceback)) if output else str(error)
+    frames = "\n".join(part for part in trace.split("\n\n") if "Cell In[" in part)
+    what = f"{output.ename}: {output.evalue}" if output else str(error)
+    return f"{path.name} cell {at}: {what}\n{cell.source}\n{frames}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_shows_pictures(path, tmp_path):
+    """No cell fails, and the reader sees at least one picture."""
+    notebook = run_notebook(path, tmp_path)
+    shown = {
+        kind
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", ())
+    }
+    assert shown & {"image/png", "image/jpeg"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_small_and_holds_no_widget_state(path):
+    """A committed notebook shows on a repository page: small, and without widget state that breaks the viewer."""
+    notebook = nbformat.read(path, 4)
+    assert path.stat().st_size < _LARGEST_BYTES
+    assert "widgets" not in notebook.metadata
+    assert not any(
+        "error" in output.output_type for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_a_sentence_above_each_cell_and_no_helpers(path):
+    """Each code cell follows a text cell, and none defines a function."""
+    cells = nbformat.read(path, 4).cells
+    for before, cell in itertools.pairwise(cells):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
+            assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE)
