@@ -84,8 +84,9 @@ def by_name(name: str) -> Engine:
     """
     # Imported here: the engines import this module, and `flat` needs nothing of what `preview` loads.
     from dreamo_batch.local.flat import Flat
+    from dreamo_batch.local.preview import Preview
 
-    engines: dict[str, type[Engine]] = {"flat": Flat, "preview": Flat}
+    engines: dict[str, type[Engine]] = {"flat": Flat, "preview": Preview}
     if name not in engines:
         raise ValueError(f"No engine is called {name!r}; choose one of {', '.join(sorted(engines))}.")
     return engines[name]()

@@ -57,7 +57,7 @@ class Flat:
         >>> Flat().generate(one, b"").content == Flat().generate(two, b"").content
         False
         """
-        hue = zlib.crc32(f"{order.seed} {order.prompt}".encode()) % _N_COLOURS
+        hue = zlib.crc32(repr((order.seed, order.prompt)).encode()) % _N_COLOURS
         remark = label.comment(self.name, order, reference)
         content = label.with_comment(_plain(order.width, order.height, hue), remark)
         return Picture(content, "image/jpeg", order.width, order.height)

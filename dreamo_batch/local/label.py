@@ -51,6 +51,26 @@ def exif(engine: str) -> Image.Exif:
     return block
 
 
+def banner(seed: int) -> str:
+    """Give the words that are written into the picture.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the order.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> banner(42)
+    'local preview - not a real DreamO result · seed 42'
+    """
+    return f"local preview - not a real DreamO result · seed {seed}"
+
+
 def comment(engine: str, order: Order, reference: bytes) -> bytes:
     """Give the JPEG comment: what was ordered, as JSON in ASCII.
 
