@@ -1,0 +1,44 @@
+"""The command line `dreamo-batch`: each command reads its arguments, makes one call, and prints.
+
+Data goes to standard output, progress and hints to standard error; `exits` says what the exit codes mean.
+
+Examples
+--------
+>>> sorted(main.commands)
+['demo', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
+"""
+
+from __future__ import annotations
+
+import click
+
+from dreamo_batch.cli import directories, local, tables
+from dreamo_batch.cli.door import Door
+
+__all__ = ["main"]
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dreamo-batch", message="%(package)s %(version)s")
+def main() -> None:
+    """Run tables of image-to-image jobs against the Spark DreamO service, and never pay twice unknowingly.
+
+    The same command again resumes. The API key is taken from DREAMO_API_KEY; with --local none is needed.
+
+    Exit codes: 0 every row done; 1 finished, not all of them; 2 bad usage, table or directory; 3 stopped, run
+    again to resume.
+    """
+
+
+for command in (
+    tables.validate,
+    tables.plan,
+    tables.run,
+    directories.status,
+    directories.results,
+    directories.retry,
+    directories.resolve,
+    local.serve,
+    local.demo,
+):
+    main.add_command(command)

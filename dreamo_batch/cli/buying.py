@@ -1,0 +1,146 @@
+"""What every command that buys has in common: whom it pays, who agrees to it, and how it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dreamo_batch import columns
+from dreamo_batch.cli import consent, exits
+from dreamo_batch.cli.output import hint, show_frame, show_summary
+from dreamo_batch.errors import RunStopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pandas as pd
+
+_HINTS: Final = {
+    columns.FAILED: "failed: `dreamo-batch results {0}` says why, `dreamo-batch retry {0}` orders them again.",
+    columns.AMBIGUOUS: "ambiguous: look at your bill, then `dreamo-batch resolve {0} ROW --task-id ID` or "
+    "`--not-sent`; `dreamo-batch retry {0} --classes ambiguous` orders them again and may pay twice.",
+    columns.IN_PROGRESS: "in progress: the same command again asks for them.",
+}
+
+
+def agree(
+    plan: Callable[[], pd.DataFrame],
+    run_dir: str,
+    options: Mapping[str, Any],
+    *,
+    is_local: bool,
+    is_agreed: bool,
+) -> None:
+    """See to it that what a call may spend was agreed to.
+
+    Parameters
+    ----------
+    plan : callable
+        Gives what would be bought; called only if somebody has to be asked.
+    run_dir : str
+        The run directory.
+    options : mapping
+        Options of the call.
+    is_local : bool
+        Whether the embedded gateway is used.
+    is_agreed : bool
+        Whether `--yes` was given.
+
+    Raises
+    ------
+    click.ClickException
+        If it was not.
+    SettingsError, OtherService
+        If the service can't be used, or not with this directory.
+    """
+    from dreamo_batch.service.settings import resolve
+
+    if is_local and options["base_url"] is not None:
+        raise click.UsageError("give --local or --base-url, not both")
+    settings = None if is_local else resolve(base_url=options["base_url"])
+    if settings is not None and consent.is_needed(settings, is_agreed=is_agreed):
+        _refuse_other_service(run_dir, settings.service_name)
+        consent.ask(plan(), settings, options)
+
+
+def finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
+    """Do the work, print what it came to, and give the exit code.
+
+    Parameters
+    ----------
+    work : callable
+        Buys, and gives the results.
+    run_dir : str
+        The run directory.
+    format_ : {"table", "json", "csv"}
+        How the summary is printed.
+    with_pictures : bool
+        Whether pictures were to be saved.
+
+    Returns
+    -------
+    int
+        See `exits.of_results`.
+    """
+    import dreamo_batch as dreamo
+
+    try:
+        results = work()
+    except RunStopped as stopped:
+        if stopped.results is not None:
+            show_summary(dreamo.status(run_dir), format_)
+        raise
+    show_summary(dreamo.status(run_dir), format_)
+    _give_hints(results, run_dir, with_pictures=with_pictures)
+    return exits.of_results(results, with_pictures=with_pictures)
+
+
+def show_plan(planned: pd.DataFrame, format_: str, *, on_invalid: str = "raise") -> int:
+    """Print a plan, and give the exit code.
+
+    Parameters
+    ----------
+    planned : pandas.DataFrame
+        Columns of `dreamo_batch.columns.PLAN`.
+    format_ : {"table", "json", "csv"}
+        How it is printed.
+    on_invalid : {"raise", "skip"}
+        What the call would do about rows that can't be ordered.
+
+    Returns
+    -------
+    int
+        2 if the call would refuse the table.
+    """
+    show_frame(planned, format_)
+    counts = planned[columns.ACTION].value_counts()
+    counted = ", ".join(f"{counts[action]} {action}" for action in columns.ACTIONS if counts.get(action))
+    hint(f"{len(planned)} rows: {counted or 'none'}. Nothing was sent.")
+    is_refused = on_invalid == "raise" and (planned[columns.ACTION] == consent.INVALID).any()
+    return exits.UNUSABLE if is_refused else exits.DONE
+
+
+def _refuse_other_service(run_dir: str, service: str) -> None:
+    """Refuse another service's directory before anybody is asked to pay this one."""
+    from dreamo_batch.execution.directory import RunDirectory
+    from dreamo_batch.execution.ledger import refuse_other_service
+
+    directory = RunDirectory(run_dir)
+    manifest = directory.read_manifest()
+    if manifest is not None:
+        refuse_other_service(directory, manifest.service, service)
+
+
+def _give_hints(results: pd.DataFrame, run_dir: str, *, with_pictures: bool) -> None:
+    counts = results[columns.STATUS].value_counts()
+    for status, text in _HINTS.items():
+        if n := int(counts.get(status, 0)):
+            hint(f"{n} {text.format(run_dir)}")
+    n_unsaved = int(
+        ((results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()).sum()
+    )
+    if n_unsaved and with_pictures:
+        hint(
+            f"{n_unsaved} pictures could not be saved: the same command again fetches them; nothing is bought."
+        )

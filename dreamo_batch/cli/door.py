@@ -1,0 +1,138 @@
+"""The door of the process: how a command begins, and how it ends, whatever happens in it.
+
+Errors and interrupts become a line on standard error and an exit code; click's own handling of them, which knows
+one code only, is left out. The process leaves through `sys.exit`, so that answers still due are waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from dreamo_batch.cli import exits
+from dreamo_batch.cli.options import python_to_shell
+from dreamo_batch.cli.output import hint, silence
+from dreamo_batch.errors import DreamoError, InvalidTable, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+# Packages of the extras, by the name of the module that is missing without them.
+_EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel"}
+
+
+class Door(click.Group):
+    """The group of all commands; calling it runs one and leaves the process with its code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """List the commands in the order in which they are used."""
+        return list(self.commands)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and leave the process with its exit code.
+
+        Parameters
+        ----------
+        args : sequence of str, optional
+            Default: those of the process.
+        prog_name : str, optional
+            Name shown in usage lines.
+        complete_var : str, optional
+            As in click.
+        standalone_mode : bool
+            False: give the code back and let exceptions out, as click does.
+        **extra
+            As for `click.Context`.
+
+        Raises
+        ------
+        SystemExit
+            Always, in standalone mode.
+        """
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _take_signals()
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            with self.make_context(prog_name or "dreamo-batch", words, **extra) as context:
+                code = self.invoke(context) or exits.DONE
+        except BaseException as error:  # noqa: BLE001 - the last one to know of it says it, and gives the code
+            _tell(error)
+            code = exits.of_error(error)
+        sys.exit(code)
+
+
+def _take_signals() -> None:
+    """Let SIGTERM and SIGHUP count as an interrupt from the first moment to the last."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, handler in ((signal.SIGTERM, signal.default_int_handler), (signal.SIGHUP, _hang_up)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, handler)
+
+
+def _hang_up(number: int, _: FrameType | None) -> NoReturn:
+    """Interrupt once: a terminal and its shell both tell that the line is gone."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _tell(error: BaseException) -> None:
+    """Say on standard error what ended the command."""
+    match error:
+        case click.exceptions.Exit():
+            pass
+        case KeyboardInterrupt():
+            hint("interrupted")
+        case BrokenPipeError():
+            silence(sys.stdout)
+            silence(sys.stderr)
+        case click.ClickException():
+            _tell_usage(error)
+        case DreamoError():
+            _say(python_to_shell(str(error)))
+            if isinstance(error, InvalidTable):
+                hint("`dreamo-batch validate TABLE` lists every problem.")
+        case OSError():
+            _say(str(error))
+        case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
+            _say(f"{name} is not installed; it comes with pip install 'dreamo-batch[{_EXTRAS[name]}]'")
+        case _:
+            hint(_without_key("".join(traceback.format_exception(error))))
+
+
+def _tell_usage(error: click.ClickException) -> None:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        hint(error.ctx.get_usage())
+        hint(f"`{error.ctx.command_path} --help` tells more.")
+    _say(error.format_message())
+
+
+def _say(text: str) -> None:
+    hint(f"error: {_without_key(text)}")
+
+
+def _without_key(text: str) -> str:
+    from dreamo_batch.service.settings import KEY_VARIABLE, MASK, Secret
+
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        return text
+    try:
+        return Secret(key).mask(text)
+    except SettingsError:
+        return text.replace(key, MASK)

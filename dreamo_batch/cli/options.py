@@ -1,0 +1,195 @@
+"""The options of the commands; those of `run` are declared once, for every command that takes them.
+
+Examples
+--------
+>>> RUN["max_cost"].opts
+['--max-cost']
+>>> python_to_shell('give unit_cost= or pilot=k, or pass on_invalid="skip"')
+'give --unit-cost or --pilot k, or pass --on-invalid skip'
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import click
+
+
+def _option(*flags: str, **attributes: Any) -> click.Option:
+    return click.Option(flags, **attributes)
+
+
+# Every keyword of `run()` but key, client, gateway and progress; names and defaults are those of the function.
+RUN: Final[dict[str, click.Option]] = {
+    "base_url": _option(
+        "--base-url",
+        metavar="URL",
+        help="Where the service is; default: DREAMO_BASE_URL, else the public gateway.",
+    ),
+    "max_cost": _option(
+        "--max-cost",
+        metavar="USD",
+        help="Cap over everything ever ordered in the directory; stored until given anew, inf lifts it.",
+    ),
+    "unit_cost": _option(
+        "--unit-cost",
+        metavar="USD",
+        help="What each order reserves; default: what the service tells, or was seen.",
+    ),
+    "pilot": _option(
+        "--pilot",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="With a cap and no known price: buy up to N orders first, which the cap can't bind.",
+    ),
+    "max_in_flight": _option(
+        "--max-in-flight",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Tasks at the service at once.",
+    ),
+    "download": _option("--download/--no-download", default=True, help="Save the pictures, or don't."),
+    "fix_images": _option(
+        "--fix-images",
+        is_flag=True,
+        help="Send corrected copies of pictures that the service would not take.",
+    ),
+    "on_invalid": _option(
+        "--on-invalid",
+        type=click.Choice(["raise", "skip"]),
+        default="raise",
+        show_default=True,
+        help="What to do about rows that can't be ordered.",
+    ),
+    "on_ambiguous": _option(
+        "--on-ambiguous",
+        type=click.Choice(["hold", "resubmit"]),
+        default="hold",
+        show_default=True,
+        help="resubmit: order rows again that were ambiguous before; they may be paid twice.",
+    ),
+    "max_attempts": _option(
+        "--max-attempts",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Orders of a job in all, for failures that are known to be unbilled.",
+    ),
+    "retry_failed": _option(
+        "--retry-failed", is_flag=True, help="Order rows again, once, that had failed before."
+    ),
+    "random_seed": _option(
+        "--random-seed",
+        type=click.Choice(["record", "service"]),
+        default="record",
+        show_default=True,
+        help="record: draw missing seeds before sending; service: leave it to the service.",
+    ),
+    "task_timeout_s": _option(
+        "--task-timeout-s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=900.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for a task in this call; the next call asks for it again.",
+    ),
+    "base_dir": _option(
+        "--base-dir",
+        metavar="DIR",
+        help="Where relative image paths start; default: the table file's folder.",
+    ),
+}
+# The table of a directory is stored as it was checked.
+ABOUT_TABLE: Final = ("fix_images", "on_invalid", "random_seed", "base_dir")
+
+# What `plan` can be told; it takes the others too, so that a line can be planned before it is run.
+PLAN: Final = (
+    "unit_cost",
+    "download",
+    "fix_images",
+    "on_ambiguous",
+    "max_attempts",
+    "retry_failed",
+    "random_seed",
+    "base_dir",
+)
+
+TABLE: Final = click.Argument(["table"])
+RUN_DIR: Final = click.Argument(["run_dir"], required=False)
+RUN_DIR_OPTION: Final = _option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
+LOCAL: Final = _option(
+    "--local",
+    is_flag=True,
+    help="Use the embedded local gateway: no key, no cost; its state is kept in the run directory.",
+)
+YES: Final = _option("--yes", is_flag=True, help="Agree to what it costs, without being asked.")
+FORMAT: Final = _option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the data on standard output is written.",
+)
+
+_PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
+
+
+def run_dir_of(argument: str | None, option: str | None) -> str:
+    """Give the run directory, named as an argument or with `--run-dir`.
+
+    Parameters
+    ----------
+    argument, option : str or None
+        The two ways; exactly one must be used.
+
+    Returns
+    -------
+    str
+        The directory.
+
+    Raises
+    ------
+    click.UsageError
+        If it is named in no way, or in both.
+
+    Examples
+    --------
+    >>> run_dir_of(None, "runs/first")
+    'runs/first'
+    """
+    named = argument if option is None else option
+    if named is None or (argument is not None and option is not None):
+        raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
+    return named
+
+
+def python_to_shell(text: str) -> str:
+    """Spell the library's keywords in a message as options of the command line.
+
+    Parameters
+    ----------
+    text : str
+        A message.
+
+    Returns
+    -------
+    str
+        The same, for readers of a terminal.
+
+    Examples
+    --------
+    >>> python_to_shell('try gateway="local"')
+    'try --local'
+    """
+    return _PYTHON.sub(_as_option, text.replace('gateway="local"', "--local"))
+
+
+def _as_option(found: re.Match[str]) -> str:
+    flag = RUN[found[1]].opts[0]
+    value = found[2] or found[3]
+    return f"{flag} {value}" if value else flag
