@@ -12,6 +12,7 @@ Examples
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import ssl
@@ -44,11 +45,17 @@ _NEVER_BUILT: Final = (
     urllib3.exceptions.LocationValueError,
     urllib3.exceptions.InvalidHeader,
     urllib3.exceptions.ProxySchemeUnsupported,
+    http.client.InvalidURL,
     UnicodeEncodeError,
     UsageError,
     KeyMissing,
 )
-_FAULTS_OF_THE_LINE: Final = (OSError, requests.RequestException, urllib3.exceptions.HTTPError)
+_FAULTS_OF_THE_LINE: Final = (
+    OSError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+)
 # Links to pictures are signed: who has the query has the picture.
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
 

@@ -34,6 +34,7 @@ _DECIMAL: Final = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # A time beyond this (in the year 5138, read as seconds) is in milliseconds.
 _MILLISECONDS_FROM: Final = 1e11
+_CODE_BELOW: Final = 10**12
 _CODE_KEYS: Final = ("error_code", "code")
 _MESSAGE_KEYS: Final = ("error_message", "message", "msg", "detail", "reason", "error")
 _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
@@ -336,7 +337,8 @@ def code_text(value: Any) -> str | None:
     >>> code_text(3011095), code_text("003011095"), code_text("E1"), code_text(None)
     ('003011095', '003011095', 'E1', None)
     """
-    written = text(value) or number_text(value)
+    is_whole = isinstance(value, Decimal) and abs(value) < _CODE_BELOW and value % 1 == 0
+    written = text(value) or number_text(int(value) if is_whole else value)
     if written is None or not (written.isascii() and written.isdigit()):
         return written
     return written.zfill(ERROR_CODE_DIGITS)

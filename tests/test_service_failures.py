@@ -1,0 +1,441 @@
+"""What failures mean: nothing that may have arrived is ever taken for something that did not."""
+
+from __future__ import annotations
+
+import builtins
+import http.client
+import inspect
+import json
+import socket
+import ssl
+import zlib
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+import requests
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch import errors
+from dreamo_batch.service import causes, failures, retry_after
+from dreamo_batch.service.failures import Failure, Kind, from_exception, from_response, from_task
+from dreamo_batch.service.parameters import ERROR_CODES
+from dreamo_batch.service.wire import ServiceMessage, Task
+
+OPERATIONS = ("create", "fetch", "precharge", "download")
+MAY_HAVE_ARRIVED, PERMANENT, STOP, TRANSIENT = (
+    Kind.MAY_HAVE_ARRIVED,
+    Kind.PERMANENT,
+    Kind.STOP,
+    Kind.TRANSIENT,
+)
+
+
+# Answers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kinds", "error_class"),
+    [
+        (200, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "unreadable"),
+        (204, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "unreadable"),
+        (101, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "unreadable"),
+        (302, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "redirected"),
+        (307, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "redirected"),
+        (400, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
+        (401, (STOP, STOP, STOP, PERMANENT), "access_refused"),
+        (402, (STOP, STOP, STOP, PERMANENT), "access_refused"),
+        (403, (STOP, STOP, STOP, PERMANENT), "access_refused"),
+        (408, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "no_answer"),
+        (413, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
+        (422, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
+        (429, (TRANSIENT, TRANSIENT, TRANSIENT, TRANSIENT), "rate_limited"),
+        (499, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
+        (500, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "server_error"),
+        (502, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "server_error"),
+        (503, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "server_error"),
+        (599, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "server_error"),
+        (999, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "server_error"),
+    ],
+)
+def test_every_status_means_what_it_means_to_the_operation(status, kinds, error_class):
+    """The table at the head of the module, for an answer without words."""
+    judged = [from_response(operation, status, {}, b"") for operation in OPERATIONS]
+    assert tuple(failure.kind for failure in judged) == kinds
+    assert {failure.error_class for failure in judged} == {error_class}
+    assert all(failure.is_outage == (status >= 500) for failure in judged)
+    assert all(failure.http_status == status and failure.message for failure in judged)
+
+
+@given(
+    st.integers(100, 999),
+    st.binary(max_size=30)
+    | st.sampled_from([b'{"error": "no"}', b'{"id": "a", "error": {"code": 401}}', b'{"code": 429}']),
+)
+def test_only_429_makes_an_answered_create_transient(status, body):
+    """Whatever the body says: a create is sent again for nothing else."""
+    failure = from_response("create", status, {}, body)
+    assert (failure.kind is TRANSIENT) == (status == 429)
+    assert failure.kind is not PERMANENT or 400 <= status < 500 or 200 <= status < 300
+
+
+def test_a_create_that_is_not_found_is_rejected_and_a_task_that_is_not_found_is_gone():
+    """404 speaks of the path in the one case and of the task in the other."""
+    assert from_response("create", 404, {}, b"").error_class == "rejected"
+    assert from_response("download", 404, {}, b"").error_class == "rejected"
+    assert from_response("fetch", 404, {}, b"<html>").error_class == "task_not_found"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"message": "Task not found"}'),
+        (400, b'{"error": {"code": "task_not_found", "message": ""}}'),
+        (422, b'{"detail": "task abc does not exist"}'),
+        (403, b'{"error": "Task Not Found"}'),
+        (200, b'{"status": {"code": 404, "message": "Task not found"}, "data": null}'),
+    ],
+)
+def test_a_lost_task_is_known_by_its_words(status, body):
+    """The family answers it with several statuses."""
+    failure = from_response("fetch", status, {}, body)
+    assert (failure.kind, failure.error_class) == (PERMANENT, "task_not_found")
+    assert from_response("create", status, {}, body).error_class != "task_not_found"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "error_class", "code"),
+    [
+        ({"error": "no"}, PERMANENT, "rejected", None),
+        ({"error": {"code": "003011001", "message": "m"}}, PERMANENT, "rejected", "003011001"),
+        ({"error": {"code": 3011099, "message": "m"}}, PERMANENT, "creation_error", "003011099"),
+        ({"error": {"code": 110001, "message": "m"}}, PERMANENT, "moderation", "000110001"),
+        ({"error": {"code": 401, "message": "m"}}, STOP, "access_refused", "000000401"),
+        ({"status": {"code": 403, "message": "m"}, "data": None}, STOP, "access_refused", "000000403"),
+        ({"error": {"code": 429, "message": "m"}}, PERMANENT, "rejected", "000000429"),
+    ],
+)
+def test_a_refusal_with_http_200_is_permanent_unless_it_is_about_the_key(body, kind, error_class, code):
+    """A bad key concerns every row, so that it must not fail them one by one."""
+    failure = from_response("create", 200, {}, json.dumps(body).encode())
+    assert (failure.kind, failure.error_class, failure.code) == (kind, error_class, code)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "error_class"),
+    [
+        ("003011004", "Invalid parameter: names are case-sensitive", "rejected"),
+        ("003011095", "Pre Img Risk Not Pass", "moderation"),
+        (None, "input image may contain sensitive information", "moderation"),
+        ("50511", "m", "moderation"),
+        ("E1", "m", "rejected"),
+    ],
+)
+def test_moderation_is_told_from_other_rejections(code, message, error_class):
+    """By code or words, but not for codes that mean something else."""
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    assert from_response("create", 400, {}, body).error_class == error_class
+
+
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [
+        ("https://me:pw@other.example/a?token=secret", "other.example"),
+        ("/login?token=secret", "another path"),
+        ("http://[", "another path"),
+        (None, "another path"),
+    ],
+)
+def test_a_redirect_is_named_by_its_host_alone(location, named):
+    """Its path and query may be signed."""
+    headers = {} if location is None else {"location": location}
+    failure = from_response("create", 307, headers, b"")
+    assert named in failure.message
+    assert "secret" not in str(failure)
+    assert "pw" not in str(failure)
+
+
+def test_a_failure_reads_as_a_sentence():
+    """What happened, where, why, and what to do."""
+    failure = from_response("create", 401, {}, b'{"error": {"code": "E1", "message": "bad key"}}')
+    assert str(failure) == (
+        "access_refused (HTTP 401, code E1): bad key; check the API key, its permissions and the account's credit"
+    )
+    assert "look before sending it again" in str(from_response("create", 500, {}, b""))
+    assert str(Failure(TRANSIENT, "no_answer", task_id="a")) == (
+        "no_answer (task a): no reason given; it may be asked again"
+    )
+
+
+# Waiting times -------------------------------------------------------------------------------------------------
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({"Retry-After": "12"}, b"", 12.0),
+        ({"retry-after": " 1.5 "}, b"", 1.5),
+        ({"RETRY-AFTER": "-3"}, b"", 0.0),
+        ({"Retry-After": "1e9"}, b"", 86400.0),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}, b"", 30.0),
+        ({"Retry-After": "Tuesday, 14-Nov-23 22:13:50 GMT"}, b"", 30.0),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:13:00 GMT"}, b"", 0.0),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT", "Date": "Tue, 14 Nov 2023 22:13:48 GMT"}, b"", 2.0),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT", "Date": "today"}, b"", 30.0),
+        ({"Retry-After": "soon"}, b"", None),
+        ({"Retry-After": "nan"}, b"", None),
+        ({"Retry-After": "Tue, 99 Nov 99999 22:13:50 GMT"}, b"", None),
+        ({"Retry-After": ""}, b'{"retry_after": 3}', 3.0),
+        ({"Retry-After": "4"}, b'{"retry_after": 3}', 4.0),
+        ({}, b'{"error": {"retryAfter": "2.5"}}', 2.5),
+        ({}, b'{"detail": {"retry-after": 2}}', 2.0),
+        ({}, b'{"data": {"retry_after_ms": 1500}, "error": {}}', 1.5),
+        ({}, b'{"status": {"retry_after_seconds": 0}}', 0.0),
+        ({}, b'{"retry_after": true}', None),
+        ({}, b'{"retry_after": null, "error": "slow down"}', None),
+        ({}, b"<html>", None),
+        ({}, b"", None),
+    ],
+)
+def test_waiting_times_are_read_wherever_they_stand(headers, body, expected):
+    """Seconds or a date in the header, by the service's own clock if it tells it; or a number in the body."""
+    assert retry_after.read_wait(headers, body, now=NOW) == expected
+    assert from_response("create", 429, headers, body, now=NOW).retry_after_s == expected
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_header_makes_reading_a_waiting_time_crash(wait, date):
+    """Whatever stands there gives a bounded number or nothing."""
+    wait_s = retry_after.read_wait({"Retry-After": wait, "Date": date}, b"", now=NOW)
+    assert wait_s is None or 0 <= wait_s <= 86400
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_a_failed_task_has_the_class_of_its_code(code):
+    """The table of codes decides."""
+    failure = from_task(Task("a", "failed", error=ServiceMessage(code, None)))
+    assert (failure.kind, failure.error_class) == (PERMANENT, ERROR_CODES[code].error_class)
+    assert failure.message == ERROR_CODES[code].meaning
+
+
+def test_a_failed_task_without_a_known_code_is_a_service_error():
+    """With what words there are, and the excerpt."""
+    assert from_task(Task("a", "failed", error=ServiceMessage("E1", "m"))).error_class == "service_error"
+    failure = from_task(Task("a", "failed", excerpt="{}"))
+    assert (failure.error_class, failure.message, failure.excerpt) == (
+        "service_error",
+        "the service gave no reason",
+        "{}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        ("003011095", "Internal generation error", True),
+        ("003011095", "Post Img Risk Not Pass", False),
+        ("003011099", "Task creation error", True),
+        ("003011099", "upstream 50412: copyright", False),
+        ("003011096", "Result parsing error", False),
+        ("003011098", "Status check error", False),
+        ("003011001", "Missing prompt", False),
+        ("003011097", "HTTP error response", False),
+        ("003011097", "HTTP 429 Too Many Requests", True),
+        ("003011097", "status code: 503", True),
+        ("003011097", "status=400 retry in 500 ms", False),
+        ("003011097", "upstream code 50429", True),
+        ("003011097", "upstream code 50430", True),
+        ("003011097", "upstream code 50411", False),
+        ("003011097", "took 4290 ms", False),
+        ("003011097", "503: sensitive content", False),
+        ("000110001", "x", False),
+        (None, "HTTP 503", False),
+    ],
+)
+def test_only_what_the_table_calls_unbilled_is_worth_another_task(code, message, expected):
+    """095 and 099 but for moderation, 097 by its text."""
+    task = Task("a", "failed", error=ServiceMessage(code, message))
+    assert failures.is_unbilled_and_retryable(from_task(task)) is expected
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_completed_with_an_error_is_never_ordered_again_by_itself(code):
+    """The picture may have been made and billed."""
+    error = ServiceMessage(code, "HTTP 503")
+    failure = from_task(Task("a", "failed", error=error, is_completed_with_error=True))
+    assert failure.error_class == "completed_with_error"
+    assert not failures.is_unbilled_and_retryable(failure)
+
+
+# Exceptions ----------------------------------------------------------------------------------------------------
+
+WORDS = "what happened"
+ARGUMENTS = (
+    (WORDS,),
+    (None, WORDS),
+    (None, None, WORDS),
+    (WORDS, OSError(WORDS)),
+    (WORDS, "", 0),
+    (SimpleNamespace(tell=lambda: 3, length_remaining=5), b"zz"),
+    ("utf-8", b"x", 0, 1, WORDS),
+    ("utf-8", "x", 0, 1, WORDS),
+    ("x", 0, 1, WORDS),
+    (WORDS, None, OSError(WORDS)),
+    (),
+)
+
+
+def exception_classes() -> list[type[Exception]]:
+    modules = (
+        requests.exceptions,
+        urllib3.exceptions,
+        http.client,
+        ssl,
+        socket,
+        zlib,
+        builtins,
+        errors,
+        json,
+    )
+    found = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
+    groups = (Warning, BaseExceptionGroup)
+    return sorted(
+        (one for one in found if issubclass(one, Exception) and not issubclass(one, groups)),
+        key=lambda one: f"{one.__module__}.{one.__qualname__}",
+    )
+
+
+def made(exception_class: type[Exception]) -> Exception:
+    """Make one with the first arguments that it accepts."""
+    first = ((3, 5),) if exception_class is urllib3.exceptions.IncompleteRead else ()
+    for arguments in first + ARGUMENTS:
+        try:
+            return exception_class(*arguments)
+        except (TypeError, AttributeError):
+            continue
+    raise AssertionError(f"{exception_class} can't be made; add its arguments")
+
+
+def wrapped(exception: Exception) -> list[Exception]:
+    """Wrap it as requests and urllib3 do."""
+    caused = requests.exceptions.ConnectionError("Connection aborted")
+    caused.__cause__ = exception
+    return [
+        exception,
+        requests.exceptions.ConnectionError(urllib3.exceptions.MaxRetryError(None, "/", exception)),
+        requests.exceptions.ConnectionError(
+            urllib3.exceptions.ProtocolError("Connection aborted.", exception)
+        ),
+        requests.exceptions.ProxyError(
+            urllib3.exceptions.MaxRetryError(None, "/", urllib3.exceptions.ProxyError("Unable", exception))
+        ),
+        caused,
+    ]
+
+
+CLASSES = exception_classes()
+# What by its very class can't be raised once the connection stands: without this proof nothing counts as not sent.
+NEVER_CONNECTED = {
+    "ConnectTimeout",
+    "ConnectTimeoutError",
+    "NewConnectionError",
+    "NameResolutionError",
+    "gaierror",
+    "ConnectionRefusedError",
+    "SSLCertVerificationError",
+}
+NEVER_BUILT = {
+    "URLRequired",
+    "MissingSchema",
+    "InvalidSchema",
+    "InvalidURL",
+    "InvalidProxyURL",
+    "InvalidHeader",
+    "LocationValueError",
+    "LocationParseError",
+    "URLSchemeUnknown",
+    "ProxySchemeUnknown",
+    "ProxySchemeUnsupported",
+    "UnicodeEncodeError",
+    # ours
+    "UsageError",
+    "TableError",
+    "InvalidTable",
+    "SettingsError",
+    "PriceUnknown",
+    "KeyMissing",
+}
+
+
+def test_the_classes_that_are_looked_at_are_all_there_are():
+    """Every module that an exception of a request can come from is in the list."""
+    names = {one.__module__.partition(".")[0] for one in CLASSES}
+    assert {"requests", "urllib3", "http", "ssl", "socket", "zlib", "builtins", "json"} <= names
+    assert len(CLASSES) > 120
+    assert {one.__name__ for one in CLASSES} >= NEVER_CONNECTED | NEVER_BUILT
+
+
+@pytest.mark.parametrize("exception_class", CLASSES, ids=lambda one: f"{one.__module__}.{one.__qualname__}")
+def test_every_exception_is_a_failure_of_the_right_kind(exception_class):
+    """For every operation, bare and wrapped, with and without knowing whether the request went out."""
+    name = exception_class.__name__
+    for exception, operation in product(wrapped(made(exception_class)), OPERATIONS):
+        unknown = from_exception(operation, exception)
+        before = from_exception(operation, exception, was_sent=False)
+        after = from_exception(operation, exception, was_sent=True)
+        assert after.kind is (MAY_HAVE_ARRIVED if operation == "create" else TRANSIENT)
+        assert before.kind in (TRANSIENT, PERMANENT)
+        if name in NEVER_BUILT:
+            assert (unknown.kind, before.kind) == (PERMANENT, PERMANENT)
+        elif name in NEVER_CONNECTED:
+            assert unknown == before
+            assert (before.kind, before.error_class) == (TRANSIENT, "unreachable")
+        elif operation == "create":
+            assert unknown == after
+        for failure in (unknown, before, after):
+            assert failure.http_status is None
+            assert failure.message
+            assert len(failure.message) <= 300
+
+
+@pytest.mark.parametrize("exception_class", [one for one in CLASSES if issubclass(one, OSError)])
+def test_faults_of_the_line_before_sending_are_transient(exception_class):
+    """DNS, refused connections, proxies and handshakes: nothing arrived, so it can be sent again."""
+    if exception_class.__name__ not in NEVER_BUILT:
+        failure = from_exception("create", made(exception_class), was_sent=False)
+        assert (failure.kind, failure.error_class, failure.is_outage) == (TRANSIENT, "unreachable", True)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("t"), ValueError("v"), UnicodeError("u"), KeyError("k"), MemoryError()]
+)
+def test_a_create_that_can_not_be_built_is_permanent_and_one_that_breaks_later_may_have_arrived(error):
+    """What nobody foresaw is never transient."""
+    assert from_exception("create", error, was_sent=False).kind is PERMANENT
+    assert from_exception("create", error, was_sent=True).kind is MAY_HAVE_ARRIVED
+    assert from_exception("create", error).kind is MAY_HAVE_ARRIVED
+    assert not from_exception("create", error).is_outage
+
+
+def test_a_chain_that_bites_its_tail_is_read_once():
+    """Exceptions can be each other's context."""
+    one, other = OSError("one"), OSError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert causes.reason(one) == "OSError: other"
+
+
+def test_reasons_hide_the_query_of_every_link():
+    """Who has the query of a signed link has the picture."""
+    words = "HTTPSConnectionPool(host='o.example'): Max retries exceeded with url: /a.png?sig=s3cret (Caused by x)"
+    assert "s3cret" not in causes.reason(OSError(words))
+    assert "/a.png (Caused by x)" in causes.reason(OSError(words))
+    assert causes.without_query("why? see https://o.example/?a=1&b=2 and '/x?y'") == (
+        "why? see https://o.example/ and '/x'"
+    )

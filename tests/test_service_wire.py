@@ -1,0 +1,606 @@
+"""Payloads: every spelling the family is known for, and whatever else a service may write."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+import re
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch.errors import UsageError
+from dreamo_batch.service import payload, wire
+from dreamo_batch.service.parameters import STATUS_WORDS
+from dreamo_batch.service.wire import Price, Request, ServiceMessage, Task, Unreadable
+
+ID = "cq0example"
+LINK = "https://o.example/a.png?sign=1"
+OUTPUT = [{"content": [{"type": "image", "url": LINK, "size": 12345, "jobId": "j"}]}]
+DONE = {
+    "id": ID,
+    "status": "completed",
+    "model": "spark_dreamo",
+    "created_at": 1700000000,
+    "output": OUTPUT,
+    "usage": {"cost": "0.0286", "discount": 1},
+    "metadata": {"in_queue_at": 0.1, "completed_at": 3.25, "upload_at": 3.5},
+}
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.sampled_from(["completed", "Failed", "0.0286", "1e-3", LINK, "003011095", "success", ID])
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=5)
+            | st.sampled_from(["url", "code", "message", "error", "status", "cost", "content"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+READERS = (wire.read_created, wire.read_price, wire.read_error, lambda body: wire.read_task(body, ID))
+
+
+def written(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+def read(**changes) -> Task:
+    """Read a documented completed task with some fields changed; None takes a field out."""
+    merged = {name: value for name, value in (DONE | changes).items() if value is not ...}
+    return wire.read_task(written(merged), ID)
+
+
+# Writing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_create_is_written_as_documented():
+    """The model at the top, every parameter in one flat object."""
+    request = Request(
+        "a \u72d0 \U0001f98a", 7, 1664, 936, use_rephraser=False, image_url="https://x.example/a.png"
+    )
+    assert json.loads(wire.encode(request)) == {
+        "model": "spark_dreamo",
+        "input": [
+            {
+                "params": {
+                    "prompt": "a \u72d0 \U0001f98a",
+                    "seed": 7,
+                    "use_rephraser": False,
+                    "width": 1664,
+                    "height": 936,
+                    "image_urls": ["https://x.example/a.png"],
+                }
+            }
+        ],
+    }
+
+
+@given(st.text(st.characters()), st.integers(-1, 2**63 - 1), st.binary(min_size=1))
+def test_a_spliced_picture_reads_back_as_json(prompt, seed, picture):
+    """Splicing gives the same document as encoding the whole, whatever stands in the prompt."""
+    encoded = base64.b64encode(picture)
+    body = wire.encode(Request(prompt, seed, 512, 2048, use_rephraser=True, image_base64=encoded))
+    params = json.loads(body)["input"][0]["params"]
+    assert body.isascii()
+    assert params["binary_data_base64"] == [encoded.decode()]
+    assert (params["prompt"], params["seed"], params["height"]) == (prompt, seed, 2048)
+    assert "image_urls" not in params
+
+
+@pytest.mark.parametrize("pictures", [{}, {"image_url": "https://x.example/a.png", "image_base64": b"/9j/"}])
+def test_a_request_has_exactly_one_picture(pictures):
+    """None or two can't be ordered."""
+    with pytest.raises(UsageError, match="exactly one picture"):
+        Request("a", 1, 512, 512, use_rephraser=True, **pictures)
+
+
+def test_the_repr_of_a_request_leaves_the_picture_out():
+    """Megabytes of base64 have no place in a traceback."""
+    assert "AAAA" not in repr(Request("a", 1, 512, 512, use_rephraser=True, image_base64=b"AAAA" * 10))
+
+
+# A create's answer ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": ID, "created_at": 1700000000, "status": "in_progress", "model": "spark_dreamo"},
+        {"id": ID, "error": {"code": "003011095"}, "unknown": [1]},
+        {"task_id": ID},
+        {"status": {"code": 200, "message": "ok"}, "data": {"id": ID}},
+    ],
+)
+def test_an_id_is_found_wherever_the_family_puts_it(body):
+    """An id that was given out is never overlooked: it is worth money."""
+    assert wire.read_created(written(body)) == ID
+
+
+def test_a_numeric_id_is_read_as_its_text():
+    """Ids are texts here, whatever they are there."""
+    assert wire.read_created(b'{"id": 12345678901234567890123}') == "12345678901234567890123"
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf" + written({"id": ID}), b'{"id": "' + ID.encode() + b'", "m": "\xff"}']
+)
+def test_byte_order_marks_and_invalid_utf8_cost_no_id(body):
+    """What is readable of an answer is read."""
+    assert wire.read_created(body) == ID
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"error": {"code": "003011002", "error_message": "Missing image"}}, ("003011002", "Missing image")),
+        ({"error": {"code": 3011002, "message": "Missing image"}}, ("003011002", "Missing image")),
+        ({"error": "no"}, (None, "no")),
+        ({"error": 3011002}, ("003011002", None)),
+        ({"error": True, "message": "no"}, (None, "no")),
+        ({"id": "", "error": {"message": "no"}}, (None, "no")),
+        ({"id": None, "code": 110001, "message": "sensitive"}, ("000110001", "sensitive")),
+        (
+            {"status": {"code": 401, "message": "bad key", "error_code": ""}, "data": None},
+            ("000000401", "bad key"),
+        ),
+        ({"status": {"code": 400, "message": "m", "error_code": 3011004}, "data": None}, ("003011004", "m")),
+    ],
+)
+def test_a_refusal_with_http_200_is_read(body, told):
+    """An error without an id says that nothing was taken."""
+    assert wire.read_created(written(body)) == ServiceMessage(*told)
+    assert wire.read_refusal(written(body)) == ServiceMessage(*told)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"cq0example"',
+        b"{}",
+        b'{"id": "a b"}',
+        b'{"id": ".."}',
+        b'{"id": "\\ud800"}',
+        b'{"id": "a\\u0000"}',
+        b'{"id": true}',
+        b'{"error": {}}',
+        b'{"error": null}',
+        b'{"error": ""}',
+        b'{"error": {"code": 0, "message": "success"}}',
+        b'{"message": "ok"}',
+        b'{"code": 200, "message": "ok"}',
+        b'{"code": 1, "message": "success"}',
+        b'{"id": "cq0exam',
+        b"<html>",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe{\x00}\x00",
+    ],
+)
+def test_an_answer_with_neither_id_nor_error_is_unreadable(body):
+    """Nothing proves anything, so nothing is claimed."""
+    with pytest.raises(Unreadable) as caught:
+        wire.read_created(body)
+    assert len(caught.value.excerpt.encode()) <= 2000
+    assert wire.read_refusal(body) is None
+
+
+# A poll's answer -----------------------------------------------------------------------------------------------
+
+
+def test_a_documented_task_is_read_whole():
+    """Every documented field, and no excerpt because there is nothing odd about it."""
+    assert read() == Task(
+        task_id=ID,
+        status="completed",
+        urls=(LINK,),
+        cost="0.0286",
+        discount="1",
+        created_at=1700000000.0,
+        metadata={"in_queue_at": 0.1, "completed_at": 3.25, "upload_at": 3.5},
+    )
+
+
+@pytest.mark.parametrize("word", STATUS_WORDS)
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, lambda word: f" {word} "])
+def test_every_status_word_is_read_in_any_case(word, spell):
+    """All spellings of the family mean one of three."""
+    expected = STATUS_WORDS[word]
+    error = {"code": "003011098"} if expected == "failed" else ...
+    task = read(status=spell(word), error=error)
+    assert task.status == expected
+    assert expected in ("in_progress", "completed", "failed")
+    assert task.excerpt is None
+
+
+@pytest.mark.parametrize("status", ["resting", "", None, 7, [], True, ...])
+def test_an_unknown_status_means_not_finished(status):
+    """A word nobody knows ends no task, and the answer is kept to be looked at."""
+    task = read(status=status)
+    assert task.status == "in_progress"
+    assert json.loads(task.excerpt)["id"] == ID
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"code": "003011095", "error_message": "Internal"}, ("003011095", "Internal")),
+        ({"code": "003011095", "message": "Internal"}, ("003011095", "Internal")),
+        ({"code": 3011095, "message": "Internal"}, ("003011095", "Internal")),
+        ({"code": 3011095.0, "message": "Internal"}, ("003011095", "Internal")),
+        ({"code": None, "message": "Internal"}, (None, "Internal")),
+        ({"message": "Internal"}, (None, "Internal")),
+        ({"code": "E7"}, ("E7", None)),
+        ("Internal", (None, "Internal")),
+        (3011095, ("003011095", None)),
+        ("003011095", ("003011095", None)),
+        (["a", {"msg": "b"}, 5], (None, "a; b")),
+        ({"code": "\ud800", "message": "a\x00\udfffb"}, ("\ufffd", "a\ufffd\ufffdb")),
+    ],
+)
+def test_errors_are_read_in_every_shape(error, told):
+    """Object, text, number or list; codes padded to nine digits; texts that can be stored."""
+    task = read(status="failed", error=error, output=...)
+    assert task.status == "failed"
+    assert task.error == ServiceMessage(*told)
+    assert not task.is_completed_with_error
+
+
+def test_completed_together_with_an_error_is_failed():
+    """The service has been seen to say both; the links are kept."""
+    task = read(error={"code": "003011096", "message": "Result parsing error"})
+    assert (task.status, task.is_completed_with_error, task.urls) == ("failed", True, (LINK,))
+    assert task.excerpt is not None
+
+
+@pytest.mark.parametrize(
+    "error", [None, {}, "", " ", [], 0, False, {"code": None, "message": ""}, {"code": 0}, "0"]
+)
+def test_an_empty_error_is_no_error(error):
+    """Some answers carry the field whatever happened."""
+    task = read(error=error)
+    assert (task.status, task.error, task.excerpt) == ("completed", None, None)
+
+
+def test_a_failed_task_without_error_takes_its_words_from_elsewhere():
+    """A message beside the status is better than none."""
+    assert read(status="failed", message="out of paint").error == ServiceMessage(None, "out of paint")
+    task = read(status="failed")
+    assert (task.error, task.excerpt is not None) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        ("0.0286", "0.0286"),
+        ("0.0280", "0.0280"),
+        (" 1 ", "1"),
+        ("1e-3", "0.001"),
+        (".5", "0.5"),
+        ("", None),
+        (None, None),
+        ("-0.1", None),
+        ("free", None),
+        ("1_000", None),
+        ("\u0661", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("1e999999999", None),
+        (True, None),
+        ([], None),
+        ("9" * 50, None),
+    ],
+)
+def test_costs_as_text_are_exact_or_missing(cost, expected):
+    """Never a float, never a guess; an odd one is kept as an excerpt, an empty one is not odd."""
+    task = read(usage={"cost": cost})
+    assert task.cost == expected
+    assert (task.excerpt is None) == (expected is not None or cost in ("", None))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        ("0.0286", "0.0286"),
+        ("0.30000000000000004", "0.30000000000000004"),
+        ("2.86E-2", "0.0286"),
+        ("0.00000001", "0.00000001"),
+        ("0", "0"),
+        ("-0.0", "0.0"),
+        ("-1", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("1e400", None),
+        ("1e99999999999999999999", None),
+        ("1" * 5000, None),
+    ],
+)
+def test_costs_as_numbers_keep_every_digit(number, expected):
+    """What JSON says is what is booked."""
+    body = b'{"id": "%s", "status": "failed", "error": "x", "usage": {"cost": %s}}' % (
+        ID.encode(),
+        number.encode(),
+    )
+    assert wire.read_task(body, ID).cost == expected
+
+
+@pytest.mark.parametrize("usage", [None, [], "free", 5, {"cost": "0.01"}, ...])
+def test_any_usage_is_survived(usage):
+    """Without a cost that can be read there is none."""
+    assert read(usage=usage).cost == ("0.01" if isinstance(usage, dict) else None)
+
+
+@pytest.mark.parametrize(
+    ("discount", "expected"), [(1, "1"), (0.70, "0.7"), ("0.50", "0.50"), (None, None), ({}, None)]
+)
+def test_a_discount_is_kept_as_it_was_written(discount, expected):
+    """Nobody knows whether it is a rate or an amount."""
+    assert read(usage={"cost": "1", "discount": discount}).discount == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "urls"),
+    [
+        (OUTPUT + OUTPUT, (LINK,)),
+        ([{"content": [{"type": "video", "url": "HTTPS://o.example/1"}, {"url": "http://o.example/2"}]}], 2),
+        ([{"content": [{"url": LINK}]}, {"content": [{"url": "https://o.example/b"}]}], 2),
+        ([{"url": LINK}], (LINK,)),
+        ([LINK], (LINK,)),
+        ({"content": {"url": f" {LINK}\n"}}, (LINK,)),
+        ([{"content": [{"type": "https://no.example/link", "url": LINK}]}], (LINK,)),
+        ([{"content": [{"url": ""}, {"url": None}, {"url": "/relative"}, {"url": "ftp://o.example"}]}], ()),
+        ([{"content": [{"url": "https://o.example/a b"}, {"url": "https://o.example/\ud800"}]}], ()),
+        (None, ()),
+        (..., ()),
+    ],
+)
+def test_every_link_of_every_group_is_collected(output, urls):
+    """In order, whatever the type says; what is no http(s) link is none, and a completed task without one is odd."""
+    task = read(output=output)
+    assert (task.urls if isinstance(urls, tuple) else len(task.urls)) == urls
+    assert task.status == "completed"
+    assert (task.excerpt is None) == bool(task.urls)
+
+
+@pytest.mark.parametrize(
+    ("created_at", "expected"),
+    [
+        (1700000000, 1700000000.0),
+        ("1700000000", 1700000000.0),
+        (1700000000123, 1700000000.123),
+        ("2023-11-14T22:13:20Z", 1700000000.0),
+        ("2023-11-14T22:13:20", 1700000000.0),
+        ("2023-11-15T06:13:20+08:00", 1700000000.0),
+        ("soon", None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_creation_times_are_read_in_every_spelling(created_at, expected):
+    """Seconds, milliseconds, ISO texts with and without a zone."""
+    assert read(created_at=created_at).created_at == expected
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.5, 0.5), ("1", 1.0), (-1, None), (50, None), ("half", None)]
+)
+def test_progress_is_a_share_or_unknown(progress, expected):
+    """It is not to be trusted, so at least it is a number from 0 to 1."""
+    assert read(progress=progress).progress == expected
+
+
+def test_metadata_keeps_the_numbers_and_only_them():
+    """Texts of numbers count, everything else is left out, and there is an end to it."""
+    metadata = {
+        "in_queue_at": "0.5",
+        "completed_at": 3,
+        "note": "x",
+        "flag": True,
+        "nan": float("nan"),
+        "": 1,
+    }
+    assert read(metadata=metadata).metadata == {"in_queue_at": 0.5, "completed_at": 3.0}
+    assert len(read(metadata={f"m{i}": i for i in range(1000)}).metadata) == 50
+    assert read(metadata=[1]).metadata == {}
+
+
+def test_an_answer_about_another_id_is_kept_to_be_looked_at():
+    """The URL is what was asked; an id that differs is odd, not wrong."""
+    task = read(id="other")
+    assert (task.task_id, task.status) == (ID, "completed")
+    assert '"other"' in task.excerpt
+
+
+def test_a_task_in_an_envelope_is_found():
+    """Some of the family's endpoints wrap everything in `data`."""
+    for status in ({"code": 200, "message": "success"}, "success"):
+        assert wire.read_task(written({"status": status, "data": DONE}), ID) == read()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[1]",
+        b"{}",
+        b'{"status": "error", "message": "try again later"}',
+        b'{"status": {"code": 500, "message": "oops"}, "data": null}',
+        b'{"error": {"message": "internal"}}',
+        b'{"code": 0, "data": {}}',
+        b"<html>Bad Gateway</html>",
+        written(DONE)[:-20],
+    ],
+)
+def test_an_answer_that_is_not_about_the_task_ends_no_task(body):
+    """A gateway's own error with HTTP 200 must not fail a task that is paid for."""
+    with pytest.raises(Unreadable):
+        wire.read_task(body, ID)
+
+
+def test_an_error_with_the_id_but_without_a_status_is_a_failed_task():
+    """An error only ever comes with failed tasks."""
+    task = wire.read_task(written({"id": ID, "error": {"code": "003011099"}}), ID)
+    assert (task.status, task.error.code) == ("failed", "003011099")
+
+
+def test_of_repeated_fields_the_last_counts():
+    """As every JSON parser at hand has it."""
+    assert (
+        wire.read_task(b'{"status": "failed", "status": "completed", "output": []}', ID).status == "completed"
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "data", *DONE, "error", "progress", "message"]), values, max_size=9
+    )
+)
+def test_no_json_makes_reading_a_task_crash(fields):
+    """Arbitrary values in every field give a valid task or say that there is none."""
+    read_or_not = tried(
+        lambda body: wire.read_task(body, ID), json.dumps(DONE | fields, default=str).encode()
+    )
+    if isinstance(read_or_not, Unreadable):
+        assert len(read_or_not.excerpt.encode()) <= 2000
+    else:
+        assert_valid(read_or_not)
+
+
+@given(values)
+def test_no_json_makes_any_reader_crash(value):
+    """Each gives its dataclass or says that the answer can't be read."""
+    for reader in READERS:
+        result = tried(reader, written(value))
+        assert isinstance(result, str | ServiceMessage | Price | Task | Unreadable)
+        storable = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else str(result)
+        assert json.dumps(storable, ensure_ascii=False, allow_nan=False).encode()
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=80).map(lambda tail: written(DONE)[:150] + tail))
+def test_no_bytes_make_any_reader_crash(body):
+    """Not even those that are no JSON, no UTF-8, or cut off anywhere."""
+    for reader in READERS:
+        result = tried(reader, body)
+        assert isinstance(result, str | ServiceMessage | Price | Task | Unreadable)
+    told = wire.read_error(body)
+    assert told.message is None or told.message.encode()
+
+
+def tried(reader, body: bytes):
+    try:
+        return reader(body)
+    except Unreadable as unreadable:
+        return unreadable
+
+
+def assert_valid(task: Task) -> None:
+    assert task.task_id == ID
+    assert task.status in ("in_progress", "completed", "failed")
+    assert all(re.match("https?://", url, re.IGNORECASE) for url in task.urls)
+    assert task.cost is None or (
+        Decimal(task.cost).is_finite() and Decimal(task.cost) >= 0 and "E" not in task.cost
+    )
+    assert all(math.isfinite(value) for value in task.metadata.values())
+    assert task.created_at is None or math.isfinite(task.created_at)
+    assert task.progress is None or 0 <= task.progress <= 1
+    assert task.excerpt is None or len(task.excerpt.encode()) <= 2000
+    # Everything can be journaled: plain JSON, and UTF-8 at that.
+    json.dumps(dataclasses.asdict(task), ensure_ascii=False, allow_nan=False).encode()
+
+
+# Prices and errors ---------------------------------------------------------------------------------------------
+
+
+def test_a_price_is_read_as_documented():
+    """The cost keeps its digits; the rest is as the service wrote it."""
+    data = {
+        "billing_model": "x",
+        "cost": "0.0357",
+        "currency": "USD",
+        "discount": 0.7,
+        "updated_at": 1700000000000,
+    }
+    assert wire.read_price(written({"status": "success", "data": data})) == Price(
+        "0.0357", "0.7", "USD", None
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "failed", "data": {"cost": None}, "reason": "COST_CACHE_MISS"},
+        {"status": "failed", "data": {"cost": None, "reason": "COST_CACHE_MISS"}},
+        {"status": "failed", "cost": None, "reason": "COST_CACHE_MISS", "data": None},
+        {"error": {"message": "COST_CACHE_MISS"}},
+    ],
+)
+def test_an_unknown_price_has_a_reason(body):
+    """Wherever the service puts it."""
+    assert wire.read_price(written(body)) == Price(None, None, None, "COST_CACHE_MISS")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"error": {"code": "003011001", "error_message": "m"}}, ("003011001", "m")),
+        ({"error": {"code": "003011001", "message": "m"}}, ("003011001", "m")),
+        ({"error": {"code": "003011001"}, "message": "m", "code": 400}, ("003011001", "m")),
+        ({"message": "m"}, (None, "m")),
+        ({"error": "m"}, (None, "m")),
+        ({"detail": "m"}, (None, "m")),
+        ({"detail": {"code": 7, "msg": "m"}}, ("000000007", "m")),
+        ({"detail": [{"loc": ["body"], "msg": "a"}, {"msg": "b"}]}, (None, "a; b")),
+        ({"status": {"code": 401, "message": "m", "error_code": "E1"}, "data": None}, ("E1", "m")),
+        ({"code": 110001, "message": "m"}, ("000110001", "m")),
+        ("m", (None, "m")),
+        ({}, (None, None)),
+        (None, (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_error_bodies_are_read_in_every_shape(body, told):
+    """All of the family's shapes, and some that web frameworks make."""
+    assert wire.read_error(written(body)) == ServiceMessage(*told)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", None),
+        (b"  \n", None),
+        (b"upstream connect error", "upstream connect error"),
+        (b"<html><head><TITLE>\n502 Bad &amp; Gateway</TITLE></head><h1>x</h1>", "502 Bad & Gateway"),
+        (b"<h1>Not</h1>\n<p>here</p>", "Not here"),
+        (b'{"message": "cut o', '{"message": "cut o'),
+        (b"\xff\x00", "\ufffd\ufffd"),
+    ],
+)
+def test_error_bodies_that_are_no_json_give_what_a_person_would_read(body, message):
+    """A page's title, or its text."""
+    assert wire.read_error(body) == ServiceMessage(None, message)
+
+
+def test_long_texts_end():
+    """A service's words go into a table, not a novel."""
+    assert len(wire.read_error(written({"message": "x" * 10_000})).message) == 2000
+    assert len(payload.excerpt("\u72d0".encode() * 5000).encode()) <= 2000
+    assert len(payload.excerpt(b"\xff" * 5000).encode()) <= 2000
