@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 NAME: Final = "checkpoint.parquet"
 PREVIOUS: Final = "checkpoint-previous.parquet"
+# What reading a file that is missing, cut short, altered or of another kind raises.
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 _META: Final = b"dreamo_batch"
+_N_ROWS: Final = "n_rows"
 _PENDING: Final = "pending"
 _MICROSECONDS: Final = 1_000_000
 
@@ -78,7 +81,8 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
         Stored in the file's metadata.
     """
     table = to_arrow(state, pending)
-    metadata = {_META: _sealed(json.dumps(asdict(meta)).encode())}
+    note = asdict(meta) | {_N_ROWS: table.num_rows}
+    metadata = {_META: _sealed(json.dumps(note).encode())}
     table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
     pq.write_table(table, path, write_page_checksum=True)
 
@@ -114,16 +118,27 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
 
     Raises
     ------
-    OSError, ValueError, KeyError, TypeError
+    One of UNREADABLE
         If the file is missing, cut short, altered, or not a checkpoint.
     """
     table = pq.read_table(path, page_checksum_verification=True)
-    return table.select(SCHEMA.names).cast(SCHEMA), _meta(table.schema)
+    note = _note(table.schema)
+    if note.pop(_N_ROWS) != table.num_rows:
+        raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
+    return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)
 
 
 def read_meta(path: Path) -> Meta:
-    """Read only what a checkpoint says of itself."""
-    return _meta(pq.read_schema(path))
+    """Read only what a checkpoint says of itself.
+
+    Raises
+    ------
+    One of UNREADABLE
+        As for `read_table`.
+    """
+    note = _note(pq.read_schema(path))
+    del note[_N_ROWS]
+    return Meta(**note)
 
 
 def to_state(table: pa.Table) -> State:
@@ -167,11 +182,12 @@ def _sealed(text: bytes) -> bytes:
     return b"%08x %b" % (zlib.crc32(text), text)
 
 
-def _meta(schema: pa.Schema) -> Meta:
+def _note(schema: pa.Schema) -> dict[str, Any]:
     checksum, text = schema.metadata[_META].split(b" ", 1)
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("what it says of itself was altered")
-    return Meta(**json.loads(text))
+    note: dict[str, Any] = json.loads(text)
+    return note
 
 
 def _cells(orders: Sequence[Order], field: pa.Field) -> Iterable[Any]:

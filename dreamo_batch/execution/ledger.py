@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.errors import LedgerDamaged, OtherService
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from dreamo_batch.execution import checkpoint, journal
 from dreamo_batch.execution.directory import (
     SCHEMA_VERSION,
@@ -19,7 +19,7 @@ from dreamo_batch.execution.directory import (
     new_entropy,
     refuse_newer,
 )
-from dreamo_batch.execution.state import Event, ImpossibleEvent, Order, Stage, State
+from dreamo_batch.execution.state import Event, Order, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,14 +37,18 @@ _READ_TRIES: Final = 20
 class Recovered:
     """What the files of a ledger say, before anything is written.
 
-    `snapshot` and `tail` are the parts that `state` is folded from; `warnings` tell what was dropped.
+    `snapshot` and `tail` are the parts that `state` is folded from, `covers` the last journal that is in the
+    snapshot, `meta` the newest word on whose ledger it is; `damaged` names checkpoints that can't be read, and
+    `warnings` tell what was dropped.
     """
 
     snapshot: pa.Table | None
     tail: tuple[Event, ...]
     meta: checkpoint.Meta | None
+    covers: int
     last_number: int
-    warnings: tuple[str, ...] = field(default=())
+    damaged: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def state(self) -> State:
         """Fold everything.
@@ -54,14 +58,12 @@ class Recovered:
         LedgerDamaged
             If an event can't follow what is known of its order.
         """
-        state = State() if self.snapshot is None else checkpoint.to_state(self.snapshot)
         try:
+            state = State() if self.snapshot is None else checkpoint.to_state(self.snapshot)
             for event in self.tail:
                 state.apply(event)
-        except ImpossibleEvent as error:
-            raise LedgerDamaged(
-                f"the journal contradicts itself: {error}. Restore it from a copy."
-            ) from error
+        except (ValueError, TypeError) as error:  # an impossible event, or one with fields nobody knows
+            raise LedgerDamaged(f"the ledger contradicts itself: {error}. Restore it from a copy.") from error
         return state
 
 
@@ -100,54 +102,55 @@ def read(folder: Path) -> Recovered:
 
 
 def _read_once(folder: Path) -> Recovered:
-    snapshot, meta, warnings = _newest_checkpoint(folder)
+    snapshot, meta, damaged = _newest_checkpoint(folder)
     covers = meta.covers if meta else 0
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
-    _refuse_gaps(covers, wanted, folder)
+    _refuse_gaps(covers, wanted, folder, is_followed=meta is not None and meta.is_followed)
+    warnings = [f"{text}; what came before it and the journals are used instead" for text in damaged.values()]
     tail: list[Event] = []
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
         tail += contents.events
-        meta = _newer(meta, contents.header, covers)
+        meta = _newer(meta, contents.header, number, covers)
         if contents.n_torn_bytes:
             warnings.append(
                 f"{path.name}: the last {contents.n_torn_bytes} bytes were cut off in the middle of a write "
                 "and were dropped; nothing that was acknowledged is lost"
             )
-    return Recovered(snapshot, tuple(tail), meta, max([covers, *present]), tuple(warnings))
+    last_number = max([covers, *present])
+    return Recovered(snapshot, tuple(tail), meta, covers, last_number, tuple(damaged), tuple(warnings))
 
 
-def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta | None, list[str]]:
-    warnings = []
+def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta | None, dict[str, str]]:
+    """Give the newest checkpoint that can be read, and what is wrong with those that can't."""
+    damaged: dict[str, str] = {}
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
         try:
             table, meta = checkpoint.read_table(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            refuse_newer_checkpoint(path)
-            warnings.append(
-                f"{name} can't be read ({error}); what came before it and the journals are used instead"
-            )
+        except checkpoint.UNREADABLE as error:
+            _refuse_newer_checkpoint(path)
+            damaged[name] = f"{name} can't be read ({error})"
             continue
-        return table, meta, warnings
-    return None, None, warnings
+        return table, meta, damaged
+    return None, None, damaged
 
 
-def refuse_newer_checkpoint(path: Path) -> None:
+def _refuse_newer_checkpoint(path: Path) -> None:
     """Tell a checkpoint of a newer format from a damaged one."""
     try:
         schema = checkpoint.read_meta(path).schema
-    except (OSError, ValueError, KeyError, TypeError):
+    except checkpoint.UNREADABLE:
         return
     refuse_newer(schema, path)
 
 
-def _refuse_gaps(covers: int, wanted: list[int], folder: Path) -> None:
-    expected = list(range(covers + 1, covers + 1 + len(wanted)))
+def _refuse_gaps(covers: int, wanted: list[int], folder: Path, *, is_followed: bool) -> None:
+    expected = list(range(covers + 1, covers + 1 + max(len(wanted), is_followed)))
     if wanted != expected:
         missing = next(number for number in expected if number not in wanted)
         raise LedgerDamaged(
@@ -158,16 +161,21 @@ def _refuse_gaps(covers: int, wanted: list[int], folder: Path) -> None:
 
 
 def _newer(
-    meta: checkpoint.Meta | None, header: journal.Header | None, covers: int
+    meta: checkpoint.Meta | None, header: journal.Header | None, number: int, covers: int
 ) -> checkpoint.Meta | None:
     if header is None:  # killed while the file was being made: nothing was recorded in it
         return meta
-    if meta is not None and (meta.entropy, meta.service) != (header.entropy, header.service):
+    if header.number != number or (meta is not None and not _is_of_same_run(meta, header)):
         raise LedgerDamaged(
-            f"journal {header.number} belongs to another run (service {header.service}, not {meta.service}). "
-            "Files of two run directories were mixed; put each back where it came from."
+            f"the journal in place {number} is number {header.number} of a run with {header.service}, and does not "
+            "belong there. Files of two run directories were mixed, or renamed; put each back where it came from."
         )
     return checkpoint.Meta(header.schema, covers, header.generation, header.entropy, header.service)
+
+
+def _is_of_same_run(meta: checkpoint.Meta, header: journal.Header) -> bool:
+    is_later = header.generation >= meta.generation
+    return is_later and (meta.entropy, meta.service) == (header.entropy, header.service)
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
@@ -189,7 +197,7 @@ class Ledger:
     service : str
         Name of the service this call talks to.
     entropy : str, optional
-        What a new directory draws its seeds from; one in use keeps its own.
+        What this call drew its seeds from.
 
     Raises
     ------
@@ -197,6 +205,8 @@ class Ledger:
         If what is left of the ledger can't show all that was bought.
     OtherService
         If the directory belongs to another service.
+    DirectoryError
+        If `entropy` is not that of a directory in use.
 
     Examples
     --------
@@ -210,8 +220,7 @@ class Ledger:
     def __init__(self, directory: RunDirectory, service: str, entropy: str | None = None) -> None:
         self.directory = directory
         recovered = read(directory.path)
-        _set_damaged_aside(directory.path)
-        manifest = _reconcile(directory, recovered, service, entropy or new_entropy())
+        manifest = _reconcile(directory, recovered, service, entropy)
         self.warnings = recovered.warnings
         self.state = recovered.state()
         self.entropy = manifest.entropy
@@ -219,9 +228,14 @@ class Ledger:
         self.generation = manifest.generation + 1
         self._n_since = len(recovered.tail)
         self._unwritten: list[Event] = []
-        self._covered_before = _previous_covers(directory.path)
+        self._covered_before = recovered.covers
+        _set_aside(directory.path, recovered.damaged)
         self._journal = self._open_journal(recovered.last_number + 1)
-        directory.write_manifest(_opened(manifest, self.generation))
+        try:
+            directory.write_manifest(_opened(manifest, self.generation))
+        except BaseException:
+            self.abandon()
+            raise
 
     def record(self, events: Iterable[Event]) -> list[Order]:
         """Fold events in and put them in the journal's buffer; they count once `commit` has returned."""
@@ -252,14 +266,31 @@ class Ledger:
         return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, len(self.state))
 
     def checkpoint(self, pending: Iterable[str]) -> None:
-        """Start a new journal and write the state so far beside it."""
+        """Start a new journal and write the state so far beside it.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it. The ledger goes on in a journal that no checkpoint covers.
+        """
+        self.commit()
         covered = self._journal.header.number
-        self._rotate(covered, pending)
-        self._journal = self._open_journal(covered + 1)
+        fresh = self._open_journal(covered + 1)
+        self._journal.close()
+        self._journal = fresh
+        self._cover(covered, pending, is_followed=True)
 
     def close(self, pending: Iterable[str]) -> None:
-        """Write a last checkpoint and close."""
-        self._rotate(self._journal.header.number, pending)
+        """Write a last checkpoint and close.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it; `abandon` closes all the same.
+        """
+        self.commit()
+        self._cover(self._journal.header.number, pending, is_followed=False)
+        self._journal.close()
 
     @property
     def covers(self) -> int:
@@ -270,10 +301,11 @@ class Ledger:
         """Close without writing anything more, as when the disk is gone."""
         self._journal.close()
 
-    def _rotate(self, covered: int, pending: Iterable[str]) -> None:
-        self.commit()
-        self._journal.close()
-        meta = checkpoint.Meta(SCHEMA_VERSION, covered, self.generation, self.entropy, self.service)
+    def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> None:
+        """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
+        meta = checkpoint.Meta(
+            SCHEMA_VERSION, covered, self.generation, self.entropy, self.service, is_followed=is_followed
+        )
         folder = self.directory.path
         checkpoint.rotate(folder, lambda path: checkpoint.write(path, self.state, pending, meta))
         self._n_since = 0
@@ -292,19 +324,11 @@ def interrupted(state: State) -> list[Order]:
     return [order for order in state if order.stage is Stage.SENDING]
 
 
-def _set_damaged_aside(folder: Path) -> None:
-    """Keep a damaged checkpoint from taking the place of the good one before it."""
-    current = folder / checkpoint.NAME
-    if current.exists() and not _previous_covers(folder):
-        current.replace(folder / "checkpoint-damaged.parquet")
-
-
-def _previous_covers(folder: Path) -> int:
-    """Say up to which journal the checkpoint in place reaches; 0 where there is none to rely on."""
-    try:
-        return checkpoint.read_meta(folder / checkpoint.NAME).covers
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+def _set_aside(folder: Path, damaged: Iterable[str]) -> None:
+    """Keep a damaged checkpoint from taking the place of a good one."""
+    for name in damaged:
+        path = folder / name
+        path.replace(path.with_stem(f"{path.stem}-damaged"))
 
 
 def _opened(manifest: Manifest, generation: int) -> Manifest:
@@ -313,7 +337,7 @@ def _opened(manifest: Manifest, generation: int) -> Manifest:
     )
 
 
-def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str) -> Manifest:
+def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
     """Join manifest and ledger, and refuse where they show purchases that the ledger has lost."""
     manifest, meta = directory.read_manifest(), recovered.meta
     if meta is None and (directory.has_purchases() or (manifest and manifest.generation > 0)):
@@ -323,17 +347,29 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
             "ledger from a copy, or start a new run directory."
         )
     if meta is None:
-        return manifest or Manifest(service=service, entropy=entropy)
+        return manifest or Manifest(service=service, entropy=entropy or new_entropy())
+    refuse_newer(meta.schema, directory.path)
     if manifest is None:
         logger.warning("run.json is missing in %s and is rebuilt from the ledger", directory.path)
         manifest = Manifest(service=meta.service, entropy=meta.entropy)
+    _refuse_mixture(directory, manifest, meta)
+    refuse_other_service(directory, meta.service, service)
+    refuse_other_entropy(directory, meta.entropy, entropy)
+    return replace(manifest, generation=meta.generation)
+
+
+def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: checkpoint.Meta) -> None:
+    """Refuse a manifest and a ledger that are not of one directory at one time."""
+    if (manifest.entropy, manifest.service) != (meta.entropy, meta.service):
+        raise LedgerDamaged(
+            f"run.json in {directory.path} belongs to another run (service {manifest.service}) than its ledger "
+            f"(service {meta.service}). Files of two run directories were mixed; put each back where it came from."
+        )
     if manifest.generation > meta.generation:
         raise LedgerDamaged(
             f"run.json in {directory.path} knows of {manifest.generation} openings, the ledger only of "
             f"{meta.generation}: newer journals are missing. Restore them from a copy, or start a new run directory."
         )
-    refuse_other_service(directory, meta.service, service)
-    return replace(manifest, generation=meta.generation, entropy=meta.entropy, service=meta.service)
 
 
 def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> None:
@@ -348,4 +384,18 @@ def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> Non
         raise OtherService(
             f"{directory.path} belongs to the service {known}, and this call would use {asked}. Results of two "
             "services are never mixed: use another run directory, or the base URL the run was started with."
+        )
+
+
+def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) -> None:
+    """Refuse a table whose seeds were drawn for another directory: every seedless row would be bought again.
+
+    Raises
+    ------
+    DirectoryError
+        If another call made the directory after this one had looked.
+    """
+    if used not in (None, known):
+        raise DirectoryError(
+            f"{directory.path} was made by another call while this one prepared its table; run the same call again."
         )
