@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamo_batch.run.state import Event, Kind, Order, Stage
+from dreamo_batch.execution.state import Event, Kind, Order, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,11 +81,13 @@ ORDERED_STAGES = (Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETE
 def histories(draw: st.DrawFn, max_jobs: int = 4, max_orders: int = 3) -> list[Order]:
     """Orders of some jobs as a ledger may hold them; what never reached the service is its job's last."""
     orders = []
+    known = order_fields()
     for job_id in draw(st.lists(job_ids, unique=True, max_size=max_jobs)):
         n_orders = draw(st.integers(1, max_orders))
         for number in range(1, n_orders + 1):
             stages = tuple(Stage) if number == n_orders else ORDERED_STAGES
-            fields = draw(st.fixed_dictionaries({}, optional=dict(order_fields())))
+            names = draw(st.sets(st.sampled_from(sorted(known)), max_size=6))
+            fields = {name: draw(known[name]) for name in sorted(names)}
             orders.append(Order(job_id, number, draw(st.sampled_from(stages)), **fields))
     return orders
 
