@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.errors import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from dreamo_batch.table.jobs import Job
 
 logger = logging.getLogger(__name__)
+
+_WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Coordinator:
         """Seconds until time alone makes something possible; None: wait for an answer."""
         now = self._clock.monotonic()
         at = self.schedule.wake_at(now) if n_free else None
-        return None if at is None else max(0.0, at - now)
+        return None if at is None else min(max(0.0, at - now), _WAIT_MAX_S)
 
     def is_over(self) -> bool:
         """Whether this call has nothing more to do; says why if it stops early."""
@@ -180,7 +182,7 @@ class Coordinator:
         self.budget.change(before, after)
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
-        self._by_status[STATUS_OF[after.stage]] += weight
+        self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
         return after
 
     def stop(self, error: DreamoError) -> None:

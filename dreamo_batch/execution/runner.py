@@ -10,6 +10,8 @@ import atexit
 import logging
 import queue
 import threading
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.execution.state import Kind
@@ -93,16 +95,14 @@ class Runner:
         return len(self.coordinator.schedule.creating)
 
     def _run(self) -> None:
-        try:
-            self._loop()
-        except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
-            self.error = error
-        try:
-            if not self._is_handed_over:
-                self._close()
-        finally:
-            self.is_resting.set()
-            self.is_closed.set()
+        for step in (self._loop, self._await_creates, self._close):
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
+                self.error = self.error or error
+                self.coordinator.halt()
+        self.is_resting.set()
+        self.is_closed.set()
 
     def _loop(self) -> None:
         while not self._is_handed_over:
@@ -110,6 +110,15 @@ class Runner:
             if self.coordinator.is_over():
                 return
             self._take()
+
+    def _await_creates(self) -> None:
+        """Record the answers of creates on the wire, however the loop ended: they are money."""
+        while not self._is_handed_over and self.coordinator.schedule.creating and self.n_busy:
+            try:
+                self._take()
+            except Exception:  # whatever is wrong with one answer, the next may be a task id
+                logger.exception("an answer could not be taken in")
+            self._commit()
 
     def _give(self) -> None:
         n_free = self.workers.n - self.n_busy
@@ -163,17 +172,21 @@ class Runner:
             self.coordinator.storage_failed(error)
 
     def _close(self) -> None:
+        if self._is_handed_over:
+            return
         self.workers.stop()
+        with ExitStack() as last:  # each is called, whatever happens to the others
+            last.callback(self.session.close)
+            last.callback(self.on_close)
+            last.callback(self.coordinator.ledger.abandon)
+            self._close_ledger()
+
+    def _close_ledger(self) -> None:
         try:
             self.coordinator.ledger.close(self.coordinator.assignment.jobs)
         except OSError as error:
             self.coordinator.storage_failed(error)
             self._tell_unwritten()
-            self.coordinator.ledger.abandon()
-        try:
-            self.on_close()
-        finally:
-            self.session.close()
 
     def _tell_unwritten(self) -> None:
         """Put on the terminal what could not be put on the disk: these ids are paid for."""
@@ -212,9 +225,10 @@ def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
         runners = list(_live.values())
     for runner in runners:
         runner.interrupt()
+    until = time.monotonic() + timeout_s
     try:
         for runner in runners:
-            runner.is_closed.wait(timeout_s)
+            runner.is_closed.wait(max(0.0, until - time.monotonic()))
     except KeyboardInterrupt:
         logger.warning("left before every create was answered; those rows are ambiguous")
 

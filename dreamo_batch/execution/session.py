@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.errors import DirectoryLocked
+from dreamo_batch.errors import DirectoryLocked, StorageFailed
 from dreamo_batch.execution import outcomes, runner
-from dreamo_batch.execution.ledger import Ledger, interrupted, refuse_other_service
+from dreamo_batch.execution.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 
 if TYPE_CHECKING:
     from dreamo_batch.execution.clock import Clock
@@ -50,29 +50,39 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
     ------
     DirectoryLocked
         If another process works on it.
-    LedgerDamaged, OtherService
+    LedgerDamaged, OtherService, DirectoryError
         See `dreamo_batch.execution.ledger.Ledger`.
+    StorageFailed
+        If the directory can't be written to.
     """
-    return _take_over(directory, service) or _open(directory, service, clock, entropy)
+    return _take_over(directory, service, entropy) or _open(directory, service, clock, entropy)
 
 
 def _open(directory: RunDirectory, service: str, clock: Clock, entropy: str | None) -> Session:
     directory.lock()
-    try:
-        ledger = Ledger(directory, service, entropy)
-        ledger.record(outcomes.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
-        ledger.commit()
-    except BaseException:
-        directory.unlock()
-        raise
+    with ExitStack() as undo:
+        undo.callback(directory.unlock)
+        try:
+            ledger = Ledger(directory, service, entropy)
+            undo.callback(ledger.abandon)
+            ledger.record(outcomes.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
+            ledger.commit()
+        except OSError as error:
+            raise StorageFailed(
+                f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing is "
+                "ordered. Make room or mend the directory, then run the same call again.",
+                run_dir=directory.path,
+            ) from error
+        undo.pop_all()
     return Session(directory, ledger)
 
 
-def _take_over(directory: RunDirectory, service: str) -> Session | None:
+def _take_over(directory: RunDirectory, service: str, entropy: str | None) -> Session | None:
     old = runner.live(directory.path)
     if old is None:
         return None
     refuse_other_service(directory, old.coordinator.ledger.service, service)
+    refuse_other_entropy(directory, old.coordinator.ledger.entropy, entropy)
     on_the_wire = old.hand_over(_TAKEOVER_S)
     if on_the_wire is None:
         if not old.is_closed.wait(_TAKEOVER_S):
