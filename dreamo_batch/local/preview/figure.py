@@ -11,7 +11,6 @@ Examples
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -73,10 +72,7 @@ def load(reference: bytes, side_px: int) -> Image.Image:
     (100, 50)
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata, which say nothing about the pixels, and of bombs, refused below.
-            warnings.simplefilter("ignore")
-            picture = _decoded(reference, side_px)
+        picture = _decoded(reference, side_px)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
@@ -153,7 +149,7 @@ def put(stage: Stage, ground: Ground, picture: Image.Image) -> None:
     """
     figure = cut_out(picture)
     where = place(stage, ground, is_card=figure is None)
-    figure = _fitted(figure or _card(picture), stage, where)
+    figure = _fitted(figure or card(picture), stage, where)
     figure = _in_light(figure, stage)
     left = round(min(max(where.x - figure.width / 2, 0), stage.width - figure.width))
     top = round(where.foot - figure.height)
@@ -180,7 +176,7 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     return picture.crop(box)
 
 
-def _card(picture: Image.Image) -> Image.Image:
+def card(picture: Image.Image) -> Image.Image:
     """A print with a white border, round corners and soft edges."""
     edge = max(2, round(0.028 * max(picture.size)))
     size = picture.width + 2 * edge, picture.height + 2 * edge

@@ -112,9 +112,7 @@ def _windows(stage: Stage, row: float, blocks: list[_Block], lamp: Colour, near:
     opacity = 0.95 if hour in {"night", "dusk"} else 0.7
     with stage.canvas.layer(tint, rows=(row - stage.unit * 0.55, row), opacity=opacity) as pen:
         for block in blocks:
-            shape = int(block.tall / pitch / 1.35 - 0.6), int(block.wide / pitch - 0.6)
-            if min(shape) < 1:
-                continue
+            shape = max(1, int(block.tall / pitch / 1.35 - 0.6)), max(1, int(block.wide / pitch - 0.6))
             corner = block.left + (block.wide - shape[1] * pitch) / 2, row - block.tall + pitch * 0.7
             for k, j in np.argwhere(stage.rng.random(shape) < _LIT[hour] / 2).tolist():
                 x, y = corner[0] + j * pitch, corner[1] + k * pitch * 1.35

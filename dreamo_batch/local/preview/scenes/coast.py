@@ -72,8 +72,9 @@ def sea(stage: Stage) -> Ground:
         flyers.birds(stage, horizon, 7)
     _headland(stage)
     blades = stage.tint((86, 116, 80)), stage.tint((30, 50, 50))
-    front = lambda view: plants.grass(view, view.height, view.unit * 0.045, blades, density=0.6)  # noqa: E731
-    return Ground(0.935, front=front)
+    return Ground(
+        0.935, front=lambda view: plants.grass(view, view.height, view.unit * 0.045, blades, density=0.6)
+    )
 
 
 def _open_sea(stage: Stage) -> float:

@@ -1,0 +1,383 @@
+"""The pictures of the local gateway: equal for equal orders, different otherwise, and labelled."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamo_batch.local import label
+from dreamo_batch.local.engine import Order, by_name
+from dreamo_batch.local.preview import figure, words
+from dreamo_batch.local.preview.canvas import blank
+from dreamo_batch.local.preview.stage import Ground, set_up
+from dreamo_batch.local.preview.vocabulary import SCENES
+
+DATA = Path(__file__).parent.parent / "data"
+MASCOT = (DATA / "mascot.png").read_bytes()
+PHOTO = (DATA / "chelsea.jpg").read_bytes()
+ORDER = Order("a fox on the beach at sunset", 42, 512, 512, use_rephraser=True)
+PURE_BLUE = (0, 0, 255)
+
+
+def painted(order: Order = ORDER, reference: bytes = MASCOT, engine: str = "preview") -> Image.Image:
+    picture = by_name(engine).generate(order, reference)
+    image = Image.open(io.BytesIO(picture.content))
+    image.load()
+    assert image.size == (picture.width, picture.height)
+    return image
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of the colours of two thumbnails: what an eye sees from afar, 0 to 255."""
+    small = (np.asarray(image.convert("RGB").resize((32, 32)), dtype=float) for image in (one, other))
+    return float(np.abs(np.subtract(*small)).mean())
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def blue_share(image: Image.Image) -> float:
+    """Share of the pixels that are blue and nothing else."""
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=int), -1, 0)
+    return float(((blue > 120) & (red < 40) & (green < 40)).mean())
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+def test_equal_orders_give_equal_files(engine):
+    """A repeated order gives the same bytes, from another engine object and another thread too."""
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(lambda _: by_name(engine).generate(ORDER, MASCOT), range(4)))
+    assert len({picture.content for picture in pictures}) == 1
+    assert pictures[0].media_type == "image/jpeg"
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 43}, {"prompt": "a fox on the beach at sunset!"}, {"use_rephraser": False}, {"width": 520}],
+)
+def test_different_orders_give_different_files(engine, change):
+    """Whatever is ordered differently, the file differs."""
+    other = by_name(engine).generate(replace(ORDER, **change), MASCOT)
+    assert other.content != by_name(engine).generate(ORDER, MASCOT).content
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+def test_another_reference_gives_another_file(engine):
+    """The reference counts, also where it is not looked at."""
+    one, other = (by_name(engine).generate(ORDER, reference).content for reference in (MASCOT, PHOTO))
+    assert one != other
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+@pytest.mark.parametrize(
+    "size", [(512, 512), (512, 2048), (1664, 936), (4096, 512), (512, 4096), (8191, 512)]
+)
+def test_pictures_have_the_size_ordered(engine, size):
+    """All sizes that may be ordered work, thin ones too, and the file says JPEG."""
+    image = painted(replace(ORDER, width=size[0], height=size[1]), engine=engine)
+    assert image.size == size
+    assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+def test_files_say_what_they_are(engine):
+    """EXIF and JPEG comment carry the label, and the comment the whole order."""
+    order = replace(ORDER, prompt="狐狸 \U0001f98a")
+    image = painted(order, engine=engine)
+    assert image.getexif()[label.IMAGE_DESCRIPTION_TAG] == "Local preview, not a real DreamO result"
+    assert image.getexif()[label.SOFTWARE_TAG] == f"dreamo-batch local gateway, engine {engine}"
+    comment = json.loads(image.info["comment"])
+    assert comment.pop("reference_crc32") > 0
+    assert comment == {
+        "engine": engine,
+        "prompt": "狐狸 \U0001f98a",
+        "seed": 42,
+        "width": 512,
+        "height": 512,
+        "use_rephraser": True,
+    }
+
+
+def test_comment_holds_the_longest_prompt():
+    """A prompt that would burst a JPEG comment is cut, and the picture still opens."""
+    image = painted(replace(ORDER, prompt="\U0001f98a" * 20_000), engine="flat")
+    assert len(json.loads(image.info["comment"])["prompt"]) == 5000
+
+
+def test_preview_is_signed_in_the_picture():
+    """White words on a dark band stand in the lower left corner, and name the seed."""
+    grey = np.asarray(painted().convert("L"), dtype=int)
+    corner = grey[480:510, 5:300]
+    assert corner.max() - corner.min() > 90
+    assert "not a real DreamO result · seed 42" in label.banner(42)
+
+
+def test_seeds_look_different():
+    """Six seeds of one prompt are far from each other, seen as thumbnails."""
+    images = [painted(replace(ORDER, prompt="a fox in the mountains", seed=seed)) for seed in range(6)]
+    pairs = [difference(one, other) for k, one in enumerate(images) for other in images[:k]]
+    assert min(pairs) > 8
+    assert np.mean(pairs) > 25
+
+
+def test_prompts_look_different():
+    """Different scenes, and words that are not known, are far from each other."""
+    prompts = ["beach", "space", "snowy night", "cafe", "a wug", "a gostak", "forest", "城市"]
+    images = [painted(replace(ORDER, prompt=prompt)) for prompt in prompts]
+    pairs = [difference(one, other) for k, one in enumerate(images) for other in images[:k]]
+    assert min(pairs) > 8
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese", "scene"),
+    [
+        ("on the beach", "在沙滩上", "beach"),
+        ("at sea", "在大海上", "sea"),
+        ("coral reefs", "海底的珊瑚", "underwater"),
+        ("in the mountains", "山顶", "mountain"),
+        ("by a lake", "湖边", "lake"),
+        ("in the snow", "雪地里", "snow"),
+        ("in a forest", "在森林里", "forest"),
+        ("desert", "沙漠", "desert"),
+        ("city streets", "城市街头", "city"),
+        ("in a cafe", "在咖啡馆", "cafe"),
+        ("in outer space", "在太空", "space"),
+        ("in a garden", "在花园里", "meadow"),
+        ("in the sky", "天空中", "sky"),
+        ("a castle", "城堡", "village"),
+    ],
+)
+def test_scenes_are_read_in_both_languages(english, chinese, scene):
+    """English and Chinese name the same scenes, and each can be painted, light or dark."""
+    for prompt in (english, chinese):
+        assert words.read(prompt, 1, use_rephraser=True).scene == scene
+    for hour in ("dawn", "night"):
+        image = painted(replace(ORDER, prompt=f"{english} at {hour}", seed=5))
+        assert image.convert("L").getextrema()[1] > 60
+
+
+def test_every_scene_is_tested():
+    """No scene is left out above."""
+    marks = test_scenes_are_read_in_both_languages.pytestmark[0].args[1]
+    assert {case[2] for case in marks} == set(SCENES)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "feature"),
+    [
+        ("a fox in the rain", "weather.rain"),
+        ("下雪了", "weather.snow"),
+        ("misty harbour", "weather.fog"),
+        ("樱花飘落", "weather.petals"),
+        ("fireflies in the forest", "weather.fireflies"),
+        ("autumn leaves, maples", "season.autumn"),
+        ("northern lights", "sight.aurora"),
+        ("彩虹", "sight.rainbow"),
+        ("fireworks over the city", "sight.fireworks"),
+        ("hot-air balloons over a lake", "sight.balloons"),
+        ("seagulls at the beach", "sight.birds"),
+        ("水墨画", "style.ink"),
+        ("a vintage photograph", "style.film"),
+        ("anime, vibrant colours", "style.vivid"),
+        ("a gentle watercolour", "style.soft"),
+        ("半身像", "frame.close"),
+    ],
+)
+def test_weather_sights_and_styles_are_read_and_painted(prompt, feature):
+    """What the prompt asks for is read, and changes the picture's look."""
+    assert words.read(prompt, 1, use_rephraser=True).has(feature)
+    assert difference(painted(replace(ORDER, prompt=prompt)), painted(replace(ORDER, prompt=""))) > 3
+
+
+def test_cyberpunk_city_has_neon_at_night():
+    """One word may tell scene, hour and style."""
+    reading = words.read("cyberpunk", 1, use_rephraser=True)
+    assert (reading.scene, reading.hour, reading.has("style.vivid")) == ("city", "night", True)
+    red, _, blue = np.moveaxis(np.asarray(painted(replace(ORDER, prompt="cyberpunk")), dtype=int), -1, 0)
+    assert ((red > 170) | (blue > 170)).mean() > 0.02
+
+
+def test_hints_count_only_where_no_scene_is_named():
+    """Coffee alone is in a cafe, coffee by the sea is at the sea; a second scene is seen through the window."""
+    assert words.read("coffee and cake", 1, use_rephraser=True).scene == "cafe"
+    assert words.read("coffee by the sea", 1, use_rephraser=True).scene == "sea"
+    assert words.read("a cafe in the mountains", 1, use_rephraser=True).behind == "mountain"
+
+
+def test_colours_named_tint_the_picture():
+    """A red and a blue picture of the same seed differ in red and blue."""
+    means = {
+        name: np.asarray(painted(replace(ORDER, prompt=f"{name} meadow at noon"))).mean(axis=(0, 1))
+        for name in ("crimson", "azure")
+    }
+    assert means["crimson"][0] - means["crimson"][2] > means["azure"][0] - means["azure"][2] + 15
+
+
+def test_a_figure_with_alpha_is_cut_out():
+    """Only what the alpha shows is pasted: green lies under it and is not seen."""
+    sheet = Image.new("RGBA", (200, 200), (0, 255, 0, 0))
+    sheet.paste((0, 0, 255, 255), (60, 40, 140, 200))
+    image = painted(replace(ORDER, prompt="desert at noon"), encoded(sheet))
+    red, green, blue = np.moveaxis(np.asarray(image, dtype=int), -1, 0)
+    assert blue_share(image) > 0.05
+    assert not ((green > 200) & (red < 90) & (blue < 90)).any()
+
+
+def test_a_picture_without_alpha_is_a_card():
+    """The whole picture is shown, with a light border that the scene shines through at its edge."""
+    reference = encoded(Image.new("RGB", (200, 200), PURE_BLUE))
+    image = painted(replace(ORDER, prompt="desert at night"), reference)
+    assert blue_share(image) > 0.1
+    reference_card = figure.card(Image.new("RGBA", (200, 200), (*PURE_BLUE, 255)))
+    alpha = np.asarray(reference_card.getchannel("A"))
+    assert alpha[0, 0] == 0
+    assert alpha.max() == 255
+    assert len(np.unique(alpha)) > 20
+
+
+def test_framing_words_set_the_figure_s_size_and_place():
+    """Close-ups are large, wide shots small, left is left and right is right."""
+    sheet = Image.new("RGBA", (100, 100))
+    sheet.paste((0, 0, 255, 255), (30, 0, 70, 100))
+    reference = encoded(sheet)
+    image = {
+        word: painted(replace(ORDER, prompt=f"{word} desert at noon"), reference)
+        for word in ("close-up", "distant", "left", "right", "远景")
+    }
+    assert blue_share(image["close-up"]) > 4 * blue_share(image["distant"]) > 0
+    assert blue_share(image["close-up"]) > 4 * blue_share(image["远景"])
+    left_half = (0, 0, 256, 512)
+    assert blue_share(image["left"].crop(left_half)) > 0.1
+    assert blue_share(image["right"].crop(left_half)) == 0
+
+
+def test_figures_are_flipped_by_some_seeds_and_never_on_cards():
+    """Figures face both ways; photographs may hold text and faces, so they are not mirrored."""
+    places = [set_up("desert", seed, 64, 64) for seed in range(20)]
+    assert {figure.place(stage, Ground(0.9), is_card=False).is_flipped for stage in places} == {True, False}
+    assert not any(figure.place(stage, Ground(0.9), is_card=True).is_flipped for stage in places)
+
+
+def test_figures_in_space_float():
+    """Where nothing is underfoot a figure is turned and hangs in the middle."""
+    place = figure.place(set_up("space", 1, 100, 100), Ground(0.9, floats=True), is_card=False)
+    assert place.turn != 0
+    assert place.foot < 90
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I"])
+def test_references_of_every_mode_are_read(mode):
+    """Grey, palette, 16-bit and CMYK pictures are shown in their own brightness."""
+    if mode == "I;16":
+        reference = encoded(Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)))
+    elif mode == "I":
+        reference = encoded(Image.fromarray(np.full((40, 40), 40_000, dtype=np.int32)), "TIFF")
+    else:
+        kind = {"CMYK": "JPEG", "PA": "TIFF"}.get(mode, "PNG")
+        reference = encoded(Image.new("RGB", (40, 40), (200, 200, 200)).convert(mode), kind)
+    loaded = figure.load(reference, 64)
+    assert loaded.mode == "RGBA"
+    assert loaded.getpixel((20, 20))[0] > 140
+    assert painted(reference=reference).size == (512, 512)
+
+
+def test_palette_transparency_cuts_out():
+    """A PNG with a transparent palette colour has alpha, as one with a channel of its own."""
+    sheet = Image.new("P", (40, 40), 0)
+    sheet.putpalette([0, 255, 0, 0, 0, 255])
+    sheet.paste(1, (10, 10, 30, 40))
+    assert figure.cut_out(figure.load(encoded(sheet, transparency=0), 64)).size == (20, 30)
+
+
+def test_references_are_turned_upright():
+    """EXIF orientation is followed, so that phones' pictures do not lie on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert figure.load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
+
+
+def test_large_references_are_reduced():
+    """No more of a reference is kept than the picture can show."""
+    assert figure.load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
+
+
+def test_an_invisible_figure_is_treated_as_a_card():
+    """A fully transparent reference has nothing to cut out, and is no error."""
+    assert figure.cut_out(Image.new("RGBA", (20, 20))) is None
+    assert painted(reference=encoded(Image.new("RGBA", (20, 20)))).size == (512, 512)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 600), (600, 1)])
+def test_the_smallest_references_are_shown(shape):
+    """Slivers and single pixels are fitted in, whatever their shape."""
+    assert painted(reference=encoded(Image.new("RGB", shape, PURE_BLUE))).size == (512, 512)
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        (b"", "cannot identify"),
+        (b"<html>not a picture</html>", "cannot identify"),
+        (PHOTO[: len(PHOTO) // 2], "truncated"),
+        ((DATA / "faulty" / "huge_on_paper.png").read_bytes(), "pixels"),
+    ],
+)
+def test_unreadable_references_are_refused_in_words(reference, reason):
+    """What is no picture, broken or a bomb is a ValueError that says so."""
+    with pytest.raises(ValueError, match=f"can't be read: .*{reason}"):
+        by_name("preview").generate(ORDER, reference)
+
+
+def test_pictures_between_a_bomb_and_the_limit_are_refused():
+    """Pictures that Pillow would open but that are far beyond the service's limit are not decoded."""
+    with pytest.raises(ValueError, match="5200x5200 px are more than"):
+        figure.load(encoded(Image.new("1", (5200, 5200))), 64)
+
+
+def test_nothing_is_painted_beyond_the_canvas():
+    """Empty boxes and light outside the picture leave it as it is."""
+    canvas = blank(20, 20)
+    with canvas.layer((255, 255, 255)) as pen:
+        pen.box(10, 0, 5, 20)
+    canvas.glow((255, 255, 255), (100, 100), 10)
+    assert canvas.image.getextrema() == ((0, 0), (0, 0), (0, 0))
+
+
+def test_unknown_engines_are_refused_with_the_names_there_are():
+    """A typo is answered with the choices."""
+    with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview\."):
+        by_name("preveiw")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompt=st.text(max_size=60),
+    seed=st.integers(-(2**63), 2**64),
+    use_rephraser=st.booleans(),
+)
+def test_any_prompt_and_seed_can_be_read(prompt, seed, use_rephraser):
+    """Whatever is written, a scene, an hour and a generator come out, the same ones each time."""
+    one, two = (words.read(prompt, seed, use_rephraser=use_rephraser) for _ in range(2))
+    assert one == two
+    assert one.scene in SCENES
+    assert one.rng().integers(2**60) == two.rng().integers(2**60)
+
+
+@pytest.mark.parametrize("engine", ["flat", "preview"])
+@pytest.mark.parametrize("prompt", ["", " ", "\ud83e", "\0", "🦊" * 400, "b" * 800])
+def test_odd_prompts_are_painted(engine, prompt):
+    """Empty, broken, foreign and very long prompts give pictures too."""
+    assert painted(replace(ORDER, prompt=prompt, seed=-1), engine=engine).size == (512, 512)
