@@ -1,0 +1,175 @@
+"""Tables as files: CSV, TSV, JSON Lines, Parquet and Excel, by suffix.
+
+Examples
+--------
+>>> import tempfile
+>>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
+>>> write_table(pd.DataFrame({"prompt": ["NA"], "seed": pd.array([2**60], dtype="Int64")}), path)
+>>> read_table(path).to_dict("records")
+[{'prompt': 'NA', 'seed': 1152921504606846976}]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from dreamo_batch.errors import TableError
+from dreamo_batch.table import portable
+from dreamo_batch.table.delimited import read_delimited, write_delimited
+from dreamo_batch.table.guessing import guessed, typed
+from dreamo_batch.table.jsonlines import read_json_lines, write_json_lines
+from dreamo_batch.table.restoring import restored
+from dreamo_batch.table.schema import is_result
+from dreamo_batch.table.spreadsheets import read_workbook, write_workbook
+from dreamo_batch.table.writing import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Format(NamedTuple):
+    read: Callable[[Path], pd.DataFrame]
+    write: Callable[[pd.DataFrame, Path], None]
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    r"""Read a table of jobs, or of results, from a file.
+
+    Parameters
+    ----------
+    path : pathlib.Path or str
+        By suffix: ``.csv`` and ``.tsv`` (UTF-8, first line: names), ``.jsonl`` or ``.ndjson`` (one object a line),
+        ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Inputs and outputs with the dtypes of `columns.INPUTS` and `columns.OUTPUTS`: error codes keep their
+        zeros, seeds stay integers. An input column with a cell that can't be read so stays text, for `validate`
+        to show. Empty cells are missing, and nothing else is: a prompt ``NA`` is text. In CSV the user's own
+        columns are guessed, keeping identifiers such as ``007`` as text; Parquet comes back as stored.
+
+    Raises
+    ------
+    TableError
+        If there is no such file, it can't be read, or its format is not known.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
+    >>> _ = path.write_text("image,prompt,seed\ncat.png,a cat,42.5\n")
+    >>> read_table(path)["seed"].tolist()
+    ['42.5']
+    """
+    path = Path(path).expanduser()
+    kind = _format(path)
+    if path.is_dir():
+        raise TableError(
+            f"{path} is a folder. Give the table's file; results of a run directory come from load()."
+        )
+    if not path.exists():
+        raise TableError(f"There is no file {path.absolute()}. Check the path.")
+    try:
+        return kind.read(path)
+    except OSError as error:
+        raise TableError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = False) -> None:
+    r"""Write a table of jobs, or of results, to a file; whole or not at all.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What. Not changed. Except in Parquet, an index that means something becomes columns.
+    path : pathlib.Path or str
+        Where; the suffix decides as in `read_table`.
+    excel_safe : bool, default False
+        In CSV and TSV, put an apostrophe before text that a spreadsheet would take for a formula. Without it,
+        CSV is written verbatim. In Excel files text is always text.
+
+    Raises
+    ------
+    TableError
+        If the format is not known or can't hold the table, or the file can't be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
+    >>> write_table(pd.DataFrame({"prompt": ["=1+1"]}), path, excel_safe=True)
+    >>> path.read_text()
+    "prompt\n'=1+1\n"
+    """
+    path = Path(path).expanduser()
+    kind = _format(path)
+    if frame.columns.has_duplicates:
+        raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
+    if not path.parent.is_dir():
+        raise TableError(
+            f"There is no folder {path.parent.absolute()} to write {path.name} to. Make it first."
+        )
+    if excel_safe and path.suffix.lower() in _DELIMITED:
+        frame = portable.safe_for_spreadsheets(portable.with_index_as_columns(frame))
+    try:
+        with replacing(path) as temporary:
+            kind.write(frame, temporary)
+    except OSError as error:
+        raise TableError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def _format(path: Path) -> _Format:
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise TableError(
+            f"The format of {path.name!r} is not known by its suffix {path.suffix!r}. Known are "
+            f"{', '.join(_FORMATS)}; save the table as one of these."
+        )
+    return kind
+
+
+def _delimited(separator: str) -> _Format:
+    return _Format(
+        lambda path: restored(read_delimited(path, separator), guessed),
+        lambda frame, path: write_delimited(_flat(frame), path, separator),
+    )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except pa.ArrowException as error:
+        raise TableError(f"{path} is no Parquet file that can be read: {error}") from None
+    # Other programs write times and categories in their own way.
+    return restored(frame, lambda series: series) if is_result(frame) else frame
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    portable.storable(frame).to_parquet(path)
+
+
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    return portable.as_text(portable.with_index_as_columns(frame))
+
+
+_DELIMITED: Final = {".csv": _delimited(","), ".tsv": _delimited("\t")}
+_JSON: Final = _Format(
+    lambda path: restored(read_json_lines(path), typed),
+    lambda frame, path: write_json_lines(_flat(frame), path),
+)
+_PARQUET: Final = _Format(_read_parquet, _write_parquet)
+_EXCEL: Final = _Format(
+    lambda path: restored(read_workbook(path), typed),
+    lambda frame, path: write_workbook(_flat(frame), path),
+)
+_FORMATS: Final = _DELIMITED | {
+    ".jsonl": _JSON,
+    ".ndjson": _JSON,
+    ".parquet": _PARQUET,
+    ".xlsx": _EXCEL,
+}
