@@ -18,7 +18,7 @@ from dreamo_batch.cli.door import Door
 __all__ = ["main"]
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Door, context_settings={"max_content_width": 100})
 @click.version_option(package_name="dreamo-batch", message="%(package)s %(version)s")
 def main() -> None:
     """Run tables of image-to-image jobs against the Spark DreamO service, and never pay twice unknowingly.

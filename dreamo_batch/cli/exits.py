@@ -95,7 +95,7 @@ def of_error(error: BaseException) -> int:
             return code
         case RunStopped() | ServiceError():
             return STOPPED
-        case DreamoError() | click.ClickException():
+        case DreamoError() | click.ClickException() | ModuleNotFoundError():
             return UNUSABLE
         case OSError(errno=number):
             return STOPPED if number in _GONE else UNUSABLE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dreamo_batch import columns
 from dreamo_batch.cli import buying, consent, exits
 from dreamo_batch.cli import options as declared
 from dreamo_batch.cli.output import emit, hint
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dreamo_batch.local import LocalGateway
 
 _TABLE: Final = "jobs_small.csv"
+_SCENE: Final = "scene"  # a column of that table's own
 _SHEET: Final = "contact.png"
 
 
@@ -87,7 +89,7 @@ def demo(run_dir: str, format_: str) -> int:
     """
     import dreamo_batch as dreamo
 
-    folder = _demo_folder()
+    folder = demo_folder()
     table = dreamo.read_table(folder / _TABLE)
     n_new = consent.offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_orders
 
@@ -96,7 +98,7 @@ def demo(run_dir: str, format_: str) -> int:
 
     code = buying.finish(work, run_dir, format_, with_pictures=True)
     hint(
-        f"{n_new} pictures were bought."
+        f"{n_new} pictures were ordered; the local gateway makes up its prices."
         if n_new
         else "Nothing was bought: every row had been ordered before."
     )
@@ -108,7 +110,7 @@ def _say_where(gateway: LocalGateway) -> None:
     emit(json.dumps({"base_url": gateway.base_url, "api_key": gateway.api_key}) + "\n")
 
 
-def _demo_folder() -> Path:
+def demo_folder() -> Path:
     """Find the demo's table: within an installed package, or beside it in the repository."""
     package = Path(__file__).parent.parent
     folders = (package / "demo_data", package.parent / "data")
@@ -124,8 +126,10 @@ def _show_pictures(run_dir: str) -> None:
     import dreamo_batch as dreamo
     from dreamo_batch.results.sheet import contact_sheet
 
+    results = dreamo.load(run_dir)
+    labels = [name for name in (_SCENE, columns.PROMPT) if name in results]
     sheet = Path(run_dir) / _SHEET
-    n_shown = contact_sheet(dreamo.load(run_dir), run_dir, sheet)
+    n_shown = contact_sheet(results, run_dir, sheet, labels=labels)
     hint(f"The pictures are in {Path(run_dir) / 'images'}.")
     if n_shown:
         hint(f"All of them on one sheet: {sheet}")

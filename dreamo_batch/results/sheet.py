@@ -13,6 +13,7 @@ from dreamo_batch.execution import durable
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     import pandas as pd
 
@@ -28,7 +29,11 @@ _INK: Final = "#2b2b2b"
 
 
 def contact_sheet(
-    results: pd.DataFrame, run_dir: str | os.PathLike[str], path: str | os.PathLike[str]
+    results: pd.DataFrame,
+    run_dir: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] = (columns.PROMPT,),
 ) -> int:
     """Draw the saved pictures of a run on one sheet, in the table's order, labelled by prompt and seed.
 
@@ -40,6 +45,8 @@ def contact_sheet(
         Where their pictures are.
     path : path-like
         The PNG to write; replaced atomically. Nothing is written without a picture.
+    labels : sequence of str
+        Columns that tell the pictures apart, besides the seed; what is not Latin in them can't be drawn.
 
     Returns
     -------
@@ -58,7 +65,9 @@ def contact_sheet(
     0
     """
     rows = results[results[columns.OUTPUT_PATH].notna()].drop_duplicates(columns.OUTPUT_PATH)
-    cells = [cell for row in rows.head(_N_MAX).to_dict("records") if (cell := _cell(row, Path(run_dir)))]
+    cells = [
+        cell for row in rows.head(_N_MAX).to_dict("records") if (cell := _cell(row, Path(run_dir), labels))
+    ]
     if cells:
         durable.replace(Path(path), lambda temporary: _sheet(cells).save(temporary, "PNG"))
     return len(cells)
@@ -75,7 +84,7 @@ def _sheet(cells: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _cell(row: dict[Any, Any], run_dir: Path) -> Image.Image | None:
+def _cell(row: dict[Any, Any], run_dir: Path, labels: Sequence[str]) -> Image.Image | None:
     """Draw one picture with its label; None if the file is gone or damaged."""
     try:
         with Image.open(run_dir / row[columns.OUTPUT_PATH]) as picture:
@@ -85,7 +94,8 @@ def _cell(row: dict[Any, Any], run_dir: Path) -> Image.Image | None:
     cell = Image.new("RGB", (_CELL_PX, _CELL_PX + _LABEL_PX), _PAPER)
     cell.paste(small, ((_CELL_PX - small.width) // 2, (_CELL_PX - small.height) // 2))
     font = ImageFont.load_default(_TEXT_PX)
-    lines = (_fitting(_drawable(str(row[columns.PROMPT])), font), f"seed {row[columns.SEED_SENT]}")
+    told = ": ".join(text for name in labels if (text := _drawable(str(row[name]))))
+    lines = (_fitting(told, font), f"seed {row[columns.SEED_SENT]}")
     ImageDraw.Draw(cell).multiline_text((2, _CELL_PX + 2), "\n".join(lines), fill=_INK, font=font, spacing=3)
     return cell
 
@@ -93,7 +103,7 @@ def _cell(row: dict[Any, Any], run_dir: Path) -> Image.Image | None:
 def _drawable(text: str) -> str:
     """Keep what the built-in font has letters for; it has none beyond Latin."""
     kept = "".join(character for character in text if character.isprintable() and character < _BEYOND_LATIN)
-    return " ".join(kept.split()) or f"({len(text)} characters)"
+    return " ".join(kept.split())
 
 
 def _fitting(text: str, font: Any) -> str:

@@ -1,0 +1,589 @@
+"""The commands: what they print, what they leave with, and what they ask first."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from dreamo_batch.cli import main, options
+from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
+
+KEY = "sk-a-key-that-nobody-may-see"
+SUMMARY = [
+    "rows",
+    "by_status",
+    "orders",
+    "spent_usd",
+    "reserved_usd",
+    "possibly_billed_usd",
+    "max_cost_usd",
+]
+
+_kept = pytest.fixture(autouse=True)(signals_kept)
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    with dreamo.LocalGateway(engine="flat") as running:
+        yield running
+
+
+@pytest.fixture
+def env(gateway):
+    gateway.faults.clear()
+    return at(gateway)
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write_table(tmp_path)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def done(table, run_dir, env):
+    """A finished run."""
+    result = call("run", table, "--run-dir", run_dir, env=env)
+    assert result.exit_code == 0, result.stderr
+    return run_dir
+
+
+def parameters(function):
+    return inspect.signature(function).parameters
+
+
+def declared(name):
+    return {option.name: option for option in main.commands[name].params}
+
+
+# Options.
+
+
+def test_every_keyword_of_run_is_an_option():
+    """All but key, client, gateway and progress, with the same defaults."""
+    keywords = {
+        name: parameter.default
+        for name, parameter in parameters(dreamo.run).items()
+        if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress"}
+    }
+    assert set(options.RUN) == set(keywords)
+    for name in ("run", "plan"):
+        given = main.commands[name].make_context(name, ["jobs.csv", "--run-dir", "r"]).params
+        assert {name: given[name] for name in keywords} == keywords
+
+
+def test_choices_of_options_are_those_of_the_function():
+    """A word that run() takes can be given, and no other."""
+    hints = inspect.get_annotations(dreamo.run)
+    for name, option in options.RUN.items():
+        if isinstance(option.type, click.Choice):
+            words = ", ".join(f'"{word}"' for word in option.type.choices)
+            assert hints[name].replace("'", '"') == f"Literal[{words}]"
+
+
+def test_what_plan_is_told_is_what_it_takes():
+    """The options handed on to plan() are its keywords."""
+    assert set(options.PLAN) == set(parameters(dreamo.plan)) - {"table", "run_dir"}
+
+
+def test_what_retry_is_told_is_what_it_takes():
+    """Every option that is not about the table itself can be given to retry."""
+    assert set(options.RUN) - set(options.ABOUT_TABLE) <= set(declared("retry"))
+
+
+def test_run_dir_is_accepted_everywhere():
+    """The run directory can be named with --run-dir for every command."""
+    assert all(
+        any("--run-dir" in option.opts for option in command.params) for command in main.commands.values()
+    )
+
+
+def test_no_option_takes_a_key():
+    """A key on a command line would be in the history and in every list of processes."""
+    flags = [flag for command in main.commands.values() for p in command.params for flag in p.opts]
+    assert not [flag for flag in flags if "key" in flag]
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in main.commands)])
+def test_help_is_help(words):
+    """Every command explains itself, with code 0."""
+    result = call(*words)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+    assert "…" not in result.stdout
+
+
+def test_version_is_that_of_the_package():
+    """--version names package and version."""
+    assert call("--version").stdout == f"dreamo-batch {dreamo.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["run", "jobs.csv"],
+        ["run", "jobs.csv", "--run-dir", "r", "--max-attempts", "0"],
+        ["run", "jobs.csv", "--run-dir", "r", "--key", "k"],
+        ["status"],
+        ["status", "a", "--run-dir", "b"],
+        ["resolve"],
+        ["resolve", "a", "b", "c"],
+        ["resolve", "a", "0"],
+        ["resolve", "a", "0", "--task-id", "t", "--not-sent"],
+        ["serve", "--state-dir", "a", "--run-dir", "b"],
+        ["serve", "--engine", "nonsense"],
+        ["serve", "--latency", "soon"],
+        ["serve", "--faults", "/nowhere.json"],
+    ],
+)
+def test_bad_usage_leaves_with_2(words):
+    """Nothing on standard output, one line that begins with error: on the other."""
+    result = call(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert any(line.startswith("error: ") for line in result.stderr.splitlines())
+    assert "Traceback" not in result.stderr
+
+
+# Tables.
+
+
+def test_validate_finds_nothing_wrong(table):
+    """A good table: no data, code 0."""
+    result = call("validate", table)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "3 rows: 0 errors" in result.stderr
+
+
+def test_validate_lists_problems_and_leaves_with_2(tmp_path):
+    """All problems of all rows, in each format; warnings alone would not change the code."""
+    table = write_table(tmp_path, 1, "fox.png,,2,512x512", "gone.png,x,2.5,512x512")
+    as_json = call("validate", table, "--format", "json", "--run-dir", tmp_path / "run")
+    problems = json.loads(as_json.stdout)
+    assert as_json.exit_code == 2
+    assert [problem["row"] for problem in problems] == ["1", "2", "2"] or len(problems) == 3
+    assert list(problems[0]) == list(columns.PROBLEMS)
+    as_text = call("validate", table)
+    assert as_text.exit_code == 2
+    assert "gone.png" in as_text.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_validate_passes_warnings(tmp_path):
+    """A warning is listed, and the code stays 0."""
+    table = write_table(tmp_path, 1, f"fox.png,{'a' * 400},2,512x512")
+    result = call("validate", table, "--format", "csv")
+    assert result.exit_code == 0
+    assert "warning" in result.stdout
+
+
+def test_unreadable_table_leaves_with_2(tmp_path):
+    """No such file, or a file of an unknown kind."""
+    strange = tmp_path / "jobs.docx"
+    strange.write_text("?")
+    for path in (tmp_path / "none.csv", strange):
+        result = call("plan", path)
+        assert result.exit_code == 2
+        assert "error: " in result.stderr
+
+
+def test_relative_images_start_at_the_tables_folder(table, tmp_path, monkeypatch):
+    """Wherever the command is called; --base-dir says otherwise."""
+    monkeypatch.chdir("/")
+    assert call("validate", table).exit_code == 0
+    assert call("validate", table, "--base-dir", tmp_path / "elsewhere").exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["plan"], ["run", "--dry-run"]])
+def test_plan_says_what_would_be_bought(words, table, run_dir):
+    """One record per row; nothing is written."""
+    result = call(*words, table, "--run-dir", run_dir, "--unit-cost", "0.03", "--format", "json")
+    assert result.exit_code == 0
+    assert [list(record) for record in json.loads(result.stdout)] == [list(columns.PLAN)] * 3
+    assert {record["action"] for record in json.loads(result.stdout)} == {"new"}
+    assert "3 rows: 3 new. Nothing was sent." in result.stderr
+    assert not run_dir.exists()
+
+
+def test_plan_without_a_price_has_null_for_it(table):
+    """Unknown money is null, not 0."""
+    record = json.loads(call("plan", table, "--format", "json").stdout)[0]
+    assert record["cost_high_usd"] is None
+
+
+def test_plan_of_an_invalid_table_leaves_with_2_unless_rows_are_skipped(tmp_path):
+    """Its code is what run would leave with before buying anything."""
+    table = write_table(tmp_path, 1, "fox.png,,2,512x512")
+    assert call("plan", table).exit_code == 2
+    assert call("plan", table, "--on-invalid", "skip").exit_code == 0
+
+
+# Runs.
+
+
+def test_run_prints_counts_and_money(table, run_dir, env, gateway):
+    """The shape of the JSON is fixed, money is exact text, and the same call again buys nothing."""
+    n_before = len(gateway.invoice())
+    words = ("run", table, "--run-dir", run_dir, "--max-cost", "5", "--format", "json")
+    first = call(*words, env=env)
+    summary = json.loads(first.stdout)
+    assert first.exit_code == 0
+    assert list(summary) == SUMMARY
+    assert summary["by_status"] == {"completed": 3}
+    assert summary["max_cost_usd"] == "5"
+    spent = sum(Decimal(order["cost"]) for order in gateway.invoice()[n_before:])
+    assert Decimal(summary["spent_usd"]) == spent
+    again = call(*words, env=env)
+    assert (again.exit_code, json.loads(again.stdout)) == (0, summary)
+    assert len(gateway.invoice()) == n_before + 3
+
+
+def test_run_with_the_embedded_gateway_needs_no_key(table, run_dir):
+    """--local keeps the gateway's state in the run directory, so that the run resumes."""
+    assert call("run", table, "--run-dir", run_dir, "--local", "--no-download").exit_code == 0
+    assert (run_dir / "gateway").is_dir()
+    again = call("run", table, "--run-dir", run_dir, "--local", "--format", "json")
+    assert (again.exit_code, json.loads(again.stdout)["orders"]) == (0, 3)
+    assert len(list((run_dir / "images").iterdir())) == 3
+
+
+def test_local_and_a_base_url_exclude_each_other(table, run_dir):
+    """One service at a time."""
+    result = call("run", table, "--run-dir", run_dir, "--local", "--base-url", ELSEWHERE)
+    assert result.exit_code == 2
+    assert "--local or --base-url" in result.stderr
+
+
+def test_failed_rows_leave_with_1_and_a_hint(table, run_dir, env, gateway):
+    """Finished, not all of them; `retry` orders the failed ones again."""
+    gateway.faults.script("create", "fail_096")
+    result = call("run", table, "--run-dir", run_dir, env=env)
+    assert result.exit_code == 1
+    assert "completed            2\nfailed               1" in result.stdout
+    assert f"dreamo-batch retry {run_dir}" in result.stderr
+    planned = call("retry", run_dir, "--dry-run", "--format", "json", env=env)
+    assert sorted(record["action"] for record in json.loads(planned.stdout)) == ["new", "reuse", "reuse"]
+    assert call("retry", run_dir, "--classes", "moderation", env=env).exit_code == 1
+    retried = call("retry", "--run-dir", run_dir, "--classes", "result_error", "--format", "json", env=env)
+    assert retried.exit_code == 0
+    assert json.loads(retried.stdout)["orders"] == 4
+
+
+def test_rows_are_chosen_by_label(table, run_dir, env, gateway):
+    """--rows takes labels, comma-separated or repeated; one that is not there is refused."""
+    gateway.faults.script("create", "fail_096", "fail_096", "fail_096")
+    assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 1
+    assert call("retry", run_dir, "--rows", "0, 2", env=env).exit_code == 1
+    assert call("status", run_dir, "--format", "json").stdout.count('"failed": 1') == 1
+    missing = call("retry", run_dir, "--rows", "0", "--rows", "17", env=env)
+    assert missing.exit_code == 2
+    assert "'17'" in missing.stderr
+
+
+def test_ambiguous_rows_leave_with_1_and_are_resolved_by_hand(table, run_dir, env, gateway):
+    """Held, listed, settled with resolve, and only then ordered again."""
+    gateway.faults.script("create", "drop_before_accept")
+    result = call("run", table, "--run-dir", run_dir, "--max-in-flight", "1", env=env)
+    assert result.exit_code == 1
+    assert f"resolve {run_dir} ROW" in result.stderr
+    held = json.loads(call("results", run_dir, "--format", "json").stdout)
+    (row,) = (number for number, record in enumerate(held) if record["status"] == "ambiguous")
+    assert call("resolve", run_dir, (row + 1) % 3, "--not-sent").exit_code == 2
+    settled = call("resolve", "--run-dir", run_dir, row, "--not-sent", "--format", "json")
+    assert settled.exit_code == 0
+    assert json.loads(settled.stdout)["by_status"] == {"pending": 1, "completed": 2}
+    assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 0
+
+
+def test_skipped_rows_leave_with_1(tmp_path, run_dir, env):
+    """An invalid table is refused with 2 before anything is bought, or its good rows are bought."""
+    table = write_table(tmp_path, 1, "fox.png,,2,512x512")
+    refused = call("run", table, "--run-dir", run_dir, env=env)
+    assert refused.exit_code == 2
+    assert "--on-invalid skip" in refused.stderr
+    assert "validate TABLE" in refused.stderr
+    assert call("run", table, "--run-dir", run_dir, "--on-invalid", "skip", env=env).exit_code == 1
+
+
+def test_budget_leaves_with_3_and_still_prints(table, run_dir, env):
+    """The cap is kept, the summary is printed, and a higher cap goes on."""
+    words = ("run", table, "--run-dir", run_dir, "--unit-cost", "0.01", "--format", "json")
+    stopped = call(*words, "--max-cost", "0.01", "--max-in-flight", "1", env=env)
+    assert stopped.exit_code == 3
+    assert json.loads(stopped.stdout)["by_status"] == {"pending": 2, "completed": 1}
+    assert "error: the cap of 0.01 USD is reached" in stopped.stderr
+    assert "--max-cost" in stopped.stderr
+    assert call(*words, "--max-cost", "inf", env=env).exit_code == 0
+
+
+def test_a_cap_without_a_price_leaves_with_2(table, run_dir, env, gateway):
+    """And says which options help."""
+    gateway.faults.set({"precharge": {"http_500": 1.0}})
+    result = call("run", table, "--run-dir", run_dir, "--max-cost", "5", env=env)
+    assert result.exit_code == 2
+    assert "--unit-cost" in result.stderr
+    assert "--pilot" in result.stderr
+    assert "unit_cost=" not in result.stderr
+
+
+def test_refused_access_leaves_with_3(table, run_dir, env):
+    """A wrong key stops the run; neither key is shown."""
+    result = call("run", table, "--run-dir", run_dir, env=env | {"DREAMO_API_KEY": KEY})
+    assert result.exit_code == 3
+    assert "error: the service refused access" in result.stderr
+    assert KEY not in result.output
+
+
+def test_pictures_that_could_not_be_saved_leave_with_1(table, run_dir, env, gateway):
+    """The row is completed and paid, its picture is fetched by the next call."""
+    gateway.faults.set({"download": {"http_404": 1.0}})
+    result = call("run", table, "--run-dir", run_dir, env=env)
+    gateway.faults.clear()
+    assert result.exit_code == 1
+    assert "3 pictures could not be saved" in result.stderr
+    assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 0
+
+
+def test_rows_still_in_progress_leave_with_3(table, run_dir, env, gateway):
+    """A task that takes too long is asked for by the next call."""
+    gateway.faults.script("create", "stuck")
+    result = call("run", table, "--run-dir", run_dir, "--task-timeout-s", "0.3", env=env)
+    assert result.exit_code == 3
+    assert "1 in progress: the same command again" in result.stderr
+
+
+def test_another_service_leaves_with_2(done):
+    """Before anybody is asked to pay it."""
+    result = call("retry", done, "--base-url", ELSEWHERE, env={"DREAMO_API_KEY": KEY})
+    assert result.exit_code == 2
+    assert "loopback" in result.stderr
+
+
+# Money.
+
+
+def test_spending_without_a_terminal_needs_yes(table, run_dir):
+    """It says how much would be bought, sends nothing, and leaves with 2; there need not even be a key."""
+    words = ("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--unit-cost", "0.03")
+    for env in ({"DREAMO_API_KEY": KEY}, {}):
+        result = call(*words, "--max-cost", "5", env=env)
+        assert result.exit_code == 2
+        assert "3 new orders at gateway.example:443, for up to $0.0900; capped at $5" in result.stderr
+        assert "--yes" in result.stderr
+        assert not run_dir.exists()
+
+
+def test_an_invalid_table_is_refused_before_asking(tmp_path, run_dir):
+    """Nobody agrees to buy what can't be bought."""
+    table = write_table(tmp_path, 1, "fox.png,,2,512x512")
+    result = call("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, env={"DREAMO_API_KEY": KEY})
+    assert result.exit_code == 2
+    assert "validate" in result.stderr
+    assert "--yes" not in result.stderr
+
+
+def test_no_key_leaves_with_3(table, run_dir):
+    """Agreed to, but without a key nothing can be bought."""
+    result = call("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--yes")
+    assert result.exit_code == 3
+    assert "DREAMO_API_KEY" in result.stderr
+    assert "--local" in result.stderr
+
+
+def test_plain_http_elsewhere_is_refused(table, run_dir):
+    """A key is not sent unencrypted."""
+    result = call(
+        "run",
+        table,
+        "--run-dir",
+        run_dir,
+        "--base-url",
+        "http://gateway.example",
+        env={"DREAMO_API_KEY": KEY},
+    )
+    assert result.exit_code == 2
+    assert "unencrypted" in result.stderr
+
+
+# Directories.
+
+
+@pytest.mark.parametrize("command", ["status", "results", "retry"])
+def test_a_directory_that_is_none_leaves_with_2(command, tmp_path):
+    """Nothing is made there."""
+    result = call(command, tmp_path / "none")
+    assert result.exit_code == 2
+    assert "error: " in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_status_counts_and_adds_up(done):
+    """Positional or with --run-dir, the same."""
+    as_json = call("status", done, "--format", "json")
+    assert list(json.loads(as_json.stdout)) == SUMMARY
+    assert call("status", "--run-dir", done, "--format", "json").stdout == as_json.stdout
+    header, line = call("status", done, "--format", "csv").stdout.splitlines()
+    assert dict(zip(header.split(","), line.split(","), strict=True))["completed"] == "3"
+
+
+def test_verify_finds_damage(done):
+    """A picture that was changed is named; the code is 1."""
+    assert call("status", done, "--verify").exit_code == 0
+    next((done / "images").iterdir()).write_bytes(b"not a picture")
+    result = call("status", done, "--verify", "--format", "json")
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)["damage"]) == 1
+    assert "damage  images/" in call("status", done, "--verify").stdout.replace("             ", "")
+
+
+def test_results_as_records(done):
+    """One JSON record per row, missing is null."""
+    first = json.loads(call("results", done, "--format", "json").stdout)[0]
+    assert list(first) == ["image", "prompt", "seed", "size", *columns.OUTPUTS]
+    assert (first["error_code"], first["seed_sent"], first["attempts"]) == (None, 1, 1)
+    assert isinstance(first["cost"], str)
+
+
+def test_results_as_csv_are_those_of_a_file(done, tmp_path):
+    """Standard output and --output give the same text, and it reads back."""
+    written = call("results", done, "--output", tmp_path / "results.csv")
+    assert (written.exit_code, written.stdout) == (0, "")
+    printed = call("results", done, "--format", "csv").stdout
+    assert printed == (tmp_path / "results.csv").read_text(encoding="utf-8")
+    pd.testing.assert_frame_equal(dreamo.read_table(tmp_path / "results.csv"), dreamo.load(done))
+
+
+def test_results_for_a_terminal_are_short(done):
+    """What tells rows apart and how each went; a hint names the way to the rest."""
+    result = call("results", done)
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == [
+        "row",
+        "image",
+        "prompt",
+        "seed",
+        "size",
+        "status",
+        "seed_sent",
+        "cost",
+        "output_path",
+    ]
+    assert len(lines) == 3
+    assert "--output" in result.stderr
+
+
+def test_formulas_are_escaped_only_when_asked(tmp_path, run_dir, env):
+    """CSV is data; a spreadsheet is a program."""
+    table = write_table(tmp_path, 0, 'fox.png,"=1+1",1,512x512')
+    assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 0
+    assert ",=1+1," in call("results", run_dir, "--format", "csv").stdout
+    assert ",=1+1," not in call("results", run_dir, "--format", "csv", "--excel-safe").stdout
+
+
+def test_results_can_not_be_written_nowhere(done, tmp_path):
+    """An unusable path is the user's to mend."""
+    result = call("results", done, "--output", tmp_path / "none" / "results.csv")
+    assert result.exit_code == 2
+    assert "error: " in result.stderr
+
+
+# Ends.
+
+
+def test_an_unexpected_error_shows_no_key(table, run_dir, monkeypatch):
+    """A traceback helps us, and the key in it would help others."""
+
+    def fails(*_, **__):
+        raise RuntimeError(f"bug at Bearer {KEY}")
+
+    for key in (KEY, f"{KEY} with blanks"):
+        monkeypatch.setattr(dreamo, "read_table", fails)
+        result = call("plan", table, env={"DREAMO_API_KEY": key})
+        assert result.exit_code == 3
+        assert "Traceback" in result.stderr
+        assert KEY not in result.stderr.replace(" with blanks", "") or key != KEY
+
+
+def test_a_missing_extra_is_named(table, run_dir, monkeypatch):
+    """Without FastAPI there is no local gateway; the message says what to install."""
+
+    def fails(*_, **__):
+        raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
+
+    monkeypatch.setattr(dreamo, "run", fails)
+    result = call("run", table, "--run-dir", run_dir, "--local")
+    assert result.exit_code == 2
+    assert "dreamo-batch[local]" in result.stderr
+
+
+def test_an_interrupt_anywhere_leaves_with_3(table, monkeypatch):
+    """Also where no run is going on."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dreamo, "validate", interrupted)
+    result = call("validate", table)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "interrupted" in result.stderr
+
+
+def test_as_a_library_call_the_code_is_given_back(table):
+    """Without standalone mode click's own ways hold: a value comes back, an error comes out."""
+    assert main(["validate", str(table)], standalone_mode=False) == 0
+
+
+# Demo.
+
+
+@pytest.fixture
+def demo_data(tmp_path, monkeypatch):
+    write_table(tmp_path, 2).rename(tmp_path / "jobs_small.csv")
+    monkeypatch.setattr("dreamo_batch.cli.local.demo_folder", lambda: tmp_path)
+
+
+def test_a_second_demo_buys_nothing(demo_data, run_dir):
+    """Pictures and a sheet of them; the second time it says that nothing was bought."""
+    first = call("demo", "--run-dir", run_dir)
+    assert first.exit_code == 0, first.stderr
+    assert "2 pictures were ordered" in first.stderr
+    assert (run_dir / "contact.png").exists()
+    second = call("demo", "--run-dir", run_dir, "--format", "json")
+    assert second.exit_code == 0
+    assert json.loads(second.stdout)["orders"] == 2
+    assert "Nothing was bought" in second.stderr
+
+
+def test_the_demo_has_its_table():
+    """It is there, valid, and small."""
+    from dreamo_batch.cli.local import demo_folder
+
+    folder = demo_folder()
+    jobs = dreamo.read_table(folder / "jobs_small.csv")
+    assert 4 <= len(jobs) <= 24
+    assert dreamo.validate(jobs, base_dir=folder).empty
+
+
+def test_what_the_demo_needs_is_in_the_wheel():
+    """Its table and every picture that it names are shipped beside the package."""
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    jobs = dreamo.read_table(root / "data" / "jobs_small.csv")
+    needed = {"jobs_small.csv", "SOURCES.csv", *jobs["image"]}
+    assert shipped == {f"data/{name}": f"dreamo_batch/demo_data/{name}" for name in needed}

@@ -1,0 +1,208 @@
+"""What commands print: aligned and harmless text, plain JSON, and the numbers they leave with."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import json
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch import errors
+from dreamo_batch.cli import exits, output
+from dreamo_batch.cli.records import plain, records
+from dreamo_batch.cli.screen import layout, width_of
+
+cells = st.none() | st.integers() | st.text(max_size=80)
+
+
+@given(st.lists(st.tuples(cells, cells, cells), max_size=5), st.none() | st.integers(1, 120))
+def test_a_table_is_one_harmless_line_per_row(rows, width):
+    """Whatever the cells hold, nothing but printable characters reaches the terminal, and no line is added."""
+    text = layout(["a", "b", "c"], rows, width=width)
+    assert len(text.split("\n")) == len(rows) + 1
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text.replace("\n", ""))
+    text.encode("utf-8")
+
+
+@given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=5), st.integers(40, 120))
+def test_a_table_fits_the_terminal(rows, width):
+    """Columns but the last are cut until the table fits."""
+    assert all(width_of(line) <= width for line in layout(["a", "b", "c"], rows, width=width).split("\n"))
+
+
+def test_columns_stand_below_each_other_with_chinese_and_emoji():
+    """Wide characters count twice, accents not at all."""
+    lines = layout(["prompt", "seed"], [["雪山", 1], ["🦊", 22], ["e\u0301", 333]]).split("\n")
+    assert len({width_of(line) for line in lines}) == 1
+
+
+def test_a_long_cell_is_cut_with_a_mark_and_the_last_one_runs_on():
+    """Prompts are shortened; the sentence at the end of a line is not."""
+    text = layout(["prompt", "message"], [["雪" * 100, "m" * 100]])
+    assert "雪…" in text
+    assert "m" * 100 in text
+
+
+def test_escape_sequences_are_shown_not_obeyed():
+    """C0, C1 and direction marks become their names."""
+    text = layout(["prompt"], [["\x1b[2J\x9b31m\u202egnp.exe\r"]])
+    assert r"\x1b[2J\x9b31m\u202egnp.exe\r" in text
+
+
+def test_a_table_without_columns_or_rows_is_its_heading():
+    """An empty table can be laid out."""
+    assert layout(["a", "b"], []) == "a  b"
+
+
+def test_records_hold_plain_values_only():
+    """Missing values of any kind are None, numbers are Python's, times are text."""
+    frame = pd.DataFrame(
+        {
+            "n": np.array([1, 2], dtype="int32"),
+            "x": [np.nan, np.inf],
+            "i": pd.array([2**63 - 1, None], dtype="Int64"),
+            "b": pd.array([True, None], dtype="boolean"),
+            "t": pd.to_datetime(["2026-01-02T03:04:05Z", None]).as_unit("us"),
+            "c": pd.Categorical(["done", None]),
+            "o": [("a", 1), np.float64(0.5)],
+        }
+    )
+    first, second = records(frame)
+    assert first == {
+        "n": 1,
+        "x": None,
+        "i": 2**63 - 1,
+        "b": True,
+        "t": "2026-01-02T03:04:05+00:00",
+        "c": "done",
+        "o": "('a', 1)",
+    }
+    assert second == {"n": 2, "x": None, "i": None, "b": None, "t": None, "c": None, "o": 0.5}
+    assert type(first["n"]) is int
+    assert json.loads(json.dumps([first, second])) == [first, second]
+
+
+def test_records_of_a_labelled_frame_begin_with_the_labels():
+    """Index levels come first and never hide a column of the same name."""
+    index = pd.MultiIndex.from_tuples([("a", 1)], names=["scene", "seed"])
+    assert records(pd.DataFrame({"seed": [7]}, index=index)) == [{"scene": "a", "seed_1": 1, "seed": 7}]
+    assert records(pd.DataFrame({"prompt": ["x"]}), with_position=True) == [{"row": 0, "prompt": "x"}]
+
+
+def test_plain_reads_dates_and_strange_objects():
+    """What JSON has no word for becomes text."""
+    assert plain(dt.datetime(2026, 1, 2, tzinfo=dt.UTC)) == "2026-01-02T00:00:00+00:00"
+    assert plain(b"x") == "b'x'"
+    assert plain(pd.NaT) is None
+
+
+def test_an_empty_frame_is_an_empty_json_list(capsys):
+    """No rows are no records, and nothing on a terminal."""
+    output.show_frame(pd.DataFrame({"a": []}), "json")
+    output.show_frame(pd.DataFrame({"a": []}), "table")
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_summary_as_csv_has_every_status(capsys):
+    """Columns don't depend on what happened."""
+    output.show_summary({"rows": 1, "by_status": {"failed": 1}, "damage": ["a is gone", "b is gone"]}, "csv")
+    head, *rest = capsys.readouterr().out.split("\n", 1)
+    assert head == "rows,pending,submitting,in_progress,completed,failed,invalid,ambiguous,damage"
+    assert rest == ['1,0,0,0,0,1,0,0,"a is gone\nb is gone"\n']
+
+
+def test_a_summary_as_lines_lists_every_damage(capsys):
+    """A list takes a line for each of its entries."""
+    output.show_summary({"rows": 1, "by_status": {}, "damage": ["a", "b"], "max_cost_usd": None}, "table")
+    assert capsys.readouterr().out == "rows    1\ndamage  a\ndamage  b\n"
+
+
+class Gone:
+    """A stream whose other end is gone."""
+
+    def write(self, _):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def fileno(self):
+        raise OSError("no file")
+
+
+def test_a_reader_that_left_is_no_error(monkeypatch):
+    """Neither data nor hints fail when nobody reads them."""
+    monkeypatch.setattr("sys.stdout", Gone())
+    monkeypatch.setattr("sys.stderr", Gone())
+    assert output.emit("data\n") is None
+    assert output.hint("hint") is None
+
+
+def results(*rows):
+    return pd.DataFrame(rows, columns=["status", "output_path"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "with_pictures", "code"),
+    [
+        ([("completed", "a.jpg"), ("completed", "b.jpg")], True, 0),
+        ([], True, 0),
+        ([("completed", None)], True, 1),
+        ([("completed", None)], False, 0),
+        ([("completed", "a.jpg"), ("failed", None)], True, 1),
+        ([("ambiguous", None)], False, 1),
+        ([("invalid", None)], False, 1),
+        ([("failed", None), ("in_progress", None)], True, 3),
+        ([("pending", None)], False, 3),
+        ([("submitting", None)], False, 3),
+    ],
+)
+def test_code_of_results(rows, with_pictures, code):
+    """0 only if every row is completed and saved; 3 as long as a row is open."""
+    assert exits.of_results(results(*rows), with_pictures=with_pictures) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (click.exceptions.Exit(0), 0),
+        (click.UsageError("no such option"), 2),
+        (click.ClickException("not agreed"), 2),
+        (errors.UsageError("x"), 2),
+        (errors.TableError("x"), 2),
+        (errors.InvalidTable("x", pd.DataFrame()), 2),
+        (errors.SettingsError("x"), 2),
+        (errors.PriceUnknown("x"), 2),
+        (errors.DirectoryLocked("x"), 2),
+        (errors.OtherService("x"), 2),
+        (errors.LedgerDamaged("x"), 2),
+        (errors.BudgetReached("x"), 3),
+        (errors.AccessRefused("x"), 3),
+        (errors.KeyMissing("x"), 3),
+        (errors.StorageFailed("x"), 3),
+        (errors.ServiceUnreachable("x"), 3),
+        (errors.ServiceError("x"), 3),
+        (KeyboardInterrupt(), 3),
+        (click.Abort(), 3),
+        (PermissionError(errno.EACCES, "denied"), 2),
+        (OSError(errno.ENOSPC, "full"), 3),
+        (BrokenPipeError(errno.EPIPE, "gone"), 3),
+        (ModuleNotFoundError("fastapi", name="fastapi"), 2),
+        (RuntimeError("a bug"), 3),
+    ],
+)
+def test_code_of_error(error, code):
+    """Every way to end early has its code."""
+    assert exits.of_error(error) == code
+
+
+def test_every_error_of_the_toolkit_has_a_code():
+    """2 for what can't be done, 3 for what was stopped: no error is left to chance."""
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.DreamoError):
+            error = kind.__new__(kind)
+            stopped = isinstance(error, errors.RunStopped | errors.ServiceError)
+            assert exits.of_error(error) == (3 if stopped else 2), name
