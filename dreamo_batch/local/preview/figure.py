@@ -20,11 +20,14 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from dreamo_batch.local.preview import colour
 
 if TYPE_CHECKING:
+    from dreamo_batch.local.preview.canvas import Point
     from dreamo_batch.local.preview.stage import Ground, Stage
 
 _PIXELS_MAX: Final = 5000 * 5000
 _UNSEEN: Final = 8  # of 255: alpha up to this is no part of a figure
+_CLEAR_SHARE: Final = 0.02  # of the pixels: less is no background left out, just round corners
 _SHADOW: Final = (12, 10, 34)
+_PAPER: Final = (252, 250, 245, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def load(reference: bytes, side_px: int) -> Image.Image:
     """
     try:
         picture = _decoded(reference, side_px)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow lets nearly any exception out of damaged files
         raise ValueError(
             f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
         ) from error
@@ -110,21 +113,27 @@ def place(stage: Stage, ground: Ground, *, is_card: bool) -> Place:
     >>> near.height > 2 * far.height
     True
     """
-    reading, room = stage.reading, min(stage.height, 1.25 * stage.width)
-    share, foot = stage.between(0.4, 0.56), ground.foot
-    if reading.has("frame.close"):
-        share, foot = stage.between(0.86, 0.96), 1.06
-    elif reading.has("frame.wide"):
-        share, foot = stage.between(0.24, 0.3), ground.foot - 0.02
-    if is_card and not reading.has("frame.close"):
-        foot -= 0.02
-    x = stage.pick((0.3, 0.42, 0.5, 0.58, 0.7)) + stage.between(-0.03, 0.03)
-    for word, at in (("frame.left", 0.27), ("frame.right", 0.73), ("frame.centre", 0.5)):
-        x = at if reading.has(word) else x
+    share, foot = _size(stage, ground)
+    room = min(stage.height, 1.25 * stage.width)
     turn, is_flipped = stage.between(-4, 4) if is_card else 0.0, not is_card and stage.chance(0.5)
-    if ground.floats or reading.has("frame.air"):
+    if ground.floats or stage.reading.has("frame.air"):
         turn, foot = stage.between(-13, 13), min(foot, 0.5 + share / 2 + stage.between(-0.05, 0.1))
-    return Place(x * stage.width, foot * stage.height, share * room, turn, is_flipped)
+    return Place(_column(stage) * stage.width, foot * stage.height, share * room, turn, is_flipped)
+
+
+def _size(stage: Stage, ground: Ground) -> tuple[float, float]:
+    """Height of the figure and row of its feet, in shares of the picture."""
+    if stage.reading.has("frame.close"):
+        return stage.between(0.86, 0.96), 1.06
+    if stage.reading.has("frame.wide"):
+        return stage.between(0.24, 0.3), ground.foot - 0.02
+    return stage.between(0.4, 0.56), ground.foot
+
+
+def _column(stage: Stage) -> float:
+    drawn = stage.pick((0.3, 0.42, 0.5, 0.58, 0.7)) + stage.between(-0.03, 0.03)
+    named = (("frame.left", 0.27), ("frame.right", 0.73), ("frame.centre", 0.5))
+    return next((at for word, at in named if stage.reading.has(word)), drawn)
 
 
 def put(stage: Stage, ground: Ground, picture: Image.Image) -> None:
@@ -149,14 +158,11 @@ def put(stage: Stage, ground: Ground, picture: Image.Image) -> None:
     """
     figure = cut_out(picture)
     where = place(stage, ground, is_card=figure is None)
-    figure = _fitted(figure or card(picture), stage, where)
-    figure = _in_light(figure, stage)
+    figure = _in_light(_fitted(figure or card(picture), stage, where), stage)
     left = round(min(max(where.x - figure.width / 2, 0), stage.width - figure.width))
-    top = round(where.foot - figure.height)
-    centre = left + figure.width / 2, top + figure.height / 2
     if not (ground.floats or stage.reading.has("frame.air")):
-        _shadow(stage, centre[0], where.foot, figure)
-    stage.canvas.image.paste(figure, (left, top), figure)
+        _shadow(stage, (left + figure.width / 2, where.foot), figure)
+    stage.canvas.image.paste(figure, (left, round(where.foot - figure.height)), figure)
 
 
 def cut_out(picture: Image.Image) -> Image.Image | None:
@@ -167,27 +173,35 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     >>> cut_out(Image.new("RGBA", (8, 8), (1, 2, 3, 255))) is None
     True
     """
-    alpha = picture.getchannel("A")
-    clear = sum(alpha.histogram()[:128])
-    box = alpha.point([255 * (grey > _UNSEEN) for grey in range(256)]).getbbox()
-    is_empty = box is None or clear == picture.width * picture.height
-    if is_empty or clear < 0.02 * picture.width * picture.height:
+    alpha, n_pixels = picture.getchannel("A"), picture.width * picture.height
+    n_clear = sum(alpha.histogram()[:128])
+    if not _CLEAR_SHARE * n_pixels <= n_clear < n_pixels:
         return None
-    return picture.crop(box)
+    return picture.crop(alpha.point([255 * (grey > _UNSEEN) for grey in range(256)]).getbbox())
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """A print with a white border, round corners and soft edges."""
+    """Give a picture as a print with a white border, round corners and soft edges.
+
+    Examples
+    --------
+    >>> card(Image.new("RGBA", (100, 80), (1, 2, 3, 255))).size
+    (106, 86)
+    """
     edge = max(2, round(0.028 * max(picture.size)))
     size = picture.width + 2 * edge, picture.height + 2 * edge
-    card = Image.new("RGBA", size, (252, 250, 245, 255))
-    card.alpha_composite(picture, (edge, edge))
-    mask = Image.new("L", (size[0] * 2, size[1] * 2))
-    soft = max(1, edge // 4)
-    box = (soft * 4, soft * 4, size[0] * 2 - soft * 4, size[1] * 2 - soft * 4)
-    ImageDraw.Draw(mask).rounded_rectangle(box, radius=edge * 2.4, fill=255)
-    card.putalpha(mask.reduce(2).filter(ImageFilter.GaussianBlur(soft)))
-    return card
+    sheet = Image.new("RGBA", size, _PAPER)
+    sheet.alpha_composite(picture, (edge, edge))
+    sheet.putalpha(_rounded(size, edge))
+    return sheet
+
+
+def _rounded(size: tuple[int, int], edge: int) -> Image.Image:
+    """A rectangle with round, soft corners."""
+    soft, mask = max(1, edge // 4), Image.new("L", (size[0] * 2, size[1] * 2))
+    inner = (soft * 4, soft * 4, size[0] * 2 - soft * 4, size[1] * 2 - soft * 4)
+    ImageDraw.Draw(mask).rounded_rectangle(inner, radius=edge * 2.4, fill=255)
+    return mask.reduce(2).filter(ImageFilter.GaussianBlur(soft))
 
 
 def _fitted(figure: Image.Image, stage: Stage, where: Place) -> Image.Image:
@@ -208,9 +222,9 @@ def _in_light(figure: Image.Image, stage: Stage) -> Image.Image:
     return lit
 
 
-def _shadow(stage: Stage, x: float, foot: float, figure: Image.Image) -> None:
+def _shadow(stage: Stage, foot: Point, figure: Image.Image) -> None:
     wide, tall = figure.width * 0.5, max(2.0, figure.height * 0.045)
+    rows, middle = (foot[1] - tall * 3, foot[1] + tall * 3), (foot[0], foot[1] - tall * 0.3)
     for grow, strength in ((1.0, 0.42), (0.72, 0.4)):
-        rows = (foot - tall * 3, foot + tall * 3)
         with stage.canvas.layer(_SHADOW, rows=rows, opacity=strength, blur_px=tall * 0.5 * grow) as pen:
-            pen.oval((x, foot - tall * 0.3), wide * grow, tall * grow)
+            pen.oval(middle, wide * grow, tall * grow)

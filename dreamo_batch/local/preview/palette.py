@@ -50,8 +50,8 @@ class Palette:
         --------
         >>> import numpy as np
         >>> palette = choose("day", np.random.default_rng(7))
-            >>> palette.at((60, 120, 60), 0.0) == colour.mix(palette.horizon, palette.sky[2], 0.5)
-            True
+        >>> palette.at((60, 120, 60), 0.0) == colour.mix(palette.horizon, palette.sky[2], 0.5)
+        True
         """
         air = colour.mix(self.horizon, self.sky[2], 0.5)
         return colour.mix(air, colour.lit(base, self.light), nearness)
@@ -73,8 +73,6 @@ class Palette:
             self, sky=(first, second, third, last), sun=colour.mix(self.sun, grey, 0.4), light=light
         )
 
-
-HOURS: Final = ("dawn", "day", "sunset", "dusk", "night")
 
 # Hour: skies (zenith to horizon, then the sun or moon), and the light.
 _SKIES: Final[dict[str, tuple[str, ...]]] = {
@@ -127,7 +125,7 @@ def choose(hour: str, rng: np.random.Generator, tint: float | None = None) -> Pa
     Parameters
     ----------
     hour : str
-        One of `HOURS`.
+        ``"dawn"``, ``"day"``, ``"sunset"``, ``"dusk"`` or ``"night"``.
     rng : numpy.random.Generator
         Picks one of the hour's skies and turns it a little.
     tint : float, optional

@@ -22,7 +22,7 @@ from dreamo_batch.local.preview.canvas import gradient
 from dreamo_batch.local.preview.colour import WHITE
 
 if TYPE_CHECKING:
-    from dreamo_batch.local.preview.canvas import Canvas, Point
+    from dreamo_batch.local.preview.canvas import Point
     from dreamo_batch.local.preview.stage import Stage
 
 
@@ -109,31 +109,32 @@ def cumulus(stage: Stage, base: Point, size: float) -> None:
         pen.oval((x, y), wide * 0.52, wide * 0.05)
 
 
-def _sun(stage: Stage, horizon: float) -> tuple[float, float]:
-    unit, hour = stage.unit, stage.reading.hour
-    x = stage.width * stage.between(0.14, 0.86)
-    low = hour in {"dawn", "sunset"}
-    y = horizon - unit * stage.between(0.02, 0.2) if low else horizon * stage.between(0.16, 0.42)
-    radius = unit * (stage.between(0.075, 0.15) if low else stage.between(0.035, 0.07))
-    canvas, sun = stage.canvas, stage.palette.sun
-    canvas.glow(colour.mix(sun, stage.palette.sky[2], 0.35), (x, y), unit * (0.95 if low else 0.6), 0.75)
-    canvas.glow(sun, (x, y), radius * 3, 0.6)
-    if hour in {"night", "dusk"} and stage.chance(0.6):
-        _crescent(canvas, sun, x, y, radius)
-        return x, y
-    with canvas.layer(
-        sun, colour.mix(sun, stage.palette.sky[3], 0.45 if low else 0.1), rows=(y - radius, y + radius)
-    ) as pen:
-        pen.disc((x, y), radius)
-    if stage.palette.is_dark:
-        _craters(stage, (x, y), radius)
-    return x, y
+def _sun(stage: Stage, horizon: float) -> Point:
+    """Sun or moon with its light; gives its place."""
+    unit, canvas, sun = stage.unit, stage.canvas, stage.palette.sun
+    is_low = stage.reading.hour in {"dawn", "sunset"}
+    row = horizon - unit * stage.between(0.02, 0.2) if is_low else horizon * stage.between(0.16, 0.42)
+    middle = stage.width * stage.between(0.14, 0.86), row
+    radius = unit * (stage.between(0.075, 0.15) if is_low else stage.between(0.035, 0.07))
+    halo = colour.mix(sun, stage.palette.sky[2], 0.35)
+    canvas.glow(halo, middle, unit * (0.95 if is_low else 0.6), 0.75)
+    canvas.glow(sun, middle, radius * 3, 0.6)
+    _disc(stage, middle, radius)
+    return middle
 
 
-def _crescent(canvas: Canvas, shade: colour.Colour, x: float, y: float, radius: float) -> None:
-    with canvas.layer(shade, rows=(y - radius, y + radius)) as pen:
-        pen.disc((x, y), radius)
-        pen.disc((x + radius * 0.45, y - radius * 0.18), radius * 0.86, grey=0)
+def _disc(stage: Stage, middle: Point, radius: float) -> None:
+    """The sun, a full moon or a crescent."""
+    hour, sun = stage.reading.hour, stage.palette.sun
+    rows = (middle[1] - radius, middle[1] + radius)
+    is_crescent = hour in {"night", "dusk"} and stage.chance(0.6)
+    sunk = colour.mix(sun, stage.palette.sky[3], 0.45 if hour in {"dawn", "sunset"} else 0.1)
+    with stage.canvas.layer(sun, sunk, rows=rows) as pen:
+        pen.disc(middle, radius)
+        if is_crescent:
+            pen.disc((middle[0] + radius * 0.45, middle[1] - radius * 0.18), radius * 0.86, grey=0)
+    if stage.palette.is_dark and not is_crescent:
+        _craters(stage, middle, radius)
 
 
 def _craters(stage: Stage, middle: Point, radius: float) -> None:
