@@ -1,1 +1,27 @@
-"""."""
+"""The local gateway: a stand-in for the service, for notebooks, the demo and tests.
+
+Examples
+--------
+>>> from dreamo_batch.local import LocalGateway
+>>> with LocalGateway(engine="flat") as gateway:
+...     gateway.base_url.rpartition(":")[0]
+'http://127.0.0.1'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamo_batch.local.serve import LocalGateway
+
+__all__ = ["LocalGateway"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only the gateway needs FastAPI; the engines beside it do not.
+    if name == "LocalGateway":
+        from dreamo_batch.local.serve import LocalGateway
+
+        return LocalGateway
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,149 @@
+"""Where the pictures are made: references fetched, engines run in threads, files written, the store told of it.
+
+A picture is begun as soon as its task is accepted, so that it is there when the clock says that the task ends.
+Everything here but the drawing itself happens on the gateway's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeAlias
+
+from dreamo_batch.local.engine import Engine, Order, Picture
+from dreamo_batch.local.fetching import FetchFailed, fetch
+from dreamo_batch.local.references import BadReference, References, look_at
+from dreamo_batch.service import parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreamo_batch.local.pictures import Pictures
+    from dreamo_batch.local.store import Store
+    from dreamo_batch.local.tasks import Task
+
+N_THREADS = 2
+FETCH_TIMEOUT_S = 10.0
+INVALID, INTERNAL, UPSTREAM = "003011004", "003011095", "003011097"
+_MEANINGS = parameters.ERROR_CODES
+SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+
+Work: TypeAlias = "Future[None] | asyncio.Task[None]"
+
+
+class Studio:
+    """Makes the pictures of accepted tasks.
+
+    Parameters
+    ----------
+    engine : Engine
+        Draws them.
+    store : Store
+        Is told how it went.
+    references : References
+        The reference pictures.
+    pictures : Pictures
+        Where finished pictures go.
+    """
+
+    def __init__(self, engine: Engine, store: Store, references: References, pictures: Pictures) -> None:
+        self._engine = engine
+        self._store = store
+        self._references = references
+        self._pictures = pictures
+        self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="gateway-studio")
+        self._work: dict[str, Work] = {}
+        self._fetches: dict[str, asyncio.Task[str]] = {}
+        self._is_closed = False
+
+    def begin(self, task: Task) -> None:
+        """Begin the picture of a task.
+
+        Parameters
+        ----------
+        task : Task
+            As accepted, or as found by a restarted gateway.
+        """
+        if task.image_url is None:
+            work: Work = self._threads.submit(self._draw, task, task.image)
+        else:
+            work = asyncio.get_running_loop().create_task(self._fetch_and_draw(task, task.image_url))
+        self._work[task.task_id] = work
+        work.add_done_callback(lambda _: self._work.pop(task.task_id, None))
+
+    async def wait_for(self, task_ids: Iterable[str], patience_s: float) -> None:
+        """Wait until pictures are made or have failed, but no longer than that.
+
+        Parameters
+        ----------
+        task_ids : iterable of str
+            The tasks; those that have ended already are no reason to wait.
+        patience_s : float
+            The longest wait in seconds.
+        """
+        work = [found for task_id in task_ids if (found := self._work.get(task_id))]
+        if work:
+            await asyncio.wait([_awaitable(one) for one in work], timeout=patience_s)
+
+    def close(self) -> None:
+        """Stop: what has not begun is left to the next start, what is being drawn is thrown away."""
+        self._is_closed = True
+        for work in (*self._work.values(), *self._fetches.values()):
+            work.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _fetch_and_draw(self, task: Task, url: str) -> None:
+        try:
+            digest = await self._fetched(url)
+        except FetchFailed as failed:
+            self._store.fail(task.task_id, UPSTREAM, str(failed))
+        except BadReference as bad:
+            self._store.fail(task.task_id, INVALID, f"{_MEANINGS[INVALID].meaning}: {bad}")
+        else:
+            await asyncio.wrap_future(self._threads.submit(self._draw, task, digest))
+
+    async def _fetched(self, url: str) -> str:
+        """Give the digest of what is at a URL; rows that share it fetch it once."""
+        if url not in self._fetches:
+            self._fetches[url] = asyncio.get_running_loop().create_task(self._fetch(url))
+        try:
+            return await asyncio.shield(self._fetches[url])
+        except (FetchFailed, BadReference):
+            self._fetches.pop(url, None)
+            raise
+
+    async def _fetch(self, url: str) -> str:
+        max_bytes = parameters.INPUT_BYTES_MAX.value
+        content = await fetch(url, max_bytes=max_bytes, timeout_s=FETCH_TIMEOUT_S)
+        look_at(content)
+        digest = hashlib.sha256(content).hexdigest()
+        self._references.keep(digest, content)
+        return digest
+
+    def _draw(self, task: Task, digest: str) -> None:
+        order = Order(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
+        try:
+            self._save(task, self._engine.generate(order, self._references.read(digest)))
+        except ValueError as error:
+            self._store.fail(task.task_id, INVALID, f"{_MEANINGS[INVALID].meaning}: {error}")
+        # Whatever an engine trips over, the task fails as the service's do, and the gateway goes on.
+        except Exception as error:  # noqa: BLE001
+            self._store.fail(task.task_id, INTERNAL, f"{_MEANINGS[INTERNAL].meaning}: {type(error).__name__}")
+
+    def _save(self, task: Task, picture: Picture) -> None:
+        if self._is_closed:
+            return
+        start = self._pictures.keep(picture.content)
+        self._store.develop(
+            task.task_id,
+            picture=secrets.token_hex(16) + SUFFIXES.get(picture.media_type, ".bin"),
+            media_type=picture.media_type,
+            start=start,
+            n_bytes=len(picture.content),
+        )
+
+
+def _awaitable(work: Work) -> asyncio.Future[None]:
+    return work if isinstance(work, asyncio.Task) else asyncio.wrap_future(work)
