@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.errors import AccessRefused, PriceUnknown, ServiceError
-from dreamo_batch.results import frame, summary
 from dreamo_batch.execution import checkpoint, plan, runner, stored
 from dreamo_batch.execution.budget import Budget, highest_price, money, text
 from dreamo_batch.execution.clock import SystemClock
@@ -19,6 +19,7 @@ from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
 from dreamo_batch.execution.schedule import Limits, Schedule
 from dreamo_batch.execution.session import Session, open_session
 from dreamo_batch.execution.workers import Workers
+from dreamo_batch.results import frame, summary
 from dreamo_batch.service.failures import Kind
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _WORKERS_MAX: Final = 16
 _WORKERS_MIN: Final = 4
+_PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
+_PRECHARGE_WAIT_MAX_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +138,21 @@ class Call:
         """Ask the service what its largest picture costs; None where it does not tell."""
         largest = max(jobs, key=lambda job: job.width * job.height)
         try:
-            answer = self._client.precharge(Payloads().request(largest))
-        except ServiceError as error:
-            if error.failure.kind is Kind.STOP:
-                raise AccessRefused(f"the service refused access: {error.failure}") from None
-            return None
+            request = Payloads().request(largest)
         except (ImageChanged, ImageGone):
             return None
-        return money(answer.cost) or None
+        for wait_s in _PRECHARGE_WAITS_S:
+            try:
+                return money(self._client.precharge(request).cost) or None
+            except ServiceError as error:
+                if error.failure.kind is Kind.STOP:
+                    raise AccessRefused(f"the service refused access: {error.failure}") from None
+                if error.failure.kind is not Kind.TRANSIENT or wait_s is None:
+                    return None
+                threading.Event().wait(
+                    max(wait_s, min(error.failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S))
+                )
+        return None
 
     def _remember(self, cap: Decimal | None) -> None:
         stored.write_jobs(self.directory.jobs, self.task.user, self.task.prepared, self._table_id)

@@ -9,11 +9,11 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.results import frame, summary
 from dreamo_batch.execution import archive, checkpoint, journal, ledger, outcomes, stored
 from dreamo_batch.execution.budget import money
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.state import Stage, State
+from dreamo_batch.results import frame, summary
 
 if TYPE_CHECKING:
     import os
@@ -155,7 +155,7 @@ def _finished(directory: RunDirectory) -> pd.DataFrame:
 def _composed(directory: RunDirectory) -> pd.DataFrame:
     table = stored.read_jobs(directory.jobs)
     orders = _orders(directory)
-    return frame.assemble(table.user, table.prepared.rows, orders)
+    return frame.assemble(table.user, table.rows, orders)
 
 
 def _orders(directory: RunDirectory) -> pd.DataFrame:

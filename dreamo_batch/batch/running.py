@@ -15,7 +15,6 @@ from dreamo_batch.batch.call import Call, Task
 from dreamo_batch.batch.connection import Gateway, connect
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import InvalidTable, RunStopped, UsageError
-from dreamo_batch.results import summary
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.budget import money
@@ -24,6 +23,7 @@ from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
 from dreamo_batch.execution.progress import Bar, Progress, Silent
 from dreamo_batch.execution.state import State
+from dreamo_batch.results import summary
 from dreamo_batch.table.jobs import Prepared, prepare
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns

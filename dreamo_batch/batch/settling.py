@@ -79,7 +79,7 @@ def find_job(table: stored.StoredTable, row: Any) -> str:
     UsageError
         If there is none, or several.
     """
-    jobs = table.prepared.rows[columns.JOB_ID]
+    jobs = table.rows[columns.JOB_ID]
     is_row = table.user.index.map(str) == str(row)
     found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()
     if len(found) != 1:

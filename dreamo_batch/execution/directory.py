@@ -124,12 +124,11 @@ class RunDirectory:
         """
         try:
             fields = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            schema = int(fields["schema"])
-        except (OSError, ValueError, KeyError, TypeError):
+            refuse_newer(int(fields["schema"]), self.path)
+            known = {name: value for name, value in fields.items() if name in Manifest.__slots__}
+            return Manifest(**known)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        refuse_newer(schema, self.path)
-        known = {name: value for name, value in fields.items() if name in Manifest.__slots__}
-        return Manifest(**known)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace `run.json` atomically."""
@@ -158,8 +157,15 @@ class RunDirectory:
         ------
         DirectoryLocked
             If another process is; the message names it.
+        DirectoryError
+            If the path is no folder.
+        OSError
+            If the folder can't be made or written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DirectoryError(f"{self.path} is not a folder; give another run directory.") from None
         owner = self._owner()
         lock = filelock.FileLock(self.path / LOCK, thread_local=False)
         try:
@@ -190,6 +196,8 @@ class RunDirectory:
             probe.acquire(timeout=0)
         except filelock.Timeout:
             return True
+        except OSError:  # a folder one may only read, where the lock can't be tried
+            return False
         probe.release()
         return False
 

@@ -59,10 +59,10 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
 
 
 def _open(directory: RunDirectory, service: str, clock: Clock, entropy: str | None) -> Session:
-    directory.lock()
     with ExitStack() as undo:
-        undo.callback(directory.unlock)
         try:
+            directory.lock()
+            undo.callback(directory.unlock)
             ledger = Ledger(directory, service, entropy)
             undo.callback(ledger.abandon)
             ledger.record(outcomes.interrupted(order, clock.wall()) for order in interrupted(ledger.state))

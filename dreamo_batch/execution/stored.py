@@ -18,7 +18,7 @@ from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 _META: Final = b"dreamo_batch"
@@ -50,8 +50,18 @@ class StoredTable:
     """The table of the last call: the user's frame, what was decided for its rows, and its id."""
 
     user: pd.DataFrame
-    prepared: Prepared
+    decided: pd.DataFrame
     table_id: str
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """What the results need of each row; see `dreamo_batch.table.jobs.Prepared`."""
+        return self.decided[list(ROWS)].astype(ROWS)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The jobs, made again from what was decided; this takes a while for a large table."""
+        return Prepared(_jobs(self.decided), self.rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
@@ -76,10 +86,8 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
-    rows = decided[list(ROWS)].astype(ROWS)
-    prepared = Prepared(_jobs(decided), rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
-    user = frame.loc[:, [not decided for decided in is_decided]]
-    return StoredTable(user, prepared, str(meta.get("table_id")))
+    user = frame.loc[:, [not name for name in is_decided]]
+    return StoredTable(user, decided, str(meta.get("table_id")))
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
@@ -128,27 +136,25 @@ def _job_columns(prepared: Prepared) -> pd.DataFrame:
 
 def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
     first = decided[decided[columns.JOB_ID].notna() & decided[columns.DUPLICATE_OF].isna()]
-    return {row[columns.JOB_ID]: _job(row) for row in first.to_dict("records")}
+    cells = zip(*(first[name].tolist() for name in (*_IMAGE, *_FIELDS)), strict=True)
+    jobs = (_job(row[: len(_IMAGE)], dict(zip(_FIELDS, row[len(_IMAGE) :], strict=True))) for row in cells)
+    return {job.job_id: job for job in jobs}
 
 
-def _job(row: Mapping[Hashable, Any]) -> Job:
-    image = ImageSource(
-        kind=row[_KIND],
-        location=row[columns.IMAGE_SOURCE],
-        digest=row[columns.IMAGE_DIGEST],
-        sent_location=row[columns.IMAGE_SENT],
-        sent_digest=row[columns.IMAGE_SENT_DIGEST],
-    )
-    return Job(
-        job_id=row[columns.JOB_ID],
-        prompt=row[columns.PROMPT],
-        seed=int(row[columns.SEED_SENT]),
-        width=int(row[columns.WIDTH]),
-        height=int(row[columns.HEIGHT]),
-        use_rephraser=bool(row[columns.USE_REPHRASER]),
-        replicate=int(row[columns.REPLICATE]),
-        image=image,
-    )
+# Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
+_IMAGE: Final = (
+    _KIND,
+    columns.IMAGE_SOURCE,
+    columns.IMAGE_DIGEST,
+    columns.IMAGE_SENT,
+    columns.IMAGE_SENT_DIGEST,
+)
+_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != _KIND))
+
+
+def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
+    rest = {name: value for name, value in fields.items() if name != columns.SEED_SENT}
+    return Job(image=ImageSource(*image), seed=fields[columns.SEED_SENT], **rest)
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:

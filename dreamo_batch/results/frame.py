@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.run.budget import money, text, total
-from dreamo_batch.run.state import ORDERED, STATUS_OF, Stage
+from dreamo_batch.execution.budget import money, text, total
+from dreamo_batch.execution.state import ORDERED, STATUS_OF, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,10 +83,11 @@ def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
     """One row per job: its latest order, with sums over all of them."""
     orders = orders.assign(**{columns.ATTEMPTS: orders[columns.STAGE].isin([str(s) for s in ORDERED])})
     orders[columns.ATTEMPTS] = orders[columns.ATTEMPTS].astype(columns.INT)
-    is_last = ~orders[columns.JOB_ID].duplicated(keep="last")
-    latest = orders[is_last].set_index(columns.JOB_ID, drop=False)
-    if len(latest) < len(orders):
-        _add_up(latest, orders[orders[columns.JOB_ID].duplicated(keep=False)])
+    is_followed = orders[columns.JOB_ID].duplicated(keep="last")
+    if not is_followed.any():
+        return _shape(orders.set_index(columns.JOB_ID, drop=False))
+    latest = orders[~is_followed].set_index(columns.JOB_ID, drop=False)
+    _add_up(latest, orders[orders[columns.JOB_ID].duplicated(keep=False)])
     return _shape(latest)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
-from dreamo_batch.run.budget import Budget, possibly_billed, text
-from dreamo_batch.run.progress import dollars
-from dreamo_batch.run.state import ORDERED, State
+from dreamo_batch.execution.budget import Budget, possibly_billed, text
+from dreamo_batch.execution.progress import dollars
+from dreamo_batch.execution.state import ORDERED, State
 
 if TYPE_CHECKING:
     from decimal import Decimal
