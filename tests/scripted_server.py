@@ -36,7 +36,7 @@ def close(connection: socket.socket) -> None:
 def reset(connection: socket.socket) -> None:
     """End the connection as a server does that crashes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+    raise ConnectionAbortedError  # and with it everything that holds the connection is closed
 
 
 def then(*steps: Any) -> Callable[[socket.socket], None]:
@@ -130,9 +130,9 @@ def to_tls(connection: socket.socket) -> ssl.SSLSocket:
 
 def read_request(reader: Any, n_connection: int) -> Received | None:
     """Read one request off a connection, or None at its end."""
-    line = reader.readline().decode().strip()
+    line = reader.readline().decode("latin-1").strip()
     headers = {}
-    while header := reader.readline().decode().strip():
+    while header := reader.readline().decode("latin-1").strip():
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
     body = reader.read(int(headers.get("content-length", 0)))

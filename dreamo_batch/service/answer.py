@@ -98,7 +98,9 @@ def read_answer(operation: Operation, response: requests.Response, *, max_bytes:
 
 def _collect(raw: urllib3.HTTPResponse, pieces: list[bytes], max_bytes: int) -> None:
     if (raw.length_remaining or 0) > max_bytes:
-        raise AnswerTooLong(f"the answer holds {raw.length_remaining} bytes; at most {max_bytes} are read")
+        raise AnswerTooLong(
+            f"the answer holds {raw.length_remaining} bytes; at most {max_bytes} bytes are read"
+        )
     n_bytes = 0
     # read1 gives what one look at the socket brought, so that what came before a break is kept.
     while piece := raw.read1(_PIECE_BYTES, decode_content=True):

@@ -166,7 +166,7 @@ class Api:
         >>> api.close()
         """
         request = self._filled(form, body, path)
-        answer = self._transport.send(operation, request, max_bytes=ANSWER_BYTES_MAX)
+        answer = self._send(operation, request)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
             raise self.error(operation, answer)
         with suppress(wire.Unreadable):  # and raised below as ours, with nothing behind it
@@ -194,7 +194,7 @@ class Api:
         True
         >>> api.close()
         """
-        return self._transport.send("fetch", form, max_bytes=ANSWER_BYTES_MAX)
+        return self._send("fetch", form)
 
     def error(self, operation: Operation, answer: Answer | Failure) -> ServiceError:
         """Make the error to raise for an answer that can't be used, or for none.
@@ -218,13 +218,7 @@ class Api:
         >>> api.close()
         """
         failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
-        masked = replace(
-            failure,
-            code=self.masked(failure.code),
-            message=self.masked(failure.message),
-            excerpt=self.masked(failure.excerpt),
-        )
-        return _ERRORS[masked.kind](masked)
+        return _ERRORS[failure.kind](self._without_key(failure))
 
     def masked(self, text: str | None) -> str | None:
         """Replace the key in somebody else's words.
@@ -274,6 +268,19 @@ class Api:
             request.body = body
             request.headers["Content-Length"] = str(len(body))
         return request
+
+    def _send(self, operation: Operation, request: requests.PreparedRequest) -> Answer | Failure:
+        answer = self._transport.send(operation, request, max_bytes=ANSWER_BYTES_MAX)
+        # Masked here already, because it stays in a variable of the frame that raises.
+        return self._without_key(answer) if isinstance(answer, Failure) else answer
+
+    def _without_key(self, failure: Failure) -> Failure:
+        return replace(
+            failure,
+            code=self.masked(failure.code),
+            message=self.masked(failure.message),
+            excerpt=self.masked(failure.excerpt),
+        )
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
         if answer.broken is None:

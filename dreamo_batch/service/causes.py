@@ -56,6 +56,7 @@ _FAULTS_OF_THE_LINE: Final = (
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
 )
+_MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Links to pictures are signed: who has the query has the picture.
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
 
@@ -137,7 +138,7 @@ def reason(exception: BaseException) -> str:
     *_, innermost = _chain(exception)
     # The standard formatter, because some exceptions of http.client fail at their own str().
     words = " ".join(traceback.format_exception_only(innermost)[-1].split())
-    return without_query(words)[:REASON_CHARACTERS_MAX]
+    return without_query(_MODULES.sub("", words))[:REASON_CHARACTERS_MAX]
 
 
 def without_query(words: str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import http.client
 import io
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -136,6 +137,12 @@ class _TimedAnswer(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(cast("socket.socket", _TimedSocket(sock, exchange.answer_within_s)), *args, **kwargs)
 
+    def begin(self) -> None:
+        super().begin()
+        # urllib3 would log a malformed head as a warning, with the whole URL, and links are signed.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
 
 class _TimedSocket:
     """The one thing `http.client` asks of a socket to read from: a file."""
@@ -163,12 +170,17 @@ class _TimedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         left_s = self._until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError(f"the answer was not whole after {self._within_s:g} s")
-        timeout_s = self._sock.gettimeout()
-        if timeout_s is None or left_s < timeout_s:
-            self._sock.settimeout(left_s)
-        return cast("int | None", self._raw.readinto(buffer))
+        timeout_s = min(left_s, self._sock.gettimeout() or left_s)
+        if left_s > 0:
+            self._sock.settimeout(timeout_s)
+            with suppress(TimeoutError):  # and raised below, in words that tell the two apart
+                return cast("int | None", self._raw.readinto(buffer))
+        is_late = time.monotonic() >= self._until
+        raise TimeoutError(
+            f"the answer was not whole after {self._within_s:g} s"
+            if is_late
+            else f"nothing came for {timeout_s:g} s"
+        )
 
     def close(self) -> None:
         self._raw.close()

@@ -1,0 +1,223 @@
+"""Fetching pictures from other hosts: nothing of ours goes along, and nothing endless comes back."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import threading
+
+import pytest
+
+from dreamo_batch import errors
+from dreamo_batch.service.client import Client
+from dreamo_batch.service.failures import Kind
+from tests.scripted_server import ScriptedServer, answer, close, reset, then
+
+KEY = "sk-example-key"
+PICTURE = b"\xff\xd8\xff\xe0 a picture"
+SIGNATURE = "s1gn4ture"
+
+
+@pytest.fixture
+def host():
+    with ScriptedServer([answer(PICTURE, Content_Type="image/jpeg")]) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host):
+    # The API is on the very same host and port: even so the key stays at home.
+    with Client(KEY, host.url, read_timeout_s=2) as opened:
+        yield opened
+
+
+def link(host, path="/a.png"):
+    return f"{host.url}{path}?sig={SIGNATURE}"
+
+
+def failure_of(client, url, max_bytes=1000):
+    with pytest.raises(errors.ServiceError) as caught:
+        client.download(url, max_bytes=max_bytes)
+    return caught.value.failure
+
+
+def test_a_picture_is_fetched_without_key_and_cookies(host, client):
+    """Even from the service's own host, and after its host set a cookie."""
+    host.script[:] = [answer(PICTURE, Set_Cookie="a=b; Path=/")]
+    for _ in range(2):
+        assert client.download(link(host), max_bytes=1000) == PICTURE
+    assert host.requests[0].line == f"GET /a.png?sig={SIGNATURE} HTTP/1.1"
+    for request in host.requests:
+        assert not {"authorization", "cookie"} & set(request.headers)
+
+
+def test_downloads_and_api_calls_share_no_connection(host, client):
+    """A connection that carried the key carries nothing else."""
+    host.script[:] = [answer(b'{"id": "cq0example", "status": "in_progress"}')]
+    client.fetch("cq0example")
+    client.download(link(host), max_bytes=1000)
+    assert [request.n_connection for request in host.requests] == [1, 2]
+
+
+def test_netrc_is_not_sent_to_other_hosts_either(host, client, monkeypatch, tmp_path):
+    """The host of a picture has no business with passwords."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n", encoding="ascii")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    client.download(link(host), max_bytes=1000)
+    assert "authorization" not in host.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("file:///etc/hostname", "only http and https"),
+        ("ftp://o.example/a.png", "only http and https"),
+        ("data:image/png;base64,AAAA", "only http and https"),
+        ("//o.example/a.png", "only http and https"),
+        ("", "only http and https"),
+        ("https://me:hunter2@o.example/a.png", "user information"),
+        ("https://", "Invalid URL"),
+        ("https:///a.png?sig=s1gn4ture", "Invalid URL"),
+        ("https://[/a.png?sig=s1gn4ture", "ValueError"),
+        ("https://o.example:99999/a.png?sig=s1gn4ture", "Failed to parse"),
+        ("https://*.example/a.png?sig=s1gn4ture", "invalid label"),
+    ],
+)
+def test_links_that_must_not_be_followed_are_refused(client, url, words):
+    """For good, and without showing what is secret in them."""
+    failure = failure_of(client, url)
+    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "rejected")
+    assert words in failure.message
+    assert "hunter2" not in str(failure)
+    assert SIGNATURE not in str(failure)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(host, client, status):
+    """Relative ones too; each hop is one request."""
+    host.script[:] = [answer(b"", status, Location="/b.png?x=1"), answer(PICTURE)]
+    assert client.download(link(host), max_bytes=1000) == PICTURE
+    assert [request.line.split()[1] for request in host.requests] == [f"/a.png?sig={SIGNATURE}", "/b.png?x=1"]
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("file:///etc/hostname", "only http and https"),
+        ("ftp://o.example/", "only http and https"),
+        ("http://me:hunter2@127.0.0.1/", "user information"),
+        ("http://[", "ValueError"),
+    ],
+)
+def test_redirects_are_checked_like_links(host, client, location, words):
+    """The host of a picture does not choose what is opened here."""
+    host.script[:] = [answer(b"", 302, Location=location)]
+    failure = failure_of(client, link(host))
+    assert (failure.kind, words in failure.message, "hunter2" in str(failure)) == (
+        Kind.PERMANENT,
+        True,
+        False,
+    )
+
+
+def test_a_redirect_in_circles_ends(host, client):
+    """After five of them."""
+    host.script[:] = [answer(b"", 302, Location="/again")]
+    failure = failure_of(client, link(host))
+    assert (failure.kind, failure.error_class, len(host.requests)) == (Kind.PERMANENT, "redirected", 6)
+
+
+def test_a_redirect_to_nowhere_is_a_failure(host, client):
+    """Without a Location there is nothing to follow."""
+    host.script[:] = [answer(b"", 302)]
+    assert failure_of(client, link(host)).error_class == "redirected"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        answer(PICTURE * 200),
+        then(b"HTTP/1.1 200 OK\r\n\r\n", PICTURE * 200, close),
+        then(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n", b"x" * 2048, b"\r\n0\r\n\r\n"),
+        answer(gzip.compress(b" " * 10_000_000), Content_Encoding="gzip"),
+    ],
+    ids=["told", "untold", "chunked", "packed"],
+)
+def test_what_is_too_long_is_refused_not_cut(host, client, step):
+    """Whether its length is told or not."""
+    host.script[:] = [step]
+    failure = failure_of(client, link(host))
+    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "unreadable")
+    assert "1000 bytes" in failure.message
+
+
+def test_the_longest_allowed_is_read(host, client):
+    """The ceiling belongs to what is allowed."""
+    assert client.download(link(host), max_bytes=len(PICTURE)) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "error_class"),
+    [
+        (answer(b"", 403), Kind.PERMANENT, "access_refused"),
+        (answer(b"", 404), Kind.PERMANENT, "rejected"),
+        (answer(b"", 410), Kind.PERMANENT, "rejected"),
+        (answer(b"", 429, Retry_After="3"), Kind.TRANSIENT, "rate_limited"),
+        (answer(b"", 503), Kind.TRANSIENT, "server_error"),
+        (close, Kind.TRANSIENT, "no_answer"),
+        (reset, Kind.TRANSIENT, "no_answer"),
+        (then(answer(PICTURE, Content_Length="500"), close), Kind.TRANSIENT, "no_answer"),
+    ],
+)
+def test_failures_tell_a_link_that_is_dead_from_one_that_may_work_later(
+    host, client, step, kind, error_class
+):
+    """A dead one is asked for anew; a refused link never stops the run."""
+    host.script[:] = [step]
+    failure = failure_of(client, link(host))
+    assert (failure.kind, failure.error_class) == (kind, error_class)
+    assert SIGNATURE not in str(failure)
+
+
+def test_a_picture_that_drips_ends(host):
+    """At five read timeouts in all, however steadily it comes."""
+    over = threading.Event()
+
+    def drip(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        while not over.wait(0.005):
+            connection.sendall(b"1")
+
+    host.script[:] = [drip]
+    with Client(KEY, host.url, read_timeout_s=0.03) as client:
+        failure = failure_of(client, link(host), max_bytes=100_000)
+        over.set()
+    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "no_answer")
+    assert "not whole" in failure.message
+
+
+def test_a_picture_that_stalls_ends(host):
+    """At one read timeout without a byte."""
+    over = threading.Event()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"
+    host.script[:] = [then(head, lambda _connection: over.wait(5))]
+    with Client(KEY, host.url, read_timeout_s=0.03) as client:
+        failure = failure_of(client, link(host), max_bytes=100_000)
+        over.set()
+    assert failure.message == "TimeoutError: nothing came for 0.03 s"
+
+
+def test_signatures_are_logged_at_debug_only(host, client, caplog):
+    """Neither by us nor by what lies below us, not even when the host's answer is malformed."""
+    host.script[:] = [
+        answer(b"", 302, Location=f"/b.png?sig={SIGNATURE}"),
+        then(b"HTTP/1.1 200 OK\r\nno header at all\r\n\r\n", b"ok", close),
+        answer(b"", 500),
+        close,
+    ]
+    with caplog.at_level(logging.DEBUG):
+        client.download(link(host), max_bytes=1000)
+        for _ in range(2):
+            failure_of(client, link(host))
+    assert any(SIGNATURE in record.getMessage() for record in caplog.records)
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []

@@ -1,0 +1,160 @@
+"""The key shows nowhere but in the Authorization header of requests to the service."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import traceback
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch import errors
+from dreamo_batch.service import wire
+from dreamo_batch.service.client import Client
+from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
+
+KEY = "sk-Secret/Key+42="
+REQUEST = wire.Request("a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png")
+ECHOES = [
+    json.dumps({"error": {"code": KEY, "message": f"invalid key {KEY}"}}).encode(),
+    json.dumps({"message": f"invalid key {KEY}"}).replace("/", "\\/").encode(),
+    f"<html><title>{KEY}</title>{KEY}</html>".encode(),
+    f"no key like sk-Secret%2FKey%2B42%3D, {KEY}".encode(),
+    b"x" * 1990 + KEY.encode(),
+]
+CALLS = {
+    "create": lambda client: client.create(REQUEST),
+    "fetch": lambda client: client.fetch("cq0example"),
+    "precharge": lambda client: client.precharge(REQUEST),
+    "wait": lambda client: client.wait("cq0example", timeout_s=0),
+    "probe": lambda client: client.probe(),
+}
+STEPS = {
+    "closed": close,
+    "reset": reset,
+    "no http": then(KEY.encode(), b"\r\n\r\n", close),
+    "broken": then(answer(KEY.encode(), Content_Length="999"), close),
+    "redirect": answer(b"", 307, Location=f"https://evil.example/{KEY}?key={KEY}"),
+    "header": then(f"HTTP/1.1 401 {KEY}\r\nX-Key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode()),
+} | {
+    f"{status}, echo {i}": answer(echo, status) for i, echo in enumerate(ECHOES) for status in (200, 401, 500)
+}
+
+
+@pytest.fixture
+def server():
+    with ScriptedServer() as running:
+        yield running
+
+
+def told_by(error: BaseException) -> str:
+    """Everything that a debugger, a notebook or a log could show of an error, local variables and all."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next  # the test's own variables hold the key
+    out = io.StringIO()
+    out.write(
+        f"{error!r} {error} {getattr(error, 'failure', '')!r} {error.__cause__!r} {error.__context__!r}"
+    )
+    traceback.TracebackException(type(error), error, frames, capture_locals=True).print(file=out)
+    return out.getvalue()
+
+
+def failed(call, client) -> errors.ServiceError | None:
+    try:
+        call(client)
+    except errors.ServiceError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_no_error_shows_the_key(server, caplog, call, step):
+    """Not in words, not in the failure, not in any frame's variables, not in a log at any level."""
+    server.script[:] = [step]
+    with caplog.at_level(logging.DEBUG), Client(KEY, server.url, read_timeout_s=2) as client:
+        error = failed(call, client)
+    told = caplog.text + ("" if error is None else told_by(error))
+    assert error is None or (error.__cause__, error.__context__) == (None, None)
+    assert KEY not in told
+    assert KEY[:9] not in told
+    assert "sk-Secret%2F" not in told
+
+
+def test_no_unreachable_service_shows_the_key(monkeypatch):
+    """Nor does a proxy's password show."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter2@127.0.0.1:9")
+    for url in ("http://127.0.0.1:9", "https://gateway.test"):
+        with Client(KEY, url) as client, pytest.raises(errors.RequestNotTaken) as caught:
+            client.create(REQUEST)
+        told = told_by(caught.value)
+        assert KEY not in told
+        assert "hunter2" not in told
+
+
+def test_the_key_is_masked_in_tasks_and_prices(server):
+    """What comes back as a value ends up in tables and files."""
+    task = {"id": "cq0example", "status": "failed", "error": f"key {KEY} expired", "usage": {"cost": "free"}}
+    server.script[:] = [
+        answer(json.dumps(task).encode()),
+        answer(json.dumps({"status": "failed", "data": {}, "reason": f"key {KEY} expired"}).encode()),
+    ]
+    with Client(KEY, server.url) as client:
+        read = client.fetch("cq0example")
+        price = client.precharge(REQUEST)
+    assert (read.error.message, price.reason) == ("key *** expired", "key *** expired")
+    assert KEY not in repr((read, price))
+
+
+def test_a_short_key_spoils_no_id_and_no_cost(server):
+    """Only words are masked: an id that holds the key is still the id."""
+    body = b'{"id": "task-1", "status": "completed", "output": ["https://o.example/1"], "usage": {"cost": "1.1"}}'
+    server.script[:] = [answer(body)]
+    with Client("1", server.url) as client:
+        task = client.fetch("task-1")
+    assert (task.task_id, task.urls, task.cost) == ("task-1", ("https://o.example/1",), "1.1")
+
+
+def test_the_key_does_not_follow_a_redirect(server):
+    """Neither to another host nor to another path."""
+    with ScriptedServer() as other:
+        for target in (other.url, f"{server.url}/elsewhere"):
+            server.script[:] = [answer(b"", 307, Location=target), answer(CREATED)]
+            server.requests.clear()
+            with Client(KEY, server.url) as client:
+                for call in CALLS.values():
+                    with suppress(errors.ServiceError):
+                        call(client)
+                    server.script[:] = server.script[:1]
+            assert all("/elsewhere" not in request.line for request in server.requests)
+        assert other.requests == []
+
+
+def test_no_part_of_an_idle_client_holds_the_key_in_the_open(server):
+    """The forms of its requests and its sessions are without it; the one place is the secret."""
+    with Client(KEY, server.url) as client:
+        client.create(REQUEST)
+        lane = client._api._transport._here.lane
+        forms = [one for one in vars(client).values() if hasattr(one, "headers")]
+        assert len(forms) == 4
+        assert all(KEY not in str(form.headers) for form in forms)
+        assert KEY not in f"{lane.session.headers} {vars(client)} {vars(client._api)} {lane}"
+
+
+@given(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6, max_size=60), st.integers(0, 2100)
+)
+def test_no_excerpt_shows_a_key_however_it_is_cut(key, n_before):
+    """An excerpt ends at 2 kB, perhaps in the middle of a key."""
+    with Client(key, "http://127.0.0.1:9") as client:
+        body = b" " * n_before + key.encode() + b" "
+        excerpt = client._api.masked(wire.values.excerpt(body))
+    shown = excerpt.strip().removesuffix("***").strip()
+    assert len(shown) < 4 or not key.startswith(shown)
