@@ -81,7 +81,7 @@ class Call:
         try:
             self.runner = self._runner()
         except BaseException:
-            self._let_go()
+            self.let_go()
             raise
 
     def start(self) -> None:
@@ -177,7 +177,7 @@ class Call:
         except OSError as error:
             self.runner.coordinator.storage_failed(error)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Close the ledger again; creates that a predecessor sent are still waited for."""
         empty = Assignment({}, {}, 0, (), (), ())
         workers = self.session.workers or Workers(1)

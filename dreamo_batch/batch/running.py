@@ -391,7 +391,6 @@ def _work(
         call = Call(directory, client, task, entropy=entropy)
         call.session.resources.push(resources.pop_all())
     with _interrupts():
-        call.start()
         bar = _progress(call, show=show)
         try:
             _watch(call, bar)
@@ -401,8 +400,13 @@ def _work(
 
 
 def _progress(call: Call, *, show: bool) -> Progress:
-    first = call.runner.coordinator.snapshot()
-    bar: Progress = Bar(first) if show else Silent()
+    """Make the bar before anything is sent: an interrupt in between would find nobody watching."""
+    try:
+        first = call.runner.coordinator.snapshot()
+        bar: Progress = Bar(first) if show else Silent()
+    except BaseException:
+        call.let_go()
+        raise
     for warning in call.warnings:
         bar.say(f"warning: {warning}")
     return bar
@@ -411,6 +415,7 @@ def _progress(call: Call, *, show: bool) -> Progress:
 def _watch(call: Call, bar: Progress) -> None:
     runner = call.runner
     try:
+        call.start()
         while not runner.is_closed.wait(_LOOK_EVERY_S):
             _paint(call, bar)
     except KeyboardInterrupt:
