@@ -115,6 +115,7 @@ def test_a_lost_task_is_known_by_its_words(status, body):
         ({"error": {"code": 401, "message": "m"}}, STOP, "access_refused", "000000401"),
         ({"status": {"code": 403, "message": "m"}, "data": None}, STOP, "access_refused", "000000403"),
         ({"error": {"code": 429, "message": "m"}}, PERMANENT, "rejected", "000000429"),
+        ({"error": {"code": "\u00b2", "message": "m"}}, PERMANENT, "rejected", "\u00b2"),
     ],
 )
 def test_a_refusal_with_http_200_is_permanent_unless_it_is_about_the_key(body, kind, error_class, code):

@@ -122,6 +122,18 @@ def test_a_short_key_spoils_no_id_and_no_cost(server):
     assert (task.task_id, task.urls, task.cost) == ("task-1", ("https://o.example/1",), "1.1")
 
 
+def test_a_short_key_spoils_no_documented_code(server):
+    """What is done about a failure depends on its code."""
+    body = b'{"id": "a", "status": "failed", "error": {"code": "003011095", "message": "1 error"}}'
+    server.script[:] = [answer(body), answer(b'{"error": {"code": 3011001}}', 400)]
+    with Client("1", server.url) as client:
+        error = client.fetch("a").error
+        with pytest.raises(errors.RequestRejected) as caught:
+            client.create(REQUEST)
+    assert (error.code, error.message) == ("003011095", "*** error")
+    assert caught.value.failure.code == "003011001"
+
+
 def test_the_key_does_not_follow_a_redirect(server):
     """Neither to another host nor to another path."""
     with ScriptedServer() as other:

@@ -247,10 +247,16 @@ def test_a_certificate_that_nobody_signed_stops_the_create_before_it_is_sent(tls
     assert tls_server.requests == []
 
 
-def test_a_handshake_that_fails_is_not_sent(server):
+def test_a_handshake_that_fails_is_not_sent():
     """A server that speaks no TLS."""
-    with Client(KEY, server.url.replace("http:", "https:")) as client:
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(
+        target=serve_raw, args=(listener, then(b"HTTP/1.1 400 Bad Request\r\n\r\n", close))
+    )
+    thread.start()
+    with listener, Client(KEY, f"https://127.0.0.1:{listener.getsockname()[1]}") as client:
         failure = failed_create(client)
+        thread.join()
     assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
 
 

@@ -250,6 +250,7 @@ def test_an_unknown_status_means_not_finished(status):
         ({"code": None, "message": "Internal"}, (None, "Internal")),
         ({"message": "Internal"}, (None, "Internal")),
         ({"code": "E7"}, ("E7", None)),
+        ({"code": "\u00b2"}, ("\u00b2", None)),
         ("Internal", (None, "Internal")),
         (3011095, ("003011095", None)),
         ("003011095", ("003011095", None)),

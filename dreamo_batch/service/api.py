@@ -34,6 +34,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.service import wire
 from dreamo_batch.service.failures import Failure, Kind, Operation, from_response
+from dreamo_batch.service.parameters import ERROR_CODES
 from dreamo_batch.service.payload import excerpt
 from dreamo_batch.service.transport import Transport
 
@@ -242,6 +243,27 @@ class Api:
         key = self._settings.api_key
         return text if text is None or key is None else key.mask(text)
 
+    def masked_code(self, code: str | None) -> str | None:
+        """Replace the key in a code, unless the code is a documented one, on which much depends.
+
+        Parameters
+        ----------
+        code : str or None
+
+        Returns
+        -------
+        str or None
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.settings import Secret, Settings
+        >>> api = Api(Settings("https://gateway.example", Secret("1")))
+        >>> api.masked_code("003011095"), api.masked_code("E1")
+        ('003011095', 'E***')
+        >>> api.close()
+        """
+        return code if code in ERROR_CODES else self.masked(code)
+
     def close(self) -> None:
         """Close every session.
 
@@ -277,7 +299,7 @@ class Api:
     def _without_key(self, failure: Failure) -> Failure:
         return replace(
             failure,
-            code=self.masked(failure.code),
+            code=self.masked_code(failure.code),
             message=self.masked(failure.message),
             excerpt=self.masked(failure.excerpt),
         )

@@ -333,7 +333,7 @@ class Client:
     def _task(self, body: bytes, task_id: str) -> Task:
         task = wire.read_task(body, task_id)
         told = task.error and wire.ServiceMessage(
-            self._api.masked(task.error.code), self._api.masked(task.error.message)
+            self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
         return replace(task, error=told, excerpt=self._api.masked(task.excerpt))
 

@@ -90,11 +90,6 @@ class WatchedAdapter(HTTPAdapter):
             self._exchange.was_sent = None
         return manager
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Send one request."""
-        self._exchange.was_sent = False
-        return super().send(*args, **kwargs)
-
     def _watch(self, manager: urllib3.PoolManager) -> None:
         pools = {"http": _PlainPool, "https": _TlsPool}
         watched = {scheme: partial(pool, exchange=self._exchange) for scheme, pool in pools.items()}

@@ -12,8 +12,9 @@ simply be asked again, so there the network's faults are transient::
     2xx that can't be read         MAY_HAVE_ARRIVED    TRANSIENT       TRANSIENT       TRANSIENT
     2xx that is a refusal          PERMANENT           TRANSIENT       TRANSIENT       TRANSIENT
     401, 402, 403                  STOP                STOP            STOP            PERMANENT
-    404, or "task not found"       PERMANENT           PERMANENT       PERMANENT       PERMANENT
+    404                            PERMANENT           PERMANENT       PERMANENT       PERMANENT
     other 4xx                      PERMANENT           TRANSIENT       PERMANENT       PERMANENT
+    "task not found" in words      as its status       PERMANENT       as its status   as its status
     can't even be built            PERMANENT           PERMANENT       PERMANENT       PERMANENT
 
 A fetch answered by a redirect or an odd 4xx is asked again, because the task it asks for may be paid for already.
@@ -248,7 +249,7 @@ def _judge(
 
 def _judge_refusal(told: ServiceMessage) -> tuple[Kind, str]:
     """Judge an error that came with HTTP 200; one about the key concerns every row, not this one."""
-    is_stop = (told.code or "").isdigit() and int(told.code or 0) in STOP_STATUSES.value
+    is_stop = payload.code_number(told.code) in STOP_STATUSES.value
     return (Kind.STOP, ACCESS_REFUSED) if is_stop else (Kind.PERMANENT, _class_of(told, REJECTED))
 
 
@@ -319,6 +320,8 @@ def _redirect(headers: Mapping[str, str]) -> str:
 
 def _phrase(status: int) -> str:
     """Give the standard words for a status whose body says nothing."""
+    if _is_success(status):
+        return "the answer can't be read"
     try:
         return HTTPStatus(status).phrase
     except ValueError:

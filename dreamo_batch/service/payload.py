@@ -339,9 +339,28 @@ def code_text(value: Any) -> str | None:
     """
     is_whole = isinstance(value, Decimal) and abs(value) < _CODE_BELOW and value % 1 == 0
     written = text(value) or number_text(int(value) if is_whole else value)
-    if written is None or not (written.isascii() and written.isdigit()):
-        return written
-    return written.zfill(ERROR_CODE_DIGITS)
+    return written.zfill(ERROR_CODE_DIGITS) if written and code_number(written) is not None else written
+
+
+def code_number(code: str | None) -> int | None:
+    """Give the number that a code is.
+
+    Parameters
+    ----------
+    code : str or None
+        As from `code_text`.
+
+    Returns
+    -------
+    int or None
+        None for a code that is no number.
+
+    Examples
+    --------
+    >>> code_number("000000401"), code_number("E1"), code_number("\u00b2")
+    (401, None, None)
+    """
+    return int(code) if code is not None and code.isascii() and code.isdigit() else None
 
 
 def _number(written: str) -> int | Decimal | None:
@@ -362,9 +381,9 @@ def _bare_message(value: Any) -> ServiceMessage | None:
     """Read an error that is no object: words, or nothing but a code."""
     if value is True:
         return ServiceMessage(None, "the service says no more than error: true")
-    code = code_text(value) or ""
-    if code.isdigit():
-        return ServiceMessage(code, None) if code.strip("0") else None
+    code = code_text(value)
+    if code_number(code) is not None:
+        return ServiceMessage(code, None) if code_number(code) else None
     words = _words(value)
     return ServiceMessage(None, words) if words else None
 
@@ -390,7 +409,7 @@ def _bare(code: Any) -> str:
 
 def _code_in(source: dict[str, Any]) -> str | None:
     codes = (code_text(source.get(key)) for key in _CODE_KEYS)
-    return next((code for code in codes if code and code.strip("0")), None)
+    return next((code for code in codes if code and code_number(code) != 0), None)
 
 
 def _words(value: Any) -> str | None:

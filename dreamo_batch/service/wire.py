@@ -266,8 +266,7 @@ def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:
     told = values.message_in(answer)
     if told is None or values.message_in(answer.get("error")):
         return told
-    code = told.code or ""
-    return told if code.isdigit() and int(code) >= _REFUSED_FROM else None
+    return told if (values.code_number(told.code) or 0) >= _REFUSED_FROM else None
 
 
 def _plain(written: str) -> str | None:
