@@ -48,6 +48,19 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
         return sum(amounts, ZERO)
 
 
+def times(n: int, amount: Decimal) -> Decimal:
+    """Multiply an amount exactly.
+
+    Examples
+    --------
+    >>> times(3, Decimal("0.1"))
+    Decimal('0.3')
+    """
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return n * amount
+
+
 def text(amount: Decimal) -> str:
     """Write an amount without an exponent.
 
@@ -104,12 +117,12 @@ class Budget:
     @property
     def reserved(self) -> Decimal:
         """USD held back; an order sent before any price was known counts at the price known now."""
-        return total((self._held, self._n_unpriced * (self.price or ZERO)))
+        return total((self._held, times(self._n_unpriced, self.price or ZERO)))
 
     @property
     def excess(self) -> Decimal:
         """USD by which spent + reserved is over the cap; 0 within it."""
-        return ZERO if self.cap is None else max(self._committed() - self.cap, ZERO)
+        return ZERO if self.cap is None else max(total((self._committed(), self.cap.copy_negate())), ZERO)
 
     def verdict(self) -> Verdict:
         """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
@@ -130,7 +143,7 @@ class Budget:
         """Follow an order from one state to the next."""
         if before is not None:
             self._add(before, -1)
-            self._n_pilots_left += before.stage is Stage.SENDING and after.stage is Stage.UNSENT
+            self._n_pilots_left += before.stage is Stage.SENDING and after.stage not in ORDERED
         self._add(after, 1)
         cost = price_of(after)
         if cost is not None:  # above the reservation it raises it for what follows; a pilot's sets it
@@ -145,9 +158,9 @@ class Budget:
         self._n_open += sign * (order.stage in OPEN)
         cost, held = money(order.cost), money(order.reserved)
         if cost is not None:
-            self.spent = total((self.spent, sign * cost))
+            self.spent = total((self.spent, times(sign, cost)))
         elif held is not None:
-            self._held = total((self._held, sign * held))
+            self._held = total((self._held, times(sign, held)))
         else:
             self._n_unpriced += sign
 

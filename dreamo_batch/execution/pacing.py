@@ -6,7 +6,6 @@ Nothing here waits or reads a clock; every method is told the time.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +25,8 @@ _JITTER: Final = 0.1
 _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
 _TAIL: Final = 1e-6
+_SEEN_AT_ONCE: Final = 0.7
+_WHOLE: Final = 1 - 1e-6  # of a token: what rounding of large clock times may leave of one
 POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end is not counted
 
 
@@ -44,7 +45,7 @@ class PollTimes:
     >>> import random
     >>> times = PollTimes(random.Random(0))
     >>> for latency_s in (8.0, 10.0, 12.5) * 20:
-    ...     times.learn(latency_s)
+    ...     times.learn(latency_s, unfinished_s=latency_s)
     >>> 6 < times.due_in(age_s=0.0) < 8, 0.3 < times.due_in(age_s=10.0) < 0.8
     (True, True)
     """
@@ -54,8 +55,13 @@ class PollTimes:
         self._logarithms: deque[float] = deque(maxlen=_SAMPLES)
         self._fit: tuple[float, float] | None = None
 
-    def learn(self, latency_s: float) -> None:
-        """Take in how long a task took from sending to being seen done."""
+    def learn(self, seen_s: float, *, unfinished_s: float = 0.0) -> None:
+        """Take in the age at which a task was seen done, and the last at which it was not.
+
+        Its end lies between the two. One that was done when first asked for may have been done long before, so
+        that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
+        """
+        latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
         self._logarithms.append(math.log(max(latency_s, _STEP_MIN_S)))
         self._fit = None
 
@@ -72,8 +78,10 @@ class PollTimes:
 
     def _fitted(self) -> tuple[float, float]:
         if self._fit is None:
-            mean = statistics.fmean(self._logarithms)
-            self._fit = mean, max(statistics.pstdev(self._logarithms, mean), _DEVIATION_MIN)
+            n = len(self._logarithms)
+            mean = sum(self._logarithms) / n
+            variance = sum((value - mean) ** 2 for value in self._logarithms) / n
+            self._fit = mean, max(math.sqrt(variance), _DEVIATION_MIN)
         return self._fit
 
     def _step_s(self, age_s: float, mean: float, deviation: float) -> float:
@@ -124,12 +132,12 @@ class TokenBucket:
     def ready_at(self, now: float) -> float:
         """Say when the next token is there."""
         self._refill(now)
-        return now if self._tokens >= 1 else now + (1 - self._tokens) / self.rate
+        return now if self._tokens >= _WHOLE else now + (1 - self._tokens) / self.rate
 
     def take(self, now: float) -> bool:
         """Take a token if there is one."""
         self._refill(now)
-        if self._tokens < 1:
+        if self._tokens < _WHOLE:
             return False
         self._tokens -= 1
         return True
@@ -140,7 +148,7 @@ class TokenBucket:
 
     def _refill(self, now: float) -> None:
         if self._at is not None:
-            self._tokens = min(self._size, self._tokens + (now - self._at) * self.rate + 1e-9)
+            self._tokens = min(self._size, self._tokens + (now - self._at) * self.rate)
         self._at = now
 
 
@@ -217,7 +225,7 @@ class BackOff:
         wait_s = min(self._first_s * 2.0**self.n, self._cap_s)
         self.n = min(self.n + 1, 30)
         if asked_s is not None:
-            return asked_s
+            return max(asked_s, self._first_s)  # a service that asks for no wait at all is not hammered
         return wait_s * self._random.uniform(0.8, 1.2)
 
     def reset(self) -> None:

@@ -58,6 +58,7 @@ class _Task:
         False  # accepted in this call, so its latency tells of the service and not of our absence
     )
     n_polls: int = 0
+    unfinished_s: float = 0.0
     strikes: int = 0
     first_strike: float = 0.0
 
@@ -207,7 +208,8 @@ class Schedule:
             return False
         if self.is_polling and (self._tasks or self._due):
             return False
-        return not self._waiting or not self.is_submitting or self.budget.verdict() == "stop"
+        # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
+        return not self._waiting or not self.is_submitting or self.budget.verdict() != "go"
 
     @property
     def n_in_flight(self) -> int:
@@ -261,6 +263,7 @@ class Schedule:
         """Take in a poll without an end; False if the task is overdue and no longer asked for."""
         task = self._polled(key)
         task.strikes = 0
+        task.unfinished_s = now - task.born
         return self._ask_again(key, task, now, self.poll_times.due_in(now - task.born))
 
     def poll_failed(self, key: Key, now: float) -> bool:
@@ -287,7 +290,7 @@ class Schedule:
         del self._tasks[key]
         self._bucket.give_back()
         if task.is_fresh:
-            self.poll_times.learn(now - task.born)
+            self.poll_times.learn(now - task.born, unfinished_s=task.unfinished_s)
 
     def saved(self, key: Key) -> None:
         """Take in a picture on disk."""
