@@ -138,6 +138,19 @@ def test_a_url_without_a_picture_makes_the_task_fail_and_may_be_tried_again():
     assert errors[1]["code"] == "003011004"
 
 
+def test_a_reference_that_can_not_be_kept_makes_the_task_fail(tmp_path):
+    """A full or missing disk is an internal error of the task, and no end of the gateway."""
+    answer = OK + f"Content-Length: {len(REFERENCE)}\r\n\r\n".encode() + REFERENCE
+    with (
+        Site(answer) as site,
+        LocalGateway(tmp_path, engine=FakeEngine()) as gateway,
+        LocalClient(gateway) as client,
+    ):
+        (tmp_path / "references").rmdir()
+        error = client.poll(client.create(binary_data_base64=..., image_urls=[site.url]))["error"]
+        assert error["error_message"] == "Internal generation error: FileNotFoundError"
+
+
 def test_a_gateway_stops_at_once_while_a_site_hangs(monkeypatch):
     """A fetch under way is dropped."""
     monkeypatch.setattr(studio, "FETCH_TIMEOUT_S", 3600)

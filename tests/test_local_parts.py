@@ -78,7 +78,7 @@ def test_log_normal_latencies_have_the_median_asked_for():
     latency, rng = read_latency("lognormal:3,0.5"), random.Random(1)
     n_below = sum(latency.draw_s(rng) < 3 for _ in range(2000))
     assert 900 < n_below < 1100
-    assert read_latency(2).draw_s(rng) == read_latency("fixed:2").draw_s(rng) == 2
+    assert read_latency(read_latency(2)).draw_s(rng) == read_latency("fixed:2").draw_s(rng) == 2
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.floats(0, 2), st.floats(0.1, 9)), max_size=40))

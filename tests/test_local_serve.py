@@ -163,6 +163,21 @@ def test_a_restarted_gateway_knows_its_tasks_and_links_to_itself(tmp_path):
         assert client.ask("GET", link).json()[0] == "done"
 
 
+def test_an_invoice_waits_for_the_pictures_that_are_due():
+    """What is billed does not change a moment later: the invoice comes once the pictures are made."""
+    engine = GatedEngine()
+    with (
+        LocalGateway(engine=engine) as gateway,
+        LocalClient(gateway) as client,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        client.create()
+        invoice = pool.submit(gateway.invoice)
+        assert not concurrent.futures.wait([invoice], timeout=0.02).done
+        engine.gate.set()
+        assert [line["billed"] for line in invoice.result()] == [True]
+
+
 def test_slots_survive_a_restart(tmp_path):
     """A task still running counts against the concurrency of the next gateway."""
     options = {"engine": FakeEngine(), "latency": 60, "max_concurrent": 1}
@@ -251,7 +266,7 @@ def test_the_engines_need_no_web_server():
         dreamo_batch.local.Nothing  # noqa: B018 - the access is the test
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_served_gateway_ends_by_a_signal(tmp_path, number):
     """Exit code 0, no words, and the signal mask of before."""
     with served(state_dir=str(tmp_path)) as (process, base_url, session):

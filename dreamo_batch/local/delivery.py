@@ -75,6 +75,11 @@ class Hangup(Response):
         The connection, None if the client has left already.
     raw : bytes
         What the client sees before the end.
+
+    Examples
+    --------
+    >>> Hangup(None).body
+    b''
     """
 
     def __init__(self, transport: asyncio.Transport | None, raw: bytes = b"") -> None:
@@ -100,6 +105,13 @@ class Delivery:
         The open connections.
     clock : callable
         Gives Unix seconds.
+
+    Examples
+    --------
+    >>> from dreamo_batch.local.answers import Answer
+    >>> delivery = Delivery({}, clock=lambda: 0.0)
+    >>> asyncio.run(delivery.deliver(Answer(200, b"{}"), None, "poll", Request({"type": "http"}))).body
+    b'{}'
     """
 
     def __init__(self, transports: Transports, clock: Callable[[], float]) -> None:

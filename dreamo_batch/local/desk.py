@@ -43,6 +43,13 @@ class Desk:
         Gives Unix seconds; tasks advance by it.
     base_url : str
         What links to pictures begin with.
+
+    Examples
+    --------
+    >>> from dreamo_batch.local import LocalGateway
+    >>> with LocalGateway(engine="flat", max_concurrent=1) as gateway:
+    ...     gateway.invoice()
+    []
     """
 
     def __init__(

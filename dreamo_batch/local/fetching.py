@@ -26,7 +26,13 @@ _KEPT = "%/:=&?~#+!$,;'@()*[]"
 
 
 class FetchFailed(Exception):  # noqa: N818 - it names what happened, in the service's own words
-    """A reference can't be had from its URL."""
+    """A reference can't be had from its URL.
+
+    Examples
+    --------
+    >>> str(FetchFailed("404 from the image URL"))
+    'HTTP error response: 404 from the image URL'
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(f"HTTP error response: {what}")
@@ -53,6 +59,13 @@ async def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
     ------
     FetchFailed
         If it can't be had within these limits.
+
+    Examples
+    --------
+    >>> asyncio.run(fetch("ftp://example.org/a.jpg", max_bytes=1000, timeout_s=5.0))
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.local.fetching.FetchFailed: HTTP error response: the image URL leads to one that ...
     """
     try:
         async with asyncio.timeout(timeout_s):

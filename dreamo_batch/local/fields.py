@@ -56,7 +56,13 @@ class Problem:
 
 
 class Refused(Exception):  # noqa: N818 - it names what happened
-    """An order can't be read; `problem` says why."""
+    """An order can't be read; `problem` says why.
+
+    Examples
+    --------
+    >>> Refused("003011002").problem.message
+    'Missing image'
+    """
 
     def __init__(self, code: str, detail: str = "") -> None:
         self.problem = Problem(code, detail)
@@ -79,7 +85,27 @@ class Source:
 
 
 def read_prompt(params: dict[str, Any]) -> str:
-    """Read the prompt: a string of 1 to 800 characters that is not blank."""
+    """Read the prompt: a string of 1 to 800 characters that is not blank.
+
+    Parameters
+    ----------
+    params : dict
+        The order's parameters.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    Refused
+        With 001 if there is none, 003 if it is too long, 004 if it is no text.
+
+    Examples
+    --------
+    >>> read_prompt({"prompt": "雪山"})
+    '雪山'
+    """
     prompt = params.get("prompt", "")
     if not isinstance(prompt, str):
         raise Refused(INVALID, "prompt must be a string")
@@ -93,12 +119,32 @@ def read_prompt(params: dict[str, Any]) -> str:
 
 
 def read_source(params: dict[str, Any]) -> Source:
-    """Read the reference: exactly one of the two fields, with exactly one item."""
+    """Read the reference: exactly one of the two fields, with exactly one item.
+
+    Parameters
+    ----------
+    params : dict
+        The order's parameters.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    Refused
+        With 002 if there is none, 004 if there is more than one, or it can't be used.
+
+    Examples
+    --------
+    >>> read_source({"image_urls": ["https://example.org/a.jpg"]}).url
+    'https://example.org/a.jpg'
+    """
     given = [(name, params[name]) for name in _READERS if params.get(name) not in (None, [])]
     match given:
         case []:
             raise Refused(MISSING_IMAGE)
-        case [(_, [""])]:
+        case [(_, ["" | b""])]:
             raise Refused(MISSING_IMAGE)
         case [(name, [str() | bytes() as item])]:
             return _READERS[name](item)
@@ -108,12 +154,55 @@ def read_source(params: dict[str, Any]) -> Source:
 
 
 def read_seed(params: dict[str, Any]) -> int:
-    """Read the seed: -1, or 0 to 2**63-1."""
+    """Read the seed: -1 for a random one, or 0 to 2**63-1.
+
+    Parameters
+    ----------
+    params : dict
+        The order's parameters.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    Refused
+        With 004 if it is anything else.
+
+    Examples
+    --------
+    >>> read_seed({}), read_seed({"seed": 42.0})
+    (-1, 42)
+    """
     return _integer(params, "seed", parameters.SEED_RANDOM.value, -1, parameters.SEED_MAX.value)
 
 
 def read_size(params: dict[str, Any]) -> tuple[int, int]:
-    """Read width and height: 512 to 2048, and more only while the product stays below 2048*2048."""
+    """Read width and height: 512 to 2048, and more only while the product stays below 2048*2048.
+
+    Parameters
+    ----------
+    params : dict
+        The order's parameters.
+
+    Returns
+    -------
+    width, height : int
+        In pixels.
+
+    Raises
+    ------
+    Refused
+        With 004 if they are anything else.
+
+    Examples
+    --------
+    >>> read_size({"width": 4096})
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.local.fields.Refused: Invalid parameter: width or height beyond 2048 needs ...
+    """
     default, least, most = parameters.SIDE_DEFAULT_PX.value, parameters.SIDE_MIN_PX.value, SIDE_MOST_PX
     width = _integer(params, "width", default, least, most)
     height = _integer(params, "height", default, least, most)
@@ -126,7 +215,27 @@ def read_size(params: dict[str, Any]) -> tuple[int, int]:
 
 
 def read_rephraser(params: dict[str, Any]) -> bool:
-    """Read the rephraser's switch."""
+    """Read the rephraser's switch.
+
+    Parameters
+    ----------
+    params : dict
+        The order's parameters.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    Refused
+        With 004 if it is neither true nor false.
+
+    Examples
+    --------
+    >>> read_rephraser({})
+    True
+    """
     value = params.get("use_rephraser", parameters.USE_REPHRASER_DEFAULT.value)
     if not isinstance(value, bool):
         raise Refused(INVALID, "use_rephraser must be true or false")

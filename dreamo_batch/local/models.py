@@ -24,6 +24,12 @@ class Models:
     ----------
     base_url : str
         Where orders go.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> asyncio.run(Models("http://127.0.0.1:8000").spec("other")).status_code
+    404
     """
 
     def __init__(self, base_url: str) -> None:

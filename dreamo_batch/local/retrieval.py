@@ -13,11 +13,11 @@ from dreamo_batch.local.error_bodies import error_answer
 from dreamo_batch.local.fault_plan import FaultPlan
 from dreamo_batch.local.faulty import NOT_FOUND, expired_link
 from dreamo_batch.local.pictures import Pictures
-from dreamo_batch.local.schema import GUARDED, POLLED, described, refused
+from dreamo_batch.local.schema import GUARDED, POLLED, Responses, described, refused
 from dreamo_batch.local.variants import vary
 from dreamo_batch.service import parameters
 
-_FILE_ANSWERS = {
+_FILE_ANSWERS: Responses = {
     200: {"description": "The picture", "content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}},
     403: {"description": "The link has expired", "content": {"application/xml": {}}},
     404: refused(),

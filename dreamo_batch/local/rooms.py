@@ -47,6 +47,17 @@ class Rooms:
         Makes the pictures.
     clock : callable
         Gives Unix seconds.
+
+    Examples
+    --------
+    >>> import asyncio, pathlib, tempfile, time
+    >>> from dreamo_batch.local.flat import Flat
+    >>> from dreamo_batch.local.settings import Settings
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rooms = Rooms(pathlib.Path(folder), "http://127.0.0.1:8000", Settings(), Flat(), time.time)
+    ...     asyncio.run(rooms.desk.invoice())
+    ...     rooms.close()
+    []
     """
 
     server: ThreadedServer

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
+from dreamo_batch.local.faults import STAGES
 from dreamo_batch.local.fields import SIDE_MOST_PX
 from dreamo_batch.service import parameters
 
@@ -40,7 +41,7 @@ def described(*statuses: int, good: Schema) -> Responses:
     >>> sorted(described(401, good=CREATED))
     [200, 401, 429]
     """
-    errors = {status: refused() for status in (*statuses, 429)}
+    errors: Responses = {status: refused() for status in (*statuses, 429)}
     return errors | {200: {"description": "Done", "content": {"application/json": {"schema": good}}}}
 
 
@@ -194,4 +195,10 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 GUARDED: Final[dict[str, Any]] = {"security": [{"key": []}]}
 ORDER_BODY: Final = GUARDED | _body(_ORDER) | {"parameters": [_X_MODEL]}
-FAULTS_BODY: Final = GUARDED | _body(ANYTHING)
+_FAULTS: Final = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": dict.fromkeys(STAGES, ANYTHING) | {"script": ANYTHING, "clear": {"type": "boolean"}},
+    "description": "Stage to fault to probability; script: stage to list of faults; clear: forget all first.",
+}
+FAULTS_BODY: Final = GUARDED | _body(_FAULTS)

@@ -13,6 +13,7 @@ import contextlib
 import secrets
 import signal
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,7 +27,7 @@ from dreamo_batch.local.server import ThreadedServer, listen
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from dreamo_batch.local.limits import RetryAfter
@@ -232,14 +233,29 @@ def serve(*, on_ready: Callable[[LocalGateway], None], **options: Any) -> None:
     >>> import os
     >>> serve(on_ready=lambda gateway: os.kill(os.getpid(), signal.SIGTERM), engine="flat")
     """
-    # Blocked before any thread starts, so that the signals wait for `sigwait` wherever they come from.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    with contextlib.suppress(_Ended), _ended_by_signals(), LocalGateway(**options) as gateway:
+        on_ready(gateway)
+        threading.Event().wait()
+
+
+class _Ended(BaseException):
+    """Someone has asked the process to end; no error, and not to be caught as one on the way out."""
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    def end(*_: object) -> None:
+        # The first is enough: what is being closed is not to be interrupted.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise _Ended
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
     try:
-        with LocalGateway(**options) as gateway:
-            on_ready(gateway)
-            signal.sigwait(_SIGNALS)
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

@@ -69,7 +69,16 @@ class ThreadedServer:
     transports : dict
         Where the open connections are entered.
     on_start, on_stop : callable
-        Called on the server's event loop before the first and after the last request.
+        Called in the server's thread before the first and after the last request.
+
+    Examples
+    --------
+    >>> async def app(scope, receive, send):
+    ...     await send({"type": "http.response.start", "status": 204})
+    ...     await send({"type": "http.response.body"})
+    >>> server = ThreadedServer(app, listen("127.0.0.1", 0), {}, on_start=lambda: None, on_stop=lambda: None)
+    >>> server.start()
+    >>> server.stop()
     """
 
     _loop: asyncio.AbstractEventLoop
@@ -97,7 +106,8 @@ class ThreadedServer:
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
-        self._server = _Server(config, transports, on_start, on_stop)
+        self._server = _Server(config, transports, on_start)
+        self._on_stop = on_stop
         self._sock = sock
         self._thread = threading.Thread(target=self._run, name="local-gateway", daemon=True)
 
@@ -143,6 +153,7 @@ class ThreadedServer:
         except BaseException as trouble:  # noqa: BLE001
             self._server.trouble = trouble
         finally:
+            self._on_stop()
             self._sock.close()
             self._server.is_settled.set()
 
@@ -150,20 +161,13 @@ class ThreadedServer:
 class _Server(uvicorn.Server):
     """uvicorn's server without its ticks: it sleeps until it is told to leave, and then leaves at once."""
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        transports: Transports,
-        on_start: Callable[[], None],
-        on_stop: Callable[[], None],
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, transports: Transports, on_start: Callable[[], None]) -> None:
         super().__init__(config)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.trouble: BaseException | None = None
         self.is_settled = threading.Event()
         self._transports = transports
         self._on_start = on_start
-        self._on_stop = on_stop
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -188,4 +192,3 @@ class _Server(uvicorn.Server):
             request.cancel()
         for transport in list(self._transports.values()):
             transport.abort()
-        self._on_stop()

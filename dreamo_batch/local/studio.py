@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from dreamo_batch.local.engine import Engine, Order, Picture
 from dreamo_batch.local.fetching import FetchFailed, fetch
-from dreamo_batch.local.references import BadReference, References, look_at
+from dreamo_batch.local.references import References, look_at
 from dreamo_batch.service import parameters
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 N_THREADS = 2
 FETCH_TIMEOUT_S = 10.0
 INVALID, INTERNAL, UPSTREAM = "003011004", "003011095", "003011097"
-_MEANINGS = parameters.ERROR_CODES
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
 
 Work: TypeAlias = "Future[None] | asyncio.Task[None]"
@@ -46,6 +45,11 @@ class Studio:
         The reference pictures.
     pictures : Pictures
         Where finished pictures go.
+
+    Examples
+    --------
+    >>> SUFFIXES["image/jpeg"]
+    '.jpg'
     """
 
     def __init__(self, engine: Engine, store: Store, references: References, pictures: Pictures) -> None:
@@ -97,10 +101,8 @@ class Studio:
     async def _fetch_and_draw(self, task: Task, url: str) -> None:
         try:
             digest = await self._fetched(url)
-        except FetchFailed as failed:
-            self._store.fail(task.task_id, UPSTREAM, str(failed))
-        except BadReference as bad:
-            self._store.fail(task.task_id, INVALID, f"{_MEANINGS[INVALID].meaning}: {bad}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
+            self._store.fail(task.task_id, *_told(error))
         else:
             await asyncio.wrap_future(self._threads.submit(self._draw, task, digest))
 
@@ -110,7 +112,7 @@ class Studio:
             self._fetches[url] = asyncio.get_running_loop().create_task(self._fetch(url))
         try:
             return await asyncio.shield(self._fetches[url])
-        except (FetchFailed, BadReference):
+        except Exception:
             self._fetches.pop(url, None)
             raise
 
@@ -126,11 +128,8 @@ class Studio:
         order = Order(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
         try:
             self._save(task, self._engine.generate(order, self._references.read(digest)))
-        except ValueError as error:
-            self._store.fail(task.task_id, INVALID, f"{_MEANINGS[INVALID].meaning}: {error}")
-        # Whatever an engine trips over, the task fails as the service's do, and the gateway goes on.
-        except Exception as error:  # noqa: BLE001
-            self._store.fail(task.task_id, INTERNAL, f"{_MEANINGS[INTERNAL].meaning}: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
+            self._store.fail(task.task_id, *_told(error))
 
     def _save(self, task: Task, picture: Picture) -> None:
         if self._is_closed:
@@ -143,6 +142,16 @@ class Studio:
             start=start,
             n_bytes=len(picture.content),
         )
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """Give the service's code and words for what went wrong."""
+    if isinstance(error, FetchFailed):
+        return UPSTREAM, str(error)
+    code, detail = (
+        (INVALID, str(error)) if isinstance(error, ValueError) else (INTERNAL, type(error).__name__)
+    )
+    return code, f"{parameters.ERROR_CODES[code].meaning}: {detail}"
 
 
 def _awaitable(work: Work) -> asyncio.Future[None]:
