@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import tomllib
 from decimal import Decimal
@@ -14,10 +15,12 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.cli import main, options
+from dreamo_batch.cli import consent, main, options
+from dreamo_batch.service.settings import Settings
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
 
 KEY = "sk-a-key-that-nobody-may-see"
+INTERRUPT = "^C"
 SUMMARY = [
     "rows",
     "by_status",
@@ -59,6 +62,10 @@ def done(table, run_dir, env):
     result = call("run", table, "--run-dir", run_dir, env=env)
     assert result.exit_code == 0, result.stderr
     return run_dir
+
+
+def results_of(n_rows):
+    return pd.DataFrame({"status": ["completed"] * n_rows, "output_path": ["images/a.jpg"] * n_rows})
 
 
 def parameters(function):
@@ -397,6 +404,73 @@ def test_an_invalid_table_is_refused_before_asking(tmp_path, run_dir):
     assert "--yes" not in result.stderr
 
 
+class Typed(io.StringIO):
+    """A terminal on which something was typed already."""
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        if self.getvalue() == INTERRUPT:
+            raise KeyboardInterrupt
+        return super().readline()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("DREAMO_API_KEY", KEY)
+    monkeypatch.delenv("DREAMO_BASE_URL", raising=False)
+
+    def typed(text, *words):
+        shown = Typed()
+        monkeypatch.setattr("sys.stdin", Typed(text))
+        monkeypatch.setattr("sys.stderr", shown)
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        return left.value.code, shown.getvalue()
+
+    return typed
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("", 2), ("\n", 2), ("no\n", 2), ("yesterday\n", 2), (INTERRUPT, 3)]
+)
+def test_anything_but_yes_is_no(table, run_dir, terminal, text, code):
+    """The end of the line too; an interrupt is an interrupt."""
+    left, shown = terminal(text, "run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE)
+    assert left == code
+    assert "3 new orders at gateway.example:443, at a price not known yet. Buy? [y/N]" in shown
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_yes_is_yes(table, run_dir, terminal, monkeypatch, answer):
+    """Then the run begins."""
+    asked = []
+    monkeypatch.setattr(dreamo, "run", lambda *_, **options: asked.append(options) or results_of(3))
+    monkeypatch.setattr(dreamo, "status", lambda _: {"rows": 3})
+    assert terminal(answer, "run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE)[0] == 0
+    assert asked[0]["base_url"] == ELSEWHERE
+    assert "api_key" not in asked[0]
+
+
+def test_without_a_key_nobody_is_asked(table, run_dir, terminal, monkeypatch):
+    """There is nothing to agree to: the missing key is named, with code 3."""
+    monkeypatch.delenv("DREAMO_API_KEY")
+    left, shown = terminal("", "run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE)
+    assert left == 3
+    assert "[y/N]" not in shown
+
+
+def test_nothing_to_buy_is_nothing_to_ask():
+    """A plan that reuses everything passes without a word, but tasks that may be ordered anew are told."""
+    planned = pd.DataFrame({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
+    service = Settings(ELSEWHERE, None)
+    assert consent.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
+    with pytest.raises(click.ClickException, match="1 new order at"):
+        consent.ask(planned, service, {"max_attempts": 2, "max_cost": None})
+
+
 def test_no_key_leaves_with_3(table, run_dir):
     """Agreed to, but without a key nothing can be bought."""
     result = call("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--yes")
@@ -546,6 +620,18 @@ def test_an_interrupt_anywhere_leaves_with_3(table, monkeypatch):
 def test_as_a_library_call_the_code_is_given_back(table):
     """Without standalone mode click's own ways hold: a value comes back, an error comes out."""
     assert main(["validate", str(table)], standalone_mode=False) == 0
+
+
+def test_letters_that_a_terminal_does_not_have_are_written_out(tmp_path, monkeypatch):
+    """Output never fails for an encoding, and JSON stays JSON."""
+    table = write_table(tmp_path, 0, "gone.png,x,🦊,512x512")
+    for words in ((), ("--format", "json")):
+        ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", ascii_only)
+        with pytest.raises(SystemExit):
+            main(["validate", str(table), *words])
+        text = ascii_only.buffer.getvalue().decode("ascii")
+        assert "\\U0001f98a" in text or "🦊" in json.dumps(json.loads(text), ensure_ascii=False)
 
 
 # Demo.

@@ -6,6 +6,7 @@ one code only, is left out. The process leaves through `sys.exit`, so that answe
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -66,6 +67,7 @@ class Door(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _take_signals()
+        _never_fail_on_letters()
         words = list(sys.argv[1:] if args is None else args)
         try:
             with self.make_context(prog_name or "dreamo-batch", words, **extra) as context:
@@ -74,6 +76,13 @@ class Door(click.Group):
             _tell(error)
             code = exits.of_error(error)
         sys.exit(code)
+
+
+def _never_fail_on_letters() -> None:
+    """Write out what the terminal's encoding has no letter for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _take_signals() -> None:

@@ -57,7 +57,7 @@ def show_frame(frame: pd.DataFrame, format_: str, *, excel_safe: bool = False) -
         if rows:
             emit(layout(list(rows[0]), [list(row.values()) for row in rows], width=_width()) + "\n")
     elif format_ == "json":
-        lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records(frame))
+        lines = ",\n".join(_json(record) for record in records(frame))
         emit(f"[\n{lines}\n]\n" if lines else "[]\n")
     else:
         emit(_csv(frame, excel_safe=excel_safe))
@@ -80,7 +80,7 @@ def show_summary(summary: Mapping[str, Any], format_: str) -> None:
     failed  2
     """
     if format_ == "json":
-        emit(json.dumps(summary, ensure_ascii=False) + "\n")
+        emit(_json(summary) + "\n")
     elif format_ == "csv":
         emit(_csv_line(_flat(summary, dict.fromkeys(columns.STATUSES, 0))))
     else:
@@ -135,6 +135,11 @@ def silence(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not is_unicode)
 
 
 def _width() -> int | None:

@@ -88,11 +88,12 @@ def _cell(row: dict[Any, Any], run_dir: Path, labels: Sequence[str]) -> Image.Im
     """Draw one picture with its label; None if the file is gone or damaged."""
     try:
         with Image.open(run_dir / row[columns.OUTPUT_PATH]) as picture:
+            picture.draft("RGB", (_CELL_PX, _CELL_PX))  # a JPEG is decoded at a fraction of its size
             small = ImageOps.contain(picture.convert("RGB"), (_CELL_PX, _CELL_PX))
     except OSError:
         return None
     cell = Image.new("RGB", (_CELL_PX, _CELL_PX + _LABEL_PX), _PAPER)
-    cell.paste(small, ((_CELL_PX - small.width) // 2, (_CELL_PX - small.height) // 2))
+    cell.paste(small, ((_CELL_PX - small.width) // 2, _CELL_PX - small.height))
     font = ImageFont.load_default(_TEXT_PX)
     told = ": ".join(text for name in labels if (text := _drawable(str(row[name]))))
     lines = (_fitting(told, font), f"seed {row[columns.SEED_SENT]}")

@@ -1,0 +1,161 @@
+"""The command as a process: signals, pipes, terminals, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from select import select
+
+import pytest
+import requests
+
+import dreamo_batch as dreamo
+from tests.cli_sweep import at, call, signals_kept, write_table
+
+COMMAND = [sys.executable, "-m", "dreamo_batch"]
+KEY = "sk-a-key-that-nobody-may-see"
+# Refuses every connection, and is not loopback by its name: what is agreed to here costs nothing.
+REFUSING = "https://0.0.0.0:1"
+
+_kept = pytest.fixture(autouse=True)(signals_kept)
+
+
+def start(*words, env=None, **streams):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DREAMO_")}
+    piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.Popen(command, env=clean | (env or {}), text=True, **piped)
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_a_run_with_3_and_the_next_one_goes_on(tmp_path, number):
+    """Within seconds, though the task takes longer; its id is kept, and nothing is ordered twice."""
+    table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
+    with dreamo.LocalGateway(engine="flat", latency="fixed:2.5") as gateway:
+        process = start("run", table, "--run-dir", run_dir, env=at(gateway))
+        while not gateway.invoice() and process.poll() is None:
+            time.sleep(0.01)
+        began = time.monotonic()
+        process.send_signal(number)
+        code, stdout, stderr = finish(process)
+        assert (code, stdout) == (3, "")
+        assert "The same call goes on" in stderr
+        assert time.monotonic() - began < 8
+        assert call("status", run_dir, "--format", "json").stdout.count('"in_progress": 1') == 1
+        assert call("run", table, "--run-dir", run_dir, env=at(gateway)).exit_code == 0
+        assert len(gateway.invoice()) == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    """`| head` gets its line; the command ends as it would have."""
+    table = write_table(tmp_path, 3000)
+    process = start("plan", table, "--format", "csv")
+    assert process.stdout.readline().startswith("action,")
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in stderr
+    assert "Exception" not in stderr
+
+
+def test_a_progress_bar_that_nobody_sees_stops_the_run(tmp_path):
+    """With standard error gone there is no one to tell: 3, and the same command goes on."""
+    table = write_table(tmp_path, 2)
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        process = start("run", table, "--run-dir", tmp_path / "run", env=at(gateway))
+        process.stderr.close()
+        assert process.stdout.read() in ("", process.stdout.read())
+        assert process.wait(timeout=60) == 3
+        process.stdout.close()
+        assert call("run", table, "--run-dir", tmp_path / "run", env=at(gateway)).exit_code == 0
+        assert len(gateway.invoice()) == 2
+
+
+def test_serve_tells_where_it_is_until_it_is_stopped(tmp_path):
+    """One line of JSON; its key is the one it was given, its faults those of the file; stopping it is no failure."""
+    (tmp_path / "faults.json").write_text('{"create": {"http_402": 1.0}}')
+    table = write_table(tmp_path, 1)
+    words = ("--engine", "flat", "--faults", tmp_path / "faults.json", "--run-dir", tmp_path / "run")
+    process = start("serve", *words, env={"DREAMO_API_KEY": KEY})
+    ready = json.loads(process.stdout.readline())
+    assert ready["api_key"] == KEY
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    assert requests.get(f"{ready['base_url']}/local/invoice", headers=bearer, timeout=10).ok
+    service = {"DREAMO_API_KEY": KEY, "DREAMO_BASE_URL": ready["base_url"]}
+    refused = call("run", table, "--run-dir", tmp_path / "other", env=service)
+    assert refused.exit_code == 3
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = finish(process)
+    assert code == 0
+    assert KEY not in stderr
+    assert (tmp_path / "run" / "gateway").is_dir()
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *words, env):
+        self._here, there = pty.openpty()
+        self.shown = ""
+        self.process = start(*words, env=env, stdin=there, stdout=there, stderr=there, start_new_session=True)
+        os.close(there)
+
+    def wait_for(self, text):
+        deadline = time.monotonic() + 60
+        while text not in self.shown and time.monotonic() < deadline:
+            self._read()
+        assert text in self.shown
+
+    def type(self, text):
+        os.write(self._here, text.encode())
+
+    def end(self):
+        while self.process.poll() is None:
+            self._read()
+        os.close(self._here)
+        return self.process.returncode
+
+    def _read(self):
+        if select([self._here], [], [], 0.1)[0]:
+            try:
+                self.shown += os.read(self._here, 65536).decode(errors="replace")
+            except OSError:  # Linux says so when the other side has closed
+                self.process.wait(timeout=60)
+
+
+def ask(tmp_path, *words, env):
+    table = write_table(tmp_path, 2)
+    options = ("--run-dir", tmp_path / "run", "--base-url", REFUSING, "--task-timeout-s", "0.3")
+    return Terminal("run", table, *options, *words, env=env)
+
+
+def test_a_terminal_is_asked_and_no_is_no(tmp_path):
+    """It says how much, and nothing is bought."""
+    terminal = ask(tmp_path, "--unit-cost", "0.03", env={"DREAMO_API_KEY": KEY})
+    terminal.wait_for("2 new orders at 0.0.0.0:1, for up to $0.0600. Buy? [y/N]")
+    terminal.type("n\n")
+    assert terminal.end() == 2
+    assert "nothing was sent" in terminal.shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_terminal_is_asked_and_yes_is_yes(tmp_path):
+    """The order goes out; here nobody takes it, which is an outage."""
+    terminal = ask(tmp_path, env={"DREAMO_API_KEY": KEY})
+    terminal.wait_for("at a price not known yet. Buy? [y/N]")
+    terminal.type("y\n")
+    assert terminal.end() == 3
+    assert "could not be reached" in terminal.shown
+    assert dreamo.status(tmp_path / "run")["orders"] == 0
