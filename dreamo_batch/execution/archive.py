@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICTURE_BYTES_MAX: Final = 64 * 1024 * 1024
-_SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+PICTURE_PIXELS_MAX: Final = 64 * 1024 * 1024
+_SUFFIXES: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _LOOKS: Final = 60
 
 
@@ -97,15 +97,20 @@ def look(content: bytes) -> tuple[str, int, int]:
     dreamo_batch.execution.archive.NotAPicture: expected JPEG, PNG or WEBP, got 17 bytes starting b'<html>busy</html>'
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=parameters.OUTPUT_FORMATS.value) as picture:
-                picture.load()
-                return _SUFFIXES[str(picture.format)], picture.width, picture.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        with Image.open(io.BytesIO(content), formats=parameters.OUTPUT_FORMATS.value) as picture:
+            _refuse_bomb(picture)
+            picture.load()
+            return _SUFFIXES[str(picture.format)], picture.width, picture.height
+    except Exception:  # noqa: BLE001 - decoders raise anything at all over bytes that are no picture
         expected = "JPEG, PNG or WEBP"
         start = content[:_LOOKS]
         raise NotAPicture(f"expected {expected}, got {len(content)} bytes starting {start!r}") from None
+
+
+def _refuse_bomb(picture: Image.Image) -> None:
+    """Look at the size before anything is decoded; a small file can stand for a huge picture."""
+    if picture.width * picture.height > PICTURE_PIXELS_MAX:
+        raise ValueError(f"{picture.width}x{picture.height} pixels")
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:

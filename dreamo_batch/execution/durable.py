@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     >>> path.read_text()
     'kept'
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    # Its own for each thread: two calls may be saving the same picture at once.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}{TEMPORARY}")
     try:
         write(temporary)
         fsync_file(temporary)
