@@ -141,7 +141,9 @@ class Coordinator:
         if action.do is Do.CREATE:
             job = self.assignment.jobs[key[0]]
             reserved = self.budget.reserve()
-            self.record(outcomes.sending(key, self._clock.wall(), seed=job.seed, reserved=reserved))
+            before = self.ledger.state.find(*key)
+            wall = self._clock.wall()
+            self.record(outcomes.sending(key, wall, seed=job.seed, reserved=reserved, before=before))
             return lambda: self._effects.create(key, job)
         if action.do is Do.PROBE:
             return self._effects.probe

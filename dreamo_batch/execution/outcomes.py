@@ -55,29 +55,31 @@ class ProbeAnswer:
     is_there: bool
 
 
-def sending(key: Key, at: float, *, seed: int, reserved: str | None) -> Event:
-    """About to send a create.
+def sending(key: Key, at: float, *, seed: int, reserved: str | None, before: Order | None = None) -> Event:
+    """About to send a create; `before` is the order as earlier tries left it.
 
     Examples
     --------
     >>> sending(("a", 1), 5.0, seed=7, reserved="0.03").fields["seed_sent"]
     7
     """
-    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved)
+    waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
+    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s)
 
 
 def create_ended(order: Order, answer: CreateAnswer, at: float) -> Event:
     """Turn the end of a create into its event."""
+    waited_s = _waited_s(order, order.sent_at, at)
     if isinstance(answer.result, str):
-        return _event(Kind.ACCEPTED, answer.key, at, task_id=answer.result)
+        return _event(Kind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
     failure = answer.result
     told = _told(failure)
     if failure.kind is FailureKind.PERMANENT:
         return _event(Kind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
     if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
         return _event(Kind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
-    waited_s = _waited_s(order, at) if failure.error_class == failures.RATE_LIMITED else None
-    n_refusals = (order.n_refusals or 0) + 1 if waited_s is not None else order.n_refusals
+    is_refusal = failure.error_class == failures.RATE_LIMITED
+    n_refusals = (order.n_refusals or 0) + 1 if is_refusal else None
     return _event(Kind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
 
 
@@ -180,7 +182,7 @@ def new_link(key: Key, at: float, url: str) -> Event:
 
 def _event(kind: Kind, key: Key, at: float, **fields: Any) -> Event:
     """Make an event; None is left out, except where it resets what an earlier try said."""
-    present = {name: value for name, value in fields.items() if value is not None}
+    present = {name: _storable(value) for name, value in fields.items() if value is not None}
     return Event(kind, key[0], key[1], round(at, 6), present)
 
 
@@ -200,10 +202,16 @@ def _may_be_billed(task: Task, failure: Failure) -> bool:
     return not (known and known.is_unbilled)
 
 
-def _waited_s(order: Order, at: float) -> float:
-    """Seconds since the first time the create was refused for its rate, up to now."""
-    since = at if order.sent_at is None else order.sent_at
+def _waited_s(order: Order, since: float | None, at: float) -> float | None:
+    """Seconds from the first refusal up to now, where `since` is the last time they were counted."""
+    if not order.n_refusals or since is None:
+        return None
     return round((order.waited_s or 0.0) + max(0.0, at - since), 6)
+
+
+def _storable(value: Any) -> Any:
+    """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
+    return value.encode(errors="replace").decode() if type(value) is str else value
 
 
 def _short(text: str | None) -> str | None:
