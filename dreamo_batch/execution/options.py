@@ -81,9 +81,11 @@ class RunOptions:
 
     def as_settings(self) -> dict[str, Any]:
         """Give the options as JSON values, for `run.json`."""
-        return {
-            name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(self).items()
-        }
+        amounts = {name: None if value is None else str(value) for name, value in self._amounts().items()}
+        return asdict(self) | amounts
+
+    def _amounts(self) -> dict[str, Amount | None]:
+        return {"max_cost": self.max_cost, "unit_cost": self.unit_cost}
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

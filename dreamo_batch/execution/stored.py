@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.execution import durable
+from dreamo_batch.execution import checkpoint, durable
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
 
@@ -71,6 +71,12 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     """
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
+    _, changed = _storable(user)
+    if changed:
+        warnings.warn(
+            f"stored as text in the run directory, since Parquet can't hold it: {', '.join(changed)}",
+            stacklevel=2,
+        )
     write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
 
 
@@ -92,7 +98,7 @@ def read_jobs(path: Path) -> StoredTable:
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
     """Write a frame with its index as Parquet, atomically; what Parquet can't hold becomes text."""
-    table = pa.Table.from_pandas(_storable(frame))
+    table = pa.Table.from_pandas(_storable(frame)[0])
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
     durable.replace(path, lambda temporary: pq.write_table(table, temporary))
@@ -111,7 +117,7 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         return pd.read_parquet(path), meta
     except FileNotFoundError:
         raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
-    except (OSError, ValueError, KeyError) as error:
+    except checkpoint.UNREADABLE as error:
         raise DirectoryError(
             f"{path} can't be read ({error}). Run the table again on this directory; what was bought is reused."
         ) from error
@@ -157,15 +163,20 @@ def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
     return Job(image=ImageSource(*image), seed=fields[columns.SEED_SENT], **rest)
 
 
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    texts = {name: column.map(_text) for name, column in frame.items() if not _is_storable(column)}
-    index = frame.index if _is_storable(frame.index.to_frame(index=False)) else frame.index.map(str)
-    if texts or index is not frame.index:
-        names = ", ".join(map(str, texts)) or "the index"
-        warnings.warn(
-            f"stored as text in the run directory, since Parquet can't hold it: {names}", stacklevel=2
-        )
-    return frame.assign(**texts).set_axis(index, axis=0) if texts or index is not frame.index else frame
+def _storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Turn into text what Parquet can't hold; gives the frame and what was changed in it."""
+    stored, changed = frame.copy(deep=False), []
+    for place, name in enumerate(frame.columns):
+        if not _is_storable(frame.iloc[:, place]):
+            stored.isetitem(place, frame.iloc[:, place].map(_text, na_action="ignore"))
+            changed.append(str(name))
+    if not all(isinstance(name, str) for name in frame.columns):
+        stored.columns = frame.columns.map(str)
+        changed.append("the names of columns")
+    if not _is_storable(frame.index.to_frame(index=False, name=list(range(frame.index.nlevels)))):
+        stored.index = frame.index.map(str)
+        changed.append("the index")
+    return stored, changed
 
 
 def _is_storable(values: pd.Series | pd.DataFrame) -> bool:
@@ -176,5 +187,5 @@ def _is_storable(values: pd.Series | pd.DataFrame) -> bool:
     return True
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _text(value: object) -> str:
+    return str(value).encode(errors="replace").decode()
