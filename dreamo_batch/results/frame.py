@@ -98,8 +98,11 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
     latest.loc[attempts.index, columns.ATTEMPTS] = attempts
     costs = by_job[columns.COST].agg(_exact_sum)
     latest.loc[costs.index, columns.COST] = costs
-    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()
-    latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED] = billed
+    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is, and missing ones left out
+    is_open = latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED].isna()
+    latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED] = billed.mask(
+        is_open & ~billed.fillna(value=False)
+    )
 
 
 def _shape(latest: pd.DataFrame) -> pd.DataFrame:
