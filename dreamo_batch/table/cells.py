@@ -74,6 +74,8 @@ def is_missing(cell: Any) -> bool:
     """
     if cell is None or (isinstance(cell, str) and not cell):
         return True
+    if isinstance(cell, Decimal):
+        return cell.is_nan()  # pandas stumbles over a signalling NaN
     return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 

@@ -189,20 +189,27 @@ class Findings:
         >>> Findings(pd.DataFrame()).frame().dtypes["position"]
         Int64Dtype()
         """
-        positions = np.concatenate([np.empty(0, np.intp), *(part.positions for part in self._parts)])
-        findings = [finding for part in self._parts for finding in part.findings]
+        unsorted = np.concatenate([np.empty(0, np.intp), *(part.positions for part in self._parts)])
+        order = np.argsort(unsorted, kind="stable")
+        positions = unsorted[order]
+        findings, shown, in_column = (_objects(cells)[order] for cells in self._laid_end_to_end())
         problems = {
             columns.POSITION: positions,
             columns.ROW: [printable(str(label)) for label in self.of_table.index.take(positions)],
-            columns.COLUMN: [part.column for part in self._parts for _ in part.positions],
+            columns.COLUMN: in_column,
             columns.SEVERITY: [finding.severity for finding in findings],
             columns.CODE: [finding.code for finding in findings],
-            columns.VALUE: [shown for part in self._parts for shown in part.shown],
+            columns.VALUE: shown,
             columns.MESSAGE: [finding.message for finding in findings],
             columns.FIX: [finding.fix for finding in findings],
         }
-        frame = pd.DataFrame(problems).astype(columns.dtypes(columns.PROBLEMS))
-        return frame.take(np.argsort(positions, kind="stable")).reset_index(drop=True)
+        dtypes = columns.dtypes(columns.PROBLEMS)
+        return pd.DataFrame({name: pd.array(cells, dtype=dtypes[name]) for name, cells in problems.items()})
+
+    def _laid_end_to_end(self) -> tuple[list[Finding], list[str | None], list[str]]:
+        findings = [finding for part in self._parts for finding in part.findings]
+        shown = [cell for part in self._parts for cell in part.shown]
+        return findings, shown, [part.column for part in self._parts for _ in part.positions]
 
     def _shown(self, column: str, positions: NDArray[np.intp]) -> NDArray[np.object_]:
         if column not in self.of_table:

@@ -24,7 +24,7 @@ from dreamo_batch.table.distinct import Distinct, distinct
 from dreamo_batch.table.images import Check, Checked, ImageSource, check
 from dreamo_batch.table.pictures import pillow_is_quiet
 from dreamo_batch.table.schema import image_columns
-from dreamo_batch.table.sources import Source, read_source
+from dreamo_batch.table.sources import URL, Source, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -119,6 +119,12 @@ def _is_blank(cell: Any) -> bool:
 def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
     found = (source for column in listed for source in column.read.values())
     sources = {source.key: source for source in found if isinstance(source, Source)}
+    urls = {key: check(source, how) for key, source in sources.items() if source.kind == URL}
+    opened = {key: source for key, source in sources.items() if source.kind != URL}
+    return urls | (_check_opened(opened, how) if opened else {})
+
+
+def _check_opened(sources: dict[Hashable, Source], how: Check) -> dict[Hashable, Checked]:
     with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool:
         checked = pool.map(lambda source: check(source, how), sources.values())
         return dict(zip(sources, checked, strict=True))

@@ -1,0 +1,544 @@
+"""Reference pictures: looked at once, judged by their content, corrected where asked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dreamo_batch.errors import StorageFailed
+from dreamo_batch.service import parameters
+from dreamo_batch.table import inputs, loading, pictures
+from dreamo_batch.table.images import Check, ImageSource, check
+from dreamo_batch.table.inputs import Inputs
+from dreamo_batch.table.jobs import prepare
+from dreamo_batch.table.repair import repair
+from dreamo_batch.table.sources import Source, judge_url, read_source
+from dreamo_batch.table.validation import validate
+from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned
+
+BASE = Path("/data")
+
+
+def _codes(content, **how):
+    return [one.code for one in check(Source("bytes", content=content), Check(BASE, **how)).findings]
+
+
+def _findings_of(cell, tmp_path, **options):
+    return validate(pd.DataFrame({"image": [cell], "prompt": ["a"]}), base_dir=tmp_path, **options)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pictures_as_the_service_wants_them_have_no_problem(kind, mode):
+    """A whole JPEG or PNG within the limits is fine."""
+    assert _codes(encoded(plain(mode=mode), kind)) == []
+
+
+def test_alpha_and_palettes_are_fine():
+    """PNG may be transparent; the service is not known to mind."""
+    assert _codes(encoded(plain(mode="RGBA"))) == []
+    assert _codes(encoded(plain(mode="P"))) == []
+
+
+def test_progressive_and_two_picture_jpegs_are_jpegs():
+    """What cameras and tools write under the name of JPEG is taken as one."""
+    assert _codes(encoded(plain(), "JPEG", progressive=True)) == []
+    assert _codes(encoded(plain(), "MPO", save_all=True, append_images=[plain()])) == []
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_other_formats_are_refused_but_can_be_fixed(kind):
+    """The format is that of the content."""
+    found = check(Source("bytes", content=encoded(plain(), kind)), Check(BASE)).findings
+    assert [one.code for one in found] == ["image-format"]
+    assert found[0].is_error
+    assert "fix_images=True" in found[0].fix
+
+
+def test_formats_that_are_not_converted_are_refused():
+    """An icon is a picture, but none that a copy is made of."""
+    assert _codes(encoded(plain(), "ICO")) == ["image-not-convertible"]
+
+
+@pytest.mark.parametrize(
+    ("content", "guess"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"  <html>", "a web page"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"<svg xmlns=''>", "SVG"),
+        (b"\x89PNG\r\n", "broken PNG"),
+        (b"\xff\xd8\xff", "broken JPEG"),
+        (b"hello", "can be read here; JPEG"),
+    ],
+)
+def test_what_is_no_picture_is_named(content, guess):
+    """The finding says what the file looks like instead."""
+    found = check(Source("bytes", content=content), Check(BASE)).findings
+    assert [one.code for one in found] == ["image-not-a-picture"]
+    assert guess in found[0].message
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_cut_off_pictures_are_found(kind, part):
+    """A download that broke off is no picture, though its header is whole."""
+    content = encoded(noisy(200, 200), kind)
+    codes = _codes(content[: int(len(content) * part)])
+    assert codes[-1] in {"image-damaged", "image-not-a-picture"}
+
+
+def test_flipped_bits_in_a_png_are_found():
+    """A PNG carries checksums, which are looked at."""
+    content = bytearray(encoded(noisy(100, 100)))
+    content[len(content) // 2] ^= 0xFF
+    assert _codes(bytes(content)) == ["image-damaged"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_pictures_never_raise(seed):
+    """Whatever the bytes, there is an answer."""
+    random = np.random.default_rng(seed)
+    content = bytearray(encoded(noisy(40, 30), ["JPEG", "PNG", "GIF", "TIFF", "WEBP"][seed % 5]))
+    for place in random.integers(0, min(len(content), 400), 6):
+        content[place] = random.integers(0, 256)
+    with pictures.pillow_is_quiet():
+        assert isinstance(pictures.examine(bytes(content)), tuple)
+
+
+def test_an_empty_file_is_named():
+    """Nothing is not a picture."""
+    assert _codes(b"") == ["image-empty"]
+
+
+def test_bombs_are_refused_unopened():
+    """A few bytes that promise gigapixels are not decoded, fix or no fix."""
+    for fix_images in (False, True):
+        assert _codes(png_claiming(60_000, 60_000), fix_images=fix_images) == ["image-bomb"]
+    assert _codes(png_claiming(12_000, 14_950)) == ["image-bomb"]
+
+
+def test_size_limits_are_those_of_the_service():
+    """4096 pixels a side are fine, one more is not; beyond 16:9 is doubtful."""
+    assert _codes(encoded(plain(4096, 4000, "1"))) == []
+    assert _codes(encoded(plain(4097, 4000, "1"))) == ["image-too-many-pixels"]
+    assert _codes(encoded(plain(1600, 900, "1"))) == []
+    assert _codes(encoded(plain(1601, 900, "1"))) == ["image-extreme-ratio"]
+    assert _codes(encoded(plain(900, 1601, "1"))) == ["image-extreme-ratio"]
+
+
+def test_too_many_bytes_are_refused():
+    """4.7 MB are fine, one byte more is not."""
+    content = encoded(plain())
+    most = parameters.INPUT_BYTES_MAX.value
+    assert _codes(content + b"\0" * (most - len(content))) == []
+    assert _codes(content + b"\0" * (most - len(content) + 1)) == ["image-too-many-bytes"]
+
+
+def test_rotated_animated_and_deep_pictures_are_warned_of():
+    """What the service may read otherwise than a viewer is said, without refusing it."""
+    deep = encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)))
+    animated = encoded(plain(), save_all=True, append_images=[plain(colour=(0, 0, 0))])
+    for content, code in (
+        (turned(), "image-rotated"),
+        (animated, "image-animated"),
+        (deep, "image-colours"),
+        (encoded(plain(mode="CMYK"), "JPEG"), "image-colours"),
+    ):
+        found = check(Source("bytes", content=content), Check(BASE)).findings
+        assert [(one.code, one.severity) for one in found] == [(code, "warning")]
+
+
+def test_rotation_is_read_from_png_too():
+    """A PNG may carry the same note; its own reader would decode everything to find it."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    assert _codes(encoded(plain(), exif=exif)) == ["image-rotated"]
+
+
+def test_odd_places_are_named_and_never_hang(tmp_path):
+    """Folders, pipes, devices and dangling links are told apart without being opened."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "file").write_bytes(b"x")
+    places = {
+        ".": ("image-not-a-file", "a folder"),
+        "pipe": ("image-not-a-file", "a pipe"),
+        "/dev/null": ("image-not-a-file", "a device"),
+        "dangling": ("image-not-found", str(tmp_path / "dangling")),
+        "file/below.png": ("image-not-found", "below.png"),
+        "a" * 300: ("image-unreadable", "too long"),
+        "a\0b": ("image-unreadable", "NUL"),
+        "~nobody-has-this-name/a.png": ("image-unreadable", "home"),
+    }
+    for place, (code, words) in places.items():
+        found = _findings_of(place, tmp_path)
+        assert found["code"].tolist() == [code]
+        assert words in found["message"][0]
+
+
+def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    """Missing permission is a problem of the row."""
+
+    def refuses(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "secret.png").write_bytes(encoded(plain()))
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    found = _findings_of("secret.png", tmp_path)
+    assert found["code"].tolist() == ["image-unreadable"]
+    assert "Permission denied" in found["message"][0]
+
+
+def test_files_far_too_large_are_not_read(tmp_path):
+    """A film is not loaded to learn that it is no picture."""
+    path = tmp_path / "film.png"
+    with path.open("wb") as file:
+        file.truncate(pictures.READ_BYTES_MAX + 1)
+    assert _findings_of(path, tmp_path, fix_images=True)["code"].tolist() == ["image-far-too-many-bytes"]
+
+
+def test_each_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch):
+    """Rows, spellings and columns may share a file; it is opened once."""
+    (tmp_path / "cat.png").write_bytes(encoded(plain()))
+    table = pd.DataFrame(
+        {
+            "image": ["cat.png", "./cat.png", Path("cat.png"), str(tmp_path / "cat.png"), None, "cat.png"],
+            "image_path": [None, None, None, None, "cat.png", None],
+            "prompt": "a",
+        }
+    )
+    read = []
+    load = loading._load_file
+    monkeypatch.setattr(loading, "_load_file", lambda *where: read.append(where) or load(*where))
+    assert validate(table, base_dir=tmp_path).empty
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "https:///path.png",
+        "http://example.com:99999/a.png",
+        "https://example.com/a b.png",
+        "https://example.com/\x00",
+        "https://user:secret@example.com/a.png",
+        "http://[::1",
+        "ftp://example.com/a.png",
+        "s3://bucket/key.png",
+        "file:///tmp/a.png",
+        "http://example.com:0/a.png",
+    ],
+)
+def test_urls_that_can_not_be_used_are_refused(url):
+    """A URL must be one that a stranger can fetch, and must not hand a password on."""
+    assert read_source(url, BASE).code == "image-bad-url"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_public"),
+    [
+        ("https://example.com/a.png", True),
+        ("HTTPS://EXAMPLE.COM/a.png", True),
+        ("https://8.8.8.8/a.png", True),
+        ("https://例子.中国/a.png", True),
+        ("http://localhost:8000/a.png", False),
+        ("http://192.168.1.2/a.png", False),
+        ("http://[::1]/a.png", False),
+        ("http://nas/a.png", False),
+        ("http://nas.local/a.png", False),
+    ],
+)
+def test_hosts_that_the_service_can_not_reach_are_warned_of(url, is_public):
+    """The local gateway may reach them, so they are not refused."""
+    assert read_source(url, BASE).location == url
+    assert (judge_url(url) is None) == is_public
+
+
+@pytest.mark.parametrize(
+    ("uri", "content"),
+    [
+        ("data:image/png;base64,AAEC", b"\0\1\2"),
+        ("DATA:;base64,AAE", b"\0\1"),
+        ("data:image/png;base64,AA%3D%3D", b"\0"),
+        ("data:image/png;base64,AA\n EC", b"\0\1\2"),
+        ("data:text/plain,a%20b", b"a b"),
+    ],
+)
+def test_data_uris_are_decoded(uri, content):
+    """Line breaks, percent signs and missing padding are common and harmless."""
+    assert read_source(uri, BASE).content == content
+
+
+@pytest.mark.parametrize("uri", ["data:image/png;base64", "data:;base64,A", "data:;base64,!!!!"])
+def test_data_uris_that_can_not_be_decoded_are_refused(uri):
+    """What is not base64 is no picture."""
+    assert read_source(uri, BASE).code == "image-bad-data-uri"
+
+
+@pytest.mark.parametrize("cell", [5, 5.5, ["a.png"], {"path": "a.png"}, True, np.zeros((2, 2))])
+def test_other_objects_are_no_pictures(cell, tmp_path):
+    """The finding says what was found instead of a picture."""
+    found = _findings_of(cell, tmp_path)
+    assert found["code"].tolist() == ["image-not-a-source"]
+    assert type(cell).__name__ in found["message"][0]
+
+
+def test_one_picture_in_every_guise_is_one_picture(tmp_path):
+    """Path, bytes and data: URI of the same bytes are the same job; memory is written once."""
+    content = encoded(plain())
+    (tmp_path / "cat.dat").write_bytes(content)
+    uri = "data:image/png;base64," + base64.b64encode(content).decode()
+    cells = ["cat.dat", Path("cat.dat"), content, bytearray(content), memoryview(content), uri]
+    table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": 1})
+    prepared = prepare(table, entropy="e", base_dir=tmp_path, inputs_dir=tmp_path / "inputs")
+    digest = hashlib.sha256(content).hexdigest()
+    assert len(prepared.jobs) == 1
+    assert set(prepared.rows["image_digest"]) == {digest}
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == [f"{digest}.png"]
+    assert (tmp_path / "inputs" / f"{digest}.png").read_bytes() == content
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    """Planning leaves no trace, and gives the same jobs."""
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"image": [plain(), encoded(plain(), "GIF")], "prompt": "a", "seed": 1})
+    planned = prepare(table, entropy="e", fix_images=True)
+    assert list(tmp_path.iterdir()) == []
+    run = prepare(table, entropy="e", fix_images=True, inputs_dir=tmp_path / "inputs")
+    assert list(planned.jobs) == list(run.jobs)
+    assert planned.rows["image_sent_digest"].tolist() == run.rows["image_sent_digest"].tolist()
+    assert [Path(place).name for place in run.rows["image_sent"]] == planned.rows["image_sent"].tolist()
+
+
+def test_what_is_sent_is_what_stands_there(tmp_path):
+    """The digest of what is sent is that of the file, so that the sender can check it."""
+    (tmp_path / "cat.gif").write_bytes(encoded(plain(), "GIF"))
+    (tmp_path / "cat.png").write_bytes(encoded(plain()))
+    cells = ["cat.gif", "cat.png", plain(mode="RGBA"), encoded(plain(), "JPEG")]
+    table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a"})
+    options = {"entropy": "e", "base_dir": tmp_path, "inputs_dir": tmp_path / "inputs", "fix_images": True}
+    for job in prepare(table, **options).jobs.values():
+        sent = Path(job.image.sent_location)
+        assert sent.is_absolute()
+        assert hashlib.sha256(sent.read_bytes()).hexdigest() == job.image.sent_digest
+        assert stat.S_IMODE(sent.stat().st_mode) & 0o400
+
+
+def test_pixels_are_told_apart_by_all_that_is_sent():
+    """Mode, size, palette and transparency belong to a PIL image, its file name does not."""
+    paletted = plain(mode="P")
+    recoloured = paletted.copy()
+    recoloured.putpalette([0, 255, 0] * 256)
+    see_through = plain()
+    see_through.info["transparency"] = (200, 30, 30)
+    named = plain()
+    named.filename = "cat.png"
+    images = [plain(), plain(48, 64), plain(mode="L"), paletted, recoloured, see_through, named, plain()]
+    table = pd.DataFrame({"image": pd.Series(images, dtype=object), "prompt": "a", "seed": 1})
+    rows = prepare(table, entropy="e").rows
+    assert rows["image_digest"].nunique() == 6
+    assert rows["duplicate_of"].dropna().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La", "PA", "I;16", "1"])
+def test_pixels_of_many_modes_can_be_sent(mode):
+    """Colours that PNG does not know by name are written as those it knows."""
+    image = Image.new(mode, (8, 8))
+    assert len(prepare(pd.DataFrame({"image": [image], "prompt": "a"}), entropy="e").jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (Image.new("F", (8, 8)), "image-mode"),
+        (Image.new("I", (8, 8)), "image-mode"),
+        (Image.new("RGB", (0, 8)), "image-empty"),
+    ],
+)
+def test_pixels_that_can_not_be_sent_are_refused(image, code, tmp_path):
+    """How to squeeze floats into a byte is the user's choice."""
+    assert _findings_of(image, tmp_path)["code"].tolist() == [code]
+
+
+def test_lazy_pixels_of_a_broken_file_are_a_problem_of_the_row(tmp_path):
+    """Pillow reads a file late; that it is cut off shows only then."""
+    content = encoded(noisy(100, 100), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "cut.jpg") as image:
+        assert _findings_of(image, tmp_path)["code"].tolist() == ["image-damaged"]
+
+
+def test_rotated_pixels_are_warned_of_and_turned(tmp_path):
+    """A PIL image keeps its file's note on turning; so does the PNG made of it."""
+    table = pd.DataFrame({"image": [opened(turned())], "prompt": "a"})
+    assert validate(table)["code"].tolist() == ["image-rotated"]
+    job = next(iter(prepare(table, entropy="e", inputs_dir=tmp_path, fix_images=True).jobs.values()))
+    assert opened(Path(job.image.sent_location).read_bytes()).size == (40, 60)
+
+
+def test_fixes_are_announced_and_not_made_by_validation(tmp_path):
+    """Validation says what the run would do, and writes nothing."""
+    (tmp_path / "cat.webp").write_bytes(encoded(plain(), "WEBP"))
+    found = _findings_of("cat.webp", tmp_path, fix_images=True)
+    assert found["severity"].tolist() == ["warning"]
+    assert found["fix"][0] == "Nothing to do: the run sends a corrected copy, converted to JPEG or PNG."
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.webp"]
+
+
+def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
+    """Asking for fixes must not buy anew what was fine."""
+    (tmp_path / "fine.png").write_bytes(encoded(plain()))
+    (tmp_path / "turned.jpg").write_bytes(turned())
+    table = pd.DataFrame({"image": ["fine.png", "turned.jpg"], "prompt": "a", "seed": 1})
+    as_is = prepare(table, entropy="e", base_dir=tmp_path)
+    fixed = prepare(table, entropy="e", base_dir=tmp_path, fix_images=True, inputs_dir=tmp_path / "inputs")
+    assert as_is.rows["job_id"][0] == fixed.rows["job_id"][0]
+    assert as_is.rows["job_id"][1] != fixed.rows["job_id"][1]
+    assert fixed.rows["image_sent"][0] == fixed.rows["image_source"][0]
+    assert fixed.rows["image_digest"].tolist() == as_is.rows["image_digest"].tolist()
+
+
+def test_a_copy_made_once_is_used_again(tmp_path, monkeypatch):
+    """A later call finds the copy and need not make it, unless it was damaged."""
+    table = pd.DataFrame({"image": [turned()], "prompt": "a"})
+    options = {"entropy": "e", "fix_images": True, "inputs_dir": tmp_path}
+    first = prepare(table, **options)
+    made = []
+    monkeypatch.setattr(inputs, "repair", lambda content: made.append(content) or repair(content))
+    assert prepare(table, **options).jobs == first.jobs
+    assert made == []
+    Path(first.rows["image_sent"][0]).write_bytes(b"")
+    assert prepare(table, **options).jobs == first.jobs
+    assert len(made) == 1
+
+
+def test_repaired_pictures_have_no_problem_left():
+    """Whatever was wrong, the copy is as the service wants it."""
+    broken = [
+        turned(),
+        encoded(plain(5000, 100), "JPEG"),
+        encoded(plain(), "TIFF"),
+        encoded(plain(mode="CMYK"), "JPEG"),
+        encoded(plain(mode="CMYK"), "TIFF"),
+        encoded(Image.new("F", (8, 8), 3.0), "TIFF"),
+        encoded(Image.new("I", (8, 8), 70_000), "TIFF"),
+        encoded(Image.new("1", (8, 8)), "TIFF"),
+        encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))),
+        encoded(plain(mode="LA"), "WEBP"),
+        encoded(plain(mode="P"), "GIF", save_all=True, append_images=[plain(mode="P", colour=(0, 0, 0))]),
+        encoded(plain(), save_all=True, append_images=[plain(colour=(0, 0, 0))]),
+        png_of_noise(),
+    ]
+    with pictures.pillow_is_quiet():
+        for content in broken:
+            copy = repair(content)
+            assert [one.code for one in pictures.examine(copy) if one.code != "image-extreme-ratio"] == []
+            assert repair(content) == copy
+
+
+def png_of_noise():
+    return encoded(noisy(1600, 1200), compress_level=1)
+
+
+def test_large_noise_is_squeezed_below_the_limit():
+    """A PNG of 5.8 MB becomes a JPEG that the service takes."""
+    content = png_of_noise()
+    assert len(content) > parameters.INPUT_BYTES_MAX.value
+    copy = repair(content)
+    assert copy.startswith(b"\xff\xd8")
+    assert len(copy) <= parameters.INPUT_BYTES_MAX.value
+
+
+def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
+    """If no quality is small enough, the picture shrinks until one is."""
+    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 20_000)
+    copy = opened(repair(encoded(noisy(300, 300), "JPEG")))
+    assert max(copy.size) < 300
+
+
+def test_fixing_keeps_what_is_seen():
+    """Turned upright, colours and transparency kept, deep greys scaled rather than clipped."""
+    upright = opened(repair(turned(6)))
+    assert upright.size == (40, 60)
+    assert upright.getpixel((20, 5))[0] > 200
+    grey = opened(repair(encoded(Image.fromarray(np.full((8, 8), 0x8000, dtype=np.uint16)))))
+    assert grey.getpixel((0, 0)) == 128
+    cutout = plain(mode="RGBA")
+    cutout.putalpha(0)
+    assert opened(repair(encoded(cutout, "WEBP", lossless=True))).mode == "RGBA"
+    assert opened(repair(encoded(plain(mode="RGBA"), "WEBP", lossless=True))).mode == "RGB"
+
+
+def test_transparency_is_laid_on_white_only_when_it_must_go(monkeypatch):
+    """A cutout too large for a PNG becomes a JPEG on white."""
+    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 20_000)
+    cutout = noisy(100, 100, 4)
+    cutout.putalpha(Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (100, 50))))
+    copy = opened(repair(encoded(cutout)))
+    assert copy.format == "JPEG"
+
+
+def test_colour_profiles_survive_unless_colours_are_converted():
+    """A profile belongs to its colours."""
+    assert opened(repair(encoded(plain(), "TIFF", icc_profile=b"profile"))).info["icc_profile"] == b"profile"
+    cmyk = encoded(plain(mode="CMYK"), "JPEG", icc_profile=b"profile")
+    assert "icc_profile" not in opened(repair(cmyk)).info
+
+
+def test_pictures_that_can_not_be_fixed_after_all_are_refused(monkeypatch):
+    """What only shows when the copy is made is still a problem of the row, not of the run."""
+
+    def fails(content):
+        raise OSError("broken data stream")
+
+    monkeypatch.setattr(inputs, "repair", fails)
+    checked = check(Source("bytes", content=turned()), Check(BASE, fix_images=True, inputs=Inputs(None)))
+    assert checked.image is None
+    assert [one.code for one in checked.findings] == ["image-damaged"]
+
+
+def test_a_folder_that_can_not_be_written_stops_the_run(tmp_path):
+    """A full or missing disk is no problem of one row."""
+    (tmp_path / "file").write_bytes(b"")
+    table = pd.DataFrame({"image": [turned()], "prompt": "a"})
+    for fix_images in (False, True):
+        with pytest.raises(StorageFailed, match="Nothing was sent"):
+            prepare(table, entropy="e", inputs_dir=tmp_path / "file" / "inputs", fix_images=fix_images)
+
+
+def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
+    """A resumed run finds what it bought though the picture was deleted since."""
+    for name, content in (("cat.png", encoded(plain())), ("turned.jpg", turned())):
+        (tmp_path / name).write_bytes(content)
+    table = pd.DataFrame({"image": ["cat.png", "turned.jpg"], "prompt": "a", "seed": 1})
+    options = {"entropy": "e", "base_dir": tmp_path, "inputs_dir": tmp_path / "inputs", "fix_images": True}
+    before = prepare(table, **options)
+    known = {job.image.location: job.image for job in before.jobs.values()}
+    for name in table["image"]:
+        (tmp_path / name).unlink()
+    assert prepare(table, **options).problems["code"].tolist() == ["image-not-found"] * 2
+    after = prepare(table, **options, known_images=known)
+    assert after.jobs == before.jobs
+    assert after.problems[["code", "severity"]].to_numpy().tolist() == [["image-gone", "warning"]] * 2
+
+
+def test_known_pictures_do_not_hide_what_is_there_now(tmp_path):
+    """Only files that can't be read are remembered; a changed one is a new job."""
+    path = tmp_path / "cat.png"
+    path.write_bytes(encoded(plain()))
+    old = ImageSource("file", str(path), "0" * 64, str(path), "0" * 64)
+    table = pd.DataFrame({"image": [path], "prompt": "a"})
+    rows = prepare(table, entropy="e", known_images={str(path): old}).rows
+    assert rows["image_digest"][0] == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,215 @@
+"""Axes become a table: products, groups that vary together, and a guard against explosions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch.errors import UsageError
+from dreamo_batch.table.sweep import sweep
+from dreamo_batch.table.validation import validate
+from tests.pictures import encoded, plain
+
+URL = "https://example.com/cat.png"
+
+
+@given(st.lists(st.integers(1, 4), min_size=4, max_size=4))
+def test_a_sweep_is_nested_loops(lengths):
+    """Every combination once, the last axis varying fastest."""
+    prompts, seeds, sizes, moods = (
+        [f"prompt {number}" for number in range(lengths[0])],
+        list(range(lengths[1])),
+        ["1:1", "16:9", "512x512", "4:3"][: lengths[2]],
+        list("abcd")[: lengths[3]],
+    )
+    table = sweep(image=URL, prompt=prompts, seed=seeds, size=sizes, mood=moods)
+    rows = table[["prompt", "seed", "size", "mood"]].itertuples(index=False, name=None)
+    assert list(rows) == list(itertools.product(prompts, seeds, sizes, moods))
+    assert table.index.equals(pd.RangeIndex(math.prod(lengths)))
+
+
+def test_only_what_is_given_becomes_a_column():
+    """Columns are in the order of the signature, with the dtypes of the design."""
+    table = sweep(
+        image=URL, prompt="a", seed=[1, None], width=600, height=[700], use_rephraser=False, replicate=0
+    )
+    assert list(sweep(image=URL, prompt="a").columns) == ["image", "prompt"]
+    assert {name: str(dtype) for name, dtype in table.dtypes.items()} == {
+        "image": "str",
+        "prompt": "str",
+        "seed": "Int64",
+        "width": "Int64",
+        "height": "Int64",
+        "use_rephraser": "boolean",
+        "replicate": "Int64",
+    }
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        range(3),
+        [0, 1, 2],
+        (0, 1, 2),
+        np.arange(3),
+        pd.Series([0, 1, 2], index=[5, 6, 7]),
+        iter(range(3)),
+        ["0", 1.0, 2],
+    ],
+)
+def test_seeds_come_in_any_iterable(seeds):
+    """Ranges, lists, arrays, Series and generators are all axes."""
+    assert sweep(image=URL, prompt="a", seed=seeds)["seed"].tolist() == [0, 1, 2]
+
+
+def test_large_seeds_stay_exact():
+    """Beyond 2**53 a float would already be another seed."""
+    assert sweep(image=URL, prompt="a", seed=[2**63 - 1, None])["seed"].tolist() == [2**63 - 1, pd.NA]
+
+
+def test_n_seeds_leaves_the_drawing_to_the_run():
+    """Eight pictures of one kind are eight rows without a seed."""
+    table = sweep(image=URL, prompt=["a", "b"], n_seeds=8)
+    assert len(table) == 16
+    assert table["seed"].isna().all()
+    assert str(table["seed"].dtype) == "Int64"
+
+
+def test_sizes_are_names_text_or_pairs():
+    """One pair is one size; a tuple of names is two."""
+    assert sweep(image=URL, prompt="a", size=(1664, 936))["size"].tolist() == ["1664x936"]
+    assert sweep(image=URL, prompt="a", size=("1:1", "16:9"))["size"].tolist() == ["1:1", "16:9"]
+    assert sweep(image=URL, prompt="a", size=[(512, 600), "700x800"])["size"].tolist() == [
+        "512x600",
+        "700x800",
+    ]
+
+
+def test_groups_vary_together():
+    """A group in zip pairs its members and multiplies with the rest."""
+    table = sweep(image=URL, prompt=["a", "b"], seed=[1, 2], mood=["x", "y", "z"], zip=(("prompt", "seed"),))
+    assert table[["prompt", "seed", "mood"]].to_numpy().tolist() == [
+        [prompt, seed, mood] for prompt, seed in (("a", 1), ("b", 2)) for mood in "xyz"
+    ]
+    two = sweep(
+        image=URL, prompt=["a", "b"], seed=[1, 2], p=[3, 4], q=[5, 6], zip=[["prompt", "p"], ("q", "seed")]
+    )
+    assert two[["prompt", "seed", "p", "q"]].to_numpy().tolist() == [
+        ["a", 1, 3, 5],
+        ["a", 2, 3, 6],
+        ["b", 1, 4, 5],
+        ["b", 2, 4, 6],
+    ]
+
+
+def test_one_group_may_be_given_as_it_is():
+    """The outer brackets are easily forgotten."""
+    assert len(sweep(image=URL, prompt=["a", "b"], n_seeds=2, zip=("prompt", "seed"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"zip": (("prompt", "sead"),)}, "'sead', which is no axis"),
+        ({"zip": "prompts"}, "'prompts', which is no axis"),
+        ({"zip": (("prompt", "seed"), ("seed", "mood"))}, "'seed' twice"),
+        ({"zip": (("prompt", "mood"),)}, "prompt has 2, mood has 3"),
+        ({"prompt": []}, "prompt: the axis is empty"),
+        ({"prompt": {"a", "b"}}, "a set has no order"),
+        ({"prompt": [5]}, "prompt: 5 is no prompt"),
+        ({"prompt": None}, "prompt: None is no prompt"),
+        ({"image": None}, "image: a picture is missing"),
+        ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
+        ({"image": ["a.png", "no?.png"]}, "no file matches"),
+        ({"seed": [42.5]}, "seed: 42.5 is not a whole number"),
+        ({"seed": True}, "seed: True is not"),
+        ({"seed": 2**63}, "is not a whole number of 64 bits"),
+        ({"width": "wide"}, "width: wide is not"),
+        ({"size": "5:4"}, "size: 5:4 is neither"),
+        ({"use_rephraser": "maybe"}, "use_rephraser: maybe is neither"),
+        ({"n_seeds": 3}, "Both seed and n_seeds"),
+        ({"seed": None, "n_seeds": 0}, "n_seeds is 0"),
+        ({"max_rows": 2.5}, "max_rows is 2.5"),
+        ({"cost": [1]}, "my_cost"),
+        ({"image_url": URL}, "rather than image_url="),
+    ],
+)
+def test_axes_that_can_not_be_meant_are_refused(axes, words):
+    """The error names the axis, the value and what was expected."""
+    with pytest.raises(UsageError, match=words):
+        sweep(**({"image": URL, "prompt": ["a", "b"], "seed": [1, 2], "mood": [1, 2, 3]} | axes))
+
+
+def test_explosions_are_refused_with_their_count():
+    """The message multiplies it out before any memory is taken."""
+    with pytest.raises(
+        UsageError, match=r"8,000,000 rows \(8 prompt x 1,000 seed x 1,000 mood\), more than max_rows=100,000"
+    ):
+        sweep(image=URL, prompt=list("abcdefgh"), seed=range(1000), mood=range(1000))
+    assert len(sweep(image=URL, prompt="a", seed=range(3), max_rows=3)) == 3
+    with pytest.raises(UsageError, match="max_rows=2"):
+        sweep(image=URL, prompt="a", seed=range(3), max_rows=2)
+
+
+def test_endless_axes_are_cut_off():
+    """An endless generator is an explosion, not a hang."""
+    with pytest.raises(UsageError, match="at least 100,001 rows"):
+        sweep(image=URL, prompt="a", seed=itertools.count())
+    with pytest.raises(UsageError, match="more than"):
+        sweep(image=URL, prompt="a", n_seeds=10**12)
+
+
+def test_patterns_find_files_in_order(tmp_path, monkeypatch):
+    """A pattern stands for all files that match, sorted; folders and other rows are left alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "refs" / "sub.png").mkdir(parents=True)
+    for name in ("b.png", "a.png", "c.jpg"):
+        (tmp_path / "refs" / name).write_bytes(encoded(plain()))
+    assert sweep(image="refs/*.png", prompt="a")["image"].tolist() == ["refs/a.png", "refs/b.png"]
+    assert sweep(image=Path("refs/[ab].*"), prompt="a")["image"].tolist() == ["refs/a.png", "refs/b.png"]
+    mixed = sweep(image=[URL + "?v=[1]", "refs/*.jpg", Path("refs/a.png")], prompt="a")
+    assert mixed["image"].tolist() == [URL + "?v=[1]", "refs/c.jpg", "refs/a.png"]
+    assert validate(mixed).empty
+
+
+def test_a_file_may_be_named_like_a_pattern(tmp_path, monkeypatch):
+    """What exists is a path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat [1].png").write_bytes(encoded(plain()))
+    assert sweep(image="cat [1].png", prompt="a")["image"].tolist() == ["cat [1].png"]
+
+
+def test_pictures_in_memory_are_single_values():
+    """Bytes and PIL images are iterable or array-like, but are one picture each."""
+    for picture in (encoded(plain()), bytearray(b"x"), plain()):
+        table = sweep(image=picture, prompt=["a", "b"])
+        assert len(table) == 2
+        assert table["image"].dtype == object
+        assert table["image"][1] is picture
+    assert len(sweep(image=[plain(), URL], prompt="a", seed=range(2))) == 4
+    data_uri = "data:image/png;base64,*?["
+    assert sweep(image=data_uri, prompt="a")["image"].tolist() == [data_uri]
+
+
+def test_columns_of_the_users_own_may_hold_anything():
+    """Lists, dicts, missing values and dates are carried along."""
+    table = sweep(
+        image=URL, prompt="a", box=[[1, 2], [3, 4]], note=None, info={"a": 1}, day=pd.Timestamp("2024-01-01")
+    )
+    assert table["box"].tolist() == [[1, 2], [3, 4]]
+    assert table["note"].tolist() == [None, None]
+    assert table["info"].tolist() == [{"a": 1}] * 2
+    assert table["day"].dtype.kind == "M"
+
+
+def test_many_constant_columns_are_no_dimension_each():
+    """Constants do not multiply."""
+    table = sweep(image=URL, prompt=["a", "b"], **{f"note_{number}": number for number in range(100)})
+    assert table.shape == (2, 102)

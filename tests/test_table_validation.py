@@ -1,0 +1,246 @@
+"""Every problem of every row at once, whatever the table looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamo_batch import columns
+from dreamo_batch.errors import TableError
+from dreamo_batch.table.rules import RULES
+from dreamo_batch.table.validation import validate
+from tests.table_oracle import PRESETS, problems_of
+
+URL = "https://example.com/cat.png"
+MISSING = [None, float("nan"), pd.NA, pd.NaT, ""]
+NUMBERS = [
+    42,
+    42.0,
+    42.5,
+    True,
+    "42",
+    "42.0",
+    "42.5",
+    "x",
+    " ",
+    2**31,
+    2**63,
+    -1,
+    -2,
+    2.0**53,
+    "9" * 30,
+    [1],
+    b"1",
+]
+SIDES = [*NUMBERS, 511, 512, 1328, 2048, 2049, 4096, 8191, 8192, "1328", 0, -(2**63), 2**62]
+SIZES = [
+    *PRESETS,
+    "1328x1328",
+    "2048X2048",
+    "2049 x 2040",
+    "512x512",
+    "1x1",
+    "5:4",
+    "big",
+    (1664, 936),
+    (1, True),
+    7,
+]
+PROMPTS = ["a cat", "猫 🐈", "  ", "x" * 300, "x" * 301, "x" * 800, "x" * 801, "🐈" * 300, "\ud83d", 5, b"a"]
+IMAGES = [URL, f"  {URL} ", "http://", "ftp://example.com/a.png", "https://localhost/a.png", 5, " ", "data:x"]
+PICTURE_PROBLEMS = {
+    "http://": "image-bad-url",
+    "ftp://example.com/a.png": "image-bad-url",
+    "https://localhost/a.png": "image-url-not-public",
+    5: "image-not-a-source",
+    "data:x": "image-bad-data-uri",
+}
+
+
+def _cells(*values):
+    return st.sampled_from([*MISSING, *values])
+
+
+ROWS = st.fixed_dictionaries(
+    {"prompt": _cells(*PROMPTS), "image": _cells(*IMAGES)},
+    optional={
+        "image_url": _cells(*IMAGES),
+        "seed": _cells(*NUMBERS),
+        "width": _cells(*SIDES),
+        "height": _cells(*SIDES),
+        "size": _cells(*SIZES),
+        "use_rephraser": _cells(True, False, "yes", "NO", 1, 0.0, 2, "maybe", "1.0"),
+        "replicate": _cells(*NUMBERS),
+    },
+)
+
+
+@settings(max_examples=settings.default.max_examples // 4)
+@given(st.lists(ROWS, min_size=1, max_size=12))
+def test_validation_agrees_with_a_slow_reading_of_the_rules(rows):
+    """The vectorised rules find exactly what one row after the other finds."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
+    found = validate(table)
+    expected = problems_of(table, PICTURE_PROBLEMS.get)
+    assert set(zip(found["position"], found["column"], found["code"], strict=True)) == expected
+    assert found["severity"].tolist() == [RULES[code].severity for code in found["code"]]
+
+
+@settings(max_examples=settings.default.max_examples // 8)
+@given(st.lists(st.tuples(st.integers(-3, 2**40), st.sampled_from([400, 512, 1328, 3000])), max_size=8))
+def test_typed_columns_are_judged_like_untyped_ones(rows):
+    """The dtype of a column makes no difference to what is wrong with it."""
+    table = pd.DataFrame(rows, columns=["seed", "width"]).assign(image=URL, prompt="a cat", height=1328)
+    expected = problems_of(table, dict[object, str]().get)
+    for dtype in ("int64", "Int64", "float64", "object", "str", "category", "int64[pyarrow]"):
+        found = validate(table.astype({"seed": dtype, "width": dtype}))
+        assert set(zip(found["position"], found["column"], found["code"], strict=True)) == expected
+
+
+def test_a_good_row_has_no_problem():
+    """Nothing is said where nothing is wrong, and the empty answer has its dtypes."""
+    found = validate(pd.DataFrame({"image": [URL], "prompt": ["a cat"], "seed": [42.0], "size": ["16:9"]}))
+    assert found.empty
+    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == columns.dtypes(columns.PROBLEMS)
+
+
+def test_a_problem_says_what_and_what_to_do():
+    """Each line names row, column, rule, cell, what was expected and what to do."""
+    table = pd.DataFrame({"image": [URL], "prompt": ["x" * 900], "seed": [42.5]}, index=["first"])
+    found = validate(table)
+    assert found["row"].tolist() == ["first", "first"]
+    assert found["code"].tolist() == ["prompt-too-long", "seed-not-integer"]
+    assert found["value"].tolist() == ["x" * 59 + "…", "42.5"]
+    assert found["message"][0] == "The prompt has 900 characters; the service takes at most 800."
+    assert found["fix"].str.endswith(".").all()
+
+
+@pytest.mark.parametrize("code", RULES)
+def test_rules_are_written_alike(code):
+    """Every rule has a short name in kebab case and ends its sentences."""
+    rule = RULES[code]
+    assert rule.code == code
+    assert set(code) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert rule.message.endswith(".")
+    assert rule.fix.endswith(".") != bool(rule.repair)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        ["a", "a"],
+        pd.MultiIndex.from_tuples([("x", 1), ("x", 1)]),
+        pd.DatetimeIndex(["2024-01-01", "2024-01-02"], tz="Asia/Shanghai"),
+        pd.CategoricalIndex(["猫", None]),
+        pd.Index([float("nan"), "\ud83d"], dtype=object),
+    ],
+)
+def test_any_index_is_carried_as_text(index):
+    """Labels may repeat, be tuples, times or missing; the position tells rows apart."""
+    table = pd.DataFrame({"image": [URL, URL], "prompt": ["", ""]}, index=index)
+    found = validate(table)
+    assert found["position"].tolist() == [0, 1]
+    assert found["row"].dtype == "str"
+
+
+def test_columns_of_any_dtype_stay_as_they_are(tmp_path):
+    """The user's own columns are neither read nor changed."""
+    table = pd.DataFrame(
+        {
+            "image": [URL, None],
+            "prompt": pd.array(["a", None], dtype="string[pyarrow]"),
+            "lists": [[1], {"a": 2}],
+            "mixed": [1, "x"],
+            "category": pd.Categorical(["a", None]),
+            "time": pd.to_datetime(["2024-01-01", None]).tz_localize("Asia/Tokyo"),
+            "period": pd.period_range("2024", periods=2, freq="M"),
+            "seed": pd.array([1, None], dtype="int64[pyarrow]"),
+            7: [b"bytes", object],
+        },
+        index=["same", "same"],
+    )
+    before = table.copy(deep=True)
+    assert set(validate(table)["code"]) == {"image-missing", "prompt-missing"}
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_an_empty_table_has_no_problem():
+    """No rows, no problems; the columns are still looked at."""
+    assert validate(pd.DataFrame({"image": [], "prompt": []})).empty
+
+
+def test_columns_of_nothing_but_missing_cells_are_read():
+    """A column that pandas could not type is a column of missing cells."""
+    table = pd.DataFrame(
+        {"image": [URL], "prompt": ["a"], "seed": [None], "size": [np.nan], "use_rephraser": [pd.NA]}
+    )
+    assert validate(table).empty
+
+
+def test_aliases_of_the_image_column_are_read():
+    """A table may call its pictures by what they are."""
+    assert validate(pd.DataFrame({"image_url": [URL], "prompt": ["a"]})).empty
+    found = validate(pd.DataFrame({"image_path": ["none.png"], "prompt": ["a"]}))
+    assert found[["column", "code"]].to_numpy().tolist() == [["image_path", "image-not-found"]]
+
+
+def test_an_empty_alias_beside_a_picture_is_no_second_source():
+    """Two columns may share the work, row by row."""
+    table = pd.DataFrame({"image": [URL, None], "image_url": ["", URL], "prompt": ["a", "b"]})
+    assert validate(table).empty
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pd.DataFrame(), "no columns at all"),
+        (pd.DataFrame({"prompt": ["a"]}), "no column 'image'"),
+        (pd.DataFrame({"image": ["a"]}), "no column 'prompt'"),
+        (pd.DataFrame({"Image": ["a"], "prompts": ["a"]}), "'Image' may be meant as 'image'"),
+        (pd.DataFrame([["a", "b", "c"]], columns=["image", "prompt", "prompt"]), "share a name: prompt"),
+        (pd.DataFrame({"image": ["a"], "prompt": ["a"], "cost": [1]}), "my_cost"),
+        (pd.DataFrame([["a", "b"]], columns=[["image", "prompt"], ["", ""]]), "2 levels"),
+        ([{"image": "a"}], "not a list"),
+        (pd.DataFrame({f"column {number}": [1] for number in range(30)}), "and 10 more"),
+    ],
+)
+def test_tables_with_the_wrong_columns_are_refused(table, words):
+    """What can't be a table of jobs is refused at once, with what to do."""
+    with pytest.raises(TableError, match=words):
+        validate(table)
+
+
+def test_a_result_may_be_run_again():
+    """A frame with all of the toolkit's columns is a result, not a clash."""
+    table = pd.DataFrame({"image": [URL], "prompt": ["a"]}).reindex(
+        columns=["image", "prompt", *columns.OUTPUTS]
+    )
+    assert validate(table).empty
+
+
+def test_relative_paths_start_at_the_folder_given(tmp_path, monkeypatch):
+    """A table's paths are looked up beside it, or in the working directory, and the finding says where."""
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"image": ["none.png"], "prompt": ["a"]})
+    assert str(tmp_path / "none.png") in validate(table)["message"][0]
+    assert str(tmp_path / "refs") in validate(table, base_dir="refs")["fix"][0]
+
+
+def test_many_rows_are_read_at_once():
+    """Rules look at columns, not at rows; a problem of every row is listed for every row."""
+    n_rows = 50_000
+    table = pd.DataFrame(
+        {
+            "image": np.resize([URL, "https://example.com/dog.png"], n_rows),
+            "prompt": np.resize([f"a cat {number}" for number in range(1000)], n_rows),
+            "seed": np.arange(n_rows),
+            "width": 1328,
+            "height": 1328,
+        }
+    )
+    assert validate(table).empty
+    assert len(validate(table.assign(width=100))) == n_rows
