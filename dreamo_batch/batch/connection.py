@@ -41,18 +41,21 @@ def connect(
     """
     if client is not None:
         _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
-        return client
+        return _with_key(client)
     if gateway is not None:
         _refuse_both("gateway", api_key=api_key, base_url=base_url)
         running = _gateway(resources, directory, gateway)
         api_key, base_url = running.api_key, running.base_url
-    made = resources.enter_context(Client(api_key=api_key, base_url=base_url))
-    if made.settings.api_key is None and not made.settings.is_loopback:
+    return _with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
+
+
+def _with_key(client: Client) -> Client:
+    if client.settings.api_key is None and not client.settings.is_loopback:
         raise KeyMissing(
-            f"{made.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or give "
+            f"{client.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or give "
             'api_key=. To try without a key or cost, use gateway="local".'
         )
-    return made
+    return client
 
 
 def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:

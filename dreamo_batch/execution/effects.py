@@ -55,7 +55,8 @@ class Effects:
             return outcomes.CreateAnswer(key, self._client.create(request))
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
-            return outcomes.CreateAnswer(key, error.failure)
+            # An answer that broke after the id was read still names the task.
+            return outcomes.CreateAnswer(key, error.failure.task_id or error.failure)
         except Exception as error:
             logger.exception("create of job %s ended in a way nobody foresaw", key[0])
             return outcomes.CreateAnswer(key, from_exception("create", error))

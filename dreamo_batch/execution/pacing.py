@@ -14,14 +14,14 @@ from dreamo_batch.service import parameters
 if TYPE_CHECKING:
     import random
 
-_SAMPLES: Final = 64
+_SAMPLES: Final = 128
 _SAMPLES_MIN: Final = 2
 _FIRST_DEVIATIONS: Final = 1.6
 _DEVIATION_MIN: Final = 0.05
-_POLL_WORTH: Final = 0.008  # of the median: the delay that one poll is worth
+_POLL_WORTH: Final = 0.0105  # of the median: the delay that one poll is worth
 _STEP_MIN_S: Final = 0.02
 _STEP_MAX_S: Final = 10.0
-_JITTER: Final = 0.1
+_JITTER: Final = 0.05
 _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
 _TAIL: Final = 1e-6
@@ -31,7 +31,7 @@ POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end
 
 
 class PollTimes:
-    """When to ask for a task next, learned from the latencies of the last 64 tasks.
+    """When to ask for a task next, learned from the latencies of the last 128 tasks.
 
     Latencies of such services are close to log-normal, so a log-normal is fitted to what was seen. A task is
     first asked for when it may be done (1.6 standard deviations before the median of the logarithms), then at

@@ -173,7 +173,8 @@ def _storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not all(isinstance(name, str) for name in frame.columns):
         stored.columns = frame.columns.map(str)
         changed.append("the names of columns")
-    if not _is_storable(frame.index.to_frame(index=False, name=list(range(frame.index.nlevels)))):
+    levels = [frame.index.get_level_values(place) for place in range(frame.index.nlevels)]
+    if not all(_is_storable(level.to_series()) for level in levels):
         stored.index = frame.index.map(str)
         changed.append("the index")
     return stored, changed
