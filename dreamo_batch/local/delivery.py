@@ -2,18 +2,16 @@
 
 Examples
 --------
->>> issubclass(protocol_of({}), asyncio.Protocol)
-True
+>>> Hangup(None).body
+b''
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dreamo_batch.local.door import plain
 from dreamo_batch.local.faults import Effect
@@ -25,45 +23,9 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from dreamo_batch.local.answers import Answer
+    from dreamo_batch.local.connections import Transports
     from dreamo_batch.local.fault_reading import Strike
     from dreamo_batch.local.faults import Stage
-
-# Open connections by the address of the client.
-Transports: TypeAlias = dict[tuple[str, int] | None, asyncio.Transport]
-
-
-def protocol_of(transports: Transports) -> type[H11Protocol]:
-    """Make a protocol class whose connections can be found, so that a fault can close them.
-
-    Parameters
-    ----------
-    transports : dict
-        Where open connections are entered, and left out again once they are closed.
-
-    Returns
-    -------
-    type
-        For uvicorn's `http` setting.
-
-    Examples
-    --------
-    >>> issubclass(protocol_of({}), asyncio.Protocol)
-    True
-    """
-
-    class FindableProtocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            # Head and body are written apart, and would wait for each other for 40 ms; asyncio sees to that
-            # only for sockets that it has made itself.
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transports[self.client] = transport
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            transports.pop(self.client, None)
-            super().connection_lost(exc)
-
-    return FindableProtocol
 
 
 class Hangup(Response):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreamo_batch.local.app import make_app
 from dreamo_batch.local.backstage import Backstage
-from dreamo_batch.local.delivery import Delivery, Transports
+from dreamo_batch.local.delivery import Delivery
 from dreamo_batch.local.desk import Desk
 from dreamo_batch.local.door import Door
 from dreamo_batch.local.models import Models
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from dreamo_batch.local.connections import Transports
     from dreamo_batch.local.engine import Engine
     from dreamo_batch.local.fault_plan import FaultPlan
     from dreamo_batch.local.server import ThreadedServer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvicorn
 
-from dreamo_batch.local.delivery import Transports, protocol_of
+from dreamo_batch.local.connections import Transports, protocol_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
