@@ -178,7 +178,8 @@ def test_odd_places_are_named_and_never_hang(tmp_path):
         "dangling": ("image-not-found", str(tmp_path / "dangling")),
         "file/below.png": ("image-not-found", "below.png"),
         "a" * 300: ("image-unreadable", "too long"),
-        "a\0b": ("image-unreadable", "NUL"),
+        "a\0b": ("image-unreadable", "not plain text"),
+        Path(os.fsdecode(b"caf\xe9.png")): ("image-unreadable", "rename the file"),
         "~nobody-has-this-name/a.png": ("image-unreadable", "home"),
     }
     for place, (code, words) in places.items():
@@ -466,6 +467,20 @@ def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
     monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 20_000)
     copy = opened(repair(encoded(noisy(300, 300), "JPEG")))
     assert max(copy.size) < 300
+
+
+def test_large_pictures_are_corrected_one_at_a_time(monkeypatch):
+    """Memory must not add up over threads; the copy is the same."""
+    content = turned()
+    copy = repair(content)
+    monkeypatch.setattr("dreamo_batch.table.repair._LARGE_PX", 0)
+    assert repair(content) == copy
+
+
+def test_bombs_are_refused_whatever_pillow_is_told(monkeypatch):
+    """Some switch Pillow's own limit off."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
 
 
 def test_fixing_keeps_what_is_seen():

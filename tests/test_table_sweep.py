@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,14 @@ def test_patterns_find_files_in_order(tmp_path, monkeypatch):
     mixed = sweep(image=[URL + "?v=[1]", "refs/*.jpg", Path("refs/a.png")], prompt="a")
     assert mixed["image"].tolist() == [URL + "?v=[1]", "refs/c.jpg", "refs/a.png"]
     assert validate(mixed).empty
+
+
+def test_names_that_are_no_text_are_refused(tmp_path, monkeypatch):
+    """A file name in another encoding can't be kept in a table."""
+    monkeypatch.chdir(tmp_path)
+    Path(os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(plain()))
+    with pytest.raises(UsageError, match="Rename the file"):
+        sweep(image="*.png", prompt="a")
 
 
 def test_a_file_may_be_named_like_a_pattern(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.table.cells import is_missing, read_boolean, read_integer, show
+from dreamo_batch.table.cells import is_missing, printable, read_boolean, read_integer, show
 from dreamo_batch.table.sizes import read_size
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def _images(value: Any) -> list[Any]:
         return [value]
     matching = glob.glob(str(Path(value).expanduser()), recursive=True)  # noqa: PTH207 - any pattern, absolute or not
     found = sorted(path for path in matching if Path(path).is_file())
+    for path in found:
+        if printable(path) != path:
+            raise UsageError(f"image: the name {printable(path)} is not plain text (UTF-8). Rename the file.")
     if not found:
         raise UsageError(
             f"image: no file matches {value!r} (looked in {Path.cwd()}). Check the pattern, or give a path."

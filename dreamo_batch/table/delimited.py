@@ -22,6 +22,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import TableError
 from dreamo_batch.table.cells import is_missing
 from dreamo_batch.table.guessing import guessed
+from dreamo_batch.table.portable import may_hold_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,25 +61,22 @@ def read_delimited(path: Path, separator: str) -> pd.DataFrame:
     Traceback (most recent call last):
     dreamo_batch.errors.TableError: ... Expected 2 fields in line 2, saw 3...
     """
-    content = path.read_bytes()
-    _refuse_other_separators(path, content, separator)
+    text = _decoded(path, path.read_bytes())
+    _refuse_other_separators(path, text, separator)
     try:
         lines = pd.read_csv(
-            io.BytesIO(content),
+            io.StringIO(text),
             sep=separator,
             header=None,
             dtype=columns.STR,
             keep_default_na=False,
             na_values=[""],
-            encoding=_encoding(content),
             low_memory=False,
         )
     except pd.errors.EmptyDataError:
         raise TableError(f"{path} is empty. Its first line must name the columns.") from None
     except pd.errors.ParserError as error:
         raise TableError(_why_torn(path, str(error))) from None
-    except UnicodeError:
-        raise TableError(_why_undecodable(path, content)) from None
     return with_header(path, lines)
 
 
@@ -159,17 +157,26 @@ def _refuse_doubled_names(path: Path, table: pd.DataFrame) -> None:
 
 
 def _index(cells: pd.Series) -> pd.Index:
-    index = pd.Index(guessed(cells), name=None)
-    is_counted = index.dtype == "int64" and (index == range(len(index))).all()
-    return pd.RangeIndex(len(index)) if is_counted else index
+    index = pd.Index(guessed(cells)).rename(None)
+    counted = pd.RangeIndex(len(index))
+    return counted if index.equals(counted) else index
 
 
-def _encoding(content: bytes) -> str:
-    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+def _decoded(path: Path, content: bytes) -> str:
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        n_line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start : error.start + 1].hex()
+        raise TableError(
+            f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'}: line {n_line} holds the byte 0x{byte}. Save it "
+            'anew as UTF-8 (in Excel: "CSV UTF-8"; from Python: encoding="utf-8").'
+        ) from None
 
 
-def _refuse_other_separators(path: Path, content: bytes, separator: str) -> None:
-    names = content.partition(b"\n")[0].decode("utf-8", "replace")
+def _refuse_other_separators(path: Path, text: str, separator: str) -> None:
+    names = text.partition("\n")[0]
     found = [word for character, word in _SEPARATORS.items() if character in names]
     if found and separator not in names:
         raise TableError(
@@ -186,19 +193,6 @@ def _why_torn(path: Path, reason: str) -> str:
     )
 
 
-def _why_undecodable(path: Path, content: bytes) -> str:
-    try:
-        content.decode(_encoding(content))
-    except UnicodeDecodeError as error:
-        n_line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1].hex()
-        return (
-            f"{path} is not UTF-8: line {n_line} holds the byte 0x{byte}. Save it anew as UTF-8 "
-            '(in Excel: "CSV UTF-8"; from Python: encoding="utf-8").'
-        )
-    return f"{path} is not UTF-8. Save it anew as UTF-8."
-
-
 def _holds_carriage_return(frame: pd.DataFrame) -> bool:
-    texts = (frame[name] for name in frame.columns if frame[name].dtype in {object, columns.STR})
+    texts = (frame[name] for name in frame.columns if may_hold_text(frame[name]))
     return any("\r" in cell for text in texts for cell in text if isinstance(cell, str))

@@ -105,7 +105,7 @@ class Findings:
         code : str
             Key of `rules.RULES`.
         column : str
-            Column the problem is in; the table need not have it.
+            Column of the table that the problem is in.
         is_broken : numpy.ndarray of bool
             One flag per row.
         **details : numpy.ndarray or object
@@ -151,9 +151,9 @@ class Findings:
         for depth in range(max(map(len, found.values()), default=0)):
             layer = _objects([None] * len(cells.cells))
             is_found = np.zeros(len(cells.cells), dtype=bool)
-            for number, of_cell in found.items():
-                if depth < len(of_cell):
-                    layer[number], is_found[number] = of_cell[depth], True
+            deep_enough = ((number, of_cell) for number, of_cell in found.items() if depth < len(of_cell))
+            for number, of_cell in deep_enough:
+                layer[number], is_found[number] = of_cell[depth], True
             positions = cells.positions(is_found)
             numbers = cells.codes[positions]
             self._parts.append(_Part(column, positions, shown[numbers], layer[numbers]))
@@ -212,8 +212,6 @@ class Findings:
         return findings, shown, [part.column for part in self._parts for _ in part.positions]
 
     def _shown(self, column: str, positions: NDArray[np.intp]) -> NDArray[np.object_]:
-        if column not in self.of_table:
-            return _objects([None] * len(positions))
         return _objects([show(cell) for cell in self.of_table[column].iloc[positions].tolist()])
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,7 +26,7 @@ from dreamo_batch.table.inputs import Inputs
 from dreamo_batch.table.reading import Reading, read
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns
-from dreamo_batch.table.seeds import Draw
+from dreamo_batch.table.seeds import Draw, Leave
 from dreamo_batch.table.validation import absolute
 
 if TYPE_CHECKING:
@@ -156,9 +155,8 @@ class _Wanted:
 
 def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
     positions = np.flatnonzero(reading.is_orderable)
-    draw = Draw(entropy) if random_seed == RECORD else None
-    seeds, texts = _seeds_and_texts(_orders(reading, positions), reading.seeds, positions, draw)
-    ids = [job_id(text) for text in texts]
+    settle = Draw(entropy) if random_seed == RECORD else Leave()
+    seeds, ids = _seeds_and_ids(_orders(reading, positions), reading.seeds, positions, settle)
     first_at: dict[str, int] = {}
     firsts = [
         first_at.setdefault(one, position) for one, position in zip(ids, positions.tolist(), strict=True)
@@ -188,21 +186,18 @@ def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
     )
 
 
-def _seeds_and_texts(
-    orders: Iterator[Order], seeds: Seeds, positions: NDArray[np.intp], draw: Draw | None
+def _seeds_and_ids(
+    orders: Iterator[Order], seeds: Seeds, positions: NDArray[np.intp], settle: Draw | Leave
 ) -> tuple[list[int], list[str]]:
     sent = seeds.numbers[positions].tolist()
-    texts: list[str] = []
-    n_seen: Counter[Order] = Counter()
+    ids: list[str] = []
     for number, (order, is_given) in enumerate(zip(orders, seeds.is_given[positions].tolist(), strict=True)):
-        if not is_given and draw is not None:
-            sent[number] = draw(order)
-        occurrence = None
-        if not is_given and draw is None:
-            occurrence = n_seen[order]
-            n_seen[order] += 1
-        texts.append(text_of(order, sent[number], occurrence))
-    return sent, texts
+        if is_given:
+            ids.append(job_id(text_of(order, sent[number])))
+        else:
+            sent[number], one = settle(order)
+            ids.append(one)
+    return sent, ids
 
 
 def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:

@@ -103,7 +103,7 @@ def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
     >>> safe_for_spreadsheets(pd.DataFrame({"prompt": ["=1+1", "a cat"]}))["prompt"].tolist()
     ["'=1+1", 'a cat']
     """
-    escaped = {name: frame[name].map(_escaped) for name in frame.columns if _may_hold_text(frame[name])}
+    escaped = {name: frame[name].map(_escaped) for name in frame.columns if may_hold_text(frame[name])}
     return _with(frame, escaped).rename(columns=_escaped)
 
 
@@ -136,6 +136,27 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
     return stored
 
 
+def may_hold_text(series: pd.Series) -> bool:
+    """Say whether cells of a column may be text.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        A column.
+
+    Returns
+    -------
+    bool
+        Judged by the dtype alone.
+
+    Examples
+    --------
+    >>> may_hold_text(pd.Series(["a"])), may_hold_text(pd.Series([1]))
+    (True, False)
+    """
+    return series.dtype == object or isinstance(series.dtype, (pd.StringDtype, pd.CategoricalDtype))
+
+
 def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
     copy = frame.copy(deep=False)
     for name, one in series.items():
@@ -154,10 +175,6 @@ def _data_uri(cell: Any) -> Any:
 
 def _escaped(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def _may_hold_text(series: pd.Series) -> bool:
-    return series.dtype == object or isinstance(series.dtype, (pd.StringDtype, pd.CategoricalDtype))
 
 
 def _is_storable(series: pd.Series) -> bool:

@@ -143,7 +143,8 @@ def _time_output(series: pd.Series) -> pd.Series:
 
 
 def _category_output(series: pd.Series) -> pd.Series:
-    return series.astype(pd.CategoricalDtype(list(columns.STATUSES)))
+    known = series.astype(object).where(series.isin(columns.STATUSES))
+    return known.astype(pd.CategoricalDtype(list(columns.STATUSES)))
 
 
 def _text_output(series: pd.Series) -> pd.Series:

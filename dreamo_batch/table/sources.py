@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from PIL import Image
 
+from dreamo_batch.table.cells import printable
 from dreamo_batch.table.findings import Finding
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def _is_public(host: str) -> bool:
 
 
 def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
-    if "\0" in path:
-        return Finding.of("image-unreadable", reason="the path holds a NUL character")
+    if "\0" in path or printable(path) != path:
+        return Finding.of("image-unreadable", reason="its path is not plain text (UTF-8); rename the file")
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as error:

@@ -1,0 +1,485 @@
+"""Tables as files: dtypes come back, bad cells survive, and nothing is half written."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import importlib.util
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamo_batch import columns
+from dreamo_batch.errors import TableError
+from dreamo_batch.table.files import read_table, write_table
+from dreamo_batch.table.validation import validate
+from dreamo_batch.table.writing import replacing
+from tests.pictures import encoded, plain
+
+URL = "https://example.com/cat.png"
+SUFFIXES = [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx"]
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+@pytest.fixture
+def result():
+    """A result with every kind of value, and with every column missing once."""
+    cells = {
+        "image": ["cats/1.png", URL],
+        "prompt": ["NA", 'a "cat",\nsleeping 猫 🐈'],
+        "seed": pd.array([2**62 + 1, None], dtype="Int64"),
+        "subject": ["007", "012"],
+        columns.STATUS: pd.Categorical(["completed", "failed"], categories=list(columns.STATUSES)),
+        columns.DUPLICATE_OF: pd.array([None, 0], dtype="Int64"),
+        columns.SEED_SENT: pd.array([2**62 + 1, 2**31 - 1], dtype="Int64"),
+        columns.JOB_ID: ["0" * 32, "12345678901234567890123456789012"],
+        columns.TASK_ID: ["d1e2", None],
+        columns.COST_USD: [0.0286, None],
+        columns.COST: ["0.02860", None],
+        columns.ERROR_CODE: [None, "003011001"],
+        columns.ERROR_MESSAGE: [None, "=1+1"],
+        columns.MAY_HAVE_BEEN_BILLED: pd.array([False, None], dtype="boolean"),
+        columns.SUBMITTED_AT: pd.to_datetime(["2026-01-02T03:04:05.123456Z", None], utc=True),
+    }
+    frame = pd.DataFrame(cells)
+    dtypes = columns.dtypes(columns.OUTPUTS) | {columns.STATUS: pd.CategoricalDtype(list(columns.STATUSES))}
+    for name, dtype in dtypes.items():
+        series = frame[name] if name in frame else pd.Series([None, None])
+        frame[name] = series.astype(dtype)
+    return frame
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_results_come_back_identical(result, suffix, tmp_path):
+    """Codes keep their zeros, seeds their digits, times their zone, and every dtype is as designed."""
+    write_table(result, tmp_path / f"result{suffix}")
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"result{suffix}"), result)
+
+
+def test_results_come_back_from_excel_but_for_precision(result, tmp_path):
+    """A sheet keeps milliseconds; all else is as it was."""
+    write_table(result, tmp_path / "result.xlsx")
+    back = read_table(tmp_path / "result.xlsx")
+    assert back.dtypes.to_dict() == result.dtypes.to_dict()
+    times = [columns.SUBMITTED_AT]
+    pd.testing.assert_frame_equal(back.drop(columns=times), result.drop(columns=times))
+    assert abs(back[times[0]][0] - result[times[0]][0]) < pd.Timedelta("1ms")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_inputs_come_back_with_their_dtypes(suffix, tmp_path):
+    """A table of jobs is the same after a round trip, missing cells and all."""
+    table = pd.DataFrame(
+        {
+            "image": [URL, None],
+            "prompt": ["None", "42"],
+            "seed": pd.array([-1, None], dtype="Int64"),
+            "size": ["16:9", None],
+            "width": pd.array([None, 1328], dtype="Int64"),
+            "use_rephraser": pd.array([True, None], dtype="boolean"),
+            "replicate": pd.array([0, 1], dtype="Int64"),
+            "score": [0.1, None],
+            "count": [1, 2],
+            "flag": [True, False],
+            "code": ["012", "7"],
+        }
+    )
+    write_table(table, tmp_path / f"jobs{suffix}")
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"jobs{suffix}"), table)
+
+
+@settings(max_examples=settings.default.max_examples // 4)
+@given(
+    st.lists(st.tuples(TEXT, st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), TEXT), min_size=1),
+    st.sampled_from([".csv", ".tsv", ".jsonl"]),
+)
+def test_any_text_survives_any_format(tmp_path_factory, rows, suffix):
+    """Line breaks, quotes, separators and lone carriage returns come back as they were."""
+    table = pd.DataFrame(rows, columns=["prompt", "seed", "image"]).astype({"prompt": "str", "image": "str"})
+    table["seed"] = pd.array([seed for _, seed, _ in rows], dtype="Int64")
+    path = tmp_path_factory.mktemp("tables") / f"jobs{suffix}"
+    write_table(table, path)
+    pd.testing.assert_frame_equal(read_table(path), table)
+
+
+def test_bad_cells_survive_for_validation(tmp_path):
+    """What can't be read as a number stays as it was written, and is shown so."""
+    path = tmp_path / "jobs.csv"
+    bad = ["42.5", "abc", "9223372036854775808", "True", "9007199254740993.0"]
+    path.write_text("image,prompt,seed,use_rephraser\n" + "".join(f"{URL},a,{cell},{cell}\n" for cell in bad))
+    table = read_table(path)
+    assert table["seed"].tolist() == bad
+    found = validate(table)
+    assert found[found["column"] == "seed"]["value"].tolist() == bad
+    assert found["code"].tolist().count("use_rephraser-not-boolean") == 4
+
+
+def test_good_cells_of_every_spelling_are_typed(tmp_path):
+    """What pandas and people write for seeds and switches becomes integers and booleans."""
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        f"image,prompt,seed,use_rephraser\n{URL},a,42.0,yes\n{URL},a,,\n{URL},a,9223372036854775807,0\n"
+    )
+    table = read_table(path)
+    assert table["seed"].tolist() == [42, pd.NA, 2**63 - 1]
+    assert table["use_rephraser"].tolist() == [True, pd.NA, False]
+
+
+@pytest.mark.parametrize(
+    ("cells", "dtype", "first"),
+    [
+        (["1", "2"], "int64", 1),
+        (["0", "-5"], "int64", 0),
+        (["1", ""], "Int64", 1),
+        (["9223372036854775807", "1"], "int64", 2**63 - 1),
+        (["9223372036854775808", "1"], "str", "9223372036854775808"),
+        (["007", "012"], "str", "007"),
+        (["+1", "2"], "str", "+1"),
+        (["-0", "1"], "float64", 0.0),
+        (["0.5", "2"], "float64", 0.5),
+        (["0.5", ""], "float64", 0.5),
+        (["1e-07", "2.5e+20"], "float64", 1e-07),
+        (["inf", "1.0"], "float64", float("inf")),
+        (["NaN", "1.0"], "float64", float("nan")),
+        (["1e999", "1"], "str", "1e999"),
+        (["1e+999", "1"], "str", "1e+999"),
+        (["12e5", "34e7"], "str", "12e5"),
+        (["1234567890123456", "0.5"], "str", "1234567890123456"),
+        (["True", "False"], "bool", True),
+        (["TRUE", ""], "boolean", True),
+        (["true", "False"], "str", "true"),
+        (["NA", "1"], "str", "NA"),
+        (["2024-01-01", "x"], "str", "2024-01-01"),
+        (["", ""], "str", float("nan")),
+        ([" 1", "2"], "str", " 1"),
+        (["1.", "2"], "str", "1."),
+    ],
+)
+def test_columns_of_the_users_own_are_guessed_without_loss(cells, dtype, first, tmp_path):
+    """A number is one only if it gives its text back; identifiers stay text."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("a,own\n" + "".join(f"x,{cell}\n" for cell in cells))
+    own = read_table(path)["own"]
+    assert str(own.dtype) == dtype
+    assert own[0] == first or (pd.isna(own[0]) and pd.isna(first))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_byte_order_marks_and_utf_16_are_read(encoding, tmp_path):
+    """What Excel writes for "CSV UTF-8" and "Unicode text" is read."""
+    path = tmp_path / "jobs.csv"
+    path.write_bytes("image,prompt\r\ncat.png,猫 🐈\r\n".encode(encoding))
+    assert read_table(path).to_dict("records") == [{"image": "cat.png", "prompt": "猫 🐈"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"image,prompt\na,b\nc,d,e\n", "Expected 2 fields in line 3, saw 3"),
+        (b'image,prompt\na,"b\n', "EOF inside string"),
+        ("image,prompt\na,b\n狗,c\n".encode("gbk"), "line 3 holds the byte 0xb9"),
+        ("image,prompt\n".encode("utf-16")[:-1], "not UTF-16"),
+        (b"image;prompt\na;b\n", "semicolons, but no commas"),
+        (b"image\tprompt\na\tb\n", "tabs, but no commas"),
+        (b"image,prompt,prompt\na,b,c\n", "several columns are named 'prompt'"),
+        (b"image,prompt,\na,b,c\n", "column 3 has cells but no name"),
+    ],
+)
+def test_torn_files_are_refused_with_the_line(content, words, tmp_path):
+    """The error says where and what to do."""
+    path = tmp_path / "jobs.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=words):
+        read_table(path)
+
+
+def test_an_index_written_by_pandas_is_an_index_again(tmp_path):
+    """A first column without a name is what to_csv makes of the index."""
+    table = pd.DataFrame({"image": [URL, URL], "prompt": ["a", "b"]}, index=["x", "x"])
+    table.to_csv(tmp_path / "named.csv")
+    table.reset_index(drop=True).to_csv(tmp_path / "counted.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "named.csv"), table)
+    assert isinstance(read_table(tmp_path / "counted.csv").index, pd.RangeIndex)
+
+
+def test_empty_columns_without_a_name_are_dropped(tmp_path):
+    """Spreadsheets leave trailing separators."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("image,prompt,,\na,b,,\n")
+    assert list(read_table(path).columns) == ["image", "prompt"]
+
+
+def test_a_table_without_rows_is_a_table(tmp_path):
+    """Names alone are a table with nothing to do."""
+    for suffix in (".csv", ".xlsx"):
+        write_table(pd.DataFrame({"image": [], "prompt": []}), tmp_path / f"jobs{suffix}")
+        table = read_table(tmp_path / f"jobs{suffix}")
+        assert list(table.columns) == ["image", "prompt"]
+        assert table.empty
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
+def test_an_index_that_means_something_becomes_columns(suffix, tmp_path):
+    """Formats without an index keep its labels beside the rest; Parquet keeps the index."""
+    table = pd.DataFrame(
+        {"prompt": ["a", "b"]}, index=pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["k", None])
+    )
+    write_table(table, tmp_path / f"jobs{suffix}")
+    assert read_table(tmp_path / f"jobs{suffix}").to_numpy().tolist() == [["x", 1, "a"], ["y", 2, "b"]]
+    write_table(table, tmp_path / "jobs.parquet")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "jobs.parquet"), table)
+    clashing = table.rename_axis(["prompt", "n"])
+    with pytest.raises(TableError, match="index can't become columns"):
+        write_table(clashing, tmp_path / f"jobs{suffix}")
+
+
+def test_json_lines_keep_values_as_they_are(tmp_path):
+    """Numbers stay numbers, text stays text, lists stay lists; a missing key is a missing cell."""
+    path = tmp_path / "jobs.jsonl"
+    records = [
+        {"prompt": "a", "seed": 2**60, "own": "7", "tags": ["x"], "ratio": 1, "flag": True},
+        {"prompt": "b", "ratio": 0.5, "flag": None, "seed": None, "late": 1, "tags": None},
+    ]
+    path.write_text("\n".join(map(json.dumps, records)) + "\n\n", encoding="utf-8-sig")
+    table = read_table(path)
+    assert {name: str(dtype) for name, dtype in table.dtypes.items()} == {
+        "prompt": "str",
+        "seed": "Int64",
+        "own": "str",
+        "tags": "object",
+        "ratio": "float64",
+        "flag": "boolean",
+        "late": "Int64",
+    }
+    assert table["seed"][0] == 2**60
+    assert table["tags"][0] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{}\n{'a'}\n", "line 2 is not JSON"), ("\n[1]\n", "line 2 is a list"), ("5", "line 1 is a int")],
+)
+def test_lines_that_are_no_objects_are_refused(text, words, tmp_path):
+    """The error names the line."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(text)
+    with pytest.raises(TableError, match=words):
+        read_table(path)
+
+
+def test_json_lines_that_are_not_utf_8_are_refused(tmp_path):
+    """Other encodings are not guessed."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(TableError, match="not UTF-8"):
+        read_table(path)
+
+
+def test_json_lines_write_what_json_does_not_know_as_text(tmp_path):
+    """Times, infinities and other objects become text, numpy's numbers numbers."""
+    path = tmp_path / "jobs.jsonl"
+    cells = [
+        np.int64(5),
+        np.float64("nan"),
+        float("inf"),
+        pd.Timestamp("2024-01-01"),
+        dt.date(2024, 1, 1),
+        {"a": 1},
+        pd.NA,
+    ]
+    write_table(pd.DataFrame({"own": pd.Series(cells, dtype=object)}), path)
+    written = [json.loads(line)["own"] for line in path.read_text().splitlines()]
+    assert written == [5, None, "inf", "2024-01-01T00:00:00", "2024-01-01", {"a": 1}, None]
+
+
+def test_excel_cells_are_read_for_what_was_meant(tmp_path):
+    """A ratio that became a time of day, numbers and booleans are read; formulas have their value."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (
+        ["image", "prompt", "size", "seed", "use_rephraser", None],
+        [URL, "NA", dt.time(16, 9), 42, True, None],
+        [URL, "a", "1:1", None, None, None],
+        [None, None, None, None, None, None],
+    ):
+        book.active.append(row)
+    book.save(tmp_path / "jobs.xlsx")
+    table = read_table(tmp_path / "jobs.xlsx")
+    assert len(table) == 2
+    assert table["prompt"].tolist() == ["NA", "a"]
+    assert table["seed"].tolist() == [42, pd.NA]
+    assert validate(table).empty
+
+
+def test_excel_never_makes_a_formula_of_text(tmp_path):
+    """Text stays text, whatever it begins with; what a sheet can't hold is replaced or refused."""
+    openpyxl = pytest.importorskip("openpyxl")
+    table = pd.DataFrame({"prompt": ["=1+1", "+1", "-1", "@x", "a\x00b"], "seed": [2**53 + 1, 1, 2, 3, 4]})
+    table["at"] = pd.to_datetime(["2024-01-01T08:00+08:00"] * 5).astype("datetime64[us, Asia/Shanghai]")
+    write_table(table, tmp_path / "jobs.xlsx")
+    sheet = openpyxl.load_workbook(tmp_path / "jobs.xlsx").active
+    assert [cell.data_type for cell in sheet["A"][1:]] == ["s"] * 5
+    assert [cell.value for cell in sheet["B"][1:]] == [str(2**53 + 1), 1, 2, 3, 4]
+    assert sheet["C"][1].value == dt.datetime(2024, 1, 1, 0, 0)  # noqa: DTZ001 - a sheet has no zones
+    assert read_table(tmp_path / "jobs.xlsx")["prompt"].tolist() == ["=1+1", "+1", "-1", "@x", "a\ufffdb"]
+
+
+def test_an_empty_sheet_is_refused(tmp_path):
+    """A workbook without a cell names no columns."""
+    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl.Workbook().save(tmp_path / "jobs.xlsx")
+    with pytest.raises(TableError, match="first sheet is empty"):
+        read_table(tmp_path / "jobs.xlsx")
+
+
+def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
+    """Nothing is cut off silently."""
+    with pytest.raises(TableError, match="40,000 characters"):
+        write_table(pd.DataFrame({"prompt": ["a" * 40_000]}), tmp_path / "jobs.xlsx")
+    monkeypatch.setattr("dreamo_batch.table.spreadsheets._ROWS", 1)
+    with pytest.raises(TableError, match="2 rows don't fit"):
+        write_table(pd.DataFrame({"prompt": ["a", "b"]}), tmp_path / "jobs.xlsx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
+    """The extra is named."""
+    (tmp_path / "jobs.xlsx").write_bytes(b"")
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    with pytest.raises(TableError, match=r"dreamo-batch\[excel\]"):
+        read_table(tmp_path / "jobs.xlsx")
+    with pytest.raises(TableError, match=r"dreamo-batch\[excel\]"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "other.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("jobs.parquet", b"PAR1", "no Parquet file"),
+        ("jobs.xlsx", b"PK", "no Excel workbook"),
+        ("jobs.xls", b"x", "not known by its suffix '.xls'"),
+        ("jobs", b"x", "not known by its suffix ''"),
+        ("jobs.csv.gz", b"x", "suffix '.gz'"),
+    ],
+)
+def test_files_of_another_kind_are_refused(name, content, words, tmp_path):
+    """The error says what was expected."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=words):
+        read_table(tmp_path / name)
+
+
+def test_places_that_are_no_file_are_refused(tmp_path):
+    """A missing file, a folder, and a folder that is missing are told apart."""
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(TableError, match="There is no file"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(TableError, match="is a folder"):
+        read_table(str(tmp_path / "folder.csv"))
+    with pytest.raises(TableError, match="There is no folder"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "jobs.csv")
+    with pytest.raises(TableError, match="can't be written: Is a directory"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "folder.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
+
+
+def test_reading_reports_what_the_system_says(tmp_path, monkeypatch):
+    """Permission denied is no traceback."""
+
+    def refuses(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "jobs.csv").write_text("a\n1\n")
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuses)
+    with pytest.raises(TableError, match="can't be read: Permission denied"):
+        read_table(tmp_path / "jobs.csv")
+
+
+def test_doubled_columns_are_not_written(tmp_path):
+    """A file with two columns of one name could not be read again."""
+    with pytest.raises(TableError, match="share a name"):
+        write_table(pd.DataFrame([[1, 2]], columns=["a", "a"]), tmp_path / "jobs.csv")
+
+
+def test_csv_is_verbatim_unless_asked(tmp_path):
+    """Data is data; the apostrophe is for those who open the file in a spreadsheet."""
+    table = pd.DataFrame({"prompt": ["=1+1", "a"], "own": pd.Categorical(["-x", None]), "n": [-1, 2]})
+    write_table(table, tmp_path / "plain.csv")
+    write_table(table, tmp_path / "safe.tsv", excel_safe=True)
+    assert (tmp_path / "plain.csv").read_text() == "prompt,own,n\n=1+1,-x,-1\na,,2\n"
+    assert (tmp_path / "safe.tsv").read_text() == "prompt\town\tn\n'=1+1\t'-x\t-1\na\t\t2\n"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    """A file is replaced whole or not at all."""
+    path = tmp_path / "jobs.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), replacing(path) as temporary:
+        temporary.write_text(b"half")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_become_data_uris_and_stay_the_same_picture(tmp_path):
+    """A table with pictures in memory can be written; bytes survive it."""
+    content = encoded(plain())
+    table = pd.DataFrame({"image": [content, URL], "prompt": "a"})
+    for suffix in (".csv", ".jsonl"):
+        write_table(table, tmp_path / f"jobs{suffix}")
+        back = read_table(tmp_path / f"jobs{suffix}")
+        assert back["image"][0] == "data:image/png;base64," + base64.b64encode(content).decode()
+        assert validate(back).empty
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_a_file_can_not_hold_is_written_as_text_with_one_warning(suffix, tmp_path):
+    """PIL images and mixed columns are described rather than lost without a word."""
+    table = pd.DataFrame({"image": [plain(), URL], "prompt": "a", 5: [Image.new("L", (1, 1)), None]})
+    table.attrs["note"] = object()
+    with pytest.warns(UserWarning, match="image, 5") as caught:
+        write_table(table, tmp_path / f"jobs{suffix}")
+    assert len(caught) == 1
+    back = read_table(tmp_path / f"jobs{suffix}")
+    assert list(back.columns) == ["image", "prompt", "5"]
+    assert "PIL" in back["image"][0]
+
+
+def test_lists_and_bytes_stay_what_they_are_in_parquet(tmp_path):
+    """What Parquet can hold is not turned into text."""
+    table = pd.DataFrame({"tags": [["x"], ["y", "z"]], "image": [b"one", b"two"]})
+    write_table(table, tmp_path / "jobs.parquet")
+    back = read_table(tmp_path / "jobs.parquet")
+    assert [list(tags) for tags in back["tags"]] == [["x"], ["y", "z"]]
+    assert back["image"].tolist() == [b"one", b"two"]
+
+
+def test_edited_results_are_refused_rather_than_misread(result, tmp_path):
+    """An output that no longer reads as designed names its row and cell."""
+    for name, cell in (
+        (columns.STATUS, "finished"),
+        (columns.SEED_SENT, "1.5"),
+        (columns.COST_USD, "cheap"),
+        (columns.SUBMITTED_AT, "yesterday"),
+        (columns.MAY_HAVE_BEEN_BILLED, "perhaps"),
+    ):
+        edited = result.astype(object)
+        edited.loc[1, name] = cell
+        write_table(edited, tmp_path / "result.csv")
+        with pytest.raises(
+            TableError, match=f"Column '{name}' of a result can't be read: row 1 holds '{cell}'"
+        ):
+            read_table(tmp_path / "result.csv")
+
+
+def test_parquet_of_other_programs_gets_the_designed_dtypes(result, tmp_path):
+    """Polars and others write categories as text and times in nanoseconds."""
+    foreign = result.astype({columns.STATUS: "str", columns.SUBMITTED_AT: "datetime64[ns, UTC]"})
+    foreign.to_parquet(tmp_path / "result.parquet")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "result.parquet"), result)
