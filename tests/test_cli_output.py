@@ -30,7 +30,7 @@ def test_a_table_is_one_harmless_line_per_row(rows, width):
     text.encode("utf-8")
 
 
-@given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=5), st.integers(40, 120))
+@given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=5), st.integers(50, 120))
 def test_a_table_fits_the_terminal(rows, width):
     """Columns but the last are cut until the table fits."""
     assert all(width_of(line) <= width for line in layout(["a", "b", "c"], rows, width=width).split("\n"))

@@ -76,7 +76,6 @@ def test_a_progress_bar_that_nobody_sees_stops_the_run(tmp_path):
     with dreamo.LocalGateway(engine="flat") as gateway:
         process = start("run", table, "--run-dir", tmp_path / "run", env=at(gateway))
         process.stderr.close()
-        assert process.stdout.read() in ("", process.stdout.read())
         assert process.wait(timeout=60) == 3
         process.stdout.close()
         assert call("run", table, "--run-dir", tmp_path / "run", env=at(gateway)).exit_code == 0

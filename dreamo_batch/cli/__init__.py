@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import click
 
+from dreamo_batch import __version__
 from dreamo_batch.cli import directories, local, tables
 from dreamo_batch.cli.door import Door
 
@@ -19,7 +20,7 @@ __all__ = ["main"]
 
 
 @click.group(cls=Door, context_settings={"max_content_width": 100})
-@click.version_option(package_name="dreamo-batch", message="%(package)s %(version)s")
+@click.version_option(__version__, message="dreamo-batch %(version)s")
 def main() -> None:
     """Run tables of image-to-image jobs against the Spark DreamO service, and never pay twice unknowingly.
 

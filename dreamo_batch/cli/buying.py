@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+# The reason is what a reader looks for; it stands last, where it is never cut.
+_READING_ORDER: Final = (
+    columns.ACTION,
+    columns.JOB_ID,
+    columns.COST_LOW_USD,
+    columns.COST_HIGH_USD,
+    columns.REASON,
+)
 _HINTS: Final = {
     columns.FAILED: "failed: `dreamo-batch results {0}` says why, `dreamo-batch retry {0}` orders them again.",
     columns.AMBIGUOUS: "ambiguous: look at your bill, then `dreamo-batch resolve {0} ROW --task-id ID` or "
@@ -113,7 +122,7 @@ def show_plan(planned: pd.DataFrame, format_: str, *, on_invalid: str = "raise")
     int
         2 if the call would refuse the table.
     """
-    show_frame(planned, format_)
+    show_frame(planned[list(_READING_ORDER)] if format_ == "table" else planned, format_)
     counts = planned[columns.ACTION].value_counts()
     counted = ", ".join(f"{counts[action]} {action}" for action in columns.ACTIONS if counts.get(action))
     hint(f"{len(planned)} rows: {counted or 'none'}. Nothing was sent.")
@@ -136,7 +145,7 @@ def _give_hints(results: pd.DataFrame, run_dir: str, *, with_pictures: bool) -> 
     counts = results[columns.STATUS].value_counts()
     for status, text in _HINTS.items():
         if n := int(counts.get(status, 0)):
-            hint(f"{n} {text.format(run_dir)}")
+            hint(f"{n} {text.format(shlex.quote(run_dir))}")
     n_unsaved = int(
         ((results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()).sum()
     )

@@ -107,7 +107,7 @@ def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -
     if not offer.n_orders:
         return
     sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.ClickException(
             f"{sentence} Nothing was sent: there is no terminal to ask on. Add --yes to agree to it, or see it row "
             "by row with --dry-run."

@@ -129,7 +129,7 @@ def _show_pictures(run_dir: str) -> None:
     results = dreamo.load(run_dir)
     labels = [name for name in (_SCENE, columns.PROMPT) if name in results]
     sheet = Path(run_dir) / _SHEET
-    n_shown = contact_sheet(results, run_dir, sheet, labels=labels)
+    n_shown = contact_sheet(results, sheet, run_dir=run_dir, labels=labels)
     hint(f"The pictures are in {Path(run_dir) / 'images'}.")
     if n_shown:
         hint(f"All of them on one sheet: {sheet}")

@@ -183,8 +183,8 @@ def python_to_shell(text: str) -> str:
 
     Examples
     --------
-    >>> python_to_shell('try gateway="local"')
-    'try --local'
+    >>> python_to_shell('try gateway="local", or fix_images=True')
+    'try --local, or --fix-images'
     """
     return _PYTHON.sub(_as_option, text.replace('gateway="local"', "--local"))
 
@@ -192,4 +192,4 @@ def python_to_shell(text: str) -> str:
 def _as_option(found: re.Match[str]) -> str:
     flag = RUN[found[1]].opts[0]
     value = found[2] or found[3]
-    return f"{flag} {value}" if value else flag
+    return f"{flag} {value}" if value and value != str(True) else flag

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _GAP: Final = "  "
 _CELL_MAX: Final = 60
-_CELL_MIN: Final = 6
+_CELL_MIN: Final = 10
 _LAST_MIN: Final = 24
 _CUT: Final = "…"
 _WIDE: Final = ("W", "F")

@@ -107,7 +107,8 @@ def run(
 
 def _for_reading(problems: pd.DataFrame) -> pd.DataFrame:
     """Put what is wrong and what to do into one sentence, at the end."""
-    said = problems.assign(**{columns.MESSAGE: problems[columns.MESSAGE] + " " + problems[columns.FIX]})
+    said = problems[columns.MESSAGE] + " " + problems[columns.FIX]
+    said = problems.assign(**{columns.MESSAGE: said.map(declared.python_to_shell)})
     return said[[columns.ROW, columns.COLUMN, columns.SEVERITY, columns.VALUE, columns.MESSAGE]]
 
 
