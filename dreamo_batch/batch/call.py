@@ -17,7 +17,7 @@ from dreamo_batch.execution.coordinator import Assignment, Coordinator
 from dreamo_batch.execution.effects import Effects
 from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
 from dreamo_batch.execution.schedule import Limits, Schedule
-from dreamo_batch.execution.session import Session, open_session
+from dreamo_batch.execution.session import Session, open_session, storage_failed
 from dreamo_batch.execution.workers import Workers
 from dreamo_batch.results import frame, summary
 from dreamo_batch.service.failures import Kind
@@ -80,6 +80,9 @@ class Call:
         self.warnings = self.session.ledger.warnings
         try:
             self.runner = self._runner()
+        except OSError as error:
+            self.let_go()
+            raise storage_failed(directory, error) from error
         except BaseException:
             self.let_go()
             raise

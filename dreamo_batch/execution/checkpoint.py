@@ -121,7 +121,8 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
     One of UNREADABLE
         If the file is missing, cut short, altered, or not a checkpoint.
     """
-    table = pq.read_table(path, page_checksum_verification=True)
+    with path.open("rb") as file:  # opened once: a reader never mixes the file with the one that replaces it
+        table = pq.read_table(file, page_checksum_verification=True)
     note = _note(table.schema)
     if note.pop(_N_ROWS) != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
@@ -139,6 +140,17 @@ def read_meta(path: Path) -> Meta:
     note = _note(pq.read_schema(path))
     del note[_N_ROWS]
     return Meta(**note)
+
+
+def read_version(path: Path) -> int:
+    """Read only the format of a checkpoint, which every version of this package puts in the same place.
+
+    Raises
+    ------
+    One of UNREADABLE
+        As for `read_table`.
+    """
+    return int(_note(pq.read_schema(path))["schema"])
 
 
 def to_state(table: pa.Table) -> State:

@@ -25,6 +25,7 @@ from dreamo_batch.execution import outcomes
 from dreamo_batch.execution.progress import Snapshot
 from dreamo_batch.execution.schedule import Action, Do, Key
 from dreamo_batch.execution.state import STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.execution.state import Kind as EventKind
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind
 
@@ -197,15 +198,25 @@ class Coordinator:
         self.schedule.halt()
 
     def storage_failed(self, error: OSError) -> None:
-        """Stop because the disk does not take what happens."""
-        self.stop(
-            StorageFailed(
-                f"the run directory {self.ledger.directory.path} can't be written to "
-                f"({error.strerror or error}). Nothing more is ordered. Make room or mend the directory, then run "
-                "the same call again: what is in flight is picked up."
-            )
-        )
+        """Stop because the disk does not take what happens; graver than any other reason to stop."""
+        if not isinstance(self.stopped, StorageFailed):
+            self.stopped = None
+        self.stop(StorageFailed(self._what_to_do(error)))
         self.halt()
+
+    def tell_unwritten(self) -> None:
+        """Tell what could not be put on the disk, in every way there is: these ids are paid for."""
+        taken = [event for event in self.ledger.unwritten() if event.kind is EventKind.ACCEPTED]
+        lines = [
+            f"could not be written down: job {event.job_id} is task {event.fields['task_id']}; once the disk is "
+            f'mended, settle it with resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")'
+            for event in taken
+        ]
+        self.notices += lines
+        for line in lines:
+            logger.warning("%s", line)
+        if lines and self.stopped is not None:
+            self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
 
     def snapshot(self) -> Snapshot:
         """Say how far the run is."""
@@ -356,6 +367,21 @@ class Coordinator:
             f"the cap of {cap} USD is reached: {spent} spent, {money.text(self.budget.reserved)} reserved, and the "
             f"next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not ordered. "
             "Run again with a higher max_cost= to go on."
+        )
+
+    def _what_to_do(self, error: OSError) -> str:
+        directory = self.ledger.directory
+        if directory.is_in_place():
+            return (
+                f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing more is "
+                "ordered. Make room or mend the directory, then run the same call again: what is in flight is picked "
+                "up."
+            )
+        return (
+            f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
+            "on it. Nothing more is ordered. Put the directory back, or run the same call on its new path: what is "
+            "in flight is picked up. Where there is no such directory everything would be ordered anew; .results of "
+            "this error still holds the task ids."
         )
 
     def _order(self, key: Key) -> Order:

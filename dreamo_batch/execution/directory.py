@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -80,6 +81,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         self._lock: filelock.BaseFileLock | None = None
+        self._lock_id: tuple[int, int] | None = None
 
     @property
     def jobs(self) -> Path:
@@ -177,13 +179,38 @@ class RunDirectory:
             ) from None
         self._lock = lock
         me = f"process {os.getpid()} on {socket.gethostname()}"
-        (self.path / LOCK).write_text(me, encoding="utf-8")
+        try:
+            (self.path / LOCK).write_text(me, encoding="utf-8")
+            self._lock_id = self._find_lock()
+        except BaseException:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Stop being the writer."""
         if self._lock is not None:
             self._lock.release(force=True)
-            self._lock = None
+            self._lock, self._lock_id = None, None
+
+    def is_in_place(self) -> bool:
+        """Whether the lock is still the file at this path: nobody moved or deleted it, or the whole folder."""
+        try:
+            return self._find_lock() == self._lock_id
+        except OSError:
+            return False
+
+    def refuse_loss(self) -> None:
+        """Refuse to go on in a folder that another writer could not find, or could take for its own.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the directory or its lock was moved or deleted since `lock`.
+        """
+        if self._lock is not None and not self.is_in_place():
+            raise FileNotFoundError(
+                errno.ENOENT, "it, or its lock, was moved or deleted under the running run", str(self.path)
+            )
 
     def is_locked(self) -> bool:
         """Whether any process is writing here now."""
@@ -200,6 +227,10 @@ class RunDirectory:
             return False
         probe.release()
         return False
+
+    def _find_lock(self) -> tuple[int, int]:
+        found = (self.path / LOCK).stat()
+        return found.st_dev, found.st_ino
 
     def _owner(self) -> str:
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch.errors import LedgerDamaged
+from dreamo_batch.execution.directory import refuse_newer
 from dreamo_batch.execution.durable import fsync_folder
 from dreamo_batch.execution.state import Event, Kind
 
@@ -31,22 +32,31 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """First line of a journal: which run and service it belongs to, and its place in the sequence."""
+    """First line of a journal: which run and service it belongs to, and its place in the sequence.
+
+    `follows` is the last checksum of the journal before, so that lines lost at its end are noticed; None where
+    there is no such journal.
+    """
 
     schema: int
     number: int
     generation: int
     entropy: str
     service: str
+    follows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a journal file holds; `n_torn_bytes` counts what an interrupted write left at its end."""
+    """What a journal file holds; `n_torn_bytes` counts what an interrupted write left at its end.
+
+    `checksum` is that of its last whole line, with which the next journal is chained to it.
+    """
 
     header: Header | None
     events: tuple[Event, ...]
     n_torn_bytes: int
+    checksum: int = 0
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -129,6 +139,11 @@ class Journal:
         self._n_durable_bytes += len(data)
         self._waiting.clear()
 
+    @property
+    def checksum(self) -> int:
+        """Checksum of the last line appended."""
+        return self._crc
+
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
         self._file.close()
@@ -175,7 +190,12 @@ def read(path: Path) -> Contents:
     records = list(_records(lines, path))
     header = _header(records[0], path) if records else None
     events = tuple(_from_json(record, path) for record in records[1:])
-    return Contents(header, events, len(torn))
+    return Contents(header, events, len(torn), _checksum(lines))
+
+
+def _checksum(lines: list[bytes]) -> int:
+    match = _CRC.match(lines[-1]) if lines else None
+    return int(match[1], 16) if match else 0
 
 
 def _records(lines: list[bytes], path: Path) -> Iterable[dict[str, Any]]:
@@ -198,6 +218,7 @@ def _header_fields(header: Header) -> dict[str, Any]:
 
 def _header(record: dict[str, Any], path: Path) -> Header:
     try:
+        refuse_newer(int(record["journal"]["schema"]), path)
         return Header(**record["journal"])
     except (KeyError, TypeError) as error:
         raise LedgerDamaged(f"{path.name}: its first line is not a journal's header ({error}).") from error

@@ -38,8 +38,8 @@ class Recovered:
     """What the files of a ledger say, before anything is written.
 
     `snapshot` and `tail` are the parts that `state` is folded from, `covers` the last journal that is in the
-    snapshot, `meta` the newest word on whose ledger it is; `damaged` names checkpoints that can't be read, and
-    `warnings` tell what was dropped.
+    snapshot, `meta` the newest word on whose ledger it is, `checksum` that of the last line of the last journal;
+    `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped.
     """
 
     snapshot: pa.Table | None
@@ -47,6 +47,7 @@ class Recovered:
     meta: checkpoint.Meta | None
     covers: int
     last_number: int
+    checksum: int | None = None
     damaged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -83,6 +84,8 @@ def read(folder: Path) -> Recovered:
     ------
     LedgerDamaged
         If what is left of the ledger can't show all that was bought.
+    OSError
+        If the disk does not let it be read.
 
     Examples
     --------
@@ -109,9 +112,12 @@ def _read_once(folder: Path) -> Recovered:
     _refuse_gaps(covers, wanted, folder, is_followed=meta is not None and meta.is_followed)
     warnings = [f"{text}; what came before it and the journals are used instead" for text in damaged.values()]
     tail: list[Event] = []
+    checksum: int | None = None
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
+        _refuse_lost_end(contents.header, checksum, number, folder)
+        checksum = contents.checksum
         tail += contents.events
         meta = _newer(meta, contents.header, number, covers)
         if contents.n_torn_bytes:
@@ -120,7 +126,9 @@ def _read_once(folder: Path) -> Recovered:
                 "and were dropped; nothing that was acknowledged is lost"
             )
     last_number = max([covers, *present])
-    return Recovered(snapshot, tuple(tail), meta, covers, last_number, tuple(damaged), tuple(warnings))
+    return Recovered(
+        snapshot, tuple(tail), meta, covers, last_number, checksum, tuple(damaged), tuple(warnings)
+    )
 
 
 def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta | None, dict[str, str]]:
@@ -128,10 +136,11 @@ def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta |
     damaged: dict[str, str] = {}
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
         try:
             table, meta = checkpoint.read_table(path)
+        except FileNotFoundError:
+            damaged |= _missing(name, folder)
+            continue
         except checkpoint.UNREADABLE as error:
             _refuse_newer_checkpoint(path)
             damaged[name] = f"{name} can't be read ({error})"
@@ -140,13 +149,19 @@ def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta |
     return None, None, damaged
 
 
+def _missing(name: str, folder: Path) -> dict[str, str]:
+    """Say that the newest checkpoint is gone, where there was one: the one before it shows that."""
+    was_there = name == checkpoint.NAME and (folder / checkpoint.PREVIOUS).exists()
+    return {name: f"{name} is missing"} if was_there else {}
+
+
 def _refuse_newer_checkpoint(path: Path) -> None:
     """Tell a checkpoint of a newer format from a damaged one."""
     try:
-        schema = checkpoint.read_meta(path).schema
+        version_of_format = checkpoint.read_version(path)
     except checkpoint.UNREADABLE:
         return
-    refuse_newer(schema, path)
+    refuse_newer(version_of_format, path)
 
 
 def _refuse_gaps(covers: int, wanted: list[int], folder: Path, *, is_followed: bool) -> None:
@@ -158,6 +173,17 @@ def _refuse_gaps(covers: int, wanted: list[int], folder: Path, *, is_followed: b
             "What it recorded as bought is unknown, so nothing more is bought here. Restore the file from a "
             "copy, or start a new run directory."
         )
+
+
+def _refuse_lost_end(header: journal.Header | None, checksum: int | None, number: int, folder: Path) -> None:
+    """Refuse a journal that ends before the place where the next one went on."""
+    if header is None or None in (header.follows, checksum) or header.follows == checksum:
+        return
+    before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
+    raise LedgerDamaged(
+        f"{before.name} does not end where {path.name} went on: lines at its end are lost, and with them what they "
+        "recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from a copy."
+    )
 
 
 def _newer(
@@ -230,7 +256,7 @@ class Ledger:
         self._unwritten: list[Event] = []
         self._covered_before = recovered.covers
         _set_aside(directory.path, recovered.damaged)
-        self._journal = self._open_journal(recovered.last_number + 1)
+        self._journal = self._open_journal(recovered.last_number + 1, recovered.checksum)
         try:
             directory.write_manifest(_opened(manifest, self.generation))
         except BaseException:
@@ -252,10 +278,13 @@ class Ledger:
         Raises
         ------
         OSError
-            If the disk is full, read-only or gone.
+            If the disk is full, read-only or gone, or the directory is no longer where it was. In the latter case
+            everything is in the journal all the same, wherever that is now.
         """
         self._journal.commit()
         self._unwritten.clear()
+        # After the write: a writer that came in between has read what is in the journal.
+        self.directory.refuse_loss()
 
     def unwritten(self) -> tuple[Event, ...]:
         """Give the events that are not on the disk."""
@@ -275,7 +304,7 @@ class Ledger:
         """
         self.commit()
         covered = self._journal.header.number
-        fresh = self._open_journal(covered + 1)
+        fresh = self._open_journal(covered + 1, self._journal.checksum)
         self._journal.close()
         self._journal = fresh
         self._cover(covered, pending, is_followed=True)
@@ -314,8 +343,8 @@ class Ledger:
                 journal.path_of(folder, number).unlink()
         self._covered_before = covered
 
-    def _open_journal(self, number: int) -> journal.Journal:
-        header = journal.Header(SCHEMA_VERSION, number, self.generation, self.entropy, self.service)
+    def _open_journal(self, number: int, follows: int | None) -> journal.Journal:
+        header = journal.Header(SCHEMA_VERSION, number, self.generation, self.entropy, self.service, follows)
         return journal.Journal(self.directory.path, header)
 
 
@@ -328,7 +357,8 @@ def _set_aside(folder: Path, damaged: Iterable[str]) -> None:
     """Keep a damaged checkpoint from taking the place of a good one."""
     for name in damaged:
         path = folder / name
-        path.replace(path.with_stem(f"{path.stem}-damaged"))
+        if path.exists():
+            path.replace(path.with_stem(f"{path.stem}-damaged"))
 
 
 def _opened(manifest: Manifest, generation: int) -> Manifest:

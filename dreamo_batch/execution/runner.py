@@ -14,8 +14,6 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.execution.state import Kind
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -186,14 +184,7 @@ class Runner:
             self.coordinator.ledger.close(self.coordinator.assignment.jobs)
         except OSError as error:
             self.coordinator.storage_failed(error)
-            self._tell_unwritten()
-
-    def _tell_unwritten(self) -> None:
-        """Put on the terminal what could not be put on the disk: these ids are paid for."""
-        for event in self.coordinator.ledger.unwritten():
-            if event.kind is Kind.ACCEPTED:
-                text = f"could not be written down: job {event.job_id} is task {event.fields['task_id']}"
-                self.coordinator.notices.append(text)
+            self.coordinator.tell_unwritten()
 
 
 _live: Final[dict[Path, Runner]] = {}

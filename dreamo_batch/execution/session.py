@@ -58,6 +58,15 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
     return _take_over(directory, service, entropy) or _open(directory, service, clock, entropy)
 
 
+def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
+    """Say that a call can't begin, since the disk does not let it."""
+    return StorageFailed(
+        f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is ordered. Make "
+        "room or mend the directory, then run the same call again.",
+        run_dir=directory.path,
+    )
+
+
 def _open(directory: RunDirectory, service: str, clock: Clock, entropy: str | None) -> Session:
     with ExitStack() as undo:
         try:
@@ -68,11 +77,7 @@ def _open(directory: RunDirectory, service: str, clock: Clock, entropy: str | No
             ledger.record(outcomes.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
             ledger.commit()
         except OSError as error:
-            raise StorageFailed(
-                f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing is "
-                "ordered. Make room or mend the directory, then run the same call again.",
-                run_dir=directory.path,
-            ) from error
+            raise storage_failed(directory, error) from error
         undo.pop_all()
     return Session(directory, ledger)
 
