@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -19,6 +21,12 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 amounts = st.decimals(min_value=0, max_value=1000, places=6).map(lambda amount: format(amount, "f"))
 times = st.integers(0, 2_000_000_000_000_000).map(lambda microseconds: microseconds / 1_000_000)
 job_ids = st.sampled_from(["a" * 32, "b" * 32, "c" * 32, "d" * 32])
+
+
+def scratch() -> Path:
+    """Make a folder in memory where there is one: state machines write thousands of files to be fsynced."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is made by mkdtemp
+    return Path(tempfile.mkdtemp(prefix="dreamo-", dir=memory if memory.is_dir() else None))
 
 
 class FakeClock:

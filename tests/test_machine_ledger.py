@@ -1,0 +1,154 @@
+"""A ledger that is recorded to, checkpointed, closed, killed and damaged at random, against a model."""
+
+from __future__ import annotations
+
+import shutil
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from dreamo_batch.execution import journal
+from dreamo_batch.execution.checkpoint import NAME, PREVIOUS
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.ledger import Ledger, interrupted, read
+from dreamo_batch.execution.state import Event, Kind, State
+from tests.fakes import event, scratch
+
+JOBS = ("a", "b", "c")
+# What may follow what: enough for every stage to be met.
+NEXT = {
+    "unsent": (Kind.SENDING,),
+    "refused": (Kind.SENDING,),
+    "sending": (Kind.ACCEPTED, Kind.NOT_SENT, Kind.REFUSED, Kind.AMBIGUOUS),
+    "ambiguous": (Kind.ACCEPTED, Kind.NOT_SENT),
+    "accepted": (Kind.COMPLETED, Kind.FAILED, Kind.LOST, Kind.OVERDUE),
+    "completed": (Kind.SAVED, Kind.UNSAVED),
+    "failed": (),
+    "lost": (),
+}
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Folds what the ledger is told into a model; what was acknowledged is never lost, whatever happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = scratch()
+        self.acknowledged: list[Event] = []
+        self.waiting: list[Event] = []
+        self.ledger: Ledger | None = None
+        self.generation = 0
+        self.at = 0.0
+
+    def teardown(self) -> None:
+        if self.ledger is not None:
+            self.ledger.abandon()
+        shutil.rmtree(self.folder)
+
+    def model(self, *more: Event) -> State:
+        state = State()
+        for one in (*self.acknowledged, *more):
+            state.apply(one)
+        return state
+
+    @initialize()
+    def begin(self) -> None:
+        self.open()
+
+    @precondition(lambda self: self.ledger is None)
+    @rule()
+    def open(self) -> None:
+        self.ledger = Ledger(RunDirectory(self.folder), "loopback", "00ff")
+        self.generation += 1
+        assert self.ledger.state == self.model()
+        assert self.ledger.generation == self.generation
+        assert interrupted(self.ledger.state) == [one for one in self.model() if one.stage == "sending"]
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule(job_id=st.sampled_from(JOBS), choice=st.integers(0, 3), is_new=st.booleans())
+    def record(self, job_id: str, choice: int, *, is_new: bool) -> None:
+        orders = self.ledger.state.of(job_id)
+        latest = orders[-1] if orders else None
+        kinds = NEXT[latest.stage] if latest else ()
+        self.at += 0.000001 + choice
+        if latest is None or not kinds or (is_new and latest.stage == "ambiguous"):
+            made = event(Kind.SENDING, job_id, len(orders) + 1, round(self.at, 6), reserved="0.03")
+        else:
+            kind = kinds[choice % len(kinds)]
+            fields = (
+                {"task_id": f"{job_id}-{self.at}"} if kind is Kind.ACCEPTED else {"error_message": "蓝\u2028"}
+            )
+            made = event(kind, job_id, latest.order, round(self.at, 6), **fields)
+        (order,) = self.ledger.record([made])
+        self.waiting.append(made)
+        assert order == self.ledger.state.find(job_id, made.order)
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule()
+    def commit(self) -> None:
+        self.ledger.commit()
+        self.acknowledge()
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule()
+    def checkpoint(self) -> None:
+        self.ledger.checkpoint(JOBS)
+        self.acknowledge()
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule()
+    def close(self) -> None:
+        self.ledger.close(JOBS)
+        self.ledger = None
+        self.acknowledge()
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule(n_kept=st.integers(0, 400))
+    def crash(self, n_kept: int) -> None:
+        """Die in the middle of the next write: the newest journal is torn."""
+        path = journal.path_of(self.folder, max(journal.numbers(self.folder)))
+        n_durable = path.stat().st_size
+        self.ledger.commit()
+        self.die()
+        content = path.read_bytes()
+        torn = content[: min(n_durable + n_kept, len(content))]
+        path.write_bytes(torn)
+        n_whole = torn.count(b"\n") - content[:n_durable].count(b"\n")
+        self.acknowledged += self.waiting[:n_whole]  # whole lines count, though nobody was told
+        self.waiting.clear()
+        self.look()
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule(name=st.sampled_from([NAME, PREVIOUS, "run.json"]), is_cut=st.booleans())
+    def crash_and_lose(self, name: str, *, is_cut: bool) -> None:
+        """Die, and find one of the files that are kept twice gone or cut."""
+        self.die()
+        self.waiting.clear()
+        path = self.folder / name
+        if path.exists() and is_cut:
+            path.write_bytes(path.read_bytes()[:50])
+        else:
+            path.unlink(missing_ok=True)
+        self.look()
+        self.open()
+        self.ledger.checkpoint(JOBS)  # from here on one more loss is healed again
+        self.ledger.checkpoint(JOBS)
+
+    def look(self) -> None:
+        """Any reader sees what was acknowledged, and nothing else."""
+        assert read(self.folder).state() == self.model()
+
+    def acknowledge(self) -> None:
+        self.acknowledged += self.waiting
+        self.waiting.clear()
+        self.look()
+
+    def die(self) -> None:
+        """Let the writer write nothing any more."""
+        self.ledger.abandon()
+        self.ledger = None
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=40)

@@ -1,0 +1,197 @@
+"""The budget: exact money, and what holds how much back."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch.execution.budget import (
+    Budget,
+    highest_price,
+    money,
+    possibly_billed,
+    price_of,
+    text,
+    times,
+    total,
+)
+from dreamo_batch.execution.state import ORDERED, Order, Stage
+from tests.fakes import amounts, histories
+
+ENDED = (Stage.COMPLETED, Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS)
+
+
+@pytest.mark.parametrize(
+    "unreadable", [None, "", " ", "free", "-1", "-0.01", "NaN", "Infinity", "-inf", True]
+)
+def test_what_is_no_amount_is_none(unreadable):
+    """Only finite amounts of at least zero are money."""
+    assert money(unreadable) is None
+
+
+@given(st.decimals(min_value=0, allow_nan=False, allow_infinity=False, places=9))
+def test_amounts_are_read_exactly(amount):
+    """Text, decimals and floats give the amount they show."""
+    assert money(f" {amount:f} ") == amount
+    assert money(amount) == amount
+    assert money(text(amount)) == amount
+    assert money(float(amount)) == Decimal(repr(float(amount)))
+
+
+@given(st.lists(amounts.map(Decimal)))
+def test_sums_are_exact(parts):
+    """A sum of millionths has no rounding in it, whatever the order."""
+    expected = sum(int(part.scaleb(6)) for part in parts)
+    assert total(parts).scaleb(6) == total(reversed(parts)).scaleb(6) == expected
+
+
+def test_long_amounts_stay_exact():
+    """Digits beyond what a default context keeps are kept."""
+    cost = "0.0285714285714285714285714285714285714285"
+    orders = [Order("a", n, Stage.COMPLETED, cost=cost) for n in (1, 2, 3)]
+    budget = Budget(orders=orders)
+    assert text(budget.spent) == "0.0857142857142857142857142857142857142855"
+    budget.change(orders[0], orders[0])
+    assert text(budget.spent) == "0.0857142857142857142857142857142857142855"
+    assert times(-1, Decimal(cost)) == Decimal("-" + cost)
+    held = Budget(orders=[Order("a", 1, Stage.ACCEPTED, reserved=cost), Order("a", 2, Stage.ACCEPTED)])
+    assert text(held.reserved) == cost
+    held.price = Decimal(cost)
+    assert text(held.reserved) == "0.0571428571428571428571428571428571428570"
+
+
+@given(histories(), st.none() | amounts.map(Decimal))
+def test_following_orders_one_by_one_is_adding_them_up(orders, price):
+    """However orders came about, spent and reserved are those of a budget made from where they are."""
+    followed = Budget(price=price)
+    for order in orders:
+        sent = Order(order.job_id, order.order, Stage.SENDING, reserved=order.reserved)
+        followed.change(None, sent)
+        followed.change(sent, order)
+    fresh = Budget(price=followed.price, orders=orders)
+    assert (followed.spent, followed.reserved) == (fresh.spent, fresh.reserved)
+    settled = [money(order.cost) or 0 for order in orders if order.stage in ORDERED]
+    assert followed.spent == sum(settled)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_what_an_order_holds_back(stage):
+    """An order that exists, or may, holds its reservation until its cost is known; the rest hold nothing."""
+    budget = Budget(orders=[Order("a", 1, stage, reserved="0.03")])
+    assert budget.reserved == (Decimal("0.03") if stage in ORDERED else 0)
+    assert budget.spent == 0
+    budget = Budget(orders=[Order("a", 1, stage, reserved="0.03", cost="0.02")])
+    assert (budget.spent, budget.reserved) == ((Decimal("0.02") if stage in ORDERED else 0), 0)
+
+
+@pytest.mark.parametrize("stage", ENDED)
+def test_an_order_that_ended_without_a_cost_keeps_its_reservation(stage):
+    """Money that may be gone is not given out again, in this call or the next."""
+    sent = Order("a", 1, Stage.SENDING, reserved="0.03")
+    budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
+    budget.change(None, sent)
+    assert budget.verdict() == "wait"
+    budget.change(sent, Order("a", 1, stage, reserved="0.03"))
+    assert budget.reserved == Decimal("0.03")
+    assert budget.verdict() == "stop"
+
+
+def test_orders_sent_before_any_price_count_at_the_price_known_now():
+    """A pilot's order in flight holds back what its siblings turned out to cost."""
+    orders = [Order("a", n, Stage.ACCEPTED) for n in (1, 2)]
+    budget = Budget(cap=Decimal("0.10"), n_pilot=2, orders=orders)
+    assert budget.reserved == 0
+    budget.change(orders[0], Order("a", 1, Stage.COMPLETED, cost="0.04"))
+    assert (budget.spent, budget.reserved, budget.price) == (
+        Decimal("0.04"),
+        Decimal("0.04"),
+        Decimal("0.04"),
+    )
+    assert budget.verdict() == "wait"
+    budget.change(orders[1], Order("a", 2, Stage.FAILED, cost="0"))
+    assert budget.verdict() == "go"
+
+
+def test_a_higher_price_raises_what_follows():
+    """Seen once, the highest price is what every later create reserves; a lower one changes nothing."""
+    budget = Budget(price=Decimal("0.03"))
+    for cost, price in (("0.05", "0.05"), ("0.01", "0.05"), ("0.06", "0.06")):
+        budget.change(Order("a", 1, Stage.ACCEPTED), Order("a", 1, Stage.COMPLETED, cost=cost))
+        assert budget.reserve() == price
+
+
+def test_only_pictures_show_a_price():
+    """What a failed task cost is no price of one that completes."""
+    orders = [Order("a", 1, Stage.FAILED, cost="9"), Order("a", 2, Stage.COMPLETED, cost="0.02")]
+    assert highest_price(orders) == Decimal("0.02")
+    assert price_of(orders[0]) is None
+    budget = Budget(price=Decimal("0.03"))
+    budget.change(None, orders[0])
+    assert budget.price == Decimal("0.03")
+
+
+def test_the_cap_is_met_to_the_last_digit():
+    """Exactly the cap may be spent, and not a millionth more."""
+    budget = Budget(cap=Decimal("0.090000"), price=Decimal("0.03"))
+    for n in (1, 2):
+        budget.change(None, Order("a", n, Stage.COMPLETED, cost="0.03"))
+    assert budget.verdict() == "go"
+    budget.cap = Decimal("0.089999")
+    assert budget.verdict() == "stop"
+    assert budget.excess == 0
+
+
+def test_what_is_over_the_cap_is_told():
+    """If a price exceeds its reservation, the excess is a number."""
+    budget = Budget(cap=Decimal("0.03"), price=Decimal("0.03"))
+    budget.change(None, Order("a", 1, Stage.COMPLETED, cost="0.0400001"))
+    assert budget.excess == Decimal("0.0100001")
+    assert Budget().excess == 0
+
+
+def test_without_a_cap_everything_goes():
+    """No cap, no refusal; reservations are taken all the same."""
+    budget = Budget()
+    assert [budget.verdict(), budget.reserve(), budget.verdict()] == ["go", None, "go"]
+    budget.price = Decimal("0.0300")
+    assert (budget.verdict(), budget.reserve()) == ("go", "0.0300")
+
+
+def test_pilots_are_counted():
+    """At most as many orders as allowed go out before a price is known; those that never were come back."""
+    budget = Budget(cap=Decimal(5), n_pilot=2)
+    sent = [Order("a", n, Stage.SENDING) for n in (1, 2)]
+    for order in sent:
+        assert budget.verdict() == "go"
+        assert budget.reserve() is None
+        budget.change(None, order)
+    assert budget.verdict() == "wait"
+    budget.change(sent[0], Order("a", 1, Stage.UNSENT))
+    assert budget.verdict() == "go"
+    assert budget.reserve() is None
+    budget.change(Order("a", 1, Stage.UNSENT), sent[0])
+    budget.change(sent[0], Order("a", 1, Stage.REFUSED))
+    assert budget.verdict() == "go"
+    budget.change(sent[1], Order("a", 2, Stage.AMBIGUOUS))
+    assert budget.reserve() is None
+    budget.change(None, Order("b", 1, Stage.SENDING))
+    assert budget.verdict() == "wait"
+    budget.change(Order("b", 1, Stage.SENDING), Order("b", 1, Stage.COMPLETED))
+    assert budget.verdict() == "stop"
+
+
+def test_possibly_billed_counts_doubtful_orders_only():
+    """Orders that may have cost something nobody told, at what they hold back."""
+    orders = [
+        Order("a", 1, Stage.AMBIGUOUS, reserved="0.03", may_have_been_billed=True),
+        Order("b", 1, Stage.LOST, reserved="0.04", may_have_been_billed=True),
+        Order("c", 1, Stage.FAILED, reserved="0.05", may_have_been_billed=False),
+        Order("d", 1, Stage.COMPLETED, reserved="0.06", cost="0.06", may_have_been_billed=True),
+        Order("e", 1, Stage.AMBIGUOUS, may_have_been_billed=True),
+        Order("f", 1, Stage.UNSENT, reserved="1", may_have_been_billed=True),
+    ]
+    assert possibly_billed(orders) == Decimal("0.07")
+    assert possibly_billed([]) == 0

@@ -1,0 +1,521 @@
+"""The ledger: what its files tell after damage, crashes, mixing and while it is written to."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+from dataclasses import replace
+
+import pytest
+
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
+from dreamo_batch.execution import checkpoint, journal
+from dreamo_batch.execution import ledger as ledgers
+from dreamo_batch.execution.directory import Manifest, RunDirectory
+from dreamo_batch.execution.ledger import Ledger, interrupted, peek_entropy, read
+from dreamo_batch.execution.state import Kind, Stage, State
+from tests.fakes import event
+
+SERVICE = "host:443"
+
+
+def opened(folder, service=SERVICE, **options) -> Ledger:
+    return Ledger(RunDirectory(folder), service, **options)
+
+
+def work(ledger: Ledger, job_id: str, *kinds: Kind) -> None:
+    """Record and commit events of a job's first order."""
+    for at, kind in enumerate(kinds):
+        fields = {"task_id": f"task-{job_id}"} if kind is Kind.ACCEPTED else {}
+        ledger.record([event(kind, job_id, 1, float(at), **fields)])
+    ledger.commit()
+
+
+def stages(state: State) -> dict[str, str]:
+    return {order.job_id: str(order.stage) for order in state}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def busy(folder):
+    """A ledger with two checkpoints, two journals behind them, and a writer that died."""
+    ledger = opened(folder)
+    for job_id in ("a", "b", "c"):
+        work(ledger, job_id, Kind.SENDING, Kind.ACCEPTED)
+        ledger.checkpoint(["a", "b", "c", "d"])
+    work(ledger, "d", Kind.SENDING)
+    ledger.abandon()
+    return folder
+
+
+BUSY = {"a": "accepted", "b": "accepted", "c": "accepted", "d": "sending"}
+
+
+def test_a_new_directory_has_a_ledger_of_nothing(folder):
+    """Opening makes a journal and a manifest; closing makes a checkpoint."""
+    ledger = opened(folder, entropy="00ff")
+    assert (ledger.generation, ledger.entropy, ledger.service) == (1, "00ff", SERVICE)
+    assert (len(ledger.state), ledger.warnings, ledger.covers) == (0, (), 0)
+    ledger.close(pending=["a"])
+    manifest = RunDirectory(folder).read_manifest()
+    assert (manifest.generation, manifest.entropy, manifest.service) == (1, "00ff", SERVICE)
+    assert manifest.package_version
+    assert read(folder).snapshot.column("stage").to_pylist() == ["pending"]
+
+
+def test_everything_recorded_is_there_again(busy):
+    """A writer that died leaves all that it had committed."""
+    recovered = read(busy)
+    assert stages(recovered.state()) == BUSY
+    assert recovered.warnings == recovered.damaged == ()
+    ledger = opened(busy)
+    assert (stages(ledger.state), ledger.generation) == (BUSY, 2)
+    assert [order.job_id for order in interrupted(ledger.state)] == ["d"]
+    assert ledger.state.latest("a").task_id == "task-a"
+    ledger.close(pending=[])
+    assert stages(read(busy).state()) == BUSY
+
+
+def test_journals_go_once_two_checkpoints_cover_them(folder):
+    """At any time the newest checkpoint and the one before are enough, each with its journals."""
+    ledger = opened(folder)
+    for _ in range(4):
+        covers, number = ledger.covers, max(journal.numbers(folder))
+        ledger.checkpoint([])
+        assert ledger.covers == number
+        assert journal.numbers(folder) == list(range(covers + 1, number + 2))
+    ledger.close(pending=[])
+    assert journal.numbers(folder) == [5]
+    for _ in range(3):
+        opened(folder).close(pending=[])
+    assert len(journal.numbers(folder)) == 1
+
+
+def test_what_is_not_committed_is_told_and_not_there(folder):
+    """Events count once they are on the disk, and until then the ledger can name them."""
+    ledger = opened(folder)
+    events = [event(Kind.SENDING), event(Kind.ACCEPTED, at=6.0, task_id="t")]
+    assert [order.stage for order in ledger.record(iter(events))] == [Stage.SENDING, Stage.ACCEPTED]
+    assert ledger.unwritten() == tuple(events)
+    assert len(read(folder).state()) == 0
+    ledger.commit()
+    assert ledger.unwritten() == ()
+    ledger.abandon()
+    assert stages(read(folder).state()) == {"a": "accepted"}
+
+
+def test_checkpoints_grow_rarer_with_the_state(folder, monkeypatch):
+    """A checkpoint is due once as much has happened as there are orders, and no sooner than a minimum."""
+    monkeypatch.setattr(ledgers, "_EVENTS_BEFORE_CHECKPOINT", 10)
+    ledger = opened(folder)
+    after = []
+    for i in range(1, 201):
+        ledger.record([event(Kind.SENDING, f"job-{i}"), event(Kind.ACCEPTED, f"job-{i}")])
+        if ledger.is_checkpoint_due():
+            ledger.checkpoint([])
+            after.append(i)
+    ledger.abandon()
+    assert after == [5, 10, 20, 40, 80, 160]
+    assert len(read(folder).state()) == 160
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped", "not ours"])
+def test_a_damaged_checkpoint_is_healed(busy, damage):
+    """The checkpoint before and the journals since tell the same, and the damaged file never takes over."""
+    path = busy / checkpoint.NAME
+    content = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "cut": content[:-9],
+        "flipped": content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        "not ours": b"PAR1",
+    }
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(contents[damage])
+    ledger = opened(busy)
+    assert stages(ledger.state) == BUSY
+    if damage == "gone":
+        assert ledger.warnings == (
+            "checkpoint.parquet is missing; what came before it and the journals are used instead",
+        )
+    else:
+        assert ledger.warnings[0].startswith("checkpoint.parquet can't be read (")
+        assert (busy / "checkpoint-damaged.parquet").read_bytes() == contents[damage]
+    good = checkpoint.read_meta(busy / checkpoint.PREVIOUS)
+    ledger.checkpoint([])
+    assert checkpoint.read_meta(busy / checkpoint.PREVIOUS) == good
+    ledger.close(pending=[])
+    (busy / checkpoint.NAME).unlink()
+    assert stages(read(busy).state()) == BUSY
+
+
+def test_both_checkpoints_damaged_with_journals_gone_is_refused(busy):
+    """What two checkpoints covered is in no journal any more, so without both nothing is bought."""
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        (busy / name).write_bytes(b"")
+    before = sorted(path.name for path in busy.iterdir())
+    with pytest.raises(LedgerDamaged, match=r"journal-000001\.jsonl is missing"):
+        opened(busy)
+    assert sorted(path.name for path in busy.iterdir()) == before
+
+
+def test_both_checkpoints_damaged_with_all_journals_there_is_healed(folder):
+    """As long as no journal was removed, they tell everything."""
+    ledger = opened(folder)
+    work(ledger, "a", Kind.SENDING)
+    ledger.checkpoint([])
+    work(ledger, "b", Kind.SENDING)
+    ledger.abandon()
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        (folder / name).write_bytes(b"not Parquet")
+    ledger = opened(folder)
+    assert stages(ledger.state) == {"a": "sending", "b": "sending"}
+    assert len(ledger.warnings) == 2
+    ledger.close(pending=[])
+    assert stages(read(folder).state()) == {"a": "sending", "b": "sending"}
+
+
+def test_any_missing_journal_is_noticed(busy):
+    """Whichever journal that a checkpoint does not cover goes, nothing is bought on what is left."""
+    uncovered = [number for number in journal.numbers(busy) if number > 3]
+    assert uncovered == [4]
+    for number in uncovered:
+        journal.path_of(busy, number).rename(busy / "elsewhere")
+        with pytest.raises(LedgerDamaged, match=rf"journal-00000{number}\.jsonl is missing"):
+            opened(busy)
+        with pytest.raises(LedgerDamaged):
+            read(busy)
+        (busy / "elsewhere").rename(journal.path_of(busy, number))
+    assert stages(opened_and_closed(busy)) == BUSY
+
+
+def opened_and_closed(folder) -> State:
+    ledger = opened(folder)
+    ledger.close(pending=[])
+    return ledger.state
+
+
+def test_the_first_journal_of_a_crashed_opening_is_missed(folder):
+    """A journal that only `run.json` knows of, by the count of openings, is missed too."""
+    opened_and_closed(folder)
+    ledger = opened(folder)
+    work(ledger, "a", Kind.SENDING)
+    ledger.abandon()
+    journal.path_of(folder, 2).unlink()
+    with pytest.raises(LedgerDamaged, match="knows of 2 openings, the ledger only of 1"):
+        opened(folder)
+
+
+def test_a_gap_between_journals_is_noticed(folder):
+    """Crashed openings leave several journals; none of them can go."""
+    for job_id in ("a", "b", "c"):
+        ledger = opened(folder)
+        work(ledger, job_id, Kind.SENDING)
+        ledger.abandon()
+    for number in (1, 2, 3):
+        path = journal.path_of(folder, number)
+        path.rename(folder / "elsewhere")
+        with pytest.raises(LedgerDamaged):
+            opened(folder)
+        (folder / "elsewhere").rename(path)
+    assert len(opened_and_closed(folder)) == 3
+
+
+def test_a_journal_altered_in_its_middle_is_refused(busy):
+    """A flipped bit in a whole line stops everything, and says where."""
+    path = journal.path_of(busy, 4)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(LedgerDamaged, match=r"journal-000004\.jsonl, line 1: the checksum does not fit"):
+        opened(busy)
+
+
+def test_a_torn_end_is_dropped_with_a_warning(busy):
+    """What a killed writer left half-written was never acknowledged; later openings still say so."""
+    with journal.path_of(busy, 4).open("ab") as file:
+        file.write(b'{"crc":"0000')
+    ledger = opened(busy)
+    assert stages(ledger.state) == BUSY
+    (warning,) = ledger.warnings
+    assert warning.startswith("journal-000004.jsonl: the last 12 bytes were cut off in the middle of a write")
+    assert warning.endswith("nothing that was acknowledged is lost")
+    ledger.close(pending=[])
+    assert read(busy).warnings == ()
+
+
+def test_a_writer_killed_while_it_made_its_journal_left_nothing(busy):
+    """An empty journal, the last or one in between, holds nothing and stops nobody."""
+    journal.path_of(busy, 5).touch()
+    ledger = opened(busy)
+    work(ledger, "e", Kind.SENDING)
+    ledger.abandon()
+    assert stages(read(busy).state()) == BUSY | {"e": "sending"}
+
+
+def test_a_lost_run_json_is_rebuilt(busy, caplog):
+    """Service, entropy and count of openings stand in the ledger too."""
+    before = RunDirectory(busy).read_manifest()
+    (busy / "run.json").write_text("{")
+    opened_and_closed(busy)
+    after = RunDirectory(busy).read_manifest()
+    assert (after.service, after.entropy) == (before.service, before.entropy)
+    assert after.generation == before.generation + 1
+    assert "run.json is missing" in caplog.text
+
+
+@pytest.mark.parametrize("trace", ["images", "results", "run.json"])
+def test_a_lost_ledger_beside_traces_of_purchases_is_refused(busy, trace):
+    """Pictures, results or a count of openings without a ledger: buying again could pay twice."""
+    run_dir = RunDirectory(busy)
+    for path in (*busy.glob("journal-*"), *busy.glob("checkpoint*")):
+        path.unlink()
+    if trace != "run.json":
+        (busy / "run.json").unlink()
+    if trace == "images":
+        run_dir.images.mkdir()
+        (run_dir.images / "a.png").touch()
+    if trace == "results":
+        run_dir.results.touch()
+    with pytest.raises(LedgerDamaged, match="signs of earlier purchases"):
+        opened(busy)
+
+
+def test_another_service_is_refused(busy):
+    """The results of one service are never taken for another's, and refusing changes nothing."""
+    before = {path.name: path.read_bytes() for path in busy.iterdir()}
+    with pytest.raises(
+        OtherService, match="belongs to the service host:443, and this call would use loopback"
+    ):
+        opened(busy, "loopback")
+    assert {path.name: path.read_bytes() for path in busy.iterdir()} == before
+
+
+def test_files_of_two_runs_do_not_mix(busy, tmp_path):
+    """A journal of another run is refused, before or behind a checkpoint."""
+    other = tmp_path / "other"
+    for _ in range(5):
+        opened_and_closed_anew = opened(other) if other.exists() else make(other)
+        opened_and_closed_anew.abandon()
+    shutil.copy(journal.path_of(other, 5), journal.path_of(busy, 5))
+    with pytest.raises(LedgerDamaged, match="Files of two run directories were mixed"):
+        opened(busy)
+    shutil.copy(journal.path_of(busy, 4), journal.path_of(other, 4))
+    with pytest.raises(LedgerDamaged, match="Files of two run directories were mixed"):
+        opened(other)
+
+
+def make(folder) -> Ledger:
+    folder.mkdir()
+    return opened(folder)
+
+
+def test_a_run_json_of_another_run_is_refused(busy, tmp_path):
+    """Its entropy would draw other seeds, and every row without one would be bought again."""
+    make(tmp_path / "other").close(pending=[])
+    shutil.copy(tmp_path / "other" / "run.json", busy / "run.json")
+    with pytest.raises(LedgerDamaged, match=r"run\.json in .* belongs to another run"):
+        opened(busy)
+
+
+def test_a_renamed_journal_is_refused(busy):
+    """A journal says its own number, so that it can't fill the place of another."""
+    journal.path_of(busy, 4).rename(journal.path_of(busy, 5))
+    shutil.copy(journal.path_of(busy, 5), journal.path_of(busy, 4))
+    with pytest.raises(LedgerDamaged, match="journal in place 5 is number 4"):
+        opened(busy)
+
+
+def test_an_older_copy_of_a_journal_is_refused(busy):
+    """Openings are counted, and the count never falls from one journal to the next."""
+    lines = journal.path_of(busy, 4).read_bytes().splitlines(keepends=True)
+    opened_and_closed(busy)
+    with journal.Journal(busy, journal.Header(1, 6, 1, peek_entropy(RunDirectory(busy)), SERVICE)):
+        pass
+    assert lines
+    with pytest.raises(LedgerDamaged, match="does not"):
+        opened(busy)
+
+
+def test_seeds_drawn_for_another_directory_are_refused(busy):
+    """A call that prepared its table before another call made the directory has to be run again."""
+    entropy = peek_entropy(RunDirectory(busy))
+    with pytest.raises(DirectoryError, match="made by another call"):
+        opened(busy, entropy="00")
+    ledger = opened(busy, entropy=entropy)
+    assert ledger.entropy == entropy
+    ledger.abandon()
+
+
+def test_events_that_contradict_each_other_are_refused(folder):
+    """A journal that is whole but can't be true is damage as well."""
+    with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
+        made.append([event(Kind.COMPLETED)])
+        made.commit()
+    with pytest.raises(LedgerDamaged, match="the ledger contradicts itself: order 1 of job a is unsent"):
+        opened(folder)
+
+
+def test_fields_of_another_version_are_refused(folder):
+    """An event that sets what orders do not have is not passed over."""
+    with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
+        made.append([event(Kind.SENDING, colour="blue")])
+        made.commit()
+    with pytest.raises(LedgerDamaged, match="colour"):
+        opened(folder)
+
+
+def test_newer_formats_are_refused(busy, folder):
+    """Manifest, checkpoint or journal of a newer version: upgrade first."""
+    meta = checkpoint.read_meta(busy / checkpoint.NAME)
+    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=2, covers=9))
+    (busy / checkpoint.NAME).rename(busy / "newer.parquet")
+    shutil.copy(busy / "newer.parquet", busy / checkpoint.NAME)
+    for path in busy.glob("journal-*"):
+        path.unlink()
+    journal.Journal(busy, journal.Header(2, 10, 1, meta.entropy, SERVICE)).close()
+    with pytest.raises(DirectoryError, match="newer version"):
+        opened(busy)
+
+
+def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatch):
+    """One that this version can't read, but whose note can be, is refused instead of set aside."""
+    meta = checkpoint.read_meta(busy / checkpoint.NAME)
+    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=2))
+
+    def unreadable(_path):
+        raise KeyError("colour")
+
+    monkeypatch.setattr(checkpoint, "read_table", unreadable)
+    with pytest.raises(DirectoryError, match="newer version"):
+        read(busy)
+
+
+def test_entropy_is_known_before_opening(busy, tmp_path):
+    """It comes from the manifest, else from the ledger, else there is none yet."""
+    entropy = peek_entropy(RunDirectory(busy))
+    (busy / "run.json").unlink()
+    assert peek_entropy(RunDirectory(busy)) == entropy
+    assert peek_entropy(RunDirectory(tmp_path / "new")) is None
+    (tmp_path / "new").mkdir()
+    assert peek_entropy(RunDirectory(tmp_path / "new")) is None
+
+
+def full(_path, *_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
+    """The ledger goes on in its journal, and the next checkpoint covers all of it."""
+    ledger = opened(folder)
+    work(ledger, "a", Kind.SENDING)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", full)
+        with pytest.raises(OSError, match="space"):
+            ledger.checkpoint([])
+    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    ledger.commit()
+    assert read(folder).state().latest("a").task_id == "t"
+    ledger.checkpoint([])
+    ledger.abandon()
+    assert read(folder).state().latest("a").task_id == "t"
+    assert read(folder).covers == 2
+
+
+def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
+    """Without its last checkpoint a run is a run that crashed after its last commit."""
+    ledger = opened(folder)
+    work(ledger, "a", Kind.SENDING, Kind.ACCEPTED)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", full)
+        with pytest.raises(OSError, match="space"):
+            ledger.close(pending=[])
+    ledger.abandon()
+    assert stages(read(folder).state()) == {"a": "accepted"}
+
+
+def test_no_new_journal_means_the_old_one_goes_on(folder, monkeypatch):
+    """If a checkpoint can't start its journal, nothing has changed."""
+    ledger = opened(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "Journal", full)
+        with pytest.raises(OSError, match="space"):
+            ledger.checkpoint([])
+    work(ledger, "a", Kind.SENDING)
+    ledger.close(pending=[])
+    assert stages(read(folder).state()) == {"a": "sending"}
+
+
+def test_a_directory_that_takes_no_manifest_is_not_opened(folder, monkeypatch):
+    """A ledger that can't be opened whole leaves no file open, and the next try succeeds."""
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "write_manifest", full)
+        with pytest.raises(OSError, match="space"):
+            opened(folder)
+    assert opened_and_closed(folder) == State()
+
+
+def test_readers_never_fail_while_it_is_compacted(folder, monkeypatch):
+    """Readers see every acknowledged event, however often journals are folded and removed meanwhile."""
+    ledger = opened(folder)
+    is_done = threading.Event()
+    problems, counts = [], []
+
+    def look():
+        while not is_done.is_set():
+            try:
+                n_before = n_acknowledged
+                counts.append((n_before, len(read(folder).state())))
+            except Exception as error:  # noqa: BLE001 - any at all is a failure of this test
+                problems.append(error)
+
+    n_acknowledged = 0
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for i in range(60):
+        work(ledger, f"job-{i}", Kind.SENDING)
+        n_acknowledged = i + 1
+        ledger.checkpoint([])
+    is_done.set()
+    for reader in readers:
+        reader.join()
+    ledger.close(pending=[])
+    assert problems == []
+    assert counts
+    assert all(n_seen >= n_before for n_before, n_seen in counts)
+
+
+def test_a_reader_gives_up_on_what_nobody_is_changing(busy, monkeypatch):
+    """Damage that stays is told at once; what changes under the reader's hands is looked at again."""
+    n_looks = 0
+
+    def look(_folder):
+        nonlocal n_looks
+        n_looks += 1
+        journal.path_of(busy, 100 + n_looks).touch()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(ledgers, "_read_once", look)
+    with pytest.raises(FileNotFoundError):
+        read(busy)
+    assert n_looks == ledgers._READ_TRIES + 1
+
+
+def test_two_manifests_are_never_half_a_manifest(folder):
+    """The manifest in place is always one that was written whole."""
+    run_dir = RunDirectory(folder)
+    run_dir.write_manifest(Manifest(SERVICE, "00"))
+    assert json.loads((folder / "run.json").read_text())["service"] == SERVICE
+    assert not list(folder.glob(".*"))

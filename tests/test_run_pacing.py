@@ -1,0 +1,275 @@
+"""How fast: poll times, rates, the window and back-off."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch.execution.outage import Outage
+from dreamo_batch.execution.pacing import BackOff, PollTimes, TokenBucket, Window, hazard
+from dreamo_batch.service import parameters
+
+latencies = st.floats(0.001, 5000)
+ages = st.floats(0, 50_000)
+
+
+@given(st.lists(st.tuples(latencies, st.floats(0, 1)), max_size=80), ages, st.integers(0, 99))
+def test_polls_are_never_at_once_and_never_far_off(seen, age_s, seed):
+    """Whatever was seen and however old a task is, it is asked for again, after a while that has an end."""
+    poll_times = PollTimes(random.Random(seed))
+    for latency_s, part in seen:
+        poll_times.learn(latency_s, unfinished_s=part * latency_s)
+    due_s = poll_times.due_in(age_s)
+    assert 0.015 < due_s < max(11, 5000)
+    if age_s > 5000:
+        assert due_s <= 11
+
+
+def test_unknown_latencies_are_polled_ever_more_slowly():
+    """Before anything is known, from a fifth of a second up to what the vendor's own client does."""
+    poll_times = PollTimes(random.Random(0))
+    assert 0.15 < poll_times.due_in(0.0) < 0.25
+    dues = [poll_times.due_in(age_s) for age_s in (0, 5, 15, 80, 10_000)]
+    assert dues[0] < dues[1] < dues[2] < min(dues[3:])
+    assert dues[-1] <= 1.1 * parameters.POLL_EVERY_S.value
+
+
+@pytest.mark.parametrize("latency_s", [0.5, 5.0, 60.0])
+def test_a_known_latency_is_waited_for(latency_s):
+    """A task is first asked for shortly before it may be done, then often in proportion to how long it takes."""
+    source = random.Random(1)
+    poll_times = PollTimes(source)
+    for _ in range(64):
+        seen_s = latency_s * source.lognormvariate(0, 0.25)
+        poll_times.learn(seen_s, unfinished_s=seen_s * 0.99)
+    assert 0.4 * latency_s < poll_times.due_in(0.0) < latency_s
+    assert 0.01 * latency_s < poll_times.due_in(latency_s) < 0.3 * latency_s
+
+
+def test_only_the_latest_latencies_count():
+    """A service that became slower is asked later, once its new pace is known."""
+    poll_times = PollTimes(random.Random(0))
+    for latency_s in [1.0] * 500 + [20.0] * 200:
+        poll_times.learn(latency_s, unfinished_s=latency_s)
+    assert poll_times.due_in(0.0) > 15
+
+
+def test_tasks_done_when_first_asked_for_are_asked_for_sooner():
+    """Seen done at the first poll, a task may have been done long before."""
+    poll_times = PollTimes(random.Random(0))
+    due_s = 10.0
+    for _ in range(200):
+        poll_times.learn(due_s)
+        due_s = poll_times.due_in(0.0)
+    assert due_s < 1
+
+
+@given(st.floats(0.01, 1e6), st.floats(-5, 5), st.floats(0.05, 3))
+def test_the_rate_of_ending_is_a_positive_number(age_s, mean, deviation):
+    """Also far out in the tail, where the quotient of two tiny numbers has no digits left."""
+    assert 0 < hazard(age_s, mean, deviation) < 1e9
+
+
+@given(
+    st.floats(0.5, 500),
+    st.lists(st.floats(0, 0.5), min_size=1, max_size=300),
+    st.sampled_from([0.0, 1e3, 1e6, 1e8]),
+)
+def test_a_rate_is_never_exceeded(rate, pauses, start):
+    """In any stretch of time no more tokens are taken than its length allows, plus one burst."""
+    bucket, now, taken = TokenBucket(rate), start, []
+    for pause in pauses:
+        now += pause
+        while bucket.take(now):
+            taken.append(now)
+    burst = max(1.0, rate / 10)
+    for first in range(0, len(taken), 7):
+        for last in range(first, len(taken), 11):
+            allowed = burst + (taken[last] - taken[first]) * rate
+            assert last - first + 1 <= allowed + 0.01
+
+
+@given(st.floats(0.5, 500), st.floats(0, 1e6), st.integers(1, 100))
+def test_a_token_is_there_when_it_was_promised(rate, now, n):
+    """Waiting until the time told is enough, however long the machine has been up."""
+    bucket = TokenBucket(rate)
+    for _ in range(n):
+        while not bucket.take(now):
+            ready_at = bucket.ready_at(now)
+            assert ready_at > now
+            assert ready_at <= now + 1 / rate + 1e-6
+            now = ready_at
+
+
+def test_a_returned_token_can_be_taken_again():
+    """A request that does not count leaves room for another, and never for more than the burst."""
+    bucket = TokenBucket(10)
+    assert bucket.take(0.0)
+    assert not bucket.take(0.0)
+    bucket.give_back()
+    bucket.give_back()
+    assert bucket.take(0.0)
+    assert not bucket.take(0.0)
+
+
+@given(st.integers(1, 50), st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=300))
+def test_the_window_never_leaves_its_limits(limit, answers):
+    """Whatever is refused and accepted, at least one task and never more than the limit may be in flight."""
+    window = Window(limit)
+    for n_in_flight in answers:
+        before = window.size
+        if n_in_flight is None:
+            window.accepted()
+            assert window.size - before in (0, 1)
+        else:
+            window.refused(n_in_flight)
+            assert window.size <= max(1, min(before, n_in_flight))
+        assert 1 <= window.size <= limit
+
+
+def test_the_window_closes_to_what_the_service_takes_and_opens_slowly():
+    """After a 429 it is what was in flight; then one more after 20 accepted, up to the limit."""
+    window = Window(8)
+    window.refused(6)
+    assert window.size == 6
+    for n_accepted, size in ((19, 6), (1, 7), (19, 7), (1, 8), (500, 8)):
+        for _ in range(n_accepted):
+            window.accepted()
+        assert window.size == size
+
+
+def test_a_service_with_a_fixed_cap_is_tried_ever_more_rarely():
+    """Each opening that is refused doubles the time to the next."""
+    window, waits = Window(50), []
+    window.refused(10)
+    for _ in range(10):
+        n = 0
+        while window.size == 10:
+            window.accepted()
+            n += 1
+        waits.append(n)
+        window.refused(10)
+    assert waits == [20, 40, 80, 160, 320, 640, 1280, 2000, 2000, 2000]
+
+
+def test_back_off_doubles_up_to_its_cap_and_starts_over():
+    """Waits grow by two, jittered by a fifth, and never pass the cap by more."""
+    back_off = BackOff(random.Random(0), first_s=0.5, cap_s=30)
+    waits = [back_off.next() for _ in range(50)]
+    for wait_s, base_s in zip(waits, [0.5, 1, 2, 4, 8, 16, *[30] * 44], strict=True):
+        assert 0.8 * base_s <= wait_s <= 1.2 * base_s
+    back_off.reset()
+    assert back_off.next() <= 0.6
+
+
+def test_what_the_service_asks_for_is_honoured():
+    """Its word takes the place of ours, down to our own shortest wait: 0 seconds is no licence to hammer."""
+    back_off = BackOff(random.Random(0), first_s=0.5, cap_s=30)
+    assert [back_off.next(asked_s) for asked_s in (7.0, 120.0, 0.0, 0.6)] == [7.0, 120.0, 0.5, 0.6]
+    assert back_off.next() > 3
+
+
+def outage(patience_s=900.0) -> Outage:
+    return Outage(BackOff(random.Random(0), first_s=0.25, cap_s=30.0), patience_s=patience_s)
+
+
+def test_one_lost_create_closes_the_door():
+    """A create that is lost may be paid for, so no second one follows it into an outage."""
+    breaker = outage()
+    breaker.failed(10.0, is_create=True)
+    assert (breaker.mood, breaker.since) == ("down", 10.0)
+    assert 10.2 <= breaker.probe_at <= 10.3
+
+
+def test_three_lost_polls_in_a_row_close_the_door():
+    """Polls cost nothing, so it takes three; any answer in between starts the count anew."""
+    breaker = outage()
+    for _ in range(5):
+        breaker.failed(1.0, is_create=False)
+        breaker.failed(1.0, is_create=False)
+        breaker.answered()
+    assert breaker.mood == "open"
+    for _ in range(3):
+        breaker.failed(2.0, is_create=False)
+    assert breaker.mood == "down"
+    breaker.probed(3.0, is_there=True)
+    assert (breaker.mood, breaker.since, breaker.probe_at) == ("open", None, None)
+
+
+def test_after_a_lost_create_one_is_let_through_first():
+    """The probe is a GET and proves little; the door opens once a create is answered."""
+    breaker = outage()
+    breaker.failed(0.0, is_create=True)
+    breaker.answered()
+    assert breaker.mood == "down"
+    breaker.probed(1.0, is_there=True)
+    assert (breaker.mood, breaker.since) == ("trial", None)
+    breaker.answered()
+    assert breaker.mood == "trial"
+    breaker.answered(is_create=True)
+    assert breaker.mood == "open"
+
+
+def test_probes_grow_rarer():
+    """A service that stays away is asked ever more seldom, and every half minute at the least."""
+    breaker, now, gaps = outage(), 0.0, []
+    breaker.failed(now, is_create=True)
+    for n in range(1, 15):
+        gaps.append(breaker.probe_at - now)
+        now = breaker.probe_at
+        breaker.probed(now, is_there=False)
+        assert breaker.n_failed_probes == n
+    assert gaps[5] > 10 * gaps[0]
+    assert max(gaps) <= 36
+
+
+def test_patience_ends():
+    """A service that stays away for longer than told is given up; one that came back is not."""
+    breaker = outage(patience_s=60)
+    breaker.failed(0.0, is_create=False)
+    assert not breaker.is_hopeless(1e9)
+    breaker.failed(0.0, is_create=True)
+    assert not breaker.is_hopeless(60.0)
+    assert breaker.is_hopeless(60.1)
+    assert not breaker.is_losing_creates
+    breaker.probed(61.0, is_there=True)
+    assert not breaker.is_hopeless(1e9)
+
+
+def test_a_service_that_loses_every_create_is_given_up():
+    """If questions are answered but creates get lost, only a handful is risked."""
+    breaker = outage()
+    breaker.failed(0.0, is_create=True)
+    for n in range(5):
+        assert not breaker.is_hopeless(0.0), n
+        breaker.probed(float(n), is_there=True)
+        assert breaker.mood == "trial"
+        breaker.failed(float(n), is_create=True)
+        assert breaker.mood == "down"
+    assert breaker.is_losing_creates
+    assert breaker.is_hopeless(0.0)
+
+
+def test_creates_that_were_under_way_when_the_door_closed_are_no_trials():
+    """Eight creates lost in one outage are one outage."""
+    breaker = outage()
+    for _ in range(8):
+        breaker.failed(0.0, is_create=True)
+    breaker.probed(1.0, is_there=True)
+    breaker.answered(is_create=True)
+    assert (breaker.mood, breaker.is_losing_creates) == ("open", False)
+
+
+def test_polls_that_fail_in_a_trial_close_the_door_again():
+    """The trial is repeated after them."""
+    breaker = outage()
+    breaker.failed(0.0, is_create=True)
+    breaker.probed(1.0, is_there=True)
+    for _ in range(3):
+        breaker.failed(2.0, is_create=False)
+    assert breaker.mood == "down"
+    breaker.probed(3.0, is_there=True)
+    assert breaker.mood == "trial"
