@@ -264,6 +264,7 @@ def test_a_big_body_reads_as_a_small_one_does(prompt):
         '{"model":"spark_dreamo","input":[{"params":{"prompt":"x","binary_data_base64":["%s","b"]}}]}',
         '{"model":"spark_dreamo","input":[{"params":{"prompt":"x","binary_data_base64":["%s\\/"]}}]}',
         '{"model":"spark_dreamo","binary_data_base64":["%s"],"input":[{"params":{"prompt":"x"}}]}',
+        '{"model":"spark_dreamo","input":[{"params":{"prompt":"x","binary_data_base64":["%s\\ud800"]}}]}',
     ],
 )
 def test_a_big_body_that_is_odd_is_read_the_slow_way(odd):

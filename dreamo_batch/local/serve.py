@@ -54,7 +54,8 @@ class LocalGateway:
     engine : str or Engine
         What makes the pictures: ``"preview"``, ``"flat"`` or an engine of one's own.
     latency : str, float or Latency
-        How long tasks take: ``"instant"``, ``"fixed:3"`` (seconds), ``"lognormal:3,0.5"`` (median, sigma).
+        How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
+        ``"lognormal:3,0.5"`` (median, sigma).
     faults : mapping, str, Path or None
         What goes wrong, see `FaultPlan.change`; or a JSON file that says it.
     clock : callable
@@ -189,7 +190,8 @@ class LocalGateway:
         -------
         list of dict
             Per task: id, digest, prompt, seed, seed_drawn, width, height, use_rephraser, image, accepted_at (Unix
-            seconds), state, error_code, price, cost (USD as exact decimal text, empty for nothing) and billed.
+            seconds), latency_s, state, error_code, price, cost (USD as exact decimal text, empty until it is
+            completed, and for nothing) and billed.
 
         Raises
         ------
