@@ -5,7 +5,7 @@ READY   := $(VENV)/.ready
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check bench chaos docs constraints format clean
+.PHONY: demo test check bench chaos docs notebooks constraints format clean
 
 demo: $(READY)
 	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
@@ -30,6 +30,10 @@ format: $(READY)
 # Writes the tables of README.md from the code.
 docs: $(READY)
 	$(PYTHON) tests/readme.py
+
+# Runs the notebooks and keeps their outputs.
+notebooks: $(READY)
+	$(PYTHON) tests/publish.py
 
 # Compares against a baseline in the same run and prints ratios; asserts nothing.
 bench: $(READY)

@@ -32,13 +32,13 @@ def colours(path, at_least=200):
 def test_every_picture_is_shown_once(run_dir):
     """Two rows with one picture are one; rows without one, and damaged files, are left out."""
     table = results("red.png", "blue.webp", "red.png", None, "broken.jpg", "gone.png")
-    assert contact_sheet(table, run_dir, run_dir / "sheet.png") == 2
+    assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir) == 2
     assert {RED, BLUE} <= colours(run_dir / "sheet.png")
 
 
 def test_nothing_to_show_is_no_file(run_dir):
     """Neither an empty sheet nor a half one is left behind."""
-    assert contact_sheet(results("gone.png"), run_dir, run_dir / "sheet.png") == 0
+    assert contact_sheet(results("gone.png"), run_dir / "sheet.png", run_dir=run_dir) == 0
     assert not (run_dir / "sheet.png").exists()
 
 
@@ -47,7 +47,7 @@ def test_pictures_stand_four_across(run_dir, n, size):
     """A sheet is as wide as it needs to be."""
     for number in range(n):
         Image.new("RGB", (32, 32), RED).save(run_dir / f"{number}.png")
-    contact_sheet(results(*(f"{number}.png" for number in range(n))), run_dir, run_dir / "sheet.png")
+    contact_sheet(results(*(f"{number}.png" for number in range(n))), run_dir / "sheet.png", run_dir=run_dir)
     with Image.open(run_dir / "sheet.png") as sheet:
         assert sheet.size == size
 
@@ -56,7 +56,7 @@ def test_pictures_stand_four_across(run_dir, n, size):
 def test_any_prompt_can_stand_below(run_dir, prompt):
     """Long ones are cut, and what the font has no letters for is left out."""
     table = results("red.png", prompt=prompt)
-    assert contact_sheet(table, run_dir, run_dir / "sheet.png", labels=["scene", "prompt"]) == 1
+    assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir, labels=["scene", "prompt"]) == 1
     assert RED in colours(run_dir / "sheet.png")
 
 
@@ -65,4 +65,4 @@ def test_no_more_than_a_hundred(run_dir):
     names = [f"{number}.png" for number in range(101)]
     for name in names:
         (run_dir / name).hardlink_to(run_dir / "red.png")
-    assert contact_sheet(results(*names), run_dir, run_dir / "sheet.png") == 100
+    assert contact_sheet(results(*names), run_dir / "sheet.png", run_dir=run_dir) == 100

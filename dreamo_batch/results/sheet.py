@@ -23,6 +23,7 @@ _GAP_PX: Final = 12
 _TEXT_PX: Final = 15
 _N_ACROSS: Final = 4
 _N_MAX: Final = 100
+_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _BEYOND_LATIN: Final = "\u0250"
 _PAPER: Final = "#f4f1ea"
 _INK: Final = "#2b2b2b"
@@ -30,9 +31,10 @@ _INK: Final = "#2b2b2b"
 
 def contact_sheet(
     results: pd.DataFrame,
-    run_dir: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
+    run_dir: str | os.PathLike[str],
+    n_across: int = _N_ACROSS,
     labels: Sequence[str] = (columns.PROMPT,),
 ) -> int:
     """Draw the saved pictures of a run on one sheet, in the table's order, labelled by prompt and seed.
@@ -41,10 +43,12 @@ def contact_sheet(
     ----------
     results : pandas.DataFrame
         Results as from `dreamo_batch.run` or `load`.
+    path : path-like
+        The PNG or JPEG to write, by its ending; replaced atomically. Nothing is written without a picture.
     run_dir : path-like
         Where their pictures are.
-    path : path-like
-        The PNG to write; replaced atomically. Nothing is written without a picture.
+    n_across : int
+        Pictures in a row.
     labels : sequence of str
         Columns that tell the pictures apart, besides the seed; what is not Latin in them can't be drawn.
 
@@ -61,7 +65,7 @@ def contact_sheet(
     Examples
     --------
     >>> import pandas as pd
-    >>> contact_sheet(pd.DataFrame({"prompt": [], "seed_sent": [], "output_path": []}), "runs/none", "none.png")
+    >>> contact_sheet(pd.DataFrame({"prompt": [], "seed_sent": [], "output_path": []}), "none.png", run_dir="runs/none")
     0
     """
     rows = results[results[columns.OUTPUT_PATH].notna()].drop_duplicates(columns.OUTPUT_PATH)
@@ -69,12 +73,17 @@ def contact_sheet(
         cell for row in rows.head(_N_MAX).to_dict("records") if (cell := _cell(row, Path(run_dir), labels))
     ]
     if cells:
-        durable.replace(Path(path), lambda temporary: _sheet(cells).save(temporary, "PNG"))
+        durable.replace(
+            Path(path),
+            lambda temporary: _sheet(cells, n_across).save(
+                temporary, _FORMATS[Path(path).suffix.lower()], quality=88
+            ),
+        )
     return len(cells)
 
 
-def _sheet(cells: list[Image.Image]) -> Image.Image:
-    n_across = min(_N_ACROSS, len(cells))
+def _sheet(cells: list[Image.Image], n_across: int) -> Image.Image:
+    n_across = min(n_across, len(cells))
     n_down = math.ceil(len(cells) / n_across)
     step = (_CELL_PX + _GAP_PX, _CELL_PX + _LABEL_PX + _GAP_PX)
     sheet = Image.new("RGB", (n_across * step[0] + _GAP_PX, n_down * step[1] + _GAP_PX), _PAPER)
