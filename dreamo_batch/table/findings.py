@@ -10,6 +10,7 @@ Examples
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,12 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.table import rules
 from dreamo_batch.table.cells import printable, show
+from dreamo_batch.table.distinct import Distinct, distinct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from dreamo_batch.table.distinct import Distinct
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Findings:
         positions = np.flatnonzero(is_broken)
         if not len(positions):
             return
-        found = [Finding.of(code, **one) for one in _rows_of(details, positions)]
-        self._parts.append(_Part(column, positions, self._shown(column, positions), _objects(found)))
+        found = _findings(code, details, positions)
+        self._parts.append(_Part(column, positions, self._shown(column, positions), found))
 
     def add_cells(self, column: str, cells: Distinct, found: Mapping[int, Sequence[Finding]]) -> None:
         """Add the findings about distinct cells, once for each row that holds them.
@@ -212,17 +212,25 @@ class Findings:
         return findings, shown, [part.column for part in self._parts for _ in part.positions]
 
     def _shown(self, column: str, positions: NDArray[np.intp]) -> NDArray[np.object_]:
-        return _objects([show(cell) for cell in self.of_table[column].iloc[positions].tolist()])
+        cells = distinct(self.of_table[column].iloc[positions])
+        return cells.take(_objects([show(cell) for cell in cells.cells]), missing=None)
 
 
-def _rows_of(details: Mapping[str, Any], positions: NDArray[np.intp]) -> Iterator[dict[str, Any]]:
-    per_row = [
-        detail[positions].tolist() if isinstance(detail, np.ndarray) else [detail] * len(positions)
+def _findings(code: str, details: Mapping[str, Any], positions: NDArray[np.intp]) -> NDArray[np.object_]:
+    per_row = (
+        detail[positions].tolist()
+        if isinstance(detail, np.ndarray)
+        else itertools.repeat(detail, len(positions))
         for detail in details.values()
-    ]
-    if not per_row:
-        return iter([{}] * len(positions))
-    return (dict(zip(details, values, strict=True)) for values in zip(*per_row, strict=True))
+    )
+    # Rows that break a rule in the same way share one finding.
+    made: dict[tuple[Any, ...], Finding] = {}
+    found = _objects([None] * len(positions))
+    for place, values in enumerate(zip(*per_row, strict=True) if details else [()] * len(positions)):
+        if values not in made:
+            made[values] = Finding.of(code, **dict(zip(details, values, strict=True)))
+        found[place] = made[values]
+    return found
 
 
 def _objects(values: Sequence[Any]) -> NDArray[np.object_]:

@@ -11,19 +11,22 @@ Examples
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from dreamo_batch import columns
 from dreamo_batch.table.cells import INT64_MAX, INT64_MIN, is_missing
 
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[+-]\d+)?|-?inf|nan", re.ASCII | re.IGNORECASE)
+_WHOLE: Final = r"(?:0|-?[1-9][0-9]{0,18})"
+_NUMBER: Final = r"(?i)(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-][0-9]+)?|-?inf|nan)"
+_INFINITE: Final = "(?i)-?inf"
 # A float64 gives back whole numbers of 15 digits at least.
-_EXACT_DIGITS: Final = 15
+_INEXACT: Final = "-?[0-9]{16,}"
+_INTEGER: Final = pd.ArrowDtype(pa.int64())
+_FLOAT: Final = pd.ArrowDtype(pa.float64())
 _TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 
 
@@ -45,16 +48,17 @@ def guessed(series: pd.Series) -> pd.Series:
     >>> guessed(pd.Series(["True", None])).dtype.name
     'boolean'
     """
-    given = [cell for cell in series.tolist() if not is_missing(cell)]
-    if not given:
-        return series.astype(columns.STR)
-    if all(_WHOLE.fullmatch(cell) for cell in given):
-        return _whole(series, [int(cell) for cell in given])
-    if all(_NUMBER.fullmatch(cell) for cell in given) and _is_exact(given):
-        return _filled(series, [float(cell) for cell in given], columns.FLOAT, np.nan)
-    if any(set(given) <= words for words in _TRUE_FALSE):
-        return _true_or_false(series, [cell.lower() == "true" for cell in given])
-    return series.astype(columns.STR)
+    text = series.astype(columns.STR)
+    given = text.dropna()
+    if given.empty:
+        return text
+    if given.str.fullmatch(_WHOLE).all():
+        return _whole_of_text(text)
+    if given.str.fullmatch(_NUMBER).all():
+        return _number_of_text(text)
+    if any(given.isin(words).all() for words in _TRUE_FALSE):
+        return _true_or_false(text, (given.str.lower() == "true").tolist())
+    return text
 
 
 def typed(series: pd.Series) -> pd.Series:
@@ -89,10 +93,19 @@ def typed(series: pd.Series) -> pd.Series:
     return series.astype(columns.STR) if kind == "string" else series
 
 
-def _is_exact(given: list[str]) -> bool:
-    whole = (cell for cell in given if _WHOLE.fullmatch(cell))
-    is_short = all(len(cell.lstrip("-")) <= _EXACT_DIGITS for cell in whole)
-    return is_short and all(np.isfinite(float(cell)) for cell in given if cell[-1].isdigit())
+def _whole_of_text(text: pd.Series) -> pd.Series:
+    try:
+        numbers = text.astype(_INTEGER)
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return text
+    return numbers.astype(columns.INT if text.hasnans else "int64")
+
+
+def _number_of_text(text: pd.Series) -> pd.Series:
+    numbers = text.astype(_FLOAT).astype(columns.FLOAT)
+    is_too_large = np.isinf(numbers) & ~text.str.fullmatch(_INFINITE, na=False)
+    is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
+    return text if is_lossy.any() else numbers
 
 
 def _whole(series: pd.Series, given: list[int]) -> pd.Series:

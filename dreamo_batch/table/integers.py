@@ -12,10 +12,11 @@ Examples
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from dreamo_batch.table import cells
 from dreamo_batch.table.distinct import distinct
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamo_batch.table.distinct import Distinct
+
+_PLAIN_DIGITS: Final = "-?[0-9]{1,18}"
+_ARROW_INTEGER: Final = pd.ArrowDtype(pa.int64())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +101,9 @@ def integers(series: pd.Series) -> Integers:
         return _of_floats(series)
     if pd.api.types.is_integer_dtype(series.dtype):
         return _of_integers(series)
+    plain = _as_plain_integers(series)
+    if plain is not None:
+        return _of_integers(plain)
     return _of_distinct(distinct(series), cells.read_integer)
 
 
@@ -119,6 +126,19 @@ def booleans(series: pd.Series) -> Integers:
     [1, 0, 0]
     """
     return _of_distinct(distinct(series), cells.read_boolean)
+
+
+def _as_plain_integers(series: pd.Series) -> pd.Series | None:
+    """Text of at most 18 digits, or objects that are integers all, read at once; None if there is anything else."""
+    try:
+        if isinstance(series.dtype, pd.StringDtype):
+            is_plain = series.str.fullmatch(_PLAIN_DIGITS, na=True)
+            return series.astype(_ARROW_INTEGER) if is_plain.all() else None
+        is_integer = series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "integer"
+        return series.astype("Int64") if is_integer else None
+    except (OverflowError, TypeError, ValueError):
+        # Beyond 64 bits, or some other kind of integer: then one by one.
+        return None
 
 
 def _all_faulty(is_faulty: NDArray[np.bool_], fault: str) -> Integers:
