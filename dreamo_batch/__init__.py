@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
-    from dreamo_batch.batch.reading import load, status, verify
+    from dreamo_batch.batch.analysis import attempts, costs
+    from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.settling import resolve
+    from dreamo_batch.batch.verifying import verify
     from dreamo_batch.errors import (
         AccessRefused,
         BudgetReached,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dreamo_batch.local import LocalGateway
+    from dreamo_batch.results.sheet import contact_sheet
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.files import read_table, write_table
     from dreamo_batch.table.sweep import sweep
@@ -61,8 +64,11 @@ _HOME: Final = {
     "retry": "batch.running",
     "load": "batch.reading",
     "status": "batch.reading",
-    "verify": "batch.reading",
+    "verify": "batch.verifying",
     "resolve": "batch.settling",
+    "costs": "batch.analysis",
+    "attempts": "batch.analysis",
+    "contact_sheet": "results.sheet",
     "Client": "service.client",
     "LocalGateway": "local",
     **dict.fromkeys(
@@ -110,6 +116,9 @@ __all__ = [
     "TableError",
     "UsageError",
     "__version__",
+    "attempts",
+    "contact_sheet",
+    "costs",
     "load",
     "plan",
     "read_table",

@@ -84,6 +84,26 @@ N_POLLS = "n_polls"
 N_REFUSALS = "n_refusals"
 WAITED_S = "waited_s"
 
+# What `attempts` and `costs` say of orders and money.
+RUN_DIR = "run_dir"
+N_ROWS = "rows"
+N_ORDERS = "orders"
+N_USABLE = "usable"
+N_UNPRICED = "unpriced"
+SPENT = "spent"
+SPENT_USD = "spent_usd"
+USD_PER_ORDER = "usd_per_order"
+USD_PER_PICTURE = "usd_per_picture"
+WASTE = "waste"
+POSSIBLY_BILLED = "possibly_billed"
+SAVED = "saved"
+ESTIMATED = "estimated"
+RATES = "rates"
+LIST_USD = "list_usd"
+DISCOUNT_USD = "discount_usd"
+PLANNED_LOW_USD = "planned_low_usd"
+PLANNED_HIGH_USD = "planned_high_usd"
+
 # What `jobs.parquet` keeps of a row beside the user's own columns.
 IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
@@ -162,7 +182,9 @@ INPUTS = _table(
 
 OUTPUTS = _table(
     Column(STATUS, CATEGORY, "", "One of " + ", ".join(f"`{status}`" for status in STATUSES) + "."),
-    Column(JOB_ID, STR, "", "Hash of what was ordered: model, picture bytes, prompt, seed, size and the rest."),
+    Column(
+        JOB_ID, STR, "", "Hash of what was ordered: model, picture bytes, prompt, seed, size and the rest."
+    ),
     Column(TASK_ID, STR, "", "The service's id of the latest order."),
     Column(DUPLICATE_OF, INT, "", "Position of the first row with the same job; bought once, cost 0 here."),
     Column(SEED_SENT, INT, "", "Seed that was sent, drawn before sending where the row had none."),
@@ -234,6 +256,61 @@ ORDERS = _table(
     Column(N_POLLS, INT, "", "Polls made."),
     Column(N_REFUSALS, INT, "", "Creates answered 429 before this one was taken."),
     Column(WAITED_S, FLOAT, "s", "Time from the first refusal to being taken."),
+)
+
+ATTEMPTS_MADE = _table(
+    Column(RUN_DIR, STR, "", "Run directory, as it was given."),
+    Column(
+        POSITION, INT, "", "Position of the row that the order was made for; missing: no longer in the table."
+    ),
+    Column(ROW, STR, "", PROBLEMS[ROW].meaning),
+    *ORDERS.values(),
+    Column(COST_USD, FLOAT, "USD", OUTPUTS[COST_USD].meaning),
+)
+
+COSTS = _table(
+    Column(N_ROWS, INT, "", "Rows of the table."),
+    Column(COMPLETED, INT, "", "Rows that are `completed`."),
+    Column(FAILED, INT, "", "Rows that are `failed`."),
+    Column(AMBIGUOUS, INT, "", "Rows that are `ambiguous`."),
+    Column(N_ORDERS, INT, "", "Orders accepted or possibly accepted, each counted where its row was bought."),
+    Column(N_USABLE, INT, "", "Orders that gave a picture to use."),
+    Column(
+        N_UNPRICED, INT, "", "Orders whose cost is not known: open, ambiguous, lost, or ended without one."
+    ),
+    Column(SPENT, STR, "USD", "Exact sum of the known costs; missing if there are orders and none is known."),
+    Column(SPENT_USD, FLOAT, "USD", "The same as a float, for analysis."),
+    Column(USD_PER_ORDER, FLOAT, "USD", "Spent, by orders whose cost is known."),
+    Column(USD_PER_PICTURE, FLOAT, "USD", "Spent, by usable pictures whose cost is known."),
+    Column(
+        WASTE,
+        STR,
+        "USD",
+        "Exact sum paid for orders that failed or gave no picture; missing if it can't be told.",
+    ),
+    Column(
+        POSSIBLY_BILLED,
+        STR,
+        "USD",
+        "Exact sum that may be billed beside `spent`; missing if it can't be told.",
+    ),
+    Column(
+        SAVED, STR, "USD", "What rows with the same job would have cost again; missing if it can't be told."
+    ),
+    Column(
+        ESTIMATED,
+        STR,
+        "USD",
+        "What the budget had reserved for the orders in `spent`; missing if any had none.",
+    ),
+    Column(RATES, STR, "", "Discounts as the service wrote them, those met."),
+    Column(LIST_USD, FLOAT, "USD", "Cost by discount, where every one reads as a rate; missing otherwise."),
+    Column(DISCOUNT_USD, FLOAT, "USD", "`list_usd` less `spent_usd`."),
+)
+
+COSTS_PLANNED = _table(
+    Column(PLANNED_LOW_USD, FLOAT, "USD", "Least that the plan had said."),
+    Column(PLANNED_HIGH_USD, FLOAT, "USD", "Most that the plan had said."),
 )
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.

@@ -1,0 +1,156 @@
+"""What a run cost, how long it took, and what failed: from results, or from the ledgers of run directories."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.batch.reading import load, read_state
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution import checkpoint, stored
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.results import history
+from dreamo_batch.results.attempts import list_attempts
+from dreamo_batch.results.costs import summarise_costs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dreamo_batch.results.history import History
+
+RunDir = str | os.PathLike[str]
+"""One run directory."""
+
+
+def costs(
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    by: str | Sequence[str] | None = None,
+    *,
+    plan: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Say what orders cost, what of it was of use, and what is not known, group by group.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        A run directory, several at once, or results. From a directory the sums are those of its ledger, to the
+        last digit, over every order ever made there. Results know less: only the sum of all orders of a job, and
+        nothing of what was reserved.
+    by : str, sequence of str, or None
+        Columns of the results, ``"run_dir"``, ``"size"``, ``"hour"`` (UTC), or a length of time such as ``"1h"``
+        (buckets of when orders were sent, column `submitted_at`). None: the whole.
+    plan : pandas.DataFrame, optional
+        What `plan` had said beforehand; adds `planned_low_usd` and `planned_high_usd`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per group: its keys, then the columns of `dreamo_batch.columns.COSTS`; exact USD as decimal
+        text. What is not known is missing, never 0. Orders stand in the group of the row they were made for;
+        those whose row is no longer in the table have missing keys.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `by` names no column.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=[1], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.costs(run_dir, by="prompt")[["prompt", "orders", "spent"]].to_dict("records")
+    [{'prompt': 'in the snow', 'orders': 1, 'spent': '0.004251183'},
+     {'prompt': 'on a beach', 'orders': 1, 'spent': '0.004251183'}]
+    >>> dreamo.costs(run_dir)["spent"].item()
+    '0.008502366'
+    """
+    return summarise_costs(read_history(source), by, plan=plan)
+
+
+def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """List every order ever made, also those that failed and were made again, in the order they were sent.
+
+    Parameters
+    ----------
+    run_dir : path-like, or iterable of path-like
+        One run directory, or several at once.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.ATTEMPTS_MADE` on a RangeIndex; times in UTC, cost in USD both as exact
+        text and as a float.
+
+    Raises
+    ------
+    UsageError
+        If it is no path.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.attempts(run_dir)[["order", "stage", "cost"]].to_dict("records")[0]
+    {'order': 1, 'stage': 'completed', 'cost': '0.004251183'}
+    """
+    return list_attempts(_read_directories(_listed(run_dir)))
+
+
+def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
+    """Read rows and orders, from wherever they are told.
+
+    Raises
+    ------
+    UsageError
+        If it is neither results nor run directories.
+    DirectoryError
+        If a directory can't be read.
+    """
+    return (
+        history.from_results(source)
+        if isinstance(source, pd.DataFrame)
+        else _read_directories(_listed(source))
+    )
+
+
+def _listed(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
+    if isinstance(source, str | os.PathLike):
+        return [source]
+    try:
+        listed = list(source)
+    except TypeError:
+        listed = []
+    if not listed or not all(isinstance(path, str | os.PathLike) for path in listed):
+        raise UsageError(f"Expected a run directory, or several, or results; got {type(source).__name__}.")
+    return listed
+
+
+def _read_directories(run_dirs: list[RunDir]) -> History:
+    by_path = {RunDirectory(run_dir).path.resolve(): os.fspath(run_dir) for run_dir in reversed(run_dirs)}
+    return history.joined({name: _read_directory(name) for name in reversed(by_path.values())})
+
+
+def _read_directory(run_dir: RunDir) -> History:
+    """Read one directory; what was sent stands beside what the user's table leaves to the defaults."""
+    results, directory = load(run_dir), RunDirectory(run_dir)
+    decided = stored.read_jobs(directory.jobs).decided
+    if len(decided) == len(results):
+        for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER):
+            results[columns.STORED_PREFIX + name] = decided[name].array
+            if name not in results.columns:
+                results[name] = decided[name].array
+    orders = checkpoint.to_frame(checkpoint.to_arrow(read_state(directory)))
+    return history.from_ledger(results, orders)

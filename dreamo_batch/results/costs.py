@@ -1,0 +1,207 @@
+"""What orders cost, what of it was of use, and what is not known: exact sums by group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution.state import Stage
+from dreamo_batch.results import amounts
+from dreamo_batch.results.grouping import Groups, group
+from dreamo_batch.results.history import DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreamo_batch.results.history import History
+
+_RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
+_COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
+
+
+def summarise_costs(
+    history: History, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Count orders and add up money, group by group.
+
+    Parameters
+    ----------
+    history : History
+        Rows and orders.
+    by : str, sequence of str, or None
+        See `dreamo_batch.results.grouping.group`.
+    plan : pandas.DataFrame, optional
+        What `dreamo_batch.plan` had said beforehand, to be laid beside.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The keys of the groups, then the columns of `dreamo_batch.columns.COSTS`.
+
+    Raises
+    ------
+    UsageError
+        If `by` can't be used, or `plan` is no plan.
+    """
+    groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
+    counts = _counts(history, groups)
+    spent = _money(history.orders, groups, _saved(history, groups))
+    table = pd.concat([counts, spent], axis=1)
+    _divide(table, history.orders, groups)
+    shaped = table[list(columns.COSTS)].astype(columns.dtypes(columns.COSTS))
+    planned = [] if plan is None else [_planned(plan, history, groups)]
+    return pd.concat([groups.keys, shaped, *planned], axis=1)
+
+
+def is_usable(orders: pd.DataFrame) -> pd.Series:
+    """Say which orders gave a picture that is, or can still be, on disk.
+
+    Examples
+    --------
+    >>> is_usable(pd.DataFrame({"stage": ["completed"], "output_url": ["u"], "output_path": [None],
+    ...                         "output_error": [None]})).tolist()
+    [True]
+    """
+    has_picture = orders[columns.OUTPUT_URL].notna() | orders[columns.OUTPUT_PATH].notna()
+    is_completed = orders[columns.STAGE] == str(Stage.COMPLETED)
+    return is_completed & has_picture & orders[columns.OUTPUT_ERROR].isna()
+
+
+def is_unpriced(orders: pd.DataFrame) -> pd.Series:
+    """Say which orders' cost is not known; one that failed and can't have been billed cost nothing.
+
+    Examples
+    --------
+    >>> is_unpriced(pd.DataFrame({"stage": ["failed", "accepted"], "cost": [None, None],
+    ...                           "may_have_been_billed": [False, None]})).tolist()
+    [False, True]
+    """
+    billed = orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
+    is_free = (orders[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
+    is_unknown = orders[columns.COST].isna() & ~is_free
+    return (is_unknown | billed.fillna(value=False)).astype(bool)  # several on one line may be known in part
+
+
+def _counts(history: History, groups: Groups) -> pd.DataFrame:
+    status = history.rows[columns.STATUS]
+    orders, weights = history.orders, history.orders[columns.ATTEMPTS]
+    counts = {columns.N_ROWS: _count(groups.of_rows, groups)}
+    counts |= {name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED}
+    counts[columns.N_ORDERS] = _count(groups.of_orders, groups, weights.to_numpy(dtype=float))
+    counts[columns.N_USABLE] = _count(groups.of_orders[is_usable(orders).to_numpy()], groups)
+    counts[columns.N_UNPRICED] = _count(groups.of_orders[is_unpriced(orders).to_numpy()], groups)
+    return pd.DataFrame(counts)
+
+
+def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = None) -> np.ndarray:
+    return np.bincount(numbers, weights, minlength=len(groups.keys)).astype(np.int64)
+
+
+def _money(orders: pd.DataFrame, groups: Groups, saved: pd.Series) -> pd.DataFrame:
+    cost, unpriced = orders[columns.COST], is_unpriced(orders)
+    may_be_billed = orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
+    may_be_billed = may_be_billed.astype(bool)
+    is_several = orders[columns.ATTEMPTS] > 1  # on one line, where nobody can tell which of them was paid
+    spent = _sum(cost, groups, cost.notna())
+    nothing_known = _any(unpriced, groups) & ~_any(~unpriced | cost.notna(), groups)
+    return pd.DataFrame(
+        {
+            columns.SPENT: spent.mask(nothing_known),
+            columns.WASTE: _sum(cost, groups, ~is_usable(orders)).mask(
+                _any((is_usable(orders) & is_several).astype(bool), groups)
+            ),
+            columns.POSSIBLY_BILLED: _known_sum(orders[columns.RESERVED], groups, may_be_billed),
+            columns.ESTIMATED: _known_sum(orders[columns.RESERVED], groups, cost.notna()),
+            columns.SAVED: saved,
+            columns.RATES: _rates(orders, groups),
+            columns.LIST_USD: _list_usd(orders, groups),
+        }
+    )
+
+
+def _sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
+    is_chosen = chosen.to_numpy(dtype=bool)
+    return amounts.sums(texts[is_chosen], groups.of_orders[is_chosen], len(groups.keys))
+
+
+def _known_sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
+    """Sum the chosen; missing where any of them is unknown."""
+    return _sum(texts, groups, chosen).mask(_any(chosen & texts.isna(), groups))
+
+
+def _any(is_true: pd.Series, groups: Groups) -> np.ndarray:
+    found: np.ndarray = _count(groups.of_orders[is_true.to_numpy(dtype=bool)], groups) > 0
+    return found
+
+
+def _saved(history: History, groups: Groups) -> pd.Series:
+    """Sum up what duplicates of completed jobs would have cost again."""
+    rows, orders = history.rows, history.orders
+    keys = [columns.JOB_ID] if columns.RUN_DIR not in orders else [columns.RUN_DIR, columns.JOB_ID]
+    usable = orders.loc[is_usable(orders), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
+    is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
+    prices = (
+        rows[is_saved].rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
+    )
+    prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
+    numbers = groups.of_rows[is_saved]
+    is_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups) > 0
+    return amounts.sums(prices[columns.COST], numbers, len(groups.keys)).mask(is_unknown)
+
+
+def _rates(orders: pd.DataFrame, groups: Groups) -> pd.Series:
+    told = orders[columns.DISCOUNT].dropna()
+    numbers = groups.of_orders[orders[columns.DISCOUNT].notna().to_numpy()]
+    listed = told.groupby(numbers).agg(lambda rates: ", ".join(sorted(set(rates))))
+    return listed.reindex(range(len(groups.keys))).astype(columns.STR)
+
+
+def _list_usd(orders: pd.DataFrame, groups: Groups) -> pd.Series:
+    """Cost by rate; a cost of nothing has no list price to be read off."""
+    cost = pd.to_numeric(orders[columns.COST]).astype(columns.FLOAT)
+    rate = pd.to_numeric(orders[columns.DISCOUNT], errors="coerce").astype(columns.FLOAT)
+    rate = rate.where((rate >= _RATE_MIN) & (rate <= 1) & (orders[columns.ATTEMPTS] == 1).astype(bool))
+    is_paid = cost > 0
+    listed = np.bincount(
+        groups.of_orders[is_paid], (cost / rate)[is_paid].fillna(0.0), minlength=len(groups.keys)
+    )
+    return pd.Series(listed).mask(_any(is_paid & rate.isna(), groups) | ~_any(is_paid, groups))
+
+
+def _divide(table: pd.DataFrame, orders: pd.DataFrame, groups: Groups) -> None:
+    spent = pd.to_numeric(table[columns.SPENT]).astype(columns.FLOAT)
+    n_priced = _count(
+        groups.of_orders, groups, (orders[columns.ATTEMPTS] * ~is_unpriced(orders)).to_numpy(dtype=float)
+    )
+    is_priced = is_usable(orders) & orders[columns.COST].notna()
+    n_pictures = _count(groups.of_orders[is_priced.to_numpy(dtype=bool)], groups)
+    table[columns.SPENT_USD] = spent
+    table[columns.USD_PER_ORDER] = spent / pd.Series(n_priced).where(n_priced > 0)
+    table[columns.USD_PER_PICTURE] = spent / pd.Series(n_pictures).where(n_pictures > 0)
+    table[columns.DISCOUNT_USD] = table[columns.LIST_USD] - spent
+
+
+def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
+    """Add up what the plan had said of each row; duplicates were planned at nothing."""
+    absent = [name for name in columns.PLAN if name not in plan.columns]
+    if absent:
+        raise UsageError(f"plan= is no plan: it has no column {absent[0]!r}. Give what plan() gave back.")
+    said = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
+    said = said.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)
+    is_bought = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
+    jobs, numbers = history.rows.loc[is_bought, columns.JOB_ID], groups.of_rows[is_bought]
+    sources = {
+        columns.PLANNED_LOW_USD: columns.COST_LOW_USD,
+        columns.PLANNED_HIGH_USD: columns.COST_HIGH_USD,
+    }
+    planned = {
+        name: jobs.map(said[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
+    }
+    return pd.DataFrame(planned, index=groups.keys.index).astype(columns.dtypes(columns.COSTS_PLANNED))
+
+
+_DUPLICATE: Final = columns.ACTIONS[2]

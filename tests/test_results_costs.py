@@ -1,0 +1,211 @@
+"""Costs and attempts: exact sums, every order counted once, and nothing made up where nothing is known."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution.budget import Budget, possibly_billed, text
+from dreamo_batch.execution.state import ORDERED, Order, Stage
+from dreamo_batch.results import amounts, history
+from dreamo_batch.results.attempts import list_attempts
+from dreamo_batch.results.costs import summarise_costs
+from tests.fakes import amounts as money_texts
+from tests.fakes import histories, maybe
+from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
+
+
+def whole(made, **options):
+    return summarise_costs(made, **options).iloc[0]
+
+
+def test_every_kind_of_row_is_counted():
+    """Rows by status, orders, usable pictures and orders without a known cost."""
+    orders = [completed("a"), failed("b"), ambiguous("c"), failed("d"), completed("d", 2)]
+    line = whole(told(["a", "a", "b", "c", "d", "e", None], orders))
+    counts = line[["rows", "completed", "failed", "ambiguous", "orders", "usable", "unpriced"]]
+    assert counts.tolist() == [7, 3, 1, 1, 5, 2, 1]
+
+
+def test_money_is_told_apart():
+    """Spent, wasted, possibly billed and saved are four different sums."""
+    orders = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
+    line = whole(told(["a", "a", "b", "c", "d"], orders))
+    sums = line[["spent", "waste", "possibly_billed", "saved"]].tolist()
+    assert sums == ["0.0672", "0.0386", "0.03", "0.0286"]
+    assert line["spent_usd"] == pytest.approx(0.0672)
+    assert line["usd_per_order"] == pytest.approx(0.0672 / 3)
+    assert line["usd_per_picture"] == pytest.approx(0.0672)
+
+
+def test_unknown_stays_unknown():
+    """A cost that nobody named is missing, not 0; without orders there is none to name."""
+    unknown = told(["a", "b"], [completed("a", cost=None), ambiguous("b", reserved=None)])
+    line = whole(unknown)
+    assert line[["spent", "possibly_billed", "list_usd", "usd_per_order", "usd_per_picture"]].isna().all()
+    assert line["unpriced"] == 2
+    assert whole(told(["a"], []))[["spent", "waste", "possibly_billed", "saved"]].tolist() == ["0"] * 4
+
+
+def test_a_failure_that_was_not_billed_cost_nothing():
+    """The contract says which failures are free; their orders count as priced."""
+    line = whole(told(["a"], [failed("a")]))
+    assert (line["spent"], line["unpriced"], line["usd_per_order"]) == ("0", 0, 0.0)
+    assert pd.isna(line["usd_per_picture"])
+
+
+def test_list_price_is_told_where_the_discount_is_a_rate():
+    """An amount, or no discount, leaves the list price open."""
+    orders = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
+    by_job = summarise_costs(told(["a", "b", "c"], orders, scene=["x", "y", "z"]), "scene")
+    np.testing.assert_allclose(by_job["list_usd"], [0.04, np.nan, 0.0286])
+    np.testing.assert_allclose(by_job["discount_usd"], [0.02, np.nan, 0.0])
+    assert by_job["rates"].tolist() == ["0.5", "0.003", "1"]
+
+
+def test_estimates_stand_beside_what_was_spent():
+    """What the budget reserved for settled orders, and what a plan had said."""
+    orders = [completed("a", reserved="0.03"), completed("b", reserved="0.03"), ambiguous("c")]
+    plan = pd.DataFrame(
+        {
+            "action": ["new", "duplicate", "new", "invalid"],
+            "reason": "",
+            "job_id": ["a", "a", "b", None],
+            "cost_low_usd": [0.02, 0.0, 0.02, 0.0],
+            "cost_high_usd": [0.03, 0.0, 0.03, 0.0],
+        }
+    )
+    line = whole(told(["a", "b", "c"], orders), plan=plan)
+    assert line["estimated"] == "0.06"
+    assert line[["planned_low_usd", "planned_high_usd"]].tolist() == pytest.approx([0.04, 0.06])
+    with pytest.raises(UsageError, match="no plan"):
+        whole(told(["a"], []), plan=plan[["job_id"]])
+
+
+def test_groups_by_columns_buckets_and_directories():
+    """Keys are columns, sorted, and orders stand where their row or their time is."""
+    orders = [failed("a"), completed("a", 2), completed("b", sent_at=NOON + 30)]
+    made = told(["a", "b", "a"], orders, prompt=["fox", "owl", "fox"])
+    by_prompt = summarise_costs(made, ["prompt", "run_dir"])
+    assert by_prompt[["prompt", "run_dir", "rows", "orders"]].to_numpy().tolist() == [
+        ["fox", "runs/a", 2, 2],
+        ["owl", "runs/a", 1, 1],
+    ]
+    by_time = summarise_costs(made, "1h")
+    assert by_time["submitted_at"].dt.hour.tolist() == [11, 12]
+    assert by_time["orders"].tolist() == [1, 2]
+    assert summarise_costs(made, "hour")["hour"].tolist() == [11, 12]
+    assert summarise_costs(made, "status")["orders"].tolist() == [3]
+
+
+def test_size_is_told_from_what_is_known():
+    """Pictures received tell their size where no ledger tells what was ordered."""
+    table = results(["a", "b"], [completed("a", output_width=512, output_height=768)])
+    sizes = summarise_costs(history.from_results(table), "size")
+    assert sizes["size"].tolist()[0] == "512x768"
+    assert sizes["size"].isna().tolist() == [False, True]
+
+
+def test_orders_of_dropped_rows_still_count():
+    """Sums over all groups are those of the ledger, whatever the table is now."""
+    by_prompt = summarise_costs(told(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
+    assert by_prompt["orders"].tolist() == [1, 1]
+    assert by_prompt["prompt"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [("promt", "no column"), ("0h", "no column"), ("spent", "of that name"), ("cell", "grouped")],
+)
+def test_what_can_not_be_a_group_is_refused(by, message):
+    """A misspelt column, no length of time, a name that is taken, and cells that can't be compared."""
+    with pytest.raises(UsageError, match=message):
+        summarise_costs(told(["a"], [], spent=["x"], cell=[[1]]), by)
+
+
+def test_results_alone_tell_what_they_know():
+    """A job's orders are one line: waste and doubts of several can't be told apart, and stay unknown."""
+    once = results(["a", "a", "b"], [completed("a"), failed("b", cost="0.01")], order=[1, 2, 3])
+    line = whole(history.from_results(once))
+    assert line[["orders", "spent", "waste", "saved", "possibly_billed"]].tolist() == [
+        2,
+        "0.0386",
+        "0.01",
+        "0.0286",
+        "0",
+    ]
+    again = results(["a", "a"], [ambiguous("a"), completed("a", 2)])
+    line = whole(history.from_results(again))
+    assert line[["orders", "spent", "unpriced"]].tolist() == [2, "0.0286", 1]
+    assert line[["waste", "saved", "possibly_billed", "list_usd"]].isna().all()
+
+
+def test_attempts_are_all_orders_with_their_rows():
+    """History is kept: the failed order stands before the one that followed, at its row's label."""
+    made = told(["a", "b"], [failed("a"), completed("a", 2), completed("x")], index=["one", "two"])
+    table = list_attempts(made)
+    assert list(table.columns) == list(columns.ATTEMPTS_MADE)
+    assert table["stage"].tolist() == ["failed", "completed", "completed"]
+    assert table["row"].tolist()[:2] == ["one", "one"]
+    assert table["position"].isna().tolist() == [False, False, True]
+    assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.ATTEMPTS_MADE)
+
+
+def test_directories_stand_behind_each_other():
+    """Positions are those of each directory's own table, and equal jobs stay apart."""
+    one = history.from_ledger(results(["a", "a"], [completed("a")]), ledger([completed("a")]))
+    two = history.from_ledger(
+        results(["b", "a"], [completed("a", cost="1")]), ledger([completed("a", cost="1")])
+    )
+    both = history.joined({"one": one, "two": two})
+    assert list_attempts(both)[["run_dir", "position"]].to_numpy().tolist() == [["one", 0], ["two", 1]]
+    by_dir = summarise_costs(both, "run_dir")
+    assert by_dir[["run_dir", "spent", "saved"]].to_numpy().tolist() == [
+        ["one", "0.0286", "0.0286"],
+        ["two", "1", "0"],
+    ]
+
+
+@settings(max_examples=settings.default.max_examples // 5)  # every example makes frames
+@given(histories())
+def test_totals_are_those_of_the_budget(orders):
+    """Over any ledger and any grouping, sums agree with what the budget counts."""
+    budget = Budget(orders=orders)
+    jobs = list(dict.fromkeys(order.job_id for order in orders))
+    line = whole(history.from_ledger(results(jobs, []), ledger(orders)))
+    ordered = [order for order in orders if order.stage in ORDERED]
+    assert line["orders"] == len(ordered)
+    assert pd.isna(line["spent"]) or Decimal(line["spent"]) == budget.spent
+    assert budget.spent == 0 or not pd.isna(line["spent"])
+    doubtful = [order for order in ordered if order.cost is None]
+    if not any(order.may_have_been_billed for order in set(ordered) - set(doubtful)) and not pd.isna(
+        line["possibly_billed"]
+    ):
+        assert Decimal(line["possibly_billed"]) == possibly_billed(doubtful)
+
+
+@given(st.lists(st.tuples(maybe(money_texts), st.integers(0, 3))))
+def test_sums_are_exact(cells):
+    """Each group's sum is that of Decimal, and text that is no money counts for nothing."""
+    texts = pd.Series([text for text, _ in cells] + ["n/a"], dtype="str")
+    summed = amounts.sums(texts, np.array([number for _, number in cells] + [0]), 4)
+    expected = [
+        sum((Decimal(cost) for cost, number in cells if number == group and cost is not None), Decimal(0))
+        for group in range(4)
+    ]
+    assert [Decimal(value) for value in summed] == expected
+    assert text(sum(expected, Decimal(0))).count("E") == 0
+
+
+def test_an_open_order_has_no_cost_yet():
+    """An order in progress is neither free nor doubtful."""
+    line = whole(told(["a"], [Order("a", 1, Stage.ACCEPTED, task_id="t", reserved="0.03", sent_at=NOON)]))
+    assert line[["unpriced", "possibly_billed"]].tolist() == [1, "0"]
+    assert pd.isna(line["spent"])
