@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dreamo_batch.table.findings import Finding
-from dreamo_batch.table.pictures import READ_BYTES_MAX, damaged
+from dreamo_batch.table.pictures import READ_BYTES_MAX, UPRIGHT, damaged, orientation
 from dreamo_batch.table.sources import BYTES, FILE, PIXELS
 
 if TYPE_CHECKING:
     from dreamo_batch.table.sources import Source
 
-_ORIENTATION: Final = 0x0112
 _PNG_MODES: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 # Modes that PNG does not know, but whose colours it can hold.
 _AS_PNG: Final = {
@@ -137,7 +136,7 @@ def _load_pixels(image: Image.Image) -> Loaded | Finding:
         saveable = image if image.mode in _PNG_MODES else _converted(image)
         if saveable is None:
             return Finding.of("image-mode", mode=image.mode)
-        return Loaded(_png(saveable, _orientation(image)), _digest_of_pixels(image), PIXELS)
+        return Loaded(_png(saveable, orientation(image)), _digest_of_pixels(image), PIXELS)
     except Exception as error:  # noqa: BLE001 - a lazily opened image lets nearly any exception out
         return damaged(error)
 
@@ -149,26 +148,21 @@ def _converted(image: Image.Image) -> Image.Image | None:
 def _digest_of_pixels(image: Image.Image) -> str:
     palette = image.getpalette("RGBA") if image.mode in {"P", "PA"} else None
     transparency = image.info.get("transparency")
-    head = [image.mode, image.size, palette, repr(transparency), _orientation(image)]
+    head = [image.mode, image.size, palette, repr(transparency), orientation(image)]
     hashed = hashlib.sha256(json.dumps(head).encode() + b"\n")
     hashed.update(image.tobytes())
     return hashed.hexdigest()
 
 
-def _orientation(image: Image.Image) -> int:
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _png(image: Image.Image, orientation: int) -> bytes:
+def _png(image: Image.Image, turn: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", exif=_note_on_turning(orientation), icc_profile=image.info.get("icc_profile"))
+    image.save(buffer, "PNG", exif=_note_on_turning(turn), icc_profile=image.info.get("icc_profile"))
     return buffer.getvalue()
 
 
-def _note_on_turning(orientation: int) -> bytes | None:
-    if orientation in {0, 1}:
+def _note_on_turning(turn: int) -> bytes | None:
+    if turn in UPRIGHT:
         return None
     exif = Image.Exif()
-    exif[_ORIENTATION] = orientation
+    exif[ExifTags.Base.Orientation] = turn
     return exif.tobytes()

@@ -20,7 +20,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch.service import parameters
 from dreamo_batch.table.findings import Finding
@@ -35,8 +35,7 @@ READ_BYTES_MAX: Final = 64_000_000
 # Twice what Pillow warns of by itself, its own limit for opening at all.
 PIXELS_MAX: Final = 178_956_970
 
-_ORIENTATION: Final = 0x0112
-_UPRIGHT: Final = (0, 1)
+UPRIGHT: Final = (0, 1)
 _PNG_BIT_DEPTH_AT: Final = 24
 _DEEP_BITS: Final = 16
 _PLAIN_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -83,7 +82,7 @@ def examine(content: bytes) -> tuple[Finding, ...]:
     except UnidentifiedImageError:
         return (Finding.of("image-not-a-picture", guess=_guess(content)),)
     except Image.DecompressionBombError as error:
-        return (Finding.of("image-bomb", size=str(error).split("could", maxsplit=1)[0].strip().lower()),)
+        return (Finding.of("image-bomb", size=str(error).partition(", could")[0].lower()),)
     except Exception as error:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
         return (damaged(error),)
 
@@ -171,6 +170,29 @@ def is_jpeg(image: Image.Image) -> bool:
     return image.format in {"JPEG", "MPO"}
 
 
+def orientation(image: Image.Image) -> int:
+    """Read the note on how a picture is to be turned.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Opened or in memory.
+
+    Returns
+    -------
+    int
+        As in EXIF: 1 (or 0) for upright, else 2 to 8.
+
+    Examples
+    --------
+    >>> orientation(Image.new("L", (1, 1)))
+    1
+    """
+    # PNG's own getexif() would decode the whole picture to look for a note behind it.
+    note = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return note if isinstance(note, int) else 1
+
+
 def _judge_size(content: bytes, image: Image.Image) -> Iterator[Finding]:
     width, height = image.size
     if width * height > PIXELS_MAX:
@@ -189,7 +211,7 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
     kind = "JPEG" if is_jpeg(image) else str(image.format)
     if kind not in parameters.INPUT_FORMATS.value:
         yield Finding.of("image-format" if kind in CONVERTIBLE else "image-not-convertible", format=kind)
-    if _orientation(image) not in _UPRIGHT:
+    if orientation(image) not in UPRIGHT:
         yield Finding.of("image-rotated")
     if kind == "PNG" and getattr(image, "n_frames", 1) > 1:
         yield Finding.of("image-animated", n=getattr(image, "n_frames", 1))
@@ -199,12 +221,6 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
         yield Finding.of("image-colours", mode=image.mode)
     if kind in CONVERTIBLE:
         _decode(image)
-
-
-def _orientation(image: Image.Image) -> int:
-    # PNG's own getexif() would decode the whole picture to look for a note behind it.
-    orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    return orientation if isinstance(orientation, int) else 1
 
 
 def _is_deep(kind: str, content: bytes) -> bool:

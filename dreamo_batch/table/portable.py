@@ -48,7 +48,7 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
         warnings.warn(
             f"PIL images in {', '.join(lost)} are written as a description only. Save them as files first to "
             "keep them.",
-            stacklevel=3,
+            stacklevel=5,
         )
     return _with(frame, {name: frame[name].map(_data_uri) for name in in_memory})
 
@@ -129,7 +129,7 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
     held = frame.rename(columns=str)
     lost = [name for name in held.columns if held[name].dtype == object and not _is_storable(held[name])]
     if lost:
-        warnings.warn(f"Stored as text, since Parquet can't hold it: {', '.join(lost)}.", stacklevel=3)
+        warnings.warn(f"Stored as text, since Parquet can't hold it: {', '.join(lost)}.", stacklevel=4)
     stored = _with(held, {name: held[name].map(str, na_action="ignore").astype("str") for name in lost})
     # What a user hangs onto a frame need not be JSON, which is all that Parquet could keep of it.
     stored.attrs = {}

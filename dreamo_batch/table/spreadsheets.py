@@ -12,9 +12,10 @@ Examples
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
+import re
 import warnings
-import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ _EXACT_END: Final = 10**15
 _CELL_CHARACTERS: Final = 32_767
 _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def read_workbook(path: Path) -> pd.DataFrame:
@@ -70,7 +72,9 @@ def read_workbook(path: Path) -> pd.DataFrame:
             lines = pd.read_excel(
                 path, header=None, dtype=object, keep_default_na=False, na_values=[""], engine=_ENGINE
             )
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - ZIP, XML and openpyxl each have errors of their own
             raise TableError(
                 f"{path} is no Excel workbook that can be read ({error}). Save it as .xlsx, or export a CSV."
             ) from None
@@ -137,6 +141,8 @@ def _holdable(name: Any, series: pd.Series) -> pd.Series:
 def _cell(name: Any, cell: Any) -> Any:
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool) and abs(int(cell)) >= _EXACT_END:
         return str(cell)
+    if isinstance(cell, dt.datetime) and cell.tzinfo is not None:
+        return cell.astimezone(dt.UTC).replace(tzinfo=None)
     if not isinstance(cell, str):
         return cell
     if len(cell) > _CELL_CHARACTERS:
@@ -144,8 +150,4 @@ def _cell(name: Any, cell: Any) -> Any:
             f"Column {name!r} holds a text of {len(cell):,} characters; a sheet's cell holds at most "
             f"{_CELL_CHARACTERS:,}. Write CSV or Parquet instead."
         )
-    return "".join(character if _is_allowed(character) else "\ufffd" for character in cell)
-
-
-def _is_allowed(character: str) -> bool:
-    return character >= " " or character in "\t\n\r"
+    return _NOT_IN_XML.sub("\ufffd", cell)
