@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.run.directory import RunDirectory
-from dreamo_batch.run.state import ORDERED, Stage
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.state import ORDERED, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,8 +106,10 @@ def assert_money_adds_up(sweep: Sweep) -> None:
     known = {order.task_id for order in orders if order.task_id is not None}
     ledger = sum((Decimal(order.cost) for order in orders if order.cost), Decimal(0))
     invoice = sweep.gateway.invoice()
-    total = sum((Decimal(entry["cost"]) for entry in invoice), Decimal(0))
-    of_ambiguous = sum((Decimal(entry["cost"]) for entry in invoice if entry["id"] not in known), Decimal(0))
+    total = sum((Decimal(entry["cost"] or 0) for entry in invoice), Decimal(0))
+    of_ambiguous = sum(
+        (Decimal(entry["cost"] or 0) for entry in invoice if entry["id"] not in known), Decimal(0)
+    )
     assert ledger + of_ambiguous == total
     assert Decimal(dreamo.status(sweep.run_dir)["spent_usd"]) == ledger
 

@@ -1,0 +1,430 @@
+"""A table is worked off over a real socket: bought once, resumed, extended, retried and settled."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns, errors
+from dreamo_batch.execution import runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def gateway() -> Iterator[dreamo.LocalGateway]:
+    with dreamo.LocalGateway(engine="flat") as running:
+        yield running
+
+
+@pytest.fixture
+def reference(tmp_path):
+    path = tmp_path / "reference.png"
+    Image.new("RGB", (64, 64), "orange").save(path)
+    return path
+
+
+@pytest.fixture
+def run(gateway, tmp_path):
+    """Run a table on the gateway, in one directory, without a bar."""
+
+    def call(table: pd.DataFrame, **options) -> pd.DataFrame:
+        service = {"base_url": gateway.base_url, "api_key": gateway.api_key}
+        return dreamo.run(table, tmp_path / "run", **service, progress=False, **options)
+
+    return call
+
+
+def jobs(reference, n: int = 4, **more) -> pd.DataFrame:
+    table = {"image": str(reference), "prompt": "on a beach", "seed": range(n), "size": "512x512"}
+    return pd.DataFrame({**table, **more})
+
+
+def test_every_row_comes_back_with_picture_cost_and_the_users_columns(run, gateway, reference, tmp_path):
+    """Index, order and columns are the user's; each picture is on disk and the money is the invoice's."""
+    table = jobs(reference, mine=[3, 1, None, 2]).set_axis(["d", "a", "a", "b"], axis=0)
+    before = table.copy(deep=True)
+    done = run(table)
+    pd.testing.assert_frame_equal(table, before)
+    pd.testing.assert_frame_equal(done[table.columns], table)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert all((tmp_path / "run" / path).stat().st_size > 0 for path in done[columns.OUTPUT_PATH])
+    assert sum(map(Decimal, done[columns.COST])) == sum(Decimal(line["cost"]) for line in gateway.invoice())
+
+
+@pytest.mark.parametrize("change", ["again", "reordered", "other index", "fewer", "moved image"])
+def test_only_content_decides_what_is_bought(run, gateway, reference, tmp_path, change):
+    """Running again, reordering, relabelling, dropping rows or moving the picture buys nothing."""
+    table = jobs(reference)
+    run(table)
+    moved = tmp_path / "elsewhere.png"
+    moved.write_bytes(reference.read_bytes())
+    changed = {
+        "again": table,
+        "reordered": table.iloc[::-1],
+        "other index": table.set_axis(list("wxyz"), axis=0),
+        "fewer": table.head(2),
+        "moved image": table.assign(image=str(moved)),
+    }[change]
+    done = run(changed)
+    assert len(gateway.invoice()) == len(table)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert done.index.equals(changed.index)
+
+
+def test_an_extended_table_buys_only_what_is_new(run, gateway, reference):
+    """Two seeds more are two orders more."""
+    run(jobs(reference, 2))
+    done = run(jobs(reference, 4))
+    assert sorted(line["seed"] for line in gateway.invoice()) == [0, 1, 2, 3]
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+
+
+def test_equal_rows_are_bought_once_and_the_cost_stands_on_the_first(run, gateway, reference):
+    """The second of two equal rows names the first, has its picture, and costs 0."""
+    done = run(jobs(reference, 2, replicate=0).assign(seed=7))
+    assert len(gateway.invoice()) == 1
+    assert done[columns.DUPLICATE_OF].tolist() == [pd.NA, 0]
+    assert done[columns.COST].iloc[1] == "0"
+    assert len(set(done[columns.OUTPUT_PATH])) == 1
+
+
+def test_replicates_are_bought_on_purpose(run, gateway, reference):
+    """A different replicate is a different job."""
+    run(jobs(reference, 2, replicate=[0, 1]).assign(seed=7))
+    assert len(gateway.invoice()) == 2
+
+
+def test_missing_seeds_are_drawn_once_and_kept(run, gateway, reference):
+    """Rows without a seed get positive ones, the same on every call, and in front of what is added."""
+    table = jobs(reference, 3).assign(seed=None)
+    first = run(table)
+    again = run(pd.concat([table, table.head(1)], ignore_index=True))
+    seeds = first[columns.SEED_SENT].tolist()
+    assert len(set(seeds)) == 3
+    assert all(0 < seed < 2**31 for seed in seeds)
+    assert again[columns.SEED_SENT].tolist()[:3] == seeds
+    assert len(gateway.invoice()) == 4
+
+
+def test_the_service_draws_when_asked(run, gateway, reference):
+    """With random_seed="service" -1 is sent as it is, once per row."""
+    done = run(jobs(reference, 2).assign(seed=-1), random_seed="service")
+    assert [line["seed"] for line in gateway.invoice()] == [-1, -1]
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+
+
+def test_a_result_frame_can_be_run_again(run, gateway, reference):
+    """The results, handed in as a table, are recognised and nothing is bought."""
+    done = run(jobs(reference))
+    again = run(done)
+    pd.testing.assert_frame_equal(again, done)
+    assert len(gateway.invoice()) == 4
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.MultiIndex.from_tuples([("a", 1), ("a", 1), ("b", 2), ("c", 3)], names=["x", "y"]),
+        pd.Index(["same"] * 4),
+        pd.date_range("2026-01-01", periods=4),
+    ],
+    ids=["multi", "equal", "dates"],
+)
+def test_any_index_survives(run, reference, tmp_path, index):
+    """Results and what is loaded from disk stand on the user's own index."""
+    done = run(jobs(reference).set_axis(index, axis=0))
+    pd.testing.assert_index_equal(done.index, index, check_exact=True)
+    pd.testing.assert_frame_equal(dreamo.load(tmp_path / "run"), done, check_freq=False)
+
+
+def test_an_empty_table_is_a_finished_run(run, gateway, reference):
+    """No rows, no orders, no error."""
+    done = run(jobs(reference, 0))
+    assert len(done) == 0
+    assert set(columns.OUTPUTS) <= set(done.columns)
+    assert gateway.invoice() == []
+
+
+def test_results_are_the_same_from_disk_parquet_and_csv(run, reference, tmp_path):
+    """`load`, `results.parquet` and a CSV read back by `read_table` hold the same values and dtypes."""
+    done = run(jobs(reference))
+    pd.testing.assert_frame_equal(dreamo.load(tmp_path / "run"), done)
+    dreamo.write_table(done, tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(
+        dreamo.read_table(tmp_path / "results.csv")[list(columns.OUTPUTS)], done[list(columns.OUTPUTS)]
+    )
+
+
+def test_invalid_rows_stop_the_call_before_anything_is_sent(run, gateway, reference, tmp_path):
+    """All problems are in the error, nothing was ordered, and no ledger was begun."""
+    table = jobs(reference).assign(prompt=["", "on a beach", None, "x" * 801])
+    with pytest.raises(dreamo.InvalidTable, match="3 of the rows") as caught:
+        run(table)
+    assert set(caught.value.problems[columns.POSITION]) == {0, 2, 3}
+    assert gateway.invoice() == []
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_invalid_rows_can_be_skipped(run, gateway, reference):
+    """The other rows are bought, and a skipped one says what is wrong with it."""
+    done = run(jobs(reference).assign(prompt=["", "a", "b", "c"]), on_invalid="skip")
+    assert done[columns.STATUS].tolist() == [columns.INVALID, *[columns.COMPLETED] * 3]
+    assert done[columns.ERROR_MESSAGE].iloc[0]
+    assert len(gateway.invoice()) == 3
+
+
+def test_in_memory_pictures_are_kept_and_need_not_be_given_again(run, gateway, reference, tmp_path):
+    """PIL pictures, bytes and data URIs are stored once under inputs/, and `retry` finds them there."""
+    picture = Image.open(reference)
+    picture.load()
+    table = jobs(reference, 2).assign(image=pd.Series([picture, reference.read_bytes()], dtype=object))
+    gateway.faults.script("create", "fail_099")
+    with pytest.warns(UserWarning, match="stored as text"):
+        done = run(table)
+    assert done["image"].iloc[0] is picture
+    assert sorted(done[columns.STATUS]) == [columns.COMPLETED, columns.FAILED]
+    again = dreamo.retry(tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key, progress=False)
+    assert (again[columns.STATUS] == columns.COMPLETED).all()
+    assert again[columns.JOB_ID].tolist() == done[columns.JOB_ID].tolist()
+
+
+def test_a_failed_row_is_ordered_again_only_when_asked(run, gateway, reference, tmp_path):
+    """The same call leaves it failed; retry_failed orders it once more; both orders stay in the ledger."""
+    gateway.faults.script("create", "fail_095")
+    table = jobs(reference, 2)
+    first = run(table)
+    assert sorted(first[columns.STATUS]) == [columns.COMPLETED, columns.FAILED]
+    code = first.loc[first[columns.STATUS] == columns.FAILED, columns.ERROR_CODE]
+    assert code.tolist() == ["003011095"]
+    run(table)
+    assert len(gateway.invoice()) == 2
+    done = run(table, retry_failed=True)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert sorted(done[columns.ATTEMPTS]) == [1, 2]
+    assert len(pd.read_parquet(tmp_path / "run" / "checkpoint.parquet")) == 3
+
+
+def test_attempts_are_made_only_for_unbilled_failures(run, gateway, reference):
+    """max_attempts=2 orders a 099 again by itself, and leaves a 096, which may be billed, alone."""
+    gateway.faults.script("create", "fail_099")
+    gateway.faults.script("create", "fail_096")
+    done = run(jobs(reference, 3), max_attempts=2)
+    assert sorted(done[columns.ATTEMPTS]) == [1, 1, 2]
+    failed = done[done[columns.STATUS] == columns.FAILED]
+    assert failed[columns.ERROR_CODE].tolist() == ["003011096"]
+    assert failed[columns.MAY_HAVE_BEEN_BILLED].all()
+
+
+def test_an_ambiguous_row_is_held_until_it_is_settled(run, gateway, reference, tmp_path):
+    """A lost answer is never sent again by itself; the right task id makes the row whole without a new order."""
+    gateway.faults.script("create", "drop_after_accept")
+    table = jobs(reference)
+    first = run(table)
+    (row,) = first.index[first[columns.STATUS] == columns.AMBIGUOUS]
+    assert first.loc[row, columns.MAY_HAVE_BEEN_BILLED]
+    run(table)
+    assert len(gateway.invoice()) == 4
+    known = set(first[columns.TASK_ID].dropna())
+    (lost,) = [line["id"] for line in gateway.invoice() if line["id"] not in known]
+    dreamo.resolve(tmp_path / "run", row, task_id=lost)
+    done = run(table)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert done.loc[row, columns.TASK_ID] == lost
+    assert len(gateway.invoice()) == 4
+
+
+def test_an_ambiguous_row_that_was_not_sent_is_ordered_after_the_users_word(
+    run, gateway, reference, tmp_path
+):
+    """resolve(not_sent=True) frees the row for the next call."""
+    gateway.faults.script("create", "drop_before_accept")
+    table = jobs(reference)
+    first = run(table)
+    (row,) = first.index[first[columns.STATUS] == columns.AMBIGUOUS]
+    settled = dreamo.resolve(tmp_path / "run", first.loc[row, columns.JOB_ID], not_sent=True)
+    assert settled.loc[row, columns.STATUS] == columns.PENDING
+    done = run(table)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert len(gateway.invoice()) == 4
+
+
+def test_ambiguous_rows_can_be_sent_again_knowingly(run, gateway, reference):
+    """on_ambiguous="resubmit" may pay twice, and says so in the number of attempts."""
+    gateway.faults.script("create", "drop_after_accept")
+    table = jobs(reference)
+    run(table)
+    done = run(table, on_ambiguous="resubmit")
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert sorted(done[columns.ATTEMPTS]) == [1, 1, 1, 2]
+    assert len(gateway.invoice()) == 5
+    assert done[columns.MAY_HAVE_BEEN_BILLED].sum() == 1
+
+
+def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
+    """A completed row, an unknown row and two answers at once are refused."""
+    run(jobs(reference, 1))
+    with pytest.raises(errors.UsageError, match="is not ambiguous"):
+        dreamo.resolve(tmp_path / "run", 0, not_sent=True)
+    with pytest.raises(errors.UsageError, match="not in the table"):
+        dreamo.resolve(tmp_path / "run", 99, not_sent=True)
+    with pytest.raises(errors.UsageError, match="exactly one"):
+        dreamo.resolve(tmp_path / "run", 0, task_id="x", not_sent=True)
+
+
+def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
+    """Only the failed rows named, or of the class named, are ordered again."""
+    gateway.faults.set({"create": {"fail_099": 1.0}})
+    run(jobs(reference, 3))
+    gateway.faults.clear()
+    service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
+    one = dreamo.retry(tmp_path / "run", rows=[1], **service)
+    assert one[columns.STATUS].tolist() == ["failed", "completed", "failed"]
+    none = dreamo.retry(tmp_path / "run", classes="rejected", **service)
+    assert none[columns.STATUS].tolist() == ["failed", "completed", "failed"]
+    rest = dreamo.retry(tmp_path / "run", classes=["creation_error"], **service)
+    assert (rest[columns.STATUS] == columns.COMPLETED).all()
+    with pytest.raises(errors.UsageError, match="not in the table"):
+        dreamo.retry(tmp_path / "run", rows=["nowhere"], **service)
+
+
+def test_a_directory_of_one_service_refuses_another(run, reference, tmp_path):
+    """Results of the local gateway are never taken for the real service's."""
+    run(jobs(reference, 1))
+    with pytest.raises(dreamo.OtherService, match="loopback"):
+        dreamo.run(
+            jobs(reference, 1),
+            tmp_path / "run",
+            base_url="https://service.example",
+            api_key="k",
+            progress=False,
+        )
+
+
+def test_a_service_that_needs_a_key_is_not_asked_without_one(reference, tmp_path, monkeypatch):
+    """No key for a host that is not loopback: refused before anything is made."""
+    monkeypatch.delenv("DREAMO_API_KEY", raising=False)
+    with pytest.raises(dreamo.KeyMissing, match="DREAMO_API_KEY"):
+        dreamo.run(jobs(reference, 1), tmp_path / "run", base_url="https://service.example", progress=False)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_picture_that_was_deleted_is_fetched_again_and_not_ordered(run, gateway, reference, tmp_path):
+    """The next call brings a missing picture back from the service."""
+    table = jobs(reference, 2)
+    done = run(table)
+    missing = tmp_path / "run" / done[columns.OUTPUT_PATH].iloc[0]
+    missing.unlink()
+    assert dreamo.plan(table, tmp_path / "run")["reason"].iloc[0] == "completed, picture to be fetched"
+    again = run(table)
+    assert missing.exists()
+    assert again[columns.OUTPUT_SHA256].equals(done[columns.OUTPUT_SHA256])
+    assert len(gateway.invoice()) == 2
+
+
+def test_pictures_can_be_left_and_fetched_later(run, gateway, reference):
+    """download=False leaves them at the service; a later call fetches without ordering."""
+    table = jobs(reference, 2)
+    assert run(table, download=False)[columns.OUTPUT_PATH].isna().all()
+    assert run(table)[columns.OUTPUT_PATH].notna().all()
+    assert len(gateway.invoice()) == 2
+
+
+def test_a_reference_that_changed_after_the_check_is_not_sent(run, gateway, reference, tmp_path):
+    """The worker hashes what it sends; other bytes than those planned are not ordered, and the row says so."""
+    gateway.faults.script("create", "http_429_seconds")  # keeps the second row waiting for a second
+    table = pd.concat([jobs(reference, 1), jobs(reference, 1).assign(image=str(_other(tmp_path)))])
+    changing = threading.Thread(target=_change_once_asked, args=(tmp_path / "other.png", tmp_path / "run"))
+    changing.start()
+    done = run(table, max_in_flight=1)
+    changing.join()
+    assert done[columns.STATUS].tolist() == [columns.COMPLETED, columns.FAILED]
+    assert done[columns.ERROR_CLASS].iloc[1] == "image_changed"
+    assert done[columns.ATTEMPTS].iloc[1] == 0
+    assert len(gateway.invoice()) == 1
+
+
+def _other(folder):
+    Image.new("RGB", (64, 64), "navy").save(folder / "other.png")
+    return folder / "other.png"
+
+
+def _change_once_asked(picture, run_dir) -> None:
+    """Change a picture after the table was checked: once the run has begun, while creates cool down."""
+    while not (run_dir / "jobs.parquet").exists():
+        time.sleep(0.005)
+    Image.new("RGB", (64, 64), "white").save(picture)
+
+
+def test_orders_outside_the_table_stay_in_the_ledger_and_the_budget(run, gateway, reference, tmp_path):
+    """A table that shares nothing with the last is allowed; status still counts every order."""
+    run(jobs(reference, 2))
+    run(jobs(reference, 2).assign(prompt="in the snow"))
+    counted = dreamo.status(tmp_path / "run")
+    assert counted["orders"] == 4
+    assert counted["rows"] == 2
+    assert Decimal(counted["spent_usd"]) == sum(Decimal(line["cost"]) for line in gateway.invoice())
+
+
+def test_the_local_gateway_is_kept_in_the_run_directory(reference, tmp_path):
+    """gateway="local" needs no key, and a later call finds its tasks again."""
+    table = jobs(reference, 1).assign(size="512x512")
+    first = dreamo.run(table, tmp_path / "run", gateway="local", progress=False, download=False)
+    done = dreamo.run(table, tmp_path / "run", gateway="local", progress=False)
+    assert done[columns.TASK_ID].equals(first[columns.TASK_ID])
+    assert done[columns.OUTPUT_PATH].notna().all()
+    assert (tmp_path / "run" / "gateway").is_dir()
+
+
+def test_two_services_at_once_are_refused(gateway, reference, tmp_path):
+    """gateway= and base_url= say two things; the call does not guess."""
+    with pytest.raises(errors.UsageError, match="not both"):
+        dreamo.run(jobs(reference, 1), tmp_path / "run", gateway="local", base_url=gateway.base_url)
+    with pytest.raises(errors.UsageError, match="running gateway"):
+        dreamo.run(jobs(reference, 1), tmp_path / "run", gateway="remote")
+
+
+def test_a_running_gateway_can_be_given(gateway, reference, tmp_path):
+    """gateway= takes a LocalGateway that is already running."""
+    done = dreamo.run(jobs(reference, 1), tmp_path / "run", gateway=gateway, progress=False)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+
+
+def _interrupt_once_ordered(gateway: dreamo.LocalGateway, n: int) -> threading.Thread:
+    def wait_and_interrupt() -> None:
+        while len(gateway.invoice()) < n:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=wait_and_interrupt)
+    thread.start()
+    return thread
+
+
+def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_path, capsys):
+    """Control is back within 2 s although a create hangs; its answer is recorded; nothing is bought twice."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2") as gateway:
+        gateway.faults.script("create", "slow", seconds=4.0)
+        table = jobs(reference, 12)
+        service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "max_in_flight": 2}
+        thread = _interrupt_once_ordered(gateway, 3)
+        with pytest.raises(KeyboardInterrupt):
+            dreamo.run(table, tmp_path / "run", **service)
+        left_at = time.monotonic()
+        thread.join()
+        assert "The same call goes on" in capsys.readouterr().err
+        done = dreamo.run(table, tmp_path / "run", **service, progress=False)
+        assert time.monotonic() - left_at < 60
+        assert (done[columns.STATUS] == columns.COMPLETED).all()
+        seeds = [line["seed"] for line in gateway.invoice()]
+        assert sorted(seeds) == list(range(12))
+    assert runner.live(tmp_path / "run") is None

@@ -1,0 +1,82 @@
+"""What is installed, and what importing it does and does not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import dreamo_batch
+
+ROOT = Path(__file__).parent.parent
+_QUIET_IMPORT = """
+import sys, threading
+import dreamo_batch
+assert threading.active_count() == 1, threading.enumerate()
+heavy = {"fastapi", "uvicorn", "ipywidgets", "matplotlib", "dask", "pandas", "pyarrow", "requests"}
+loaded = heavy & set(sys.modules)
+assert not loaded, loaded
+dreamo_batch.run, dreamo_batch.sweep, dreamo_batch.load, dreamo_batch.validate, dreamo_batch.plan
+assert threading.active_count() == 1, threading.enumerate()
+loaded = {"fastapi", "uvicorn", "ipywidgets", "matplotlib", "dask"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_version_is_the_same_everywhere():
+    """Package, metadata and pyproject agree."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert dreamo_batch.__version__ == project["version"] == version("dreamo-batch")
+
+
+def test_import_is_light_and_starts_nothing():
+    """Importing loads nothing heavy, and using the main functions' names starts no thread and no web framework."""
+    done = subprocess.run([sys.executable, "-c", _QUIET_IMPORT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_its_types_and_the_demo(tmp_path):
+    """A built wheel has every module, the marker of its types, and what the demo needs."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--quiet",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = set(content.namelist())
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamo_batch").rglob("*.py")}
+    assert modules <= names
+    assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv"} <= names
+    assert not any(name.startswith(("tests/", "notebooks/")) for name in names)
+
+
+def test_no_file_names_a_registry_or_a_machine():
+    """Nothing committed tells where packages were fetched from, and no lock file is kept."""
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {Path(name).name for name in files} & {"uv.lock", "pylock.toml"}
+    hosts = ("python" + "hosted", "pypi" + ".org", "registry.npm" + "js")
+    texts = [
+        (ROOT / name) for name in files if Path(name).suffix in {".py", ".txt", ".toml", ".md", ".yaml", ""}
+    ]
+    guilty = [
+        str(path)
+        for path in texts
+        if path.exists() and any(h in path.read_text(errors="ignore") for h in hosts)
+    ]
+    assert guilty == []
