@@ -324,6 +324,13 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     assert [Path(place).name for place in run.rows["image_sent"]] == planned.rows["image_sent"].tolist()
 
 
+def test_a_relative_folder_gives_absolute_places(tmp_path, monkeypatch):
+    """What is recorded must still be found from another working directory."""
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), entropy="e", inputs_dir="inputs")
+    assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "inputs"
+
+
 def test_what_is_sent_is_what_stands_there(tmp_path):
     """The digest of what is sent is that of the file, so that the sender can check it."""
     (tmp_path / "cat.gif").write_bytes(encoded(plain(), "GIF"))

@@ -90,7 +90,7 @@ def prepare(
     entropy: str,
     random_seed: Literal["record", "service"] = "record",
     base_dir: Path | str | None = None,
-    inputs_dir: Path | None = None,
+    inputs_dir: Path | str | None = None,
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,
 ) -> Prepared:
@@ -106,7 +106,7 @@ def prepare(
         Draw missing seeds here, or send -1 and let the service draw.
     base_dir : pathlib.Path or str, optional
         Folder that relative image paths start at; by default the working directory.
-    inputs_dir : pathlib.Path, optional
+    inputs_dir : pathlib.Path or str, optional
         Takes pictures from memory and corrected copies. Left out: nothing is written, and such pictures have
         bare file names as locations.
     fix_images : bool, default False
@@ -137,7 +137,8 @@ def prepare(
         raise UsageError(
             f"random_seed is {random_seed!r}; one of {', '.join(map(repr, RANDOM_SEED))} was expected."
         )
-    how = Check(absolute(base_dir), fix_images, Inputs(inputs_dir), known_images or {})
+    inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
+    how = Check(absolute(base_dir), fix_images, inputs, known_images or {})
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
     return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems)

@@ -59,12 +59,12 @@ def validate(
     return read(table, Check(absolute(base_dir), fix_images=fix_images)).problems
 
 
-def absolute(base_dir: Path | str | None) -> Path:
-    """Give the folder that relative image paths start at.
+def absolute(folder: Path | str | None) -> Path:
+    """Give the absolute path of a folder.
 
     Parameters
     ----------
-    base_dir : pathlib.Path or str or None
+    folder : pathlib.Path or str or None
         As the user gave it; None for the working directory.
 
     Returns
@@ -77,4 +77,4 @@ def absolute(base_dir: Path | str | None) -> Path:
     >>> absolute("/data")
     PosixPath('/data')
     """
-    return Path.cwd() if base_dir is None else Path(base_dir).expanduser().absolute()
+    return Path.cwd() if folder is None else Path(folder).expanduser().absolute()
