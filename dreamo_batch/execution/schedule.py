@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.execution.outage import Outage
-from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, PollTimes, TokenBucket, Window
+from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, Pace, PollTimes, TokenBucket, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +61,16 @@ class _Task:
     unfinished_s: float = 0.0
     strikes: int = 0
     first_strike: float = 0.0
+
+
+@dataclass(slots=True)
+class _Suspicion:
+    """A create was refused, and it is not known yet whether for too many tasks or for too many requests."""
+
+    n_ended: int
+    measured: float
+    sent_before: frozenset[Key]
+    trial: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,11 @@ class Schedule:
         self.is_halted = False
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
         self._cool_until = 0.0
+        self._cool_s = 0.0
+        self.pace = Pace()
+        self._suspicion: _Suspicion | None = None
+        self._n_ended = 0
+        self._paces_saves = False
         self._bucket = TokenBucket(POLLS_PER_S)
         self._waiting: deque[Key] = deque()
         self._tasks: dict[Key, _Task] = {}
@@ -196,7 +211,8 @@ class Schedule:
         else:
             if self._due and self.is_polling:
                 times.append(max(self._due[0][0], self._bucket.ready_at(now), self._cool_until))
-            if self._waiting and self.is_submitting and self._cool_until > now:
+            # Also where that is past: time has gone on since the last look, which still found a cool-down.
+            if self._may_create():
                 times.append(self._cool_until)
         return min(times, default=None)
 
@@ -236,9 +252,10 @@ class Schedule:
         """Take in a task id."""
         self._busy[Do.CREATE].discard(key)
         self._tasks[key] = _Task(now, is_fresh=True)
-        self.window.accepted()
-        self.answered(is_create=True)
+        self.window.accepted(len(self._tasks))
+        self.answered(now, is_create=True)
         self._cool_down.reset()
+        self._judge(key, now)
         self._plan(Do.POLL, key, now + self.poll_times.due_in(0.0))
 
     def create_ended(self, key: Key) -> None:
@@ -250,14 +267,26 @@ class Schedule:
         self._busy[Do.CREATE].discard(key)
         self._waiting.appendleft(key)
 
-    def limited(self, now: float, *, asked_s: float | None, is_create: bool) -> None:
-        """Take in a 429: everyone waits the same cool-down; a create's also narrows the window."""
-        if now >= self._cool_until:
-            self._cool_until = now + self._cool_down.next(asked_s)
+    def limited(self, now: float, *, asked_s: float | None, key: Key | None = None) -> None:
+        """Take in a 429 of a create (`key`) or of anything else; everyone waits the same cool-down.
+
+        What is asked or fetched is refused only for coming too fast, and then creates are too. A create alone may be
+        refused for the number of tasks: the window closes.
+        """
+        is_new = now >= self._cool_until and not (self._suspicion and key in self._suspicion.sent_before)
+        if is_new:
+            self._cool(now, asked_s)
         elif asked_s is not None:
             self._cool_until = max(self._cool_until, now + asked_s)
-        if is_create:
-            self.window.refused(len(self._tasks))
+        if key is None or now < self._rate_blamed_until:
+            self._blame_rate(now, self.pace.measured(now), is_new=is_new)
+        else:
+            self._blame_window(now, key, is_new=is_new)
+
+    def save_limited(self, now: float, *, asked_s: float | None) -> None:
+        """Take in a 429 of a picture: the service counts these, too."""
+        self._paces_saves = True
+        self.limited(now, asked_s=asked_s)
 
     def still_running(self, key: Key, now: float) -> bool:
         """Take in a poll without an end; False if the task is overdue and no longer asked for."""
@@ -331,16 +360,52 @@ class Schedule:
 
     # Private.
 
+    def _cool(self, now: float, asked_s: float | None) -> None:
+        if now - self._cool_until > _CALM * self._cool_s:
+            self._cool_down.reset()
+        self._cool_s = self._cool_down.next(asked_s)
+        self._cool_until = now + self._cool_s
+
+    def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
+        is_first = now >= self._rate_blamed_until
+        self._rate_blamed_until = self._cool_until + _BLAMED_S
+        self._suspicion = None
+        if is_first:
+            self.window.reopen()
+        if is_first or is_new:
+            self.pace.refused(now, measured=measured)
+
+    def _blame_window(self, now: float, key: Key, *, is_new: bool) -> None:
+        if is_new and self._suspicion is None and not self._is_window_known:
+            sent_before = frozenset(self._busy[Do.CREATE])
+            self._suspicion = _Suspicion(self._n_ended, self.pace.measured(now), sent_before)
+        elif is_new:
+            self._suspicion, self._is_window_known = None, True
+        self.window.refused(len(self._tasks))
+
+    def _judge(self, key: Key, now: float) -> None:
+        """One more was taken although no task had ended: so it was not their number that was refused."""
+        doubt = self._suspicion
+        if doubt is None or key != doubt.trial:
+            return
+        self._suspicion = None
+        if self._n_ended == doubt.n_ended:
+            self._blame_rate(now, doubt.measured, is_new=True)
+
     def _next_create(self, now: float) -> Action | None:
-        if not self._waiting or not self.is_submitting or now < self._cool_until:
-            return None
-        if self.outage.mood == "down" or (self.outage.mood == "trial" and self._busy[Do.CREATE]):
-            return None
-        if self.n_in_flight >= self.window.size or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
-            return None
-        if self.budget.verdict() != "go":
+        if now < self._cool_until or not self._may_create():
             return None
         return Action(Do.CREATE, self._waiting.popleft())
+
+    def _may_create(self) -> bool:
+        """Whether nothing but a cool-down stands in the way of the next create."""
+        if not self._waiting or not self.is_submitting:
+            return False
+        if self.outage.mood == "down" or (self.outage.mood == "trial" and self._busy[Do.CREATE]):
+            return False
+        if self.n_in_flight >= self.window.size or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
+            return False
+        return self.budget.verdict() == "go"
 
     def _next_due(self, now: float) -> Action | None:
         if not self._due or self._due[0][0] > now or not self.is_polling:

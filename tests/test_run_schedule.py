@@ -1,0 +1,32 @@
+"""What the schedule says about when to look again."""
+
+from __future__ import annotations
+
+from dreamo_batch.execution.budget import Budget
+from dreamo_batch.execution.schedule import Do, Limits, Schedule
+
+
+def refused(*keys: tuple[str, int]) -> Schedule:
+    """A schedule whose first create was answered 429 at second 0."""
+    schedule = Schedule(Limits(max_in_flight=1), Budget())
+    schedule.add_jobs(keys)
+    action = schedule.next_action(0.0)
+    assert action is not None
+    schedule.send_again(action.key)
+    schedule.limited(0.0, asked_s=2.0, is_create=True)
+    return schedule
+
+
+def test_cool_down_that_ends_between_two_looks_is_not_slept_through():
+    """A cool-down may pass after the last look for work and before the question how long to wait."""
+    schedule = refused(("a", 1))
+    assert schedule.next_action(1.999) is None
+    assert schedule.wake_at(2.001) == 2.0
+    assert schedule.next_action(2.001).do is Do.CREATE
+
+
+def test_create_that_is_held_up_by_more_than_time_is_not_waited_for():
+    """With the window full only an answer helps, so that nobody wakes up in vain."""
+    schedule = refused(("a", 1), ("b", 1))
+    assert schedule.next_action(2.0).key == ("a", 1)
+    assert schedule.wake_at(3.0) is None
