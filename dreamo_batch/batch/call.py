@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
-from dreamo_batch.errors import AccessRefused, PriceUnknown, ServiceError
+from dreamo_batch.errors import AccessRefused, PriceUnknown, RunStopped, ServiceError
 from dreamo_batch.execution import checkpoint, plan, runner, stored
 from dreamo_batch.execution.budget import Budget, highest_price, money, text
 from dreamo_batch.execution.clock import SystemClock
@@ -83,7 +83,9 @@ class Call:
         except OSError as error:
             self.let_go()
             raise storage_failed(directory, error) from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RunStopped):
+                self._keep(error)
             self.let_go()
             raise
 
@@ -149,7 +151,10 @@ class Call:
                 return money(self._client.precharge(request).cost) or None
             except ServiceError as error:
                 if error.failure.kind is Kind.STOP:
-                    raise AccessRefused(f"the service refused access: {error.failure}") from None
+                    raise AccessRefused(
+                        f"the service refused access: {error.failure}. Nothing was ordered. Mend the key or the "
+                        "credit, then run the same call again."
+                    ) from None
                 if error.failure.kind is not Kind.TRANSIENT or wait_s is None:
                     return None
                 threading.Event().wait(
@@ -179,6 +184,13 @@ class Call:
             self.directory.update_manifest(reconciliation=self.reconciliation)
         except OSError as error:
             self.runner.coordinator.storage_failed(error)
+
+    def _keep(self, stopped: RunStopped) -> None:
+        """Leave the table in the directory, though nothing was ordered, and say how it stands."""
+        manifest = self.directory.read_manifest()
+        self._remember(self.task.options.cap(manifest.max_cost if manifest else None))
+        stopped.run_dir = self.directory.path
+        stopped.results = results_of(self.task.user, self.task.prepared, self.session.ledger.state)
 
     def let_go(self) -> None:
         """Close the ledger again; creates that a predecessor sent are still waited for."""
