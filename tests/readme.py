@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import fault_table
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
@@ -109,6 +110,19 @@ def _commands() -> str:
     return "\n\n".join(parts)
 
 
+def _faults() -> str:
+    header = (
+        "asked",
+        "fault, once",
+        "the row",
+        "`may_have_been_billed`",
+        "the toolkit",
+        "orders",
+        "cost told",
+    )
+    return _table(header, fault_table.rendered())
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "columns-in": lambda: _columns(columns.INPUTS),
     "columns-out": lambda: _columns(columns.OUTPUTS),
@@ -119,6 +133,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "errors": _errors,
     "options": _options,
     "commands": _commands,
+    "faults": _faults,
 }
 
 if __name__ == "__main__":
