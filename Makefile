@@ -39,9 +39,9 @@ notebooks: $(READY)
 bench: $(READY)
 	$(PYTHON) -m tests.benchmarks
 
-# The long forms of the kill and crash tests.
+# The long forms of the tests of kills, crashes, outages and damage.
 chaos: $(READY)
-	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q tests -k "kill or interrupt or machine"
+	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q tests/test_machine_*.py tests/test_flow_*.py
 
 constraints: $(READY)
 	$(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev --no-header --no-annotate \

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 N_KILLS = 500 if os.environ.get("DREAMO_CHAOS") else 25
 N_INTERRUPTS = 100 if os.environ.get("DREAMO_CHAOS") else 6

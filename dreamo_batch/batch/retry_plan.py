@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dreamo_batch.batch.choosing import choose
 from dreamo_batch.batch.reading import read_state
-from dreamo_batch.batch.running import choose
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import plan, stored
 from dreamo_batch.execution.budget import money

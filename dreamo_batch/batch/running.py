@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.batch.call import Call, Task
-from dreamo_batch.batch.connection import Gateway, connect
+from dreamo_batch.batch.call import Task
+from dreamo_batch.batch.choosing import choose
+from dreamo_batch.batch.foreground import work_off
 from dreamo_batch.batch.reading import read_state
-from dreamo_batch.errors import InvalidTable, RunStopped, UsageError
+from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.budget import money
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
-from dreamo_batch.execution.progress import Bar, Progress, Silent
 from dreamo_batch.execution.state import State
-from dreamo_batch.results import summary
 from dreamo_batch.table.jobs import Prepared, prepare
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator
-    from types import FrameType
+    from collections.abc import Collection
 
     import pandas as pd
 
+    from dreamo_batch.batch.connection import Gateway
     from dreamo_batch.service.client import Client
 
 logger = logging.getLogger(__name__)
@@ -165,7 +161,7 @@ def run(
     task = Task(
         table[user_columns(table)], _prepare(table, directory, options, entropy, base_dir=base_dir), options
     )
-    return _work(directory, task, entropy, service, show=progress)
+    return work_off(directory, task, entropy, service, show=progress)
 
 
 def plan(
@@ -301,45 +297,7 @@ def retry(
         gateway = "local"
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     entropy = peek_entropy(directory) or new_entropy()
-    return _work(directory, task, entropy, service, show=progress)
-
-
-def choose(
-    directory: RunDirectory,
-    table: stored.StoredTable,
-    rows: Collection[Any] | pd.Series | None,
-    classes: str | Collection[str] | None,
-) -> frozenset[str]:
-    """Give the jobs that a retry is about."""
-    from dreamo_batch.batch.call import results_of
-
-    results = results_of(table.user, table.prepared, read_state(directory))
-    is_failed = results[columns.STATUS] == columns.FAILED
-    is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
-    wanted = is_failed if rows is None else is_failed | is_ambiguous
-    if classes is not None:
-        names = {classes} if isinstance(classes, str) else set(classes)
-        of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
-        wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
-    if rows is not None:
-        wanted &= _mask(results.index, rows)
-    return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())
-
-
-def _mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> Any:
-    import numpy as np
-    import pandas as pd
-
-    labels = rows if isinstance(rows, pd.Series) else pd.Series(list(rows), dtype=object)
-    values = labels.to_numpy()
-    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
-        return values.astype(bool)
-    wanted = {str(value) for value in values}
-    texts = index.map(str)
-    missing = sorted(wanted - set(texts))
-    if missing:
-        raise UsageError(f"row {missing[0]!r} is not in the table; labels look like {list(texts[:3])}")
-    return texts.isin(wanted)
+    return work_off(directory, task, entropy, service, show=progress)
 
 
 def _prepare(
@@ -379,94 +337,6 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
             'See .problems for all of them (or call validate), or pass on_invalid="skip" to leave these rows out.',
         ]
     )
-
-
-def _work(
-    directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any], *, show: bool
-) -> pd.DataFrame:
-    resources = ExitStack()
-    with ExitStack() as until_started:
-        until_started.push(resources)
-        client = connect(resources, directory, **service)
-        call = Call(directory, client, task, entropy=entropy)
-        call.session.resources.push(resources.pop_all())
-    with _interrupts():
-        bar = _progress(call, show=show)
-        try:
-            _watch(call, bar)
-        finally:
-            bar.close()
-    return _end(call, bar)
-
-
-def _progress(call: Call, *, show: bool) -> Progress:
-    """Make the bar before anything is sent: an interrupt in between would find nobody watching."""
-    try:
-        first = call.runner.coordinator.snapshot()
-        bar: Progress = Bar(first) if show else Silent()
-    except BaseException:
-        call.let_go()
-        raise
-    for warning in call.warnings:
-        bar.say(f"warning: {warning}")
-    return bar
-
-
-def _watch(call: Call, bar: Progress) -> None:
-    runner = call.runner
-    try:
-        call.start()
-        while not runner.is_closed.wait(_LOOK_EVERY_S):
-            _paint(call, bar)
-    except KeyboardInterrupt:
-        runner.interrupt()
-        runner.is_resting.wait(_REST_S)
-        _paint(call, bar)
-        n = runner.n_on_the_wire
-        waiting = f"; {n} creates are being answered and are still recorded" if n else ""
-        bar.say(f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).")
-        raise
-    _paint(call, bar)
-
-
-def _paint(call: Call, bar: Progress) -> None:
-    bar.update(call.runner.coordinator.snapshot())
-    notices = call.runner.coordinator.notices
-    while notices:
-        bar.say(notices.pop(0))
-
-
-def _end(call: Call, bar: Progress) -> pd.DataFrame:
-    coordinator = call.runner.coordinator
-    if call.runner.error is not None:
-        raise call.runner.error
-    if call.results is not None:
-        bar.say(summary.sentence(call.reconciliation, coordinator.budget.spent))
-        for line in summary.ambiguous_lines(call.results, call.session.ledger.state):
-            bar.say(line)
-    if coordinator.stopped is not None:
-        if isinstance(coordinator.stopped, RunStopped):
-            coordinator.stopped.results, coordinator.stopped.run_dir = call.results, call.directory.path
-        raise coordinator.stopped
-    assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
-    return call.results
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP count as an interrupt, where nobody else handles them."""
-    restore: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
-    if threading.current_thread() is threading.main_thread():
-        for name in (signal.SIGTERM, signal.SIGHUP):
-            handler = signal.getsignal(name)
-            if handler is signal.SIG_DFL:
-                signal.signal(name, signal.default_int_handler)
-                restore.append((name, handler))
-    try:
-        yield
-    finally:
-        for name, handler in restore:
-            signal.signal(name, handler)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
