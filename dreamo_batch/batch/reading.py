@@ -1,7 +1,8 @@
-"""`load`, `status` and `verify`: what a run directory says, read without stopping anybody."""
+"""`load` and `status`: what a run directory says, read without stopping anybody."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.execution import archive, checkpoint, journal, ledger, outcomes, stored
+from dreamo_batch.execution import checkpoint, journal, ledger, outcomes, stored
 from dreamo_batch.execution.budget import money
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.state import Stage, State
@@ -17,6 +18,8 @@ from dreamo_batch.results import frame, summary
 
 if TYPE_CHECKING:
     import os
+
+logger = logging.getLogger(__name__)
 
 
 def load(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
@@ -44,8 +47,12 @@ def load(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     ...
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
-    directory = _existing(run_dir)
-    return _finished(directory) if _is_finished(directory) else _composed(directory)
+    directory = existing(run_dir)
+    try:
+        finished = _finished(directory) if is_finished(directory) else None
+        return composed(directory) if finished is None else finished
+    except OSError as error:
+        raise _unreadable(directory, error) from error
 
 
 def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -74,38 +81,10 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     ...
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
-    directory = _existing(run_dir)
+    directory = existing(run_dir)
     manifest = directory.read_manifest()
     cap = money(manifest.max_cost) if manifest else None
     return summary.summarise(load(run_dir), read_state(directory), cap)
-
-
-def verify(run_dir: str | os.PathLike[str]) -> list[str]:
-    """Check a run directory: ledger, counts, and the bytes of every picture.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        The run directory.
-
-    Returns
-    -------
-    list of str
-        One sentence per damage; empty if there is none.
-
-    Examples
-    --------
-    >>> verify("runs/none")
-    ['...runs/none is not a run directory: there is nothing.']
-    """
-    try:
-        directory = _existing(run_dir)
-        recovered = ledger.read(directory.path)
-        state = recovered.state()
-        results = load(run_dir)
-    except DirectoryError as error:
-        return [str(error)]
-    return [*recovered.warnings, *_pictures(directory, state), *_rows(directory, results)]
 
 
 def read_state(directory: RunDirectory) -> State:
@@ -114,10 +93,15 @@ def read_state(directory: RunDirectory) -> State:
     Raises
     ------
     LedgerDamaged
-        If it can't be read.
+        If it can't be trusted.
+    DirectoryError
+        If the disk does not let it be read.
     """
     is_worked_on = directory.is_locked()
-    state = ledger.read(directory.path).state()
+    try:
+        state = ledger.read(directory.path).state()
+    except OSError as error:
+        raise _unreadable(directory, error) from error
     return state if is_worked_on else _settled(state)
 
 
@@ -127,14 +111,31 @@ def _settled(state: State) -> State:
     return state
 
 
-def _existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
+def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
+    """Give the run directory at a path.
+
+    Raises
+    ------
+    DirectoryError
+        If there is none, or it can't be read.
+    """
     directory = RunDirectory(run_dir)
-    if not directory.exists():
+    try:
+        is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    if not is_there:
         raise DirectoryError(f"{directory.path} is not a run directory: there is nothing.")
     return directory
 
 
-def _is_finished(directory: RunDirectory) -> bool:
+def _unreadable(directory: RunDirectory, error: OSError) -> DirectoryError:
+    return DirectoryError(
+        f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
+    )
+
+
+def is_finished(directory: RunDirectory) -> bool:
     """Whether `results.parquet` tells all that the ledger knows of the table of the last call."""
     try:
         results, jobs = stored.read_meta(directory.results), stored.read_meta(directory.jobs)
@@ -147,12 +148,18 @@ def _is_finished(directory: RunDirectory) -> bool:
     )
 
 
-def _finished(directory: RunDirectory) -> pd.DataFrame:
-    results, _ = stored.read_frame(directory.results)
+def _finished(directory: RunDirectory) -> pd.DataFrame | None:
+    """Read the results as they stand; None where they are damaged, for the ledger knows the same."""
+    try:
+        results, _ = stored.read_frame(directory.results)
+    except DirectoryError as error:
+        logger.warning("%s", error)
+        return None
     return results.astype(frame.output_dtypes())
 
 
-def _composed(directory: RunDirectory) -> pd.DataFrame:
+def composed(directory: RunDirectory) -> pd.DataFrame:
+    """Make the results anew from the table of the last call and the ledger."""
     table = stored.read_jobs(directory.jobs)
     orders = _orders(directory)
     return frame.assemble(table.user, table.rows, orders)
@@ -177,25 +184,3 @@ def _orders(directory: RunDirectory) -> pd.DataFrame:
         state.apply(event)
     fresh = checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))
     return pd.concat([base[~is_stale], fresh], ignore_index=True)
-
-
-def _pictures(directory: RunDirectory, state: State) -> list[str]:
-    found = []
-    for order in state:
-        if order.output_path is None or order.output_sha256 is None:
-            continue
-        if not (directory.path / order.output_path).exists():
-            found.append(f"{order.output_path} is missing; run again to fetch it once more")
-        elif not archive.is_unaltered(directory.path, order.output_path, order.output_sha256):
-            found.append(f"{order.output_path} is not the picture that was saved; delete it and run again")
-    return found
-
-
-def _rows(directory: RunDirectory, results: pd.DataFrame) -> list[str]:
-    manifest = directory.read_manifest()
-    if manifest is None:
-        return ["run.json is missing or can't be read; the next run rebuilds it"]
-    known = manifest.reconciliation.get("rows_in")
-    if known is not None and known != len(results):
-        return [f"run.json counted {known} rows, the table has {len(results)}"]
-    return []

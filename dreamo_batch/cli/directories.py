@@ -49,8 +49,13 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
     import dreamo_batch as dreamo
 
     path = declared.run_dir_of(run_dir, run_dir_option)
-    summary = dreamo.status(path)
     damage = dreamo.verify(path) if verify else []
+    try:
+        summary = dreamo.status(path)
+    except dreamo.DirectoryError:  # too damaged to count, but what is wrong is known
+        for line in damage:
+            hint(line)
+        raise
     show_summary(summary | ({"damage": damage} if verify else {}), format_)
     if verify:
         hint(f"damage: {len(damage)}" if damage else "nothing is damaged")

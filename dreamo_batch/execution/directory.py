@@ -82,6 +82,7 @@ class RunDirectory:
         self.path = Path(path).expanduser().absolute()
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
+        self._manifest: Manifest | None = None
 
     @property
     def jobs(self) -> Path:
@@ -136,6 +137,7 @@ class RunDirectory:
         """Replace `run.json` atomically."""
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
         durable.replace(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        self._manifest = manifest
 
     def update_manifest(self, **changes: Any) -> Manifest:
         """Change some fields of `run.json`.
@@ -143,9 +145,9 @@ class RunDirectory:
         Raises
         ------
         LedgerDamaged
-            If there is none to change.
+            If there is none to change, and this object never wrote one that can stand in for it.
         """
-        manifest = self.read_manifest()
+        manifest = self.read_manifest() or self._manifest
         if manifest is None:
             raise LedgerDamaged(f"{self.path / MANIFEST} is gone; run again on this directory to rebuild it.")
         manifest = replace(manifest, **changes)

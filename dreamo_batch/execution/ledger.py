@@ -19,6 +19,7 @@ from dreamo_batch.execution.directory import (
     new_entropy,
     refuse_newer,
 )
+from dreamo_batch.execution.evidence import refuse_unknown_purchases
 from dreamo_batch.execution.state import Event, Order, Stage, State
 
 if TYPE_CHECKING:
@@ -116,10 +117,10 @@ def _read_once(folder: Path) -> Recovered:
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
+        meta = _newer(meta, contents.header, number, covers)
         _refuse_lost_end(contents.header, checksum, number, folder)
         checksum = contents.checksum
         tail += contents.events
-        meta = _newer(meta, contents.header, number, covers)
         if contents.n_torn_bytes:
             warnings.append(
                 f"{path.name}: the last {contents.n_torn_bytes} bytes were cut off in the middle of a write "
@@ -249,6 +250,7 @@ class Ledger:
         manifest = _reconcile(directory, recovered, service, entropy)
         self.warnings = recovered.warnings
         self.state = recovered.state()
+        refuse_unknown_purchases(directory, self.state)
         self.entropy = manifest.entropy
         self.service = manifest.service
         self.generation = manifest.generation + 1

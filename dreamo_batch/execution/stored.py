@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import checkpoint, durable
+from dreamo_batch.execution.directory import INPUTS
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
 
@@ -92,8 +94,27 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
+    decided[columns.IMAGE_SENT] = _kept_here(decided[columns.IMAGE_SENT], path.parent)
     user = frame.loc[:, [not name for name in is_decided]]
     return StoredTable(user, decided, str(meta.get("table_id")))
+
+
+def known_images(path: Path) -> dict[str, ImageSource]:
+    """Give the reference pictures of the table of the last call by where they were.
+
+    A file that is gone since then matters only for jobs that were never ordered.
+    """
+    names = [columns.STORED_PREFIX + name for name in _IMAGE]
+    try:
+        table = pq.read_table(path, columns=names)
+    except (OSError, ValueError, KeyError):
+        return {}  # a first call, or a table that is about to be replaced
+    rows = (
+        table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
+        .dropna()
+        .drop_duplicates()
+    )
+    return {image.location: image for image in starmap(ImageSource, rows.itertuples(index=False, name=None))}
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
@@ -101,7 +122,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> Non
     table = pa.Table.from_pandas(_storable(frame)[0])
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
-    durable.replace(path, lambda temporary: pq.write_table(table, temporary))
+    durable.replace(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -113,8 +134,10 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         If it is missing or can't be read.
     """
     try:
-        meta = read_meta(path)
-        return pd.read_parquet(path), meta
+        with path.open("rb") as file:  # opened once, so that it is never mixed with the one that replaces it
+            meta = _meta(pq.read_schema(file))
+            file.seek(0)
+            return pd.read_parquet(file, page_checksum_verification=True), meta
     except FileNotFoundError:
         raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except checkpoint.UNREADABLE as error:
@@ -125,8 +148,20 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """Read only the metadata of a frame."""
-    meta: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_META])
+    return _meta(pq.read_schema(path))
+
+
+def _meta(schema: pa.Schema) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((schema.metadata or {})[_META])
     return meta
+
+
+def _kept_here(locations: pd.Series, folder: Path) -> pd.Series:
+    """Find pictures that are kept in the run directory where that is now; it may have been moved."""
+    is_kept = locations.str.contains(f"/{INPUTS}/", regex=False, na=False)
+    kept = locations[is_kept].str.rsplit("/", n=1).str[-1].map(lambda name: folder / INPUTS / name)
+    there = kept[kept.map(lambda path: path.is_file())].map(str)
+    return locations.where(~locations.index.isin(there.index), there.reindex(locations.index))
 
 
 def _job_columns(prepared: Prepared) -> pd.DataFrame:

@@ -110,7 +110,8 @@ def _shape(latest: pd.DataFrame) -> pd.DataFrame:
     shaped[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
     shaped[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
     seconds = (latest[columns.COMPLETED_AT] - latest[columns.SENT_AT]).dt.total_seconds()
-    shaped[columns.LATENCY_S] = seconds.astype(columns.FLOAT)
+    # A clock that was set back in between makes nothing of it.
+    shaped[columns.LATENCY_S] = seconds.where(seconds >= 0).astype(columns.FLOAT)
     is_untouched = latest[columns.STAGE].isin([_PENDING, str(Stage.UNSENT), str(Stage.REFUSED)])
     no_answer_due = shaped[columns.MAY_HAVE_BEEN_BILLED].isna() & is_untouched
     shaped.loc[no_answer_due, columns.MAY_HAVE_BEEN_BILLED] = False

@@ -1,0 +1,95 @@
+"""A small table, its run directory and the gateway it is bought from; what every flow test of one checks."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch.batch.reading import read_state
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.state import ORDERED, Order, Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
+
+
+class Flow:
+    """A table of cheap jobs and its run directory, worked off against a gateway.
+
+    The gateway may serve several flows: the table's prompt tells its orders from those of others.
+    """
+
+    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, n_rows: int = 4, **columns: Any) -> None:
+        self.gateway = gateway
+        self.run_dir = folder / "run"
+        self.prompt = columns.pop("prompt", f"on a beach, {folder}")
+        reference = folder / "reference.png"
+        Image.new("RGB", (64, 64), "orange").save(reference)
+        self.table = dreamo.sweep(
+            image=str(reference), prompt=self.prompt, seed=range(1, n_rows + 1), size="512x512", **columns
+        )
+
+    def copied(self, folder: Path) -> Flow:
+        """Give the same flow on a copy of its run directory; orders of both stand on one invoice."""
+        other = copy.copy(self)
+        other.run_dir = folder / "run"
+        shutil.copytree(self.run_dir, other.run_dir)
+        return other
+
+    def run(self, table: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
+        return dreamo.run(
+            self.table if table is None else table,
+            self.run_dir,
+            **{"gateway": self.gateway, "progress": False, **options},
+        )
+
+    def invoice(self) -> list[dict[str, Any]]:
+        return [line for line in self.gateway.invoice() if line["prompt"] == self.prompt]
+
+    def orders(self) -> list[Order]:
+        return [order for order in read_state(RunDirectory(self.run_dir)) if order.stage in ORDERED]
+
+    def assert_bought_once(self) -> None:
+        """No seed is on the invoice twice, and each order is in the ledger or its row is ambiguous."""
+        invoice, orders = self.invoice(), self.orders()
+        per_seed = Counter(line["seed"] for line in invoice)
+        assert max(per_seed.values(), default=0) <= 1, per_seed
+        known = {order.task_id for order in orders if order.task_id is not None}
+        ambiguous = {order.seed_sent for order in orders if order.stage is Stage.AMBIGUOUS}
+        unknown = [line for line in invoice if line["id"] not in known]
+        assert {line["seed"] for line in unknown} <= ambiguous
+        assert known <= {line["id"] for line in invoice}
+
+    def assert_money_adds_up(self) -> None:
+        """Ledger + what ambiguous rows cost on the invoice = the invoice, to the last digit."""
+        self.assert_bought_once()
+        orders, invoice = self.orders(), self.invoice()
+        known = {order.task_id for order in orders}
+        ledger = sum((Decimal(order.cost) for order in orders if order.cost), Decimal(0))
+        of_ambiguous = _total(line for line in invoice if line["id"] not in known)
+        assert ledger + of_ambiguous == _total(invoice)
+
+    def assert_finishes(self, **options: Any) -> pd.DataFrame:
+        """The next run completes every row, and once more nothing is left to do or to complain of."""
+        done = self.run(**options)
+        assert done["status"].tolist() == ["completed"] * len(self.table)
+        assert len(self.invoice()) == len(self.table)
+        self.assert_money_adds_up()
+        assert all((self.run_dir / path).is_file() for path in done["output_path"])
+        assert dreamo.verify(self.run_dir) == []
+        return done
+
+
+def _total(lines: Any) -> Decimal:
+    return sum((Decimal(line["cost"] or 0) for line in lines), Decimal(0))
