@@ -365,6 +365,20 @@ def _change_once_asked(picture, run_dir) -> None:
     Image.new("RGB", (64, 64), "white").save(picture)
 
 
+def test_a_reference_that_is_gone_matters_only_for_new_orders(run, gateway, reference):
+    """Rows that were ordered keep their job and their picture although the file was deleted since."""
+    table = jobs(reference, 2)
+    first = run(table)
+    reference.unlink()
+    done = run(table)
+    assert done[columns.JOB_ID].equals(first[columns.JOB_ID])
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    more = run(jobs(reference, 3), on_invalid="skip")
+    assert more[columns.STATUS].tolist()[:2] == [columns.COMPLETED] * 2
+    assert more[columns.STATUS].iloc[2] in {columns.FAILED, columns.INVALID}
+    assert len(gateway.invoice()) == 2
+
+
 def test_orders_outside_the_table_stay_in_the_ledger_and_the_budget(run, gateway, reference, tmp_path):
     """A table that shares nothing with the last is allowed; status still counts every order."""
     run(jobs(reference, 2))

@@ -225,6 +225,7 @@ def plan(
         base_dir=_path(base_dir),
         inputs_dir=None,
         fix_images=fix_images,
+        known_images={} if directory is None else stored.known_images(directory.jobs),
     )
     return planning.table(
         prepared,
@@ -315,6 +316,7 @@ def _prepare(
         base_dir=_path(base_dir),
         inputs_dir=directory.inputs,
         fix_images=options.fix_images,
+        known_images=stored.known_images(directory.jobs),
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     if len(errors) and options.on_invalid == "raise":
