@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
-    from dreamo_batch.batch.analysis import attempts, costs
+    from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.settling import resolve
@@ -69,6 +69,10 @@ _HOME: Final = {
     "costs": "batch.analysis",
     "attempts": "batch.analysis",
     "contact_sheet": "results.sheet",
+    "latency": "batch.analysis",
+    "throughput": "batch.analysis",
+    "pace": "batch.analysis",
+    "failures": "batch.analysis",
     "Client": "service.client",
     "LocalGateway": "local",
     **dict.fromkeys(
@@ -119,7 +123,10 @@ __all__ = [
     "attempts",
     "contact_sheet",
     "costs",
+    "failures",
+    "latency",
     "load",
+    "pace",
     "plan",
     "read_table",
     "resolve",
@@ -127,6 +134,7 @@ __all__ = [
     "run",
     "status",
     "sweep",
+    "throughput",
     "validate",
     "verify",
     "write_table",

@@ -104,6 +104,31 @@ DISCOUNT_USD = "discount_usd"
 PLANNED_LOW_USD = "planned_low_usd"
 PLANNED_HIGH_USD = "planned_high_usd"
 
+# What `latency` and `throughput` say of time.
+PHASE = "phase"
+MEAN_S = "mean_s"
+MIN_S = "min_s"
+P10_S = "p10_s"
+P50_S = "p50_s"
+P90_S = "p90_s"
+P99_S = "p99_s"
+MAX_S = "max_s"
+AT = "at"
+N_SENT = "sent"
+PER_MINUTE = "per_minute"
+N_IN_FLIGHT = "in_flight"
+
+PHASES = ("create", "quota", "queue", "generation", "upload", "task", "download")
+CREATE, QUOTA, QUEUE, GENERATION, UPLOAD, TASK, DOWNLOAD = PHASES
+
+# What `failures` says of what went wrong.
+PATTERN = "pattern"
+EXAMPLE_ROWS = "example_rows"
+EXAMPLE = "example"
+MEANING = "meaning"
+ADVICE = "advice"
+CALL = "call"
+
 # What `jobs.parquet` keeps of a row beside the user's own columns.
 IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
@@ -311,6 +336,57 @@ COSTS = _table(
 COSTS_PLANNED = _table(
     Column(PLANNED_LOW_USD, FLOAT, "USD", "Least that the plan had said."),
     Column(PLANNED_HIGH_USD, FLOAT, "USD", "Most that the plan had said."),
+)
+
+LATENCY = _table(
+    Column(
+        PHASE,
+        CATEGORY,
+        "",
+        "`create`: from sending to the answer; `quota`: from the first refusal to being taken; `queue`, `generation`, "
+        "`upload`: the service's own times; `task`: from sending to seeing the end; `download`: from then to the disk.",
+    ),
+    Column(N_ORDERS, INT, "", "Orders that the phase is known of."),
+    Column(MEAN_S, FLOAT, "s", "Mean."),
+    Column(MIN_S, FLOAT, "s", "Shortest."),
+    Column(P10_S, FLOAT, "s", "10 % took no longer."),
+    Column(P50_S, FLOAT, "s", "Half took no longer."),
+    Column(P90_S, FLOAT, "s", "90 % took no longer."),
+    Column(P99_S, FLOAT, "s", "99 % took no longer."),
+    Column(MAX_S, FLOAT, "s", "Longest."),
+)
+
+THROUGHPUT = _table(
+    Column(AT, TIME, "UTC", "When the stretch of time begins."),
+    Column(N_SENT, INT, "", "Orders sent in it."),
+    Column(COMPLETED, INT, "", "Orders seen completed in it."),
+    Column(FAILED, INT, "", "Orders seen failed or lost in it."),
+    Column(PER_MINUTE, FLOAT, "1/min", "Orders completed, by the minute."),
+    Column(N_IN_FLIGHT, INT, "", "Orders sent and not seen ended when it ends."),
+    Column(SPENT_USD, FLOAT, "USD", "Known costs of the orders that ended in it."),
+)
+
+FAILURES = _table(
+    Column(RUN_DIR, STR, "", "Run directory, as it was given; missing where only results were."),
+    Column(ERROR_CLASS, STR, "", OUTPUTS[ERROR_CLASS].meaning),
+    Column(ERROR_CODE, STR, "", OUTPUTS[ERROR_CODE].meaning),
+    Column(
+        PATTERN, STR, "", "Message, with numbers, ids and links left out, so that equal ones fall together."
+    ),
+    Column(N_ROWS, INT, "", "Rows that it is the last word on."),
+    Column(N_ORDERS, INT, "", "Orders that ended so, also those that were made again since."),
+    Column(
+        MAY_HAVE_BEEN_BILLED,
+        BOOL,
+        "",
+        "Whether money may be gone for any of them without a cost being known.",
+    ),
+    Column(SPENT, STR, "USD", "Exact sum of the known costs of these orders."),
+    Column(EXAMPLE_ROWS, STR, "", "Index labels of the first rows."),
+    Column(EXAMPLE, STR, "", "Message of the first of them, whole."),
+    Column(MEANING, STR, "", "What it means."),
+    Column(ADVICE, STR, "", "What to do."),
+    Column(CALL, STR, "", "Call that tries just these rows again; missing where none would help."),
 )
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.results import history
 from dreamo_batch.results.attempts import list_attempts
 from dreamo_batch.results.costs import summarise_costs
+from dreamo_batch.results.failures import summarise_failures
+from dreamo_batch.results.latency import count_throughput, summarise_latency
+from dreamo_batch.results.pace import measure_pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,6 +110,150 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     {'order': 1, 'stage': 'completed', 'cost': '0.004251183'}
     """
     return list_attempts(_read_directories(_listed(run_dir)))
+
+
+def latency(
+    source: pd.DataFrame | RunDir | Iterable[RunDir], by: str | Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Say how long orders took: creating, waiting for quota, queue, generation, download, and in all.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        A run directory, several at once, or results; results only know the time in all, of each job's last order.
+    by : str, sequence of str, or None
+        As for `costs`; ``["size", "use_rephraser"]`` and ``"hour"`` are what it mostly depends on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per group and phase: the group's keys, then the columns of `dreamo_batch.columns.LATENCY`; seconds.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `by` names no column.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.latency(run_dir, by="size")[["size", "phase", "orders"]].tail(1).to_dict("records")
+    [{'size': '512x512', 'phase': 'download', 'orders': 2}]
+    """
+    return summarise_latency(read_history(source), by)
+
+
+def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str | None = None) -> pd.DataFrame:
+    """Count orders sent and ended, and money spent, in each stretch of time.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        As for `latency`.
+    every : str, optional
+        Length of a stretch, such as ``"1min"``; default: one that gives at most 120.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, from the first order to the last end.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `every` is no length of time that suits.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
+    2
+    """
+    return count_throughput(read_history(source), every)
+
+
+def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
+    """Say how fast a run went, how much of the time it waited for the service's quota, and what to change.
+
+    Parameters
+    ----------
+    source : path-like, or iterable of path-like
+        A run directory, or several that ran at once.
+
+    Returns
+    -------
+    dict
+        ``orders``, ``busy_s`` (seconds in which any order was under way), ``per_minute`` (orders completed, by busy
+        minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (of the busy time, in which an order waited
+        for quota), ``max_in_flight`` (advised) and ``advice``; None where it can't be told.
+
+    Raises
+    ------
+    UsageError
+        If it is no path.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.pace(run_dir)["advice"]
+    '2 orders ended; at least 8 are needed to say anything.'
+    """
+    return measure_pace(_read_directories(_listed(source)))
+
+
+def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """Say what failed and why: by class, code and message, what it means, and how to try just that again.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        A run directory, several at once, or results. A directory also knows of orders that failed before another
+        one did better.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.FAILURES` on a RangeIndex, most frequent first; empty if nothing failed.
+        The calls in column ``call`` are Python text, with the package as ``dreamo`` and your table as ``jobs``;
+        from results alone they say ``run_dir`` for the directory.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(3), size="512x512")
+    >>> gateway = dreamo.LocalGateway(faults={"script": {"create": ["fail_099"]}})
+    >>> with gateway:
+    ...     done = dreamo.run(jobs, tempfile.mkdtemp(), gateway=gateway, progress=False)
+    >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
+    [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
+    """
+    return summarise_failures(read_history(source))
 
 
 def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:

@@ -1,0 +1,171 @@
+"""What failed, by class, code and message, what it means, and how to try just that again."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.execution.state import Stage
+from dreamo_batch.results import amounts
+from dreamo_batch.results.history import DIRECTORY, LABEL
+from dreamo_batch.results.meanings import NOT_SAVED, meaning_of
+
+if TYPE_CHECKING:
+    from dreamo_batch.results.history import History
+
+_KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
+_N_EXAMPLES: Final = 3
+_PATTERN_CHARACTERS: Final = 120
+# Orders that ended badly, or have something said of them while they are open.
+_BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
+_RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
+_PARTS: Final = (
+    (re.compile(r"https?://\S+"), "<link>"),
+    (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
+    (re.compile(r"(?<![\w/])/\S+"), "<path>"),
+    (re.compile(r"\b(?=\w*\d)(?=\w*[a-z])\w{12,}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
+)
+
+
+def summarise_failures(history: History) -> pd.DataFrame:
+    """Group what failed, the most frequent first.
+
+    Parameters
+    ----------
+    history : History
+        Rows and orders.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.FAILURES` on a RangeIndex.
+    """
+    rows, orders = _bad_rows(history), _bad_orders(history)
+    both = pd.concat([rows[_KEYS], orders[_KEYS]], ignore_index=True)
+    numbers = both.groupby(_KEYS, dropna=False, sort=False).ngroup().to_numpy()
+    of_rows, of_orders = numbers[: len(rows)], numbers[len(rows) :]
+    table = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
+    _count(table, orders, of_rows, of_orders)
+    _explain(table)
+    _exemplify(table, rows, of_rows)
+    table = table.sort_values(
+        [columns.N_ROWS, columns.N_ORDERS], ascending=False, kind="stable", ignore_index=True
+    )
+    return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
+
+
+def pattern_of(message: str) -> str:
+    """Leave out of a message what differs from one time to the next.
+
+    Examples
+    --------
+    >>> pattern_of("no answer after 60.2 s from http://127.0.0.1:8000/model: task c0ffee123456789")
+    'no answer after <n> s from <link> task <id>'
+    """
+    for part, word in _PARTS:
+        message = part.sub(word, message)
+    shortened = " ".join(message.split())
+    return (
+        shortened if len(shortened) <= _PATTERN_CHARACTERS else shortened[: _PATTERN_CHARACTERS - 3] + "..."
+    )
+
+
+def _bad_rows(history: History) -> pd.DataFrame:
+    """Rows with something wrong; a picture that was not saved is a class of its own."""
+    rows = history.rows
+    is_unsaved = rows[columns.OUTPUT_ERROR].notna() & rows[columns.ERROR_CLASS].isna()
+    bad = _told(rows[rows[columns.ERROR_CLASS].notna() | is_unsaved])
+    bad[columns.RUN_DIR] = bad.get(DIRECTORY)
+    return _keyed(bad)
+
+
+def _bad_orders(history: History) -> pd.DataFrame:
+    orders = history.orders
+    is_unsaved = (orders[columns.STAGE] == str(Stage.COMPLETED)) & orders[columns.OUTPUT_ERROR].notna()
+    is_bad = orders[columns.STAGE].isin(_BAD) & orders[columns.ERROR_CLASS].notna()
+    bad = _told(orders[is_bad | is_unsaved])
+    bad[columns.RUN_DIR] = bad.get(columns.RUN_DIR)
+    return _keyed(bad)
+
+
+def _told(lines: pd.DataFrame) -> pd.DataFrame:
+    is_unsaved = lines[columns.ERROR_CLASS].isna()
+    lines = lines.copy()
+    lines[columns.ERROR_CLASS] = lines[columns.ERROR_CLASS].mask(is_unsaved, NOT_SAVED)
+    lines[columns.ERROR_MESSAGE] = lines[columns.ERROR_MESSAGE].mask(is_unsaved, lines[columns.OUTPUT_ERROR])
+    return lines
+
+
+def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
+    patterns = {text: pattern_of(text) for text in lines[columns.ERROR_MESSAGE].dropna().unique()}
+    lines[columns.PATTERN] = lines[columns.ERROR_MESSAGE].map(patterns)
+    return lines.astype(dict.fromkeys(_KEYS, columns.STR))
+
+
+def _count(table: pd.DataFrame, orders: pd.DataFrame, of_rows: np.ndarray, of_orders: np.ndarray) -> None:
+    n = len(table)
+    billed = (
+        orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(dtype=bool)
+    )
+    table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)
+    table[columns.N_ORDERS] = np.bincount(of_orders, minlength=n)
+    table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_orders[billed], minlength=n) > 0
+    table[columns.SPENT] = amounts.sums(orders[columns.COST], of_orders, n)
+
+
+def _explain(table: pd.DataFrame) -> None:
+    codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
+    explained = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
+    table[columns.MEANING] = [each.meaning for each in explained]
+    table[columns.ADVICE] = [each.advice for each in explained]
+
+
+def _exemplify(table: pd.DataFrame, rows: pd.DataFrame, of_rows: np.ndarray) -> None:
+    """Name rows of each group, and the call that tries them again."""
+    empty = rows.iloc[:0]
+    parts = dict(iter(rows.groupby(of_rows)))
+    chosen = [parts.get(number, empty) for number in range(len(table))]
+    table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in chosen]
+    table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in chosen]
+    table[columns.CALL] = [_call(part, rows) for part in chosen]
+
+
+def _call(part: pd.DataFrame, rows: pd.DataFrame) -> str | None:
+    """Write the call that orders just these rows again; what was paid for is only asked for again."""
+    if not len(part):
+        return None
+    first = part.iloc[0]
+    known = isinstance(first[columns.RUN_DIR], str)
+    run_dir = json.dumps(first[columns.RUN_DIR], ensure_ascii=False) if known else columns.RUN_DIR
+    if first[columns.STATUS] == columns.INVALID:
+        return None
+    if first[columns.STATUS] not in _RETRIED:
+        return f"dreamo.run(jobs, {run_dir})"
+    is_ambiguous = first[columns.STATUS] == columns.AMBIGUOUS
+    word = columns.AMBIGUOUS if is_ambiguous else first[columns.ERROR_CLASS]
+    chosen = _chosen(part, _of_word(rows, word, first[columns.RUN_DIR]), run_dir)
+    return f"dreamo.retry({run_dir}, {chosen}classes={json.dumps(word)})"
+
+
+def _of_word(rows: pd.DataFrame, word: str, run_dir: Any) -> pd.DataFrame:
+    """Rows that `classes=word` alone would choose."""
+    name = columns.STATUS if word == columns.AMBIGUOUS else columns.ERROR_CLASS
+    here = rows[rows[columns.RUN_DIR] == run_dir] if isinstance(run_dir, str) else rows
+    return here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
+
+
+def _chosen(part: pd.DataFrame, of_class: pd.DataFrame, run_dir: str) -> str:
+    """Name the rows, unless the class says it all; by job where labels stand for other rows of the class too."""
+    if len(part) == len(of_class):
+        return ""
+    labels = part[LABEL].drop_duplicates()
+    if of_class[LABEL].isin(labels).sum() == len(part):
+        return f"rows={json.dumps(labels.tolist(), ensure_ascii=False)}, "
+    jobs = part[columns.JOB_ID].drop_duplicates().tolist()
+    return f'rows=dreamo.load({run_dir})["{columns.JOB_ID}"].isin({json.dumps(jobs)}), '

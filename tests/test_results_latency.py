@@ -1,0 +1,179 @@
+"""Times of orders by phase, throughput without gaps, and what holds a run up."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution.state import Order, Stage
+from dreamo_batch.results import history
+from dreamo_batch.results.latency import count_throughput, phases, summarise_latency
+from dreamo_batch.results.pace import _covered_s, _peak, measure_pace
+from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
+
+
+def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
+    """Orders sent at even intervals, each taking as long."""
+    return [
+        completed(
+            f"job{i}",
+            sent_at=NOON + i * apart_s,
+            answered_at=NOON + i * apart_s,
+            completed_at=NOON + i * apart_s + task_s,
+            **fields,
+        )
+        for i in range(n)
+    ]
+
+
+def pace_of(orders):
+    return measure_pace(told([order.job_id for order in orders], orders))
+
+
+def test_phases_are_told_apart():
+    """Each phase is its own difference; the service's times come from its metadata."""
+    times = json.dumps({"in_queue_at": 0.5, "completed_at": 2.5, "upload_at": 2.75})
+    row = phases(ledger([completed("a", metadata=times, waited_s=7.0)])).iloc[0]
+    assert row.to_dict() == {
+        "create": 1.0,
+        "quota": 7.0,
+        "queue": 0.5,
+        "generation": 2.0,
+        "upload": 0.25,
+        "task": 4.0,
+        "download": 1.0,
+    }
+
+
+def test_times_that_can_not_be_are_missing():
+    """A clock that was set back, and dates in place of lengths, are left out."""
+    dates = json.dumps({"in_queue_at": NOON, "completed_at": NOON + 2})
+    row = phases(ledger([completed("a", metadata=dates, completed_at=NOON - 1)])).iloc[0]
+    assert row[["queue", "task", "upload"]].isna().all()
+    assert row["generation"] == 2.0
+
+
+def test_quantiles_by_group():
+    """Quantiles are those of numpy, and a phase that nothing is known of has no line."""
+    seconds = np.arange(1.0, 12.0)
+    orders = [completed(f"j{s}", completed_at=NOON + s, saved_at=None) for s in seconds]
+    scenes = ["short" if s < 6 else "long" for s in seconds]
+    table = summarise_latency(told([o.job_id for o in orders], orders, scene=scenes), "scene")
+    task = table[table["phase"] == "task"].set_index("scene")
+    assert task["orders"].to_dict() == {"long": 6, "short": 5}
+    for scene, values in (("short", seconds[:5]), ("long", seconds[5:])):
+        expected = [values.mean(), *np.quantile(values, [0, 0.1, 0.5, 0.9, 0.99, 1])]
+        assert task.loc[scene].tolist()[2:] == pytest.approx(expected)
+    assert set(table["phase"]) == {"create", "task"}
+    assert table["phase"].dtype == pd.CategoricalDtype(columns.PHASES)
+
+
+def test_results_alone_tell_the_time_in_all():
+    """Without a ledger there is only the time from sending to the end."""
+    table = summarise_latency(history.from_results(results(["a"], [completed("a")])))
+    assert table[["phase", "p50_s"]].to_numpy().tolist() == [["task", 4.0]]
+
+
+def test_throughput_has_no_gaps():
+    """Every order is counted once as sent and once as ended, and the flight is empty at the end."""
+    orders = [*steady(10), failed("f", sent_at=NOON, completed_at=NOON + 1, cost="0.01")]
+    table = count_throughput(told([o.job_id for o in orders], orders), "2s")
+    assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.THROUGHPUT)
+    assert table[["sent", "completed", "failed"]].sum().tolist() == [11, 10, 1]
+    assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("2s")]
+    assert table["in_flight"].tolist()[-1] == 0
+    assert table["in_flight"].max() == 5
+    assert table["spent_usd"].sum() == pytest.approx(10 * 0.0286 + 0.01)
+    assert table["per_minute"].max() == 60.0
+
+
+def test_throughput_chooses_a_length_that_suits():
+    """A run of days is not cut into seconds; nothing sent gives an empty table."""
+    orders = [completed("a"), completed("b", sent_at=NOON, completed_at=NOON + 86_400 * 3)]
+    table = count_throughput(told(["a", "b"], orders))
+    assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("1h")]
+    assert count_throughput(told(["a"], [])).empty
+    for every in ("1us", "soon", "0s"):
+        with pytest.raises(UsageError, match="every="):
+            count_throughput(told(["a", "b"], orders), every)
+
+
+def test_refusals_show_how_many_the_service_takes():
+    """Where creates were refused, the peak is the cap, and waiting is told as a share."""
+    orders = steady(20, n_refusals=1, waited_s=0.5)
+    pace = pace_of(orders)
+    assert (pace["peak_in_flight"], pace["refusals"], pace["max_in_flight"]) == (5, 20, 5)
+    assert pace["busy_s"] == pytest.approx(24.5)
+    assert pace["waiting_share"] == pytest.approx(10 / 24.5)
+    assert pace["per_minute"] == pytest.approx(60 * 20 / 24.5)
+    assert "max_in_flight=5" in pace["advice"]
+
+
+def test_a_queue_at_the_service_shows_what_it_works_on():
+    """More in flight than 1.2 times what the service works on only wait there."""
+    orders = []
+    for i in range(20):  # two at once, 2 s each; what comes sooner queues
+        queue_s = 2.0 * (i // 2) - i * 0.5 + 5
+        times = json.dumps({"in_queue_at": queue_s, "completed_at": queue_s + 2})
+        orders.append(completed(f"j{i}", sent_at=NOON + i * 0.5, completed_at=NOON + 40, metadata=times))
+    pace = pace_of(orders)
+    assert pace["max_in_flight"] == 3
+    assert "worked on 2 orders" in pace["advice"]
+
+
+def test_nothing_in_the_way_asks_for_more():
+    """No refusals and no queue: more may be faster; too few orders say nothing."""
+    assert pace_of(steady(20))["max_in_flight"] == 10
+    few = pace_of([ambiguous("a"), Order("b", 1, Stage.ACCEPTED, sent_at=NOON, answered_at=NOON + 2)])
+    assert (few["max_in_flight"], few["peak_in_flight"], few["busy_s"]) == (None, 1, 2.0)
+    nothing = pace_of([])
+    assert (nothing["orders"], nothing["per_minute"], nothing["waiting_share"]) == (0, None, None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=12))
+def test_overlaps_agree_with_counting_second_by_second(intervals):
+    """Peak and union of intervals are what a slow count gives."""
+    begin = np.array([float(b) for b, _ in intervals])
+    end = np.array([float(b + length) for b, length in intervals])
+    alive = [sum(b <= second < e for b, e in zip(begin, end, strict=True)) for second in range(101)]
+    assert _covered_s(begin, end) == sum(n > 0 for n in alive)
+    assert _peak(begin, end) == max(alive)
+
+
+def test_a_run_against_a_gateway_with_a_cap_tells_the_cap(tmp_path):
+    """Over a socket: the advice is the gateway's own limit, and every phase of the run is known."""
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "reference.png")
+    jobs = dreamo.sweep(
+        image=str(tmp_path / "reference.png"),
+        prompt="a fox",
+        seed=range(16),
+        size="512x512",
+        use_rephraser=[True, False],
+    )
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.1", max_concurrent=3) as gateway:
+        dreamo.run(
+            jobs,
+            tmp_path / "run",
+            base_url=gateway.base_url,
+            api_key=gateway.api_key,
+            max_in_flight=12,
+            progress=False,
+        )
+    pace = dreamo.pace(tmp_path / "run")
+    assert pace["refusals"] > 0
+    assert 3 <= pace["max_in_flight"] <= 4  # one that ended unseen makes room for another
+    assert 0 < pace["waiting_share"] <= 1
+    table = dreamo.latency(tmp_path / "run", by=["size", "use_rephraser"])
+    assert set(table["phase"]) == set(columns.PHASES)
+    assert table["use_rephraser"].drop_duplicates().tolist() == [False, True]
+    assert table.loc[table["phase"] == "generation", "p50_s"].tolist() == pytest.approx([0.1, 0.1])
+    assert dreamo.throughput(tmp_path / "run")["completed"].sum() == 32
