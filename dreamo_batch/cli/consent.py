@@ -11,7 +11,7 @@ import click
 
 from dreamo_batch import columns
 from dreamo_batch.execution.budget import money
-from dreamo_batch.execution.progress import harmless
+from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from dreamo_batch import columns
 from dreamo_batch.cli.records import records
 from dreamo_batch.cli.screen import layout
-from dreamo_batch.execution.progress import harmless
+from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.execution.progress import harmless
+from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ from dreamo_batch.service import parameters
 if TYPE_CHECKING:
     from pathlib import Path
 
-PICTURE_BYTES_MAX: Final = 64 * 1024 * 1024
+PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024  # a raw 2048 x 2048 with 8 bits a channel has half of it
 PICTURE_PIXELS_MAX: Final = 64 * 1024 * 1024
 _SUFFIXES: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _LOOKS: Final = 60

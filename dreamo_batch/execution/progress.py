@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
+from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
-_HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SETTLED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
@@ -168,24 +166,3 @@ def dollars(amount: Decimal) -> str:
     ('0.0286', '12')
     """
     return f"{round(amount, 4):f}".rstrip("0").rstrip(".") if "." in f"{amount:f}" else f"{amount:f}"
-
-
-def harmless(text: str) -> str:
-    r"""Write out what would do something to a terminal instead of being shown.
-
-    Parameters
-    ----------
-    text : str
-        Anybody's words.
-
-    Returns
-    -------
-    str
-        One line, without control characters.
-
-    Examples
-    --------
-    >>> print(harmless("red \x1b[31m alert\n"), harmless("雪山 🦊"))
-    red \x1b[31m alert\n 雪山 🦊
-    """
-    return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

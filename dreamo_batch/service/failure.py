@@ -13,6 +13,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from dreamo_batch.service.harmless import harmless
+
 REJECTED: Final = "rejected"
 MODERATION: Final = "moderation"
 GENERATION_ERROR: Final = "generation_error"
@@ -106,4 +108,5 @@ class Failure:
         )
         known = ", ".join(filter(None, details))
         advice = _ADVICE.get(self.error_class, _ADVICE_BY_KIND[self.kind.value])
-        return f"{self.error_class}{f' ({known})' if known else ''}: {self.message or 'no reason given'}; {advice}"
+        told = f"{self.error_class}{f' ({known})' if known else ''}: {self.message or 'no reason given'}; {advice}"
+        return harmless(told)  # a traceback or a log shows it as it is

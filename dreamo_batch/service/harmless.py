@@ -1,0 +1,36 @@
+r"""Other people's words, made fit to be shown.
+
+Examples
+--------
+>>> print(harmless("\x1b]0;a new title\x07"))
+\x1b]0;a new title\x07
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
+_HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""Write out what would do something to a terminal instead of being shown.
+
+    Parameters
+    ----------
+    text : str
+        Anybody's words.
+
+    Returns
+    -------
+    str
+        One line, without control characters.
+
+    Examples
+    --------
+    >>> print(harmless("red \x1b[31m alert\n"), harmless("雪山 🦊"))
+    red \x1b[31m alert\n 雪山 🦊
+    """
+    return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
