@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,10 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch import call
-from dreamo_batch.execution.coordinator import Coordinator
 from dreamo_batch.local.faults import FAULTS
 from tests.fakes import picture
 from tests.fault_table import GROUPS, ROWS, Outcome, rendered
+from tests.hurry import hurry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,34 +21,11 @@ if TYPE_CHECKING:
 
 PRICE = "0.0286"
 TASK_TIMEOUT_S = 20
-HURRY = 100
-
-
-class HurriedClock:
-    """A clock that runs a hundred times as fast as the machine's, so that back-offs pass quickly."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - self.monotonic()
-
-    def monotonic(self) -> float:
-        return time.monotonic() * HURRY
-
-    def wall(self) -> float:
-        return self.monotonic() + self._offset
 
 
 @pytest.fixture
 def _hurry(monkeypatch):
-    asked = Coordinator.wait_s
-
-    def wait_s(self: Coordinator, n_free: int) -> float | None:
-        seconds = asked(self, n_free)
-        return None if seconds is None else seconds / HURRY
-
-    monkeypatch.setattr(Coordinator, "wait_s", wait_s)
-    monkeypatch.setattr(call, "SystemClock", HurriedClock)
-    monkeypatch.setattr(call, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
-    monkeypatch.setattr(call, "_PRECHARGE_WAIT_MAX_S", 0.001)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")

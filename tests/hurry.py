@@ -1,0 +1,39 @@
+"""Runs whose clock goes a hundred times as fast as the machine's, so that back-offs pass quickly."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dreamo_batch.batch import call
+from dreamo_batch.execution.coordinator import Coordinator
+
+if TYPE_CHECKING:
+    import pytest
+
+HURRY = 100
+
+
+class HurriedClock:
+    def __init__(self) -> None:
+        self._offset = time.time() - self.monotonic()
+
+    def monotonic(self) -> float:
+        return time.monotonic() * HURRY
+
+    def wall(self) -> float:
+        return self.monotonic() + self._offset
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run of this test live in hurried time."""
+    asked = Coordinator.wait_s
+
+    def wait_s(self: Coordinator, n_free: int) -> float | None:
+        seconds = asked(self, n_free)
+        return None if seconds is None else seconds / HURRY
+
+    monkeypatch.setattr(Coordinator, "wait_s", wait_s)
+    monkeypatch.setattr(call, "SystemClock", HurriedClock)
+    monkeypatch.setattr(call, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
+    monkeypatch.setattr(call, "_PRECHARGE_WAIT_MAX_S", 0.001)
