@@ -47,6 +47,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dreamo_batch.local import LocalGateway
+    from dreamo_batch.results.plots import (
+        plot_costs,
+        plot_failures,
+        plot_latency,
+        plot_spend,
+        plot_throughput,
+    )
     from dreamo_batch.results.sheet import contact_sheet
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.files import read_table, write_table
@@ -73,6 +80,11 @@ _HOME: Final = {
     "throughput": "batch.analysis",
     "pace": "batch.analysis",
     "failures": "batch.analysis",
+    "plot_costs": "results.plots",
+    "plot_failures": "results.plots",
+    "plot_latency": "results.plots",
+    "plot_spend": "results.plots",
+    "plot_throughput": "results.plots",
     "Client": "service.client",
     "LocalGateway": "local",
     **dict.fromkeys(
@@ -128,6 +140,11 @@ __all__ = [
     "load",
     "pace",
     "plan",
+    "plot_costs",
+    "plot_failures",
+    "plot_latency",
+    "plot_spend",
+    "plot_throughput",
     "read_table",
     "resolve",
     "retry",

@@ -1,0 +1,170 @@
+"""Plots draw what they are given, legibly on light and dark, and leave pyplot alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import style
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.results import plots, theme
+from dreamo_batch.results.attempts import list_attempts
+from dreamo_batch.results.costs import summarise_costs
+from dreamo_batch.results.failures import summarise_failures
+from dreamo_batch.results.latency import count_throughput, summarise_latency
+from tests.histories import NOON, ambiguous, completed, failed, told
+
+PROMPTS = ("a fox", "an owl for $5 or $6", "海边的小屋", "a castle " * 20, "one_two^three\n{four}")
+
+
+def history(n=30):
+    """Rows of every kind, with prompts that are hard to write on a plot."""
+    makers = [completed, completed, completed, failed, ambiguous]
+    orders = [makers[i % 5](f"j{i}", sent_at=NOON + i) for i in range(n)]
+    orders += [failed("x", cost="0.01", error_class="result_error", may_have_been_billed=True)]
+    return told([o.job_id for o in orders], orders, prompt=[PROMPTS[i % 7 % 5] for i in range(n + 1)])
+
+
+DRAWN = {
+    plots.plot_spend: list_attempts,
+    plots.plot_costs: lambda made: summarise_costs(made, "prompt"),
+    plots.plot_latency: lambda made: summarise_latency(made, "prompt"),
+    plots.plot_failures: summarise_failures,
+    plots.plot_throughput: count_throughput,
+}
+TABLES = {
+    plots.plot_spend: columns.ATTEMPTS_MADE,
+    plots.plot_costs: columns.COSTS,
+    plots.plot_latency: columns.LATENCY,
+    plots.plot_failures: columns.FAILURES,
+    plots.plot_throughput: columns.THROUGHPUT,
+}
+
+
+@pytest.mark.parametrize("background", ["default", "dark_background"])
+@pytest.mark.parametrize("plot", DRAWN)
+def test_every_plot_can_be_drawn_on_light_and_dark(plot, background):
+    """Whatever the prompts, it draws without a warning, in ink that stands out from the background."""
+    with style.context(background):
+        ax = plot(DRAWN[plot](history()))
+        assert ax.figure._repr_png_().startswith(b"\x89PNG")
+        expected = "#222222" if background == "default" else "#ececec"
+    assert {to_hex(text.get_color()) for text in (ax.xaxis.label, ax._left_title)} == {expected}
+
+
+@pytest.mark.parametrize("plot", DRAWN)
+def test_axes_given_are_the_axes_drawn_on(plot):
+    """Plots go side by side into a figure of the user's, and none is made beside it."""
+    ax = Figure().subplots()
+    assert plot(DRAWN[plot](history()), ax=ax) is ax
+    assert ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize("plot", TABLES)
+def test_nothing_to_draw_is_said(plot):
+    """An empty table is no error, and not an empty frame either; a wrong one is an error."""
+    ax = plot(pd.DataFrame(columns=list(TABLES[plot])).astype(columns.dtypes(TABLES[plot])))
+    assert [text.get_text() for text in ax.texts] == ["nothing to show"]
+    with pytest.raises(UsageError, match="give what"):
+        plot(pd.DataFrame({"prompt": []}))
+
+
+def test_spend_ends_at_the_sum_and_shows_the_cap():
+    """The title is exact; the cap and what may be billed on top are lines with names."""
+    made = list_attempts(told(["a", "b", "c"], [completed("a"), completed("b"), ambiguous("c")]))
+    ax = plots.plot_spend(made, cap="0.5")
+    assert ax.get_title(loc="left") == "Money spent: USD 0.0572"
+    heights = [np.asarray(line.get_ydata(), dtype=float)[-1] for line in ax.lines]
+    assert heights == pytest.approx([0.0572, 0.0872, 0.5])
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["spent", "with what is possibly billed: USD 0.03 more", "cap: USD 0.5"]
+    with pytest.raises(UsageError, match="no amount"):
+        plots.plot_spend(made, cap="lots")
+
+
+def test_costs_are_stacked_by_use():
+    """Used, wasted and possibly billed parts of a bar add up to the group's money."""
+    orders = [completed("a"), failed("b", cost="0.01"), ambiguous("c")]
+    ax = plots.plot_costs(summarise_costs(told(["a", "b", "c"], orders)))
+    assert [patch.get_width() for patch in ax.patches] == pytest.approx([0.0286, 0.01, 0.03])
+    assert [patch.get_x() for patch in ax.patches] == pytest.approx([0.0, 0.0286, 0.0386])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["all"]
+
+
+def test_costs_over_time_stay_in_order():
+    """Buckets of time are not sorted by money."""
+    orders = [completed(f"j{i}", sent_at=NOON + 3600 * i, cost=f"0.0{i + 1}") for i in range(3)]
+    ax = plots.plot_costs(summarise_costs(told([o.job_id for o in orders], orders), "1h"))
+    assert [label.get_text()[-5:] for label in ax.get_yticklabels()] == ["12:00", "13:00", "14:00"]
+
+
+def test_many_groups_are_cut_and_counted():
+    """A plot with a thousand bars says nothing."""
+    orders = [completed(f"j{i}") for i in range(40)]
+    made = told([o.job_id for o in orders], orders)
+    assert (
+        plots.plot_costs(summarise_costs(made, "job_id")).get_title(loc="left") == "Cost by job_id (25 of 40)"
+    )
+    ax = plots.plot_latency(summarise_latency(made, "job_id"))
+    assert ax.get_title(loc="left") == "Seconds of task by job_id (25 of 40)"
+
+
+def test_latency_shows_phases_or_groups():
+    """The whole is drawn phase by phase, groups by the task, and one phase on request."""
+    whole = summarise_latency(told(["a"], [completed("a")]))
+    labels = [label.get_text() for label in plots.plot_latency(whole).get_yticklabels()]
+    assert labels == ["create", "task", "download"]
+    assert plots.plot_latency(whole, phase="create").get_title(loc="left") == "Seconds of create"
+    with pytest.raises(UsageError, match="no phase 'nap'"):
+        plots.plot_latency(whole, phase="nap")
+
+
+def test_failures_tell_what_may_be_billed():
+    """Bars are orders, or rows where there was none, and doubt is hatched."""
+    orders = [failed("a"), failed("b"), ambiguous("c")]
+    ax = plots.plot_failures(summarise_failures(told(["a", "b", "c", None], orders)))
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["generation_error 003011095", "invalid prompt_missing", "no_answer"]
+    widths = [(patch.get_width(), bool(patch.get_hatch())) for patch in ax.patches if patch.get_width()]
+    assert widths == [(2.0, False), (1.0, False), (1.0, True)]
+
+
+def test_throughput_of_a_single_moment_is_drawn():
+    """One bucket is a bar all the same."""
+    orders = [completed("a", completed_at=NOON + 0.1, sent_at=NOON)]
+    ax = plots.plot_throughput(count_throughput(told(["a"], orders), "1h"))
+    assert [patch.get_height() for patch in ax.patches] == [60.0]
+
+
+def test_transparent_axes_take_the_ink_of_what_is_behind():
+    """Where nothing is behind, the page is taken as light."""
+    with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "#101010"}):
+        assert theme.prepare(None)[1].ink == "#ececec"
+    with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "none"}):
+        assert theme.prepare(None)[1].ink == "#222222"
+
+
+def test_without_matplotlib_the_way_out_is_said(monkeypatch):
+    """A missing extra is a clear error, not an ImportError from deep inside."""
+    monkeypatch.setitem(sys.modules, "dreamo_batch.results.figure", None)
+    with pytest.raises(UsageError, match=r"dreamo-batch\[plots\]"):
+        theme.prepare(None)
+
+
+def test_importing_and_plotting_leave_pyplot_alone():
+    """The package does not load matplotlib, and plots do not load pyplot."""
+    code = (
+        "import sys, pandas as pd, dreamo_batch as dreamo; from dreamo_batch import columns\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "dreamo.plot_costs(pd.DataFrame(columns=list(columns.COSTS)))\n"
+        "assert 'matplotlib.figure' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
