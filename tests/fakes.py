@@ -8,10 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from hypothesis import strategies as st
 from PIL import Image
 
+from dreamo_batch import columns
 from dreamo_batch.execution.state import Event, Kind, Order, Stage
+from dreamo_batch.execution.stored import ROWS
+from dreamo_batch.table.images import ImageSource
+from dreamo_batch.table.jobs import Job, Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,3 +111,31 @@ def picture(file_format: str = "PNG", size: tuple[int, int] = (8, 4)) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise(size, 50).convert("RGB").save(buffer, file_format)
     return buffer.getvalue()
+
+
+def job(job_id: str = "a", *, seed: int = 7, image: ImageSource | None = None) -> Job:
+    url = "https://example.com/cat.png"
+    source = image or ImageSource("url", url, "00", url, "00")
+    return Job(
+        job_id, f"a cat called {job_id}", seed, 1328, 1328, use_rephraser=True, replicate=0, image=source
+    )
+
+
+def prepared(*names: str | None) -> Prepared:
+    """A table whose rows have these jobs, in their order; None is a row that can't be ordered."""
+    first: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name is not None:
+            first.setdefault(name, position)
+    rows = pd.DataFrame({name: pd.Series([None] * len(names), dtype=dtype) for name, dtype in ROWS.items()})
+    for position, name in enumerate(names):
+        if name is None:
+            rows.loc[position, columns.ERROR_CLASS] = "invalid"
+            rows.loc[position, columns.ERROR_MESSAGE] = "prompt: it is blank"
+            continue
+        rows.loc[position, columns.JOB_ID] = name
+        rows.loc[position, columns.SEED_SENT] = 7
+        if first[name] != position:
+            rows.loc[position, columns.DUPLICATE_OF] = first[name]
+    problems = pd.DataFrame(columns=list(columns.PROBLEMS))
+    return Prepared({name: job(name) for name in first}, rows, problems)

@@ -1,0 +1,605 @@
+"""Whole runs in simulated time, against a service that fails in every way: nothing is paid twice or passes a limit.
+
+Everything is real but the network, the disk and the clock: plan, schedule, budget, coordinator and the fold.
+The service keeps an invoice that the ledger is compared with, and every create is checked as it is sent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from heapq import heappop, heappush
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
+from dreamo_batch.execution import outcomes, plan
+from dreamo_batch.execution.archive import Saved
+from dreamo_batch.execution.budget import Budget, highest_price, money, total
+from dreamo_batch.execution.coordinator import Coordinator
+from dreamo_batch.execution.ledger import interrupted
+from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.execution.schedule import Do, Limits, Schedule
+from dreamo_batch.execution.state import OPEN, ORDERED, Kind, Stage, State
+from dreamo_batch.service import failures
+from dreamo_batch.service.failures import Failure
+from dreamo_batch.service.failures import Kind as FailureKind
+from dreamo_batch.service.wire import ServiceMessage, Task
+from tests.fakes import FakeClock, prepared
+
+NOWHERE = Path("/nonexistent/run")
+TIMEOUT_S = 60.0
+UNREACHABLE = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
+NO_ANSWER = Failure(FailureKind.TRANSIENT, failures.NO_ANSWER, is_outage=True)
+LOST_CREATE = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True)
+REJECTED = Failure(FailureKind.PERMANENT, failures.REJECTED, http_status=400)
+REFUSED = Failure(FailureKind.STOP, failures.ACCESS_REFUSED, http_status=402)
+NOT_FOUND = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
+
+
+@dataclass
+class Weather:
+    """How the service behaves: rates of each fault, 0 to 1, and how fast and dear it is."""
+
+    lost_taken: float = 0.0  # a create is taken, its answer lost
+    lost_untaken: float = 0.0
+    unreachable: float = 0.0
+    limited: float = 0.0
+    rejected: float = 0.0
+    refused: float = 0.0
+    poll_fault: float = 0.0
+    unknown: float = 0.0  # a task is never found again
+    stuck: float = 0.0
+    failing: float = 0.0
+    free_of_cost: float = 0.0  # a task ends without naming a cost
+    save_fault: float = 0.0
+    probe_fault: float = 0.0
+    outage_every_s: float = 0.0
+    latency_s: float = 3.0
+    concurrency: int = 1000
+    price_spread: float = 0.0
+
+
+@dataclass
+class Taken:
+    """A task as the service has it, with what it will cost."""
+
+    key: tuple[str, int]
+    done_at: float
+    cost: Decimal
+    shown_cost: str | None
+    end: str
+    is_known: bool = True
+
+
+@dataclass
+class Service:
+    """The truth: what was taken and what is billed."""
+
+    clock: FakeClock
+    source: random.Random
+    weather: Weather = field(default_factory=Weather)
+    invoice: dict[str, Taken] = field(default_factory=dict)
+    quiet_until: float = 0.0
+
+    def happens(self, rate: float) -> bool:
+        return self.source.random() < rate
+
+    def is_away(self) -> bool:
+        every_s = self.weather.outage_every_s
+        return bool(every_s) and self.clock.now % every_s < every_s / 3
+
+    def create(self, key):
+        assert self.clock.now >= self.quiet_until, "asked again sooner than the service had said"
+        weather = self.weather
+        if self.is_away():
+            taken = self.take(key) if self.happens(0.3) else None
+            return LOST_CREATE if taken or self.happens(0.3) else UNREACHABLE
+        if self.happens(weather.limited) or self.n_running >= weather.concurrency:
+            return self.limit()
+        for rate, answer in (
+            (weather.unreachable, UNREACHABLE),
+            (weather.rejected, REJECTED),
+            (weather.refused, REFUSED),
+            (weather.lost_untaken, LOST_CREATE),
+        ):
+            if self.happens(rate):
+                return answer
+        task_id = self.take(key)
+        return LOST_CREATE if self.happens(weather.lost_taken) else task_id
+
+    def limit(self):
+        asked_s = self.source.choice([None, 0.0, 2.0, 30.0])
+        return Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, http_status=429, retry_after_s=asked_s)
+
+    @property
+    def n_running(self) -> int:
+        """Tasks that take up a place; one that never ends does not keep its place."""
+        return sum(self.clock.now < taken.done_at < float("inf") for taken in self.invoice.values())
+
+    def take(self, key) -> str:
+        task_id = f"task-{len(self.invoice)}"
+        latency_s = self.source.lognormvariate(0, 0.5) * self.weather.latency_s
+        cost = Decimal("0.0286") * (1 + Decimal(f"{self.source.random() * self.weather.price_spread:.3f}"))
+        end = "failed" if self.happens(self.weather.failing) else "completed"
+        self.invoice[task_id] = Taken(
+            key=key,
+            done_at=float("inf") if self.happens(self.weather.stuck) else self.clock.now + latency_s,
+            cost=cost,
+            shown_cost=None if self.happens(self.weather.free_of_cost) else format(cost, "f"),
+            end=end,
+            is_known=not self.happens(self.weather.unknown),
+        )
+        return task_id
+
+    def poll(self, task_id: str):
+        taken = self.invoice[task_id]
+        if self.is_away():
+            return UNREACHABLE
+        if self.happens(self.weather.poll_fault):
+            return self.source.choice([NO_ANSWER, UNREACHABLE, self.limit()])
+        if not taken.is_known:
+            return NOT_FOUND
+        if taken.done_at > self.clock.now:
+            return Task(task_id, "in_progress")
+        if taken.end == "failed":
+            code = self.source.choice(["003011095", "003011096", "003011099", None])
+            return Task(task_id, "failed", cost=taken.shown_cost, error=ServiceMessage(code, "no picture"))
+        urls = (
+            () if self.happens(self.weather.save_fault) else (f"https://example.com/{self.source.random()}",)
+        )
+        return Task(task_id, "completed", urls=urls, cost=taken.shown_cost)
+
+
+class MemoryLedger:
+    """Holds events as the journal would: those committed survive a crash."""
+
+    def __init__(self) -> None:
+        self.directory = SimpleNamespace(path=NOWHERE, is_in_place=lambda: True)
+        self.committed: list = []
+        self.waiting: list = []
+        self.state = State()
+        self.watch = lambda _event: None
+
+    def record(self, events):
+        events = list(events)
+        self.waiting += events
+        orders = [self.state.apply(one) for one in events]
+        for one in events:
+            self.watch(one)
+        return orders
+
+    def commit(self) -> None:
+        self.committed += self.waiting
+        self.waiting.clear()
+
+    def crash(self) -> None:
+        """Keep what was committed, and fold it anew."""
+        self.waiting.clear()
+        self.state = State()
+        for one in self.committed:
+            self.state.apply(one)
+
+    def unwritten(self):
+        return tuple(self.waiting)
+
+
+class World:
+    """A run directory and a service, through any number of calls and crashes."""
+
+    def __init__(self, n_jobs: int, weather: Weather, seed: int) -> None:
+        self.clock = FakeClock()
+        self.source = random.Random(seed)
+        self.service = Service(self.clock, self.source, weather)
+        self.table = prepared(*(f"job-{i}" for i in range(n_jobs)))
+        self.ledger = MemoryLedger()
+        self.n_creates_lost_on_the_wire = 0
+
+    def call(
+        self, *, limits, cap=None, unit_cost=None, pilot=0, crash_after=None, halt_after=None, **options
+    ):
+        """Make one call of `run` and work it off, crash it or interrupt it after so many steps."""
+        state = self.ledger.state
+        for order in interrupted(state):
+            self.ledger.record([outcomes.interrupted(order, self.clock.wall())])
+        self.ledger.commit()
+        budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, orders=state)
+        assignment = plan.assignment(self.table, state, plan.Options(**options), NOWHERE)
+        self.coordinator = Coordinator(
+            ledger=self.ledger,
+            budget=budget,
+            schedule=Schedule(limits, budget, seed=self.source.randrange(99)),
+            effects=Requests(),
+            clock=self.clock,
+            assignment=assignment,
+        )
+        self.ledger.watch = Watch(self.coordinator, cap, limits, pilot if budget.price is None else 0)
+        self.coordinator.begin()
+        self.service.quiet_until = self.clock.now  # a new call knows nothing of what an earlier one was told
+        Loop(self, limits.n_workers).run(crash_after, halt_after)
+        self.ledger.watch = lambda _event: None
+
+    def check(self) -> None:
+        """Compare the ledger with the invoice."""
+        invoice, orders = self.service.invoice, list(self.ledger.state)
+        assert max(Counter(taken.key for taken in invoice.values()).values(), default=0) <= 1
+        known = {order.task_id: order for order in orders if order.task_id is not None}
+        doubtful = {(o.job_id, o.order) for o in orders if o.stage in (Stage.AMBIGUOUS, Stage.SENDING)}
+        assert set(known) <= set(invoice)
+        in_doubt = [taken for task_id, taken in invoice.items() if task_id not in known]
+        assert all(taken.key in doubtful for taken in in_doubt)
+        unsettled = [invoice[task_id] for task_id, order in known.items() if order.cost is None]
+        spent = total(money(order.cost) for order in orders if order.cost is not None)
+        billed = total(taken.cost for taken in invoice.values())
+        assert spent + total(taken.cost for taken in (*in_doubt, *unsettled)) == billed
+
+
+class Requests:
+    """Names each request instead of making it."""
+
+    def create(self, key, job):
+        assert job.job_id == key[0]
+        return "create", key, None
+
+    def fetch(self, do, key, task_id):
+        return do, key, task_id
+
+    def save(self, key, url):
+        return "save", key, url
+
+    def probe(self):
+        return "probe", None, None
+
+
+class Watch:
+    """Looks at every create as it is written down, with sums of its own."""
+
+    def __init__(self, coordinator, cap, limits, n_pilot) -> None:
+        self.coordinator = coordinator
+        self.cap = cap
+        self.limits = limits
+        self.n_pilot = n_pilot
+        self.settled_before = {key_of(o) for o in coordinator.ledger.state if o.stage is Stage.COMPLETED}
+        self.unpriced: set[tuple[str, int]] = set()
+
+    def __call__(self, event) -> None:
+        if event.kind is not Kind.SENDING:
+            return
+        schedule, orders = self.coordinator.schedule, list(self.coordinator.ledger.state)
+        n_sending = sum(order.stage is Stage.SENDING for order in orders)
+        assert n_sending <= self.limits.n_creating
+        overdue = [o for o in orders if o.stage in OPEN and o.error_class == outcomes.TASK_TIMEOUT]
+        n_open = sum(order.stage in OPEN for order in orders)
+        assert n_open <= self.limits.max_in_flight + len(overdue)
+        assert schedule.n_in_flight <= schedule.window.size <= self.limits.max_in_flight
+        assert schedule.outage.mood != "down"
+        if self.cap is not None:
+            self.look_at_money(event, orders)
+
+    def look_at_money(self, event, orders) -> None:
+        if "reserved" not in event.fields:
+            self.unpriced.add((event.job_id, event.order))
+            ordered = {key_of(order) for order in orders if order.stage in ORDERED}
+            assert len(self.unpriced & ordered) <= self.n_pilot
+            return
+        price = self.coordinator.budget.price
+        completed = [o for o in orders if o.stage is Stage.COMPLETED and key_of(o) not in self.settled_before]
+        seen = [money(order.cost) for order in completed if order.cost is not None]
+        assert Decimal(event.fields["reserved"]) == price >= max(seen, default=0)
+        spent = total(money(order.cost) for order in orders if order.cost is not None)
+        held = [order for order in orders if order.stage in ORDERED and order.cost is None]
+        reserved = total(price if order.reserved is None else money(order.reserved) for order in held)
+        assert spent + reserved <= self.cap
+
+
+def key_of(order) -> tuple[str, int]:
+    return order.job_id, order.order
+
+
+class Loop:
+    """What runner and workers do, in simulated time."""
+
+    def __init__(self, world: World, n_workers: int) -> None:
+        self.world = world
+        self.coordinator = world.coordinator
+        self.clock = world.clock
+        self.n_workers = n_workers
+        self.on_the_way: list = []  # answers, by the time they arrive
+        self.n = 0
+
+    def run(self, crash_after, halt_after) -> None:
+        n_idle = 0
+        for step in range(20_000):
+            is_news = self.give()
+            if self.coordinator.is_over():
+                self.world.ledger.commit()
+                return
+            if step == crash_after:
+                self.world.ledger.crash()
+                return
+            if step == halt_after:
+                self.coordinator.halt()
+                continue
+            before = self.clock.now
+            is_news |= self.wait()
+            n_idle = 0 if is_news or self.clock.now > before else n_idle + 1
+            assert n_idle < 3, "turns round and round without anything to do"
+        pytest.fail("the call does not end")
+
+    def give(self) -> bool:
+        work = self.coordinator.give(self.n_workers - len(self.on_the_way))
+        self.world.ledger.commit()
+        for action, call in work:
+            arrives_at, answer = self.answer(action, *call())
+            self.n += 1
+            heappush(self.on_the_way, (arrives_at, self.n, answer))
+        return bool(work)
+
+    def wait(self) -> bool:
+        wait_s = self.coordinator.wait_s(self.n_workers - len(self.on_the_way))
+        arrives_at = self.on_the_way[0][0] if self.on_the_way else None
+        assert wait_s is not None or arrives_at is not None, "waits for nothing, for ever"
+        until = min(
+            arrives_at if arrives_at is not None else float("inf"),
+            self.clock.now + wait_s if wait_s is not None else float("inf"),
+        )
+        self.clock.now = max(self.clock.now, until)
+        is_news, service = False, self.world.service
+        while self.on_the_way and self.on_the_way[0][0] <= self.clock.now:
+            answer = heappop(self.on_the_way)[2]
+            self.coordinator.take(answer)
+            asked_s = getattr(getattr(answer, "result", None), "retry_after_s", None) or 0.0
+            service.quiet_until = max(service.quiet_until, self.clock.now + asked_s)
+            is_news = True
+        return is_news
+
+    def answer(self, action, what, key, detail):
+        service, source = self.world.service, self.world.source
+        arrives_at = self.clock.now + source.uniform(0.001, 0.3)
+        match what:
+            case "create":
+                assert action.do is Do.CREATE
+                return arrives_at, CreateAnswer(key, service.create(key))
+            case "save":
+                is_saved = detail is not None and not service.happens(service.weather.save_fault)
+                saved = Saved(f"images/{key[0]}.jpg", "00", 5, 8, 8)
+                return arrives_at, SaveAnswer(key, saved if is_saved else "not a picture")
+            case "probe":
+                is_there = not service.is_away() and not service.happens(service.weather.probe_fault)
+                return arrives_at, ProbeAnswer(is_there=is_there)
+            case _:
+                return arrives_at, PollAnswer(what, key, service.poll(detail))
+
+
+rates = st.sampled_from([0.0, 0.0, 0.05, 0.3])
+weathers = st.builds(
+    Weather,
+    lost_taken=rates,
+    lost_untaken=rates,
+    unreachable=rates,
+    limited=rates,
+    rejected=rates,
+    refused=st.sampled_from([0.0, 0.0, 0.05]),
+    poll_fault=rates,
+    unknown=rates,
+    stuck=rates,
+    failing=rates,
+    free_of_cost=rates,
+    save_fault=rates,
+    probe_fault=rates,
+    outage_every_s=st.sampled_from([0.0, 0.0, 20.0, 200.0]),
+    latency_s=st.sampled_from([0.0001, 1.0, 3.0, 40.0]),
+    concurrency=st.sampled_from([1, 3, 1000]),
+    price_spread=st.sampled_from([0.0, 0.0, 2.0]),
+)
+calls = st.fixed_dictionaries(
+    {
+        "limits": st.builds(
+            Limits,
+            max_in_flight=st.integers(1, 8),
+            n_workers=st.integers(1, 8),
+            task_timeout_s=st.just(TIMEOUT_S),
+            patience_s=st.sampled_from([5.0, TIMEOUT_S]),
+        ),
+        "cap": st.sampled_from([None, Decimal("0.05"), Decimal("0.2"), Decimal(5)]),
+        "unit_cost": st.sampled_from([None, Decimal("0.01"), Decimal("0.0286"), Decimal("0.09")]),
+        "pilot": st.integers(0, 2),
+        "crash_after": st.none() | st.integers(0, 60),
+        "halt_after": st.none() | st.integers(0, 60),
+        "retry_failed": st.booleans(),
+        "resubmit_ambiguous": st.booleans(),
+        "max_attempts": st.integers(1, 3),
+    }
+)
+
+
+@given(
+    st.integers(1, 12),
+    weathers,
+    st.lists(st.tuples(calls, st.floats(0, 5000)), max_size=5),
+    st.integers(0, 9999),
+)
+def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
+    """Through any faults, crashes and options: limits hold at every create, and every order is accounted for."""
+    world = World(n_jobs, weather, seed)
+    for call, pause_s in some_calls:
+        world.call(**call)
+        world.check()
+        world.clock.advance(pause_s)
+    world.service.weather = Weather()
+    for taken in world.service.invoice.values():
+        taken.done_at = min(taken.done_at, world.clock.now)
+    world.call(limits=Limits(task_timeout_s=TIMEOUT_S))
+    world.check()
+    assert world.coordinator.stopped is None
+    ended = {Stage.COMPLETED, Stage.FAILED, Stage.REFUSED, Stage.LOST, Stage.AMBIGUOUS}
+    assert {job_id: world.ledger.state.latest(job_id).stage in ended for job_id in world.table.jobs} == (
+        dict.fromkeys(world.table.jobs, True)
+    )
+
+
+def test_a_fair_day_buys_each_job_once():
+    """Without faults every job is completed and saved, and a second call buys and changes nothing."""
+    world = World(30, Weather(), 0)
+    world.call(limits=Limits())
+    world.check()
+    orders = list(world.ledger.state)
+    assert [order.stage for order in orders] == [Stage.COMPLETED] * 30
+    assert all(order.output_path and order.cost for order in orders)
+    n_events = len(world.ledger.committed)
+    world.call(limits=Limits(), should_download=False)
+    assert len(world.ledger.committed) == n_events
+    assert len(world.service.invoice) == 30
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(st.integers(0, 10_000), st.integers(0, 80))
+def test_a_crash_leaves_no_more_in_doubt_than_was_on_the_wire(seed, crash_after):
+    """Only creates whose answer was not on disk yet are ambiguous; all others go on where they were."""
+    world = World(12, Weather(latency_s=1.0), seed)
+    limits = Limits(max_in_flight=4, n_workers=6)
+    world.call(limits=limits, crash_after=crash_after)
+    n_on_the_wire = sum(order.stage is Stage.SENDING for order in world.ledger.state)
+    assert n_on_the_wire <= 4
+    world.call(limits=limits)
+    world.check()
+    stages = Counter(order.stage for order in world.ledger.state)
+    assert stages[Stage.AMBIGUOUS] == n_on_the_wire
+    assert stages[Stage.COMPLETED] == 12 - n_on_the_wire
+
+
+def test_the_cap_binds_across_calls():
+    """A cap is for all that was ever ordered; reached, it says so, and raised, it goes on."""
+    world = World(10, Weather(), 0)
+    for cap, n_bought in (("0.0857", 2), ("0.0858", 3), ("0.0858", 3), ("1", 10)):
+        world.call(limits=Limits(), cap=Decimal(cap), unit_cost=Decimal("0.0286"))
+        world.check()
+        assert len(world.service.invoice) == n_bought
+        assert isinstance(world.coordinator.stopped, BudgetReached) == (n_bought < 10)
+
+
+def test_a_cap_held_by_an_overdue_task_ends_the_call():
+    """What a task that takes too long holds back can't come free in this call, so nobody waits for it."""
+    world = World(3, Weather(stuck=1.0), 0)
+    world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
+    assert isinstance(world.coordinator.stopped, BudgetReached)
+    assert "2 jobs were not ordered" in str(world.coordinator.stopped)
+    assert [order.error_class for order in world.ledger.state] == [outcomes.TASK_TIMEOUT]
+
+
+def test_pilots_show_the_price():
+    """Without a price as many orders as allowed go first; then the cap binds at what they cost."""
+    world = World(10, Weather(), 0)
+    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=2)
+    assert len(world.service.invoice) == 4
+    assert isinstance(world.coordinator.stopped, BudgetReached)
+
+
+def test_pilots_that_tell_no_price_end_the_call():
+    """If even they name no cost, a cap can't be kept, and that is said."""
+    world = World(10, Weather(free_of_cost=1.0), 0)
+    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=2)
+    assert len(world.service.invoice) == 2
+    assert isinstance(world.coordinator.stopped, PriceUnknown)
+
+
+def test_a_pilot_that_is_refused_is_not_used_up():
+    """A row that the service rejects was no order, so the next row may show the price."""
+    world = World(10, Weather(rejected=1.0), 0)
+    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=1)
+    assert [order.stage for order in world.ledger.state] == [Stage.REFUSED] * 10
+    assert world.coordinator.stopped is None
+
+
+def test_no_access_stops_buying_and_finishes_what_is_in_flight():
+    """After a 402 nothing more is sent, and tasks at the service are still fetched."""
+    world = World(12, Weather(refused=0.4), 3)
+    world.call(limits=Limits(max_in_flight=3))
+    assert isinstance(world.coordinator.stopped, AccessRefused)
+    assert {order.stage for order in world.ledger.state} <= {Stage.COMPLETED, Stage.UNSENT}
+    assert world.coordinator.schedule.n_waiting > 0
+    world.check()
+
+
+def test_an_outage_fails_no_row():
+    """Rows wait for the service to come back; only creates on the wire may become ambiguous."""
+    world = World(20, Weather(outage_every_s=30.0), 1)
+    world.call(limits=Limits(max_in_flight=3, n_workers=8))
+    world.check()
+    stages = Counter(order.stage for order in world.ledger.state)
+    assert set(stages) <= {Stage.COMPLETED, Stage.AMBIGUOUS}
+    assert world.coordinator.stopped is None
+    assert any("waiting for it" in notice for notice in world.coordinator.notices)
+    assert any("going on" in notice for notice in world.coordinator.notices)
+
+
+def test_a_service_that_stays_away_is_given_up():
+    """After the time it was told to wait a run ends and says so."""
+    world = World(5, Weather(unreachable=1.0, probe_fault=1.0), 1)
+    world.call(limits=Limits(patience_s=120.0))
+    assert isinstance(world.coordinator.stopped, ServiceUnreachable)
+    assert "too long" in str(world.coordinator.stopped)
+    assert {order.stage for order in world.ledger.state} == {Stage.UNSENT}
+
+
+def test_a_service_that_loses_creates_costs_a_handful():
+    """If every create is lost while questions are answered, few rows are risked."""
+    world = World(200, Weather(lost_taken=1.0), 1)
+    world.call(limits=Limits(max_in_flight=50, n_workers=8))
+    assert isinstance(world.coordinator.stopped, ServiceUnreachable)
+    assert "in a row were lost" in str(world.coordinator.stopped)
+    assert len(world.service.invoice) <= 6 + 5
+    world.check()
+
+
+def test_a_service_that_takes_few_at_a_time_is_not_hammered():
+    """Refused for its concurrency, a run asks ever more rarely for more than it takes."""
+    world = World(100, Weather(concurrency=3, latency_s=1.0), 1)
+    world.call(limits=Limits(max_in_flight=20))
+    world.check()
+    refusals = [order.n_refusals or 0 for order in world.ledger.state]
+    assert sum(refusals) < 60
+    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    waits = [
+        (order.waited_s, order.answered_at - order.sent_at)
+        for order in world.ledger.state
+        if order.n_refusals
+    ]
+    assert all(waited_s > sent_for_s for waited_s, sent_for_s in waits)
+
+
+def test_unbilled_failures_are_ordered_again_within_the_attempts():
+    """Only as often as allowed, and only what the contract calls unbilled."""
+    world = World(40, Weather(failing=1.0), 1)
+    world.call(limits=Limits(), max_attempts=3)
+    world.check()
+    for job_id in world.table.jobs:
+        orders = world.ledger.state.of(job_id)
+        assert len(orders) <= 3
+        assert all(order.error_code in ("003011095", "003011099") for order in orders[:-1])
+        assert len(orders) == 3 or orders[-1].error_code in ("003011096", None)
+
+
+def test_nothing_is_ordered_again_by_itself():
+    """By default a failed job is a failed job, whatever its code."""
+    world = World(20, Weather(failing=1.0), 1)
+    for _ in range(2):
+        world.call(limits=Limits())
+    assert {len(world.ledger.state.of(job_id)) for job_id in world.table.jobs} == {1}
+
+
+def test_an_interrupted_call_leaves_nothing_in_doubt():
+    """Answers of creates on the wire are waited for, so the next call knows them all."""
+    for halt_after in range(12):
+        world = World(12, Weather(), halt_after)
+        world.call(limits=Limits(max_in_flight=4), halt_after=halt_after)
+        assert all(order.stage is not Stage.SENDING for order in world.ledger.state)
+        world.call(limits=Limits())
+        assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+        world.check()
