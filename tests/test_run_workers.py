@@ -1,0 +1,84 @@
+"""I/O workers: every piece of work comes back as one message, whatever becomes of it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+
+from dreamo_batch.execution.workers import Workers
+
+
+@pytest.fixture
+def workers():
+    pool = Workers(4)
+    yield pool
+    pool.stop()
+    for thread in pool._threads:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_every_result_comes_back_once(workers):
+    """As many messages as pieces of work."""
+    for number in range(200):
+        workers.do(lambda number=number: number)
+    assert sorted(workers.mailbox.get(timeout=5) for _ in range(200)) == list(range(200))
+    assert workers.mailbox.empty()
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_an_exception_is_a_message_too(workers, error):
+    """Nothing vanishes with a thread, and the thread goes on."""
+
+    def fail():
+        raise error
+
+    for _ in range(8):
+        workers.do(fail)
+        assert workers.mailbox.get(timeout=5) is error
+    workers.do(lambda: "still here")
+    assert workers.mailbox.get(timeout=5) == "still here"
+
+
+def test_work_is_done_side_by_side(workers):
+    """As many at once as there are workers."""
+    barrier = threading.Barrier(4)
+    for _ in range(4):
+        workers.do(lambda: barrier.wait(5) >= 0)
+    assert [workers.mailbox.get(timeout=5) for _ in range(4)] == [True] * 4
+
+
+def test_stopping_lets_work_end(workers):
+    """What was given before the stop is still done and told."""
+    gate = threading.Event()
+    workers.do(lambda: gate.wait(5))
+    workers.stop()
+    gate.set()
+    assert workers.mailbox.get(timeout=5) is True
+
+
+def test_workers_never_keep_the_process_alive(workers):
+    """A request stuck in the network must not keep an interpreter from ending."""
+    assert all(thread.daemon for thread in workers._threads)
+
+
+def test_an_idle_worker_holds_no_picture(workers):
+    """What a piece of work was given goes when it is done, not when the next one comes."""
+
+    class Picture:
+        pass
+
+    content = Picture()
+    watch = weakref.ref(content)
+    workers.do(lambda content=content: content is not None)
+    assert workers.mailbox.get(timeout=5) is True
+    del content
+    for _ in range(100):
+        gc.collect()
+        if watch() is None:
+            break
+        threading.Event().wait(0.01)
+    assert watch() is None
