@@ -45,7 +45,8 @@ def measure_pace(history: History) -> dict[str, Any]:
     n_completed = int((orders[columns.STAGE] == str(Stage.COMPLETED)).sum())
     n_refusals = int(orders[columns.N_REFUSALS].fillna(0).sum())
     peak = _peak(taken, ended)
-    advised, advice = _advise(orders, n_refusals, peak)
+    n_held = _n_held(orders, taken, _ended_there(orders, taken, ended)) if n_refusals else None
+    advised, advice = _advise(orders, n_refusals, peak, n_held)
     return {
         "orders": len(orders),
         "busy_s": busy_s,
@@ -58,14 +59,14 @@ def measure_pace(history: History) -> dict[str, Any]:
     }
 
 
-def _advise(orders: pd.DataFrame, n_refusals: int, peak: int) -> tuple[int | None, str]:
+def _advise(orders: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
     n_ended = int(orders[columns.COMPLETED_AT].notna().sum())
     if n_ended < _N_MIN:
         return None, f"{n_ended} orders ended; at least {_N_MIN} are needed to say anything."
-    if n_refusals:
-        return peak, (
-            f"The service refused creates {n_refusals} times and never held more than {peak} orders at once: "
-            f"max_in_flight={peak} is as fast, without the refusals."
+    if n_held is not None:
+        return n_held, (
+            f"The service refused creates {n_refusals} times, and held {n_held} orders when it took those that it "
+            f"had refused: max_in_flight={n_held} is as fast, without the refusals."
         )
     n_running = _n_running(orders)
     if n_running is not None:
@@ -78,6 +79,23 @@ def _advise(orders: pd.DataFrame, n_refusals: int, peak: int) -> tuple[int | Non
         f"Up to {peak} orders were in flight; none was refused, and no queue at the service shows: "
         f"max_in_flight={_GROWTH * peak} may be faster."
     )
+
+
+def _n_held(orders: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
+    """Say how many orders the service held, in the middle, when it took one that it had refused before."""
+    is_refused = (orders[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
+    at = taken[is_refused]
+    held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
+        np.sort(ended), at, side="right"
+    )
+    return max(1, round(float(np.median(held))))
+
+
+def _ended_there(orders: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Give when each order ended at the service, which is before its end was seen; that where nothing tells."""
+    known = phases(orders)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
+    ended: np.ndarray = np.fmin(taken + known, seen)
+    return ended
 
 
 def _n_running(orders: pd.DataFrame) -> int | None:
