@@ -206,11 +206,22 @@ def _is_of_same_run(meta: checkpoint.Meta, header: journal.Header) -> bool:
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
-    """Give what a directory draws its seeds from, without opening it; None for a new one."""
+    """Give what a directory draws its seeds from, without opening it; None for a new one.
+
+    Raises
+    ------
+    DirectoryError
+        If the disk does not let it be read.
+    """
     manifest = directory.read_manifest()
     if manifest is not None:
         return manifest.entropy
-    meta = read(directory.path).meta if directory.path.is_dir() else None
+    try:
+        meta = read(directory.path).meta if directory.path.is_dir() else None
+    except OSError as error:
+        raise DirectoryError(
+            f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
+        ) from error
     return None if meta is None else meta.entropy
 
 
@@ -317,9 +328,16 @@ class Ledger:
         Raises
         ------
         OSError
-            If the disk does not take it; `abandon` closes all the same.
+            If the disk does not take it; `abandon` closes all the same. What the journal alone did not take may
+            be in the checkpoint then, and is no longer among what is `unwritten`.
         """
-        self.commit()
+        try:
+            self.commit()
+        except OSError:
+            self.directory.refuse_loss()  # else a checkpoint could fall into the hands of another writer
+            self._cover(self._journal.header.number, pending, is_followed=False)
+            self._unwritten.clear()
+            raise
         self._cover(self._journal.header.number, pending, is_followed=False)
         self._journal.close()
 

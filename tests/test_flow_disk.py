@@ -1,0 +1,378 @@
+"""A disk that is full, read-only, slow or gone stops a run before anything more is bought, and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.execution import journal
+from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.execution.state import Stage
+from tests.flows import IS_LONG, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TMPFS_KB = range(24, 200, 4) if IS_LONG else (36, 64, 96)
+FILE_LIMITS = range(100, 20_000, 900) if IS_LONG else (100, 2500)
+N_WRITES = range(40) if IS_LONG else (1, 4, 9)
+SECONDS = 20.0  # that a run on a dead disk may take on a busy machine; it is far less
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Iterator[Flow]:
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.15") as gateway:
+        yield Flow(tmp_path, gateway, n_rows=6)
+
+
+def stopped(flow: Flow, **options: Any) -> dreamo.StorageFailed:
+    """Run until the disk stops it; soon, with a table, and without a lock left behind."""
+    started = time.monotonic()
+    with pytest.raises(dreamo.StorageFailed) as caught:
+        flow.run(**options)
+    assert time.monotonic() - started < SECONDS
+    assert caught.value.run_dir == flow.run_dir
+    assert "othing" in str(caught.value)
+    assert "ordered" in str(caught.value)
+    return caught.value
+
+
+class Disk:
+    """The disk under every journal: refuses what it is told to refuse, from a certain write on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_left: int | None = None
+        self.wait_s = 0.0
+        self.n_refused = 0
+        real = journal.Journal._write
+
+        def write(opened: journal.Journal, data: bytes) -> None:
+            self.before_write(data)
+            real(opened, data)
+
+        monkeypatch.setattr(journal.Journal, "_write", write)
+
+    def before_write(self, _data: bytes) -> None:
+        if self.wait_s:
+            threading.Event().wait(self.wait_s)
+        if self.n_left is not None:
+            self.n_left -= 1
+            if self.n_left < 0:
+                self.n_refused += 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.mark.parametrize("n_writes", N_WRITES)
+def test_a_journal_that_can_not_be_written_stops_buying_at_once(flow, disk, n_writes):
+    """Whichever write fails first, nothing is ordered after it, and every id is on the disk or in the error."""
+    disk.n_left = n_writes
+    error = stopped(flow)
+    n_bought = len(flow.invoice())
+    in_flight = [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
+    told = [line["id"] for line in flow.invoice() if line["id"] in str(error)]
+    flow.assert_bought_once()
+    assert len(in_flight) >= len(told)
+    known = {order.task_id for order in flow.orders()} | set(told)
+    assert {line["id"] for line in flow.invoice()} <= known, "an id reached neither the disk nor the terminal"
+
+    disk.n_left = None
+    for line in flow.invoice():  # as the error says
+        if line["id"] in told:
+            (job,) = [order.job_id for order in in_flight if order.seed_sent == line["seed"]]
+            dreamo.resolve(flow.run_dir, job, task_id=line["id"])
+    flow.assert_finishes()
+    assert n_bought <= len(flow.table)
+
+
+def test_a_disk_that_is_full_when_a_create_is_answered_tells_the_id(flow, disk, caplog):
+    """The answer can't be written down: the id stands in the error, in the log, and in the results."""
+    disk.n_left = 2  # the journal's first line, and "about to"
+    error = stopped(flow, max_in_flight=1)
+    (line,) = flow.invoice()
+    assert line["id"] in str(error)
+    assert "settle it with resolve(" in str(error)
+    assert any(line["id"] in record.getMessage() for record in caplog.records)
+    assert line["id"] in set(error.results["task_id"])
+
+
+def test_a_disk_that_has_room_again_takes_what_it_refused(flow, disk):
+    """A commit that failed is made up for by a later one, so that the next run goes on without a question."""
+    disk.n_left = 2
+    real = RunDirectory.unlock
+
+    class Room(threading.Thread):
+        def run(self) -> None:
+            while not disk.n_refused:
+                time.sleep(0.001)
+            disk.n_left = None
+
+    room = Room()
+    room.start()
+    stopped(flow)
+    room.join()
+    assert real is RunDirectory.unlock
+    assert not [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
+    flow.assert_finishes()
+
+
+def test_a_slow_disk_only_takes_longer(flow, disk):
+    """Every fsync waits for a while: fewer of them serve more events each, and nothing else changes."""
+    disk.wait_s = 0.05
+    flow.assert_finishes()
+
+
+def test_a_create_is_sent_only_once_it_is_written_down(flow, monkeypatch):
+    """While the disk has not yet taken "about to", nothing of it is on the invoice."""
+    seen = []
+    real = journal.Journal._write
+
+    def write(opened: journal.Journal, data: bytes) -> None:
+        jobs = {one["job"] for one in map(json.loads, data.splitlines()) if one.get("kind") == "sending"}
+        threading.Event().wait(0.02)
+        seen.append((len(jobs), len(flow.invoice())))
+        real(opened, data)
+
+    monkeypatch.setattr(journal.Journal, "_write", write)
+    flow.run(max_in_flight=2)
+    sent = 0
+    for n_jobs, n_on_invoice in seen:
+        assert n_on_invoice <= sent
+        sent += n_jobs
+    assert sent == len(flow.table)
+
+
+# A run in a process of its own, so that a limit or another user binds nobody else. It prints how it ended.
+CHILD = """
+import json, os, resource, signal, sys
+import dreamo_batch as dreamo
+table = dreamo.read_table(sys.argv[1])
+dreamo.run
+dreamo.validate(table)  # what is imported late may not be readable for another user
+limit, user = int(sys.argv[5]), int(sys.argv[6])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+if user:
+    os.setgid(user)
+    os.setuid(user)
+try:
+    dreamo.run(table, sys.argv[2], base_url=sys.argv[3], api_key=sys.argv[4], progress=False, max_in_flight=2)
+except dreamo.DreamoError as error:
+    results = getattr(error, "results", None)
+    print(json.dumps({"error": type(error).__name__, "text": str(error), "has_results": results is not None}))
+else:
+    print(json.dumps({"error": None}))
+"""
+
+
+def in_a_child(flow: Flow, *, limit_bytes: int = 0, user: int = 0) -> dict[str, Any]:
+    csv = flow.run_dir.parent / "jobs.csv"
+    dreamo.write_table(flow.table, csv)
+    where = (str(csv), str(flow.run_dir), flow.gateway.base_url, flow.gateway.api_key)
+    command = [sys.executable, "-c", CHILD, *where, str(limit_bytes), str(user)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("limit_bytes", FILE_LIMITS)
+def test_files_that_may_not_grow_stop_the_run(flow, limit_bytes):
+    """A limit on the size of files, hit by the first line, in the middle of the journal, or by a table."""
+    ended = in_a_child(flow, limit_bytes=limit_bytes)
+    assert ended["error"] == "StorageFailed"
+    assert "File too large" in ended["text"]
+    flow.assert_bought_once()
+    ids = {order.task_id for order in flow.orders()} if RunDirectory(flow.run_dir).exists() else set()
+    assert all(line["id"] in ids or line["id"] in ended["text"] for line in flow.invoice())
+    n_bought = len(flow.invoice())
+    if limit_bytes == 100:
+        assert n_bought == 0
+    after = flow.run()
+    flow.assert_money_adds_up()
+    assert set(after["status"]) <= {"completed", "ambiguous"}
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Any]:
+    """Gives a small disk of a size in kB, mounted as the run directory."""
+    mounted = []
+
+    @contextmanager
+    def mount(path: Path, size_kb: int) -> Iterator[None]:
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        mounted.append(path)
+        yield
+
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small disk takes root")
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+    del tmp_path
+
+
+@pytest.mark.parametrize("size_kb", TMPFS_KB)
+def test_a_disk_that_fills_up_stops_the_run_and_goes_on_with_room(flow, tmpfs, size_kb):
+    """On a real small disk, full at the start, between creates or with the pictures; then it is made larger."""
+    with tmpfs(flow.run_dir, size_kb):
+        error = stopped(flow, max_in_flight=2)
+        assert "No space left" in str(error)
+        flow.assert_bought_once()
+        n_bought = len(flow.invoice())
+        stopped(flow, max_in_flight=2)
+        assert len(flow.invoice()) <= n_bought + 2
+        subprocess.run(["mount", "-o", "remount,size=4m", str(flow.run_dir)], check=True)
+        after = flow.run()
+        flow.assert_money_adds_up()
+        assert set(after["status"]) <= {"completed", "ambiguous"}
+
+
+def test_a_directory_that_may_not_be_written_is_refused_before_anything_is_bought(flow):
+    """Another user's directory: nothing is ordered, reading works, and its owner goes on as ever."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user takes root")
+    flow.run(flow.table.head(2))
+    _open_to_all(flow.run_dir.parent)
+    invoice = flow.invoice()
+    ended = in_a_child(flow, user=65534)
+    assert ended["error"] == "StorageFailed"
+    assert "Permission denied" in ended["text"]
+    assert flow.invoice() == invoice
+    flow.assert_finishes()
+
+
+def test_a_directory_that_may_not_even_be_read_is_refused_in_words(flow):
+    """No traceback of the file system: one error that names the directory."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user takes root")
+    flow.run(flow.table.head(2))
+    _open_to_all(flow.run_dir.parent)
+    flow.run_dir.chmod(0o700)
+    invoice = flow.invoice()
+    ended = in_a_child(flow, user=65534)
+    assert ended["error"] in {"DirectoryError", "StorageFailed"}
+    assert str(flow.run_dir) in ended["text"]
+    assert flow.invoice() == invoice
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let everybody read what is in a folder, and pass down to it from the first one that is ours."""
+    for path in (folder, *(one for one in folder.parents if one.name.startswith("pytest-"))):
+        path.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+class Background:
+    """A run in a thread, and how it ended; the test goes on once something is ordered."""
+
+    def __init__(self, flow: Flow, n_orders: int = 2, **options: Any) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, args=(flow, options))
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while len(flow.invoice()) < n_orders and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def join(self) -> dreamo.StorageFailed:
+        started = time.monotonic()
+        self._thread.join(30)
+        assert time.monotonic() - started < SECONDS
+        assert isinstance(self.error, dreamo.StorageFailed), self.error
+        return self.error
+
+    def _work(self, flow: Flow, options: dict[str, Any]) -> None:
+        try:
+            flow.run(**options)
+        except dreamo.DreamoError as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(flow, download):
+    """The ledger moves along and is whole; nothing is ordered after the move, and nothing is made at the old path."""
+    running = Background(flow, max_in_flight=2, download=download)
+    old, new = flow.run_dir, flow.run_dir.with_name("moved")
+    old.rename(new)
+    n_at_move = len(flow.invoice())
+    error = running.join()
+    assert "was moved or deleted" in str(error)
+    assert "new path" in str(error)
+    assert not old.exists()
+    assert len(flow.invoice()) <= n_at_move + 2  # what was on the wire as it moved
+    flow.run_dir = new
+    assert not [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
+    assert {line["id"] for line in flow.invoice()} == {order.task_id for order in flow.orders()}
+    flow.assert_finishes()
+
+
+def test_a_directory_deleted_under_a_run_stops_it_and_the_error_holds_the_ids(flow):
+    """Nothing is ordered after it is gone, and what was ordered stands in the results of the error."""
+    running = Background(flow, max_in_flight=2)
+    shutil.rmtree(flow.run_dir)
+    n_at_loss = len(flow.invoice())
+    error = running.join()
+    assert "was moved or deleted" in str(error)
+    assert len(flow.invoice()) <= n_at_loss + 2
+    assert {line["id"] for line in flow.invoice()} <= set(error.results["task_id"])
+    assert not flow.run_dir.exists()
+
+
+@pytest.mark.parametrize("name", ["journal", "images", "run.json", "jobs.parquet"])
+def test_a_file_deleted_under_a_run_loses_nothing(flow, name):
+    """Without its journal the run stops, and leaves a checkpoint of all it knows; everything else is made again."""
+    running = Background(flow, max_in_flight=2)
+    if name == "journal":
+        journal.path_of(flow.run_dir, 1).unlink()
+        error = running.join()
+        assert "deleted under the running run" in str(error)
+        assert {line["id"] for line in flow.invoice()} <= set(error.results["task_id"])
+    else:
+        path = flow.run_dir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        running._thread.join(30)
+        assert running.error is None
+    flow.assert_finishes()
+
+
+def test_file_names_come_from_job_ids_only(tmp_path):
+    """Whatever prompts and links say, no file lies outside the directory, and each is named by its job."""
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        flow = Flow(tmp_path, gateway, n_rows=1)
+        hostile = ["../../../etc/passwd", "a/b\\c\0d", "$(touch x); `id`", "<script>", "CON", "." * 300]
+        flow.table = dreamo.sweep(
+            image=flow.table["image"].iloc[0], prompt=hostile, seed=[1], size="512x512", note=["../up"]
+        )
+        before = {path for path in tmp_path.rglob("*") if flow.run_dir not in path.parents}
+        done = flow.run(on_invalid="skip")
+        bought = done[done["status"] == "completed"]
+        assert len(bought) >= len(hostile) - 1
+        expected = {f"images/{job_id}.jpg" for job_id in bought["job_id"]}
+        assert {path.rsplit(".", 1)[0] for path in bought["output_path"]} == {
+            path.rsplit(".", 1)[0] for path in expected
+        }
+        files = {path.relative_to(flow.run_dir).as_posix() for path in (flow.run_dir / "images").iterdir()}
+        assert files == set(bought["output_path"])
+        outside = {path for path in tmp_path.rglob("*") if flow.run_dir not in path.parents}
+        assert outside - before <= {flow.run_dir}
