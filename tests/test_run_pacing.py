@@ -247,6 +247,7 @@ def test_a_service_that_loses_every_create_is_given_up():
         assert not breaker.is_hopeless(0.0), n
         breaker.probed(float(n), is_there=True)
         assert breaker.mood == "trial"
+        breaker.tried()
         breaker.failed(float(n), is_create=True)
         assert breaker.mood == "down"
     assert breaker.is_losing_creates
@@ -261,6 +262,19 @@ def test_creates_that_were_under_way_when_the_door_closed_are_no_trials():
     breaker.probed(1.0, is_there=True)
     breaker.answered(is_create=True)
     assert (breaker.mood, breaker.is_losing_creates) == ("open", False)
+
+
+def test_creates_lost_before_a_trial_do_not_decide_it():
+    """Their answers time out one by one, long after the service came back; only the trial's own tells anything."""
+    breaker = outage()
+    breaker.failed(0.0, is_create=True)
+    breaker.probed(1.0, is_there=True)
+    for _ in range(8):
+        breaker.failed(2.0, is_create=True)
+    assert (breaker.mood, breaker.is_losing_creates) == ("trial", False)
+    breaker.tried()
+    breaker.answered(is_create=True)
+    assert breaker.mood == "open"
 
 
 def test_polls_that_fail_in_a_trial_close_the_door_again():

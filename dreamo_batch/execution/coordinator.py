@@ -31,6 +31,7 @@ from dreamo_batch.service.failures import Failure, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from decimal import Decimal
 
     from dreamo_batch.execution.budget import Budget
     from dreamo_batch.execution.clock import Clock
@@ -258,7 +259,7 @@ class Coordinator:
             self._refused_access(failure)
         elif failure.error_class == failures.RATE_LIMITED:
             self.schedule.answered()
-            self.schedule.limited(now, asked_s=failure.retry_after_s, is_create=True)
+            self.schedule.limited(now, asked_s=failure.retry_after_s, create=key)
         else:
             self.schedule.outage.failed(now, is_create=True)
 
@@ -273,11 +274,29 @@ class Coordinator:
             return
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
+        price, excess = self.budget.price, self.budget.excess
         order = self.record(outcomes.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        self._tell_money(price, excess)
         if order.stage is Stage.COMPLETED:
             self._save(key, order, now)
         elif failures.is_unbilled_and_retryable(failures.from_task(answer.result)):
             self._order_anew(key[0])
+
+    def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:
+        """Say so under a cap when an order cost more than was reserved, and when that passes the cap."""
+        if self.budget.cap is None or price is None or self.budget.price is None:
+            return
+        if self.budget.price > price:
+            self.notices.append(
+                f"an order cost {money.text(self.budget.price)} USD where {money.text(price)} were reserved; from now "
+                "on as much is reserved for each"
+            )
+        if self.budget.excess > excess:
+            self.notices.append(
+                f"spent and reserved are {money.text(self.budget.excess)} USD over the cap of "
+                f"{money.text(self.budget.cap)}, because orders in flight cost more than was reserved; nothing more is "
+                "ordered under this cap"
+            )
 
     def _poll_failed(self, key: Key, failure: Failure, now: float) -> None:
         if failure.error_class == failures.TASK_NOT_FOUND:
@@ -299,22 +318,27 @@ class Coordinator:
         else:
             self.schedule.answered()
             if failure.error_class == failures.RATE_LIMITED:
-                self.schedule.limited(now, asked_s=failure.retry_after_s, is_create=False)
+                self.schedule.limited(now, asked_s=failure.retry_after_s)
 
     def _refreshed(self, answer: outcomes.PollAnswer) -> None:
-        key, task = answer.key, answer.result
+        key, task, now = answer.key, answer.result, self._clock.monotonic()
         if isinstance(task, Failure):
-            self._note(task, self._clock.monotonic())
+            self._note(task, now)
+            if self.schedule.is_polling and (task.is_outage or task.error_class == failures.RATE_LIMITED):
+                self.schedule.refresh_failed(key, now)
+                return
         elif task.urls and task.urls[0] != self._order(key).output_url:
             self.record(outcomes.new_link(key, self._clock.wall(), task.urls[0]))
-        self.schedule.refreshed(key)
+        self.schedule.refreshed(key, now)
 
     def _save_ended(self, answer: outcomes.SaveAnswer) -> None:
-        key, wall = answer.key, self._clock.wall()
+        key, now, wall = answer.key, self._clock.monotonic(), self._clock.wall()
+        if answer.refusal is not None:
+            self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
         if not isinstance(answer.result, str):
-            self.schedule.saved(key)
+            self.schedule.saved(key, now)
             self.record(outcomes.save_ended(key, answer.result, wall))
-        elif not self.schedule.save_failed(key, self._clock.monotonic()):
+        elif not self.schedule.save_failed(key, now):
             self.record(outcomes.unsaved(key, wall, answer.result))
 
     def _probed(self, answer: outcomes.ProbeAnswer) -> None:
@@ -363,10 +387,16 @@ class Coordinator:
                 "a cap was given, but no order so far has told a price. Give unit_cost= (USD an order) and run again."
             )
         cap, spent = money.text(self.budget.cap or money.ZERO), money.text(self.budget.spent)
+        excess = money.text(self.budget.excess)
+        over = (
+            f", {excess} over it, because orders in flight cost more than reserved"
+            if self.budget.excess
+            else ""
+        )
         return BudgetReached(
-            f"the cap of {cap} USD is reached: {spent} spent, {money.text(self.budget.reserved)} reserved, and the "
-            f"next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not ordered. "
-            "Run again with a higher max_cost= to go on."
+            f"the cap of {cap} USD is reached{over}: {spent} spent, {money.text(self.budget.reserved)} reserved, and "
+            f"the next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not "
+            "ordered. Run again with a higher max_cost= to go on."
         )
 
     def _what_to_do(self, error: OSError) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.execution import archive, outcomes
 from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
+from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind, from_exception
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Effects:
             content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
             return outcomes.SaveAnswer(key, archive.save(content, key[0], self._run_dir))
         except ServiceError as error:
-            return outcomes.SaveAnswer(key, str(error))
+            is_refusal = error.failure.error_class == failures.RATE_LIMITED
+            return outcomes.SaveAnswer(key, str(error), error.failure if is_refusal else None)
         except archive.NotAPicture as error:
             return outcomes.SaveAnswer(key, str(error))
 

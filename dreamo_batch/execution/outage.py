@@ -39,6 +39,7 @@ class Outage:
     >>> outage.probed(now=11.0, is_there=True)
     >>> outage.mood
     'trial'
+    >>> outage.tried()
     >>> outage.answered(is_create=True)
     >>> outage.mood
     'open'
@@ -54,12 +55,19 @@ class Outage:
         self._n_in_a_row = 0
         self._n_failed_trials = 0
         self._needs_trial = False
+        self._is_tried = False
+
+    def tried(self) -> None:
+        """Take in that a create is sent: in a trial, the one that decides."""
+        self._is_tried = True
 
     def failed(self, now: float, *, is_create: bool) -> None:
         """Take in a failure that tells of the service being away: one create, or three others in a row."""
-        self._n_in_a_row += 1
         if self.mood == "trial" and is_create:
+            if not self._is_tried:  # sent before the service came back, and lost then: old news
+                return
             self._n_failed_trials += 1
+        self._n_in_a_row += 1
         if self.mood != "down" and (is_create or self._n_in_a_row >= _FAILURES_IN_A_ROW):
             self._needs_trial = is_create or self.mood == "trial"
             self._go_down(now)
@@ -77,6 +85,7 @@ class Outage:
             self.probe_at = now + self._back_off.next()
         elif self._needs_trial:
             self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
+            self._is_tried = False
         else:
             self._recover()
 

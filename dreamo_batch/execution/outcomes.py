@@ -42,10 +42,11 @@ class PollAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SaveAnswer:
-    """A picture was saved, or why not."""
+    """A picture was saved, or why not; `refusal` where it was asked for too fast."""
 
     key: Key
     result: Saved | str
+    refusal: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

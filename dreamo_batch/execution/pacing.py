@@ -155,9 +155,9 @@ class TokenBucket:
 class Window:
     """How many tasks may be at the service: the user's limit, narrowed by what the service refuses.
 
-    A 429 shows how many it takes: the window closes to what is in flight. It opens again by one after a
-    number of accepted creates that doubles each time an opening is refused, so that a service with a fixed cap
-    is asked for more ever more rarely.
+    A 429 shows how many it takes: the window closes to what is in flight. It is tried at once whether one more is
+    taken; after that it opens by one after a number of accepted creates that doubles each time it was refused, so
+    that a service with a fixed cap is asked for more ever more rarely.
 
     Examples
     --------
@@ -165,8 +165,10 @@ class Window:
     >>> window.refused(n_in_flight=3)
     >>> window.size
     3
-    >>> for _ in range(20):
-    ...     window.accepted()
+    >>> window.open_once()
+    >>> window.refused(n_in_flight=3)
+    >>> for _ in range(40):
+    ...     window.accepted(n_in_flight=3)
     >>> window.size
     4
     """
@@ -177,28 +179,43 @@ class Window:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = limit
+        self._before = limit
         self._hold = self._HOLD_FIRST
         self._n_accepted = 0
-        self._opened_to: int | None = None
+        self._is_opened = False
 
     def refused(self, n_in_flight: int) -> None:
         """Take in a 429 that came while so many tasks were accepted and unfinished."""
-        size = max(1, min(self.size, n_in_flight))
-        if self._opened_to is not None and size == self._opened_to - 1:
+        self._before = self.size
+        if self._is_opened:
+            self.size = max(1, self.size - 1)
             self._hold = min(2 * self._hold, self._HOLD_MAX)
-        self.size = size
-        self._opened_to = None
+        else:
+            self.size = max(1, min(self.size, n_in_flight))
+        self._is_opened = False
         self._n_accepted = 0
 
-    def accepted(self) -> None:
-        """Take in an accepted create."""
+    def accepted(self, n_in_flight: int = 0) -> None:
+        """Take in an accepted create, and how many are in flight with it."""
+        self.size = min(max(self.size, n_in_flight), self.limit)  # sent before the window closed, and taken
         if self.size >= self.limit:
             return
         self._n_accepted += 1
         if self._n_accepted >= self._hold:
+            self.open_once()
+
+    def open_once(self) -> None:
+        """Open by one."""
+        if self.size < self.limit:
             self.size += 1
-            self._opened_to = self.size
+            self._is_opened = True
             self._n_accepted = 0
+
+    def reopen(self) -> None:
+        """Undo the last closing: it was something else that the service had too much of."""
+        self.size = max(self.size, self._before)
+        self._is_opened = False
+        self._n_accepted = 0
 
 
 class BackOff:

@@ -15,12 +15,14 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.execution.outage import Outage
-from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, Pace, PollTimes, TokenBucket, Window
+from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, PollTimes, TokenBucket
+from dreamo_batch.execution.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dreamo_batch.execution.budget import Budget
+    from dreamo_batch.execution.pacing import Window
 
 Key = tuple[str, int]
 
@@ -61,16 +63,6 @@ class _Task:
     unfinished_s: float = 0.0
     strikes: int = 0
     first_strike: float = 0.0
-
-
-@dataclass(slots=True)
-class _Suspicion:
-    """A create was refused, and it is not known yet whether for too many tasks or for too many requests."""
-
-    n_ended: int
-    measured: float
-    sent_before: frozenset[Key]
-    trial: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +121,13 @@ class Schedule:
         source = random.Random(seed)
         self.limits = limits
         self.budget = budget
-        self.window = Window(limits.max_in_flight)
+        self.quota = Quota(source, n_most=limits.max_in_flight)
         self.poll_times = PollTimes(source)
         self.outage = Outage(BackOff(source, first_s=0.25, cap_s=30.0), patience_s=limits.patience_s)
         self.is_submitting = True
         self.is_polling = True
         self.is_halted = False
-        self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
-        self._cool_until = 0.0
-        self._cool_s = 0.0
-        self.pace = Pace()
-        self._suspicion: _Suspicion | None = None
-        self._n_ended = 0
-        self._paces_saves = False
+        self._does_pace_saves = False
         self._bucket = TokenBucket(POLLS_PER_S)
         self._waiting: deque[Key] = deque()
         self._tasks: dict[Key, _Task] = {}
@@ -210,10 +196,10 @@ class Schedule:
                 times.append(self.outage.probe_at)
         else:
             if self._due and self.is_polling:
-                times.append(max(self._due[0][0], self._bucket.ready_at(now), self._cool_until))
+                times.append(max(self._due[0][0], self._bucket.ready_at(now), self.quota.ready_at(now)))
             # Also where that is past: time has gone on since the last look, which still found a cool-down.
-            if self._may_create():
-                times.append(self._cool_until)
+            if self._may_create() or (self._to_save and self._does_pace_saves):
+                times.append(self.quota.ready_at(now))
         return min(times, default=None)
 
     def is_done(self) -> bool:
@@ -226,6 +212,11 @@ class Schedule:
             return False
         # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
         return not self._waiting or not self.is_submitting or self.budget.verdict() != "go"
+
+    @property
+    def window(self) -> Window:
+        """How many tasks may be at the service."""
+        return self.quota.window
 
     @property
     def n_in_flight(self) -> int:
@@ -244,7 +235,7 @@ class Schedule:
 
     def cool_down_left_s(self, now: float) -> float:
         """Seconds until requests go on after a 429."""
-        return max(0.0, self._cool_until - now)
+        return max(0.0, self.quota.cool_until - now)
 
     # How it ended.
 
@@ -252,45 +243,34 @@ class Schedule:
         """Take in a task id."""
         self._busy[Do.CREATE].discard(key)
         self._tasks[key] = _Task(now, is_fresh=True)
-        self.window.accepted(len(self._tasks))
-        self.answered(now, is_create=True)
-        self._cool_down.reset()
-        self._judge(key, now)
+        self.quota.create_ended(key)
+        self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
+        self.answered(is_create=True)
         self._plan(Do.POLL, key, now + self.poll_times.due_in(0.0))
 
     def create_ended(self, key: Key) -> None:
         """Take in a create that led to no task."""
         self._busy[Do.CREATE].discard(key)
+        self.quota.create_ended(key)
 
     def send_again(self, key: Key) -> None:
         """Put a create that never arrived back to the head of the queue."""
-        self._busy[Do.CREATE].discard(key)
+        self.create_ended(key)
         self._waiting.appendleft(key)
 
-    def limited(self, now: float, *, asked_s: float | None, key: Key | None = None) -> None:
-        """Take in a 429 of a create (`key`) or of anything else; everyone waits the same cool-down.
-
-        What is asked or fetched is refused only for coming too fast, and then creates are too. A create alone may be
-        refused for the number of tasks: the window closes.
-        """
-        is_new = now >= self._cool_until and not (self._suspicion and key in self._suspicion.sent_before)
-        if is_new:
-            self._cool(now, asked_s)
-        elif asked_s is not None:
-            self._cool_until = max(self._cool_until, now + asked_s)
-        if key is None or now < self._rate_blamed_until:
-            self._blame_rate(now, self.pace.measured(now), is_new=is_new)
-        else:
-            self._blame_window(now, key, is_new=is_new)
+    def limited(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
+        """Take in a 429, of a create or of a question: everyone waits the same cool-down."""
+        self.quota.refused(now=now, n_tasks=len(self._tasks), asked_s=asked_s, create=create)
 
     def save_limited(self, now: float, *, asked_s: float | None) -> None:
         """Take in a 429 of a picture: the service counts these, too."""
-        self._paces_saves = True
+        self._does_pace_saves = True
         self.limited(now, asked_s=asked_s)
 
     def still_running(self, key: Key, now: float) -> bool:
         """Take in a poll without an end; False if the task is overdue and no longer asked for."""
         task = self._polled(key)
+        self.quota.seen(key, now=now, is_running=True)
         task.strikes = 0
         task.unfinished_s = now - task.born
         return self._ask_again(key, task, now, self.poll_times.due_in(now - task.born))
@@ -304,6 +284,7 @@ class Schedule:
     def not_found(self, key: Key, now: float) -> bool:
         """Take in a "not found"; False once it was said three times over 30 s."""
         task = self._polled(key)
+        self.quota.seen(key, now=now, is_running=False)
         task.strikes += 1
         if task.strikes == 1:
             task.first_strike = now
@@ -317,12 +298,15 @@ class Schedule:
         """Take in the end of a task."""
         task = self._polled(key)
         del self._tasks[key]
+        self.quota.seen(key, now=now, is_running=False)
         self._bucket.give_back()
         if task.is_fresh:
             self.poll_times.learn(now - task.born, unfinished_s=task.unfinished_s)
 
-    def saved(self, key: Key) -> None:
+    def saved(self, key: Key, now: float) -> None:
         """Take in a picture on disk."""
+        if self._does_pace_saves:
+            self.quota.pace.answered(now)
         self._busy[Do.SAVE].discard(key)
         self._save_tries.pop(key, None)
 
@@ -336,10 +320,16 @@ class Schedule:
         self._plan(Do.REFRESH, key, now + n_tries * 0.5)
         return True
 
-    def refreshed(self, key: Key) -> None:
+    def refreshed(self, key: Key, now: float) -> None:
         """Take in that the URL of a picture was asked for again."""
         self._busy[Do.REFRESH].discard(key)
+        self.quota.pace.answered(now)
         self._to_save.append(key)
+
+    def refresh_failed(self, key: Key, now: float) -> None:
+        """Take in that asking for a URL again brought no answer; it is asked for once more."""
+        self._busy[Do.REFRESH].discard(key)
+        self._plan(Do.REFRESH, key, now + 1.0)
 
     def probed(self, now: float, *, is_there: bool) -> None:
         """Take in the answer of a probe."""
@@ -360,64 +350,41 @@ class Schedule:
 
     # Private.
 
-    def _cool(self, now: float, asked_s: float | None) -> None:
-        if now - self._cool_until > _CALM * self._cool_s:
-            self._cool_down.reset()
-        self._cool_s = self._cool_down.next(asked_s)
-        self._cool_until = now + self._cool_s
-
-    def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
-        is_first = now >= self._rate_blamed_until
-        self._rate_blamed_until = self._cool_until + _BLAMED_S
-        self._suspicion = None
-        if is_first:
-            self.window.reopen()
-        if is_first or is_new:
-            self.pace.refused(now, measured=measured)
-
-    def _blame_window(self, now: float, key: Key, *, is_new: bool) -> None:
-        if is_new and self._suspicion is None and not self._is_window_known:
-            sent_before = frozenset(self._busy[Do.CREATE])
-            self._suspicion = _Suspicion(self._n_ended, self.pace.measured(now), sent_before)
-        elif is_new:
-            self._suspicion, self._is_window_known = None, True
-        self.window.refused(len(self._tasks))
-
-    def _judge(self, key: Key, now: float) -> None:
-        """One more was taken although no task had ended: so it was not their number that was refused."""
-        doubt = self._suspicion
-        if doubt is None or key != doubt.trial:
-            return
-        self._suspicion = None
-        if self._n_ended == doubt.n_ended:
-            self._blame_rate(now, doubt.measured, is_new=True)
-
     def _next_create(self, now: float) -> Action | None:
-        if now < self._cool_until or not self._may_create():
+        if not self._may_create() or not self.quota.is_open(now):
             return None
-        return Action(Do.CREATE, self._waiting.popleft())
+        key = self._waiting.popleft()
+        self.quota.create_sent(key, self._tasks.keys())
+        self.outage.tried()
+        self.quota.sent(now)
+        return Action(Do.CREATE, key)
 
     def _may_create(self) -> bool:
-        """Whether nothing but a cool-down stands in the way of the next create."""
+        """Whether nothing but time stands in the way of the next create."""
         if not self._waiting or not self.is_submitting:
             return False
         if self.outage.mood == "down" or (self.outage.mood == "trial" and self._busy[Do.CREATE]):
             return False
-        if self.n_in_flight >= self.window.size or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
+        if not self.quota.has_room(self.n_in_flight) or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
             return False
         return self.budget.verdict() == "go"
 
     def _next_due(self, now: float) -> Action | None:
         if not self._due or self._due[0][0] > now or not self.is_polling:
             return None
-        if self.outage.mood == "down" or now < self._cool_until or not self._bucket.take(now):
+        if self.outage.mood == "down" or not self.quota.is_open(now) or not self._bucket.take(now):
             return None
+        self.quota.sent(now)
         _, _, do, key = heappop(self._due)
         return Action(do, key)
 
-    def _next_save(self, _now: float) -> Action | None:
+    def _next_save(self, now: float) -> Action | None:
         if not self._to_save or len(self._busy[Do.SAVE]) >= self.limits.n_saving:
             return None
+        if self._does_pace_saves and not self.quota.is_open(now):
+            return None
+        if self._does_pace_saves:
+            self.quota.sent(now)
         return Action(Do.SAVE, self._to_save.popleft())
 
     def _next_probe(self, now: float) -> Action | None:

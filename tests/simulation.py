@@ -1,0 +1,142 @@
+"""A simulated service in simulated time: it drives the schedule as the runner does, without a socket or a wait."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dreamo_batch.execution.budget import Budget
+from dreamo_batch.execution.schedule import Action, Do, Limits, Schedule
+from dreamo_batch.local.limits import Bucket, Slots
+
+Asks = Literal["none", "seconds"]
+
+
+@dataclass
+class Count:
+    """What was asked of the service, by kind, and how much of it was refused."""
+
+    at: list[tuple[float, Do, bool]] = field(default_factory=list)
+
+    def n(self, do: Do | None = None, *, is_refused: bool | None = None, since: float = 0.0) -> int:
+        return sum(
+            at >= since and do in (None, kind) and is_refused in (None, refused)
+            for at, kind, refused in self.at
+        )
+
+
+class Service:
+    """Takes so many tasks at once and so many requests a second; what is over is answered 429."""
+
+    def __init__(
+        self,
+        *,
+        n_most: int | None = None,
+        rate: float | None = None,
+        asks: Asks = "none",
+        latency_s: float = 3.0,
+        sigma: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.count = Count()
+        self._slots = Slots(n_most)
+        self._bucket = Bucket(rate)
+        self._asks = asks
+        self._random = random.Random(seed)
+        self._mu = math.log(latency_s) - sigma**2 / 2
+        self._sigma = sigma
+        self._ends: dict[tuple[str, int], float] = {}
+        self.busy_s = 0.0
+
+    def answer(self, action: Action, now: float) -> tuple[str, float | None]:
+        """Give `taken`, `running`, `ended`, `saved` or `refused`, and the seconds it asks to wait."""
+        wait_s = self._bucket.take(now)
+        if not wait_s and action.do is Do.CREATE:
+            wait_s = self._slots.wait_s(now)
+        self.count.at.append((now, action.do, wait_s > 0))
+        if wait_s:
+            return "refused", max(1.0, math.ceil(wait_s)) if self._asks == "seconds" else None
+        if action.do is Do.CREATE:
+            self._ends[action.key] = now + self._take(now)
+            return "taken", None
+        if action.do is Do.SAVE:
+            return "saved", None
+        return ("ended" if now >= self._ends[action.key] else "running"), None
+
+    def _take(self, now: float) -> float:
+        latency_s = self._random.lognormvariate(self._mu, self._sigma)
+        self._slots.take(now, latency_s)
+        self.busy_s += latency_s
+        return latency_s
+
+
+@dataclass
+class Run:
+    """A schedule at work on a service, with workers that take a while for every request."""
+
+    service: Service
+    n_jobs: int
+    max_in_flight: int
+    n_workers: int = 16
+    round_trip_s: float = 0.004
+    does_save: bool = False
+    seed: int = 0
+    now: float = 0.0
+    windows: list[tuple[float, int]] = field(default_factory=list)
+
+    def work(self, until_s: float = math.inf) -> float:
+        """Work until everything is done, or so long; gives how long it took."""
+        source = random.Random(self.seed)
+        limits = Limits(max_in_flight=self.max_in_flight, n_workers=self.n_workers, task_timeout_s=math.inf)
+        self.schedule = Schedule(limits, Budget(), seed=self.seed)
+        self.schedule.add_jobs([(str(i), 1) for i in range(self.n_jobs)])
+        on_the_wire: list[tuple[float, int, Action, str, float | None]] = []
+        n_sent = 0
+        while self.now < until_s:
+            while len(on_the_wire) < self.n_workers:
+                action = self.schedule.next_action(self.now)
+                if action is None:
+                    break
+                n_sent += 1
+                takes_s = self.round_trip_s * source.uniform(0.7, 1.3)
+                answer = self.service.answer(action, self.now + takes_s / 2)
+                heapq.heappush(on_the_wire, (self.now + takes_s, n_sent, action, *answer))
+            if self.schedule.is_done():
+                break
+            wake_at = self.schedule.wake_at(self.now) if len(on_the_wire) < self.n_workers else None
+            if on_the_wire and (wake_at is None or on_the_wire[0][0] <= wake_at):
+                self.now, _, action, answered, asked_s = heapq.heappop(on_the_wire)
+                self._take_in(action, answered, asked_s)
+            else:
+                assert wake_at is not None, "nothing is under way and nothing ever will be"
+                self.now = max(self.now, wake_at) + 1e-6
+        return self.now
+
+    def _take_in(self, action: Action, answered: str, asked_s: float | None) -> None:
+        schedule, key = self.schedule, action.key
+        match action.do, answered:
+            case Do.CREATE, "refused":
+                schedule.send_again(key)
+                schedule.limited(self.now, asked_s=asked_s, create=key)
+                self.windows.append((self.now, schedule.window.size))
+            case Do.CREATE, _:
+                schedule.accepted(key, now=self.now)
+            case Do.SAVE, "refused":
+                schedule.save_failed(key, self.now)
+                schedule.save_limited(self.now, asked_s=asked_s)
+            case Do.SAVE, _:
+                schedule.saved(key, self.now)
+            case Do.POLL, "refused":
+                schedule.poll_failed(key, self.now)
+                schedule.limited(self.now, asked_s=asked_s)
+            case Do.POLL, "ended":
+                schedule.task_ended(key, self.now)
+                if self.does_save:
+                    schedule.add_save(key, refresh_first=False, now=self.now)
+            case Do.POLL, _:
+                schedule.still_running(key, self.now)
+            case Do.REFRESH, _:
+                schedule.refreshed(key, self.now)

@@ -1,0 +1,178 @@
+"""Quotas of the service: tasks at once and requests a second, in simulated time and then over a real socket.
+
+`DREAMO_CHAOS=1` simulates more services and longer runs.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.execution.schedule import Do
+from tests.fakes import picture
+from tests.simulation import Run, Service
+
+IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
+SEEDS = range(10) if IS_LONG else range(1)
+ASKS = ("none", "seconds")
+
+
+def shares(run: Run, since: float) -> tuple[float, float]:
+    """Requests answered 429 since then as a share of all, and answered requests a second."""
+    count = run.service.count
+    n, n_refused = count.n(since=since), count.n(since=since, is_refused=True)
+    return n_refused / n, (n - n_refused) / (run.now - since)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("asks", ASKS)
+@pytest.mark.parametrize("n_most", [1, 2, 10, 50])
+def test_cap_on_tasks_is_found_and_used(n_most, asks, seed):
+    """After warm-up less than 1 % of requests is refused, and nine tenths of the slots are taken on average."""
+    n_jobs = max(60, (40 if IS_LONG else 20) * n_most)
+    run = Run(Service(n_most=n_most, asks=asks, seed=seed), n_jobs, max_in_flight=500, seed=seed)
+    took_s = run.work()
+    assert shares(run, since=took_s / 5)[0] < 0.01
+    assert run.service.busy_s / (took_s * n_most) > (0.9 if n_most < 50 or IS_LONG else 0.85)
+    assert run.schedule.quota.pace.rate == float("inf")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("asks", ASKS)
+@pytest.mark.parametrize("rate", [10, 50])
+@pytest.mark.parametrize(
+    ("latency_s", "does_save"), [(0.01, True), (3.0, False), (10.0, True)], ids=["instant", "short", "long"]
+)
+def test_cap_on_requests_is_found_and_used(rate, asks, latency_s, does_save, seed):
+    """After warm-up less than 1 % of requests is refused, and nine tenths of the rate are used."""
+    service = Service(rate=rate, asks=asks, latency_s=latency_s, seed=seed)
+    run = Run(service, 5_000, max_in_flight=200, does_save=does_save, seed=seed)
+    run.work(until_s=300 if IS_LONG else 90)
+    refused, answered_per_s = shares(run, since=run.now / 4)
+    assert refused < 0.01
+    assert answered_per_s > 0.9 * rate
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_both_caps_at_once(asks):
+    """A service with both is used up to the narrower one."""
+    run = Run(Service(n_most=10, rate=30, asks=asks), 200, max_in_flight=200)
+    took_s = run.work()
+    assert shares(run, since=took_s / 5)[0] < 0.01
+    assert run.service.busy_s / (took_s * 10) > 0.8
+
+
+def test_neither_polls_nor_creates_starve():
+    """Under a tight rate both go on: no stretch of time without the one or the other."""
+    run = Run(Service(rate=10, latency_s=3.0), 5_000, max_in_flight=200)
+    run.work(until_s=120)
+    for do in (Do.CREATE, Do.POLL):
+        times = [at for at, kind, refused in run.service.count.at if kind is do and not refused and at > 30]
+        assert max(b - a for a, b in pairwise(times)) < 5
+
+
+def test_creates_refused_for_their_rate_do_not_close_the_window_for_good():
+    """With long tasks only creates are refused at first; that the window is not to blame is found out all the same."""
+    run = Run(Service(rate=10, latency_s=60.0, sigma=0.1), 400, max_in_flight=400)
+    run.work(until_s=90)
+    assert run.service.count.n(Do.CREATE, is_refused=False) > 200
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_one_cool_down_is_shared(asks):
+    """After the first refusal nobody sends anything for as long as the service asks, or for half a second."""
+    run = Run(Service(n_most=1, asks=asks), 30, max_in_flight=50)
+    run.work(until_s=20)
+    first = next(at for at, _, refused in run.service.count.at if refused)
+    on_the_wire_s = 2 * run.round_trip_s
+    later = [at for at, _, _ in run.service.count.at if at > first + on_the_wire_s]
+    assert later[0] > first + (0.9 if asks == "seconds" else 0.35)
+
+
+def test_no_quota_means_no_delay():
+    """A thousand tasks of 3 s, 50 at once: the slots are taken, at less than nine polls a task."""
+    run = Run(Service(seed=3), 1000, max_in_flight=50)
+    took_s = run.work()
+    assert run.service.busy_s / (took_s * 50) > 0.85  # the last tasks leave slots empty, whoever asks
+    assert run.service.count.n(Do.POLL) < 9_000
+
+
+class Ledger:
+    """What a gateway was asked, and what it refused."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+
+    def n_refused(self) -> int:
+        """Count the requests answered 429."""
+        return self.statuses.count(429)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Record the status of every answer of the service in this process."""
+    from dreamo_batch.service.api import Api
+
+    ledger, call = Ledger(), Api.call
+
+    def recording(self, *args, **options):
+        try:
+            answer = call(self, *args, **options)
+        except dreamo.ServiceError as error:
+            ledger.statuses.append(error.failure.http_status or 0)
+            raise
+        ledger.statuses.append(200)
+        return answer
+
+    monkeypatch.setattr(Api, "call", recording)
+    return ledger
+
+
+def table(tmp_path, n_rows):
+    image = tmp_path / "reference.png"
+    image.write_bytes(picture(size=(64, 64)))
+    return dreamo.sweep(image=image, prompt="a fox", seed=range(n_rows), size="512x512")
+
+
+@pytest.mark.parametrize(
+    ("n_most", "n_rows", "asks"),
+    [(1, 8, "body"), (2, 12, "none"), (10, 60, "seconds"), (50, 120, "date")],
+)
+def test_cap_on_tasks_over_a_socket(n_most, n_rows, asks, asked, tmp_path):
+    """Every row is done, each bought once, and few creates are refused."""
+    limits = {"max_concurrent": n_most, "when_full": "refuse", "retry_after": asks}
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.1", **limits) as gateway:
+        done = dreamo.run(
+            table(tmp_path, n_rows),
+            tmp_path / "run",
+            base_url=gateway.base_url,
+            api_key=gateway.api_key,
+            max_in_flight=60,
+            progress=False,
+        )
+        n_orders = len(gateway.invoice())
+    assert (done["status"] == "completed").all()
+    assert n_orders == n_rows
+    assert asked.n_refused() < 40  # the first burst of creates, and few trials
+
+
+@pytest.mark.parametrize("asks", ["none", "seconds"])
+def test_cap_on_requests_over_a_socket(asks, asked, tmp_path):
+    """Every row is done with its picture, each bought once, and few requests are refused."""
+    with dreamo.LocalGateway(engine="flat", max_requests_per_s=60, retry_after=asks) as gateway:
+        done = dreamo.run(
+            table(tmp_path, 120),
+            tmp_path / "run",
+            base_url=gateway.base_url,
+            api_key=gateway.api_key,
+            max_in_flight=60,
+            progress=False,
+        )
+        n_orders = len(gateway.invoice())
+    assert (done["status"] == "completed").all()
+    assert done["output_error"].isna().all()
+    assert n_orders == 120
+    assert 0 < asked.n_refused() < 60  # of about 360: the bursts until the rate is known
