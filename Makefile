@@ -2,10 +2,11 @@
 VENV    := .venv
 PYTHON  := $(VENV)/bin/python
 READY   := $(VENV)/.ready
+PEERS   := .venv-peers
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check bench chaos docs notebooks constraints format clean
+.PHONY: demo test check bench peers chaos docs notebooks constraints format clean
 
 demo: $(READY)
 	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
@@ -39,6 +40,10 @@ notebooks: $(READY)
 bench: $(READY)
 	$(PYTHON) -m tests.benchmarks
 
+# Beside other tools, which have an environment of their own; prints a table, asserts nothing.
+peers: $(READY) $(PEERS)/.ready
+	$(PYTHON) -m tests.peers
+
 # The long forms of the tests of kills, crashes, outages and damage.
 chaos: $(READY)
 	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q tests/test_machine_*.py tests/test_flow_*.py
@@ -55,5 +60,10 @@ $(READY): pyproject.toml constraints.txt
 	    || $(PYTHON) -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(PEERS)/.ready: tests/peers/constraints.txt
+	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -c tests/peers/constraints.txt paralify pdmr joblib requests tenacity
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
