@@ -1,0 +1,153 @@
+"""The requests as workers make them: one call, one answer as a value."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import pytest
+
+from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
+from dreamo_batch.execution.archive import Saved
+from dreamo_batch.execution.effects import Effects
+from dreamo_batch.execution.outcomes import IMAGE_CHANGED, CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.execution.schedule import Do
+from dreamo_batch.service import failures
+from dreamo_batch.service.failures import Failure, Kind
+from dreamo_batch.service.wire import Task
+from dreamo_batch.table.images import ImageSource
+from tests.fakes import job, picture
+
+KEY = ("a" * 32, 1)
+AWAY = Failure(Kind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
+
+
+class ScriptedClient:
+    """Answers every method with the same value, or raises it."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        self.asked: list = []
+
+    def _say(self, *asked):
+        self.asked.append(asked)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    def create(self, request):
+        return self._say("create", request)
+
+    def fetch(self, task_id):
+        return self._say("fetch", task_id)
+
+    def download(self, url, *, max_bytes):
+        return self._say("download", url, max_bytes)
+
+    def probe(self):
+        return self._say("probe")
+
+
+def effects(answer, run_dir) -> Effects:
+    return Effects(ScriptedClient(answer), run_dir)
+
+
+def test_a_create_gives_the_task_id(tmp_path):
+    """One request of the job as it is."""
+    made = effects("t1", tmp_path)
+    assert made.create(KEY, job(seed=9)) == CreateAnswer(KEY, "t1")
+    ((_, request),) = made._client.asked
+    assert (request.seed, request.prompt) == (9, "a cat called a")
+
+
+@pytest.mark.parametrize("error", [RequestRejected, RequestNotTaken, RequestMayHaveArrived])
+def test_a_failed_create_is_a_value(tmp_path, error):
+    """What the client says of it goes on as it is."""
+    assert effects(error(AWAY), tmp_path).create(KEY, job()) == CreateAnswer(KEY, AWAY)
+
+
+def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
+    """An id that was read is an order that is known."""
+    failure = Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
+    assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job()) == CreateAnswer(KEY, "t1")
+
+
+def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
+    """An exception out of nowhere says nothing of whether the order was taken."""
+    with caplog.at_level(logging.ERROR):
+        answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job())
+    assert answer.result.kind is Kind.MAY_HAVE_ARRIVED
+    assert "nobody foresaw" in caplog.text
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_there):
+    """Changed or gone, the row fails with its own class, and no request is made."""
+    path = tmp_path / "cat.png"
+    if is_there:
+        path.write_bytes(b"another")
+    image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
+    made = effects("t1", tmp_path)
+    failure = made.create(KEY, job(image=image)).result
+    assert (failure.kind, failure.error_class, failure.http_status) == (Kind.PERMANENT, IMAGE_CHANGED, None)
+    assert "cat.png" in failure.message
+    assert made._client.asked == []
+
+
+@pytest.mark.parametrize("do", [Do.POLL, Do.REFRESH])
+def test_a_poll_gives_the_task_or_why_not(tmp_path, do):
+    """Asked for its id, whatever for."""
+    task = Task("t1", "in_progress")
+    made = effects(task, tmp_path)
+    assert made.fetch(do, KEY, "t1") == PollAnswer(do, KEY, task)
+    assert made._client.asked == [("fetch", "t1")]
+    assert effects(RequestNotTaken(AWAY), tmp_path).fetch(do, KEY, "t1") == PollAnswer(do, KEY, AWAY)
+
+
+def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
+    """Under the job's id, with a ceiling on its size."""
+    content = picture()
+    made = effects(content, tmp_path)
+    answer = made.save(KEY, "https://h/a")
+    assert answer == SaveAnswer(
+        KEY, Saved(f"images/{KEY[0]}.png", hashlib.sha256(content).hexdigest(), len(content), 8, 4)
+    )
+    assert made._client.asked[0][1] == "https://h/a"
+    assert made._client.asked[0][2] <= 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(b"<html>busy</html>", "expected JPEG, PNG or WEBP"), (RequestNotTaken(AWAY), "unreachable")],
+)
+def test_a_picture_that_did_not_come_is_told(tmp_path, answer, text):
+    """A placeholder or a failure leaves nothing on disk and says why."""
+    assert text in effects(answer, tmp_path).save(KEY, "https://h/a").result
+    assert not (tmp_path / "images").exists()
+
+
+def test_no_link_is_no_request(tmp_path):
+    """A completed task without an address can't be fetched."""
+    made = effects(b"", tmp_path)
+    assert made.save(KEY, None).result == "the service gave no link to the picture"
+    assert made._client.asked == []
+
+
+def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
+    """It concerns the whole run, so it is raised and not told of one picture."""
+    (tmp_path / "images").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="images"):
+        effects(picture(), tmp_path).save(KEY, "https://h/a")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_there"),
+    [
+        (None, True),
+        (RequestNotTaken(AWAY), False),
+        (RequestRejected(Failure(Kind.PERMANENT, failures.REJECTED, 404)), True),
+    ],
+)
+def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_there):
+    """Any answer at all means that the service is there."""
+    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_there)

@@ -1,0 +1,79 @@
+"""The options of a call: refused before anything happens, and stored as JSON."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution.options import RunOptions
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_in_flight": 0},
+        {"max_in_flight": 1.5},
+        {"max_in_flight": True},
+        {"max_in_flight": "8"},
+        {"max_attempts": 0},
+        {"pilot": 0},
+        {"pilot": 2.0},
+        {"on_invalid": "ignore"},
+        {"on_ambiguous": "retry"},
+        {"random_seed": "mine"},
+        {"task_timeout_s": 0},
+        {"task_timeout_s": float("nan")},
+        {"max_cost": -1},
+        {"max_cost": "much"},
+        {"max_cost": float("nan")},
+        {"max_cost": True},
+        {"unit_cost": -0.01},
+        {"unit_cost": float("inf")},
+    ],
+)
+def test_what_can_not_be_used_is_refused_by_name(options):
+    """The message names the option and shows its value."""
+    ((name, value),) = options.items()
+    with pytest.raises(UsageError, match=name) as caught:
+        RunOptions(**options)
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "cap"),
+    [
+        (None, None, None),
+        (None, "5.00", "5.00"),
+        (3, "5", "3"),
+        ("0.10", None, "0.10"),
+        (0.1, None, "0.1"),
+        (0, "5", "0"),
+        (Decimal("1.5"), "5", "1.5"),
+        (float("inf"), "5", None),
+        ("Infinity", "5", None),
+    ],
+)
+def test_the_cap_is_the_one_given_or_the_one_stored(given, stored, cap):
+    """Infinity lifts it, and 0 is a cap."""
+    assert RunOptions(max_cost=given).cap(stored) == (None if cap is None else Decimal(cap))
+
+
+def test_options_are_stored_as_json():
+    """Amounts as exact text, infinity too, and everything by its name."""
+    options = RunOptions(max_cost=float("inf"), unit_cost=Decimal("0.0286"), pilot=2)
+    stored = json.loads(json.dumps(options.as_settings(), allow_nan=False))
+    assert (stored["max_cost"], stored["unit_cost"], stored["pilot"]) == ("inf", "0.0286", 2)
+    assert RunOptions(**stored).as_settings() == stored
+    assert RunOptions().as_settings()["max_cost"] is None
+
+
+def test_the_plan_is_told_what_it_needs():
+    """Each option reaches the plan under its name there."""
+    options = RunOptions(on_ambiguous="resubmit", retry_failed=True, max_attempts=3, download=False)
+    planned = options.plan_options(frozenset({"a"}))
+    assert (planned.resubmit_ambiguous, planned.retry_failed, planned.max_attempts) == (True, True, 3)
+    assert (planned.should_download, planned.chosen) == (False, frozenset({"a"}))
+    assert RunOptions().plan_options().resubmit_ambiguous is False
