@@ -121,7 +121,9 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
     One of UNREADABLE
         If the file is missing, cut short, altered, or not a checkpoint.
     """
-    with path.open("rb") as file:  # opened once: a reader never mixes the file with the one that replaces it
+    # Opened once: a reader never mixes the file with the one that replaces it. Opened by Arrow, whose threads may
+    # still let go of what they read while the interpreter ends, and must not need it for that.
+    with pa.OSFile(str(path)) as file:
         table = pq.read_table(file, page_checksum_verification=True)
     note = _note(table.schema)
     if note.pop(_N_ROWS) != table.num_rows:

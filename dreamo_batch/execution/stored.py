@@ -134,7 +134,8 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         If it is missing or can't be read.
     """
     try:
-        with path.open("rb") as file:  # opened once, so that it is never mixed with the one that replaces it
+        # Opened once, so that it is never mixed with the one that replaces it, and by Arrow (see `checkpoint`).
+        with pa.OSFile(str(path)) as file:
             meta = _meta(pq.read_schema(file))
             file.seek(0)
             return pd.read_parquet(file, page_checksum_verification=True), meta

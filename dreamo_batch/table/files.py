@@ -142,7 +142,9 @@ def _delimited(separator: str) -> _Format:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(path)
+        # Opened by Arrow: its threads may still let go of a Python file's buffers while the interpreter ends.
+        with pa.OSFile(str(path)) as file:
+            frame = pd.read_parquet(file)
     except pa.ArrowException as error:
         raise TableError(f"{path} is no Parquet file that can be read: {error}") from None
     # Other programs write times and categories in their own way.
