@@ -13,10 +13,7 @@ demo: $(READY)
 
 test: $(READY)
 	rm -f .coverage .coverage.*
-	$(PYTHON) -m pytest -n auto --cov --cov-report=
-
-	$(PYTHON) -m coverage combine --quiet --append || true
-	$(PYTHON) -m coverage report
+	$(PYTHON) -m pytest -n auto --cov --cov-report=term
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -214,6 +214,16 @@ def test_a_failed_row_is_ordered_again_only_when_asked(run, gateway, reference, 
     assert len(pd.read_parquet(tmp_path / "run" / "checkpoint.parquet")) == 3
 
 
+def test_a_row_may_fail_twice_without_a_cost(run, gateway, reference):
+    """Several orders of which none has a cost leave the cost missing."""
+    table = jobs(reference, 1)
+    gateway.faults.script("create", "fail_099", "fail_099")
+    run(table)
+    done = run(table, retry_failed=True)
+    assert done[columns.ATTEMPTS].tolist() == [2]
+    assert done[columns.COST].isna().all()
+
+
 def test_attempts_are_made_only_for_unbilled_failures(run, gateway, reference):
     """max_attempts=2 orders a 099 again by itself, and leaves a 096, which may be billed, alone."""
     gateway.faults.script("create", "fail_099")

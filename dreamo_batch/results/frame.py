@@ -96,7 +96,7 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
     by_job = several.groupby(columns.JOB_ID, sort=False)
     attempts = by_job[columns.ATTEMPTS].sum()
     latest.loc[attempts.index, columns.ATTEMPTS] = attempts
-    costs = by_job[columns.COST].agg(_exact_sum)
+    costs = by_job[columns.COST].agg(_exact_sum).astype(columns.STR)  # without any cost it would be of floats
     latest.loc[costs.index, columns.COST] = costs
     billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is, and missing ones left out
     is_open = latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED].isna()
