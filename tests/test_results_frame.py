@@ -1,0 +1,192 @@
+"""State and the user's frame become results; a slow reading of the columns' meanings agrees."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamo_batch import columns
+from dreamo_batch.execution import checkpoint
+from dreamo_batch.execution.budget import text
+from dreamo_batch.execution.state import ORDERED, STATUS_OF, Order, Stage, State
+from dreamo_batch.results import frame
+from tests.fakes import histories, prepared
+
+COPIED = (
+    "task_id",
+    "output_url",
+    "output_path",
+    "output_sha256",
+    "output_bytes",
+    "output_width",
+    "output_height",
+    "output_error",
+    "discount",
+    "error_class",
+    "error_code",
+    "error_message",
+)
+NEVER = (Stage.UNSENT, Stage.REFUSED)
+
+
+def time(at: float | None):
+    return pd.NaT if at is None else pd.Timestamp(round(at * 1e6), unit="us", tz="UTC")
+
+
+def expected(orders: tuple[Order, ...], row: pd.Series) -> dict:
+    """What the columns of a row mean, read one by one."""
+    known: dict = dict.fromkeys(columns.OUTPUTS)
+    known |= {"duplicate_of": row["duplicate_of"], "seed_sent": row["seed_sent"], "job_id": row["job_id"]}
+    known |= {"status": "pending", "attempts": 0, "may_have_been_billed": False}
+    if pd.isna(row["job_id"]):
+        return (
+            known
+            | {"status": "invalid"}
+            | {name: row[name] for name in ("error_class", "error_code", "error_message")}
+        )
+    if orders:
+        known |= of_orders(orders)
+    if not pd.isna(row["duplicate_of"]):
+        known |= {"attempts": 0, "may_have_been_billed": False}
+        if known["cost"] is not None:
+            known |= {"cost": "0", "cost_usd": 0.0}
+    return known
+
+
+def of_orders(orders: tuple[Order, ...]) -> dict:
+    latest = orders[-1]
+    costs = [Decimal(order.cost) for order in orders if order.cost is not None]
+    cost = None if not costs else (latest.cost if len(orders) == 1 else text(sum(costs)))
+    billed = [order.may_have_been_billed for order in orders]
+    latency_s = None
+    if latest.completed_at is not None and latest.sent_at is not None:
+        latency_s = (time(latest.completed_at) - time(latest.sent_at)).total_seconds()
+    is_open = latest.may_have_been_billed is None and latest.stage not in NEVER
+    return {name: getattr(latest, name) for name in COPIED} | {
+        "status": STATUS_OF[latest.stage],
+        "cost": cost,
+        "cost_usd": None if cost is None else float(cost),
+        "may_have_been_billed": True if True in billed else (None if is_open else False),
+        "attempts": sum(order.stage in ORDERED for order in orders),
+        "submitted_at": time(latest.sent_at),
+        "completed_at": time(latest.completed_at),
+        "latency_s": latency_s,
+    }
+
+
+def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: list[Order], pending=()) -> pd.DataFrame:
+    laid_out = checkpoint.to_frame(checkpoint.to_arrow(State(orders), pending))
+    return frame.assemble(user, rows, laid_out)
+
+
+INDEXES = (
+    pd.RangeIndex,
+    lambda n: pd.Index(["same"] * n, name="label"),
+    lambda n: pd.MultiIndex.from_arrays([range(n, 0, -1), ["x"] * n], names=["a", None]),
+)
+
+
+@settings(max_examples=settings().max_examples // 3)
+@given(
+    histories(),
+    st.lists(st.sampled_from(["a" * 32, "b" * 32, "c" * 32, "never", None]), max_size=8),
+    st.sampled_from(INDEXES),
+    st.booleans(),
+)
+def test_results_mean_what_their_columns_say(orders, names, make_index, is_pending_written):
+    """Any orders on any table, in any order, with duplicates and rows that can't be ordered."""
+    table = prepared(*names)
+    user = pd.DataFrame({"mine": np.arange(len(names)) * 1.5}, index=make_index(len(names)))
+    before = user.copy()
+    state = State(orders)
+    got = assemble(user, table.rows, orders, table.jobs if is_pending_written else ())
+    pd.testing.assert_frame_equal(user, before)
+    assert list(got.columns) == ["mine", *columns.OUTPUTS]
+    assert got.index.equals(user.index)
+    assert {name: str(got[name].dtype) for name in columns.OUTPUTS} == columns.dtypes(columns.OUTPUTS)
+    for position, (_, row) in enumerate(table.rows.iterrows()):
+        own = state.of(row["job_id"]) if isinstance(row["job_id"], str) else ()
+        for name, value in expected(own, row).items():
+            found = got[name].iloc[position]
+            if value is None or value is pd.NaT or value is pd.NA or value != value:  # noqa: PLR0124 - NaN
+                assert pd.isna(found), (name, found)
+            else:
+                assert found == value, (name, found, value)
+
+
+def test_costs_of_several_orders_are_added_to_the_last_digit():
+    """The sum has no rounding in it, and a cost that is not known does not count as zero."""
+    costs = ["0.1", "0.2", None, "0.0285714285714285714285714285714"]
+    orders = [Order("a", n, Stage.FAILED, cost=cost) for n, cost in enumerate(costs, start=1)]
+    got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, orders)
+    assert got["cost"].tolist() == ["0.3285714285714285714285714285714"]
+    assert got["attempts"].tolist() == [4]
+    orders = [Order("a", n, Stage.LOST) for n in (1, 2)]
+    assert assemble(pd.DataFrame(index=[0]), prepared("a").rows, orders)["cost"].isna().all()
+
+
+def test_one_orders_cost_stands_as_the_service_wrote_it():
+    """Trailing zeros and all."""
+    got = assemble(
+        pd.DataFrame(index=[0]), prepared("a").rows, [Order("a", 1, Stage.COMPLETED, cost="0.028600")]
+    )
+    assert (got["cost"].tolist(), got["cost_usd"].tolist()) == (["0.028600"], [0.0286])
+
+
+def test_a_duplicate_shows_the_picture_and_costs_nothing():
+    """The cost stands on the row that was bought, and sums over rows are sums over orders."""
+    orders = [Order("a", 1, Stage.COMPLETED, task_id="t", output_path="images/a.png", cost="0.03")]
+    got = assemble(pd.DataFrame(index=range(3)), prepared("a", "a", "a").rows, orders)
+    assert got["output_path"].tolist() == ["images/a.png"] * 3
+    assert got["cost"].tolist() == ["0.03", "0", "0"]
+    assert got["attempts"].tolist() == [1, 0, 0]
+    assert got["duplicate_of"].tolist() == [pd.NA, 0, 0]
+
+
+@pytest.mark.parametrize("orders", [[], [Order("elsewhere", 1, Stage.COMPLETED, cost="1")]])
+def test_a_table_without_orders_is_pending(orders):
+    """Nothing is filled in from jobs that are not in the table."""
+    got = assemble(pd.DataFrame(index=range(2)), prepared("a", "b").rows, orders)
+    assert got["status"].tolist() == ["pending"] * 2
+    assert got["cost"].isna().all()
+    assert got["may_have_been_billed"].tolist() == [False] * 2
+
+
+def test_an_empty_table_has_empty_results():
+    """Columns and dtypes, and no row."""
+    got = assemble(pd.DataFrame({"mine": []}), prepared().rows, [Order("a", 1, Stage.COMPLETED)])
+    assert len(got) == 0
+    assert {name: str(got[name].dtype) for name in columns.OUTPUTS} == columns.dtypes(columns.OUTPUTS)
+
+
+def test_results_survive_parquet(tmp_path):
+    """Every dtype is the same after `pd.read_parquet`."""
+    orders = [
+        Order(
+            "a",
+            1,
+            Stage.COMPLETED,
+            seed_sent=2**62 + 1,
+            cost="0.03",
+            sent_at=5.0,
+            completed_at=7.5,
+            output_bytes=9,
+        ),
+        Order("b", 1, Stage.FAILED, error_code="003011001"),
+    ]
+    got = assemble(pd.DataFrame({"mine": [1, 2, 3]}), prepared("a", "b", None).rows, orders)
+    got.to_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), got)
+    assert got["latency_s"].tolist()[0] == 2.5
+    assert got["error_code"].tolist()[1] == "003011001"
+
+
+def test_statuses_are_categories_in_their_order():
+    """Grouping and sorting by status follows a job's way."""
+    got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, [])
+    assert tuple(got["status"].cat.categories) == columns.STATUSES

@@ -1,0 +1,167 @@
+"""What would be bought, and why: every stage under every option."""
+
+from __future__ import annotations
+
+import itertools
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+
+from dreamo_batch import columns
+from dreamo_batch.execution import plan
+from dreamo_batch.execution.plan import Options, decide
+from dreamo_batch.execution.state import Order, Stage, State
+from tests.fakes import prepared
+
+SWITCHES = [
+    Options(
+        retry_failed=retry_failed,
+        resubmit_ambiguous=resubmit,
+        max_attempts=max_attempts,
+        should_download=should_download,
+        chosen=frozenset(chosen),
+    )
+    for retry_failed, resubmit, max_attempts, should_download, chosen in itertools.product(
+        (False, True), (False, True), (1, 2), (False, True), ((), ("a",), ("other",))
+    )
+]
+UNBILLED = {"task_id": "t", "error_class": "generation_error", "error_code": "003011095"}
+
+
+def one(stage: Stage | None, **fields) -> tuple[Order, ...]:
+    return () if stage is None else (Order("a", 1, stage, **fields),)
+
+
+@pytest.mark.parametrize("options", SWITCHES, ids=str)
+@pytest.mark.parametrize("stage", [None, *Stage])
+def test_every_stage_under_every_option(tmp_path, stage, options):
+    """Only what the user named, or what costs nothing by contract, is ever ordered again."""
+    decision = decide(one(stage, task_id="t"), options, tmp_path)
+    is_chosen = "a" in options.chosen
+    is_ordered = {
+        None: True,
+        Stage.UNSENT: True,
+        Stage.SENDING: False,
+        Stage.ACCEPTED: False,
+        Stage.COMPLETED: False,
+        Stage.AMBIGUOUS: is_chosen or options.resubmit_ambiguous,
+        Stage.REFUSED: is_chosen or options.retry_failed,
+        Stage.FAILED: is_chosen or options.retry_failed,
+        Stage.LOST: is_chosen or options.retry_failed,
+    }[stage]
+    action = {
+        None: "new",
+        Stage.UNSENT: "new",
+        Stage.SENDING: "in flight",
+        Stage.ACCEPTED: "in flight",
+        Stage.COMPLETED: "reuse",
+        Stage.AMBIGUOUS: "ambiguous",
+    }.get(stage, "failed")
+    assert decision.is_ordered is is_ordered
+    assert decision.action == ("new" if is_ordered else action)
+    assert decision.is_polled is (stage is Stage.ACCEPTED)
+    assert decision.is_fetched is (stage is Stage.COMPLETED and options.should_download)
+    assert decision.action in columns.ACTIONS
+    assert decision.reason
+
+
+@pytest.mark.parametrize("options", SWITCHES, ids=str)
+def test_unbilled_failures_have_attempts(options):
+    """As many orders in all as allowed, and no more; other failures have one."""
+    for n_orders in (1, 2, 3):
+        orders = tuple(Order("a", n, Stage.FAILED, **UNBILLED) for n in range(1, n_orders + 1))
+        is_asked_for = "a" in options.chosen or options.retry_failed
+        assert decide(orders, options, None).is_ordered == (is_asked_for or n_orders < options.max_attempts)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_id": "t", "error_class": "result_error", "error_code": "003011096"},
+        {"task_id": "t", "error_class": "moderation", "error_code": "003011095"},
+        {"task_id": "t", "error_class": "service_error"},
+        UNBILLED | {"task_id": None},
+    ],
+)
+def test_other_failures_are_not_ordered_again(fields):
+    """Moderated, maybe billed, or refused before it was a task: attempts are not for these."""
+    assert not decide(one(Stage.FAILED, **fields), Options(max_attempts=9), None).is_ordered
+
+
+def test_a_picture_in_place_is_not_fetched(tmp_path):
+    """One that is missing, or of another size, is fetched again and never ordered again."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"12345")
+    orders = one(Stage.COMPLETED, output_path="images/a.png", output_bytes=5)
+    assert decide(orders, Options(), tmp_path) == plan.Decision("reuse", "completed, picture on disk")
+    (tmp_path / "images" / "a.png").write_bytes(b"1234")
+    assert decide(orders, Options(), tmp_path).is_fetched
+    assert not decide(orders, Options(should_download=False), tmp_path).is_fetched
+
+
+def test_the_assignment_covers_the_table_and_what_is_open_beside_it(tmp_path):
+    """Jobs of the table are ordered; tasks and pictures of any job are looked after."""
+    state = State(
+        [
+            Order("b", 1, Stage.ACCEPTED),
+            Order("c", 1, Stage.FAILED),
+            Order("d", 1, Stage.COMPLETED, output_url="https://h/d"),
+            Order("e", 1, Stage.COMPLETED),
+            Order("gone", 1, Stage.ACCEPTED),
+            Order("gone2", 1, Stage.COMPLETED, output_path="images/gone2.png", output_bytes=5),
+            Order("gone3", 1, Stage.UNSENT),
+            Order("gone4", 1, Stage.FAILED, **UNBILLED),
+        ]
+    )
+    table = prepared("a", "b", "b", None, "c", "d", "e", "a")
+    options = Options(retry_failed=True, max_attempts=3)
+    made = plan.assignment(table, state, options, tmp_path)
+    assert made.to_order == [("a", 1), ("c", 2)]
+    assert made.to_poll == [("b", 1), ("gone", 1)]
+    assert made.to_save == [(("d", 1), False), (("e", 1), True), (("gone2", 1), True)]
+    assert made.weights == {"a": 2, "b": 2, "c": 1, "d": 1, "e": 1}
+    assert (made.n_invalid, made.max_attempts, made.should_download) == (1, 3, True)
+    alone = plan.assignment(table, state, options, tmp_path, others=False)
+    assert (alone.to_poll, len(alone.to_save)) == ([("b", 1)], 2)
+
+
+def test_the_plan_stands_on_the_users_index():
+    """One line per row, with action, reason, job and what it can cost."""
+    state = State(
+        [
+            Order("b", 1, Stage.COMPLETED, cost="0.02"),
+            Order("c", 1, Stage.AMBIGUOUS),
+            Order("d", 1, Stage.FAILED, error_class="rejected"),
+            Order("e", 1, Stage.COMPLETED, cost="0.05"),
+        ]
+    )
+    table = prepared("a", "a", "b", "c", "d", "e", None)
+    index = pd.MultiIndex.from_tuples([("x", 1)] * 7)
+    frame = plan.table(table, index, state, Options(), run_dir=None, unit_cost=None)
+    assert frame.index.equals(index)
+    assert frame[columns.ACTION].tolist() == [
+        "new",
+        "duplicate",
+        "reuse",
+        "ambiguous",
+        "failed",
+        "reuse",
+        "invalid",
+    ]
+    assert list(frame[columns.ACTION].cat.categories) == list(columns.ACTIONS)
+    assert frame[columns.COST_LOW_USD].tolist() == [0.02, 0, 0, 0, 0, 0, 0]
+    assert frame[columns.COST_HIGH_USD].tolist() == [0.05, 0, 0, 0.05, 0, 0, 0]
+    assert "position 0" in frame[columns.REASON].iloc[1]
+    assert frame[columns.REASON].iloc[6] == "prompt: it is blank"
+    assert frame[columns.JOB_ID].isna().tolist() == [False] * 6 + [True]
+    given = plan.table(table, index, State(), Options(), run_dir=None, unit_cost=Decimal("0.03"))
+    assert given[columns.COST_LOW_USD].tolist()[:3] == [0.03, 0, 0.03]
+    unknown = plan.table(table, index, State(), Options(), run_dir=None, unit_cost=None)
+    assert unknown[columns.COST_HIGH_USD].isna().tolist() == [True, False] + [True] * 4 + [False]
+
+
+def test_the_plan_of_nothing_has_its_columns():
+    """An empty table has an empty plan with the documented dtypes."""
+    frame = plan.table(prepared(), pd.RangeIndex(0), State(), Options(), run_dir=None, unit_cost=None)
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.PLAN)

@@ -1,0 +1,90 @@
+"""What a run shows while it goes."""
+
+from __future__ import annotations
+
+import io
+import logging
+from decimal import Decimal
+
+import pytest
+
+from dreamo_batch.execution.progress import Bar, Silent, Snapshot, dollars, postfix
+
+
+def snapshot(spent="0", cap=None, n_in_flight=0, **by_status) -> Snapshot:
+    return Snapshot(by_status, Decimal(spent), Decimal(0), None if cap is None else Decimal(cap), n_in_flight)
+
+
+def test_a_snapshot_counts():
+    """Rows, rows that are settled, rows that failed."""
+    made = snapshot(pending=1, submitting=2, in_progress=3, completed=4, failed=5, invalid=6, ambiguous=7)
+    assert (made.n_rows, made.n_settled, made.n_failed) == (28, 22, 5)
+    assert snapshot().n_failed == 0
+
+
+def test_a_resumed_bar_starts_where_the_last_call_ended():
+    """Rows settled earlier are its starting point, so that the time left is that of the rest."""
+    out = io.StringIO()
+    bar = Bar(snapshot(completed=6, pending=4), file=out)
+    assert (bar._bar.initial, bar._bar.n, bar._bar.total) == (6, 6, 10)
+    bar.update(snapshot("0.03", completed=7, failed=1, pending=2))
+    assert bar._bar.n == 8
+    bar.close()
+    assert "8/10" in out.getvalue()
+    assert "spent=$0.03, failed=1" in out.getvalue()
+
+
+def test_a_row_ordered_again_takes_the_bar_back():
+    """A failed row that is retried is not settled any more."""
+    bar = Bar(snapshot(failed=2), file=io.StringIO())
+    bar.update(snapshot(failed=1, in_progress=1))
+    assert bar._bar.n == 1
+    bar.update(snapshot(failed=1, completed=1))
+    assert bar._bar.n == 2
+    bar.close()
+
+
+def test_lines_go_above_the_bar_and_do_no_harm(capsys):
+    """On standard error, with nothing in them that a terminal obeys."""
+    bar = Bar(snapshot(pending=1), file=io.StringIO())
+    bar.say("row \x1b[2Jx is ambiguous")
+    bar.close()
+    shown = capsys.readouterr()
+    assert "is ambiguous" in shown.err
+    assert "\x1b[2J" not in shown.err
+    assert shown.out == ""
+
+
+def test_silence_is_logged(caplog):
+    """Nothing on the terminal, the lines in the log."""
+    silent = Silent()
+    with caplog.at_level(logging.INFO):
+        silent.update(snapshot(pending=1))
+        silent.say("3 rows")
+        silent.close()
+    assert "3 rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "0"),
+        ("12", "12"),
+        ("12.50", "12.5"),
+        ("0.028571428", "0.0286"),
+        ("0.00001", "0"),
+        ("100", "100"),
+        ("1E+2", "100"),
+    ],
+)
+def test_dollars_are_readable(amount, text):
+    """At most four decimals, no exponent, no trailing zeros behind the point."""
+    assert dollars(Decimal(amount)) == text
+
+
+def test_the_postfix_tells_what_matters():
+    """Money against the cap, failures, doubt and what is in flight, each only where there is any."""
+    assert postfix(snapshot()) == "spent=$0, failed=0"
+    assert postfix(snapshot("0.0286", "10.00", 3, failed=2, ambiguous=1)) == (
+        "spent=$0.0286/10, failed=2, ambiguous=1, in flight=3"
+    )

@@ -1,0 +1,208 @@
+"""Tables on disk: they come back as they were, or as text with one warning."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dreamo_batch import columns
+from dreamo_batch.errors import DirectoryError
+from dreamo_batch.execution import stored
+from dreamo_batch.table.images import ImageSource
+from dreamo_batch.table.jobs import Prepared
+from tests.fakes import job, prepared
+
+
+def round_trip(tmp_path, user: pd.DataFrame) -> pd.DataFrame:
+    """Write a table whose rows all have the same job, and read the user's part of it."""
+    path = tmp_path / "jobs.parquet"
+    stored.write_jobs(path, user, prepared(*["a"] * len(user)), "t")
+    return stored.read_jobs(path).user
+
+
+USER = pd.DataFrame(
+    {
+        "prompt": ["a cat", "蓝 🦊", ""],
+        "seed": pd.array([7, None, 2**62 + 1], dtype="Int64"),
+        "score": [0.1, float("nan"), -1e300],
+        "kind": pd.Categorical(["x", None, "y"], categories=["y", "x", "z"]),
+        "when": pd.to_datetime(["2026-01-01", None, "2026-01-02"], utc=True, format="ISO8601"),
+        "flag": pd.array([True, None, False], dtype="boolean"),
+        "blob": [b"\x00\xff", None, b""],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(3),
+        pd.RangeIndex(10, 40, 10, name="row"),
+        pd.Index(["b", "a", "b"], name="label"),
+        pd.Index([5, 5, 5]),
+        pd.MultiIndex.from_tuples([("x", 1), ("x", 1), ("y", 2)], names=["group", None]),
+        pd.MultiIndex.from_tuples([(1, "a"), (2, "b"), (3, "c")]),
+        pd.date_range("2026-01-01", periods=3, name="day"),
+        pd.Index(["a", "b", "c"], name="prompt"),
+    ],
+    ids=str,
+)
+def test_tables_come_back_on_their_index(tmp_path, index):
+    """Values, dtypes, order and every kind of index survive."""
+    user = USER.set_axis(index, axis=0)
+    before = user.copy()
+    back = round_trip(tmp_path, user)
+    pd.testing.assert_frame_equal(back, user, check_freq=False)
+    pd.testing.assert_frame_equal(user, before)
+
+
+def test_an_empty_table_comes_back(tmp_path):
+    """No rows, but columns and dtypes; Parquet keeps categories with the rows, so those go."""
+    empty = USER.drop(columns="kind").iloc[:0]
+    pd.testing.assert_frame_equal(round_trip(tmp_path, empty), empty, check_index_type=False)
+
+
+def test_what_parquet_can_not_hold_becomes_text_with_one_warning(tmp_path):
+    """One warning names every such column; missing cells stay missing; the user's own frame stays as it is."""
+    picture = Image.new("RGB", (2, 2))
+    user = pd.DataFrame(
+        {
+            "image": [picture, None, picture],
+            "mixed": [1, "two", None],
+            "number": [1 + 2j, 3j, 0j],
+            "fine": [1, 2, 3],
+        }
+    )
+    with pytest.warns(UserWarning, match="stored as text") as caught:
+        back = round_trip(tmp_path, user)
+    assert len(caught) == 1
+    assert str(caught[0].message).endswith("can't hold it: image, mixed, number")
+    assert back["mixed"].tolist()[:2] == ["1", "two"]
+    assert back["image"].notna().tolist() == [True, False, True]
+    assert back["mixed"].notna().tolist() == [True, True, False]
+    assert back["fine"].tolist() == [1, 2, 3]
+    assert user["image"].iloc[0] is picture
+
+
+def test_names_that_are_no_text_become_text(tmp_path):
+    """A column called 0 is stored as one called "0", and that is said."""
+    user = pd.DataFrame([[1, "a"], [2, "b"]], columns=[0, "prompt"])
+    with pytest.warns(UserWarning, match="the names of columns"):
+        back = round_trip(tmp_path, user)
+    assert list(back.columns) == ["0", "prompt"]
+
+
+def test_an_index_that_parquet_can_not_hold_becomes_text(tmp_path):
+    """Labels of several kinds are stored as they read."""
+    user = USER.set_axis(pd.Index([1, "two", (3, 4)]), axis=0)
+    with pytest.warns(UserWarning, match="the index"):
+        back = round_trip(tmp_path, user)
+    assert back.index.tolist() == ["1", "two", "(3, 4)"]
+
+
+def test_text_that_utf8_can_not_hold_is_replaced(tmp_path):
+    """A path of another encoding does not keep the table from being stored."""
+    user = pd.DataFrame({"image": pd.Series(["caf\udce9.png"], dtype=object)})
+    with pytest.warns(UserWarning, match="image"):
+        assert round_trip(tmp_path, user)["image"].tolist() == ["caf?.png"]
+
+
+def test_results_are_stored_without_a_second_warning(tmp_path):
+    """The table has said it already."""
+    frame = pd.DataFrame({"mixed": [1, "two"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stored.write_frame(tmp_path / "results.parquet", frame, {"covers": 3})
+    back, meta = stored.read_frame(tmp_path / "results.parquet")
+    assert (back["mixed"].tolist(), meta) == (["1", "two"], {"covers": 3})
+    assert stored.read_meta(tmp_path / "results.parquet") == {"covers": 3}
+
+
+def test_decisions_and_jobs_come_back(tmp_path):
+    """Jobs in order, duplicates, seeds beyond what a float holds, and rows that can't be ordered."""
+    path = tmp_path / "jobs.parquet"
+    table = prepared("a", None, "b", "a")
+    image = ImageSource("file", "/p/cat.png", "d1", "/p/fixed.png", "d2")
+    jobs = {"a": job("a", seed=2**62 + 1, image=image), "b": job("b", seed=-1)}
+    rows = table.rows.copy()
+    rows[columns.SEED_SENT] = pd.array([2**62 + 1, None, -1, 2**62 + 1], dtype="Int64")
+    for name, value in zip(
+        (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST),
+        zip(
+            ("/p/cat.png", "d1", "/p/fixed.png", "d2"), ("https://example.com/cat.png", "00") * 2, strict=True
+        ),
+        strict=True,
+    ):
+        rows[name] = pd.array([value[0], None, value[1], value[0]], dtype="str")
+    stored.write_jobs(path, pd.DataFrame({"n": range(4)}), Prepared(jobs, rows, table.problems), "id-1")
+    back = stored.read_jobs(path)
+    assert back.table_id == "id-1"
+    assert back.prepared.jobs == jobs
+    assert list(back.prepared.jobs) == ["a", "b"]
+    pd.testing.assert_frame_equal(back.rows, rows)
+    assert back.prepared.problems.empty
+
+
+def test_a_table_of_nothing_but_invalid_rows_comes_back(tmp_path):
+    """It has no jobs, and says why."""
+    path = tmp_path / "jobs.parquet"
+    stored.write_jobs(path, pd.DataFrame({"n": [1, 2]}), prepared(None, None), "t")
+    back = stored.read_jobs(path)
+    assert back.prepared.jobs == {}
+    assert back.rows[columns.ERROR_MESSAGE].tolist() == ["prompt: it is blank"] * 2
+
+
+def test_pictures_kept_in_the_directory_move_with_it(tmp_path):
+    """What is under `inputs/` is looked for where the directory is now."""
+    before = tmp_path / "before"
+    (before / "inputs").mkdir(parents=True)
+    (before / "inputs" / "cat.png").touch()
+    sent = str(before / "inputs" / "cat.png")
+    table = prepared("a")
+    table.rows[columns.IMAGE_SENT] = pd.array([sent], dtype="str")
+    stored.write_jobs(before / "jobs.parquet", pd.DataFrame({"n": [1]}), table, "t")
+    assert stored.read_jobs(before / "jobs.parquet").rows[columns.IMAGE_SENT].tolist() == [sent]
+    before.rename(tmp_path / "after")
+    (moved,) = stored.read_jobs(tmp_path / "after" / "jobs.parquet").rows[columns.IMAGE_SENT]
+    assert moved == str(tmp_path / "after" / "inputs" / "cat.png")
+
+
+def test_a_missing_table_is_no_run_directory(tmp_path):
+    """The message names the file that is not there."""
+    with pytest.raises(DirectoryError, match=r"is not a run directory: it has no jobs\.parquet"):
+        stored.read_jobs(tmp_path / "jobs.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", None])
+def test_a_table_that_can_not_be_read_says_what_to_do(tmp_path, content):
+    """Cut, foreign or without our note: what was bought is in the ledger, so run again."""
+    path = tmp_path / "jobs.parquet"
+    if content is None:
+        pq.write_table(pa.table({"a": [1]}), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DirectoryError, match="Run the table again on this directory"):
+        stored.read_jobs(path)
+
+
+def test_folder_names_with_a_meaning_elsewhere_have_none_here(tmp_path):
+    """A run directory called `seed=3` adds no column to the table."""
+    folder = tmp_path / "seed=3"
+    folder.mkdir()
+    pd.testing.assert_frame_equal(round_trip(folder, USER), USER)
+
+
+def test_a_table_is_replaced_at_once(tmp_path):
+    """What can't be written leaves the old table in place."""
+    path = tmp_path / "jobs.parquet"
+    stored.write_jobs(path, pd.DataFrame({"n": [1]}), prepared("a"), "old")
+    with pytest.raises(TypeError):
+        stored.write_frame(path, pd.DataFrame({"n": np.arange(3)}), {"bad": object()})
+    assert stored.read_jobs(path).table_id == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["jobs.parquet"]
