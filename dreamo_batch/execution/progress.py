@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PAINT_EVERY_S: Final = 0.2
+_LOG_EVERY_S: Final = 10.0
 _SETTLED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
@@ -113,7 +116,12 @@ class Bar:
 
         self._tqdm = tqdm
         self._bar = tqdm(
-            total=first.n_rows, initial=first.n_settled, unit="row", desc="dreamo", mininterval=0.2, **options
+            total=first.n_rows,
+            initial=first.n_settled,
+            unit="row",
+            desc="dreamo",
+            mininterval=_interval_s(options.get("file", sys.stderr)),
+            **options,
         )
         self.update(first)
 
@@ -128,14 +136,20 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        import sys
-
         self._tqdm.write(harmless(text), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.refresh()
         self._bar.close()
+
+
+def _interval_s(file: Any) -> float:
+    """Seconds between paintings: often for a person, seldom for a log file."""
+    from tqdm.autonotebook import tqdm as chosen
+    from tqdm.std import tqdm as of_text
+
+    return _LOG_EVERY_S if chosen is of_text and not file.isatty() else _PAINT_EVERY_S
 
 
 def postfix(snapshot: Snapshot) -> str:
