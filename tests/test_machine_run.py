@@ -54,11 +54,13 @@ class Weather:
     rejected: float = 0.0
     refused: float = 0.0
     poll_fault: float = 0.0
+    poll_refused: float = 0.0
     unknown: float = 0.0  # a task is never found again
     stuck: float = 0.0
     failing: float = 0.0
     free_of_cost: float = 0.0  # a task ends without naming a cost
     save_fault: float = 0.0
+    save_limited: float = 0.0
     probe_fault: float = 0.0
     outage_every_s: float = 0.0
     latency_s: float = 3.0
@@ -139,21 +141,24 @@ class Service:
         return task_id
 
     def poll(self, task_id: str):
-        taken = self.invoice[task_id]
-        if self.is_away():
-            return UNREACHABLE
-        if self.happens(self.weather.poll_fault):
-            return self.source.choice([NO_ANSWER, UNREACHABLE, self.limit()])
-        if not taken.is_known:
-            return NOT_FOUND
-        if taken.done_at > self.clock.now:
-            return Task(task_id, "in_progress")
+        taken, weather = self.invoice[task_id], self.weather
+        for is_so, answer in (
+            (self.is_away(), UNREACHABLE),
+            (self.happens(weather.poll_fault), self.source.choice([NO_ANSWER, UNREACHABLE, self.limit()])),
+            (self.happens(weather.poll_refused), REFUSED),
+            (not taken.is_known, NOT_FOUND),
+            (taken.done_at > self.clock.now, Task(task_id, "in_progress")),
+        ):
+            if is_so:
+                return answer
+        return self.end_of(task_id, taken)
+
+    def end_of(self, task_id: str, taken: Taken) -> Task:
         if taken.end == "failed":
             code = self.source.choice(["003011095", "003011096", "003011099", None])
             return Task(task_id, "failed", cost=taken.shown_cost, error=ServiceMessage(code, "no picture"))
-        urls = (
-            () if self.happens(self.weather.save_fault) else (f"https://example.com/{self.source.random()}",)
-        )
+        has_link = not self.happens(self.weather.save_fault)
+        urls = (f"https://example.com/{self.source.random()}",) if has_link else ()
         return Task(task_id, "completed", urls=urls, cost=taken.shown_cost)
 
 
@@ -354,7 +359,8 @@ class Loop:
         while self.on_the_way and self.on_the_way[0][0] <= self.clock.now:
             answer = heappop(self.on_the_way)[2]
             self.coordinator.take(answer)
-            asked_s = getattr(getattr(answer, "result", None), "retry_after_s", None) or 0.0
+            said = getattr(answer, "refusal", None) or getattr(answer, "result", None)
+            asked_s = getattr(said, "retry_after_s", None) or 0.0
             service.quiet_until = max(service.quiet_until, self.clock.now + asked_s)
             is_news = True
         return is_news
@@ -367,6 +373,8 @@ class Loop:
                 assert action.do is Do.CREATE
                 return arrives_at, CreateAnswer(key, service.create(key))
             case "save":
+                if service.happens(service.weather.save_limited):
+                    return arrives_at, SaveAnswer(key, "rate_limited", service.limit())
                 is_saved = detail is not None and not service.happens(service.weather.save_fault)
                 saved = Saved(f"images/{key[0]}.jpg", "00", 5, 8, 8)
                 return arrives_at, SaveAnswer(key, saved if is_saved else "not a picture")
@@ -387,11 +395,13 @@ weathers = st.builds(
     rejected=rates,
     refused=st.sampled_from([0.0, 0.0, 0.05]),
     poll_fault=rates,
+    poll_refused=st.sampled_from([0.0, 0.0, 0.01]),
     unknown=rates,
     stuck=rates,
     failing=rates,
     free_of_cost=rates,
     save_fault=rates,
+    save_limited=rates,
     probe_fault=rates,
     outage_every_s=st.sampled_from([0.0, 0.0, 20.0, 200.0]),
     latency_s=st.sampled_from([0.0001, 1.0, 3.0, 40.0]),
@@ -419,6 +429,7 @@ calls = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=2 * settings().max_examples)
 @given(
     st.integers(1, 12),
     weathers,
@@ -525,6 +536,28 @@ def test_no_access_stops_buying_and_finishes_what_is_in_flight():
     assert {order.stage for order in world.ledger.state} <= {Stage.COMPLETED, Stage.UNSENT}
     assert world.coordinator.schedule.n_waiting > 0
     world.check()
+
+
+def test_no_access_to_tasks_stops_asking_too():
+    """Where even polls are refused there is nothing to wait for; the tasks stay open for the next call."""
+    world = World(3, Weather(poll_refused=1.0), 0)
+    world.call(limits=Limits())
+    assert isinstance(world.coordinator.stopped, AccessRefused)
+    assert {order.stage for order in world.ledger.state} <= {Stage.ACCEPTED}
+    world.service.weather = Weather()
+    world.call(limits=Limits())
+    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    world.check()
+
+
+def test_pictures_asked_for_too_fast_come_in_the_end():
+    """A host that limits downloads is given time, and no picture is given up for that."""
+    world = World(12, Weather(save_limited=0.3), 2)
+    world.call(limits=Limits())
+    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    world.service.weather = Weather()
+    world.call(limits=Limits())
+    assert all(order.output_path for order in world.ledger.state)
 
 
 def test_an_outage_fails_no_row():

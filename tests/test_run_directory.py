@@ -96,6 +96,36 @@ def test_asking_does_not_keep_a_writer_out(tmp_path):
         reader.join()
 
 
+def test_a_lock_that_is_gone_is_noticed(tmp_path):
+    """Another writer could take the place, so the one that has lost its lock must know."""
+    run_dir = RunDirectory(tmp_path)
+    run_dir.refuse_loss()
+    run_dir.lock()
+    run_dir.refuse_loss()
+    assert run_dir.is_in_place()
+    (tmp_path / directory.LOCK).unlink()
+    assert not run_dir.is_in_place()
+    with pytest.raises(FileNotFoundError, match="moved or deleted"):
+        run_dir.refuse_loss()
+    (tmp_path / directory.LOCK).touch()
+    assert not run_dir.is_in_place()
+    run_dir.unlock()
+
+
+def test_a_lock_that_can_not_say_whose_it_is_is_given_up(tmp_path, monkeypatch):
+    """If the disk takes no name, nobody is left locked out."""
+
+    def refuse(*_args):
+        raise OSError("no")
+
+    run_dir = RunDirectory(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "_find_lock", refuse)
+        with pytest.raises(OSError, match="no"):
+            run_dir.lock()
+    assert not RunDirectory(tmp_path).is_locked()
+
+
 def test_nobody_writes_where_nobody_was(tmp_path):
     """A directory without a lock file is not locked, and asking makes none."""
     assert not RunDirectory(tmp_path).is_locked()

@@ -232,6 +232,33 @@ def test_a_gap_between_journals_is_noticed(folder):
     assert len(opened_and_closed(folder)) == 3
 
 
+def test_lines_lost_at_the_end_of_an_earlier_journal_are_noticed(folder):
+    """Each journal says where the one before it ended."""
+    for job_id in ("a", "b"):
+        ledger = opened(folder)
+        work(ledger, job_id, Kind.SENDING)
+        ledger.abandon()
+    path = journal.path_of(folder, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(LedgerDamaged, match=r"journal-000001\.jsonl does not end where journal-000002"):
+        opened(folder)
+    path.write_bytes(b"".join(lines) + b'{"crc":"torn')
+    assert stages(opened_and_closed(folder)) == {"a": "sending", "b": "sending"}
+
+
+def test_pictures_the_ledger_does_not_know_are_refused(busy):
+    """A saved picture without an order tells of lines that were lost."""
+    images = RunDirectory(busy).images
+    images.mkdir()
+    (images / "notes.txt").touch()
+    ledger = opened(busy)
+    ledger.abandon()
+    (images / f"{'e' * 32}.png").touch()
+    with pytest.raises(LedgerDamaged, match=rf"images/{'e' * 32}\.png in .* shows that a picture was bought"):
+        opened(busy)
+
+
 def test_a_journal_altered_in_its_middle_is_refused(busy):
     """A flipped bit in a whole line stops everything, and says where."""
     path = journal.path_of(busy, 4)
@@ -402,7 +429,7 @@ def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatc
         read(busy)
 
 
-def test_entropy_is_known_before_opening(busy, tmp_path):
+def test_entropy_is_known_before_opening(busy, tmp_path, monkeypatch):
     """It comes from the manifest, else from the ledger, else there is none yet."""
     entropy = peek_entropy(RunDirectory(busy))
     (busy / "run.json").unlink()
@@ -410,6 +437,9 @@ def test_entropy_is_known_before_opening(busy, tmp_path):
     assert peek_entropy(RunDirectory(tmp_path / "new")) is None
     (tmp_path / "new").mkdir()
     assert peek_entropy(RunDirectory(tmp_path / "new")) is None
+    monkeypatch.setattr(ledgers, "read", full)
+    with pytest.raises(DirectoryError, match="can't be read"):
+        peek_entropy(RunDirectory(tmp_path / "new"))
 
 
 def full(_path, *_args, **_kwargs):
@@ -443,6 +473,37 @@ def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
             ledger.close(pending=[])
     ledger.abandon()
     assert stages(read(folder).state()) == {"a": "accepted"}
+
+
+def test_a_journal_that_takes_nothing_more_leaves_it_to_the_last_checkpoint(folder, monkeypatch):
+    """What could not be appended may still be written beside it, and nothing is left to be told."""
+    ledger = opened(folder)
+    work(ledger, "a", Kind.SENDING)
+    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    monkeypatch.setattr(ledger._journal, "_write", full)
+    with pytest.raises(OSError, match="space"):
+        ledger.close(pending=[])
+    assert ledger.unwritten() == ()
+    ledger.abandon()
+    assert read(folder).state().latest("a").task_id == "t"
+
+
+def test_a_directory_moved_under_the_run_is_noticed(folder):
+    """Everything is in the journal where that is now, and nothing more is acknowledged."""
+    run_dir = RunDirectory(folder)
+    run_dir.lock()
+    ledger = Ledger(run_dir, SERVICE)
+    work(ledger, "a", Kind.SENDING)
+    folder.rename(folder.with_name("moved"))
+    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    with pytest.raises(FileNotFoundError, match="moved or deleted"):
+        ledger.commit()
+    with pytest.raises(FileNotFoundError, match="moved or deleted"):
+        ledger.close(pending=[])
+    ledger.abandon()
+    run_dir.unlock()
+    assert not folder.exists()
+    assert stages(read(folder.with_name("moved")).state()) == {"a": "accepted"}
 
 
 def test_no_new_journal_means_the_old_one_goes_on(folder, monkeypatch):

@@ -173,6 +173,24 @@ def test_pictures_kept_in_the_directory_move_with_it(tmp_path):
     assert moved == str(tmp_path / "after" / "inputs" / "cat.png")
 
 
+def test_reference_pictures_of_the_last_table_are_known(tmp_path):
+    """Each by where it was; without a table there are none."""
+    path = tmp_path / "jobs.parquet"
+    assert stored.known_images(path) == {}
+    table = prepared("a", None, "b", "a")
+    image = job("a").image
+    for name, value in zip(
+        (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST),
+        (image.location, image.digest, image.sent_location, image.sent_digest),
+        strict=True,
+    ):
+        table.rows[name] = pd.array([value, None, value, value], dtype="str")
+    stored.write_jobs(path, pd.DataFrame({"n": range(4)}), table, "t")
+    assert stored.known_images(path) == {image.location: image}
+    path.write_bytes(b"not Parquet")
+    assert stored.known_images(path) == {}
+
+
 def test_a_missing_table_is_no_run_directory(tmp_path):
     """The message names the file that is not there."""
     with pytest.raises(DirectoryError, match=r"is not a run directory: it has no jobs\.parquet"):
