@@ -1,0 +1,380 @@
+"""Each kind of answer, and what it does to ledger, budget and schedule."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from dreamo_batch.errors import AccessRefused, RunStopped, StorageFailed
+from dreamo_batch.execution import outcomes, plan
+from dreamo_batch.execution.archive import Saved
+from dreamo_batch.execution.budget import Budget
+from dreamo_batch.execution.coordinator import Assignment, Coordinator
+from dreamo_batch.execution.directory import LOCK, RunDirectory
+from dreamo_batch.execution.ledger import Ledger
+from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.execution.schedule import Do, Limits, Schedule
+from dreamo_batch.execution.state import Stage
+from dreamo_batch.service import failures
+from dreamo_batch.service.failures import Failure, Kind
+from dreamo_batch.service.wire import ServiceMessage, Task
+from tests.fakes import prepared
+
+KEY = ("a", 1)
+SAVED = Saved("images/a.jpg", "00", 5, 8, 8)
+AWAY = Failure(Kind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
+NOT_FOUND = Failure(Kind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
+DONE = Task("t1", "completed", urls=("https://h/1",), cost="0.0286")
+
+
+class Named:
+    """Names requests instead of making them."""
+
+    def create(self, key, _job):
+        return "create", key
+
+    def fetch(self, do, key, task_id):
+        return do, key, task_id
+
+    def save(self, key, url):
+        return "save", key, url
+
+    def probe(self):
+        return ("probe",)
+
+
+@pytest.fixture
+def make(tmp_path, clock):
+    """Make coordinators on one ledger, with workers enough for every job."""
+    directory = RunDirectory(tmp_path)
+    directory.lock()
+    ledger = Ledger(directory, "loopback")
+
+    def made(
+        *names, assignment: Assignment | None = None, max_attempts=1, should_download=True
+    ) -> Coordinator:
+        options = plan.Options(max_attempts=max_attempts, should_download=should_download)
+        budget = Budget(price=Decimal("0.03"), orders=ledger.state)
+        coordinator = Coordinator(
+            ledger=ledger,
+            budget=budget,
+            schedule=Schedule(Limits(max_in_flight=8, n_workers=10, task_timeout_s=60.0), budget),
+            effects=Named(),
+            clock=clock,
+            assignment=assignment or plan.assignment(prepared(*names), ledger.state, options, tmp_path),
+        )
+        coordinator.begin()
+        return coordinator
+
+    yield made
+    ledger.abandon()
+    directory.unlock()
+
+
+def given(coordinator) -> list:
+    """What free workers are told to do now."""
+    return [call() for _, call in coordinator.give(10)]
+
+
+def latest(coordinator):
+    return coordinator.ledger.state.latest("a")
+
+
+def until_given(coordinator, clock, seconds=100.0) -> list:
+    """Let time pass until something is to be done."""
+    end = clock.now + seconds
+    while not (work := given(coordinator)):
+        wait_s = coordinator.wait_s(10)
+        assert wait_s is not None
+        assert clock.now <= end
+        clock.advance(max(wait_s, 0.001))
+    return work
+
+
+def accepted(make, clock, **options) -> Coordinator:
+    """A coordinator whose one job has been taken and is asked for."""
+    coordinator = make("a", **options)
+    assert given(coordinator) == [("create", KEY)]
+    coordinator.take(CreateAnswer(KEY, "t1"))
+    assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    return coordinator
+
+
+def completed(make, clock, task: Task = DONE) -> Coordinator:
+    coordinator = accepted(make, clock)
+    coordinator.take(PollAnswer(Do.POLL, KEY, task))
+    return coordinator
+
+
+def test_about_to_send_is_written_down_with_its_reservation(make, clock):
+    """Seed, time and money stand in the ledger before the worker is called."""
+    coordinator = make("a")
+    ((action, _),) = coordinator.give(10)
+    order = latest(coordinator)
+    assert (order.stage, order.seed_sent, order.reserved, order.sent_at) == (
+        Stage.SENDING,
+        7,
+        "0.03",
+        clock.wall(),
+    )
+    assert coordinator.ledger.unwritten()[-1].kind == "sending"
+    assert coordinator.snapshot().by_status["submitting"] == 1
+    assert coordinator.budget.reserved == Decimal("0.03")
+    coordinator.take_back(action)
+    assert latest(coordinator).stage is Stage.UNSENT
+    assert coordinator.budget.reserved == 0
+    assert coordinator.schedule.n_in_flight == 0
+
+
+def test_no_more_is_given_than_workers_are_free(make):
+    """Creates are written down only when somebody can send them."""
+    coordinator = make("a", "b", "c")
+    assert len(coordinator.give(2)) == 2
+    assert coordinator.give(0) == []
+    assert coordinator.wait_s(0) is None
+    assert len(list(coordinator.ledger.state)) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "stage", "n_waiting", "mood"),
+    [
+        (Failure(Kind.PERMANENT, failures.REJECTED, http_status=400), Stage.REFUSED, 0, "open"),
+        (Failure(Kind.PERMANENT, outcomes.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
+        (Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True), Stage.AMBIGUOUS, 0, "down"),
+        (AWAY, Stage.UNSENT, 1, "down"),
+        (Failure(Kind.TRANSIENT, failures.RATE_LIMITED, http_status=429), Stage.UNSENT, 1, "open"),
+        (Failure(Kind.STOP, failures.ACCESS_REFUSED, http_status=402), Stage.UNSENT, 1, "open"),
+    ],
+)
+def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
+    """Refused and doubtful ones are over, what never arrived waits at the head of the queue."""
+    coordinator = make("a", "b")
+    assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
+    coordinator.take(CreateAnswer(KEY, failure))
+    assert latest(coordinator).stage is stage
+    assert coordinator.schedule.n_waiting == n_waiting
+    assert coordinator.schedule.outage.mood == mood
+    assert coordinator.schedule.n_in_flight == 1
+    assert isinstance(coordinator.stopped, AccessRefused) == (failure.kind is Kind.STOP)
+    assert any("may have been taken" in text for text in coordinator.notices) == (stage is Stage.AMBIGUOUS)
+    assert coordinator.budget.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
+
+
+def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
+    """Then it is sent again under the same number."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=7.0)))
+    assert given(coordinator) == []
+    assert 0 < coordinator.wait_s(10) <= 7.0
+    clock.advance(6.9)
+    assert given(coordinator) == []
+    clock.advance(0.2)
+    assert given(coordinator) == [("create", KEY)]
+
+
+def test_a_wait_of_years_is_slept_in_pieces(make):
+    """What a queue can be told to wait has an end, whatever a service asks for."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=1e12)))
+    assert coordinator.wait_s(10) <= 3600
+
+
+def test_a_completed_task_is_saved(make, clock):
+    """Its cost takes the place of its reservation, and its picture is fetched."""
+    coordinator = completed(make, clock)
+    order = latest(coordinator)
+    assert (order.stage, order.cost, order.n_polls) == (Stage.COMPLETED, "0.0286", 1)
+    assert (coordinator.budget.spent, coordinator.budget.reserved) == (Decimal("0.0286"), 0)
+    assert given(coordinator) == [("save", KEY, "https://h/1")]
+    assert not coordinator.is_over()
+    coordinator.take(SaveAnswer(KEY, SAVED))
+    assert latest(coordinator).output_path == "images/a.jpg"
+    assert coordinator.is_over()
+    assert coordinator.stopped is None
+
+
+def test_pictures_are_not_fetched_where_nobody_wants_them(make, clock):
+    """Without download a completed task is the end."""
+    coordinator = accepted(make, clock, should_download=False)
+    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert coordinator.is_over()
+
+
+def test_a_picture_is_asked_for_three_times_with_fresh_links(make, clock):
+    """A placeholder may be gone when the task is asked again; in the end the row says why it has none."""
+    coordinator = completed(make, clock)
+    for n in (1, 2):
+        assert given(coordinator) == [("save", KEY, f"https://h/{n}")]
+        coordinator.take(SaveAnswer(KEY, "not a picture"))
+        assert until_given(coordinator, clock) == [(Do.REFRESH, KEY, "t1")]
+        fresh = Task("t1", "completed", urls=(f"https://h/{n + 1}",))
+        coordinator.take(PollAnswer(Do.REFRESH, KEY, fresh))
+        assert latest(coordinator).output_url == f"https://h/{n + 1}"
+    assert given(coordinator) == [("save", KEY, "https://h/3")]
+    coordinator.take(SaveAnswer(KEY, "still not a picture"))
+    assert latest(coordinator).output_error == "still not a picture"
+    assert latest(coordinator).stage is Stage.COMPLETED
+    assert coordinator.is_over()
+
+
+def test_a_link_that_is_not_told_again_is_used_again(make, clock):
+    """A task that is gone by now may still have its file."""
+    coordinator = completed(make, clock)
+    given(coordinator)
+    coordinator.take(SaveAnswer(KEY, "not a picture"))
+    until_given(coordinator, clock)
+    coordinator.take(PollAnswer(Do.REFRESH, KEY, NOT_FOUND))
+    assert given(coordinator) == [("save", KEY, "https://h/1")]
+
+
+def test_a_completed_task_without_a_link_is_asked_again_first(make, clock):
+    """Nothing is fetched from nowhere."""
+    coordinator = completed(make, clock, Task("t1", "completed"))
+    assert until_given(coordinator, clock) == [(Do.REFRESH, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.REFRESH, KEY, DONE))
+    assert given(coordinator) == [("save", KEY, "https://h/1")]
+
+
+def test_a_failed_task_is_over(make, clock):
+    """With the service's own words, and without a second order."""
+    coordinator = accepted(make, clock)
+    task = Task("t1", "failed", cost="0", error=ServiceMessage("003011095", "Internal generation error"))
+    coordinator.take(PollAnswer(Do.POLL, KEY, task))
+    order = latest(coordinator)
+    assert (order.stage, order.error_class, order.error_code) == (
+        Stage.FAILED,
+        "generation_error",
+        "003011095",
+    )
+    assert coordinator.is_over()
+
+
+def test_an_unbilled_failure_is_ordered_again_where_that_is_allowed(make, clock):
+    """As a new order under the next number, up to the attempts."""
+    coordinator = accepted(make, clock, max_attempts=2)
+    failed = Task("t1", "failed", error=ServiceMessage("003011099", None))
+    coordinator.take(PollAnswer(Do.POLL, KEY, failed))
+    assert given(coordinator) == [("create", ("a", 2))]
+    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    assert until_given(coordinator, clock) == [(Do.POLL, ("a", 2), "t2")]
+    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    assert coordinator.is_over()
+    assert len(coordinator.ledger.state.of("a")) == 2
+
+
+def test_a_task_that_runs_is_asked_for_again_until_it_is_overdue(make, clock):
+    """After the time it may take it stays open with its class, and the call ends."""
+    coordinator = accepted(make, clock)
+    n_polls = 1
+    while clock.now < 1_000 + 60:
+        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        if coordinator.is_over():
+            break
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+        n_polls += 1
+    else:
+        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+    assert coordinator.is_over()
+    assert n_polls < 60
+    assert (latest(coordinator).stage, latest(coordinator).error_class) == (Stage.ACCEPTED, "task_timeout")
+    assert coordinator.schedule.n_in_flight == 0
+
+
+def test_a_task_is_lost_only_if_nobody_knows_it_for_long(make, clock):
+    """Three times over half a minute, and an answer in between starts the count anew."""
+    coordinator = accepted(make, clock)
+    for answer in (NOT_FOUND, NOT_FOUND, Task("t1", "in_progress"), NOT_FOUND, NOT_FOUND):
+        coordinator.take(PollAnswer(Do.POLL, KEY, answer))
+        assert latest(coordinator).stage is Stage.ACCEPTED
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, NOT_FOUND))
+    order = latest(coordinator)
+    assert (order.stage, order.error_class, order.may_have_been_billed) == (Stage.LOST, "task_lost", True)
+    assert order.reserved == "0.03"
+    assert coordinator.is_over()
+
+
+def test_an_outage_is_waited_out_behind_a_probe(make, clock):
+    """No task fails; one small question is asked until somebody answers."""
+    coordinator = accepted(make, clock)
+    for _ in range(2):
+        coordinator.take(PollAnswer(Do.POLL, KEY, AWAY))
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, AWAY))
+    for is_there in (False, False, True):
+        assert until_given(coordinator, clock) == [("probe",)]
+        coordinator.take(ProbeAnswer(is_there=is_there))
+    assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert latest(coordinator).stage is Stage.COMPLETED
+    assert coordinator.stopped is None
+
+
+def test_a_disk_that_fails_is_graver_than_any_other_reason(make):
+    """It is the one that is told, and nothing at all is sent any more."""
+    coordinator = make("a", "b")
+    coordinator.stop(AccessRefused("no credit"))
+    coordinator.take(OSError(28, "No space left on device"))
+    assert isinstance(coordinator.stopped, StorageFailed)
+    assert "No space left on device" in str(coordinator.stopped)
+    first = coordinator.stopped
+    coordinator.storage_failed(OSError(5, "Input/output error"))
+    assert coordinator.stopped is first
+    assert given(coordinator) == []
+    assert coordinator.is_over()
+
+
+def test_the_first_reason_to_stop_is_told(make):
+    """What follows from it is not the reason."""
+    coordinator = make("a")
+    first = AccessRefused("no credit")
+    coordinator.stop(first)
+    coordinator.stop(AccessRefused("no permission"))
+    assert coordinator.stopped is first
+
+
+def test_what_nobody_foresaw_is_raised(make):
+    """A bug must not look like an answer."""
+    with pytest.raises(ZeroDivisionError):
+        make("a").take(ZeroDivisionError())
+
+
+def test_an_order_that_is_not_in_the_ledger_can_not_be_asked_for(make):
+    """An assignment and its ledger belong together."""
+    with pytest.raises(RunStopped, match="order 1 of job b is not in the ledger"):
+        make(assignment=Assignment({}, {}, 0, (), [("b", 1)], ()))
+
+
+def test_creates_of_an_earlier_call_are_waited_for(make, clock):
+    """Taken over on the wire, a create counts as in flight and is not sent again."""
+    first = make("a")
+    given(first)
+    second = make("a")
+    second.begin(frozenset({KEY}))
+    assert given(second) == []
+    assert second.schedule.n_in_flight == 1
+    assert not second.is_over()
+    second.take(CreateAnswer(KEY, "t1"))
+    assert until_given(second, clock) == [(Do.POLL, KEY, "t1")]
+
+
+def test_a_create_of_an_earlier_table_is_not_sent_again(make):
+    """Its job is not in this table, so where it never arrived nobody wants it any more."""
+    first = make("a")
+    given(first)
+    second = make("b")
+    second.begin(frozenset({KEY}))
+    second.take(CreateAnswer(KEY, AWAY))
+    assert latest(second).stage is Stage.UNSENT
+    assert KEY not in second.schedule.creating
+
+
+def test_a_moved_directory_is_told_as_such(make):
+    """The message says where to look, not to make room."""
+    coordinator = make("a")
+    (coordinator.ledger.directory.path / LOCK).unlink()
+    coordinator.storage_failed(FileNotFoundError(2, "gone"))
+    assert "was moved or deleted while the run was working" in str(coordinator.stopped)
