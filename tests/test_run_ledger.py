@@ -9,6 +9,7 @@ import shutil
 import threading
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
@@ -257,6 +258,21 @@ def test_pictures_the_ledger_does_not_know_are_refused(busy):
     (images / f"{'e' * 32}.png").touch()
     with pytest.raises(LedgerDamaged, match=rf"images/{'e' * 32}\.png in .* shows that a picture was bought"):
         opened(busy)
+
+
+def test_results_the_ledger_does_not_know_are_refused(busy):
+    """A row that the results show as ordered has an order; results that can't be read show nothing."""
+    results = RunDirectory(busy).results
+    rows = pd.DataFrame({"job_id": ["a", None, "e"], "task_id": ["task-a", "t", None]}, dtype="str")
+    rows.to_parquet(results)
+    opened(busy).abandon()
+    rows.assign(task_id="t").to_parquet(results)
+    with pytest.raises(
+        LedgerDamaged, match=r"results\.parquet \(job e\) in .* shows that a picture was bought"
+    ):
+        opened(busy)
+    results.write_bytes(b"not Parquet")
+    opened(busy).abandon()
 
 
 def test_a_journal_altered_in_its_middle_is_refused(busy):
