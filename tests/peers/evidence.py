@@ -34,7 +34,7 @@ class Verdict:
         said = [f"+{self.n_extra} (max {self.n_most_per_job})"] if self.n_extra else []
         counts = {"wrong": self.n_wrong, "lost": self.n_lost, "not ordered": self.n_absent}
         said += [f"{n} {word}" for word, n in counts.items() if n]
-        return ("stops with an error: " if self.is_refused else "") + (", ".join(said) or "0")
+        return ("stops with an error, " if self.is_refused else "") + (", ".join(said) or "0")
 
 
 class Evidence:
