@@ -13,7 +13,7 @@ demo: $(READY)
 
 test: $(READY)
 	rm -f .coverage .coverage.*
-	$(PYTHON) -m pytest -n auto --cov --cov-report=term
+	$(PYTHON) -m pytest -n auto --dist worksteal --cov --cov-report=term --durations 15
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from dreamo_batch import errors
+from dreamo_batch.service.answer import Answer
 from dreamo_batch.service.client import Client
-from dreamo_batch.service.download import fetch_link
+from dreamo_batch.service.download import _content, fetch_link
 from dreamo_batch.service.failures import Kind
 from dreamo_batch.service.transport import Transport
 from tests.scripted_server import ScriptedServer, answer, close, reset, then
@@ -224,3 +225,9 @@ def test_signatures_are_logged_at_debug_only(host, client, caplog):
             failure_of(client, link(host))
     assert any(SIGNATURE in record.getMessage() for record in caplog.records)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+def test_a_wait_until_a_date_counts_from_now():
+    """A 429 for a link that names a date asks to wait until then, and not since the beginning of time."""
+    refusal = Answer(429, {"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}, b"", None)
+    assert _content(refusal, 1_700_000_000.0).retry_after_s == 30.0

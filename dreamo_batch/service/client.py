@@ -87,6 +87,7 @@ class Client:
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
         self._monotonic = monotonic
+        self._wall = wall
         self._api = Api(self.settings, monotonic=monotonic, wall=wall)
         self._create_form = self._api.form("POST", parameters.CREATE_PATH.value)
         self._price_form = self._api.form("POST", parameters.PRECHARGE_PATH.value)
@@ -295,9 +296,8 @@ class Client:
         dreamo_batch.errors.RequestRejected: rejected: the link's scheme is 'file'; ...
         """
         within_s = DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
-        content = fetch_link(
-            self._links, url, max_bytes=max_bytes, within_s=within_s, monotonic=self._monotonic
-        )
+        clocks = {"monotonic": self._monotonic, "wall": self._wall}
+        content = fetch_link(self._links, url, max_bytes=max_bytes, within_s=within_s, **clocks)
         if isinstance(content, Failure):
             raise self._api.error("download", content)
         return content

@@ -56,6 +56,7 @@ def fetch_link(
     max_bytes: int,
     within_s: float,
     monotonic: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
     """Fetch what a link points to.
 
@@ -71,6 +72,8 @@ def fetch_link(
         Seconds for all of it, redirects included.
     monotonic : callable
         A clock in seconds.
+    wall : callable
+        Unix seconds, for a `Retry-After` that names a date.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def fetch_link(
         answer = transport.send("download", request, max_bytes=max_bytes, answer_within_s=left_s)
         target = _target(url, answer)
         if target is None:
-            return _content(answer)
+            return _content(answer, wall())
         url = target
     return Failure(
         Kind.PERMANENT, REDIRECTED, message=f"the link was redirected more than {N_REDIRECTS_MAX} times"
@@ -135,11 +138,11 @@ def _target(url: str, answer: Answer | Failure) -> str | None:
         return location  # refused when it is to be followed
 
 
-def _content(answer: Answer | Failure) -> bytes | Failure:
+def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
     if isinstance(answer, Failure):
         return answer
     if not answer.is_success:
-        return from_response("download", answer.status, answer.headers, answer.body)
+        return from_response("download", answer.status, answer.headers, answer.body, now=now)
     if answer.broken is None:
         return answer.body
     is_too_long = answer.broken.error_class == UNREADABLE
