@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution import journal
+from dreamo_batch.execution import checkpoint, journal
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.state import Stage
 from tests.flows import IS_LONG, Flow
@@ -101,15 +101,20 @@ def test_a_journal_that_can_not_be_written_stops_buying_at_once(flow, disk, n_wr
     assert n_bought <= len(flow.table)
 
 
-def test_a_disk_that_is_full_when_a_create_is_answered_tells_the_id(flow, disk, caplog):
-    """The answer can't be written down: the id stands in the error, in the log, and in the results."""
+def test_a_disk_that_is_full_when_a_create_is_answered_tells_the_id(flow, disk, caplog, monkeypatch):
+    """The answer can be written nowhere: the id stands in the error, in the log, and in the results."""
     disk.n_left = 2  # the journal's first line, and "about to"
+    monkeypatch.setattr(checkpoint, "write", _refuse)
     error = stopped(flow, max_in_flight=1)
     (line,) = flow.invoice()
     assert line["id"] in str(error)
     assert "settle it with resolve(" in str(error)
     assert any(line["id"] in record.getMessage() for record in caplog.records)
     assert line["id"] in set(error.results["task_id"])
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_disk_that_has_room_again_takes_what_it_refused(flow, disk):
