@@ -277,6 +277,25 @@ def test_creates_lost_before_a_trial_do_not_decide_it():
     assert breaker.mood == "open"
 
 
+def test_outage_is_told_once_and_ends_when_the_service_answers():
+    """It lasts from the first failed probe, or a relapse, and a probe's answer alone does not end it."""
+    breaker = outage(patience_s=60)
+    breaker.failed(0.0, is_create=True)
+    assert (breaker.is_lasting, breaker.has_answered) == (False, False)
+    breaker.probed(1.0, is_there=True)
+    for _ in range(3):
+        breaker.failed(2.0, is_create=False)
+    assert (breaker.mood, breaker.is_lasting, breaker.has_answered) == ("down", True, False)
+    assert breaker.is_hopeless(60.1), "a probe that is answered between does not renew the patience"
+    breaker.answered()
+    assert not breaker.has_answered, "an answer on its way before the service went tells nothing"
+    breaker.probed(3.0, is_there=True)
+    breaker.answered()
+    assert breaker.has_answered
+    breaker.answered(is_create=True)
+    assert (breaker.mood, breaker.is_lasting) == ("open", False)
+
+
 def test_polls_that_fail_in_a_trial_close_the_door_again():
     """The trial is repeated after them."""
     breaker = outage()

@@ -13,7 +13,7 @@ def refused(*keys: tuple[str, int]) -> Schedule:
     action = schedule.next_action(0.0)
     assert action is not None
     schedule.send_again(action.key)
-    schedule.limited(0.0, asked_s=2.0, is_create=True)
+    schedule.limited(0.0, asked_s=2.0, create=action.key)
     return schedule
 
 

@@ -132,6 +132,7 @@ class Coordinator:
         """Whether this call has nothing more to do; says why if it stops early."""
         if self.schedule.outage.is_hopeless(self._clock.monotonic()):
             self._give_up()
+        self._tell_outage()
         if not self.schedule.is_done():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
@@ -343,13 +344,17 @@ class Coordinator:
 
     def _probed(self, answer: outcomes.ProbeAnswer) -> None:
         self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
-        if not answer.is_there and not self._is_outage_told:
+
+    def _tell_outage(self) -> None:
+        outage = self.schedule.outage
+        if outage.is_lasting and outage.mood == "down" and not self._is_outage_told:
+            self._is_outage_told = True
             self.notices.append(
                 "the service can't be reached; waiting for it, nothing is lost and no row fails"
             )
-        elif answer.is_there and self._is_outage_told:
+        elif self._is_outage_told and outage.has_answered:
+            self._is_outage_told = False
             self.notices.append("the service answers again; going on")
-        self._is_outage_told = not answer.is_there
 
     def _save(self, key: Key, order: Order, now: float) -> None:
         if self.assignment.should_download:

@@ -1,8 +1,8 @@
 """Whether the service is there: a circuit breaker with a probe. Pure.
 
-``open`` requests flow. ``down`` only a probe (a GET) is sent, ever more rarely. ``trial`` one create is let
-through after an outage; if it is lost too, the service is taken as down again, so that an outage of creates
-alone leaves only a handful of rows unresolved.
+``open`` requests flow. ``down`` only a probe (a GET) is sent, ever more rarely. ``trial`` after an outage,
+questions flow, and once one is answered a single create; if that is lost too, the service is taken as down again,
+so that an outage of creates alone leaves only a handful of rows unresolved.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class Outage:
         self._n_failed_trials = 0
         self._needs_trial = False
         self._is_tried = False
+        self._away_since: float | None = None
+        self.is_lasting = False
+        self.has_answered = True
 
     def tried(self) -> None:
         """Take in that a create is sent: in a trial, the one that decides."""
@@ -75,6 +78,7 @@ class Outage:
     def answered(self, *, is_create: bool = False) -> None:
         """Take in any answer of the service; an answered create ends a trial."""
         self._n_in_a_row = 0
+        self.has_answered = self.has_answered or self.mood != "down"
         if is_create and self.mood == "trial":
             self._recover()
 
@@ -82,17 +86,19 @@ class Outage:
         """Take in the answer of a probe."""
         if not is_there:
             self.n_failed_probes += 1
+            self.is_lasting = True
             self.probe_at = now + self._back_off.next()
         elif self._needs_trial:
             self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
             self._is_tried = False
+            self._n_in_a_row = 0
         else:
             self._recover()
 
     def is_hopeless(self, now: float) -> bool:
         """Whether the service stayed away too long, or loses every create that it is given."""
-        is_too_long = self.since is not None and now - self.since > self._patience_s
-        return is_too_long or self._n_failed_trials >= _TRIALS
+        is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
+        return (is_too_long and self.mood == "down") or self._n_failed_trials >= _TRIALS
 
     @property
     def is_losing_creates(self) -> bool:
@@ -100,12 +106,16 @@ class Outage:
         return self._n_failed_trials >= _TRIALS
 
     def _go_down(self, now: float) -> None:
+        self.is_lasting = self.is_lasting or self.mood == "trial"
         self.mood = "down"
+        self.has_answered = False
         self.since = now
+        self._away_since = now if self._away_since is None else self._away_since
         self.probe_at = now + self._back_off.next()
 
     def _recover(self) -> None:
         self.mood, self.since, self.probe_at, self.n_failed_probes = "open", None, None, 0
         self._n_failed_trials = 0
-        self._needs_trial = False
+        self._needs_trial = self.is_lasting = False
+        self._away_since, self.has_answered = None, True
         self._back_off.reset()

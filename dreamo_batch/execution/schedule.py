@@ -363,11 +363,15 @@ class Schedule:
         """Whether nothing but time stands in the way of the next create."""
         if not self._waiting or not self.is_submitting:
             return False
-        if self.outage.mood == "down" or (self.outage.mood == "trial" and self._busy[Do.CREATE]):
+        if self.outage.mood == "down" or (self.outage.mood == "trial" and not self._may_try()):
             return False
         if not self.quota.has_room(self.n_in_flight) or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
             return False
         return self.budget.verdict() == "go"
+
+    def _may_try(self) -> bool:
+        """Whether a create may try if the service is back: one alone, and not before a question was answered."""
+        return not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
 
     def _next_due(self, now: float) -> Action | None:
         if not self._due or self._due[0][0] > now or not self.is_polling:

@@ -1,0 +1,170 @@
+"""The cap over a real socket, with 64 orders in flight and prices that vary by a factor of five."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.execution.coordinator import Coordinator
+from dreamo_batch.execution.progress import Silent
+from dreamo_batch.execution.state import Kind
+from tests.fakes import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dreamo_batch.execution.budget import Budget
+
+N_ROWS = 200
+LOWEST = Decimal("0.01")
+
+
+def varying(order: Any) -> str:
+    """Price an order between 0.01 and 0.05 USD, by its seed and in no order."""
+    return str(LOWEST * (1 + order.seed * 7 % 5))
+
+
+class Rising:
+    """Prices that are 0.01 USD for the first orders and five times that afterwards."""
+
+    def __init__(self, n_cheap: int) -> None:
+        self._n_cheap = n_cheap
+        self._numbers = count()
+        self._lock = threading.Lock()
+
+    def __call__(self, _: Any) -> str:
+        with self._lock:
+            return str(LOWEST if next(self._numbers) < self._n_cheap else 5 * LOWEST)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, text: lines.append(text))
+    return lines
+
+
+@pytest.fixture
+def budgets(monkeypatch) -> Iterator[list[Budget]]:
+    """Hold every create against the rule, as it is recorded and before it is sent."""
+    seen: list[Budget] = []
+    record = Coordinator.record
+
+    def checked(self, event):
+        after = record(self, event)
+        budget = self.budget
+        if event.kind is Kind.SENDING and budget.cap is not None and "reserved" in event.fields:
+            assert budget.spent + budget.reserved <= budget.cap
+        seen.append(budget)
+        return after
+
+    monkeypatch.setattr(Coordinator, "record", checked)
+    return seen
+
+
+class Shop:
+    """A table, its run directory, and where it is bought."""
+
+    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, n_rows: int = N_ROWS) -> None:
+        image = folder / "reference.png"
+        image.write_bytes(picture(size=(64, 64)))
+        self.table = dreamo.sweep(image=image, prompt="a fox", seed=range(n_rows), size="512x512")
+        self.run_dir = folder / "run"
+        self.gateway = gateway
+
+    def run(self, **options: Any) -> Any:
+        settings = {"max_in_flight": 64, "download": False, "progress": False}
+        return dreamo.run(self.table, self.run_dir, gateway=self.gateway, **settings, **options)
+
+    def until_reached(self, **options: Any) -> dreamo.BudgetReached:
+        with pytest.raises(dreamo.BudgetReached) as reached:
+            self.run(**options)
+        return reached.value
+
+    def billed(self) -> Decimal:
+        return sum((Decimal(line["cost"] or 0) for line in self.gateway.invoice()), Decimal(0))
+
+    def spent(self) -> Decimal:
+        return Decimal(dreamo.status(self.run_dir)["spent_usd"])
+
+
+def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_path):
+    """With the dearest price reserved there is nothing to overshoot, and what is left over is less than one order."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
+        shop = Shop(tmp_path, gateway)
+        reached = shop.until_reached(max_cost="2", unit_cost="0.05")
+        assert Decimal("1.95") < shop.billed() <= 2
+        assert shop.spent() == shop.billed()
+        assert "over it" not in str(reached)
+    assert budgets
+    assert not any("were reserved" in line for line in said)
+
+
+def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, said, tmp_path):
+    """What passes the cap is at most what orders in flight cost beyond their reservation; it is told, to the digit."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
+        shop = Shop(tmp_path, gateway)
+        reached = shop.until_reached(max_cost="1", unit_cost=LOWEST)
+        billed = shop.billed()
+        over = max(billed - 1, Decimal(0))
+        assert over <= 64 * 4 * LOWEST
+        assert shop.spent() == billed
+        assert budgets[-1].price == 5 * LOWEST
+        assert (f"{over:f} over it" in str(reached)) == (over > 0)
+    assert 1 <= sum("were reserved" in line for line in said) <= 4
+
+
+def test_prices_that_rise_midway_stop_the_run_early(budgets, said, tmp_path):
+    """Only orders in flight when the price rose can pass the cap, and the message says by how much."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=Rising(70)) as gateway:
+        shop = Shop(tmp_path, gateway)
+        reached = shop.until_reached(max_cost="1.5", unit_cost=LOWEST)
+        assert shop.billed() <= Decimal("1.5") + 64 * 4 * LOWEST
+        assert "0.05" in str(reached)
+        assert reached.results["status"].isin(["completed", "pending"]).all()
+    assert sum("an order cost 0.05 USD where 0.01 were reserved" in line for line in said) == 1
+    assert budgets
+
+
+def test_overshoot_is_reported(said, tmp_path):
+    """All orders that the cap allows are in flight when the first turns out dearer."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:3", price="0.05") as gateway:
+        shop = Shop(tmp_path, gateway, n_rows=12)
+        reached = shop.until_reached(max_cost="0.1", unit_cost=LOWEST)
+        assert shop.billed() == Decimal("0.5")
+    assert "0.4" in str(reached)
+    assert "over it" in str(reached)
+    assert any("USD over the cap of 0.1" in line for line in said)
+
+
+def test_cap_is_kept_for_later_calls_and_a_higher_one_goes_on(budgets, tmp_path):
+    """Given once, it holds until given anew; what was bought is not bought again."""
+    with dreamo.LocalGateway(engine="flat", price=varying) as gateway:
+        shop = Shop(tmp_path, gateway, n_rows=60)
+        shop.until_reached(max_cost="0.5", unit_cost="0.05")
+        assert Decimal("0.45") < shop.billed() <= Decimal("0.5")
+        shop.until_reached(unit_cost="0.05")
+        assert Decimal("0.45") < shop.billed() <= Decimal("0.5")
+        done = shop.run(max_cost="10")
+        assert (done["status"] == "completed").all()
+        assert len(gateway.invoice()) == 60
+    assert budgets
+
+
+def test_cap_without_a_price_buys_nothing_and_a_pilot_finds_the_price(budgets, tmp_path):
+    """Up to k orders go first; the rest are held against the highest price these showed."""
+    with dreamo.LocalGateway(engine="flat", price=varying, precharge="missing") as gateway:
+        shop = Shop(tmp_path, gateway, n_rows=60)
+        with pytest.raises(dreamo.PriceUnknown):
+            shop.run(max_cost="0.5")
+        assert gateway.invoice() == []
+        shop.until_reached(max_cost="0.5", pilot=5)
+        assert Decimal("0.4") < shop.billed() <= Decimal("0.5") + 64 * 4 * LOWEST
+        assert shop.spent() == shop.billed()
+    assert budgets

@@ -1,0 +1,176 @@
+"""A service that goes away and comes back, or that no longer lets us in: over a real socket.
+
+`DREAMO_CHAOS=1` keeps the service away for as long as real outages last.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.execution.progress import Silent
+from tests.fakes import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+AWAY_S = 30.0 if os.environ.get("DREAMO_CHAOS") else 2.0
+N_ROWS = 40
+KEY = "key-of-the-tests"
+N_WORKERS = 16
+
+
+class Job:
+    """A table on its way in a thread, and what was said meanwhile."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = folder / "reference.png"
+        image.write_bytes(picture(size=(64, 64)))
+        self.table = dreamo.sweep(image=image, prompt="a fox", seed=range(N_ROWS), size="512x512")
+        self.folder = folder
+        self.port = free_port()
+        self.said: list[str] = []
+        self.results: Any = None
+        self.stopped: BaseException | None = None
+        monkeypatch.setattr(Silent, "say", lambda _, text: self.said.append(text))
+        self._thread = threading.Thread(target=self._run)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def gateway(self, **options: Any) -> dreamo.LocalGateway:
+        settings = {"engine": "flat", "latency": "fixed:0.3", "api_key": KEY, "port": self.port}
+        return dreamo.LocalGateway(self.folder / "service", **{**settings, **options})
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._thread.join(120 + 3 * AWAY_S)
+        assert not self._thread.is_alive(), "the run does not go on by itself"
+
+    def run(self) -> Any:
+        with dreamo.Client(api_key=KEY, base_url=self.base_url, read_timeout_s=1.0) as client:
+            return dreamo.run(self.table, self.folder / "run", client=client, max_in_flight=8, progress=False)
+
+    def _run(self) -> None:
+        try:
+            self.results = self.run()
+        except dreamo.RunStopped as stopped:
+            self.stopped, self.results = stopped, stopped.results
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    return Job(tmp_path, monkeypatch)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        threading.Event().wait(0.01)
+
+
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+@contextmanager
+def black_hole(port: int) -> Iterator[None]:
+    """Take every connection and never answer."""
+    taken: list[socket.socket] = []
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def take() -> None:
+        while True:
+            try:
+                taken.append(listener.accept()[0])
+            except OSError:
+                return
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection in taken:
+            connection.close()
+
+
+@pytest.mark.parametrize("kind", ["refusing", "black hole"])
+def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
+    """One line says so, no row fails, creates that were on the wire may be in doubt, and the run goes on by itself."""
+    with job.gateway() as gateway:
+        job.start()
+        wait_for(lambda: len(gateway.invoice()) >= 10)
+    if kind == "black hole":
+        with black_hole(job.port):
+            pause(AWAY_S + 2)
+    else:
+        pause(AWAY_S)
+    with job.gateway() as gateway:
+        job.end()
+        check_outage(job, gateway)
+
+
+def test_service_that_answers_503_for_a_while_is_waited_for(job):
+    """Creates answered 503 may have been taken; nothing else is touched."""
+    with job.gateway() as gateway:
+        job.start()
+        wait_for(lambda: len(gateway.invoice()) >= 10)
+        gateway.faults.set({"create": {"http_503": 1.0}, "poll": {"http_503": 1.0}})
+        pause(AWAY_S)
+        gateway.faults.change({"clear": True})
+        job.end()
+        check_outage(job, gateway)
+
+
+def check_outage(job: Job, gateway: dreamo.LocalGateway) -> None:
+    assert job.stopped is None, job.stopped
+    statuses = job.results["status"].value_counts().to_dict()
+    assert {name for name, n in statuses.items() if n} <= {"completed", "ambiguous"}
+    assert statuses.get("ambiguous", 0) <= N_WORKERS
+    assert job.results.loc[job.results["status"] == "completed", "output_error"].isna().all()
+    seeds = [line["seed"] for line in gateway.invoice()]
+    assert len(seeds) == len(set(seeds))
+    assert sum("can't be reached" in line for line in job.said) == 1
+    assert sum("answers again" in line for line in job.said) == 1
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_refused_access_stops_ordering_and_what_is_in_flight_finishes(job, status):
+    """One error in the service's words; after the key or the credit is mended the same call goes on."""
+    with job.gateway() as gateway:
+        job.start()
+        wait_for(lambda: len(gateway.invoice()) >= 10)
+        gateway.faults.set({"create": {f"http_{status}": 1.0}})
+        job.end()
+        n_taken = len(gateway.invoice())
+        assert isinstance(job.stopped, dreamo.AccessRefused)
+        assert str(status) in str(job.stopped)
+        assert job.results["status"].value_counts()[["completed", "pending"]].to_list() == [
+            n_taken,
+            N_ROWS - n_taken,
+        ]
+        assert sum(str(status) in line for line in job.said) == 0
+        gateway.faults.change({"clear": True})
+        assert (job.run()["status"] == "completed").all()
+        assert len(gateway.invoice()) == N_ROWS
