@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from select import select
 
 import pytest
@@ -29,7 +30,8 @@ def start(*words, env=None, **streams):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DREAMO_")}
     piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [*COMMAND, *map(str, words)]
-    return subprocess.Popen(command, env=clean | (env or {}), text=True, **piped)
+    hangs_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # else it is ignored below nohup
+    return subprocess.Popen(command, env=clean | (env or {}), text=True, preexec_fn=hangs_up, **piped)  # noqa: PLW1509 - one call, no locks
 
 
 def finish(process):

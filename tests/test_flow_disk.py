@@ -259,7 +259,10 @@ def test_a_directory_that_may_not_be_written_is_refused_before_anything_is_bough
     _open_to_all(flow.run_dir.parent)
     invoice = flow.invoice()
     ended = in_a_child(flow, user=65534)
-    assert ended["error"] == "StorageFailed"
+    assert ended["error"] in {
+        "StorageFailed",
+        "DirectoryError",
+    }  # the second where a folder above is closed, too
     assert "Permission denied" in ended["text"]
     assert flow.invoice() == invoice
     flow.assert_finishes()

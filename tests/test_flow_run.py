@@ -438,7 +438,7 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
     """Control is back within 2 s although a create hangs; its answer is recorded; nothing is bought twice."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2") as gateway:
         gateway.faults.script("create", "slow", seconds=4.0)
-        table = jobs(reference, 12)
+        table = jobs(reference, 80)
         service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "max_in_flight": 2}
         thread = _interrupt_once_ordered(gateway, 3)
         with pytest.raises(KeyboardInterrupt):
@@ -450,5 +450,5 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         assert time.monotonic() - left_at < 60
         assert (done[columns.STATUS] == columns.COMPLETED).all()
         seeds = [line["seed"] for line in gateway.invoice()]
-        assert sorted(seeds) == list(range(12))
+        assert sorted(seeds) == list(range(80))
     assert runner.live(tmp_path / "run") is None
