@@ -133,9 +133,6 @@ def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
     assert n_told(job) == (1, 1)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("DREAMO_CHAOS"), reason="counts a notice by time: needs a quiet machine"
-)
 def test_service_that_answers_503_for_a_while_is_waited_for(job):
     """Creates answered 503 may have been taken; nothing else is touched."""
     with job.gateway() as gateway:

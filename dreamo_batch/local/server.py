@@ -183,8 +183,7 @@ class _Server(uvicorn.Server):
         await self._leaving.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
-        for server in self.servers:
-            server.close()
+        await self._take_no_more()
         requests = self.server_state.tasks
         if requests:
             await asyncio.wait(requests, timeout=GRACE_S)
@@ -192,3 +191,13 @@ class _Server(uvicorn.Server):
             request.cancel()
         for transport in list(self._transports.values()):
             transport.abort()
+
+    async def _take_no_more(self) -> None:
+        """Close the door behind whoever has come in: asyncio loses connections taken while a server closes."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for sock in server.sockets:
+                loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)  # whoever was taken in this round gets a transport in the next
+        for server in self.servers:
+            server.close()
