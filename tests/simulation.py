@@ -49,7 +49,7 @@ class Service:
         self._mu = math.log(latency_s) - sigma**2 / 2
         self._sigma = sigma
         self._ends: dict[tuple[str, int], float] = {}
-        self.busy_s = 0.0
+        self.spans: list[tuple[float, float]] = []
 
     def answer(self, action: Action, now: float) -> tuple[str, float | None]:
         """Give `taken`, `running`, `ended`, `saved` or `refused`, and the seconds it asks to wait."""
@@ -66,10 +66,15 @@ class Service:
             return "saved", None
         return ("ended" if now >= self._ends[action.key] else "running"), None
 
+    def n_busy(self, since: float, until: float) -> float:
+        """Count the tasks that ran at once, on average over a stretch of time."""
+        overlaps = (min(end, until) - max(start, since) for start, end in self.spans)
+        return sum(max(overlap_s, 0.0) for overlap_s in overlaps) / (until - since)
+
     def _take(self, now: float) -> float:
         latency_s = self._random.lognormvariate(self._mu, self._sigma)
         self._slots.take(now, latency_s)
-        self.busy_s += latency_s
+        self.spans.append((now, now + latency_s))
         return latency_s
 
 
