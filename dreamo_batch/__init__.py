@@ -23,6 +23,7 @@ __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
     from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
+    from dreamo_batch.batch.conformance import check_service
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.settling import resolve
@@ -73,6 +74,7 @@ _HOME: Final = {
     "status": "batch.reading",
     "verify": "batch.verifying",
     "resolve": "batch.settling",
+    "check_service": "batch.conformance",
     "costs": "batch.analysis",
     "attempts": "batch.analysis",
     "contact_sheet": "results.sheet",
@@ -133,6 +135,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "attempts",
+    "check_service",
     "contact_sheet",
     "costs",
     "failures",

@@ -129,6 +129,11 @@ MEANING = "meaning"
 ADVICE = "advice"
 CALL = "call"
 
+# What `check_service` found.
+CHECK = "check"
+PASSED = "passed"
+DETAIL = "detail"
+
 # What `jobs.parquet` keeps of a row beside the user's own columns.
 IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
@@ -387,6 +392,20 @@ FAILURES = _table(
     Column(MEANING, STR, "", "What it means."),
     Column(ADVICE, STR, "", "What to do."),
     Column(CALL, STR, "", "Call that tries just these rows again; missing where none would help."),
+)
+
+CHECKS = _table(
+    Column(CHECK, STR, "", "What is relied on."),
+    Column(
+        PASSED,
+        BOOL,
+        "",
+        "Whether the service keeps to it; missing where an earlier failure left nothing to check.",
+    ),
+    Column(DETAIL, STR, "", "What was found."),
+    Column(
+        COST, STR, "USD", "Exact decimal text of what the check's order cost; missing where it made none."
+    ),
 )
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.

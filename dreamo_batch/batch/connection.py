@@ -41,15 +41,27 @@ def connect(
     """
     if client is not None:
         _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
-        return _with_key(client)
+        return with_key(client)
     if gateway is not None:
         _refuse_both("gateway", api_key=api_key, base_url=base_url)
         running = _gateway(resources, directory, gateway)
         api_key, base_url = running.api_key, running.base_url
-    return _with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
+    return with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
 
 
-def _with_key(client: Client) -> Client:
+def with_key(client: Client) -> Client:
+    """Give the client back if it can be used without asking for a key.
+
+    Raises
+    ------
+    KeyMissing
+        If its service needs a key and there is none.
+
+    Examples
+    --------
+    >>> with_key(Client(base_url="http://127.0.0.1:9", api_key="sk-example-key"))
+    Client(base_url='http://127.0.0.1:9', api_key=***)
+    """
     if client.settings.api_key is None and not client.settings.is_loopback:
         raise KeyMissing(
             f"{client.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or give "

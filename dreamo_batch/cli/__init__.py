@@ -5,7 +5,7 @@ Data goes to standard output, progress and hints to standard error; `exits` says
 Examples
 --------
 >>> sorted(main.commands)
-['demo', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
+['check', 'demo', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import click
 
 from dreamo_batch import __version__
-from dreamo_batch.cli import directories, local, tables
+from dreamo_batch.cli import conformance, directories, local, tables
 from dreamo_batch.cli.door import Door
 
 __all__ = ["main"]
@@ -41,5 +41,6 @@ for command in (
     directories.resolve,
     local.serve,
     local.demo,
+    conformance.check,
 ):
     main.add_command(command)

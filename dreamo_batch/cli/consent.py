@@ -107,10 +107,30 @@ def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -
     if not offer.n_orders:
         return
     sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
+    agree_to(sentence, settings, instead="see it row by row with --dry-run")
+
+
+def agree_to(sentence: str, settings: Settings, *, instead: str = "") -> None:
+    """Ask on the terminal.
+
+    Parameters
+    ----------
+    sentence : str
+        What would be bought.
+    settings : Settings
+        The service.
+    instead : str
+        What could be done without buying.
+
+    Raises
+    ------
+    click.ClickException
+        If the answer is no, or if there is nobody to ask.
+    """
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.ClickException(
-            f"{sentence} Nothing was sent: there is no terminal to ask on. Add --yes to agree to it, or see it row "
-            "by row with --dry-run."
+            f"{sentence} Nothing was sent: there is no terminal to ask on. Add --yes to agree to it"
+            f"{f', or {instead}' if instead else ''}."
         )
     # Without a key nothing can be bought: the call itself says so, and there is nothing to ask.
     if settings.api_key is not None and not _says_yes(sentence):
