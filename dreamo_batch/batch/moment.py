@@ -1,0 +1,112 @@
+"""A run at one moment, as `Batch.status` tells it: plain values that never change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreamo_batch import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from decimal import Decimal
+    from pathlib import Path
+
+Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
+
+_SETTLED = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Rows that failed in the same way: how many, and one of them as an example (its label and the service's words)."""
+
+    error_class: str
+    n_rows: int
+    row: Any
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A saved picture: its row's label, prompt and seed, where it lies, and what its job cost in USD."""
+
+    row: Any
+    job_id: str
+    prompt: str
+    seed: int | None
+    path: Path
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A run at one moment: rows by status, money in USD, times in seconds.
+
+    Attributes
+    ----------
+    run_dir : Path
+        The run directory.
+    phase : {"running", "paused", "stopping", "stopped", "finished", "idle"}
+        ``"stopping"``: nothing more is sent, creates on the wire are waited for. ``"stopped"``: ended before every
+        row was settled. ``"idle"``: a watched directory that nobody works on.
+    by_status : mapping of str to int
+        Rows of the table by status.
+    spent_usd, reserved_usd : Decimal
+        Over every order of the directory: what is known to be paid, and what is set aside.
+    max_cost_usd : Decimal or None
+        The cap.
+    projected_usd : tuple of Decimal (low, likely, high), or None
+        What the directory will have cost once every row is settled, at the prices seen; None before the first.
+    n_in_flight : int
+        Tasks at the service.
+    rows_per_s : float or None
+        Rows settled in a second, lately; None before the first.
+    eta_s : float or None
+        Seconds left at that rate; None if it can't be told, 0 at the end.
+    elapsed_s : float
+        Seconds since this call began.
+    errors : tuple of ErrorGroup
+        Failed, invalid and ambiguous rows by class, most frequent first.
+    newest : tuple of Picture
+        The pictures saved last, newest first, 12 at most.
+    notices : tuple of str
+        What was to be said, oldest first, the last 20.
+    problem : str or None
+        What stopped the run early, with what to do.
+    at : datetime
+        When this was so (UTC).
+    """
+
+    run_dir: Path
+    phase: Phase
+    by_status: Mapping[str, int]
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    max_cost_usd: Decimal | None
+    projected_usd: tuple[Decimal, Decimal, Decimal] | None
+    n_in_flight: int
+    rows_per_s: float | None
+    eta_s: float | None
+    elapsed_s: float
+    errors: tuple[ErrorGroup, ...]
+    newest: tuple[Picture, ...]
+    notices: tuple[str, ...]
+    problem: str | None
+    at: datetime
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return sum(self.by_status.values())
+
+    @property
+    def n_settled(self) -> int:
+        """Rows that nothing more will happen to by itself."""
+        return sum(self.by_status.get(status, 0) for status in _SETTLED)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is working on the run any more."""
+        return self.phase in ("stopped", "finished", "idle")
