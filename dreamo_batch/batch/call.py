@@ -19,7 +19,7 @@ from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
 from dreamo_batch.execution.schedule import Limits, Schedule
 from dreamo_batch.execution.session import Session, open_session, storage_failed
 from dreamo_batch.execution.workers import Workers
-from dreamo_batch.results import frame, summary
+from dreamo_batch.results import frame, origin, summary
 from dreamo_batch.service.failures import Kind
 
 if TYPE_CHECKING:
@@ -184,13 +184,15 @@ class Call:
             self.directory.update_manifest(reconciliation=self.reconciliation)
         except OSError as error:
             self.runner.coordinator.storage_failed(error)
+        origin.mark(self.results, self.directory.path)
 
     def _keep(self, stopped: RunStopped) -> None:
         """Leave the table in the directory, though nothing was ordered, and say how it stands."""
         manifest = self.directory.read_manifest()
         self._remember(self.task.options.cap(manifest.max_cost if manifest else None))
         stopped.run_dir = self.directory.path
-        stopped.results = results_of(self.task.user, self.task.prepared, self.session.ledger.state)
+        results = results_of(self.task.user, self.task.prepared, self.session.ledger.state)
+        stopped.results = origin.mark(results, self.directory.path)
 
     def let_go(self) -> None:
         """Close the ledger again; creates that a predecessor sent are still waited for."""

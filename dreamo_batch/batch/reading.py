@@ -14,7 +14,7 @@ from dreamo_batch.execution import checkpoint, journal, ledger, outcomes, stored
 from dreamo_batch.execution.budget import money
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.state import Stage, State
-from dreamo_batch.results import frame, summary
+from dreamo_batch.results import frame, origin, summary
 
 if TYPE_CHECKING:
     import os
@@ -50,7 +50,7 @@ def load(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     directory = existing(run_dir)
     try:
         finished = _finished(directory) if is_finished(directory) else None
-        return composed(directory) if finished is None else finished
+        return origin.mark(composed(directory) if finished is None else finished, directory.path)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
