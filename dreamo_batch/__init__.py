@@ -24,6 +24,7 @@ __version__: Final = "0.1.0"
 if TYPE_CHECKING:
     from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
     from dreamo_batch.batch.conformance import check_service
+    from dreamo_batch.batch.live import Batch, start, watch
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.settling import resolve
@@ -70,6 +71,9 @@ _HOME: Final = {
     "plan": "batch.running",
     "run": "batch.running",
     "retry": "batch.running",
+    "start": "batch.live",
+    "watch": "batch.live",
+    "Batch": "batch.live",
     "load": "batch.reading",
     "status": "batch.reading",
     "verify": "batch.verifying",
@@ -115,6 +119,7 @@ _HOME: Final = {
 
 __all__ = [
     "AccessRefused",
+    "Batch",
     "BudgetReached",
     "Client",
     "DirectoryError",
@@ -152,11 +157,13 @@ __all__ = [
     "resolve",
     "retry",
     "run",
+    "start",
     "status",
     "sweep",
     "throughput",
     "validate",
     "verify",
+    "watch",
     "write_table",
 ]
 

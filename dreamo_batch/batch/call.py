@@ -73,7 +73,7 @@ class Call:
         self.task = task
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
-        self._client = client
+        self.client = client
         self._clock = clock or SystemClock()
         self._table_id = uuid.uuid4().hex
         self.session = open_session(directory, client.settings.service_name, self._clock, entropy)
@@ -117,7 +117,7 @@ class Call:
             ledger=self.session.ledger,
             budget=budget,
             schedule=Schedule(limits, budget),
-            effects=Effects(self._client, self.directory.path),
+            effects=Effects(self.client, self.directory.path),
             clock=self._clock,
             assignment=assignment,
         )
@@ -148,7 +148,7 @@ class Call:
             return None
         for wait_s in _PRECHARGE_WAITS_S:
             try:
-                return money(self._client.precharge(request).cost) or None
+                return money(self.client.precharge(request).cost) or None
             except ServiceError as error:
                 if error.failure.kind is Kind.STOP:
                     raise AccessRefused(

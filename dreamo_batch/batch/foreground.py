@@ -29,12 +29,7 @@ def work_off(
     directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any], *, show: bool
 ) -> pd.DataFrame:
     """Work a task off and give the table back; raises what stopped it early."""
-    resources = ExitStack()
-    with ExitStack() as until_started:
-        until_started.push(resources)
-        client = connect(resources, directory, **service)
-        call = Call(directory, client, task, entropy=entropy)
-        call.session.resources.push(resources.pop_all())
+    call = open_call(directory, task, entropy, service)
     with _interrupts():
         bar = _progress(call, show=show)
         try:
@@ -42,6 +37,17 @@ def work_off(
         finally:
             bar.close()
     return _end(call, bar)
+
+
+def open_call(directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any]) -> Call:
+    """Open a call that is not begun yet; what was opened for it is closed with it."""
+    resources = ExitStack()
+    with ExitStack() as until_opened:
+        until_opened.push(resources)
+        client = connect(resources, directory, **service)
+        call = Call(directory, client, task, entropy=entropy)
+        call.session.resources.push(resources.pop_all())
+    return call
 
 
 def _progress(call: Call, *, show: bool) -> Progress:

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Amount = float | str | Decimal
-_LOOK_EVERY_S: Final = 0.1
-_REST_S: Final = 1.5
 _LISTED_MAX: Final = 5
 
 
@@ -155,13 +153,26 @@ def run(
         random_seed=random_seed,
         task_timeout_s=task_timeout_s,
     )
-    directory = RunDirectory(run_dir)
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    return work_off(*made_ready(table, RunDirectory(run_dir), options, base_dir), service, show=progress)
+
+
+def made_ready(
+    table: pd.DataFrame,
+    directory: RunDirectory,
+    options: RunOptions,
+    base_dir: str | os.PathLike[str] | None = None,
+) -> tuple[RunDirectory, Task, str]:
+    """Check a table and turn it into what a call is given: directory, task and entropy.
+
+    Raises
+    ------
+    InvalidTable, TableError, DirectoryError
+        As `run`; nothing was sent.
+    """
     entropy = peek_entropy(directory) or new_entropy()
-    task = Task(
-        table[user_columns(table)], _prepare(table, directory, options, entropy, base_dir=base_dir), options
-    )
-    return work_off(directory, task, entropy, service, show=progress)
+    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir)
+    return directory, Task(table[user_columns(table)], prepared, options), entropy
 
 
 def plan(

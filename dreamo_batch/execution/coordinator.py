@@ -90,6 +90,7 @@ class Coordinator:
         self.assignment = assignment
         self.stopped: DreamoError | None = None
         self.notices: list[str] = []
+        self.on_change: Callable[[Order | None, Order], None] = _ignore
         self._effects = effects
         self._clock = clock
         self._by_status = self._count()
@@ -188,6 +189,7 @@ class Coordinator:
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
         self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
+        self.on_change(before, after)
         return after
 
     def stop(self, error: DreamoError) -> None:
@@ -198,6 +200,10 @@ class Coordinator:
     def halt(self) -> None:
         """Send nothing at all any more; only creates on the wire are waited for."""
         self.schedule.halt()
+
+    def pause(self, *, is_paused: bool) -> None:
+        """Hold back new creates, or let them go on; what is in flight is finished either way."""
+        self.schedule.is_paused = is_paused
 
     def storage_failed(self, error: OSError) -> None:
         """Stop because the disk does not take what happens; graver than any other reason to stop."""
@@ -431,6 +437,10 @@ class Coordinator:
         for job_id, weight in self.assignment.weights.items():
             counts[status_of(self.ledger.state.latest(job_id))] += weight
         return counts
+
+
+def _ignore(_before: Order | None, _after: Order) -> None:
+    """Nobody follows the orders."""
 
 
 def status_of(order: Order | None) -> str:

@@ -11,8 +11,10 @@ import logging
 import queue
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_S: Final = 30.0
+_LOOK_EVERY_S: Final = 0.05
 
 
 class _Halt:
@@ -34,6 +37,23 @@ class _Halt:
 
 class _HandOver:
     """Asks the coordinator thread to leave ledger and workers to a successor."""
+
+
+class _Question:
+    """Something to be done or read in the coordinator's thread, between two events."""
+
+    def __init__(self, do: Callable[[Coordinator], Any]) -> None:
+        self.reply: Future[Any] = Future()
+        self._do = do
+
+    def answer(self, coordinator: Coordinator) -> None:
+        """Do it, unless nobody waits for it any more."""
+        if not self.reply.set_running_or_notify_cancel():
+            return
+        try:
+            self.reply.set_result(self._do(coordinator))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
+            self.reply.set_exception(error)
 
 
 class Runner:
@@ -86,6 +106,28 @@ class Runner:
         self.workers.mailbox.put(_HandOver())
         self._thread.join(timeout_s)
         return self.coordinator.schedule.creating if self._is_handed_over else None
+
+    def ask(self, do: Callable[[Coordinator], Any]) -> Future[Any]:
+        """Have something done or read in the coordinator's thread, between two events, and wait for it.
+
+        Returns
+        -------
+        Future
+            Done with what `do` returned or raised; cancelled, and `do` never called, if the runner closed or was
+            taken over before it came to that.
+        """
+        question = _Question(do)
+        self.workers.mailbox.put(question)
+        while not self.is_closed.is_set() and not wait_for([question.reply], timeout=_LOOK_EVERY_S).done:
+            pass
+        if not question.reply.cancel():
+            wait_for([question.reply])
+        return question.reply
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another call in this process went on with ledger and workers."""
+        return self._is_handed_over
 
     @property
     def n_on_the_wire(self) -> int:
@@ -145,6 +187,8 @@ class Runner:
             self._halt()
         elif isinstance(message, _HandOver):
             self._is_handed_over = True
+        elif isinstance(message, _Question):
+            message.answer(self.coordinator)
         else:
             self.n_busy -= 1
             self.coordinator.take(message)

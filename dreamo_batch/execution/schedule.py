@@ -127,6 +127,7 @@ class Schedule:
         self.is_submitting = True
         self.is_polling = True
         self.is_halted = False
+        self.is_paused = False
         self._does_pace_saves = False
         self._bucket = TokenBucket(POLLS_PER_S)
         self._waiting: deque[Key] = deque()
@@ -227,6 +228,11 @@ class Schedule:
     def n_waiting(self) -> int:
         """Jobs not ordered yet."""
         return len(self._waiting)
+
+    @property
+    def waiting(self) -> tuple[Key, ...]:
+        """Orders that are still to be sent."""
+        return tuple(self._waiting)
 
     @property
     def creating(self) -> frozenset[Key]:
@@ -361,7 +367,7 @@ class Schedule:
 
     def _may_create(self) -> bool:
         """Whether nothing but time stands in the way of the next create."""
-        if not self._waiting or not self.is_submitting:
+        if not self._waiting or not self.is_submitting or self.is_paused:
             return False
         if self.outage.mood == "down" or (self.outage.mood == "trial" and not self._may_try()):
             return False

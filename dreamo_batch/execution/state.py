@@ -263,6 +263,12 @@ class State:
         orders = self._orders.get(job_id, ())
         return orders[number - 1] if 0 < number <= len(orders) else None
 
+    def copy(self) -> State:
+        """Give the state as it is now; orders are never changed, so it costs little."""
+        copied = State()
+        copied._orders = dict(self._orders)
+        return copied
+
     def put(self, order: Order) -> None:
         """Set an order; its number must be known or the next."""
         orders = self._orders.get(order.job_id, ())

@@ -1,0 +1,301 @@
+"""What this process does on a run directory in the background: one call after the other, seen as one run.
+
+Whatever changes the run goes through the coordinator's thread (`Runner.ask`), or is a new call that takes the
+live one over; so ledger, budget and schedule are only ever touched by one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch import columns
+from dreamo_batch.batch.call import Call, Task, results_of
+from dreamo_batch.batch.choosing import choose
+from dreamo_batch.batch.foreground import open_call
+from dreamo_batch.batch.moment import Phase, Status
+from dreamo_batch.batch.tally import Tally, rows_of
+from dreamo_batch.errors import UsageError
+from dreamo_batch.execution import stored
+from dreamo_batch.execution.budget import money, text
+from dreamo_batch.results import origin, summary
+from dreamo_batch.service.harmless import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from decimal import Decimal
+    from pathlib import Path
+
+    import pandas as pd
+
+    from dreamo_batch.execution.coordinator import Coordinator
+    from dreamo_batch.execution.directory import RunDirectory
+    from dreamo_batch.execution.state import Order, State
+
+_N_NOTICES: Final = 20
+_SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
+_OPEN_STATUSES: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
+
+_works: Final[weakref.WeakValueDictionary[Path, Work]] = weakref.WeakValueDictionary()
+_works_lock: Final = threading.Lock()
+
+
+def work_on(directory: RunDirectory) -> Work | None:
+    """Give what this process does on a directory, if it ever began and anybody still looks at it."""
+    with _works_lock:
+        work = _works.get(directory.path)
+    return work if work is not None and work.has_begun else None
+
+
+def begin(directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any]) -> Work:
+    """Begin to work a task off in the background; a run that is live on the directory goes on with the new task."""
+    with _works_lock:
+        work = _works.get(directory.path)
+        if work is None:
+            work = _works[directory.path] = Work(directory, entropy, service)
+    work.begin(task, entropy, service)
+    return work
+
+
+class Speed:
+    """How many rows are settled in a second, lately.
+
+    Examples
+    --------
+    >>> speed = Speed(began_at=0.0, n_settled=0)
+    >>> for second in (1, 2, 3, 4):
+    ...     speed.note(float(second), second)
+    >>> speed.rows_per_s(4.0)
+    1.0
+    """
+
+    def __init__(self, began_at: float, n_settled: int) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)
+
+    def note(self, now: float, n_settled: int) -> None:
+        """Take in how many rows are settled now."""
+        if n_settled != self._marks[-1][1]:
+            self._marks.append((now, n_settled))
+
+    def rows_per_s(self, now: float) -> float | None:
+        """Tell the rate; None before the first row."""
+        first, last = self._marks[0], self._marks[-1]
+        n_rows = last[1] - first[1]
+        return n_rows / (now - first[0]) if n_rows > 0 and now > first[0] else None
+
+
+class Work:
+    """A run in the background.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        The run directory.
+    entropy : str
+        What a new directory draws its seeds from.
+    service : dict
+        As `connect` takes it.
+    """
+
+    def __init__(self, directory: RunDirectory, entropy: str, service: dict[str, Any]) -> None:
+        self.directory = directory
+        self._entropy = entropy
+        self._service = service
+        self._changing = threading.RLock()
+        self._call: Call | None = None
+        self._tally: Tally | None = None
+        self._speed = Speed(0.0, 0)
+        self._is_stop_asked = False
+        self._began_at = 0.0
+        self._ended_at: float | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any call was begun."""
+        return self._call is not None
+
+    @property
+    def call(self) -> Call:
+        """The call under way, or the last one."""
+        assert self._call is not None  # noqa: S101 - `begin` makes it before anybody gets to see the work
+        return self._call
+
+    def begin(self, task: Task, entropy: str | None = None, service: dict[str, Any] | None = None) -> None:
+        """Begin a call; a live one is taken over, and creates that it sent are still recorded."""
+        with self._changing:
+            self._entropy, self._service = entropy or self._entropy, service or self._service
+            call = open_call(self.directory, task, self._entropy, self._service)
+            tally = Tally(
+                rows_of(task.user.index, task.prepared), call.session.ledger.state, self.directory.path
+            )
+            coordinator = call.runner.coordinator
+            now = time.monotonic()
+            self._began_at, self._ended_at, self._is_stop_asked = now, None, False
+            self._speed = Speed(now, coordinator.snapshot().n_settled)
+            coordinator.on_change = partial(self._follow, coordinator, tally, self._speed)
+            self._call, self._tally = call, tally
+            call.start()
+
+    # What changes the run.
+
+    def pause(self) -> None:
+        """Order nothing more for now; what is in flight is finished and saved."""
+        self._ask(lambda coordinator: coordinator.pause(is_paused=True))
+
+    def resume(self) -> None:
+        """Go on after a pause, or after the run stopped."""
+        with self._changing:
+            if not self._ask(_unpause) or self._is_stop_asked:
+                self.begin(self._task_again(frozenset()))
+
+    def stop(self) -> None:
+        """Send nothing more; creates on the wire are still recorded when they are answered."""
+        self._is_stop_asked = True
+        self.call.runner.interrupt()
+
+    def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
+        """Order chosen rows again, once, beside what is under way."""
+        with self._changing:
+            table = stored.read_jobs(self.directory.jobs)
+            self.begin(self._task_again(choose(self.directory, table, rows, classes)))
+
+    def raise_budget(self, max_cost: Decimal | None) -> None:
+        """Set a higher cap, None for none; a run that had stopped goes on."""
+        with self._changing:
+            cap = self.call.runner.coordinator.budget.cap
+            if cap is None or (max_cost is not None and max_cost <= cap):
+                has = "there is no cap" if cap is None else f"the cap is {text(cap)} USD already"
+                raise UsageError(
+                    f"max_cost={max_cost}: {has}; a running batch takes only a higher one. To lower it, stop, and "
+                    "start again with max_cost=."
+                )
+            self._raise(max_cost)
+
+    def _raise(self, max_cost: Decimal | None) -> None:
+        kept = replace(self.call.task.options, max_cost="inf" if max_cost is None else text(max_cost))
+        self.call.task = replace(self.call.task, options=kept)
+
+        def change(coordinator: Coordinator) -> bool:
+            self.directory.update_manifest(max_cost=None if max_cost is None else text(max_cost))
+            coordinator.budget.cap = max_cost
+            return coordinator.stopped is None
+
+        if not self._ask(change):
+            self.begin(self._task_again(frozenset()))
+
+    def _task_again(self, chosen: frozenset[str]) -> Task:
+        """Give the task of a call that goes on: what this run has ordered again is not ordered once more."""
+        task = self.call.task
+        still_asked = {key[0] for key in self.call.runner.coordinator.schedule.waiting}
+        options = replace(task.options, retry_failed=False, on_ambiguous="hold")
+        return replace(task, options=options, chosen=chosen | still_asked)
+
+    def _ask(self, do: Callable[[Coordinator], Any]) -> bool:
+        """Have something done in the coordinator's thread; False if the run is over, or it says so."""
+        reply = self.call.runner.ask(do)
+        return not reply.cancelled() and reply.result() is not False
+
+    # What it tells.
+
+    def status(self) -> Status:
+        """Say how the run stands."""
+        call, tally, now = self.call, self._tally, time.monotonic()
+        assert tally is not None  # noqa: S101 - made with the call
+        coordinator = call.runner.coordinator
+        snapshot = coordinator.snapshot()
+        phase = self._phase(call, snapshot.by_status)
+        if call.runner.is_closed.is_set() and self._ended_at is None:
+            self._ended_at = now
+        speed = self._speed.rows_per_s(now) if phase in ("running", "stopping") else None
+        n_left = snapshot.n_rows - snapshot.n_settled
+        return Status(
+            run_dir=self.directory.path,
+            phase=phase,
+            by_status=snapshot.by_status,
+            spent_usd=snapshot.spent_usd,
+            reserved_usd=snapshot.reserved_usd,
+            max_cost_usd=snapshot.max_cost_usd,
+            projected_usd=tally.forecast(snapshot.spent_usd, coordinator.budget.price),
+            n_in_flight=snapshot.n_in_flight,
+            rows_per_s=speed,
+            eta_s=0.0 if n_left == 0 else n_left / speed if speed else None,
+            elapsed_s=(self._ended_at or now) - self._began_at,
+            errors=tally.errors(),
+            newest=tally.newest(),
+            notices=tuple(self._notices(call)[-_N_NOTICES:]),
+            problem=_problem(call),
+            at=datetime.now(UTC),
+        )
+
+    def results(self) -> pd.DataFrame:
+        """Give the table as it stands now."""
+        call = self.call
+        if call.results is not None:
+            return call.results.copy()
+        reply = call.runner.ask(lambda coordinator: coordinator.ledger.state.copy())
+        state: State = call.session.ledger.state if reply.cancelled() else reply.result()
+        return origin.mark(results_of(call.task.user, call.task.prepared, state), self.directory.path)
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether a call outside this run, such as `run` in the foreground, went on with the directory."""
+        return self.call.runner.is_taken_over
+
+    def _phase(self, call: Call, by_status: Any) -> Phase:
+        if not call.runner.is_closed.is_set():
+            is_ending = self._is_stop_asked or call.runner.coordinator.stopped is not None
+            is_paused = call.runner.coordinator.schedule.is_paused
+            return "stopping" if is_ending else "paused" if is_paused else "running"
+        is_whole = not any(by_status.get(status, 0) for status in _OPEN_STATUSES)
+        return "finished" if is_whole and _problem(call) is None else "stopped"
+
+    def _notices(self, call: Call) -> list[str]:
+        told = [f"warning: {warning}" for warning in call.warnings]
+        told += [harmless(line) for line in call.runner.coordinator.notices[-_N_NOTICES:]]
+        if call.results is not None:
+            spent = call.runner.coordinator.budget.spent
+            told.append(harmless(summary.sentence(call.reconciliation, spent)))
+        return told
+
+    def _follow(  # bound to the work, which so lives as long as its coordinator does
+        self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Order | None, after: Order
+    ) -> None:
+        tally.note(before, after)
+        speed.note(time.monotonic(), coordinator.snapshot().n_settled)
+
+
+def _unpause(coordinator: Coordinator) -> bool:
+    coordinator.pause(is_paused=False)
+    return coordinator.stopped is None
+
+
+def _problem(call: Call) -> str | None:
+    problem = call.runner.error or call.runner.coordinator.stopped
+    return None if problem is None else harmless(str(problem) or type(problem).__name__)
+
+
+def cap_of(max_cost: Any) -> Decimal | None:
+    """Read a cap as a user gives it; None for infinity.
+
+    Raises
+    ------
+    UsageError
+        If it is no amount.
+
+    Examples
+    --------
+    >>> cap_of("2.5"), cap_of(float("inf"))
+    (Decimal('2.5'), None)
+    """
+    if str(max_cost).lower() in {"inf", "infinity"}:
+        return None
+    amount = money(max_cost)
+    if amount is None:
+        raise UsageError(f"max_cost must be an amount in USD of at least 0, or infinity, not {max_cost!r}")
+    return amount
