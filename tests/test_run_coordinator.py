@@ -52,14 +52,14 @@ def make(tmp_path, clock):
     ledger = Ledger(directory, "loopback")
 
     def made(
-        *names, assignment: Assignment | None = None, max_attempts=1, should_download=True
+        *names, assignment: Assignment | None = None, max_attempts=1, should_download=True, max_in_flight=8
     ) -> Coordinator:
         options = plan.Options(max_attempts=max_attempts, should_download=should_download)
         budget = Budget(price=Decimal("0.03"), orders=ledger.state)
         coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
-            schedule=Schedule(Limits(max_in_flight=8, n_workers=10, task_timeout_s=60.0), budget),
+            schedule=Schedule(Limits(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), budget),
             effects=Named(),
             clock=clock,
             assignment=assignment or plan.assignment(prepared(*names), ledger.state, options, tmp_path),
@@ -378,3 +378,20 @@ def test_a_moved_directory_is_told_as_such(make):
     (coordinator.ledger.directory.path / LOCK).unlink()
     coordinator.storage_failed(FileNotFoundError(2, "gone"))
     assert "was moved or deleted while the run was working" in str(coordinator.stopped)
+
+
+def test_a_pause_holds_creates_back_and_nothing_else(make, clock):
+    """While paused a task in flight is asked for and its picture fetched; creates wait, and the run is not over."""
+    coordinator = make("a", "b", max_in_flight=1)
+    assert given(coordinator) == [("create", KEY)]
+    coordinator.pause(is_paused=True)
+    coordinator.take(CreateAnswer(KEY, "t1"))
+    assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert given(coordinator) == [("save", KEY, "https://h/1")]
+    coordinator.take(SaveAnswer(KEY, SAVED))
+    assert given(coordinator) == []
+    assert not coordinator.is_over()
+    assert coordinator.wait_s(10) is None
+    coordinator.pause(is_paused=False)
+    assert given(coordinator) == [("create", ("b", 1))]

@@ -431,3 +431,25 @@ def test_rows_are_counted_by_their_jobs_newest_order(folder, service):
         "invalid": 1,
     }
     assert call.coordinator.snapshot().n_in_flight == 0
+
+
+def test_a_question_is_answered_in_the_coordinators_thread(folder, service):
+    """What is asked is done between two events, and its answer or error comes back to who asked."""
+    service.hold()
+    call = Call(folder, service, "a").start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    name = call.runner.ask(lambda _: threading.current_thread().name).result()
+    assert name == "dreamo-coordinator"
+    with pytest.raises(KeyError, match="mine"):
+        call.runner.ask(lambda _: {}["mine"]).result()
+    service.gate.set()
+    call.wait()
+    assert call.runner.error is None
+
+
+def test_a_question_to_a_runner_that_has_closed_is_not_asked(folder, service):
+    """Its reply is cancelled, and nothing is done."""
+    call = Call(folder, service, "a").start().wait()
+    done = []
+    assert call.runner.ask(done.append).cancelled()
+    assert done == []

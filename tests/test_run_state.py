@@ -207,3 +207,14 @@ def test_cost_is_unresolved_while_an_order_may_exist_without_one(stage):
     """What never reached the service costs nothing; what has a cost is settled."""
     assert is_unresolved_cost(Order("a", 1, stage)) is (stage in ORDERED)
     assert not is_unresolved_cost(Order("a", 1, stage, cost="0"))
+
+
+def test_a_copy_is_the_state_as_it_was():
+    """What happens later is not in it, nor the other way round."""
+    state = State([Order("a", 1, Stage.ACCEPTED)])
+    copied = state.copy()
+    assert copied == state
+    state.put(Order("a", 2))
+    copied.put(Order("b", 1))
+    assert [order.order for order in copied.of("a")] == [1]
+    assert state.latest("b") is None

@@ -173,18 +173,18 @@ class Call:
     def _finish(self) -> None:
         """Write the results; runs in the runner's thread, once its ledger is closed."""
         ledger = self.session.ledger
-        self.results = results_of(self.task.user, self.task.prepared, ledger.state)
-        self.reconciliation = summary.reconcile(len(self.task.user), self.results)
+        results = results_of(self.task.user, self.task.prepared, ledger.state)
+        self.reconciliation = summary.reconcile(len(self.task.user), results)
         try:
             stored.write_frame(
                 self.directory.results,
-                self.results,
+                results,
                 {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
             )
             self.directory.update_manifest(reconciliation=self.reconciliation)
         except OSError as error:
             self.runner.coordinator.storage_failed(error)
-        origin.mark(self.results, self.directory.path)
+        self.results = origin.mark(results, self.directory.path)  # last: other threads look for it
 
     def _keep(self, stopped: RunStopped) -> None:
         """Leave the table in the directory, though nothing was ordered, and say how it stands."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -101,6 +102,8 @@ class Follower:
 
     def _read_table(self) -> None:
         """Read the table, which takes a while, only where it is another one than before."""
+        if not self.directory.jobs.exists():
+            raise DirectoryError(f"{self.directory.path} has no {self.directory.jobs.name} (any more).")
         table_id = str(stored.read_meta(self.directory.jobs).get("table_id"))
         if table_id != self._table_id:
             table = stored.read_jobs(self.directory.jobs)
@@ -127,6 +130,4 @@ def _count(rows: Rows, state: State) -> Mapping[str, int]:
 
 
 def _troubled(status: Status, error: DirectoryError) -> Status:
-    from dataclasses import replace
-
     return replace(status, problem=str(error), at=datetime.now(UTC))

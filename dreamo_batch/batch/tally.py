@@ -133,7 +133,7 @@ class Tally:
         """Take in what became of an order."""
         with self._lock:
             self._count_money(before, after)
-            if after.output_path is not None and (before is None or before.output_path != after.output_path):
+            if after.job_id in self._rows.weights and _is_newly_saved(before, after):
                 self._newest.append(after)
             self._settle(after)
 
@@ -248,6 +248,10 @@ class Tally:
             high=max(one.high for one in known),
         )
         return whole.forecast()
+
+
+def _is_newly_saved(before: Order | None, after: Order) -> bool:
+    return after.output_path is not None and (before is None or before.output_path != after.output_path)
 
 
 def _latest(state: State) -> Iterable[Order]:

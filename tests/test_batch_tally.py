@@ -1,0 +1,156 @@
+"""What a status tells of errors, pictures and prices; kept up event by event, it is what a fresh look would tell."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamo_batch.batch.tally import N_NEWEST, Rows, Tally, rows_of
+from dreamo_batch.execution.state import Event, Kind, Order, Stage, State, next_number
+from dreamo_batch.table.jobs import prepare
+from tests.fakes import prepared
+from tests.histories import ambiguous, completed, failed
+
+RUN_DIR = Path("runs/x")
+# What may follow what, and the fields that matter here.
+NEXT = {
+    Stage.UNSENT: [(Kind.SENDING, {"reserved": "0.04"})],
+    Stage.REFUSED: [(Kind.SENDING, {"reserved": "0.04"})],
+    Stage.SENDING: [
+        (Kind.ACCEPTED, {"task_id": "t"}),
+        (Kind.NOT_SENT, {}),
+        (Kind.REFUSED, {"error_class": "bad_request", "error_message": "no"}),
+        (Kind.AMBIGUOUS, {"error_class": "no_answer", "may_have_been_billed": True}),
+    ],
+    Stage.AMBIGUOUS: [(Kind.ACCEPTED, {"task_id": "t"}), (Kind.NOT_SENT, {})],
+    Stage.ACCEPTED: [
+        (Kind.COMPLETED, {"cost": "0.03"}),
+        (Kind.COMPLETED, {"cost": "0.05"}),
+        (Kind.COMPLETED, {}),
+        (Kind.FAILED, {"error_class": "moderated", "error_message": "Risk Not Pass"}),
+        (Kind.LOST, {"error_class": "task_lost"}),
+    ],
+    Stage.COMPLETED: [
+        (Kind.SAVED, {"output_path": "images/x.jpg"}),
+        (Kind.UNSAVED, {"output_error": "gone"}),
+    ],
+}
+
+
+def rows(*names: str, weight: int = 1) -> Rows:
+    return Rows(prepared(*names).jobs, {name: f"row {name}" for name in names}, dict.fromkeys(names, weight))
+
+
+def tally(*orders: Order, names: str = "abc", weight: int = 1) -> Tally:
+    return Tally(rows(*names, weight=weight), State(orders), RUN_DIR)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcz"), st.integers(0, 9)), max_size=60))
+def test_events_and_a_fresh_look_tell_the_same(choices):
+    """Whatever happens in whatever order, nothing drifts; job z is not in the table."""
+    state, live = State(), tally()
+    for at, (job_id, choice) in enumerate(choices):
+        orders = state.of(job_id)
+        kinds = NEXT.get(orders[-1].stage, []) if orders else NEXT[Stage.UNSENT]
+        kind, fields = (kinds or NEXT[Stage.UNSENT])[choice % len(kinds or NEXT[Stage.UNSENT])]
+        number = orders[-1].order if orders and kind is not Kind.SENDING else next_number(orders)
+        before = state.find(job_id, number)
+        after = state.apply(Event(kind, job_id, number, float(at), fields))
+        live.note(before, after)
+    fresh = Tally(rows(*"abc"), state, RUN_DIR)
+    assert {(one.error_class, one.n_rows) for one in live.errors()} == {
+        (one.error_class, one.n_rows) for one in fresh.errors()
+    }
+    assert {one.job_id for one in fresh.newest()} == {one.job_id for one in live.newest()}
+    assert live.forecast(Decimal(1), None) == fresh.forecast(Decimal(1), None)
+
+
+def test_errors_are_counted_in_rows_with_the_first_as_an_example():
+    """Classes stand by frequency; each has the label and the words of the job that came first."""
+    told = tally(
+        failed("a", error_class="moderated", error_message="Risk Not Pass"),
+        failed("b"),
+        failed("c", error_message="another"),
+        weight=2,
+    ).errors()
+    assert [(one.error_class, one.n_rows, one.row, one.message) for one in told] == [
+        ("generation_error", 4, "row b", "Internal generation error"),
+        ("moderated", 2, "row a", "Risk Not Pass"),
+    ]
+
+
+def test_an_error_is_gone_once_the_job_is_ordered_again():
+    """A job that goes on is no longer at its error."""
+    live, again = tally(failed("a"), ambiguous("b")), Order("a", 2, Stage.SENDING)
+    live.note(None, again)
+    assert [one.error_class for one in live.errors()] == ["no_answer"]
+
+
+def test_a_picture_that_could_not_be_saved_is_an_error():
+    """The row is completed, and still something is wrong with it."""
+    (told,) = tally(completed("a", output_path=None, output_error="no space")).errors()
+    assert (told.error_class, told.message) == ("output_error", "no space")
+
+
+def test_invalid_rows_are_an_error_class_of_their_own():
+    """They have no job, and are told by the label of the first."""
+    table = pd.DataFrame(
+        {"image": ["https://example.com/cat.png"] * 3, "prompt": ["a cat", "", ""]}, index=[5, 6, 7]
+    )
+    made = rows_of(table.index, prepare(table, entropy="e"))
+    (told,) = Tally(made, State(), RUN_DIR).errors()
+    assert (told.error_class, told.n_rows, told.row) == ("invalid", 2, 6)
+    assert "prompt" in told.message
+
+
+def test_labels_are_those_of_each_jobs_first_row():
+    """A row that repeats a job does not take its place."""
+    table = pd.DataFrame(
+        {"image": ["https://example.com/cat.png"] * 3, "prompt": ["a", "a", "b"], "seed": 1},
+        index=list("xyz"),
+    )
+    made = rows_of(table.index, prepare(table, entropy="e"))
+    assert sorted(made.labels.values()) == ["x", "z"]
+    assert sorted(made.weights.values()) == [1, 2]
+
+
+def test_the_newest_pictures_come_first_and_are_few():
+    """Only so many are kept, whatever the size of the run; each with prompt, seed, cost and place."""
+    names = [f"job-{n:02}" for n in range(20)]
+    told = tally(*(completed(name, saved_at=float(n)) for n, name in enumerate(names)), names=names).newest()
+    assert [picture.job_id for picture in told] == names[: -N_NEWEST - 1 : -1]
+    assert told[0].row == "row job-19"
+    assert told[0].path == RUN_DIR / "images/job-19.jpg"
+    assert told[0].cost_usd == Decimal("0.0286")
+
+
+def test_the_forecast_is_what_is_open_at_the_prices_seen():
+    """Two rows to go at 0.03 to 0.05: spent so far and twice that."""
+    live = tally(completed("a", cost="0.03"), completed("b", cost="0.05"), names="abcd")
+    low, likely, high = live.forecast(Decimal("0.08"), None)
+    assert (low, likely, high) == (Decimal("0.14"), Decimal("0.16"), Decimal("0.18"))
+
+
+def test_before_any_price_the_forecast_takes_the_one_that_is_expected_or_none():
+    """Without a price there is no forecast, unless nothing is open."""
+    assert tally().forecast(Decimal(0), None) is None
+    assert tally().forecast(Decimal(0), Decimal("0.02")) == (Decimal("0.06"),) * 3
+    assert tally(failed("a"), failed("b"), failed("c")).forecast(Decimal(0), None) == (Decimal(0),) * 3
+
+
+def test_what_may_have_been_billed_is_in_all_but_the_low_forecast():
+    """An ambiguous order may have cost what was held back for it, or nothing."""
+    told = tally(ambiguous("a", reserved="0.03"), names="a").forecast(Decimal(1), None)
+    assert told == (Decimal(1), Decimal("1.03"), Decimal("1.03"))
+
+
+@pytest.mark.parametrize("names", ["", "a"])
+def test_orders_in_flight_outside_the_table_count_in_the_forecast(names):
+    """What an earlier table left in flight will cost, too."""
+    live = tally(Order("z", 1, Stage.ACCEPTED, reserved="0.03"), names=names)
+    assert live.forecast(Decimal(0), Decimal("0.02"))[2] == Decimal("0.02") * (1 + len(names))

@@ -1,0 +1,426 @@
+"""A table is worked off in the background over a real socket: paused, stopped, gone on with, watched."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+import threading
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns, errors
+from dreamo_batch.execution import runner
+from tests.flows import Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE_S = 30.0
+
+
+class Slow:
+    """The clock of a gateway whose tasks end when a test says so."""
+
+    def __init__(self) -> None:
+        self._late_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self._late_s
+
+    def let_tasks_end(self) -> None:
+        self._late_s += 10_000.0
+
+
+@pytest.fixture
+def slow():
+    return Slow()
+
+
+@pytest.fixture
+def flow(tmp_path, slow):
+    """Six rows at a gateway whose tasks end when `slow` lets them."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=slow, price="0.03") as gateway:
+        yield Flow(tmp_path, gateway, n_rows=6)
+
+
+@pytest.fixture
+def start(flow):
+    """Start tables in the flow's directory; what a test leaves running is stopped."""
+    begun: list[dreamo.Batch] = []
+
+    def call(table: pd.DataFrame | None = None, **options) -> dreamo.Batch:
+        chosen = flow.table if table is None else table
+        live = dreamo.start(
+            chosen,
+            flow.run_dir,
+            **{"gateway": flow.gateway, "max_in_flight": 2, "unit_cost": "0.03", **options},
+        )
+        begun.append(live)
+        return live
+
+    yield call
+    for live in begun:
+        if live.can_control:
+            live.stop()
+            until(lambda live=live: live.status.is_over)
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until something is so, as it soon is."""
+    for_at_most = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < for_at_most, "it never came to that"
+        threading.Event().wait(0.02)
+
+
+def are_two_under_way(live: dreamo.Batch) -> bool:
+    return live.status.by_status[columns.IN_PROGRESS] == 2
+
+
+def seeds(flow: Flow) -> list[int]:
+    return sorted(line["seed"] for line in flow.invoice())
+
+
+def test_start_takes_what_run_takes():
+    """Every keyword of run but the bar is one of start, with the same default."""
+    of_run = dict(inspect.signature(dreamo.run).parameters)
+    assert of_run.pop("progress")
+    of_start = inspect.signature(dreamo.start).parameters
+    assert {name: one.default for name, one in of_start.items()} == {
+        name: one.default for name, one in of_run.items()
+    }
+
+
+def test_start_returns_while_the_run_goes_on_and_wait_gives_the_table(flow, start, slow):
+    """Nothing has ended when start returns; wait gives what run would have given, on the user's index."""
+    table = flow.table.set_axis(list("fedcba"), axis=0).assign(mine=range(6))
+    live = start(table)
+    assert live.status.phase == "running"
+    until(lambda: are_two_under_way(live))
+    assert live.status.n_settled == 0
+    assert live.results()[columns.STATUS].tolist().count(columns.IN_PROGRESS) == 2
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    done = live.wait()
+    pd.testing.assert_frame_equal(done[table.columns], table)
+    pd.testing.assert_frame_equal(done, flow.run(table))
+    assert live.status.phase == "finished"
+    flow.assert_finishes()
+
+
+def test_what_is_wrong_with_the_table_is_said_before_anything_begins(flow, start):
+    """An invalid row, a cap without a price and a bad option are raised by start itself, and nothing is ordered."""
+    with pytest.raises(errors.InvalidTable):
+        start(flow.table.assign(prompt=""))
+    with pytest.raises(errors.UsageError, match="max_in_flight"):
+        start(max_in_flight=0)
+    assert flow.invoice() == []
+
+
+def test_a_pause_orders_nothing_more_and_finishes_what_is_in_flight(flow, start, slow):
+    """While paused the tasks in flight end and are saved, and no create is sent; resume goes on."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    live.pause()
+    assert live.status.phase == "paused"
+    assert live.status.eta_s is None
+    slow.let_tasks_end()
+    until(lambda: len(live.status.newest) == 2)
+    assert len(flow.invoice()) == 2
+    assert live.status.phase == "paused"
+    live.resume()
+    assert live.status.phase == "running"
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    flow.assert_finishes()
+
+
+def test_a_stop_leaves_what_is_in_flight_to_the_next_call(flow, start, slow):
+    """After stop nothing more is sent; waiting gives the table as it stands, and start goes on."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    live.stop()
+    stopped = live.wait(progress=False)
+    assert live.status.phase == "stopped"
+    assert live.status.problem is None
+    assert stopped[columns.STATUS].tolist().count(columns.IN_PROGRESS) == 2
+    assert len(flow.invoice()) == 2
+    again = start()
+    assert again.status.phase == live.status.phase == "running", "both show the one run there is"
+    until(lambda: slow.let_tasks_end() or again.status.is_over)
+    flow.assert_finishes()
+
+
+def test_resume_after_a_stop_goes_on(flow, start, slow):
+    """Resume is the way on after pause and after stop alike."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    live.stop()
+    live.resume()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "finished"
+    flow.assert_finishes()
+
+
+def test_the_same_cell_again_goes_on_with_the_running_run(flow, start, slow):
+    """Start while it runs takes the run over with a longer table; nothing is bought twice."""
+    first = start(flow.table.head(3))
+    until(lambda: are_two_under_way(first))
+    second = start()
+    assert second.status.n_rows == first.status.n_rows == 6
+    until(lambda: slow.let_tasks_end() or second.status.is_over)
+    assert seeds(flow) == [1, 2, 3, 4, 5, 6]
+    flow.assert_finishes()
+
+
+def test_run_takes_a_batch_over_which_then_follows_it(flow, start, slow):
+    """A foreground run goes on with what the batch had in flight; the batch shows it and controls nothing."""
+    live = start(flow.table.head(2))
+    until(lambda: are_two_under_way(live))
+    slow.let_tasks_end()
+    table = flow.table.head(2)
+    done = flow.run(table)
+    assert done[columns.STATUS].tolist() == [columns.COMPLETED] * 2
+    assert not live.can_control
+    until(lambda: live.status.phase == "finished")
+    pd.testing.assert_frame_equal(live.results(), done)
+    pd.testing.assert_frame_equal(live.wait(progress=False), done)
+    with pytest.raises(errors.UsageError, match="pause: this only follows"):
+        live.pause()
+    assert len(flow.invoice()) == 2
+
+
+def test_failed_rows_are_ordered_again_beside_what_is_under_way(flow, start, slow):
+    """Retry orders each failed row once more while others go on; a later resume does not order them again."""
+    flow.gateway.faults.script("create", "fail_099")
+    live = start()
+    until(lambda: slow.let_tasks_end() or live.status.errors)
+    (group,) = live.status.errors
+    assert (group.error_class, group.n_rows) == ("creation_error", 1)
+    assert group.row in flow.table.index[:2]
+    live.retry()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.errors == ()
+    assert sorted(live.results()[columns.ATTEMPTS]) == [1, 1, 1, 1, 1, 2]
+    live.resume()
+    live.wait(progress=False)
+    assert sorted({*seeds(flow)}) == [1, 2, 3, 4, 5, 6]
+    assert len(flow.invoice()) == 7
+
+
+def test_rows_to_be_ordered_again_that_were_not_yet_are_kept_over_a_stop(flow, start, slow):
+    """start(retry_failed=True), stopped at once and gone on with, orders each failed row once more and no more."""
+    flow.gateway.faults.script("create", *["fail_099"] * 6)
+    live = start()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    live = start(retry_failed=True, max_in_flight=1)
+    until(lambda: len(flow.invoice()) == 7)
+    live.stop()
+    live.resume()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.by_status[columns.COMPLETED] == 6
+    assert seeds(flow) == sorted([*range(1, 7)] * 2)
+
+
+def test_a_cap_stops_the_run_and_a_higher_one_goes_on(flow, start, slow):
+    """At the cap the batch stops and says so; wait raises it; raise_budget goes on to the end."""
+    live = start(max_cost="0.061")  # two of six
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "stopped"
+    assert "cap of 0.061 USD is reached" in str(live.status.problem)
+    with pytest.raises(errors.BudgetReached) as raised:
+        live.wait(progress=False)
+    assert len(raised.value.results) == 6
+    assert raised.value.run_dir == flow.run_dir
+    live.raise_budget(1)
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "finished"
+    assert live.status.max_cost_usd == Decimal(1)
+    assert dreamo.status(flow.run_dir)["max_cost_usd"] == "1"
+
+
+def test_a_cap_is_raised_while_the_run_goes_on(flow, start, slow):
+    """The live run takes the higher cap, stores it, and never stops."""
+    live = start(max_cost="0.061")
+    until(lambda: are_two_under_way(live))
+    live.raise_budget("5")
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "finished"
+    live.raise_budget(float("inf"))
+    assert live.status.max_cost_usd is None
+    assert dreamo.status(flow.run_dir)["max_cost_usd"] is None
+
+
+@pytest.mark.parametrize(("asked", "why"), [("0.05", "already"), ("much", "amount"), (-1, "amount")])
+def test_a_cap_that_is_no_higher_is_refused(flow, start, asked, why):
+    """raise_budget only raises, and takes only amounts; the cap in force stays."""
+    live = start(max_cost="0.061")
+    with pytest.raises(errors.UsageError, match=why):
+        live.raise_budget(asked)
+    assert live.status.max_cost_usd == Decimal("0.061")
+
+
+def test_a_batch_without_a_cap_has_nothing_to_raise(start):
+    """A cap on a run that has none would lower it."""
+    with pytest.raises(errors.UsageError, match="there is no cap"):
+        start().raise_budget(3)
+
+
+def test_a_refused_key_stops_the_batch_and_resume_goes_on_once_it_is_mended(flow, start, slow):
+    """401 in the middle: the batch stops with the server's words; resume after mending finishes."""
+    live = start(max_in_flight=1)
+    until(flow.invoice)
+    flow.gateway.faults.script("create", "http_401")
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "stopped"
+    assert "refused access" in str(live.status.problem)
+    with pytest.raises(errors.AccessRefused):
+        live.wait(progress=False)
+    live.resume()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    flow.assert_finishes()
+
+
+def test_waiting_ends_with_the_time_given(flow, start):
+    """wait(timeout_s) gives the table as it stands; the run goes on."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    assert live.wait(0.05, progress=False)[columns.STATUS].tolist().count(columns.IN_PROGRESS) == 2
+    assert live.status.phase == "running"
+
+
+def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys):
+    """Ctrl-C in wait says that the run goes on, and it does."""
+    import _thread
+
+    live = start()
+    until(lambda: are_two_under_way(live))
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        live.wait()
+    assert "goes on in the background" in capsys.readouterr().err
+    assert live.status.phase == "running"
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    flow.assert_finishes()
+
+
+def test_a_batch_can_be_awaited(flow, start, slow):
+    """`await live` gives the table without holding up the event loop."""
+    live = start()
+
+    async def cell() -> tuple[pd.DataFrame, int]:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while not live.status.is_over:
+                slow.let_tasks_end()
+                turns += 1
+                await asyncio.sleep(0.01)
+
+        _, done = await asyncio.gather(others(), live)
+        return done, turns
+
+    done, turns = asyncio.run(cell())
+    assert done[columns.STATUS].tolist() == [columns.COMPLETED] * 6
+    assert turns > 1
+
+
+def test_a_block_waits_for_its_run_and_stops_it_if_it_fails(flow, start, slow):
+    """Leaving the block finishes the run; an error in the block stops it and comes through."""
+    with pytest.raises(ValueError, match="mine"), start() as live:  # noqa: PT012 - the block is what is tested
+        until(lambda: are_two_under_way(live))
+        raise ValueError("mine")
+    until(lambda: live.status.is_over)
+    assert live.status.phase == "stopped"
+    with start() as live:
+        threading.Thread(target=lambda: until(lambda: slow.let_tasks_end() or live.status.is_over)).start()
+    assert live.status.phase == "finished"
+    flow.assert_finishes()
+
+
+def test_watch_here_is_the_batch_of_this_process(flow, start):
+    """Watching a directory that this process works on gives its controls, though its batch was not kept."""
+    start()
+    live = dreamo.watch(flow.run_dir)
+    assert live.can_control
+    live.pause()
+    assert live.status.phase == "paused"
+
+
+def test_a_run_of_another_process_is_followed_and_left_alone(flow, slow):
+    """Counts, money, errors and pictures of a command's run are told as they come; its buttons are its own."""
+    flow.table.to_csv(flow.run_dir.parent / "jobs.csv", index=False)
+    command = [sys.executable, "-m", "dreamo_batch", "run", str(flow.run_dir.parent / "jobs.csv"), "--yes"]
+    options = ["--run-dir", str(flow.run_dir), "--base-url", flow.gateway.base_url, "--max-in-flight", "2"]
+    environment = {**os.environ, "DREAMO_API_KEY": flow.gateway.api_key}
+    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(flow.invoice()) == 2)
+        live = dreamo.watch(flow.run_dir)
+        until(lambda: are_two_under_way(live))
+        assert live.status.phase == "running"
+        assert not live.can_control
+        with pytest.raises(errors.UsageError, match="stop: this only follows"):
+            live.stop()
+        until(lambda: slow.let_tasks_end() or live.status.is_over)
+        assert process.wait(PATIENCE_S) == 0
+    until(lambda: live.status.phase == "finished")
+    assert live.status.by_status[columns.COMPLETED] == 6
+    assert len(live.status.newest) == 6
+    assert live.status.spent_usd == sum(Decimal(line["cost"]) for line in flow.invoice())
+    pd.testing.assert_frame_equal(live.wait(progress=False), dreamo.load(flow.run_dir))
+    with live:  # there is nothing to wait for or to stop
+        pass
+
+
+def test_a_killed_run_is_idle_for_who_watches_it_and_start_goes_on(flow, start, slow):
+    """What a stopped run left open is told as such; start on the same directory finishes it."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    live.stop()
+    until(lambda: live.status.is_over)
+    watched = dreamo.watch(flow.run_dir)
+    assert watched.status.phase == "idle"
+    assert watched.status.by_status[columns.IN_PROGRESS] == 2
+    assert "idle, 0 of 6 rows settled" in repr(watched)
+    with start() as live:
+        until(lambda: slow.let_tasks_end() or live.status.is_over)
+    until(lambda: watched.status.phase == "finished")
+
+
+def test_a_watched_directory_that_is_deleted_says_so(flow, slow, tmp_path):
+    """Once there is nothing to follow any more, that is an error, not old news."""
+    slow.let_tasks_end()
+    with dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway) as live:
+        until(lambda: slow.let_tasks_end() or live.status.is_over)
+    watched = dreamo.watch(flow.run_dir)
+    flow.run_dir.rename(tmp_path / "elsewhere")
+
+    def is_told() -> bool:
+        try:
+            return watched.status.problem is not None
+        except errors.DirectoryError:
+            return True
+
+    until(is_told)
+
+
+def test_the_key_is_in_nothing_that_a_batch_shows(flow, start):
+    """Neither repr nor status holds the key."""
+    live = start()
+    assert flow.gateway.api_key not in repr(live) + repr(live.status)
+    assert str(flow.run_dir) in repr(live)
+
+
+def test_nothing_is_left_behind(flow, start, slow):
+    """Once over, no runner of the directory is registered and its lock is free."""
+    live = start()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert runner.live(flow.run_dir) is None
+    assert dreamo.verify(flow.run_dir) == []
