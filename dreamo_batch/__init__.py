@@ -9,7 +9,9 @@ pays twice without telling you.
 Examples
 --------
 >>> import dreamo_batch as dreamo
->>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=range(2))
+>>> jobs = dreamo.sweep(
+...     image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=range(2), use_rephraser=False
+... )
 >>> len(jobs), len(dreamo.validate(jobs))
 (4, 0)
 """

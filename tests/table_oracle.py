@@ -23,6 +23,9 @@ PRESETS = {
     "9:21": (864, 2016),
 }
 
+WARNINGS = {"prompt-long", "seed-beyond-32-bit", "size-risky", "one-side-only", "image-url-not-public"}
+TRUE = {"true", "yes", "1", "1.0"}
+
 
 def problems_of(table: pd.DataFrame, image_problem) -> set[tuple[int, str, str]]:
     """Give (position, column, code) of every problem; `image_problem` judges one picture."""
@@ -30,7 +33,32 @@ def problems_of(table: pd.DataFrame, image_problem) -> set[tuple[int, str, str]]
     for position in range(len(table)):
         row = {name: table[name].iloc[position] for name in table.columns}
         found |= {(position, column, code) for column, code in _problems_of_row(row, image_problem)}
-    return found
+    return found | set(_sweep_problem(table, {at for at, _, code in found if code not in WARNINGS}))
+
+
+def _sweep_problem(table, in_error):
+    """One line for the whole table, at the first row that another one equals but for the seed."""
+    seeds = {}
+    for position in set(range(len(table))) - in_error:
+        row = {name: table[name].iloc[position] for name in table.columns}
+        if not _said(row, "use_rephraser") or str(row["use_rephraser"]).strip().lower() in TRUE:
+            seed = _whole(row["seed"]) if _said(row, "seed") else -1
+            own = seed if seed >= 0 else f"drawn for {position}"
+            seeds.setdefault(_all_but_seed(row), {}).setdefault(own, position)
+    swept = [positions for positions in seeds.values() if len(positions) > 1]
+    if swept:
+        names = (name for name in ("use_rephraser", "seed", "prompt") if name in table.columns)
+        yield min(min(p.values()) for p in swept), next(names), "seed-sweep-rephrased"
+
+
+def _all_but_seed(row):
+    images = tuple(
+        None if _is_missing(row[name]) else (type(row[name]), row[name])
+        for name in ("image", "image_path", "image_url")
+        if name in row
+    )
+    sides = tuple(_whole(row[name]) if _said(row, name) else 1328 for name in ("width", "height"))
+    return images, row["prompt"], _pair(row["size"]) if _said(row, "size") else sides
 
 
 def _problems_of_row(row, image_problem):

@@ -176,6 +176,8 @@ def test_bad_usage_leaves_with_2(words):
 
 def test_validate_finds_nothing_wrong(table):
     """A good table: no data, code 0."""
+    plain = dreamo.read_table(table).assign(use_rephraser=False)
+    dreamo.write_table(plain, table)
     result = call("validate", table)
     assert (result.exit_code, result.stdout) == (0, "")
     assert "3 rows: 0 errors" in result.stderr
@@ -233,6 +235,17 @@ def test_plan_says_what_would_be_bought(words, table, run_dir):
     assert {record["action"] for record in json.loads(result.stdout)} == {"new"}
     assert "3 rows: 3 new. Nothing was sent." in result.stderr
     assert not run_dir.exists()
+
+
+def test_a_rephrased_seed_sweep_is_said_once_and_changes_no_exit_code(table, run_dir, env):
+    """plan and run say on standard error that seeds can't be compared; once all is bought nobody does."""
+    for words in (["plan", table], ["run", table, "--run-dir", run_dir]):
+        result = call(*words, env=env)
+        assert result.exit_code == 0
+        assert result.stderr.count("use_rephraser is on in seed sweeps (rows: 3)") == 1
+    again = call("run", table, "--run-dir", run_dir, env=env)
+    planned = call("plan", table, "--run-dir", run_dir, env=env)
+    assert "use_rephraser" not in again.stderr + planned.stderr + planned.stdout
 
 
 def test_plan_without_a_price_has_null_for_it(table):
@@ -677,7 +690,7 @@ def test_the_demo_has_its_table():
     folder = demo_folder()
     jobs = dreamo.read_table(folder / "jobs_small.csv")
     assert 4 <= len(jobs) <= 24
-    assert dreamo.validate(jobs, base_dir=folder).empty
+    assert dreamo.validate(jobs, base_dir=folder)["code"].tolist() == ["seed-sweep-rephrased"]
 
 
 def test_what_the_demo_needs_is_in_the_wheel():

@@ -12,6 +12,7 @@ from dreamo_batch import columns
 from dreamo_batch.execution import plan
 from dreamo_batch.execution.plan import Options, decide
 from dreamo_batch.execution.state import Order, Stage, State
+from dreamo_batch.table.jobs import prepare
 from tests.fakes import prepared
 
 SWITCHES = [
@@ -165,3 +166,19 @@ def test_the_plan_of_nothing_has_its_columns():
     """An empty table has an empty plan with the documented dtypes."""
     frame = plan.table(prepared(), pd.RangeIndex(0), State(), Options(), run_dir=None, unit_cost=None)
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.PLAN)
+
+
+def test_new_rows_of_a_rephrased_seed_sweep_say_so():
+    """Only what is about to be ordered is told; what is bought already can't be helped."""
+    table = pd.DataFrame(
+        {"image": "https://example.com/cat.png", "prompt": ["a", "a", "b"], "seed": [1, 2, 1]}
+    )
+    swept = prepare(table, entropy="e")
+    first = next(iter(swept.jobs))
+    state = State([Order(first, 1, Stage.COMPLETED, output_path="images/x.png")])
+    options = Options(should_download=False)
+    reasons = plan.table(swept, table.index, state, options, run_dir=None, unit_cost=None)["reason"]
+    assert reasons.str.endswith(plan.REPHRASED).tolist() == [False, True, False]
+    kept = prepare(table.assign(use_rephraser=False), entropy="e")
+    assert kept.rephrased == frozenset()
+    assert plan.warning_of(kept, [(job_id, 1) for job_id in kept.jobs]) is None

@@ -242,5 +242,6 @@ def test_many_rows_are_read_at_once():
             "height": 1328,
         }
     )
-    assert validate(table).empty
+    assert validate(table)["code"].tolist() == ["seed-sweep-rephrased"]
+    assert validate(table.assign(use_rephraser=False)).empty
     assert len(validate(table.assign(width=100))) == n_rows

@@ -101,6 +101,8 @@ class Call:
             self.task.prepared, state, options.plan_options(self.task.chosen), self.directory.path
         )
         budget = self._budget(assignment)
+        warning = plan.warning_of(self.task.prepared, assignment.to_order)
+        self.warnings += (warning,) if warning else ()
         self._remember(budget.cap)
         workers = self.session.workers or Workers(_n_workers(options.max_in_flight))
         return self._assemble(assignment, budget, workers)

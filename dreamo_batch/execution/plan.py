@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "ordered again, as asked"
+REPHRASED: Final = (
+    "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +150,46 @@ def table(
             strict=True,
         )
     ]
+    rows = [_warned(row, prepared.rephrased) for row in rows]
     frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
     dtypes = columns.dtypes(columns.PLAN) | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)}
     return frame.astype(dtypes)
+
+
+def warning_of(prepared: Prepared, to_order: Iterable[Key]) -> str | None:
+    """Say what should be known of the jobs that are about to be ordered.
+
+    Examples
+    --------
+    >>> from dreamo_batch.table.jobs import Prepared
+    >>> prepared = Prepared({}, pd.DataFrame(), pd.DataFrame(), frozenset({"a", "b"}))
+    >>> warning_of(prepared, [("a", 1), ("c", 1)])
+    'use_rephraser is on in seed sweeps (rows: 1): ...'
+    """
+    n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
+    return rephrased_warning(n) if n else None
+
+
+def rephrased_warning(n: int) -> str:
+    """Say that seed sweeps leave the rephraser on.
+
+    Examples
+    --------
+    >>> rephrased_warning(8)
+    'use_rephraser is on in seed sweeps (rows: 8): the service may rewrite their prompts differently. Set it to false
+    to compare seeds.'
+    """
+    return (
+        f"use_rephraser is on in seed sweeps (rows: {n}): the service may rewrite their prompts differently. "
+        "Set it to false to compare seeds."
+    )
+
+
+def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]:
+    action, reason, job_id, *costs = row
+    return (
+        (action, f"{reason}; {REPHRASED}", job_id, *costs) if action == NEW and job_id in rephrased else row
+    )
 
 
 def _completed(order: Order, options: Options, run_dir: Path | None) -> Decision:

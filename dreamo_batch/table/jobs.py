@@ -71,7 +71,8 @@ class Prepared:
 
     `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
     position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
-    can't be ordered what is wrong. `problems` is what `validate` returns.
+    can't be ordered what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
+    whose prompts the service may rewrite.
 
     Examples
     --------
@@ -82,6 +83,7 @@ class Prepared:
     jobs: dict[str, Job]
     rows: pd.DataFrame
     problems: pd.DataFrame
+    rephrased: frozenset[str] = frozenset()
 
 
 def prepare(
@@ -141,7 +143,8 @@ def prepare(
     how = Check(absolute(base_dir), fix_images, inputs, known_images or {})
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
-    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems)
+    rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
+    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems, rephrased)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

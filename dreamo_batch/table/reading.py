@@ -20,6 +20,7 @@ from dreamo_batch.table.fields import Seeds, read_prompts, read_rephraser, read_
 from dreamo_batch.table.findings import Findings
 from dreamo_batch.table.references import Images, read_images
 from dreamo_batch.table.schema import check_columns
+from dreamo_batch.table.seed_sweeps import find_rephrased_sweeps
 from dreamo_batch.table.sizes import Sizes, read_sizes
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Reading:
     use_rephraser: NDArray[np.bool_]
     replicates: NDArray[np.int64]
     is_orderable: NDArray[np.bool_]
+    is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
 
 
@@ -94,6 +96,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     sizes = read_sizes(findings)
     use_rephraser = read_rephraser(findings)
     replicates = read_replicates(findings)
+    is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
     return Reading(
         images=images,
         prompts=prompts,
@@ -102,5 +105,6 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         use_rephraser=use_rephraser,
         replicates=replicates,
         is_orderable=~findings.is_in_error(),
+        is_rephrased_sweep=is_rephrased_sweep,
         problems=findings.frame(),
     )

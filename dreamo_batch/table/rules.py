@@ -89,6 +89,16 @@ _SEEDS = (
     ),
 )
 
+_SWEEPS = (
+    Rule(
+        "seed-sweep-rephrased",
+        WARNING,
+        "use_rephraser is on in seed sweeps (rows: {n_rows}, sweeps: {n_sweeps}): the service may rewrite the prompt of "
+        "each row in another way, so that pictures differ by more than the seed.",
+        "Set use_rephraser to false where seeds are compared.",
+    ),
+)
+
 _SIZES = (
     Rule(
         "{column}-out-of-range",
@@ -154,6 +164,7 @@ RULES: Final[dict[str, Rule]] = {
         *_SEEDS,
         *_for_columns(_SIZES[:1], _SIDES),
         *_SIZES[1:],
+        *_SWEEPS,
         *IMAGE_RULES,
     )
 }
