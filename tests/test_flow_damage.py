@@ -19,7 +19,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.batch.call import Call, Task
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
-from dreamo_batch.execution import checkpoint, journal
+from dreamo_batch.execution import checkpoint, journal, journal_end
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
@@ -60,7 +60,11 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
         )
         thread.start()
         _until(lambda: len(list((run_dir / "images").glob("[!.]*"))) >= N_SAVED)
-        shutil.copytree(run_dir, flow.run_dir, ignore=shutil.ignore_patterns(".*"))
+        end = (
+            run_dir / journal_end.NAME
+        ).read_bytes()  # first: a kill leaves it behind the journal, not ahead
+        shutil.copytree(run_dir, flow.run_dir, ignore=shutil.ignore_patterns(".*", journal_end.NAME))
+        (flow.run_dir / journal_end.NAME).write_bytes(end)
         thread.join()
         assert len(flow.invoice()) == len(flow.table)
         yield flow
@@ -162,6 +166,11 @@ def without_ledger(run_dir: Path) -> None:
         path.unlink()
 
 
+def without_end(run_dir: Path) -> None:
+    """Leave the directory as an older version, or a power failure, may: nothing says how far the journal was."""
+    (run_dir / journal_end.NAME).unlink()
+
+
 def newer(path: Path) -> None:
     """Rewrite a checkpoint as a version to come may: with a note that says more."""
     table, meta = checkpoint.read_table(path)
@@ -245,14 +254,48 @@ def test_an_uncovered_journal_that_is_gone_or_altered_is_refused(killed):
         with pytest.raises(LedgerDamaged, match="the checksum does not fit"):
             killed.run()
     path.unlink()
+    with pytest.raises(LedgerDamaged, match=r"is missing in .*no checkpoint covers it"):
+        killed.run()
+    (killed.run_dir / journal_end.NAME).unlink()
     with pytest.raises(LedgerDamaged, match="shows signs of earlier purchases"):
         killed.run()
     assert killed.invoice() == invoice
 
 
+def test_the_last_journal_cut_anywhere_is_noticed(half_done, tmp_path):
+    """Whatever was on the disk once and is gone, also where neither picture nor results show it, nothing is bought."""
+    killed = half_done.copied(tmp_path)
+    path, invoice = newest_journal(killed.run_dir), killed.invoice()
+    for picture_path in (killed.run_dir / "images").iterdir():
+        picture_path.unlink()
+    content = path.read_bytes()
+    end = journal_end.read(killed.run_dir)
+    assert 0 < end.n_bytes <= len(content)
+    step = 1 if IS_LONG else 97
+    for at in (*range(0, end.n_bytes, step), end.n_bytes - 1):
+        path.write_bytes(content[:at])
+        with pytest.raises(LedgerDamaged, match="bytes at its end, and with"):
+            dreamo.plan(killed.table, killed.run_dir)
+    with pytest.raises(LedgerDamaged, match=r"deleting journal\.end accepts the loss"):
+        killed.run()
+    assert any("bytes at its end" in line for line in dreamo.verify(killed.run_dir))
+    path.write_bytes(content + b'{"crc":"')  # what a kill in the middle of a write leaves is no loss
+    assert set(dreamo.plan(killed.table, killed.run_dir)["action"]) <= {"reuse", "ambiguous", "in flight"}
+    assert killed.invoice() == invoice
+
+
+@pytest.mark.parametrize("note", [b"", b"000000000009 0000000000000099 00000000\n", b"\xff" * 39])
+def test_a_note_of_the_end_that_can_not_be_read_says_nothing(killed, note):
+    """It only ever adds a doubt; without it the ledger is what its lines say."""
+    (killed.run_dir / journal_end.NAME).write_bytes(note)
+    assert journal_end.read(killed.run_dir) is None
+    assert set(dreamo.plan(killed.table, killed.run_dir)["action"]) <= {"reuse", "ambiguous", "in flight"}
+
+
 def test_a_journal_torn_at_any_byte_hides_no_order_it_still_shows(half_done, tmp_path):
     """Cut anywhere, what the journal or a picture still shows as sent is never planned as new again."""
     killed = half_done.copied(tmp_path)
+    without_end(killed.run_dir)
     path = newest_journal(killed.run_dir)
     content = path.read_bytes()
     job_ids = dreamo.plan(killed.table, killed.run_dir)["job_id"]
@@ -274,6 +317,7 @@ def test_a_run_on_a_torn_journal_buys_nothing_that_any_file_shows(half_done, tmp
     cuts = [len(content) - 1, *(chance.randrange(1, len(content)) for _ in range(N_CUTS))]
     for i, at in enumerate(cuts):
         killed = half_done.copied(tmp_path / str(i))
+        without_end(killed.run_dir)
         newest_journal(killed.run_dir).write_bytes(content[:at])
         saved = {path.stem for path in (killed.run_dir / "images").iterdir()}
         sent = {json.loads(line).get("job") for line in content[:at].split(b"\n")[:-1]}

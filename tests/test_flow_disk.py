@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TMPFS_KB = range(24, 200, 4) if IS_LONG else (36, 64, 96)
-FILE_LIMITS = range(100, 20_000, 900) if IS_LONG else (100, 2500)
-N_WRITES = range(40) if IS_LONG else (1, 4, 9)
+# Up to what six rows need for certain; with more the run may end before the disk is full.
+TMPFS_KB = range(24, 108, 2) if IS_LONG else (36, 64, 96)
+FILE_LIMITS = range(100, 18_000, 450) if IS_LONG else (100, 2500)
+N_WRITES = range(11) if IS_LONG else (1, 4, 9)
 SECONDS = 20.0  # that a run on a dead disk may take on a busy machine; it is far less
 
 

@@ -280,6 +280,47 @@ def test_ambiguous_rows_can_be_sent_again_knowingly(run, gateway, reference):
     assert done[columns.MAY_HAVE_BEEN_BILLED].sum() == 1
 
 
+def test_an_order_in_doubt_behind_a_later_one_is_settled_by_its_number(run, gateway, reference, tmp_path):
+    """Its cost and its picture come in; the row shows the latest order, and nothing is bought anew."""
+    run_dir, table = tmp_path / "run", jobs(reference, 1)
+    for _ in range(2):
+        gateway.faults.script("create", "drop_after_accept")
+        run(table, on_ambiguous="resubmit")
+    done = run(table, on_ambiguous="resubmit")
+    first, second, third = (line["id"] for line in gateway.invoice())
+    assert done[columns.TASK_ID].tolist() == [third]
+
+    with pytest.raises(errors.UsageError, match="say which: order=1 or order=2"):
+        dreamo.resolve(run_dir, 0, task_id=first)
+    with pytest.raises(errors.UsageError, match="order 3 of row 0 is not ambiguous; give order=1 or order=2"):
+        dreamo.resolve(run_dir, 0, order=3, task_id=first)
+    with pytest.raises(errors.UsageError, match="is order 3 of job"):
+        dreamo.resolve(run_dir, 0, order=1, task_id=third)
+    dreamo.resolve(run_dir, 0, order=1, task_id=first)
+    dreamo.resolve(run_dir, 0, not_sent=True)  # the only one that is left
+    again = run(table)
+
+    assert [line["id"] for line in gateway.invoice()] == [first, second, third]
+    orders = dreamo.attempts(run_dir)
+    assert orders[columns.TASK_ID].tolist() == [first, third]
+    job_id = done[columns.JOB_ID].iloc[0]
+    assert orders[columns.OUTPUT_PATH].tolist() == [f"images/{job_id}-1.jpg", f"images/{job_id}.jpg"]
+    assert again[columns.OUTPUT_PATH].equals(done[columns.OUTPUT_PATH])
+    costs = {line["id"]: Decimal(line["cost"]) for line in gateway.invoice()}
+    assert Decimal(again[columns.COST].iloc[0]) == costs[first] + costs[third]
+    assert again[columns.ATTEMPTS].tolist() == [2]
+    assert not again[columns.MAY_HAVE_BEEN_BILLED].any()
+    assert dreamo.verify(run_dir) == []
+    pd.testing.assert_frame_equal(run(table), again)
+
+
+def test_resolve_refuses_what_is_no_task_id(run, reference, tmp_path):
+    """What could not be asked for would stop every later run."""
+    run(jobs(reference, 1))
+    with pytest.raises(errors.UsageError, match="is no task id"):
+        dreamo.resolve(tmp_path / "run", 0, task_id="two words")
+
+
 def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
     """A completed row, an unknown row and two answers at once are refused."""
     run(jobs(reference, 1))

@@ -255,7 +255,7 @@ class Requests:
     def fetch(self, do, key, task_id):
         return do, key, task_id
 
-    def save(self, key, url):
+    def save(self, key, url, **_named):
         return "save", key, url
 
     def probe(self):

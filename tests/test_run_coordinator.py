@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.errors import AccessRefused, RunStopped, StorageFailed
+from dreamo_batch.errors import AccessRefused, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.execution import outcomes, plan
 from dreamo_batch.execution.archive import Saved
 from dreamo_batch.execution.budget import Budget
@@ -23,6 +23,7 @@ from tests.fakes import prepared
 
 KEY = ("a", 1)
 SAVED = Saved("images/a.jpg", "00", 5, 8, 8)
+LIMITED = Failure(Kind.TRANSIENT, failures.RATE_LIMITED, http_status=429)
 AWAY = Failure(Kind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
 NOT_FOUND = Failure(Kind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
 DONE = Task("t1", "completed", urls=("https://h/1",), cost="0.0286")
@@ -37,8 +38,8 @@ class Named:
     def fetch(self, do, key, task_id):
         return do, key, task_id
 
-    def save(self, key, url):
-        return "save", key, url
+    def save(self, key, url, *, name):
+        return ("save", key, url) if name == key[0] else ("save", key, url, name)
 
     def probe(self):
         return ("probe",)
@@ -180,6 +181,81 @@ def test_a_wait_of_years_is_slept_in_pieces(make):
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=1e12)))
     assert coordinator.wait_s(10) <= 3600
+
+
+def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
+    """One line after half a minute; after the patience of the run one error, and no row has failed."""
+    coordinator = make("a", "b")
+    began = clock.now
+    while not coordinator.is_over():
+        assert bool(coordinator.notices) == (clock.now >= began + 30)
+        for _, key in given(coordinator):
+            coordinator.take(CreateAnswer(key, LIMITED))
+        clock.advance(max(coordinator.wait_s(10), 0.001))
+    assert clock.now == pytest.approx(began + 900, abs=1)
+    assert isinstance(coordinator.stopped, ServiceUnreachable)
+    assert "with 429 (too many requests) for 900 s" in str(coordinator.stopped)
+    assert "2 jobs are not ordered" in str(coordinator.stopped)
+    assert len(coordinator.notices) == 1
+    assert coordinator.snapshot().by_status["pending"] == 2
+
+
+def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, clock):
+    """A service that asks for a day is left at the end of the patience, with its wish in the error."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(
+        CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=86_400.0))
+    )
+    assert not coordinator.is_over()
+    (told,) = coordinator.notices
+    assert "the next one is sent in 86400 s" in told
+    while not coordinator.is_over():
+        assert given(coordinator) == []
+        clock.advance(max(coordinator.wait_s(10), 0.001))
+    assert "asks to wait for another 85500 s" in str(coordinator.stopped)
+
+
+def test_polls_refused_for_ever_end_the_run_too(make, clock):
+    """What is in flight stays in the ledger, and the next call asks for it."""
+    coordinator = accepted(make, clock)
+    coordinator.take(PollAnswer(Do.POLL, KEY, LIMITED))
+    while not coordinator.is_over():
+        for do, key, _ in given(coordinator):
+            coordinator.take(PollAnswer(do, key, LIMITED))
+        clock.advance(max(coordinator.wait_s(10) or 0, 0.001))
+    assert latest(coordinator).stage is Stage.ACCEPTED
+
+
+def test_a_service_that_takes_something_now_and_then_is_waited_for(make, clock):
+    """Any other answer starts the patience anew; the end of a long standstill is told."""
+    coordinator = make("a", "b")
+    given(coordinator)
+    coordinator.take(CreateAnswer(("b", 1), LIMITED))
+    clock.advance(45)
+    assert not coordinator.is_over()
+    coordinator.take(CreateAnswer(KEY, "t1"))
+    assert not coordinator.is_over()
+    clock.advance(45)
+    assert not coordinator.is_over()
+    assert coordinator.stopped is None
+    assert "waiting" in coordinator.notices[0]
+    assert coordinator.notices[1:] == ["the service takes requests again; going on"]
+
+
+def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_latest(make, clock, tmp_path):
+    """An order that was in doubt while another one was made keeps a name of its own."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    ledger = coordinator.ledger
+    ledger.record([outcomes.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
+    ledger.record([outcomes.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
+    options = plan.Options()
+    coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
+    assert given(coordinator) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert given(coordinator) == [("save", KEY, "https://h/1", "a-1")]
 
 
 def test_a_completed_task_is_saved(make, clock):

@@ -80,6 +80,21 @@ def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     assert "nobody foresaw" in caplog.text
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), ValueError("null byte")])
+def test_a_request_that_can_not_be_built_is_not_sent(tmp_path, monkeypatch, error):
+    """Whatever went wrong before anything was sent, the row fails; nothing is in doubt."""
+    made = effects("t1", tmp_path)
+    monkeypatch.setattr(made._payloads, "request", lambda _: _raise(error))
+    failure = made.create(KEY, job()).result
+    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, failures.NOT_BUILT)
+    assert type(error).__name__ in failure.message
+    assert made._client.asked == []
+
+
+def _raise(error):
+    raise error
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_there):
     """Changed or gone, the row fails with its own class, and no request is made."""
@@ -91,6 +106,14 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_ther
     failure = made.create(KEY, job(image=image)).result
     assert (failure.kind, failure.error_class, failure.http_status) == (Kind.PERMANENT, IMAGE_CHANGED, None)
     assert "cat.png" in failure.message
+    assert made._client.asked == []
+
+
+def test_a_reference_of_an_impossible_name_sends_nothing(tmp_path):
+    """The system refuses a name with a null byte in words of its own."""
+    image = ImageSource("file", "a\0b.png", "00", "a\0b.png", "00")
+    made = effects("t1", tmp_path)
+    assert made.create(KEY, job(image=image)).result.error_class == failures.NOT_BUILT
     assert made._client.asked == []
 
 

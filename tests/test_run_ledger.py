@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from dreamo_batch.execution import checkpoint, journal
+from dreamo_batch.execution import checkpoint, journal, journal_end
 from dreamo_batch.execution import ledger as ledgers
 from dreamo_batch.execution.directory import Manifest, RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, peek_entropy, read
@@ -208,12 +208,15 @@ def opened_and_closed(folder) -> State:
 
 
 def test_the_first_journal_of_a_crashed_opening_is_missed(folder):
-    """A journal that only `run.json` knows of, by the count of openings, is missed too."""
+    """A journal that only the note of its end knows of, or `run.json` by its count of openings, is missed too."""
     opened_and_closed(folder)
     ledger = opened(folder)
     work(ledger, "a", Kind.SENDING)
     ledger.abandon()
     journal.path_of(folder, 2).unlink()
+    with pytest.raises(LedgerDamaged, match=r"journal-000002\.jsonl is missing"):
+        opened(folder)
+    (folder / journal_end.NAME).unlink()
     with pytest.raises(LedgerDamaged, match="knows of 2 openings, the ledger only of 1"):
         opened(folder)
 
@@ -322,7 +325,7 @@ def test_a_lost_run_json_is_rebuilt(busy, caplog):
 def test_a_lost_ledger_beside_traces_of_purchases_is_refused(busy, trace):
     """Pictures, results or a count of openings without a ledger: buying again could pay twice."""
     run_dir = RunDirectory(busy)
-    for path in (*busy.glob("journal-*"), *busy.glob("checkpoint*")):
+    for path in (*busy.glob("journal*"), *busy.glob("checkpoint*")):
         path.unlink()
     if trace != "run.json":
         (busy / "run.json").unlink()

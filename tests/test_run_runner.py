@@ -57,7 +57,7 @@ class FakeService:
             return PollAnswer(do, key, Task(task_id, "in_progress"))
         return PollAnswer(do, key, Task(task_id, "completed", urls=("https://h/1",), cost="0.03"))
 
-    def save(self, key, _url):
+    def save(self, key, _url, **_named):
         if self.save_error is not None:
             raise self.save_error
         return SaveAnswer(key, Saved(f"images/{key[0]}.jpg", "00", 5, 8, 8))

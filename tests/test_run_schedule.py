@@ -26,7 +26,9 @@ def test_cool_down_that_ends_between_two_looks_is_not_slept_through():
 
 
 def test_create_that_is_held_up_by_more_than_time_is_not_waited_for():
-    """With the window full only an answer helps, so that nobody wakes up in vain."""
+    """With the window full only an answer helps: but for a word and an end, if none comes, nobody wakes up."""
     schedule = refused(("a", 1), ("b", 1))
     assert schedule.next_action(2.0).key == ("a", 1)
+    assert [schedule.wake_at(at) for at in (3.0, 31.0)] == [30.0, 900.0]
+    schedule.answered()
     assert schedule.wake_at(3.0) is None

@@ -11,18 +11,26 @@ from dreamo_batch.execution import outcomes, stored
 from dreamo_batch.execution.clock import SystemClock
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.session import open_session
-from dreamo_batch.execution.state import Order, Stage, State
+from dreamo_batch.execution.state import Stage
+from dreamo_batch.service.wire import is_task_id
 
 if TYPE_CHECKING:
     import os
 
     import pandas as pd
 
+    from dreamo_batch.execution.state import Order, State
+
 
 def resolve(
-    run_dir: str | os.PathLike[str], row: Any, *, task_id: str | None = None, not_sent: bool = False
+    run_dir: str | os.PathLike[str],
+    row: Any,
+    *,
+    order: int | None = None,
+    task_id: str | None = None,
+    not_sent: bool = False,
 ) -> pd.DataFrame:
-    """Settle an ambiguous row by hand, after a look at the service's own list or bill.
+    """Settle an ambiguous order by hand, after a look at the service's own list or bill.
 
     Parameters
     ----------
@@ -30,6 +38,9 @@ def resolve(
         The run directory.
     row : label or str
         Index label of the row, or its ``job_id``.
+    order : int, optional
+        Number of the order within its job, as in `dreamo_batch.attempts`, where a row was ordered again while an
+        earlier order was in doubt. Default: the one that is ambiguous.
     task_id : str, optional
         The order was taken, as this task; the next run asks for it.
     not_sent : bool
@@ -43,7 +54,8 @@ def resolve(
     Raises
     ------
     UsageError
-        If the row is not in the table or not ambiguous, or not exactly one of the two answers is given.
+        If the row is not in the table or not ambiguous, or has several ambiguous orders and none is named, or not
+        exactly one of the two answers is given, or the task is that of another order.
     DirectoryError
         If the directory can't be used.
 
@@ -56,6 +68,8 @@ def resolve(
     """
     if (task_id is None) == (not not_sent):
         raise UsageError("give exactly one of task_id= (it was taken) and not_sent=True (it was not)")
+    if task_id is not None and not is_task_id(task_id):
+        raise UsageError(f"{task_id!r} is no task id; give the id that stands on the service's list or bill")
     directory = RunDirectory(run_dir)
     table = stored.read_jobs(directory.jobs)
     manifest = directory.read_manifest()
@@ -63,8 +77,10 @@ def resolve(
         raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
     session = open_session(directory, manifest.service, SystemClock())
     try:
-        order = _ambiguous(session.ledger.state, find_job(table, row), row)
-        session.ledger.record([outcomes.resolved(order, SystemClock().wall(), task_id)])
+        state = session.ledger.state
+        settled = _ambiguous(state.of(find_job(table, row)), row, order)
+        _refuse_known(state, settled, task_id)
+        session.ledger.record([outcomes.resolved(settled, SystemClock().wall(), task_id)])
         session.ledger.commit()
     finally:
         close_session(session)
@@ -92,9 +108,28 @@ def find_job(table: stored.StoredTable, row: Any) -> str:
     return str(found[0])
 
 
-def _ambiguous(state: State, job_id: str, row: Any) -> Order:
-    order = state.latest(job_id)
-    if order is None or order.stage is not Stage.AMBIGUOUS:
-        stage = "was never ordered" if order is None else f"is {order.stage}"
-        raise UsageError(f"row {row!r} is not ambiguous: its job {job_id} {stage}")
-    return order
+def _ambiguous(orders: tuple[Order, ...], row: Any, number: int | None) -> Order:
+    held = [order for order in orders if order.stage is Stage.AMBIGUOUS]
+    found = [order for order in held if number in (None, order.order)]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(_why_not(orders, held, row, number))
+
+
+def _why_not(orders: tuple[Order, ...], held: list[Order], row: Any, number: int | None) -> str:
+    numbers = " or ".join(f"order={order.order}" for order in held)
+    if held and number is None:
+        return f"row {row!r} has {len(held)} ambiguous orders; say which: {numbers}"
+    if held:
+        return f"order {number} of row {row!r} is not ambiguous; give {numbers}"
+    how = f"is {orders[-1].stage}" if orders else "was never ordered"
+    return f"row {row!r} is not ambiguous: its job {how}"
+
+
+def _refuse_known(state: State, settled: Order, task_id: str | None) -> None:
+    """Refuse a task that another order is known to be: its cost would count twice."""
+    for order in state:
+        if task_id is not None and order.task_id == task_id and order != settled:
+            raise UsageError(
+                f"task {task_id} is order {order.order} of job {order.job_id} already; look for another one"
+            )

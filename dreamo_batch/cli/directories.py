@@ -161,6 +161,12 @@ def retry(
         click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
         declared.RUN_DIR_OPTION,
         click.Option(
+            ["--order"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Number of the order, where several of the row are in doubt.",
+        ),
+        click.Option(
             ["--task-id"], metavar="ID", help="The order was taken, as this task; the next run asks for it."
         ),
         click.Option(["--not-sent"], is_flag=True, help="The order was not taken; the next run orders it."),
@@ -168,7 +174,13 @@ def retry(
     ]
 )
 def resolve(
-    words: Sequence[str], run_dir_option: str | None, *, task_id: str | None, not_sent: bool, format_: str
+    words: Sequence[str],
+    run_dir_option: str | None,
+    *,
+    order: int | None,
+    task_id: str | None,
+    not_sent: bool,
+    format_: str,
 ) -> int:
     """Settle an ambiguous row by hand.
 
@@ -182,7 +194,7 @@ def resolve(
     path = declared.run_dir_of(named[0] if named else None, run_dir_option)
     if (task_id is None) != not_sent:
         raise click.UsageError("say either --task-id ID (it was taken) or --not-sent (it was not)")
-    dreamo.resolve(path, row, task_id=task_id, not_sent=not_sent)
+    dreamo.resolve(path, row, order=order, task_id=task_id, not_sent=not_sent)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
     return exits.DONE

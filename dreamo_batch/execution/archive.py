@@ -39,15 +39,15 @@ class Saved:
     height_px: int
 
 
-def save(content: bytes, job_id: str, run_dir: Path, folder: str = "images") -> Saved:
-    """Check a picture and put it in the run directory under its job's id.
+def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
+    """Check a picture and put it in the run directory.
 
     Parameters
     ----------
     content : bytes
         What the output URL gave; JPEG, PNG or WebP.
-    job_id : str
-        Names the file; neither the server nor the table can.
+    name : str
+        Of the file, made of the job's id; neither the server nor the table can choose it.
     run_dir : pathlib.Path
         The run directory.
     folder : str
@@ -74,7 +74,7 @@ def save(content: bytes, job_id: str, run_dir: Path, folder: str = "images") -> 
     'images/a1.png'
     """
     suffix, width_px, height_px = look(content)
-    path = run_dir / folder / f"{job_id}.{suffix}"
+    path = run_dir / folder / f"{name}.{suffix}"
     path.parent.mkdir(exist_ok=True)
     durable.replace(path, lambda temporary: temporary.write_bytes(content))
     digest = hashlib.sha256(content).hexdigest()

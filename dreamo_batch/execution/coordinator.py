@@ -95,6 +95,7 @@ class Coordinator:
         self._clock = clock
         self._by_status = self._count()
         self._is_outage_told = False
+        self._is_standstill_told = False
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything; creates of an earlier call that are still on the wire are waited for."""
@@ -131,9 +132,13 @@ class Coordinator:
 
     def is_over(self) -> bool:
         """Whether this call has nothing more to do; says why if it stops early."""
-        if self.schedule.outage.is_hopeless(self._clock.monotonic()):
-            self._give_up()
+        now = self._clock.monotonic()
+        if self.schedule.outage.is_hopeless(now):
+            self._give_up(self._why_unreachable())
+        elif self.schedule.standstill.is_hopeless(now):
+            self._give_up(self._why_at_a_standstill(now))
         self._tell_outage()
+        self._tell_standstill(now)
         if not self.schedule.is_done():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
@@ -153,8 +158,13 @@ class Coordinator:
             return self._effects.probe
         order = self._order(key)
         if action.do is Do.SAVE:
-            return lambda: self._effects.save(key, order.output_url)
+            return lambda: self._effects.save(key, order.output_url, name=self._picture_name(key))
         return lambda: self._effects.fetch(action.do, key, order.task_id or "")
+
+    def _picture_name(self, key: Key) -> str:
+        """Name the picture of a job's latest order by the job; one that was settled late by its number, too."""
+        latest = self.ledger.state.latest(key[0])
+        return key[0] if latest is None or latest.order == key[1] else f"{key[0]}-{key[1]}"
 
     # Taking in.
 
@@ -265,7 +275,6 @@ class Coordinator:
         if failure.kind is Kind.STOP:
             self._refused_access(failure)
         elif failure.error_class == failures.RATE_LIMITED:
-            self.schedule.answered()
             self.schedule.limited(now, asked_s=failure.retry_after_s, create=key)
         else:
             self.schedule.outage.failed(now, is_create=True)
@@ -322,10 +331,10 @@ class Coordinator:
             self.schedule.is_polling = False
         elif failure.is_outage:
             self.schedule.outage.failed(now, is_create=False)
+        elif failure.error_class == failures.RATE_LIMITED:
+            self.schedule.limited(now, asked_s=failure.retry_after_s)
         else:
             self.schedule.answered()
-            if failure.error_class == failures.RATE_LIMITED:
-                self.schedule.limited(now, asked_s=failure.retry_after_s)
 
     def _refreshed(self, answer: outcomes.PollAnswer) -> None:
         key, task, now = answer.key, answer.result, self._clock.monotonic()
@@ -362,6 +371,19 @@ class Coordinator:
             self._is_outage_told = False
             self.notices.append("the service answers again; going on")
 
+    def _tell_standstill(self, now: float) -> None:
+        schedule = self.schedule
+        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._is_standstill_told:
+            self._is_standstill_told = True
+            asked_s = schedule.cool_down_left_s(now)
+            self.notices.append(
+                "the service answers every request with 429 (too many requests); waiting, the next one is sent in "
+                f"{asked_s:.0f} s, and no row fails"
+            )
+        elif self._is_standstill_told and schedule.standstill.since is None:
+            self._is_standstill_told = False
+            self.notices.append("the service takes requests again; going on")
+
     def _save(self, key: Key, order: Order, now: float) -> None:
         if self.assignment.should_download:
             self.schedule.add_save(key, refresh_first=order.output_url is None, now=now)
@@ -384,13 +406,24 @@ class Coordinator:
             )
         )
 
-    def _give_up(self) -> None:
-        if self.schedule.outage.is_losing_creates:
-            text = "the answers to several creates in a row were lost, one after another"
-        else:
-            text = "the service could not be reached for too long"
-        self.stop(ServiceUnreachable(f"{text}. Run the same call again to go on; nothing is bought twice."))
+    def _give_up(self, reason: str) -> None:
+        self.stop(ServiceUnreachable(f"{reason}. Run the same call again to go on; nothing is bought twice."))
         self.halt()
+
+    def _why_unreachable(self) -> str:
+        if self.schedule.outage.is_losing_creates:
+            return "the answers to several creates in a row were lost, one after another"
+        return "the service could not be reached for too long"
+
+    def _why_at_a_standstill(self, now: float) -> str:
+        schedule = self.schedule
+        waited_s = now - (schedule.standstill.since or now)
+        left_s = schedule.cool_down_left_s(now)
+        asked = f", and asks to wait for another {left_s:.0f} s" if left_s else ""
+        return (
+            f"the service has answered every request with 429 (too many requests) for {waited_s:.0f} s{asked}; "
+            f"{schedule.n_waiting} jobs are not ordered"
+        )
 
     def _out_of_budget(self) -> DreamoError:
         if self.budget.price is None:

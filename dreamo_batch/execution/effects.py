@@ -52,6 +52,9 @@ class Effects:
         except (ImageChanged, ImageGone) as error:
             failure = Failure(Kind.PERMANENT, outcomes.IMAGE_CHANGED, message=str(error))
             return outcomes.CreateAnswer(key, failure)
+        except Exception as error:
+            logger.exception("the request of job %s can't be built", key[0])
+            return outcomes.CreateAnswer(key, failures.not_built(error))
         try:
             return outcomes.CreateAnswer(key, self._client.create(request))
         except ServiceError as error:
@@ -69,13 +72,13 @@ class Effects:
         except ServiceError as error:
             return outcomes.PollAnswer(do, key, error.failure)
 
-    def save(self, key: Key, url: str | None) -> outcomes.SaveAnswer:
-        """Fetch one picture and put it on disk."""
+    def save(self, key: Key, url: str | None, *, name: str | None = None) -> outcomes.SaveAnswer:
+        """Fetch one picture and put it on disk, under its job's id or another name."""
         if url is None:
             return outcomes.SaveAnswer(key, "the service gave no link to the picture")
         try:
             content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
-            return outcomes.SaveAnswer(key, archive.save(content, key[0], self._run_dir))
+            return outcomes.SaveAnswer(key, archive.save(content, name or key[0], self._run_dir))
         except ServiceError as error:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
             return outcomes.SaveAnswer(key, str(error), error.failure if is_refusal else None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dreamo_batch.execution.directory import RunDirectory
     from dreamo_batch.execution.state import State
 
-_PICTURE: Final = re.compile(r"([0-9a-f]{32})\.\w+")
+_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-\d+)?\.\w+")
 
 
 def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
@@ -52,7 +52,7 @@ def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
     []
     """
     for path in pictures(directory):
-        if not state.of(path.stem):
+        if not state.of(path.stem.partition("-")[0]):
             yield f"images/{path.name}"
     for job_id in _bought(directory.results):
         if not state.of(job_id):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.execution.directory import refuse_newer
 from dreamo_batch.execution.durable import fsync_folder
+from dreamo_batch.execution.journal_end import EndNote
 from dreamo_batch.execution.state import Event, Kind
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a journal file holds; `n_torn_bytes` counts what an interrupted write left at its end.
+    """What a journal file holds: `n_bytes` of whole lines, and `n_torn_bytes` of a line half written.
 
     `checksum` is that of its last whole line, with which the next journal is chained to it.
     """
@@ -57,6 +58,7 @@ class Contents:
     events: tuple[Event, ...]
     n_torn_bytes: int
     checksum: int = 0
+    n_bytes: int = 0
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -99,12 +101,15 @@ class Journal:
         self._n_durable_bytes = 0
         self._is_cut_short = False
         self._waiting: list[bytes] = []
+        self._end: EndNote | None = None
         path = path_of(folder, header.number)
         self._file = path.open("xb", buffering=0)
         try:
             self._line({"journal": _header_fields(header)})
             self.commit()
             fsync_folder(folder)
+            self._end = EndNote(folder, header.number)
+            self._end.write(self._n_durable_bytes)
         except BaseException:
             self._file.close()
             path.unlink(missing_ok=True)  # nothing was recorded in it, and its number is wanted again
@@ -138,6 +143,8 @@ class Journal:
             raise
         self._n_durable_bytes += len(data)
         self._waiting.clear()
+        if self._end is not None:
+            self._end.write(self._n_durable_bytes)
 
     @property
     def checksum(self) -> int:
@@ -147,6 +154,8 @@ class Journal:
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
         self._file.close()
+        if self._end is not None:
+            self._end.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,12 +194,13 @@ def read(path: Path) -> Contents:
     LedgerDamaged
         If a line other than an unfinished last one does not fit.
     """
-    lines = path.read_bytes().split(b"\n")
+    content = path.read_bytes()
+    lines = content.split(b"\n")
     torn = lines.pop()
     records = list(_records(lines, path))
     header = _header(records[0], path) if records else None
     events = tuple(_from_json(record, path) for record in records[1:])
-    return Contents(header, events, len(torn), _checksum(lines))
+    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn))
 
 
 def _checksum(lines: list[bytes]) -> int:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from dreamo_batch.execution import checkpoint, journal
+from dreamo_batch.execution import checkpoint, journal, journal_end
 from dreamo_batch.execution.directory import (
     SCHEMA_VERSION,
     Manifest,
@@ -106,11 +106,12 @@ def read(folder: Path) -> Recovered:
 
 
 def _read_once(folder: Path) -> Recovered:
+    end = journal_end.read(folder)  # first: by the time the journal is read it may only have grown
     snapshot, meta, damaged = _newest_checkpoint(folder)
     covers = meta.covers if meta else 0
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
-    _refuse_gaps(covers, wanted, folder, is_followed=meta is not None and meta.is_followed)
+    _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
     warnings = [f"{text}; what came before it and the journals are used instead" for text in damaged.values()]
     tail: list[Event] = []
     checksum: int | None = None
@@ -119,6 +120,7 @@ def _read_once(folder: Path) -> Recovered:
         contents = journal.read(path)
         meta = _newer(meta, contents.header, number, covers)
         _refuse_lost_end(contents.header, checksum, number, folder)
+        _refuse_early_end(contents, end, number, folder)
         checksum = contents.checksum
         tail += contents.events
         if contents.n_torn_bytes:
@@ -165,8 +167,11 @@ def _refuse_newer_checkpoint(path: Path) -> None:
     refuse_newer(version_of_format, path)
 
 
-def _refuse_gaps(covers: int, wanted: list[int], folder: Path, *, is_followed: bool) -> None:
-    expected = list(range(covers + 1, covers + 1 + max(len(wanted), is_followed)))
+def _refuse_gaps(
+    covers: int, wanted: list[int], end: journal_end.End | None, folder: Path, *, is_followed: bool
+) -> None:
+    last = max(covers + max(len(wanted), is_followed), end.number if end is not None else 0)
+    expected = list(range(covers + 1, last + 1))
     if wanted != expected:
         missing = next(number for number in expected if number not in wanted)
         raise LedgerDamaged(
@@ -184,6 +189,20 @@ def _refuse_lost_end(header: journal.Header | None, checksum: int | None, number
     raise LedgerDamaged(
         f"{before.name} does not end where {path.name} went on: lines at its end are lost, and with them what they "
         "recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from a copy."
+    )
+
+
+def _refuse_early_end(
+    contents: journal.Contents, end: journal_end.End | None, number: int, folder: Path
+) -> None:
+    """Refuse a journal that ends before what was on the disk once."""
+    if end is None or end.number != number or contents.n_bytes >= end.n_bytes:
+        return
+    raise LedgerDamaged(
+        f"{journal.path_of(folder, number).name} has lost {end.n_bytes - contents.n_bytes} bytes at its end, and with "
+        "them what they recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from "
+        f"a copy. Where there is none, deleting {journal_end.NAME} accepts the loss: what those lines recorded as "
+        "bought may be bought again."
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from dreamo_batch.execution.outage import Outage
 from dreamo_batch.execution.pacing import POLLS_PER_S, BackOff, PollTimes, TokenBucket
 from dreamo_batch.execution.quota import Quota
+from dreamo_batch.execution.standstill import Standstill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,6 +125,7 @@ class Schedule:
         self.quota = Quota(source, n_most=limits.max_in_flight)
         self.poll_times = PollTimes(source)
         self.outage = Outage(BackOff(source, first_s=0.25, cap_s=30.0), patience_s=limits.patience_s)
+        self.standstill = Standstill(patience_s=limits.patience_s)
         self.is_submitting = True
         self.is_polling = True
         self.is_halted = False
@@ -201,6 +203,8 @@ class Schedule:
             # Also where that is past: time has gone on since the last look, which still found a cool-down.
             if self._may_create() or (self._to_save and self._does_pace_saves):
                 times.append(self.quota.ready_at(now))
+            if (at := self.standstill.next_at(now)) is not None:
+                times.append(at)
         return min(times, default=None)
 
     def is_done(self) -> bool:
@@ -266,12 +270,13 @@ class Schedule:
 
     def limited(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
         """Take in a 429, of a create or of a question: everyone waits the same cool-down."""
-        self.quota.refused(now=now, n_tasks=len(self._tasks), asked_s=asked_s, create=create)
+        self.outage.answered()
+        self._refused(now, asked_s=asked_s, create=create)
 
     def save_limited(self, now: float, *, asked_s: float | None) -> None:
         """Take in a 429 of a picture: the service counts these, too."""
         self._does_pace_saves = True
-        self.limited(now, asked_s=asked_s)
+        self._refused(now, asked_s=asked_s)
 
     def still_running(self, key: Key, now: float) -> bool:
         """Take in a poll without an end; False if the task is overdue and no longer asked for."""
@@ -313,6 +318,7 @@ class Schedule:
         """Take in a picture on disk."""
         if self._does_pace_saves:
             self.quota.pace.answered(now)
+        self.standstill.answered()
         self._busy[Do.SAVE].discard(key)
         self._save_tries.pop(key, None)
 
@@ -341,9 +347,12 @@ class Schedule:
         """Take in the answer of a probe."""
         self._busy[Do.PROBE].clear()
         self.outage.probed(now, is_there=is_there)
+        if is_there:
+            self.standstill.answered()
 
     def answered(self, *, is_create: bool = False) -> None:
-        """Take in that the service answered at all."""
+        """Take in that the service answered, and not with a 429."""
+        self.standstill.answered()
         self.outage.answered(is_create=is_create)
 
     def n_polls(self, key: Key) -> int:
@@ -355,6 +364,10 @@ class Schedule:
         return now - self._tasks[key].born
 
     # Private.
+
+    def _refused(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
+        self.standstill.refused(now)
+        self.quota.refused(now=now, n_tasks=len(self._tasks), asked_s=asked_s, create=create)
 
     def _next_create(self, now: float) -> Action | None:
         if not self._may_create() or not self.quota.is_open(now):

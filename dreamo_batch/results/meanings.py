@@ -61,6 +61,10 @@ _CLASSES: Final = {
         "The task had not ended when the call stopped waiting.",
         "Run again: it is asked for, not ordered, again.",
     ),
+    failure.NOT_BUILT: Meaning(
+        "The request could not be built on this machine; nothing was sent.",
+        "Read its message, then retry.",
+    ),
     outcomes.IMAGE_CHANGED: Meaning(
         "The reference picture is not the one that was checked; nothing was sent.",
         "Put it back, or run again.",

@@ -119,7 +119,7 @@ class Client:
         RequestMayHaveArrived
             It may have been taken and billed, and nobody can tell.
         RequestRejected
-            The request itself was refused.
+            The request itself was refused, or can't be built (class `not_built`).
         ServiceRefused
             The key, the credit or the permission was refused.
         KeyMissing
@@ -133,7 +133,7 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        return self._api.call("create", self._create_form, _task_id, body=wire.encode(request))
+        return self._api.call("create", self._create_form, _task_id, body=self._body(request))
 
     def fetch(self, task_id: str) -> Task:
         """Ask for one task.
@@ -199,7 +199,7 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        return self._api.call("precharge", self._price_form, self._price, body=wire.encode(request))
+        return self._api.call("precharge", self._price_form, self._price, body=self._body(request))
 
     def wait(self, task_id: str, *, timeout_s: float = 900, poll_every_s: float = 5) -> Task:
         """Ask for one task until it has ended, through faults that pass.
@@ -322,6 +322,14 @@ class Client:
     def __repr__(self) -> str:
         key = self.settings.api_key
         return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
+
+    def _body(self, request: Request) -> bytes:
+        """Write the body; if that fails, whatever the reason, it is certain that nothing was sent."""
+        try:
+            return wire.encode(request)
+        except Exception as error:  # noqa: BLE001 - a create that may have arrived would be held for nothing
+            failure = failures.not_built(error)
+        raise self._api.error("create", failure)
 
     def _poll(self, task_id: str) -> tuple[Task | None, float]:
         """Ask once; a fault that passes gives no task, and the seconds to leave the service alone."""

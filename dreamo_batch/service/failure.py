@@ -31,12 +31,14 @@ UNREADABLE: Final = "unreadable"
 TASK_NOT_FOUND: Final = "task_not_found"
 TASK_TIMEOUT: Final = "task_timeout"
 REDIRECTED: Final = "redirected"
+NOT_BUILT: Final = "not_built"
 
 _ADVICE: Final = {
     ACCESS_REFUSED: "check the API key, its permissions and the account's credit",
     RATE_LIMITED: "wait, then ask again",
     UNREACHABLE: "nothing was sent; check the network, the proxy and the base URL",
     REDIRECTED: "redirects are not followed; check the base URL",
+    NOT_BUILT: "nothing was sent",
     MODERATION: "the prompt or the picture was refused; change it",
 }
 _ADVICE_BY_KIND: Final = {

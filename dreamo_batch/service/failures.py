@@ -43,6 +43,7 @@ from dreamo_batch.service.failure import (
     GENERATION_ERROR,
     MODERATION,
     NO_ANSWER,
+    NOT_BUILT,
     RATE_LIMITED,
     REDIRECTED,
     REJECTED,
@@ -70,6 +71,7 @@ __all__ = [
     "CREATION_ERROR",
     "GENERATION_ERROR",
     "MODERATION",
+    "NOT_BUILT",
     "NO_ANSWER",
     "RATE_LIMITED",
     "REDIRECTED",
@@ -88,6 +90,7 @@ __all__ = [
     "from_response",
     "from_task",
     "is_unbilled_and_retryable",
+    "not_built",
 ]
 
 Operation = Literal["create", "fetch", "precharge", "download"]
@@ -176,6 +179,25 @@ def from_exception(
     if operation == "create" and not is_outage:
         return Failure(Kind.PERMANENT, REJECTED, message=message)
     return Failure(Kind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage)
+
+
+def not_built(exception: BaseException) -> Failure:
+    """Classify a request that could not be made ready to be sent: whatever the reason, nothing arrived.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    Failure
+
+    Examples
+    --------
+    >>> print(not_built(MemoryError()))
+    not_built: MemoryError; nothing was sent
+    """
+    return Failure(Kind.PERMANENT, NOT_BUILT, message=causes.reason(exception))
 
 
 def from_task(task: Task) -> Failure:
