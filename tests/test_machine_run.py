@@ -207,9 +207,22 @@ class World:
         self.n_creates_lost_on_the_wire = 0
 
     def call(
-        self, *, limits, cap=None, unit_cost=None, pilot=0, crash_after=None, halt_after=None, **options
+        self,
+        *,
+        limits,
+        cap=None,
+        unit_cost=None,
+        pilot=0,
+        crash_after=None,
+        halt_after=None,
+        pauses=(),
+        raised_after=None,
+        **options,
     ):
-        """Make one call of `run` and work it off, crash it or interrupt it after so many steps."""
+        """Make one call of `run` and work it off, crash it or interrupt it after so many steps.
+
+        In the steps of `pauses` it is paused or goes on; after `raised_after` a cap is twice as high.
+        """
         state = self.ledger.state
         for order in interrupted(state):
             self.ledger.record([outcomes.interrupted(order, self.clock.wall())])
@@ -227,7 +240,7 @@ class World:
         self.ledger.watch = Watch(self.coordinator, cap, limits, pilot if budget.price is None else 0)
         self.coordinator.begin()
         self.service.quiet_until = self.clock.now  # a new call knows nothing of what an earlier one was told
-        Loop(self, limits.n_workers).run(crash_after, halt_after)
+        Loop(self, limits.n_workers).run(crash_after, halt_after, pauses, raised_after)
         self.ledger.watch = lambda _event: None
 
     def check(self) -> None:
@@ -277,6 +290,7 @@ class Watch:
         if event.kind is not Kind.SENDING:
             return
         schedule, orders = self.coordinator.schedule, list(self.coordinator.ledger.state)
+        assert not schedule.is_paused
         n_sending = sum(order.stage is Stage.SENDING for order in orders)
         assert n_sending <= self.limits.n_creating
         overdue = [o for o in orders if o.stage in OPEN and o.error_class == outcomes.TASK_TIMEOUT]
@@ -318,9 +332,14 @@ class Loop:
         self.on_the_way: list = []  # answers, by the time they arrive
         self.n = 0
 
-    def run(self, crash_after, halt_after) -> None:
+    def run(self, crash_after, halt_after, pauses=(), raised_after=None) -> None:
         n_idle = 0
         for step in range(20_000):
+            if step in pauses:
+                self.coordinator.pause(is_paused=not self.coordinator.schedule.is_paused)
+            if step == raised_after and self.coordinator.budget.cap is not None:
+                self.coordinator.budget.cap *= 2
+                self.world.ledger.watch.cap *= 2
             is_news = self.give()
             if self.coordinator.is_over():
                 self.world.ledger.commit()
@@ -349,6 +368,9 @@ class Loop:
     def wait(self) -> bool:
         wait_s = self.coordinator.wait_s(self.n_workers - len(self.on_the_way))
         arrives_at = self.on_the_way[0][0] if self.on_the_way else None
+        if wait_s is None and arrives_at is None and self.coordinator.schedule.is_paused:
+            self.coordinator.pause(is_paused=False)  # as somebody does in the end
+            return True
         assert wait_s is not None or arrives_at is not None, "waits for nothing, for ever"
         until = min(
             arrives_at if arrives_at is not None else float("inf"),
@@ -422,6 +444,8 @@ calls = st.fixed_dictionaries(
         "pilot": st.integers(0, 2),
         "crash_after": st.none() | st.integers(0, 60),
         "halt_after": st.none() | st.integers(0, 60),
+        "pauses": st.just(()) | st.frozensets(st.integers(0, 60), max_size=4),
+        "raised_after": st.none() | st.integers(0, 60),
         "retry_failed": st.booleans(),
         "resubmit_ambiguous": st.booleans(),
         "max_attempts": st.integers(1, 3),
