@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.settling import resolve
+    from dreamo_batch.batch.showing import gallery
     from dreamo_batch.batch.verifying import verify
     from dreamo_batch.errors import (
         AccessRefused,
@@ -84,6 +85,7 @@ _HOME: Final = {
     "costs": "batch.analysis",
     "attempts": "batch.analysis",
     "contact_sheet": "results.sheet",
+    "gallery": "batch.showing",
     "latency": "batch.analysis",
     "throughput": "batch.analysis",
     "pace": "batch.analysis",
@@ -146,6 +148,7 @@ __all__ = [
     "contact_sheet",
     "costs",
     "failures",
+    "gallery",
     "latency",
     "load",
     "pace",

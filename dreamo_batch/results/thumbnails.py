@@ -1,0 +1,185 @@
+r"""Small pictures: at most 320 px, JPEG, no more bytes than asked for, each made once.
+
+Examples
+--------
+>>> import tempfile
+>>> from pathlib import Path
+>>> path = Path(tempfile.mkdtemp()) / "fox.png"
+>>> Image.new("RGB", (1328, 664), "orange").save(path)
+>>> small = Thumbnails().of_files([path], bytes_max=20_000)[0]
+>>> (small.width, small.height), small.content[:2]
+((320, 160), b'\xff\xd8')
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from PIL import Image, ImageOps
+
+from dreamo_batch.table.pictures import pillow_is_quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+    from pathlib import Path
+
+SIDE_MAX_PX: Final = 320
+BYTES_MAX: Final = 40_000
+# Side and JPEG quality, tried from the top until the bytes fit; the last is taken whatever it weighs.
+_STEPS: Final = (
+    (320, 82),
+    (320, 70),
+    (256, 70),
+    (200, 68),
+    (160, 65),
+    (128, 60),
+    (96, 55),
+    (72, 50),
+    (56, 42),
+    (40, 35),
+)
+# A step that would weigh so much more than asked for is not worth encoding; photographs weigh about this.
+_BYTES_PER_PIXEL: Final = 0.06
+_CACHE_BYTES_MAX: Final = 48_000_000
+_WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
+_PAPER: Final = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small JPEG and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as text that a page can hold."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.content).decode("ascii")
+
+
+class Thumbnails:
+    """Makes thumbnails and remembers them, by content where that is known, within bounded memory.
+
+    Parameters
+    ----------
+    cache_bytes_max : int
+        How much is remembered; what was used least lately is forgotten first.
+    """
+
+    def __init__(self, cache_bytes_max: int = _CACHE_BYTES_MAX) -> None:
+        self._cache: OrderedDict[Hashable, Thumbnail] = OrderedDict()
+        self._n_bytes, self._n_bytes_max = 0, cache_bytes_max
+        self._lock = threading.Lock()
+
+    def of_files(
+        self,
+        paths: Sequence[Path],
+        *,
+        bytes_max: int = BYTES_MAX,
+        digests: Iterable[str | None] | None = None,
+    ) -> list[Thumbnail | None]:
+        """Make thumbnails of files, several at once.
+
+        Parameters
+        ----------
+        paths : sequence of pathlib.Path
+            The pictures.
+        bytes_max : int
+            What each may weigh, as JPEG.
+        digests : iterable of str or None, optional
+            SHA-256 of each, so that one that is met again, under any name, is not made again.
+
+        Returns
+        -------
+        list of Thumbnail or None
+            In the same order; None where the file is gone or can't be read.
+        """
+        known = [None] * len(paths) if digests is None else list(digests)
+        with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool:
+            return list(pool.map(self._of_file, paths, known, [bytes_max] * len(paths)))
+
+    def of_content(self, content: bytes | Image.Image, *, bytes_max: int = BYTES_MAX) -> Thumbnail | None:
+        """Make the thumbnail of a picture in memory; None if it can't be read."""
+        opened = content if isinstance(content, Image.Image) else io.BytesIO(content)
+        with pillow_is_quiet():
+            return _made(opened, bytes_max)
+
+    def _of_file(self, path: Path, digest: str | None, bytes_max: int) -> Thumbnail | None:
+        try:
+            found = path.stat()  # also where it is remembered: a picture that is gone is shown as gone
+        except (OSError, ValueError):
+            return None
+        key = (digest or (str(path), found.st_mtime_ns), found.st_size, bytes_max)
+        known = self._remembered(key)
+        if known is None and (known := _made(path, bytes_max)) is not None:
+            self._remember(key, known)
+        return known
+
+    def _remembered(self, key: Hashable) -> Thumbnail | None:
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+            return self._cache.get(key)
+
+    def _remember(self, key: Hashable, made: Thumbnail) -> None:
+        with self._lock:
+            replaced = self._cache.pop(key, None)
+            self._cache[key] = made
+            self._n_bytes += len(made.content) - (len(replaced.content) if replaced else 0)
+            while self._n_bytes > self._n_bytes_max:
+                self._n_bytes -= len(self._cache.popitem(last=False)[1].content)
+
+
+def shown(picture: Path | io.BytesIO | Image.Image, side_px: int) -> Image.Image | None:
+    """Read a picture, upright and at most so large, on white; None if it is gone or damaged.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> shown(Image.new("RGBA", (800, 400)), 200).size
+    (200, 100)
+    >>> shown(Path("gone.png"), 200)
+    """
+    try:
+        if isinstance(picture, Image.Image):
+            return _small(picture, side_px)
+        with Image.open(picture) as opened:
+            opened.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
+            return _small(opened, side_px)
+    except Exception:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
+        return None
+
+
+def _small(picture: Image.Image, side_px: int) -> Image.Image:
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in {"P", "PA", "LA", "RGBA"} or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+        paper = Image.new("RGBA", upright.size, (*_PAPER, 255))
+        upright = Image.alpha_composite(paper, upright)
+    plain = upright.convert("RGB")
+    if max(plain.size) > side_px:
+        plain.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return plain
+
+
+def _made(picture: Any, bytes_max: int) -> Thumbnail | None:
+    steps = [step for step in _STEPS if step[0] ** 2 * _BYTES_PER_PIXEL <= 4 * bytes_max] or [_STEPS[-1]]
+    small = shown(picture, steps[0][0])
+    if small is None:
+        return None
+    for side_px, quality in steps:
+        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= bytes_max:
+            break
+    return Thumbnail(buffer.getvalue(), *small.size)

@@ -1,0 +1,33 @@
+"""Results tables for tests of grids, made on the spot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from PIL import Image
+
+from dreamo_batch import columns
+from dreamo_batch.results.frame import output_dtypes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RED, BLUE, GREEN = (200, 0, 0), (0, 0, 200), (0, 150, 0)
+
+
+def results(own: dict[str, Any], index: Any = None, **outputs: Any) -> pd.DataFrame:
+    """Lay outputs beside columns of one's own, with the dtypes of results; what is not given is missing."""
+    user = pd.DataFrame(own, index=index)
+    given = {"status": "completed", "seed_sent": user.get("seed"), **outputs}
+    table = pd.DataFrame({name: given.get(name) for name in columns.OUTPUTS}, index=user.index)
+    return pd.concat([user, table.astype(output_dtypes())], axis=1)
+
+
+def draw(
+    folder: Path, name: str, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 64)
+) -> str:
+    """Save a picture; gives its name."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(folder / name)
+    return name

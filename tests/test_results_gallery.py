@@ -1,0 +1,304 @@
+"""The gallery: what it draws, that it says no more than it should, and what it weighs."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch.errors import UsageError
+from dreamo_batch.results import gallery as galleries
+from dreamo_batch.results.gallery import make_gallery
+from dreamo_batch.results.thumbnails import Thumbnails
+from tests.grids import BLUE, GREEN, RED, draw, results
+
+EVIL = '</script><img src=x onerror="alert(1)">\x1b[31m&'
+
+
+class Page(HTMLParser):
+    """What stands on a page: its elements with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    @property
+    def kinds(self):
+        return [attrs["data-kind"] for _, attrs in self.elements if "data-kind" in attrs]
+
+
+@pytest.fixture
+def table(tmp_path):
+    draw(tmp_path, "reference.png", GREEN)
+    own = {"image": str(tmp_path / "reference.png"), "prompt": ["a", "a", "b", "b"], "seed": [1, 2, 1, 2]}
+    return results(
+        own,
+        status=["completed", "failed", "completed", "completed"],
+        error_class=[None, "task_lost", None, None],
+        output_path=[
+            draw(tmp_path, "images/one.png", RED),
+            None,
+            "images/gone.png",
+            draw(tmp_path, "two.jpg", BLUE),
+        ],
+        output_sha256=["1" * 64, None, "2" * 64, "3" * 64],
+        job_id=["j1", "j2", "j3", "j4"],
+    )
+
+
+@pytest.fixture
+def shown(table, tmp_path):
+    return make_gallery(table, run_dir=tmp_path)
+
+
+def test_a_cell_is_drawn_as_what_it_is(shown):
+    """A picture, a failure with its reason, and a file that is gone."""
+    page = Page(shown.fragment())
+    assert page.kinds == ["picture", "failed", "gone", "picture"]
+    assert [image["alt"] for image in page.all("img")] == [
+        "reference reference.png",
+        "a, seed 1",
+        "b, seed 2",
+    ]
+    assert {"task_lost", "images/gone.png", "2 pictures", "1 failed"} <= set(page.texts)
+
+
+def test_a_missing_combination_is_a_gap(table, tmp_path):
+    """Said to be missing, not left out."""
+    page = Page(make_gallery(table.drop(index=1), run_dir=tmp_path).fragment())
+    assert [cell["title"] for cell in page.all("td") if cell.get("class") == "dg-none"] == [
+        "not in the table"
+    ]
+
+
+def test_the_reference_stands_beside_its_rows_where_they_differ(table, tmp_path):
+    """Beside rows, over columns, or once."""
+    draw(tmp_path, "other.png", RED)
+    mixed = table.assign(image=[table["image"][0]] * 2 + [str(tmp_path / "other.png")] * 2)
+    by_row = make_gallery(mixed, run_dir=tmp_path).fragment()
+    assert re.findall(
+        r'<th scope="row"><div class="dg-references"><figure><img[^>]*alt="([^"]*)"', by_row
+    ) == [
+        "reference reference.png",
+        "reference other.png",
+    ]
+    over = make_gallery(mixed, "seed", "image", run_dir=tmp_path).fragment()
+    assert over.count('<th scope="col"><div class="dg-references">') == 2
+
+
+def test_several_references_in_a_line_are_counted(table, tmp_path):
+    """Three are drawn, the rest is said."""
+    names = [str(tmp_path / draw(tmp_path, f"r{n}.png")) for n in range(4)]
+    crowded = make_gallery(table.assign(image=names, prompt="a"), run_dir=tmp_path)
+    assert "+1 more" in crowded.fragment()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "uri", "pixels", "url", "missing", "nonsense"])
+def test_a_reference_may_be_anything(table, tmp_path, kind):
+    """Pictures in memory are drawn; one at a URL is named and not fetched."""
+    content = (tmp_path / "reference.png").read_bytes()
+    uri = "data:image/png;base64," + __import__("base64").b64encode(content).decode()
+    cell = {
+        "bytes": content,
+        "uri": uri,
+        "pixels": Image.new("RGBA", (9, 9)),
+        "url": "https://example.com/a%20fox.png?key=1",
+        "missing": None,
+        "nonsense": 3,
+    }[kind]
+    with_cell = table.assign(image=pd.Series([cell] * 4, dtype=object))
+    page = Page(make_gallery(with_cell, run_dir=tmp_path).fragment())
+    n_drawn = len(page.all("img")) - 2
+    assert n_drawn == (1 if kind in {"bytes", "uri", "pixels"} else 0)
+    assert ("reference a fox.png" in page.texts) == (kind == "url")
+
+
+def test_several_rows_of_a_cell_are_shown_and_the_rest_is_counted(table, tmp_path):
+    """Four at most."""
+    crowded = pd.concat([table.iloc[[0]]] * 6, ignore_index=True).assign(tag=range(6))
+    page = Page(make_gallery(crowded, run_dir=tmp_path).fragment())
+    assert len(page.kinds) == 4
+    assert "+2 more" in page.texts
+    assert {"tag 0", "tag 3"} <= set(page.texts)
+
+
+def test_a_duplicate_says_so(table, tmp_path):
+    """It shows the picture of the row that was bought."""
+    doubled = table.assign(duplicate_of=pd.array([None, None, None, 0], dtype="Int64"))
+    assert "duplicate" in Page(make_gallery(doubled, run_dir=tmp_path).fragment()).texts
+
+
+def test_nothing_of_the_table_is_markup(table, tmp_path):
+    """Prompts, labels and messages stay words, on the page, in attributes, and out of the script."""
+    evil = table.assign(
+        prompt=EVIL, note=EVIL, error_message=EVIL, image="https://example.com/" + EVIL, job_id=[EVIL] * 4
+    )
+    evil.index = pd.Index([EVIL + str(n) for n in range(4)])
+    page = Page(make_gallery(evil, ["prompt", "note"], run_dir=tmp_path, title=EVIL).to_html())
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert len(page.all("script")) == 1
+    assert EVIL.replace("\x1b", r"\x1b") in page.texts
+
+
+def test_a_page_needs_no_network_and_may_not_use_one(shown):
+    """Nothing is fetched, and the policy forbids it; only the script that is there may run."""
+    text = shown.to_html()
+    policy = next(meta["content"] for meta in Page(text).all("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert re.search(r"script-src 'sha256-[\w+/=]+'", policy)
+    assert not re.search(r"https?:|url\(|@import|(src|href)=\"(?!data:)", text)
+
+
+def test_pictures_are_linked_where_the_page_moves_with_them(shown, tmp_path):
+    """By default from within the run directory only; asked for, from anywhere, with names quoted."""
+    inside = Page(shown.to_html(tmp_path / "gallery.html"))
+    assert [a["href"] for a in inside.all("a")] == ["images/one.png", "images/gone.png", "two.jpg"]
+    (tmp_path / "a b").mkdir()
+    deeper = Page(shown.to_html(tmp_path / "a b" / "gallery.html"))
+    assert deeper.all("a")[0]["href"] == "../images/one.png"
+    assert Page(shown.to_html(tmp_path / "gallery.html", link=False)).all("a") == []
+    assert Page(shown.to_html(tmp_path.parent / "elsewhere.html")).all("a") == []
+    outside = Page(shown.to_html(tmp_path.parent / "elsewhere.html", link=True))
+    assert outside.all("a")[0]["href"].endswith("/images/one.png")
+    assert (tmp_path / "gallery.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(UsageError, match="path"):
+        shown.to_html(link=True)
+
+
+def test_a_notebook_shows_one_page_and_says_where_the_others_are(table, tmp_path):
+    """Turned with page()."""
+    paged = make_gallery(table, run_dir=tmp_path, page_rows=1, page_columns=1)
+    assert "page 1 of 4" in paged._repr_html_()
+    assert "rows 1 to 1 of 2, columns 1 to 1 of 2" in Page(paged._repr_html_()).texts
+    assert Page(paged.page(4).fragment()).kinds == ["picture"]
+    assert repr(paged) == "<gallery of 4 rows: 2 x 2 cells, prompt by seed, page 4 of 4>"
+    with pytest.raises(UsageError, match="pages 1 to 4"):
+        paged.page(5)
+    with pytest.raises(UsageError, match="page_rows"):
+        make_gallery(table, run_dir=tmp_path, page_rows=0)
+
+
+def test_cells_that_only_show(shown):
+    """A fragment for print tells no more than its faces."""
+    assert Page(shown.fragment(is_open=False)).all("details") == []
+
+
+def test_an_empty_table_says_so(tmp_path):
+    """Rather than show nothing."""
+    empty = make_gallery(results({"prompt": [], "seed": []}), run_dir=tmp_path)
+    assert "nothing to show" in empty.fragment()
+    assert "nothing to show" in empty.to_html()
+
+
+def test_rows_are_chosen_by_label_or_by_mask(shown, table):
+    """They come back as rows of the results, in their order."""
+    assert shown.selection.empty
+    assert shown.select([3, 0]).index.tolist() == [0, 3]
+    assert shown.select(table["seed"] == 2)["prompt"].tolist() == ["a", "b"]
+    assert shown.select(None).empty
+    assert shown.selection.attrs == table.attrs
+    with pytest.raises(UsageError, match="row 9 is not in the table"):
+        shown.select([9])
+
+
+def test_a_gallery_of_a_run_that_goes_on(tmp_path):
+    """A directory is enough, and rows that are not done are shown as what they are."""
+    draw(tmp_path, "reference.png")
+    jobs = dreamo.sweep(image=str(tmp_path / "reference.png"), prompt="a", seed=range(3), size="512x512")
+    faults = {"script": {"create": ["fail_099", "drop_after_accept"]}}
+    with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
+        dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False, max_in_flight=1)
+    (tmp_path / "reference.png").rename(tmp_path / "run" / "moved.png")
+    seen = dreamo.gallery(tmp_path / "run")
+    assert Page(seen.fragment()).kinds == ["failed", "ambiguous", "picture"]
+    assert seen.run_dir == tmp_path / "run"
+
+
+def noisy_run(folder, n_rows, n_columns, n_files=40):
+    """A large grid of pictures that compress badly, as many cells as are asked for on few files."""
+    noise = np.random.default_rng(1)
+    names = []
+    for number in range(n_files):
+        Image.fromarray(noise.integers(0, 256, (320, 320, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+        names.append(f"{number}.jpg")
+    n = n_rows * n_columns
+    own = {"prompt": np.repeat([f"{row}, " + "a long prompt " * 60 for row in range(n_rows)], n_columns)}
+    paths = [names[position % n_files] for position in range(n)]
+    return results(
+        own | {"seed": np.tile(range(n_columns), n_rows)},
+        output_path=paths,
+        output_sha256=[path * 8 for path in paths],
+        job_id=[f"{n:064x}" for n in range(n)],
+        task_id=[f"{n:032x}" for n in range(n)],
+        cost="0.028571428571",
+    )
+
+
+def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
+    """A page of all of them under 12 MB, what a notebook keeps under 3, whatever the pictures are."""
+    large = make_gallery(noisy_run(tmp_path, 250, 20), run_dir=tmp_path)
+    assert len(large._repr_html_().encode()) < 3_000_000
+    page = large.to_html()
+    assert page.count("<img") == 5_000
+    assert len(page.encode()) < 12_000_000
+
+
+def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monkeypatch):
+    """They are not taken for gone."""
+    monkeypatch.setattr(galleries, "EMBEDDED_MAX", 1)
+    page = Page(make_gallery(table, run_dir=tmp_path).to_html())
+    assert page.kinds == ["picture", "failed", "picture", "picture"]
+    assert "picture not embedded" in page.texts
+
+
+def test_thumbnails_are_made_once_and_forgotten_in_turn(tmp_path):
+    """By content, so that a copy costs nothing; within the memory allowed; never for a file that is gone."""
+    paths = [tmp_path / draw(tmp_path, name, RED) for name in ("a.png", "b.png")]
+    made = Thumbnails()
+    first, copy = made.of_files(paths, digests=["same", "same"])
+    again = made.of_files(paths, digests=["same", "same"])
+    assert again[0] is again[1]
+    assert (first.content, (copy.width, copy.height)) == (copy.content, (64, 64))
+    paths[0].unlink()
+    assert made.of_files(paths, digests=["same", "same"])[0] is None
+    small = Thumbnails(cache_bytes_max=1)
+    assert small.of_files(paths[1:])[0] is not small.of_files(paths[1:])[0]
+
+
+def test_thumbnails_are_small_upright_and_on_white(tmp_path):
+    """At most 320 px, turned as the camera notes, transparency on white, any mode."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (600, 300), RED).save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("I;16", (40, 40), 7).save(tmp_path / "deep.png")
+    names = ("turned.jpg", "clear.png", "deep.png")
+    upright, clear, deep = Thumbnails().of_files([tmp_path / name for name in names])
+    assert (upright.width, upright.height) == (160, 320)
+    assert deep is not None
+    import io
+
+    assert min(Image.open(io.BytesIO(clear.content)).getpixel((20, 20))) > 250
+
+
+def test_what_is_no_picture_has_no_thumbnail(tmp_path):
+    """Damaged files, folders and impossible names are gone rather than an error."""
+    (tmp_path / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    assert Thumbnails().of_files([tmp_path / "half.jpg", tmp_path, tmp_path / "a\0b"]) == [None] * 3
+    assert Thumbnails().of_content(b"no picture") is None
