@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from dreamo_batch.results.metrics import Metric
 
-    Source = pd.DataFrame | str | os.PathLike[str]
-    AnyMetric = str | Metric | Callable[..., Any]
+    Source: TypeAlias = pd.DataFrame | str | os.PathLike[str]
+    AnyMetric: TypeAlias = str | Metric | Callable[..., Any]
 
 
 def measure(
