@@ -27,8 +27,17 @@ if TYPE_CHECKING:
     from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
     from dreamo_batch.batch.conformance import check_service
     from dreamo_batch.batch.live import Batch, start, watch
+    from dreamo_batch.batch.probing import probe_seeds
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.running import plan, retry, run
+    from dreamo_batch.batch.seeds import (
+        best_seeds,
+        compare_replicates,
+        diversity,
+        measure,
+        near_duplicates,
+        rank,
+    )
     from dreamo_batch.batch.settling import resolve
     from dreamo_batch.batch.showing import gallery
     from dreamo_batch.batch.verifying import verify
@@ -52,6 +61,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dreamo_batch.local import LocalGateway
+    from dreamo_batch.results.metrics import Metric
     from dreamo_batch.results.plots import (
         plot_costs,
         plot_failures,
@@ -90,6 +100,14 @@ _HOME: Final = {
     "throughput": "batch.analysis",
     "pace": "batch.analysis",
     "failures": "batch.analysis",
+    "probe_seeds": "batch.probing",
+    "measure": "batch.seeds",
+    "rank": "batch.seeds",
+    "best_seeds": "batch.seeds",
+    "diversity": "batch.seeds",
+    "near_duplicates": "batch.seeds",
+    "compare_replicates": "batch.seeds",
+    "Metric": "results.metrics",
     "plot_costs": "results.plots",
     "plot_failures": "results.plots",
     "plot_latency": "results.plots",
@@ -133,6 +151,7 @@ __all__ = [
     "KeyMissing",
     "LedgerDamaged",
     "LocalGateway",
+    "Metric",
     "OtherService",
     "PriceUnknown",
     "RunStopped",
@@ -144,13 +163,18 @@ __all__ = [
     "UsageError",
     "__version__",
     "attempts",
+    "best_seeds",
     "check_service",
+    "compare_replicates",
     "contact_sheet",
     "costs",
+    "diversity",
     "failures",
     "gallery",
     "latency",
     "load",
+    "measure",
+    "near_duplicates",
     "pace",
     "plan",
     "plot_costs",
@@ -158,6 +182,8 @@ __all__ = [
     "plot_latency",
     "plot_spend",
     "plot_throughput",
+    "probe_seeds",
+    "rank",
     "read_table",
     "resolve",
     "retry",

@@ -129,6 +129,44 @@ MEANING = "meaning"
 ADVICE = "advice"
 CALL = "call"
 
+# What `measure`, `diversity`, `near_duplicates`, `compare_replicates`, `rank` and `best_seeds` say of pictures.
+PROBLEM = "problem"
+N_PICTURES = "pictures"
+N_UNSEEN = "unseen"
+HASH_MEAN = "hash_mean"
+HASH_MIN = "hash_min"
+DELTA_E_MEAN = "delta_e_mean"
+DELTA_E_MIN = "delta_e_min"
+N_NEAR = "near_duplicates"
+ROW_A = "row_a"
+ROW_B = "row_b"
+POSITION_A = "position_a"
+POSITION_B = "position_b"
+SEED_A = "seed_a"
+SEED_B = "seed_b"
+HASH_DISTANCE = "hash_distance"
+DELTA_E = "delta_e"
+PATH_A = "path_a"
+PATH_B = "path_b"
+REPLICATE_A = "replicate_a"
+REPLICATE_B = "replicate_b"
+IS_SAME_FILE = "is_same_file"
+IS_SAME_PIXELS = "is_same_pixels"
+PIXEL_DIFFERENCE = "pixel_difference"
+SCORE = "score"
+RANK = "rank"
+N_RANKED = "ranked"
+N_UNRANKED = "unranked"
+N_FIRST = "firsts"
+SCORE_MIN = "score_min"
+RANK_MEAN = "rank_mean"
+
+# What `metrics.parquet` keeps of a picture that was measured.
+REFERENCE_SHA256 = "reference_sha256"
+METRIC = "metric"
+VERSION = "version"
+LOOK = "look"
+
 # What `check_service` found.
 CHECK = "check"
 PASSED = "passed"
@@ -392,6 +430,96 @@ FAILURES = _table(
     Column(MEANING, STR, "", "What it means."),
     Column(ADVICE, STR, "", "What to do."),
     Column(CALL, STR, "", "Call that tries just these rows again; missing where none would help."),
+)
+
+MEASURES = _table(
+    Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
+    Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
+    Column(PROBLEM, STR, "", "Why a value is missing; missing where none is."),
+)
+
+DIVERSITY = _table(
+    Column(N_PICTURES, INT, "", "Pictures compared; rows of the same job are one."),
+    Column(N_UNSEEN, INT, "", "Rows without a picture that can be looked at."),
+    Column(HASH_MEAN, FLOAT, "bits", "Mean distance of two pictures' perceptual hashes, 0 to 64."),
+    Column(HASH_MIN, INT, "bits", "Smallest."),
+    Column(
+        DELTA_E_MEAN,
+        FLOAT,
+        "Delta E",
+        "Mean colour difference of two pictures' 16 x 16 thumbnails (CIE 1976).",
+    ),
+    Column(DELTA_E_MIN, FLOAT, "Delta E", "Smallest."),
+    Column(N_NEAR, INT, "", "Pairs that `near_duplicates` would name."),
+    Column(ROW_A, STR, "", "Index label of one of the two that are closest in colour, as text."),
+    Column(ROW_B, STR, "", "Of the other."),
+)
+
+NEAR_DUPLICATES = _table(
+    Column(ROW_A, STR, "", "Index label of the one row, as text."),
+    Column(ROW_B, STR, "", "Of the other."),
+    Column(POSITION_A, INT, "", "Position of the one row in the results, from 0."),
+    Column(POSITION_B, INT, "", "Of the other."),
+    Column(SEED_A, INT, "", "Seed of the one."),
+    Column(SEED_B, INT, "", "Of the other."),
+    Column(HASH_DISTANCE, INT, "bits", "Distance of their perceptual hashes, 0 to 64."),
+    Column(DELTA_E, FLOAT, "Delta E", "Mean colour difference of their 16 x 16 thumbnails (CIE 1976)."),
+    Column(IS_SAME_FILE, BOOL, "", "Whether they are the same bytes."),
+    Column(PATH_A, STR, "", "Saved picture of the one, relative to the run directory."),
+    Column(PATH_B, STR, "", "Of the other."),
+)
+
+REPLICATES = _table(
+    Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
+    Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(USE_REPHRASER, BOOL, "", "Whether the service may have rewritten the prompt."),
+    Column(REPLICATE_A, INT, "", "Number of the one among equal jobs, which the other is compared to."),
+    Column(REPLICATE_B, INT, "", "Of the other."),
+    Column(ROW_A, STR, "", NEAR_DUPLICATES[ROW_A].meaning),
+    Column(ROW_B, STR, "", NEAR_DUPLICATES[ROW_B].meaning),
+    Column(IS_SAME_FILE, BOOL, "", NEAR_DUPLICATES[IS_SAME_FILE].meaning),
+    Column(IS_SAME_PIXELS, BOOL, "", "Whether every pixel is the same."),
+    Column(
+        PIXEL_DIFFERENCE,
+        FLOAT,
+        "levels",
+        "Mean difference of their levels, 0 to 255; missing if sizes differ.",
+    ),
+    Column(HASH_DISTANCE, INT, "bits", NEAR_DUPLICATES[HASH_DISTANCE].meaning),
+    Column(DELTA_E, FLOAT, "Delta E", NEAR_DUPLICATES[DELTA_E].meaning),
+    Column(PROBLEM, STR, "", "Why they can't be compared; missing where they can."),
+)
+
+RANKS = _table(
+    Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
+    Column(SCORE, FLOAT, "", "Weighted mean of its standing in each metric: 1 is best of the group, 0 last."),
+    Column(
+        RANK, INT, "", "From 1, the best of its group; equal scores share one; missing where any value is."
+    ),
+    Column(PROBLEM, STR, "", "Why it is not ranked; missing where it is."),
+)
+
+BEST_SEEDS = _table(
+    Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(N_RANKED, INT, "", "Pictures of it that were ranked."),
+    Column(N_UNRANKED, INT, "", "Those that could not be."),
+    Column(SCORE, FLOAT, "", "Mean score."),
+    Column(SCORE_MIN, FLOAT, "", "Score in the group where it did worst."),
+    Column(RANK_MEAN, FLOAT, "", "Mean rank."),
+    Column(N_FIRST, INT, "", "Groups it is the best of, alone or with others."),
+)
+
+METRICS = _table(
+    Column(OUTPUT_SHA256, STR, "", OUTPUTS[OUTPUT_SHA256].meaning),
+    Column(
+        REFERENCE_SHA256, STR, "", "SHA-256 of the reference that was sent; empty where none is looked at."
+    ),
+    Column(METRIC, STR, "", "Name of the metric."),
+    Column(VERSION, STR, "", "Its version."),
+    Column(VALUE, FLOAT, "", "What it measured; missing where there was nothing to measure."),
+    Column(LOOK, "object", "", "Perceptual hash and thumbnail of the picture, as bytes."),
 )
 
 CHECKS = _table(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _META: Final = b"dreamo_batch"
-_KIND: Final = "image_kind"
+KIND: Final = "image_kind"
 ROWS: Final = {
     columns.JOB_ID: columns.STR,
     columns.DUPLICATE_OF: columns.INT,
@@ -43,7 +43,7 @@ _JOB: Final = {
     columns.HEIGHT: columns.INT,
     columns.USE_REPHRASER: columns.BOOL,
     columns.REPLICATE: columns.INT,
-    _KIND: columns.STR,
+    KIND: columns.STR,
 }
 
 
@@ -185,13 +185,13 @@ def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
 
 # Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
 _IMAGE: Final = (
-    _KIND,
+    KIND,
     columns.IMAGE_SOURCE,
     columns.IMAGE_DIGEST,
     columns.IMAGE_SENT,
     columns.IMAGE_SENT_DIGEST,
 )
-_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != _KIND))
+_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
 
 
 def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:

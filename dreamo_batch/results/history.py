@@ -90,12 +90,7 @@ def from_results(results: pd.DataFrame) -> History:
     ...
     dreamo_batch.errors.UsageError: These are no results: there is no column 'status'. ...
     """
-    absent = [name for name in columns.OUTPUTS if name not in results.columns]
-    if absent:
-        raise UsageError(
-            f"These are no results: there is no column {absent[0]!r}. Give the table that run or load "
-            "gave back, or rows of it, or a run directory."
-        )
+    refuse_other_tables(results)
     rows = _labelled(results)
     is_made = (rows[columns.ATTEMPTS].fillna(0) > 0) & rows[columns.DUPLICATE_OF].isna()
     made = rows.loc[is_made, list(columns.OUTPUTS)].rename(columns=_RENAMED)
@@ -104,6 +99,26 @@ def from_results(results: pd.DataFrame) -> History:
     orders = made.reindex(columns=[*columns.ORDERS, columns.ATTEMPTS])
     orders = orders.astype(columns.dtypes(columns.ORDERS) | {columns.ATTEMPTS: columns.INT})
     return History(rows, orders.reset_index(drop=True), np.flatnonzero(is_made.to_numpy()))
+
+
+def refuse_other_tables(results: pd.DataFrame) -> None:
+    """Refuse a table that is no results.
+
+    Raises
+    ------
+    UsageError
+        If a column of results is missing.
+
+    Examples
+    --------
+    >>> refuse_other_tables(pd.DataFrame(columns=list(columns.OUTPUTS)))
+    """
+    absent = [name for name in columns.OUTPUTS if name not in results.columns]
+    if absent:
+        raise UsageError(
+            f"These are no results: there is no column {absent[0]!r}. Give the table that run or load "
+            "gave back, or rows of it, or a run directory."
+        )
 
 
 def joined(histories: Mapping[str, History]) -> History:

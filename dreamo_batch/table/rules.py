@@ -93,8 +93,8 @@ _SWEEPS = (
     Rule(
         "seed-sweep-rephrased",
         WARNING,
-        "use_rephraser is on in seed sweeps (rows: {n_rows}, sweeps: {n_sweeps}): the service may rewrite the prompt of "
-        "each row in another way, so that pictures differ by more than the seed.",
+        "use_rephraser is on in seed sweeps (rows: {n_rows}, sweeps: {n_sweeps}): the service may rewrite the prompt "
+        "of each row in another way, so that pictures differ by more than the seed.",
         "Set use_rephraser to false where seeds are compared.",
     ),
 )

@@ -1,0 +1,191 @@
+"""Measure how like their references pictures are, each once."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.results import pictures
+from dreamo_batch.results.looking import each
+from dreamo_batch.results.metric_cache import Cache, Key, Value
+from dreamo_batch.results.subjects import Reference, Subject, find_subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from PIL import Image
+
+    from dreamo_batch.results.metrics import Metric
+
+_REFERENCES_KEPT: Final = 8
+_UNVERSIONED: Final = ""
+
+
+class _Pair(NamedTuple):
+    """A picture and its reference, whatever the number of rows that have them."""
+
+    path: Path
+    sha256: str
+    reference: Reference
+
+
+class _Measured(NamedTuple):
+    """What came of a metric: a number, or why there is none."""
+
+    number: float | None
+    problem: str | None = None
+    is_broken: bool = False
+
+
+def measure_likeness(
+    results: pd.DataFrame,
+    run_dir: Path,
+    metrics: Sequence[Metric],
+    *,
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure the pictures of results; see `dreamo_batch.measure`.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        As from `dreamo_batch.run` or `load`.
+    run_dir : pathlib.Path
+        Where its pictures are, and where values are kept.
+    metrics : sequence of Metric
+        What to measure.
+    n_workers : int, optional
+        Threads.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        On the index of `results`: columns of `dreamo_batch.columns.MEASURES`, and before the last a float64 column per
+        metric.
+    """
+    found = find_subjects(results, run_dir)
+    pairs = [_pair(subject) for subject in found.of_rows]
+    measured = _measure(
+        list(dict.fromkeys(p for p in pairs if p)), run_dir, metrics, n_workers, progress=progress
+    )
+    problems = [
+        problem or _why(subject, measured.get(pair) if pair else None)
+        for problem, subject, pair in zip(found.problems, found.of_rows, pairs, strict=True)
+    ]
+    table = results[[columns.PROMPT, columns.SEED_SENT, columns.JOB_ID]].copy()
+    for metric in metrics:
+        values = [measured[pair][metric.name].number if pair else None for pair in pairs]
+        table[metric.name] = pd.array(values, dtype=columns.FLOAT)
+    table[columns.PROBLEM] = pd.array(problems, dtype=columns.STR)
+    return table
+
+
+def _pair(subject: Subject | None) -> _Pair | None:
+    if subject is None or subject.reference is None or subject.reference.path is None:
+        return None
+    return _Pair(subject.path, subject.sha256, subject.reference)
+
+
+def _why(subject: Subject | None, measured: dict[str, _Measured] | None) -> str | None:
+    if measured is not None:
+        told = dict.fromkeys(one.problem for one in measured.values() if one.problem)
+        return "; ".join(told) or None
+    if subject is not None and subject.reference is not None:
+        return "its reference is at a URL, which is not fetched"
+    return "its reference is not known: its job is not in the directory's table"
+
+
+def _measure(
+    pairs: list[_Pair], run_dir: Path, metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
+) -> dict[_Pair, dict[str, _Measured]]:
+    cache = Cache(run_dir)
+    measured = {pair: _remembered(pair, metrics, cache) for pair in pairs}
+    wanted = [pair for pair in pairs if len(measured[pair]) < len(metrics)]
+    opened = functools.lru_cache(_REFERENCES_KEPT)(_opened)
+
+    def do(pair: _Pair) -> dict[str, _Measured]:
+        return _look(pair, [m for m in metrics if m.name not in measured[pair]], opened)
+
+    try:
+        for pair, fresh in each(wanted, do, what="measuring", n_workers=n_workers, progress=progress):
+            measured[pair] |= fresh
+            _keep(pair, fresh, metrics, cache)
+    finally:
+        cache.save()
+    _warn(measured, metrics)
+    return measured
+
+
+def _remembered(pair: _Pair, metrics: Sequence[Metric], cache: Cache) -> dict[str, _Measured]:
+    known = {metric.name: cache.get(_key(pair, metric)) for metric in metrics if metric.version is not None}
+    return {name: _judged(value.number) for name, value in known.items() if value is not None}
+
+
+def _key(pair: _Pair, metric: Metric) -> Key:
+    return Key(pair.sha256, pair.reference.sha256, metric.name, metric.version or _UNVERSIONED)
+
+
+def _keep(pair: _Pair, fresh: dict[str, _Measured], metrics: Sequence[Metric], cache: Cache) -> None:
+    """Keep what a version stands for; not what came of files or of a metric that broke, which may be mended."""
+    for metric in metrics:
+        one = fresh.get(metric.name)
+        if one is not None and metric.version is not None and not one.is_broken:
+            cache.put(_key(pair, metric), Value(one.number))
+
+
+def _look(
+    pair: _Pair, metrics: Sequence[Metric], opened: Callable[[Reference], Image.Image]
+) -> dict[str, _Measured]:
+    try:
+        output, reference = pictures.read(pair.path, pair.sha256), opened(pair.reference)
+    except pictures.Unseen as unseen:
+        return {metric.name: _Measured(None, str(unseen), is_broken=True) for metric in metrics}
+    # A copy for each: a metric may scale in place what other threads are looking at.
+    return {metric.name: _number(metric, reference.copy(), output.copy()) for metric in metrics}
+
+
+def _opened(reference: Reference) -> Image.Image:
+    assert reference.path is not None  # noqa: S101 - those at URLs are left out before
+    try:
+        return pictures.read(reference.path, reference.sha256)
+    except pictures.Unseen as unseen:
+        raise pictures.Unseen(f"reference {unseen}") from None
+
+
+def _number(metric: Metric, reference: Image.Image, output: Image.Image) -> _Measured:
+    try:
+        value = metric(reference, output)
+        return _judged(None if value is None else float(value))
+    except Exception as error:  # noqa: BLE001 - a metric is anybody's code, and one picture is not all of them
+        return _Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", is_broken=True)
+
+
+def _judged(number: float | None) -> _Measured:
+    if number is None or not math.isfinite(number):
+        return _Measured(None, "nothing to measure")
+    return _Measured(number)
+
+
+def _warn(measured: dict[_Pair, dict[str, _Measured]], metrics: Sequence[Metric]) -> None:
+    """Say once which metrics broke; each row says why in its own column."""
+    broken: Counter[str] = Counter()
+    examples: dict[str, Any] = {}
+    for of_pair in measured.values():
+        for name, one in of_pair.items():
+            if one.is_broken and one.problem and one.problem.startswith(f"{name} failed"):
+                broken[name] += 1
+                examples.setdefault(name, one.problem)
+    for metric in metrics:
+        if broken[metric.name]:
+            text = f"{examples[metric.name]} ({broken[metric.name]} of {len(measured)} pictures)"
+            warnings.warn(text, stacklevel=2)
