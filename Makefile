@@ -3,6 +3,7 @@ VENV    := .venv
 PYTHON  := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 PEERS   := .venv-peers
+BROWSER := tests/browser
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -11,9 +12,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(READY)
 	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
 
+# The browser tests have a process of their own: Playwright keeps an event loop running, beside which no other can.
 test: $(READY)
 	rm -f .coverage .coverage.*
 	$(PYTHON) -m pytest -n auto --dist worksteal --cov --cov-report=term --durations 15
+	$(if $(wildcard $(BROWSER)),$(PYTHON) -m pytest $(BROWSER) --durations 5)
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

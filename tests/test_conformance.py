@@ -10,7 +10,8 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.batch import conformance
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept
-from tests.scripted_server import ScriptedServer, answer
+from tests.fakes import picture
+from tests.scripted_server import Received, ScriptedServer, answer, read_request
 
 PRICE = "0.0286"
 KEY = "sk-a-key-that-nobody-may-see"
@@ -103,6 +104,107 @@ def test_a_service_that_is_none_fails_checks_and_raises_nothing(step):
     assert KEY not in checks.to_csv()
 
 
+def said(status: int = 200, /, **fields) -> bytes:
+    return answer(json.dumps(fields).encode(), status)
+
+
+def task(url: str, **changes) -> bytes:
+    output = [{"content": [{"type": "image", "url": f"{url}/file.png"}]}]
+    return said(
+        **{"id": "cq0example", "status": "completed", "output": output, "usage": {"cost": PRICE}} | changes
+    )
+
+
+class Keeper(ScriptedServer):
+    """A service that keeps the contract, but for what `broken` says: what is asked, and how it is answered instead."""
+
+    broken: dict
+
+    def _answer_all(self, connection, n_connection):
+        with connection.makefile("rb") as reader:
+            while (request := read_request(reader, n_connection)) is not None:
+                self.requests.append(request)
+                asked = what_is_asked(request)
+                step = self.broken.get(asked, KEPT[asked])
+                connection.sendall(step(self) if callable(step) else step)
+
+
+def what_is_asked(request: Received) -> str:
+    if request.line.startswith("GET /api/"):
+        return "spec"
+    if request.line.startswith("GET /file"):
+        return "file"
+    if request.headers.get("authorization") != f"Bearer {KEY}":
+        return "stranger"
+    if request.line.startswith("GET"):
+        return "unknown" if conformance._UNKNOWN_TASK in request.line else "poll"
+    if "precharge" in request.line:
+        return "price"
+    return "bad order" if b'"width": 1,' in request.body else "order"
+
+
+KEPT = {
+    "spec": said(data={}),
+    "file": answer(picture(), Content_Type="image/png"),
+    "stranger": said(401, message="who are you?"),
+    "unknown": said(404, message="Task not found"),
+    "poll": lambda server: task(server.url),
+    "price": said(status="success", data={"cost": PRICE, "currency": "USD"}),
+    "bad order": said(400, error={"code": "003011004", "message": "Invalid parameter"}),
+    "order": said(id="cq0example", status="in_progress"),
+}
+
+
+def changing(server: Keeper) -> bytes:
+    """Tell another cost every time."""
+    return task(server.url, usage={"cost": f"0.0{len(server.requests)}"})
+
+
+# For each check what breaks it alone, or with what can't be looked at then.
+BREAKS = {
+    "answers_without_a_key": ("spec", said(503), set()),
+    "refuses_a_wrong_key": ("stranger", said(404, message="Task not found"), set()),
+    "does_not_find_an_unknown_task": ("unknown", lambda server: task(server.url), set()),
+    "tells_a_price_or_none": ("price", answer(b"<html>"), set()),
+    "refuses_an_invalid_order": ("bad order", said(id="cq0example", status="in_progress"), set()),
+    "takes_an_order": ("order", said(500), OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
+    "brings_a_task_to_its_end": (
+        "poll",
+        said(id="cq0example", status="failed", error={"code": "003011095"}),
+        OF_ENDED_TASKS,
+    ),
+    "answers_in_the_documented_form": ("poll", lambda server: task(server.url, id="cq0another"), set()),
+    "tells_what_a_task_cost": ("poll", lambda server: task(server.url, usage={"cost": ""}), set()),
+    "serves_the_picture": ("file", answer(b"<html>busy</html>"), set()),
+    "knows_an_ended_task_again": ("poll", changing, set()),
+}
+
+
+def test_a_service_that_keeps_all_passes_every_check():
+    """And so it is the break that fails a check below."""
+    with Keeper() as server, waiting(server) as client:
+        server.broken = {}
+        checks = dreamo.check_service(client=client)
+    assert failed(checks) == not_checked(checks) == set(), checks.to_string()
+
+
+def test_every_check_has_a_service_that_fails_it():
+    """A check that nothing can fail would say nothing."""
+    assert list(BREAKS) == list(conformance.CHECKS)
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_check_fails_alone(name):
+    """One thing is broken, and one check says so; what builds on it is not judged."""
+    asked, step, unseen = BREAKS[name]
+    with Keeper() as server, waiting(server) as client:
+        server.broken = {asked: step}
+        checks = dreamo.check_service(client=client, timeout_s=0.5)
+        n_orders = sum("order" in what_is_asked(request) for request in server.requests)
+    assert (failed(checks), not_checked(checks)) == ({name}, unseen), checks.to_string()
+    assert n_orders <= conformance.N_ORDERS_MAX
+
+
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
     """An error of our own does not end the suite."""
     monkeypatch.setitem(conformance.CHECKS, "takes_an_order", lambda _: 1 / 0)
@@ -123,6 +225,14 @@ def test_without_a_key_nothing_is_sent():
     """Another machine is not asked anything without a key."""
     with pytest.raises(dreamo.KeyMissing):
         dreamo.check_service(ELSEWHERE)
+
+
+def test_command_refuses_to_go_on_without_a_key():
+    """Nothing is asked of a service elsewhere, not even a price."""
+    result = call("check", "--live", "--yes", "--base-url", ELSEWHERE, env={"DREAMO_API_KEY": ""})
+    assert result.exit_code == 3
+    assert "key" in result.stderr.lower()
+    assert result.stdout == ""
 
 
 def test_command_checks_the_local_gateway_by_itself():

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import openpyxl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import dreamo_batch as dreamo
 from dreamo_batch.execution import archive
 from dreamo_batch.service.settings import resolve
 from tests.cli_sweep import call, signals_kept
 from tests.fakes import picture
+from tests.flows import IS_LONG
 from tests.hurry import hurry
 from tests.scripted_server import Received, ScriptedServer, answer, close, read_request, then
 
@@ -93,6 +96,20 @@ def dripping(connection: socket.socket) -> None:
         connection.sendall(b" ")
 
 
+WORDS = [
+    "id",
+    "status",
+    "output",
+    "content",
+    "url",
+    "usage",
+    "cost",
+    "error",
+    "code",
+    "message",
+    "data",
+    "metadata",
+]
 MADE = (completed,)
 UNBOUNDED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 BOMB = gzip.compress(b" " * 200_000_000, compresslevel=1)
@@ -180,6 +197,122 @@ def test_hostile_service_is_survived_and_gives_no_key_away(request, stage, what,
     assert not CONTROL.search(shown)
     for place in (out, shown, caplog.text, results.to_csv(), repr(results), *texts(tmp_path / "run")):
         assert KEY not in place
+
+
+LINKS = {
+    "a file": "file:///etc/passwd",
+    "another scheme": "gopher://127.0.0.1:70/_x",
+    "script": "javascript:alert(1)",
+    "data": "data:image/png;base64,AAAA",
+    "user information": "http://me:secret@127.0.0.1:9/file.png",
+    "no host": "http:///file.png",
+    "no port": "http://127.0.0.1:99999/file.png",
+    "a header": "{0}/file.png\r\nAuthorization: Bearer x",
+    "a path": "{0}/file.png/../../../../etc/cron.d/x",
+    "a long one": "{0}/file.png?" + "a" * 100_000,
+    "nobody there": "http://127.0.0.1:9/file.png",
+    "a host that can't be": "http://[::1/file.png",
+    "no text": 7,
+    "a list": ["{0}/file.png"],
+}
+
+
+@pytest.mark.usefixtures("_hurry")
+@pytest.mark.parametrize("name", LINKS)
+def test_a_hostile_link_opens_nothing_but_a_picture_over_http(name, table, tmp_path):
+    """The row is completed and paid for, its picture is saved or why not is told, and nothing else is touched."""
+    files_before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    with HostileServer() as server:
+        link = LINKS[name]
+        url = link.replace("{0}", server.url) if isinstance(link, str) else link
+        output = [{"content": [{"type": "image", "url": url}]}]
+        server.steps = RIGHT | {
+            "poll": said(id="cq0example", status="completed", output=output, usage={"cost": "0.01"})
+        }
+        results, shown = run(table, tmp_path / "run", server.url)
+        asked = [request for request in server.requests if kind_of(request) == "file"]
+    assert not shown
+    assert (results["status"] == "completed").all()
+    assert results["cost"].tolist() == ["0.01", "0.01"]
+    assert (results["output_path"].notna() ^ results["output_error"].notna()).all()
+    assert all("authorization" not in request.headers for request in asked)
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - files_before
+    assert all((tmp_path / "run") in path.parents for path in new)
+    pictures = {f"images/{path.name}" for path in new if path.parent.name == "images"}
+    assert pictures == set(results["output_path"].dropna())
+
+
+HOSTS = {
+    "to a file": [answer(b"", 302, Location="file:///etc/passwd")],
+    "to another scheme": [answer(b"", 307, Location="ftp://127.0.0.1/x")],
+    "to a password": [answer(b"", 302, Location="http://me:secret@127.0.0.1:9/")],
+    "in circles": [answer(b"", 302, Location="/file.png")],
+    "to nowhere": [answer(b"", 302)],
+    "a page": [answer(b"<html>busy</html>", Content_Type="image/png")],
+    "a bomb": [answer(BOMB, Content_Encoding="gzip", Content_Type="image/png")],
+    "endless": [endless(b"\x89PNG" * 16384, UNBOUNDED)],
+    "half a picture": [answer(picture()[: len(picture()) // 2], Content_Type="image/png")],
+    "a length of a petabyte": [then(answer(picture(), Content_Length=str(10**15)), close)],
+}
+
+
+@pytest.mark.usefixtures("_hurry")
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_hostile_host_of_pictures_costs_pictures_and_nothing_else(name, table, tmp_path):
+    """Another host than the service's: rows are completed, errors told, memory is bounded, and no key goes there."""
+    with HostileServer() as server, ScriptedServer(HOSTS[name]) as host:
+        output = [{"content": [{"type": "image", "url": f"{host.url}/file.png"}]}]
+        server.steps = RIGHT | {
+            "poll": said(id="cq0example", status="completed", output=output, usage={"cost": "0.01"})
+        }
+        tracemalloc.start()
+        results, _ = run(table, tmp_path / "run", server.url)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak_bytes < MEMORY_MAX_BYTES
+    assert (results["status"] == "completed").all()
+    assert results["output_error"].notna().all()
+    assert not list((tmp_path / "run").glob("images/*"))
+    assert host.requests
+    assert all("authorization" not in request.headers for request in host.requests)
+    assert KEY not in "".join(results["output_error"])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=30)
+    | st.sampled_from(["completed", "failed", "in_progress", "cq0example", "0.01", "{0}/file.png"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.usefixtures("_hurry")
+@given(
+    st.sampled_from(["create", "poll"]),
+    st.dictionaries(st.sampled_from(WORDS), json_values, max_size=6) | json_values,
+    st.sampled_from([200, 200, 200, 400, 429, 500]),
+)
+@settings(max_examples=500 if IS_LONG else 12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_makes_a_run_crash_or_hang(table, tmp_path_factory, stage, value, status):
+    """Anything at all in any field at any depth ends in statuses, and what was taken stands in the ledger."""
+    body = json.dumps(value).replace("{0}", "http://127.0.0.1:9").encode()
+    with HostileServer() as server:
+        server.steps = RIGHT | {stage: answer(body, status)}
+        began = time.monotonic()
+        results, _ = run(table, tmp_path_factory.mktemp("any") / "run", server.url)
+        n_creates = sum(kind_of(request) == "create" for request in server.requests)
+    assert time.monotonic() - began < LONGEST_S
+    assert results is not None
+    n_taken_or_doubtful = (results["attempts"].fillna(0) > 0).sum()
+    assert n_taken_or_doubtful <= len(table)
+    assert n_creates <= len(table) or status == 429
 
 
 def texts(run_dir: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -121,6 +122,29 @@ def test_redirects_are_checked_like_links(host, client, location, words):
         True,
         False,
     )
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "2130706433"])
+@pytest.mark.parametrize("is_redirected", [False, True])
+def test_a_service_elsewhere_can_not_send_us_to_this_machine(host, name, is_redirected):
+    """However the host is written, nothing is asked of what runs here; a service that runs here may."""
+    url = f"http://{name}:{host.port}/admin?delete=all"
+    transport = Transport(connect_timeout_s=2, read_timeout_s=2)
+    with ScriptedServer([answer(b"", 302, Location=url)]) as other, closing(transport):
+        link_to = f"{other.url}/" if is_redirected else url
+        home = f"127.0.0.1:{other.port}"  # as if by a tunnel
+        failure = fetch_link(transport, link_to, max_bytes=1000, within_s=5, home=home)
+        assert failure.kind is Kind.PERMANENT
+        assert "the link leads to this machine" in failure.message
+        assert host.requests == []
+        assert len(other.requests) == is_redirected
+
+
+def test_the_client_keeps_links_of_services_elsewhere_from_this_machine(host):
+    """It is the base URL that decides, not the link."""
+    with Client(KEY, "https://gateway.example") as client:
+        assert "leads to this machine" in failure_of(client, link(host)).message
+    assert host.requests == []
 
 
 def test_a_redirect_in_circles_ends(host, client):

@@ -13,8 +13,8 @@ import threading
 import time
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote, urlsplit
 
 from dreamo_batch.errors import RequestNotTaken, UsageError
 from dreamo_batch.service import failures, parameters, wire
@@ -271,7 +271,7 @@ class Client:
         Parameters
         ----------
         url : str
-            http or https; redirects are followed.
+            http or https; redirects are followed. A service elsewhere can't send us to this machine.
         max_bytes : int
             What is longer is refused.
 
@@ -296,8 +296,9 @@ class Client:
         dreamo_batch.errors.RequestRejected: rejected: the link's scheme is 'file'; ...
         """
         within_s = DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
-        clocks = {"monotonic": self._monotonic, "wall": self._wall}
-        content = fetch_link(self._links, url, max_bytes=max_bytes, within_s=within_s, **clocks)
+        clocks: dict[str, Any] = {"monotonic": self._monotonic, "wall": self._wall}
+        home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
+        content = fetch_link(self._links, url, max_bytes=max_bytes, within_s=within_s, home=home, **clocks)
         if isinstance(content, Failure):
             raise self._api.error("download", content)
         return content

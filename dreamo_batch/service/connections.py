@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import ipaddress
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class Exchange:
         Seconds from the end of sending to the end of the answer.
     was_sent : bool or None
         Whether the first byte went out; None on a SOCKS proxy, whose connections don't tell.
+    is_kept_from_here : bool
+        Whether a host that turns out to be this machine is refused before anything is sent. What a proxy connects to
+        is the proxy's business.
 
     Examples
     --------
@@ -54,6 +58,7 @@ class Exchange:
 
     answer_within_s: float
     was_sent: bool | None = False
+    is_kept_from_here: bool = False
 
 
 class WatchedAdapter(HTTPAdapter):
@@ -108,10 +113,30 @@ class _Watched(HTTPConnection):
         # http.client would connect in the middle of sending; connecting is not sending.
         if self.sock is None:
             self.connect()
+        if self._exchange.is_kept_from_here and self.proxy is None:
+            _refuse_here(self.sock)
         self._exchange.was_sent = True
         # Until here the socket had the connect timeout, which is too short for megabytes on a slow line.
         self.sock.settimeout(self._exchange.answer_within_s)
         super().endheaders(*args, **kwargs)
+
+
+def is_here(address: str) -> bool:
+    """Whether an IP address is this machine's own, or of its network segment, where clouds keep their secrets.
+
+    Examples
+    --------
+    >>> is_here("127.0.0.1"), is_here("::ffff:127.0.0.1"), is_here("169.254.169.254"), is_here("192.0.2.1")
+    (True, True, True, False)
+    """
+    known = ipaddress.ip_address(address.partition("%")[0])
+    known = getattr(known, "ipv4_mapped", None) or known
+    return known.is_loopback or known.is_link_local or known.is_unspecified
+
+
+def _refuse_here(sock: socket.socket) -> None:
+    if is_here(sock.getpeername()[0]):
+        raise urllib3.exceptions.LocationValueError("the link leads to this machine, and is not followed")
 
 
 class _WatchedTls(_Watched, HTTPSConnection):

@@ -1,6 +1,7 @@
 """Fetching a picture from wherever the service says it is: another host, so nothing of ours goes along.
 
-No key, no cookie, no `.netrc`; http and https only, checked again at every redirect; bounded in bytes and in time.
+No key, no cookie, no `.netrc`; http and https only, checked again at every redirect; not to this machine, where the
+service is elsewhere; bounded in bytes and in time.
 Links are signed, so messages name their host and never their query.
 
 Examples
@@ -55,6 +56,7 @@ def fetch_link(
     *,
     max_bytes: int,
     within_s: float,
+    home: str | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
@@ -70,6 +72,8 @@ def fetch_link(
         Most that is read, in bytes; what is longer is refused, not cut.
     within_s : float
         Seconds for all of it, redirects included.
+    home : str, optional
+        Host and port of a service elsewhere: a link that leads to this machine is refused, unless it is to there.
     monotonic : callable
         A clock in seconds.
     wall : callable
@@ -95,7 +99,14 @@ def fetch_link(
             return request
         logger.debug("fetching %s", url)
         left_s = max(until - monotonic(), 0.001)
-        answer = transport.send("download", request, max_bytes=max_bytes, answer_within_s=left_s)
+        is_kept_from_here = home not in (None, urlsplit(url).netloc)
+        answer = transport.send(
+            "download",
+            request,
+            max_bytes=max_bytes,
+            answer_within_s=left_s,
+            is_kept_from_here=is_kept_from_here,
+        )
         target = _target(url, answer)
         if target is None:
             return _content(answer, wall())

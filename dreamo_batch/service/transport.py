@@ -127,6 +127,7 @@ class Transport:
         *,
         max_bytes: int,
         answer_within_s: float | None = None,
+        is_kept_from_here: bool = False,
     ) -> Answer | Failure:
         """Send one request and read its answer.
 
@@ -139,6 +140,8 @@ class Transport:
             Most that the body of a success may hold, in bytes.
         answer_within_s : float, optional
             Seconds from the end of sending to the end of the answer; default: the read timeout.
+        is_kept_from_here : bool
+            Whether it is refused if its host turns out to be this machine.
 
         Returns
         -------
@@ -158,6 +161,7 @@ class Transport:
             return Failure(Kind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent")
         lane.exchange.answer_within_s = answer_within_s or self._timeout_s[1]
         lane.exchange.was_sent = False
+        lane.exchange.is_kept_from_here = is_kept_from_here
         if request.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
             lane.session.close()
         try:
