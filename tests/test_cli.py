@@ -238,7 +238,7 @@ def test_plan_says_what_would_be_bought(words, table, run_dir):
 
 
 def test_a_rephrased_seed_sweep_is_said_once_and_changes_no_exit_code(table, run_dir, env):
-    """plan and run say on standard error that seeds can't be compared; once all is bought nobody does."""
+    """Plan and run say on standard error that seeds can't be compared; once all is bought nobody does."""
     for words in (["plan", table], ["run", table, "--run-dir", run_dir]):
         result = call(*words, env=env)
         assert result.exit_code == 0

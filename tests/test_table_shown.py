@@ -17,7 +17,13 @@ HOSTILE = "<script>alert(1)</script> \x1b[31m"
 
 
 def _jobs(**changes) -> pd.DataFrame:
-    jobs = dreamo.sweep(image="https://example.com/cat.png", prompt="a cat", seed=range(3), size="512x512")
+    jobs = dreamo.sweep(
+        image="https://example.com/cat.png",
+        prompt="a cat",
+        seed=range(3),
+        size="512x512",
+        use_rephraser=False,
+    )
     return jobs.assign(**changes)
 
 

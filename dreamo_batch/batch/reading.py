@@ -83,10 +83,10 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
     directory = existing(run_dir)
-    return summary.summarise(load(run_dir), read_state(directory), cap_of(directory))
+    return summary.summarise(load(run_dir), read_state(directory), stored_cap(directory))
 
 
-def cap_of(directory: RunDirectory) -> Decimal | None:
+def stored_cap(directory: RunDirectory) -> Decimal | None:
     """Give the cap that is stored in a run directory, USD; None if there is none."""
     manifest = directory.read_manifest()
     return money(manifest.max_cost) if manifest else None

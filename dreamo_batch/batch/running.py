@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.choosing import choose
+from dreamo_batch.batch.connection import known_service
 from dreamo_batch.batch.foreground import work_off
-from dreamo_batch.batch.reading import cap_of, read_state
+from dreamo_batch.batch.reading import read_state, stored_cap
 from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
@@ -249,7 +250,7 @@ def plan(
         unit_cost=money(unit_cost),
     )
     return Plan.of(
-        planned, cap=None if directory is None else cap_of(directory), spent=Budget(orders=state).spent
+        planned, cap=None if directory is None else stored_cap(directory), spent=Budget(orders=state).spent
     )
 
 
@@ -310,11 +311,9 @@ def retry(
         task = Task(table.user, table.prepared, RunOptions(**options), chosen)
     except TypeError as error:
         raise UsageError(f"retry: {error}") from None
-    if client is None and gateway is None and base_url is None and directory.gateway.is_dir():
-        gateway = "local"
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     entropy = peek_entropy(directory) or new_entropy()
-    return work_off(directory, task, entropy, service, show=progress)
+    return work_off(directory, task, entropy, known_service(directory, service), show=progress)
 
 
 def _prepare(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.execution.budget import money, total
+from dreamo_batch.execution.plan import REPHRASED, rephrased_warning
 from dreamo_batch.execution.progress import dollars
 from dreamo_batch.table import shown
 from dreamo_batch.table.shown import Count, Lead, Shown
@@ -32,6 +33,7 @@ _COLOURS: Final = dict(
     )
 )
 _NEW: Final = columns.ACTIONS[0]
+_REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
 
 
@@ -57,8 +59,18 @@ class Plan(Shown):
         )
         n_new = int(counts.get(_NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
-        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
+        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high), *self._warnings())
         return Lead(_headline(len(self), n_new), told, notes)
+
+    def _told(self, name: object, text: str) -> str:
+        """Leave out of each row's reason what stands once above all of them."""
+        return text.removesuffix(_REPHRASED) if name == columns.REASON else text
+
+    def _warnings(self) -> list[str]:
+        if columns.REASON not in self.columns:
+            return []
+        n_rephrased = int(self[columns.REASON].str.endswith(_REPHRASED).sum())
+        return [f"Warning: {rephrased_warning(n_rephrased)}"] if n_rephrased else []
 
 
 def _sum(amounts: pd.Series) -> Decimal | None:

@@ -114,54 +114,56 @@ class Shown(pd.DataFrame):  # type: ignore[misc] # pandas has no types here
         if lead is None or not pd.get_option("display.notebook_repr_html"):
             plain: str | None = super()._repr_html_()
             return plain
-        return f'<div class="dreamo-shown">{_STYLE}{lead.as_html()}{_table(self, self._colours)}</div>'
+        return f'<div class="dreamo-shown">{_STYLE}{lead.as_html()}{self._table_html()}</div>'
 
     # What may be said in a cell, and the colour of the dot before it.
     _colours: Mapping[str, str] = {}
+
+    def _table_html(self) -> str:
+        if not len(self):
+            return ""
+        names = [_escaped(harmless(str(name))) for name in (_index_name(self.index), *self.columns)]
+        first, last, n_hidden = _shown_rows(len(self))
+        rows = [self._row_html(place) for place in range(first)]
+        if n_hidden:
+            rows.append(f'<tr><td colspan="{len(names)}">… {n_hidden:,} more rows …</td></tr>')
+        rows += [self._row_html(place) for place in range(len(self) - last, len(self))]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+    def _row_html(self, place: int) -> str:
+        cells = [self._cell_html(name, self[name].iloc[place]) for name in self.columns]
+        return f"<tr><th>{_label(self.index[place])}</th>{''.join(cells)}</tr>"
+
+    def _cell_html(self, name: object, value: Any) -> str:
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return "<td></td>"
+        if isinstance(value, float):
+            return f'<td class="number">{value:.6g}</td>'
+        whole = harmless(str(value))
+        told = shortened(self._told(name, whole), _SHORT.get(str(name), _CHARACTERS_MAX))
+        colour = self._colours.get(whole)
+        dot = f'<i style="color:{colour};font-style:normal">●</i> ' if colour else ""
+        kind = ' class="long"' if len(told) > _ONE_LINE else ""
+        title = f' title="{_escaped(whole[:_TITLE_MAX])}"' if told != whole else ""
+        return f"<td{kind}{title}>{dot}{_escaped(told)}</td>"
+
+    def _told(self, name: object, text: str) -> str:  # noqa: ARG002 - others leave something out
+        """Give what a cell of a column is shown as."""
+        return text
 
     def _lead(self) -> Lead | None:
         """Say what the table comes to; None if it can't be told any more, as after columns were taken out."""
         return None
 
 
-def _table(frame: pd.DataFrame, colours: Mapping[str, str]) -> str:
-    if not len(frame):
-        return ""
-    names = [_escaped(harmless(str(name))) for name in (_index_name(frame.index), *frame.columns)]
-    head = "".join(f"<th>{name}</th>" for name in names)
-    first, last, n_hidden = _shown_rows(frame)
-    rows = [_row(frame, place, colours) for place in range(first)]
-    if n_hidden:
-        rows.append(f'<tr><td colspan="{len(names)}">… {n_hidden:,} more rows …</td></tr>')
-    rows += [_row(frame, place, colours) for place in range(len(frame) - last, len(frame))]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _shown_rows(frame: pd.DataFrame) -> tuple[int, int, int]:
+def _shown_rows(n: int) -> tuple[int, int, int]:
     """Say how many rows are shown from the top, from the end, and not at all; by pandas' own options."""
-    most = pd.get_option("display.max_rows") or len(frame)
-    if len(frame) <= most:
-        return len(frame), 0, 0
+    most = pd.get_option("display.max_rows") or n
+    if n <= most:
+        return n, 0, 0
     few = min(pd.get_option("display.min_rows") or most, most)
-    return few - few // 2, few // 2, len(frame) - few
-
-
-def _row(frame: pd.DataFrame, place: int, colours: Mapping[str, str]) -> str:
-    cells = [_cell(name, frame[name].iloc[place], colours) for name in frame.columns]
-    return f"<tr><th>{_label(frame.index[place])}</th>{''.join(cells)}</tr>"
-
-
-def _cell(name: object, value: Any, colours: Mapping[str, str]) -> str:
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return "<td></td>"
-    if isinstance(value, float):
-        return f'<td class="number">{value:.6g}</td>'
-    whole = harmless(str(value))
-    told = shortened(whole, _SHORT.get(str(name), _CHARACTERS_MAX))
-    dot = f'<i style="color:{colours[whole]};font-style:normal">●</i> ' if whole in colours else ""
-    kind = ' class="long"' if len(told) > _ONE_LINE else ""
-    title = f' title="{_escaped(whole[:_TITLE_MAX])}"' if told != whole else ""
-    return f"<td{kind}{title}>{dot}{_escaped(told)}</td>"
+    return few - few // 2, few // 2, n - few
 
 
 def shortened(text: str, n_max: int) -> str:
