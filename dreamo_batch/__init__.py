@@ -4,7 +4,7 @@ The flow: `sweep` makes a table (or bring your own DataFrame), `validate` checks
 would be bought and why, `run` buys it under a budget with a progress bar, saves the pictures and gives the table
 back with URLs, costs and errors as columns. The same call again resumes. `load` reads the results any time,
 `retry` orders chosen rows again, `resolve` settles a row whose order may or may not have been taken. It never
-pays twice without telling you.
+pays twice without telling you. The same verbs stand on every DataFrame: ``jobs.dreamo.run("runs/first")``.
 
 Examples
 --------
@@ -26,6 +26,7 @@ __version__: Final = "0.1.0"
 if TYPE_CHECKING:
     from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
     from dreamo_batch.batch.conformance import check_service
+    from dreamo_batch.batch.fetching import download
     from dreamo_batch.batch.live import Batch, start, watch
     from dreamo_batch.batch.probing import probe_seeds
     from dreamo_batch.batch.reading import load, status
@@ -87,6 +88,7 @@ _HOME: Final = {
     "start": "batch.live",
     "watch": "batch.live",
     "Batch": "batch.live",
+    "download": "batch.fetching",
     "load": "batch.reading",
     "status": "batch.reading",
     "verify": "batch.verifying",
@@ -169,6 +171,7 @@ __all__ = [
     "contact_sheet",
     "costs",
     "diversity",
+    "download",
     "failures",
     "gallery",
     "latency",
@@ -212,3 +215,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return sorted({*globals(), *_HOME})
+
+
+# By name: to the layers below, this package is no way up.
+importlib.import_module(f"{__name__}.notebook.registration").register_when_pandas_is_there()

@@ -43,12 +43,17 @@ _PRECHARGE_WAIT_MAX_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a call is given: the user's columns, what was decided for each row, and the options."""
+    """What a call is given: the user's columns, what was decided for each row, and the options.
+
+    `chosen` are jobs named for a retry. With `fetched`, nothing is ordered, and of the pictures that are missing only
+    those of these jobs are fetched.
+    """
 
     user: pd.DataFrame
     prepared: Prepared
     options: RunOptions
     chosen: frozenset[str] = frozenset()
+    fetched: frozenset[str] | None = None
 
 
 class Call:
@@ -100,6 +105,8 @@ class Call:
         assignment = plan.assignment(
             self.task.prepared, state, options.plan_options(self.task.chosen), self.directory.path
         )
+        if self.task.fetched is not None:
+            assignment = plan.fetching_only(assignment, self.task.fetched)
         budget = self._budget(assignment)
         warning = plan.warning_of(self.task.prepared, assignment.to_order)
         self.warnings += (warning,) if warning else ()

@@ -49,6 +49,12 @@ def connect(
     return with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
 
 
+def known_service(directory: RunDirectory, service: dict[str, Any]) -> dict[str, Any]:
+    """Recognise a run of the local gateway by its state, where no service is named."""
+    is_named = any(service[name] is not None for name in ("client", "base_url", "gateway"))
+    return service if is_named or not directory.gateway.is_dir() else {**service, "gateway": "local"}
+
+
 def with_key(client: Client) -> Client:
     """Give the client back if it can be used without asking for a key.
 

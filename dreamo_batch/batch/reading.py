@@ -18,6 +18,7 @@ from dreamo_batch.results import frame, origin, summary
 
 if TYPE_CHECKING:
     import os
+    from decimal import Decimal
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +83,13 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
     directory = existing(run_dir)
+    return summary.summarise(load(run_dir), read_state(directory), stored_cap(directory))
+
+
+def stored_cap(directory: RunDirectory) -> Decimal | None:
+    """Give the cap that is stored in a run directory, USD; None if there is none."""
     manifest = directory.read_manifest()
-    cap = money(manifest.max_cost) if manifest else None
-    return summary.summarise(load(run_dir), read_state(directory), cap)
+    return money(manifest.max_cost) if manifest else None
 
 
 def read_state(directory: RunDirectory) -> State:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch.batch.choosing import choose
-from dreamo_batch.batch.reading import read_state
+from dreamo_batch.batch.reading import read_state, stored_cap
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import plan, stored
-from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.budget import Budget, money
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.options import RunOptions
+from dreamo_batch.results.planned import Plan
 
 if TYPE_CHECKING:
     import os
@@ -61,11 +62,13 @@ def plan_retry(
         checked = RunOptions(**options)
     except TypeError as error:
         raise UsageError(f"retry: {error}") from None
-    return plan.table(
+    state = read_state(directory)
+    planned = plan.table(
         table.prepared,
         table.user.index,
-        read_state(directory),
+        state,
         checked.plan_options(chosen),
         run_dir=directory.path,
         unit_cost=money(checked.unit_cost),
     )
+    return Plan.of(planned, cap=stored_cap(directory), spent=Budget(orders=state).spent)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.choosing import choose
+from dreamo_batch.batch.connection import known_service
 from dreamo_batch.batch.foreground import work_off
-from dreamo_batch.batch.reading import read_state
+from dreamo_batch.batch.reading import read_state, stored_cap
 from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
-from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.budget import Budget, money
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
 from dreamo_batch.execution.state import State
+from dreamo_batch.results.planned import Plan
 from dreamo_batch.table.jobs import Prepared, prepare
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns
@@ -203,6 +205,7 @@ def plan(
     -------
     pandas.DataFrame
         Columns of `dreamo_batch.columns.PLAN` on the table's index; costs in USD, missing where no price is known.
+        A notebook shows above them what is to be bought, and what it can cost.
 
     Raises
     ------
@@ -238,13 +241,16 @@ def plan(
         fix_images=fix_images,
         known_images={} if directory is None else stored.known_images(directory.jobs),
     )
-    return planning.table(
+    planned = planning.table(
         prepared,
         table.index,
         state,
         options.plan_options(),
         run_dir=None if directory is None else directory.path,
         unit_cost=money(unit_cost),
+    )
+    return Plan.of(
+        planned, cap=None if directory is None else stored_cap(directory), spent=Budget(orders=state).spent
     )
 
 
@@ -305,11 +311,9 @@ def retry(
         task = Task(table.user, table.prepared, RunOptions(**options), chosen)
     except TypeError as error:
         raise UsageError(f"retry: {error}") from None
-    if client is None and gateway is None and base_url is None and directory.gateway.is_dir():
-        gateway = "local"
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     entropy = peek_entropy(directory) or new_entropy()
-    return work_off(directory, task, entropy, service, show=progress)
+    return work_off(directory, task, entropy, known_service(directory, service), show=progress)
 
 
 def _prepare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -121,6 +121,19 @@ def assignment(
         max_attempts=options.max_attempts,
         should_download=options.should_download,
     )
+
+
+def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignment:
+    """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs.
+
+    Examples
+    --------
+    >>> both = [(("a", 1), False), (("b", 1), False)]
+    >>> fetching_only(Assignment({}, {}, 0, [("c", 1)], [], both), {"b"}).to_save
+    [(('b', 1), False)]
+    """
+    to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
+    return replace(assignment, to_order=(), to_save=to_save, max_attempts=1)
 
 
 def table(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamo_batch.table.images import Check
+from dreamo_batch.table.problems import Problems
 from dreamo_batch.table.reading import read
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def validate(
     -------
     pandas.DataFrame
         Columns and dtypes of `columns.PROBLEMS`, one line per problem, in the table's order; empty if
-        there is none.
+        there is none. A notebook shows above them how many rows can be ordered.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def validate(
     >>> validate(table)[["severity", "code", "value"]].values.tolist()
     [['error', 'seed-not-integer', '1.5']]
     """
-    return read(table, Check(absolute(base_dir), fix_images=fix_images)).problems
+    return Problems.of(read(table, Check(absolute(base_dir), fix_images=fix_images)).problems, len(table))
 
 
 def absolute(folder: Path | str | None) -> Path:

@@ -1,0 +1,177 @@
+"""Tables with a word above their rows are plain DataFrames in everything else."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from dreamo_batch.execution.budget import money
+from dreamo_batch.results.planned import Plan
+
+HOSTILE = "<script>alert(1)</script> \x1b[31m"
+
+
+def _jobs(**changes) -> pd.DataFrame:
+    jobs = dreamo.sweep(
+        image="https://example.com/cat.png",
+        prompt="a cat",
+        seed=range(3),
+        size="512x512",
+        use_rephraser=False,
+    )
+    return jobs.assign(**changes)
+
+
+def _planned(actions: list[str], low: list[float], high: list[float], *, cap=None, spent="0") -> Plan:
+    frame = pd.DataFrame(
+        {
+            columns.ACTION: pd.Categorical(actions, columns.ACTIONS),
+            columns.REASON: ["why"] * len(actions),
+            columns.JOB_ID: ["0123456789abcdef" * 2] * len(actions),
+            columns.COST_LOW_USD: low,
+            columns.COST_HIGH_USD: high,
+        }
+    )
+    return Plan.of(frame, cap=money(cap), spent=money(spent))
+
+
+@pytest.mark.parametrize("make", [dreamo.plan, dreamo.validate], ids=["plan", "validate"])
+def test_whatever_is_made_from_a_shown_table_is_a_plain_frame(make):
+    """Slices, copies, groups, pickles and joins of it are DataFrames of pandas' own class, equal in what they hold."""
+    shown = make(_jobs(prompt=["a cat", "", "a cat"]))
+    plain = pd.DataFrame(shown)
+    made = [
+        shown.copy(),
+        copy.copy(shown),
+        copy.deepcopy(shown),
+        pickle.loads(pickle.dumps(shown)),  # noqa: S301 - our own
+        shown[:],
+        shown[list(shown.columns)],
+        shown.loc[shown.index],
+        pd.concat([shown]),
+        shown.query("index >= 0"),
+    ]
+    for frame in made:
+        assert type(frame) is pd.DataFrame
+        pd.testing.assert_frame_equal(frame, plain)
+    assert all(type(part) is pd.DataFrame for _, part in shown.groupby(shown.columns[1]))
+    assert shown.to_csv() == plain.to_csv()
+
+
+def test_shown_table_goes_through_parquet(tmp_path):
+    """A plan is written to a file like any table, without what stands above it."""
+    shown = dreamo.plan(_jobs(), unit_cost="0.03")
+    shown.to_parquet(tmp_path / "plan.parquet")
+    back = pd.read_parquet(tmp_path / "plan.parquet")
+    assert back[columns.JOB_ID].tolist() == shown[columns.JOB_ID].tolist()
+
+
+def test_no_problems_are_said_in_words():
+    """A table without problems is told how many rows can be ordered, in text and HTML."""
+    problems = dreamo.validate(_jobs())
+    assert repr(problems) == "No problems: 3 rows can be ordered."
+    assert "No problems: 3 rows can be ordered." in problems._repr_html_()
+    assert "<table" not in problems._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": ["a", "", None]}, "2 of 3 rows can't be ordered; 1 can. 2 errors."),
+        ({"prompt": ["a", "x" * 301, ""]}, "1 of 3 rows can't be ordered; 2 can, 1 of them with a warning."),
+        ({"prompt": "x" * 301}, "3 rows can be ordered, with a warning. 3 warnings."),
+        ({"prompt": ["a", "a", "x" * 301]}, "3 rows can be ordered, 1 of them with a warning. 1 warning."),
+        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be ordered; 0 can. 3 errors."),
+    ],
+)
+def test_problems_are_counted_by_row(changes, said):
+    """The word above the problems tells rows that can be ordered from those that can't."""
+    assert repr(dreamo.validate(_jobs(**changes))).startswith(said)
+
+
+def test_problems_are_shown_whole_and_harmless():
+    """Messages are not cut, values are, and nothing of a cell becomes markup or reaches a terminal."""
+    problems = dreamo.validate(_jobs(size=[HOSTILE * 20, "512x512", "512x512"]))
+    html = problems._repr_html_()
+    assert "<script>" not in html
+    assert "\x1b" not in html + repr(problems)
+    assert "&lt;script&gt;" in html
+    assert problems["fix"][0] in html.replace("&quot;", '"')
+    assert HOSTILE * 2 not in html
+
+
+def test_labels_of_rows_are_escaped():
+    """Index labels and column names are anybody's words too."""
+    jobs = _jobs()
+    jobs.index = pd.MultiIndex.from_tuples([(HOSTILE, n) for n in range(3)], names=[HOSTILE, None])
+    html = dreamo.plan(jobs)._repr_html_()
+    assert "<script>" not in html
+    assert html.count("&lt;script&gt;") == 4
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (
+            _planned(["new", "reuse"], [0.03, 0], [0.03, 0]),
+            "1 of 2 rows is to be bought. 1 new, 1 reuse. From now on it costs $0.03.",
+        ),
+        (_planned(["new", "new"], [0.1, 0.2], [0.1, 0.2]), "From now on it costs $0.3."),
+        (
+            _planned(["new"], [0.1], [0.2], cap="5", spent="1"),
+            "between $0.1 and $0.2. $1 was spent here before.",
+        ),
+        (_planned(["new"], [0.1], [0.2], cap="0.15"), "The cap is $0.15. It may stop at the cap."),
+        (_planned(["new"], [0.1], [0.1], cap="0.1"), "$0.1. The cap is $0.1.\n"),
+        (
+            _planned(["reuse"], [0.0], [0.0]),
+            "Nothing is to be bought. 1 reuse. From now on it costs nothing.",
+        ),
+        (_planned(["ambiguous"], [0.0], [0.5]), "From now on it costs up to $0.5."),
+        (_planned(["new"], [float("nan")], [float("nan")]), "What it costs is not known yet"),
+        (_planned([], [], []), "Nothing is to be bought."),
+    ],
+)
+def test_plan_says_what_is_bought_and_what_it_can_cost(plan, said):
+    """Counts, the exact range of costs, and the cap stand above the rows."""
+    assert said in repr(plan)
+    assert said.strip().rsplit(". ", 1)[-1] in plan._repr_html_()
+
+
+def test_cap_and_spending_come_from_the_run_directory(tmp_path):
+    """A plan on a directory knows what was spent there and where its cap is."""
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=range(2), size="512x512")
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        done = dreamo.run(jobs, tmp_path, gateway=gateway, max_cost="0.5", progress=False)
+    spent = round(done["cost_usd"].sum(), 4)
+    assert f"${spent} was spent here before. The cap is $0.5." in repr(dreamo.plan(jobs, tmp_path))
+
+
+def test_long_tables_are_cut_as_pandas_cuts_them():
+    """As many rows as pandas' options allow are shown, and the rest is counted."""
+    plan = dreamo.plan(_jobs().loc[[0] * 100].reset_index(drop=True))
+    assert "… 90 more rows …" in plan._repr_html_()
+    with pd.option_context("display.max_rows", None):
+        assert "more rows" not in plan._repr_html_()
+    with pd.option_context("display.max_rows", 4, "display.min_rows", 1):
+        assert "… 99 more rows …" in plan._repr_html_()
+
+
+def test_option_of_pandas_turns_html_off():
+    """Who wants no HTML tables in notebooks gets none."""
+    with pd.option_context("display.notebook_repr_html", False):
+        assert dreamo.plan(_jobs())._repr_html_() is None
+
+
+@pytest.mark.parametrize("make", [dreamo.plan, dreamo.validate], ids=["plan", "validate"])
+def test_table_without_its_columns_says_nothing(make):
+    """After its columns were taken out in place, it is shown as any table."""
+    shown = make(_jobs(prompt=""))
+    del shown[columns.ACTION if columns.ACTION in shown else columns.SEVERITY]
+    assert repr(shown) == repr(pd.DataFrame(shown))
+    assert "dreamo-shown" not in shown._repr_html_()
