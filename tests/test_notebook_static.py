@@ -86,7 +86,9 @@ def test_the_html_needs_nothing_from_elsewhere(saved):
 
 def test_text_tells_the_same():
     """A terminal gets lines: what stopped the run, the warning about the cap, and no line that says nothing."""
-    text = status_text(example(phase="stopped", problem="no more money\nraise the cap", reserved_usd=0, errors=()))
+    text = status_text(
+        example(phase="stopped", problem="no more money\nraise the cap", reserved_usd=0, errors=())
+    )
     assert text.startswith("Stopped: 3 of 4 rows settled (75 %)  runs/example\n  [####")
     assert "  no more money\n  raise the cap" in text
     assert "reserved" not in text

@@ -104,7 +104,12 @@ def test_a_cap_that_falls_short_is_said_beforehand(cap, warning, suggested):
 
 @pytest.mark.parametrize(
     ("cap", "projected", "suggested"),
-    [("1", None, "1.50"), ("0", None, "1.00"), ("1", (Decimal("0.2"),) * 3, "1.50"), ("1", (Decimal(3),) * 3, "3.00")],
+    [
+        ("1", None, "1.50"),
+        ("0", None, "1.00"),
+        ("1", (Decimal("0.2"),) * 3, "1.50"),
+        ("1", (Decimal(3),) * 3, "3.00"),
+    ],
 )
 def test_a_cap_that_stopped_the_run_can_be_raised(cap, projected, suggested):
     """The suggestion is always higher than the cap, which may not be all that the next order lacked."""
@@ -156,7 +161,10 @@ def test_words_of_others_are_harmless_and_short():
     picture = Picture((1, "雪"), "a", long, None, Path("a.png"), None)
     view = view_of(
         example(
-            errors=(ErrorGroup(long, 1, long, long),), newest=(picture,), notices=("first", long), problem=long
+            errors=(ErrorGroup(long, 1, long, long),),
+            newest=(picture,),
+            notices=("first", long),
+            problem=long,
         )
     )
     texts = [view.problem, *view.notices, *dataclasses.astuple(view.errors[0]), view.pictures[0].prompt]
@@ -167,7 +175,9 @@ def test_words_of_others_are_harmless_and_short():
 
 def test_a_picture_tells_its_row_cost_and_seed():
     """A caption is enough to find the row."""
-    caption = view_of(example(newest=(Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286")),))).pictures[0]
+    caption = view_of(
+        example(newest=(Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286")),))
+    ).pictures[0]
     assert (caption.label, caption.seed) == ("row 7 · $0.0286", "seed 1099511627776")
 
 
