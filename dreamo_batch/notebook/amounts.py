@@ -11,22 +11,20 @@ _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
 _STEP_S: Final = 5
 _TEN: Final = 10
-_HUNDRED: Final = 100
 _CENTS: Final = Decimal("0.01")
 _FINEST: Final = Decimal("0.0001")
 
 
 def dollars(amount: Decimal) -> str:
-    """Write an amount of USD with two decimals, or up to four where it has them.
+    """Write an amount of USD in cents, or finer below a dollar.
 
     Examples
     --------
-    >>> dollars(Decimal("5")), dollars(Decimal("0.028571428")), dollars(Decimal("1234.5"))
-    ('$5.00', '$0.0286', '$1,234.50')
+    >>> dollars(Decimal("5")), dollars(Decimal("0.028571428")), dollars(Decimal("0.1")), dollars(Decimal("1234.567"))
+    ('$5.00', '$0.0286', '$0.10', '$1,234.57')
     """
-    fine = amount.quantize(_FINEST, ROUND_HALF_UP)
-    coarse = fine.quantize(_CENTS, ROUND_HALF_UP)
-    return f"${coarse if coarse == fine or abs(amount) >= _HUNDRED else fine.normalize():,f}"
+    fine, coarse = (amount.quantize(step, ROUND_HALF_UP) for step in (_FINEST, _CENTS))
+    return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
 
 
 def length(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -27,7 +28,7 @@ class ButtonRow:
     batch : Controlled
         What is called.
     tell : callable
-        Called after a click, in whatever thread it came, with what went wrong, or with empty text.
+        Called when what was clicked is done, in another thread, with what went wrong, or with empty text.
 
     Attributes
     ----------
@@ -38,6 +39,7 @@ class ButtonRow:
     def __init__(self, batch: Controlled, tell: Callable[[str], None]) -> None:
         self._batch = batch
         self._tell = tell
+        self._under_way: set[str] = set()
         self._pause = self._button("Pause", batch.pause)
         self._resume = self._button("Resume", batch.resume)
         self._stop = self._button("Stop", batch.stop)
@@ -92,13 +94,20 @@ class ButtonRow:
         return button
 
     def _click(self, words: str, action: Callable[[], None]) -> None:
+        """Do it in a thread of its own: going on may ask the service for its price first, which takes a while."""
+        if words not in self._under_way:
+            self._under_way.add(words)
+            threading.Thread(target=self._do, args=(words, action), name="dreamo-click", daemon=True).start()
+
+    def _do(self, words: str, action: Callable[[], None]) -> None:
+        trouble = ""
         try:
             action()
         except Exception as error:  # raised in a callback, it would be seen by nobody
             logger.debug("%s", words, exc_info=True)
-            self._tell(f"{words}: {error or type(error).__name__}")
-        else:
-            self._tell("")
+            trouble = f"{words}: {str(error) or type(error).__name__}"
+        self._under_way.discard(words)
+        self._tell(trouble)
 
 
 def _show(widget: Any, button: Button) -> None:

@@ -13,6 +13,9 @@ from dreamo_batch.notebook.money import falls_short
 if TYPE_CHECKING:
     from dreamo_batch.batch.moment import Phase, Status
 
+_CAP: Final = "max_cost"
+_ENOUGH: Final = Decimal("1.5")
+_ONE: Final = Decimal(1)
 _CENTS: Final = Decimal("0.01")
 _ELSEWHERE: Final = (
     "Another process works on this run: it can be watched from here, and paused or stopped there."
@@ -111,8 +114,12 @@ def _retry(status: Status, *, can_control: bool) -> Button:
 def _suggested_cap(status: Status) -> str:
     """Give a cap that would last, in whole cents; asked for where the present one stopped the run, or may."""
     cap = status.max_cost_usd
-    is_stuck = status.phase == "stopped" and status.problem is not None
-    if cap is None or status.n_settled == status.n_rows or not (is_stuck or falls_short(status)):
+    if cap is None or not (falls_short(status) or _is_stopped_by_cap(status)):
         return ""
-    expected = status.projected_usd[2] if status.projected_usd else 2 * cap
-    return f"{max(expected, cap).quantize(_CENTS, ROUND_UP):f}"
+    expected = status.projected_usd[2] if status.projected_usd else cap
+    return f"{(expected if expected > cap else _ENOUGH * cap or _ONE).quantize(_CENTS, ROUND_UP):f}"
+
+
+def _is_stopped_by_cap(status: Status) -> bool:
+    """Whether what stopped the run names the cap as what to change."""
+    return status.phase == "stopped" and _CAP in (status.problem or "")

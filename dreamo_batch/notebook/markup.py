@@ -92,7 +92,7 @@ def picture(caption: Caption, thumbnail: bytes | None) -> str:
         f'<div class="dreamo-picture" style="display: inline-block; width: {_SHOWN_PX}px; vertical-align: top" '
         f'title="{prompt}">{_image(thumbnail, prompt)}'
         f'<div style="padding: 3px 5px; font-size: 11px; line-height: 1.3">{escape(caption.label)}'
-        f'<div class="dreamo-prompt dreamo-faint">{prompt}</div></div></div>'
+        f'<div>{escape(caption.seed)}</div><div class="dreamo-prompt dreamo-faint">{prompt}</div></div></div>'
     )
 
 

@@ -39,12 +39,14 @@ SHEET: Final = """
 .dreamo-block { margin: 0 0 8px; overflow-wrap: anywhere; }
 .dreamo-head { display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; }
 .dreamo-title { font-size: 1.15em; font-weight: 600; }
-.dreamo-place, .dreamo-faint { color: var(--jp-ui-font-color2, inherit); opacity: 0.85; }
+.dreamo-place, .dreamo-faint { color: var(--jp-ui-font-color2, inherit); }
+.dreamo-picture .dreamo-faint { color: inherit; }
 .dreamo-place { font-family: var(--jp-code-font-family, monospace); font-size: 0.92em; }
 .dreamo-bar { border-radius: 3px; position: relative; background: var(--jp-layout-color3, rgba(128, 128, 128, 0.3)); }
 .dreamo-bar > span { transition: width 0.2s linear; }
 .dreamo-legend > span { display: inline-flex; align-items: center; white-space: nowrap; }
 .dreamo-swatch { border-radius: 2px; }
+.dreamo-pending { background-color: var(--jp-layout-color3, #b4b4b4) !important; }
 .dreamo-failed { background-image: repeating-linear-gradient(45deg, rgba(0, 0, 0, 0.38) 0 2px, transparent 2px 6px); }
 .dreamo-ambiguous { background-image: radial-gradient(rgba(0, 0, 0, 0.6) 1.2px, transparent 1.6px);
   background-size: 6px 6px; }
@@ -59,6 +61,7 @@ SHEET: Final = """
 .dreamo-figures b { font-weight: 600; font-variant-numeric: tabular-nums; }
 .dreamo-problem { border-left: 4px solid #d55e00; padding: 4px 10px;
   background: var(--jp-layout-color2, rgba(128, 128, 128, 0.12)); }
+.dreamo-panel .dreamo-block.jupyter-widgets { margin: 0 0 8px; overflow: hidden; }
 .dreamo-pictures { gap: 8px !important; }
 .dreamo-picture { border-radius: 4px; overflow: hidden;
   background: var(--jp-layout-color2, rgba(128, 128, 128, 0.12)); }

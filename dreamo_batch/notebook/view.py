@@ -67,11 +67,12 @@ class ErrorLine:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A picture: where it lies, what stands below it, and its prompt."""
+    """A picture: where it lies, and the lines below it."""
 
     job_id: str
     path: Path
     label: str
+    seed: str
     prompt: str
 
 
@@ -135,7 +136,7 @@ def view_of(status: Status, *, can_control: bool = True) -> View:
         tone="bad" if status.problem is not None else tone,
         place=shortened(status.run_dir, _PROBLEM_CHARACTERS),
         progress=_progress(status),
-        pace=_pace(status),
+        pace=_pace(status, is_ours=can_control),
         detail=_detail(status),
         segments=_segments(status),
         money=money_of(status),
@@ -179,10 +180,11 @@ def _progress(status: Status) -> str:
     return f"{status.n_settled:,} of {amounts.count(status.n_rows, 'row')} settled ({percent} %)"
 
 
-def _pace(status: Status) -> str:
+def _pace(status: Status, *, is_ours: bool) -> str:
+    """Tell time and speed; for how long somebody else has been working can't be told."""
     if status.is_over:
-        return f"took {amounts.length(status.elapsed_s)}" if status.elapsed_s else ""
-    parts = [f"{amounts.length(status.elapsed_s)} so far"]
+        return f"took {amounts.length(status.elapsed_s)}" if is_ours and status.elapsed_s else ""
+    parts = [f"{amounts.length(status.elapsed_s)} so far"] if is_ours else []
     if status.n_in_flight:
         parts.append(f"{status.n_in_flight:,} in flight")
     if status.rows_per_s and status.phase == "running":
@@ -226,10 +228,11 @@ def _error(group: ErrorGroup) -> ErrorLine:
 
 
 def _caption(picture: Picture) -> Caption:
-    parts = [f"row {shortened(picture.row, _LABEL_CHARACTERS)}"]
-    if picture.seed is not None:
-        parts.append(f"seed {picture.seed}")
-    if picture.cost_usd is not None:
-        parts.append(amounts.dollars(picture.cost_usd))
-    prompt = shortened(picture.prompt, _PROMPT_CHARACTERS)
-    return Caption(picture.job_id, picture.path, " · ".join(parts), prompt)
+    label = f"row {shortened(picture.row, _LABEL_CHARACTERS)}"
+    return Caption(
+        job_id=picture.job_id,
+        path=picture.path,
+        label=label if picture.cost_usd is None else f"{label} · {amounts.dollars(picture.cost_usd)}",
+        seed="" if picture.seed is None else f"seed {picture.seed}",
+        prompt=shortened(picture.prompt, _PROMPT_CHARACTERS),
+    )

@@ -134,9 +134,10 @@ class Panel:
         self.wake.set()
 
     def _keep(self, view: View | None) -> None:
-        """Write the last state into the outputs, where a saved notebook keeps it; and take it back if it goes on."""
+        """Write the last state into the outputs, where a saved notebook keeps it; if it goes on, bring buttons back."""
         last = None if view is None else dataclasses.replace(view, at="")
-        if last != self._kept:
+        is_gone = self._kept is not None and not self._kept.controls.has_any
+        if last != self._kept and (last is not None or is_gone):
             for output in self._outputs:
                 output.update(self.bundle(), raw=True)
-            self._kept = last
+        self._kept = last
