@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         rank,
     )
     from dreamo_batch.batch.settling import resolve
-    from dreamo_batch.batch.showing import gallery
+    from dreamo_batch.batch.showing import contact_sheet, gallery
     from dreamo_batch.batch.verifying import verify
     from dreamo_batch.errors import (
         AccessRefused,
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
         plot_spend,
         plot_throughput,
     )
-    from dreamo_batch.results.sheet import contact_sheet
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.files import read_table, write_table
     from dreamo_batch.table.sweep import sweep
@@ -96,7 +95,7 @@ _HOME: Final = {
     "check_service": "batch.conformance",
     "costs": "batch.analysis",
     "attempts": "batch.analysis",
-    "contact_sheet": "results.sheet",
+    "contact_sheet": "batch.showing",
     "gallery": "batch.showing",
     "latency": "batch.analysis",
     "throughput": "batch.analysis",

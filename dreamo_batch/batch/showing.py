@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from dreamo_batch import columns as names
 from dreamo_batch.batch.reading import load
+from dreamo_batch.results import sheet
 from dreamo_batch.results.gallery import PAGE_COLUMNS, PAGE_ROWS, Gallery, make_gallery
 
 if TYPE_CHECKING:
@@ -76,13 +78,91 @@ def gallery(
     >>> page.count("<img")  # six pictures, and the reference once
     7
     """
-    results = source if isinstance(source, pd.DataFrame) else load(source)
+    is_table = isinstance(source, pd.DataFrame)
     return make_gallery(
-        results,
+        source if is_table else load(source),
         rows,
         columns,
         run_dir=run_dir,
         page_rows=page_rows,
         page_columns=page_columns,
         title=title,
+        reload=None if is_table else functools.partial(load, source),
+    )
+
+
+def contact_sheet(
+    source: pd.DataFrame | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    rows: str | Sequence[Any] | None = None,
+    columns: str | Sequence[Any] | None = None,
+    n_across: int = 4,
+    labels: Sequence[str] = (names.PROMPT,),
+    title: str = "",
+    paper: str = "a4",
+    font: str | os.PathLike[str] | None = None,
+) -> int:
+    """Draw the pictures of results for print: as a grid with labelled axes, or one after the other.
+
+    Parameters
+    ----------
+    source : pandas.DataFrame or path-like
+        Results, or rows of them; or a run directory, whose results are loaded.
+    path : path-like
+        The PNG, JPEG or PDF to write, by its ending; replaced atomically. A grid that takes several pages becomes one
+        PDF, or ``sheet.png``, ``sheet-2.png``, ...
+    run_dir : path-like, optional
+        Where the pictures are; default: where the results came from.
+    rows, columns : str, sequence of str, or None
+        Columns that the lines down and across stand for, as for `gallery`; what has no picture is drawn as what it
+        is. Both None: saved pictures only, in the table's order, each once and 100 at most.
+    n_across : int
+        Without axes: pictures in a row.
+    labels : sequence of str
+        Without axes: columns that tell the pictures apart, besides the seed.
+    title : str
+        A heading, with axes.
+    paper : {"a4", "letter"}
+        What a grid is laid out for, at 300 dpi; few columns upright, else across.
+    font : path-like, optional
+        Font file for the labels. Default: Latin letters as they are, Chinese in a font of this machine. Labels that no
+        font has letters for become codes (P1, C1, ...), and ``PATH.legend.csv`` says what they stand for.
+
+    Returns
+    -------
+    int
+        Number of pictures on it. Without axes nothing is written if that is 0.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, paper, font or kind of file, or it is not known where the pictures are.
+    DirectoryError
+        If a run directory can't be read.
+    OSError
+        If the sheet can't be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
+    6
+    """
+    return sheet.contact_sheet(
+        source if isinstance(source, pd.DataFrame) else load(source),
+        path,
+        run_dir=run_dir,
+        rows=rows,
+        columns=columns,
+        n_across=n_across,
+        labels=labels,
+        title=title,
+        paper=paper,
+        font=font,
     )

@@ -5,7 +5,7 @@ Data goes to standard output, progress and hints to standard error; `exits` says
 Examples
 --------
 >>> sorted(main.commands)
-['check', 'demo', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
+['check', 'demo', 'gallery', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import click
 
 from dreamo_batch import __version__
-from dreamo_batch.cli import conformance, directories, local, tables
+from dreamo_batch.cli import conformance, directories, local, pictures, tables
 from dreamo_batch.cli.door import Door
 
 __all__ = ["main"]
@@ -39,6 +39,7 @@ for command in (
     directories.results,
     directories.retry,
     directories.resolve,
+    pictures.gallery,
     local.serve,
     local.demo,
     conformance.check,

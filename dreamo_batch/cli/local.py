@@ -124,12 +124,11 @@ def demo_folder() -> Path:
 
 def _show_pictures(run_dir: str) -> None:
     import dreamo_batch as dreamo
-    from dreamo_batch.results.sheet import contact_sheet
 
     results = dreamo.load(run_dir)
     labels = [name for name in (_SCENE, columns.PROMPT) if name in results]
     sheet = Path(run_dir) / _SHEET
-    n_shown = contact_sheet(results, sheet, run_dir=run_dir, labels=labels)
+    n_shown = dreamo.contact_sheet(results, sheet, run_dir=run_dir, labels=labels)
     hint(f"The pictures are in {Path(run_dir) / 'images'}.")
     if n_shown:
         hint(f"All of them on one sheet: {sheet}")

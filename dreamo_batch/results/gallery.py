@@ -10,6 +10,8 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable
 from dreamo_batch.results import choice, gallery_page
 from dreamo_batch.results.entries import PICTURE
+from dreamo_batch.results.gallery_content import content_of
+from dreamo_batch.results.gallery_widget import GalleryWidget, is_possible
 from dreamo_batch.results.grid import lay_out
 from dreamo_batch.results.grid_html import IN_CELL_MAX, Pictures, grid_html
 from dreamo_batch.results.origin import run_dir_of
@@ -30,7 +32,7 @@ __all__ = ["Gallery", "grid_html", "make_gallery"]
 
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12
-DISPLAY_BYTES_MAX: Final = 1_500_000
+DISPLAY_BYTES_MAX: Final = 1_000_000
 """What the thumbnails that a notebook keeps may weigh."""
 PAGE_BYTES_MAX: Final = 6_000_000
 """What those of a page of `to_html` may weigh, as JPEG."""
@@ -61,14 +63,16 @@ class Gallery:
         page_size: tuple[int, int],
         title: str = "",
         thumbnails: Thumbnails | None = None,
+        reload: Callable[[], Grid] | None = None,
     ) -> None:
         self._whole = grid.whole()
         self._page_size = page_size
         self._number = 1
         self._thumbnails = thumbnails or _thumbnails
         self._references = References(grid.results, run_dir)
+        self._reload = reload
         self._chosen: list[int] = []
-        self._widget: Any = None
+        self._widget: GalleryWidget | None = None
         self.run_dir = run_dir
         self.title = title
         self.grid = self._whole.page(1, *page_size)
@@ -84,9 +88,14 @@ class Gallery:
         return self.grid.n_pages
 
     @property
+    def chosen(self) -> list[int]:
+        """Positions of the chosen rows."""
+        return sorted(self._chosen)
+
+    @property
     def selection(self) -> pd.DataFrame:
         """The chosen rows of the results, in the table's order."""
-        return self.results.iloc[sorted(self._chosen)]
+        return self.results.iloc[self.chosen]
 
     def select(self, rows: Collection[Any] | pd.Series | None) -> pd.DataFrame:
         """Choose rows; the widget shows them as chosen.
@@ -115,7 +124,7 @@ class Gallery:
             position for position in dict.fromkeys(positions) if 0 <= position < len(self.results)
         ]
         if self._widget is not None:
-            self._widget.show_chosen(self._chosen)
+            self._widget.show_chosen(self.chosen)
 
     def page(self, number: int) -> Gallery:
         """Turn to a page, those across first.
@@ -140,6 +149,53 @@ class Gallery:
         if self._widget is not None:
             self._widget.show_page()
         return self
+
+    def refresh(self) -> Gallery:
+        """Read the run directory anew; of a gallery that was made from one, also while it is worked on.
+
+        Returns
+        -------
+        Gallery
+            This one, on the same page if that is still there; what was chosen stays chosen, by position.
+
+        Raises
+        ------
+        UsageError
+            If it was made from a table.
+        DirectoryError
+            If the directory can't be read.
+        """
+        if self._reload is None:
+            raise UsageError(
+                "only a gallery that was made from a run directory can be read anew: gallery(run_dir)."
+            )
+        self._whole = self._reload()
+        self._references = References(self._whole.results, self.run_dir)
+        self._chosen = [position for position in self._chosen if position < len(self.results)]
+        return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
+
+    def widget(self) -> Any:
+        """Give the widget, which turns pages, shows full pictures, and lets rows be chosen by clicks and keys.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            The same each time; what is chosen in it is `selection`.
+
+        Raises
+        ------
+        UsageError
+            If anywidget is not installed (extra `gallery`).
+        """
+        if self._widget is None:
+            self._widget = GalleryWidget(self)
+        return self._widget.widget
+
+    def content(self) -> dict[str, Any]:
+        """Describe the page shown, for the widget."""
+        pictures, where = self.pictures(self.grid, DISPLAY_BYTES_MAX)
+        is_live = self._reload is not None
+        return content_of(self.grid, pictures, where, number=self._number, title=self.title, is_live=is_live)
 
     def fragment(self, *, bytes_max: int = DISPLAY_BYTES_MAX, is_open: bool = True) -> str:
         """Draw the page shown as HTML that can stand within another page: no script, nothing from outside.
@@ -187,6 +243,11 @@ class Gallery:
         """Say where a picture is."""
         return self.run_dir / (entry.path or "")
 
+    def path_at(self, position: int) -> Path | None:
+        """Say where the picture of a row is; None if it has none."""
+        entry = self._whole.entry(position)
+        return None if entry.path is None else self.path_of(entry)
+
     def to_html(self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None) -> str:
         """Write a page of its own: all rows, no network, paged, filtered and enlarged by clicks and keys.
 
@@ -230,6 +291,14 @@ class Gallery:
         where = f"page {self._number} of {self.n_pages}"
         return f"<gallery of {len(self.results)} rows: {n_rows} x {n_columns} cells, {axes}, {where}>"
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """Show the widget, with the static page beside it for where there is none, as in a notebook read later."""
+        static = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        if not is_possible():
+            return static
+        live = self.widget()._repr_mimebundle_()
+        return {**(live[0] if isinstance(live, tuple) else live or {}), **static}
+
     def _repr_html_(self) -> str:
         """Show the page in a notebook without a widget, and say where the others are."""
         if self.n_pages == 1:
@@ -247,6 +316,7 @@ def make_gallery(
     page_rows: int = PAGE_ROWS,
     page_columns: int = PAGE_COLUMNS,
     title: str = "",
+    reload: Callable[[], pd.DataFrame] | None = None,
 ) -> Gallery:
     """Lay results out as a gallery; see `dreamo_batch.gallery`.
 
@@ -262,7 +332,8 @@ def make_gallery(
             raise UsageError(f"{name}={value}: a page has at least one.")
     grid = lay_out(results, rows, across)
     where = run_dir_of(results, run_dir)
-    return Gallery(grid, where, page_size=(page_rows, page_columns), title=title)
+    again = None if reload is None else lambda: lay_out(reload(), rows, across)
+    return Gallery(grid, where, page_size=(page_rows, page_columns), title=title, reload=again)
 
 
 def _axis(names: Sequence[str]) -> str:

@@ -87,7 +87,7 @@ def grid_html(
     """
     drawing = _Drawing(grid, pictures, beside, is_open=is_open)
     return (
-        f'<div class="{ROOT_CLASS}" style="--dg-cell:{_cell_px(grid)}px"><style>{STYLE}</style>'
+        f'<div class="{ROOT_CLASS}" style="--dg-cell:{cell_px(grid)}px"><style>{STYLE}</style>'
         f"{drawing.head(heading)}{drawing.table()}</div>"
     )
 
@@ -116,24 +116,15 @@ class _Drawing:
         title = f"<b>{escape(heading)}</b>" if heading else ""
         counts = count(self.grid.shown(), self.pictures)
         told = "".join(
-            f'<span class="dg-key dg-{kind}">{n} {_plural(WORDS[kind], n)}</span>'
+            f'<span class="dg-key dg-{kind}">{n} {plural(WORDS[kind], n)}</span>'
             for kind, n in counts.items()
         )
         once = self._references(self.beside.once, "reference")
         return f'<div class="dg-head">{once}<div>{title}<div class="dg-keys">{told}</div>{self._extent()}</div></div>'
 
     def _extent(self) -> str:
-        """Say which part of the whole this page is."""
-        n_rows, n_columns = self.grid.shape
-        parts = [
-            f"{name} {shown.start + 1} to {shown.stop} of {n}"
-            for name, shown, n in (
-                ("rows", self.grid.shown_rows, n_rows),
-                ("columns", self.grid.shown_columns, n_columns),
-            )
-            if len(shown) < n
-        ]
-        return f'<div class="dg-extent">{", ".join(parts)}</div>' if parts else ""
+        told = extent(self.grid)
+        return f'<div class="dg-extent">{told}</div>' if told else ""
 
     def table(self) -> str:
         if not len(self.grid.shown_rows):
@@ -235,11 +226,23 @@ def _one_line(parts: Sequence[str]) -> str:
     return shortened(", ".join(parts), 80)
 
 
-def _plural(word: str, n: int) -> str:
+def plural(word: str, n: int) -> str:
+    """Give the word for so many of a kind."""
     return word + "s" if word == WORDS[PICTURE] and n != 1 else word
 
 
-def _cell_px(grid: Grid) -> int:
+def extent(grid: Grid) -> str:
+    """Say which part of the whole a page is; nothing if it is the whole."""
+    n_rows, n_columns = grid.shape
+    parts = [
+        f"{name} {shown.start + 1} to {shown.stop} of {n}"
+        for name, shown, n in (("rows", grid.shown_rows, n_rows), ("columns", grid.shown_columns, n_columns))
+        if len(shown) < n
+    ]
+    return ", ".join(parts)
+
+
+def cell_px(grid: Grid) -> int:
     """Choose how wide a cell is, by how many stand side by side."""
     n = len(grid.shown_columns)
     return next(width for at_most, width in CELL_PX if n <= at_most)

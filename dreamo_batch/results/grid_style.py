@@ -7,6 +7,7 @@ from typing import Final
 CELL_PX: Final = ((3, 216), (4, 176), (6, 144), (9, 112), (10**9, 88))
 """How wide a cell is where at most so many stand side by side."""
 
+# Notebooks have rules of their own for tables, which these must win over.
 # Colours are mixed from the ink around, so that light pages, dark pages and notebook themes are all suited.
 STYLE: Final = """
 .dreamo-gallery{color:inherit;font:13px/1.4 system-ui,"Noto Sans","Noto Sans CJK SC","PingFang SC","Microsoft YaHei",
@@ -22,23 +23,25 @@ STYLE: Final = """
 .dreamo-gallery tr{background:none!important}
 .dreamo-gallery table{border-collapse:separate;border-spacing:6px;margin:0 -6px;font-size:inherit;border:0;
  table-layout:auto;width:auto}
-.dreamo-gallery th,.dreamo-gallery td{border:0;padding:0;background:none;vertical-align:top;text-align:left;
- white-space:normal}
-.dreamo-gallery thead th{font-weight:600;vertical-align:bottom;padding-bottom:2px;text-align:center;
+.dreamo-gallery th,.dreamo-gallery td{border:0;padding:0!important;background:none!important;
+ vertical-align:top!important;text-align:left!important;white-space:normal}
+.dreamo-gallery thead th{font-weight:600;vertical-align:bottom!important;padding-bottom:2px!important;
+ text-align:center!important;
  overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
-.dreamo-gallery thead th.dg-names{font-weight:400;opacity:.7;font-size:12px;text-align:left}
+.dreamo-gallery thead th.dg-names{font-weight:400;opacity:.7;font-size:12px;
+ text-align:left!important}
 .dreamo-gallery .dg-names span{display:block}
 .dreamo-gallery .dg-down::after{content:" \\2193"}
 .dreamo-gallery .dg-across::after{content:" \\2192"}
 .dreamo-gallery .dg-down:empty,.dreamo-gallery .dg-across:empty{display:none}
 .dreamo-gallery .dg-across{text-align:right}
-.dreamo-gallery tbody th{width:176px;min-width:120px;max-width:220px;padding-right:6px;font-weight:400;
+.dreamo-gallery tbody th{width:176px;min-width:120px;max-width:220px;padding-right:6px!important;font-weight:400;
  overflow-wrap:anywhere}
 .dreamo-gallery .dg-label{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:7;overflow:hidden}
 .dreamo-gallery .dg-label+.dg-label{opacity:.75;font-weight:400}
 .dreamo-gallery td{width:var(--dg-cell);min-width:var(--dg-cell)}
-.dreamo-gallery td.dg-none{text-align:center;color:color-mix(in srgb,currentColor 55%,transparent);
- vertical-align:middle;
+.dreamo-gallery td.dg-none{text-align:center!important;color:color-mix(in srgb,currentColor 55%,transparent);
+ vertical-align:middle!important;
  border:1px dashed color-mix(in srgb,currentColor 45%,transparent);border-radius:4px}
 .dreamo-gallery img{display:block;width:100%;height:auto;max-width:none;margin:0;border-radius:4px}
 .dreamo-gallery .dg-references{display:flex;flex-wrap:wrap;gap:6px;margin-bottom:4px}

@@ -5,6 +5,7 @@ A run directory knows where each picture was, or keeps a copy of it; where it do
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.results.texts import key_of, label_of
+from dreamo_batch.results.thumbnails import shown
 from dreamo_batch.table.cells import is_missing
 from dreamo_batch.table.schema import image_columns
 from dreamo_batch.table.sources import FILE, URL, Source, read_source
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import pandas as pd
+    from PIL import Image
 
     from dreamo_batch.results.grid import Grid
     from dreamo_batch.results.thumbnails import Thumbnail, Thumbnails
@@ -40,6 +43,12 @@ class Reference:
     key: str
     label: str
     content: Any = None
+
+    def image(self, side_px: int) -> Image.Image | None:
+        """Read it, at most so large; None for one at a URL, and for one that is gone."""
+        if self.content is None:
+            return None
+        return shown(io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content, side_px)
 
     def picture(self, thumbnails: Thumbnails, bytes_max: int) -> Thumbnail | None:
         """Make it small; None for one at a URL, and for one that is gone."""

@@ -1,4 +1,4 @@
-"""A contact sheet: the pictures of a run, small and labelled, in one image."""
+"""A contact sheet: the pictures of a run, small and labelled, as a picture or for print."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from dreamo_batch import columns
+from dreamo_batch import columns as names
+from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable
+from dreamo_batch.results import sheet_files
+from dreamo_batch.results.grid import lay_out
+from dreamo_batch.results.lettering import Lettering, wrapped
+from dreamo_batch.results.origin import run_dir_of
+from dreamo_batch.results.texts import label_of
+from dreamo_batch.results.thumbnails import shown
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +30,8 @@ _GAP_PX: Final = 12
 _TEXT_PX: Final = 15
 _N_ACROSS: Final = 4
 _N_MAX: Final = 100
-_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_LINE_PX: Final = 18
+_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _BEYOND_LATIN: Final = "\u0250"
 _PAPER: Final = "#f4f1ea"
 _INK: Final = "#2b2b2b"
@@ -33,34 +41,16 @@ def contact_sheet(
     results: pd.DataFrame,
     path: str | os.PathLike[str],
     *,
-    run_dir: str | os.PathLike[str],
+    run_dir: str | os.PathLike[str] | None = None,
+    rows: str | Sequence[Any] | None = None,
+    columns: str | Sequence[Any] | None = None,
     n_across: int = _N_ACROSS,
-    labels: Sequence[str] = (columns.PROMPT,),
+    labels: Sequence[str] = (names.PROMPT,),
+    title: str = "",
+    paper: str = "a4",
+    font: str | os.PathLike[str] | None = None,
 ) -> int:
-    """Draw the saved pictures of a run on one sheet, in the table's order, labelled by prompt and seed.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results as from `dreamo_batch.run` or `load`.
-    path : path-like
-        The PNG or JPEG to write, by its ending; replaced atomically. Nothing is written without a picture.
-    run_dir : path-like
-        Where their pictures are.
-    n_across : int
-        Pictures in a row.
-    labels : sequence of str
-        Columns that tell the pictures apart, besides the seed; what is not Latin in them can't be drawn.
-
-    Returns
-    -------
-    int
-        Number of pictures on it, 100 at most; each is shown once, and unreadable ones are left out.
-
-    Raises
-    ------
-    OSError
-        If the sheet can't be written.
+    """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`.
 
     Examples
     --------
@@ -68,17 +58,27 @@ def contact_sheet(
     >>> contact_sheet(pd.DataFrame({"prompt": [], "seed_sent": [], "output_path": []}), "none.png", run_dir="runs/none")
     0
     """
-    rows = results[results[columns.OUTPUT_PATH].notna()].drop_duplicates(columns.OUTPUT_PATH)
+    target, folder, letters = Path(path), run_dir_of(results, run_dir), Lettering(font)
+    kind = _FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
+    if rows is not None or columns is not None:
+        return sheet_files.write_grid(
+            lay_out(results, rows, columns),
+            target,
+            kind,
+            run_dir=folder,
+            title=title,
+            paper=paper,
+            letters=letters,
+        )
+    kept = results[results[names.OUTPUT_PATH].notna()].drop_duplicates(names.OUTPUT_PATH)
     cells = [
-        cell for row in rows.head(_N_MAX).to_dict("records") if (cell := _cell(row, Path(run_dir), labels))
+        cell for row in kept.head(_N_MAX).to_dict("records") if (cell := _cell(row, folder, labels, letters))
     ]
     if cells:
-        durable.replace(
-            Path(path),
-            lambda temporary: _sheet(cells, n_across).save(
-                temporary, _FORMATS[Path(path).suffix.lower()], quality=88
-            ),
-        )
+        sheet = _sheet(cells, n_across)
+        durable.replace(target, lambda temporary: sheet.save(temporary, kind, quality=88))
     return len(cells)
 
 
@@ -93,33 +93,30 @@ def _sheet(cells: list[Image.Image], n_across: int) -> Image.Image:
     return sheet
 
 
-def _cell(row: dict[Any, Any], run_dir: Path, labels: Sequence[str]) -> Image.Image | None:
+def _cell(
+    row: dict[Any, Any], run_dir: Path, labels: Sequence[str], letters: Lettering
+) -> Image.Image | None:
     """Draw one picture with its label; None if the file is gone or damaged."""
-    try:
-        with Image.open(run_dir / row[columns.OUTPUT_PATH]) as picture:
-            picture.draft("RGB", (_CELL_PX, _CELL_PX))  # a JPEG is decoded at a fraction of its size
-            small = ImageOps.contain(picture.convert("RGB"), (_CELL_PX, _CELL_PX))
-    except OSError:
+    small = shown(run_dir / row[names.OUTPUT_PATH], _CELL_PX)
+    if small is None:
         return None
+    if max(small.size) < _CELL_PX:
+        small = ImageOps.contain(small, (_CELL_PX, _CELL_PX))
     cell = Image.new("RGB", (_CELL_PX, _CELL_PX + _LABEL_PX), _PAPER)
     cell.paste(small, ((_CELL_PX - small.width) // 2, _CELL_PX - small.height))
-    font = ImageFont.load_default(_TEXT_PX)
-    told = ": ".join(text for name in labels if (text := _drawable(str(row[name]))))
-    lines = (_fitting(told, font), f"seed {row[columns.SEED_SENT]}")
-    ImageDraw.Draw(cell).multiline_text((2, _CELL_PX + 2), "\n".join(lines), fill=_INK, font=font, spacing=3)
+    told = ": ".join(text for name in labels if (text := _drawable(str(row[name]), letters)))
+    pen = ImageDraw.Draw(cell)
+    for number, text in enumerate((told, f"seed {row[names.SEED_SENT]}")):
+        font = letters.font_for(text, _TEXT_PX) or ImageFont.load_default(_TEXT_PX)
+        line = next(iter(wrapped(text, font, _CELL_PX - 4, 1)), "")
+        pen.text((2, _CELL_PX + 2 + number * _LINE_PX), line, fill=_INK, font=font)
     return cell
 
 
-def _drawable(text: str) -> str:
-    """Keep what the built-in font has letters for; it has none beyond Latin."""
-    kept = "".join(character for character in text if character.isprintable() and character < _BEYOND_LATIN)
+def _drawable(text: str, letters: Lettering) -> str:
+    """Give a text if a font here has its letters, else keep what the built-in font has letters for."""
+    whole = label_of(text)
+    if letters.font_for(whole, _TEXT_PX) is not None:
+        return whole
+    kept = "".join(letter for letter in whole if letter < _BEYOND_LATIN)
     return " ".join(kept.split())
-
-
-def _fitting(text: str, font: Any) -> str:
-    """Cut a line to the width of a cell."""
-    if font.getlength(text) <= _CELL_PX - 4:
-        return text
-    while text and font.getlength(text + "...") > _CELL_PX - 4:
-        text = text[:-1]
-    return text.rstrip() + "..."
