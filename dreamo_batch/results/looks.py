@@ -92,7 +92,12 @@ def look_at(
         By the picture's digest: how it looks, or why it can't be looked at.
     """
     cache = Cache(run_dir)
-    by_digest = {subject.sha256: subject for subject in subjects if subject is not None}
+    by_digest: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject is not None and not (
+            subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()
+        ):
+            by_digest[subject.sha256] = subject  # of files with the same bytes one that is there
     looks, problems, wanted = {}, {}, []
     for subject in by_digest.values():
         known = cache.get(_key(subject))
