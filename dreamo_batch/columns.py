@@ -503,9 +503,9 @@ RANKS = _table(
 
 BEST_SEEDS = _table(
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
-    Column(N_RANKED, INT, "", "Pictures of it that were ranked."),
-    Column(N_UNRANKED, INT, "", "Those that could not be."),
-    Column(SCORE, FLOAT, "", "Mean score."),
+    Column(N_RANKED, INT, "", "Groups in which it was ranked."),
+    Column(N_UNRANKED, INT, "", "Pictures of it that could not be ranked."),
+    Column(SCORE, FLOAT, "", "Mean score over these groups."),
     Column(SCORE_MIN, FLOAT, "", "Score in the group where it did worst."),
     Column(RANK_MEAN, FLOAT, "", "Mean rank."),
     Column(N_FIRST, INT, "", "Groups it is the best of, alone or with others."),

@@ -125,7 +125,8 @@ def test_blocks_hold_every_pair_once(n, per_block):
         for _ in range(n)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "_BLOCK_BYTES", 256 * 4 * max(1, n) * per_block)
+        patch.setattr(looks, "_BLOCK_ROWS", per_block)
+        patch.setattr(looks, "_TILE_BYTES", 256 * 4 * per_block * 3)
         blocks = list(looks.distances(made))
     found = {
         (int(one), int(other)): (int(bits), float(delta_e))

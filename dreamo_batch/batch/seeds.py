@@ -297,24 +297,28 @@ def rank(
     return rank_pictures(results, measures, values, problems, within=within, weights=weights)
 
 
-def best_seeds(ranked: pd.DataFrame) -> pd.DataFrame:
+def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None = "prompt") -> pd.DataFrame:
     """Say which seeds did best over all groups.
+
+    Of a seed that was repeated in a group the mean counts there.
 
     Parameters
     ----------
     ranked : pandas.DataFrame
         As from `rank`.
+    within : str, sequence of str, or None
+        The groups it was ranked in.
 
     Returns
     -------
     pandas.DataFrame
-        Columns of `dreamo_batch.columns.BEST_SEEDS` on a RangeIndex. Seeds with the most pictures ranked come first, so
+        Columns of `dreamo_batch.columns.BEST_SEEDS` on a RangeIndex. Seeds ranked in the most groups come first, so
         that one good picture does not outdo a seed that is good everywhere; then by mean score.
 
     Raises
     ------
     UsageError
-        If it is not what `rank` gives.
+        If it is not what `rank` gives, or was not ranked within these groups.
 
     Examples
     --------
@@ -326,7 +330,7 @@ def best_seeds(ranked: pd.DataFrame) -> pd.DataFrame:
     >>> dreamo.best_seeds(ranked)[["seed_sent", "ranked", "score", "firsts"]].to_dict("records")
     [{'seed_sent': 2, 'ranked': 2, 'score': 1.0, 'firsts': 2}, {'seed_sent': 1, 'ranked': 2, 'score': 0.0, 'firsts': 0}]
     """
-    return summarise_seeds(ranked)
+    return summarise_seeds(ranked, within)
 
 
 def compare_replicates(

@@ -110,9 +110,10 @@ def gather(
     looks, _ = look_at(subjects, run_dir, n_workers=n_workers, progress=progress)
     is_first = told.rows[columns.DUPLICATE_OF].isna().to_numpy()
     is_seen = np.array([one is not None and one.sha256 in looks for one in subjects], dtype=bool)
-    places = [
-        np.flatnonzero(is_first & is_seen & (groups.of_rows == number)) for number in range(len(groups.keys))
-    ]
+    compared = np.flatnonzero(is_first & is_seen)
+    compared = compared[np.argsort(groups.of_rows[compared], kind="stable")]
+    ends = np.searchsorted(groups.of_rows[compared], np.arange(1, len(groups.keys)))
+    places = np.split(compared, ends) if len(groups.keys) else []
     unseen = np.bincount(groups.of_rows[is_first & ~is_seen], minlength=len(groups.keys))
     return Gathered(told.rows, groups.keys, places, unseen.tolist(), looks)
 

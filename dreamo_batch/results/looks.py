@@ -26,6 +26,9 @@ _VERSION: Final = "1"
 _SIDE_PX: Final = 256  # a JPEG is decoded at the least fraction that is no smaller
 _N_PLACES: Final = colours.SIDE_PX**2
 _BLOCK_BYTES: Final = 32 * 1024 * 1024
+_BLOCK_ROWS: Final = 16
+_TILE_BYTES: Final = 256 * 1024
+_N_PAIR_BYTES: Final = 64  # of positions, distances and what is between
 _N_HASH_BYTES: Final = hashes.N_BITS // 8
 
 
@@ -92,7 +95,12 @@ def look_at(
         By the picture's digest: how it looks, or why it can't be looked at.
     """
     cache = Cache(run_dir)
-    by_digest = {subject.sha256: subject for subject in subjects if subject is not None}
+    by_digest: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject is not None and not (
+            subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()
+        ):
+            by_digest[subject.sha256] = subject  # of files with the same bytes one that is there
     looks, problems, wanted = {}, {}, []
     for subject in by_digest.values():
         known = cache.get(_key(subject))
@@ -125,7 +133,7 @@ def distances(looks: Sequence[Look]) -> Iterator[Distances]:
     """
     bits = np.array([look.bits for look in looks], dtype=np.uint64)
     lab = np.stack([look.lab for look in looks]) if looks else np.empty((0, 3, _N_PLACES), np.float32)
-    n_rows = max(1, _BLOCK_BYTES // (_N_PLACES * 4 * max(1, len(looks))))
+    n_rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (_N_PAIR_BYTES * max(1, len(looks)))))
     for start in range(0, len(looks) - 1, n_rows):
         stop = min(start + n_rows, len(looks) - 1)
         one, other = np.triu_indices(stop - start, 1, len(looks) - start)
@@ -146,10 +154,14 @@ def _seen(subject: Subject) -> Look | str:
 
 
 def _delta_e(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean Delta E of each of some to each of many; L*, a* and b* one after the other, in place."""
-    squares = np.zeros((len(ones), len(others), ones.shape[-1]), dtype=np.float32)
-    for channel in range(ones.shape[1]):
-        step = ones[:, None, channel] - others[None, :, channel]
-        squares += np.square(step, out=step)
-    mean: NDArray[np.float32] = np.sqrt(squares, out=squares).mean(axis=-1)
+    """Mean Delta E of each of some to each of many; tile by tile, so that the processor's cache holds one."""
+    mean = np.empty((len(ones), len(others)), dtype=np.float32)
+    n_columns = max(1, _TILE_BYTES // (4 * _N_PLACES * max(1, len(ones))))
+    for start in range(0, len(others), n_columns):
+        tile = others[start : start + n_columns]
+        squares = np.square(ones[:, None, 0] - tile[None, :, 0])
+        for channel in (1, 2):
+            step = ones[:, None, channel] - tile[None, :, channel]
+            squares += np.square(step, out=step)
+        np.sqrt(squares, out=squares).mean(axis=-1, out=mean[:, start : start + n_columns])
     return mean

@@ -29,10 +29,16 @@ _UNVERSIONED: Final = ""
 
 
 class _Pair(NamedTuple):
-    """A picture and its reference, whatever the number of rows that have them."""
+    """A picture and its reference by their digests, whatever the number of rows and files that have them."""
 
-    path: Path
-    sha256: str
+    output: str
+    reference: str
+
+
+class _Files(NamedTuple):
+    """Where both are; pictures of the same bytes are as good as each other."""
+
+    outputs: list[Path]
     reference: Reference
 
 
@@ -75,9 +81,7 @@ def measure_likeness(
     """
     found = find_subjects(results, run_dir)
     pairs = [_pair(subject) for subject in found.of_rows]
-    measured = _measure(
-        list(dict.fromkeys(p for p in pairs if p)), run_dir, metrics, n_workers, progress=progress
-    )
+    measured = _measure(_files(found.of_rows), run_dir, metrics, n_workers, progress=progress)
     problems = [
         problem or _why(subject, measured.get(pair) if pair else None)
         for problem, subject, pair in zip(found.problems, found.of_rows, pairs, strict=True)
@@ -93,7 +97,16 @@ def measure_likeness(
 def _pair(subject: Subject | None) -> _Pair | None:
     if subject is None or subject.reference is None or subject.reference.path is None:
         return None
-    return _Pair(subject.path, subject.sha256, subject.reference)
+    return _Pair(subject.sha256, subject.reference.sha256)
+
+
+def _files(subjects: Sequence[Subject | None]) -> dict[_Pair, _Files]:
+    files: dict[_Pair, _Files] = {}
+    for subject in subjects:
+        pair = _pair(subject)
+        if pair is not None and subject is not None and subject.reference is not None:
+            files.setdefault(pair, _Files([], subject.reference)).outputs.append(subject.path)
+    return files
 
 
 def _why(subject: Subject | None, measured: dict[str, _Measured] | None) -> str | None:
@@ -106,15 +119,21 @@ def _why(subject: Subject | None, measured: dict[str, _Measured] | None) -> str 
 
 
 def _measure(
-    pairs: list[_Pair], run_dir: Path, metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
+    files: dict[_Pair, _Files],
+    run_dir: Path,
+    metrics: Sequence[Metric],
+    n_workers: int | None,
+    *,
+    progress: bool,
 ) -> dict[_Pair, dict[str, _Measured]]:
     cache = Cache(run_dir)
-    measured = {pair: _remembered(pair, metrics, cache) for pair in pairs}
-    wanted = [pair for pair in pairs if len(measured[pair]) < len(metrics)]
+    measured = {pair: _remembered(pair, metrics, cache) for pair in files}
+    wanted = [pair for pair in files if len(measured[pair]) < len(metrics)]
     opened = functools.lru_cache(_REFERENCES_KEPT)(_opened)
 
     def do(pair: _Pair) -> dict[str, _Measured]:
-        return _look(pair, [m for m in metrics if m.name not in measured[pair]], opened)
+        missing = [metric for metric in metrics if metric.name not in measured[pair]]
+        return _look(pair, files[pair], missing, opened)
 
     try:
         for pair, fresh in each(wanted, do, what="measuring", n_workers=n_workers, progress=progress):
@@ -132,7 +151,7 @@ def _remembered(pair: _Pair, metrics: Sequence[Metric], cache: Cache) -> dict[st
 
 
 def _key(pair: _Pair, metric: Metric) -> Key:
-    return Key(pair.sha256, pair.reference.sha256, metric.name, metric.version or _UNVERSIONED)
+    return Key(pair.output, pair.reference, metric.name, metric.version or _UNVERSIONED)
 
 
 def _keep(pair: _Pair, fresh: dict[str, _Measured], metrics: Sequence[Metric], cache: Cache) -> None:
@@ -144,10 +163,11 @@ def _keep(pair: _Pair, fresh: dict[str, _Measured], metrics: Sequence[Metric], c
 
 
 def _look(
-    pair: _Pair, metrics: Sequence[Metric], opened: Callable[[Reference], Image.Image]
+    pair: _Pair, files: _Files, metrics: Sequence[Metric], opened: Callable[[Reference], Image.Image]
 ) -> dict[str, _Measured]:
     try:
-        output, reference = pictures.read(pair.path, pair.sha256), opened(pair.reference)
+        there = next((path for path in files.outputs if path.is_file()), files.outputs[0])
+        output, reference = pictures.read(there, pair.output), opened(files.reference)
     except pictures.Unseen as unseen:
         return {metric.name: _Measured(None, str(unseen), is_broken=True) for metric in metrics}
     # A copy for each: a metric may scale in place what other threads are looking at.

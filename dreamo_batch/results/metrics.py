@@ -16,7 +16,7 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.results import appearance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from PIL import Image
 
@@ -72,6 +72,27 @@ BUILT_IN: Final = {
 }
 
 
+def listed(one_or_several: Any) -> list[Any]:
+    """Give a list of what may be one alone.
+
+    Raises
+    ------
+    UsageError
+        If it is neither one nor several.
+
+    Examples
+    --------
+    >>> listed("shape"), listed(("shape", "colour"))
+    (['shape'], ['shape', 'colour'])
+    """
+    if isinstance(one_or_several, str) or callable(one_or_several):
+        return [one_or_several]
+    try:
+        return list(one_or_several)
+    except TypeError:
+        raise UsageError(f"{one_or_several!r} is neither a name nor a metric, nor several.") from None
+
+
 def read_metric(metric: Any) -> Metric:
     """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name.
 
@@ -115,8 +136,7 @@ def read_metrics(metrics: Any) -> list[Metric]:
     >>> read_metrics("appearance")[0].version
     '1'
     """
-    listed: Iterable[Any] = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-    read = [read_metric(metric) for metric in listed]
+    read = [read_metric(metric) for metric in listed(metrics)]
     names = [metric.name for metric in read]
     for name in names:
         if names.count(name) > 1:

@@ -12,10 +12,10 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import history
 from dreamo_batch.results.grouping import group
-from dreamo_batch.results.metrics import BUILT_IN, Metric, read_metric
+from dreamo_batch.results.metrics import BUILT_IN, Metric, listed, read_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _LOWER: Final = "-"
 _MIDDLE: Final = 0.5
@@ -49,8 +49,7 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     >>> read_measures(["appearance", "-latency_s"], pd.DataFrame({"latency_s": [1.0]}))[1].higher_is_better
     False
     """
-    listed: Iterable[Any] = [by] if isinstance(by, str) or callable(by) else by
-    measures = [_read(one, results) for one in listed]
+    measures = [_read(one, results) for one in listed(by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={by!r}: at least one measure was expected, and each once.")
@@ -116,13 +115,15 @@ def rank_pictures(
     return table.iloc[order].set_axis(results.index[kept[order]])
 
 
-def summarise_seeds(ranked: pd.DataFrame) -> pd.DataFrame:
+def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None) -> pd.DataFrame:
     """Add up how each seed did in all groups; see `dreamo_batch.best_seeds`.
 
     Parameters
     ----------
     ranked : pandas.DataFrame
         As from `dreamo_batch.rank`.
+    within : str, sequence of str, or None
+        The groups it was ranked in.
 
     Returns
     -------
@@ -132,29 +133,45 @@ def summarise_seeds(ranked: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     UsageError
-        If it is not what `rank` gives.
+        If it is not what `rank` gives, or was not ranked within these groups.
     """
-    absent = [name for name in columns.RANKS if name not in ranked.columns]
+    keys = [] if within is None else [within] if isinstance(within, str) else list(within)
+    absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]
     if absent:
-        raise UsageError(f"There is no column {absent[0]!r}; give what rank() gave back.")
-    by_seed = ranked.groupby(columns.SEED_SENT)
-    scores, ranks = by_seed[columns.SCORE], by_seed[columns.RANK]
+        raise UsageError(
+            f"There is no column {absent[0]!r}; give what rank() gave back, and the same within=."
+        )
+    groups = ranked.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=ranked.index)
+    by_group = _by_group(ranked, groups.to_numpy())
+    by_seed = by_group.groupby(columns.SEED_SENT)
     table = pd.DataFrame(
         {
-            columns.N_RANKED: scores.count(),
-            columns.N_UNRANKED: by_seed.size() - scores.count(),
-            columns.SCORE: scores.mean(),
-            columns.SCORE_MIN: scores.min(),
-            columns.RANK_MEAN: ranks.mean(),
-            columns.N_FIRST: (ranked[columns.RANK] == 1)
-            .fillna(value=False)
-            .groupby(ranked[columns.SEED_SENT])
-            .sum(),
+            columns.N_RANKED: by_seed[columns.SCORE].count(),
+            columns.N_UNRANKED: by_seed[columns.N_UNRANKED].sum(),
+            columns.SCORE: by_seed[columns.SCORE].mean(),
+            columns.SCORE_MIN: by_seed[columns.SCORE].min(),
+            columns.RANK_MEAN: by_seed[columns.RANK].mean(),
+            columns.N_FIRST: by_seed[columns.N_FIRST].sum(),
         }
     ).reset_index()
     order = [columns.N_RANKED, columns.SCORE, columns.SCORE_MIN]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return table[list(columns.BEST_SEEDS)].astype(columns.dtypes(columns.BEST_SEEDS))
+
+
+def _by_group(ranked: pd.DataFrame, groups: np.ndarray) -> pd.DataFrame:
+    """One line per seed and group: the mean of its pictures there, which are several where it was repeated."""
+    pictures = pd.DataFrame(
+        {
+            columns.SEED_SENT: ranked[columns.SEED_SENT].array,
+            columns.SCORE: ranked[columns.SCORE].array,
+            columns.RANK: ranked[columns.RANK].astype("Float64").array,
+            columns.N_FIRST: (ranked[columns.RANK] == 1).fillna(value=False).to_numpy(dtype=int),
+            columns.N_UNRANKED: ranked[columns.RANK].isna().to_numpy(dtype=int),
+        }
+    )
+    sums = {columns.SCORE: "mean", columns.RANK: "mean", columns.N_FIRST: "max", columns.N_UNRANKED: "sum"}
+    return pictures.groupby([columns.SEED_SENT, groups]).agg(sums)
 
 
 def _read(one: Any, results: pd.DataFrame) -> Measure:
