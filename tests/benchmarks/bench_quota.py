@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ASKS = ("none", "seconds")
-_WARM_UP = 0.2  # of the time it takes
-_END = 0.9  # the last tasks leave slots empty, whoever asks
+_WARM_UP = 0.2  # of the time in which there is something to order, or to ask
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def _tasks(n_most: int, n_rows: int, **options: Any) -> None:
     with gateway(**limits) as served:
         asked = _run(served, n_rows)
         spans = [(line["accepted_at"], line["latency_s"]) for line in _invoice(served)]
-    since, until = _middle([at for at, _ in spans] + [at + seconds for at, seconds in spans])
+    since, until = _middle([at for at, _ in spans])
     busy_s = sum(max(min(at + s, until) - max(at, since), 0.0) for at, s in spans)
     used = busy_s / (until - since) / n_most
     name = f"{n_most} tasks at once at the gateway, Retry-After: {options['retry_after']}"
@@ -88,7 +87,7 @@ def _refused(asked: list[tuple[float, int]]) -> float:
 
 def _middle(times: list[float]) -> tuple[float, float]:
     first, last = min(times), max(times)
-    return first + _WARM_UP * (last - first), first + _END * (last - first)
+    return first + _WARM_UP * (last - first), last
 
 
 def _invoice(served: Gateway) -> Iterator[dict[str, Any]]:
