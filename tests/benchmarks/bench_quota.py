@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ASKS = ("none", "seconds")
-_WARM_UP = 0.2  # of the time in which there is something to order, or to ask
+_WARM_UP = 0.25  # of the time in which there is something to order, or to ask
 
 
 def main() -> None:
     """Measure caps on tasks and on requests, with and without Retry-After."""
     for asks in _ASKS:
-        for n_most, n_rows, latency in ((1, 30, 0.9), (2, 60, 0.9), (10, 300, 0.9), (50, 600, 2.65)):
+        for n_most, n_rows, latency in ((1, 30, 0.9), (2, 60, 0.9), (10, 300, 0.9), (50, 1000, 2.65)):
             _tasks(n_most, n_rows, latency=f"lognormal:{latency},0.5", retry_after=asks)
         for rate in (10, 50):
-            _requests(rate, 12 * rate, retry_after=asks)
+            _requests(rate, 30 * rate, retry_after=asks)
 
 
 def _tasks(n_most: int, n_rows: int, **options: Any) -> None:
