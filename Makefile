@@ -3,7 +3,6 @@ VENV    := .venv
 PYTHON  := $(VENV)/bin/python
 READY   := $(VENV)/.ready
 PEERS   := .venv-peers
-BROWSER := tests/browser
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -16,7 +15,7 @@ demo: $(READY)
 test: $(READY)
 	rm -f .coverage .coverage.*
 	$(PYTHON) -m pytest -n auto --dist worksteal --cov --cov-report=term --durations 15
-	$(if $(wildcard $(BROWSER)),$(PYTHON) -m pytest $(BROWSER) --durations 5)
+	$(PYTHON) -m pytest tests/browser --durations 5
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

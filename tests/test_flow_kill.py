@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from decimal import Decimal
@@ -17,6 +15,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.state import ORDERED, Stage
+from tests.zygote import Zygote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +23,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from tests.zygote import Child
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-N_KILLS = 500 if os.environ.get("DREAMO_CHAOS") else 25
-N_INTERRUPTS = 100 if os.environ.get("DREAMO_CHAOS") else 6
+IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
+# 500 kills and 200 interrupts in the long form, in rounds: a start takes the longer, the longer the table.
+ROUNDS = range(20) if IS_LONG else range(1)
+N_KILLS = 25
+N_INTERRUPTS = 20 if IS_LONG else 6
 ROWS_PER_KILL = 24
 MAX_IN_FLIGHT = 8
 
@@ -38,11 +42,18 @@ def gateway() -> Iterator[dreamo.LocalGateway]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as running:
+        yield running
+
+
 class Sweep:
     """A table of many cheap jobs in a CSV file, its run directory, and the command that works it off."""
 
-    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, n_rows: int) -> None:
+    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, zygote: Zygote, n_rows: int) -> None:
         self.gateway = gateway
+        self.zygote = zygote
         self.run_dir = folder / "run"
         self.csv = folder / "jobs.csv"
         table = dreamo.sweep(
@@ -51,22 +62,20 @@ class Sweep:
         dreamo.write_table(table, self.csv)
         self.n_rows = n_rows
 
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "dreamo_batch", "run", str(self.csv), "--run-dir", str(self.run_dir)]
+    def start(self) -> Child:
         options = ["--base-url", self.gateway.base_url, "--max-in-flight", str(MAX_IN_FLIGHT)]
-        env = {**os.environ, "DREAMO_API_KEY": self.gateway.api_key}
-        return subprocess.Popen(
-            command + options, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        return self.zygote.start(
+            ["run", str(self.csv), "--run-dir", str(self.run_dir), *options],
+            {"DREAMO_API_KEY": self.gateway.api_key},
+            self.csv.with_name("errors.txt"),
         )
 
     def finish(self) -> int:
-        process = self.start()
-        process.communicate(timeout=300)
-        return process.returncode
+        return self.start().wait(1200)
 
-    def wait_for_orders(self, n: int, process: subprocess.Popen[str]) -> None:
+    def wait_for_orders(self, n: int, child: Child) -> None:
         deadline = time.monotonic() + 60
-        while len(self.gateway.invoice()) < n and process.poll() is None:
+        while len(self.gateway.invoice()) < n and child.poll() is None:
             assert time.monotonic() < deadline, "the run ordered nothing"
             time.sleep(0.005)
 
@@ -114,17 +123,18 @@ def assert_money_adds_up(sweep: Sweep) -> None:
     assert Decimal(dreamo.status(sweep.run_dir)["spent_usd"]) == ledger
 
 
-def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway):
+@pytest.mark.parametrize("n_round", ROUNDS)
+def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
     """After each kill -9 every order is in the ledger or ambiguous; a last run completes everything else."""
-    chance = random.Random(20)
-    sweep = Sweep(tmp_path, gateway, N_KILLS * ROWS_PER_KILL)
+    chance = random.Random(20 + n_round)
+    sweep = Sweep(tmp_path, gateway, zygote, N_KILLS * ROWS_PER_KILL)
     n_ambiguous = 0
     for _ in range(N_KILLS):
-        process = sweep.start()
-        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(0, 4), process)
+        child = sweep.start()
+        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(0, 4), child)
         time.sleep(chance.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
+        child.send_signal(signal.SIGKILL)
+        child.wait(60)
         if RunDirectory(sweep.run_dir).exists():
             assert_nothing_bought_twice(sweep)
             now = sum(order.stage is Stage.AMBIGUOUS for order in sweep.orders())
@@ -137,24 +147,30 @@ def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, g
     assert_nothing_bought_twice(sweep)
     assert_money_adds_up(sweep)
     counts = sweep.results()["status"].value_counts()
+    print(
+        f"{N_KILLS} kills, {len(gateway.invoice())} orders compared with the invoice, {n_ambiguous} ambiguous"
+    )
     assert counts["completed"] == sweep.n_rows - n_ambiguous
     assert counts["ambiguous"] == n_ambiguous
     assert code == (1 if n_ambiguous else 0)
     assert dreamo.verify(sweep.run_dir) == []
 
 
+@pytest.mark.parametrize("n_round", ROUNDS[::4])
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
-def test_interrupt_at_random_moments_leaves_nothing_ambiguous(tmp_path, gateway, signal_name):
+def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
+    tmp_path, gateway, zygote, signal_name, n_round
+):
     """An interrupted run leaves with code 3 once its creates are answered; the last run completes every row."""
-    chance = random.Random(signal_name)
-    sweep = Sweep(tmp_path, gateway, N_INTERRUPTS * ROWS_PER_KILL)
+    chance = random.Random(f"{signal_name} {n_round}")
+    sweep = Sweep(tmp_path, gateway, zygote, N_INTERRUPTS * ROWS_PER_KILL)
     for _ in range(N_INTERRUPTS):
-        process = sweep.start()
-        sweep.wait_for_orders(len(gateway.invoice()) + 1, process)
+        child = sweep.start()
+        sweep.wait_for_orders(len(gateway.invoice()) + 1, child)
         time.sleep(chance.uniform(0, 0.4))
-        process.send_signal(getattr(signal, signal_name))
-        _, stderr = process.communicate(timeout=40)
-        assert process.returncode == 3, stderr
+        child.send_signal(getattr(signal, signal_name))
+        code, stderr = child.wait(40), child.errors.read_text()
+        assert code == 3, stderr
         assert "The same call goes on" in stderr
         assert "Traceback" not in stderr
         assert_nothing_bought_twice(sweep)

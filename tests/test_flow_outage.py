@@ -17,6 +17,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.execution.progress import Silent
 from tests.fakes import picture
+from tests.hurry import hurry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,6 +181,24 @@ def test_refused_access_stops_ordering_and_what_is_in_flight_finishes(job, statu
             N_ROWS - n_taken,
         ]
         assert sum(str(status) in line for line in job.said) == 0
+        gateway.faults.change({"clear": True})
+        assert (job.run()["status"] == "completed").all()
+        assert len(gateway.invoice()) == N_ROWS
+
+
+def test_service_that_refuses_every_create_is_left_in_time(job, monkeypatch):
+    """One line says that nothing is taken, one error ends the call, no row fails, and the same call goes on later."""
+    hurry(monkeypatch)
+    with job.gateway() as gateway:
+        gateway.faults.set({"create": {"http_429": 1.0}})
+        with (
+            dreamo.Client(api_key=KEY, base_url=job.base_url) as client,
+            pytest.raises(dreamo.ServiceUnreachable, match="every request with 429") as stopped,
+        ):
+            dreamo.run(job.table, job.folder / "run", client=client, task_timeout_s=120, progress=False)
+        assert (stopped.value.results["status"] == "pending").all()
+        assert sum("429" in line for line in job.said) == 1
+        assert gateway.invoice() == []
         gateway.faults.change({"clear": True})
         assert (job.run()["status"] == "completed").all()
         assert len(gateway.invoice()) == N_ROWS

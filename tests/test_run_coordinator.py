@@ -216,6 +216,20 @@ def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, c
     assert "asks to wait for another 85500 s" in str(coordinator.stopped)
 
 
+def test_a_pause_does_not_count_against_a_service_that_refused(make, clock):
+    """Nothing is sent in a pause, so that nothing can be taken either."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, LIMITED))
+    coordinator.pause(is_paused=True)
+    clock.advance(5000)
+    assert not coordinator.is_over()
+    coordinator.pause(is_paused=False)
+    assert not coordinator.is_over()
+    assert coordinator.stopped is None
+    assert given(coordinator) == [("create", KEY)]
+
+
 def test_polls_refused_for_ever_end_the_run_too(make, clock):
     """What is in flight stays in the ledger, and the next call asks for it."""
     coordinator = accepted(make, clock)

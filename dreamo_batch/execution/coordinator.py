@@ -135,7 +135,7 @@ class Coordinator:
         now = self._clock.monotonic()
         if self.schedule.outage.is_hopeless(now):
             self._give_up(self._why_unreachable())
-        elif self.schedule.standstill.is_hopeless(now):
+        elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
             self._give_up(self._why_at_a_standstill(now))
         self._tell_outage()
         self._tell_standstill(now)
@@ -214,6 +214,7 @@ class Coordinator:
     def pause(self, *, is_paused: bool) -> None:
         """Hold back new creates, or let them go on; what is in flight is finished either way."""
         self.schedule.is_paused = is_paused
+        self.schedule.standstill.restart(self._clock.monotonic())
 
     def storage_failed(self, error: OSError) -> None:
         """Stop because the disk does not take what happens; graver than any other reason to stop."""

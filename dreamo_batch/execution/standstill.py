@@ -44,6 +44,10 @@ class Standstill:
         """Take in any other answer: something goes on."""
         self.since = None
 
+    def restart(self, now: float) -> None:
+        """Be patient anew, because for a while nothing was sent."""
+        self.since = now if self.since is not None else None
+
     def is_lasting(self, now: float, until: float) -> bool:
         """Whether nothing was taken for a while, or nothing will be before `until`, as the service asks."""
         return self.since is not None and max(now, until) - self.since >= _TOLD_AFTER_S
