@@ -219,6 +219,10 @@ class Batch:
     def _repr_mimebundle_(self, **_: Any) -> Any:
         return _panels().mimebundle(self)
 
+    def _ipython_display_(self) -> None:
+        """Display the dashboard so that the output is known, and its last state can be left in it."""
+        _panels().show(self)
+
     async def _until_over(self) -> pd.DataFrame:
         while not self.status.is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -92,7 +92,8 @@ class Silent:
 class Bar:
     """A tqdm bar of rows, with what was spent and what failed; on standard error or as a notebook widget.
 
-    Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
+    Lines go to standard error too; in a notebook to standard output, since it shows the other in red, as if all had
+    gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
 
     Parameters
     ----------
@@ -120,6 +121,7 @@ class Bar:
             initial=first.n_settled,
             unit="row",
             desc="dreamo",
+            dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
             mininterval=_interval_s(options.get("file", sys.stderr)),
             **options,
         )
@@ -136,7 +138,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        self._tqdm.write(harmless(text), file=sys.stderr)
+        self._tqdm.write(harmless(text), file=sys.stdout if _is_widget() else sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -146,10 +148,15 @@ class Bar:
 
 def _interval_s(file: Any) -> float:
     """Seconds between paintings: often for a person, seldom for a log file."""
+    return _PAINT_EVERY_S if _is_widget() or file.isatty() else _LOG_EVERY_S
+
+
+def _is_widget() -> bool:
+    """Whether tqdm draws in a notebook."""
     from tqdm.autonotebook import tqdm as chosen
     from tqdm.std import tqdm as of_text
 
-    return _LOG_EVERY_S if chosen is of_text and not file.isatty() else _PAINT_EVERY_S
+    return chosen is not of_text
 
 
 def postfix(snapshot: Snapshot) -> str:

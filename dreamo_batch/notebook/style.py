@@ -36,6 +36,7 @@ SHEET: Final = """
   height: auto; line-height: 1.45; font-size: inherit; overflow-wrap: anywhere; }
 .dreamo-panel .widget-html-content { flex: 1 1 auto; }
 .dreamo-panel .jupyter-widgets { margin: 0; color: inherit; }
+.dreamo-panel .dreamo-block.jupyter-widgets { margin: 0 0 8px; }
 .dreamo-block { margin: 0 0 8px; overflow-wrap: anywhere; }
 .dreamo-head { display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; }
 .dreamo-title { font-size: 1.15em; font-weight: 600; }

@@ -87,6 +87,11 @@ class NotebookPage:
         """Save the notebook, end its kernel and close its tab."""
         self.page.evaluate(_CLOSE)
 
+    def reopen(self) -> None:
+        """Close the notebook and open it again; its outputs are those of the file, its kernel is new."""
+        self.close()
+        self.open()
+
     def save(self) -> nbformat.NotebookNode:
         """Save the notebook and give what is in the file."""
         self.page.evaluate("() => window.panel.context.save()")
