@@ -69,7 +69,7 @@ class Plan(Shown):
     def _warnings(self) -> list[str]:
         if columns.REASON not in self.columns:
             return []
-        n_rephrased = int(self[columns.REASON].str.endswith(_REPHRASED).sum())
+        n_rephrased = int(self[columns.REASON].astype(columns.STR).str.endswith(_REPHRASED).sum())
         return [f"Warning: {rephrased_warning(n_rephrased)}"] if n_rephrased else []
 
 
