@@ -1,0 +1,35 @@
+"""Which rows can be measured, and why the others can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamo_batch.results import measuring
+from dreamo_batch.results.subjects import Reference, Subject, find_subjects
+from tests.histories import ambiguous, completed, failed, results
+
+
+def test_rows_without_a_picture_say_why(tmp_path):
+    """Each status in its own words; a picture whose reference nobody knows is still a picture."""
+    orders = [
+        completed("a", output_sha256="00"),
+        completed("b", output_path=None),
+        failed("c"),
+        ambiguous("d"),
+    ]
+    found = find_subjects(results(["a", "b", "c", "d", "e", None], orders), tmp_path)
+    assert found.of_rows == [Subject(tmp_path / "images/a.jpg", "00", None), *[None] * 5]
+    assert found.problems == [
+        None,
+        "no picture was saved",
+        "failed: generation_error",
+        "ambiguous: no_answer",
+        "pending",
+        "invalid: invalid",
+    ]
+
+
+def test_a_reference_at_a_url_is_not_fetched():
+    """The row says so."""
+    subject = Subject(Path("images/a.jpg"), "00", Reference(None, "00"))
+    assert measuring._why(subject, None) == "its reference is at a URL, which is not fetched"
