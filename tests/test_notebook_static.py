@@ -84,6 +84,11 @@ def test_the_html_needs_nothing_from_elsewhere(saved):
     assert len(html) < 300_000
 
 
+def test_amounts_are_not_set_as_formulas():
+    """JupyterLab sets what stands between two dollar signs as a formula, unless it is told not to."""
+    assert Tags(status_html(example())).tags[0][1]["class"].endswith("mathjax_ignore tex2jax_ignore")
+
+
 def test_text_tells_the_same():
     """A terminal gets lines: what stopped the run, the warning about the cap, and no line that says nothing."""
     text = status_text(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dreamo_batch.notebook.view import Caption, ErrorLine, Segment, View
 
 _SHOWN_PX: Final = 112
+_CARD: Final = f"display: inline-block; width: {_SHOWN_PX}px; vertical-align: top; margin: 0 8px 8px 0"
+_TWO_LINES: Final = "max-height: 29px; overflow: hidden; overflow-wrap: anywhere"
 
 
 def heading(view: View) -> str:
@@ -89,10 +91,11 @@ def picture(caption: Caption, thumbnail: bytes | None) -> str:
     """Show a picture with its caption; in its place a word while there is none."""
     prompt = escape(caption.prompt)
     return (
-        f'<div class="dreamo-picture" style="display: inline-block; width: {_SHOWN_PX}px; vertical-align: top" '
+        f'<div class="dreamo-picture" style="{_CARD}" '
         f'title="{prompt}">{_image(thumbnail, prompt)}'
         f'<div style="padding: 3px 5px; font-size: 11px; line-height: 1.3">{escape(caption.label)}'
-        f'<div>{escape(caption.seed)}</div><div class="dreamo-prompt dreamo-faint">{prompt}</div></div></div>'
+        f"<div>{escape(caption.seed)}</div>"
+        f'<div class="dreamo-prompt dreamo-faint" style="{_TWO_LINES}">{prompt}</div></div></div>'
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dreamo_batch.notebook.view import View
 
 _BAR_CHARACTERS: Final = 40
+_NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"  # two amounts with a dollar sign would be set as one
 _SETTLED: Final = {columns.COMPLETED: "#", columns.FAILED: "x", columns.AMBIGUOUS: "?", columns.INVALID: "-"}
 
 
@@ -45,7 +46,8 @@ def status_html(status: Status) -> str:
     blocks = [markup.heading(view), markup.progress(view), markup.money(view), markup.problem(view)]
     blocks += [markup.errors(view), markup.gallery(shown), markup.notices(view)]
     as_of = f'<div class="dreamo-faint" style="font-size: 11px">as of {escape(view.at)}</div>'
-    return f'<div class="dreamo-panel dreamo-static"><style>{SHEET}</style>{"".join(filter(None, blocks))}{as_of}</div>'
+    inner = "".join(filter(None, (*blocks, as_of)))
+    return f'<div class="dreamo-panel dreamo-static {_NO_FORMULAS}"><style>{SHEET}</style>{inner}</div>'
 
 
 def static_bundle(status: Status) -> dict[str, str]:

@@ -63,7 +63,6 @@ SHEET: Final = """
 .dreamo-problem { border-left: 4px solid #d55e00; padding: 4px 10px;
   background: var(--jp-layout-color2, rgba(128, 128, 128, 0.12)); }
 .dreamo-panel .dreamo-block.jupyter-widgets { margin: 0 0 8px; overflow: hidden; }
-.dreamo-pictures { gap: 8px !important; }
 .dreamo-picture { border-radius: 4px; overflow: hidden;
   background: var(--jp-layout-color2, rgba(128, 128, 128, 0.12)); }
 .dreamo-picture img, .dreamo-absent { object-fit: cover;
