@@ -604,6 +604,30 @@ def test_results_can_not_be_written_nowhere(done, tmp_path):
     assert "error: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "start"), [("g.html", "<!DOCTYPE html>"), ("g.png", "\x89PNG"), ("g.pdf", "%PDF")]
+)
+def test_gallery_is_written_by_its_ending(done, tmp_path, name, start):
+    """A page or a sheet, said on standard error; standard output stays empty."""
+    result = call("gallery", done, "--output", tmp_path / name, "--title", "Foxes")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert name in result.stderr
+    assert (tmp_path / name).read_bytes().startswith(start.encode("latin-1"))
+
+
+def test_gallery_takes_any_columns(done, tmp_path):
+    """Several as a,b, or none."""
+    page = tmp_path / "g.html"
+    words = ("gallery", "--run-dir", done, "--output", page)
+    assert call(*words, "--rows", "prompt, size", "--columns", "none").exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "prompt / size" in text
+    assert text.count('alt="on a beach, seed ') == 3
+    refused = call(*words, "--rows", "promt")
+    assert refused.exit_code == 2
+    assert "no column 'promt'" in refused.stderr
+
+
 # Ends.
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from dreamo_batch.errors import UsageError
+from dreamo_batch.results import lettering
 from dreamo_batch.results.sheet import contact_sheet
+from dreamo_batch.results.sheet_layout import MARGIN, plan_layout
+from tests.grids import draw
+from tests.grids import results as grid_results
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -66,3 +74,159 @@ def test_no_more_than_a_hundred(run_dir):
     for name in names:
         (run_dir / name).hardlink_to(run_dir / "red.png")
     assert contact_sheet(results(*names), run_dir / "sheet.png", run_dir=run_dir) == 100
+
+
+# With axes.
+
+CHINESE = "雪山上的狐狸"
+
+
+def sweep(folder, n_rows=2, n_columns=3, **own):
+    names = [draw(folder, f"{n}.png", (n % 200, 40, 90)) for n in range(n_rows * n_columns)]
+    prompts = [f"prompt {row}" for row in range(n_rows) for _ in range(n_columns)]
+    return grid_results(
+        {"prompt": prompts, "seed": list(range(n_columns)) * n_rows, **own}, output_path=names
+    )
+
+
+@pytest.fixture
+def no_fonts(monkeypatch):
+    """A machine without a font for Chinese."""
+    monkeypatch.setattr(lettering, "_of_machine", lambda: ())
+
+
+def test_a_grid_has_every_picture_and_a_box_for_every_other_cell(tmp_path):
+    """Failed, gone and missing cells are drawn; the count is that of pictures."""
+    table = sweep(tmp_path).drop(index=5)
+    table.loc[0, ["status", "error_class", "output_path"]] = ["failed", "task_lost", None]
+    (tmp_path / "1.png").unlink()
+    assert contact_sheet(table, tmp_path / "sheet.png", run_dir=tmp_path, rows="prompt", columns="seed") == 3
+    found = colours(tmp_path / "sheet.png", at_least=20_000)
+    assert {(2, 40, 90), (3, 40, 90), (4, 40, 90), (251, 238, 228)} <= found
+    assert (0, 40, 90) not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("s.png", b"\x89PNG"), ("s.jpg", b"\xff\xd8"), ("s.pdf", b"%PDF")]
+)
+def test_a_grid_is_written_by_its_ending(tmp_path, name, start):
+    """As a picture or for print."""
+    contact_sheet(sweep(tmp_path), tmp_path / name, run_dir=tmp_path, rows="prompt", title="Foxes")
+    assert (tmp_path / name).read_bytes().startswith(start)
+    contact_sheet(sweep(tmp_path), tmp_path / name, run_dir=tmp_path)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_large_grid_takes_several_pages(tmp_path):
+    """All in one PDF, or in files that are numbered; no picture is lost."""
+    table = sweep(tmp_path, 11, 7)
+    axes = {"rows": "prompt", "columns": "seed"}
+    assert contact_sheet(table, tmp_path / "s.pdf", run_dir=tmp_path, **axes) == 77
+    n_pages = int(re.findall(rb"/Count (\d+)", (tmp_path / "s.pdf").read_bytes())[-1])
+    assert contact_sheet(table, tmp_path / "s.jpg", run_dir=tmp_path, **axes) == 77
+    names = sorted(path.name for path in tmp_path.glob("s*.jpg"))
+    assert len(names) == n_pages > 1
+    assert names == [*(f"s-{number}.jpg" for number in range(2, n_pages + 1)), "s.jpg"]
+
+
+def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
+    """With those that there are."""
+    with pytest.raises(UsageError, match="a4, letter"):
+        contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, rows="prompt", paper="a3")
+    with pytest.raises(UsageError, match=r"\.png, \.jpg"):
+        contact_sheet(sweep(tmp_path), tmp_path / "s.tiff", run_dir=tmp_path)
+    with pytest.raises(UsageError, match="font"):
+        contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, font=tmp_path / "0.png")
+
+
+@pytest.mark.parametrize("paper", ["a4", "letter"])
+@pytest.mark.parametrize("n_columns", [1, 2, 4, 5, 10, 11, 40])
+@pytest.mark.parametrize("aspect", [0.1, 0.43, 1.0, 2.3, 9.0])
+def test_a_page_holds_what_it_is_to_hold(paper, n_columns, aspect):
+    """Nothing reaches over an edge, and cells stay large enough to see."""
+    layout = plan_layout(50, n_columns, aspect=aspect, paper=paper, head=266, has_captions=True)
+    assert layout.left(layout.n_columns - 1) + layout.cell_width <= layout.width - MARGIN
+    assert layout.top + layout.n_rows * layout.row_step <= layout.height - MARGIN
+    assert layout.cell_width >= 200
+
+
+def test_without_a_font_labels_become_codes(tmp_path, no_fonts):
+    """Drawn short, told in a file beside the sheet, which goes when it is no longer needed."""
+    table = sweep(tmp_path)
+    table["prompt"] = [CHINESE] * 3 + ["fox"] * 3
+    axes = {"rows": "prompt", "columns": "seed"}
+    contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, **axes, title=CHINESE)
+    legend = (tmp_path / "s.png.legend.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert legend == ["code,label", f"T1,{CHINESE}"]  # one code for one text, wherever it stands
+    contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, **axes)
+    assert not (tmp_path / "s.png.legend.csv").exists()
+
+
+def test_with_a_font_chinese_is_drawn(tmp_path):
+    """In letters, and no legend is needed."""
+    chinese = [file for file in lettering._of_machine() if lettering._is_chinese(file)]
+    if not chinese:
+        pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
+    table = sweep(tmp_path).assign(prompt=CHINESE)
+    contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
+    assert not (tmp_path / "s.png.legend.csv").exists()
+    assert lettering.Lettering(chinese[0], others=()).font_for(CHINESE, 20) is not None
+
+
+def test_letters_are_known_to_be_lacking(no_fonts):
+    """The built-in font draws Latin, and is not taken for one that draws Chinese."""
+    letters = lettering.Lettering()
+    assert letters.font_for('a fox, "far" away: 100 % …', 20) is not None
+    assert letters.font_for(CHINESE, 20) is None
+
+
+@pytest.mark.parametrize("answer", ["", "/nowhere/font.ttf"])
+def test_a_machine_that_knows_of_no_font_has_none(monkeypatch, answer):
+    """What fontconfig says is believed only if it is there and has the letters."""
+    monkeypatch.setattr(lettering, "_PATHS", ())
+    monkeypatch.setattr(lettering, "_FOLDERS", ())
+    answered = subprocess.CompletedProcess([], 0, stdout=answer)
+    monkeypatch.setattr(lettering.subprocess, "run", lambda *_, **__: answered)
+    monkeypatch.setattr(lettering.shutil, "which", lambda _: "/usr/bin/fc-match" if answer else None)
+    assert lettering._of_machine.__wrapped__() == ()
+
+
+@pytest.mark.parametrize("text", ["", "a", "a fox " * 50, "word" * 90, CHINESE * 30, "a" * 5_000])
+def test_lines_fit_and_lose_nothing_before_they_are_full(text):
+    """Broken between words where there are any; what does not fit is cut, and that is said."""
+    font = ImageFont.load_default(20)
+    lines = lettering.wrapped(text, font, 120, 3)
+    assert len(lines) <= 3
+    assert all(font.getlength(line) <= 120 for line in lines)
+    told = "".join(lines).replace(" ", "")
+    whole = text.replace(" ", "")
+    assert told == whole or (told.endswith("…") and whole.startswith(told[:-1]))
+
+
+def test_references_and_further_rows_of_a_cell_have_their_place(tmp_path):
+    """Beside rows, over columns or once at the top; below a picture stands how many more there are."""
+    draw(tmp_path, "r1.png", (250, 250, 0), size=(300, 300))
+    draw(tmp_path, "r2.png", (0, 250, 250), size=(300, 300))
+    first, second = str(tmp_path / "r1.png"), str(tmp_path / "r2.png")
+    table = sweep(tmp_path, image=[first] * 3 + [second] * 3, tag=range(6))
+    sheet = tmp_path / "s.png"
+    for axes in (
+        {"rows": "prompt", "columns": "seed"},
+        {"rows": "seed", "columns": "image"},
+        {"rows": "image"},
+    ):
+        contact_sheet(table, sheet, run_dir=tmp_path, **axes)
+        assert {(250, 250, 0), (0, 250, 250)} <= colours(sheet, at_least=10_000)
+    crowded = contact_sheet(table.assign(image=first), sheet, run_dir=tmp_path, rows="image", columns=[])
+    assert crowded == 6
+    assert (250, 250, 0) in colours(sheet, at_least=10_000)
+    assert (
+        contact_sheet(
+            table.assign(prompt="a", seed=1, seed_sent=1),
+            sheet,
+            run_dir=tmp_path,
+            rows="prompt",
+            columns="seed",
+        )
+        == 1
+    )

@@ -28,6 +28,9 @@ _CHINESE: Final = "\u96ea"
 _LACKING: Final = "\U0010fffe"  # no font has a letter for it, so that it shows what a font draws instead
 _FOLDERS: Final = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 _NAMES: Final = (
+    "DejaVuSans.ttf",  # Latin with accents, Greek and Cyrillic, which the built-in font lacks too
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
     "NotoSansSC-Regular.otf",
@@ -38,9 +41,11 @@ _NAMES: Final = (
     "DroidSansFallbackFull.ttf",
 )
 _PATHS: Final = (
+    "/System/Library/Fonts/Supplemental/Arial.ttf",
     "/System/Library/Fonts/PingFang.ttc",
     "/System/Library/Fonts/Hiragino Sans GB.ttc",
     "/System/Library/Fonts/STHeiti Light.ttc",
+    "C:/Windows/Fonts/arial.ttf",
     "C:/Windows/Fonts/msyh.ttc",
     "C:/Windows/Fonts/simhei.ttf",
 )
@@ -137,13 +142,18 @@ def _has_all(file: Path | None, text: str) -> bool:
 
 @functools.cache
 def _of_machine() -> tuple[Path, ...]:
-    """Find fonts with Chinese letters: by well-known names, else by asking fontconfig."""
-    known = [path for path in map(Path, _PATHS) if path.is_file()]
+    """Find fonts by well-known names; fontconfig is asked where none of them has Chinese letters."""
+    there: dict[str, Path] = {}
     for folder in (Path(folder).expanduser() for folder in _FOLDERS):
-        if not known and folder.is_dir():
-            there = {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))}
-            known += [there[name] for name in _NAMES if name in there]
-    return tuple(path for path in (known or _asked()) if _has(path, _CHINESE))
+        there |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
+    known = [path for path in map(Path, _PATHS) if path.is_file()]
+    known += [there[name] for name in _NAMES if name in there]
+    has_chinese = any(_has(path, _CHINESE) for path in known)
+    return tuple(known if has_chinese else [*known, *filter(_is_chinese, _asked())])
+
+
+def _is_chinese(path: Path) -> bool:
+    return _has(path, _CHINESE)
 
 
 def _asked() -> list[Path]:

@@ -39,7 +39,9 @@ def write_grid(
         has_captions=_has_captions(grid),
         has_references_over=bool(where.by_column),
     )
-    drawing = Drawing(layout, letters, where, lambda entry: run_dir / (entry.path or ""), title)
+    drawing = Drawing(
+        layout, letters, where, lambda entry: run_dir / (entry.path or ""), title, is_cut=kind != _PDF
+    )
     n_pages = grid.page(1, layout.n_rows, layout.n_columns).n_pages
     pages = (
         drawing.page(grid.page(number, layout.n_rows, layout.n_columns), number, n_pages)

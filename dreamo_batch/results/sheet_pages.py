@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dreamo_batch.results.entries import GONE, PICTURE
 from dreamo_batch.results.grid_html import WORDS
@@ -60,11 +60,12 @@ class Drawing:
     beside: Beside
     path_of: Callable[[Entry], Path]
     title: str
+    is_cut: bool = True
     codes: Codes = field(default_factory=Codes)
     drawn: set[str] = field(default_factory=set)
 
     def page(self, grid: Grid, number: int, n_pages: int) -> Image.Image:
-        """Draw one page, cut below its last line."""
+        """Draw one page; a picture is cut below its last line, paper is not."""
         sheet = Image.new("RGB", (self.layout.width, self.layout.height), _PAPER)
         pen = _Pen(sheet, self.lettering)
         self._head(pen, grid)
@@ -76,6 +77,8 @@ class Drawing:
         if n_pages > 1:
             pen.line((MARGIN, bottom + GAP), f"page {number} of {n_pages}", SMALL_PX, _FAINT)
             bottom += FOOT
+        if not self.is_cut:
+            return sheet
         return sheet.crop((0, 0, sheet.width, min(sheet.height, bottom + MARGIN // 2)))
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
@@ -154,7 +157,7 @@ class Drawing:
         if small is None:
             self._face(pen, entry, corner)
         else:
-            small.thumbnail((width, height), Image.Resampling.LANCZOS)
+            small = ImageOps.contain(small, (width, height), Image.Resampling.LANCZOS)
             place = corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2
             pen.sheet.paste(small, place)
             self.drawn.add(entry.path or "")
@@ -170,7 +173,8 @@ class Drawing:
         n_lines = max(1, (height - 2 * GAP) // round(SMALL_PX * 1.3) - 2)
         top = corner[1] + GAP
         top += pen.block((left, top), WORDS[kind], TEXT_PX, line, room, 2) + 6
-        note = shortened(self.label(entry.note, "M"), 160) if entry.note else ""
+        reason = entry.path or "" if kind == GONE else entry.note
+        note = shortened(self.label(reason, "M"), 160)
         pen.block((left, top), note, SMALL_PX, _INK, room, n_lines)
 
     def _reference(
@@ -184,6 +188,8 @@ class Drawing:
     ) -> int:
         """Draw a reference picture; gives its width, 0 if it can't be had."""
         small = one.image(side_px)
+        if small is not None:
+            small = ImageOps.contain(small, (side_px, side_px))
         width, height = (0, 0) if small is None else small.size
         if small is not None:
             pen.sheet.paste(small, corner)
