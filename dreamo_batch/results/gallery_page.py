@@ -30,7 +30,7 @@ button:disabled{opacity:.4;cursor:default}
 button:focus-visible,select:focus-visible{outline:2px solid #3a87c8;outline-offset:1px}
 .bar{display:flex;flex-wrap:wrap;gap:8px 14px;align-items:center;margin:0 0 14px;position:sticky;top:0;z-index:2;
  background:var(--paper);padding:8px 0;border-bottom:1px solid color-mix(in srgb,var(--ink) 12%,var(--paper))}
-.bar[hidden]{display:none}
+.bar[hidden],.dreamo-gallery [hidden]{display:none!important}
 .bar span{font-variant-numeric:tabular-nums}
 .keys{opacity:.65;font-size:12px;margin-left:auto}
 dialog{border:0;border-radius:10px;padding:0;max-width:min(1100px,94vw);max-height:94vh;overflow:auto;

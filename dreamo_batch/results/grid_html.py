@@ -38,6 +38,7 @@ WORDS: Final = {
     columns.AMBIGUOUS: "ambiguous",
 }
 _LABEL_CHARACTERS: Final = 400
+_REFERENCE_PX: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class _Drawing:
     def head(self, heading: str) -> str:
         title = f"<b>{escape(heading)}</b>" if heading else ""
         counts = count(self.grid.shown(), self.pictures)
-        told = "".join(
+        told = " ".join(
             f'<span class="dg-key dg-{kind}">{n} {plural(WORDS[kind], n)}</span>'
             for kind, n in counts.items()
         )
@@ -140,7 +141,7 @@ class _Drawing:
             for place, column in enumerate(self.grid.shown_columns)
         )
         return (
-            f'<thead><tr><th class="dg-names"><span class="dg-down">{corner}</span>'
+            f'<thead><tr><th class="dg-names"><span class="dg-down">{corner}</span> '
             f'<span class="dg-across">{axis}</span></th>{cells}</tr></thead>'
         )
 
@@ -178,10 +179,12 @@ class _Drawing:
         thumbnail = self.pictures.of_entries.get(entry.position)
         if thumbnail is not None and kind == PICTURE:
             mark = '<span class="dg-same">duplicate</span>' if entry.duplicate_of is not None else ""
-            return image(thumbnail, entry.alt) + mark
+            return image(thumbnail, entry.alt, cell_px(self.grid)) + mark
         word = "picture not embedded" if kind == PICTURE else WORDS[kind]
         note = entry.path or "" if kind == GONE else entry.note
-        return f'<span class="dg-box"><b>{escape(word)}</b><span>{escape(shortened(note, 120))}</span></span>'
+        return (
+            f'<span class="dg-box"><b>{escape(word)}</b> <span>{escape(shortened(note, 120))}</span></span>'
+        )
 
     def _facts(self, entry: Entry) -> str:
         link = self.pictures.links.get(entry.position)
@@ -204,20 +207,21 @@ class _Drawing:
     def _reference(self, one: Reference, word: str) -> str:
         thumbnail = self.pictures.of_references.get(one.key)
         label = escape(shortened(one.label, 60))
-        drawn = image(thumbnail, f"reference {one.label}") if thumbnail else ""
+        drawn = image(thumbnail, f"reference {one.label}", _REFERENCE_PX) if thumbnail else ""
         return f"<figure>{drawn}<figcaption>{f'{word} ' if word else ''}{label}</figcaption></figure>"
 
 
-def image(thumbnail: Thumbnail, alt: str) -> str:
-    """Give a thumbnail as an element."""
+def image(thumbnail: Thumbnail, alt: str, width_px: int) -> str:
+    """Give a thumbnail as an element, as wide as is said where styles are dropped."""
+    width = min(width_px, thumbnail.width)
+    height = round(thumbnail.height * width / thumbnail.width)
     return (
-        f'<img src="{thumbnail.data_uri}" width="{thumbnail.width}" height="{thumbnail.height}" '
-        f'alt="{escape(alt, quote=True)}">'
+        f'<img src="{thumbnail.data_uri}" width="{width}" height="{height}" alt="{escape(alt, quote=True)}">'
     )
 
 
 def _label(parts: Sequence[str]) -> str:
-    return "".join(
+    return " ".join(
         f'<span class="dg-label">{escape(shortened(part, _LABEL_CHARACTERS))}</span>' for part in parts
     )
 

@@ -94,11 +94,12 @@ STYLE: Final = """
 @media print{
 .dreamo-gallery{-webkit-print-color-adjust:exact;print-color-adjust:exact;font-size:9pt}
 .dreamo-gallery .dg-scroll{overflow:visible}
-.dreamo-gallery table{width:100%;table-layout:fixed;border-spacing:3px}
+.dreamo-gallery table{width:100%;table-layout:fixed;border-spacing:3px;margin:0}
+.dreamo-gallery .dg-box b{font-size:7.5pt}
 .dreamo-gallery td{width:auto;min-width:0}
 .dreamo-gallery thead th.dg-names,.dreamo-gallery tbody th{width:22%;min-width:0}
 .dreamo-gallery tr{break-inside:avoid}
-.dreamo-gallery .dg-box{max-height:none;padding:4px;font-size:7.5pt;min-height:0}
+.dreamo-gallery .dg-box{max-height:none;padding:3px;font-size:6.5pt;min-height:0}
 .dreamo-gallery .dg-facts{display:none}
 .dreamo-gallery details[open]{width:auto}
 }
