@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 _TOLD_AFTER_S: Final = 30.0
+_PATIENCE_MIN_S: Final = 60.0  # who does not wait for tasks still waits for a quota
 
 
 class Standstill:
@@ -17,7 +18,7 @@ class Standstill:
     Parameters
     ----------
     patience_s : float
-        How long nothing may be taken before the run gives up.
+        How long nothing may be taken before the run gives up; a minute at least.
 
     Examples
     --------
@@ -30,11 +31,15 @@ class Standstill:
     >>> standstill.answered()
     >>> standstill.is_hopeless(now=911.0)
     False
+    >>> hasty = Standstill(patience_s=1)
+    >>> hasty.refused(now=10.0)
+    >>> hasty.is_hopeless(now=60.0), hasty.is_hopeless(now=70.0)
+    (False, True)
     """
 
     def __init__(self, *, patience_s: float) -> None:
         self.since: float | None = None
-        self._patience_s = patience_s
+        self._patience_s = max(patience_s, _PATIENCE_MIN_S)
 
     def refused(self, now: float) -> None:
         """Take in a 429."""
