@@ -45,7 +45,7 @@ peers: $(READY) $(PEERS)/.ready
 
 # The long forms of the tests of kills, crashes, outages and damage.
 chaos: $(READY)
-	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q tests/test_machine_*.py tests/test_flow_*.py
+	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q --timeout 7200 tests/test_machine_*.py tests/test_flow_*.py
 
 constraints: $(READY)
 	$(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev --no-header --no-annotate \
