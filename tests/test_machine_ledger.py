@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from dreamo_batch.execution import journal
+from dreamo_batch.execution import journal, journal_end
 from dreamo_batch.execution.checkpoint import NAME, PREVIOUS
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, read
@@ -109,8 +109,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """Die in the middle of the next write: the newest journal is torn."""
         path = journal.path_of(self.folder, max(journal.numbers(self.folder)))
         n_durable = path.stat().st_size
+        end = self.folder / journal_end.NAME
+        noted = end.read_bytes()  # written only after the write that does not end here
         self.ledger.commit()
         self.die()
+        end.write_bytes(noted)
         content = path.read_bytes()
         torn = content[: min(n_durable + n_kept, len(content))]
         path.write_bytes(torn)
