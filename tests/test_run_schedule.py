@@ -32,3 +32,15 @@ def test_create_that_is_held_up_by_more_than_time_is_not_waited_for():
     assert [schedule.wake_at(at) for at in (3.0, 31.0)] == [30.0, 900.0]
     schedule.answered()
     assert schedule.wake_at(3.0) is None
+
+
+def test_pictures_that_wait_for_others_to_be_fetched_are_not_waited_for_in_circles():
+    """With as many on the way as may be, time alone brings nothing, also where a host counts its requests."""
+    schedule = Schedule(Limits(n_workers=2), Budget())
+    for name in ("a", "b"):
+        schedule.add_save((name, 1), refresh_first=False, now=0.0)
+    assert schedule.next_action(0.0).do is Do.SAVE
+    schedule.save_limited(0.0, asked_s=0.0)
+    schedule.answered()
+    assert schedule.next_action(5.0) is None
+    assert schedule.wake_at(5.0) is None

@@ -201,7 +201,7 @@ class Schedule:
             if self._due and self.is_polling:
                 times.append(max(self._due[0][0], self._bucket.ready_at(now), self.quota.ready_at(now)))
             # Also where that is past: time has gone on since the last look, which still found a cool-down.
-            if self._may_create() or (self._to_save and self._does_pace_saves):
+            if self._may_create() or (self._does_pace_saves and self._may_save()):
                 times.append(self.quota.ready_at(now))
             if (at := self.standstill.next_at(now)) is not None:
                 times.append(at)
@@ -402,13 +402,17 @@ class Schedule:
         return Action(do, key)
 
     def _next_save(self, now: float) -> Action | None:
-        if not self._to_save or len(self._busy[Do.SAVE]) >= self.limits.n_saving:
+        if not self._may_save():
             return None
         if self._does_pace_saves and not self.quota.is_open(now):
             return None
         if self._does_pace_saves:
             self.quota.sent(now)
         return Action(Do.SAVE, self._to_save.popleft())
+
+    def _may_save(self) -> bool:
+        """Whether nothing but time stands in the way of the next picture."""
+        return bool(self._to_save) and len(self._busy[Do.SAVE]) < self.limits.n_saving
 
     def _next_probe(self, now: float) -> Action | None:
         probe_at = self.outage.probe_at
