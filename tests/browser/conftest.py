@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.lab import CHROMIUM, FLAGS, Lab, what_is_missing
 from tests.browser.notebook_page import NotebookPage
 from tests.browser.screen import Screen
+from tests.browser.shop import Shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +103,12 @@ def notebook(request, page, lab) -> Iterator[Callable[..., NotebookPage]]:
     yield open_
     for notebook in opened:
         notebook.close()
+
+
+@pytest.fixture
+def shop(tmp_path) -> Iterator[Shop]:
+    with Shop(tmp_path) as shop:
+        yield shop
 
 
 @pytest.fixture
