@@ -7,6 +7,7 @@ Pictures of what the tests saw go to the folder named in `DREAMO_SCREENSHOTS`, e
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         pytest.fail(missing)  # a skipped test would look like a passed one there
     if missing:
         pytest.skip(missing)
+    # Also when the tests are cut short, by a time limit say, no server and no kernel is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
 
