@@ -44,6 +44,27 @@ def test_a_row_ordered_again_takes_the_bar_back():
     bar.close()
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_watched_bar_ticks_while_no_row_is_settled(clock):
+    """What is in flight is shown at once, and again every second, long before the first picture comes."""
+    out = Terminal()
+    bar = Bar(snapshot(pending=2), clock=clock.monotonic, file=out)
+    clock.advance(1)
+    bar.update(snapshot(in_progress=2, n_in_flight=2))
+    assert "in flight=2" in out.getvalue()
+    n_written = len(out.getvalue())
+    bar.update(snapshot("0.03", in_progress=2, n_in_flight=2))
+    assert len(out.getvalue()) == n_written
+    clock.advance(1)
+    bar.update(snapshot("0.03", in_progress=2, n_in_flight=2))
+    assert "spent=$0.03" in out.getvalue()
+    bar.close()
+
+
 def test_lines_go_above_the_bar_and_do_no_harm(capsys):
     """On standard error, with nothing in them that a terminal obeys."""
     bar = Bar(snapshot(pending=1), file=io.StringIO())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -11,13 +12,14 @@ from dreamo_batch import columns
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from decimal import Decimal
 
 logger = logging.getLogger(__name__)
 
 _PAINT_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 10.0
+_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
 _SETTLED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
@@ -99,6 +101,10 @@ class Bar:
     ----------
     first : Snapshot
         How the run starts.
+    clock : callable
+        Gives seconds.
+    **options
+        Passed on to tqdm.
 
     Examples
     --------
@@ -112,28 +118,37 @@ class Bar:
     (True, True)
     """
 
-    def __init__(self, first: Snapshot, **options: Any) -> None:
+    def __init__(
+        self, first: Snapshot, *, clock: Callable[[], float] = time.monotonic, **options: Any
+    ) -> None:
         from tqdm.auto import tqdm
 
+        interval_s = _interval_s(options.get("file", sys.stderr))
         self._tqdm = tqdm
+        self._clock = clock
+        self._ticks_at = clock()
+        self._is_watched = interval_s == _PAINT_EVERY_S
         self._bar = tqdm(
             total=first.n_rows,
             initial=first.n_settled,
             unit="row",
             desc="dreamo",
             dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
-            mininterval=_interval_s(options.get("file", sys.stderr)),
+            mininterval=interval_s,
             **options,
         )
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show rows settled, money and failures."""
+        """Show rows settled, money and failures; every second too, where a person sees time pass."""
         self._bar.set_postfix_str(postfix(snapshot), refresh=False)
         if snapshot.n_settled > self._bar.n:
             self._bar.update(snapshot.n_settled - self._bar.n)
         elif snapshot.n_settled < self._bar.n:  # a failed row is ordered again
             self._bar.n = snapshot.n_settled
+            self._bar.refresh()
+        elif self._is_watched and self._clock() >= self._ticks_at:
+            self._ticks_at = self._clock() + _TICK_S
             self._bar.refresh()
 
     def say(self, text: str) -> None:

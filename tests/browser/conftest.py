@@ -7,6 +7,7 @@ Pictures of what the tests saw go to the folder named in `DREAMO_SCREENSHOTS`, e
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.lab import CHROMIUM, FLAGS, Lab, what_is_missing
 from tests.browser.notebook_page import NotebookPage
 from tests.browser.screen import Screen
+from tests.browser.shop import Shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +63,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         pytest.fail(missing)  # a skipped test would look like a passed one there
     if missing:
         pytest.skip(missing)
+    # Also when the tests are cut short, by a time limit say, no server and no kernel is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
 
@@ -102,6 +106,12 @@ def notebook(request, page, lab) -> Iterator[Callable[..., NotebookPage]]:
     yield open_
     for notebook in opened:
         notebook.close()
+
+
+@pytest.fixture
+def shop(tmp_path) -> Iterator[Shop]:
+    with Shop(tmp_path) as shop:
+        yield shop
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Final, Self
 
-CHROMIUM: Final = Path(os.environ.get("DREAMO_CHROMIUM", "/usr/bin/chromium"))
+CHROMIUM: Final = Path(os.environ.get("DREAMO_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium")
 FLAGS: Final = (
     "--no-sandbox",
     "--disable-gpu",

@@ -5,8 +5,9 @@ It outlives the kernels that buy from it, so the invoice shows what a restart di
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from PIL import Image
 
@@ -15,7 +16,8 @@ import dreamo_batch as dreamo
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SETUP = """\
+TASK_S: Final = 1.0
+_SETUP: Final = """\
 import os
 os.environ["DREAMO_BASE_URL"] = {url!r}
 os.environ["DREAMO_API_KEY"] = {key!r}
@@ -25,22 +27,57 @@ jobs = dreamo.sweep(
 )"""
 
 
+class Clock:
+    """The gateway's clock, which stands still: no task ends while a busy machine makes the test wait for it."""
+
+    def __init__(self) -> None:
+        self._at = time.time()
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        return self._at if self._since is None else self._at + time.monotonic() - self._since
+
+    def advance(self, seconds: float) -> None:
+        self._at += seconds
+
+    def go(self) -> None:
+        """Go on as clocks do."""
+        self._since = time.monotonic()
+
+
 class Shop:
-    """A running gateway and a run directory that is bought for.
+    """A gateway whose tasks take `TASK_S` on a clock that stands still, and a run directory that is bought for.
 
     Parameters
     ----------
     folder : Path
         For the reference picture and the run directory.
-    gateway : LocalGateway
-        Running.
     """
 
-    def __init__(self, folder: Path, gateway: dreamo.LocalGateway) -> None:
-        self.gateway = gateway
+    def __init__(self, folder: Path, engine: str = "flat") -> None:
+        self._clock = Clock()
+        self.gateway = dreamo.LocalGateway(engine=engine, latency=f"fixed:{TASK_S}", clock=self._clock)
         self.run_dir = folder / "run"
         self._image = folder / "reference.png"
         Image.new("RGB", (96, 96), "orange").save(self._image)
+
+    def __enter__(self) -> Self:
+        self.gateway.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gateway.stop()
+
+    def finish_tasks(self) -> None:
+        """End the tasks that are at the service now; those ordered afterwards wait for the next time."""
+        self._clock.advance(TASK_S)
+
+    def open_for_good(self) -> None:
+        """Let every task end in its time from now on."""
+        self._clock.go()
+
+    def n_orders(self) -> int:
+        return len(self.gateway.invoice())
 
     def setup(self, n_rows: int = 6, prompts: tuple[str, ...] = ("on a beach",)) -> str:
         """Give the cell that makes the table."""

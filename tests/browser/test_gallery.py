@@ -1,0 +1,78 @@
+"""The gallery in a notebook: pictures, what became of the other rows, and what clicks lead to."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from playwright.sync_api import expect
+
+PROMPTS: Final = (
+    "on a beach at sunset, the light low over the water",
+    '<img src=x onerror="window.isHarmed = true"> in the snow',
+)
+RUN, GALLERY, AFTER = 1, 2, 3
+_ALL_SHOWN: Final = "pictures => pictures.every(one => one.complete && one.naturalWidth > 0)"
+
+
+def opened(notebook, shop, call, *cells):
+    """Open a notebook, order six rows, and show the gallery."""
+    book = notebook(shop.setup(n_rows=6, prompts=PROMPTS), call, *cells)
+    book.run(0, RUN, GALLERY)
+    return book, book.output(GALLERY).locator(".dreamo-gallery").first
+
+
+def test_gallery_shows_pictures_a_click_enlarges_and_what_is_chosen_comes_back(shop, notebook, screen):
+    """A failed row says why, a click gives the full picture with its parameters, ticks give a selection."""
+    shop.open_for_good()
+    shop.gateway.faults.script("create", "fail_moderation")
+    bought = shop.call("run", max_in_flight=1)
+    book, gallery = opened(
+        notebook, shop, bought, "seen = dreamo.gallery(done)\nseen", "seen.selection['seed'].tolist()"
+    )
+    pictures = gallery.locator("td img")
+    expect(pictures).to_have_count(5)
+    assert pictures.evaluate_all(_ALL_SHOWN)
+    expect(gallery).to_contain_text("Risk Not Pass")
+    expect(gallery).to_contain_text(PROMPTS[1])
+    screen.take_all("gallery", gallery)
+    pictures.nth(0).click()
+    dialog = gallery.get_by_role("dialog")
+    full = dialog.locator("img[data-full]")
+    expect(full).to_be_visible()
+    book.page.wait_for_function("() => document.querySelector('img[data-full]').naturalWidth === 512")
+    for word in ("seed", "cost", "job_id"):
+        expect(dialog).to_contain_text(word)
+    screen.take_all("gallery-enlarged", None)
+    dialog.get_by_role("button", name="close").click()
+    expect(dialog).to_be_hidden()
+    for at in (0, 1):
+        pictures.nth(at).hover()
+        gallery.locator(".dg-live-entry:has(img) .dg-tick").nth(at).click()
+    expect(gallery).to_contain_text("2 chosen")
+    screen.take("gallery-chosen", gallery)
+    expect(book.run(AFTER)).to_contain_text("[1, 2]")
+    assert book.page.evaluate("window.isHarmed") is None
+
+
+def test_gallery_of_a_run_under_way_draws_what_is_not_there_yet(shop, notebook, screen):
+    """Rows at the service and rows not ordered yet stand in their places, and give way to pictures."""
+    started = shop.call("start", "live", max_in_flight=2)
+    book, gallery = opened(notebook, shop, started, "dreamo.gallery(live.results())", "done = live.wait()")
+    expect(gallery).to_contain_text("pending")
+    screen.take_all("gallery-under-way", gallery)
+    shop.open_for_good()
+    book.run(AFTER, GALLERY)
+    expect(gallery.locator("td img")).to_have_count(6)
+
+
+def test_gallery_without_its_widget_is_a_grid_that_unfolds(shop, notebook, screen):
+    """As on a page that a notebook is published on: pictures, and parameters below the one that is clicked."""
+    shop.open_for_good()
+    shown = "from IPython.display import HTML\nHTML(dreamo.gallery(done).fragment())"
+    _, gallery = opened(notebook, shop, shop.call("run"), shown)
+    pictures = gallery.locator("td img")
+    expect(pictures).to_have_count(6)
+    pictures.nth(0).click()
+    expect(gallery).to_contain_text(re.compile(r"job_id[0-9a-f]{12}"))
+    screen.take_all("gallery-static", gallery)
