@@ -49,12 +49,14 @@ _STYLE: Final = """<style>
 .dreamo-shown b{font-weight:600}
 .dreamo-shown .chip{display:inline-block;margin:0 .9em .2em 0;white-space:nowrap}
 .dreamo-shown .chip i{display:inline-block;width:.65em;height:.65em;border-radius:50%;margin-right:.4em}
+.dreamo-shown table tr{background:none!important}
 .dreamo-shown table{border-collapse:collapse;margin:.3em 0 .6em;font-size:12px;color:inherit}
-.dreamo-shown table th,.dreamo-shown table td{text-align:left;vertical-align:top;padding:.25em .7em;border:0;
-border-bottom:1px solid rgba(128,128,128,.28);white-space:nowrap;overflow-wrap:anywhere;background:none;color:inherit}
+.dreamo-shown table th,.dreamo-shown table td{text-align:left!important;vertical-align:top;padding:.25em .7em;border:0;
+border-bottom:1px solid rgba(128,128,128,.28);white-space:nowrap;overflow-wrap:anywhere;
+background:none!important;color:inherit}
 .dreamo-shown table th{font-weight:600}
 .dreamo-shown table td.long{white-space:normal;min-width:12em;max-width:32em}
-.dreamo-shown table td.number{text-align:right;font-variant-numeric:tabular-nums}
+.dreamo-shown table td.number{text-align:right!important;font-variant-numeric:tabular-nums}
 </style>"""
 
 
