@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _HTML, _TEXT, _JPEG = "text/html", "text/plain", "image/jpeg"
 _WIDTH_PX = 760
+_VIEW_PX = 1060
 _QUALITY = 66
 _CHROMIUM = {
     "executable_path": "/usr/bin/chromium",
@@ -55,6 +56,8 @@ def _kept(outputs: list[nbformat.NotebookNode], browser: Browser) -> Iterator[nb
         was_widget = data.pop(_WIDGET, None) is not None
         if output.get("name") == "stderr" or (was_widget and data.keys() <= {_TEXT}):
             continue
+        if _HTML in data:
+            data.pop(_TEXT, None)  # nobody sees it, and pandas cuts the machine's paths off in its midst
         if "data:image/" in data.get(_HTML, ""):
             data[_JPEG] = _small(_picture_of(data.pop(_HTML), browser))
         elif _JPEG in data:
@@ -63,7 +66,7 @@ def _kept(outputs: list[nbformat.NotebookNode], browser: Browser) -> Iterator[nb
 
 
 def _picture_of(html: str, browser: Browser) -> bytes:
-    page = browser.new_page(viewport={"width": _WIDTH_PX, "height": 100})
+    page = browser.new_page(viewport={"width": _VIEW_PX, "height": 100})
     page.set_content(f"{_STYLE}<body>{html}</body>")
     picture: bytes = page.screenshot(full_page=True)
     page.close()
