@@ -1,23 +1,43 @@
 """Run the notebooks and keep their outputs, small enough for a repository page: `make notebooks`.
 
-Live widgets mean nothing without their kernel and break the page's viewer, so only their text is kept.
+What such a page can't show is made into what it can: live widgets mean nothing without their kernel and break the
+viewer, so what they show beside them is kept; pictures within HTML are not let through, so that HTML becomes a picture.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_notebooks import NOTEBOOKS, run_notebook
+from test_notebooks import FOLDER, NOTEBOOKS, run_notebook
 
-_WIDGETS = "application/vnd.jupyter.widget-view+json"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_HTML, _TEXT, _JPEG = "text/html", "text/plain", "image/jpeg"
+_WIDTH_PX = 760
+_VIEW_PX = 1060
+_QUALITY = 66
+_CHROMIUM = {
+    "executable_path": "/usr/bin/chromium",
+    "args": ["--no-sandbox", "--disable-gpu", "--no-first-run"],
+}
+_STYLE = "<style>body{margin:8px;font:14px sans-serif;background:#fff;color:#111}</style>"
+_REPOSITORY = "dreamo-batch"
 
 
-def publish(path: Path) -> None:
+def publish(path: Path, browser: Browser) -> None:
     """Run one notebook and write it back with what a reader should see."""
     with tempfile.TemporaryDirectory() as runs:
         notebook = run_notebook(path, Path(runs))
@@ -25,14 +45,47 @@ def publish(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _is_shown(output)]
-    path.write_text(nbformat.writes(notebook).replace(runs, "runs") + "\n", encoding="utf-8")
+            cell.outputs = list(_kept(cell.outputs, browser))
+    text = nbformat.writes(notebook).replace(runs, "runs").replace(str(FOLDER.parent), _REPOSITORY)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
-def _is_shown(output: nbformat.NotebookNode) -> bool:
-    return _WIDGETS not in output.get("data", {}) and output.get("name") != "stderr"
+def _kept(outputs: list[nbformat.NotebookNode], browser: Browser) -> Iterator[nbformat.NotebookNode]:
+    for output in outputs:
+        data = output.get("data", {})
+        was_widget = data.pop(_WIDGET, None) is not None
+        if output.get("name") == "stderr" or (was_widget and data.keys() <= {_TEXT}):
+            continue
+        if _HTML in data:
+            data.pop(_TEXT, None)  # nobody sees it, and pandas cuts the machine's paths off in its midst
+        if "data:image/" in data.get(_HTML, ""):
+            data[_JPEG] = _small(_picture_of(data.pop(_HTML), browser))
+        elif _JPEG in data:
+            data[_JPEG] = _small(base64.b64decode(data[_JPEG]))
+        yield output
+
+
+def _picture_of(html: str, browser: Browser) -> bytes:
+    page = browser.new_page(viewport={"width": _VIEW_PX, "height": 100})
+    page.set_content(f"{_STYLE}<body>{html}</body>")
+    picture: bytes = page.screenshot(full_page=True)
+    page.close()
+    return picture
+
+
+def _small(encoded: bytes) -> str:
+    """Scale a picture to the width of a page, as base64."""
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(encoded)) as picture:
+        picture.thumbnail((_WIDTH_PX, 10 * _WIDTH_PX))
+        picture.convert("RGB").save(small, "JPEG", quality=_QUALITY, optimize=True)
+    return base64.b64encode(small.getvalue()).decode("ascii")
 
 
 if __name__ == "__main__":
-    for notebook in NOTEBOOKS:
-        publish(notebook)
+    wanted = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(**_CHROMIUM)
+        for notebook in NOTEBOOKS:
+            if wanted.search(notebook.name):
+                publish(notebook, chromium)

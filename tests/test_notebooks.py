@@ -93,6 +93,23 @@ def test_notebook_is_small_and_holds_no_widget_state(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_shows_pictures_without_being_run(path):
+    """What is committed has its outputs, among them a picture that a repository page can show."""
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    shown = {kind for cell in cells for output in cell.outputs for kind in output.get("data", ())}
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert shown & {"image/png", "image/jpeg"}
+    assert "application/vnd.jupyter.widget-view+json" not in shown
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_tells_nothing_of_the_machine_it_was_run_on(path):
+    """Outputs name no folder of the machine, whole or cut off by pandas."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.\-])/(work|tmp|home|root|Users)\b", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_has_a_sentence_above_each_cell_and_no_helpers(path):
     """Each code cell follows a text cell, and none defines a function."""
     cells = nbformat.read(path, 4).cells

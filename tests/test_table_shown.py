@@ -175,3 +175,20 @@ def test_table_without_its_columns_says_nothing(make):
     del shown[columns.ACTION if columns.ACTION in shown else columns.SEVERITY]
     assert repr(shown) == repr(pd.DataFrame(shown))
     assert "dreamo-shown" not in shown._repr_html_()
+
+
+def test_what_is_said_once_is_not_said_in_every_row():
+    """The warning of a seed sweep stands above the plan, and no longer in each row's cell; the column keeps it."""
+    plan = dreamo.plan(_jobs(use_rephraser=True))
+    html = plan._repr_html_()
+    assert "Warning: use_rephraser is on in seed sweeps (rows: 3)" in html
+    assert html.count(">not ordered yet</td>") == 3
+    assert plan[columns.REASON].str.contains("use_rephraser").all()
+    assert "Warning" not in dreamo.plan(_jobs())._repr_html_()
+
+
+def test_refused_table_shows_its_problems_alike(tmp_path):
+    """The problems that an error carries say how many rows can't be ordered."""
+    with pytest.raises(dreamo.InvalidTable) as refused:
+        dreamo.run(_jobs(prompt=["a", "", "a"]), tmp_path, gateway="local", progress=False)
+    assert repr(refused.value.problems).startswith("1 of 3 rows can't be ordered; 2 can.")

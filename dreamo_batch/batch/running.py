@@ -23,6 +23,7 @@ from dreamo_batch.execution.options import RunOptions
 from dreamo_batch.execution.state import State
 from dreamo_batch.results.planned import Plan
 from dreamo_batch.table.jobs import Prepared, prepare
+from dreamo_batch.table.problems import Problems
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns
 
@@ -335,7 +336,7 @@ def _prepare(
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     if len(errors) and options.on_invalid == "raise":
-        raise InvalidTable(_what_is_wrong(errors), prepared.problems)
+        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, len(table)))
     return prepared
 
 

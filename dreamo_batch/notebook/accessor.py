@@ -36,8 +36,9 @@ class Verb:
 class Dreamo:
     """What can be done with a table of jobs, and with results; see the functions of the same names.
 
-    Of a table of jobs: `validate`, `plan`, `run`, `start`. Of results, or any rows of them: `costs`, `latency`,
-    `failures`, `contact_sheet`, `download`. Only `run` and `start` order anything, and both name the directory.
+    Of a table of jobs: `validate`, `plan`, `run`, `start`. Of results, or any rows of them: `gallery`, `contact_sheet`,
+    `costs`, `latency`, `failures`, `diversity`, `rank`, `download`. Only `run` and `start` order anything, and both
+    name the directory.
 
     Examples
     --------
@@ -46,17 +47,20 @@ class Dreamo:
     >>> jobs.dreamo.plan(unit_cost="0.03")["action"].tolist()
     ['new', 'duplicate']
     >>> jobs.dreamo
-    <dreamo: validate, plan, run, start, costs, latency, failures, contact_sheet, download>
+    <dreamo: validate, plan, run, start, gallery, ..., download>
     """
 
     validate = Verb("validate")
     plan = Verb("plan")
     run = Verb("run")
     start = Verb("start")
+    gallery = Verb("gallery")
+    contact_sheet = Verb("contact_sheet")
     costs = Verb("costs")
     latency = Verb("latency")
     failures = Verb("failures")
-    contact_sheet = Verb("contact_sheet")
+    diversity = Verb("diversity")
+    rank = Verb("rank")
     download = Verb("download")
 
     def __init__(self, frame: pd.DataFrame) -> None:

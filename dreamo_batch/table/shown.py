@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _CHARACTERS_MAX: Final = 400
 _TITLE_MAX: Final = 1_000
-_ONE_LINE: Final = 28
+_ONE_LINE: Final = 16
+_LONG: Final = 32
 _SHORT: Final = {columns.JOB_ID: 10, columns.VALUE: 60}
 
 # Colours that are told apart on white and on black; the words beside them say the same.
@@ -49,12 +50,15 @@ _STYLE: Final = """<style>
 .dreamo-shown b{font-weight:600}
 .dreamo-shown .chip{display:inline-block;margin:0 .9em .2em 0;white-space:nowrap}
 .dreamo-shown .chip i{display:inline-block;width:.65em;height:.65em;border-radius:50%;margin-right:.4em}
+.dreamo-shown table tr{background:none!important}
 .dreamo-shown table{border-collapse:collapse;margin:.3em 0 .6em;font-size:12px;color:inherit}
-.dreamo-shown table th,.dreamo-shown table td{text-align:left;vertical-align:top;padding:.25em .7em;border:0;
-border-bottom:1px solid rgba(128,128,128,.28);white-space:nowrap;overflow-wrap:anywhere;background:none;color:inherit}
+.dreamo-shown table th,.dreamo-shown table td{text-align:left!important;vertical-align:top;padding:.25em .6em;border:0;
+border-bottom:1px solid rgba(128,128,128,.28);white-space:nowrap;overflow-wrap:anywhere;
+background:none!important;color:inherit}
 .dreamo-shown table th{font-weight:600}
-.dreamo-shown table td.long{white-space:normal;min-width:12em;max-width:32em}
-.dreamo-shown table td.number{text-align:right;font-variant-numeric:tabular-nums}
+.dreamo-shown table td.some{white-space:normal;min-width:7em;max-width:14em}
+.dreamo-shown table td.long{white-space:normal;min-width:13em;max-width:32em}
+.dreamo-shown table td.number{text-align:right!important;font-variant-numeric:tabular-nums}
 </style>"""
 
 
@@ -144,7 +148,7 @@ class Shown(pd.DataFrame):  # type: ignore[misc] # pandas has no types here
         told = shortened(self._told(name, whole), _SHORT.get(str(name), _CHARACTERS_MAX))
         colour = self._colours.get(whole)
         dot = f'<i style="color:{colour};font-style:normal">●</i> ' if colour else ""
-        kind = ' class="long"' if len(told) > _ONE_LINE else ""
+        kind = ' class="long"' if len(told) > _LONG else ' class="some"' if len(told) > _ONE_LINE else ""
         title = f' title="{_escaped(whole[:_TITLE_MAX])}"' if told != whole else ""
         return f"<td{kind}{title}>{dot}{_escaped(told)}</td>"
 
