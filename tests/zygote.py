@@ -102,6 +102,7 @@ class Zygote:
     def start(self, args: Sequence[str], env: Mapping[str, str], errors: Path) -> Child:
         errors.unlink(missing_ok=True)
         pid = self.ask({"args": list(args), "env": dict(env), "errors": str(errors)})
+        self.codes.pop(pid, None)  # of a process long gone: the system uses its numbers again
         return Child(self, pid, errors)
 
     def ask(self, what: dict[str, Any]) -> Any:
