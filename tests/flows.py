@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import time
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,27 @@ class Flow:
         assert all((self.run_dir / path).is_file() for path in done["output_path"])
         assert dreamo.verify(self.run_dir) == []
         return done
+
+
+class Slow:
+    """The clock of a gateway whose tasks take hours, until a test lets them end."""
+
+    def __init__(self) -> None:
+        self._late_s = 0.0
+        self._speed = 0.0
+        self._hurried_at = 0.0
+
+    def __call__(self) -> float:
+        now = time.time()
+        return now + self._late_s + (now - self._hurried_at) * self._speed
+
+    def let_tasks_end(self) -> None:
+        """Let the tasks of this moment end."""
+        self._late_s += 10_000.0
+
+    def hurry(self) -> None:
+        """Let hours pass in less than a second from now on."""
+        self._speed, self._hurried_at = 10_000.0, time.time()
 
 
 def _total(lines: Any) -> Decimal:

@@ -18,25 +18,12 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.execution import runner
-from tests.flows import Flow
+from tests.flows import Flow, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE_S = 30.0
-
-
-class Slow:
-    """The clock of a gateway whose tasks end when a test says so."""
-
-    def __init__(self) -> None:
-        self._late_s = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self._late_s
-
-    def let_tasks_end(self) -> None:
-        self._late_s += 10_000.0
 
 
 @pytest.fixture

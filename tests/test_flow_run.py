@@ -15,6 +15,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.execution import runner
+from tests.flows import Slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -477,19 +478,21 @@ def _interrupt_once_ordered(gateway: dreamo.LocalGateway, n: int) -> threading.T
 
 def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_path, capsys):
     """Control is back within 2 s although a create hangs; its answer is recorded; nothing is bought twice."""
-    with dreamo.LocalGateway(engine="flat", latency="fixed:0.2") as gateway:
+    slow = Slow()
+    with dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=slow) as gateway:
         gateway.faults.script("create", "slow", seconds=4.0)
-        table = jobs(reference, 80)
+        table = jobs(reference, 20)
         service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "max_in_flight": 2}
-        thread = _interrupt_once_ordered(gateway, 3)
+        thread = _interrupt_once_ordered(gateway, 1)
         with pytest.raises(KeyboardInterrupt):
             dreamo.run(table, tmp_path / "run", **service)
         left_at = time.monotonic()
         thread.join()
         assert "The same call goes on" in capsys.readouterr().err
+        slow.hurry()
         done = dreamo.run(table, tmp_path / "run", **service, progress=False)
         assert time.monotonic() - left_at < 60
         assert (done[columns.STATUS] == columns.COMPLETED).all()
         seeds = [line["seed"] for line in gateway.invoice()]
-        assert sorted(seeds) == list(range(80))
+        assert sorted(seeds) == list(range(20))
     assert runner.live(tmp_path / "run") is None
