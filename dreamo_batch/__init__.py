@@ -26,10 +26,12 @@ __version__: Final = "0.1.0"
 if TYPE_CHECKING:
     from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
     from dreamo_batch.batch.conformance import check_service
+    from dreamo_batch.batch.exporting import export
     from dreamo_batch.batch.fetching import download
     from dreamo_batch.batch.live import Batch, start, watch
     from dreamo_batch.batch.probing import probe_seeds
     from dreamo_batch.batch.reading import load, status
+    from dreamo_batch.batch.reporting import report
     from dreamo_batch.batch.running import plan, retry, run
     from dreamo_batch.batch.seeds import (
         best_seeds,
@@ -93,6 +95,8 @@ _HOME: Final = {
     "verify": "batch.verifying",
     "resolve": "batch.settling",
     "check_service": "batch.conformance",
+    "export": "batch.exporting",
+    "report": "batch.reporting",
     "costs": "batch.analysis",
     "attempts": "batch.analysis",
     "contact_sheet": "batch.showing",
@@ -171,6 +175,7 @@ __all__ = [
     "costs",
     "diversity",
     "download",
+    "export",
     "failures",
     "gallery",
     "latency",
@@ -187,6 +192,7 @@ __all__ = [
     "probe_seeds",
     "rank",
     "read_table",
+    "report",
     "resolve",
     "retry",
     "run",

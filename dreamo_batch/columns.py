@@ -172,6 +172,12 @@ CHECK = "check"
 PASSED = "passed"
 DETAIL = "detail"
 
+# What an export says of pictures and of columns.
+FILE_NAME = "file_name"
+REFERENCE = "reference"
+DTYPE = "dtype"
+UNIT = "unit"
+
 # What `jobs.parquet` keeps of a row beside the user's own columns.
 IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
@@ -534,6 +540,29 @@ CHECKS = _table(
     Column(
         COST, STR, "USD", "Exact decimal text of what the check's order cost; missing where it made none."
     ),
+)
+
+PICTURES = _table(
+    Column(FILE_NAME, STR, "", "Picture, in the folder of this file."),
+    Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
+    Column(SEED, INT, "", OUTPUTS[SEED_SENT].meaning),
+    Column(WIDTH, INT, "px", "Width of the picture."),
+    Column(HEIGHT, INT, "px", "Height of the picture."),
+    Column(USE_REPHRASER, BOOL, "", "Whether the service was let rewrite the prompt."),
+    Column(REFERENCE, STR, "", "Name of the reference picture's file, without its folder."),
+    Column(IMAGE_DIGEST, STR, "", "SHA-256 of the reference picture's bytes, or of its URL."),
+    Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
+    Column(TASK_ID, STR, "", OUTPUTS[TASK_ID].meaning),
+    Column(COST, STR, "USD", OUTPUTS[COST].meaning),
+    Column(COMPLETED_AT, TIME, "UTC", OUTPUTS[COMPLETED_AT].meaning),
+    Column(OUTPUT_SHA256, STR, "", "SHA-256 of the picture as it was received."),
+)
+
+DICTIONARY = _table(
+    Column(COLUMN, STR, "", "Name of a column."),
+    Column(DTYPE, STR, "", "Its dtype in pandas; from CSV, `dreamo_batch.read_table` restores it."),
+    Column(UNIT, STR, "", "Unit; missing where there is none."),
+    Column(MEANING, STR, "", "What it means."),
 )
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.

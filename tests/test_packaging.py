@@ -18,7 +18,7 @@ _QUIET_IMPORT = """
 import sys, threading
 import dreamo_batch
 assert threading.active_count() == 1, threading.enumerate()
-heavy = {"fastapi", "uvicorn", "ipywidgets", "matplotlib", "dask", "pandas", "pyarrow", "requests"}
+heavy = {"fastapi", "uvicorn", "ipywidgets", "jinja2", "matplotlib", "dask", "pandas", "pyarrow", "requests"}
 loaded = heavy & set(sys.modules)
 assert not loaded, loaded
 dreamo_batch.run, dreamo_batch.sweep, dreamo_batch.load, dreamo_batch.validate, dreamo_batch.plan
@@ -42,7 +42,7 @@ def test_import_is_light_and_starts_nothing():
 
 @pytest.mark.slow
 def test_wheel_holds_the_package_its_types_and_the_demo(tmp_path):
-    """A built wheel has every module, the marker of its types, and what the demo needs."""
+    """A built wheel has every module, the marker of its types, and what the demo and the report need."""
     command = [
         sys.executable,
         "-m",
@@ -60,7 +60,8 @@ def test_wheel_holds_the_package_its_types_and_the_demo(tmp_path):
         names = set(content.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamo_batch").rglob("*.py")}
     assert modules <= names
-    assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv"} <= names
+    templates = {f"dreamo_batch/results/templates/{name}" for name in ("report.html.j2", "report.css")}
+    assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv", *templates} <= names
     assert not any(name.startswith(("tests/", "notebooks/")) for name in names)
 
 

@@ -5,7 +5,8 @@ Data goes to standard output, progress and hints to standard error; `exits` says
 Examples
 --------
 >>> sorted(main.commands)
-['check', 'demo', 'gallery', 'plan', 'resolve', 'results', 'retry', 'run', 'serve', 'status', 'validate']
+['check', 'costs', 'demo', 'export', 'failures', 'gallery', 'latency', 'plan', 'report', 'resolve', 'results', 'retry',
+ 'run', 'serve', 'status', 'validate']
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import click
 
 from dreamo_batch import __version__
-from dreamo_batch.cli import conformance, directories, local, pictures, tables
+from dreamo_batch.cli import analysis, conformance, directories, handing, local, pictures, tables
 from dreamo_batch.cli.door import Door
 
 __all__ = ["main"]
@@ -39,7 +40,12 @@ for command in (
     directories.results,
     directories.retry,
     directories.resolve,
+    analysis.costs,
+    analysis.latency,
+    analysis.failures,
     pictures.gallery,
+    handing.report,
+    handing.export,
     local.serve,
     local.demo,
     conformance.check,

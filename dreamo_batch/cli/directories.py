@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -138,7 +137,7 @@ def retry(
     from dreamo_batch.execution.directory import RunDirectory
 
     path = declared.run_dir_of(run_dir, run_dir_option)
-    chosen: dict[str, Any] = {"rows": _split(rows), "classes": _split(classes)}
+    chosen: dict[str, Any] = {"rows": declared.split(rows), "classes": declared.split(classes)}
     asked = {keyword: value for keyword, value in options.items() if keyword != "base_url"}
     is_local = local or (options["base_url"] is None and RunDirectory(path).gateway.is_dir())
 
@@ -198,12 +197,6 @@ def resolve(
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
     return exits.DONE
-
-
-def _split(given: Sequence[str]) -> list[str] | None:
-    """Read comma-separated words as CSV does, so that a quoted label may hold a comma."""
-    words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
-    return [word for word in words if word] or None
 
 
 def _for_reading(frame: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 # Packages of the extras, by the name of the module that is missing without them.
-_EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel"}
+_EXTRAS: Final = {
+    "fastapi": "local",
+    "uvicorn": "local",
+    "openpyxl": "excel",
+    "jinja2": "report",
+    "matplotlib": "plots",
+}
 
 
 class Door(click.Group):

@@ -10,10 +10,14 @@ Examples
 
 from __future__ import annotations
 
+import csv
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _option(*flags: str, **attributes: Any) -> click.Option:
@@ -121,6 +125,10 @@ PLAN: Final = (
 TABLE: Final = click.Argument(["table"])
 RUN_DIR: Final = click.Argument(["run_dir"], required=False)
 RUN_DIR_OPTION: Final = _option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
+RUN_DIRS: Final = click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]...")
+RUN_DIRS_OPTION: Final = _option(
+    "--run-dir", "run_dirs_option", multiple=True, metavar="RUN_DIR", help="A run directory; several add up."
+)
 LOCAL: Final = _option(
     "--local",
     is_flag=True,
@@ -166,6 +174,36 @@ def run_dir_of(argument: str | None, option: str | None) -> str:
     if named is None or (argument is not None and option is not None):
         raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
     return named
+
+
+def run_dirs_of(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Give the run directories, named as arguments or with `--run-dir`.
+
+    Raises
+    ------
+    click.UsageError
+        If none is named.
+
+    Examples
+    --------
+    >>> run_dirs_of(["runs/first"], ["runs/second"])
+    ['runs/first', 'runs/second']
+    """
+    if not (arguments or options):
+        raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
+    return [*arguments, *options]
+
+
+def split(given: Sequence[str]) -> list[str] | None:
+    """Read comma-separated words as CSV does, so that a quoted label may hold a comma; None if there are none.
+
+    Examples
+    --------
+    >>> split(["3, 7", '"a,b"'])
+    ['3', '7', 'a,b']
+    """
+    words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
+    return [word for word in words if word] or None
 
 
 def python_to_shell(text: str) -> str:

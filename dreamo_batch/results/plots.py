@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _N_LINES: Final = 25
 _BAR: Final = 0.62
 _HATCH: Final = "////"
+_SPAN_MIN_DAYS: Final = 1 / 86_400
 
 
 def plot_spend(
@@ -346,6 +347,9 @@ def _date(ax: Axes) -> None:
     import matplotlib.dates
 
     dates: Any = matplotlib.dates  # whose annotations are incomplete
+    low, high = ax.dataLim.intervalx
+    if high - low < _SPAN_MIN_DAYS:  # one order alone, for which matplotlib shows four years
+        ax.set_xlim(low - _SPAN_MIN_DAYS / 2, high + _SPAN_MIN_DAYS / 2)
     locator = dates.AutoDateLocator(maxticks=7)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))

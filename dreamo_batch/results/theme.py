@@ -30,7 +30,7 @@ class Theme:
     open: str
 
 
-_ON_LIGHT: Final = Theme(ink="#222222", faint="#d5d5d5", good="#0072b2", bad="#d55e00", open="#767676")
+ON_LIGHT: Final = Theme(ink="#222222", faint="#d5d5d5", good="#0072b2", bad="#d55e00", open="#767676")
 _ON_DARK: Final = Theme(ink="#ececec", faint="#4a4a4a", good="#56b4e9", bad="#f0a04b", open="#a8a8a8")
 
 
@@ -121,6 +121,6 @@ def _theme(ax: Axes) -> Theme:
     colours = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
     behind = next((colour for colour in colours if colour[3] > _MIDDLE), None)
     if behind is None:
-        return _ON_LIGHT
+        return ON_LIGHT
     luminance = sum(weight * part for weight, part in zip(_LUMINANCE, behind, strict=False))
-    return _ON_LIGHT if luminance > _MIDDLE else _ON_DARK
+    return ON_LIGHT if luminance > _MIDDLE else _ON_DARK

@@ -1,0 +1,1 @@
+"""The report of a run: facts become sections, sections become one page."""

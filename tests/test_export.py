@@ -1,0 +1,420 @@
+"""Exports: what other tools read back, what stays untouched, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from dreamo_batch.results.inscription import inscribed
+
+_LOAD = """
+import hashlib, json, sys, datasets
+data = datasets.load_dataset("imagefolder", data_dir=sys.argv[1], split="train", cache_dir=sys.argv[2])
+lines = [dict(line) for line in data]
+for line in lines:
+    line["pixels"] = hashlib.sha256(line.pop("image").tobytes()).hexdigest()
+print(json.dumps(lines, default=str))
+"""
+HOSTILE = '雨夜 | <script>alert(1)</script>\n"=cmd()" `x`'
+
+
+@pytest.fixture(scope="module")
+def bought(tmp_path_factory):
+    """A run of two prompts by two seeds, one of them twice, with columns of the user's own."""
+    folder = tmp_path_factory.mktemp("bought")
+    Image.new("RGB", (64, 64), "orange").save(folder / "fox.png")
+    jobs = dreamo.sweep(
+        image=str(folder / "fox.png"), prompt=["on a beach", HOSTILE], seed=[1, 2**60], size="512x512"
+    )
+    jobs["scene|kind"] = ["a", "b", "c", "d"]
+    jobs["file_name"] = "mine"
+    jobs = pd.concat([jobs, jobs.head(1)], ignore_index=True)
+    jobs.index = pd.Index([f"r{number}" for number in range(5)], name="label")
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        dreamo.run(jobs, folder / "run", gateway=gateway, progress=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def run_dir(bought, tmp_path):
+    """A copy of its own for each test."""
+    return shutil.copytree(bought, tmp_path / "run")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "export"
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def lines_of(folder):
+    with (folder / "images/metadata.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def with_format(run_dir, format_):
+    """Give results whose first picture is of another format."""
+    results = dreamo.load(run_dir)
+    first = results.index[0]
+    name = f"{results[columns.JOB_ID].iloc[0]}.{format_.lower()}"
+    Image.new("RGB", (8, 8), "red").save(run_dir / "images" / name, format_)
+    results.loc[first, columns.OUTPUT_PATH] = f"images/{name}"
+    results.loc[first, columns.OUTPUT_BYTES] = (run_dir / "images" / name).stat().st_size
+    return results.head(1)
+
+
+def loaded_by_hugging_face(images, cache):
+    """Load a folder in a process of its own, since the loader leaves files open."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
+    command = [sys.executable, "-c", _LOAD, str(images), str(cache)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "results.csv"])
+def test_rows_come_back_as_they_were(run_dir, folder, name):
+    """Parquet and CSV give the results back, with the label as a column and what was ordered beside it."""
+    told = dreamo.export(run_dir, folder)
+    back, results = dreamo.read_table(folder / name), dreamo.load(run_dir)
+    assert told == {"folder": str(folder), "rows": 5, "pictures": 4, "missing": 0}
+    assert back["label"].tolist() == results.index.tolist()
+    assert back["prompt"].tolist() == results["prompt"].tolist()
+    pd.testing.assert_frame_equal(
+        back[list(columns.OUTPUTS)], results[list(columns.OUTPUTS)].reset_index(drop=True)
+    )
+    assert back["width"].tolist() == [512] * 5
+    assert back["use_rephraser"].tolist() == [True] * 5
+
+
+def test_every_column_is_explained(run_dir, folder):
+    """The dictionary has a line for each column, with unit and dtype, in CSV and for reading."""
+    dreamo.export(run_dir, folder)
+    described = dreamo.read_table(folder / "columns.csv").set_index("column")
+    table = dreamo.read_table(folder / "results.parquet")
+    assert described.index.tolist() == table.columns.tolist()
+    assert described.loc["latency_s"].tolist() == ["float64", "s", columns.OUTPUTS["latency_s"].meaning]
+    assert described.loc["scene|kind", "dtype"] == "str"
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\n| scene\\|kind | str |  | A column of the table" in readme
+    assert "\n| `latency_s` | float64 | s | From sending" in readme
+
+
+def test_formats_and_pictures_can_be_chosen(run_dir, folder):
+    """One format as a word, and no pictures."""
+    assert dreamo.export(run_dir, folder, formats="jsonl", pictures="none") == {
+        "folder": str(folder),
+        "rows": 5,
+    }
+    assert set(contents(folder)) == {"results.jsonl", "columns.csv", "README.md", "export.json"}
+
+
+def test_cells_are_safe_for_spreadsheets_on_request(run_dir, folder):
+    """CSV is verbatim unless asked otherwise."""
+    results = dreamo.load(run_dir).assign(note="=1+1")
+    dreamo.export(results, folder, excel_safe=True, pictures="none")
+    assert ",'=1+1" in (folder / "results.csv").read_text(encoding="utf-8")
+
+
+def test_chosen_rows_are_exported_alone(run_dir, folder):
+    """Rows of results are results; a directory that is not remembered can be named."""
+    results = dreamo.load(run_dir)
+    assert dreamo.export(results.iloc[[1, 2]], folder)["pictures"] == 2
+    results.attrs.clear()
+    with pytest.raises(dreamo.UsageError, match="run_dir="):
+        dreamo.export(results, folder)
+    assert dreamo.export(results, folder, run_dir=run_dir)["pictures"] == 4
+
+
+# Pictures.
+
+
+def test_hugging_face_loads_the_pictures(run_dir, folder, tmp_path):
+    """The image folder reads offline, each picture with its prompt, seed, job and cost."""
+    pytest.importorskip("datasets")
+    dreamo.export(run_dir, folder)
+    loaded = loaded_by_hugging_face(folder / "images", tmp_path / "cache")
+    results = dreamo.load(run_dir).drop_duplicates("job_id").set_index("job_id")
+    assert len(loaded) == 4
+    for line in loaded:
+        row = results.loc[line["job_id"]]
+        for name in ("prompt", "seed", "scene|kind"):
+            assert line[name] == row[name]
+        assert (line["cost"], line["file_name_text"]) == (row["cost_usd"], "mine")
+        with Image.open(run_dir / row["output_path"]) as original:
+            assert line["pixels"] == hashlib.sha256(original.tobytes()).hexdigest()
+
+
+def test_a_line_tells_of_each_picture(run_dir, folder):
+    """Relative names, the exact seed and cost, and the reference by name and digest, without its folders."""
+    dreamo.export(run_dir, folder)
+    lines, results = lines_of(folder), dreamo.load(run_dir)
+    assert [line["file_name"] for line in lines] == [f"{job}.jpg" for job in results["job_id"].head(4)]
+    assert [line["seed"] for line in lines] == ["1", str(2**60), "1", str(2**60)]
+    assert {line["reference"] for line in lines} == {"fox.png"}
+    digest = hashlib.sha256(Path(dreamo.load(run_dir)["image"].iloc[0]).read_bytes()).hexdigest()
+    assert {line["image_digest"] for line in lines} == {digest}
+    assert [line["cost"] for line in lines] == results["cost"].head(4).tolist()
+    assert str(run_dir.parent) not in (folder / "images/metadata.csv").read_text(encoding="utf-8")
+
+
+def test_pictures_are_the_very_bytes(run_dir, folder):
+    """Without words in them, copies have the digest that the results tell."""
+    dreamo.export(run_dir, folder)
+    for line in lines_of(folder):
+        content = (folder / "images" / line["file_name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == line["output_sha256"]
+
+
+def test_links_share_the_file(run_dir, folder):
+    """pictures="link" takes no space."""
+    dreamo.export(run_dir, folder, pictures="link")
+    name = lines_of(folder)[0]["file_name"]
+    assert (folder / "images" / name).samefile(run_dir / "images" / name)
+
+
+def test_where_there_are_no_links_there_are_copies(run_dir, folder, monkeypatch):
+    """A disk without hard links gets the same pictures."""
+
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    assert dreamo.export(run_dir, folder, pictures="link")["pictures"] == 4
+    name = lines_of(folder)[0]["file_name"]
+    assert (folder / "images" / name).read_bytes() == (run_dir / "images" / name).read_bytes()
+
+
+def test_pictures_that_are_gone_or_cut_are_counted(run_dir, folder):
+    """They are missing in the folder and in its lines, and said."""
+    gone, cut = sorted((run_dir / "images").iterdir())[:2]
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    told = dreamo.export(run_dir, folder)
+    assert (told["pictures"], told["missing"]) == (2, 2)
+    assert len(lines_of(folder)) == 2
+
+
+def test_a_table_names_no_file_elsewhere(run_dir, folder):
+    """A path in a table leads neither out of the run directory nor out of the export."""
+    results = dreamo.load(run_dir)
+    (run_dir / "secret.jpg").write_bytes(b"private")
+    paths = ["../secret.jpg", "/etc/passwd", "images/..", "images/a b.jpg", None]
+    results[columns.OUTPUT_PATH] = pd.Series(paths, index=results.index, dtype="str")
+    results[columns.OUTPUT_BYTES] = pd.array([7] * 5, dtype="Int64")
+    assert dreamo.export(results, folder)["pictures"] == 0
+    assert b"private" not in b"".join(contents(folder).values())
+
+
+def test_rows_without_a_run_directory_are_still_a_table(run_dir, folder):
+    """Where the directory is gone, the rows are written, and the pictures are missing."""
+    results = dreamo.load(run_dir)
+    shutil.rmtree(run_dir)
+    assert dreamo.export(results, folder) == {"folder": str(folder), "rows": 5, "pictures": 0, "missing": 4}
+    assert dreamo.read_table(folder / "results.parquet")["width"].isna().all()
+
+
+# Words in pictures.
+
+
+def test_jpeg_copies_tell_prompt_seed_and_job(run_dir, folder):
+    """The comment is JSON; pixels and the run directory's own files are as before."""
+    before = contents(run_dir / "images")
+    told = dreamo.export(run_dir, folder, text=True)
+    assert told["without_text"] == 0
+    for line in lines_of(folder):
+        with Image.open(folder / "images" / line["file_name"]) as copy:
+            words = json.loads(copy.info["comment"])
+            copied = np.asarray(copy)
+        assert words == {"prompt": line["prompt"], "seed": int(line["seed"]), "job_id": line["job_id"]}
+        with Image.open(run_dir / "images" / line["file_name"]) as original:
+            assert np.array_equal(copied, np.asarray(original))
+    assert contents(run_dir / "images") == before
+
+
+def test_png_copies_tell_prompt_seed_and_job(run_dir, folder):
+    """One text each, of these names."""
+    dreamo.export(with_format(run_dir, "PNG"), folder, text=True)
+    (line,) = lines_of(folder)
+    with Image.open(folder / "images" / line["file_name"]) as copy:
+        copy.load()
+        assert {name: copy.text[name] for name in copy.text} == {
+            name: line[name] for name in ("prompt", "seed", "job_id")
+        }
+
+
+def test_webp_copies_take_no_words(run_dir, folder):
+    """They are exported as they are, and counted."""
+    told = dreamo.export(with_format(run_dir, "WEBP"), folder, text=True)
+    assert (told["pictures"], told["without_text"]) == (1, 1)
+
+
+def test_words_keep_exif_first_and_pixels():
+    """What a camera or the service had written stays, and the picture decodes to the same."""
+    exif = Image.Exif()
+    exif[0x010E] = "described"
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 80).save(file, "JPEG", exif=exif, dpi=(72, 72), comment="theirs")
+    content = inscribed(file.getvalue(), {"prompt": "a"})
+    with Image.open(io.BytesIO(content)) as copy, Image.open(file) as original:
+        assert copy.getexif()[0x010E] == "described"
+        assert copy.info["dpi"] == (72, 72)
+        assert np.array_equal(np.asarray(copy), np.asarray(original))
+        assert copy.info["comment"] == b'{"prompt": "a"}'
+    assert b"theirs" in content
+
+
+def test_words_come_last_in_a_png():
+    """Where the service had used the same keyword, readers find ours."""
+    file, info = io.BytesIO(), PngInfo()
+    info.add_text("prompt", "theirs")
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
+    with Image.open(io.BytesIO(inscribed(file.getvalue(), {"prompt": "雪山"}))) as copy:
+        assert copy.text["prompt"] == "雪山"
+
+
+def test_a_jpeg_of_several_pictures_takes_no_words():
+    """They are found by their distance, which words would change."""
+    file = io.BytesIO()
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures[0].save(file, "MPO", save_all=True, append_images=pictures[1:])
+    assert inscribed(file.getvalue(), {"prompt": "a"}) is None
+
+
+def test_words_too_long_for_a_jpeg_are_left_out():
+    """A comment holds 64 kB."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    assert inscribed(file.getvalue(), {"prompt": "x" * 70_000}) is None
+
+
+# The folder.
+
+
+def test_the_same_export_again_changes_nothing(run_dir, folder):
+    """Every file has the same bytes, and pictures are not even written."""
+    dreamo.export(run_dir, folder, text=True)
+    before = contents(folder)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+    dreamo.export(run_dir, folder, text=True)
+    assert contents(folder) == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "images").iterdir()} == times
+
+
+def test_other_rows_take_the_place_of_the_first(run_dir, folder):
+    """What an earlier export had put there and this one has not is gone; other people's files stay."""
+    dreamo.export(run_dir, folder)
+    (folder / "images" / "notes.txt").write_text("mine")
+    dreamo.export(dreamo.load(run_dir).tail(1), folder, formats="csv")
+    assert len(list((folder / "images").glob("*.jpg"))) == 1
+    assert not (folder / "results.parquet").exists()
+    assert (folder / "images" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "images/metadata.csv"])
+def test_files_of_others_are_never_replaced(run_dir, folder, name):
+    """Neither one that was there before, nor one of ours that somebody changed; nothing is written then."""
+    (folder / "images").mkdir(parents=True)
+    (folder / name).write_text("theirs")
+    with pytest.raises(dreamo.UsageError, match=name):
+        dreamo.export(run_dir, folder)
+    assert contents(folder) == {name: b"theirs"}
+    (folder / name).unlink()
+    dreamo.export(run_dir, folder)
+    with (folder / name).open("a") as file:
+        file.write("labelled by hand")
+    before = contents(folder)
+    with pytest.raises(dreamo.UsageError, match="changed since"):
+        dreamo.export(run_dir, folder)
+    assert contents(folder) == before
+
+
+def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
+    """A full disk leaves whole files only, and the next call ends the work."""
+    from dreamo_batch.execution import durable
+
+    replace, written = durable.replace, []
+
+    def fill_up(path, write):
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        replace(path, write)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "replace", fill_up)
+        with pytest.raises(OSError, match="No space"):
+            dreamo.export(run_dir, folder)
+    assert not list(folder.rglob("*.partial"))
+    assert dreamo.export(dreamo.load(run_dir).head(1), folder)["pictures"] == 1
+    assert len(list((folder / "images").glob("*.jpg"))) == 1
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", "{", '{"sha256": {"../run/run.json": "0"}}', '{"sha256": {}, "pending": ["/etc/passwd"]}'],
+)
+def test_a_list_that_is_not_ours_is_refused(run_dir, folder, manifest):
+    """A manipulated list can't make an export delete anything."""
+    folder.mkdir()
+    (folder / "export.json").write_text(manifest)
+    with pytest.raises(dreamo.UsageError, match=r"export\.json"):
+        dreamo.export(run_dir, folder)
+    assert (run_dir / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"formats": ["csv", "docx"]}, "docx"),
+        ({"pictures": "move"}, "move"),
+        ({"text": True, "pictures": "link"}, "copies"),
+    ],
+)
+def test_options_are_checked_first(run_dir, folder, options, words):
+    """Nothing is written for an option that can't be used."""
+    with pytest.raises(dreamo.UsageError, match=words):
+        dreamo.export(run_dir, folder, **options)
+    assert not folder.exists()
+
+
+def test_places_and_tables_that_do_not_do(run_dir, folder):
+    """The run directory itself, a file, and a table that is no results are refused."""
+    with pytest.raises(dreamo.UsageError, match="run directory itself"):
+        dreamo.export(run_dir, run_dir)
+    folder.write_text("a file")
+    with pytest.raises(dreamo.UsageError, match="no folder"):
+        dreamo.export(run_dir, folder)
+    with pytest.raises(dreamo.UsageError, match="no results"):
+        dreamo.export(pd.DataFrame({"prompt": ["a"]}), folder)
+
+
+def test_an_empty_table_is_an_empty_export(tmp_path, folder):
+    """No rows, no pictures, and every column explained."""
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a", seed=[1]).head(0)
+    dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
+    assert dreamo.export(tmp_path / "run", folder)["rows"] == 0
+    assert len(dreamo.read_table(folder / "results.parquet")) == 0

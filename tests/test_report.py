@@ -1,0 +1,380 @@
+"""The report: one page, whatever became of the run, that tells the ledger's numbers and does nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from dreamo_batch.batch.reporting import read_facts
+from dreamo_batch.execution.directory import Manifest, RunDirectory
+from dreamo_batch.results import history
+from dreamo_batch.results.reporting import methods, overview
+from dreamo_batch.results.reporting.facts import Facts
+from dreamo_batch.results.reporting.page import render, sections
+from tests import histories
+
+KEY = "sk-a-key-that-nobody-may-see"
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} \u202e\"'"
+VOID = {"meta", "img", "br", "path", "use", "rect", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, and text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.words, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / f"fox{HOSTILE[:5].replace('/', '')}.png"
+    Image.new("RGB", (64, 64), "orange").save(path)
+    return str(path)
+
+
+def bought(folder, reference, *, n_seeds=2, prompts=("on a beach", HOSTILE), faults=None, **options):
+    """Run a table; gives its directory and the invoice."""
+    jobs = dreamo.sweep(image=reference, prompt=list(prompts), n_seeds=n_seeds, size="512x512")
+    jobs.index = [f"{HOSTILE}{number}" for number in range(len(jobs))]
+    with dreamo.LocalGateway(engine="flat", faults=faults, api_key=KEY) as gateway:
+        dreamo.run(jobs, folder, gateway=gateway, progress=False, unit_cost="0.03", **options)
+        return folder, gateway.invoice()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, reference):
+    """One failed, one ambiguous, one moderated, three completed."""
+    folder = tmp_path_factory.mktemp("reported") / "run"
+    script = ["fail_099", "drop_after_accept", "fail_moderation"]
+    return bought(folder, reference, n_seeds=3, faults={"script": {"create": script}}, max_cost=5)
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    path = dreamo.report(run[0], tmp_path_factory.mktemp("page") / "r.html")
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def page_of(run_dir, path=None):
+    return Page(dreamo.report(run_dir, path).read_text(encoding="utf-8"))
+
+
+# What it tells.
+
+
+def test_rows_are_accounted_for(page):
+    """The reconciliation stands at the head, with counts by status."""
+    assert "6 rows in, 6 accounted for" in page.text
+    assert "3 completed" in page.text
+    assert "2 failed" in page.text
+    assert "1 ambiguous" in page.text
+
+
+def test_money_is_that_of_the_invoice(run, page):
+    """Spent and what is possibly billed are the ledger's, and with it the service's, to the last digit."""
+    run_dir, invoice = run
+    spent = dreamo.status(run_dir)["spent_usd"]
+    told = set(dreamo.load(run_dir)["task_id"].dropna())
+    known = sum(Decimal(line["cost"]) for line in invoice if line["id"] in told and line["cost"])
+    assert Decimal(spent) == known
+    assert f"{spent} USD spent" in page.text
+    assert f"{dreamo.status(run_dir)['possibly_billed_usd']} USD possibly billed" in page.text
+    assert f"at a known cost of USD {spent}." in page.text
+
+
+def test_money_by_prompt_is_that_of_costs(run):
+    """Groups are those of costs(), exact."""
+    run_dir, _ = run
+    (table,) = sections(read_facts(run_dir))["money"]["groups"]
+    told = {line["spent"] for line in table["lines"]}
+    assert told == set(dreamo.costs(run_dir, by="prompt")["spent"])
+
+
+def test_failures_tell_meaning_example_and_call(run, page):
+    """Each kind as failures() tells it."""
+    for kind in dreamo.failures(run[0]).to_dict("records"):
+        assert kind["error_class"] in page.text
+        assert kind["meaning"].rstrip(".") in page.text
+    assert 'classes="moderation")' in page.text
+
+
+def test_ambiguous_rows_tell_their_possible_cost_and_how_to_settle_them(run, page):
+    """With the call that settles the row by its job."""
+    results = dreamo.load(run[0])
+    job = results.loc[results["status"] == "ambiguous", "job_id"].item()
+    assert f'dreamo.resolve("{run[0]}", "{job}", not_sent=True)' in page.text
+    assert "at most, USD 0.03" in page.text or " 0.03 " in page.text
+
+
+def test_pictures_are_shown_and_what_is_missing_is_said(page):
+    """Three pictures and a reference; the other cells say why."""
+    sources = [image["src"] for image in page.all("img")]
+    assert len(sources) >= 4
+    assert "3 pictures" in page.text
+
+
+def test_methods_can_be_pasted(run, page):
+    """Model, version, dates, counts, sizes, rephraser and seeds in one paragraph."""
+    paragraph = methods.methods(read_facts(run[0]))["paragraph"]
+    assert paragraph in page.text
+    for part in (
+        "spark_dreamo",
+        f"dreamo-batch {dreamo.__version__} on 20",
+        "6 distinct jobs combined 1 reference image and 2 prompts with 6 seeds (all drawn before sending",
+        "at 512x512 pixels",
+        "(use_rephraser) was on",
+        "3 completed, 2 failed and 1 remained ambiguous",
+    ):
+        assert part in paragraph
+
+
+def test_the_call_that_runs_it_again_does(run, page, tmp_path, monkeypatch):
+    """The Python text, run as it stands, buys the same jobs with the same seeds; no key is in it."""
+    code = sections(read_facts(run[0]))["methods"]["python"]
+    assert " ".join(code.split()) in page.text
+    assert 'max_cost="5"' in code
+    again = tmp_path / "again"
+    code = code.replace(f'"{run[0]}-again"', f'"{again}"')
+    same = next(line for line in code.splitlines() if line.startswith(f'dreamo.run(jobs, "{run[0]}"'))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    exec(compile(code.replace(same, ""), "report", "exec"), {})  # noqa: S102 - what a reader would do
+    assert dreamo.load(again)["job_id"].tolist() == dreamo.load(run[0])["job_id"].tolist()
+    assert (dreamo.load(again)["status"] == "completed").all()
+
+
+# What it does not do.
+
+
+def test_it_needs_nothing_from_anywhere(page):
+    """No script, no address but pictures within, and a policy that forbids the rest."""
+    assert not page.all("script")
+    assert not [name for tag, a in page.elements for name in a if name.startswith("on")]
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/")), (tag, attributes)
+        assert "url(h" not in attributes.get("style", "")
+    assert not {"iframe", "object", "embed", "form", "link", "base"} & {tag for tag, _ in page.elements}
+    (policy,) = [a["content"] for a in page.all("meta") if "http-equiv" in a]
+    assert policy.startswith("default-src 'none'; img-src data:")
+    assert "script" not in policy
+
+
+def test_styles_name_no_address(run):
+    """Neither the page's nor the gallery's."""
+    text = render(read_facts(run[0]))
+    for style in re.findall(r"<style.*?</style>", text, re.DOTALL):
+        assert "http" not in style
+        assert "@import" not in style
+
+
+def test_words_of_others_stay_words(page):
+    """Prompts, labels and messages are shown, change nothing, and can't turn the direction of the page."""
+    assert "<script>alert(1)</script>" in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert not page.open
+    assert not page.all("x")
+    assert not [image for image in page.all("img") if not image["src"].startswith("data:image/")]
+
+
+def test_no_key_is_in_it(run, tmp_path):
+    """Not even of a run whose key was given."""
+    assert KEY not in dreamo.report(run[0], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+# Any run.
+
+
+def test_a_run_in_the_middle(tmp_path, reference):
+    """Rows that are not done are told of, and that somebody works on it."""
+    run_dir, _ = bought(
+        tmp_path / "run", reference, faults={"script": {"create": ["stuck"]}}, task_timeout_s=0.5
+    )
+    assert "1 row to go" in page_of(run_dir).text
+    directory = RunDirectory(run_dir)
+    directory.lock()
+    try:
+        assert "is being worked on" in page_of(run_dir).text
+    finally:
+        directory.unlock()
+
+
+def test_failures_only(tmp_path, reference):
+    """No picture, no cost, and no plot of nothing fails."""
+    faults = {"script": {"create": ["fail_099"] * 4}}
+    page = page_of(bought(tmp_path / "run", reference, faults=faults)[0])
+    assert "4 failed" in page.text
+    assert "0 usable pictures" in page.text
+    assert "How much the pictures differ" not in page.text
+
+
+def test_an_empty_table(tmp_path, reference):
+    """Says so."""
+    jobs = dreamo.sweep(image=reference, prompt="a", seed=[1]).head(0)
+    dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
+    page = page_of(tmp_path / "run")
+    assert "The table is empty." in page.text
+    assert "0 rows in, 0 accounted for" in page.text
+    assert "No images were ordered." in page.text
+    assert not page.all("svg")
+
+
+def test_one_row(tmp_path, reference):
+    """One picture: no groups, no pairs."""
+    page = page_of(bought(tmp_path / "run", reference, n_seeds=1, prompts=["a"])[0])
+    assert "Every row is completed." in page.text
+    assert "By prompt" not in page.text
+
+
+def test_rows_never_ordered(tmp_path, reference):
+    """Invalid rows that were skipped are accounted for."""
+    jobs = dreamo.sweep(image=reference, prompt=["a", "b"], seed=[1], size="512x512")
+    jobs.loc[1, "prompt"] = None
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False, on_invalid="skip")
+    page = page_of(tmp_path / "run")
+    assert "1 invalid" in page.text
+    assert "2 rows in, 2 accounted for" in page.text
+
+
+def test_near_duplicates_are_shown_side_by_side(tmp_path, reference):
+    """Two replicates of a job, whose pictures are the same."""
+    jobs = dreamo.sweep(image=reference, prompt=["a"], seed=[1], replicate=range(2), size="512x512")
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+    page = page_of(tmp_path / "run")
+    assert "1 pair within" in page.text
+    assert "0 bits, Delta E 0.0" in page.text
+
+
+def test_a_thousand_rows_stay_below_5_mb(tmp_path):
+    """Also with pictures that hardly compress; rows beyond are counted."""
+    facts = many(tmp_path, 1_010)
+    page = render(facts)
+    assert len(page.encode()) < 5_000_000
+    told = Page(page)
+    assert sum(image["src"].startswith("data:image/jpeg") for image in told.all("img")) >= 1_000
+    assert "and 10 more rows" in told.text
+    assert "1,010" in told.text
+
+
+def many(folder, n):
+    """Make facts of a run that never was: n rows of 101 prompts, with pictures of noise."""
+    noise = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for number in range(8):
+        Image.fromarray(noise.integers(0, 255, (96, 96, 3), dtype=np.uint8)).save(
+            folder / f"{number}.jpg", quality=90
+        )
+    jobs = [f"{number:032x}" for number in range(n)]
+    for number, job in enumerate(jobs):
+        (folder / f"images/{job}.jpg").hardlink_to(folder / f"{number % 8}.jpg")
+    orders = [
+        histories.completed(job, cost="0.0286", output_sha256=f"{number % 8}" * 64, output_url=None)
+        for number, job in enumerate(jobs)
+    ]
+    seeds = pd.array([number % 10 for number in range(n)], dtype="Int64")
+    prompts = [f"the fox walks through street number {number // 10}, in the rain" for number in range(n)]
+    results = histories.results(jobs, orders, prompt=prompts, seed=seeds)
+    results[columns.SEED_SENT] = seeds
+    told = history.joined({"runs/many": history.from_ledger(results, histories.ledger(orders))})
+    decided = pd.DataFrame(
+        {columns.JOB_ID: jobs, columns.PROMPT: prompts, columns.SEED_SENT: seeds, columns.IMAGE_DIGEST: "0"}
+    ).assign(**{columns.WIDTH: 1328, columns.HEIGHT: 1328, columns.USE_REPHRASER: True, columns.REPLICATE: 0})
+    for name in (columns.WIDTH, columns.HEIGHT):
+        told.rows[columns.STORED_PREFIX + name] = 1328
+    summary = {"rows": n, "by_status": {"completed": n}, "orders": n, "spent_usd": "28.886"}
+    summary |= {"reserved_usd": "0", "possibly_billed_usd": "0", "max_cost_usd": "30"}
+    return Facts(
+        name="runs/many",
+        path=folder,
+        manifest=Manifest(service="cloud.vtrix.ai:443", entropy="00", package_version="0.1.0", max_cost="30"),
+        results=results,
+        history=told,
+        decided=decided,
+        summary=summary,
+        is_worked_on=False,
+        made_at=datetime(2026, 11, 23, tzinfo=UTC),
+    )
+
+
+def test_a_real_service_is_named_and_seeds_that_were_given_can_be_run_from_a_shell(tmp_path):
+    """The methods name the host; the command has every option that is not the default."""
+    told = methods.methods(many(tmp_path, 20))
+    assert "through the service at cloud.vtrix.ai:443" in told["paragraph"]
+    assert "with 10 seeds, at 1328x1328 pixels" in told["paragraph"]
+    assert told["shell"].splitlines() == [
+        "dreamo-batch results runs/many --output jobs.parquet",
+        "dreamo-batch run jobs.parquet --run-dir runs/many-again --max-cost 30",
+    ]
+
+
+def test_rows_that_are_lost_would_be_said(tmp_path):
+    """A count that does not add up is an alarm, not a detail."""
+    facts = many(tmp_path, 20)
+    facts.summary["by_status"]["completed"] = 19
+    assert not overview.overview(facts)["is_complete"]
+    assert "rows are missing, which must never be" in Page(render(facts)).text
+
+
+# The file.
+
+
+def test_it_stands_in_the_run_directory_unless_told_otherwise(run):
+    """And is replaced, atomically, by the next."""
+    path = dreamo.report(run[0])
+    assert path == run[0].absolute() / "report.html"
+    assert dreamo.report(os.fspath(run[0])) == path
+    path.unlink()
+
+
+def test_places_that_do_not_do(run, tmp_path):
+    """No folder, and no run directory."""
+    with pytest.raises(dreamo.UsageError, match="no folder"):
+        dreamo.report(run[0], tmp_path / "none" / "r.html")
+    with pytest.raises(dreamo.DirectoryError):
+        dreamo.report(tmp_path / "none")
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_a_missing_package_is_named(run, tmp_path, monkeypatch, package):
+    """With the extra that brings it."""
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.delitem(__import__("sys").modules, "dreamo_batch.results.figure", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(dreamo.UsageError, match=r"dreamo-batch\[report\]"):
+        dreamo.report(run[0], tmp_path / "r.html")
