@@ -3,8 +3,8 @@
 Examples
 --------
 >>> import dreamo_batch as dreamo
->>> dreamo.validate(dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(3)))
-No problems: 3 rows can be ordered.
+>>> dreamo.validate(dreamo.sweep(image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=7))
+No problems: 2 rows can be ordered.
 """
 
 from __future__ import annotations
