@@ -163,8 +163,11 @@ def test_what_can_not_be_ranked_by_is_refused(options, message):
 
 
 def test_best_seeds_needs_what_rank_gave():
-    """And the same groups."""
+    """And the same groups, which it remembers by itself until it is read back from a file."""
     ranked = dreamo.rank(made(2, stars=[1, 2]), by="stars", within=None)
+    assert dreamo.best_seeds(ranked)["firsts"].tolist() == [1, 0]
+    assert dreamo.best_seeds(ranked.head(2))["firsts"].tolist() == [1, 0]
+    ranked.attrs = {}
     with pytest.raises(UsageError, match="'prompt'"):
         dreamo.best_seeds(ranked)
     assert dreamo.best_seeds(ranked, within=None)["firsts"].tolist() == [1, 0]

@@ -192,3 +192,20 @@ def test_refused_table_shows_its_problems_alike(tmp_path):
     with pytest.raises(dreamo.InvalidTable) as refused:
         dreamo.run(_jobs(prompt=["a", "", "a"]), tmp_path, gateway="local", progress=False)
     assert repr(refused.value.problems).startswith("1 of 3 rows can't be ordered; 2 can.")
+
+
+def test_a_plan_is_compared_with_the_cap_that_the_run_would_get():
+    """plan(max_cost=) tells whether the rows fit, and stores nothing."""
+    table = pd.DataFrame({"image": "https://example.com/cat.png", "prompt": ["a", "b"], "seed": 1})
+    assert "The cap is $0.05. It may stop at the cap." in repr(
+        dreamo.plan(table, max_cost="0.05", unit_cost="0.03")
+    )
+    assert "It may stop" not in repr(dreamo.plan(table, max_cost="0.06", unit_cost="0.03"))
+    assert "cap" not in repr(dreamo.plan(table, max_cost=float("inf"), unit_cost="0.03"))
+
+
+def test_amounts_are_not_set_as_formulas():
+    """Two amounts with a dollar sign would be one formula to a notebook."""
+    shown = _planned(["new"], [0.1], [0.2], cap="0.15")._repr_html_()
+    assert "mathjax_ignore" in shown
+    assert "tex2jax_ignore" in shown

@@ -16,7 +16,7 @@ from dreamo_batch.batch.reading import read_state, stored_cap
 from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
-from dreamo_batch.execution.budget import Budget, money
+from dreamo_batch.execution.budget import Budget, money, text
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
@@ -182,6 +182,7 @@ def plan(
     table: pd.DataFrame,
     run_dir: str | os.PathLike[str] | None = None,
     *,
+    max_cost: Amount | None = None,
     unit_cost: Amount | None = None,
     download: bool = True,
     fix_images: bool = False,
@@ -199,8 +200,8 @@ def plan(
         As for `run`.
     run_dir : path-like, optional
         The run directory; without one everything is new.
-    unit_cost, download, fix_images, on_ambiguous, max_attempts, retry_failed, random_seed, base_dir
-        As for `run`.
+    max_cost, unit_cost, download, fix_images, on_ambiguous, max_attempts, retry_failed, random_seed, base_dir
+        As for `run`; the cap is compared with what the rows can cost, and not stored.
 
     Returns
     -------
@@ -221,6 +222,7 @@ def plan(
     ['new', 'duplicate']
     """
     options = RunOptions(
+        max_cost=max_cost,
         unit_cost=unit_cost,
         download=download,
         fix_images=fix_images,
@@ -250,9 +252,9 @@ def plan(
         run_dir=None if directory is None else directory.path,
         unit_cost=money(unit_cost),
     )
-    return Plan.of(
-        planned, cap=None if directory is None else stored_cap(directory), spent=Budget(orders=state).spent
-    )
+    stored_now = None if directory is None else stored_cap(directory)
+    cap = options.cap(None if stored_now is None else text(stored_now))
+    return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent)
 
 
 def retry(

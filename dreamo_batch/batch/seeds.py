@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
+    from types import EllipsisType
     from typing import TypeAlias
 
     from dreamo_batch.results.metrics import Metric
@@ -297,7 +298,7 @@ def rank(
     return rank_pictures(results, measures, values, problems, within=within, weights=weights)
 
 
-def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None = "prompt") -> pd.DataFrame:
+def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType | None = ...) -> pd.DataFrame:
     """Say which seeds did best over all groups.
 
     Of a seed that was repeated in a group the mean counts there.
@@ -307,7 +308,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None = "promp
     ranked : pandas.DataFrame
         As from `rank`.
     within : str, sequence of str, or None
-        The groups it was ranked in.
+        The groups it was ranked in; by default those that `rank` was told.
 
     Returns
     -------

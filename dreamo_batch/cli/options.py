@@ -112,6 +112,7 @@ ABOUT_TABLE: Final = ("fix_images", "on_invalid", "random_seed", "base_dir")
 
 # What `plan` can be told; it takes the others too, so that a line can be planned before it is run.
 PLAN: Final = (
+    "max_cost",
     "unit_cost",
     "download",
     "fix_images",

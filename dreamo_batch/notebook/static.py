@@ -10,13 +10,13 @@ from dreamo_batch.notebook import markup
 from dreamo_batch.notebook.style import SHEET
 from dreamo_batch.notebook.thumbnails import SHARED
 from dreamo_batch.notebook.view import view_of
+from dreamo_batch.service.harmless import NO_FORMULAS
 
 if TYPE_CHECKING:
     from dreamo_batch.batch.moment import Status
     from dreamo_batch.notebook.view import View
 
 _BAR_CHARACTERS: Final = 40
-_NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"  # two amounts with a dollar sign would be set as one
 _SETTLED: Final = {columns.COMPLETED: "#", columns.FAILED: "x", columns.AMBIGUOUS: "?", columns.INVALID: "-"}
 
 
@@ -47,7 +47,7 @@ def status_html(status: Status) -> str:
     blocks += [markup.errors(view), markup.gallery(shown), markup.notices(view)]
     as_of = f'<div class="dreamo-faint" style="font-size: 11px">as of {escape(view.at)}</div>'
     inner = "".join(filter(None, (*blocks, as_of)))
-    return f'<div class="dreamo-panel dreamo-static {_NO_FORMULAS}"><style>{SHEET}</style>{inner}</div>'
+    return f'<div class="dreamo-panel dreamo-static {NO_FORMULAS}"><style>{SHEET}</style>{inner}</div>'
 
 
 def static_bundle(status: Status) -> dict[str, str]:

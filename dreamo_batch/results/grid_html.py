@@ -14,6 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.results.entries import GONE, PICTURE, UNSAVED
 from dreamo_batch.results.grid_style import CELL_PX, STYLE
 from dreamo_batch.results.texts import shortened
+from dreamo_batch.service.harmless import NO_FORMULAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +89,7 @@ def grid_html(
     """
     drawing = _Drawing(grid, pictures, beside, is_open=is_open)
     return (
-        f'<div class="{ROOT_CLASS}" style="--dg-cell:{cell_px(grid)}px"><style>{STYLE}</style>'
+        f'<div class="{ROOT_CLASS} {NO_FORMULAS}" style="--dg-cell:{cell_px(grid)}px"><style>{STYLE}</style>'
         f"{drawing.head(heading)}{drawing.table()}</div>"
     )
 

@@ -16,9 +16,11 @@ from dreamo_batch.results.metrics import BUILT_IN, Metric, listed, read_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import EllipsisType
 
 _LOWER: Final = "-"
 _MIDDLE: Final = 0.5
+_WITHIN: Final = "dreamo_within"  # in a table's attrs: the groups it was ranked in
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,12 @@ def rank_pictures(
     table[columns.PROBLEM] = said.fillna("a value is missing").where(~is_whole)
     table = table.astype(columns.dtypes(columns.RANKS))
     order = np.lexsort((kept, rank.fillna(np.inf).to_numpy(), numbers))
-    return table.iloc[order].set_axis(results.index[kept[order]])
+    ranked = table.iloc[order].set_axis(results.index[kept[order]])
+    ranked.attrs[_WITHIN] = list(groups.keys.columns)
+    return ranked
 
 
-def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None) -> pd.DataFrame:
+def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType | None) -> pd.DataFrame:
     """Add up how each seed did in all groups; see `dreamo_batch.best_seeds`.
 
     Parameters
@@ -123,7 +127,7 @@ def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None) ->
     ranked : pandas.DataFrame
         As from `dreamo_batch.rank`.
     within : str, sequence of str, or None
-        The groups it was ranked in.
+        The groups it was ranked in; ``...`` for those that it remembers.
 
     Returns
     -------
@@ -135,6 +139,7 @@ def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | None) ->
     UsageError
         If it is not what `rank` gives, or was not ranked within these groups.
     """
+    within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
     keys = [] if within is None else [within] if isinstance(within, str) else list(within)
     absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]
     if absent:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.service.harmless import harmless
+from dreamo_batch.service.harmless import NO_FORMULAS, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +118,7 @@ class Shown(pd.DataFrame):  # type: ignore[misc] # pandas has no types here
         if lead is None or not pd.get_option("display.notebook_repr_html"):
             plain: str | None = super()._repr_html_()
             return plain
-        return f'<div class="dreamo-shown">{_STYLE}{lead.as_html()}{self._table_html()}</div>'
+        return f'<div class="dreamo-shown {NO_FORMULAS}">{_STYLE}{lead.as_html()}{self._table_html()}</div>'
 
     # What may be said in a cell, and the colour of the dot before it.
     _colours: Mapping[str, str] = {}
