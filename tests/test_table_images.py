@@ -218,6 +218,7 @@ def test_each_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch)
             "image": ["cat.png", "./cat.png", Path("cat.png"), str(tmp_path / "cat.png"), None, "cat.png"],
             "image_path": [None, None, None, None, "cat.png", None],
             "prompt": "a",
+            "use_rephraser": False,
         }
     )
     read = []
