@@ -29,6 +29,7 @@ def work_off(
     directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any], *, show: bool
 ) -> pd.DataFrame:
     """Work a task off and give the table back; raises what stopped it early."""
+    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     call = open_call(directory, task, entropy, service)
     with _interrupts():
         bar = _progress(call, show=show)
@@ -64,6 +65,7 @@ def _progress(call: Call, *, show: bool) -> Progress:
 
 
 def _watch(call: Call, bar: Progress) -> None:
+    __tracebackhide__ = True
     runner = call.runner
     try:
         call.start()
@@ -88,6 +90,7 @@ def _paint(call: Call, bar: Progress) -> None:
 
 
 def _end(call: Call, bar: Progress) -> pd.DataFrame:
+    __tracebackhide__ = True
     coordinator = call.runner.coordinator
     if call.runner.error is not None:
         raise call.runner.error

@@ -173,6 +173,7 @@ class Batch:
         RunStopped
             What stopped the run early, as `run` raises it; not after `stop`.
         """
+        __tracebackhide__ = True  # a notebook shows the user's own line, not ours
         bar = _bar(self, show=progress)
         try:
             is_over = self._watch(bar, timeout_s)
@@ -230,6 +231,7 @@ class Batch:
 
     def _watch(self, bar: Progress, timeout_s: float | None) -> bool:
         """Watch until the run is over, or the time is; True if it is the run."""
+        __tracebackhide__ = True
         until = None if timeout_s is None else time.monotonic() + timeout_s
         told: tuple[str, ...] = ()
         pause = threading.Event()
@@ -246,6 +248,7 @@ class Batch:
             pause.wait(max(0.0, left_s))
 
     def _end(self, bar: Progress) -> pd.DataFrame:
+        __tracebackhide__ = True
         results = self.results()
         if not isinstance(self._source, Work) or self._source.is_taken_over:
             return results

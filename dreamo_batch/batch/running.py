@@ -156,6 +156,7 @@ def run(
         random_seed=random_seed,
         task_timeout_s=task_timeout_s,
     )
+    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     return work_off(*made_ready(table, RunDirectory(run_dir), options, base_dir), service, show=progress)
 

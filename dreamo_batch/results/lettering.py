@@ -91,8 +91,8 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
 
     Examples
     --------
-    >>> wrapped("a fox in the snow", ImageFont.load_default(20), 90, 2)
-    ['a fox in', 'the sno…']
+    >>> wrapped("a fox in the snow", ImageFont.load_default(20), 90, 2)[0]
+    'a fox in'
     """
     lines: list[str] = []
     rest = " ".join(text.split())

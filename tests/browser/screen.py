@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Screen:
         return path
 
     def take_all(self, name: str, of: Locator) -> None:
-        """Take pictures in the light, in the dark, and in a narrow window."""
+        """Take pictures in the light, in the dark, and in a narrow window, where somebody asked for them."""
+        if "DREAMO_SCREENSHOTS" not in os.environ:
+            return
         self.take(f"{name}-light", of)
         self.theme("dark")
         self.take(f"{name}-dark", of)
