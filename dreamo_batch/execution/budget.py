@@ -45,7 +45,7 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     """
     with localcontext() as context:
         context.prec = _DIGITS
-        return sum(amounts, ZERO)
+        return sum(amounts, ZERO) or ZERO  # nothing is 0, not 0.0000
 
 
 def times(n: int, amount: Decimal) -> Decimal:
