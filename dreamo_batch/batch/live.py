@@ -14,7 +14,7 @@ from dreamo_batch.batch.work import Work, begin, cap_of, work_on
 from dreamo_batch.errors import RunStopped, UsageError
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.options import RunOptions
-from dreamo_batch.execution.progress import Bar, Progress, Silent, Snapshot, dollars
+from dreamo_batch.execution.progress import Bar, Progress, Silent, dollars
 from dreamo_batch.results import summary
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class Batch:
         pause = threading.Event()
         while True:
             status = self.status
-            bar.update(_snapshot(status))
+            bar.update(status)
             for line in status.notices:
                 if line not in told:
                     bar.say(line)
@@ -386,17 +386,7 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
 
 
 def _bar(batch: Batch, *, show: bool) -> Progress:
-    return Bar(_snapshot(batch.status)) if show else Silent()
-
-
-def _snapshot(status: Status) -> Snapshot:
-    return Snapshot(
-        by_status=status.by_status,
-        spent_usd=status.spent_usd,
-        reserved_usd=status.reserved_usd,
-        max_cost_usd=status.max_cost_usd,
-        n_in_flight=status.n_in_flight,
-    )
+    return Bar(batch.status) if show else Silent()
 
 
 def _panels() -> Any:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamo_batch import columns
+from dreamo_batch.execution.progress import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
     from decimal import Decimal
     from pathlib import Path
 
 Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
-
-_SETTLED = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,8 @@ class Picture:
     cost_usd: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Snapshot):
     """A run at one moment: rows by status, money in USD, times in seconds.
 
     Attributes
@@ -81,12 +78,7 @@ class Status:
 
     run_dir: Path
     phase: Phase
-    by_status: Mapping[str, int]
-    spent_usd: Decimal
-    reserved_usd: Decimal
-    max_cost_usd: Decimal | None
     projected_usd: tuple[Decimal, Decimal, Decimal] | None
-    n_in_flight: int
     rows_per_s: float | None
     eta_s: float | None
     elapsed_s: float
@@ -95,16 +87,6 @@ class Status:
     notices: tuple[str, ...]
     problem: str | None
     at: datetime
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the table."""
-        return sum(self.by_status.values())
-
-    @property
-    def n_settled(self) -> int:
-        """Rows that nothing more will happen to by itself."""
-        return sum(self.by_status.get(status, 0) for status in _SETTLED)
 
     @property
     def is_over(self) -> bool:
