@@ -451,6 +451,14 @@ def test_the_local_gateway_is_kept_in_the_run_directory(reference, tmp_path):
     assert (tmp_path / "run" / "gateway").is_dir()
 
 
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_is_no_run_directory_of_the_local_gateway(reference, tmp_path, path):
+    """Refused in words before the gateway looks for its state below it."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(errors.DirectoryError, match="is not a folder; give another"):
+        dreamo.run(jobs(reference, 1), tmp_path / path, gateway="local", progress=False)
+
+
 def test_two_services_at_once_are_refused(gateway, reference, tmp_path):
     """gateway= and base_url= say two things; the call does not guess."""
     with pytest.raises(errors.UsageError, match="not both"):

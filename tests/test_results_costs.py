@@ -70,6 +70,13 @@ def test_list_price_is_told_where_the_discount_is_a_rate():
     assert by_job["rates"].tolist() == ["0.5", "0.003", "1"]
 
 
+def test_nothing_is_saved_without_a_discount():
+    """0 to the last digit, though floats of many equal prices don't add up to the float of their sum."""
+    names = [str(number) for number in range(100)]
+    line = whole(told(names, [completed(name, cost="0.004251183") for name in names]))
+    assert str(line["discount_usd"]) == "0.0"
+
+
 def test_estimates_stand_beside_what_was_spent():
     """What the budget reserved for settled orders, and what a plan had said."""
     orders = [completed("a", reserved="0.03"), completed("b", reserved="0.03"), ambiguous("c")]

@@ -69,6 +69,13 @@ def test_axes_given_are_the_axes_drawn_on(plot):
 
 
 @pytest.mark.parametrize("plot", TABLES)
+def test_a_run_directory_is_no_table(plot):
+    """Its functions take one; plots take what they give."""
+    with pytest.raises(UsageError, match="DataFrame was expected, not a str; give what"):
+        plot("runs/first")
+
+
+@pytest.mark.parametrize("plot", TABLES)
 def test_nothing_to_draw_is_said(plot):
     """An empty table is no error, and not an empty frame either; a wrong one is an error."""
     ax = plot(pd.DataFrame(columns=list(TABLES[plot])).astype(columns.dtypes(TABLES[plot])))

@@ -69,6 +69,15 @@ def test_any_prompt_can_stand_below(run_dir, prompt):
     assert RED in colours(run_dir / "sheet.png")
 
 
+@pytest.mark.parametrize("prompt", ["a fox", "雪山上的狐狸"])
+def test_only_letters_without_a_font_are_left_out(run_dir, prompt):
+    """One that no font has does not take the others with it."""
+    sheets = [run_dir / "with.png", run_dir / "without.png"]
+    for sheet, text in zip(sheets, (f"{prompt}\U0010fffe", prompt), strict=True):
+        contact_sheet(results("red.png", prompt=text), sheet, run_dir=run_dir)
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+
+
 def test_no_more_than_a_hundred(run_dir):
     """A sheet of a large run stays a picture that can be opened."""
     names = [f"{number}.png" for number in range(101)]

@@ -42,6 +42,12 @@ def test_rows_and_money_are_summed_up():
     assert summary.summarise(results(), State(), None)["max_cost_usd"] is None
 
 
+def test_what_a_doubtful_order_may_have_cost_is_unknown_without_a_price():
+    """Not 0: it was sent with nothing set aside for it."""
+    doubtful = State([Order("c", 1, Stage.AMBIGUOUS, may_have_been_billed=True)])
+    assert summary.summarise(results(), doubtful, None)["possibly_billed_usd"] is None
+
+
 def test_every_row_is_accounted_for():
     """Rows in, rows out, and whether they agree."""
     table = results("a", "b", None)

@@ -119,6 +119,21 @@ def test_a_problem_says_what_and_what_to_do():
     assert found["fix"].str.endswith(".").all()
 
 
+def test_a_column_named_nearly_like_one_that_is_read_is_told():
+    """Once for the table, not where the right one is there as well, and the rows can be ordered."""
+    table = pd.DataFrame(
+        {"image": [URL] * 2, "prompt": ["a", "b"], "Seeds ": [1, 2], "SIZE": "1:1", "speed": 3}
+    )
+    found = validate(table)
+    assert found[["position", "column", "code", "severity"]].to_numpy().tolist() == [
+        [0, "Seeds ", "column-not-read", "warning"],
+        [0, "SIZE", "column-not-read", "warning"],
+    ]
+    assert found["fix"][0] == "Rename it to seed, or to something else if it is yours."
+    assert validate(table.assign(seed=[1, 2], size="1:1")).empty
+    assert validate(table.head(0)).empty
+
+
 @pytest.mark.parametrize("code", RULES)
 def test_rules_are_written_alike(code):
     """Every rule has a short name in kebab case and ends its sentences."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dreamo_batch.errors import KeyMissing, UsageError
+from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError
 from dreamo_batch.service.client import Client
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gatew
     if gateway != "local":
         raise UsageError(f'gateway must be "local" or a running gateway, not {gateway!r}')
     local: Any = importlib.import_module("dreamo_batch.local")  # by name: only this hook reaches it
-    started: Gateway = resources.enter_context(local.LocalGateway(state_dir=directory.gateway))
+    try:
+        started: Gateway = resources.enter_context(local.LocalGateway(state_dir=directory.gateway))
+    except (FileExistsError, NotADirectoryError):
+        raise DirectoryError(f"{directory.path} is not a folder; give another run directory.") from None
     return started
 
 

@@ -68,7 +68,8 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``rows``, ``by_status``, ``orders``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``; money is exact decimal text and covers every order of the directory.
+        ``max_cost_usd``; money is exact decimal text and covers every order of the directory. What is possibly
+        billed is None if one such order was sent without a price.
 
     Raises
     ------

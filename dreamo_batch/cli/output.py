@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BY_STATUS: Final = "by_status"
+_UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where no value is no "none"
 
 
 def show_frame(frame: pd.DataFrame, format_: str, *, excel_safe: bool = False) -> None:
@@ -78,13 +79,23 @@ def show_summary(summary: Mapping[str, Any], format_: str) -> None:
     >>> show_summary({"rows": 2, "by_status": {"failed": 2}, "max_cost_usd": None}, "table")
     rows    2
     failed  2
+    >>> show_summary({"rows": 1, "possibly_billed_usd": None}, "table")
+    rows                 1
+    possibly_billed_usd  unknown
     """
     if format_ == "json":
         emit(_json(summary) + "\n")
     elif format_ == "csv":
         emit(_csv_line(_flat(summary, dict.fromkeys(columns.STATUSES, 0))))
     else:
-        emit(_lines(_flat(summary)))
+        emit(
+            _lines(
+                {
+                    name: _UNKNOWN.get(name) if value is None else value
+                    for name, value in _flat(summary).items()
+                }
+            )
+        )
 
 
 def emit(text: str) -> None:

@@ -187,10 +187,17 @@ def highest_price(orders: Iterable[Order]) -> Decimal | None:
     return max((price for order in orders if (price := price_of(order)) is not None), default=None)
 
 
-def possibly_billed(orders: Iterable[Order]) -> Decimal:
-    """Add up what orders that may have been billed without a known cost hold back."""
-    return total(
-        money(order.reserved) or ZERO
-        for order in orders
-        if is_unresolved_cost(order) and order.may_have_been_billed
-    )
+def possibly_billed(orders: Iterable[Order]) -> Decimal | None:
+    """Add up what orders that may have been billed without a known cost hold back; None if one has no price.
+
+    Examples
+    --------
+    >>> doubtful = Order("a", 1, Stage.AMBIGUOUS, may_have_been_billed=True)
+    >>> possibly_billed([doubtful]) is None
+    True
+    """
+    held = [
+        money(order.reserved) for order in orders if is_unresolved_cost(order) and order.may_have_been_billed
+    ]
+    known = [amount for amount in held if amount is not None]
+    return total(known) if len(known) == len(held) else None

@@ -432,14 +432,14 @@ class Coordinator:
                 "a cap was given, but no order so far has told a price. Give unit_cost= (USD an order) and run again."
             )
         cap, spent = money.text(self.budget.cap or money.ZERO), money.text(self.budget.spent)
-        excess = money.text(self.budget.excess)
+        reserved, excess = money.text(self.budget.reserved or money.ZERO), money.text(self.budget.excess)
         over = (
             f", {excess} over it, because orders in flight cost more than reserved"
             if self.budget.excess
             else ""
         )
         return BudgetReached(
-            f"the cap of {cap} USD is reached{over}: {spent} spent, {money.text(self.budget.reserved)} reserved, and "
+            f"the cap of {cap} USD is reached{over}: {spent} spent, {reserved} reserved, and "
             f"the next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not "
             "ordered. Run again with a higher max_cost= to go on."
         )

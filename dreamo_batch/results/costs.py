@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.results.history import History
 
+_DIGITS: Final = 12
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
 _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
 
@@ -182,7 +183,8 @@ def _divide(table: pd.DataFrame, orders: pd.DataFrame, groups: Groups) -> None:
     table[columns.SPENT_USD] = spent
     table[columns.USD_PER_ORDER] = spent / pd.Series(n_priced).where(n_priced > 0)
     table[columns.USD_PER_PICTURE] = spent / pd.Series(n_pictures).where(n_pictures > 0)
-    table[columns.DISCOUNT_USD] = table[columns.LIST_USD] - spent
+    # Rounded far below a price, so that a difference of equal amounts is 0.
+    table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_DIGITS) + 0.0
 
 
 def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:

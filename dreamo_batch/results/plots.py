@@ -277,6 +277,10 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
 
 
 def _check(table: pd.DataFrame, expected: Mapping[str, Any], function: str) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise UsageError(
+            f"A DataFrame was expected, not a {type(table).__name__}; give what {function}() gave back."
+        )
     absent = [name for name in expected if name not in table.columns]
     if absent:
         raise UsageError(f"There is no column {absent[0]!r}; give what {function}() gave back.")

@@ -114,9 +114,11 @@ def _cell(
 
 
 def _drawable(text: str, letters: Lettering) -> str:
-    """Give a text if a font here has its letters, else keep what the built-in font has letters for."""
+    """Give a text if a font here has its letters, else what is left where those that none has are left out."""
     whole = label_of(text)
-    if letters.font_for(whole, _TEXT_PX) is not None:
-        return whole
-    kept = "".join(letter for letter in whole if letter < _BEYOND_LATIN)
-    return " ".join(kept.split())
+    known = "".join(letter for letter in whole if letters.font_for(letter, _TEXT_PX))
+    latin = "".join(letter for letter in whole if letter < _BEYOND_LATIN)
+    for kept in (whole, known):
+        if letters.font_for(kept, _TEXT_PX) is not None:
+            return " ".join(kept.split())
+    return " ".join(latin.split())

@@ -33,8 +33,10 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
     -------
     dict
         ``rows``, ``by_status``, ``orders``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``; money as exact decimal text, None where there is no cap.
+        ``max_cost_usd``; money as exact decimal text, None where there is no cap, or where an order that may
+        have been billed was sent without a price.
     """
+    doubtful = possibly_billed(state)
     budget = Budget(cap=cap, orders=state)
     counts = results[columns.STATUS].value_counts()
     return {
@@ -43,7 +45,7 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
         "orders": sum(order.stage in ORDERED for order in state),
         "spent_usd": text(budget.spent),
         "reserved_usd": text(budget.reserved),
-        "possibly_billed_usd": text(possibly_billed(state)),
+        "possibly_billed_usd": None if doubtful is None else text(doubtful),
         "max_cost_usd": None if cap is None else text(cap),
     }
 

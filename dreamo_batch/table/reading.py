@@ -16,15 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dreamo_batch.table.fields import Seeds, read_prompts, read_rephraser, read_replicates, read_seeds
 from dreamo_batch.table.findings import Findings
 from dreamo_batch.table.references import Images, read_images
-from dreamo_batch.table.schema import check_columns
+from dreamo_batch.table.schema import check_columns, misnamed
 from dreamo_batch.table.seed_sweeps import find_rephrased_sweeps
 from dreamo_batch.table.sizes import Sizes, read_sizes
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -96,6 +97,9 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     sizes = read_sizes(findings)
     use_rephraser = read_rephraser(findings)
     replicates = read_replicates(findings)
+    is_first = np.arange(len(table)) == 0
+    for name, near in misnamed(table).items():
+        findings.add("column-not-read", name, is_first, near=near)
     is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
     return Reading(
         images=images,

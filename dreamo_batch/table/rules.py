@@ -99,6 +99,15 @@ _SWEEPS = (
     ),
 )
 
+_COLUMNS = (
+    Rule(
+        "column-not-read",
+        WARNING,
+        "No row's value is read: the column is named nearly like {near}, but not so.",
+        "Rename it to {near}, or to something else if it is yours.",
+    ),
+)
+
 _SIZES = (
     Rule(
         "{column}-out-of-range",
@@ -165,6 +174,7 @@ RULES: Final[dict[str, Rule]] = {
         *_for_columns(_SIZES[:1], _SIDES),
         *_SIZES[1:],
         *_SWEEPS,
+        *_COLUMNS,
         *IMAGE_RULES,
     )
 }

@@ -116,6 +116,34 @@ def image_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in (columns.IMAGE, *columns.IMAGE_ALIASES) if name in table.columns]
 
 
+def misnamed(table: pd.DataFrame) -> dict[str, str]:
+    """Find columns that are named nearly like one that is read, and that the table lacks.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The user's table.
+
+    Returns
+    -------
+    dict
+        Name in the table to the name that would be read: they differ in case, blanks, hyphens or a plural s.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> misnamed(pd.DataFrame(columns=["image", "prompt", "Seed", "use rephraser", "speed"]))
+    {'Seed': 'seed', 'use rephraser': 'use_rephraser'}
+    """
+    lacking = {_folded(name): name for name in columns.INPUTS if name not in table.columns}
+    meant = {name: lacking.get(_folded(name)) for name in user_columns(table) if isinstance(name, str)}
+    return {name: near for name, near in meant.items() if near is not None and near != columns.IMAGE}
+
+
+def _folded(name: str) -> str:
+    return "_".join(name.replace("-", " ").replace("_", " ").casefold().split()).removesuffix("s")
+
+
 def _refuse_other_things(table: pd.DataFrame) -> None:
     import pandas as pd
 

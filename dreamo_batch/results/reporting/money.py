@@ -41,7 +41,8 @@ def money(facts: Facts) -> dict[str, Any]:
         "per_picture": wording.about(whole[columns.USD_PER_PICTURE]),
         "n_usable": int(whole[columns.N_USABLE]),
         "possibly_billed": wording.usd(summary["possibly_billed_usd"]),
-        "may_be_billed": bool(amount_of(summary["possibly_billed_usd"])),
+        "may_be_billed": summary["possibly_billed_usd"] is None
+        or bool(amount_of(summary["possibly_billed_usd"])),
         "unpriced": wording.plural(n_unpriced, "order") if n_unpriced else "",
         "lines": _lines(facts, whole),
         "groups": [table for by in _GROUPED if (table := _grouped(facts, by))],

@@ -64,6 +64,7 @@ def _kind(kind: dict[Any, Any]) -> dict[str, Any]:
         "advice": kind[columns.ADVICE],
         "billed": "may have been billed" if is_billed else f"billed: USD {wording.usd(kind[columns.SPENT])}",
         "is_billed": is_billed,
+        "has_rows": bool(kind[columns.N_ROWS]),
         "example_rows": wording.words(kind[columns.EXAMPLE_ROWS]),
         "example": wording.words(kind[columns.EXAMPLE], 400),
         "call": None if pd.isna(call) else wording.words(call, 4000),
