@@ -181,4 +181,4 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
     assert reasons.str.endswith(plan.REPHRASED).tolist() == [False, True, False]
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
     assert kept.rephrased == frozenset()
-    assert plan.warning_of(kept, [(job_id, 1) for job_id in kept.jobs]) is None
+    assert plan.warnings_of(kept, [(job_id, 1) for job_id in kept.jobs]) == ()

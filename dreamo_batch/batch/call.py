@@ -108,8 +108,9 @@ class Call:
         if self.task.fetched is not None:
             assignment = plan.fetching_only(assignment, self.task.fetched)
         budget = self._budget(assignment)
-        warning = plan.warning_of(self.task.prepared, assignment.to_order)
-        self.warnings += (warning,) if warning else ()
+        self.warnings += tuple(plan.warnings_of(self.task.prepared, assignment.to_order))
+        if self.session.was_paused:
+            self.warnings += ("the run on this directory was paused; this call goes on with it",)
         self._remember(budget.cap)
         workers = self.session.workers or Workers(_n_workers(options.max_in_flight))
         return self._assemble(assignment, budget, workers)

@@ -255,7 +255,8 @@ def plan(
     )
     stored_now = None if directory is None else stored_cap(directory)
     cap = options.cap(None if stored_now is None else text(stored_now))
-    return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent)
+    remarks = planning.misnamed_columns(prepared)
+    return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent, remarks=remarks)
 
 
 def retry(

@@ -122,14 +122,12 @@ def show_plan(planned: pd.DataFrame, format_: str, *, on_invalid: str = "raise")
     int
         2 if the call would refuse the table.
     """
-    from dreamo_batch.execution.plan import REPHRASED, rephrased_warning
-
     show_frame(planned[list(_READING_ORDER)] if format_ == "table" else planned, format_)
     counts = planned[columns.ACTION].value_counts()
     counted = ", ".join(f"{counts[action]} {action}" for action in columns.ACTIONS if counts.get(action))
     hint(f"{len(planned)} rows: {counted or 'none'}. Nothing was sent.")
-    if n_rephrased := int(planned[columns.REASON].str.endswith(REPHRASED).sum()):
-        hint(f"warning: {rephrased_warning(n_rephrased)}")
+    for warning in planned.warnings():
+        hint(f"warning: {warning}")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == consent.INVALID).any()
     return exits.UNUSABLE if is_refused else exits.DONE
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "ordered again, as asked"
+_NOT_READ: Final = "column-not-read"
 REPHRASED: Final = (
     "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
 )
@@ -169,18 +170,39 @@ def table(
     return frame.astype(dtypes)
 
 
-def warning_of(prepared: Prepared, to_order: Iterable[Key]) -> str | None:
+def warnings_of(prepared: Prepared, to_order: Collection[Key]) -> tuple[str, ...]:
     """Say what should be known of the jobs that are about to be ordered.
 
     Examples
     --------
     >>> from dreamo_batch.table.jobs import Prepared
     >>> prepared = Prepared({}, pd.DataFrame(), pd.DataFrame(), frozenset({"a", "b"}))
-    >>> warning_of(prepared, [("a", 1), ("c", 1)])
-    'use_rephraser is on in seed sweeps (rows: 1): ...'
+    >>> warnings_of(prepared, [("a", 1), ("c", 1)])
+    ('use_rephraser is on in seed sweeps (rows: 1): ...',)
     """
     n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
-    return rephrased_warning(n) if n else None
+    said = misnamed_columns(prepared) if to_order else ()
+    return (*said, rephrased_warning(n)) if n else said
+
+
+def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
+    """Say which columns are not read although they are named nearly like one that is.
+
+    Examples
+    --------
+    >>> from dreamo_batch.table.jobs import prepare
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": "a cat", "seeds": 7})
+    >>> misnamed_columns(prepare(table, entropy="e"))
+    ('column seeds is not read: it is named nearly like seed, but not so.',)
+    """
+    problems = prepared.problems
+    if columns.CODE not in problems:
+        return ()
+    found = problems.loc[problems[columns.CODE] == _NOT_READ, [columns.COLUMN, columns.MESSAGE]]
+    return tuple(
+        f"column {name} is not read: {message.partition(': ')[2].replace('the column', 'it', 1)}"
+        for name, message in found.itertuples(index=False)
+    )
 
 
 def rephrased_warning(n: int) -> str:

@@ -23,8 +23,8 @@ _TAKEOVER_S: Final = 10.0
 class Session:
     """A run directory opened for writing.
 
-    `on_the_wire` are creates that a runner taken over had sent, `n_busy` its workers with any request;
-    `resources` are closed with the ledger.
+    `on_the_wire` are creates that a runner taken over had sent, `n_busy` its workers with any request, `was_paused`
+    whether somebody had paused it; `resources` are closed with the ledger.
     """
 
     directory: RunDirectory
@@ -32,6 +32,7 @@ class Session:
     workers: Workers | None = None
     on_the_wire: frozenset[Key] = frozenset()
     n_busy: int = 0
+    was_paused: bool = False
     resources: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
@@ -98,4 +99,5 @@ def _take_over(directory: RunDirectory, service: str, entropy: str | None) -> Se
     session = old.session
     session.workers = old.workers
     session.on_the_wire, session.n_busy = on_the_wire, old.n_busy
+    session.was_paused = old.coordinator.schedule.is_paused
     return session

@@ -40,14 +40,16 @@ _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_H
 class Plan(Shown):
     """What `plan` gives: columns of `dreamo_batch.columns.PLAN`, on the index of the user's table."""
 
-    _metadata = ["_cap", "_spent"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
+    _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
     _colours = _COLOURS
 
     @classmethod
-    def of(cls, plan: pd.DataFrame, *, cap: Decimal | None, spent: Decimal) -> Plan:
-        """Give a plan its word, from the directory's cap and what was spent in it (USD)."""
+    def of(
+        cls, plan: pd.DataFrame, *, cap: Decimal | None, spent: Decimal, remarks: tuple[str, ...] = ()
+    ) -> Plan:
+        """Give a plan its word, from the directory's cap, what was spent in it (USD), and remarks on the table."""
         made = cls(plan)
-        made._cap, made._spent = cap, spent
+        made._cap, made._spent, made._remarks = cap, spent, remarks
         return made
 
     def _lead(self) -> Lead | None:
@@ -59,18 +61,21 @@ class Plan(Shown):
         )
         n_new = int(counts.get(_NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
-        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high), *self._warnings())
+        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
+        notes += tuple(f"Warning: {warning}" for warning in self.warnings())
         return Lead(_headline(len(self), n_new), told, notes)
 
     def _told(self, name: object, text: str) -> str:
         """Leave out of each row's reason what stands once above all of them."""
         return text.removesuffix(_REPHRASED) if name == columns.REASON else text
 
-    def _warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
+        """Say what should be known before these rows are bought."""
+        said = list(self._remarks)
         if columns.REASON not in self.columns:
-            return []
+            return said
         n_rephrased = int(self[columns.REASON].astype(columns.STR).str.endswith(_REPHRASED).sum())
-        return [f"Warning: {rephrased_warning(n_rephrased)}"] if n_rephrased else []
+        return [*said, rephrased_warning(n_rephrased)] if n_rephrased else said
 
 
 def _sum(amounts: pd.Series) -> Decimal | None:

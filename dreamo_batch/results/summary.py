@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
-from dreamo_batch.execution.budget import Budget, possibly_billed, text
+from dreamo_batch.execution.budget import Budget, highest_price, possibly_billed, text
 from dreamo_batch.execution.progress import dollars
 from dreamo_batch.execution.state import ORDERED, State
 
@@ -103,6 +103,10 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
     order = state.latest(job_id)
-    cost = "an unknown cost" if order is None or order.reserved is None else f"up to ${order.reserved}"
+    price = highest_price(state)
+    if order is not None and order.reserved is not None:
+        cost = f"up to ${order.reserved}"
+    else:
+        cost = "an unknown cost" if price is None else f"perhaps ${text(price)}, the highest price seen here"
     why = "" if order is None else f" ({order.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"

@@ -32,21 +32,23 @@ if TYPE_CHECKING:
 
 SIDE_MAX_PX: Final = 320
 BYTES_MAX: Final = 40_000
-# Side and JPEG quality, tried from the top until the bytes fit; the last is taken whatever it weighs.
+# Side, JPEG quality, and what a pixel weighs at that quality against the first; tried from the top until the bytes
+# fit, the last is taken whatever it weighs.
 _STEPS: Final = (
-    (320, 82),
-    (320, 70),
-    (256, 70),
-    (200, 68),
-    (160, 65),
-    (128, 60),
-    (96, 55),
-    (72, 50),
-    (56, 42),
-    (40, 35),
+    (320, 82, 1.0),
+    (320, 70, 0.72),
+    (256, 70, 0.76),
+    (200, 68, 0.76),
+    (160, 65, 0.75),
+    (128, 60, 0.72),
+    (96, 55, 0.7),
+    (72, 50, 0.7),
+    (56, 42, 0.66),
+    (40, 35, 0.65),
 )
 # A step that would weigh so much more than asked for is not worth encoding; photographs weigh about this.
 _BYTES_PER_PIXEL: Final = 0.06
+_HOPE: Final = 1.1  # what a step weighs is guessed from the one before, and may be a little less
 _CACHE_BYTES_MAX: Final = 48_000_000
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 _PAPER: Final = (255, 255, 255)
@@ -176,10 +178,13 @@ def _made(picture: Any, bytes_max: int) -> Thumbnail | None:
     small = shown(picture, steps[0][0])
     if small is None:
         return None
-    for side_px, quality in steps:
+    while True:
+        side_px, quality, weight = steps.pop(0)
         small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= bytes_max:
-            break
-    return Thumbnail(buffer.getvalue(), *small.size)
+        if buffer.tell() <= bytes_max or not steps:
+            return Thumbnail(buffer.getvalue(), *small.size)
+        per_pixel = buffer.tell() / (side_px**2 * weight)
+        fitting = [step for step in steps if step[0] ** 2 * step[2] * per_pixel <= _HOPE * bytes_max]
+        steps = fitting or steps[-1:]
