@@ -75,7 +75,7 @@ def gallery(
     >>> seen.select([0, 4])["prompt"].tolist()
     ['a beach', 'snow']
     >>> page = seen.to_html(run_dir + "/gallery.html")
-    >>> page.count("<img")  # six pictures, and the reference once
+    >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
     is_table = isinstance(source, pd.DataFrame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
@@ -248,7 +248,13 @@ class Gallery:
         entry = self._whole.entry(position)
         return None if entry.path is None else self.path_of(entry)
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None) -> str:
+    @overload
+    def to_html(self, path: None = None, *, link: bool | None = None) -> str: ...
+
+    @overload
+    def to_html(self, path: str | os.PathLike[str], *, link: bool | None = None) -> Path: ...
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None) -> str | Path:
         """Write a page of its own: all rows, no network, paged, filtered and enlarged by clicks and keys.
 
         Parameters
@@ -261,9 +267,9 @@ class Gallery:
 
         Returns
         -------
-        str
-            The page. Its thumbnails weigh 6 MB at most, so that they get smaller with their number; those after
-            the first 5,000 are left out, and drawn as such.
+        pathlib.Path, or str
+            The file written, or without a path the page itself. Its thumbnails weigh 6 MB at most, so that they
+            get smaller with their number; those after the first 5,000 are left out, and drawn as such.
 
         Raises
         ------
@@ -280,9 +286,10 @@ class Gallery:
         page = gallery_page.page_html(
             grid_html(grid, pictures, where), title=self.title or self.run_dir.name, page_size=self._page_size
         )
-        if path is not None:
-            durable.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        return page
+        if path is None:
+            return page
+        durable.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        return Path(path)
 
     def __repr__(self) -> str:
         """Say what it shows, without a picture."""
