@@ -45,12 +45,18 @@ def publish(path: Path, browser: Browser) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = list(_kept(cell.outputs, browser))
-    text = nbformat.writes(notebook).replace(runs, "runs").replace(str(FOLDER.parent), _REPOSITORY)
-    path.write_text(text + "\n", encoding="utf-8")
+            cell.outputs = list(_kept(cell.outputs, browser, runs))
+    path.write_text(_anywhere(nbformat.writes(notebook), runs) + "\n", encoding="utf-8")
 
 
-def _kept(outputs: list[nbformat.NotebookNode], browser: Browser) -> Iterator[nbformat.NotebookNode]:
+def _anywhere(text: str, runs: str) -> str:
+    """Take this machine's paths out of what is shown."""
+    return text.replace(runs, "runs").replace(str(FOLDER.parent), _REPOSITORY)
+
+
+def _kept(
+    outputs: list[nbformat.NotebookNode], browser: Browser, runs: str
+) -> Iterator[nbformat.NotebookNode]:
     for output in outputs:
         data = output.get("data", {})
         was_widget = data.pop(_WIDGET, None) is not None
@@ -59,7 +65,7 @@ def _kept(outputs: list[nbformat.NotebookNode], browser: Browser) -> Iterator[nb
         if _HTML in data:
             data.pop(_TEXT, None)  # nobody sees it, and pandas cuts the machine's paths off in its midst
         if "data:image/" in data.get(_HTML, ""):
-            data[_JPEG] = _small(_picture_of(data.pop(_HTML), browser))
+            data[_JPEG] = _small(_picture_of(_anywhere(data.pop(_HTML), runs), browser))
         elif _JPEG in data:
             data[_JPEG] = _small(base64.b64decode(data[_JPEG]))
         yield output

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 # 500 kills and 200 interrupts in the long form, in rounds: a start takes the longer, the longer the table.
 ROUNDS = range(20) if IS_LONG else range(1)
-N_KILLS = 25
+N_KILLS = 25 if IS_LONG else 12
 N_INTERRUPTS = 20 if IS_LONG else 6
 ROWS_PER_KILL = 24
 MAX_IN_FLIGHT = 8

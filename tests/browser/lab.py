@@ -37,8 +37,13 @@ _FOLDERS: Final = {
     "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     "IPYTHONDIR": "ipython",
 }
-# JupyterLab asks its makers for news, and the user whether it may.
-_PAGE_CONFIG: Final = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+# JupyterLab asks its makers for news, and the user whether it may. Its debugger complains of kernels that end.
+_PAGE_CONFIG: Final = {
+    "disabledExtensions": {
+        "@jupyterlab/apputils-extension:announcements": True,
+        "@jupyterlab/debugger-extension": True,
+    }
+}
 
 
 def what_is_missing() -> str | None:
