@@ -193,6 +193,9 @@ CATEGORY = "category"
 
 STATUSES = ("pending", "submitting", "in_progress", "completed", "failed", "invalid", "ambiguous")
 PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUSES
+# Rows that something more will happen to, and rows that nothing will happen to by itself.
+UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
+SETTLED = (COMPLETED, FAILED, INVALID, AMBIGUOUS)
 
 ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
 

@@ -12,7 +12,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch.moment import Phase, Status
 from dreamo_batch.batch.reading import existing, load, read_state
 from dreamo_batch.batch.tally import Rows, Tally, rows_of
-from dreamo_batch.batch.work import Speed
+from dreamo_batch.batch.work import Speed, left_s
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.budget import Budget, highest_price, money
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S: Final = 1.0
 _SHARE: Final = 5.0  # looks take at most a fifth of the time, however large the run
-_OPEN_STATUSES: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
 
 
 class Follower:
@@ -79,7 +78,7 @@ class Follower:
         price = highest_price(state)
         budget = Budget(cap=money(manifest.max_cost) if manifest else None, price=price, orders=state)
         by_status, tally = _count(self._rows, state), Tally(self._rows, state, self.directory.path)
-        n_left = sum(by_status.get(status, 0) for status in _OPEN_STATUSES)
+        n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         speed = self._rate(now, sum(by_status.values()) - n_left) if is_worked_on else None
         return Status(
             run_dir=self.directory.path,
@@ -91,7 +90,7 @@ class Follower:
             projected_usd=tally.forecast(budget.spent, price),
             n_in_flight=sum(order.stage in OPEN for order in state),
             rows_per_s=speed,
-            eta_s=0.0 if n_left == 0 else n_left / speed if speed else None,
+            eta_s=left_s(n_left, speed),
             elapsed_s=now - self._began_at,
             errors=tally.errors(),
             newest=tally.newest(),

@@ -13,7 +13,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.batch.connection import connect
 from dreamo_batch.batch.reading import read_state
-from dreamo_batch.batch.running import plan, run
+from dreamo_batch.batch.running import path_of, plan, run
 from dreamo_batch.batch.seeds import compare_replicates
 from dreamo_batch.errors import DirectoryError, InvalidTable, ServiceError, UsageError
 from dreamo_batch.execution import stored
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
     from decimal import Decimal
-    from pathlib import Path
     from typing import Literal
 
     from dreamo_batch.batch.connection import Gateway
@@ -189,7 +188,7 @@ def _probe(
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]
-    prepared = prepare(user, entropy=_ENTROPY, base_dir=_path(base_dir), inputs_dir=None)
+    prepared = prepare(user, entropy=_ENTROPY, base_dir=path_of(base_dir), inputs_dir=None)
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
@@ -223,12 +222,6 @@ def spread(n: int, k: int) -> list[int]:
     return sorted(chosen)
 
 
-def _path(path: str | os.PathLike[str] | None) -> Path | None:
-    from pathlib import Path
-
-    return None if path is None else Path(path)
-
-
 def _refuse_other_table(
     directory: RunDirectory, probe: pd.DataFrame, base_dir: str | os.PathLike[str] | None
 ) -> None:
@@ -237,7 +230,7 @@ def _refuse_other_table(
         stored_jobs = set(stored.read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
     except DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
-    jobs = prepare(probe, entropy=_ENTROPY, base_dir=_path(base_dir)).jobs
+    jobs = prepare(probe, entropy=_ENTROPY, base_dir=path_of(base_dir)).jobs
     again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:

@@ -240,7 +240,7 @@ def plan(
         table,
         entropy=entropy,
         random_seed=random_seed,
-        base_dir=_path(base_dir),
+        base_dir=path_of(base_dir),
         inputs_dir=None,
         fix_images=fix_images,
         known_images={} if directory is None else stored.known_images(directory.jobs),
@@ -333,7 +333,7 @@ def _prepare(
         table,
         entropy=entropy,
         random_seed=options.random_seed,
-        base_dir=_path(base_dir),
+        base_dir=path_of(base_dir),
         inputs_dir=directory.inputs,
         fix_images=options.fix_images,
         known_images=stored.known_images(directory.jobs),
@@ -361,5 +361,6 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
     )
 
 
-def _path(path: str | os.PathLike[str] | None) -> Path | None:
+def path_of(path: str | os.PathLike[str] | None) -> Path | None:
+    """Read a path that may be left out."""
     return None if path is None else Path(path)

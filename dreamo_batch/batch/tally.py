@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 N_NEWEST: Final = 12
 _ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
-_UNSETTLED: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
 _MEAN_DIGITS: Final = 12
 
 Forecast = tuple[Decimal, Decimal, Decimal]
@@ -200,7 +199,9 @@ class Tally:
         status, n_pixels = status_of(order), self._n_pixels(order.job_id)
         if order.job_id not in self._rows.weights and order.stage not in OPEN:
             status = ""  # no row waits for it
-        self._unsettled[n_pixels] += (status in _UNSETTLED) - (self._status.get(order.job_id) in _UNSETTLED)
+        self._unsettled[n_pixels] += (status in columns.UNSETTLED) - (
+            self._status.get(order.job_id) in columns.UNSETTLED
+        )
         self._status[order.job_id] = status
         self._set_error(order, status)
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _N_NOTICES: Final = 20
 _SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
-_OPEN_STATUSES: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
 
 _works: Final[weakref.WeakValueDictionary[Path, Work]] = weakref.WeakValueDictionary()
 _works_lock: Final = threading.Lock()
@@ -88,6 +87,19 @@ class Speed:
         first, last = self._marks[0], self._marks[-1]
         n_rows = last[1] - first[1]
         return n_rows / (now - first[0]) if n_rows > 0 and now > first[0] else None
+
+
+def left_s(n_left: int, rows_per_s: float | None) -> float | None:
+    """Tell how many seconds are left; None if it can't be told.
+
+    Examples
+    --------
+    >>> left_s(6, 2.0), left_s(0, None), left_s(6, None)
+    (3.0, 0.0, None)
+    """
+    if n_left == 0:
+        return 0.0
+    return n_left / rows_per_s if rows_per_s else None
 
 
 class Work:
@@ -224,7 +236,7 @@ class Work:
             projected_usd=tally.forecast(snapshot.spent_usd, coordinator.budget.price),
             n_in_flight=snapshot.n_in_flight,
             rows_per_s=speed,
-            eta_s=0.0 if n_left == 0 else n_left / speed if speed else None,
+            eta_s=left_s(n_left, speed),
             elapsed_s=(self._ended_at or now) - self._began_at,
             errors=tally.errors(),
             newest=tally.newest(),
@@ -252,7 +264,7 @@ class Work:
             is_ending = self._is_stop_asked or call.runner.coordinator.stopped is not None
             is_paused = call.runner.coordinator.schedule.is_paused
             return "stopping" if is_ending else "paused" if is_paused else "running"
-        is_whole = not any(by_status.get(status, 0) for status in _OPEN_STATUSES)
+        is_whole = not any(by_status.get(status, 0) for status in columns.UNSETTLED)
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _notices(self, call: Call) -> list[str]:

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 _PAINT_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 10.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
-_SETTLED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS, columns.INVALID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Snapshot:
     @property
     def n_settled(self) -> int:
         """Rows that nothing more will happen to in this call."""
-        return sum(self.by_status.get(status, 0) for status in _SETTLED)
+        return sum(self.by_status.get(status, 0) for status in columns.SETTLED)
 
     @property
     def n_failed(self) -> int:

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image
+from dreamo_batch.results.thumbnails import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _SIDE_PX: Final = 160
 _QUALITY: Final = 75
 _N_KEPT: Final = 96
-_PAPER: Final = (255, 255, 255)
 
 # A file as it was: replaced by another, it is read anew.
 _Key = tuple[str, int]
@@ -92,29 +91,17 @@ def small(path: Path) -> bytes:
     Examples
     --------
     >>> from pathlib import Path
+    >>> from PIL import Image
     >>> with Image.open(io.BytesIO(small(Path("data/chelsea.jpg")))) as picture:
     ...     max(picture.size), picture.format
     (160, 'JPEG')
     """
-    buffer = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (_SIDE_PX, _SIDE_PX))  # a JPEG is decoded at a fraction of its size
-            picture.thumbnail((_SIDE_PX, _SIDE_PX))
-            _on_paper(picture).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    except Exception:  # noqa: BLE001 - decoders raise anything at all over files that are damaged
+    picture = shown(path, _SIDE_PX)
+    if picture is None:
         return b""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return buffer.getvalue()
-
-
-def _on_paper(picture: Image.Image) -> Image.Image:
-    """Lay what is see-through on white, since JPEG knows no other way."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    paper = Image.new("RGB", picture.size, _PAPER)
-    layer = picture.convert("RGBA")
-    paper.paste(layer, mask=layer.getchannel("A"))
-    return paper
 
 
 def _key(path: Path) -> _Key | None:
