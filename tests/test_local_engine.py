@@ -10,16 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from dreamo_batch.local import label
+from dreamo_batch.local import label, preview
 from dreamo_batch.local.engine import Order, by_name
-from dreamo_batch.local.preview import figure, words
-from dreamo_batch.local.preview.canvas import blank
-from dreamo_batch.local.preview.stage import Ground, set_up
-from dreamo_batch.local.preview.vocabulary import SCENES
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
@@ -144,77 +138,50 @@ def test_prompts_look_different():
 @pytest.mark.parametrize(
     ("english", "chinese", "scene"),
     [
-        ("on the beach", "在沙滩上", "beach"),
-        ("at sea", "在大海上", "sea"),
-        ("coral reefs", "海底的珊瑚", "underwater"),
-        ("in the mountains", "山顶", "mountain"),
-        ("by a lake", "湖边", "lake"),
+        ("on the beach", "在沙滩上", "coast"),
+        ("in the mountains", "山顶", "mountains"),
         ("in the snow", "雪地里", "snow"),
         ("in a forest", "在森林里", "forest"),
         ("desert", "沙漠", "desert"),
         ("city streets", "城市街头", "city"),
-        ("in a cafe", "在咖啡馆", "cafe"),
+        ("in a cafe", "在咖啡馆", "room"),
         ("in outer space", "在太空", "space"),
         ("in a garden", "在花园里", "meadow"),
         ("in the sky", "天空中", "sky"),
-        ("a castle", "城堡", "village"),
     ],
 )
 def test_scenes_are_read_in_both_languages(english, chinese, scene):
     """English and Chinese name the same scenes, and each can be painted, light or dark."""
     for prompt in (english, chinese):
-        assert words.read(prompt, 1, use_rephraser=True).scene == scene
+        assert preview.read(prompt)["scene"] == scene
     for hour in ("dawn", "night"):
         image = painted(replace(ORDER, prompt=f"{english} at {hour}", seed=5))
         assert image.convert("L").getextrema()[1] > 60
 
 
-def test_every_scene_is_tested():
-    """No scene is left out above."""
-    marks = test_scenes_are_read_in_both_languages.pytestmark[0].args[1]
-    assert {case[2] for case in marks} == set(SCENES)
-
-
 @pytest.mark.parametrize(
-    ("prompt", "feature"),
+    "prompt",
     [
-        ("a fox in the rain", "weather.rain"),
-        ("下雪了", "weather.snow"),
-        ("misty harbour", "weather.fog"),
-        ("樱花飘落", "weather.petals"),
-        ("fireflies in the forest", "weather.fireflies"),
-        ("autumn leaves, maples", "season.autumn"),
-        ("northern lights", "sight.aurora"),
-        ("彩虹", "sight.rainbow"),
-        ("fireworks over the city", "sight.fireworks"),
-        ("hot-air balloons over a lake", "sight.balloons"),
-        ("seagulls at the beach", "sight.birds"),
-        ("水墨画", "style.ink"),
-        ("a vintage photograph", "style.film"),
-        ("anime, vibrant colours", "style.vivid"),
-        ("a gentle watercolour", "style.soft"),
-        ("半身像", "frame.close"),
+        "a fox in the rain",
+        "下雪了",
+        "樱花飘落",
+        "northern lights",
+        "cyberpunk",
+        "on the left",
+        "red",
+        "半身像",
+        "distant",
     ],
 )
-def test_weather_sights_and_styles_are_read_and_painted(prompt, feature):
-    """What the prompt asks for is read, and changes the picture's look."""
-    assert words.read(prompt, 1, use_rephraser=True).has(feature)
+def test_what_the_prompt_asks_for_changes_the_look(prompt):
+    """Weather, hour, colour and framing are seen in the picture."""
     assert difference(painted(replace(ORDER, prompt=prompt)), painted(replace(ORDER, prompt=""))) > 3
 
 
-def test_cyberpunk_city_has_neon_at_night():
-    """One word may tell scene, hour and style."""
-    reading = words.read("cyberpunk", 1, use_rephraser=True)
-    assert (reading.scene, reading.hour, reading.has("style.vivid")) == ("city", "night", True)
-    red, _, blue = np.moveaxis(np.asarray(painted(replace(ORDER, prompt="cyberpunk")), dtype=int), -1, 0)
-    assert ((red > 170) | (blue > 170)).mean() > 0.02
-
-
-def test_hints_count_only_where_no_scene_is_named():
-    """Coffee alone is in a cafe, coffee by the sea is at the sea; a second scene is seen through the window."""
-    assert words.read("coffee and cake", 1, use_rephraser=True).scene == "cafe"
-    assert words.read("coffee by the sea", 1, use_rephraser=True).scene == "sea"
-    assert words.read("a cafe in the mountains", 1, use_rephraser=True).behind == "mountain"
+def test_words_are_matched_whole():
+    """A scene's word inside another word isn't that scene; plurals are."""
+    assert "scene" not in preview.read("a handsome barista")
+    assert preview.read("two foxes on beaches")["scene"] == "coast"
 
 
 def test_colours_named_tint_the_picture():
@@ -237,15 +204,11 @@ def test_a_figure_with_alpha_is_cut_out():
 
 
 def test_a_picture_without_alpha_is_a_card():
-    """The whole picture is shown, with a light border that the scene shines through at its edge."""
+    """The whole picture is shown, with a light border around it."""
     reference = encoded(Image.new("RGB", (200, 200), PURE_BLUE))
     image = painted(replace(ORDER, prompt="desert at night"), reference)
     assert blue_share(image) > 0.1
-    reference_card = figure.card(Image.new("RGBA", (200, 200), (*PURE_BLUE, 255)))
-    alpha = np.asarray(reference_card.getchannel("A"))
-    assert alpha[0, 0] == 0
-    assert alpha.max() == 255
-    assert len(np.unique(alpha)) > 20
+    assert (np.asarray(image).min(axis=2) > 235).mean() > 0.01
 
 
 def test_framing_words_set_the_figure_s_size_and_place():
@@ -264,20 +227,6 @@ def test_framing_words_set_the_figure_s_size_and_place():
     assert blue_share(image["right"].crop(left_half)) == 0
 
 
-def test_figures_are_flipped_by_some_seeds_and_never_on_cards():
-    """Figures face both ways; photographs may hold text and faces, so they are not mirrored."""
-    places = [set_up("desert", seed, 64, 64) for seed in range(20)]
-    assert {figure.place(stage, Ground(0.9), is_card=False).is_flipped for stage in places} == {True, False}
-    assert not any(figure.place(stage, Ground(0.9), is_card=True).is_flipped for stage in places)
-
-
-def test_figures_in_space_float():
-    """Where nothing is underfoot a figure is turned and hangs in the middle."""
-    place = figure.place(set_up("space", 1, 100, 100), Ground(0.9, floats=True), is_card=False)
-    assert place.turn != 0
-    assert place.foot < 90
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I"])
 def test_references_of_every_mode_are_read(mode):
     """Grey, palette, 16-bit and CMYK pictures are shown in their own brightness."""
@@ -288,7 +237,7 @@ def test_references_of_every_mode_are_read(mode):
     else:
         kind = {"CMYK": "JPEG", "PA": "TIFF"}.get(mode, "PNG")
         reference = encoded(Image.new("RGB", (40, 40), (200, 200, 200)).convert(mode), kind)
-    loaded = figure.load(reference, 64)
+    loaded = preview.load(reference, 64)
     assert loaded.mode == "RGBA"
     assert loaded.getpixel((20, 20))[0] > 140
     assert painted(reference=reference).size == (512, 512)
@@ -299,24 +248,26 @@ def test_palette_transparency_cuts_out():
     sheet = Image.new("P", (40, 40), 0)
     sheet.putpalette([0, 255, 0, 0, 0, 255])
     sheet.paste(1, (10, 10, 30, 40))
-    assert figure.cut_out(figure.load(encoded(sheet, transparency=0), 64)).size == (20, 30)
+    red, green, blue = np.moveaxis(
+        np.asarray(painted(reference=encoded(sheet, transparency=0)), dtype=int), -1, 0
+    )
+    assert not ((green > 200) & (red < 90) & (blue < 90)).any()
 
 
 def test_references_are_turned_upright():
     """EXIF orientation is followed, so that phones' pictures do not lie on their side."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert figure.load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
+    assert preview.load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
 
 
 def test_large_references_are_reduced():
     """No more of a reference is kept than the picture can show."""
-    assert figure.load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
+    assert preview.load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
 
 
 def test_an_invisible_figure_is_treated_as_a_card():
     """A fully transparent reference has nothing to cut out, and is no error."""
-    assert figure.cut_out(Image.new("RGBA", (20, 20))) is None
     assert painted(reference=encoded(Image.new("RGBA", (20, 20)))).size == (512, 512)
 
 
@@ -344,36 +295,13 @@ def test_unreadable_references_are_refused_in_words(reference, reason):
 def test_pictures_between_a_bomb_and_the_limit_are_refused():
     """Pictures that Pillow would open but that are far beyond the service's limit are not decoded."""
     with pytest.raises(ValueError, match="5200x5200 px are more than"):
-        figure.load(encoded(Image.new("1", (5200, 5200))), 64)
-
-
-def test_nothing_is_painted_beyond_the_canvas():
-    """Empty boxes and light outside the picture leave it as it is."""
-    canvas = blank(20, 20)
-    with canvas.layer((255, 255, 255)) as pen:
-        pen.box(10, 0, 5, 20)
-    canvas.glow((255, 255, 255), (100, 100), 10)
-    assert canvas.image.getextrema() == ((0, 0), (0, 0), (0, 0))
+        preview.load(encoded(Image.new("1", (5200, 5200))), 64)
 
 
 def test_unknown_engines_are_refused_with_the_names_there_are():
     """A typo is answered with the choices."""
     with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview\."):
         by_name("preveiw")
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    prompt=st.text(max_size=60),
-    seed=st.integers(-(2**63), 2**64),
-    use_rephraser=st.booleans(),
-)
-def test_any_prompt_and_seed_can_be_read(prompt, seed, use_rephraser):
-    """Whatever is written, a scene, an hour and a generator come out, the same ones each time."""
-    one, two = (words.read(prompt, seed, use_rephraser=use_rephraser) for _ in range(2))
-    assert one == two
-    assert one.scene in SCENES
-    assert one.rng().integers(2**60) == two.rng().integers(2**60)
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
