@@ -14,6 +14,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import gallery as galleries
 from dreamo_batch.results.gallery import make_gallery
+from dreamo_batch.results.grid_html import UNFOLDED_MAX
 from dreamo_batch.results.thumbnails import Thumbnails
 from tests.grids import BLUE, GREEN, RED, draw, results
 
@@ -102,10 +103,12 @@ def test_the_reference_stands_beside_its_rows_where_they_differ(table, tmp_path)
 
 
 def test_several_references_in_a_line_are_counted(table, tmp_path):
-    """Three are drawn, the rest is said."""
+    """Three are drawn at once, the others are unfolded."""
     names = [str(tmp_path / draw(tmp_path, f"r{n}.png")) for n in range(4)]
-    crowded = make_gallery(table.assign(image=names, prompt="a"), run_dir=tmp_path)
-    assert "+1 more" in crowded.fragment()
+    crowded = make_gallery(table.assign(image=names, prompt="a"), "prompt", "seed", run_dir=tmp_path)
+    page = Page(crowded.fragment())
+    assert "+1 more" in page.texts
+    assert "reference r3.png" in [image["alt"] for image in page.all("img")]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "uri", "pixels", "url", "missing", "nonsense"])
@@ -128,13 +131,77 @@ def test_a_reference_may_be_anything(table, tmp_path, kind):
     assert ("reference a fox.png" in page.texts) == (kind == "url")
 
 
-def test_several_rows_of_a_cell_are_shown_and_the_rest_is_counted(table, tmp_path):
-    """Four at most."""
-    crowded = pd.concat([table.iloc[[0]]] * 6, ignore_index=True).assign(tag=range(6))
-    page = Page(make_gallery(crowded, run_dir=tmp_path).fragment())
-    assert len(page.kinds) == 4
-    assert "+2 more" in page.texts
-    assert {"tag 0", "tag 3"} <= set(page.texts)
+def crowd(table, n, **own):
+    """Repeat a row that has a picture."""
+    return pd.concat([table.iloc[[0]]] * n, ignore_index=True).assign(**own)
+
+
+def test_several_rows_of_a_cell_are_shown_and_the_others_unfolded(table, tmp_path):
+    """Four at once, the others behind what counts them; every one is a picture, in the cell and in the count."""
+    shown = make_gallery(crowd(table, 6, tag=range(6)), "prompt", "seed", run_dir=tmp_path)
+    page = Page(shown.fragment())
+    assert page.kinds == ["picture"] * 6
+    assert {"+2 more", "tag 0", "tag 5", "6 pictures"} <= set(page.texts)
+    assert "file gone or damaged" not in shown.to_html()
+    (cell,) = shown.content()["rows"][0]["cells"]
+    assert [len(cell["entries"]), len(cell["more"]), cell["n_more"]] == [4, 2, 2]
+    assert all(entry["thumbnail"] for entry in cell["more"])
+
+
+def test_a_cell_says_how_many_rows_it_does_not_even_unfold(table, tmp_path):
+    """The count knows them as the pictures that they are, and one that is gone as gone."""
+    many = crowd(table, UNFOLDED_MAX + 3)
+    many.loc[UNFOLDED_MAX + 2, "output_path"] = "images/gone.png"
+    shown = make_gallery(many, "prompt", "seed", run_dir=tmp_path)
+    texts = Page(shown.fragment()).texts
+    assert {f"{UNFOLDED_MAX + 2} pictures", "1 file gone or damaged", f"+{UNFOLDED_MAX - 1} more"} <= set(
+        texts
+    )
+    assert any(text.startswith("3 more not shown here") for text in texts)
+    assert shown.content()["rows"][0]["cells"][0]["beyond"].startswith("3 more not shown here")
+
+
+@pytest.mark.parametrize("name", ["image", "size", "use_rephraser", "replicate", "run_dir", "tag"])
+def test_columns_that_tell_rows_of_a_cell_apart_join_the_axes(table, tmp_path, name):
+    """Whatever was varied, every row has a cell of its own unless the user chose the axes."""
+    values = {"use_rephraser": [True, False], "replicate": [0, 1], "image": ["a.png", "b.png"]}
+    varied = crowd(table, 2, **{name: values.get(name, ["1:1", "16:9"])})
+    shown = make_gallery(varied, run_dir=tmp_path)
+    assert name in (*shown.grid.rows.names, *shown.grid.columns.names)
+    assert [len(shown.grid.positions(*cell)) for cell in np.ndindex(shown.grid.shape)] == [1, 1]
+    assert make_gallery(varied, "prompt", "seed", run_dir=tmp_path).grid.shape == (1, 1)
+
+
+def test_columns_that_are_told_by_others_do_not_join(table, tmp_path):
+    """One picture for each prompt is no second axis, and neither is a name for each row."""
+    told = table.assign(image=["a.png", "a.png", "b.png", "b.png"], name=list("wxyz"))
+    assert make_gallery(told, run_dir=tmp_path).grid.rows.names == ("prompt",)
+
+
+def test_drawn_seeds_are_counted_for_each_picture_and_replicate(table, tmp_path):
+    """What was asked for in different ways does not share a line of drawn seeds."""
+    drawn = table.assign(prompt="a", seed=None, seed_sent=[7, 8, 9, 10], image=["a.png", "b.png"] * 2)
+    shown = make_gallery(drawn, run_dir=tmp_path)
+    assert shown.grid.rows.names == ("prompt", "image")
+    assert shown.grid.columns.labels == (("drawn 1",), ("drawn 2",))
+    again = make_gallery(drawn.assign(image="a.png", replicate=[0, 0, 1, 1]), run_dir=tmp_path)
+    assert (again.grid.rows.names, again.grid.columns.names) == (("prompt",), ("seed", "replicate"))
+    assert again.grid.columns.labels[0] == ("drawn 1", "replicate 0")
+
+
+def test_seeds_that_leave_mostly_gaps_are_counted(tmp_path):
+    """Each prompt with a seed of its own makes one column, and the seed stands below its picture."""
+    lonely = results({"prompt": [f"p{n}" for n in range(6)], "seed": range(6)})
+    shown = make_gallery(lonely, run_dir=tmp_path)
+    assert shown.grid.shape == (6, 1)
+    assert shown.grid.entries(3, 0)[0].told == "seed 3"
+
+
+def test_a_row_that_a_merge_left_without_results_says_so(table, tmp_path):
+    """It is neither an error nor a picture that is gone."""
+    notes = pd.DataFrame({"prompt": ["a", "b", "c"], "note": ["x", "y", "z"]})
+    merged = notes.merge(table, on="prompt", how="left")
+    assert "no_result" in Page(make_gallery(merged, run_dir=tmp_path).fragment()).kinds
 
 
 def test_a_duplicate_says_so(table, tmp_path):
@@ -262,10 +329,10 @@ def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
 
 
 def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monkeypatch):
-    """They are not taken for gone."""
+    """They are not taken for gone, and what is gone is not taken for one of them."""
     monkeypatch.setattr(galleries, "EMBEDDED_MAX", 1)
     page = Page(make_gallery(table, run_dir=tmp_path).to_html())
-    assert page.kinds == ["picture", "failed", "picture", "picture"]
+    assert page.kinds == ["picture", "failed", "gone", "picture"]
     assert "picture not embedded" in page.texts
 
 

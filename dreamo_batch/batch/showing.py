@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from dreamo_batch.results.axes import Names
+
 
 def gallery(
     source: pd.DataFrame | str | os.PathLike[str],
-    rows: str | Sequence[Any] | None = names.PROMPT,
-    columns: str | Sequence[Any] | None = names.SEED,
+    rows: Names = ...,
+    columns: Names = ...,
     *,
     run_dir: str | os.PathLike[str] | None = None,
     page_rows: int = PAGE_ROWS,
@@ -36,12 +38,13 @@ def gallery(
     ----------
     source : pandas.DataFrame or path-like
         Results, or rows of them; or a run directory, whose results are loaded.
-    rows, columns : str, sequence of str, or None
-        Columns of the results that the lines down and across stand for; several are nested. ``"seed"`` is the seed
-        that was sent; seeds that were drawn, and so differ from row to row, are counted: ``drawn 1``, ... Any column
-        of yours, ``"size"``, ``"replicate"``, ``"use_rephraser"`` and ``"image"`` too. None for `rows`: one line; None
-        for `columns`: what stands in a line is counted. Where several rows of the table fall into one cell, the
-        first four are shown and the rest counted.
+    rows, columns : str, sequence of str, or None, optional
+        Columns of the results that the lines down and across stand for; several are nested. Default: prompts down and
+        seeds across, joined by every column that tells apart what would else share a cell (picture, size, rephraser,
+        replicate, run directory, your own); where seeds leave mostly gaps, the pictures of a line are counted instead.
+        ``"seed"`` is the seed that was sent; seeds that were drawn, and so differ from row to row, are counted:
+        ``drawn 1``, ... None for `rows`: one line; None for `columns`: what stands in a line is counted. Where several
+        rows of the table fall into one cell all the same, the first four are shown, and ``+n more`` unfolds the others.
     run_dir : path-like, optional
         Where the pictures are; default: where the results came from.
     page_rows, page_columns : int

@@ -25,12 +25,16 @@ from dreamo_batch.table.schema import image_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import EllipsisType
 
     from numpy.typing import NDArray
+
+    Names = str | Sequence[Any] | EllipsisType | None
 
 NUMBER: Final = "number"
 """Name of an axis that only counts."""
 _DRAWN: Final = "drawn {}"
+_CELLS_MAX: Final = 2  # for each row of the table, from which on a grid is mostly gaps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +62,18 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """The values of one column: a code for each row, a label for each code; codes sort as values do."""
+    """The values of one column: a code for each row, a label for each code; codes sort as values do.
+
+    Bare values are numbers and truth values, which mean nothing without the column's name.
+    """
 
     codes: NDArray[np.intp]
     labels: Sequence[str]
+    is_bare: bool = False
+
+    def label(self, code: int, name: Any, *, is_alone: bool) -> str:
+        """Give a label; a number or truth value beside others says what it is of."""
+        return f"{name} {self.labels[code]}" if self.is_bare and not is_alone else self.labels[code]
 
 
 def read_axes(results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any]) -> tuple[Axis, Axis]:
@@ -97,6 +109,128 @@ def read_axes(results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any])
     return down, _axis(len(results), {NUMBER: _counted(down.of_rows)})
 
 
+def choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
+    """Choose the columns of each axis that was left open with ``...``.
+
+    Prompts stand down and seeds across. What was asked for in other ways under the same prompt and seed (picture,
+    size, rephraser, replicate, run directory) joins them, and so does any other column that tells rows apart which
+    would else share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        Results.
+    rows, across : str, sequence of str, None or ...
+        As the user gave them.
+
+    Returns
+    -------
+    tuple of list
+        Columns of each axis, as `read_axes` takes them.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"prompt": "a", "image": ["x.png", "y.png"], "seed": 1, "seed_sent": 1})
+    >>> choose_axes(table, ..., ...)
+    (['prompt', 'image'], ['seed'])
+    """
+    down = _there(results, [columns.PROMPT]) if rows is ... else listed(rows)
+    along = _there(results, [columns.SEED]) if across is ... else listed(across)
+    open_axes = [axis for axis, given in ((down, rows), (along, across)) if given is ...]
+    if not open_axes or not len(results):
+        return down, along
+    _join_inputs(results, down, along, open_axes)
+    if across is ... and _is_sparse(results, down, along):
+        along = []
+    elif across is not None:
+        _join_others(results, down, along, open_axes[0])
+    return down, along
+
+
+def listed(names: str | Sequence[Any] | None) -> list[Any]:
+    """Give one name, several or none as a list.
+
+    Examples
+    --------
+    >>> listed("prompt"), listed(("prompt", "size")), listed(None)
+    (['prompt'], ['prompt', 'size'], [])
+    """
+    if names is None:
+        return []
+    return list(names) if isinstance(names, list | tuple) else [names]
+
+
+def _there(results: pd.DataFrame, names: Sequence[Any]) -> list[Any]:
+    is_size_told = {columns.WIDTH, columns.HEIGHT} <= set(results.columns)
+    told = {columns.SEED: columns.SEED_SENT in results.columns, columns.SIZE: is_size_told}
+    return [name for name in names if name in results.columns or told.get(name, False)]
+
+
+def _join_inputs(
+    results: pd.DataFrame, down: list[Any], along: list[Any], open_axes: list[list[Any]]
+) -> None:
+    """Join what was asked for in different ways within a cell, where all drawn seeds count as one."""
+    names = (
+        columns.RUN_DIR,
+        columns.PROMPT,
+        *image_columns(results),
+        columns.SIZE,
+        columns.WIDTH,
+        columns.HEIGHT,
+    )
+    candidates = _there(results, [*names, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE])
+    cells = _cells([_codes(results, name) for name in (*down, *along)], len(results))
+    for name in candidates:
+        if name in down or name in along:
+            continue
+        codes = _codes(results, name)
+        if _differs(codes, cells):
+            wanted = along if name in {columns.SEED, columns.REPLICATE} else down
+            (wanted if any(wanted is axis for axis in open_axes) else open_axes[0]).append(name)
+            cells = _cells([cells, codes], len(results))
+
+
+def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis: list[Any]) -> None:
+    """Join columns of the user's own that tell rows of one cell apart."""
+    own = [name for name in results.columns if name not in columns.OUTPUTS and name not in columns.INPUTS]
+    for name in own:
+        lines = read_axes(results, down, along)
+        cells = _cells([line.of_rows for line in lines], len(results))
+        if not pd.Series(cells).duplicated().any():
+            return
+        if name in down or name in along or not _differs(_codes(results, name), cells):
+            continue
+        axis.append(name)
+        if _is_sparse(results, down, along):
+            axis.remove(name)
+
+
+def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
+    if not _is_seed(results, name):
+        return _part(results, name).codes
+    sent = results[columns.SEED_SENT].astype(columns.INT)
+    codes: NDArray[np.intp] = pd.factorize(sent.where(_is_asked(results, sent)))[0]
+    return codes
+
+
+def _cells(codes: Sequence[NDArray[np.intp]], n_rows: int) -> NDArray[np.intp]:
+    if not codes:
+        return np.zeros(n_rows, dtype=np.intp)
+    by_row = pd.DataFrame(dict(enumerate(codes)))
+    numbers: NDArray[np.intp] = by_row.groupby(list(by_row.columns)).ngroup().to_numpy()
+    return numbers
+
+
+def _differs(codes: NDArray[np.intp], cells: NDArray[np.intp]) -> bool:
+    different = pd.DataFrame({"cell": cells, "code": codes}).drop_duplicates()
+    return bool(different["cell"].duplicated().any())
+
+
+def _is_sparse(results: pd.DataFrame, down: list[Any], along: list[Any]) -> bool:
+    lines = read_axes(results, down, along)
+    return len(lines[0]) * len(lines[1]) > _CELLS_MAX * len(results)
+
+
 def _refuse(results: pd.DataFrame, names: Sequence[Any]) -> None:
     for name in names:
         if names.count(name) > 1:
@@ -119,8 +253,13 @@ def _axis(n_rows: int, parts: dict[Any, _Part]) -> Axis:
     lines, of_rows = np.unique(
         np.column_stack([part.codes for part in parts.values()]), axis=0, return_inverse=True
     )
+    is_alone = len(parts) == 1
     labels = [
-        tuple(part.labels[code] for part, code in zip(parts.values(), line, strict=True)) for line in lines
+        tuple(
+            part.label(code, name, is_alone=is_alone)
+            for (name, part), code in zip(parts.items(), line, strict=True)
+        )
+        for line in lines
     ]
     return Axis(names, tuple(labels), of_rows.reshape(-1))
 
@@ -134,7 +273,7 @@ def _part(results: pd.DataFrame, name: Any) -> _Part:
         codes, distinct = pd.factorize(values.map(key_of))
         labels = _labels(values, codes, len(distinct), is_picture=name in image_columns(results))
     codes = np.where(codes < 0, len(distinct), codes).astype(np.intp)
-    return _Part(codes, [*labels, label_of(None)])
+    return _Part(codes, [*labels, label_of(None)], is_bare=pd.api.types.is_numeric_dtype(values))
 
 
 def _missing_column(results: pd.DataFrame, name: Any) -> pd.Series:

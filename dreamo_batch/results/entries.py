@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 PICTURE: Final = "picture"
 UNSAVED: Final = "unsaved"
 GONE: Final = "gone"
-"""Kinds beside the statuses: a picture, one that was made and not saved, one whose file is gone or damaged."""
+NO_RESULT: Final = "no_result"
+"""Kinds beside the statuses: a picture, one that was made and not saved, one whose file is gone or damaged, and a row
+without results, as a merge can leave it."""
 
 _KNOWN_MAX: Final = 20_000
 _ALT_CHARACTERS: Final = 120
@@ -114,7 +116,7 @@ class Reader:
     telling: tuple[Any, ...]
     listed: tuple[Any, ...]
     pictures: tuple[Any, ...]
-    is_drawn: Any
+    tells_seed: Any
     _known: OrderedDict[int, Entry] = field(default_factory=OrderedDict, repr=False)
 
     def entry(self, position: int) -> Entry:
@@ -152,7 +154,7 @@ class Reader:
         )
 
     def _told(self, row: dict[Any, Any], position: int, seed: str | None) -> str:
-        parts = [f"seed {seed}"] if self.is_drawn[position] else []
+        parts = [f"seed {seed}"] if self.tells_seed[position] and seed is not None else []
         for name in self.telling:
             value = label_of(row[name], is_picture=name in self.pictures)
             parts += [f"{name} {shortened(value, 40)}"] if name != columns.SEED else []
@@ -188,17 +190,27 @@ def reader(results: pd.DataFrame, telling: Sequence[Any], *, on_axes: Sequence[A
     own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
     named = [name for name in _ASKED if name in own]
     others = [name for name in own if name not in named]
-    is_drawn = drawn(results) if columns.SEED in on_axes and columns.SEED_SENT in results.columns else None
     return Reader(
         results,
         tuple(telling),
         (*named, *others),
         tuple(image_columns(results)),
-        [False] * len(results) if is_drawn is None else is_drawn.tolist(),
+        _tells_seed(results, on_axes),
     )
 
 
+def _tells_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
+    """Say of which rows the axes leave open which seed they have."""
+    if columns.SEED_SENT not in results.columns:
+        return [False] * len(results)
+    if columns.SEED in on_axes:
+        return [bool(is_drawn) for is_drawn in drawn(results).tolist()]
+    return [len(results[columns.SEED_SENT].dropna().unique()) > 1] * len(results)
+
+
 def _kind(row: dict[Any, Any]) -> str:
+    if is_missing(row[columns.STATUS]):
+        return NO_RESULT
     status = str(row[columns.STATUS])
     if status != columns.COMPLETED:
         return status

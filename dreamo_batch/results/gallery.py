@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable
-from dreamo_batch.results import choice, gallery_page
+from dreamo_batch.results import axes, choice, gallery_page
 from dreamo_batch.results.entries import PICTURE
 from dreamo_batch.results.gallery_content import content_of
 from dreamo_batch.results.gallery_widget import GalleryWidget, is_possible
-from dreamo_batch.results.grid import lay_out
-from dreamo_batch.results.grid_html import IN_CELL_MAX, Pictures, grid_html
+from dreamo_batch.results.grid import lay_out, refuse_other_tables
+from dreamo_batch.results.grid_html import IN_CELL_MAX, UNFOLDED_MAX, Pictures, grid_html
 from dreamo_batch.results.origin import run_dir_of
 from dreamo_batch.results.references import References, beside
-from dreamo_batch.results.thumbnails import BYTES_MAX, Thumbnails
+from dreamo_batch.results.thumbnails import BYTES_MAX, Thumbnails, is_there
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dreamo_batch.results.axes import Names
     from dreamo_batch.results.entries import Entry
     from dreamo_batch.results.grid import Grid
     from dreamo_batch.results.references import Beside
@@ -219,8 +219,10 @@ class Gallery:
         self, grid: Grid, bytes_max: int, link: Callable[[Entry], str | None] | None = None
     ) -> tuple[Pictures, Beside]:
         """Make what a page shows small, within a weight for all of it together."""
-        entries = [entry for entry in grid.shown(n_max=IN_CELL_MAX) if entry.kind == PICTURE]
-        there, omitted = entries[:EMBEDDED_MAX], entries[EMBEDDED_MAX:]
+        n_max = max(1, min(EMBEDDED_MAX, bytes_max // _FEW_BYTES))
+        first = [entry for entry in grid.shown(n_max=IN_CELL_MAX) if entry.kind == PICTURE]
+        unfolded = grid.shown(n_first=IN_CELL_MAX, n_max=UNFOLDED_MAX)
+        there = [*first, *(entry for entry in unfolded if entry.kind == PICTURE)][:n_max]
         where = beside(grid, self._references)
         each = max(_FEW_BYTES, min(BYTES_MAX, bytes_max // max(1, len(there) + len(where.all))))
         made = self._thumbnails.of_files(
@@ -230,14 +232,23 @@ class Gallery:
         )
         shown = {entry.position: small for entry, small in zip(there, made, strict=True) if small is not None}
         references = {one.key: one.picture(self._thumbnails, each) for one in where.all}
-        links = {} if link is None else {entry.position: found for entry in entries if (found := link(entry))}
+        links = {} if link is None else self._links(grid, link)
         pictures = Pictures(
             of_entries=shown,
             of_references={key: small for key, small in references.items() if small is not None},
             links=links,
-            omitted=frozenset(entry.position for entry in omitted),
+            omitted=self._omitted(grid, {entry.position for entry in there}),
         )
         return pictures, where
+
+    def _links(self, grid: Grid, link: Callable[[Entry], str | None]) -> dict[int, str]:
+        shown = (entry for entry in grid.shown(n_max=UNFOLDED_MAX) if entry.kind == PICTURE)
+        return {entry.position: found for entry in shown if (found := link(entry))}
+
+    def _omitted(self, grid: Grid, embedded: Collection[int]) -> frozenset[int]:
+        """Name the pictures that are on disk and for which the page has no room."""
+        others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in embedded)
+        return frozenset(entry.position for entry in others if is_there(self.path_of(entry)))
 
     def path_of(self, entry: Entry) -> Path:
         """Say where a picture is."""
@@ -316,8 +327,8 @@ class Gallery:
 
 def make_gallery(
     results: pd.DataFrame,
-    rows: str | Sequence[Any] | None = columns.PROMPT,
-    across: str | Sequence[Any] | None = columns.SEED,
+    rows: Names = ...,
+    across: Names = ...,
     *,
     run_dir: str | os.PathLike[str] | None = None,
     page_rows: int = PAGE_ROWS,
@@ -337,9 +348,13 @@ def make_gallery(
     for name, value in (("page_rows", page_rows), ("page_columns", page_columns)):
         if value < 1:
             raise UsageError(f"{name}={value}: a page has at least one.")
-    grid = lay_out(results, rows, across)
+
+    def laid_out(table: pd.DataFrame) -> Grid:
+        return lay_out(table, *axes.choose_axes(refuse_other_tables(table), rows, across))
+
+    grid = laid_out(results)
     where = run_dir_of(results, run_dir)
-    again = None if reload is None else lambda: lay_out(reload(), rows, across)
+    again = None if reload is None else lambda: laid_out(reload())
     return Gallery(grid, where, page_size=(page_rows, page_columns), title=title, reload=again)
 
 

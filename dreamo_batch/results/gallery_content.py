@@ -17,7 +17,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch.results.entries import GONE, PICTURE
-from dreamo_batch.results.grid_html import IN_CELL_MAX, WORDS, cell_px, count, extent, kind_of, plural
+from dreamo_batch.results.grid_html import (
+    IN_CELL_MAX,
+    UNFOLDED_MAX,
+    WORDS,
+    beyond_words,
+    cell_px,
+    count,
+    extent,
+    kind_of,
+    plural,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,9 +91,14 @@ def content_of(
 
 
 def _cell(grid: Grid, row: int, column: int, pictures: Pictures) -> dict[str, Any]:
-    entries = grid.entries(row, column, n_max=IN_CELL_MAX)
-    n_more = len(grid.positions(row, column)) - len(entries)
-    return {"entries": [_entry(entry, pictures) for entry in entries], "more": n_more}
+    entries = [_entry(entry, pictures) for entry in grid.entries(row, column, n_max=UNFOLDED_MAX)]
+    n = len(grid.positions(row, column))
+    return {
+        "entries": entries[:IN_CELL_MAX],
+        "more": entries[IN_CELL_MAX:],
+        "n_more": n - min(n, IN_CELL_MAX),
+        "beyond": beyond_words(n - len(entries)) if n > len(entries) else "",
+    }
 
 
 def _entry(entry: Entry, pictures: Pictures) -> dict[str, Any]:

@@ -71,12 +71,16 @@ function render({ model, el }) {
   const references = (parent, listed, word) => {
     if (!listed.length) return;
     const box = make("div", parent, "dg-references");
-    for (const one of listed.slice(0, 3)) {
-      const figure = make("figure", box);
+    let within = box;
+    listed.forEach((one, n) => {
+      if (n === 3) {
+        within = make("details", box, "dg-more");
+        make("summary", within, "", `+${listed.length - 3} more`);
+      }
+      const figure = make("figure", within);
       if (one.thumbnail) image(figure, one.thumbnail, `reference ${one.label}`);
       make("figcaption", figure, "", `${word}${one.label}`);
-    }
-    if (listed.length > 3) make("span", box, "dg-more", `+${listed.length - 3} more`);
+    });
   };
   const labels = (parent, listed) => { for (const label of listed) make("span", parent, "dg-label", label); };
 
@@ -92,7 +96,7 @@ function render({ model, el }) {
   const reach = position => {
     const from = order.indexOf(anchor === null ? position : anchor), to = order.indexOf(position);
     const now = chosen();
-    for (const one of order.slice(Math.min(from, to), Math.max(from, to) + 1)) now.add(one);
+    for (const one of order.slice(Math.min(from, to), Math.max(from, to) + 1)) if (isSeen(one)) now.add(one);
     choose(now);
   };
   const mark = () => {
@@ -127,11 +131,20 @@ function render({ model, el }) {
     cells.set(entry.position, made); order.push(entry.position);
   };
   const focus = entry => {
+    const more = entry.closest("details");
+    if (more) more.open = true;
     for (const other of cells.values()) other.tabIndex = -1;
     entry.tabIndex = 0; entry.focus();
   };
 
   const known = new Map();
+  const unfold = (td, cell, row, column, n, m) => {
+    const more = make("details", td, "dg-more");
+    make("summary", more, "", `+${cell.n_more} more`);
+    for (const entry of cell.more) { known.set(entry.position, { entry, row, column }); draw(more, entry, n, m); }
+    if (cell.beyond) make("div", more, "dg-beyond", cell.beyond);
+  };
+  const isSeen = position => !cells.get(position).closest("details:not([open])");
   const table = content => {
     const made = make("table", null), first = make("tr", make("thead", made));
     made.setAttribute("role", "listbox"); made.setAttribute("aria-multiselectable", "true");
@@ -153,7 +166,7 @@ function render({ model, el }) {
           known.set(entry.position, { entry, row, column: content.columns[m] });
           draw(td, entry, n, m);
         }
-        if (cell.more) make("div", td, "dg-more", `+${cell.more} more`);
+        if (cell.n_more) unfold(td, cell, row, content.columns[m], n, m);
       });
     });
     return made;
@@ -195,7 +208,9 @@ function render({ model, el }) {
     drop(); at = position;
     dialog.replaceChildren();
     const zoom = make("div", dialog, "dg-zoom"), seen = make("div", zoom, `dg-seen dg-${entry.kind}`);
-    if (entry.thumbnail) {
+    if (entry.kind === "picture" && !entry.thumbnail) {
+      make("img", seen).alt = entry.alt; model.send({ type: "full", position });
+    } else if (entry.thumbnail) {
       const small = cells.get(position).querySelector("img").cloneNode();
       small.removeAttribute("width"); small.removeAttribute("height");
       seen.append(small); model.send({ type: "full", position });

@@ -45,6 +45,10 @@ const show = () => {
 const filter = value => {
   kind = value;
   for (const entry of root.querySelectorAll(".dg-entry")) entry.hidden = !!kind && entry.dataset.kind !== kind;
+  for (const more of root.querySelectorAll("details.dg-more")) {
+    const matches = !!kind && !!more.querySelector(`.dg-entry[data-kind="${kind}"]`);
+    more.hidden = !!kind && !matches; more.open = matches;
+  }
   chosen = kind ? lines.filter(line => line.querySelector(`.dg-entry[data-kind="${kind}"]`)) : lines;
   down = 0; show();
 };
@@ -102,11 +106,16 @@ const open = entry => {
 const move = by => { const all = entries(); open(all[Math.min(all.length - 1, Math.max(0, all.indexOf(at) + by))]); };
 root.addEventListener("click", event => {
   const summary = event.target.closest("summary");
-  if (!summary) return;
+  if (!summary || summary.parentElement.classList.contains("dg-more")) return;
   event.preventDefault(); open(summary.parentElement);
 });
 dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
-dialog.addEventListener("close", () => { if (at) at.querySelector("summary").focus(); });
+dialog.addEventListener("close", () => {
+  if (!at) return;
+  const more = at.closest("details.dg-more");
+  if (more) more.open = true;
+  at.querySelector("summary").focus();
+});
 const beside = (entry, rows, columns) => {
   const cell = entry.closest("td"), seen = lines.filter(line => !line.hidden);
   const line = seen[seen.indexOf(cell.parentElement) + rows];

@@ -72,10 +72,10 @@ class Grid:
         """Read what stands in a cell, at most `n_max` of it."""
         return [self._reader.entry(position) for position in self.positions(row, column)[:n_max]]
 
-    def shown(self, *, n_max: int | None = None) -> list[Entry]:
-        """Read all that this page shows, line by line, at most `n_max` of each cell."""
+    def shown(self, *, n_max: int | None = None, n_first: int = 0) -> list[Entry]:
+        """Read what this page shows, line by line: of each cell what is behind its first, up to `n_max`."""
         cells = ((row, column) for row in self.shown_rows for column in self.shown_columns)
-        positions = [position for cell in cells for position in self.positions(*cell)[:n_max]]
+        positions = [position for cell in cells for position in self.positions(*cell)[n_first:n_max]]
         self._reader.prepare(positions)
         return [self._reader.entry(position) for position in positions]
 
@@ -138,9 +138,8 @@ def lay_out(
     UsageError
         If it is no table of results, or there is no such column, or one is named twice.
     """
-    if not isinstance(results, pd.DataFrame) or columns.STATUS not in results.columns:
-        raise UsageError("Expected results, as from run() or load(): a table with a column status.")
-    names = listed(rows), listed(across)
+    refuse_other_tables(results)
+    names = axes.listed(rows), axes.listed(across)
     down, along = axes.read_axes(results, *names)
     places: dict[tuple[int, int], list[int]] = {}
     for position, cell in enumerate(zip(down.of_rows.tolist(), along.of_rows.tolist(), strict=True)):
@@ -150,17 +149,17 @@ def lay_out(
     return Grid(results, down, along, range(len(down)), range(len(along)), places, read)
 
 
-def listed(names: str | Sequence[Any] | None) -> list[Any]:
-    """Give one name, several or none as a list.
+def refuse_other_tables(results: Any) -> pd.DataFrame:
+    """Give results back, and refuse what is no table of them.
 
-    Examples
-    --------
-    >>> listed("prompt"), listed(("prompt", "size")), listed(None)
-    (['prompt'], ['prompt', 'size'], [])
+    Raises
+    ------
+    UsageError
+        If it is no table, or has no column `status`.
     """
-    if names is None:
-        return []
-    return list(names) if isinstance(names, list | tuple) else [names]
+    if not isinstance(results, pd.DataFrame) or columns.STATUS not in results.columns:
+        raise UsageError("Expected results, as from run() or load(): a table with a column status.")
+    return results
 
 
 def _n_pages(n_lines: int, shown: range) -> int:
@@ -185,6 +184,7 @@ def _telling(results: pd.DataFrame, places: dict[Any, list[int]], on_axes: list[
         return []
     rows = results.iloc[[position for _, position in crowded]]
     cells = pd.factorize(np.array([cell[0] * (2**31) + cell[1] for cell, _ in crowded]))[0]
-    own = [name for name in results.columns if name not in columns.OUTPUTS and name not in on_axes]
+    told_elsewhere = {*on_axes, *columns.OUTPUTS} - ({columns.RUN_DIR} - {*on_axes})
+    own = [name for name in results.columns if name not in told_elsewhere]
     keys = {name: rows[name].map(key_of).reset_index(drop=True) for name in own}
     return [name for name, key in keys.items() if _differs(key, cells)]

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
-from dreamo_batch.results.entries import GONE, PICTURE, UNSAVED
+from dreamo_batch.results.entries import GONE, NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.results.grid_style import CELL_PX, STYLE
 from dreamo_batch.results.texts import shortened
 from dreamo_batch.service.harmless import NO_FORMULAS
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 ROOT_CLASS: Final = "dreamo-gallery"
 IN_CELL_MAX: Final = 4
-"""Rows of results that a cell shows; how many more there are is said."""
+"""Rows of results that a cell shows at once; the others are unfolded."""
+REFERENCES_MAX: Final = 3
+"""Reference pictures that a line shows at once; the others are unfolded."""
+UNFOLDED_MAX: Final = 60
+"""Rows of results that a cell shows in all; how many there are beyond is said."""
 WORDS: Final = {
     PICTURE: "picture",
     UNSAVED: "made, not saved",
@@ -37,8 +41,9 @@ WORDS: Final = {
     columns.FAILED: "failed",
     columns.INVALID: "invalid",
     columns.AMBIGUOUS: "ambiguous",
+    NO_RESULT: "no result",
 }
-_LABEL_CHARACTERS: Final = 400
+_LABEL_CHARACTERS: Final = 2_000
 _REFERENCE_PX: Final = 72
 
 
@@ -160,11 +165,24 @@ class _Drawing:
         n = len(self.grid.positions(row, column))
         if not n:
             return f'<td data-column="{label}" class="dg-none" title="not in the table">&ndash;</td>'
-        entries = self.grid.entries(row, column, n_max=IN_CELL_MAX)
-        drawn = "".join(self._entry(entry) for entry in entries)
-        more = f'<div class="dg-more">+{n - IN_CELL_MAX} more</div>' if n > IN_CELL_MAX else ""
+        drawn = [self._entry(entry) for entry in self.grid.entries(row, column, n_max=self._n_unfolded())]
         several = ' class="dg-several"' if n > 1 else ""
-        return f'<td data-column="{label}"{several}>{drawn}{more}</td>'
+        more = self._more(drawn[IN_CELL_MAX:], n)
+        return f'<td data-column="{label}"{several}>{"".join(drawn[:IN_CELL_MAX])}{more}</td>'
+
+    def _n_unfolded(self) -> int:
+        return UNFOLDED_MAX if self.is_open else IN_CELL_MAX
+
+    def _more(self, drawn: Sequence[str], n: int) -> str:
+        """Unfold what does not stand in the cell at once."""
+        if n <= IN_CELL_MAX:
+            return ""
+        told = f"+{n - IN_CELL_MAX} more"
+        if not drawn:
+            return f'<div class="dg-more">{told}</div>'
+        n_beyond = n - IN_CELL_MAX - len(drawn)
+        beyond = f'<div class="dg-beyond">{beyond_words(n_beyond)}</div>' if n_beyond else ""
+        return f'<details class="dg-more"><summary>{told}</summary>{"".join(drawn)}{beyond}</details>'
 
     def _entry(self, entry: Entry) -> str:
         kind = kind_of(entry, self.pictures)
@@ -201,9 +219,10 @@ class _Drawing:
         return [fact for fact in entry.facts if fact[0] not in told]
 
     def _references(self, references: Sequence[Reference], word: str = "") -> str:
-        drawn = "".join(self._reference(one, word) for one in references[:3])
-        more = f'<span class="dg-more">+{len(references) - 3} more</span>' if len(references) > 3 else ""  # noqa: PLR2004
-        return f'<div class="dg-references">{drawn}{more}</div>' if drawn else ""
+        drawn = [self._reference(one, word) for one in references]
+        first, others = "".join(drawn[:REFERENCES_MAX]), drawn[REFERENCES_MAX:]
+        more = f'<details class="dg-more"><summary>+{len(others)} more</summary>{"".join(others)}</details>'
+        return f'<div class="dg-references">{first}{more if others else ""}</div>' if drawn else ""
 
     def _reference(self, one: Reference, word: str) -> str:
         thumbnail = self.pictures.of_references.get(one.key)
@@ -234,6 +253,11 @@ def _one_line(parts: Sequence[str]) -> str:
 def plural(word: str, n: int) -> str:
     """Give the word for so many of a kind."""
     return word + "s" if word == WORDS[PICTURE] and n != 1 else word
+
+
+def beyond_words(n: int) -> str:
+    """Say how the rows are seen that a cell shows neither at once nor unfolded."""
+    return f"{n} more not shown here: add a column to rows= or columns=, or give fewer rows"
 
 
 def extent(grid: Grid) -> str:

@@ -37,7 +37,7 @@ STYLE: Final = """
 .dreamo-gallery .dg-across{text-align:right}
 .dreamo-gallery tbody th{width:176px;min-width:120px;max-width:220px;padding-right:6px!important;font-weight:400;
  overflow-wrap:anywhere}
-.dreamo-gallery .dg-label{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:7;overflow:hidden}
+.dreamo-gallery .dg-label{display:block;max-height:340px;overflow-y:auto}
 .dreamo-gallery .dg-label+.dg-label{opacity:.75;font-weight:400}
 .dreamo-gallery td{width:var(--dg-cell);min-width:var(--dg-cell)}
 .dreamo-gallery td.dg-none{text-align:center!important;color:color-mix(in srgb,currentColor 55%,transparent);
@@ -55,7 +55,9 @@ STYLE: Final = """
 .dreamo-gallery summary::-webkit-details-marker{display:none}
 .dreamo-gallery summary:focus-visible{outline:2px solid var(--dg-open);outline-offset:2px}
 .dreamo-gallery details[open]>summary{cursor:zoom-out}
-.dreamo-gallery details[open]{width:min(320px,80vw)}
+.dreamo-gallery details.dg-entry[open]{width:min(320px,80vw)}
+.dreamo-gallery .dg-more>summary{cursor:pointer;font-weight:600}
+.dreamo-gallery .dg-more>.dg-entry{margin-top:4px}
 .dreamo-gallery .dg-box{display:flex;flex-direction:column;justify-content:center;gap:2px;min-height:76px;
  aspect-ratio:1;max-height:calc(var(--dg-cell)*1.1);width:100%;
  padding:8px;border-radius:4px;overflow:hidden;font-size:11.5px;line-height:1.3;overflow-wrap:anywhere;
@@ -73,8 +75,9 @@ STYLE: Final = """
 .dreamo-gallery .dg-entry .dg-box{border-style:solid}
 .dreamo-gallery .dg-pending .dg-box,.dreamo-gallery .dg-in_progress .dg-box,.dreamo-gallery .dg-submitting .dg-box
  {border-style:dashed}
-.dreamo-gallery .dg-told,.dreamo-gallery .dg-more{display:block;font-size:11px;opacity:.75;margin-top:2px;
+.dreamo-gallery .dg-told,.dreamo-gallery .dg-more{display:block;font-size:11px;margin-top:2px;
  overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
+.dreamo-gallery .dg-told,.dreamo-gallery .dg-more>summary,.dreamo-gallery .dg-beyond{opacity:.75}
 .dreamo-gallery .dg-same{position:absolute;left:4px;top:4px;padding:0 5px;border-radius:3px;font-size:10.5px;
  color:#fff;background:rgba(0,0,0,.62)}
 .dreamo-gallery .dg-facts{padding:6px 2px 2px;font-size:12px}
@@ -101,6 +104,8 @@ STYLE: Final = """
 .dreamo-gallery tr{break-inside:avoid}
 .dreamo-gallery .dg-box{max-height:none;padding:3px;font-size:6.5pt;min-height:0}
 .dreamo-gallery .dg-facts{display:none}
+.dreamo-gallery .dg-label{max-height:none}
+.dreamo-gallery .dg-more::details-content{content-visibility:visible;display:block}
 .dreamo-gallery details[open]{width:auto}
 }
 """

@@ -141,6 +141,14 @@ class Thumbnails:
                 self._n_bytes -= len(self._cache.popitem(last=False)[1].content)
 
 
+def is_there(path: Path) -> bool:
+    """Say whether there is a file; an impossible name has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def shown(picture: Path | io.BytesIO | Image.Image, side_px: int) -> Image.Image | None:
     """Read a picture, upright and at most so large, on white; None if it is gone or damaged.
 

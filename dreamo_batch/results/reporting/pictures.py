@@ -9,7 +9,6 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.results import diversity
 from dreamo_batch.results.gallery import make_gallery
-from dreamo_batch.results.grid import lay_out
 from dreamo_batch.results.reporting import wording
 from dreamo_batch.results.thumbnails import Thumbnails
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 N_ROWS_MAX: Final = 1_000
 """Rows whose pictures a report shows; a gallery shows all."""
 _BYTES_MAX: Final = 2_100_000  # as JPEG; as text of the page a third more
-_GAPS_MAX: Final = 2  # cells for each row, from which on a grid of seeds is mostly gaps
 _COLUMNS_MAX: Final = 9  # as many stand side by side on a desk or a sheet of paper
 _ANY_SIZE: Final = 10**9
 _NEAR_MAX: Final = 24
@@ -44,13 +42,7 @@ def seed_grid(facts: Facts) -> dict[str, Any]:
         (rows that are not shown).
     """
     shown = facts.results.iloc[:N_ROWS_MAX]
-    grid = lay_out(shown)
-    n_down, n_across = grid.shape
-    is_sparse = n_down * n_across > _GAPS_MAX * max(len(shown), 1)
-    across = None if is_sparse else columns.SEED
-    gallery = make_gallery(
-        shown, across=across, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE
-    )
+    gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
     return {
         "markup": gallery.fragment(bytes_max=_BYTES_MAX),
         "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
