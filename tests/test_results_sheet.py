@@ -12,6 +12,7 @@ from PIL import Image, ImageFont
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import lettering
+from dreamo_batch.results import sheet as sheets
 from dreamo_batch.results.sheet import contact_sheet
 from dreamo_batch.results.sheet_layout import MARGIN, plan_layout
 from tests.grids import draw
@@ -39,10 +40,36 @@ def colours(path, at_least=200):
 
 
 def test_every_picture_is_shown_once(run_dir):
-    """Two rows with one picture are one; rows without one, and damaged files, are left out."""
+    """Two rows with one picture are one; damaged files are drawn as such, and not counted."""
     table = results("red.png", "blue.webp", "red.png", None, "broken.jpg", "gone.png")
     assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir) == 2
-    assert {RED, BLUE} <= colours(run_dir / "sheet.png")
+    assert {RED, BLUE, (160, 64, 0)} <= colours(run_dir / "sheet.png")
+    with Image.open(run_dir / "sheet.png") as sheet:
+        assert sheet.width == 1260  # four of them
+
+
+def test_rows_without_a_picture_are_told_below(run_dir):
+    """By what became of them; a sheet of which nothing is missing has no such line."""
+    table = results("red.png", None, None, None).assign(
+        status=["completed", "failed", "in_progress", "failed"]
+    )
+    drawn = sheets._Sheet(table, run_dir, ["prompt"], lettering.Lettering(), 4)
+    assert drawn._without == "without a picture: 2 failed, 1 in progress"
+    (page,) = drawn.pages()
+    (whole,) = sheets._Sheet(table[:1], run_dir, ["prompt"], lettering.Lettering(), 4).pages()
+    assert page.height > whole.height
+
+
+@pytest.mark.parametrize("prompt", ["a fox in the snow, " * 42, "word" * 200, "x" * 800, "海边的小屋" * 130])
+def test_captions_are_whole(run_dir, prompt):
+    """The longest prompt that the service is known to take is not cut."""
+    letters = lettering.Lettering()
+    drawn = sheets._Sheet(results("red.png", prompt=prompt), run_dir, ["prompt"], letters, 4)
+    cell = drawn._cell(drawn._rows[0])
+    told = "".join(line for line, _ in cell.lines[:-1])
+    assert "".join(told.split()) == "".join(sheets._drawable(prompt, letters).split())
+    assert all(font.getlength(line) <= 300 for line, font in cell.lines)
+    assert next(drawn.pages()).height >= 300 + 18 * len(cell.lines)
 
 
 def test_nothing_to_show_is_no_file(run_dir):
@@ -78,12 +105,15 @@ def test_only_letters_without_a_font_are_left_out(run_dir, prompt):
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
 
 
-def test_no_more_than_a_hundred(run_dir):
-    """A sheet of a large run stays a picture that can be opened."""
+def test_no_more_than_a_hundred_on_a_page(run_dir):
+    """Each page of a large run stays a picture that can be opened; none of the pictures is left out."""
     names = [f"{number}.png" for number in range(101)]
     for name in names:
         (run_dir / name).hardlink_to(run_dir / "red.png")
-    assert contact_sheet(results(*names), run_dir / "sheet.png", run_dir=run_dir) == 100
+    assert contact_sheet(results(*names), run_dir / "sheet.png", run_dir=run_dir) == 101
+    assert (run_dir / "sheet-2.png").exists()
+    assert contact_sheet(results(*names), run_dir / "sheet.pdf", run_dir=run_dir) == 101
+    assert re.findall(rb"/Count (\d+)", (run_dir / "sheet.pdf").read_bytes())[-1] == b"2"
 
 
 # With axes.
@@ -154,7 +184,7 @@ def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
 @pytest.mark.parametrize("aspect", [0.1, 0.43, 1.0, 2.3, 9.0])
 def test_a_page_holds_what_it_is_to_hold(paper, n_columns, aspect):
     """Nothing reaches over an edge, and cells stay large enough to see."""
-    layout = plan_layout(50, n_columns, aspect=aspect, paper=paper, head=266, has_captions=True)
+    layout = plan_layout(50, n_columns, aspect=aspect, paper=paper, head=266, caption=56)
     assert layout.left(layout.n_columns - 1) + layout.cell_width <= layout.width - MARGIN
     assert layout.top + layout.n_rows * layout.row_step <= layout.height - MARGIN
     assert layout.cell_width >= 200
@@ -215,7 +245,7 @@ def test_lines_fit_and_lose_nothing_before_they_are_full(text):
 
 
 def test_references_and_further_rows_of_a_cell_have_their_place(tmp_path):
-    """Beside rows, over columns or once at the top; below a picture stands how many more there are."""
+    """Beside rows, over columns or once at the top; rows that would share a cell stand side by side."""
     draw(tmp_path, "r1.png", (250, 250, 0), size=(300, 300))
     draw(tmp_path, "r2.png", (0, 250, 250), size=(300, 300))
     first, second = str(tmp_path / "r1.png"), str(tmp_path / "r2.png")
@@ -239,5 +269,34 @@ def test_references_and_further_rows_of_a_cell_have_their_place(tmp_path):
             rows="prompt",
             columns="seed",
         )
-        == 1
+        == 6
     )
+
+
+@pytest.mark.parametrize("prompt", ["a fox in the snow, " * 42, "word" * 200])
+@pytest.mark.parametrize(
+    "axes", [{"rows": "prompt", "columns": "seed"}, {"rows": "seed", "columns": "prompt"}]
+)
+def test_labels_of_a_grid_are_whole(tmp_path, prompt, axes):
+    """In small letters where there is room for it, else below the grid, and never beyond an edge."""
+    table = sweep(tmp_path, 1, 9).assign(prompt=prompt)
+    contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, **axes)
+    legend = tmp_path / "s.png.legend.csv"
+    assert legend.exists() == (axes["columns"] == "prompt")
+    if legend.exists():
+        assert prompt.strip() in legend.read_text(encoding="utf-8-sig")
+    with Image.open(tmp_path / "s.png") as sheet:
+        edge = sheet.convert("L").crop((sheet.width - 30, 0, sheet.width, sheet.height))
+        assert edge.getextrema() == (255, 255)
+
+
+def test_a_long_legend_makes_the_page_longer(tmp_path, no_fonts):
+    """What the codes stand for is never cut off at the end of the paper."""
+    table = sweep(tmp_path, 4, 2)
+    table["prompt"] = [f"{CHINESE} {'a long prompt ' * 50} {n}" for n in (0, 0, 1, 1, 2, 2, 3, 3)]
+    contact_sheet(table, tmp_path / "s.pdf", run_dir=tmp_path, rows="prompt", columns="seed")
+    contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
+    with Image.open(tmp_path / "s.png") as sheet:
+        below = sheet.convert("L").crop((0, sheet.height - 40, sheet.width, sheet.height))
+        assert below.getextrema() == (255, 255)
+        assert sheet.height > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -99,8 +99,8 @@ def contact_sheet(
     path: str | os.PathLike[str],
     *,
     run_dir: str | os.PathLike[str] | None = None,
-    rows: str | Sequence[Any] | None = None,
-    columns: str | Sequence[Any] | None = None,
+    rows: Names = None,
+    columns: Names = None,
     n_across: int = 4,
     labels: Sequence[str] = (names.PROMPT,),
     title: str = "",
@@ -114,13 +114,14 @@ def contact_sheet(
     source : pandas.DataFrame or path-like
         Results, or rows of them; or a run directory, whose results are loaded.
     path : path-like
-        The PNG, JPEG or PDF to write, by its ending; replaced atomically. A grid that takes several pages becomes one
+        The PNG, JPEG or PDF to write, by its ending; replaced atomically. What takes several pages becomes one
         PDF, or ``sheet.png``, ``sheet-2.png``, ...
     run_dir : path-like, optional
         Where the pictures are; default: where the results came from.
     rows, columns : str, sequence of str, or None
-        Columns that the lines down and across stand for, as for `gallery`; what has no picture is drawn as what it
-        is. Both None: saved pictures only, in the table's order, each once and 100 at most.
+        Columns that the lines down and across stand for, as for `gallery`, and ``...`` for those that it would choose;
+        what has no picture is drawn as what it is, and rows that share a cell are counted across. Both None: saved
+        pictures only, in the table's order, each once; below the last is said how many rows have none.
     n_across : int
         Without axes: pictures in a row.
     labels : sequence of str
@@ -131,7 +132,8 @@ def contact_sheet(
         What a grid is laid out for, at 300 dpi; few columns upright, else across.
     font : path-like, optional
         Font file for the labels. Default: Latin letters as they are, Chinese in a font of this machine. Labels that no
-        font has letters for become codes (P1, C1, ...), and ``PATH.legend.csv`` says what they stand for.
+        font has letters for, or that have no room, become codes (P1, C1, ...), and ``PATH.legend.csv`` says what they
+        stand for.
 
     Returns
     -------

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dreamo_batch import columns as names
 from dreamo_batch.cli import exits
 from dreamo_batch.cli import options as declared
 from dreamo_batch.cli.output import hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import EllipsisType
 
 _PAGES: Final = (".html", ".htm")
 _NOTHING: Final = "none"
@@ -31,17 +31,14 @@ _NOTHING: Final = "none"
         ),
         click.Option(
             ["--rows"],
-            default=names.PROMPT,
-            show_default=True,
             metavar="COLUMNS",
-            help="What the lines down stand for: a column, or several, a,b; none: one line.",
+            help="What the lines down stand for: a column, or several, a,b; none: one line. Default: prompt, and "
+            "whatever else tells rows apart.",
         ),
         click.Option(
             ["--columns", "across"],
-            default=names.SEED,
-            show_default=True,
             metavar="COLUMNS",
-            help="What the lines across stand for; none: what is in a line is counted.",
+            help="What the lines across stand for; none: what is in a line is counted. Default: seed.",
         ),
         click.Option(["--title"], default="", metavar="TEXT", help="A heading."),
         click.Option(
@@ -59,8 +56,8 @@ def gallery(
     run_dir_option: str | None,
     *,
     output: str,
-    rows: str,
-    across: str,
+    rows: str | None,
+    across: str | None,
     title: str,
     **of_sheet: Any,
 ) -> int:
@@ -83,6 +80,8 @@ def gallery(
     return exits.DONE
 
 
-def _listed(text: str) -> Sequence[str]:
+def _listed(text: str | None) -> Sequence[str] | EllipsisType:
+    if text is None:
+        return ...
     words = [word.strip() for word in text.split(",")]
     return [word for word in words if word and word != _NOTHING]

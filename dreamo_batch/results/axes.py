@@ -76,7 +76,9 @@ class _Part:
         return f"{name} {self.labels[code]}" if self.is_bare and not is_alone else self.labels[code]
 
 
-def read_axes(results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any]) -> tuple[Axis, Axis]:
+def read_axes(
+    results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any], *, is_spread: bool = False
+) -> tuple[Axis, Axis]:
     """Find the lines of both axes.
 
     Parameters
@@ -87,6 +89,8 @@ def read_axes(results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any])
         Columns of each axis. ``"seed"`` is the seed that was sent; seeds that were not asked for but drawn differ
         from row to row, so that those are counted within what else is equal on the axes: ``drawn 1``, ...
         Nothing for `rows`: one line. Nothing for `across`: what stands in a line is counted.
+    is_spread : bool
+        Count the rows that share a cell, as one more column of `across`, so that none does.
 
     Returns
     -------
@@ -104,9 +108,13 @@ def read_axes(results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any])
         if _is_seed(results, name):
             parts[name] = _seeds(results, [part.codes for part in parts.values()])
     down = _axis(len(results), {name: parts[name] for name in rows})
-    if across:
-        return down, _axis(len(results), {name: parts[name] for name in across})
-    return down, _axis(len(results), {NUMBER: _counted(down.of_rows)})
+    along = _axis(len(results), {name: parts[name] for name in across})
+    if across and not is_spread:
+        return down, along
+    numbers = _counted(_cells([down.of_rows, along.of_rows], len(results)))
+    if across and len(numbers.labels) <= 1:
+        return down, along
+    return down, _axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
 
 
 def choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
@@ -334,4 +342,4 @@ def drawn(results: pd.DataFrame) -> pd.Series:
 
 def _counted(of_rows: NDArray[np.intp]) -> _Part:
     counted = pd.Series(of_rows).groupby(of_rows).cumcount().to_numpy()
-    return _Part(counted, [str(n + 1) for n in range(int(counted.max(initial=-1)) + 1)])
+    return _Part(counted, [str(n + 1) for n in range(int(counted.max(initial=-1)) + 1)], is_bare=True)

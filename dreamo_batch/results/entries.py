@@ -37,6 +37,7 @@ _KNOWN_MAX: Final = 20_000
 _ALT_CHARACTERS: Final = 120
 _FACT_CHARACTERS: Final = 1_500
 _NOTE_CHARACTERS: Final = 240
+_TOLD_CHARACTERS: Final = 200
 _ASKED: Final = (
     columns.PROMPT,
     columns.SIZE,
@@ -157,7 +158,7 @@ class Reader:
         parts = [f"seed {seed}"] if self.tells_seed[position] and seed is not None else []
         for name in self.telling:
             value = label_of(row[name], is_picture=name in self.pictures)
-            parts += [f"{name} {shortened(value, 40)}"] if name != columns.SEED else []
+            parts += [f"{name} {shortened(value, _TOLD_CHARACTERS)}"] if name != columns.SEED else []
         return ", ".join(parts)
 
     def _facts(self, row: dict[Any, Any], position: int) -> tuple[tuple[str, str], ...]:

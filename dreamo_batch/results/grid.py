@@ -118,6 +118,8 @@ def lay_out(
     results: pd.DataFrame,
     rows: str | Sequence[Any] | None = columns.PROMPT,
     across: str | Sequence[Any] | None = columns.SEED,
+    *,
+    is_spread: bool = False,
 ) -> Grid:
     """Lay results out as a grid.
 
@@ -127,6 +129,8 @@ def lay_out(
         Results, of a run that is done or going on.
     rows, across : str, sequence of str, or None
         Columns that the lines down and across are made of; see `dreamo_batch.results.axes.read_axes`.
+    is_spread : bool
+        Give each row of the results a cell of its own, for paper, where nothing can be unfolded.
 
     Returns
     -------
@@ -141,12 +145,20 @@ def lay_out(
     refuse_other_tables(results)
     names = axes.listed(rows), axes.listed(across)
     down, along = axes.read_axes(results, *names)
+    places = _places(down, along)
+    told = _telling(results, places, [*names[0], *names[1]])
+    read = reader(results, told, on_axes=[*names[0], *names[1]])
+    if is_spread:
+        down, along = axes.read_axes(results, *names, is_spread=True)
+        places = _places(down, along)
+    return Grid(results, down, along, range(len(down)), range(len(along)), places, read)
+
+
+def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:
     places: dict[tuple[int, int], list[int]] = {}
     for position, cell in enumerate(zip(down.of_rows.tolist(), along.of_rows.tolist(), strict=True)):
         places.setdefault(cell, []).append(position)
-    told = _telling(results, places, [*names[0], *names[1]])
-    read = reader(results, told, on_axes=[*names[0], *names[1]])
-    return Grid(results, down, along, range(len(down)), range(len(along)), places, read)
+    return places
 
 
 def refuse_other_tables(results: Any) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from dreamo_batch.errors import UsageError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -98,7 +98,7 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
     rest = " ".join(text.split())
     while rest and len(lines) < n_lines_max:
         n = _n_fitting(rest, font, width_px)
-        if n < len(rest) and (blank := rest.rfind(" ", 0, n + 1)) > n // 2:
+        if n < len(rest) and (blank := rest.rfind(" ", 0, n + 1)) > n // 3:
             n = blank
         lines.append(rest[:n].rstrip())
         rest = rest[n:].lstrip()
@@ -108,6 +108,46 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
             last[: max(1, _n_fitting(last, font, width_px - round(font.getlength("…"))))].rstrip() + "…"
         )
     return lines
+
+
+def fitted(
+    text: str, lettering: Lettering, room: tuple[int, int], sizes_px: Sequence[int]
+) -> tuple[int, list[str]]:
+    """Write a text as large as it fits a width and a height, at the least of the sizes cut if need be.
+
+    Returns
+    -------
+    tuple of int and list of str
+        Size of the letters in pixels, and the lines; each takes `line_px` of that size.
+
+    Examples
+    --------
+    >>> fitted("a fox in the snow", Lettering(), (150, 30), (40, 20, 10))[1]
+    ['a fox in the snow']
+    """
+    width, height = room
+    for size_px in sizes_px:
+        font = lettering.font_for(text, size_px) or ImageFont.load_default(size_px)
+        lines = wrapped(text, font, width, max(1, height // line_px(size_px)))
+        if not is_cut(lines, text):
+            break
+    return size_px, lines
+
+
+def line_px(size_px: int) -> int:
+    """Give the height of a line of letters."""
+    return round(size_px * 1.3)
+
+
+def is_cut(lines: Sequence[str], text: str) -> bool:
+    """Say whether lines are not the whole text.
+
+    Examples
+    --------
+    >>> is_cut(["a fox", "in the…"], "a fox in the snow"), is_cut(["a fox"], "a  fox")
+    (True, False)
+    """
+    return "".join("".join(lines).split()) != "".join(text.split())
 
 
 def _n_fitting(text: str, font: Font, width_px: int) -> int:

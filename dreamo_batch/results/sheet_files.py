@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, Any, Final
+import functools
+from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.execution import durable
+from dreamo_batch.results.lettering import fitted, line_px
 from dreamo_batch.results.references import References, beside
 from dreamo_batch.results.sheet_layout import DPI, GAP, REFERENCE, plan_layout
-from dreamo_batch.results.sheet_pages import Drawing
+from dreamo_batch.results.sheet_pages import CAPTION_GAP, SMALL, Drawing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from PIL import Image
@@ -23,6 +26,7 @@ _PDF: Final = "PDF"
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
 _TITLE_PX: Final = 190
+_CAPTION_MAX: Final = 5 * 36
 _NO_TITLE_PX: Final = 50
 
 
@@ -31,14 +35,15 @@ def write_grid(
 ) -> int:
     """Write a grid of pictures; gives how many pictures are on it."""
     where = beside(grid, References(grid.results, run_dir))
-    layout = plan_layout(
+    plan = functools.partial(
+        plan_layout,
         *grid.shape,
         aspect=_aspect(grid),
         paper=paper,
         head=REFERENCE + 2 * GAP if where.once else _TITLE_PX if title else _NO_TITLE_PX,
-        has_captions=_has_captions(grid),
         has_references_over=bool(where.by_column),
     )
+    layout = plan(caption=_caption(grid, letters, plan().cell_width))
     drawing = Drawing(
         layout, letters, where, lambda entry: run_dir / (entry.path or ""), title, is_cut=kind != _PDF
     )
@@ -47,13 +52,18 @@ def write_grid(
         drawing.page(grid.page(number, layout.n_rows, layout.n_columns), number, n_pages)
         for number in range(1, n_pages + 1)
     )
-    if kind == _PDF:
-        durable.replace(path, lambda temporary: _write_pdf(temporary, pages))
-    else:
-        for number, page in enumerate(pages, 1):
-            _write_picture(_numbered(path, number), page, kind)
+    write_pages(pages, path, kind)
     _write_legend(path, drawing.codes.names)
     return len(drawing.drawn)
+
+
+def write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
+    """Write pages as they are drawn: into one PDF, or into pictures that are numbered from the second on."""
+    if kind == _PDF:
+        durable.replace(path, lambda temporary: _write_pdf(temporary, pages))
+        return
+    for number, page in enumerate(pages, 1):
+        _write_picture(_numbered(path, number), page, kind)
 
 
 def _aspect(grid: Grid) -> float:
@@ -64,15 +74,16 @@ def _aspect(grid: Grid) -> float:
     return float(aspects.median()) if len(aspects) else 1.0
 
 
-def _has_captions(grid: Grid) -> bool:
-    n_rows, n_columns = grid.shape
-    is_crowded = len(grid.results) > len(
-        [1 for row in range(n_rows) for column in range(n_columns) if grid.positions(row, column)]
-    )
-    return is_crowded or any(entry.told for entry in grid.shown(n_max=1))
+def _caption(grid: Grid, letters: Lettering, width: int) -> int:
+    """Give the room that the longest of the captions takes."""
+    told = {entry.told for entry in grid.shown() if entry.told}
+    room = width, _CAPTION_MAX
+    found = (fitted(text, letters, room, SMALL) for text in told)
+    heights = [CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found]
+    return max(heights, default=0)
 
 
-def _write_pdf(path: Path, pages: Any) -> None:
+def _write_pdf(path: Path, pages: Iterable[Image.Image]) -> None:
     for number, page in enumerate(pages):
         page.save(path, _PDF, resolution=DPI, quality=_QUALITY, append=number > 0)
 

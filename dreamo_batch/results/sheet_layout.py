@@ -25,7 +25,7 @@ FOOT: Final = 70
 REFERENCE: Final = 230
 _UPRIGHT_MAX: Final = 4
 _ACROSS_MAX: Final = {True: 6, False: 10}
-_CELL_MAX: Final = 620
+CELL_MAX: Final = 620
 _ASPECTS: Final = (0.4, 2.5)
 _SIDE_SHARE: Final = 0.19
 
@@ -83,7 +83,7 @@ def plan_layout(
     aspect: float,
     paper: str,
     head: int = 0,
-    has_captions: bool = False,
+    caption: int = 0,
     has_references_over: bool = False,
 ) -> Layout:
     """Lay out a grid.
@@ -98,8 +98,8 @@ def plan_layout(
         What it is printed on; upright for few columns, else across.
     head : int
         Room for a title and a reference picture.
-    has_captions : bool
-        Whether there is a line below pictures.
+    caption : int
+        Room for what stands below pictures.
     has_references_over : bool
         Whether reference pictures stand over the columns.
 
@@ -115,9 +115,8 @@ def plan_layout(
     across = _shared_out(n_columns, _ACROSS_MAX[is_upright])
     side = round(width * _SIDE_SHARE)
     room = width - 2 * MARGIN - side - GAP
-    cell_width = min(_CELL_MAX, room // across - GAP)
+    cell_width = min(CELL_MAX, room // across - GAP)
     cell_height = round(cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
-    caption = 56 if has_captions else 0
     over = LABELS + (REFERENCE + GAP if has_references_over else 0)
     down = max(1, (height - 2 * MARGIN - head - over - FOOT) // (cell_height + caption + GAP))
     return Layout(

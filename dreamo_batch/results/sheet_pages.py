@@ -9,9 +9,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dreamo_batch.results.entries import GONE, PICTURE
 from dreamo_batch.results.grid_html import WORDS
-from dreamo_batch.results.lettering import wrapped
-from dreamo_batch.results.sheet_layout import FOOT, GAP, MARGIN, REFERENCE
-from dreamo_batch.results.texts import shortened
+from dreamo_batch.results.lettering import fitted, is_cut, line_px, wrapped
+from dreamo_batch.results.sheet_layout import GAP, LABELS, MARGIN, REFERENCE
 from dreamo_batch.results.thumbnails import shown
 
 if TYPE_CHECKING:
@@ -29,17 +28,22 @@ SMALL_PX: Final = 28
 TITLE_PX: Final = 54
 _PAPER: Final = "#ffffff"
 _INK: Final = "#1c1c1a"
+CAPTION_GAP: Final = 8
 _FAINT: Final = "#6f6f6b"
 _LINE: Final = "#c9c9c4"
 _WASHES: Final = {"failed": ("#fbeee4", "#d55e00"), "ambiguous": ("#f8eef4", "#b45a8c")}
 _OPEN: Final = ("#eef3f8", "#3a77a8")
 _BAD: Final = ("failed", "invalid", "unsaved", GONE)
-_LEGEND_LINES: Final = 3
+_LEGEND_LINES: Final = 60
+# Sizes that a text is tried in until it fits: of titles, of what names a line, of small print.
+_TITLES: Final = (TITLE_PX, 44, 36, 28)
+_NAMES: Final = (TEXT_PX, 30, 26, 22, 18, 15)
+SMALL: Final = (SMALL_PX, 24, 20, 16)
 
 
 @dataclass(slots=True)
 class Codes:
-    """Labels that no font here has the letters for, by the codes that stand for them."""
+    """Labels that no font here has the letters for, or that have no room, by the codes that stand for them."""
 
     names: dict[str, str] = field(default_factory=dict)
 
@@ -73,23 +77,32 @@ class Drawing:
         for place, row in enumerate(grid.shown_rows):
             self._row(pen, grid, place, row)
         bottom = self.layout.top + len(grid.shown_rows) * self.layout.row_step
-        bottom = self._legend(pen, grid, bottom)
+        legend = self._legend(grid)
         if n_pages > 1:
-            pen.line((MARGIN, bottom + GAP), f"page {number} of {n_pages}", SMALL_PX, _FAINT)
-            bottom += FOOT
-        if not self.is_cut:
-            return sheet
-        return sheet.crop((0, 0, sheet.width, min(sheet.height, bottom + MARGIN // 2)))
+            legend.append(f"page {number} of {n_pages}")
+        return self._footed(sheet, bottom, legend)
+
+    def _footed(self, sheet: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
+        """Write lines below the grid; where they have no room, the page gets longer."""
+        pen, room = _Pen(sheet, self.lettering), self.layout.width - 2 * MARGIN
+        end = bottom + MARGIN // 2 + sum(pen.height(text, SMALL_PX, room, _LEGEND_LINES) for text in foot)
+        height = max(end, 0 if self.is_cut else sheet.height)
+        if height != sheet.height:
+            longer = Image.new("RGB", (sheet.width, height), _PAPER)
+            longer.paste(sheet)
+            pen = _Pen(longer, self.lettering)
+        top = bottom + GAP
+        for text in foot:
+            top += pen.block((MARGIN, top), text, SMALL_PX, _FAINT, room, _LEGEND_LINES)
+        return pen.sheet
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
         left = MARGIN
         for one in self.beside.once:
             left += self._reference(pen, (left, MARGIN), one, is_named=False) + 2 * GAP
         room = self.layout.width - MARGIN - left
-        top = (
-            pen.block((left, MARGIN), self.label(self.title, "T"), TITLE_PX, _INK, room, 2)
-            if self.title
-            else 0
+        top = pen.fitted(
+            (left, MARGIN), self.label(self.title, "T"), _TITLES, _INK, (room, 2 * line_px(TITLE_PX))
         )
         n_rows, n_columns = grid.shape
         parts = [
@@ -101,13 +114,15 @@ class Drawing:
             if len(lines) < n
         ]
         told = [f"reference: {self.label(one.label, 'R')}" for one in self.beside.once]
-        pen.line((left, MARGIN + top), ", ".join([*told, *parts]), SMALL_PX, _FAINT)
+        left_over = max(line_px(SMALL_PX), self.layout.head - top)
+        pen.fitted((left, MARGIN + top), ", ".join([*told, *parts]), SMALL, _FAINT, (room, left_over))
 
     def _columns(self, pen: _Pen, grid: Grid) -> None:
         below = self.layout.top - GAP
         names = self.label(" / ".join(grid.rows.names), "N"), self.label(" / ".join(grid.columns.names), "N")
-        pen.line((MARGIN, below - SMALL_PX), names[0], SMALL_PX, _FAINT)
-        pen.line((MARGIN + self.layout.side, below - SMALL_PX), names[1], SMALL_PX, _FAINT, anchor="ra")
+        room = self.layout.side - GAP, (LABELS - GAP) // 2
+        pen.fitted((MARGIN, below - LABELS + GAP), names[1], SMALL, _FAINT, room, is_right=True)
+        pen.fitted((MARGIN, below - room[1]), names[0], SMALL, _FAINT, room)
         for place, column in enumerate(grid.shown_columns):
             left, width = self.layout.left(place), self.layout.cell_width
             if self.beside.by_column and self.beside.by_column[column]:
@@ -116,8 +131,10 @@ class Drawing:
                     (left + (width - REFERENCE) // 2, MARGIN + self.layout.head),
                     self.beside.by_column[column][0],
                 )
-            text = self.label(", ".join(grid.columns.labels[column]), "C")
-            pen.block((left, below), text, TEXT_PX, _INK, width, 2, is_centred=True, is_above=True)
+            text = self.label(", ".join(grid.columns.labels[column]), "C", (width, LABELS - GAP))
+            pen.fitted(
+                (left, below), text, _NAMES, _INK, (width, LABELS - GAP), is_centred=True, is_above=True
+            )
 
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
         top = self.layout.top + place * self.layout.row_step
@@ -125,32 +142,34 @@ class Drawing:
         if self.beside.by_row and self.beside.by_row[row]:
             self._reference(pen, (MARGIN, top), self.beside.by_row[row][0], side_px=min(REFERENCE, room // 2))
             top, room = top + room // 2 + 2 * GAP + SMALL_PX, room // 2 - SMALL_PX - 2 * GAP
-        lines = max(1, room // round(TEXT_PX * 1.3))
-        for part in grid.rows.labels[row]:
-            used = pen.block(
-                (MARGIN, top), self.label(part, "P"), TEXT_PX, _INK, self.layout.side - GAP, lines
-            )
-            top, lines = top + used, max(1, lines - used // TEXT_PX)
+        self._names(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - GAP, room))
         for across, column in enumerate(grid.shown_columns):
             corner = self.layout.left(across), self.layout.top + place * self.layout.row_step
             self._cell(pen, grid, (row, column), corner)
 
+    def _names(self, pen: _Pen, parts: Sequence[str], corner: tuple[int, int], room: tuple[int, int]) -> None:
+        """Name a line by its values below each other; the first has what the others leave of the room."""
+        top, rest = corner[1], room[1]
+        for number, part in enumerate(parts):
+            n_behind = len(parts) - number - 1
+            part_room = room[0], max(line_px(_NAMES[-1]), rest - n_behind * line_px(SMALL_PX))
+            used = pen.fitted(
+                (corner[0], top),
+                self.label(part, "P", part_room),
+                _NAMES if not number else SMALL,
+                _INK,
+                part_room,
+            )
+            top, rest = top + used, rest - used
+
     def _cell(self, pen: _Pen, grid: Grid, cell: tuple[int, int], corner: tuple[int, int]) -> None:
-        """Draw the first of a cell, and say how many more stand there."""
+        """Draw what stands in a cell, of which a sheet has one row at most."""
         entries = grid.entries(*cell, n_max=1)
-        n_more = len(grid.positions(*cell)) - 1
         width, height = self.layout.cell_width, self.layout.cell_height
         if not entries:
             pen.box(corner, (width, height), _PAPER, _LINE)
-            pen.block(
-                (corner[0], corner[1] + height // 2),
-                "not in the table",
-                SMALL_PX,
-                _FAINT,
-                width,
-                1,
-                is_centred=True,
-            )
+            middle = corner[0], corner[1] + height // 2
+            pen.fitted(middle, "not in the table", SMALL, _FAINT, (width, line_px(SMALL_PX)), is_centred=True)
             return
         entry = entries[0]
         small = shown(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
@@ -161,8 +180,14 @@ class Drawing:
             place = corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2
             pen.sheet.paste(small, place)
             self.drawn.add(entry.path or "")
-        told = ", ".join(part for part in (entry.told, f"+{n_more} more" if n_more else "") if part)
-        pen.block((corner[0], corner[1] + height + 8), self.label(told, "D"), SMALL_PX, _FAINT, width, 1)
+        room = width, self.layout.caption - CAPTION_GAP
+        pen.fitted(
+            (corner[0], corner[1] + height + CAPTION_GAP),
+            self.label(entry.told, "D", room),
+            SMALL,
+            _FAINT,
+            room,
+        )
 
     def _face(self, pen: _Pen, entry: Entry, corner: tuple[int, int]) -> None:
         kind = GONE if entry.kind == PICTURE else entry.kind
@@ -170,12 +195,11 @@ class Drawing:
         width, height = self.layout.cell_width, self.layout.cell_height
         pen.box(corner, (width, height), wash, line)
         left, room = corner[0] + GAP, width - 2 * GAP
-        n_lines = max(1, (height - 2 * GAP) // round(SMALL_PX * 1.3) - 2)
         top = corner[1] + GAP
-        top += pen.block((left, top), WORDS[kind], TEXT_PX, line, room, 2) + 6
+        top += pen.fitted((left, top), WORDS[kind], _NAMES, line, (room, 2 * line_px(TEXT_PX))) + 6
         reason = entry.path or "" if kind == GONE else entry.note
-        note = shortened(self.label(reason, "M"), 160)
-        pen.block((left, top), note, SMALL_PX, _INK, room, n_lines)
+        rest = max(line_px(SMALL[-1]), corner[1] + height - GAP - top)
+        pen.fitted((left, top), self.label(reason, "M"), SMALL, _INK, (room, rest))
 
     def _reference(
         self,
@@ -194,33 +218,32 @@ class Drawing:
         if small is not None:
             pen.sheet.paste(small, corner)
         if is_named:
-            text = self.label(one.label, "R")
-            pen.block((corner[0], corner[1] + height + 6), text, SMALL_PX - 4, _FAINT, max(side_px, 160), 1)
+            room = max(side_px, 160), SMALL_PX + GAP
+            text = self.label(one.label, "R", room)
+            pen.fitted((corner[0], corner[1] + height + 4), text, (24, 20, 16, 13), _FAINT, room)
         return width
 
-    def _legend(self, pen: _Pen, grid: Grid, top: int) -> int:
-        """Say what can be said of labels that have become codes."""
-        shown_labels = [*_labels(grid, rows=True), *_labels(grid, rows=False)]
-        coded = [(self.codes.names[label], label) for label in shown_labels if label in self.codes.names]
-        if not coded:
-            return top
-        top += GAP
-        for code, label in dict.fromkeys(coded):
-            text = f"{code}: {drawable(label, self.lettering)}"
-            top += pen.block(
-                (MARGIN, top), text, SMALL_PX, _FAINT, self.layout.width - 2 * MARGIN, _LEGEND_LINES
-            )
-        return top
+    def _legend(self, grid: Grid) -> list[str]:
+        """Say what the codes on a page stand for."""
+        named = [*_labels(grid, rows=True), *_labels(grid, rows=False)]
+        told = [entry.told for entry in grid.shown(n_max=1)]
+        coded = [(self.codes.names[label], label) for label in [*named, *told] if label in self.codes.names]
+        return [f"{code}: {drawable(label, self.lettering)}" for code, label in dict.fromkeys(coded)]
 
-    def label(self, text: str, prefix: str) -> str:
-        """Give a text if it can be drawn, else a code for it."""
-        if not text or self.lettering.font_for(text, TEXT_PX) is not None:
-            return text
-        return self.codes.of(text, prefix)
+    def label(self, text: str, prefix: str, room: tuple[int, int] | None = None) -> str:
+        """Give a text if it can be drawn, and within a room if there is one, else a code for it."""
+        if not text or self.lettering.font_for(text, TEXT_PX) is None:
+            return text and self.codes.of(text, prefix)
+        least = _NAMES[-1:]
+        if room is not None and is_cut(fitted(text, self.lettering, room, least)[1], text):
+            return self.codes.of(text, prefix)
+        return text
 
 
 def drawable(text: str, lettering: Lettering) -> str:
     """Keep of a text what there are letters for, and say that the rest is elsewhere."""
+    if lettering.font_for(text, TEXT_PX) is not None:
+        return text
     kept = "".join(letter if lettering.font_for(letter, TEXT_PX) else " " for letter in text)
     return f"{' '.join(kept.split())} (whole in the legend beside this file)".strip()
 
@@ -238,29 +261,35 @@ class _Pen:
         self.sheet, self._lettering = sheet, lettering
         self._draw = ImageDraw.Draw(sheet)
 
-    def line(self, at: tuple[int, int], text: str, size_px: int, ink: str, *, anchor: str = "la") -> None:
-        """Write one line."""
-        if text:
-            self._draw.text(at, text, fill=ink, font=self._font(text, size_px), anchor=anchor)
+    def height(self, text: str, size_px: int, width: int, n_lines: int) -> int:
+        """Say how high a block will be."""
+        return len(wrapped(text, self._font(text, size_px), width, n_lines)) * line_px(size_px)
 
-    def block(  # noqa: PLR0917 - where, what, how large, and within what
+    def block(self, at: tuple[int, int], text: str, size_px: int, ink: str, width: int, n_lines: int) -> int:  # noqa: PLR0917 - where, what, how large, and within what
+        """Write lines that fit a width; gives their height."""
+        return self.fitted(at, text, (size_px,), ink, (width, n_lines * line_px(size_px)))
+
+    def fitted(
         self,
         at: tuple[int, int],
         text: str,
-        size_px: int,
+        sizes_px: Sequence[int],
         ink: str,
-        width: int,
-        n_lines: int,
+        room: tuple[int, int],
         *,
         is_centred: bool = False,
+        is_right: bool = False,
         is_above: bool = False,
     ) -> int:
-        """Write lines that fit a width; gives their height."""
-        font = self._font(text, size_px)
-        lines = wrapped(text, font, width, n_lines) if text else []
-        step = round(size_px * 1.3)
+        """Write a text as large as it fits a room; gives its height."""
+        if not text:
+            return 0
+        size_px, lines = fitted(text, self._lettering, room, sizes_px)
+        step, font = line_px(size_px), self._font(text, size_px)
         top = at[1] - len(lines) * step if is_above else at[1]
-        left, anchor = (at[0] + width // 2, "ma") if is_centred else (at[0], "la")
+        left, anchor = (at[0] + room[0] // 2, "ma") if is_centred else (at[0], "la")
+        if is_right:
+            left, anchor = at[0] + room[0], "ra"
         for number, line in enumerate(lines):
             self._draw.text((left, top + number * step), line, fill=ink, font=font, anchor=anchor)
         return len(lines) * step
