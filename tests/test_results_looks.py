@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from dreamo_batch.results import colours, hashes, looks, pictures
+from dreamo_batch.results.appearance import likeness
 from dreamo_batch.results.looks import Look
 from tests.pictures import encoded, noisy, opened, plain, turned
 
@@ -83,6 +84,8 @@ def test_a_mirrored_picture_is_another_one():
     assert block.delta_e[0] > 10
 
 
+NO_TRAITS = Look.of(plain()).traits
+
 # Lindbloom's values for sRGB under D65.
 PRIMARIES = {
     (255, 0, 0): (53.24, 80.09, 67.20),
@@ -121,7 +124,7 @@ def test_blocks_hold_every_pair_once(n, per_block):
     """However small the blocks are, each two pictures are compared once, with what they are by themselves."""
     draw = np.random.default_rng(n)
     made = [
-        Look(int(draw.integers(0, 2**63)), draw.uniform(-100, 100, (3, 256)).astype(np.float32))
+        Look(int(draw.integers(0, 2**63)), draw.uniform(-100, 100, (3, 256)).astype(np.float32), NO_TRAITS)
         for _ in range(n)
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -145,6 +148,7 @@ def test_a_look_is_read_as_it_was_written():
     look = Look.of(scene())
     again = Look.from_bytes(look.to_bytes())
     assert again.bits == look.bits
+    assert likeness(look.traits, again.traits) > 0.999
     assert next(looks.distances([look, again])).delta_e[0] < 0.05
 
 

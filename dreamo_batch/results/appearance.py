@@ -15,7 +15,7 @@ Examples
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -26,17 +26,52 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SIDE_PX: Final = 64
+N_LEVELS: Final = 128
 _FADE: Final = 25.0  # Delta E at which likeness of colour has fallen to 1/e
 _N_CELLS: Final = 4
 _N_DIRECTIONS: Final = 8
 _FAINT: Final = 1.0  # L* from one pixel to the next but one: below is noise of compression
+N_EDGES: Final = _N_CELLS**2 * _N_DIRECTIONS
+
+
+class Traits(NamedTuple):
+    """What the scores compare: sorted levels of L*, a* and b* (3 x 128), and the histogram of edges (128)."""
+
+    levels: NDArray[np.float32]
+    edges: NDArray[np.float32]
+
+
+def traits(picture: Image.Image) -> Traits:
+    """Return the traits of a picture of mode RGB."""
+    lab = thumbnail(picture, _SIDE_PX)
+    levels = np.sort(lab.reshape(-1, 3), axis=0).reshape(N_LEVELS, -1, 3).mean(axis=1).T
+    return Traits(np.ascontiguousarray(levels), _edges(lab[..., 0]).astype(np.float32))
+
+
+def colour_likeness(one: Traits, other: Traits) -> float:
+    """Score the levels of two pictures, 0 to 1."""
+    distances = np.abs(one.levels - other.levels).mean(axis=1)
+    return math.exp(-float(np.linalg.norm(distances) / _FADE))
+
+
+def shape_likeness(one: Traits, other: Traits) -> float:
+    """Score the edges of two pictures, 0 to 1."""
+    lengths = float(np.linalg.norm(one.edges)), float(np.linalg.norm(other.edges))
+    if not all(lengths):
+        return float(not any(lengths))
+    return min(1.0, float(one.edges @ other.edges) / (lengths[0] * lengths[1]))
+
+
+def likeness(one: Traits, other: Traits) -> float:
+    """Score colour and shape; the mean of the two."""
+    return (colour_likeness(one, other) + shape_likeness(one, other)) / 2
 
 
 def colour(reference: Image.Image, output: Image.Image) -> float:
     """Compare which colours there are and how much of each, wherever they are.
 
-    The levels of L*, a* and b* are sorted and compared (the Wasserstein distance of each), and the length of the three,
-    in units of Delta E, fades as exp(-distance / 25).
+    The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
+    length of the three, in units of Delta E, fades as exp(-distance / 25).
 
     Parameters
     ----------
@@ -54,11 +89,7 @@ def colour(reference: Image.Image, output: Image.Image) -> float:
     >>> round(colour(Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")), 3)
     0.018
     """
-    one, other = (
-        np.sort(thumbnail(picture, _SIDE_PX).reshape(-1, 3), axis=0) for picture in (reference, output)
-    )
-    distances = np.abs(one - other).mean(axis=0)
-    return math.exp(-float(np.linalg.norm(distances) / _FADE))
+    return colour_likeness(traits(reference), traits(output))
 
 
 def shape(reference: Image.Image, output: Image.Image) -> float:
@@ -84,11 +115,7 @@ def shape(reference: Image.Image, output: Image.Image) -> float:
     >>> shape(across, across.rotate(90)) < 0.01
     True
     """
-    one, other = (_edges(thumbnail(picture, _SIDE_PX)[..., 0]) for picture in (reference, output))
-    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
-    if not all(lengths):
-        return float(not any(lengths))
-    return min(1.0, float(one @ other) / (lengths[0] * lengths[1]))
+    return shape_likeness(traits(reference), traits(output))
 
 
 def appearance(reference: Image.Image, output: Image.Image) -> float:
@@ -110,7 +137,7 @@ def appearance(reference: Image.Image, output: Image.Image) -> float:
     >>> round(appearance(Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")), 3)
     0.509
     """
-    return (colour(reference, output) + shape(reference, output)) / 2
+    return likeness(traits(reference), traits(output))
 
 
 def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from dreamo_batch.results import colours, hashes, pictures
+from dreamo_batch.results import appearance, colours, hashes, pictures
 from dreamo_batch.results.looking import each
 from dreamo_batch.results.metric_cache import Cache, Key, Value
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Changed whenever the same picture would look otherwise.
 _METRIC: Final = "look"
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 _SIDE_PX: Final = 256  # a JPEG is decoded at the least fraction that is no smaller
 _N_PLACES: Final = colours.SIDE_PX**2
 _BLOCK_BYTES: Final = 32 * 1024 * 1024
@@ -30,38 +30,42 @@ _BLOCK_ROWS: Final = 16
 _TILE_BYTES: Final = 256 * 1024
 _N_PAIR_BYTES: Final = 64  # of positions, distances and what is between
 _N_HASH_BYTES: Final = hashes.N_BITS // 8
+_PARTS: Final = np.cumsum([3 * _N_PLACES, 3 * appearance.N_LEVELS])
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The look of one picture: 64 bits, and L*, a* and b* of 16 x 16 places.
+    """The look of one picture: 64 bits, L*, a* and b* of 16 x 16 places, and what the built-in scores compare.
 
     Examples
     --------
     >>> from PIL import Image
-    >>> look = Look.of(Image.new("RGB", (64, 64), "red"))
-    >>> Look.from_bytes(look.to_bytes()).bits == look.bits
-    True
+    >>> Look.from_bytes(Look.of(Image.new("RGB", (8, 8), "white")).to_bytes()).lab.shape
+    (3, 256)
     """
 
     bits: int
     lab: NDArray[np.float32]
+    traits: appearance.Traits
 
     @classmethod
     def of(cls, picture: Image.Image) -> Look:
         """Look at a picture of mode RGB."""
         lab = colours.thumbnail(picture).reshape(_N_PLACES, 3)
-        return cls(hashes.perceptual_hash(picture), np.ascontiguousarray(lab.T))
+        return cls(hashes.perceptual_hash(picture), np.ascontiguousarray(lab.T), appearance.traits(picture))
 
     def to_bytes(self) -> bytes:
-        """Write it; colours lose what is below a hundredth or so of what can be seen."""
-        return self.bits.to_bytes(_N_HASH_BYTES, "big") + self.lab.astype("<f2").tobytes()
+        """Write it; numbers lose what is below a hundredth or so of what can be seen."""
+        numbers = np.concatenate([self.lab.ravel(), self.traits.levels.ravel(), self.traits.edges])
+        return self.bits.to_bytes(_N_HASH_BYTES, "big") + numbers.astype("<f2").tobytes()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Look:
         """Read what `to_bytes` wrote."""
-        lab = np.frombuffer(content[_N_HASH_BYTES:], dtype="<f2").astype(np.float32)
-        return cls(int.from_bytes(content[:_N_HASH_BYTES], "big"), lab.reshape(3, _N_PLACES))
+        numbers = np.frombuffer(content[_N_HASH_BYTES:], dtype="<f2").astype(np.float32)
+        lab, levels, edges = np.split(numbers, _PARTS)
+        made = appearance.Traits(levels.reshape(3, appearance.N_LEVELS), edges)
+        return cls(int.from_bytes(content[:_N_HASH_BYTES], "big"), lab.reshape(3, _N_PLACES), made)
 
 
 class Distances(NamedTuple):
@@ -74,7 +78,12 @@ class Distances(NamedTuple):
 
 
 def look_at(
-    subjects: Sequence[Subject | None], run_dir: Path, *, n_workers: int | None = None, progress: bool = True
+    subjects: Sequence[Subject | None],
+    run_dir: Path,
+    *,
+    what: str = "looking",
+    n_workers: int | None = None,
+    progress: bool = True,
 ) -> tuple[dict[str, Look], dict[str, str]]:
     """Look at pictures, each once.
 
@@ -84,6 +93,8 @@ def look_at(
         The pictures.
     run_dir : pathlib.Path
         Where looks are kept.
+    what : str
+        Name of the bar.
     n_workers : int, optional
         Threads.
     progress : bool
@@ -110,7 +121,7 @@ def look_at(
         else:
             wanted.append(subject)
     try:
-        for subject, seen in each(wanted, _seen, what="looking", n_workers=n_workers, progress=progress):
+        for subject, seen in each(wanted, _seen, what=what, n_workers=n_workers, progress=progress):
             if isinstance(seen, Look):
                 cache.put(_key(subject), Value(look=seen.to_bytes()))
                 looks[subject.sha256] = Look.from_bytes(seen.to_bytes())  # as it will be read next time

@@ -13,7 +13,9 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.results import pictures
 from dreamo_batch.results.looking import each
+from dreamo_batch.results.looks import look_at
 from dreamo_batch.results.metric_cache import Cache, Key, Value
+from dreamo_batch.results.metrics import BUILT_IN, COMPARED
 from dreamo_batch.results.subjects import Reference, Subject, find_subjects
 
 if TYPE_CHECKING:
@@ -126,9 +128,13 @@ def _measure(
     *,
     progress: bool,
 ) -> dict[_Pair, dict[str, _Measured]]:
+    built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
+    metrics = [metric for metric in metrics if metric not in built_in]
+    measured = _by_looks(files, run_dir, built_in, n_workers, progress=progress)
     cache = Cache(run_dir)
-    measured = {pair: _remembered(pair, metrics, cache) for pair in files}
-    wanted = [pair for pair in files if len(measured[pair]) < len(metrics)]
+    for pair in files:
+        measured[pair] |= _remembered(pair, metrics, cache)
+    wanted = [pair for pair in files if any(metric.name not in measured[pair] for metric in metrics)]
     opened = functools.lru_cache(_REFERENCES_KEPT)(_opened)
 
     def do(pair: _Pair) -> dict[str, _Measured]:
@@ -143,6 +149,33 @@ def _measure(
         cache.save()
     _warn(measured, metrics)
     return measured
+
+
+def _by_looks(
+    files: dict[_Pair, _Files],
+    run_dir: Path,
+    metrics: Sequence[Metric],
+    n_workers: int | None,
+    *,
+    progress: bool,
+) -> dict[_Pair, dict[str, _Measured]]:
+    """Measure with built-in metrics, which compare looks: a picture is decoded once, whatever is asked of it."""
+    if not metrics:
+        return {pair: {} for pair in files}
+    references = {pair.reference: of_pair.reference for pair, of_pair in files.items()}
+    subjects = [Subject(path, pair.output, None) for pair, found in files.items() for path in found.outputs]
+    subjects += [Subject(one.path, one.sha256, None) for one in references.values() if one.path is not None]
+    looks, problems = look_at(subjects, run_dir, what="measuring", n_workers=n_workers, progress=progress)
+
+    def of_pair(pair: _Pair) -> dict[str, _Measured]:
+        output, reference = looks.get(pair.output), looks.get(pair.reference)
+        if output is not None and reference is not None:
+            traits = reference.traits, output.traits
+            return {metric.name: _judged(COMPARED[metric.name](*traits)) for metric in metrics}
+        problem = problems[pair.output] if output is None else f"reference {problems[pair.reference]}"
+        return {metric.name: _Measured(None, problem, is_broken=True) for metric in metrics}
+
+    return {pair: of_pair(pair) for pair in files}
 
 
 def _remembered(pair: _Pair, metrics: Sequence[Metric], cache: Cache) -> dict[str, _Measured]:

@@ -65,10 +65,18 @@ class Metric:
 BUILT_IN: Final = {
     metric.name: metric
     for metric in (
-        Metric("appearance", appearance.appearance, "1"),
-        Metric("colour", appearance.colour, "1"),
-        Metric("shape", appearance.shape, "1"),
+        Metric("appearance", appearance.appearance, "2"),
+        Metric("colour", appearance.colour, "2"),
+        Metric("shape", appearance.shape, "2"),
     )
+}
+
+
+# What the built-in ones come to where the traits of both pictures are known already.
+COMPARED: Final = {
+    "appearance": appearance.likeness,
+    "colour": appearance.colour_likeness,
+    "shape": appearance.shape_likeness,
 }
 
 
@@ -134,7 +142,7 @@ def read_metrics(metrics: Any) -> list[Metric]:
     Examples
     --------
     >>> read_metrics("appearance")[0].version
-    '1'
+    '2'
     """
     read = [read_metric(metric) for metric in listed(metrics)]
     names = [metric.name for metric in read]
