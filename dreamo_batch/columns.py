@@ -283,6 +283,7 @@ OUTPUTS = _table(
     Column(SUBMITTED_AT, TIME, "UTC", "When the latest order was sent."),
     Column(COMPLETED_AT, TIME, "UTC", "When its end was seen."),
     Column(LATENCY_S, FLOAT, "s", "From sending to seeing the end."),
+    Column(RUN_DIR, STR, "", "Run directory, as it was given; `output_path` is found from it."),
 )
 
 PROBLEMS = _table(

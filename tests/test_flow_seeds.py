@@ -276,6 +276,7 @@ def test_a_run_is_not_disturbed(run_dir):
 def test_results_of_unknown_origin_and_other_tables_are_refused(run_dir):
     """The pictures have to be found, and a table has to have some."""
     done = dreamo.load(run_dir)
+    done = done.drop(columns="run_dir")
     done.attrs = {}
     for function in (dreamo.measure, dreamo.diversity, dreamo.near_duplicates, dreamo.compare_replicates):
         with pytest.raises(UsageError, match="run_dir="):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import origin
+from dreamo_batch.table.schema import user_columns
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,119 @@ def test_a_moved_directory_is_where_it_is_now(done, tmp_path):
 def test_a_table_of_unknown_origin_needs_the_directory(done):
     """A table read from elsewhere is refused until the directory is given."""
     run_dir, results = done
-    unknown = results.copy()
+    unknown = results.drop(columns="run_dir")
     unknown.attrs = {}
     with pytest.raises(UsageError, match="run_dir="):
         origin.run_dir_of(unknown)
     assert origin.run_dir_of(unknown, run_dir) == run_dir
+
+
+@pytest.fixture(scope="module")
+def two(done, tmp_path_factory):
+    """Two runs with pictures of the same names, and the directory of each."""
+    first, results = done
+    second = tmp_path_factory.mktemp("others") / "second"
+    jobs = results[["image", "prompt", "seed", "size"]].iloc[[0, 0, 1]]
+    return first, second, dreamo.run(jobs.reset_index(drop=True), second, gateway="local", progress=False)
+
+
+def found(table, run_dir=None):
+    """Say where the pictures of a table are."""
+    folders = origin.folders_of(table, run_dir)
+    return [folder / path for folder, path in zip(folders, table["output_path"], strict=True)]
+
+
+def test_several_directories_are_loaded_as_one_table(two):
+    """Each row says where it comes from, a duplicate points at its own run's row, and each directory counts once."""
+    first, second, _ = two
+    both = dreamo.load([first, second, first])
+    assert both["run_dir"].tolist() == [str(first)] * 2 + [str(second)] * 3
+    assert both.index.tolist() == list(range(5))
+    assert both["duplicate_of"].tolist() == [pd.NA, pd.NA, pd.NA, 2, pd.NA]
+    assert list(both.columns) == list(dreamo.load(first).columns)
+    assert both.dtypes.equals(dreamo.load(first).dtypes)
+    assert all(path.is_file() for path in found(both))
+    with pytest.raises(UsageError, match="Expected a run directory"):
+        dreamo.load([])
+
+
+@pytest.mark.parametrize(
+    "put_together",
+    [
+        lambda one, other: pd.concat([one, other]),
+        lambda one, other: pd.concat([one, other], ignore_index=True).sort_values("seed"),
+        lambda one, other: pd.concat([one, other], keys=["one", "other"]),
+        lambda one, _: one.merge(pd.DataFrame({"seed": [0, 1], "note": ["x", "y"]}), on="seed"),
+        lambda one, _: pd.DataFrame({"seed": [0, 1]}).merge(one, on="seed", how="left").assign(mine=1),
+        lambda one, other: pd.concat([one, other]).groupby("run_dir").head(1),
+        lambda one, other: pd.concat([one, other]).query("seed == 1").reset_index(),
+    ],
+)
+def test_pictures_are_found_after_tables_were_put_together(two, put_together):
+    """What pandas does to a table's attrs does not matter."""
+    first, _, results = two
+    table = put_together(dreamo.load(first), results)
+    assert all(path.is_file() for path in found(table))
+    seen = dreamo.gallery(table)
+    assert "file gone" not in seen.to_html()
+    assert {entry.kind for entry in seen.grid.whole().shown()} == {"picture"}
+
+
+def test_a_sheet_and_a_gallery_tell_several_runs_apart(two, tmp_path):
+    """The run directory joins the axes where the same was asked for in both, and every picture is there."""
+    first, second, _ = two
+    seen = dreamo.gallery([first, second])
+    assert seen.grid.rows.names[:2] == ("prompt", "run_dir")
+    assert dreamo.contact_sheet([first, second], tmp_path / "sheet.png", rows=..., columns=...) == 4
+    assert dreamo.contact_sheet([first, second], tmp_path / "plain.png") == 4  # each file once
+    seen.refresh()
+    assert seen.results["run_dir"].nunique() == 2
+
+
+def test_costs_of_results_put_together_tell_runs_apart(two):
+    """As those of the directories do."""
+    first, second, results = two
+    both = pd.concat([dreamo.load(first), results])
+    of_results = dreamo.costs(both, by="run_dir").set_index("run_dir")["spent"]
+    of_ledgers = dreamo.costs([first, second], by="run_dir").set_index("run_dir")["spent"]
+    assert of_results.to_dict() == of_ledgers.to_dict()
+
+
+def test_files_of_a_directory_do_not_say_where_it_is(two):
+    """So that it may be moved; who reads it adds where it is now, as it was given."""
+    first, *_ = two
+    assert pd.read_parquet(first / "results.parquet")["run_dir"].isna().all()
+
+
+def test_directories_are_named_as_they_were_given(done, tmp_path, monkeypatch):
+    """A relative name stays relative, and pictures are found after the process went elsewhere all the same."""
+    run_dir, _ = done
+    shutil.copytree(run_dir, tmp_path / "runs" / "copy")
+    monkeypatch.chdir(tmp_path)
+    results = dreamo.load("runs/copy")
+    assert results["run_dir"].tolist() == ["runs/copy"] * 2
+    monkeypatch.chdir(run_dir)
+    assert all(path.is_file() for path in found(results))
+
+
+def test_what_needs_one_directory_says_how_to_have_it(two, tmp_path):
+    """Rows of several are refused with their names rather than measured against the pictures of one."""
+    first, second, _ = two
+    with pytest.raises(UsageError, match=r"2 run directories .*first.*results\[results"):
+        dreamo.export(dreamo.load([first, second]), tmp_path / "out")
+
+
+def test_a_row_with_a_picture_and_no_directory_is_named(two):
+    """Rather than shown as gone."""
+    first, second, _ = two
+    both = dreamo.load([first, second])
+    both.loc[3, "run_dir"] = None
+    with pytest.raises(UsageError, match="the first is row 3"):
+        dreamo.gallery(both)
+
+
+def test_results_with_their_directory_are_run_again_as_they_are(two, tmp_path):
+    """The column comes back; it is none of the table's own."""
+    *_, results = two
+    assert user_columns(results) == ["image", "prompt", "seed", "size"]
+    assert user_columns(results.drop(columns="run_dir")) == ["image", "prompt", "seed", "size"]

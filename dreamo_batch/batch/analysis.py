@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch.reading import load, read_state
-from dreamo_batch.errors import UsageError
+from dreamo_batch.batch.reading import RunDir, listed, load, read_state
 from dreamo_batch.execution import checkpoint, stored
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.results import history
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from dreamo_batch.results.history import History
-
-RunDir = str | os.PathLike[str]
-"""One run directory."""
 
 
 def costs(
@@ -109,7 +105,7 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.attempts(run_dir)[["order", "stage", "cost"]].to_dict("records")[0]
     {'order': 1, 'stage': 'completed', 'cost': '0.004251183'}
     """
-    return list_attempts(_read_directories(_listed(run_dir)))
+    return list_attempts(_read_directories(listed(run_dir)))
 
 
 def latency(
@@ -216,7 +212,7 @@ def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     >>> dreamo.pace(run_dir)["advice"]
     '2 orders ended; at least 8 are needed to say anything.'
     """
-    return measure_pace(_read_directories(_listed(source)))
+    return measure_pace(_read_directories(listed(source)))
 
 
 def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
@@ -269,25 +265,12 @@ def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
     return (
         history.from_results(source)
         if isinstance(source, pd.DataFrame)
-        else _read_directories(_listed(source))
+        else _read_directories(listed(source))
     )
 
 
-def _listed(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
-    if isinstance(source, str | os.PathLike):
-        return [source]
-    try:
-        listed = list(source)
-    except TypeError:
-        listed = []
-    if not listed or not all(isinstance(path, str | os.PathLike) for path in listed):
-        raise UsageError(f"Expected a run directory, or several, or results; got {type(source).__name__}.")
-    return listed
-
-
 def _read_directories(run_dirs: list[RunDir]) -> History:
-    by_path = {RunDirectory(run_dir).path.resolve(): os.fspath(run_dir) for run_dir in reversed(run_dirs)}
-    return history.joined({name: _read_directory(name) for name in reversed(by_path.values())})
+    return history.joined({os.fspath(run_dir): _read_directory(run_dir) for run_dir in run_dirs})
 
 
 def _read_directory(run_dir: RunDir) -> History:

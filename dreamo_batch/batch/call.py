@@ -194,7 +194,7 @@ class Call:
             self.directory.update_manifest(reconciliation=self.reconciliation)
         except OSError as error:
             self.runner.coordinator.storage_failed(error)
-        self.results = origin.mark(results, self.directory.path)  # last: other threads look for it
+        self.results = origin.mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, stopped: RunStopped) -> None:
         """Leave the table in the directory, though nothing was ordered, and say how it stands."""
@@ -202,7 +202,7 @@ class Call:
         self._remember(self.task.options.cap(manifest.max_cost if manifest else None))
         stopped.run_dir = self.directory.path
         results = results_of(self.task.user, self.task.prepared, self.session.ledger.state)
-        stopped.results = origin.mark(results, self.directory.path)
+        stopped.results = origin.mark(results, self.directory)
 
     def let_go(self) -> None:
         """Close the ledger again; creates that a predecessor sent are still waited for."""

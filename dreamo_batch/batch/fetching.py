@@ -16,7 +16,7 @@ from dreamo_batch.execution import checkpoint, runner, stored
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
-from dreamo_batch.results import frame, origin
+from dreamo_batch.results import frame, history, origin
 from dreamo_batch.table.schema import user_columns
 
 if TYPE_CHECKING:
@@ -73,11 +73,7 @@ def download(
     ([True, True], [False])
     """
     rows = results if isinstance(results, pd.DataFrame) else load(results)
-    absent = [name for name in columns.OUTPUTS if name not in rows.columns]
-    if absent:
-        raise UsageError(
-            f"These are no results: column {absent[0]!r} is missing. Take them from run() or load()."
-        )
+    history.refuse_other_tables(rows)
     directory = RunDirectory(origin.run_dir_of(rows, run_dir))
     at_work = runner.live(directory.path)
     if at_work is not None and not at_work.is_resting.is_set():
@@ -102,4 +98,4 @@ def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
         checkpoint.to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique())
     )
     fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), orders)
-    return origin.mark(fresh, directory.path)
+    return origin.mark(fresh, directory)

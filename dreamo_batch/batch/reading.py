@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import DirectoryError
+from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.execution import checkpoint, journal, ledger, outcomes, stored
 from dreamo_batch.execution.budget import money
 from dreamo_batch.execution.directory import RunDirectory
@@ -17,27 +18,35 @@ from dreamo_batch.execution.state import Stage, State
 from dreamo_batch.results import frame, origin, summary
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Iterable
     from decimal import Decimal
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 
-def load(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the results of a run directory, at any time, from any process, also while it is worked on.
+RunDir = str | os.PathLike[str]
+"""One run directory."""
+
+
+def load(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """Read the results of one run directory or several, at any time, from any process, also while they are worked on.
 
     Parameters
     ----------
-    run_dir : path-like
-        The run directory.
+    run_dir : path-like, or iterable of path-like
+        The run directory, or several.
 
     Returns
     -------
     pandas.DataFrame
-        The table of the last call with the columns of `dreamo_batch.columns.OUTPUTS`, as from `run`.
+        The table of the last call with the columns of `dreamo_batch.columns.OUTPUTS`, as from `run`; of several
+        directories one table behind the other, told apart by the column `run_dir`.
 
     Raises
     ------
+    UsageError
+        If it is no path.
     DirectoryError
         If it is not a run directory, or can't be read.
 
@@ -48,10 +57,41 @@ def load(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     ...
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
+    return origin.stacked([_load(one) for one in listed(run_dir)])
+
+
+def listed(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
+    """Give one run directory or several as a list, each once.
+
+    Raises
+    ------
+    UsageError
+        If it is no path.
+
+    Examples
+    --------
+    >>> listed(["runs/first", "runs/second", "runs/../runs/first"])
+    ['runs/first', 'runs/second']
+    """
+    if isinstance(source, str | os.PathLike):
+        return [source]
+    try:
+        several = list(source)
+    except TypeError:
+        several = []
+    if not several or not all(isinstance(path, str | os.PathLike) for path in several):
+        raise UsageError(f"Expected a run directory, or several, or results; got {type(source).__name__}.")
+    by_place: dict[Path, RunDir] = {}
+    for path in several:
+        by_place.setdefault(RunDirectory(path).path.resolve(), path)
+    return list(by_place.values())
+
+
+def _load(run_dir: RunDir) -> pd.DataFrame:
     directory = existing(run_dir)
     try:
         finished = _finished(directory) if is_finished(directory) else None
-        return origin.mark(composed(directory) if finished is None else finished, directory.path)
+        return origin.mark(composed(directory) if finished is None else finished, directory)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
@@ -161,7 +201,9 @@ def _finished(directory: RunDirectory) -> pd.DataFrame | None:
     except DirectoryError as error:
         logger.warning("%s", error)
         return None
-    return results.astype(frame.output_dtypes())
+    own = [name for name in results.columns if name not in columns.OUTPUTS]
+    # A directory of an older version lacks what came back only later.
+    return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(frame.output_dtypes())
 
 
 def composed(directory: RunDirectory) -> pd.DataFrame:

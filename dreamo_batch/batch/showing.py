@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch.batch.reading import load
+from dreamo_batch.batch.reading import RunDir, listed, load
 from dreamo_batch.results import sheet
 from dreamo_batch.results.gallery import PAGE_COLUMNS, PAGE_ROWS, Gallery, make_gallery
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dreamo_batch.results.axes import Names
 
 
 def gallery(
-    source: pd.DataFrame | str | os.PathLike[str],
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
     rows: Names = ...,
     columns: Names = ...,
     *,
@@ -36,8 +36,9 @@ def gallery(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
-        Results, or rows of them; or a run directory, whose results are loaded.
+    source : pandas.DataFrame, path-like or iterable of path-like
+        Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
+        loaded.
     rows, columns : str, sequence of str, or None, optional
         Columns of the results that the lines down and across stand for; several are nested. Default: prompts down and
         seeds across, joined by every column that tells apart what would else share a cell (picture, size, rephraser,
@@ -81,21 +82,24 @@ def gallery(
     >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
-    is_table = isinstance(source, pd.DataFrame)
+    again = None
+    if not isinstance(source, pd.DataFrame):
+        again = functools.partial(load, listed(source))
+        source = again()
     return make_gallery(
-        source if is_table else load(source),
+        source,
         rows,
         columns,
         run_dir=run_dir,
         page_rows=page_rows,
         page_columns=page_columns,
         title=title,
-        reload=None if is_table else functools.partial(load, source),
+        reload=again,
     )
 
 
 def contact_sheet(
-    source: pd.DataFrame | str | os.PathLike[str],
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
     path: str | os.PathLike[str],
     *,
     run_dir: str | os.PathLike[str] | None = None,
@@ -111,8 +115,9 @@ def contact_sheet(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
-        Results, or rows of them; or a run directory, whose results are loaded.
+    source : pandas.DataFrame, path-like or iterable of path-like
+        Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
+        loaded.
     path : path-like
         The PNG, JPEG or PDF to write, by its ending; replaced atomically. What takes several pages becomes one
         PDF, or ``sheet.png``, ``sheet-2.png``, ...

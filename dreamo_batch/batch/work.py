@@ -252,7 +252,7 @@ class Work:
             return call.results.copy()
         reply = call.runner.ask(lambda coordinator: coordinator.ledger.state.copy())
         state: State = call.session.ledger.state if reply.cancelled() else reply.result()
-        return origin.mark(results_of(call.task.user, call.task.prepared, state), self.directory.path)
+        return origin.mark(results_of(call.task.user, call.task.prepared, state), self.directory)
 
     @property
     def is_taken_over(self) -> bool:

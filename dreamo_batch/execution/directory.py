@@ -79,6 +79,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.given = os.fspath(path)
         self.path = Path(path).expanduser().absolute()
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None

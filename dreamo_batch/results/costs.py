@@ -145,9 +145,8 @@ def _saved(history: History, groups: Groups) -> pd.Series:
     keys = [columns.JOB_ID] if columns.RUN_DIR not in orders else [columns.RUN_DIR, columns.JOB_ID]
     usable = orders.loc[is_usable(orders), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
     is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
-    prices = (
-        rows[is_saved].rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
-    )
+    told = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
+    prices = told.rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
     prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
     numbers = groups.of_rows[is_saved]
     is_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups) > 0

@@ -189,6 +189,8 @@ def reader(results: pd.DataFrame, telling: Sequence[Any], *, on_axes: Sequence[A
         Columns that the axes tell already.
     """
     own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
+    if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
+        own.append(columns.RUN_DIR)
     named = [name for name in _ASKED if name in own]
     others = [name for name in own if name not in named]
     return Reader(

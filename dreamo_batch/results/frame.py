@@ -62,6 +62,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd
     outcome[columns.JOB_ID] = rows[columns.JOB_ID].to_numpy()
     outcome[columns.DUPLICATE_OF] = rows[columns.DUPLICATE_OF].array
     outcome[columns.SEED_SENT] = rows[columns.SEED_SENT].array
+    outcome[columns.RUN_DIR] = None  # a directory may be moved; who reads it says where it is
     outcome[columns.COST_USD] = pd.to_numeric(outcome[columns.COST])
     outcome = outcome[list(columns.OUTPUTS)].astype(output_dtypes())
     outcome.index = user.index

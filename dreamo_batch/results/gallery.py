@@ -13,7 +13,7 @@ from dreamo_batch.results.gallery_content import content_of
 from dreamo_batch.results.gallery_widget import GalleryWidget, is_possible
 from dreamo_batch.results.grid import lay_out, refuse_other_tables
 from dreamo_batch.results.grid_html import IN_CELL_MAX, UNFOLDED_MAX, Pictures, grid_html
-from dreamo_batch.results.origin import run_dir_of
+from dreamo_batch.results.origin import folders_of, run_dir_of
 from dreamo_batch.results.references import References, beside
 from dreamo_batch.results.thumbnails import BYTES_MAX, Thumbnails, is_there
 
@@ -58,7 +58,7 @@ class Gallery:
     def __init__(
         self,
         grid: Grid,
-        run_dir: Path,
+        run_dir: str | os.PathLike[str] | None,
         *,
         page_size: tuple[int, int],
         title: str = "",
@@ -69,11 +69,11 @@ class Gallery:
         self._page_size = page_size
         self._number = 1
         self._thumbnails = thumbnails or _thumbnails
-        self._references = References(grid.results, run_dir)
+        self._run_dir = run_dir
+        self._find()
         self._reload = reload
         self._chosen: list[int] = []
         self._widget: GalleryWidget | None = None
-        self.run_dir = run_dir
         self.title = title
         self.grid = self._whole.page(1, *page_size)
 
@@ -81,6 +81,11 @@ class Gallery:
     def results(self) -> pd.DataFrame:
         """The results that it shows."""
         return self._whole.results
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory, of the first row where there are several."""
+        return self._folders[0] if self._folders else run_dir_of(self.results, self._run_dir)
 
     @property
     def n_pages(self) -> int:
@@ -170,7 +175,7 @@ class Gallery:
                 "only a gallery that was made from a run directory can be read anew: gallery(run_dir)."
             )
         self._whole = self._reload()
-        self._references = References(self._whole.results, self.run_dir)
+        self._find()
         self._chosen = [position for position in self._chosen if position < len(self.results)]
         return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
 
@@ -252,7 +257,18 @@ class Gallery:
 
     def path_of(self, entry: Entry) -> Path:
         """Say where a picture is."""
-        return self.run_dir / (entry.path or "")
+        return self._folder_of(entry) / (entry.path or "")
+
+    def _find(self) -> None:
+        """Find where the pictures of the rows are, and their references."""
+        self._folders = folders_of(self.results, self._run_dir)
+        self._references = References(self.results, self._folders)
+
+    def _folder_of(self, entry: Entry) -> Path:
+        return self._folders[entry.position]
+
+    def _names(self) -> str:
+        return ", ".join(dict.fromkeys(folder.name for folder in [self.run_dir, *self._folders]))
 
     def path_at(self, position: int) -> Path | None:
         """Say where the picture of a row is; None if it has none."""
@@ -291,11 +307,11 @@ class Gallery:
         """
         if path is None and link:
             raise UsageError("link=True: links are relative to the page, so give the path it is written to.")
-        finder = None if path is None else gallery_page.linker(Path(path), self.run_dir, is_wanted=link)
+        finder = None if path is None else gallery_page.linker(Path(path), self._folder_of, is_wanted=link)
         grid = self._whole
         pictures, where = self.pictures(grid, PAGE_BYTES_MAX, finder)
         page = gallery_page.page_html(
-            grid_html(grid, pictures, where), title=self.title or self.run_dir.name, page_size=self._page_size
+            grid_html(grid, pictures, where), title=self.title or self._names(), page_size=self._page_size
         )
         if path is None:
             return page
@@ -352,10 +368,8 @@ def make_gallery(
     def laid_out(table: pd.DataFrame) -> Grid:
         return lay_out(table, *axes.choose_axes(refuse_other_tables(table), rows, across))
 
-    grid = laid_out(results)
-    where = run_dir_of(results, run_dir)
     again = None if reload is None else lambda: laid_out(reload())
-    return Gallery(grid, where, page_size=(page_rows, page_columns), title=title, reload=again)
+    return Gallery(laid_out(results), run_dir, page_size=(page_rows, page_columns), title=title, reload=again)
 
 
 def _axis(names: Sequence[str]) -> str:

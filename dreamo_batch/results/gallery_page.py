@@ -91,31 +91,41 @@ def page_html(fragment: str, *, title: str, page_size: tuple[int, int]) -> str:
     )
 
 
-def linker(page: Path, run_dir: Path, *, is_wanted: bool | None) -> Callable[[Entry], str | None] | None:
-    """Say how the page leads to full pictures; None if it does not.
+def linker(
+    page: Path, folder_of: Callable[[Entry], Path], *, is_wanted: bool | None
+) -> Callable[[Entry], str | None]:
+    """Say how the page leads to full pictures.
 
     Parameters
     ----------
     page : pathlib.Path
         The file that the page is written to.
-    run_dir : pathlib.Path
-        Where the pictures are.
+    folder_of : callable
+        Gives the run directory of a row.
     is_wanted : bool or None
-        None: if the page stands in the run directory.
+        None: to pictures of the run directory that the page stands in.
+
+    Returns
+    -------
+    callable
+        Gives where the picture of a row is, seen from the page; None where the page does not lead there.
 
     Examples
     --------
     >>> from pathlib import Path
-    >>> linker(Path("elsewhere.html"), Path("runs/first"), is_wanted=None) is None
-    True
+    >>> from types import SimpleNamespace
+    >>> entry = SimpleNamespace(path="images/a b.png")
+    >>> linker(Path("page.html"), lambda _: Path("runs/first"), is_wanted=None)(entry)
+    >>> linker(Path("page.html"), lambda _: Path("runs/first"), is_wanted=True)(entry)
+    'runs/first/images/a%20b.png'
     """
     folder = os.path.abspath(page.parent)  # noqa: PTH100 - resolve() would follow symlinks
-    root = os.path.abspath(run_dir)  # noqa: PTH100
-    if is_wanted is False or (is_wanted is None and os.path.commonpath([folder, root]) != root):
-        return None
 
     def link(entry: Entry) -> str | None:
-        if entry.path is None:
+        if entry.path is None or is_wanted is False:
+            return None
+        root = os.path.abspath(folder_of(entry))  # noqa: PTH100
+        if is_wanted is None and os.path.commonpath([folder, root]) != root:
             return None
         return quote(os.path.relpath(os.path.join(root, entry.path), folder).replace(os.sep, "/"))  # noqa: PTH118
 

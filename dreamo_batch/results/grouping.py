@@ -89,10 +89,10 @@ def _numbered(rows: pd.DataFrame, orders: pd.DataFrame) -> Groups:
 
 def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
     """Give the name of a part of the key, its values for rows, and for orders."""
-    if name in history.rows.columns:
-        return name, history.rows[name], _of_orders(history.rows[name], history)
     if name == columns.RUN_DIR and DIRECTORY in history.rows.columns:
         return name, history.rows[DIRECTORY], history.orders[name]
+    if name in history.rows.columns:
+        return name, history.rows[name], _of_orders(history.rows[name], history)
     if name == columns.SIZE:
         values = _size(history.rows)
         return name, values, _of_orders(values, history)

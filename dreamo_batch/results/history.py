@@ -92,12 +92,17 @@ def from_results(results: pd.DataFrame) -> History:
     """
     refuse_other_tables(results)
     rows = _labelled(results)
+    if columns.RUN_DIR not in rows:
+        rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)
     is_made = (rows[columns.ATTEMPTS].fillna(0) > 0) & rows[columns.DUPLICATE_OF].isna()
     made = rows.loc[is_made, list(columns.OUTPUTS)].rename(columns=_RENAMED)
     made[columns.ATTEMPTS] = made[columns.ORDER]
     made[columns.STAGE] = made[columns.STATUS].astype(columns.STR).map(_STAGES)
     orders = made.reindex(columns=[*columns.ORDERS, columns.ATTEMPTS])
     orders = orders.astype(columns.dtypes(columns.ORDERS) | {columns.ATTEMPTS: columns.INT})
+    if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as from `joined`
+        rows = rows.assign(**{DIRECTORY: rows[columns.RUN_DIR]})
+        orders[columns.RUN_DIR] = rows.loc[is_made, columns.RUN_DIR]
     return History(rows, orders.reset_index(drop=True), np.flatnonzero(is_made.to_numpy()))
 
 
@@ -113,7 +118,7 @@ def refuse_other_tables(results: pd.DataFrame) -> None:
     --------
     >>> refuse_other_tables(pd.DataFrame(columns=list(columns.OUTPUTS)))
     """
-    absent = [name for name in columns.OUTPUTS if name not in results.columns]
+    absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
     if absent:
         raise UsageError(
             f"These are no results: there is no column {absent[0]!r}. Give the table that run or load "

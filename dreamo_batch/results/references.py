@@ -21,7 +21,7 @@ from dreamo_batch.table.schema import image_columns
 from dreamo_batch.table.sources import FILE, URL, Source, read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     from PIL import Image
@@ -64,14 +64,15 @@ class References:
     ----------
     results : pandas.DataFrame
         Results.
-    run_dir : pathlib.Path
-        Their run directory; it need not be there.
+    folders : sequence of pathlib.Path
+        The run directory of each row; it need not be there.
     """
 
-    def __init__(self, results: pd.DataFrame, run_dir: Path) -> None:
+    def __init__(self, results: pd.DataFrame, folders: Sequence[Path]) -> None:
         self._cells = [results[name].to_numpy(dtype=object) for name in image_columns(results)]
         self._jobs = results[columns.JOB_ID].to_numpy(dtype=object) if columns.JOB_ID in results else None
-        self._recorded = _recorded(run_dir)
+        self._folders = folders
+        self._recorded = {folder: _recorded(folder) for folder in dict.fromkeys(folders)}
         self._read: dict[str, Reference] = {}
 
     def of_rows(self, positions: Iterable[int]) -> tuple[Reference, ...]:
@@ -84,7 +85,8 @@ class References:
         cells = (given[position] for given in self._cells)
         cell = next((cell for cell in cells if not is_missing(cell)), None)
         job_id = None if self._jobs is None else self._jobs[position]
-        record = None if is_missing(job_id) else self._recorded.get(str(job_id))
+        recorded = self._recorded[self._folders[position]]
+        record = None if is_missing(job_id) else recorded.get(str(job_id))
         key = record[0] if record else key_of(cell)
         if key is None:
             return None

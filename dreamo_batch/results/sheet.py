@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dreamo_batch import columns as names
@@ -17,15 +18,13 @@ from dreamo_batch.results.entries import GONE
 from dreamo_batch.results.grid import lay_out, refuse_other_tables
 from dreamo_batch.results.grid_html import WORDS
 from dreamo_batch.results.lettering import Lettering, wrapped
-from dreamo_batch.results.origin import run_dir_of
+from dreamo_batch.results.origin import folders_of
 from dreamo_batch.results.texts import label_of
 from dreamo_batch.results.thumbnails import shown
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
-
-    import pandas as pd
 
     from dreamo_batch.results.axes import Names
 
@@ -66,7 +65,7 @@ def contact_sheet(
     >>> contact_sheet(pd.DataFrame({"prompt": [], "seed_sent": [], "output_path": []}), "none.png", run_dir="runs/none")
     0
     """
-    target, folder, letters = Path(path), run_dir_of(results, run_dir), Lettering(font)
+    target, folders, letters = Path(path), folders_of(results, run_dir), Lettering(font)
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:
         raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
@@ -76,12 +75,12 @@ def contact_sheet(
             lay_out(results, *chosen, is_spread=True),
             target,
             kind,
-            run_dir=folder,
+            folders=folders,
             title=title,
             paper=paper,
             letters=letters,
         )
-    sheet = _Sheet(results, folder, labels, letters, n_across)
+    sheet = _Sheet(results, folders, labels, letters, n_across)
     if sheet.has_pictures():
         sheet_files.write_pages(sheet.pages(), target, kind)
     return sheet.n_drawn
@@ -104,12 +103,19 @@ class _Sheet:
     """Pictures one after the other, a page at a time, and what has none said below the last of them."""
 
     def __init__(
-        self, results: pd.DataFrame, folder: Path, labels: Sequence[str], letters: Lettering, n_across: int
+        self,
+        results: pd.DataFrame,
+        folders: Sequence[Path],
+        labels: Sequence[str],
+        letters: Lettering,
+        n_across: int,
     ) -> None:
         is_saved = results[names.OUTPUT_PATH].notna()
-        self._rows = results[is_saved].drop_duplicates(names.OUTPUT_PATH).to_dict("records")
+        placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
+        saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
+        self._rows = saved.to_dict("records")
         self._without = _told_without(results[~is_saved])
-        self._folder, self._labels, self._letters = folder, labels, letters
+        self._labels, self._letters = labels, letters
         self._n_across = min(n_across, max(1, len(self._rows)))
         self.n_drawn = 0
 
@@ -128,7 +134,7 @@ class _Sheet:
             yield self._page(cells, foot)
 
     def _path(self, row: dict[Any, Any]) -> Path:
-        return self._folder / str(row[names.OUTPUT_PATH])
+        return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
 
     def _cell(self, row: dict[Any, Any]) -> _Cell:
         small = shown(self._path(row), _CELL_PX)

@@ -14,7 +14,7 @@ from dreamo_batch.results.sheet_layout import DPI, GAP, REFERENCE, plan_layout
 from dreamo_batch.results.sheet_pages import CAPTION_GAP, SMALL, Drawing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -31,10 +31,10 @@ _NO_TITLE_PX: Final = 50
 
 
 def write_grid(
-    grid: Grid, path: Path, kind: str, *, run_dir: Path, title: str, paper: str, letters: Lettering
+    grid: Grid, path: Path, kind: str, *, folders: Sequence[Path], title: str, paper: str, letters: Lettering
 ) -> int:
     """Write a grid of pictures; gives how many pictures are on it."""
-    where = beside(grid, References(grid.results, run_dir))
+    where = beside(grid, References(grid.results, folders))
     plan = functools.partial(
         plan_layout,
         *grid.shape,
@@ -45,7 +45,12 @@ def write_grid(
     )
     layout = plan(caption=_caption(grid, letters, plan().cell_width))
     drawing = Drawing(
-        layout, letters, where, lambda entry: run_dir / (entry.path or ""), title, is_cut=kind != _PDF
+        layout,
+        letters,
+        where,
+        lambda entry: folders[entry.position] / (entry.path or ""),
+        title,
+        is_cut=kind != _PDF,
     )
     n_pages = grid.page(1, layout.n_rows, layout.n_columns).n_pages
     pages = (

@@ -66,7 +66,7 @@ class Drawing:
     title: str
     is_cut: bool = True
     codes: Codes = field(default_factory=Codes)
-    drawn: set[str] = field(default_factory=set)
+    drawn: set[Path] = field(default_factory=set)
 
     def page(self, grid: Grid, number: int, n_pages: int) -> Image.Image:
         """Draw one page; a picture is cut below its last line, paper is not."""
@@ -179,7 +179,7 @@ class Drawing:
             small = ImageOps.contain(small, (width, height), Image.Resampling.LANCZOS)
             place = corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2
             pen.sheet.paste(small, place)
-            self.drawn.add(entry.path or "")
+            self.drawn.add(self.path_of(entry))
         room = width, self.layout.caption - CAPTION_GAP
         pen.fitted(
             (corner[0], corner[1] + height + CAPTION_GAP),

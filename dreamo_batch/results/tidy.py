@@ -48,7 +48,9 @@ def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
     TableError
         If a level of the index is named like a column.
     """
-    table = with_index_as_columns(results)
+    table = with_index_as_columns(results).drop(
+        columns=columns.RUN_DIR, errors="ignore"
+    )  # it is not given away
     jobs = decided.reindex(table[columns.JOB_ID])
     for name in _ORDERED:
         ordered = jobs[name].astype(columns.INPUTS[name].dtype).set_axis(table.index)

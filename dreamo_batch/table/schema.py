@@ -68,7 +68,7 @@ def is_result(table: pd.DataFrame) -> bool:
     >>> is_result(pd.DataFrame(columns=list(columns.OUTPUTS)))
     True
     """
-    return set(columns.OUTPUTS) <= set(table.columns)
+    return set(columns.OUTPUTS) - {columns.RUN_DIR} <= set(table.columns)  # which tables of old versions lack
 
 
 def user_columns(table: pd.DataFrame) -> list[Any]:
