@@ -117,3 +117,12 @@ def test_workers_may_build_at_once(tmp_path, monkeypatch):
         thread.join()
     assert [len(request.image_base64) for request in requests] == [4000] * 4
     assert payloads.n_cached_bytes == 4000
+
+
+def test_an_expired_link_is_not_sent():
+    """The service could not fetch the picture, and might bill the attempt."""
+    link = "https://b.s3.amazonaws.com/a.png?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0"
+    image = ImageSource("url", link, "0", link, "0")
+    assert Payloads(wall=lambda: 1577836859.0).request(job(image=image)).image_url == link
+    with pytest.raises(ImageGone, match="expired"):
+        Payloads(wall=lambda: 1577836860.0).request(job(image=image))

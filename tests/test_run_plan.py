@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dreamo_batch import columns
-from dreamo_batch.execution import plan
+from dreamo_batch.execution import plan, stored
 from dreamo_batch.execution.plan import Options, decide
 from dreamo_batch.execution.state import Order, Stage, State
 from dreamo_batch.table.jobs import prepare
@@ -182,3 +182,43 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
     assert kept.rephrased == frozenset()
     assert plan.warnings_of(kept, [(job_id, 1) for job_id in kept.jobs]) == ()
+
+
+URL = "https://b.s3.amazonaws.com/a/fox.png"
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"prompt": "a fox\n"}, "the line ends of its prompt"),
+        ({"prompt": "a  fox"}, "the white space of its prompt"),
+        ({"prompt": "a fox\u200b"}, "the invisible characters of its prompt"),
+        ({"image": f"{URL}?token=2"}, "the query of its link"),
+        ({"image": URL.replace("/a/", "/b/../a//")}, "the spelling of its link"),
+        (
+            {"prompt": " a fox", "image": f"{URL}?token=2"},
+            "the white space of its prompt and the query of its link",
+        ),
+        ({"prompt": "a fax"}, None),
+        ({"seed": 8}, None),
+        ({"width": 1000}, None),
+        ({"image": URL.replace("fox", "cat")}, None),
+    ],
+)
+@pytest.mark.parametrize("seed", [7, None])
+def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, what, seed):
+    """What can't be seen is named before it is paid for twice; a drawn seed follows from all the rest."""
+    table = pd.DataFrame({"image": [URL], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
+    bought = prepare(table, entropy="e")
+    stored.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
+    state = State([Order(one, 1, Stage.COMPLETED) for one in bought.jobs])
+    now = prepare(table.assign(**changed), entropy="e")
+    nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
+    assert list(nearly.values()) == (
+        [] if what is None else [f"nearly equals a bought row; differs only in {what}"]
+    )
+    assert plan.nearly_bought(now, State(), tmp_path / "jobs.parquet") == {}
+    assert plan.nearly_bought(now, state, None) == {}
+    frame = plan.table(now, table.index, state, Options(), run_dir=None, unit_cost=None, nearly=nearly)
+    assert (what or "not ordered yet") in frame["reason"].iloc[0]
+    assert len(plan.nearly_bought_warnings(frame["reason"])) == (what is not None)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.service import parameters
-from dreamo_batch.table import inputs, loading, pictures
+from dreamo_batch.table import inputs, links, loading, pictures
 from dreamo_batch.table.images import Check, ImageSource, check
 from dreamo_batch.table.inputs import Inputs
 from dreamo_batch.table.jobs import prepare
@@ -566,3 +566,110 @@ def test_known_pictures_do_not_hide_what_is_there_now(tmp_path):
     table = pd.DataFrame({"image": [path], "prompt": "a"})
     rows = prepare(table, entropy="e", known_images={str(path): old}).rows
     assert rows["image_digest"][0] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+SIGNED = {
+    "AWS v4": "https://b.s3.eu-central-1.amazonaws.com/fox.png?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=K%2F1"
+    "&X-Amz-Date=20200101T00000{n}Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature={n}a&x-id=GetObject",
+    "AWS v2": "https://b.s3.amazonaws.com/fox.png?AWSAccessKeyId=K{n}&Expires=157783686{n}&Signature={n}",
+    "Google v4": "https://storage.googleapis.com/b/fox.png?X-Goog-Algorithm=A&X-Goog-Date=20200101T00000{n}Z"
+    "&X-Goog-Expires=60&X-Goog-Signature={n}",
+    "Google v2": "https://storage.googleapis.com/b/fox.png?GoogleAccessId=a%40b&Expires=157783686{n}&Signature={n}",
+    "Azure": "https://a.blob.core.windows.net/c/fox.png?sv=2024-11-04&st=2020-01-01&se=2020-01-01T00%3A01%3A0{n}Z&sr=b"
+    "&sp=r&sig={n}%3D",
+    "CloudFront": "https://d1.cloudfront.net/fox.png?Expires=157783686{n}&Signature={n}__&Key-Pair-Id=K",
+    "Discord": "https://cdn.discordapp.com/attachments/1/2/fox.png?ex=5e0be23{hex}&is=5e0a90b0&hm=0{n}&",
+    "OSS": "https://b.oss-cn-hangzhou.aliyuncs.com/fox.png?OSSAccessKeyId=K&Expires=157783686{n}&Signature={n}",
+    "TOS": "https://b.tos-cn-beijing.volces.com/fox.png?X-Tos-Algorithm=A&X-Tos-Credential=K&X-Tos-Date=20200101T00000{n}Z"
+    "&X-Tos-Expires=60&X-Tos-SignedHeaders=host&X-Tos-Signature={n}",
+    "COS": "https://b.cos.ap-guangzhou.myqcloud.com/fox.png?q-sign-algorithm=sha1&q-ak=K&q-sign-time=1577836800;157783686{n}"
+    "&q-key-time=1;2&q-header-list=&q-url-param-list=&q-signature={n}",
+}
+
+
+@pytest.mark.parametrize("scheme", SIGNED)
+def test_links_signed_again_are_the_same_picture(scheme):
+    """The signature says who may read until when, not which picture it is; the rest of the query does."""
+    first, second = (SIGNED[scheme].format(n=n, hex="cd"[n - 1]) for n in (1, 2))
+    assert links.canonical(first) == links.canonical(second) == first.partition("?")[0]
+    other = first.replace("?", "?versionId=2&")
+    assert links.canonical(other) == first.partition("?")[0] + "?versionId=2"
+    assert links.expires_at(first) == pytest.approx(1577836861)
+
+
+def test_a_cloudfront_policy_says_its_end():
+    """A custom policy is JSON in an alphabet of its own."""
+    policy = b'{"Statement":[{"Condition":{"DateLessThan":{"AWS:EpochTime":1577836861}}}]}'
+    packed = base64.b64encode(policy).decode().translate(str.maketrans("+=/", "-_~"))
+    link = f"https://d1.cloudfront.net/fox.png?Policy={packed}&Signature=1&Key-Pair-Id=K"
+    assert links.expires_at(link) == 1577836861
+    assert links.canonical(link) == "https://d1.cloudfront.net/fox.png"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://h.example/fox.png#1", "https://h.example/fox.png"),
+        ("HTTPS://H.Example:443/fox.png", "https://h.example/fox.png"),
+        ("https://h.example/%7efox%2f.png", "https://h.example/~fox%2F.png"),
+        ("https://h.example/caf\u00e9.png?q=\u00e9", "https://h.example/caf%C3%A9.png?q=%c3%a9"),
+        ("https://b\u00fccher.example/a.png", "https://xn--bcher-kva.example/a.png"),
+        ("https://h.example", "https://h.example/"),
+    ],
+)
+def test_the_spelling_of_a_link_does_not_count(one, other):
+    """Fragment, case of the host, default port, escapes of the same characters."""
+    assert links.canonical(one) == links.canonical(other)
+    jobs = prepare(pd.DataFrame({"image": [one, other], "prompt": "a", "seed": 1}), entropy="e").jobs
+    assert [job.image.sent_location for job in jobs.values()] == [one]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://h.example/fox.png?id=1", "https://h.example/fox.png?id=2"),
+        ("https://h.example/fox.png?Signature=1", "https://h.example/fox.png?Signature=2"),
+        ("https://h.example/Fox.png", "https://h.example/fox.png"),
+        ("https://h.example/a%2Fb.png", "https://h.example/a/b.png"),
+        ("https://h.example:8443/fox.png", "https://h.example/fox.png"),
+        (
+            "https://b.example/f.png?x-oss-process=resize,w_1&x-oss-signature=1",
+            "https://b.example/f.png?x-oss-signature=1",
+        ),
+    ],
+)
+def test_what_may_lead_to_another_picture_counts(one, other):
+    """Only parameters of a whole signature are left out."""
+    assert links.canonical(one) != links.canonical(other)
+
+
+def test_an_expired_link_is_an_error():
+    """Long dead it is refused; expired lately, or bought before, it is warned of. Then nothing is sent with it."""
+    link = SIGNED["AWS v4"].format(n=1)
+    end = links.expires_at(link)
+    severities = {
+        after_s: [
+            one.severity
+            for one in check(Source("url", link), Check(BASE, wall=lambda s=after_s: end + s)).findings
+        ]
+        for after_s in (-1, 1, 60 * 86_400)
+    }
+    assert severities == {-1: [], 1: ["warning"], 60 * 86_400: ["error"]}
+    found = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
+    assert found[["severity", "code"]].to_numpy().tolist() == [["error", "image-link-expired"]]
+    image = ImageSource("url", link, "0", link, "0")
+    known = Check(BASE, known={links.canonical(link): image})
+    assert [one.severity for one in check(Source("url", link), known).findings] == ["warning"]
+
+
+@pytest.mark.parametrize("end", ["", "soon", "9" * 400, "%00", "-1e999"])
+def test_an_end_that_can_not_be_read_is_none(end):
+    """A link is not refused for what its parameters don't say."""
+    for link in (
+        f"https://h.example/a?AWSAccessKeyId=K&Signature=1&Expires={end}",
+        f"https://h.example/a?X-Amz-Signature=1&X-Amz-Date={end}&X-Amz-Expires=5",
+        f"https://h.example/a?Policy={end}&Signature=1&Key-Pair-Id=K",
+        f"https://h.example/a?ex={end}&is=1&hm=2",
+    ):
+        codes = [one.code for one in check(Source("url", link), Check(BASE)).findings]
+        assert "image-link-expired" not in codes

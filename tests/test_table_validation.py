@@ -260,3 +260,32 @@ def test_many_rows_are_read_at_once():
     assert validate(table)["code"].tolist() == ["seed-sweep-rephrased"]
     assert validate(table.assign(use_rephraser=False)).empty
     assert len(validate(table.assign(width=100))) == n_rows
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ("a caf\u00e9\n", "line ends"),
+        ("a  caf\u00e9", "white space"),
+        ("a\u00a0caf\u00e9 ", "white space"),
+        ("\ufeffa caf\u00e9", "invisible characters"),
+        ("a ca\u00adf\u00e9", "invisible characters"),
+        ("a cafe\u0301", "Unicode form"),
+        ("a \ufeff cafe\u0301", "white space, invisible characters and Unicode form"),
+    ],
+)
+def test_rows_that_look_alike_are_warned_of(other, what):
+    """They would be bought as two jobs; the warning names the earlier row and what differs."""
+    table = pd.DataFrame({"image": URL, "prompt": ["a caf\u00e9", other], "seed": 1}, index=["x", "y"])
+    found = validate(table)
+    assert found[["row", "severity", "code"]].to_numpy().tolist() == [["y", "warning", "prompt-looks-equal"]]
+    assert "row x" in found["message"][0]
+    assert f"only in {what};" in found["message"][0]
+
+
+def test_rows_that_differ_in_more_are_not_warned_of():
+    """Another seed, size or picture makes another picture anyway; so does what can be seen."""
+    prompts = ["a fox", "a fox ", "a fax", "A fox", "\U0001f469\u200d\U0001f469", "\U0001f469\U0001f469"]
+    assert validate(pd.DataFrame({"image": URL, "prompt": prompts, "seed": range(1, 7)})).empty
+    assert len(validate(pd.DataFrame({"image": URL, "prompt": prompts}))) == 1
+    assert validate(pd.DataFrame({"image": [URL, URL + "?1"], "prompt": ["a fox", "a fox "]})).empty

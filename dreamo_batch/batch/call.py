@@ -109,6 +109,10 @@ class Call:
             assignment = plan.fetching_only(assignment, self.task.fetched)
         budget = self._budget(assignment)
         self.warnings += tuple(plan.warnings_of(self.task.prepared, assignment.to_order))
+        nearly = plan.nearly_bought(self.task.prepared, state, self.directory.jobs)
+        self.warnings += plan.nearly_bought_warnings(
+            nearly[job_id] for job_id, _ in assignment.to_order if job_id in nearly
+        )
         if self.session.was_paused:
             self.warnings += ("the run on this directory was paused; this call goes on with it",)
         self._remember(budget.cap)
@@ -138,19 +142,16 @@ class Call:
         manifest = self.directory.read_manifest()
         cap = options.cap(manifest.max_cost if manifest else None)
         price = money(options.unit_cost)
-        max_new = money(options.max_new_cost)
-        is_limited = cap is not None or max_new is not None
-        if price is None and is_limited and assignment.to_order:
+        if price is None and cap is not None and assignment.to_order:
             price = self._asked_price([assignment.jobs[job_id] for job_id, _ in assignment.to_order])
         price = price if price is not None else highest_price(state)
-        if is_limited and price is None and assignment.to_order and options.pilot is None:
-            limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
+        if cap is not None and price is None and assignment.to_order and options.pilot is None:
             raise PriceUnknown(
-                f"{limit} can't be kept: no price is known. None was given, none was seen in "
+                f"max_cost={text(cap)} can't be kept: no price is known. None was given, none was seen in "
                 f"{self.directory.path}, and the service does not tell one. Give unit_cost= (USD an order), or "
                 "pilot=k to buy up to k orders first, which the cap can't bind, and go on at the price they show."
             )
-        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
+        return Budget(cap=cap, price=price, n_pilot=options.pilot or 0, orders=state)
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
         """Ask the service what its largest picture costs; None where it does not tell."""

@@ -10,13 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.service.wire import Request
+from dreamo_batch.table import links
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dreamo_batch.table.images import ImageSource
     from dreamo_batch.table.jobs import Job
 
@@ -28,7 +32,7 @@ class ImageChanged(ValueError):  # noqa: N818 - it names what happened to the fi
 
 
 class ImageGone(OSError):  # noqa: N818 - it names what happened to the file
-    """The reference picture can't be read any more."""
+    """The reference picture can't be read any more, or its link has expired."""
 
 
 class Payloads:
@@ -40,8 +44,9 @@ class Payloads:
     0
     """
 
-    def __init__(self, max_bytes: int = _CACHE_BYTES_MAX) -> None:
+    def __init__(self, max_bytes: int = _CACHE_BYTES_MAX, wall: Callable[[], float] = time.time) -> None:
         self.n_cached_bytes = 0
+        self._wall = wall
         self._max_bytes = max_bytes
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,9 +59,11 @@ class Payloads:
         ImageChanged
             If the file's bytes are not those of the plan.
         ImageGone
-            If the file can't be read.
+            If the file can't be read, or the link has expired.
         """
         is_url = job.image.kind == "url"
+        if is_url:
+            self._refuse_expired(job.image.sent_location)
         return Request(
             prompt=job.prompt,
             seed=job.seed,
@@ -66,6 +73,14 @@ class Payloads:
             image_url=job.image.sent_location if is_url else None,
             image_base64=None if is_url else self._base64(job.image),
         )
+
+    def _refuse_expired(self, url: str) -> None:
+        expires_at = links.expires_at(url)
+        if expires_at is not None and expires_at <= self._wall():
+            raise ImageGone(
+                "the link to the reference picture has expired; nothing was sent. Run again with a new link "
+                "and retry_failed=True; the row stays the same job."
+            )
 
     def _base64(self, image: ImageSource) -> bytes:
         with self._lock:

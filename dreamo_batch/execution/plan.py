@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.execution import archive
+from dreamo_batch.errors import DirectoryError
+from dreamo_batch.execution import archive, stored
 from dreamo_batch.execution.budget import highest_price, price_of
 from dreamo_batch.execution.coordinator import Assignment
 from dreamo_batch.execution.state import FAILURES, Order, Stage, State, next_number
 from dreamo_batch.service.failures import Failure, Kind, is_unbilled_and_retryable
+from dreamo_batch.table import links
+from dreamo_batch.table.identity import difference, seen
+from dreamo_batch.table.sources import URL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -20,10 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamo_batch.execution.schedule import Key
-    from dreamo_batch.table.jobs import Prepared
+    from dreamo_batch.table.images import ImageSource
+    from dreamo_batch.table.jobs import Job, Prepared
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "ordered again, as asked"
+_NEARLY: Final = "nearly equals a bought row; differs only in "
 _NOT_READ: Final = "column-not-read"
 REPHRASED: Final = (
     "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
@@ -145,8 +152,9 @@ def table(
     *,
     run_dir: Path | None,
     unit_cost: Decimal | None,
+    nearly: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Lay the plan out on the user's index.
+    """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found.
 
     Returns
     -------
@@ -154,6 +162,8 @@ def table(
         Columns of `dreamo_batch.columns.PLAN`; costs in USD, missing where no price is known.
     """
     decisions = {job_id: decide(state.of(job_id), options, run_dir) for job_id in prepared.jobs}
+    for job_id, what in (nearly or {}).items():
+        decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {what}")
     prices = _price_range(state, unit_cost)
     rows = [
         _row(job_id, duplicate_of, message, decisions, prices)
@@ -183,6 +193,44 @@ def warnings_of(prepared: Prepared, to_order: Collection[Key]) -> tuple[str, ...
     n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
     said = misnamed_columns(prepared) if to_order else ()
     return (*said, rephrased_warning(n)) if n else said
+
+
+def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
+    """Find jobs never ordered that nearly equal one of the last table that was.
+
+    Returns
+    -------
+    dict of str to str
+        Job to what the difference is.
+    """
+    fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
+    if jobs_path is None or not fresh or not any(True for _ in state):
+        return {}
+    try:
+        last = stored.read_jobs(jobs_path)
+    except DirectoryError:
+        return {}
+    bought = {_look(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
+    found = ((job, bought.get(_look(job, prepared.drawn))) for job in fresh)
+    return {job.job_id: f"{_NEARLY}{_differs(job, other)}" for job, other in found if other is not None}
+
+
+def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
+    """Say how many rows are about to be bought although they nearly equal a bought one.
+
+    Examples
+    --------
+    >>> nearly_bought_warnings(["new; nearly equals a bought row; differs only in the query of its link"])
+    ('1 row to be bought nearly equals a bought one (differs only in the query of its link): see plan().',)
+    """
+    told = Counter(
+        reason.rpartition(_NEARLY)[2].partition("; ")[0] for reason in reasons if _NEARLY in reason
+    )
+    return tuple(
+        f"{n:,} {'row' if n == 1 else 'rows'} to be bought nearly {'equals' if n == 1 else 'equal'} a bought one "
+        f"(differs only in {what}): see plan()."
+        for what, n in told.items()
+    )
 
 
 def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
@@ -292,3 +340,30 @@ def _row(
     if decision.action == AMBIGUOUS:
         return (decision.action, decision.reason, job_id, 0.0, prices[1])
     return (decision.action, decision.reason, job_id, 0.0, 0.0)
+
+
+def _look(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
+    """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
+    seed = None if job.job_id in drawn else job.seed
+    rest = (seed, job.width, job.height, job.use_rephraser, job.replicate)
+    picture = links.place(job.image.location) if job.image.kind == URL else job.image.digest
+    return (picture, seen(job.prompt), *rest)
+
+
+def _differs(job: Job, other: Job) -> str:
+    in_prompt = difference(job.prompt, other.prompt)
+    in_image = _image_difference(job.image, other.image)
+    said = [f"the {in_prompt} of its prompt"] if in_prompt else []
+    said += [in_image] if in_image else []
+    # Two signed links are one picture now; they were two jobs in directories of earlier versions.
+    return " and ".join(said) or "the signature of its link"
+
+
+def _image_difference(image: ImageSource, other: ImageSource) -> str:
+    if image.kind != URL:
+        is_fixed = [one.sent_location != one.location for one in (image, other)]
+        return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""
+    this, that = links.canonical(image.location), links.canonical(other.location)
+    if this == that:
+        return ""
+    return "the spelling of its link" if links.query(this) == links.query(that) else "the query of its link"

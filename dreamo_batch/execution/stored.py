@@ -16,8 +16,11 @@ from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import checkpoint, durable
 from dreamo_batch.execution.directory import INPUTS
+from dreamo_batch.table.cells import read_integer
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.jobs import Job, Prepared
+from dreamo_batch.table.links import canonical
+from dreamo_batch.table.sources import URL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +66,17 @@ class StoredTable:
     @property
     def prepared(self) -> Prepared:
         """The jobs, made again from what was decided; this takes a while for a large table."""
-        return Prepared(_jobs(self.decided), self.rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
+        problems = pd.DataFrame(columns=list(columns.PROBLEMS))
+        return Prepared(_jobs(self.decided), self.rows, problems, drawn=self.drawn)
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """The jobs whose seed was drawn, because their row had none."""
+        ids = self.decided[columns.JOB_ID]
+        if columns.SEED in self.user:
+            given = [read_integer(cell).value for cell in self.user[columns.SEED]]
+            ids = ids[[seed is None or seed < 0 for seed in given]]
+        return frozenset(ids.dropna())
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
@@ -100,9 +113,9 @@ def read_jobs(path: Path) -> StoredTable:
 
 
 def known_images(path: Path) -> dict[str, ImageSource]:
-    """Give the reference pictures of the table of the last call by where they were.
+    """Return the reference pictures of the last call's table by absolute path or canonical URL.
 
-    A file that is gone since then matters only for jobs that were never ordered.
+    A file that is gone since then, or a link that has expired, matters only for jobs that were never ordered.
     """
     names = [columns.STORED_PREFIX + name for name in _IMAGE]
     try:
@@ -114,7 +127,8 @@ def known_images(path: Path) -> dict[str, ImageSource]:
         .dropna()
         .drop_duplicates()
     )
-    return {image.location: image for image in starmap(ImageSource, rows.itertuples(index=False, name=None))}
+    images = starmap(ImageSource, rows.itertuples(index=False, name=None))
+    return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:

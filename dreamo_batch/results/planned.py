@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.execution.budget import money, total
-from dreamo_batch.execution.plan import REPHRASED, rephrased_warning
+from dreamo_batch.execution.plan import REPHRASED, nearly_bought_warnings, rephrased_warning
 from dreamo_batch.execution.progress import dollars
 from dreamo_batch.table import shown
 from dreamo_batch.table.shown import Count, Lead, Shown
@@ -74,6 +74,8 @@ class Plan(Shown):
         said = list(self._remarks)
         if columns.REASON not in self.columns:
             return said
+        is_new = self[columns.ACTION] == _NEW if columns.ACTION in self.columns else slice(None)
+        said += nearly_bought_warnings(self.loc[is_new, columns.REASON].astype(columns.STR))
         n_rephrased = int(self[columns.REASON].astype(columns.STR).str.endswith(_REPHRASED).sum())
         return [*said, rephrased_warning(n_rephrased)] if n_rephrased else said
 

@@ -20,11 +20,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Final, NamedTuple
 
 from dreamo_batch.service import parameters
 
 _ID_CHARACTERS: Final = 32
+_JOINER: Final = "\u200d"  # within an emoji it is seen
+# Invisible although Unicode calls them letters, marks or symbols: fillers, a blank pattern, variation selectors.
+_INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
+_INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
 class Order(NamedTuple):
@@ -156,3 +161,81 @@ def job_id(text: str) -> str:
     32
     """
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_ID_CHARACTERS]
+
+
+def seen(prompt: str) -> str:
+    r"""Return what a reader sees of a prompt, for finding prompts that only look alike; jobs keep the exact text.
+
+    Parameters
+    ----------
+    prompt : str
+        Any text.
+
+    Returns
+    -------
+    str
+        White space as single blanks, nothing invisible, composed (NFC).
+
+    Examples
+    --------
+    >>> seen("\ufeffa\u00a0caf\u0065\u0301\r\n")
+    'a café'
+    """
+    return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
+
+
+def difference(prompt: str, other: str) -> str:
+    r"""Say in what two prompts differ that look alike.
+
+    Parameters
+    ----------
+    prompt, other : str
+        Two prompts for which `seen` gives the same.
+
+    Returns
+    -------
+    str
+        Empty if they are equal.
+
+    Examples
+    --------
+    >>> difference("a fox", "a fox\n"), difference("a fox", "a  fox"), difference("a fox", "a\u200b fox")
+    ('line ends', 'white space', 'invisible characters')
+    """
+    if prompt == other:
+        return ""
+    for what, read in _READINGS:
+        if read(prompt) == read(other):
+            return what
+    return "white space, invisible characters and Unicode form"
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _visible(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one for place, one in enumerate(text) if one.isspace() or not _is_invisible(text, place))
+
+
+def _is_invisible(text: str, place: int) -> bool:
+    one = text[place]
+    if one == _JOINER:
+        before = text[:place].rstrip("\ufe0f")[-1:]
+        return not before or unicodedata.category(before) not in {"So", "Sk"}
+    return one in _INVISIBLE or unicodedata.category(one) in _INVISIBLE_KINDS
+
+
+_READINGS: Final = (
+    ("line ends", _lines),
+    ("white space", _spaced),
+    ("invisible characters", lambda text: _spaced(_visible(text))),
+    ("Unicode form", lambda text: unicodedata.normalize("NFC", text)),
+    ("Unicode form and white space", lambda text: _spaced(unicodedata.normalize("NFC", text))),
+)

@@ -49,6 +49,12 @@ _CELLS = (
         "Give the file itself, or a public URL.",
     ),
     Rule(
+        "image-link-expired",
+        ERROR,
+        "The link to the picture expired on {when}; rows that weren't submitted before fail without being sent.",
+        "Create a new link; the row stays the same job, because only the signature differs.",
+    ),
+    Rule(
         "image-bad-data-uri",
         ERROR,
         "The data: URI can't be read: {reason}.",

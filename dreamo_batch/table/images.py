@@ -10,22 +10,30 @@ Examples
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.errors import StorageFailed
+from dreamo_batch.table import links
 from dreamo_batch.table.findings import Finding
 from dreamo_batch.table.loading import Loaded, load, sha256
 from dreamo_batch.table.pictures import damaged, examine, suffix_of
 from dreamo_batch.table.repair import RECIPE, announce, is_repairable
+from dreamo_batch.table.rule import WARNING
 from dreamo_batch.table.sources import PIXELS, URL, Source, judge_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from dreamo_batch.table.inputs import Inputs
+
+# A table whose links expired lately is still being worked on: it isn't refused, but nothing is sent with them.
+_LATELY_S: Final = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,9 @@ class ImageSource:
     """One reference picture: where it is, and the digest of what will be sent.
 
     `location` is an absolute path or a URL. `digest` is the SHA-256 of the file's bytes; of mode, size and
-    pixels for a PIL image; of the text for a URL. `sent_location` and `sent_digest` are the same unless
-    a corrected copy was made; `sent_digest` is always the SHA-256 of what stands at `sent_location`.
+    pixels for a PIL image; for a URL, of what of it names the picture (`links.canonical`). `sent_location` and
+    `sent_digest` are the same unless a corrected copy was made; `sent_digest` is the SHA-256 of the file at
+    `sent_location`, or of the URL as it is sent.
 
     Examples
     --------
@@ -55,7 +64,8 @@ class Check:
     """How pictures are checked.
 
     `inputs` takes pictures in memory and corrected copies; without it pictures are only judged. `known`
-    holds pictures by absolute path as they were when last seen, for files that are gone since.
+    holds pictures by absolute path, or canonical URL, as they were when last seen, for files that are gone since
+    and links that have expired.
 
     Examples
     --------
@@ -68,6 +78,7 @@ class Check:
     fix_images: bool = False
     inputs: Inputs | None = None
     known: Mapping[str, ImageSource] = field(default_factory=dict)
+    wall: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,7 @@ def check(source: Source, how: Check) -> Checked:
     '["url","https://example.com/cat.png"]'
     """
     if source.kind == URL:
-        return _check_url(source.location)
+        return _check_url(source.location, how)
     loaded = load(source, how.base_dir)
     if isinstance(loaded, Finding):
         return _remembered(source, loaded, how)
@@ -125,11 +136,25 @@ def check(source: Source, how: Check) -> Checked:
     return _as_it_is(loaded, findings, how.inputs)
 
 
-def _check_url(url: str) -> Checked:
-    doubt = judge_url(url)
-    digest = sha256(url.encode())
-    image = ImageSource(URL, url, digest, url, digest)
-    return Checked((doubt,) if doubt else (), image, _identity(URL, url))
+def _check_url(url: str, how: Check) -> Checked:
+    named = links.canonical(url)
+    findings = tuple(one for one in (judge_url(url), _expiry(url, named, how)) if one is not None)
+    image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
+    return Checked(findings, image, _identity(URL, named))
+
+
+def _expiry(url: str, named: str, how: Check) -> Finding | None:
+    expires_at = links.expires_at(url)
+    if expires_at is None or expires_at > how.wall():
+        return None
+    finding = Finding.of("image-link-expired", when=_utc(expires_at))
+    if named in how.known or expires_at > how.wall() - _LATELY_S:
+        return dataclasses.replace(finding, severity=WARNING)
+    return finding
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _remembered(source: Source, finding: Finding, how: Check) -> Checked:

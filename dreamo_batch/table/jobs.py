@@ -72,7 +72,7 @@ class Prepared:
     `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
     position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
     can't be ordered what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
-    whose prompts the service may rewrite.
+    whose prompts the service may rewrite, `drawn` those whose seed was drawn.
 
     Examples
     --------
@@ -84,6 +84,7 @@ class Prepared:
     rows: pd.DataFrame
     problems: pd.DataFrame
     rephrased: frozenset[str] = frozenset()
+    drawn: frozenset[str] = frozenset()
 
 
 def prepare(
@@ -114,8 +115,8 @@ def prepare(
     fix_images : bool, default False
         Make corrected copies of pictures that break a rule that can be mended.
     known_images : mapping of str to ImageSource, optional
-        Pictures by absolute path as an earlier call saw them. A file that is gone since keeps its identity, and
-        its rows get a warning instead of an error.
+        Pictures by absolute path or canonical URL as an earlier call saw them. A file that is gone since, or a link
+        that has expired, keeps its identity, and its rows get a warning instead of an error.
 
     Returns
     -------
@@ -144,7 +145,8 @@ def prepare(
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
     rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
-    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems, rephrased)
+    drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
+    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems, rephrased, drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,19 +14,23 @@ Examples
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
+from dreamo_batch import columns
+from dreamo_batch.table.cells import printable
+from dreamo_batch.table.distinct import distinct
 from dreamo_batch.table.fields import Seeds, read_prompts, read_rephraser, read_replicates, read_seeds
 from dreamo_batch.table.findings import Findings
+from dreamo_batch.table.identity import difference, seen
 from dreamo_batch.table.references import Images, read_images
-from dreamo_batch.table.schema import check_columns, misnamed
-from dreamo_batch.table.seed_sweeps import find_rephrased_sweeps
+from dreamo_batch.table.schema import check_columns, image_columns, misnamed
+from dreamo_batch.table.seed_sweeps import find_rephrased_sweeps, numbered
 from dreamo_batch.table.sizes import Sizes, read_sizes
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from dreamo_batch.table.distinct import Distinct
@@ -97,6 +101,9 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     sizes = read_sizes(findings)
     use_rephraser = read_rephraser(findings)
     replicates = read_replicates(findings)
+    _find_lookalikes(
+        findings, prompts, (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates)
+    )
     is_first = np.arange(len(table)) == 0
     for name, near in misnamed(table).items():
         findings.add("column-not-read", name, is_first, near=near)
@@ -112,3 +119,28 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         is_rephrased_sweep=is_rephrased_sweep,
         problems=findings.frame(),
     )
+
+
+def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
+    """Warn of rows that differ from an earlier one by nothing that can be seen."""
+    looks = pd.factorize(np.array([_look(prompt) for prompt in prompts.cells], dtype=object))[0]
+    if len(np.unique(looks)) == len(looks):
+        return
+    table = findings.of_table
+    at = np.flatnonzero(prompts.codes >= 0)
+    pictures = [distinct(table[name]).codes[at] for name in image_columns(table)]
+    keys = numbered([looks[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
+    firsts = at[np.unique(keys, return_index=True)[1]][keys]
+    is_alike = prompts.codes[at] != prompts.codes[firsts]
+    is_found = np.zeros(len(table), dtype=bool)
+    is_found[at[is_alike]] = True
+    others, what = np.full((2, len(table)), "", dtype=object)
+    for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
+        others[position] = printable(str(table.index[first]))
+        what[position] = difference(*(prompts.cells[prompts.codes[one]] for one in (position, first)))
+    findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
+
+
+def _look(prompt: object) -> object:
+    # What is no text, or blank, is refused anyway; it looks like nothing else.
+    return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"

@@ -49,6 +49,12 @@ _PROMPTS = (
         f"The prompt has {{n}} characters; at most {_PROMPT_ADVISED} are advised.",
         "Shorten it: what is beyond may have no effect.",
     ),
+    Rule(
+        "prompt-looks-equal",
+        WARNING,
+        "The prompt looks like that of row {other} and differs only in {difference}; it's a separate, billed job.",
+        "Make the prompts equal to buy one picture, or keep both on purpose.",
+    ),
 )
 
 _INTEGER_FIX = "Write a whole number, as an integer or as text."

@@ -57,7 +57,7 @@ def find_rephrased_sweeps(
     if len(at):
         images = [distinct(table[name]).codes[at] for name in image_columns(table)]
         rest = (prompts.codes[at], sizes.widths[at], sizes.heights[at])
-        keys = _numbered([*images, *rest])
+        keys = numbered([*images, *rest])
         found[at] = is_swept([keys], seeds.numbers[at], seeds.is_given[at])
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)
@@ -78,8 +78,8 @@ def is_swept(
     >>> is_swept([one], np.array([7, -1, -1]), np.array([False, False, True])).all()
     np.True_
     """
-    numbers = _numbered(keys)
-    codes = _numbered([seeds])
+    numbers = numbered(keys)
+    codes = numbered([seeds])
     pairs = pd.unique(numbers[is_given] * (len(codes) + 1) + codes[is_given])
     n_keys = int(numbers.max(initial=-1)) + 1
     n_seeds = np.bincount(pairs // (len(codes) + 1), minlength=n_keys)
@@ -88,8 +88,15 @@ def is_swept(
     return swept
 
 
-def _numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Number the distinct rows of keys; numbered anew after each key, so that nothing overflows."""
+def numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Number the distinct rows of several keys.
+
+    Examples
+    --------
+    >>> numbered([np.array([5, 5, 7]), np.array([1, 2, 1])]).tolist()
+    [0, 1, 2]
+    """
+    # Numbered anew after each key, so that nothing overflows.
     numbers = np.zeros(len(keys[0]), dtype=np.int64)
     for key in keys:
         codes, found = pd.factorize(key)
