@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 
+import pandas as pd
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from dreamo_batch.batch.reading import ledger_frame, read_state
 from dreamo_batch.execution import journal, journal_end
-from dreamo_batch.execution.checkpoint import NAME, PREVIOUS
+from dreamo_batch.execution.checkpoint import NAME, PREVIOUS, to_arrow, to_frame
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, read
 from dreamo_batch.execution.state import Event, Kind, State
@@ -139,8 +141,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.checkpoint(JOBS)
 
     def look(self) -> None:
-        """Any reader sees what was acknowledged, and nothing else."""
+        """Any reader sees what was acknowledged, and nothing else, also where few events lie over many rows."""
         assert read(self.folder).state() == self.model()
+        directory = RunDirectory(self.folder)
+        fast = ledger_frame(directory)
+        slow = to_frame(to_arrow(read_state(directory)))
+        key = ["job_id", "order", "stage"]
+        fast = fast[fast["stage"] != "pending"]
+        pd.testing.assert_frame_equal(*(f.sort_values(key, ignore_index=True) for f in (fast, slow)))
 
     def acknowledge(self) -> None:
         self.acknowledged += self.waiting

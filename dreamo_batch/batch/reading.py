@@ -209,12 +209,12 @@ def _finished(directory: RunDirectory) -> pd.DataFrame | None:
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Make the results anew from the table of the last call and the ledger."""
     table = stored.read_jobs(directory.jobs)
-    orders = _orders(directory)
+    orders = ledger_frame(directory)
     return frame.assemble(table.user, table.rows, orders)
 
 
-def _orders(directory: RunDirectory) -> pd.DataFrame:
-    """Lay the journals' few events over the checkpoint's many rows."""
+def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
+    """Lay the journals' few events over the checkpoint's many rows: a line per order, as `read_state` has them."""
     is_worked_on = directory.is_locked()
     recovered = ledger.read(directory.path)
     touched = {event.job_id for event in recovered.tail}
@@ -222,13 +222,12 @@ def _orders(directory: RunDirectory) -> pd.DataFrame:
         state = recovered.state()
         return checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))
     base = checkpoint.to_frame(recovered.snapshot)
-    is_stale = base[columns.JOB_ID].isin(touched)
     if not is_worked_on:
-        is_stale |= base[columns.STAGE] == str(Stage.SENDING)
-    if not is_stale.any() and not touched:
+        touched |= set(base.loc[base[columns.STAGE] == str(Stage.SENDING), columns.JOB_ID])
+    if not touched:
         return base
-    state = checkpoint.to_state(recovered.snapshot.filter(is_stale.to_numpy()))
-    for event in recovered.tail:
-        state.apply(event)
+    # All orders of a job or none: an order's number says how many came before it.
+    is_stale = base[columns.JOB_ID].isin(touched)
+    state = recovered.state(is_stale.to_numpy())
     fresh = checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))
     return pd.concat([base[~is_stale], fresh], ignore_index=True)

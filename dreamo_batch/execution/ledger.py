@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,8 @@ class Recovered:
     damaged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def state(self) -> State:
-        """Fold everything.
+    def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
+        """Fold everything, or of the snapshot only the rows of the jobs that are wanted.
 
         Raises
         ------
@@ -61,10 +63,15 @@ class Recovered:
             If an event can't follow what is known of its order.
         """
         try:
-            state = State() if self.snapshot is None else checkpoint.to_state(self.snapshot)
+            snapshot = self.snapshot
+            if snapshot is not None and is_wanted is not None:
+                snapshot = snapshot.filter(is_wanted)
+            state = State() if snapshot is None else checkpoint.to_state(snapshot)
             for event in self.tail:
                 state.apply(event)
-        except (ValueError, TypeError) as error:  # an impossible event, or one with fields nobody knows
+        except (
+            Exception
+        ) as error:  # an impossible event, fields nobody knows: whatever it is, it is the ledger's
             raise LedgerDamaged(f"the ledger contradicts itself: {error}. Restore it from a copy.") from error
         return state
 
@@ -98,11 +105,23 @@ def read(folder: Path) -> Recovered:
     for _ in range(_READ_TRIES):
         before = journal.numbers(folder)
         try:
-            return _read_once(folder)
+            return _read_guarded(folder)
         except (FileNotFoundError, LedgerDamaged):
             if journal.numbers(folder) == before:  # nobody compacted it under our hands
                 raise
-    return _read_once(folder)
+    return _read_guarded(folder)
+
+
+def _read_guarded(folder: Path) -> Recovered:
+    """Read once; what a damaged file makes the code trip over is told as damage, never as a bare exception."""
+    try:
+        return _read_once(folder)
+    except (DirectoryError, OSError):
+        raise
+    except Exception as error:
+        raise LedgerDamaged(
+            f"the ledger in {folder} can't be read ({type(error).__name__}: {error}). Restore it from a copy."
+        ) from error
 
 
 def _read_once(folder: Path) -> Recovered:
