@@ -482,6 +482,44 @@ def test_yes_is_yes(table, run_dir, terminal, monkeypatch, answer):
     assert "api_key" not in asked[0]
 
 
+def bought(monkeypatch, call_it) -> dict:
+    """Options that `run` gets from a command, without running."""
+    asked = []
+    monkeypatch.setattr(dreamo, "run", lambda *_, **options: asked.append(options) or results_of(3))
+    monkeypatch.setattr(dreamo, "status", lambda _: {"rows": 3})
+    call_it()
+    return asked[0]
+
+
+def test_the_sum_agreed_to_binds_the_call(table, run_dir, terminal, monkeypatch):
+    """What is read before `Buy?` is the most that the call may add."""
+    words = ("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--unit-cost", "0.03")
+    options = bought(monkeypatch, lambda: terminal("y\n", *words))
+    assert (options["max_new_cost"], options["max_cost"]) == ("0.0900", None)
+    options = bought(monkeypatch, lambda: terminal("y\n", *words, "--max-new-cost", "0.05"))
+    assert options["max_new_cost"] == "0.05"
+
+
+@pytest.mark.parametrize(
+    ("words", "bound"),
+    [
+        (("--unit-cost", "0.03"), ("0.1125", "stops at $0.1125; --no-cap lifts that")),
+        (("--unit-cost", "0.03", "--no-cap"), (None, "")),
+        (("--unit-cost", "0.03", "--max-cost", "5"), (None, "")),
+        (("--unit-cost", "0.03", "--max-new-cost", "0.05"), ("0.05", "")),
+        ((), (None, "no price is known, so nothing limits this call; --max-cost does")),
+    ],
+)
+def test_yes_is_bound_to_a_quarter_more_than_planned(table, run_dir, monkeypatch, words, bound):
+    """Nobody reads a question, so the sum is said; a cap of one's own, or --no-cap, stands instead."""
+    told = []
+    line = ("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--yes", *words)
+    options = bought(monkeypatch, lambda: told.append(call(*line, env={"DREAMO_API_KEY": KEY})))
+    limit, said = bound
+    assert options["max_new_cost"] == limit
+    assert said.lower() in told[0].stderr.lower()
+
+
 def test_without_a_key_nobody_is_asked(table, run_dir, terminal, monkeypatch):
     """There is nothing to agree to: the missing key is named, with code 3."""
     monkeypatch.delenv("DREAMO_API_KEY")

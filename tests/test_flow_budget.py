@@ -168,3 +168,30 @@ def test_cap_without_a_price_buys_nothing_and_a_pilot_finds_the_price(budgets, t
         assert Decimal("0.4") < shop.billed() <= Decimal("0.5") + 64 * 4 * LOWEST
         assert shop.spent() == shop.billed()
     assert budgets
+
+
+def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
+    """A price that has risen, a limit below the table, and a cap beside it: the least of them binds."""
+    prices = ["0.03"]
+    with dreamo.LocalGateway(engine="flat", price=lambda _: prices[0]) as gateway:
+        shop = Shop(tmp_path, gateway, 10)
+
+        def buy(n_rows: int, **options: Any) -> None:
+            dreamo.run(shop.table.head(n_rows), shop.run_dir, gateway=gateway, progress=False, **options)
+
+        buy(2)
+        prices[0] = "1.00"
+        with pytest.raises(
+            dreamo.BudgetReached, match=r"limit of this call of 0\.30 USD .* higher max_new_cost="
+        ):
+            buy(10, max_new_cost="0.24")
+        assert len(gateway.invoice()) == 2
+        prices[0] = "0.03"
+        with pytest.raises(dreamo.BudgetReached):
+            buy(10, max_new_cost="0.10")
+        assert len(gateway.invoice()) == 5
+        with pytest.raises(dreamo.BudgetReached, match=r"the cap of 0\.2 USD .* higher max_cost="):
+            buy(10, max_new_cost="0.10", max_cost="0.2")
+        assert len(gateway.invoice()) == 6
+        buy(10, max_cost="inf")
+        assert len(gateway.invoice()) == 10

@@ -97,6 +97,20 @@ def page_of(run_dir, path=None):
 # What it tells.
 
 
+def test_several_runs_stand_on_one_page(run, reference, tmp_path):
+    """Their sums come first, each can be jumped to, and no name on the page is there twice."""
+    other, _ = bought(tmp_path / "other", reference, prompts=("on a beach",))
+    page = page_of([run[0], other], tmp_path / "both.html")
+    spent = [Decimal(dreamo.status(one)["spent_usd"]) for one in (run[0], other)]
+    assert f"in all 8 5 {sum(spent)}" in page.text
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
+    assert str(other) in page.text
+    with pytest.raises(dreamo.UsageError, match="give path="):
+        dreamo.report([run[0], other])
+
+
 def test_rows_are_accounted_for(page):
     """The reconciliation stands at the head, with counts by status."""
     assert "6 rows in, 6 accounted for" in page.text
@@ -196,7 +210,7 @@ def test_it_needs_nothing_from_anywhere(page):
 
 def test_styles_name_no_address(run):
     """Neither the page's nor the gallery's."""
-    text = render(read_facts(run[0]))
+    text = render([read_facts(run[0])])
     for style in re.findall(r"<style.*?</style>", text, re.DOTALL):
         assert "http" not in style
         assert "@import" not in style
@@ -284,7 +298,7 @@ def test_near_duplicates_are_shown_side_by_side(tmp_path, reference):
 def test_a_thousand_rows_stay_below_5_mb(tmp_path):
     """Also with pictures that hardly compress; rows beyond are counted."""
     facts = many(tmp_path, 1_010)
-    page = render(facts)
+    page = render([facts])
     assert len(page.encode()) < 5_000_000
     told = Page(page)
     assert sum(image["src"].startswith("data:image/jpeg") for image in told.all("img")) >= 1_000
@@ -348,7 +362,7 @@ def test_rows_that_are_lost_would_be_said(tmp_path):
     facts = many(tmp_path, 20)
     facts.summary["by_status"]["completed"] = 19
     assert not overview.overview(facts)["is_complete"]
-    assert "rows are missing, which must never be" in Page(render(facts)).text
+    assert "rows are missing, which must never be" in Page(render([facts])).text
 
 
 # The file.

@@ -142,16 +142,19 @@ class Call:
         manifest = self.directory.read_manifest()
         cap = options.cap(manifest.max_cost if manifest else None)
         price = money(options.unit_cost)
-        if price is None and cap is not None and assignment.to_order:
+        max_new = money(options.max_new_cost)
+        is_limited = cap is not None or max_new is not None
+        if price is None and is_limited and assignment.to_order:
             price = self._asked_price([assignment.jobs[job_id] for job_id, _ in assignment.to_order])
         price = price if price is not None else highest_price(state)
-        if cap is not None and price is None and assignment.to_order and options.pilot is None:
+        if is_limited and price is None and assignment.to_order and options.pilot is None:
+            limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
             raise PriceUnknown(
-                f"max_cost={text(cap)} can't be kept: no price is known. None was given, none was seen in "
+                f"{limit} can't be kept: no price is known. None was given, none was seen in "
                 f"{self.directory.path}, and the service does not tell one. Give unit_cost= (USD an order), or "
                 "pilot=k to buy up to k orders first, which the cap can't bind, and go on at the price they show."
             )
-        return Budget(cap=cap, price=price, n_pilot=options.pilot or 0, orders=state)
+        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
         """Ask the service what its largest picture costs; None where it does not tell."""

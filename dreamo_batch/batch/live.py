@@ -290,6 +290,7 @@ def start(
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
     max_cost: float | str | Decimal | None = None,
+    max_new_cost: float | str | Decimal | None = None,
     unit_cost: float | str | Decimal | None = None,
     pilot: int | None = None,
     max_in_flight: int = 8,
@@ -312,7 +313,7 @@ def start(
     ----------
     table, run_dir
         As for `dreamo_batch.run`.
-    client, api_key, base_url, gateway, max_cost, unit_cost, pilot, max_in_flight, download, fix_images
+    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, max_in_flight, download, fix_images
         As for `dreamo_batch.run`.
     on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, base_dir
         As for `dreamo_batch.run`.
@@ -339,6 +340,7 @@ def start(
     """
     options = RunOptions(
         max_cost=max_cost,
+        max_new_cost=max_new_cost,
         unit_cost=unit_cost,
         pilot=pilot,
         max_in_flight=max_in_flight,

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreamo_batch.batch.analysis import read_history
-from dreamo_batch.batch.reading import existing, load, status
+from dreamo_batch.batch.reading import RunDir, existing, listed, load, status
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable, stored
 from dreamo_batch.results.reporting.facts import Facts
 from dreamo_batch.results.reporting.page import render
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 NAME = "report.html"
 
 
-def report(run_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Write all that is to be told of a run as one page of HTML, which needs no network.
+def report(run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | None = None) -> Path:
+    """Write all that is to be told of a run, or of several, as one page of HTML, which needs no network.
 
     Summary and reconciliation of rows; money by the ledger; times, throughput and advice; failures with the calls that
     retry them; ambiguous rows with their possible cost; the grid of seeds; near-duplicates; settings and versions with
@@ -26,10 +30,10 @@ def report(run_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None 
 
     Parameters
     ----------
-    run_dir : path-like
-        The run directory.
+    run_dir : path-like, or iterable of path-like
+        The run directory; or several, which stand on the page one after the other, with their sums before them.
     path : path-like, optional
-        The file to write, replaced atomically; default: ``report.html`` in the run directory.
+        The file to write, replaced atomically; default: ``report.html`` in the run directory, if it is one.
 
     Returns
     -------
@@ -41,7 +45,8 @@ def report(run_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None 
     DirectoryError
         If it is not a run directory, or can't be read.
     UsageError
-        If the file's folder does not exist, or Jinja2 or matplotlib is not installed.
+        If the file's folder does not exist, no file is given for several directories, or Jinja2 or matplotlib is not
+        installed.
     OSError
         If the file can't be written.
 
@@ -55,16 +60,19 @@ def report(run_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None 
     >>> dreamo.report(run_dir).name
     'report.html'
     """
-    target = (existing(run_dir).path / NAME) if path is None else Path(path).expanduser().absolute()
+    run_dirs = listed(run_dir)
+    if path is None and len(run_dirs) > 1:
+        raise UsageError("A report of several run directories stands in none of them: give path=.")
+    target = (existing(run_dirs[0]).path / NAME) if path is None else Path(path).expanduser().absolute()
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent} to write {target.name} to. Make it first.")
-    page = render(read_facts(run_dir))
+    page = render([read_facts(one) for one in run_dirs])
     content = page.encode("utf-8", errors="replace")
     durable.replace(target, lambda temporary: temporary.write_bytes(content))
     return target
 
 
-def read_facts(run_dir: str | os.PathLike[str]) -> Facts:
+def read_facts(run_dir: RunDir) -> Facts:
     """Read what a report is made from.
 
     Raises

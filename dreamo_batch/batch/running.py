@@ -51,6 +51,7 @@ def run(
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
     max_cost: Amount | None = None,
+    max_new_cost: Amount | None = None,
     unit_cost: Amount | None = None,
     pilot: int | None = None,
     max_in_flight: int = 8,
@@ -83,6 +84,8 @@ def run(
         the run directory.
     max_cost : float, str or Decimal, optional
         Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
+    max_new_cost : float, str or Decimal, optional
+        USD that this call may add at most to what was spent and reserved before it; not stored.
     unit_cost : float, str or Decimal, optional
         USD that each order reserves; default: what the service's precharge tells, else the highest price seen.
     pilot : int, optional
@@ -144,6 +147,7 @@ def run(
     """
     options = RunOptions(
         max_cost=max_cost,
+        max_new_cost=max_new_cost,
         unit_cost=unit_cost,
         pilot=pilot,
         max_in_flight=max_in_flight,

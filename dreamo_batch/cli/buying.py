@@ -40,8 +40,9 @@ def agree(
     *,
     is_local: bool,
     is_agreed: bool,
-) -> None:
-    """See to it that what a call may spend was agreed to.
+    no_cap: bool,
+) -> str | None:
+    """See to it that what a call may spend was agreed to, and return the sum that then binds it.
 
     Parameters
     ----------
@@ -55,6 +56,13 @@ def agree(
         Whether the embedded gateway is used.
     is_agreed : bool
         Whether `--yes` was given.
+    no_cap : bool
+        Whether `--yes` is not to bind the call to what it should cost.
+
+    Returns
+    -------
+    str or None
+        USD that the call may add, as text: given with `--max-new-cost`, else agreed to; None where nothing limits it.
 
     Raises
     ------
@@ -68,9 +76,24 @@ def agree(
     if is_local and options["base_url"] is not None:
         raise click.UsageError("give --local or --base-url, not both")
     settings = None if is_local else resolve(base_url=options["base_url"])
-    if settings is not None and consent.is_needed(settings, is_agreed=is_agreed):
-        _refuse_other_service(run_dir, settings.service_name)
-        consent.ask(plan(), settings, options)
+    given: str | None = options["max_new_cost"]
+    if settings is None or settings.is_loopback:
+        return given
+    _refuse_other_service(run_dir, settings.service_name)
+    if not is_agreed:
+        agreed = consent.ask(plan(), settings, options)
+        return given or agreed
+    is_capped = options["max_cost"] is not None or _stored_cap(run_dir) is not None
+    if given or no_cap or is_capped:
+        return given
+    return consent.bind(plan(), settings, options)
+
+
+def _stored_cap(run_dir: str) -> object:
+    from dreamo_batch.batch.reading import stored_cap
+    from dreamo_batch.execution.directory import RunDirectory
+
+    return stored_cap(RunDirectory(run_dir))
 
 
 def finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:

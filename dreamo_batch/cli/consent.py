@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dreamo_batch import columns
+from dreamo_batch.cli.output import hint
 from dreamo_batch.execution.budget import money
 from dreamo_batch.service.harmless import harmless
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 NEW, _, _, IN_FLIGHT, _, INVALID, _ = columns.ACTIONS
 _YES: Final = ("y", "yes")
+_MARGIN: Final = Decimal("1.25")
+_SHOWN_USD: Final = Decimal("0.0001")
+_DIGITS: Final = 9  # what a sum of floats is off by lies below
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,23 @@ class Offer:
         '1 new order at gateway.example:443, at a price not known yet; capped at $5 in all.'
         """
         orders = "1 new order" if self.n_orders == 1 else f"{self.n_orders} new orders"
-        cost = "at a price not known yet" if math.isnan(self.cost_usd) else f"for up to ${self.cost_usd:.4f}"
+        most = self.most()
+        cost = "at a price not known yet" if most is None else f"for up to ${most}"
         cap = "" if money(max_cost) is None else f"; capped at ${max_cost} in all"
         return f"{orders} at {service}, {cost}{cap}."
+
+    def most(self, margin: Decimal = Decimal(1)) -> str | None:
+        """Give the sum that the offer comes to, times a margin, as USD text rounded up; None without a price.
+
+        Examples
+        --------
+        >>> Offer(8, 0.2288).most(), Offer(8, 0.2288).most(Decimal("1.25")), Offer(1, math.nan).most()
+        ('0.2288', '0.2860', None)
+        """
+        if math.isnan(self.cost_usd):
+            return None
+        exact = Decimal(repr(round(self.cost_usd, _DIGITS))) * margin
+        return format(exact.quantize(_SHOWN_USD, ROUND_UP), "f")
 
 
 def is_needed(settings: Settings, *, is_agreed: bool) -> bool:
@@ -85,8 +104,8 @@ def is_needed(settings: Settings, *, is_agreed: bool) -> bool:
     return not (is_agreed or settings.is_loopback)
 
 
-def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -> None:
-    """Ask whether what is planned may be bought.
+def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """Ask whether what is planned may be bought, and return the sum agreed to.
 
     Parameters
     ----------
@@ -97,6 +116,11 @@ def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -
     options : mapping
         Options of the call.
 
+    Returns
+    -------
+    str or None
+        USD as text; None if nothing is to be bought or no price is known.
+
     Raises
     ------
     click.ClickException
@@ -105,9 +129,26 @@ def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -
     _refuse_invalid(planned, options)
     offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
     if not offer.n_orders:
-        return
+        return None
     sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
     agree_to(sentence, settings, instead="see it row by row with --dry-run")
+    return offer.most()
+
+
+def bind(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """Say what a call agreed to with `--yes` may come to, and return the sum that it stops at, USD."""
+    _refuse_invalid(planned, options)
+    offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
+    if not offer.n_orders:
+        return None
+    most = offer.most(_MARGIN)
+    stops = (
+        "no price is known, so nothing limits this call; --max-cost does"
+        if most is None
+        else f"this call stops at ${most}; --no-cap lifts that"
+    )
+    hint(f"{offer.sentence(settings.service_name)} {stops[0].upper()}{stops[1:]}.")
+    return most
 
 
 def agree_to(sentence: str, settings: Settings, *, instead: str = "") -> None:

@@ -112,6 +112,7 @@ def results(
         declared.LOCAL,
         click.Option(["--dry-run"], is_flag=True, help="Print what would be ordered, and send nothing."),
         declared.YES,
+        declared.NO_CAP,
         declared.FORMAT,
     ]
 )
@@ -124,6 +125,7 @@ def retry(
     local: bool,
     dry_run: bool,
     yes: bool,
+    no_cap: bool,
     format_: str,
     **options: Any,
 ) -> int:
@@ -146,7 +148,9 @@ def retry(
 
     if dry_run:
         return buying.show_plan(planned(), format_, on_invalid="skip")
-    buying.agree(planned, path, options, is_local=is_local, is_agreed=yes)
+    options["max_new_cost"] = buying.agree(
+        planned, path, options, is_local=is_local, is_agreed=yes, no_cap=no_cap
+    )
     return buying.finish(
         lambda: dreamo.retry(path, gateway="local" if is_local else None, **chosen, **options),
         path,

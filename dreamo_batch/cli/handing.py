@@ -72,14 +72,16 @@ def export(
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        declared.RUN_DIRS,
+        declared.RUN_DIRS_OPTION,
         click.Option(
-            ["--output"], metavar="PATH", help="The file to write; default: report.html in RUN_DIR."
+            ["--output"],
+            metavar="PATH",
+            help="The file to write; default: report.html in RUN_DIR, if it is one.",
         ),
     ]
 )
-def report(run_dir: str | None, run_dir_option: str | None, *, output: str | None) -> int:
+def report(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, output: str | None) -> int:
     """Write all that is to be told of a run as one page.
 
     One HTML file without any network: money, times, failures, ambiguous rows, pictures, near-duplicates, and a
@@ -87,7 +89,7 @@ def report(run_dir: str | None, run_dir_option: str | None, *, output: str | Non
     """
     import dreamo_batch as dreamo
 
-    path = dreamo.report(declared.run_dir_of(run_dir, run_dir_option), output)
+    path = dreamo.report(declared.run_dirs_of(run_dirs, run_dirs_option), output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
     return exits.DONE

@@ -36,6 +36,11 @@ RUN: Final[dict[str, click.Option]] = {
         metavar="USD",
         help="Cap over everything ever ordered in the directory; stored until given anew, inf lifts it.",
     ),
+    "max_new_cost": _option(
+        "--max-new-cost",
+        metavar="USD",
+        help="What this call may add at most; not stored. Default: the sum you agree to.",
+    ),
     "unit_cost": _option(
         "--unit-cost",
         metavar="USD",
@@ -136,6 +141,9 @@ LOCAL: Final = _option(
     help="Use the embedded local gateway: no key, no cost; its state is kept in the run directory.",
 )
 YES: Final = _option("--yes", is_flag=True, help="Agree to what it costs, without being asked.")
+NO_CAP: Final = _option(
+    "--no-cap", is_flag=True, help="With --yes: don't stop this call at 1.25 times what it should cost."
+)
 FORMAT: Final = _option(
     "--format",
     "format_",

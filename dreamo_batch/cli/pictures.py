@@ -21,8 +21,8 @@ _NOTHING: Final = "none"
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        declared.RUN_DIRS,
+        declared.RUN_DIRS_OPTION,
         click.Option(
             ["--output"],
             metavar="PATH",
@@ -52,8 +52,8 @@ _NOTHING: Final = "none"
     ]
 )
 def gallery(
-    run_dir: str | None,
-    run_dir_option: str | None,
+    run_dirs: Sequence[str],
+    run_dirs_option: Sequence[str],
     *,
     output: str,
     rows: str | None,
@@ -61,21 +61,21 @@ def gallery(
     title: str,
     **of_sheet: Any,
 ) -> int:
-    """Show the pictures as a grid.
+    """Show the pictures of a run, or of several, as a grid.
 
     By default prompts against seeds, with the reference picture beside them, and what failed or is still open drawn
     as what it is. At any time, also while RUN_DIR is worked on.
     """
     import dreamo_batch as dreamo
 
-    path = declared.run_dir_of(run_dir, run_dir_option)
+    paths = declared.run_dirs_of(run_dirs, run_dirs_option)
     axes: dict[str, Any] = {"rows": _listed(rows), "columns": _listed(across)}
     if Path(output).suffix.lower() in _PAGES:
-        seen = dreamo.gallery(path, **axes, title=title)
+        seen = dreamo.gallery(paths, **axes, title=title)
         seen.to_html(output)
         hint(f"{len(seen.results)} rows shown in {output}")
     else:
-        n_pictures = dreamo.contact_sheet(path, output, **axes, title=title, **of_sheet)
+        n_pictures = dreamo.contact_sheet(paths, output, **axes, title=title, **of_sheet)
         hint(f"{n_pictures} pictures on {output}")
     return exits.DONE
 

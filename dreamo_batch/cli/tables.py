@@ -79,11 +79,20 @@ def plan(table: str, run_dir: str | None, *, local: bool, yes: bool, format_: st
         declared.LOCAL,
         _DRY_RUN,
         declared.YES,
+        declared.NO_CAP,
         declared.FORMAT,
     ]
 )
 def run(
-    table: str, run_dir: str, *, local: bool, dry_run: bool, yes: bool, format_: str, **options: Any
+    table: str,
+    run_dir: str,
+    *,
+    local: bool,
+    dry_run: bool,
+    yes: bool,
+    no_cap: bool,
+    format_: str,
+    **options: Any,
 ) -> int:
     """Work TABLE off, or go on with it.
 
@@ -96,7 +105,9 @@ def run(
     options = _at_home(options, table)
     if dry_run:
         return buying.show_plan(_plan(frame, run_dir, options), format_, on_invalid=options["on_invalid"])
-    buying.agree(lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes)
+    options["max_new_cost"] = buying.agree(
+        lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap
+    )
     return buying.finish(
         lambda: dreamo.run(frame, run_dir, gateway="local" if local else None, **options),
         run_dir,

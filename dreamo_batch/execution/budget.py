@@ -79,6 +79,8 @@ class Budget:
     ----------
     cap : Decimal or None
         USD that spent + reserved never passes; None for no cap.
+    max_new : Decimal or None
+        USD that this call may add to what was spent and reserved before it; None for no such limit.
     price : Decimal or None
         USD a create reserves, until a higher price is seen; None if unknown.
     n_pilot : int
@@ -100,6 +102,7 @@ class Budget:
         self,
         *,
         cap: Decimal | None = None,
+        max_new: Decimal | None = None,
         price: Decimal | None = None,
         n_pilot: int = 0,
         orders: Iterable[Order] = (),
@@ -113,6 +116,7 @@ class Budget:
         self._n_pilots_left = n_pilot
         for order in orders:
             self._add(order, 1)
+        self.call_limit = None if max_new is None else total((self._committed(), max_new))
 
     @property
     def reserved(self) -> Decimal:
@@ -124,11 +128,17 @@ class Budget:
         """USD by which spent + reserved is over the cap; 0 within it."""
         return ZERO if self.cap is None else max(total((self._committed(), self.cap.copy_negate())), ZERO)
 
+    @property
+    def limit(self) -> Decimal | None:
+        """USD that spent + reserved may come to in this call: the cap, or the sum agreed to for it if that is less."""
+        return min((limit for limit in (self.cap, self.call_limit) if limit is not None), default=None)
+
     def verdict(self) -> Verdict:
         """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
-        if self.cap is None or (self.price is None and self._n_pilots_left > 0):
+        limit = self.limit
+        if limit is None or (self.price is None and self._n_pilots_left > 0):
             return "go"
-        if self.price is not None and total((self._committed(), self.price)) <= self.cap:
+        if self.price is not None and total((self._committed(), self.price)) <= limit:
             return "go"
         return "wait" if self._n_open else "stop"
 

@@ -431,7 +431,9 @@ class Coordinator:
             return PriceUnknown(
                 "a cap was given, but no order so far has told a price. Give unit_cost= (USD an order) and run again."
             )
-        cap, spent = money.text(self.budget.cap or money.ZERO), money.text(self.budget.spent)
+        limit = self.budget.limit or money.ZERO
+        is_of_call = limit != self.budget.cap
+        spent = money.text(self.budget.spent)
         reserved, excess = money.text(self.budget.reserved or money.ZERO), money.text(self.budget.excess)
         over = (
             f", {excess} over it, because orders in flight cost more than reserved"
@@ -439,9 +441,10 @@ class Coordinator:
             else ""
         )
         return BudgetReached(
-            f"the cap of {cap} USD is reached{over}: {spent} spent, {reserved} reserved, and "
-            f"the next order may cost {money.text(self.budget.price)}. {self.schedule.n_waiting} jobs were not "
-            "ordered. Run again with a higher max_cost= to go on."
+            f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
+            f"{spent} spent, {reserved} reserved, and the next order may cost {money.text(self.budget.price)}. "
+            f"{self.schedule.n_waiting} jobs were not ordered. "
+            f"Run again with a higher {'max_new_cost' if is_of_call else 'max_cost'}= to go on."
         )
 
     def _what_to_do(self, error: OSError) -> str:

@@ -31,6 +31,7 @@ class RunOptions:
     """
 
     max_cost: Amount | None = None
+    max_new_cost: Amount | None = None
     unit_cost: Amount | None = None
     pilot: int | None = None
     max_in_flight: int = 8
@@ -55,6 +56,7 @@ class RunOptions:
         if not self.task_timeout_s > 0:
             raise UsageError(f"task_timeout_s must be more than 0 seconds, not {self.task_timeout_s}")
         _amount("max_cost", self.max_cost)
+        _amount("max_new_cost", self.max_new_cost)
         _amount("unit_cost", self.unit_cost)
 
     def cap(self, stored: str | None) -> Decimal | None:
@@ -85,7 +87,7 @@ class RunOptions:
         return asdict(self) | amounts
 
     def _amounts(self) -> dict[str, Amount | None]:
-        return {"max_cost": self.max_cost, "unit_cost": self.unit_cost}
+        return {"max_cost": self.max_cost, "max_new_cost": self.max_new_cost, "unit_cost": self.unit_cost}
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -30,8 +30,15 @@ _ID: Final = re.compile(r"(\bid=\"|href=\"#|url\(#)")
 _ACROSS: Final = ("xlink:href", "href")
 
 
-def charts(facts: Facts) -> dict[str, str]:
+def charts(facts: Facts, *, prefix: str = "") -> dict[str, str]:
     """Draw what is worth a picture: money over time, latency by phase, and throughput.
+
+    Parameters
+    ----------
+    facts : Facts
+        The run.
+    prefix : str
+        What names within the drawings begin with, so that they differ from those of other runs on the page.
 
     Returns
     -------
@@ -46,13 +53,12 @@ def charts(facts: Facts) -> dict[str, str]:
     if facts.orders[columns.COMPLETED_AT].isna().all():
         return {}
     cap = _visible_cap(facts)
-    return {
-        "spend": _drawn("spend", lambda ax: plots.plot_spend(facts.attempts, cap=cap, ax=ax)),
-        "latency": _drawn("latency", lambda ax: plots.plot_latency(summarise_latency(facts.history), ax=ax)),
-        "throughput": _drawn(
-            "throughput", lambda ax: plots.plot_throughput(count_throughput(facts.history), ax=ax)
-        ),
+    draw: dict[str, Callable[[Axes], object]] = {
+        "spend": lambda ax: plots.plot_spend(facts.attempts, cap=cap, ax=ax),
+        "latency": lambda ax: plots.plot_latency(summarise_latency(facts.history), ax=ax),
+        "throughput": lambda ax: plots.plot_throughput(count_throughput(facts.history), ax=ax),
     }
+    return {name: _drawn(prefix, name, drawing) for name, drawing in draw.items()}
 
 
 def _visible_cap(facts: Facts) -> str | None:
@@ -61,7 +67,7 @@ def _visible_cap(facts: Facts) -> str | None:
     return text(cap) if cap and spent and cap <= _CAP_TIMES_MAX * spent else None
 
 
-def _drawn(name: str, draw: Callable[[Axes], object]) -> str:
+def _drawn(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
     try:
         import matplotlib as mpl
 
@@ -81,7 +87,7 @@ def _drawn(name: str, draw: Callable[[Axes], object]) -> str:
     unsigned: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
         sheet.savefig(buffer, format="svg", metadata=unsigned)
-    return _fitted(buffer.getvalue(), name)
+    return _fitted(buffer.getvalue(), prefix, name)
 
 
 def _stack_legend(ax: Axes) -> None:
@@ -91,10 +97,10 @@ def _stack_legend(ax: Axes) -> None:
         legend.set_ncols(1)
 
 
-def _fitted(drawing: str, name: str) -> str:
+def _fitted(drawing: str, prefix: str, name: str) -> str:
     """Make a drawing part of a page: no addresses, names of its own, any width, and the page's colours."""
     drawing = _SIZE.sub(r"\1 ", _HEAD.sub("", drawing))
-    drawing = _ID.sub(rf"\g<1>{name}-", drawing.replace(*_ACROSS))
+    drawing = _ID.sub(rf"\g<1>{prefix}{name}-", drawing.replace(*_ACROSS))
     for part in theme.Theme.__slots__:
         drawing = drawing.replace(getattr(theme.ON_LIGHT, part), f"var(--{part})")
     return drawing.replace("<svg", f'<svg role="img" aria-label="{name}"', 1).strip()

@@ -27,13 +27,15 @@ _PAIR_BYTES_MAX: Final = 6_000
 _GROUPS_MAX: Final = 40
 
 
-def seed_grid(facts: Facts) -> dict[str, Any]:
+def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
     """Draw prompts against seeds, with what failed or is missing drawn as what it is.
 
     Parameters
     ----------
     facts : Facts
         The run.
+    n_runs : int
+        How many share the page's room.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def seed_grid(facts: Facts) -> dict[str, Any]:
     shown = facts.results.iloc[:N_ROWS_MAX]
     gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
     return {
-        "markup": gallery.fragment(bytes_max=_BYTES_MAX),
+        "markup": gallery.fragment(bytes_max=_BYTES_MAX // n_runs),
         "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
         "n_more": len(facts.results) - len(shown),
     }

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.budget import money, text, total
 from dreamo_batch.execution.progress import dollars
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 UNKNOWN: Final = "unknown"
 _WORDS_MAX: Final = 240
@@ -43,6 +43,18 @@ def usd(amount: object) -> str:
     """
     known = money(amount) if isinstance(amount, str) else None
     return UNKNOWN if known is None else str(amount)
+
+
+def added(amounts: Iterable[object]) -> str:
+    """Add up amounts that are exact decimal text; unknown if one of them is.
+
+    Examples
+    --------
+    >>> added(["0.1", "0.2"]), added(["0.1", None])
+    ('0.3', 'unknown')
+    """
+    known = [money(amount) if isinstance(amount, str) else None for amount in amounts]
+    return UNKNOWN if None in known else text(total(amount for amount in known if amount is not None))
 
 
 def about(amount: object) -> str:
