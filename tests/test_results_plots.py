@@ -1,11 +1,13 @@
-"""Plots draw what they are given, legibly on light and dark, and leave pyplot alone."""
+"""Plots draw what they are given, legibly on light and dark, and work with pyplot."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,14 +17,21 @@ from matplotlib.figure import Figure
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import plots, theme
+from dreamo_batch.results import lettering, plots, theme
 from dreamo_batch.results.attempts import list_attempts
 from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.failures import summarise_failures
 from dreamo_batch.results.latency import count_throughput, summarise_latency
 from tests.histories import NOON, ambiguous, completed, failed, told
 
+FIRST = theme._files()[0]
 PROMPTS = ("a fox", "an owl for $5 or $6", "海边的小屋", "a castle " * 20, "one_two^three\n{four}")
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays():
+    yield
+    plt.close("all")
 
 
 def history(n=30):
@@ -166,12 +175,60 @@ def test_without_matplotlib_the_way_out_is_said(monkeypatch):
         theme.prepare(None)
 
 
-def test_importing_and_plotting_leave_pyplot_alone():
-    """The package does not load matplotlib, and plots do not load pyplot."""
-    code = (
-        "import sys, pandas as pd, dreamo_batch as dreamo; from dreamo_batch import columns\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "dreamo.plot_costs(pd.DataFrame(columns=list(columns.COSTS)))\n"
-        "assert 'matplotlib.figure' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
-    )
+def test_importing_the_package_loads_no_matplotlib():
+    """Plots load it when they are drawn."""
+    code = "import sys, dreamo_batch as dreamo; dreamo.costs; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("plot", DRAWN)
+def test_a_plot_is_the_current_figure_of_pyplot(plot, tmp_path):
+    """So that plt.savefig saves it, plt.show shows it, and the next one is another."""
+    first, second = plot(DRAWN[plot](history())), plot(DRAWN[plot](history()))
+    assert first.figure is not second.figure
+    assert plt.gca() is second
+    plt.savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("size", [(7.2, 4.0), (4.5, 3.0), (12.0, 3.0)])
+@pytest.mark.parametrize("layout", [None, "constrained", "tight"])
+@pytest.mark.parametrize("plot", DRAWN)
+def test_legends_are_not_cut_off(plot, layout, size):
+    """Whatever the size of the figure, and whether or not it makes room for what stands beside its axes."""
+    figure = Figure(figsize=size, layout=layout)
+    ax = plot(DRAWN[plot](history()), ax=figure.subplots())
+    figure.draw_without_rendering()
+    legend = ax.get_legend()
+    assert legend is not None
+    box, whole = legend.get_window_extent(), figure.bbox
+    is_inside = box.x0 >= whole.x0 - 1 and box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1
+    assert is_inside
+    assert (
+        box.x1 <= whole.x1 + 1 or size[0] < 4
+    )  # what is longer than a small figure is wide can't be seen whole
+
+
+def chinese_font():
+    found = [file for file in lettering._of_machine() if lettering._is_chinese(file)]
+    if not found:
+        assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
+        pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
+
+
+def test_chinese_is_drawn_where_there_is_a_font():
+    """In labels, and in the title where a column is named so."""
+    chinese_font()
+    made = told(["a", "b"], [completed("a"), completed("b")], 场景=["海边的小屋", "a fox"])
+    ax = plots.plot_costs(summarise_costs(made, "场景"))
+    assert sorted(label.get_text() for label in ax.get_yticklabels()) == ["a fox", "海边的小屋"]
+    assert ax.get_title(loc="left") == "Cost by 场景"
+    ax.figure.draw_without_rendering()  # a letter without a font would be a warning
+
+
+def test_letters_without_a_font_are_boxes(monkeypatch):
+    """Rather than a warning for each."""
+    monkeypatch.setattr(theme, "_files", lambda: [FIRST])
+    ax = plots.plot_costs(summarise_costs(told(["a"], [completed("a")], scene=["海 a"]), "scene"))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
+    ax.figure.draw_without_rendering()

@@ -1,9 +1,9 @@
-"""A figure that shows itself in a notebook without pyplot, whose state belongs to the user."""
+"""The figure that a plot is drawn on where none is given; pyplot knows it, unless it is made without."""
 
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
@@ -12,7 +12,7 @@ _SIZE_IN: Final = (7.2, 4.0)
 
 
 class Sheet(Figure):
-    """One figure of its own.
+    """One figure of its own, laid out so that nothing on it is cut off.
 
     Examples
     --------
@@ -20,8 +20,8 @@ class Sheet(Figure):
     b'PNG'
     """
 
-    def __init__(self) -> None:
-        super().__init__(figsize=_SIZE_IN, layout="constrained")
+    def __init__(self, *, figsize: tuple[float, float] | None = None, **options: Any) -> None:
+        super().__init__(figsize=figsize or _SIZE_IN, **{"layout": "constrained", **options})
 
     def _repr_png_(self) -> bytes:
         """Give the picture that a notebook shows."""

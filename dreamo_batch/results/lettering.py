@@ -77,6 +77,11 @@ class Lettering:
         if font is not None and _opened(self._files[0], 20) is None:
             raise UsageError(f"font={str(font)!r} can't be read as a font; give a .ttf, .otf or .ttc file.")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The font files, those asked for first before those of this machine."""
+        return tuple(file for file in self._files if file is not None)
+
     def font_for(self, text: str, size_px: int) -> Font | None:
         """Give the first font that has all letters of a text; None if none has."""
         for file in self._files:

@@ -1,8 +1,8 @@
 """Plots of money, time and failures: each draws what a function of the same name gave back.
 
-Every function takes and returns matplotlib Axes. Without any it makes a figure of its own, which shows itself in a
-notebook as ``ax.figure`` and saves with ``ax.figure.savefig``. Colours follow the background, so that axes of a dark
-style are drawn upon in light ink.
+Every function takes and returns matplotlib Axes. Without any it makes a figure of its own, which is pyplot's current
+one: a notebook shows it, and ``plt.show`` and ``plt.savefig`` work. Colours follow the background, so that axes of a
+dark style are drawn upon in light ink.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def plot_spend(
     cap : float, str or Decimal, optional
         USD that the run was not to pass.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a figure of its own.
+        Where to draw; default: a new figure, pyplot's current one from then on.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     costs : pandas.DataFrame
         As from `dreamo_batch.costs`; groups beyond the 25 most expensive are left out, and counted in the title.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a figure of its own.
+        Where to draw; default: a new figure, pyplot's current one from then on.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     phase : str, optional
         One phase only; default: every phase of the whole, and ``"task"`` where there are groups.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a figure of its own.
+        Where to draw; default: a new figure, pyplot's current one from then on.
 
     Returns
     -------
@@ -190,7 +190,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     failures : pandas.DataFrame
         As from `dreamo_batch.failures`.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a figure of its own.
+        Where to draw; default: a new figure, pyplot's current one from then on.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     throughput : pandas.DataFrame
         As from `dreamo_batch.throughput`.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a figure of its own.
+        Where to draw; default: a new figure, pyplot's current one from then on.
 
     Returns
     -------

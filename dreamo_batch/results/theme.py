@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.results.lettering import Lettering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABEL_CHARACTERS: Final = 42
-_BEYOND_FONT: Final = "\u0530"  # the font that comes with matplotlib has Latin, Greek and Cyrillic
 _UNDRAWABLE: Final = "\u25a1"
+_LEGEND_SHARE: Final = (
+    0.94  # of the figure's width; it begins at the right, and lines have their names at the left
+)
+_LEGEND_BELOW_PT: Final = 38  # under the ticks and what names the axis
 _MIDDLE: Final = 0.5
 _LUMINANCE: Final = (0.2126, 0.7152, 0.0722)
 
@@ -40,7 +45,7 @@ def prepare(ax: Axes | None) -> tuple[Axes, Theme]:
     Parameters
     ----------
     ax : matplotlib.axes.Axes or None
-        None: axes of a new figure, which pyplot knows nothing of.
+        None: axes of a new figure, which is pyplot's current one from then on.
 
     Returns
     -------
@@ -53,7 +58,8 @@ def prepare(ax: Axes | None) -> tuple[Axes, Theme]:
 
     Examples
     --------
-    >>> prepare(None)[1].ink
+    >>> from matplotlib.figure import Figure
+    >>> prepare(Figure().subplots())[1].ink
     '#222222'
     """
     drawn = _fresh() if ax is None else ax
@@ -69,14 +75,31 @@ def prepare(ax: Axes | None) -> tuple[Axes, Theme]:
 
 def finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "") -> Axes:
     """Name the plot and its axes, and show what the colours mean where there are several."""
-    ax.set_title(title, color=theme.ink, loc="left", fontsize="medium", parse_math=False)
+    title = drawable(title)
+    style: dict[str, Any] = {"fontfamily": _families(title), "parse_math": False}
+    ax.set_title(title, color=theme.ink, loc="left", fontsize="medium", **style)
     ax.set_xlabel(x, color=theme.ink)
     ax.set_ylabel(y, color=theme.ink)
-    handles, names = ax.get_legend_handles_labels()
-    if len(handles) > 1:
-        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": len(handles)}
-        ax.legend(handles, names, frameon=False, labelcolor=theme.ink, fontsize="small", **below)
+    if len(ax.get_legend_handles_labels()[0]) > 1:
+        _explain(ax, theme)
     return ax
+
+
+def _explain(ax: Axes, theme: Theme) -> None:
+    """Say what the colours mean: below the axes where the figure makes room for it, else within them."""
+    style: dict[str, Any] = {"labelcolor": theme.ink, "fontsize": "small"}
+    figure: Any = ax.get_figure(root=True)
+    if figure.get_layout_engine() is None:
+        ax.legend(loc="best", framealpha=0.7, facecolor=ax.get_facecolor(), edgecolor="none", **style)
+        return
+    from matplotlib.transforms import ScaledTranslation
+
+    lower = ax.transAxes + ScaledTranslation(0, -_LEGEND_BELOW_PT / 72, figure.dpi_scale_trans)
+    place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (1, 0), "bbox_transform": lower}
+    for n_columns in range(len(ax.get_legend_handles_labels()[0]), 0, -1):
+        legend = ax.legend(frameon=False, ncols=n_columns, **place, **style)
+        if legend.get_window_extent().width <= _LEGEND_SHARE * figure.bbox.width:
+            return
 
 
 def say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
@@ -89,6 +112,8 @@ def say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
 def name_lines(ax: Axes, labels: Sequence[Any]) -> None:
     """Label horizontal lines from the top down."""
     ax.set_yticks(range(len(labels)), [shortened(label) for label in labels], parse_math=False)
+    for tick in ax.get_yticklabels():
+        tick.set_fontfamily(_families(tick.get_text()))
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -102,8 +127,54 @@ def shortened(label: object) -> str:
     ('a fox in the snow, seen from far away a...', '(none)')
     """
     text = "(none)" if label is None or label != label else " ".join(str(label).split())  # noqa: PLR0124 - NaN
-    text = "".join(c if c.isprintable() and c < _BEYOND_FONT else _UNDRAWABLE for c in text)
+    text = drawable(text)
     return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 3] + "..."
+
+
+def drawable(text: str) -> str:
+    """Put a box for every letter that no font here has.
+
+    Examples
+    --------
+    >>> drawable("a fox"), drawable("\ue000")
+    ('a fox', '□')
+    """
+    known = [_charmap(file) for file in _files()]
+    box = _UNDRAWABLE if ord(_UNDRAWABLE) in known[0] else "?"
+    return "".join(c if c.isprintable() and any(ord(c) in one for one in known) else box for c in text)
+
+
+def _families(text: str) -> list[str]:
+    """Name the fonts that have the letters of a text: matplotlib's choice, then those of this machine."""
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    first, *others = _files()
+    letters = {ord(letter) for letter in text} - _charmap(first)
+    names = list(mpl.rcParams["font.family"])
+    for file in others:
+        found = letters & _charmap(file)
+        if found:
+            font_manager.fontManager.addfont(file)
+            names.append(font_manager.get_font(file).family_name)
+            letters -= found
+    return names
+
+
+def _files() -> list[str]:
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return [findfont(FontProperties()), *map(str, Lettering().files)]
+
+
+@functools.lru_cache(maxsize=64)
+def _charmap(file: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
+
+    try:
+        return frozenset(get_font(file).get_charmap())
+    except (OSError, RuntimeError):  # a font that matplotlib can't read has no letters for it
+        return frozenset()
 
 
 def _fresh() -> Axes:
@@ -111,7 +182,9 @@ def _fresh() -> Axes:
         from dreamo_batch.results.figure import Sheet
     except ImportError as error:
         raise UsageError(f"Plots need matplotlib ({error}): pip install 'dreamo-batch[plots]'.") from None
-    return Sheet().subplots()
+    import matplotlib.pyplot as plt
+
+    return plt.figure(FigureClass=Sheet).subplots()
 
 
 def _theme(ax: Axes) -> Theme:

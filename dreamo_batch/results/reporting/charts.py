@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _SIZE_IN: Final = (5.4, 3.4)
 _CAP_TIMES_MAX: Final = 8
-_SIDE_BY_SIDE_MAX: Final = 2
 _HEAD: Final = re.compile(
     r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>| xmlns(?::xlink)?=\"[^\"]*\"", re.DOTALL
 )
@@ -82,19 +81,11 @@ def _drawn(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
     ax = sheet.subplots()
     ax.patch.set_alpha(0)
     draw(ax)
-    _stack_legend(ax)
     buffer = io.StringIO()
     unsigned: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
         sheet.savefig(buffer, format="svg", metadata=unsigned)
     return _fitted(buffer.getvalue(), prefix, name)
-
-
-def _stack_legend(ax: Axes) -> None:
-    """Put entries below each other where they would not fit side by side."""
-    legend = ax.get_legend()
-    if legend is not None and len(legend.get_texts()) > _SIDE_BY_SIDE_MAX:
-        legend.set_ncols(1)
 
 
 def _fitted(drawing: str, prefix: str, name: str) -> str:
