@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
+from dreamo_batch.batch.call import Call
 from dreamo_batch.execution import runner
 from tests.flows import Flow, Slow
 
@@ -429,3 +431,217 @@ def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_b
     live = start(table)
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert any("column seeds is not read" in line for line in live.status.notices)
+
+
+# Touched by other verbs and other threads.
+
+
+def lose_an_answer(flow: Flow) -> None:
+    """Let the first create be taken and its answer be lost."""
+    flow.gateway.faults.script("create", "drop_after_accept")
+
+
+def is_one_ambiguous(live: dreamo.Batch) -> bool:
+    return live.status.by_status[columns.AMBIGUOUS] == 1
+
+
+def assert_untouched(live: dreamo.Batch, flow: Flow, slow: Slow) -> None:
+    """It is still this batch's own run, and it finishes."""
+    assert live.can_control
+    assert live.status.phase == "running"
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert live.status.phase == "finished"
+    flow.assert_finishes()
+
+
+def test_resolve_settles_a_row_of_the_live_run_which_goes_on_with_it(flow, start, slow):
+    """The lost task is asked for by the live run itself; every id on the invoice is in the ledger."""
+    lose_an_answer(flow)
+    live = start()
+    until(lambda: is_one_ambiguous(live))
+    row = live.results().index[live.results()[columns.STATUS] == columns.AMBIGUOUS][0]
+    known = set(live.results()[columns.TASK_ID].dropna())
+    (lost,) = (
+        line["id"]
+        for line in flow.invoice()
+        if line["id"] not in known and line["seed"] == flow.table["seed"][row]
+    )
+    settled = dreamo.resolve(flow.run_dir, row, task_id=lost)
+    assert settled[columns.TASK_ID][row] == lost
+    assert live.status.by_status[columns.AMBIGUOUS] == 0
+    assert_untouched(live, flow, slow)
+    assert {line["id"] for line in flow.invoice()} == set(live.results()[columns.TASK_ID])
+
+
+def test_resolve_is_refused_beside_a_live_run_which_goes_on(flow, start, slow):
+    """A row that is not in doubt can't be settled; nothing else comes of it."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    with pytest.raises(errors.UsageError, match="is not ambiguous"):
+        dreamo.resolve(flow.run_dir, flow.table.index[-1], not_sent=True)
+    assert_untouched(live, flow, slow)
+
+
+def test_resolve_after_a_stop_keeps_the_answers_that_are_awaited(flow, start, slow):
+    """Creates on the wire are still recorded, though an order is settled meanwhile."""
+    flow.gateway.faults.script("create", "drop_after_accept", "slow", seconds=2.0)
+    live = start()
+    until(lambda: is_one_ambiguous(live))
+    until(lambda: len(flow.invoice()) == 2)
+    live.stop()
+    row = live.results().index[live.results()[columns.STATUS] == columns.AMBIGUOUS][0]
+    dreamo.resolve(flow.run_dir, row, not_sent=True)
+    until(lambda: live.status.is_over)
+    now = live.results()
+    assert now[columns.TASK_ID].notna().sum() == len(flow.invoice()) - 1
+    assert now[columns.STATUS][row] == columns.PENDING
+
+
+def _price_unknown(flow: Flow) -> None:
+    flow.gateway.faults.script("precharge", "http_404")
+    flow.run(max_cost=1)
+
+
+def _invalid(flow: Flow) -> None:
+    flow.run(flow.table.assign(prompt=""))
+
+
+def _other_service(flow: Flow) -> None:
+    flow.run(gateway=None, base_url="https://example.com", api_key="sk-none-of-ours", unit_cost="0.03")
+
+
+def _bad_option(flow: Flow) -> None:
+    dreamo.retry(flow.run_dir, gateway=flow.gateway, max_in_flight=0)
+
+
+def _unknown_row(flow: Flow) -> None:
+    dreamo.retry(flow.run_dir, rows=["nobody"], gateway=flow.gateway)
+
+
+def _no_access(flow: Flow) -> None:
+    flow.gateway.faults.script("precharge", "http_401")
+    flow.run(max_cost=1)
+
+
+def _download(flow: Flow) -> None:
+    dreamo.download(flow.run_dir, gateway=flow.gateway, progress=False)
+
+
+def _verify(flow: Flow) -> None:
+    dreamo.verify(flow.run_dir)
+
+
+def _second_start(flow: Flow) -> None:
+    dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway, max_cost=1, pilot=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (_price_unknown, errors.PriceUnknown),
+        (_invalid, errors.InvalidTable),
+        (_other_service, errors.OtherService),
+        (_bad_option, errors.UsageError),
+        (_unknown_row, errors.UsageError),
+        (_no_access, errors.AccessRefused),
+        (_download, errors.UsageError),
+        (_verify, errors.UsageError),
+        (_second_start, errors.UsageError),
+    ],
+)
+def test_a_second_call_that_is_refused_leaves_the_live_run_running(flow, start, slow, call, error):
+    """Everything is checked before anything is changed; the run's own table and options stay in force."""
+    live = start(max_cost=None, unit_cost=None)
+    until(lambda: are_two_under_way(live))
+    told = dreamo.status(flow.run_dir)
+    with pytest.raises(error):
+        call(flow)
+    assert dreamo.status(flow.run_dir)["max_cost_usd"] == told["max_cost_usd"] is None
+    assert_untouched(live, flow, slow)
+
+
+def test_reading_beside_a_live_run_touches_nothing(flow, start, slow):
+    """Status, load and plan tell how it stands, and it goes on."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    assert dreamo.status(flow.run_dir)["by_status"][columns.IN_PROGRESS] == 2
+    assert len(dreamo.load(flow.run_dir)) == 6
+    assert set(dreamo.plan(flow.table, flow.run_dir)["action"]) == {"in flight", "new"}
+    assert_untouched(live, flow, slow)
+
+
+def in_threads(*calls: Callable[[], object]) -> list[object]:
+    """Make calls at the same moment and give what each returned or raised."""
+    at_once = threading.Barrier(len(calls))
+
+    def make(call: Callable[[], object]) -> object:
+        at_once.wait(PATIENCE_S)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        ended = [pool.submit(make, call) for call in calls]
+        return [one.exception(PATIENCE_S) or one.result() for one in ended]
+
+
+def test_calls_of_several_threads_at_once_all_give_the_whole_table(flow, start, slow):
+    """One goes on with the live run, the others join it; each job is bought once and each id is kept."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    slow.hurry()
+    service = {"gateway": flow.gateway, "progress": False}
+    ended = in_threads(
+        flow.run,
+        flow.run,
+        lambda: dreamo.retry(flow.run_dir, **service),
+        lambda: dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway).wait(progress=False),
+        flow.run,
+    )
+    assert [getattr(table, "status", table).tolist() for table in ended] == [[columns.COMPLETED] * 6] * 5
+    flow.assert_finishes()
+
+
+def test_a_call_whose_run_went_on_with_another_table_says_what_is_left(flow, start, slow):
+    """Its rows that nobody ordered are told, with the table as it stands."""
+    waiting: list[object] = []
+    thread = threading.Thread(target=lambda: waiting.extend(in_threads(lambda: flow.run(max_in_flight=1))))
+    thread.start()
+    until(lambda: len(flow.invoice()) == 1)
+    live = start(flow.table.head(1))
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    thread.join(PATIENCE_S)
+    (error,) = waiting
+    assert isinstance(error, errors.RunStopped)
+    assert "left" in str(error)
+    assert len(error.results) == 6
+    assert error.run_dir == flow.run_dir
+
+
+def test_an_interrupt_while_a_call_is_prepared_leaves_the_live_run_alone(flow, start, slow, monkeypatch):
+    """Ctrl-C while the second call asks for a price: it is withdrawn, and the run goes on as it was."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+
+    def interrupted(_call, _jobs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Call, "_asked_price", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        flow.run(max_cost=1, unit_cost=None)
+    assert_untouched(live, flow, slow)
+
+
+def test_a_call_stopped_while_it_is_begun_sends_nothing(flow, monkeypatch):
+    """Interrupted in the last moment before its first request, it is begun stopped."""
+    table = flow.table
+    remember = Call._remember
+
+    def stopped(call, *cap):
+        remember(call, *cap)
+        call.stop()
+
+    monkeypatch.setattr(Call, "_remember", stopped)
+    done = flow.run(table)
+    assert flow.invoice() == []
+    assert done[columns.STATUS].tolist() == [columns.PENDING] * 6
+    monkeypatch.undo()
+    assert runner.live(flow.run_dir) is None

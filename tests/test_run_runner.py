@@ -6,10 +6,11 @@ import errno
 import os
 import threading
 import time
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
 from dreamo_batch.execution import checkpoint, outcomes, plan, runner
 from dreamo_batch.execution.archive import Saved
 from dreamo_batch.execution.budget import Budget
@@ -18,13 +19,14 @@ from dreamo_batch.execution.coordinator import Coordinator
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.ledger import Ledger, read
 from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
-from dreamo_batch.execution.runner import Runner
 from dreamo_batch.execution.schedule import Do, Limits, Schedule
-from dreamo_batch.execution.session import Session, open_session
+from dreamo_batch.execution.session import open_session
 from dreamo_batch.execution.state import Kind, Stage
-from dreamo_batch.execution.workers import Workers
 from dreamo_batch.service.wire import Task
 from tests.fakes import event, prepared
+
+if TYPE_CHECKING:
+    from dreamo_batch.execution.runner import Runner
 
 PATIENCE_S = 10.0
 
@@ -67,32 +69,38 @@ class FakeService:
 
 
 class Call:
-    """One call on a directory, put together by hand."""
+    """One call on a directory, put together by hand and begun in the runner's thread."""
 
-    def __init__(self, folder, service, *names, session: Session | None = None, **options) -> None:
+    def __init__(self, folder, service, *names, n_workers=4, **options) -> None:
         self.directory = RunDirectory(folder)
-        self.session = session or open_session(self.directory, "loopback", SystemClock())
-        ledger = self.session.ledger
-        budget = Budget(orders=ledger.state)
-        workers = self.session.workers or Workers(options.pop("n_workers", 4))
+        self.service, self.names, self.options, self.n_workers = service, names, options, n_workers
         self.n_closed = 0
-        self.coordinator = Coordinator(
-            ledger=ledger,
-            budget=budget,
-            schedule=Schedule(Limits(n_workers=workers.n, **options), budget),
-            effects=service,
-            clock=SystemClock(),
-            assignment=plan.assignment(prepared(*names), ledger.state, plan.Options(), self.directory.path),
-        )
-        self.runner = Runner(self.coordinator, workers, self.session, self.close)
+        self.on_open = lambda _session: None
 
     def close(self) -> None:
         self.n_closed += 1
 
     def start(self) -> Call:
-        runner.register(self.directory.path, self.runner)
-        self.runner.start()
+        runner.ask(self.directory, self.install)
         return self
+
+    def install(self, at_work: Runner) -> None:
+        self.session = at_work.open("loopback", SystemClock())
+        self.on_open(self.session)
+        ledger = self.session.ledger
+        budget = Budget(orders=ledger.state)
+        self.coordinator = Coordinator(
+            ledger=ledger,
+            budget=budget,
+            schedule=Schedule(Limits(n_workers=self.n_workers, **self.options), budget),
+            effects=self.service,
+            clock=SystemClock(),
+            assignment=plan.assignment(
+                prepared(*self.names), ledger.state, plan.Options(), self.directory.path
+            ),
+        )
+        self.runner = at_work
+        at_work.take_on(self.coordinator, self.close, self.n_workers)
 
     def wait(self) -> Call:
         assert self.runner.is_closed.wait(PATIENCE_S)
@@ -173,18 +181,19 @@ def test_an_interrupt_rests_at_once_and_records_what_is_on_the_wire(folder, serv
     assert not RunDirectory(folder).is_locked()
 
 
-def test_a_new_call_takes_over_from_an_interrupted_one(folder, service):
+def test_a_new_call_goes_on_with_an_interrupted_one(folder, service):
     """The same ledger and workers go on, and the create on the wire is waited for, not sent again."""
     service.hold()
     old = Call(folder, service, "a", "b", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     old.runner.interrupt()
     assert old.runner.is_resting.wait(2)
-    session = open_session(RunDirectory(folder), "loopback", SystemClock())
-    assert session.ledger is old.session.ledger
-    assert session.on_the_wire == {("a", 1)}
-    assert session.n_busy == 1
-    new = Call(folder, service, "a", "b", session=session, max_in_flight=1).start()
+    new = Call(folder, service, "a", "b", max_in_flight=1).start()
+    assert new.runner is old.runner
+    assert new.session.ledger is old.session.ledger
+    assert new.runner.n_on_the_wire == 1
+    assert new.runner.n_busy == 1
+    assert not new.runner.is_resting.is_set()
     service.gate.set()
     new.wait()
     assert stages(folder) == {"a": "completed", "b": "completed"}
@@ -193,43 +202,208 @@ def test_a_new_call_takes_over_from_an_interrupted_one(folder, service):
     assert new.session.ledger.generation == 1
 
 
-def test_taking_over_is_for_the_same_service_and_seeds(folder, service):
+def test_going_on_is_for_the_same_service_and_seeds(folder, service):
     """Another service, or seeds drawn for another directory, are refused and disturb nobody."""
     service.hold()
     call = Call(folder, service, "a").start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with pytest.raises(OtherService):
-        open_session(RunDirectory(folder), "host:443", SystemClock())
+        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("host:443", SystemClock()))
     with pytest.raises(DirectoryError, match="made by another call"):
-        open_session(RunDirectory(folder), "loopback", SystemClock(), "00")
+        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("loopback", SystemClock(), "00"))
     service.gate.set()
     call.wait()
     assert stages(folder) == {"a": "completed"}
 
 
-def test_a_call_that_has_just_closed_is_not_taken_over(folder, service):
+def test_a_call_that_has_just_closed_is_not_gone_on_with(folder, service):
     """The directory is opened anew."""
-    call = Call(folder, service, "a").start().wait()
-    runner.register(call.directory.path, call.runner)
-    session = open_session(RunDirectory(folder), "loopback", SystemClock())
-    assert session.ledger.generation == 2
-    assert session.workers is None
-    session.ledger.close(pending=[])
-    session.close()
-    assert runner.live(call.directory.path) is None
+    Call(folder, service, "a").start().wait()
+    again = Call(folder, service, "a").start().wait()
+    assert again.session.ledger.generation == 2
 
 
-def test_a_live_call_that_does_not_let_go_is_told(folder, service, monkeypatch):
-    """Nobody writes beside it."""
+def test_a_call_that_is_refused_leaves_the_live_one_running(folder, service):
+    """Whatever is wrong with the second call is raised there; the first goes on to its end."""
     service.hold()
-    call = Call(folder, service, "a").start()
+    call = Call(folder, service, "a", "b", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
-    monkeypatch.setattr("dreamo_batch.execution.session._TAKEOVER_S", 0.01)
-    monkeypatch.setattr(Runner, "hand_over", lambda _self, _timeout_s: None)
-    with pytest.raises(DirectoryLocked, match="an earlier call in this process"):
-        open_session(RunDirectory(folder), "loopback", SystemClock())
+    refused = Call(folder, service, "c")
+
+    def refuse(_session) -> None:
+        raise UsageError("no")
+
+    refused.on_open = refuse
+    with pytest.raises(UsageError, match="no"):
+        refused.start()
+    assert call.runner.coordinator is call.coordinator
     service.gate.set()
     call.wait()
+    assert stages(folder) == {"a": "completed", "b": "completed"}
+    assert call.n_closed == 1
+
+
+def test_a_call_that_is_refused_closes_the_directory_it_opened(folder, service):
+    """Nothing was live: the lock is free once the refusal is told."""
+    refused = Call(folder, service, "a")
+
+    def refuse(_session) -> None:
+        raise UsageError("no")
+
+    refused.on_open = refuse
+    with pytest.raises(UsageError, match="no"):
+        refused.start()
+    assert runner.live(folder) is None
+    assert not RunDirectory(folder).is_locked()
+
+
+class Stall:
+    """A disk that stands still: the runner's thread waits in it until it is well again."""
+
+    def __init__(self, call: Call) -> None:
+        self.is_well, self.is_stalled = threading.Event(), threading.Event()
+        self._asking = threading.Thread(target=lambda: call.runner.ask(self._stand_still))
+
+    def _stand_still(self, _at_work: Runner) -> None:
+        self.is_stalled.set()
+        assert self.is_well.wait(PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        self._asking.start()
+        assert self.is_stalled.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.is_well.set()
+        self._asking.join(PATIENCE_S)
+
+
+def test_a_question_given_up_while_the_disk_stalls_is_never_done(folder, service):
+    """Who was told to try again is not taken at their word later; the live call goes on."""
+    service.hold()
+    call = Call(folder, service, "a", "b", max_in_flight=1).start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    done: list[Runner] = []
+    with Stall(call), pytest.raises(DirectoryLocked, match="an earlier call in this process"):
+        runner.ask(RunDirectory(folder), done.append, timeout_s=0.01)
+    service.gate.set()
+    call.wait()
+    assert done == []
+    assert stages(folder) == {"a": "completed", "b": "completed"}
+
+
+def test_an_interrupt_while_waiting_withdraws_the_question(folder, service, monkeypatch):
+    """Ctrl-C while the disk stalls: the call under way goes on, and the new one is never begun."""
+    service.hold()
+    call = Call(folder, service, "a", "b", max_in_flight=1).start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    other = Call(folder, service, "c")
+
+    def interrupted(_question, _timeout_s):
+        raise KeyboardInterrupt
+
+    with Stall(call), monkeypatch.context() as patched:
+        patched.setattr(runner._Question, "is_answered", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.start()
+    assert call.runner.coordinator is call.coordinator
+    service.gate.set()
+    call.wait()
+    assert stages(folder) == {"a": "completed", "b": "completed"}
+    assert other.n_closed == 0
+
+
+def test_many_at_once_go_on_one_after_the_other(folder, service):
+    """Eight threads begin a call on a new directory at the same moment: one runner, each job bought once."""
+    names = [f"job-{i}" for i in range(12)]
+    calls = [Call(folder, service, *names, max_in_flight=4) for _ in range(8)]
+    at_once = threading.Barrier(len(calls))
+
+    def begin(call: Call) -> None:
+        at_once.wait(PATIENCE_S)
+        call.start()
+
+    threads = [threading.Thread(target=begin, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    for call in calls:
+        call.wait()
+        assert call.runner.error is None
+    assert sorted(service.creates) == sorted((name, 1) for name in names)
+    assert stages(folder) == dict.fromkeys(names, "completed")
+    assert runner.live(folder) is None
+
+
+def test_an_order_is_settled_beside_the_call_under_way(folder, service):
+    """Settled as taken, its task is asked for; as not sent, it is ordered; counts and money follow."""
+    folder.mkdir()
+    dead = Ledger(RunDirectory(folder), "loopback")
+    dead.record([event(Kind.SENDING, "a"), event(Kind.SENDING, "b")])
+    dead.commit()
+    dead.abandon()
+    service.hold()
+    call = Call(folder, service, "a", "b", "c", max_in_flight=2).start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+
+    def settle(task_id):
+        def do(at_work: Runner) -> None:
+            job_id = "b" if task_id is None else "a"
+            at_work.settle(outcomes.resolved(call.session.ledger.state.latest(job_id), 1.0, task_id))
+
+        return do
+
+    runner.ask(RunDirectory(folder), settle("task-a"))
+    runner.ask(RunDirectory(folder), settle(None))
+    assert call.runner.coordinator is call.coordinator
+    service.gate.set()
+    call.wait()
+    assert call.runner.error is None
+    assert stages(folder) == {"a": "completed", "b": "completed", "c": "completed"}
+    assert sorted(service.creates) == [("b", 1), ("c", 1)]
+    assert call.coordinator.snapshot().by_status["completed"] == 3
+
+
+def test_an_order_settled_as_taken_is_not_ordered_again(folder, service):
+    """It was to be sent once more only because nobody knew."""
+    folder.mkdir()
+    dead = Ledger(RunDirectory(folder), "loopback")
+    dead.record([event(Kind.SENDING, "b")])
+    dead.commit()
+    dead.abandon()
+    service.hold()
+    call = Call(folder, service, "a", "b", max_in_flight=1)
+    call.start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+
+    def settle(at_work: Runner) -> None:
+        call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
+        at_work.settle(outcomes.resolved(call.session.ledger.state.latest("b"), 1.0, "task-b"))
+
+    runner.ask(RunDirectory(folder), settle)
+    service.gate.set()
+    call.wait()
+    assert service.creates == [("a", 1)]
+    assert stages(folder) == {"a": "completed", "b": "completed"}
+
+
+def test_settling_where_nobody_works_closes_the_directory_again(folder):
+    """The order is on disk and the lock free once it is told."""
+    folder.mkdir()
+    dead = Ledger(RunDirectory(folder), "loopback")
+    dead.record([event(Kind.SENDING, "a")])
+    dead.commit()
+    dead.abandon()
+
+    def settle(at_work: Runner) -> None:
+        order = at_work.open("loopback", SystemClock()).ledger.state.latest("a")
+        at_work.settle(outcomes.resolved(order, 1.0, "task-a"))
+
+    runner.ask(RunDirectory(folder), settle)
+    assert runner.live(folder) is None
+    assert not RunDirectory(folder).is_locked()
+    assert stages(folder) == {"a": "accepted"}
 
 
 def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
@@ -259,7 +433,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     """With a full disk no create leaves, and nothing is in doubt."""
     call = Call(folder, service, "a", "b")
     with monkeypatch.context() as patched:
-        patched.setattr(call.session.ledger._journal, "_write", full)
+        call.on_open = lambda session: patched.setattr(session.ledger._journal, "_write", full)
         patched.setattr(checkpoint, "write", full)
         call.start().wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
@@ -318,10 +492,9 @@ def test_an_error_nobody_foresaw_waits_for_creates_on_the_wire(folder, service):
     """A bug in one place loses no task id in another, and is told in the end."""
     Call(folder, service, "first", max_in_flight=1).start().wait()
     service.hold()
-    call = Call(folder, service, "a", "b", max_in_flight=2)
     service.poll_error = ZeroDivisionError("a bug")
     service.n_held = threading.Semaphore(0)
-    call.start()
+    call = Call(folder, service, "a", "b", max_in_flight=2).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     call.runner.workers.mailbox.put(ZeroDivisionError("a bug"))
     call.runner.n_busy += 1
@@ -358,7 +531,7 @@ def test_results_that_fail_leave_no_lock(folder, service, monkeypatch):
     def fail() -> None:
         raise ValueError("no results")
 
-    call.runner.on_close = fail
+    call.close = fail
     call.start().wait()
     assert isinstance(call.runner.error, ValueError)
     assert not RunDirectory(folder).is_locked()
@@ -405,27 +578,36 @@ def test_a_second_interrupt_leaves_at_once(folder, service, monkeypatch, caplog)
 
 def test_answers_to_an_earlier_call_are_not_taken_for_ones_own(folder, service):
     """A poll or a picture that nobody here is waiting for changes nothing."""
-    call = Call(folder, service, "a")
-    before = list(call.session.ledger.state)
+    service.hold()
+    call = Call(folder, service, "a").start()
+    service.n_held.acquire(timeout=PATIENCE_S)
     task = Task("t", "completed")
-    for answer in (
-        PollAnswer(Do.POLL, ("a", 1), task),
-        PollAnswer(Do.REFRESH, ("a", 1), task),
-        SaveAnswer(("a", 1), "not a picture"),
-    ):
-        call.coordinator.take(answer)
-    assert list(call.session.ledger.state) == before
-    call.start().wait()
+
+    def take(_at_work: Runner) -> None:
+        before = list(call.session.ledger.state)
+        for answer in (
+            PollAnswer(Do.POLL, ("a", 1), task),
+            PollAnswer(Do.REFRESH, ("a", 1), task),
+            SaveAnswer(("a", 1), "not a picture"),
+        ):
+            call.coordinator.take(answer)
+        assert list(call.session.ledger.state) == before
+
+    call.runner.ask(take).result()
+    service.gate.set()
+    call.wait()
 
 
 def test_rows_are_counted_by_their_jobs_newest_order(folder, service):
     """Duplicates count with the row they repeat; invalid rows stand apart."""
     call = Call(folder, service, "a", "a", "b", None)
-    assert {name: n for name, n in call.coordinator.snapshot().by_status.items() if n} == {
-        "pending": 3,
-        "invalid": 1,
-    }
-    call.start().wait()
+    service.hold()
+    call.start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    assert call.coordinator.snapshot().by_status["invalid"] == 1
+    assert sum(call.coordinator.snapshot().by_status.values()) == 4
+    service.gate.set()
+    call.wait()
     assert {name: n for name, n in call.coordinator.snapshot().by_status.items() if n} == {
         "completed": 3,
         "invalid": 1,

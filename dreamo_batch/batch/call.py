@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
-from dreamo_batch.errors import AccessRefused, PriceUnknown, RunStopped, ServiceError
-from dreamo_batch.execution import checkpoint, plan, runner, stored
+from dreamo_batch.batch.connection import connect
+from dreamo_batch.batch.reading import read_state
+from dreamo_batch.errors import AccessRefused, PriceUnknown, RunStopped, ServiceError, UsageError
+from dreamo_batch.execution import checkpoint, plan, stored
 from dreamo_batch.execution.budget import Budget, highest_price, money, text
 from dreamo_batch.execution.clock import SystemClock
 from dreamo_batch.execution.coordinator import Assignment, Coordinator
 from dreamo_batch.execution.effects import Effects
 from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
+from dreamo_batch.execution.runner import Runner, ask, live
 from dreamo_batch.execution.schedule import Limits, Schedule
-from dreamo_batch.execution.session import Session, open_session, storage_failed
-from dreamo_batch.execution.workers import Workers
+from dreamo_batch.execution.session import storage_failed
+from dreamo_batch.execution.state import State
 from dreamo_batch.results import frame, origin, summary
 from dreamo_batch.service.failures import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from decimal import Decimal
 
     import pandas as pd
 
     from dreamo_batch.execution.clock import Clock
     from dreamo_batch.execution.directory import RunDirectory
+    from dreamo_batch.execution.ledger import Ledger
     from dreamo_batch.execution.options import RunOptions
     from dreamo_batch.service.client import Client
     from dreamo_batch.table.jobs import Job, Prepared
-
-logger = logging.getLogger(__name__)
 
 _WORKERS_MAX: Final = 16
 _WORKERS_MIN: Final = 4
@@ -46,7 +50,8 @@ class Task:
     """What a call is given: the user's columns, what was decided for each row, and the options.
 
     `chosen` are jobs named for a retry. With `fetched`, nothing is ordered, and of the pictures that are missing only
-    those of these jobs are fetched.
+    those of these jobs are fetched. `goes_on`: what the call before it had still to order, this one orders too, also
+    if that was stopped.
     """
 
     user: pd.DataFrame
@@ -54,98 +59,176 @@ class Task:
     options: RunOptions
     chosen: frozenset[str] = frozenset()
     fetched: frozenset[str] | None = None
+    goes_on: bool = False
+
+
+def _ignore(_call: Call) -> None:
+    """Nobody follows the call."""
 
 
 class Call:
-    """A call on its way: its runner, and what it came to once the runner has closed.
+    """A call on a run directory: checked, begun, and what it came to once its runner has closed.
 
     Parameters
     ----------
     directory : RunDirectory
         The run directory.
-    client : Client
-        The service.
     task : Task
         What to do.
     entropy : str
         What a new directory draws its seeds from.
+    service : dict
+        As `connect` takes it.
+
+    Attributes
+    ----------
+    is_begun : bool
+        Whether a runner has taken it on; `runner`, `coordinator` and `ledger` are there only then.
     """
 
+    client: Client
+    runner: Runner
+    coordinator: Coordinator
+    ledger: Ledger
+
     def __init__(
-        self, directory: RunDirectory, client: Client, task: Task, *, entropy: str, clock: Clock | None = None
+        self,
+        directory: RunDirectory,
+        task: Task,
+        entropy: str,
+        service: dict[str, Any],
+        *,
+        clock: Clock | None = None,
     ) -> None:
         self.directory = directory
         self.task = task
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
-        self.client = client
+        self.warnings: tuple[str, ...] = ()
+        self.is_begun = False
+        self._entropy = entropy
+        self._service = service
         self._clock = clock or SystemClock()
         self._table_id = uuid.uuid4().hex
-        self.session = open_session(directory, client.settings.service_name, self._clock, entropy)
-        self.warnings = self.session.ledger.warnings
+        self._is_stopped = False
+
+    def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
+        """Check everything, then go on in place of whatever call is live on the directory.
+
+        Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
+        first request.
+        """
+        with ExitStack() as resources:
+            self.client = connect(resources, self.directory, **self._service)
+            try:
+                price = self._told_price()
+                ask(self.directory, partial(self._install, price, resources, on_begin))
+            except AccessRefused as refused:
+                if live(self.directory.path) is None:
+                    ask(self.directory, partial(self._keep, refused))
+                raise
+            except BaseException:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """Send nothing more for this call, begun or not; creates on the wire are still recorded."""
+        self._is_stopped = True
+        if self.is_begun:
+            self.runner.interrupt(self.coordinator)
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another call of this process went on with the directory."""
+        return self.is_begun and self.runner.coordinator is not self.coordinator
+
+    def results_now(self) -> pd.DataFrame:
+        """Give the table as it stands, whoever works on the directory."""
+        results = results_of(self.task.user, self.task.prepared, self.ledger.state.copy())
+        return origin.mark(results, self.directory)
+
+    # In the runner's thread.
+
+    def _install(
+        self,
+        price: Decimal | None,
+        resources: ExitStack,
+        on_begin: Callable[[Call], None],
+        at_work: Runner,
+    ) -> None:
+        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        before = at_work.coordinator
+        assignment = self._assignment(session.ledger.state, before)
+        budget = self._budget(assignment, session.ledger.state, price)
+        n_workers = at_work.workers.n if at_work.workers else _n_workers(self.task.options.max_in_flight)
+        coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
+        warnings = self._warnings(session.ledger, assignment, before)
+        if self._is_stopped:
+            raise RunStopped("stopped before it began")  # nobody waits for it any more
         try:
-            self.runner = self._runner()
+            self._remember(session.directory, budget.cap)
         except OSError as error:
-            self.let_go()
-            raise storage_failed(directory, error) from error
-        except BaseException as error:
-            if isinstance(error, RunStopped):
-                self._keep(error)
-            self.let_go()
-            raise
+            raise storage_failed(self.directory, error) from error
+        self.warnings = warnings
+        session.resources.push(resources.pop_all())
+        self.runner, self.coordinator, self.ledger = at_work, coordinator, session.ledger
+        on_begin(self)
+        at_work.take_on(coordinator, self._finish, n_workers)
+        self.is_begun = True
+        if self._is_stopped:
+            coordinator.halt()
 
-    def start(self) -> None:
-        """Begin to work."""
-        runner.register(self.directory.path, self.runner)
-        self.runner.start()
-
-    def _runner(self) -> runner.Runner:
-        options = self.task.options
-        state = self.session.ledger.state
+    def _assignment(self, state: State, before: Coordinator | None) -> Assignment:
+        task = self.task
+        if task.fetched is not None and before is not None and not before.schedule.is_halted:
+            raise UsageError(
+                f"A run is going on in {self.directory.path}; it saves its pictures itself. Stop it, or wait."
+            )
+        chosen = task.chosen
+        if before is not None and (
+            task.goes_on or (before.schedule.is_submitting and not before.schedule.is_halted)
+        ):
+            chosen |= {job_id for job_id, _ in before.schedule.waiting}
         assignment = plan.assignment(
-            self.task.prepared, state, options.plan_options(self.task.chosen), self.directory.path
+            task.prepared, state, task.options.plan_options(chosen), self.directory.path
         )
-        if self.task.fetched is not None:
-            assignment = plan.fetching_only(assignment, self.task.fetched)
-        budget = self._budget(assignment)
-        self.warnings += tuple(plan.warnings_of(self.task.prepared, assignment.to_order))
-        nearly = plan.nearly_bought(self.task.prepared, state, self.directory.jobs)
-        self.warnings += plan.nearly_bought_warnings(
+        return assignment if task.fetched is None else plan.fetching_only(assignment, task.fetched)
+
+    def _warnings(
+        self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
+    ) -> tuple[str, ...]:
+        warnings = ledger.warnings + tuple(plan.warnings_of(self.task.prepared, assignment.to_order))
+        nearly = plan.nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
+        warnings += plan.nearly_bought_warnings(
             nearly[job_id] for job_id, _ in assignment.to_order if job_id in nearly
         )
-        if self.session.was_paused:
-            self.warnings += ("the run on this directory was paused; this call goes on with it",)
-        self._remember(budget.cap)
-        workers = self.session.workers or Workers(_n_workers(options.max_in_flight))
-        return self._assemble(assignment, budget, workers)
+        if before is not None and before.schedule.is_paused:
+            warnings += ("the run on this directory was paused; this call goes on with it",)
+        return warnings
 
-    def _assemble(self, assignment: Assignment, budget: Budget, workers: Workers) -> runner.Runner:
+    def _coordinator(
+        self, ledger: Ledger, assignment: Assignment, budget: Budget, n_workers: int
+    ) -> Coordinator:
         options = self.task.options
         limits = Limits(
             max_in_flight=options.max_in_flight,
-            n_workers=workers.n,
+            n_workers=n_workers,
             task_timeout_s=options.task_timeout_s,
             patience_s=options.task_timeout_s,
         )
-        coordinator = Coordinator(
-            ledger=self.session.ledger,
+        return Coordinator(
+            ledger=ledger,
             budget=budget,
             schedule=Schedule(limits, budget),
             effects=Effects(self.client, self.directory.path),
             clock=self._clock,
             assignment=assignment,
         )
-        return runner.Runner(coordinator, workers, self.session, self._finish)
 
-    def _budget(self, assignment: Assignment) -> Budget:
-        options, state = self.task.options, self.session.ledger.state
-        manifest = self.directory.read_manifest()
-        cap = options.cap(manifest.max_cost if manifest else None)
-        price = money(options.unit_cost)
+    def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
+        options, cap = self.task.options, self._cap()
         max_new = money(options.max_new_cost)
         is_limited = cap is not None or max_new is not None
-        if price is None and is_limited and assignment.to_order:
-            price = self._asked_price([assignment.jobs[job_id] for job_id, _ in assignment.to_order])
         price = price if price is not None else highest_price(state)
         if is_limited and price is None and assignment.to_order and options.pilot is None:
             limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
@@ -155,6 +238,61 @@ class Call:
                 "pilot=k to buy up to k orders first, which the cap can't bind, and go on at the price they show."
             )
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
+
+    def _remember(self, directory: RunDirectory, cap: Decimal | None) -> None:
+        stored.write_jobs(directory.jobs, self.task.user, self.task.prepared, self._table_id)
+        directory.update_manifest(
+            max_cost=None if cap is None else text(cap),
+            table_id=self._table_id,
+            settings=self.task.options.as_settings(),
+        )
+
+    def _finish(self) -> None:
+        """Write the results, once the ledger is closed."""
+        ledger = self.ledger
+        results = results_of(self.task.user, self.task.prepared, ledger.state)
+        self.reconciliation = summary.reconcile(len(self.task.user), results)
+        try:
+            stored.write_frame(
+                ledger.directory.results,
+                results,
+                {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
+            )
+            ledger.directory.update_manifest(reconciliation=self.reconciliation)
+        except OSError as error:
+            self.coordinator.storage_failed(error)
+        self.results = origin.mark(results, self.directory)  # last: other threads look for it
+
+    def _keep(self, refused: AccessRefused, at_work: Runner) -> None:
+        """Leave the table in the directory, though nothing was ordered, and say how it stands."""
+        if at_work.coordinator is not None:
+            return
+        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        try:
+            self._remember(session.directory, self._cap())
+        except OSError as error:
+            raise storage_failed(self.directory, error) from error
+        refused.run_dir = self.directory.path
+        results = results_of(self.task.user, self.task.prepared, session.ledger.state)
+        refused.results = origin.mark(results, self.directory)
+
+    # What it may cost.
+
+    def _cap(self) -> Decimal | None:
+        manifest = self.directory.read_manifest()
+        return self.task.options.cap(manifest.max_cost if manifest else None)
+
+    def _told_price(self) -> Decimal | None:
+        """Give what an order reserves, before the call begins: the user's price, or under a limit the service's."""
+        price, max_new = money(self.task.options.unit_cost), money(self.task.options.max_new_cost)
+        is_limited = self._cap() is not None or max_new is not None
+        if price is not None or not is_limited or self.task.fetched is not None:
+            return price
+        state = read_state(self.directory) if self.directory.path.is_dir() else State()
+        options = self.task.options.plan_options(self.task.chosen)
+        assignment = plan.assignment(self.task.prepared, state, options, self.directory.path)
+        jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_order]
+        return self._asked_price(jobs) if jobs else None
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
         """Ask the service what its largest picture costs; None where it does not tell."""
@@ -179,50 +317,6 @@ class Call:
                 )
         return None
 
-    def _remember(self, cap: Decimal | None) -> None:
-        stored.write_jobs(self.directory.jobs, self.task.user, self.task.prepared, self._table_id)
-        self.directory.update_manifest(
-            max_cost=None if cap is None else text(cap),
-            table_id=self._table_id,
-            settings=self.task.options.as_settings(),
-        )
-
-    def _finish(self) -> None:
-        """Write the results; runs in the runner's thread, once its ledger is closed."""
-        ledger = self.session.ledger
-        results = results_of(self.task.user, self.task.prepared, ledger.state)
-        self.reconciliation = summary.reconcile(len(self.task.user), results)
-        try:
-            stored.write_frame(
-                self.directory.results,
-                results,
-                {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
-            )
-            self.directory.update_manifest(reconciliation=self.reconciliation)
-        except OSError as error:
-            self.runner.coordinator.storage_failed(error)
-        self.results = origin.mark(results, self.directory)  # last: other threads look for it
-
-    def _keep(self, stopped: RunStopped) -> None:
-        """Leave the table in the directory, though nothing was ordered, and say how it stands."""
-        manifest = self.directory.read_manifest()
-        self._remember(self.task.options.cap(manifest.max_cost if manifest else None))
-        stopped.run_dir = self.directory.path
-        results = results_of(self.task.user, self.task.prepared, self.session.ledger.state)
-        stopped.results = origin.mark(results, self.directory)
-
-    def let_go(self) -> None:
-        """Close the ledger again; creates that a predecessor sent are still waited for."""
-        empty = Assignment({}, {}, 0, (), (), ())
-        workers = self.session.workers or Workers(1)
-        drain = self._assemble(empty, Budget(orders=self.session.ledger.state), workers)
-        drain.on_close = lambda: None
-        drain.coordinator.halt()
-        runner.register(self.directory.path, drain)
-        drain.start()
-        if not self.session.on_the_wire:
-            drain.is_closed.wait()
-
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
@@ -237,9 +331,3 @@ def n_ambiguous(results: pd.DataFrame) -> int:
 
 def _n_workers(max_in_flight: int) -> int:
     return min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
-
-
-def close_session(session: Session) -> None:
-    """Close a session that was opened only to change the ledger."""
-    session.ledger.close(pending=())
-    session.close()

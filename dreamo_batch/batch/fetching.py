@@ -11,8 +11,7 @@ from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.connection import known_service
 from dreamo_batch.batch.foreground import work_off
 from dreamo_batch.batch.reading import load, read_state
-from dreamo_batch.errors import UsageError
-from dreamo_batch.execution import checkpoint, runner, stored
+from dreamo_batch.execution import checkpoint, stored
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
@@ -75,11 +74,6 @@ def download(
     rows = results if isinstance(results, pd.DataFrame) else load(results)
     history.refuse_other_tables(rows)
     directory = RunDirectory(origin.run_dir_of(rows, run_dir))
-    at_work = runner.live(directory.path)
-    if at_work is not None and not at_work.is_resting.is_set():
-        raise UsageError(
-            f"A run is going on in {directory.path}; it saves its pictures itself. Stop it, or wait."
-        )
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     work_off(*_nothing_ordered(directory, rows), known_service(directory, service), show=progress)
     return _as_they_stand(rows, directory)

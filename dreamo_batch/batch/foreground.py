@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamo_batch import columns
 from dreamo_batch.batch.call import Call, Task
-from dreamo_batch.batch.connection import connect
 from dreamo_batch.errors import RunStopped
 from dreamo_batch.execution.progress import Bar, Progress, Silent
 from dreamo_batch.results import summary
@@ -30,35 +31,25 @@ def work_off(
 ) -> pd.DataFrame:
     """Work a task off and give the table back; raises what stopped it early."""
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-    call = open_call(directory, task, entropy, service)
+    call = Call(directory, task, entropy, service)
+    bar: Progress = Silent()
     with _interrupts():
-        bar = _progress(call, show=show)
         try:
+            call.begin()
+            bar = _progress(call, show=show)
             _watch(call, bar)
+        except BaseException as error:
+            call.stop()
+            if isinstance(error, KeyboardInterrupt) and call.is_begun:
+                _tell_stopped(call, bar)
+            raise
         finally:
             bar.close()
     return _end(call, bar)
 
 
-def open_call(directory: RunDirectory, task: Task, entropy: str, service: dict[str, Any]) -> Call:
-    """Open a call that is not begun yet; what was opened for it is closed with it."""
-    resources = ExitStack()
-    with ExitStack() as until_opened:
-        until_opened.push(resources)
-        client = connect(resources, directory, **service)
-        call = Call(directory, client, task, entropy=entropy)
-        call.session.resources.push(resources.pop_all())
-    return call
-
-
 def _progress(call: Call, *, show: bool) -> Progress:
-    """Make the bar before anything is sent: an interrupt in between would find nobody watching."""
-    try:
-        first = call.runner.coordinator.snapshot()
-        bar: Progress = Bar(first) if show else Silent()
-    except BaseException:
-        call.let_go()
-        raise
+    bar: Progress = Bar(call.coordinator.snapshot()) if show else Silent()
     for warning in call.warnings:
         bar.say(f"warning: {warning}")
     return bar
@@ -66,44 +57,67 @@ def _progress(call: Call, *, show: bool) -> Progress:
 
 def _watch(call: Call, bar: Progress) -> None:
     __tracebackhide__ = True
-    runner = call.runner
-    try:
-        call.start()
-        while not runner.is_closed.wait(_LOOK_EVERY_S):
-            _paint(call, bar)
-    except KeyboardInterrupt:
-        runner.interrupt()
-        runner.is_resting.wait(_REST_S)
+    while not call.runner.is_closed.wait(_LOOK_EVERY_S):
         _paint(call, bar)
-        n = runner.n_on_the_wire
-        waiting = f"; {n} creates are being answered and are still recorded" if n else ""
-        bar.say(f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).")
-        raise
     _paint(call, bar)
 
 
+def _tell_stopped(call: Call, bar: Progress) -> None:
+    runner = call.runner
+    if call.is_taken_over:
+        bar.say(
+            f"waiting no longer; another call of this process goes on with the run ({call.directory.path})."
+        )
+        return
+    runner.is_resting.wait(_REST_S)
+    _paint(call, bar)
+    n = runner.n_on_the_wire
+    waiting = f"; {n} creates are being answered and are still recorded" if n else ""
+    bar.say(f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).")
+
+
 def _paint(call: Call, bar: Progress) -> None:
-    bar.update(call.runner.coordinator.snapshot())
-    notices = call.runner.coordinator.notices
+    bar.update(call.coordinator.snapshot())
+    notices = call.coordinator.notices
     while notices:
         bar.say(notices.pop(0))
 
 
 def _end(call: Call, bar: Progress) -> pd.DataFrame:
     __tracebackhide__ = True
-    coordinator = call.runner.coordinator
     if call.runner.error is not None:
         raise call.runner.error
+    if call.is_taken_over:
+        return _end_with_another(call)
     if call.results is not None:
-        bar.say(summary.sentence(call.reconciliation, coordinator.budget.spent))
-        for line in summary.ambiguous_lines(call.results, call.session.ledger.state):
+        bar.say(summary.sentence(call.reconciliation, call.coordinator.budget.spent))
+        for line in summary.ambiguous_lines(call.results, call.ledger.state):
             bar.say(line)
-    if coordinator.stopped is not None:
-        if isinstance(coordinator.stopped, RunStopped):
-            coordinator.stopped.results, coordinator.stopped.run_dir = call.results, call.directory.path
-        raise coordinator.stopped
+    if call.coordinator.stopped is not None:
+        if isinstance(call.coordinator.stopped, RunStopped):
+            call.coordinator.stopped.results = call.results
+            call.coordinator.stopped.run_dir = call.directory.path
+        raise call.coordinator.stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
     return call.results
+
+
+def _end_with_another(call: Call) -> pd.DataFrame:
+    """Give the table once the call that went on with the run is over; raises what stopped that one."""
+    __tracebackhide__ = True
+    results = call.results_now()
+    stopped = call.runner.coordinator.stopped if call.runner.coordinator is not None else None
+    n_left = int(results[columns.STATUS].isin(columns.UNSETTLED).sum())
+    if stopped is None and not n_left:
+        return results
+    left = RunStopped(
+        f"another call of this process went on with {call.directory.path}, and left {n_left} rows of this table "
+        "unsettled. Run the same call again to go on; nothing is bought twice."
+    )
+    told = left if stopped is None else copy.copy(stopped)  # each thread raises its own
+    if isinstance(told, RunStopped):
+        told.results, told.run_dir = results, call.directory.path
+    raise told
 
 
 @contextmanager

@@ -255,9 +255,9 @@ class Batch:
         call = self._source.call
         if call.runner.error is not None:
             raise call.runner.error
-        for line in summary.ambiguous_lines(results, call.session.ledger.state):
+        for line in summary.ambiguous_lines(results, call.ledger.state):
             bar.say(line)
-        stopped = call.runner.coordinator.stopped
+        stopped = call.coordinator.stopped
         if stopped is not None:
             if isinstance(stopped, RunStopped):
                 stopped.results, stopped.run_dir = results, self.run_dir

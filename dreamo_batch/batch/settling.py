@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch import columns
-from dreamo_batch.batch.call import close_session, results_of
+from dreamo_batch.batch.call import results_of
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.execution import outcomes, stored
+from dreamo_batch.execution import outcomes, runner, stored
 from dreamo_batch.execution.clock import SystemClock
 from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.session import open_session
 from dreamo_batch.execution.state import Stage
 from dreamo_batch.service.wire import is_task_id
 
@@ -42,9 +41,9 @@ def resolve(
         Number of the order within its job, as in `dreamo_batch.attempts`, where a row was ordered again while an
         earlier order was in doubt. Default: the one that is ambiguous.
     task_id : str, optional
-        The order was taken, as this task; the next run asks for it.
+        The order was taken, as this task; the run that goes on here, or the next one, asks for it.
     not_sent : bool
-        The order was not taken; the next run orders it.
+        The order was not taken; the run that goes on here, or the next one, orders it.
 
     Returns
     -------
@@ -75,16 +74,16 @@ def resolve(
     manifest = directory.read_manifest()
     if manifest is None:
         raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
-    session = open_session(directory, manifest.service, SystemClock())
-    try:
-        state = session.ledger.state
-        settled = _ambiguous(state.of(find_job(table, row)), row, order)
+    job_id, service = find_job(table, row), manifest.service
+
+    def settle(at_work: runner.Runner) -> State:
+        state = at_work.open(service, SystemClock()).ledger.state
+        settled = _ambiguous(state.of(job_id), row, order)
         _refuse_known(state, settled, task_id)
-        session.ledger.record([outcomes.resolved(settled, SystemClock().wall(), task_id)])
-        session.ledger.commit()
-    finally:
-        close_session(session)
-    return results_of(table.user, table.prepared, session.ledger.state)
+        at_work.settle(outcomes.resolved(settled, SystemClock().wall(), task_id))
+        return state.copy()
+
+    return results_of(table.user, table.prepared, runner.ask(directory, settle))
 
 
 def find_job(table: stored.StoredTable, row: Any) -> str:

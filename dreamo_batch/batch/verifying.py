@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dreamo_batch import columns
 from dreamo_batch.batch import reading
-from dreamo_batch.errors import DirectoryError
-from dreamo_batch.execution import archive, checkpoint, evidence, journal, ledger, stored
+from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.execution import archive, checkpoint, evidence, journal, ledger, runner, stored
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def verify(run_dir: str | os.PathLike[str]) -> list[str]:
     """Check a run directory: ledger, tables, counts, and the bytes of every picture.
 
-    Meant for a directory that nobody is working on: a picture being saved may look like damage.
+    Meant for a directory that nobody is working on: a picture being saved by another process may look like damage.
 
     Parameters
     ----------
@@ -35,6 +35,11 @@ def verify(run_dir: str | os.PathLike[str]) -> list[str]:
     list of str
         One sentence per damage; empty if there is none.
 
+    Raises
+    ------
+    UsageError
+        If this process works on the directory.
+
     Examples
     --------
     >>> verify("runs/none")
@@ -44,6 +49,10 @@ def verify(run_dir: str | os.PathLike[str]) -> list[str]:
         directory = reading.existing(run_dir)
     except DirectoryError as error:
         return [str(error)]
+    if runner.live(directory.path) is not None:
+        raise UsageError(
+            f"A run is going on in {directory.path}; a picture being saved would look like damage. Stop it, or wait."
+        )
     found = []
     checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
     for check in checks:

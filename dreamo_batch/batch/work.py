@@ -1,7 +1,7 @@
 """What this process does on a run directory in the background: one call after the other, seen as one run.
 
-Whatever changes the run goes through the coordinator's thread (`Runner.ask`), or is a new call that takes the
-live one over; so ledger, budget and schedule are only ever touched by one thread.
+Whatever changes the run is done in its runner's thread (`Runner.ask`), also a new call that goes on with the live one;
+so ledger, budget and schedule are only ever touched by one thread.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
-from dreamo_batch.batch.call import Call, Task, results_of
+from dreamo_batch.batch.call import Call, Task
 from dreamo_batch.batch.choosing import choose
-from dreamo_batch.batch.foreground import open_call
 from dreamo_batch.batch.moment import Phase, Status
 from dreamo_batch.batch.tally import Tally, rows_of
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.budget import money, text
-from dreamo_batch.results import origin, summary
+from dreamo_batch.results import summary
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
 
     from dreamo_batch.execution.coordinator import Coordinator
     from dreamo_batch.execution.directory import RunDirectory
-    from dreamo_batch.execution.state import Order, State
+    from dreamo_batch.execution.runner import Runner
+    from dreamo_batch.execution.state import Order
 
 _N_NOTICES: Final = 20
 _SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
@@ -139,20 +139,21 @@ class Work:
         return self._call
 
     def begin(self, task: Task, entropy: str | None = None, service: dict[str, Any] | None = None) -> None:
-        """Begin a call; a live one is taken over, and creates that it sent are still recorded."""
+        """Begin a call; it goes on with a live one, and creates that were sent are still recorded."""
         with self._changing:
-            self._entropy, self._service = entropy or self._entropy, service or self._service
-            call = open_call(self.directory, task, self._entropy, self._service)
-            tally = Tally(
-                rows_of(task.user.index, task.prepared), call.session.ledger.state, self.directory.path
-            )
-            coordinator = call.runner.coordinator
-            now = time.monotonic()
-            self._began_at, self._ended_at, self._is_stop_asked = now, None, False
-            self._speed = Speed(now, coordinator.snapshot().n_settled)
-            coordinator.on_change = partial(self._follow, coordinator, tally, self._speed)
-            self._call, self._tally = call, tally
-            call.start()
+            entropy, service = entropy or self._entropy, service or self._service
+            Call(self.directory, task, entropy, service).begin(self._follow)
+            self._entropy, self._service = entropy, service
+
+    def _follow(self, call: Call) -> None:
+        """Look at another call from now on; its coordinator keeps this work alive."""
+        rows = rows_of(call.task.user.index, call.task.prepared)
+        tally = Tally(rows, call.ledger.state, self.directory.path)
+        now = time.monotonic()
+        speed = Speed(now, call.coordinator.snapshot().n_settled)
+        call.coordinator.on_change = partial(self._note, call.coordinator, tally, speed)
+        self._began_at, self._ended_at, self._is_stop_asked = now, None, False
+        self._call, self._tally, self._speed = call, tally, speed
 
     # What changes the run.
 
@@ -169,7 +170,7 @@ class Work:
     def stop(self) -> None:
         """Send nothing more; creates on the wire are still recorded when they are answered."""
         self._is_stop_asked = True
-        self.call.runner.interrupt()
+        self.call.stop()
 
     def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
         """Order chosen rows again, once, beside what is under way."""
@@ -180,7 +181,7 @@ class Work:
     def raise_budget(self, max_cost: Decimal | None) -> None:
         """Set a higher cap, None for none; a run that had stopped goes on."""
         with self._changing:
-            cap = self.call.runner.coordinator.budget.cap
+            cap = self.call.coordinator.budget.cap
             if cap is None or (max_cost is not None and max_cost <= cap):
                 has = "there is no cap" if cap is None else f"the cap is {text(cap)} USD already"
                 raise UsageError(
@@ -190,27 +191,39 @@ class Work:
             self._raise(max_cost)
 
     def _raise(self, max_cost: Decimal | None) -> None:
-        kept = replace(self.call.task.options, max_cost="inf" if max_cost is None else text(max_cost))
-        self.call.task = replace(self.call.task, options=kept)
+        call = self.call
 
         def change(coordinator: Coordinator) -> bool:
-            self.directory.update_manifest(max_cost=None if max_cost is None else text(max_cost))
+            call.ledger.directory.update_manifest(max_cost=None if max_cost is None else text(max_cost))
             coordinator.budget.cap = max_cost
             return coordinator.stopped is None
 
-        if not self._ask(change):
+        goes_on = self._ask(change)
+        kept = replace(call.task.options, max_cost="inf" if max_cost is None else text(max_cost))
+        call.task = replace(call.task, options=kept)
+        if not goes_on:
             self.begin(self._task_again(frozenset()))
 
     def _task_again(self, chosen: frozenset[str]) -> Task:
         """Give the task of a call that goes on: what this run has ordered again is not ordered once more."""
         task = self.call.task
-        still_asked = {key[0] for key in self.call.runner.coordinator.schedule.waiting}
         options = replace(task.options, retry_failed=False, on_ambiguous="hold")
-        return replace(task, options=options, chosen=chosen | still_asked)
+        still_asked = frozenset(key[0] for key in self.call.coordinator.schedule.waiting)
+        return replace(task, options=options, chosen=chosen | still_asked, goes_on=True)
 
     def _ask(self, do: Callable[[Coordinator], Any]) -> bool:
-        """Have something done in the coordinator's thread; False if the run is over, or it says so."""
-        reply = self.call.runner.ask(do)
+        """Have something done in the runner's thread; False if the run is over, or it says so."""
+        call = self.call
+
+        def on_this_call(at_work: Runner) -> Any:
+            if at_work.coordinator is not call.coordinator:
+                raise UsageError(
+                    f"another call of this process went on with {self.directory.path}; to work on it here, use "
+                    "start or run once that is over."
+                )
+            return do(call.coordinator)
+
+        reply = call.runner.ask(on_this_call)
         return not reply.cancelled() and reply.result() is not False
 
     # What it tells.
@@ -219,7 +232,7 @@ class Work:
         """Say how the run stands."""
         call, tally, now = self.call, self._tally, time.monotonic()
         assert tally is not None  # noqa: S101 - made with the call
-        coordinator = call.runner.coordinator
+        coordinator = call.coordinator
         snapshot = coordinator.snapshot()
         phase = self._phase(call, snapshot.by_status)
         if call.runner.is_closed.is_set() and self._ended_at is None:
@@ -248,34 +261,30 @@ class Work:
     def results(self) -> pd.DataFrame:
         """Give the table as it stands now."""
         call = self.call
-        if call.results is not None:
-            return call.results.copy()
-        reply = call.runner.ask(lambda coordinator: coordinator.ledger.state.copy())
-        state: State = call.session.ledger.state if reply.cancelled() else reply.result()
-        return origin.mark(results_of(call.task.user, call.task.prepared, state), self.directory)
+        return call.results_now() if call.results is None else call.results.copy()
 
     @property
     def is_taken_over(self) -> bool:
         """Whether a call outside this run, such as `run` in the foreground, went on with the directory."""
-        return self.call.runner.is_taken_over
+        return self.call.is_taken_over
 
     def _phase(self, call: Call, by_status: Any) -> Phase:
         if not call.runner.is_closed.is_set():
-            is_ending = self._is_stop_asked or call.runner.coordinator.stopped is not None
-            is_paused = call.runner.coordinator.schedule.is_paused
+            is_ending = self._is_stop_asked or call.coordinator.stopped is not None
+            is_paused = call.coordinator.schedule.is_paused
             return "stopping" if is_ending else "paused" if is_paused else "running"
         is_whole = not any(by_status.get(status, 0) for status in columns.UNSETTLED)
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _notices(self, call: Call) -> list[str]:
         told = [f"warning: {warning}" for warning in call.warnings]
-        told += [harmless(line) for line in call.runner.coordinator.notices[-_N_NOTICES:]]
+        told += [harmless(line) for line in call.coordinator.notices[-_N_NOTICES:]]
         if call.results is not None:
-            spent = call.runner.coordinator.budget.spent
+            spent = call.coordinator.budget.spent
             told.append(harmless(summary.sentence(call.reconciliation, spent)))
         return told
 
-    def _follow(  # bound to the work, which so lives as long as its coordinator does
+    def _note(  # bound to the work, which so lives as long as its coordinator does
         self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Order | None, after: Order
     ) -> None:
         tally.note(before, after)
@@ -288,7 +297,7 @@ def _unpause(coordinator: Coordinator) -> bool:
 
 
 def _problem(call: Call) -> str | None:
-    problem = call.runner.error or call.runner.coordinator.stopped
+    problem = call.runner.error or call.coordinator.stopped
     return None if problem is None else harmless(str(problem) or type(problem).__name__)
 
 

@@ -50,7 +50,8 @@ class Assignment:
     """What one call is to do: the jobs of its table, and what the plan says of them.
 
     `weights` counts the rows of each job, `n_invalid` the rows without one; `to_order` are new orders,
-    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first).
+    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_order` nothing is
+    ordered, whatever becomes known.
     """
 
     jobs: Mapping[str, Job]
@@ -61,6 +62,7 @@ class Assignment:
     to_save: Sequence[tuple[Key, bool]]
     max_attempts: int = 1
     should_download: bool = True
+    may_order: bool = True
 
 
 class Coordinator:
@@ -201,6 +203,16 @@ class Coordinator:
         self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
         self.on_change(before, after)
         return after
+
+    def settle(self, event: Event) -> None:
+        """Take in what somebody found out about an ambiguous order: ask for its task, or order it."""
+        order, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
+        key = (order.job_id, order.order)
+        if order.stage is Stage.ACCEPTED:
+            self.schedule.withdraw(order.job_id)  # it was to be ordered again only because of the doubt
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
+        elif self._is_to_be_ordered(order):
+            self.schedule.add_jobs([key])
 
     def stop(self, error: DreamoError) -> None:
         """Send no more creates; the first reason is the one that is told."""
@@ -393,6 +405,12 @@ class Coordinator:
         orders = self.ledger.state.of(job_id)
         if len(orders) < self.assignment.max_attempts and job_id in self.assignment.jobs:
             self.schedule.add_jobs([(job_id, next_number(orders))])
+
+    def _is_to_be_ordered(self, order: Order) -> bool:
+        """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
+        is_wanted = self.assignment.may_order and order.job_id in self.assignment.jobs
+        is_latest = self.ledger.state.latest(order.job_id) == order
+        return is_wanted and is_latest and all(key[0] != order.job_id for key in self.schedule.waiting)
 
     def _unless(self, goes_on: bool, key: Key) -> None:
         if not goes_on:

@@ -141,7 +141,7 @@ def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignmen
     [(('b', 1), False)]
     """
     to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
-    return replace(assignment, to_order=(), to_save=to_save, max_attempts=1)
+    return replace(assignment, to_order=(), to_save=to_save, max_attempts=1, may_order=False)
 
 
 def table(

@@ -1,4 +1,8 @@
-"""The runner: one coordinator thread that works an assignment off, and the ways to stop it.
+"""The runner: the one thread of this process that opens a run directory, works calls off in it, and closes it.
+
+Only this thread touches lock, ledger, budget and schedule. Everybody else asks it (`ask`): to go on with another
+call, to settle an order, to pause. A question is answered whole between two events, or withdrawn before it was begun;
+so nobody can leave a run half handed over, whatever interrupts them.
 
 Interrupted, it sends nothing more and checkpoints at once, but lives on until creates already on the wire
 are answered: an answer is money. `wait_at_exit` keeps the process for that, up to 30 s.
@@ -14,238 +18,351 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dreamo_batch.errors import DirectoryLocked
+from dreamo_batch.execution.ledger import refuse_other_entropy, refuse_other_service
+from dreamo_batch.execution.session import open_session, storage_failed
+from dreamo_batch.execution.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from dreamo_batch.execution.clock import Clock
     from dreamo_batch.execution.coordinator import Coordinator
-    from dreamo_batch.execution.schedule import Key
+    from dreamo_batch.execution.directory import RunDirectory
     from dreamo_batch.execution.session import Session
-    from dreamo_batch.execution.workers import Workers
+    from dreamo_batch.execution.state import Event
 
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_S: Final = 30.0
+_PATIENCE_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
+
+T = TypeVar("T")
 
 
 class _Halt:
-    """Asks the coordinator thread to stop; sent through the mailbox, so that it wakes up."""
+    """Asks the thread to stop a call, or whatever it works on; sent through the mailbox, so that it wakes up."""
 
-
-class _HandOver:
-    """Asks the coordinator thread to leave ledger and workers to a successor."""
+    def __init__(self, coordinator: Coordinator | None) -> None:
+        self.coordinator = coordinator
 
 
 class _Question:
-    """Something to be done or read in the coordinator's thread, between two events."""
+    """Something to be done or read in the runner's thread, between two events."""
 
-    def __init__(self, do: Callable[[Coordinator], Any]) -> None:
+    def __init__(self, do: Callable[[Runner], Any]) -> None:
         self.reply: Future[Any] = Future()
         self._do = do
 
-    def answer(self, coordinator: Coordinator) -> None:
+    def answer(self, runner: Runner) -> None:
         """Do it, unless nobody waits for it any more."""
         if not self.reply.set_running_or_notify_cancel():
             return
         try:
-            self.reply.set_result(self._do(coordinator))
+            self.reply.set_result(self._do(runner))
         except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
             self.reply.set_exception(error)
 
+    def refuse(self) -> None:
+        """Tell who asked that it is not done here."""
+        self.reply.cancel()
+        self.reply.set_running_or_notify_cancel()
+
+    def is_answered(self, timeout_s: float | None) -> bool:
+        """Wait for the answer; False if there is none after the time given."""
+        return self.reply.cancelled() or bool(wait_for([self.reply], timeout_s).done)
+
 
 class Runner:
-    """Works an assignment off in a thread.
+    """Works on a run directory in a thread, for as long as there is a call to work off.
+
+    It is begun with a question: where that leads to no call, the directory is closed again.
 
     Parameters
     ----------
-    coordinator : Coordinator
-        Decides and records.
-    workers : Workers
-        Make the requests.
-    session : Session
-        The open run directory; left to a successor, or closed at the end.
-    on_close : callable
-        Called in the thread once the ledger is closed, before the directory is unlocked.
+    directory : RunDirectory
+        The run directory; opened in the thread.
+
+    Attributes
+    ----------
+    coordinator : Coordinator or None
+        Of the call that is worked off.
+    session : Session or None
+        The open run directory.
+    error : BaseException or None
+        What nobody foresaw.
+    is_resting, is_closed : threading.Event
+        Whether everything known is on disk and nothing more is sent; whether the directory is closed again.
     """
 
-    def __init__(
-        self, coordinator: Coordinator, workers: Workers, session: Session, on_close: Callable[[], None]
-    ) -> None:
-        self.coordinator = coordinator
-        self.workers = workers
-        self.session = session
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.coordinator: Coordinator | None = None
+        self.session: Session | None = None
+        self.workers: Workers | None = None
         self.error: BaseException | None = None
         self.is_resting = threading.Event()
         self.is_closed = threading.Event()
-        self.on_close = on_close
         self.n_busy = 0
-        self._is_handed_over = False
+        self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._on_close: Callable[[], None] = _nothing
+        self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
 
     def start(self) -> None:
-        """Begin; creates of a predecessor that are still on the wire are waited for."""
-        self.n_busy = self.session.n_busy
-        self.coordinator.begin(self.session.on_the_wire)
+        """Begin; it waits for the first question."""
         self._thread.start()
 
-    def interrupt(self) -> None:
-        """Send nothing more; `is_resting` is set once everything known is on disk."""
-        self.workers.mailbox.put(_Halt())
+    def interrupt(self, coordinator: Coordinator | None = None) -> None:
+        """Send nothing more, unless another call than the coordinator's is under way.
 
-    def hand_over(self, timeout_s: float) -> frozenset[Key] | None:
-        """Leave ledger and workers to a successor.
-
-        Returns
-        -------
-        frozenset of Key or None
-            Creates that are still on the wire; None if the runner closed by itself.
+        `is_resting` is set once everything known is on disk.
         """
-        self.workers.mailbox.put(_HandOver())
-        self._thread.join(timeout_s)
-        return self.coordinator.schedule.creating if self._is_handed_over else None
+        self.mailbox.put(_Halt(coordinator))
 
-    def ask(self, do: Callable[[Coordinator], Any]) -> Future[Any]:
-        """Have something done or read in the coordinator's thread, between two events, and wait for it.
+    def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
+        """Have something done or read in the runner's thread, between two events, and wait for it.
+
+        Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
 
         Returns
         -------
         Future
-            Done with what `do` returned or raised; cancelled, and `do` never called, if the runner closed or was
-            taken over before it came to that.
+            Done with what `do` returned or raised; cancelled, and `do` never called, if the runner ended, or the
+            time was over, before it came to that.
         """
         question = _Question(do)
-        self.workers.mailbox.put(question)
-        while not self.is_closed.is_set() and not wait_for([question.reply], timeout=_LOOK_EVERY_S).done:
-            pass
-        if not question.reply.cancel():
-            wait_for([question.reply])
+        self.mailbox.put(question)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            while not question.is_answered(_LOOK_EVERY_S):
+                if self.is_closed.is_set() or (until is not None and time.monotonic() >= until):
+                    break
+        finally:
+            question.reply.cancel()
+        question.is_answered(None)
         return question.reply
-
-    @property
-    def is_taken_over(self) -> bool:
-        """Whether another call in this process went on with ledger and workers."""
-        return self._is_handed_over
 
     @property
     def n_on_the_wire(self) -> int:
         """Creates that were sent and are not answered."""
-        return len(self.coordinator.schedule.creating)
+        return 0 if self.coordinator is None else len(self.coordinator.schedule.creating)
+
+    # What is done in the runner's thread, by a question.
+
+    def open(self, service: str, clock: Clock, entropy: str | None = None) -> Session:
+        """Give the open directory, opened now if it is not; refuses what was not made for its service and seeds."""
+        if self.session is None:
+            self.session = open_session(self.directory, service, clock, entropy)
+            return self.session
+        refuse_other_service(self.directory, self.session.ledger.service, service)
+        refuse_other_entropy(self.directory, self.session.ledger.entropy, entropy)
+        return self.session
+
+    def take_on(self, coordinator: Coordinator, on_close: Callable[[], None], n_workers: int) -> None:
+        """Go on with a call, in place of the one under way; creates that were sent are still waited for.
+
+        `on_close` is called once the ledger is closed, before the directory is unlocked.
+        """
+        self.workers = self.workers or Workers(n_workers, self.mailbox)
+        coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
+        self.coordinator, self._on_close = coordinator, on_close
+        self.is_resting.clear()
+
+    def settle(self, event: Event) -> None:
+        """Record what somebody found out about an order; a call under way goes on with it."""
+        assert self.session is not None  # noqa: S101 - opened by the same question
+        if self.coordinator is None:
+            self.session.ledger.record([event])
+        else:
+            self.coordinator.settle(event)
+        try:
+            self.session.ledger.commit()
+        except OSError as error:
+            if self.coordinator is not None:
+                self.coordinator.storage_failed(error)
+            raise storage_failed(self.directory, error) from error
+
+    # The thread.
 
     def _run(self) -> None:
-        for step in (self._loop, self._await_creates, self._close):
-            try:
-                step()
-            except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
-                self.error = self.error or error
-                self.coordinator.halt()
+        if _register(self):
+            for step in (self._loop, self._await_creates, self._close):
+                try:
+                    step()
+                except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
+                    self.error = self.error or error
+                    if self.coordinator is not None:
+                        self.coordinator.halt()
+                self._is_ending = True
+            _forget(self)
         self.is_resting.set()
         self.is_closed.set()
 
     def _loop(self) -> None:
-        while not self._is_handed_over:
-            self._give()
-            if self.coordinator.is_over():
+        self._take(_PATIENCE_S)
+        while (coordinator := self.coordinator) is not None:
+            self._give(coordinator)
+            if coordinator.is_over():
                 return
-            self._take()
+            self._take(coordinator.wait_s(self._n_free()))
 
     def _await_creates(self) -> None:
         """Record the answers of creates on the wire, however the loop ended: they are money."""
-        while not self._is_handed_over and self.coordinator.schedule.creating and self.n_busy:
+        while (coordinator := self.coordinator) is not None and coordinator.schedule.creating and self.n_busy:
             try:
-                self._take()
+                self._take(coordinator.wait_s(self._n_free()))
             except Exception:  # whatever is wrong with one answer, the next may be a task id
                 logger.exception("an answer could not be taken in")
-            self._commit()
+            self._commit(coordinator)
 
-    def _give(self) -> None:
-        n_free = self.workers.n - self.n_busy
-        work = self.coordinator.give(n_free) if n_free > 0 else []
-        if not self._commit():
+    def _n_free(self) -> int:
+        return 0 if self.workers is None else self.workers.n - self.n_busy
+
+    def _give(self, coordinator: Coordinator) -> None:
+        assert self.workers is not None  # noqa: S101 - made with the first call
+        n_free = self._n_free()
+        work = coordinator.give(n_free) if n_free > 0 else []
+        if not self._commit(coordinator):
             for action, _ in work:
-                self.coordinator.take_back(action)
+                coordinator.take_back(action)
             return
         self.n_busy += len(work)
         for _, call in work:
             self.workers.do(call)
-        if self.coordinator.ledger.is_checkpoint_due():
-            self._checkpoint()
+        if coordinator.ledger.is_checkpoint_due():
+            self._checkpoint(coordinator)
 
-    def _take(self) -> None:
-        wait_s = self.coordinator.wait_s(self.workers.n - self.n_busy)
+    def _take(self, wait_s: float | None) -> None:
         try:
-            self._open(self.workers.mailbox.get(timeout=wait_s))
+            self._open_message(self.mailbox.get(timeout=wait_s))
             while True:
-                self._open(self.workers.mailbox.get_nowait())
+                self._open_message(self.mailbox.get_nowait())
         except queue.Empty:
             return
 
-    def _open(self, message: object) -> None:
+    def _open_message(self, message: object) -> None:
         if isinstance(message, _Halt):
-            self._halt()
-        elif isinstance(message, _HandOver):
-            self._is_handed_over = True
+            self._halt(message)
         elif isinstance(message, _Question):
-            message.answer(self.coordinator)
-        else:
+            if self._is_ending:
+                message.refuse()
+            else:
+                message.answer(self)
+        elif self.coordinator is not None:
             self.n_busy -= 1
             self.coordinator.take(message)
 
-    def _halt(self) -> None:
-        self.coordinator.halt()
-        if self._commit():
-            self._checkpoint()
+    def _halt(self, message: _Halt) -> None:
+        coordinator = self.coordinator
+        if coordinator is None or message.coordinator not in (None, coordinator):
+            return
+        coordinator.halt()
+        if self._commit(coordinator):
+            self._checkpoint(coordinator)
         self.is_resting.set()
 
-    def _commit(self) -> bool:
+    def _commit(self, coordinator: Coordinator) -> bool:
         try:
-            self.coordinator.ledger.commit()
+            coordinator.ledger.commit()
         except OSError as error:
-            self.coordinator.storage_failed(error)
+            coordinator.storage_failed(error)
             return False
         return True
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, coordinator: Coordinator) -> None:
         try:
-            self.coordinator.ledger.checkpoint(self.coordinator.assignment.jobs)
+            coordinator.ledger.checkpoint(coordinator.assignment.jobs)
         except OSError as error:
-            self.coordinator.storage_failed(error)
+            coordinator.storage_failed(error)
 
     def _close(self) -> None:
-        if self._is_handed_over:
+        if self.workers is not None:
+            self.workers.stop()
+        if self.session is None:
             return
-        self.workers.stop()
         with ExitStack() as last:  # each is called, whatever happens to the others
             last.callback(self.session.close)
-            last.callback(self.on_close)
-            last.callback(self.coordinator.ledger.abandon)
-            self._close_ledger()
+            last.callback(self._on_close)
+            last.callback(self.session.ledger.abandon)
+            self._close_ledger(self.session)
 
-    def _close_ledger(self) -> None:
+    def _close_ledger(self, session: Session) -> None:
         try:
-            self.coordinator.ledger.close(self.coordinator.assignment.jobs)
+            session.ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
         except OSError as error:
+            if self.coordinator is None:
+                raise storage_failed(self.directory, error) from error
             self.coordinator.storage_failed(error)
             self.coordinator.tell_unwritten()
+
+
+def _nothing() -> None:
+    """Nothing is to be done once the ledger is closed."""
 
 
 _live: Final[dict[Path, Runner]] = {}
 _lock: Final = threading.Lock()
 
 
-def register(path: Path, runner: Runner) -> None:
-    """Remember who is working on a directory in this process."""
-    with _lock:
-        _live[path] = runner
+def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _PATIENCE_S) -> T:
+    """Have something done in the one thread that works on a directory; begins it where there is none.
+
+    It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        The run directory.
+    do : callable
+        Called with the runner, in its thread.
+    timeout_s : float
+        Seconds to wait for the thread to come to it.
+
+    Returns
+    -------
+    object
+        What `do` returned; what it raised is raised.
+
+    Raises
+    ------
+    DirectoryLocked
+        If an earlier call is still busy with the disk; the question is withdrawn.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        runner = live(directory.path)
+        if runner is None:
+            runner = Runner(directory)
+            runner.start()
+        reply = runner.ask(do, until - time.monotonic())
+        if not reply.cancelled():
+            break
+        if not runner.is_closed.wait(max(0.0, until - time.monotonic())):
+            raise DirectoryLocked(
+                f"an earlier call in this process is still writing to {directory.path}; nothing was changed, try again."
+            )
+    while runner.coordinator is None and not runner.is_closed.wait(_LOOK_EVERY_S):
+        pass
+    if runner.coordinator is None and runner.error is not None and reply.exception() is None:
+        raise runner.error
+    answer: T = reply.result()
+    return answer
 
 
-def forget(path: Path, runner: Runner) -> None:
-    """Forget a runner that has closed."""
+def _register(runner: Runner) -> bool:
+    """Make a runner the one of its directory; False if there is one."""
     with _lock:
-        if _live.get(path) is runner:
-            del _live[path]
+        return _live.setdefault(runner.directory.path, runner) is runner
+
+
+def _forget(runner: Runner) -> None:
+    with _lock:
+        del _live[runner.directory.path]
 
 
 def live(path: Path) -> Runner | None:

@@ -147,6 +147,10 @@ class Schedule:
         """Queue creates."""
         self._waiting.extend(keys)
 
+    def withdraw(self, job_id: str) -> None:
+        """Take what was still to be ordered of a job off the queue."""
+        self._waiting = deque(key for key in self._waiting if key[0] != job_id)
+
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
         """Take over a task that was accepted earlier; it is asked for at once."""
         self._tasks[key] = _Task(now - age_s)

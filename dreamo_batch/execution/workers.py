@@ -25,9 +25,9 @@ class Workers:
     >>> workers.stop()
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, mailbox: queue.SimpleQueue[Any] | None = None) -> None:
         self.n = n
-        self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.mailbox: queue.SimpleQueue[Any] = mailbox or queue.SimpleQueue()
         self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._loop, name=f"dreamo-io-{i}", daemon=True) for i in range(n)
