@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -16,6 +17,9 @@ from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, read
 from dreamo_batch.execution.state import Event, Kind, State
 from tests.fakes import event, scratch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 JOBS = ("a", "b", "c")
 # What may follow what: enough for every stage to be met.
@@ -143,12 +147,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def look(self) -> None:
         """Any reader sees what was acknowledged, and nothing else, also where few events lie over many rows."""
         assert read(self.folder).state() == self.model()
-        directory = RunDirectory(self.folder)
-        fast = ledger_frame(directory)
-        slow = to_frame(to_arrow(read_state(directory)))
-        key = ["job_id", "order", "stage"]
-        fast = fast[fast["stage"] != "pending"]
-        pd.testing.assert_frame_equal(*(f.sort_values(key, ignore_index=True) for f in (fast, slow)))
+        assert_both_ways_agree(self.folder)
 
     def acknowledge(self) -> None:
         self.acknowledged += self.waiting
@@ -163,3 +162,44 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=40)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(JOBS), st.integers(0, 3), st.sampled_from(["", "", "cut"])), max_size=25
+    )
+)
+def test_whatever_a_crash_leaves_is_read_the_same_in_both_ways(steps):
+    """Stop after any event, with the checkpoints wherever they fell; the newest of them may be lost, too."""
+    folder = scratch()
+    ledger, known, at = Ledger(RunDirectory(folder), "loopback", "00ff"), State(), 0.0
+    try:
+        for job_id, choice, then in steps:
+            orders, at = known.of(job_id), at + 1.0
+            kinds = NEXT[orders[-1].stage] if orders else ()
+            if kinds:
+                made = event(kinds[choice % len(kinds)], job_id, orders[-1].order, at)
+            else:
+                made = event(Kind.SENDING, job_id, len(orders) + 1, at, reserved="0.03")
+            ledger.record([made])
+            known.apply(made)
+            ledger.commit()
+            if then:
+                ledger.checkpoint(JOBS)
+            assert_both_ways_agree(folder)
+            if (folder / PREVIOUS).exists():
+                (folder / NAME).rename(folder / "aside")
+                assert_both_ways_agree(folder)
+                (folder / "aside").rename(folder / NAME)
+    finally:
+        ledger.abandon()
+        shutil.rmtree(folder)
+
+
+def assert_both_ways_agree(folder: Path) -> None:
+    """Folding all, and laying few events over many rows, give the same orders."""
+    directory = RunDirectory(folder)
+    fast, slow = ledger_frame(directory), to_frame(to_arrow(read_state(directory)))
+    fast, key = fast[fast["stage"] != "pending"], ["job_id", "order", "stage"]
+    pd.testing.assert_frame_equal(*(one.sort_values(key, ignore_index=True) for one in (fast, slow)))
