@@ -10,7 +10,7 @@ Examples
 --------
 >>> import dreamo_batch as dreamo
 >>> jobs = dreamo.sweep(
-...     image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=range(2), use_rephraser=False
+...     image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=range(1, 3), use_rephraser=False
 ... )
 >>> len(jobs), len(dreamo.validate(jobs))
 (4, 0)

@@ -246,10 +246,11 @@ INPUTS = _table(
         IMAGE,
         "object",
         "",
-        "Reference picture: path, http(s) URL, `data:` URI, bytes or PIL image. Aliases `image_path`, `image_url`.",
+        "Reference picture, best of one single subject: path, http(s) URL, `data:` URI, bytes, PIL image, or a list of "
+        "one. Aliases `image_path`, `image_url`.",
     ),
     Column(PROMPT, STR, "", "What to draw, Chinese or English."),
-    Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 0 to 2**63-1: sent as it is."),
+    Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 1 to 2**63-1: sent as it is."),
     Column(WIDTH, INT, "px", "Width of the picture wanted, 512 to 2048 (default 1328)."),
     Column(HEIGHT, INT, "px", "Height of the picture wanted, 512 to 2048 (default 1328)."),
     Column(SIZE, STR, "", 'Instead of width and height: "1328x1328" or an advised ratio such as "16:9".'),

@@ -23,7 +23,16 @@ PRESETS = {
     "9:21": (864, 2016),
 }
 
-WARNINGS = {"prompt-long", "seed-beyond-32-bit", "size-risky", "one-side-only", "image-url-not-public"}
+WARNINGS = {
+    "prompt-long",
+    "prompt-very-long",
+    "seed-zero",
+    "size-extreme-ratio",
+    "seed-beyond-32-bit",
+    "size-risky",
+    "one-side-only",
+    "image-url-not-public",
+}
 TRUE = {"true", "yes", "1", "1.0"}
 
 
@@ -66,7 +75,10 @@ def _problems_of_row(row, image_problem):
     yield from _prompt_problems(row["prompt"])
     if _said(row, "seed"):
         yield from _number_problems("seed", row["seed"], -1, 2**63 - 1)
-        if not list(_number_problems("seed", row["seed"], -1, 2**63 - 1)) and _whole(row["seed"]) >= 2**31:
+        is_readable = not list(_number_problems("seed", row["seed"], -1, 2**63 - 1))
+        if is_readable and _whole(row["seed"]) == 0:
+            yield "seed", "seed-zero"
+        if is_readable and _whole(row["seed"]) >= 2**31:
             yield "seed", "seed-beyond-32-bit"
     if _said(row, "replicate"):
         yield from _number_problems("replicate", row["replicate"], 0, 2**63 - 1)
@@ -98,7 +110,7 @@ def _prompt_problems(prompt):
     elif any(0xD800 <= ord(character) <= 0xDFFF for character in prompt):
         yield "prompt", "prompt-not-unicode"
     elif len(prompt) > 800:
-        yield "prompt", "prompt-too-long"
+        yield "prompt", "prompt-very-long"
     elif len(prompt) > 300:
         yield "prompt", "prompt-long"
 
@@ -144,8 +156,11 @@ def _extreme_problems(width, height, *, from_size):
     longer = "size" if from_size else "width" if width >= height else "height"
     if max(width, height) > 2048 and width * height >= 2048 * 2048:
         yield longer, "product-too-large"
-    elif max(width, height) > 2048 or width * height >= 2048 * 2048:
+        return
+    if max(width, height) > 2048 or width * height >= 2048 * 2048:
         yield longer, "size-risky"
+    if min(width, height) >= 512 and max(width, height) > 3 * min(width, height):
+        yield longer, "size-extreme-ratio"
 
 
 def _said(row, name):

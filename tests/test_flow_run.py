@@ -168,7 +168,7 @@ def test_results_are_the_same_from_disk_parquet_and_csv(run, reference, tmp_path
 
 def test_invalid_rows_stop_the_call_before_anything_is_sent(run, gateway, reference, tmp_path):
     """All problems are in the error, nothing was ordered, and no ledger was begun."""
-    table = jobs(reference).assign(prompt=["", "on a beach", None, "x" * 801])
+    table = jobs(reference).assign(prompt=["", "on a beach", None, 5])
     with pytest.raises(dreamo.InvalidTable, match="3 of the rows") as caught:
         run(table)
     assert set(caught.value.problems[columns.POSITION]) == {0, 2, 3}

@@ -45,7 +45,7 @@ def _run(code: str) -> str:
 @pytest.fixture
 def jobs(tmp_path) -> pd.DataFrame:
     return dreamo.sweep(
-        image="data/mascot.png", prompt=str(tmp_path), seed=range(3), size="512x512", use_rephraser=False
+        image="data/mascot.png", prompt=str(tmp_path), seed=range(1, 4), size="512x512", use_rephraser=False
     )
 
 

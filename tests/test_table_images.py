@@ -134,16 +134,24 @@ def test_size_limits_are_those_of_the_service():
     assert _codes(encoded(plain(4096, 4000, "1"))) == []
     assert _codes(encoded(plain(4097, 4000, "1"))) == ["image-too-many-pixels"]
     assert _codes(encoded(plain(1600, 900, "1"))) == []
-    assert _codes(encoded(plain(1601, 900, "1"))) == ["image-extreme-ratio"]
-    assert _codes(encoded(plain(900, 1601, "1"))) == ["image-extreme-ratio"]
+    assert _codes(encoded(plain(1366, 768, "1"))) == _codes(encoded(plain(768, 1366, "1"))) == []
+    assert _codes(encoded(plain(1607, 900, "1"))) == []
+    assert _codes(encoded(plain(1609, 900, "1"))) == ["image-extreme-ratio"]
+    assert _codes(encoded(plain(900, 1609, "1"))) == ["image-extreme-ratio"]
 
 
 def test_too_many_bytes_are_refused():
-    """4.7 MB are fine, one byte more is not."""
+    """4.7 MB are fine; up to 4.7 MiB, which may be what the page means, it's a warning."""
     content = encoded(plain())
-    most = parameters.INPUT_BYTES_MAX.value
-    assert _codes(content + b"\0" * (most - len(content))) == []
-    assert _codes(content + b"\0" * (most - len(content) + 1)) == ["image-too-many-bytes"]
+    codes = {
+        n: [
+            (one.code, one.severity)
+            for one in check(Source("bytes", content=content.ljust(n, b"\0")), Check(BASE)).findings
+        ]
+        for n in (4_700_000, 4_700_001, 4_928_307, 4_928_308)
+    }
+    warned, refused = [("image-many-bytes", "warning")], [("image-too-many-bytes", "error")]
+    assert list(codes.values()) == [[], warned, warned, refused]
 
 
 def test_rotated_animated_and_deep_pictures_are_warned_of():
@@ -290,7 +298,7 @@ def test_data_uris_that_can_not_be_decoded_are_refused(uri):
     assert read_source(uri, BASE).code == "image-bad-data-uri"
 
 
-@pytest.mark.parametrize("cell", [5, 5.5, ["a.png"], {"path": "a.png"}, True, np.zeros((2, 2))])
+@pytest.mark.parametrize("cell", [5, 5.5, ["a.png", "b.png"], {"path": "a.png"}, True, np.zeros((2, 2))])
 def test_other_objects_are_no_pictures(cell, tmp_path):
     """The finding says what was found instead of a picture."""
     found = _findings_of(cell, tmp_path)
@@ -468,7 +476,7 @@ def test_large_noise_is_squeezed_below_the_limit():
     assert len(content) > parameters.INPUT_BYTES_MAX.value
     copy = repair(content)
     assert copy.startswith(b"\xff\xd8")
-    assert len(copy) <= parameters.INPUT_BYTES_MAX.value
+    assert len(copy) <= parameters.INPUT_BYTES_ADVISED.value
 
 
 def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
@@ -673,3 +681,20 @@ def test_an_end_that_can_not_be_read_is_none(end):
     ):
         codes = [one.code for one in check(Source("url", link), Check(BASE)).findings]
         assert "image-link-expired" not in codes
+
+
+@pytest.mark.parametrize("cell", [["a.png"], ("a.png",), np.array(["a.png"], dtype=object), [Path("a.png")]])
+def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
+    """The service's own `image_urls` is such a list, so people write it."""
+    (tmp_path / "a.png").write_bytes(encoded(plain()))
+    table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a", "seed": 1})
+    (listed,) = prepare(table, entropy="e", base_dir=tmp_path).jobs
+    (bare,) = prepare(table.assign(image="a.png"), entropy="e", base_dir=tmp_path).jobs
+    assert listed == bare
+
+
+@pytest.mark.parametrize("cell", [[], ["a.png", "b.png"], [["a.png"]], np.zeros((1, 4)), [None]])
+def test_other_lists_are_no_picture(cell, tmp_path):
+    """Exactly one is taken."""
+    table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a"})
+    assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-not-a-source"]

@@ -20,7 +20,7 @@ def _jobs(**changes) -> pd.DataFrame:
     jobs = dreamo.sweep(
         image="https://example.com/cat.png",
         prompt="a cat",
-        seed=range(3),
+        seed=range(1, 4),
         size="512x512",
         use_rephraser=False,
     )

@@ -26,6 +26,7 @@ NUMBERS = [
     "42.5",
     "x",
     " ",
+    0,
     2**31,
     2**63,
     -1,
@@ -42,6 +43,8 @@ SIZES = [
     "2048X2048",
     "2049 x 2040",
     "512x512",
+    "1536x512",
+    "512x1537",
     "1x1",
     "5:4",
     "big",
@@ -113,9 +116,10 @@ def test_a_problem_says_what_and_what_to_do():
     table = pd.DataFrame({"image": [URL], "prompt": ["x" * 900], "seed": [42.5]}, index=["first"])
     found = validate(table)
     assert found["row"].tolist() == ["first", "first"]
-    assert found["code"].tolist() == ["prompt-too-long", "seed-not-integer"]
+    assert found["code"].tolist() == ["prompt-very-long", "seed-not-integer"]
     assert found["value"].tolist() == ["x" * 59 + "…", "42.5"]
-    assert found["message"][0] == "The prompt has 900 characters; the service takes at most 800."
+    assert found["severity"].tolist() == ["warning", "error"]
+    assert found["message"][0].startswith("The prompt has 900 characters; at most 300 are advised")
     assert found["fix"].str.endswith(".").all()
 
 
@@ -252,7 +256,7 @@ def test_many_rows_are_read_at_once():
         {
             "image": np.resize([URL, "https://example.com/dog.png"], n_rows),
             "prompt": np.resize([f"a cat {number}" for number in range(1000)], n_rows),
-            "seed": np.arange(n_rows),
+            "seed": np.arange(1, n_rows + 1),
             "width": 1328,
             "height": 1328,
         }

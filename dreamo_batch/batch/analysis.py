@@ -99,7 +99,7 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.attempts(run_dir)[["order", "stage", "cost"]].to_dict("records")[0]
@@ -136,7 +136,7 @@ def latency(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.latency(run_dir, by="size")[["size", "phase", "orders"]].tail(1).to_dict("records")
@@ -171,7 +171,7 @@ def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str |
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
@@ -206,7 +206,7 @@ def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.pace(run_dir)["advice"]
@@ -242,7 +242,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(3), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 4), size="512x512")
     >>> gateway = dreamo.LocalGateway(faults={"script": {"create": ["fail_099"]}})
     >>> with gateway:
     ...     done = dreamo.run(jobs, tempfile.mkdtemp(), gateway=gateway, progress=False)

@@ -80,7 +80,7 @@ def export(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir, folder = tempfile.mkdtemp(), tempfile.mkdtemp()
     >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.export(done, folder)["pictures"]

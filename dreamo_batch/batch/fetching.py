@@ -65,7 +65,7 @@ def download(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", download=False, progress=False)
     >>> saved = dreamo.download(done.head(1), progress=False)
     >>> done["output_path"].isna().tolist(), saved["output_path"].isna().tolist()

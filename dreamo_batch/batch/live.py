@@ -49,7 +49,7 @@ class Batch:
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> with dreamo.start(jobs, tempfile.mkdtemp(), gateway="local") as live:
     ...     done = live.wait(progress=False)
     >>> live.status.phase, live.status.n_settled
@@ -333,7 +333,7 @@ def start(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> live = dreamo.start(jobs, tempfile.mkdtemp(), gateway="local")
     >>> live.wait(progress=False)["status"].tolist()
     ['completed', 'completed']

@@ -107,12 +107,12 @@ def probe_seeds(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(8), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 9), size="512x512")
     >>> probed = dreamo.probe_seeds(
     ...     jobs, tempfile.mkdtemp(), k=2, max_cost="0.05", gateway="local", progress=False
     ... )
     >>> probed[["row_a", "seed_sent", "is_same_pixels"]].to_dict("records")
-    [{'row_a': '0', 'seed_sent': 0, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 4, 'is_same_pixels': True}]
+    [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
     cap = money(max_cost)
     if cap is None:

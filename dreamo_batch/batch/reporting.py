@@ -54,7 +54,7 @@ def report(run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | No
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.report(run_dir).name

@@ -80,7 +80,7 @@ def measure(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(2), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
     >>> measured = dreamo.measure(done, ["appearance", "colour"], progress=False)
     >>> measured["appearance"].between(0, 1).tolist(), measured["problem"].isna().all()
@@ -139,7 +139,7 @@ def diversity(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(3), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 4), size="512x512")
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
     >>> dreamo.diversity(done, progress=False)[["prompt", "pictures"]].to_dict("records")
     [{'prompt': 'on a beach', 'pictures': 3}]
@@ -275,7 +275,7 @@ def rank(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(3), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 4), size="512x512")
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
     >>> dreamo.rank(done, by=["appearance", "-latency_s"], progress=False)["prompt"].tolist()
     ['on a beach', 'on a beach', 'on a beach']

@@ -70,7 +70,7 @@ def gallery(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(3), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(1, 4), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> seen = dreamo.gallery(done, rows="prompt", columns="seed")
@@ -158,7 +158,7 @@ def contact_sheet(
     --------
     >>> import tempfile
     >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(3), size="512x512")
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(1, 4), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")

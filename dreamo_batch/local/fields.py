@@ -33,6 +33,8 @@ URL_CHARACTERS_MAX = 2048
 SMALL_BYTES = 64 * 1024
 N_SMALL, N_LARGE = 32, 4
 # The longest side whose product with the shortest stays below the limit.
+# The page states no maximum; this one refuses what no prompt is, so that the error can be met.
+PROMPT_CHARACTERS_MOST = 10_000
 SIDE_MOST_PX = (parameters.PRODUCT_MAX_PX.value - 1) // parameters.SIDE_MIN_PX.value
 
 
@@ -112,8 +114,8 @@ def read_prompt(params: dict[str, Any]) -> str:
         raise Refused(INVALID, "prompt must be a string")
     if not prompt.strip():
         raise Refused(MISSING_PROMPT)
-    if len(prompt) > parameters.PROMPT_CHARACTERS_MAX.value:
-        raise Refused(PROMPT_LENGTH, f"{len(prompt)} characters of {parameters.PROMPT_CHARACTERS_MAX.value}")
+    if len(prompt) > PROMPT_CHARACTERS_MOST:
+        raise Refused(PROMPT_LENGTH, f"{len(prompt)} characters of {PROMPT_CHARACTERS_MOST}")
     if not _is_text(prompt):
         raise Refused(INVALID, "prompt holds half of a surrogate pair")
     return prompt

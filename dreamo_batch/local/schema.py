@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Final, TypeAlias
 
 from dreamo_batch.local.faults import STAGES
-from dreamo_batch.local.fields import SIDE_MOST_PX
+from dreamo_batch.local.fields import PROMPT_CHARACTERS_MOST, SIDE_MOST_PX
 from dreamo_batch.service import parameters
 
 Schema: TypeAlias = dict[str, Any]
@@ -138,7 +138,7 @@ PARAMS: Final[dict[str, dict[str, Any]]] = {
     "prompt": {
         "type": "string",
         "minLength": 1,
-        "maxLength": parameters.PROMPT_CHARACTERS_MAX.value,
+        "maxLength": PROMPT_CHARACTERS_MOST,
         "description": "What to draw, Chinese or English.",
     },
     "image_urls": _ONE_TEXT | {"description": "One http or https URL; instead of binary_data_base64."},

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dreamo_batch.service.harmless import harmless
 from dreamo_batch.table.cells import is_missing
+from dreamo_batch.table.sources import only_item
 
 NONE: Final = "(none)"
 _DATA: Final = "data:"
@@ -38,6 +39,7 @@ def label_of(value: Any, *, is_picture: bool = False) -> str:
     str
         Without control characters.
     """
+    value = only_item(value) if is_picture else value
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
         return _IN_MEMORY
     if is_missing(value):

@@ -6,8 +6,8 @@ SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents o
 
 Examples
 --------
->>> PROMPT_CHARACTERS_MAX.value, PROMPT_CHARACTERS_MAX.source
-(800, 'sdk')
+>>> PROMPT_CHARACTERS_OF_SIBLINGS.value, PROMPT_CHARACTERS_OF_SIBLINGS.source
+(800, 'page')
 >>> SIZES["16:9"]
 (1664, 936)
 """
@@ -45,21 +45,32 @@ SPEC_PATH: Final = Fact("/api/v1/skill/models/{model}/spec", "cli", "needs no ke
 MODELS_PATH: Final = Fact("/api/v1/skill/models", "cli", "needs no key")
 
 PROMPT_CHARACTERS_ADVISED: Final = Fact(300, "page", "longer may have no effect or cause errors")
-PROMPT_CHARACTERS_MAX: Final = Fact(800, "sdk", "cap of sibling models on this host; assumed to hold here")
+PROMPT_CHARACTERS_OF_SIBLINGS: Final = Fact(
+    800, "page", "at most, for sibling models; the page of this one states no maximum, so it's a warning"
+)
 
 SIDE_MIN_PX: Final = Fact(512, "page")
 SIDE_MAX_PX: Final = Fact(2048, "page", "more only while width*height stays below the product")
 SIDE_DEFAULT_PX: Final = Fact(1328, "page")
+RATIO_OF_SIBLINGS: Final = Fact(3, "page", "a sibling model makes 1:3 to 3:1 only")
 PRODUCT_MAX_PX: Final = Fact(2048 * 2048, "page", "a side above 2048 needs a product strictly below")
 
 SEED_RANDOM: Final = Fact(-1, "page", "the default: the service draws")
+SEED_REPEATABLE_MIN: Final = Fact(1, "page", "repeatability is promised for positive integers")
 SEED_MAX: Final = Fact(2**63 - 1, "assumed", "the page says integer and no more")
 SEED_ADVISED_MAX: Final = Fact(2**31 - 1, "assumed", "upstream clients use 32-bit seeds")
 USE_REPHRASER_DEFAULT: Final = Fact(True, "page", "off: the prompt is kept word for word, and time is saved")
 
-INPUT_BYTES_MAX: Final = Fact(4_700_000, "page", "'4.7 MB', read as decimal megabytes to be safe")
+INPUT_BYTES_ADVISED: Final = Fact(
+    4_700_000, "page", "'4.7 MB' in decimal megabytes; corrected copies stay below"
+)
+INPUT_BYTES_MAX: Final = Fact(
+    4_928_307, "page", "'4.7 MB' in binary megabytes; between the two it's a warning"
+)
 INPUT_SIDE_MAX_PX: Final = Fact(4096, "page")
 INPUT_RATIO_ADVISED: Final = Fact((9 / 16, 16 / 9), "page", "more extreme ones may fail")
+INPUT_RATIO_TOLERANCE: Final = Fact(0.005, "assumed", "a side is a whole number of pixels: 1366x768 is 16:9")
+INPUT_SUBJECTS: Final = Fact(1, "page", "one single subject in the picture is strongly advised")
 INPUT_FORMATS: Final = Fact(("JPEG", "PNG"), "page", "JPEG advised")
 INPUT_IMAGES: Final = Fact(1, "up", "an array of exactly one item; base64 is bare, without a data: prefix")
 

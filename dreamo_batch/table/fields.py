@@ -95,6 +95,7 @@ def read_seeds(findings: Findings) -> Seeds:
     read = read_integers(columns.SEED, findings)
     is_given = read.is_given & (read.numbers >= 0)
     findings.add("seed-out-of-range", columns.SEED, read.numbers < parameters.SEED_RANDOM.value)
+    findings.add("seed-zero", columns.SEED, is_given & (read.numbers < parameters.SEED_REPEATABLE_MIN.value))
     findings.add("seed-beyond-32-bit", columns.SEED, read.numbers > parameters.SEED_ADVISED_MAX.value)
     return Seeds(np.where(is_given, read.numbers, parameters.SEED_RANDOM.value), is_given)
 
@@ -187,8 +188,8 @@ def _judge_prompt(prompt: Any) -> Finding | None:
         return Finding.of("prompt-blank")
     if printable(prompt) != prompt:
         return Finding.of("prompt-not-unicode")
-    if len(prompt) > parameters.PROMPT_CHARACTERS_MAX.value:
-        return Finding.of("prompt-too-long", n=len(prompt))
+    if len(prompt) > parameters.PROMPT_CHARACTERS_OF_SIBLINGS.value:
+        return Finding.of("prompt-very-long", n=len(prompt))
     if len(prompt) > parameters.PROMPT_CHARACTERS_ADVISED.value:
         return Finding.of("prompt-long", n=len(prompt))
     return None

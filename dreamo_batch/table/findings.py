@@ -61,8 +61,8 @@ class Finding:
 
         Examples
         --------
-        >>> Finding.of("prompt-too-long", n=900).message
-        'The prompt has 900 characters; the service takes at most 800.'
+        >>> Finding.of("prompt-long", n=400).message
+        'The prompt has 400 characters; at most 300 are advised.'
         """
         rule = rules.RULES[code]
         message, fix = (printable(text.format(**details)) for text in (rule.message, rule.fix))

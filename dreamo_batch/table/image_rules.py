@@ -13,7 +13,7 @@ from typing import Final
 from dreamo_batch.service import parameters
 from dreamo_batch.table.rule import ERROR, WARNING, Rule
 
-_INPUT_MB = parameters.INPUT_BYTES_MAX.value / 1e6
+_INPUT_MB = parameters.INPUT_BYTES_ADVISED.value / 1e6
 _INPUT_SIDE = parameters.INPUT_SIDE_MAX_PX.value
 _FORMATS = " or ".join(parameters.INPUT_FORMATS.value)
 
@@ -136,6 +136,13 @@ _REPAIRABLE = (
         "image-too-many-bytes",
         ERROR,
         f"The picture has {{n_mb:.2f}} MB; the service takes at most {_INPUT_MB} MB.",
+        "Save it smaller, for example as JPEG",
+        "saved as a smaller JPEG",
+    ),
+    Rule(
+        "image-many-bytes",
+        WARNING,
+        f"The picture has {{n_mb:.2f}} MB; the service takes {_INPUT_MB} MB, and may count them in either way.",
         "Save it smaller, for example as JPEG",
         "saved as a smaller JPEG",
     ),

@@ -198,12 +198,16 @@ def _judge_size(content: bytes, image: Image.Image) -> Iterator[Finding]:
     if width * height > PIXELS_MAX:
         yield Finding.of("image-bomb", size=f"{width}x{height} pixels")
         return
-    if len(content) > parameters.INPUT_BYTES_MAX.value:
-        yield Finding.of("image-too-many-bytes", n_mb=len(content) / 1e6)
+    if len(content) > parameters.INPUT_BYTES_ADVISED.value:
+        is_refused = len(content) > parameters.INPUT_BYTES_MAX.value
+        yield Finding.of(
+            "image-too-many-bytes" if is_refused else "image-many-bytes", n_mb=len(content) / 1e6
+        )
     if max(width, height) > parameters.INPUT_SIDE_MAX_PX.value:
         yield Finding.of("image-too-many-pixels", width=width, height=height)
     lowest, highest = parameters.INPUT_RATIO_ADVISED.value
-    if not lowest <= width / height <= highest:
+    tolerance = 1 + parameters.INPUT_RATIO_TOLERANCE.value
+    if not lowest / tolerance <= width / height <= highest * tolerance:
         yield Finding.of("image-extreme-ratio", width=width, height=height)
 
 

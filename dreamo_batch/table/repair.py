@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RECIPE: Final = 1
 
 _SIDE_MAX: Final = parameters.INPUT_SIDE_MAX_PX.value
-_BYTES_MAX: Final = parameters.INPUT_BYTES_MAX.value
+_BYTES_MAX: Final = parameters.INPUT_BYTES_ADVISED.value
 _QUALITIES: Final = (95, 90, 85, 80, 75)
 _SHRINK: Final = 0.8
 _LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")

@@ -2,8 +2,8 @@
 
 Examples
 --------
->>> RULES["prompt-too-long"].severity
-'error'
+>>> RULES["prompt-very-long"].severity
+'warning'
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dreamo_batch.table.rule import ERROR, WARNING, Rule
 
 __all__ = ["ERROR", "RULES", "WARNING", "Rule"]
 
-_PROMPT_MAX = parameters.PROMPT_CHARACTERS_MAX.value
+_PROMPT_OF_SIBLINGS = parameters.PROMPT_CHARACTERS_OF_SIBLINGS.value
+_RATIO = parameters.RATIO_OF_SIBLINGS.value
 _PROMPT_ADVISED = parameters.PROMPT_CHARACTERS_ADVISED.value
 _SIDE_MIN = parameters.SIDE_MIN_PX.value
 _SIDE_MAX = parameters.SIDE_MAX_PX.value
@@ -38,10 +39,11 @@ _PROMPTS = (
         "Read the text again with its right encoding.",
     ),
     Rule(
-        "prompt-too-long",
-        ERROR,
-        f"The prompt has {{n}} characters; the service takes at most {_PROMPT_MAX}.",
-        f"Shorten it, best below {_PROMPT_ADVISED} characters.",
+        "prompt-very-long",
+        WARNING,
+        f"The prompt has {{n}} characters; at most {_PROMPT_ADVISED} are advised, and sibling models refuse more than "
+        f"{_PROMPT_OF_SIBLINGS}.",
+        f"Shorten it to {_PROMPT_ADVISED} characters, or set use_rephraser to false, as the service advises.",
     ),
     Rule(
         "prompt-long",
@@ -73,7 +75,13 @@ _SEEDS = (
         "seed-out-of-range",
         ERROR,
         "The seed is outside -1 to 2**63-1.",
-        "Use -1 or leave it empty for a drawn seed, else 0 to 2**31-1.",
+        "Use -1 or leave it empty for a drawn seed, else 1 to 2**31-1.",
+    ),
+    Rule(
+        "seed-zero",
+        WARNING,
+        "The seed is 0; the service promises repeatable pictures only for positive seeds.",
+        "Use seeds from 1.",
     ),
     Rule(
         "seed-beyond-32-bit",
@@ -139,6 +147,12 @@ _SIZES = (
         WARNING,
         f"{{width}}x{{height}} is at or beyond {_SIDE_MAX} pixels a side; the service may time out.",
         f"Stay below {_SIDE_MAX}x{_SIDE_MAX}, best at an advised size: {_PRESETS}.",
+    ),
+    Rule(
+        "size-extreme-ratio",
+        WARNING,
+        f"{{width}}x{{height}} is beyond {_RATIO}:1; sibling models refuse such shapes, so this may fail.",
+        f"Stay within 1:{_RATIO} to {_RATIO}:1, best at an advised size: {_PRESETS}.",
     ),
     Rule(
         "size-unknown",

@@ -183,9 +183,13 @@ def _find_large_sizes(sizes: Sizes, has_size: Mask, is_readable: Mask, findings:
     is_full = product >= parameters.PRODUCT_MAX_PX.value
     is_beyond = np.maximum(sizes.widths, sizes.heights) > parameters.SIDE_MAX_PX.value
     is_wide = sizes.widths >= sizes.heights
+    longest = np.maximum(sizes.widths, sizes.heights).astype(np.float64)
+    is_extreme = longest > parameters.RATIO_OF_SIBLINGS.value * np.minimum(sizes.widths, sizes.heights)
+    is_possible = np.minimum(sizes.widths, sizes.heights) >= parameters.SIDE_MIN_PX.value
     for code, is_broken in (
         ("product-too-large", is_readable & is_beyond & is_full),
         ("size-risky", is_readable & (is_beyond ^ is_full)),
+        ("size-extreme-ratio", is_readable & is_possible & is_extreme & ~(is_beyond & is_full)),
     ):
         pair = {"width": sizes.widths, "height": sizes.heights}
         findings.add(code, columns.SIZE, is_broken & has_size, **pair)

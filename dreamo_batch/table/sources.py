@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
+import numpy as np
 from PIL import Image
 
 from dreamo_batch.table.cells import printable
@@ -64,7 +65,7 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
     ----------
     cell : object
         Path, http(s) URL or ``data:`` URI as text; any path-like; bytes, bytearray or memoryview; a PIL
-        image. Not a missing cell.
+        image; a list of one of these, as the service's own `image_urls` is. Not a missing cell.
     base_dir : pathlib.Path
         Absolute folder that relative paths start at; ``~`` is the user's home.
 
@@ -78,6 +79,7 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
     >>> read_source(b"GIF89a", Path("/data")).kind, read_source(3, Path("/data")).code
     ('bytes', 'image-not-a-source')
     """
+    cell = only_item(cell)
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
     if isinstance(cell, os.PathLike) and isinstance(os.fspath(cell), str):
@@ -87,6 +89,18 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
     if isinstance(cell, Image.Image):
         return Source(PIXELS, content=cell)
     return Finding.of("image-not-a-source", type=type(cell).__name__)
+
+
+def only_item(cell: Any) -> Any:
+    """Return the one item of a list, tuple or array; anything else as it is.
+
+    Examples
+    --------
+    >>> only_item(["cat.png"]), only_item(("a.png", "b.png")), only_item("cat.png")
+    ('cat.png', ('a.png', 'b.png'), 'cat.png')
+    """
+    is_listed = isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) <= 1
+    return cell[0] if is_listed and len(cell) == 1 else cell
 
 
 def judge_url(url: str) -> Finding | None:

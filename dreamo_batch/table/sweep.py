@@ -2,12 +2,12 @@
 
 Examples
 --------
->>> sweep(image="https://example.com/cat.png", prompt=["a cat", "a dog"], seed=range(2))[["prompt", "seed"]]
+>>> sweep(image="https://example.com/cat.png", prompt=["a cat", "a dog"], seed=range(1, 3))[["prompt", "seed"]]
   prompt  seed
-0  a cat     0
-1  a cat     1
-2  a dog     0
-3  a dog     1
+0  a cat     1
+1  a cat     2
+2  a dog     1
+3  a dog     2
 """
 
 from __future__ import annotations
