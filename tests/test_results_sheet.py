@@ -55,8 +55,8 @@ def test_rows_without_a_picture_are_told_below(run_dir):
     )
     drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], lettering.Lettering(), 4)
     assert drawn._without == "without a picture: 2 failed, 1 in progress"
-    (page,) = drawn.pages()
-    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], lettering.Lettering(), 4).pages()
+    (page,) = drawn.pages(lambda: None)
+    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], lettering.Lettering(), 4).pages(lambda: None)
     assert page.height > whole.height
 
 
@@ -69,7 +69,7 @@ def test_captions_are_whole(run_dir, prompt):
     told = "".join(line for line, _ in cell.lines[:-1])
     assert "".join(told.split()) == "".join(sheets._drawable(prompt, letters).split())
     assert all(font.getlength(line) <= 300 for line, font in cell.lines)
-    assert next(drawn.pages()).height >= 300 + 18 * len(cell.lines)
+    assert next(drawn.pages(lambda: None)).height >= 300 + 18 * len(cell.lines)
 
 
 def test_nothing_to_show_is_no_file(run_dir):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
+import dreamo_batch as dreamo
 from dreamo_batch.execution.progress import Bar, Silent, Snapshot, dollars, postfix
+from dreamo_batch.table import looking
 
 
 def snapshot(spent="0", cap=None, n_in_flight=0, **by_status) -> Snapshot:
@@ -109,3 +113,74 @@ def test_the_postfix_tells_what_matters():
     assert postfix(snapshot("0.0286", "10.00", 3, failed=2, ambiguous=1)) == (
         "spent=$0.0286/10, failed=2, ambiguous=1, in flight=3"
     )
+
+
+# Bars of other long work.
+
+
+class Broken(Terminal):
+    def write(self, _):
+        raise BrokenPipeError("nobody reads")
+
+
+LONG = {
+    "to_html": lambda done, folder: dreamo.gallery(done).to_html(folder / "g.html"),
+    "contact sheet": lambda done, folder: dreamo.contact_sheet(done, folder / "s.png"),
+    "grid sheet": lambda done, folder: dreamo.contact_sheet(done, folder / "s.png", rows=..., columns=...),
+    "report": lambda done, folder: dreamo.report(done["run_dir"][0], folder / "r.html"),
+    "export": lambda done, folder: dreamo.export(done, folder / "out"),
+    "diversity": lambda done, _: dreamo.diversity(done),
+    "verify": lambda done, _: dreamo.verify(done["run_dir"][0]),
+    "fixing": lambda done, folder: dreamo.run(done, folder / "again", gateway="local", fix_images=True),
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 2], size="512x512")
+    return dreamo.run(jobs, tmp_path_factory.mktemp("bars") / "run", gateway="local", progress=False)
+
+
+@pytest.fixture
+def _at_once(monkeypatch, done):
+    """Bars that don't wait a second, and no picture that is known already."""
+    monkeypatch.setattr(looking, "_DELAY_S", 0.0)
+    (Path(done["run_dir"][0]) / "metrics.parquet").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("name", LONG)
+def test_long_work_has_a_bar_on_a_terminal(monkeypatch, done, tmp_path, name):
+    """It says what goes on and ends whole."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    LONG[name](done, tmp_path)
+    assert "100%" in terminal.getvalue()
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("name", [name for name in LONG if name != "fixing"])
+@pytest.mark.parametrize("stream", ["missing", "broken", "closed", "file"])
+def test_what_shows_long_work_never_fails_it(monkeypatch, done, tmp_path, name, stream):
+    """Whatever standard error is; a file gets no bar."""
+    streams = {"missing": None, "broken": Broken(), "closed": io.StringIO(), "file": io.StringIO()}
+    streams["closed"].close()
+    monkeypatch.setattr(sys, "stderr", streams[stream])
+    LONG[name](done, tmp_path)
+    assert not streams["file"].getvalue()
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_no_bar_is_shown_where_none_is_wanted(monkeypatch, done, tmp_path):
+    """With progress=False, nor of work that is done within a second."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    dreamo.contact_sheet(done, tmp_path / "s.png", progress=False)
+    dreamo.report(done["run_dir"][0], tmp_path / "r.html", progress=False)
+    dreamo.export(done, tmp_path / "out", progress=False)
+    dreamo.verify(done["run_dir"][0], progress=False)
+    dreamo.gallery(done).to_html(progress=False)
+    dreamo.run(done, tmp_path / "again", gateway="local", fix_images=True, progress=False)
+    monkeypatch.setattr(looking, "_DELAY_S", 60.0)
+    dreamo.contact_sheet(done, tmp_path / "s.png")
+    assert not terminal.getvalue()

@@ -32,6 +32,7 @@ def export(
     pictures: Literal["copy", "link", "none"] = "copy",
     text: bool = False,
     excel_safe: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Write results and pictures into a folder that other tools read.
 
@@ -58,6 +59,8 @@ def export(
         JPEG as a comment that is JSON. WebP pictures stay as they are.
     excel_safe : bool
         Keep spreadsheets from reading cells of the CSV and TSV as formulas.
+    progress : bool
+        Show a bar while files are written.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def export(
     lines = tidy.pictures(table, decided, handout.saved_pictures(table, directory.path))
     album = handout.Album(directory.path / handout.IMAGES, is_linked=pictures == "link", has_text=text)
     items += [*handout.explanations(table, lines), handout.metadata(lines), *album.items(lines)]
-    deliver(target, items)
+    deliver(target, items, progress=progress)
     told |= {"pictures": len(lines), "missing": handout.n_pictures(table) - len(lines)}
     return told | ({"without_text": album.n_without_text} if text else {})
 

@@ -13,6 +13,7 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable, stored
 from dreamo_batch.results.reporting.facts import Facts
 from dreamo_batch.results.reporting.page import render
+from dreamo_batch.table.looking import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 NAME = "report.html"
 
 
-def report(run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | None = None) -> Path:
+def report(
+    run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | None = None, *, progress: bool = True
+) -> Path:
     """Write all that is to be told of a run, or of several, as one page of HTML, which needs no network.
 
     Summary and reconciliation of rows; money by the ledger; times, throughput and advice; failures with the calls that
@@ -34,6 +37,8 @@ def report(run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | No
         The run directory; or several, which stand on the page one after the other, with their sums before them.
     path : path-like, optional
         The file to write, replaced atomically; default: ``report.html`` in the run directory, if it is one.
+    progress : bool
+        Show bars while its pictures are made small and compared.
 
     Returns
     -------
@@ -66,7 +71,8 @@ def report(run_dir: RunDir | Iterable[RunDir], path: str | os.PathLike[str] | No
     target = (existing(run_dirs[0]).path / NAME) if path is None else Path(path).expanduser().absolute()
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent} to write {target.name} to. Make it first.")
-    page = render([read_facts(one) for one in run_dirs])
+    with shown(progress):
+        page = render([read_facts(one) for one in run_dirs])
     content = page.encode("utf-8", errors="replace")
     durable.replace(target, lambda temporary: temporary.write_bytes(content))
     return target

@@ -23,6 +23,7 @@ from dreamo_batch.execution.options import RunOptions
 from dreamo_batch.execution.state import State
 from dreamo_batch.results.planned import Plan
 from dreamo_batch.table.jobs import Prepared, prepare
+from dreamo_batch.table.looking import shown
 from dreamo_batch.table.problems import Problems
 from dreamo_batch.table.rules import ERROR
 from dreamo_batch.table.schema import user_columns
@@ -162,7 +163,9 @@ def run(
     )
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
-    return work_off(*made_ready(table, RunDirectory(run_dir), options, base_dir), service, show=progress)
+    with shown(progress):
+        ready = made_ready(table, RunDirectory(run_dir), options, base_dir)
+    return work_off(*ready, service, show=progress)
 
 
 def made_ready(

@@ -110,6 +110,7 @@ def contact_sheet(
     title: str = "",
     paper: str = "a4",
     font: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> int:
     """Draw the pictures of results for print: as a grid with labelled axes, or one after the other.
 
@@ -139,6 +140,8 @@ def contact_sheet(
         Font file for the labels. Default: Latin letters as they are, Chinese in a font of this machine. Labels that no
         font has letters for, or that have no room, become codes (P1, C1, ...), and ``PATH.legend.csv`` says what they
         stand for.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -175,4 +178,5 @@ def contact_sheet(
         title=title,
         paper=paper,
         font=font,
+        progress=progress,
     )

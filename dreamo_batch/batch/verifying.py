@@ -10,6 +10,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch import reading
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.execution import archive, checkpoint, evidence, journal, ledger, runner, stored
+from dreamo_batch.table.looking import shown, ticking
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dreamo_batch.execution.state import Order, State
 
 
-def verify(run_dir: str | os.PathLike[str]) -> list[str]:
+def verify(run_dir: str | os.PathLike[str], *, progress: bool = True) -> list[str]:
     """Check a run directory: ledger, tables, counts, and the bytes of every picture.
 
     Meant for a directory that nobody is working on: a picture being saved by another process may look like damage.
@@ -29,6 +30,8 @@ def verify(run_dir: str | os.PathLike[str]) -> list[str]:
     ----------
     run_dir : path-like
         The run directory.
+    progress : bool
+        Show a bar while the pictures are read.
 
     Returns
     -------
@@ -57,7 +60,8 @@ def verify(run_dir: str | os.PathLike[str]) -> list[str]:
     checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
     for check in checks:
         try:
-            found += list(check(directory))
+            with shown(progress):
+                found += list(check(directory))
         except DirectoryError as error:
             found.append(str(error))
         except OSError as error:
@@ -70,8 +74,11 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     yield from recovered.warnings
     yield from _reserve(directory, recovered)
     state = recovered.state()
-    for order in state:
-        yield from _picture(directory, order)
+    orders = list(state)
+    with ticking(len(orders), "verifying", unit="order") as tick:
+        for order in orders:
+            yield from _picture(directory, order)
+            tick()
     yield from _orphans(directory, state)
 
 

@@ -93,7 +93,7 @@ def gather(
     reserved : sequence of str
         Names that `by` can't have.
     n_workers, progress
-        See `dreamo_batch.results.looking.each`.
+        See `dreamo_batch.table.looking.each`.
 
     Returns
     -------

@@ -202,7 +202,9 @@ class Gallery:
         is_live = self._reload is not None
         return content_of(self.grid, pictures, where, number=self._number, title=self.title, is_live=is_live)
 
-    def fragment(self, *, bytes_max: int = DISPLAY_BYTES_MAX, is_open: bool = True) -> str:
+    def fragment(
+        self, *, bytes_max: int = DISPLAY_BYTES_MAX, is_open: bool = True, progress: bool = False
+    ) -> str:
         """Draw the page shown as HTML that can stand within another page: no script, nothing from outside.
 
         Parameters
@@ -211,17 +213,24 @@ class Gallery:
             What its thumbnails may weigh together, as JPEG; base64 makes it a third more.
         is_open : bool
             Whether cells can be unfolded.
+        progress : bool
+            Show a bar while the thumbnails are made.
 
         Returns
         -------
         str
             One `div` with its own styles.
         """
-        pictures, where = self.pictures(self.grid, bytes_max)
+        pictures, where = self.pictures(self.grid, bytes_max, progress=progress)
         return grid_html(self.grid, pictures, where, heading=self.title, is_open=is_open)
 
     def pictures(
-        self, grid: Grid, bytes_max: int, link: Callable[[Entry], str | None] | None = None
+        self,
+        grid: Grid,
+        bytes_max: int,
+        link: Callable[[Entry], str | None] | None = None,
+        *,
+        progress: bool = False,
     ) -> tuple[Pictures, Beside]:
         """Make what a page shows small, within a weight for all of it together."""
         n_max = max(1, min(EMBEDDED_MAX, bytes_max // _FEW_BYTES))
@@ -234,6 +243,7 @@ class Gallery:
             [self.path_of(entry) for entry in there],
             bytes_max=each,
             digests=[entry.digest for entry in there],
+            progress=progress,
         )
         shown = {entry.position: small for entry, small in zip(there, made, strict=True) if small is not None}
         references = {one.key: one.picture(self._thumbnails, each) for one in where.all}
@@ -276,12 +286,16 @@ class Gallery:
         return None if entry.path is None else self.path_of(entry)
 
     @overload
-    def to_html(self, path: None = None, *, link: bool | None = None) -> str: ...
+    def to_html(self, path: None = None, *, link: bool | None = None, progress: bool = True) -> str: ...
 
     @overload
-    def to_html(self, path: str | os.PathLike[str], *, link: bool | None = None) -> Path: ...
+    def to_html(
+        self, path: str | os.PathLike[str], *, link: bool | None = None, progress: bool = True
+    ) -> Path: ...
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None) -> str | Path:
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None, progress: bool = True
+    ) -> str | Path:
         """Write a page of its own: all rows, no network, paged, filtered and enlarged by clicks and keys.
 
         Parameters
@@ -291,6 +305,8 @@ class Gallery:
         link : bool, optional
             Whether thumbnails lead to the full pictures, relative to the page. Default: where the page is written
             into the run directory, so that the two move together.
+        progress : bool
+            Show a bar while the thumbnails are made.
 
         Returns
         -------
@@ -309,7 +325,7 @@ class Gallery:
             raise UsageError("link=True: links are relative to the page, so give the path it is written to.")
         finder = None if path is None else gallery_page.linker(Path(path), self._folder_of, is_wanted=link)
         grid = self._whole
-        pictures, where = self.pictures(grid, PAGE_BYTES_MAX, finder)
+        pictures, where = self.pictures(grid, PAGE_BYTES_MAX, finder, progress=progress)
         page = gallery_page.page_html(
             grid_html(grid, pictures, where), title=self.title or self._names(), page_size=self._page_size
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from dreamo_batch.results import appearance, colours, hashes, pictures
-from dreamo_batch.results.looking import each
 from dreamo_batch.results.metric_cache import Cache, Key, Value
+from dreamo_batch.table.looking import each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

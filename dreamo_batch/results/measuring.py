@@ -12,11 +12,11 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.results import pictures
-from dreamo_batch.results.looking import each
 from dreamo_batch.results.looks import look_at
 from dreamo_batch.results.metric_cache import Cache, Key, Value
 from dreamo_batch.results.metrics import BUILT_IN, COMPARED
 from dreamo_batch.results.subjects import Reference, Subject, find_subjects
+from dreamo_batch.table.looking import each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable
+from dreamo_batch.table.looking import ticking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class Item:
     original: Path | None = None
 
 
-def deliver(folder: Path, items: Sequence[Item]) -> None:
+def deliver(folder: Path, items: Sequence[Item], *, progress: bool = False) -> None:
     """Put files into a folder, so that of ours exactly these are there.
 
     Files that an earlier call put there are replaced, or deleted where they are no longer among the items; with the
@@ -51,6 +52,8 @@ def deliver(folder: Path, items: Sequence[Item]) -> None:
         Made if missing.
     items : sequence of Item
         The files.
+    progress : bool
+        Show a bar.
 
     Raises
     ------
@@ -68,7 +71,11 @@ def deliver(folder: Path, items: Sequence[Item]) -> None:
     _refuse_foreign(folder, {*names, *mine}, mine, pending)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
-    placed = {item.name: _place(folder / item.name, item) for item in items}
+    placed = {}
+    with ticking(len(items), "exporting", unit="file", progress=progress) as tick:
+        for item in items:
+            placed[item.name] = _place(folder / item.name, item)
+            tick()
     for name in (mine.keys() | pending) - names:
         (folder / name).unlink(missing_ok=True)
     _write(folder, {_FILES: placed})

@@ -12,8 +12,8 @@ from dreamo_batch.execution import stored
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.results import colours, hashes, history, pictures
 from dreamo_batch.results.history import LABEL
-from dreamo_batch.results.looking import each
 from dreamo_batch.results.subjects import Subject, find_subjects
+from dreamo_batch.table.looking import each
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def compare_equal_jobs(
     run_dir : pathlib.Path
         Where its pictures are.
     n_workers, progress
-        See `dreamo_batch.results.looking.each`.
+        See `dreamo_batch.table.looking.each`.
 
     Returns
     -------

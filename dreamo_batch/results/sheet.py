@@ -21,10 +21,11 @@ from dreamo_batch.results.lettering import Lettering, wrapped
 from dreamo_batch.results.origin import folders_of
 from dreamo_batch.results.texts import label_of
 from dreamo_batch.results.thumbnails import shown
+from dreamo_batch.table.looking import ticking
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dreamo_batch.results.axes import Names
 
@@ -42,6 +43,7 @@ _BEYOND_LATIN: Final = "\u0250"
 _PAPER: Final = "#f4f1ea"
 _INK: Final = "#2b2b2b"
 _BAD: Final = "#a04000"
+_BAR: Final = "contact sheet"
 
 
 def contact_sheet(
@@ -56,6 +58,7 @@ def contact_sheet(
     title: str = "",
     paper: str = "a4",
     font: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> int:
     """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`.
 
@@ -71,18 +74,21 @@ def contact_sheet(
         raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
     if rows is not None or columns is not None:
         chosen = choose_axes(refuse_other_tables(results), rows, columns)
-        return sheet_files.write_grid(
-            lay_out(results, *chosen, is_spread=True),
-            target,
-            kind,
-            folders=folders,
-            title=title,
-            paper=paper,
-            letters=letters,
-        )
+        with ticking(len(results), _BAR, unit="row", progress=progress) as tick:
+            return sheet_files.write_grid(
+                lay_out(results, *chosen, is_spread=True),
+                target,
+                kind,
+                folders=folders,
+                title=title,
+                paper=paper,
+                letters=letters,
+                tick=tick,
+            )
     sheet = _Sheet(results, folders, labels, letters, n_across)
     if sheet.has_pictures():
-        sheet_files.write_pages(sheet.pages(), target, kind)
+        with ticking(len(sheet), _BAR, progress=progress) as tick:
+            sheet_files.write_pages(sheet.pages(tick), target, kind)
     return sheet.n_drawn
 
 
@@ -123,11 +129,18 @@ class _Sheet:
         """Say whether there is anything to draw."""
         return any(shown(self._path(row), 1) is not None for row in self._rows)
 
-    def pages(self) -> Iterator[Image.Image]:
-        """Draw one page after the other."""
+    def __len__(self) -> int:
+        """Count the files to be drawn."""
+        return len(self._rows)
+
+    def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
+        """Draw one page after the other, and count each picture."""
         n_pages = math.ceil(len(self._rows) / _N_MAX)
         for number in range(n_pages):
-            cells = [self._cell(row) for row in self._rows[number * _N_MAX : (number + 1) * _N_MAX]]
+            cells = []
+            for row in self._rows[number * _N_MAX : (number + 1) * _N_MAX]:
+                cells.append(self._cell(row))
+                tick()
             foot = [f"page {number + 1} of {n_pages}"] if n_pages > 1 else []
             if self._without and number == n_pages - 1:
                 foot.append(self._without)

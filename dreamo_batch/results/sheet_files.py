@@ -14,7 +14,7 @@ from dreamo_batch.results.sheet_layout import DPI, GAP, REFERENCE, plan_layout
 from dreamo_batch.results.sheet_pages import CAPTION_GAP, SMALL, Drawing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -31,9 +31,17 @@ _NO_TITLE_PX: Final = 50
 
 
 def write_grid(
-    grid: Grid, path: Path, kind: str, *, folders: Sequence[Path], title: str, paper: str, letters: Lettering
+    grid: Grid,
+    path: Path,
+    kind: str,
+    *,
+    folders: Sequence[Path],
+    title: str,
+    paper: str,
+    letters: Lettering,
+    tick: Callable[[], None],
 ) -> int:
-    """Write a grid of pictures; gives how many pictures are on it."""
+    """Write a grid of pictures, counting each row that was drawn; gives how many pictures are on it."""
     where = beside(grid, References(grid.results, folders))
     plan = functools.partial(
         plan_layout,
@@ -50,6 +58,7 @@ def write_grid(
         where,
         lambda entry: folders[entry.position] / (entry.path or ""),
         title,
+        tick,
         is_cut=kind != _PDF,
     )
     n_pages = grid.page(1, layout.n_rows, layout.n_columns).n_pages

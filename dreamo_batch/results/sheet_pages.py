@@ -64,6 +64,7 @@ class Drawing:
     beside: Beside
     path_of: Callable[[Entry], Path]
     title: str
+    tick: Callable[[], None]
     is_cut: bool = True
     codes: Codes = field(default_factory=Codes)
     drawn: set[Path] = field(default_factory=set)
@@ -172,6 +173,7 @@ class Drawing:
             pen.fitted(middle, "not in the table", SMALL, _FAINT, (width, line_px(SMALL_PX)), is_centred=True)
             return
         entry = entries[0]
+        self.tick()
         small = shown(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
         if small is None:
             self._face(pen, entry, corner)

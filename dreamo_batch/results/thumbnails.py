@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image, ImageOps
 
+from dreamo_batch.table.looking import ticking
 from dreamo_batch.table.pictures import pillow_is_quiet
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Thumbnails:
         *,
         bytes_max: int = BYTES_MAX,
         digests: Iterable[str | None] | None = None,
+        progress: bool = False,
     ) -> list[Thumbnail | None]:
         """Make thumbnails of files, several at once.
 
@@ -99,6 +101,8 @@ class Thumbnails:
             What each may weigh, as JPEG.
         digests : iterable of str or None, optional
             SHA-256 of each, so that one that is met again, under any name, is not made again.
+        progress : bool
+            Show a bar.
 
         Returns
         -------
@@ -106,8 +110,13 @@ class Thumbnails:
             In the same order; None where the file is gone or can't be read.
         """
         known = [None] * len(paths) if digests is None else list(digests)
-        with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool:
-            return list(pool.map(self._of_file, paths, known, [bytes_max] * len(paths)))
+        made = []
+        bar = ticking(len(paths), "thumbnails", progress=progress)
+        with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool, bar as tick:
+            for small in pool.map(self._of_file, paths, known, [bytes_max] * len(paths)):
+                made.append(small)
+                tick()
+        return made
 
     def of_content(self, content: bytes | Image.Image, *, bytes_max: int = BYTES_MAX) -> Thumbnail | None:
         """Make the thumbnail of a picture in memory; None if it can't be read."""

@@ -14,7 +14,6 @@ Examples
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from dreamo_batch.table.distinct import Distinct, distinct
 from dreamo_batch.table.images import Check, Checked, ImageSource, check
-from dreamo_batch.table.pictures import pillow_is_quiet
+from dreamo_batch.table.looking import each
 from dreamo_batch.table.schema import image_columns
 from dreamo_batch.table.sources import URL, Source, read_source
 
@@ -125,9 +124,9 @@ def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
 
 
 def _check_opened(sources: dict[Hashable, Source], how: Check) -> dict[Hashable, Checked]:
-    with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool:
-        checked = pool.map(lambda source: check(source, how), sources.values())
-        return dict(zip(sources, checked, strict=True))
+    what = "fixing pictures" if how.fix_images else "checking pictures"
+    checked = each(list(sources.values()), lambda source: check(source, how), what=what, n_workers=_WORKERS)
+    return {source.key: found for source, found in checked}
 
 
 def _find_wrong_counts(listed: list[_Column], findings: Findings) -> None:

@@ -46,7 +46,7 @@ def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
     shown = facts.results.iloc[:N_ROWS_MAX]
     gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
     return {
-        "markup": gallery.fragment(bytes_max=_BYTES_MAX // n_runs),
+        "markup": gallery.fragment(bytes_max=_BYTES_MAX // n_runs, progress=True),
         "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
         "n_more": len(facts.results) - len(shown),
     }
@@ -63,7 +63,7 @@ def likeness(facts: Facts) -> dict[str, Any]:
     """
     bounds = diversity.check_threshold(diversity.BITS_MAX, diversity.DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    gathered = diversity.gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=False)
+    gathered = diversity.gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=True)
     groups = diversity.summarise_diversity(gathered, bounds)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
     pairs = diversity.list_near_duplicates(gathered, bounds, _ANY_SIZE)
