@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import warnings
 
@@ -17,6 +18,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import durable
 from dreamo_batch.results import looks, measuring, metric_cache
+from dreamo_batch.table import looking
 
 QUIET = {"progress": False}
 
@@ -537,8 +539,10 @@ def test_half_a_pair_is_told(jobs, tmp_path):
     assert probed["problem"][0].startswith("failed: ")
 
 
-def test_progress_is_a_bar_with_one_name(run_dir, capsys):
-    """On standard error, and nothing on standard output."""
+def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
+    """On a terminal's standard error, and nothing on standard output."""
+    monkeypatch.setattr(looking, "_DELAY_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tqdm, outside notebooks
         dreamo.measure(run_dir)
