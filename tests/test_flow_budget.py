@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from decimal import Decimal
 from itertools import count
@@ -195,3 +196,56 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         assert len(gateway.invoice()) == 6
         buy(10, max_cost="inf")
         assert len(gateway.invoice()) == 10
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: edit(path, max_cost="NaN"),
+        lambda path: edit(path, max_cost=["0.04"], settings=[]),
+        lambda path: edit(path, generation="many"),
+    ],
+)
+def test_the_cap_does_not_hang_on_the_manifest(damage, tmp_path):
+    """It stands in the ledger: whatever becomes of `run.json`, the same call again buys nothing beyond it."""
+    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
+        shop = Shop(tmp_path, gateway, n_rows=6)
+        shop.until_reached(max_cost="0.04")
+        damage(shop.run_dir / "run.json")
+        shop.until_reached()
+        assert len(gateway.invoice()) == 2
+        assert dreamo.status(shop.run_dir)["max_cost_usd"] == "0.04"
+        shop.until_reached(max_cost="0.06")  # given anew it holds at once
+        shop.run(max_cost=float("inf"))
+        assert (len(gateway.invoice()), dreamo.status(shop.run_dir)["max_cost_usd"]) == (6, None)
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
+    """Nothing is ordered, and the orders in flight, of which there are none, are not blamed."""
+    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
+        shop = Shop(tmp_path, gateway, n_rows=4)
+        shop.until_reached(max_cost="0.04")
+        told = str(shop.until_reached(max_cost="0.01"))
+        assert "0.03 over it before this call began" in told
+        assert len(gateway.invoice()) == 2
+
+
+def test_pilots_are_not_bought_anew_by_each_call(tmp_path):
+    """`pilot=2` is two orders in all, however often the call is repeated; more have to be asked for."""
+    with dreamo.LocalGateway(engine="flat", precharge="missing") as gateway:
+        gateway.faults.set({"poll": {"cost_missing": 1.0}})
+        shop = Shop(tmp_path, gateway, n_rows=6)
+        for pilot, n_bought in ((2, 2), (2, 2), (3, 3), (1, 3)):
+            with pytest.raises(dreamo.PriceUnknown, match=f"pilot={n_bought + 1} or more"):
+                shop.run(max_cost="0.06", pilot=pilot)
+            assert len(gateway.invoice()) == n_bought
+        shop.until_reached(unit_cost="0.02")
+        assert len(gateway.invoice()) == 3
+        shop.run(unit_cost="0.01")
+        assert len(gateway.invoice()) == 6

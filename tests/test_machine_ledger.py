@@ -35,14 +35,17 @@ NEXT = {
 }
 
 
+Cap = tuple[str | None]
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Folds what the ledger is told into a model; what was acknowledged is never lost, whatever happens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = scratch()
-        self.acknowledged: list[Event] = []
-        self.waiting: list[Event] = []
+        self.acknowledged: list[Event | Cap] = []
+        self.waiting: list[Event | Cap] = []
         self.ledger: Ledger | None = None
         self.generation = 0
         self.at = 0.0
@@ -52,10 +55,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.abandon()
         shutil.rmtree(self.folder)
 
-    def model(self, *more: Event) -> State:
+    def model(self, *more: Event | Cap) -> State:
         state = State()
         for one in (*self.acknowledged, *more):
-            state.apply(one)
+            if isinstance(one, Event):
+                state.apply(one)
+            else:
+                (state.cap,) = one
         return state
 
     @initialize()
@@ -89,6 +95,13 @@ class LedgerMachine(RuleBasedStateMachine):
         (order,) = self.ledger.record([made])
         self.waiting.append(made)
         assert order == self.ledger.state.find(job_id, made.order)
+
+    @precondition(lambda self: self.ledger is not None)
+    @rule(cap=st.sampled_from([None, "5", "0.12"]))
+    def set_cap(self, cap: str | None) -> None:
+        if cap != self.ledger.state.cap:
+            self.waiting.append((cap,))
+        self.ledger.set_cap(cap, self.at)
 
     @precondition(lambda self: self.ledger is not None)
     @rule()

@@ -284,7 +284,10 @@ class Watch:
         self.limits = limits
         self.n_pilot = n_pilot
         self.settled_before = {key_of(o) for o in coordinator.ledger.state if o.stage is Stage.COMPLETED}
-        self.unpriced: set[tuple[str, int]] = set()
+        # Pilots count over the directory's life.
+        self.unpriced = {
+            key_of(o) for o in coordinator.ledger.state if o.stage in ORDERED and o.reserved is None
+        }
 
     def __call__(self, event) -> None:
         if event.kind is not Kind.SENDING:

@@ -336,7 +336,7 @@ def many(folder, n):
     return Facts(
         name="runs/many",
         path=folder,
-        manifest=Manifest(service="cloud.vtrix.ai:443", entropy="00", package_version="0.1.0", max_cost="30"),
+        manifest=Manifest(service="cloud.vtrix.ai:443", entropy="00", package_version="0.1.0"),
         results=results,
         history=told,
         decided=decided,

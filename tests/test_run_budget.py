@@ -183,6 +183,25 @@ def test_pilots_are_counted():
     assert budget.verdict() == "stop"
 
 
+def test_pilots_of_earlier_calls_count():
+    """The same call again buys no more orders without a price; a larger number buys the difference."""
+    orders = [Order("a", 1, Stage.COMPLETED), Order("b", 1, Stage.AMBIGUOUS), Order("c", 1, Stage.REFUSED)]
+    assert Budget(cap=Decimal(5), n_pilot=2, orders=orders).verdict() == "stop"
+    budget = Budget(cap=Decimal(5), n_pilot=3, orders=orders)
+    assert (budget.n_pilots, budget.verdict()) == (2, "go")
+    budget.change(orders[2], Order("c", 1, Stage.SENDING))
+    assert budget.verdict() == "wait"
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["1e999999999", "1e-999999999", "0e-999999999", "nan", "-0.01", "inf", "-inf", "0,12", ["0.12"], True],
+)
+def test_what_is_no_amount_of_money_is_none(amount):
+    """A number that would take the whole memory to write out is no amount."""
+    assert money(amount) is None
+
+
 def test_possibly_billed_counts_doubtful_orders_only():
     """Orders that may have cost something nobody told, at what they hold back; unknown where one holds nothing."""
     orders = [

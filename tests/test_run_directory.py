@@ -162,7 +162,6 @@ def test_manifest_comes_back(tmp_path):
         "host:443",
         "00ff",
         generation=3,
-        max_cost="5.00",
         table_id="t",
         settings={"note": "蓝"},
         reconciliation={"rows_in": 3},
@@ -170,9 +169,9 @@ def test_manifest_comes_back(tmp_path):
     run_dir.write_manifest(manifest)
     assert run_dir.read_manifest() == manifest
     assert "蓝" in (tmp_path / "run.json").read_text(encoding="utf-8")
-    changed = run_dir.update_manifest(max_cost=None)
+    changed = run_dir.update_manifest(table_id=None)
     assert run_dir.read_manifest() == changed
-    assert (changed.max_cost, changed.generation) == (None, 3)
+    assert (changed.table_id, changed.generation) == (None, 3)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +186,10 @@ def test_manifest_comes_back(tmp_path):
         b'{"schema": 1}',
         b'{"schema": "one"}',
         b'{"schema": null, "service": "s", "entropy": "e"}',
+        b'{"schema": 1, "service": "s", "entropy": 5}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "generation": "3"}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "settings": []}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "table_id": NaN}',
         b"\xff\xfe",
     ],
 )

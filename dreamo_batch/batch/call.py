@@ -166,7 +166,7 @@ class Call:
         if self._is_stopped:
             raise RunStopped("stopped before it began")  # nobody waits for it any more
         try:
-            self._remember(session.directory, budget.cap)
+            self._remember(session.ledger, budget.cap)
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         self.warnings = warnings
@@ -226,7 +226,8 @@ class Call:
         )
 
     def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
-        options, cap = self.task.options, self._cap()
+        options = self.task.options
+        cap = options.cap(state.cap)
         max_new = money(options.max_new_cost)
         is_limited = cap is not None or max_new is not None
         price = price if price is not None else highest_price(state)
@@ -235,17 +236,16 @@ class Call:
             raise PriceUnknown(
                 f"{limit} can't be kept: no price is known. None was given, none was seen in "
                 f"{self.directory.path}, and the service does not tell one. Give unit_cost= (USD an order), or "
-                "pilot=k to buy up to k orders first, which the cap can't bind, and go on at the price they show."
+                "pilot=k to buy up to k orders first, counted over the directory's life, which the cap can't bind, and "
+                "go on at the price they show."
             )
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
 
-    def _remember(self, directory: RunDirectory, cap: Decimal | None) -> None:
-        stored.write_jobs(directory.jobs, self.task.user, self.task.prepared, self._table_id)
-        directory.update_manifest(
-            max_cost=None if cap is None else text(cap),
-            table_id=self._table_id,
-            settings=self.task.options.as_settings(),
-        )
+    def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
+        stored.write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
+        ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
+        ledger.commit()
+        ledger.directory.update_manifest(table_id=self._table_id, settings=self.task.options.as_settings())
 
     def _finish(self) -> None:
         """Write the results, once the ledger is closed."""
@@ -269,7 +269,7 @@ class Call:
             return
         session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
         try:
-            self._remember(session.directory, self._cap())
+            self._remember(session.ledger, self.task.options.cap(session.ledger.state.cap))
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
@@ -278,17 +278,14 @@ class Call:
 
     # What it may cost.
 
-    def _cap(self) -> Decimal | None:
-        manifest = self.directory.read_manifest()
-        return self.task.options.cap(manifest.max_cost if manifest else None)
-
     def _told_price(self) -> Decimal | None:
         """Give what an order reserves, before the call begins: the user's price, or under a limit the service's."""
         price, max_new = money(self.task.options.unit_cost), money(self.task.options.max_new_cost)
-        is_limited = self._cap() is not None or max_new is not None
-        if price is not None or not is_limited or self.task.fetched is not None:
+        if price is not None or self.task.fetched is not None:
             return price
         state = read_state(self.directory) if self.directory.path.is_dir() else State()
+        if self.task.options.cap(state.cap) is None and max_new is None:
+            return None
         options = self.task.options.plan_options(self.task.chosen)
         assignment = plan.assignment(self.task.prepared, state, options, self.directory.path)
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_order]

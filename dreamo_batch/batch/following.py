@@ -74,9 +74,8 @@ class Follower:
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
-        manifest = self.directory.read_manifest()
         price = highest_price(state)
-        budget = Budget(cap=money(manifest.max_cost) if manifest else None, price=price, orders=state)
+        budget = Budget(cap=money(state.cap), price=price, orders=state)
         by_status, tally = _count(self._rows, state), Tally(self._rows, state, self.directory.path)
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         speed = self._rate(now, sum(by_status.values()) - n_left) if is_worked_on else None

@@ -124,13 +124,13 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
     directory = existing(run_dir)
-    return summary.summarise(load(run_dir), read_state(directory), stored_cap(directory))
+    state = read_state(directory)
+    return summary.summarise(load(run_dir), state, money(state.cap))
 
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
-    """Give the cap that is stored in a run directory, USD; None if there is none."""
-    manifest = directory.read_manifest()
-    return money(manifest.max_cost) if manifest else None
+    """Give the cap that is in force in a run directory, USD; None if there is none, or no directory yet."""
+    return money(read_state(directory).cap) if directory.path.is_dir() else None
 
 
 def read_state(directory: RunDirectory) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch.batch.choosing import choose
-from dreamo_batch.batch.reading import read_state, stored_cap
+from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution import plan, stored
 from dreamo_batch.execution.budget import Budget, money
@@ -71,4 +71,4 @@ def plan_retry(
         run_dir=directory.path,
         unit_cost=money(checked.unit_cost),
     )
-    return Plan.of(planned, cap=stored_cap(directory), spent=Budget(orders=state).spent)
+    return Plan.of(planned, cap=money(state.cap), spent=Budget(orders=state).spent)

@@ -12,11 +12,11 @@ from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.choosing import choose
 from dreamo_batch.batch.connection import known_service
 from dreamo_batch.batch.foreground import work_off
-from dreamo_batch.batch.reading import read_state, stored_cap
+from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
-from dreamo_batch.execution.budget import Budget, money, text
+from dreamo_batch.execution.budget import Budget, money
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
@@ -90,7 +90,8 @@ def run(
     unit_cost : float, str or Decimal, optional
         USD that each order reserves; default: what the service's precharge tells, else the highest price seen.
     pilot : int, optional
-        With a cap and no known price: buy up to so many orders first, which the cap can't bind.
+        With a cap and no known price: buy up to so many orders first, which the cap can't bind. Counts over the
+        directory's life, so that the same call again buys no more of them.
     max_in_flight : int
         Tasks at the service at once.
     download : bool
@@ -261,8 +262,7 @@ def plan(
         unit_cost=money(unit_cost),
         nearly=planning.nearly_bought(prepared, state, None if directory is None else directory.jobs),
     )
-    stored_now = None if directory is None else stored_cap(directory)
-    cap = options.cap(None if stored_now is None else text(stored_now))
+    cap = options.cap(state.cap)
     remarks = planning.misnamed_columns(prepared)
     return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent, remarks=remarks)
 

@@ -129,7 +129,7 @@ def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
 def _manifest(directory: RunDirectory) -> Iterator[str]:
     manifest = directory.read_manifest()
     if manifest is None:
-        yield "run.json is missing or can't be read; the next run rebuilds it, without the cap: give max_cost again"
+        yield "run.json is missing or can't be read; the next run rebuilds it"
         return
     n_rows = manifest.reconciliation.get("rows_in")
     if n_rows is not None:

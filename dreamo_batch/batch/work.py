@@ -194,7 +194,8 @@ class Work:
         call = self.call
 
         def change(coordinator: Coordinator) -> bool:
-            call.ledger.directory.update_manifest(max_cost=None if max_cost is None else text(max_cost))
+            coordinator.ledger.set_cap(None if max_cost is None else text(max_cost), time.time())
+            coordinator.ledger.commit()
             coordinator.budget.cap = max_cost
             return coordinator.stopped is None
 
@@ -318,5 +319,7 @@ def cap_of(max_cost: Any) -> Decimal | None:
         return None
     amount = money(max_cost)
     if amount is None:
-        raise UsageError(f"max_cost must be an amount in USD of at least 0, or infinity, not {max_cost!r}")
+        raise UsageError(
+            f"max_cost must be an amount in USD of at least 0, or inf for no cap, not {max_cost!r}"
+        )
     return amount

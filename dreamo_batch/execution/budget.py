@@ -21,7 +21,7 @@ Verdict = Literal["go", "wait", "stop"]
 
 
 def money(text: str | float | Decimal | None) -> Decimal | None:
-    """Read an exact amount; None for what is not a finite amount of at least zero.
+    """Read an exact amount; None for what is not a finite amount of at least zero, or of more digits than money has.
 
     Examples
     --------
@@ -32,7 +32,10 @@ def money(text: str | float | Decimal | None) -> Decimal | None:
         amount = Decimal(str(text).strip())
     except InvalidOperation:
         return None
-    return amount if amount.is_finite() and amount >= 0 else None
+    if not amount.is_finite() or amount < 0:
+        return None
+    exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
+    return amount if abs(exponent) <= _DIGITS and amount.adjusted() <= _DIGITS else None
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
@@ -84,7 +87,7 @@ class Budget:
     price : Decimal or None
         USD a create reserves, until a higher price is seen; None if unknown.
     n_pilot : int
-        Creates allowed under a cap while no price is known.
+        Orders allowed under a cap in the directory's life that were sent before any price was known.
     orders : iterable of Order
         Everything ever ordered in the directory.
 
@@ -113,7 +116,8 @@ class Budget:
         self._held = ZERO
         self._n_unpriced = 0
         self._n_open = 0
-        self._n_pilots_left = n_pilot
+        self._n_pilot = n_pilot
+        self.n_pilots = 0
         for order in orders:
             self._add(order, 1)
         self.call_limit = None if max_new is None else total((self._committed(), max_new))
@@ -136,7 +140,7 @@ class Budget:
     def verdict(self) -> Verdict:
         """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
         limit = self.limit
-        if limit is None or (self.price is None and self._n_pilots_left > 0):
+        if limit is None or (self.price is None and self.n_pilots < self._n_pilot):
             return "go"
         if self.price is not None and total((self._committed(), self.price)) <= limit:
             return "go"
@@ -144,16 +148,12 @@ class Budget:
 
     def reserve(self) -> str | None:
         """Take the reservation of the next create, as exact text; None while no price is known."""
-        if self.price is None:
-            self._n_pilots_left -= 1
-            return None
-        return text(self.price)
+        return None if self.price is None else text(self.price)
 
     def change(self, before: Order | None, after: Order) -> None:
         """Follow an order from one state to the next."""
         if before is not None:
             self._add(before, -1)
-            self._n_pilots_left += before.stage is Stage.SENDING and after.stage not in ORDERED
         self._add(after, 1)
         cost = price_of(after)
         if cost is not None:  # above the reservation it raises it for what follows; a pilot's sets it
@@ -166,6 +166,7 @@ class Budget:
         if order.stage not in ORDERED:
             return
         self._n_open += sign * (order.stage in OPEN)
+        self.n_pilots += sign * (order.reserved is None)
         cost, held = money(order.cost), money(order.reserved)
         if cost is not None:
             self.spent = total((self.spent, times(sign, cost)))

@@ -55,7 +55,7 @@ class Meta:
     """What a checkpoint says of itself.
 
     `covers` is the number of the last journal folded into it; `is_followed` says that a journal after that one
-    was open already, so that its absence is a loss.
+    was open already, so that its absence is a loss. `cap` is the one in force, USD as exact decimal text.
     """
 
     schema: int
@@ -64,6 +64,7 @@ class Meta:
     entropy: str
     service: str
     is_followed: bool = False
+    cap: str | None = None
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:

@@ -98,6 +98,7 @@ class Coordinator:
         self._by_status = self._count()
         self._is_outage_told = False
         self._is_standstill_told = False
+        self._was_over_cap = bool(budget.excess)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything; creates of an earlier call that are still on the wire are waited for."""
@@ -447,17 +448,21 @@ class Coordinator:
     def _out_of_budget(self) -> DreamoError:
         if self.budget.price is None:
             return PriceUnknown(
-                "a cap was given, but no order so far has told a price. Give unit_cost= (USD an order) and run again."
+                f"no order has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more is "
+                "ordered under a cap that can't be kept. Give unit_cost= (USD an order), or "
+                f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such order of this directory, and the "
+                "cap can't bind them."
             )
         limit = self.budget.limit or money.ZERO
         is_of_call = limit != self.budget.cap
         spent = money.text(self.budget.spent)
         reserved, excess = money.text(self.budget.reserved or money.ZERO), money.text(self.budget.excess)
-        over = (
-            f", {excess} over it, because orders in flight cost more than reserved"
-            if self.budget.excess
-            else ""
+        why = (
+            " before this call began"
+            if self._was_over_cap
+            else ", because orders in flight cost more than reserved"
         )
+        over = f", {excess} over it{why}" if self.budget.excess else ""
         return BudgetReached(
             f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
             f"{spent} spent, {reserved} reserved, and the next order may cost {money.text(self.budget.price)}. "

@@ -43,8 +43,6 @@ class Manifest:
         Hex digits that seeds are drawn from.
     generation : int
         How often the ledger was opened for writing.
-    max_cost : str or None
-        Cap in USD, exact decimal text, until given anew.
     table_id : str or None
         Which table `jobs.parquet` and `results.parquet` belong to.
     settings : dict
@@ -63,10 +61,21 @@ class Manifest:
     schema: int = SCHEMA_VERSION
     package_version: str = ""
     generation: int = 0
-    max_cost: str | None = None
     table_id: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     reconciliation: dict[str, Any] = field(default_factory=dict)
+
+
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "service": str,
+    "entropy": str,
+    "schema": int,
+    "package_version": str,
+    "generation": int,
+    "table_id": (str, type(None)),
+    "settings": dict,
+    "reconciliation": dict,
+}
 
 
 class RunDirectory:
@@ -129,7 +138,9 @@ class RunDirectory:
         try:
             fields = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             refuse_newer(int(fields["schema"]), self.path)
-            known = {name: value for name, value in fields.items() if name in Manifest.__slots__}
+            known = {name: value for name, value in fields.items() if name in _TYPES}
+            if not all(isinstance(value, _TYPES[name]) for name, value in known.items()):
+                return None
             return Manifest(**known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

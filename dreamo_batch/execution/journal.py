@@ -51,7 +51,8 @@ class Header:
 class Contents:
     """What a journal file holds: `n_bytes` of whole lines, and `n_torn_bytes` of a line half written.
 
-    `checksum` is that of its last whole line, with which the next journal is chained to it.
+    `checksum` is that of its last whole line, with which the next journal is chained to it. `caps` are the caps
+    that were set in it, in their order; the last one holds.
     """
 
     header: Header | None
@@ -59,6 +60,7 @@ class Contents:
     n_torn_bytes: int
     checksum: int = 0
     n_bytes: int = 0
+    caps: tuple[str | None, ...] = ()
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -120,6 +122,10 @@ class Journal:
         for event in events:
             self._line(_to_json(event))
             self.n_events += 1
+
+    def set_cap(self, cap: str | None, at: float) -> None:
+        """Add that the cap changed, USD as exact decimal text; it counts once `commit` has returned."""
+        self._line({"cap": cap, "at": at})
 
     def commit(self) -> None:
         """Write and fsync all that was appended; one fsync serves them all.
@@ -199,8 +205,9 @@ def read(path: Path) -> Contents:
     torn = lines.pop()
     records = list(_records(lines, path))
     header = _header(records[0], path) if records else None
-    events = tuple(_from_json(record, path) for record in records[1:])
-    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn))
+    caps = tuple(record["cap"] for record in records[1:] if "cap" in record)
+    events = tuple(_from_json(record, path) for record in records[1:] if "cap" not in record)
+    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn), caps)
 
 
 def _checksum(lines: list[bytes]) -> int:

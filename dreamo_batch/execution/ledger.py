@@ -40,7 +40,7 @@ _READ_TRIES: Final = 20
 class Recovered:
     """What the files of a ledger say, before anything is written.
 
-    `snapshot` and `tail` are the parts that `state` is folded from, `covers` the last journal that is in the
+    `snapshot`, `tail` and `cap` are the parts that `state` is folded from, `covers` the last journal that is in the
     snapshot, `meta` the newest word on whose ledger it is, `checksum` that of the last line of the last journal;
     `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped.
     """
@@ -53,6 +53,7 @@ class Recovered:
     checksum: int | None = None
     damaged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    cap: str | None = None
 
     def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
         """Fold everything, or of the snapshot only the rows of the jobs that are wanted.
@@ -67,6 +68,7 @@ class Recovered:
             if snapshot is not None and is_wanted is not None:
                 snapshot = snapshot.filter(is_wanted)
             state = State() if snapshot is None else checkpoint.to_state(snapshot)
+            state.cap = self.cap
             for event in self.tail:
                 state.apply(event)
         except (
@@ -127,7 +129,7 @@ def _read_guarded(folder: Path) -> Recovered:
 def _read_once(folder: Path) -> Recovered:
     end = journal_end.read(folder)  # first: by the time the journal is read it may only have grown
     snapshot, meta, damaged = _newest_checkpoint(folder)
-    covers = meta.covers if meta else 0
+    covers, cap = (meta.covers, meta.cap) if meta else (0, None)
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
     _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
@@ -142,6 +144,7 @@ def _read_once(folder: Path) -> Recovered:
         _refuse_early_end(contents, end, number, folder)
         checksum = contents.checksum
         tail += contents.events
+        cap = contents.caps[-1] if contents.caps else cap
         if contents.n_torn_bytes:
             warnings.append(
                 f"{path.name}: the last {contents.n_torn_bytes} bytes were cut off in the middle of a write "
@@ -149,7 +152,7 @@ def _read_once(folder: Path) -> Recovered:
             )
     last_number = max([covers, *present])
     return Recovered(
-        snapshot, tuple(tail), meta, covers, last_number, checksum, tuple(damaged), tuple(warnings)
+        snapshot, tuple(tail), meta, covers, last_number, checksum, tuple(damaged), tuple(warnings), cap
     )
 
 
@@ -323,6 +326,12 @@ class Ledger:
         self._n_since += len(events)
         return orders
 
+    def set_cap(self, cap: str | None, at: float) -> None:
+        """Put a cap in force, USD as exact decimal text, None for no cap; it counts once `commit` has returned."""
+        if cap != self.state.cap:
+            self._journal.set_cap(cap, at)
+            self.state.cap = cap
+
     def commit(self) -> None:
         """Make everything recorded durable.
 
@@ -391,7 +400,13 @@ class Ledger:
     def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> None:
         """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
         meta = checkpoint.Meta(
-            SCHEMA_VERSION, covered, self.generation, self.entropy, self.service, is_followed=is_followed
+            SCHEMA_VERSION,
+            covered,
+            self.generation,
+            self.entropy,
+            self.service,
+            is_followed=is_followed,
+            cap=self.state.cap,
         )
         folder = self.directory.path
         checkpoint.rotate(folder, lambda path: checkpoint.write(path, self.state, pending, meta))

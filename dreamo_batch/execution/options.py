@@ -106,4 +106,5 @@ def _amount(name: str, value: Amount | None) -> None:
     if value is None or (name == "max_cost" and str(value).lower() in {"inf", "infinity"}):
         return
     if money(value) is None:
-        raise UsageError(f"{name} must be an amount in USD of at least 0, not {value!r}")
+        unless = ", or inf for no cap" if name == "max_cost" else ""
+        raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {value!r}")

@@ -219,7 +219,9 @@ def advance(order: Order, event: Event) -> Order:
 
 
 class State:
-    """All orders of a run directory, by job, in the order they were made.
+    """All orders of a run directory, by job, in the order they were made, and the cap they stand under.
+
+    `cap` is exact decimal text in USD; None where there is none.
 
     Examples
     --------
@@ -230,7 +232,8 @@ class State:
     1
     """
 
-    def __init__(self, orders: Iterable[Order] = ()) -> None:
+    def __init__(self, orders: Iterable[Order] = (), cap: str | None = None) -> None:
+        self.cap = cap
         self._orders: dict[str, tuple[Order, ...]] = {}
         for order in orders:
             self.put(order)
@@ -245,7 +248,7 @@ class State:
             yield from orders
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and self._orders == other._orders
+        return isinstance(other, State) and (self._orders, self.cap) == (other._orders, other.cap)
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
@@ -265,7 +268,7 @@ class State:
 
     def copy(self) -> State:
         """Give the state as it is now; orders are never changed, so it costs little."""
-        copied = State()
+        copied = State(cap=self.cap)
         copied._orders = dict(self._orders)
         return copied
 

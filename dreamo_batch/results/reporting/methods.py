@@ -173,7 +173,8 @@ def _changed(facts: Facts) -> dict[str, Any]:
         for name, value in manifest.settings.items()
         if name in defaults and name not in _LEFT_OUT and value not in (defaults[name], None)
     }
-    return chosen | ({"max_cost": manifest.max_cost} if manifest.max_cost is not None else {})
+    cap = facts.summary["max_cost_usd"]
+    return chosen | ({"max_cost": cap} if cap is not None else {})
 
 
 def _service(facts: Facts) -> dict[str, str]:
