@@ -539,10 +539,10 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow):
         table = slow.table.head(n_rows)
         prepared = prepare(table, entropy=entropy, inputs_dir=directory.inputs)
         with Client(api_key=slow.gateway.api_key, base_url=slow.gateway.base_url) as client:
-            call = Call(
-                directory, client, Task(table, prepared, options), entropy=entropy, clock=JumpingClock()
-            )
-            call.start()
+            task = Task(table, prepared, options)
+            service = {"client": client, "api_key": None, "base_url": None, "gateway": None}
+            call = Call(directory, task, entropy, service, clock=JumpingClock())
+            call.begin()
             assert call.runner.is_closed.wait(30)
         assert call.runner.error is None
         assert set(call.results["status"]) == {"completed"}
