@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.batch.call import Call
 from dreamo_batch.execution import runner
+from dreamo_batch.execution.directory import RunDirectory
 from tests.flows import Flow, Slow
 
 if TYPE_CHECKING:
@@ -645,3 +647,91 @@ def test_a_call_stopped_while_it_is_begun_sends_nothing(flow, monkeypatch):
     assert done[columns.STATUS].tolist() == [columns.PENDING] * 6
     monkeypatch.undo()
     assert runner.live(flow.run_dir) is None
+
+
+# Forked off.
+
+FORKED = """
+import json, os, signal, sys, time, warnings
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is what is tried here
+import pandas as pd
+import dreamo_batch as dreamo
+
+csv, run_dir, url, key, what = sys.argv[1:]
+table = pd.read_csv(csv)
+live = dreamo.start(table, run_dir, base_url=url, api_key=key, max_in_flight=2)
+while live.status.by_status["in_progress"] < 2:
+    time.sleep(0.01)
+if os.fork() == 0:
+    signal.alarm(60)
+    service = {"base_url": url, "api_key": key, "progress": False}
+    if what == "outlive":
+        print("ready", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    told = {}
+    for name, verb in {
+        "run": lambda: dreamo.run(table, run_dir, **service),
+        "start": lambda: dreamo.start(table, run_dir, base_url=url, api_key=key),
+        "retry": lambda: dreamo.retry(run_dir, **service),
+        "resolve": lambda: dreamo.resolve(run_dir, 0, not_sent=True),
+        "download": lambda: dreamo.download(run_dir, **service),
+        "pause": live.pause,
+        "resume": live.resume,
+        "stop": live.stop,
+        "raise_budget": lambda: live.raise_budget(5),
+        "live.retry": live.retry,
+    }.items():
+        try:
+            verb()
+        except dreamo.DreamoError as error:
+            told[name] = str(error)
+    told["status"], told["rows"] = live.status.phase, len(live.results())
+    del live
+    print(json.dumps(told), flush=True)
+    sys.exit(0)  # with the handlers at exit, which have nothing to wait for
+if what == "outlive":
+    signal.pause()
+os.wait()
+print(json.dumps(live.wait(progress=False)["status"].tolist()), flush=True)
+"""
+
+
+@pytest.fixture
+def forked(flow):
+    """Start the script above in a process of its own."""
+    flow.table.to_csv(flow.run_dir.parent / "jobs.csv", index=False)
+
+    def start_it(what: str) -> subprocess.Popen[str]:
+        paths = [str(flow.run_dir.parent / "jobs.csv"), str(flow.run_dir)]
+        command = [sys.executable, "-c", FORKED, *paths, flow.gateway.base_url, flow.gateway.api_key, what]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    return start_it
+
+
+def test_a_forked_child_says_that_the_run_is_its_parents(flow, slow, forked):
+    """It changes nothing, reads all, and ends at once; the parent goes on and finishes."""
+    with forked("ask") as process:
+        told = json.loads(process.stdout.readline())
+        assert (told.pop("status"), told.pop("rows")) == ("running", 6)
+        assert len(told) == 10
+        assert all(f"is worked on by process {process.pid}" in words for words in told.values()), told
+        slow.hurry()
+        assert json.loads(process.stdout.readline()) == [columns.COMPLETED] * 6
+        assert process.wait(PATIENCE_S) == 0
+    flow.assert_finishes()
+
+
+def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, forked):
+    """After kill -9 of the parent the run can be gone on with, whatever was forked off it."""
+    with forked("outlive") as process:
+        assert process.stdout.readline() == "ready\n"
+        assert RunDirectory(flow.run_dir).is_locked()
+        process.kill()
+        process.wait(PATIENCE_S)
+        assert not RunDirectory(flow.run_dir).is_locked()
+        slow.hurry()
+        flow.assert_finishes()
+        process.stdin.close()

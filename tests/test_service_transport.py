@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import threading
 from contextlib import closing, suppress
@@ -483,3 +484,19 @@ def test_a_socks_proxy_leaves_open_whether_a_request_was_sent(monkeypatch):
     assert exchange.was_sent is None
     adapter.proxy_manager.clear()
     adapter.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_sends_on_connections_of_its_own(server):
+    """On its parent's its answers could come to the parent, and the parent's to it."""
+    server.script[:] = [answer(RUNNING)]
+    with Client(KEY, server.url) as client:
+        client.fetch("cq0example")
+        child = os.fork()
+        if child == 0:
+            try:
+                client.fetch("cq0example")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    assert [request.n_connection for request in server.requests] == [1, 2]

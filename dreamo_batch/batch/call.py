@@ -139,8 +139,8 @@ class Call:
 
     @property
     def is_taken_over(self) -> bool:
-        """Whether another call of this process went on with the directory."""
-        return self.is_begun and self.runner.coordinator is not self.coordinator
+        """Whether another call of this process went on with the directory, or this process is only a fork."""
+        return self.is_begun and (self.runner.is_of_parent or self.runner.coordinator is not self.coordinator)
 
     def results_now(self) -> pd.DataFrame:
         """Give the table as it stands, whoever works on the directory."""

@@ -32,7 +32,7 @@ def work_off(
     """Work a task off and give the table back; raises what stopped it early."""
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     call = Call(directory, task, entropy, service)
-    bar: Progress = Silent()
+    bar: Progress | None = None
     with _interrupts():
         try:
             call.begin()
@@ -41,10 +41,12 @@ def work_off(
         except BaseException as error:
             call.stop()
             if isinstance(error, KeyboardInterrupt) and call.is_begun:
+                bar = bar or _progress(call, show=show)
                 _tell_stopped(call, bar)
             raise
         finally:
-            bar.close()
+            if bar is not None:
+                bar.close()
     return _end(call, bar)
 
 

@@ -92,6 +92,8 @@ class Batch:
         ------
         UsageError
             If somebody else works on the run.
+        DirectoryLocked
+            If this process was forked off the one that works on it.
         """
         self._own("pause").pause()
 
@@ -273,8 +275,10 @@ class Batch:
         return self._follower
 
     def _own(self, verb: str) -> Work:
-        if isinstance(self._source, Work) and not self._source.is_taken_over:
-            return self._source
+        if isinstance(self._source, Work):
+            self._source.call.runner.refuse_fork()
+            if not self._source.is_taken_over:
+                return self._source
         raise UsageError(
             f"{verb}: this only follows {self.run_dir}; whoever works on it can pause or stop it. To work on it here, "
             "use start or run once nobody else does."

@@ -6,6 +6,7 @@ so ledger, budget and schedule are only ever touched by one thread.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -43,6 +44,18 @@ _SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
 
 _works: Final[weakref.WeakValueDictionary[Path, Work]] = weakref.WeakValueDictionary()
 _works_lock: Final = threading.Lock()
+
+
+def _forget_parent() -> None:
+    """Leave the parent's works to the parent; called in a child that was just forked."""
+    _works.clear()
+    _works_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_works_lock.acquire, after_in_parent=_works_lock.release, after_in_child=_forget_parent
+    )
 
 
 def work_on(directory: RunDirectory) -> Work | None:

@@ -206,6 +206,15 @@ class RunDirectory:
             self._lock.release(force=True)
             self._lock, self._lock_id = None, None
 
+    def leave_lock(self) -> None:
+        """Forget a lock that this process only inherited when it was forked: the parent goes on holding it."""
+        lock, self._lock, self._lock_id = self._lock, None, None
+        if lock is not None and lock.is_locked:  # newer versions of filelock have seen to that by themselves
+            context = lock._context  # noqa: SLF001 - releasing it would free the parent's lock
+            fd, context.lock_file_fd = context.lock_file_fd, None
+            if fd is not None:
+                os.close(fd)
+
     def is_in_place(self) -> bool:
         """Whether the lock is still the file at this path: nobody moved or deleted it, or the whole folder."""
         try:

@@ -6,12 +6,15 @@ so nobody can leave a run half handed over, whatever interrupts them.
 
 Interrupted, it sends nothing more and checkpoints at once, but lives on until creates already on the wire
 are answered: an answer is money. `wait_at_exit` keeps the process for that, up to 30 s.
+
+A forked child has none of its parent's threads: it forgets the runners, and leaves their locks to the parent.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import os
 import queue
 import threading
 import time
@@ -109,6 +112,7 @@ class Runner:
         self.is_closed = threading.Event()
         self.n_busy = 0
         self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._pid = os.getpid()
         self._on_close: Callable[[], None] = _nothing
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
@@ -117,11 +121,28 @@ class Runner:
         """Begin; it waits for the first question."""
         self._thread.start()
 
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked off the one that works on the directory."""
+        return self._pid != os.getpid()
+
+    def refuse_fork(self) -> None:
+        """Refuse to do anything for a run of the process that this one was forked off.
+
+        Raises
+        ------
+        DirectoryLocked
+            If that is so.
+        """
+        if self.is_of_parent:
+            raise of_parent(self.directory.path, self._pid)
+
     def interrupt(self, coordinator: Coordinator | None = None) -> None:
         """Send nothing more, unless another call than the coordinator's is under way.
 
         `is_resting` is set once everything known is on disk.
         """
+        self.refuse_fork()
         self.mailbox.put(_Halt(coordinator))
 
     def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
@@ -135,6 +156,7 @@ class Runner:
             Done with what `do` returned or raised; cancelled, and `do` never called, if the runner ended, or the
             time was over, before it came to that.
         """
+        self.refuse_fork()
         question = _Question(do)
         self.mailbox.put(question)
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -157,7 +179,12 @@ class Runner:
     def open(self, service: str, clock: Clock, entropy: str | None = None) -> Session:
         """Give the open directory, opened now if it is not; refuses what was not made for its service and seeds."""
         if self.session is None:
-            self.session = open_session(self.directory, service, clock, entropy)
+            try:
+                self.session = open_session(self.directory, service, clock, entropy)
+            except DirectoryLocked as error:
+                if self.directory.path in _of_parent:
+                    raise of_parent(self.directory.path, _of_parent[self.directory.path]) from error
+                raise
             return self.session
         refuse_other_service(self.directory, self.session.ledger.service, service)
         refuse_other_entropy(self.directory, self.session.ledger.entropy, entropy)
@@ -306,6 +333,9 @@ def _nothing() -> None:
 
 
 _live: Final[dict[Path, Runner]] = {}
+_of_parent: Final[
+    dict[Path, int]
+] = {}  # what the process worked on that this one was forked off, and its number
 _lock: Final = threading.Lock()
 
 
@@ -385,4 +415,23 @@ def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
         logger.warning("left before every create was answered; those rows are ambiguous")
 
 
+def of_parent(path: Path, pid: int) -> DirectoryLocked:
+    """Say that a run belongs to the process that this one was forked off."""
+    return DirectoryLocked(
+        f"{path} is worked on by process {pid}, which this one was forked off; only that one can change the run. "
+        "Reading (load, status, results) works here, too."
+    )
+
+
+def _forget_parent() -> None:
+    """Leave the parent's runs to the parent; called in a child that was just forked."""
+    for path, runner in _live.items():
+        _of_parent[path] = runner._pid  # noqa: SLF001 - this module's own
+        runner.directory.leave_lock()
+    _live.clear()
+    _lock.release()
+
+
 atexit.register(wait_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget_parent)

@@ -209,6 +209,8 @@ class Transport:
     def _lane(self) -> _Lane | None:
         """Give this thread's session, or None when all is closed."""
         lane: _Lane | None = getattr(self._here, "lane", None)
+        if lane is not None and lane.pid != os.getpid():
+            lane = None  # forked off: on the parent's connections its answers could come here, and ours there
         if lane is None and not self._is_closed:
             lane = self._here.lane = _open_lane(self._timeout_s[1], self._monotonic())
             with self._lock:
@@ -228,6 +230,7 @@ class _Lane:
     session: requests.Session
     exchange: Exchange
     used_at: float
+    pid: int
 
 
 class _Session(requests.Session):
@@ -243,7 +246,7 @@ def _open_lane(answer_within_s: float, now: float) -> _Lane:
     session.trust_env = False
     session.mount("https://", WatchedAdapter(exchange))
     session.mount("http://", WatchedAdapter(exchange))
-    return _Lane(session, exchange, now)
+    return _Lane(session, exchange, now, os.getpid())
 
 
 def _ca_bundle() -> str | bool:
