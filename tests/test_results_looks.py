@@ -173,7 +173,7 @@ def test_a_note_to_turn_is_obeyed():
         (Image.new("1", (4, 4), 1), (255, 255, 255)),
         (Image.new("I;16", (4, 4), 65535), (255, 255, 255)),
         (Image.new("I;16", (4, 4), 25700), (100, 100, 100)),
-        (Image.new("I", (4, 4), 100), (100, 100, 100)),
+        (Image.new("I", (4, 4), 25700), (100, 100, 100)),
         (Image.new("P", (4, 4), 0), (0, 0, 0)),
     ],
     ids=lambda value: getattr(value, "mode", None),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_DOWN, Context, Decimal, FloatOperation, Inexact, Rounded, localcontext
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,9 @@ from dreamo_batch.execution.budget import (
     times,
     total,
 )
+from dreamo_batch.execution.progress import dollars
 from dreamo_batch.execution.state import ORDERED, Order, Stage
+from dreamo_batch.results.planned import Plan
 from tests.fakes import amounts, histories
 
 ENDED = (Stage.COMPLETED, Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS)
@@ -214,3 +217,19 @@ def test_possibly_billed_counts_doubtful_orders_only():
     assert possibly_billed(orders) == Decimal("0.07")
     assert possibly_billed([]) == 0
     assert possibly_billed([*orders, Order("e", 1, Stage.AMBIGUOUS, may_have_been_billed=True)]) is None
+
+
+def test_the_users_decimal_context_changes_no_amount():
+    """Somebody's three digits, or traps for what is inexact, are not ours."""
+    amounts = [Decimal("1234.5678"), Decimal("0.0001")]
+    traps = [Inexact, Rounded, FloatOperation]
+    with localcontext(Context(prec=2, rounding=ROUND_DOWN, Emax=3, Emin=-3, traps=traps)):
+        assert (total(amounts), times(3, amounts[0])) == (Decimal("1234.5679"), Decimal("3703.7034"))
+        assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "1234.5678")
+        budget = Budget(cap=Decimal("0.01502"), price=Decimal("0.00501"))
+        budget.change(None, Order("a", 1, Stage.COMPLETED, cost="0.00501"))
+        assert (budget.verdict(), budget.excess) == ("go", 0)
+        budget.change(None, Order("b", 1, Stage.COMPLETED, cost="0.00501"))
+        assert budget.verdict() == "stop"
+        plan = pd.DataFrame({"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]})
+        assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._lead().as_text()

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import stat
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dreamo_batch.errors import StorageFailed
+from dreamo_batch.execution import archive
+from dreamo_batch.results import thumbnails
+from dreamo_batch.results.pictures import read
 from dreamo_batch.service import parameters
 from dreamo_batch.table import inputs, links, loading, pictures
 from dreamo_batch.table.images import Check, ImageSource, check
@@ -112,8 +120,7 @@ def test_damaged_pictures_never_raise(seed):
     content = bytearray(encoded(noisy(40, 30), ["JPEG", "PNG", "GIF", "TIFF", "WEBP"][seed % 5]))
     for place in random.integers(0, min(len(content), 400), 6):
         content[place] = random.integers(0, 256)
-    with pictures.pillow_is_quiet():
-        assert isinstance(pictures.examine(bytes(content)), tuple)
+    assert isinstance(pictures.examine(bytes(content)), tuple)
 
 
 def test_an_empty_file_is_named():
@@ -459,11 +466,10 @@ def test_repaired_pictures_have_no_problem_left():
         encoded(plain(), save_all=True, append_images=[plain(colour=(0, 0, 0))]),
         png_of_noise(),
     ]
-    with pictures.pillow_is_quiet():
-        for content in broken:
-            copy = repair(content)
-            assert [one.code for one in pictures.examine(copy) if one.code != "image-extreme-ratio"] == []
-            assert repair(content) == copy
+    for content in broken:
+        copy = repair(content)
+        assert [one.code for one in pictures.examine(copy) if one.code != "image-extreme-ratio"] == []
+        assert repair(content) == copy
 
 
 def png_of_noise():
@@ -486,18 +492,141 @@ def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
     assert max(copy.size) < 300
 
 
-def test_large_pictures_are_corrected_one_at_a_time(monkeypatch):
-    """Memory must not add up over threads; the copy is the same."""
-    content = turned()
-    copy = repair(content)
-    monkeypatch.setattr("dreamo_batch.table.repair._LARGE_PX", 0)
-    assert repair(content) == copy
+def test_threads_decode_so_many_pixels_at_a_time(monkeypatch):
+    """Memory must not add up over threads; a picture larger than all the room goes alone."""
+    room, inside, most = pictures._Room(1000), [], []
+    monkeypatch.setattr(pictures, "_room", room)
+
+    def decode(n_pixels):
+        with room.taken(n_pixels):
+            inside.append(n_pixels)
+            most.append(sum(min(one, 1000) for one in inside))
+            inside.remove(n_pixels)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(decode, [400, 700, 5000, 300] * 50))
+    assert max(most) <= 1000
+    assert repair(turned()) == repair(turned())
 
 
-def test_bombs_are_refused_whatever_pillow_is_told(monkeypatch):
-    """Some switch Pillow's own limit off."""
+BROKEN = encoded(noisy(400, 300), "JPEG")[:-4000]
+
+
+@pytest.mark.parametrize(
+    "content", [BROKEN, encoded(noisy(80, 60))[:-300], encoded(noisy(80, 60), "WEBP")[:-300]]
+)
+def test_the_users_switches_change_no_verdict(monkeypatch, content):
+    """Notebooks switch Pillow's checks off, or make errors of its warnings; afterwards all is as they set it."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert "image-damaged" in _codes(content)
+    with pytest.raises(archive.NotAPicture):
+        archive.look(content)
+    assert thumbnails.shown(io.BytesIO(content), 64) is None
+    assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
+
+
+@pytest.mark.parametrize("limit", [None, 10, 10**12])
+def test_limits_are_ours_whatever_pillow_is_told(monkeypatch, limit):
+    """Some switch Pillow's own limit off, others set it low."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
+    assert _codes(encoded(plain())) == []
+    assert archive.look(encoded(plain()))[0] == "png"
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_warnings_that_are_errors_change_no_verdict():
+    """The filter stands while a picture is opened, and is gone after, also when the user's own context ends between."""
+    odd = encoded(plain(), "JPEG", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff")
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _codes(odd) == []
+        with pictures.opened(io.BytesIO(odd)), warnings.catch_warnings():
+            assert len(warnings.filters) > len(before)
+        assert pictures._settings._FILTER not in warnings.filters
+    assert warnings.filters == before
+
+
+def test_what_a_user_sets_meanwhile_stays(monkeypatch):
+    """Only what is still ours is taken back."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pictures.opened(io.BytesIO(encoded(plain()))):
+        Image.MAX_IMAGE_PIXELS = 7
+    assert Image.MAX_IMAGE_PIXELS == 7
+
+
+RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "codes"),
+    [
+        (RAMP.astype("float32"), "TIFF", ["image-format", "image-numbers"]),
+        ((RAMP * 255).astype("int32"), "TIFF", ["image-format", "image-levels"]),
+        ((RAMP * 1e6).astype("int32"), "TIFF", ["image-format", "image-numbers"]),
+        ((RAMP * 65535).astype("int32"), "TIFF", ["image-format"]),
+        ((RAMP * 255 - 100).astype("int32"), "TIFF", ["image-format", "image-numbers"]),
+        ((RAMP * 1023).astype("uint16"), "PNG", ["image-colours", "image-levels"]),
+        ((RAMP * 4095).astype("uint16"), "PNG", ["image-colours", "image-levels"]),
+        ((RAMP * 4095).astype("uint16"), "TIFF", ["image-format", "image-colours", "image-levels"]),
+        ((RAMP * 16383).astype("uint16"), "PNG", ["image-colours", "image-levels"]),
+        ((RAMP * 65535).astype("uint16"), "PNG", ["image-colours"]),
+        ((RAMP * 65535).astype("uint16"), "TIFF", ["image-format", "image-colours"]),
+        (np.zeros((48, 64), "uint16"), "PNG", ["image-colours"]),
+    ],
+)
+def test_numbers_that_are_no_levels_are_refused(image, kind, codes):
+    """A picture that would come out black is never sent; how to scale it is the user's choice, fix or no fix."""
+    content = encoded(Image.fromarray(image), kind)
+    assert _codes(content) == _codes(content, fix_images=True) == codes
+    found = check(Source("bytes", content=content), Check(BASE, fix_images=True, inputs=Inputs(None)))
+    assert (found.image is None) == any("levels" in code or "numbers" in code for code in codes)
+
+
+def test_deep_colours_that_are_nearly_black_are_refused():
+    """12 bits in 16 happen in colour too, where Pillow shows only the upper half."""
+    deep = {most: _png_16((RAMP * most).astype(">u2")) for most in (4095, 65535)}
+    assert _codes(deep[4095]) == ["image-colours", "image-levels"]
+    assert _codes(deep[65535]) == ["image-colours"]
+
+
+def _png_16(levels):
+    height, width = levels.shape
+    lines = b"".join(b"\0" + np.repeat(line, 3).tobytes() for line in levels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_deep_grey_has_one_reading(tmp_path):
+    """A corrected copy, a thumbnail, and what is measured show the same grey."""
+    content = encoded(Image.fromarray((RAMP * 65535).astype("uint16")))
+    (tmp_path / "a.png").write_bytes(content)
+    copy = np.asarray(opened(repair(content)).convert("L")).astype(int)
+    shown = np.asarray(thumbnails.shown(io.BytesIO(content), 64).convert("L")).astype(int)
+    measured = np.asarray(read(tmp_path / "a.png", hashlib.sha256(content).hexdigest()).convert("L")).astype(
+        int
+    )
+    assert np.abs(copy - shown).max() <= 1
+    assert np.abs(copy - measured).max() <= 1
+    assert (copy.min(), copy.max()) == (0, 255)
+
+
+def test_a_copy_of_one_colour_is_not_sent(monkeypatch):
+    """White lines on nothing vanish where transparency must go."""
+    image = Image.new("RGBA", (64, 48), (255, 255, 255, 0))
+    image.paste((255, 255, 255, 255), (10, 10, 20, 20))
+    content = encoded(image, "TIFF")
+    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 100)
+    monkeypatch.setattr("dreamo_batch.table.repair._encode_jpeg", lambda image, _: encoded(image, "JPEG"))
+    how = Check(BASE, fix_images=True, inputs=Inputs(None))
+    assert [one.code for one in check(Source("bytes", content=content), how).findings] == [
+        "image-copy-uniform"
+    ]
+    assert repair(encoded(Image.new("RGBA", (8, 8), (255, 255, 255, 255)), "TIFF"))
 
 
 def test_fixing_keeps_what_is_seen():
@@ -698,3 +827,51 @@ def test_other_lists_are_no_picture(cell, tmp_path):
     """Exactly one is taken."""
     table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a"})
     assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-not-a-source"]
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9/\u00e9.png", "cafe\u0301/e\u0301.png"
+
+
+@pytest.mark.parametrize(
+    ("there", "written"),
+    [
+        (COMPOSED, DECOMPOSED),
+        (DECOMPOSED, COMPOSED),
+        (DECOMPOSED, "cafe\u0301/\u00e9.png"),
+        ("a.png", " a.png\n"),
+        ("a.png", "'a.png'"),
+        ("a.png", "\u201ca.png\u201d"),
+        ("b c/a.png", '"b c/a.png" '),
+        (" a.png", "a.png"),
+        ("a.png", "{base}/a.png\r"),
+        ("a.png", '"{base}/a.png"'),
+    ],
+)
+def test_a_path_that_is_there_in_another_spelling_is_found(there, written, tmp_path):
+    """Disks keep other Unicode forms than editors write, and cells carry blanks and quotes along."""
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_bytes(encoded(plain()))
+    table = pd.DataFrame({"image": [written.replace("{base}", str(tmp_path))], "prompt": "a", "seed": 1})
+    assert validate(table, base_dir=tmp_path).empty
+    (job,) = prepare(table, entropy="e", base_dir=tmp_path).jobs.values()
+    assert Path(job.image.location).read_bytes() == encoded(plain())
+
+
+def test_a_quoted_link_is_that_link():
+    """A quote can't begin a URL; at its end it may belong to it."""
+    assert read_source(' "https://example.com/a.png" ', BASE) == read_source(
+        "https://example.com/a.png", BASE
+    )
+    assert read_source("https://example.com/a'", BASE).location == "https://example.com/a'"
+
+
+def test_a_path_with_other_capitals_is_named(tmp_path):
+    """It is another file on most disks, so it is not taken for the one that is written."""
+    (tmp_path / "Refs").mkdir()
+    (tmp_path / "Refs" / "A.PNG").write_bytes(encoded(plain()))
+    found = _findings_of("refs/a.png", tmp_path)
+    assert found["code"].tolist() == ["image-not-found"]
+    assert str(tmp_path / "Refs" / "A.PNG") in found["message"][0]
+    (tmp_path / "Refs" / "a.Png").write_bytes(encoded(plain()))
+    assert "is there" not in _findings_of("refs/a.png", tmp_path)["message"][0]
+    assert "is there" not in _findings_of("refs/b.png", tmp_path)["message"][0]

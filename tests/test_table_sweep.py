@@ -222,3 +222,26 @@ def test_many_constant_columns_are_no_dimension_each():
     """Constants do not multiply."""
     table = sweep(image=URL, prompt=["a", "b"], **{f"note_{number}": number for number in range(100)})
     assert table.shape == (2, 102)
+
+
+def test_a_pattern_says_what_it_misses_by_capitals(tmp_path):
+    """A camera's folder has IMG_1.JPG beside img_2.jpg; what is left out is named, or names what was meant."""
+    for name in ("IMG_1.JPG", "img_2.jpg", "IMG_3.Jpg", "a.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"leaves out 2 files.*IMG_1\.JPG.*IMG_3\.Jpg"):
+        found = sweep(image=str(tmp_path / "*.jpg"), prompt="a")
+    assert found["image"].tolist() == [str(tmp_path / "img_2.jpg")]
+    assert len(sweep(image=str(tmp_path / "*.[jJ][pP][gG]"), prompt="a")) == 3
+    with pytest.raises(UsageError, match=r"other capitals: .*IMG_1\.JPG"):
+        sweep(image=str(tmp_path / "IMG*[a-z].jpeg").replace("[a-z].jpeg", "1.jpg"), prompt="a")
+    with pytest.raises(UsageError, match="no file matches") as caught:
+        sweep(image=str(tmp_path / "*.webp"), prompt="a")
+    assert "capitals" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("there", "written"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_a_pattern_matches_in_any_unicode_form(tmp_path, there, written):
+    """What is seen is the same, so the pattern means it."""
+    (tmp_path / f"{there}1.png").write_bytes(b"")
+    found = sweep(image=str(tmp_path / f"{written}*.png"), prompt="a")["image"]
+    assert found.tolist() == [str(tmp_path / f"{there}1.png")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
@@ -81,8 +81,7 @@ class _Prices:
         self.n, self.sum_usd = self.n + 1, total((self.sum_usd, price))
 
     def forecast(self) -> Forecast:
-        with localcontext() as context:
-            context.prec = _MEAN_DIGITS
+        with localcontext(Context(prec=_MEAN_DIGITS)):
             return self.low, self.sum_usd / self.n, self.high
 
 

@@ -12,7 +12,7 @@ import click
 
 from dreamo_batch import columns
 from dreamo_batch.cli.output import hint
-from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.budget import EXACT, money
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class Offer:
         """
         if math.isnan(self.cost_usd):
             return None
-        exact = Decimal(repr(round(self.cost_usd, _DIGITS))) * margin
-        return format(exact.quantize(_SHOWN_USD, ROUND_UP), "f")
+        exact = EXACT.multiply(Decimal(repr(round(self.cost_usd, _DIGITS))), margin)
+        return format(exact.quantize(_SHOWN_USD, ROUND_UP, EXACT), "f")
 
 
 def is_needed(settings: Settings, *, is_agreed: bool) -> bool:

@@ -10,10 +10,9 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image
-
 from dreamo_batch.execution import durable
 from dreamo_batch.service import parameters
+from dreamo_batch.table.pictures import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,20 +96,14 @@ def look(content: bytes) -> tuple[str, int, int]:
     dreamo_batch.execution.archive.NotAPicture: expected JPEG, PNG or WEBP, got 17 bytes starting b'<html>busy</html>'
     """
     try:
-        with Image.open(io.BytesIO(content), formats=parameters.OUTPUT_FORMATS.value) as picture:
-            _refuse_bomb(picture)
+        formats = parameters.OUTPUT_FORMATS.value
+        with opened(io.BytesIO(content), formats=formats, pixels_max=PICTURE_PIXELS_MAX) as picture:
             picture.load()
             return _SUFFIXES[str(picture.format)], picture.width, picture.height
     except Exception:  # noqa: BLE001 - decoders raise anything at all over bytes that are no picture
         expected = "JPEG, PNG or WEBP"
         start = content[:_LOOKS]
         raise NotAPicture(f"expected {expected}, got {len(content)} bytes starting {start!r}") from None
-
-
-def _refuse_bomb(picture: Image.Image) -> None:
-    """Look at the size before anything is decoded; a small file can stand for a huge picture."""
-    if picture.width * picture.height > PICTURE_PIXELS_MAX:
-        raise ValueError(f"{picture.width}x{picture.height} pixels")
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:

@@ -6,7 +6,7 @@ back: those in progress, and for good those that are ambiguous, lost, or ended w
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.execution.state import OPEN, ORDERED, Order, Stage, is_unresolved_cost
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ZERO: Final = Decimal(0)
 _DIGITS: Final = 60  # enough that sums of money texts are exact
+# Amounts are reckoned in this context, whatever the user's own rounds or traps.
+EXACT: Final = Context(prec=_DIGITS)
 
 Verdict = Literal["go", "wait", "stop"]
 
@@ -46,8 +48,7 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     >>> total([Decimal("0.1")] * 3)
     Decimal('0.3')
     """
-    with localcontext() as context:
-        context.prec = _DIGITS
+    with localcontext(EXACT):
         return sum(amounts, ZERO) or ZERO  # nothing is 0, not 0.0000
 
 
@@ -59,8 +60,7 @@ def times(n: int, amount: Decimal) -> Decimal:
     >>> times(3, Decimal("0.1"))
     Decimal('0.3')
     """
-    with localcontext() as context:
-        context.prec = _DIGITS
+    with localcontext(EXACT):
         return n * amount
 
 

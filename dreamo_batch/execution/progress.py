@@ -6,17 +6,19 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
+from dreamo_batch.execution.budget import EXACT
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from decimal import Decimal
 
 logger = logging.getLogger(__name__)
 
+_SHOWN_USD: Final = Decimal("0.0001")
 _PAINT_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 10.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
@@ -182,7 +184,7 @@ def postfix(snapshot: Snapshot) -> str:
     >>> postfix(Snapshot({"failed": 2}, Decimal("0.0286"), Decimal(0), Decimal(5), 3))
     'spent=$0.0286/5, failed=2, in flight=3'
     """
-    cap = "" if snapshot.max_cost_usd is None else f"/{snapshot.max_cost_usd.normalize():f}"
+    cap = "" if snapshot.max_cost_usd is None else f"/{snapshot.max_cost_usd.normalize(EXACT):f}"
     parts = [f"spent=${dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
     if snapshot.by_status.get(columns.AMBIGUOUS):
         parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
@@ -200,4 +202,6 @@ def dollars(amount: Decimal) -> str:
     >>> dollars(Decimal("0.028571428")), dollars(Decimal("12"))
     ('0.0286', '12')
     """
-    return f"{round(amount, 4):f}".rstrip("0").rstrip(".") if "." in f"{amount:f}" else f"{amount:f}"
+    if "." not in f"{amount:f}":
+        return f"{amount:f}"
+    return f"{amount.quantize(_SHOWN_USD, context=EXACT):f}".rstrip("0").rstrip(".")

@@ -124,11 +124,11 @@ def _decoded(reference: bytes, side_px: int) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Pillow cuts 16-bit grey off at 255 when it converts; scale it instead."""
-    if not picture.mode.startswith(("I", "F")):
+    """Pillow cuts 16-bit grey off at 255 when it converts; drop its lower half instead."""
+    if not picture.mode.startswith("I"):
         return picture.copy()
-    grey = np.asarray(picture, dtype=np.float64)
-    return Image.fromarray((grey * (255 / max(float(grey.max()), 255.0))).clip(0, 255).astype(np.uint8))
+    levels = np.asarray(picture).astype(np.int64) >> 8
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 
 class _Painter:

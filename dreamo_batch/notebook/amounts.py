@@ -6,6 +6,8 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
+from dreamo_batch.execution.budget import EXACT
+
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
@@ -23,7 +25,7 @@ def dollars(amount: Decimal) -> str:
     >>> dollars(Decimal("5")), dollars(Decimal("0.028571428")), dollars(Decimal("0.1")), dollars(Decimal("1234.567"))
     ('$5.00', '$0.0286', '$0.10', '$1,234.57')
     """
-    fine, coarse = (amount.quantize(step, ROUND_HALF_UP) for step in (_FINEST, _CENTS))
+    fine, coarse = (amount.quantize(step, ROUND_HALF_UP, EXACT) for step in (_FINEST, _CENTS))
     return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
 
 

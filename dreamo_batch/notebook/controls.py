@@ -7,6 +7,7 @@ from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
+from dreamo_batch.execution.budget import EXACT
 from dreamo_batch.notebook import amounts
 from dreamo_batch.notebook.money import falls_short
 
@@ -117,7 +118,8 @@ def _suggested_cap(status: Status) -> str:
     if cap is None or not (falls_short(status) or _is_stopped_by_cap(status)):
         return ""
     expected = status.projected_usd[2] if status.projected_usd else cap
-    return f"{(expected if expected > cap else _ENOUGH * cap or _ONE).quantize(_CENTS, ROUND_UP):f}"
+    enough = expected if expected > cap else EXACT.multiply(_ENOUGH, cap) or _ONE
+    return f"{enough.quantize(_CENTS, ROUND_UP, EXACT):f}"
 
 
 def _is_stopped_by_cap(status: Status) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from dreamo_batch.execution.budget import EXACT, total
 from dreamo_batch.notebook.amounts import dollars
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def falls_short(status: Status) -> bool:
     """Whether the cap may end before the rows do."""
     if status.max_cost_usd is None or status.n_settled == status.n_rows:
         return False
-    expected = status.projected_usd[2] if status.projected_usd else status.spent_usd + status.reserved_usd
+    expected = (
+        status.projected_usd[2] if status.projected_usd else total((status.spent_usd, status.reserved_usd))
+    )
     return expected > status.max_cost_usd
 
 
@@ -80,11 +83,11 @@ def _end(status: Status) -> Decimal:
     if status.max_cost_usd is not None:
         return status.max_cost_usd
     highest = status.projected_usd[2] if status.projected_usd else Decimal(0)
-    return max(highest, status.spent_usd + status.reserved_usd)
+    return max(highest, total((status.spent_usd, status.reserved_usd)))
 
 
 def _share(amount: Decimal, end: Decimal) -> float:
-    return float(min(Decimal(1), amount / end)) if end else 0.0
+    return float(min(Decimal(1), EXACT.divide(amount, end))) if end else 0.0
 
 
 def _marks(status: Status, end: Decimal) -> tuple[float, float, float] | None:

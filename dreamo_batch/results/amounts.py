@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.execution.budget import ZERO, money, text
+from dreamo_batch.execution.budget import EXACT, ZERO, money, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy as np
-
-_DIGITS: Final = 60  # enough that sums of money texts are exact
 
 
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
@@ -42,8 +40,7 @@ def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     ['0.3', '0', '1']
     """
     totals = [ZERO] * n_groups
-    with localcontext() as context:
-        context.prec = _DIGITS
+    with localcontext(EXACT):
         for amount, number in zip(_read(amounts), of_groups, strict=True):
             if amount is not None:
                 totals[number] += amount

@@ -12,16 +12,14 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from PIL import Image, ImageOps
+
+from dreamo_batch.table.pictures import DEEP_MODES, in_eight_bits, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _WHITE: Final = (255, 255, 255, 255)
-_DEEP: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_LEVELS_MAX: Final = 255
-_STEPS: Final = 257  # 65535 / 255
 
 
 class Unseen(Exception):  # noqa: N818 - it names what became of the picture
@@ -94,8 +92,8 @@ def rgb(picture: Image.Image) -> Image.Image:
     (255, 0, 0)
     """
     turned = ImageOps.exif_transpose(picture)
-    if turned.mode in _DEEP:
-        return _shallow(turned).convert("RGB")
+    if turned.mode in (*DEEP_MODES, "I"):
+        return in_eight_bits(turned).convert("RGB")
     if turned.has_transparency_data:
         paper = Image.new("RGBA", turned.size, _WHITE)
         return Image.alpha_composite(paper, turned.convert("RGBA")).convert("RGB")
@@ -103,15 +101,7 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 
 def _decoded(content: bytes, side_px: int | None) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as picture:
+    with opened(io.BytesIO(content)) as picture:
         if side_px is not None:
             picture.draft(None, (side_px, side_px))  # only JPEG can; others are decoded whole
         return rgb(picture)
-
-
-def _shallow(picture: Image.Image) -> Image.Image:
-    """Bring 16 bits to 8; Pillow itself would cut off all that is brighter than 255."""
-    levels = np.asarray(picture).astype(np.int64)
-    if levels.max(initial=0) > _LEVELS_MAX:
-        levels = np.rint(levels / _STEPS)
-    return Image.fromarray(levels.clip(0, _LEVELS_MAX).astype(np.uint8))

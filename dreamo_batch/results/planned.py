@@ -109,6 +109,6 @@ def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) ->
     if cap is None:
         return said
     said.append(f"The cap is ${dollars(cap)}.")
-    if high is not None and spent + high > cap:
+    if high is not None and total((spent, high)) > cap:
         said.append("It may stop at the cap.")
     return said

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image, ImageOps
 
 from dreamo_batch.table.looking import ticking
-from dreamo_batch.table.pictures import pillow_is_quiet
+from dreamo_batch.table.pictures import in_eight_bits, opened
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -112,7 +112,7 @@ class Thumbnails:
         known = [None] * len(paths) if digests is None else list(digests)
         made = []
         bar = ticking(len(paths), "thumbnails", progress=progress)
-        with pillow_is_quiet(), ThreadPoolExecutor(_WORKERS) as pool, bar as tick:
+        with ThreadPoolExecutor(_WORKERS) as pool, bar as tick:
             for small in pool.map(self._of_file, paths, known, [bytes_max] * len(paths)):
                 made.append(small)
                 tick()
@@ -120,9 +120,7 @@ class Thumbnails:
 
     def of_content(self, content: bytes | Image.Image, *, bytes_max: int = BYTES_MAX) -> Thumbnail | None:
         """Make the thumbnail of a picture in memory; None if it can't be read."""
-        opened = content if isinstance(content, Image.Image) else io.BytesIO(content)
-        with pillow_is_quiet():
-            return _made(opened, bytes_max)
+        return _made(content if isinstance(content, Image.Image) else io.BytesIO(content), bytes_max)
 
     def _of_file(self, path: Path, digest: str | None, bytes_max: int) -> Thumbnail | None:
         try:
@@ -171,15 +169,15 @@ def shown(picture: Path | io.BytesIO | Image.Image, side_px: int) -> Image.Image
     try:
         if isinstance(picture, Image.Image):
             return _small(picture, side_px)
-        with Image.open(picture) as opened:
-            opened.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
-            return _small(opened, side_px)
+        with opened(picture) as image:
+            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
+            return _small(image, side_px)
     except Exception:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
         return None
 
 
 def _small(picture: Image.Image, side_px: int) -> Image.Image:
-    upright = ImageOps.exif_transpose(picture)
+    upright = in_eight_bits(ImageOps.exif_transpose(picture))
     if upright.mode in {"P", "PA", "LA", "RGBA"} or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         paper = Image.new("RGBA", upright.size, (*_PAPER, 255))

@@ -10,9 +10,9 @@ Examples
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.table.cells import is_missing, printable, read_boolean, read_integer, show
+from dreamo_batch.table.paths import matching
 from dreamo_batch.table.sizes import read_size
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image)
 _MAGIC = "*?["
 _PAIR = 2
+_NAMED_MAX = 5
 
 
 def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
@@ -145,14 +147,21 @@ def _images(value: Any) -> list[Any]:
         value = os.fspath(value)
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
-    matching = glob.glob(str(Path(value).expanduser()), recursive=True)  # noqa: PTH207 - any pattern, absolute or not
-    found = sorted(path for path in matching if Path(path).is_file())
+    found, near = matching(str(Path(value).expanduser()))
     for path in found:
         if printable(path) != path:
             raise UsageError(f"image: the name {printable(path)} is not plain text (UTF-8). Rename the file.")
+    named = ", ".join(map(printable, near[:_NAMED_MAX])) + (" and others" if len(near) > _NAMED_MAX else "")
     if not found:
+        hint = f" Only with other capitals: {named}." if near else ""
         raise UsageError(
-            f"image: no file matches {value!r} (looked in {Path.cwd()}). Check the pattern, or give a path."
+            f"image: no file matches {value!r} (looked in {Path.cwd()}).{hint} Check the pattern, or give a path."
+        )
+    if near:
+        warnings.warn(
+            f"image: {value!r} leaves out {len(near)} files whose names differ in capitals only: {named}. "
+            "Give a list of patterns to take them too.",
+            stacklevel=2,
         )
     return found
 

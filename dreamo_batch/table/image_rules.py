@@ -66,7 +66,7 @@ _FILES = (
     Rule(
         "image-not-found",
         ERROR,
-        "There is no file {path}.",
+        "There is no file {path}{hint}.",
         "Check the path; relative ones start at {base}.",
     ),
     Rule(
@@ -115,6 +115,24 @@ _FILES = (
         ERROR,
         "A PIL image of mode {mode} can't be saved as PNG without a choice of yours.",
         'Convert it first, for example image.convert("RGB").',
+    ),
+    Rule(
+        "image-numbers",
+        ERROR,
+        "The picture holds {kind} from {low} to {high}, not levels from black to white; how to show them is up to you.",
+        'Scale them yourself, for example Image.fromarray(((a - a.min()) * (255 / np.ptp(a))).astype("uint8")).',
+    ),
+    Rule(
+        "image-levels",
+        ERROR,
+        "The picture's brightest level is {high}: it would look nearly black, as 12 bits stored in 16 do.",
+        'Scale it yourself, for example Image.fromarray((a * (255 / a.max())).astype("uint8")).',
+    ),
+    Rule(
+        "image-copy-uniform",
+        ERROR,
+        "The corrected copy came out as one colour, though the picture has several.",
+        "Save it as 8-bit RGB yourself, and look at it.",
     ),
     Rule(
         "image-extreme-ratio",

@@ -22,7 +22,7 @@ from dreamo_batch.table import links
 from dreamo_batch.table.findings import Finding
 from dreamo_batch.table.loading import Loaded, load, sha256
 from dreamo_batch.table.pictures import damaged, examine, suffix_of
-from dreamo_batch.table.repair import RECIPE, announce, is_repairable
+from dreamo_batch.table.repair import RECIPE, CameOutUniform, announce, is_repairable
 from dreamo_batch.table.rule import WARNING
 from dreamo_batch.table.sources import PIXELS, URL, Source, judge_url
 
@@ -179,6 +179,8 @@ def _repaired(loaded: Loaded, findings: tuple[Finding, ...], inputs: Inputs) -> 
         sent_location, copy = inputs.keep_repaired(loaded.digest, loaded.content)
     except StorageFailed:
         raise
+    except CameOutUniform:
+        return Checked((Finding.of("image-copy-uniform"),))
     except Exception as error:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
         return Checked((damaged(error),))
     image = ImageSource("file", _kept(loaded, inputs), loaded.digest, sent_location, sha256(copy))

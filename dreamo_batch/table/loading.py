@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import ExifTags, Image
 
 from dreamo_batch.table.findings import Finding
+from dreamo_batch.table.paths import nearest, same_name
 from dreamo_batch.table.pictures import READ_BYTES_MAX, UPRIGHT, damaged, orientation
 from dreamo_batch.table.sources import BYTES, FILE, PIXELS
 
@@ -118,7 +119,11 @@ def _load_file(location: str, base_dir: Path) -> Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return Finding.of("image-not-found", path=location, base=base_dir)
+        there = nearest(location)
+        if there is not None and same_name(there, location):
+            return _load_file(there, base_dir)
+        hint = f"; {there} is there, spelled otherwise" if there else ""
+        return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     except OSError as error:
         return Finding.of("image-unreadable", reason=error.strerror or str(error))
     return Loaded(content, sha256(content), BYTES, location)

@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.table.pictures import pillow_is_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +153,7 @@ def each(
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        with pillow_is_quiet(), ticking(len(items), what, progress=progress) as tick:
+        with ticking(len(items), what, progress=progress) as tick:
             for item, result in zip(items, pool.map(do, items), strict=True):
                 tick()
                 yield item, result

@@ -16,17 +16,21 @@ Examples
 from __future__ import annotations
 
 import io
+import re
+import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from dreamo_batch.service import parameters
 from dreamo_batch.table.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # From these a corrected copy can be made without outside programs.
 CONVERTIBLE: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -38,6 +42,11 @@ PIXELS_MAX: Final = 178_956_970
 UPRIGHT: Final = (0, 1)
 _PNG_BIT_DEPTH_AT: Final = 24
 _DEEP_BITS: Final = 16
+_BITS_PER_SAMPLE: Final = 258  # tag of TIFF
+_RGB: Final = 3
+_WHITE_8, _WHITE_16 = 255, 65_535
+DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
+_NUMBERS: Final = ("I", "F")
 _PLAIN_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _EIGHTH: Final = 8
 _LOOKS_LIKE: Final = (
@@ -66,8 +75,7 @@ def examine(content: bytes) -> tuple[Finding, ...]:
     Returns
     -------
     tuple of Finding
-        Empty for a picture that may be sent as it is. Warnings of Pillow are the caller's to silence, see
-        `pillow_is_quiet`.
+        Empty for a picture that may be sent as it is.
 
     Examples
     --------
@@ -77,7 +85,7 @@ def examine(content: bytes) -> tuple[Finding, ...]:
     if not content:
         return (Finding.of("image-empty"),)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(io.BytesIO(content)) as image:
             return (*_judge_size(content, image), *_judge_content(content, image))
     except UnidentifiedImageError:
         return (Finding.of("image-not-a-picture", guess=_guess(content)),)
@@ -132,21 +140,111 @@ def suffix_of(content: bytes) -> str:
 
 
 @contextmanager
-def pillow_is_quiet() -> Iterator[None]:
-    """Silence Pillow's warnings: what they are about becomes a finding.
+def opened(
+    source: Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, pixels_max: int = PIXELS_MAX
+) -> Iterator[Image.Image]:
+    """Open a picture to decode it: by our settings whatever the user's are, and within a bound on memory.
 
-    Enter it in one thread, around all that examine pictures: filters belong to the whole process.
+    Parameters
+    ----------
+    source : pathlib.Path or io.BytesIO
+        The file, or its content.
+    formats : tuple of str, optional
+        The formats to try; default: every one that Pillow knows.
+    pixels_max : int
+        Larger pictures aren't decoded.
+
+    Yields
+    ------
+    PIL.Image.Image
+        The picture; decode it before the context ends.
+
+    Raises
+    ------
+    PIL.Image.DecompressionBombError
+        If it has more pixels.
 
     Examples
     --------
-    >>> with pillow_is_quiet():
-    ...     warnings.warn("Corrupt EXIF data")
+    >>> buffer = io.BytesIO()
+    >>> Image.new("L", (3, 2)).save(buffer, "PNG")
+    >>> with opened(buffer) as image:
+    ...     image.size
+    (3, 2)
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Plugins are loaded here rather than by several threads at once.
-        Image.init()
-        yield
+    with _settings, Image.open(source, formats=formats) as image:
+        n_pixels = image.width * image.height
+        if n_pixels > pixels_max:
+            raise Image.DecompressionBombError(
+                f"Image size ({n_pixels} pixels) exceeds limit of {pixels_max} pixels, could be decompression bomb"
+            )
+        with _room.taken(n_pixels):
+            yield image
+
+
+class _Settings:
+    """Pillow's switches as this module needs them while any thread decodes, then the user's again.
+
+    Warnings of Pillow are ignored meanwhile: what they are about becomes a finding. Only one filter is added and taken
+    away, since threads that restore whole lists of filters would undo each other's.
+    """
+
+    _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\.|dreamo_batch\."), 0)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._users: tuple[bool, int | None] = (False, None)
+        self._filters: list[Any] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                Image.init()  # loads the plugins here rather than in several threads at once
+                self._users = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+                self._filters = cast("list[Any]", warnings.filters)
+                self._filters.insert(0, self._FILTER)
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = _OURS
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside:
+                return
+            # What the user set meanwhile stays.
+            if (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == _OURS:
+                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._users
+            for filters in (self._filters, cast("list[Any]", warnings.filters)):
+                if self._FILTER in filters:
+                    filters.remove(self._FILTER)
+
+
+class _Room:
+    """So many pixels are decoded at a time, however many threads there are; a larger picture alone."""
+
+    def __init__(self, n_pixels: int) -> None:
+        self._n_all = self._n_free = n_pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, n_pixels: int) -> Iterator[None]:
+        wanted = min(n_pixels, self._n_all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_free >= wanted)
+            self._n_free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_free += wanted
+                self._changed.notify_all()
+
+
+# Pillow raises from twice its limit on.
+_OURS: Final = (False, PIXELS_MAX // 2)
+_settings: Final = _Settings()
+_room: Final = _Room(64_000_000)
 
 
 def is_jpeg(image: Image.Image) -> bool:
@@ -193,11 +291,57 @@ def orientation(image: Image.Image) -> int:
     return note if isinstance(note, int) else 1
 
 
+def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
+    """Return the lowest and the highest level of each band.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode.
+
+    Returns
+    -------
+    tuple of (low, high)
+        One for each band.
+
+    Examples
+    --------
+    >>> extremes(Image.new("RGB", (1, 1), "red"))
+    ((255, 255), (0, 0), (0, 0))
+    """
+    if image.mode in DEEP_MODES:  # Pillow knows some of them only in its own byte order
+        levels = np.asarray(image)
+        return ((int(levels.min()), int(levels.max())),)
+    found: Any = image.getextrema()
+    return (found,) if len(image.getbands()) == 1 else found
+
+
+def in_eight_bits(image: Image.Image) -> Image.Image:
+    """Return grey of 16 bits as 8 bits, the same wherever a picture is looked at or corrected; others as they are.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode; Pillow itself would make white of all that is brighter than 255.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Of mode L, if `image` holds integers of more than 8 bits.
+
+    Examples
+    --------
+    >>> in_eight_bits(Image.new("I;16", (1, 1), 0x8040)).getpixel((0, 0))
+    128
+    """
+    if image.mode not in (*DEEP_MODES, "I"):
+        return image
+    levels = np.asarray(image).astype(np.int64) >> 8
+    return Image.fromarray(levels.clip(0, _WHITE_8).astype(np.uint8))
+
+
 def _judge_size(content: bytes, image: Image.Image) -> Iterator[Finding]:
     width, height = image.size
-    if width * height > PIXELS_MAX:
-        yield Finding.of("image-bomb", size=f"{width}x{height} pixels")
-        return
     if len(content) > parameters.INPUT_BYTES_ADVISED.value:
         is_refused = len(content) > parameters.INPUT_BYTES_MAX.value
         yield Finding.of(
@@ -219,16 +363,35 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
         yield Finding.of("image-rotated")
     if kind == "PNG" and getattr(image, "n_frames", 1) > 1:
         yield Finding.of("image-animated", n=getattr(image, "n_frames", 1))
-    if _is_deep(kind, content):
+    is_deep = _is_deep(kind, content, image)
+    if is_deep:
         yield Finding.of("image-colours", mode="16 bits a channel")
-    elif image.mode not in _PLAIN_MODES:
+    elif image.mode not in (*_PLAIN_MODES, *_NUMBERS):
         yield Finding.of("image-colours", mode=image.mode)
     if kind in CONVERTIBLE:
         _decode(image)
+        if is_deep or image.mode in _NUMBERS:
+            yield from _judge_levels(content)
 
 
-def _is_deep(kind: str, content: bytes) -> bool:
-    return kind == "PNG" and content[_PNG_BIT_DEPTH_AT] == _DEEP_BITS
+def _is_deep(kind: str, content: bytes, image: Image.Image) -> bool:
+    if kind == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+        return image.mode not in _NUMBERS and _DEEP_BITS in np.atleast_1d(bits)
+    return image.mode in DEEP_MODES or (kind == "PNG" and content[_PNG_BIT_DEPTH_AT] == _DEEP_BITS)
+
+
+def _judge_levels(content: bytes) -> Iterator[Finding]:
+    """Refuse numbers that are no levels from black to white, or that leave the bright ones unused."""
+    with Image.open(io.BytesIO(content)) as image:
+        ranges = extremes(image)[: 1 if len(image.getbands()) < _RGB else _RGB]  # without alpha
+        low, high = (pick(one[place] for one in ranges) for place, pick in ((0, min), (1, max)))
+        white = _WHITE_8 if image.mode not in (*DEEP_MODES, *_NUMBERS) else _WHITE_16
+        if image.mode == "F" or low < 0 or high > white:
+            kind = "floats" if image.mode == "F" else "integers"
+            yield Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
+        elif high < white / 4 and (low < high or white == _WHITE_8):
+            yield Finding.of("image-levels", high=f"{high} of {white}")
 
 
 def _decode(image: Image.Image) -> None:

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import threading
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from dreamo_batch.service import parameters
 from dreamo_batch.table import rules
-from dreamo_batch.table.pictures import is_jpeg
+from dreamo_batch.table.pictures import extremes, in_eight_bits, is_jpeg, opened, suffix_of
 
 if TYPE_CHECKING:
     from dreamo_batch.table.findings import Finding
@@ -37,9 +35,11 @@ _QUALITIES: Final = (95, 90, 85, 80, 75)
 _SHRINK: Final = 0.8
 _LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 _KEEPING_COLOURS: Final = ("L", "P", "RGB", "RGBA")
-# Pictures above this are corrected one at a time, so that threads don't add their memory up.
-_LARGE_PX: Final = 32_000_000
-_one_large_at_a_time = threading.Lock()
+_UNIFORM_LEVELS: Final = 2  # what differs by no more is one colour to the eye
+
+
+class CameOutUniform(ValueError):  # noqa: N818 - it names what happened to the copy
+    """The copy is of one colour although the picture is not."""
 
 
 def is_repairable(finding: Finding) -> bool:
@@ -113,6 +113,8 @@ def repair(content: bytes) -> bytes:
 
     Raises
     ------
+    CameOutUniform
+        If the copy is of one colour although the picture is not.
     Exception
         Whatever Pillow raises if the picture can't be decoded.
 
@@ -123,11 +125,13 @@ def repair(content: bytes) -> bytes:
     >>> repair(buffer.getvalue())[1:4]
     b'PNG'
     """
-    with Image.open(io.BytesIO(content)) as image:
-        if image.width * image.height <= _LARGE_PX:
-            return _encode(*_corrected(image))
-        with _one_large_at_a_time:
-            return _encode(*_corrected(image))
+    with opened(io.BytesIO(content)) as image:
+        corrected, is_lossy, profile = _corrected(image)
+        copy = _encode(corrected, is_lossy, profile)
+        is_flat = suffix_of(copy) == ".jpg"
+        if _is_uniform(_on_white(corrected) if is_flat else corrected) and not _is_uniform(image):
+            raise CameOutUniform
+        return copy
 
 
 def _corrected(image: Image.Image) -> tuple[Image.Image, bool, bytes | None]:
@@ -143,8 +147,7 @@ def _corrected(image: Image.Image) -> tuple[Image.Image, bool, bytes | None]:
 
 
 def _in_plain_mode(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    image = in_eight_bits(image)
     if image.mode in {"L", "RGB"}:
         return image
     if image.mode in {"1", "F"}:
@@ -179,6 +182,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def _is_uniform(image: Image.Image) -> bool:
+    return all(high - low <= _UNIFORM_LEVELS for low, high in extremes(image))
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from dreamo_batch.table.cells import printable
 from dreamo_batch.table.findings import Finding
+from dreamo_batch.table.paths import AROUND, QUOTES
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -35,6 +36,8 @@ BYTES: Final = "bytes"
 PIXELS: Final = "pixels"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What can't begin a relative path, so that quotes before it are not part of a name.
+_WHOLE = ("/", "~", "http:", "https:", "data:")
 _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
 
 
@@ -128,6 +131,8 @@ def judge_url(url: str) -> Finding | None:
 
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     stripped = text.strip()
+    if stripped[:1] in QUOTES and (bare := stripped.strip(AROUND)).startswith(_WHOLE):
+        stripped = text = bare
     scheme = stripped[:8].lower()
     if scheme.startswith("data:"):
         return _source_of_data_uri(stripped)
