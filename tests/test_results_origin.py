@@ -6,6 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
@@ -156,3 +157,25 @@ def test_results_with_their_directory_are_run_again_as_they_are(two, tmp_path):
     *_, results = two
     assert user_columns(results) == ["image", "prompt", "seed", "size"]
     assert user_columns(results.drop(columns="run_dir")) == ["image", "prompt", "seed", "size"]
+
+
+def test_pictures_of_rows_that_left_the_table_are_told(tmp_path):
+    """Wherever the pictures of a directory are shown, for they were paid for."""
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 2, 3], size="512x512")
+    dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
+    dreamo.run(jobs[:1], tmp_path / "run", gateway="local", progress=False)
+    told = "not shown: 2 pictures of rows that are no longer in the table; they are in images/"
+    seen = dreamo.gallery(tmp_path / "run")
+    assert told in seen.fragment()
+    assert told in seen.to_html()
+    assert seen.content()["extent"] == told
+    assert told in dreamo.report(tmp_path / "run").read_text(encoding="utf-8")
+    notices = []
+    for axes in ({}, {"rows": ..., "columns": ...}):
+        plain, whole = tmp_path / "plain.png", tmp_path / "whole.png"
+        dreamo.contact_sheet(dreamo.load(tmp_path / "run"), plain, **axes)
+        dreamo.contact_sheet(tmp_path / "run", whole, **axes)
+        with Image.open(whole) as with_notice, Image.open(plain) as without:
+            notices.append(with_notice.height > without.height)
+    assert notices == [True, True]
+    assert "not shown" not in dreamo.gallery(dreamo.load(tmp_path / "run")).fragment()

@@ -53,10 +53,10 @@ def test_rows_without_a_picture_are_told_below(run_dir):
     table = results("red.png", None, None, None).assign(
         status=["completed", "failed", "in_progress", "failed"]
     )
-    drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], lettering.Lettering(), 4)
+    drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], lettering.Lettering())
     assert drawn._without == "without a picture: 2 failed, 1 in progress"
     (page,) = drawn.pages(lambda: None)
-    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], lettering.Lettering(), 4).pages(lambda: None)
+    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], lettering.Lettering()).pages(lambda: None)
     assert page.height > whole.height
 
 
@@ -64,7 +64,7 @@ def test_rows_without_a_picture_are_told_below(run_dir):
 def test_captions_are_whole(run_dir, prompt):
     """The longest prompt that the service is known to take is not cut."""
     letters = lettering.Lettering()
-    drawn = sheets._Sheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters, 4)
+    drawn = sheets._Sheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters)
     cell = drawn._cell(drawn._rows[0])
     told = "".join(line for line, _ in cell.lines[:-1])
     assert "".join(told.split()) == "".join(sheets._drawable(prompt, letters).split())

@@ -213,6 +213,17 @@ def composed(directory: RunDirectory) -> pd.DataFrame:
     return frame.assemble(table.user, table.rows, orders)
 
 
+def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
+    """Count the saved pictures of jobs that the tables of run directories have no row of any more."""
+    n = 0
+    for run_dir in run_dirs:
+        orders = ledger_frame(existing(run_dir))
+        saved = orders.loc[orders[columns.OUTPUT_PATH].notna(), columns.JOB_ID]
+        here = results.loc[results[columns.RUN_DIR] == os.fspath(run_dir), columns.JOB_ID]
+        n += int((~saved.isin(here)).sum())
+    return n
+
+
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
     """Lay the journals' few events over the checkpoint's many rows: a line per order, as `read_state` has them."""
     is_worked_on = directory.is_locked()

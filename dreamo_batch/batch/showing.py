@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch.batch.reading import RunDir, listed, load
+from dreamo_batch.batch.reading import RunDir, listed, load, pictures_left
 from dreamo_batch.results import sheet
 from dreamo_batch.results.gallery import PAGE_COLUMNS, PAGE_ROWS, Gallery, make_gallery
+from dreamo_batch.results.texts import left_words
 
 if TYPE_CHECKING:
     import os
@@ -82,9 +83,10 @@ def gallery(
     >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
-    again = None
+    again, notice = None, None
     if not isinstance(source, pd.DataFrame):
-        again = functools.partial(load, listed(source))
+        run_dirs = listed(source)
+        again, notice = functools.partial(load, run_dirs), functools.partial(_left, run_dirs)
         source = again()
     return make_gallery(
         source,
@@ -95,6 +97,7 @@ def gallery(
         page_columns=page_columns,
         title=title,
         reload=again,
+        notice=notice,
     )
 
 
@@ -167,8 +170,13 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
+    notice = ""
+    if not isinstance(source, pd.DataFrame):
+        run_dirs = listed(source)
+        source = load(run_dirs)
+        notice = _left(run_dirs, source)
     return sheet.contact_sheet(
-        source if isinstance(source, pd.DataFrame) else load(source),
+        source,
         path,
         run_dir=run_dir,
         rows=rows,
@@ -179,4 +187,9 @@ def contact_sheet(
         paper=paper,
         font=font,
         progress=progress,
+        notice=notice,
     )
+
+
+def _left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> str:
+    return left_words(pictures_left(run_dirs, results))

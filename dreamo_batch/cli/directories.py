@@ -63,8 +63,8 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        declared.RUN_DIRS,
+        declared.RUN_DIRS_OPTION,
         click.Option(
             ["--output"], metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."
         ),
@@ -75,15 +75,21 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
     ]
 )
 def results(
-    run_dir: str | None, run_dir_option: str | None, *, output: str | None, excel_safe: bool, format_: str
+    run_dirs: Sequence[str],
+    run_dirs_option: Sequence[str],
+    *,
+    output: str | None,
+    excel_safe: bool,
+    format_: str,
 ) -> int:
     """Print or write the table with its results.
 
-    That of the last run in RUN_DIR, with status, pictures, costs and errors beside your own columns.
+    That of the last run in RUN_DIR, or those of several behind each other, with status, pictures, costs and errors
+    beside your own columns.
     """
     import dreamo_batch as dreamo
 
-    frame = dreamo.load(declared.run_dir_of(run_dir, run_dir_option))
+    frame = dreamo.load(declared.run_dirs_of(run_dirs, run_dirs_option))
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
         hint(f"{len(frame)} rows written to {output}")
@@ -206,4 +212,5 @@ def resolve(
 def _for_reading(frame: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in frame.columns if name not in columns.OUTPUTS]
     told = [name for name in _SHOWN if frame[name].notna().any()]
+    told += [columns.RUN_DIR] if len(frame[columns.RUN_DIR].unique()) > 1 else []
     return frame[[*names, *told]]

@@ -64,12 +64,14 @@ class Gallery:
         title: str = "",
         thumbnails: Thumbnails | None = None,
         reload: Callable[[], Grid] | None = None,
+        notice: Callable[[pd.DataFrame], str] | None = None,
     ) -> None:
         self._whole = grid.whole()
         self._page_size = page_size
         self._number = 1
         self._thumbnails = thumbnails or _thumbnails
         self._run_dir = run_dir
+        self._notice_of = notice
         self._find()
         self._reload = reload
         self._chosen: list[int] = []
@@ -200,7 +202,15 @@ class Gallery:
         """Describe the page shown, for the widget."""
         pictures, where = self.pictures(self.grid, DISPLAY_BYTES_MAX)
         is_live = self._reload is not None
-        return content_of(self.grid, pictures, where, number=self._number, title=self.title, is_live=is_live)
+        return content_of(
+            self.grid,
+            pictures,
+            where,
+            number=self._number,
+            title=self.title,
+            notice=self._notice,
+            is_live=is_live,
+        )
 
     def fragment(
         self, *, bytes_max: int = DISPLAY_BYTES_MAX, is_open: bool = True, progress: bool = False
@@ -222,7 +232,7 @@ class Gallery:
             One `div` with its own styles.
         """
         pictures, where = self.pictures(self.grid, bytes_max, progress=progress)
-        return grid_html(self.grid, pictures, where, heading=self.title, is_open=is_open)
+        return grid_html(self.grid, pictures, where, heading=self.title, notice=self._notice, is_open=is_open)
 
     def pictures(
         self,
@@ -273,6 +283,7 @@ class Gallery:
         """Find where the pictures of the rows are, and their references."""
         self._folders = folders_of(self.results, self._run_dir)
         self._references = References(self.results, self._folders)
+        self._notice = "" if self._notice_of is None else self._notice_of(self.results)
 
     def _folder_of(self, entry: Entry) -> Path:
         return self._folders[entry.position]
@@ -327,7 +338,9 @@ class Gallery:
         grid = self._whole
         pictures, where = self.pictures(grid, PAGE_BYTES_MAX, finder, progress=progress)
         page = gallery_page.page_html(
-            grid_html(grid, pictures, where), title=self.title or self._names(), page_size=self._page_size
+            grid_html(grid, pictures, where, notice=self._notice),
+            title=self.title or self._names(),
+            page_size=self._page_size,
         )
         if path is None:
             return page
@@ -367,6 +380,7 @@ def make_gallery(
     page_columns: int = PAGE_COLUMNS,
     title: str = "",
     reload: Callable[[], pd.DataFrame] | None = None,
+    notice: Callable[[pd.DataFrame], str] | None = None,
 ) -> Gallery:
     """Lay results out as a gallery; see `dreamo_batch.gallery`.
 
@@ -385,7 +399,14 @@ def make_gallery(
         return lay_out(table, *axes.choose_axes(refuse_other_tables(table), rows, across))
 
     again = None if reload is None else lambda: laid_out(reload())
-    return Gallery(laid_out(results), run_dir, page_size=(page_rows, page_columns), title=title, reload=again)
+    return Gallery(
+        laid_out(results),
+        run_dir,
+        page_size=(page_rows, page_columns),
+        title=title,
+        reload=again,
+        notice=notice,
+    )
 
 
 def _axis(names: Sequence[str]) -> str:

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
 
 
 def content_of(
-    grid: Grid, pictures: Pictures, beside: Beside, *, number: int, title: str = "", is_live: bool = False
+    grid: Grid,
+    pictures: Pictures,
+    beside: Beside,
+    *,
+    number: int,
+    title: str = "",
+    notice: str = "",
+    is_live: bool = False,
 ) -> dict[str, Any]:
     """Describe a page for the widget.
 
@@ -52,6 +59,8 @@ def content_of(
         Of the page.
     title : str
         A heading.
+    notice : str
+        What is to be known beside what is drawn.
     is_live : bool
         Whether it can be read anew.
 
@@ -66,7 +75,7 @@ def content_of(
         "number": number,
         "pages": grid.n_pages,
         "live": is_live,
-        "extent": extent(grid),
+        "extent": "; ".join(text for text in (extent(grid), notice) if text),
         "cell": cell_px(grid),
         "down": " / ".join(grid.rows.names),
         "across": " / ".join(grid.columns.names),

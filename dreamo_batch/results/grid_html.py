@@ -70,7 +70,13 @@ class Pictures:
 
 
 def grid_html(
-    grid: Grid, pictures: Pictures, beside: Beside, *, heading: str = "", is_open: bool = True
+    grid: Grid,
+    pictures: Pictures,
+    beside: Beside,
+    *,
+    heading: str = "",
+    notice: str = "",
+    is_open: bool = True,
 ) -> str:
     """Draw a page of a grid as a fragment of HTML with its own styles.
 
@@ -84,6 +90,8 @@ def grid_html(
         Where its reference pictures stand.
     heading : str
         A line above it.
+    notice : str
+        What is to be known beside what is drawn.
     is_open : bool
         Whether cells can be unfolded to tell all that is known of them.
 
@@ -95,7 +103,7 @@ def grid_html(
     drawing = _Drawing(grid, pictures, beside, is_open=is_open)
     return (
         f'<div class="{ROOT_CLASS} {NO_FORMULAS}" style="--dg-cell:{cell_px(grid)}px"><style>{STYLE}</style>'
-        f"{drawing.head(heading)}{drawing.table()}</div>"
+        f"{drawing.head(heading, notice)}{drawing.table()}</div>"
     )
 
 
@@ -119,7 +127,7 @@ class _Drawing:
     beside: Beside
     is_open: bool
 
-    def head(self, heading: str) -> str:
+    def head(self, heading: str, notice: str) -> str:
         title = f"<b>{escape(heading)}</b>" if heading else ""
         counts = count(self.grid.shown(), self.pictures)
         told = " ".join(
@@ -127,11 +135,12 @@ class _Drawing:
             for kind, n in counts.items()
         )
         once = self._references(self.beside.once, "reference")
-        return f'<div class="dg-head">{once}<div>{title}<div class="dg-keys">{told}</div>{self._extent()}</div></div>'
+        words = f'{title}<div class="dg-keys">{told}</div>{self._extent(notice)}'
+        return f'<div class="dg-head">{once}<div>{words}</div></div>'
 
-    def _extent(self) -> str:
-        told = extent(self.grid)
-        return f'<div class="dg-extent">{told}</div>' if told else ""
+    def _extent(self, notice: str) -> str:
+        told = (text for text in (extent(self.grid), notice) if text)
+        return "".join(f'<div class="dg-extent">{escape(text)}</div>' for text in told)
 
     def table(self) -> str:
         if not len(self.grid.shown_rows):

@@ -59,6 +59,7 @@ def contact_sheet(
     paper: str = "a4",
     font: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    notice: str = "",
 ) -> int:
     """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`.
 
@@ -84,8 +85,9 @@ def contact_sheet(
                 paper=paper,
                 letters=letters,
                 tick=tick,
+                notice=notice,
             )
-    sheet = _Sheet(results, folders, labels, letters, n_across)
+    sheet = _Sheet(results, folders, labels, letters, n_across=n_across, notice=notice)
     if sheet.has_pictures():
         with ticking(len(sheet), _BAR, progress=progress) as tick:
             sheet_files.write_pages(sheet.pages(tick), target, kind)
@@ -114,13 +116,15 @@ class _Sheet:
         folders: Sequence[Path],
         labels: Sequence[str],
         letters: Lettering,
-        n_across: int,
+        *,
+        n_across: int = _N_ACROSS,
+        notice: str = "",
     ) -> None:
         is_saved = results[names.OUTPUT_PATH].notna()
         placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
-        self._without = _told_without(results[~is_saved])
+        self._without = "; ".join(text for text in (_told_without(results[~is_saved]), notice) if text)
         self._labels, self._letters = labels, letters
         self._n_across = min(n_across, max(1, len(self._rows)))
         self.n_drawn = 0

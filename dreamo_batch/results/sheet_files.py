@@ -40,6 +40,7 @@ def write_grid(
     paper: str,
     letters: Lettering,
     tick: Callable[[], None],
+    notice: str = "",
 ) -> int:
     """Write a grid of pictures, counting each row that was drawn; gives how many pictures are on it."""
     where = beside(grid, References(grid.results, folders))
@@ -59,6 +60,7 @@ def write_grid(
         lambda entry: folders[entry.position] / (entry.path or ""),
         title,
         tick,
+        notice,
         is_cut=kind != _PDF,
     )
     n_pages = grid.page(1, layout.n_rows, layout.n_columns).n_pages

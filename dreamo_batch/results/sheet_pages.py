@@ -65,6 +65,7 @@ class Drawing:
     path_of: Callable[[Entry], Path]
     title: str
     tick: Callable[[], None]
+    notice: str = ""
     is_cut: bool = True
     codes: Codes = field(default_factory=Codes)
     drawn: set[Path] = field(default_factory=set)
@@ -79,6 +80,8 @@ class Drawing:
             self._row(pen, grid, place, row)
         bottom = self.layout.top + len(grid.shown_rows) * self.layout.row_step
         legend = self._legend(grid)
+        if self.notice and number == n_pages:
+            legend.append(self.notice)
         if n_pages > 1:
             legend.append(f"page {number} of {n_pages}")
         return self._footed(sheet, bottom, legend)

@@ -79,6 +79,20 @@ def shortened(text: str, n_characters: int) -> str:
     return text if len(text) <= n_characters else text[: n_characters - 1].rstrip() + "…"
 
 
+def left_words(n: int) -> str:
+    """Say how many pictures belong to rows that a table has no more; nothing if there are none.
+
+    Examples
+    --------
+    >>> left_words(0), left_words(1)
+    ('', 'not shown: 1 picture of rows that are no longer in the table; it is in images/')
+    """
+    if not n:
+        return ""
+    words = ("1 picture", "it is") if n == 1 else (f"{n} pictures", "they are")
+    return f"not shown: {words[0]} of rows that are no longer in the table; {words[1]} in images/"
+
+
 def _name(location: str) -> str:
     if location[: len(_DATA)].lower() == _DATA:
         return _IN_MEMORY

@@ -10,6 +10,7 @@ from dreamo_batch import columns
 from dreamo_batch.results import diversity
 from dreamo_batch.results.gallery import make_gallery
 from dreamo_batch.results.reporting import wording
+from dreamo_batch.results.texts import left_words
 from dreamo_batch.results.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``markup`` (safe, as the gallery makes it), ``is_wide`` (more seeds than stand side by side) and ``n_more``
-        (rows that are not shown).
+        ``markup`` (safe, as the gallery makes it), ``is_wide`` (more seeds than stand side by side), ``n_more``
+        (rows that are not shown) and ``left`` (words about pictures of rows that left the table).
     """
     shown = facts.results.iloc[:N_ROWS_MAX]
     gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
@@ -49,6 +50,9 @@ def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
         "markup": gallery.fragment(bytes_max=_BYTES_MAX // n_runs, progress=True),
         "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
         "n_more": len(facts.results) - len(shown),
+        "left": left_words(
+            int((facts.orders[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)).sum())
+        ),
     }
 
 
