@@ -96,6 +96,24 @@ def test_links_that_must_not_be_followed_are_refused(client, url, words):
     assert SIGNATURE not in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("written", "target"),
+    [
+        ("/a%2fb.png?sig=a%2Bb%7e&t=1+2", "/a%2fb.png?sig=a%2Bb%7e&t=1+2"),
+        ("/x/../a~b'(c).png?q=[1]|{2}^`\"<>\\", "/x/../a~b'(c).png?q=[1]|{2}^`\"<>\\"),
+        ("/100%.png?#fragment", "/100%.png?"),
+        ("//a//b.png", "//a//b.png"),
+        ("?sig=1", "/?sig=1"),
+        ("", "/"),
+        ("/\u96ea.png?k=\u5c71%E5", "/%E9%9B%AA.png?k=%E5%B1%B1%E5"),
+    ],
+)
+def test_a_link_is_asked_for_byte_for_byte(host, client, written, target):
+    """Its signature may cover the spelling; only what HTTP can't carry is quoted."""
+    client.download(f"{host.url}{written}", max_bytes=1000)
+    assert host.requests[0].line == f"GET {target} HTTP/1.1"
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed(host, client, status):
     """Relative ones too; each hop is one request."""

@@ -188,6 +188,8 @@ NOW = 1_700_000_000.0
         ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT", "Date": "Tue, 14 Nov 2023 22:13:48 GMT"}, b"", 2.0),
         ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT", "Date": "today"}, b"", 30.0),
         ({"Retry-After": "soon"}, b"", None),
+        ({"Retry-After-Ms": "1500", "Retry-After": "2"}, b"", 1.5),
+        ({"retry-after-ms": "soon", "Retry-After": "2"}, b"", 2.0),
         ({"Retry-After": "nan"}, b"", None),
         ({"Retry-After": "Tue, 99 Nov 99999 22:13:50 GMT"}, b"", None),
         ({"Retry-After": ""}, b'{"retry_after": 3}', 3.0),

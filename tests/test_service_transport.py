@@ -9,6 +9,7 @@ import threading
 from contextlib import closing, suppress
 
 import pytest
+import requests
 import urllib3
 
 from dreamo_batch import errors
@@ -42,6 +43,7 @@ def _bare_environment(monkeypatch):
         "NO_PROXY",
         "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
+        "SSL_CERT_FILE",
     ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -114,9 +116,7 @@ def test_a_create_after_the_server_closed_the_connection_uses_a_new_one(server):
 def wait_for_end_of(client):
     """Wait until the server's closing has reached this side."""
     lane = client._api._transport._here.lane
-    [manager] = [
-        adapter.poolmanager for adapter in lane.session.adapters.values() if len(adapter.poolmanager.pools)
-    ]
+    manager = lane.adapter.poolmanager
     connection = manager.pools[next(iter(manager.pools.keys()))].pool.queue[-1]
     connection.sock.settimeout(5)
     assert connection.sock.recv(1, socket.MSG_PEEK) == b""
@@ -154,6 +154,68 @@ def serve_raw(listener, step):
     connection, _ = listener.accept()
     with connection:
         step(connection)
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_interim_answers_are_skipped(server, status):
+    """102 and 103 come before the answer, with headers of their own; they are not the answer."""
+    interim = f"HTTP/1.1 {status} Wait\r\nLink: </a.css>; rel=preload\r\n\r\n".encode()
+    other = CREATED.replace(b"cq0example", b"cq0other")
+    server.script[:] = [then(interim, interim, answer(CREATED)), answer(other)]
+    with Client(KEY, server.url) as client:
+        assert (client.create(REQUEST), client.create(REQUEST)) == ("cq0example", "cq0other")
+    assert server.n_connections == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n" + answer(CREATED),
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 101,
+    ],
+)
+def test_a_create_without_a_final_answer_may_have_arrived(server, first):
+    """Nor is the answer to the next request taken from that connection."""
+    server.script[:] = [first, answer(CREATED.replace(b"cq0example", b"cq0other"))]
+    with Client(KEY, server.url) as client:
+        assert failed_create(client).kind is Kind.MAY_HAVE_ARRIVED
+        assert client.create(REQUEST) == "cq0other"
+    assert [request.n_connection for request in server.requests] == [1, 2]
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize(
+    "first",
+    [
+        answer(CREATED) + answer(b'{"id": "cq0stray"}'),
+        answer(CREATED) + b"x",
+        answer(CREATED, Content_Length=str(len(CREATED) - 1)),
+        answer(CREATED) + b" " * 20_000,
+    ],
+)
+def test_bytes_after_an_answer_never_reach_the_next_request(server, first, is_tls, monkeypatch):
+    """Whatever follows an answer was not asked for, so its connection is closed."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    with ScriptedServer([first, answer(CREATED.replace(b"cq0example", b"cq0other"))], is_tls) as running:
+        with Client(KEY, running.url) as client:
+            with suppress(errors.RequestMayHaveArrived):
+                client.create(REQUEST)
+            assert client.create(REQUEST) == "cq0other"
+        assert [request.n_connection for request in running.requests] == [1, 2]
+
+
+def test_patches_of_sessions_do_not_reach_the_transport(server, monkeypatch):
+    """`requests_cache.install_cache` and the like replace the class for the whole process."""
+
+    class Cached(requests.Session):
+        def send(self, *_args, **_kwargs):
+            raise AssertionError
+
+    monkeypatch.setattr(requests, "Session", Cached)
+    monkeypatch.setattr(requests.sessions, "Session", Cached)
+    monkeypatch.setattr("dreamo_batch.service.transport.requests.Session", Cached)
+    with Client(KEY, server.url) as client:
+        assert client.create(REQUEST) == "cq0example"
 
 
 # Threads and closing -------------------------------------------------------------------------------------------
@@ -213,7 +275,7 @@ def test_an_interrupt_shows_no_frame_that_holds_the_key(server):
 
     with Client(KEY, server.url) as client:
         client.create(REQUEST)
-        client._api._transport._here.lane.session.mount("http://", Interrupting(Exchange(1)))
+        client._api._transport._here.lane.adapter = Interrupting(Exchange(1))
         with pytest.raises(KeyboardInterrupt) as caught:
             client.create(REQUEST)
     frames = [frame.name for frame in caught.traceback]

@@ -1,9 +1,10 @@
-"""Connections that know whether a request went out, and by when its answer is due.
+"""Connections that know whether a request went out, by when its answer is due, and what is left after it.
 
-Two things that no exception tells. Whether the first byte was sent: urllib3 reports a tunnel that breaks under a
+Three things that no exception tells. Whether the first byte was sent: urllib3 reports a tunnel that breaks under a
 request as a `ProxyError`, and a TLS alert long after the handshake as an `SSLError`, in the same words as before it.
 And how long an answer may take in all: the socket's own timeout starts again with every byte, so that a service
-which sends one byte a minute would hold a thread for ever.
+which sends one byte a minute would hold a thread for ever. And whether bytes follow an answer: they would be taken
+for the next one, so such a connection must not be used again.
 
 Examples
 --------
@@ -19,10 +20,12 @@ from __future__ import annotations
 import http.client
 import io
 import ipaddress
+import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import urllib3
@@ -32,6 +35,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 if TYPE_CHECKING:
     import socket
 
+_N_INTERIM_MAX: Final = 100
 # One request is one request: nothing below us repeats it, follows a redirect or sleeps.
 _NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_after_header=False)
 
@@ -49,6 +53,10 @@ class Exchange:
     is_kept_from_here : bool
         Whether a host that turns out to be this machine is refused before anything is sent. What a proxy connects to
         is the proxy's business.
+    target : str or None
+        Path and query to ask for byte for byte, in place of the tidied ones: a signature may cover their spelling.
+    is_out_of_step : bool
+        Whether bytes came after the answer, or the protocol was switched: no other request may use the connection.
 
     Examples
     --------
@@ -59,6 +67,8 @@ class Exchange:
     answer_within_s: float
     was_sent: bool | None = False
     is_kept_from_here: bool = False
+    target: str | None = None
+    is_out_of_step: bool = False
 
 
 class WatchedAdapter(HTTPAdapter):
@@ -109,6 +119,13 @@ class _Watched(HTTPConnection):
         self._exchange = exchange
         self.response_class = cast("type[http.client.HTTPResponse]", partial(_TimedAnswer, exchange=exchange))
 
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        if self._exchange.target is not None:
+            # Through a proxy the host stands before the path.
+            origin = "/".join(url.split("/", 3)[:3]) if url.startswith("http") else ""
+            url = f"{origin}{self._exchange.target}"
+        super().putrequest(method, url, *args, **kwargs)
+
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         # http.client would connect in the middle of sending; connecting is not sending.
         if self.sock is None:
@@ -155,7 +172,8 @@ class _TimedAnswer(http.client.HTTPResponse):
     """An answer, header and body, that must be whole by a deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _TimedSocket(sock, exchange.answer_within_s)), *args, **kwargs)
+        super().__init__(cast("socket.socket", _TimedSocket(sock, exchange)), *args, **kwargs)
+        self._exchange = exchange
 
     def begin(self) -> None:
         super().begin()
@@ -163,17 +181,44 @@ class _TimedAnswer(http.client.HTTPResponse):
         self.msg.defects.clear()
         self.msg.set_payload("")
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip interim answers: http.client knows only 100, and would take 102 or 103 for the answer itself."""
+        for _ in range(_N_INTERIM_MAX):
+            told: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
+            status = told[1]
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:  # never asked for
+                self._exchange.is_out_of_step = True
+            if status == HTTPStatus.SWITCHING_PROTOCOLS or status >= HTTPStatus.OK:
+                return told
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {_N_INTERIM_MAX} interim answers")
+
 
 class _TimedSocket:
     """The one thing `http.client` asks of a socket to read from: a file."""
 
-    def __init__(self, sock: socket.socket, within_s: float) -> None:
+    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
         self._sock = sock
-        self._within_s = within_s
+        self._exchange = exchange
 
     def makefile(self, mode: str) -> io.BufferedReader:
         raw = cast("io.RawIOBase", self._sock.makefile(mode, buffering=0))  # type: ignore[call-overload]  # mode is "rb"
-        return io.BufferedReader(_TimedFile(raw, self._sock, self._within_s))
+        return _AnswerReader(_TimedFile(raw, self._sock, self._exchange.answer_within_s), self._exchange)
+
+
+class _AnswerReader(io.BufferedReader):
+    """Reads one answer, and notes at its end whether bytes had come that belong to none."""
+
+    def __init__(self, raw: _TimedFile, exchange: Exchange) -> None:
+        super().__init__(raw)
+        self._timed = raw
+        self._exchange = exchange
+
+    def close(self) -> None:
+        if not self.closed:
+            self._timed.end()
+            self._exchange.is_out_of_step |= bool(self.peek(1)) or self._timed.has_more()
+        super().close()
 
 
 class _TimedFile(io.RawIOBase):
@@ -184,11 +229,14 @@ class _TimedFile(io.RawIOBase):
         self._sock = sock
         self._within_s = within_s
         self._until = time.monotonic() + within_s
+        self._is_over = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._is_over:
+            return 0
         left_s = self._until - time.monotonic()
         timeout_s = min(left_s, self._sock.gettimeout() or left_s)
         if left_s > 0:
@@ -201,6 +249,14 @@ class _TimedFile(io.RawIOBase):
             if is_late
             else f"nothing came for {timeout_s:g} s"
         )
+
+    def end(self) -> None:
+        """Read no more from the socket."""
+        self._is_over = True
+
+    def has_more(self) -> bool:
+        """Whether TLS holds bytes back that nobody asked for; urllib3 finds those of the plain socket."""
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
         self._raw.close()

@@ -19,7 +19,7 @@ import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
@@ -106,6 +106,7 @@ def fetch_link(
             max_bytes=max_bytes,
             answer_within_s=left_s,
             is_kept_from_here=is_kept_from_here,
+            target=_as_written(url),
         )
         target = _target(url, answer)
         if target is None:
@@ -125,6 +126,14 @@ def _request(url: str) -> requests.PreparedRequest | Failure:
     except (ValueError, requests.RequestException) as error:
         failure = from_exception("download", error, was_sent=False)
     return replace(failure, kind=Kind.PERMANENT, error_class=REJECTED, is_outage=False)
+
+
+def _as_written(url: str) -> str:
+    """Give path and query byte for byte as the service wrote them; only what HTTP can't carry is quoted."""
+    behind_host = url.partition("://")[2].partition("#")[0]
+    start = min((at for at in map(behind_host.find, "/?") if at >= 0), default=len(behind_host))
+    target = quote(behind_host[start:], safe="".join(map(chr, range(0x21, 0x7F))))
+    return target if target.startswith("/") else f"/{target}"
 
 
 def _refusal(scheme: str, netloc: str) -> Failure | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WAIT_MAX_S: Final = 24 * 3600.0
 _BODY_KEYS: Final = ("retry_after", "retryAfter", "retry-after", "retry_after_s", "retry_after_seconds")
-_MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs")
+_MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
@@ -29,7 +29,7 @@ def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float |
     Parameters
     ----------
     headers : mapping of str to str
-        Of the answer, names in any case.
+        Of the answer, names in any case; `Retry-After-Ms`, the more exact one, goes first.
     body : bytes
         Of the answer; looked into if it is JSON.
     now : float
@@ -47,7 +47,10 @@ def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float |
     30.0
     """
     lowered = {name.lower(): value for name, value in headers.items()}
-    wait_s = _from_header(lowered.get("retry-after"), lowered.get("date"), now)
+    wait_ms = values.number(lowered.get("retry-after-ms"))
+    wait_s = None if wait_ms is None else wait_ms / 1000
+    if wait_s is None:
+        wait_s = _from_header(lowered.get("retry-after"), lowered.get("date"), now)
     if wait_s is None:
         wait_s = _from_body(body)
     return None if wait_s is None else min(max(wait_s, 0.0), WAIT_MAX_S)

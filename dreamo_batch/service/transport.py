@@ -3,10 +3,11 @@
 What is special about it:
 
 - **One request.** No retries, no redirects, at any level.
-- **A session per thread**, kept alive between requests. A POST never goes out on a connection that was idle for more
-  than a second: servers close idle connections (the hastiest in wide use after two seconds), and a POST that meets
-  the closing on its way would be one that may have arrived. What remains is a server that closes within that second;
-  such a create is reported as possibly arrived, because nobody can tell.
+- **Connections per thread**, kept alive between requests; one that holds bytes after its answer is closed. A POST never
+  goes out on a connection that was idle for more than a second: servers close idle connections (the hastiest in wide
+  use after two seconds), and a POST that meets the closing on its way would be one that may have arrived. What remains
+  is a server that closes within that second; such a create is reported as possibly arrived, because nobody can tell.
+- **No `requests.Session`**: libraries that cache or patch it for a whole process never see our requests.
 - **The environment is read once**: proxies per host (never for loopback), the CA bundle. `.netrc` is not read at all,
   it would replace the Authorization header.
 - **Answers are bounded** in bytes and in time.
@@ -31,7 +32,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import requests
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POST_IDLE_MAX_S: Final = 1.0
-_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Transport:
@@ -128,6 +129,7 @@ class Transport:
         max_bytes: int,
         answer_within_s: float | None = None,
         is_kept_from_here: bool = False,
+        target: str | None = None,
     ) -> Answer | Failure:
         """Send one request and read its answer.
 
@@ -142,6 +144,8 @@ class Transport:
             Seconds from the end of sending to the end of the answer; default: the read timeout.
         is_kept_from_here : bool
             Whether it is refused if its host turns out to be this machine.
+        target : str, optional
+            Path and query to ask for byte for byte, in place of the request's own.
 
         Returns
         -------
@@ -162,8 +166,10 @@ class Transport:
         lane.exchange.answer_within_s = answer_within_s or self._timeout_s[1]
         lane.exchange.was_sent = False
         lane.exchange.is_kept_from_here = is_kept_from_here
+        lane.exchange.target = target
+        lane.exchange.is_out_of_step = False
         if request.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
-            lane.session.close()
+            lane.adapter.close()
         try:
             with closing(self._response(lane, request)) as response:
                 return read_answer(operation, response, max_bytes=max_bytes)
@@ -173,9 +179,11 @@ class Transport:
             raise interrupt.with_traceback(None) from None
         finally:
             lane.used_at = self._monotonic()
+            if lane.exchange.is_out_of_step:
+                lane.adapter.close()
 
     def close(self) -> None:
-        """Close every thread's session; later requests are refused, those under way are finished.
+        """Close every thread's connections; later requests are refused, those under way are finished.
 
         Examples
         --------
@@ -186,13 +194,12 @@ class Transport:
             lanes = list(self._lanes.values())
             self._lanes.clear()
         for lane in lanes:
-            lane.session.close()
+            lane.adapter.close()
 
     def _response(self, lane: _Lane, request: requests.PreparedRequest) -> requests.Response:
-        return lane.session.send(
+        return lane.adapter.send(
             request,
             stream=True,
-            allow_redirects=False,
             timeout=self._timeout_s,
             verify=self._verify,
             proxies=self._proxies_for(str(request.url)),
@@ -207,7 +214,7 @@ class Transport:
         return self._proxies[origin]
 
     def _lane(self) -> _Lane | None:
-        """Give this thread's session, or None when all is closed."""
+        """Give what this thread sends on, or None when all is closed."""
         lane: _Lane | None = getattr(self._here, "lane", None)
         if lane is not None and lane.pid != os.getpid():
             lane = None  # forked off: on the parent's connections its answers could come here, and ours there
@@ -220,33 +227,22 @@ class Transport:
 
     def _close_lanes_of_dead_threads(self) -> None:
         for thread in [one for one in self._lanes if not one.is_alive()]:
-            self._lanes.pop(thread).session.close()
+            self._lanes.pop(thread).adapter.close()
 
 
 @dataclass(slots=True)
 class _Lane:
     """What one thread sends on."""
 
-    session: requests.Session
+    adapter: WatchedAdapter
     exchange: Exchange
     used_at: float
     pid: int
 
 
-class _Session(requests.Session):
-    """A session that knows no redirects: the plain one would read their bodies, however long."""
-
-    def get_redirect_target(self, resp: requests.Response) -> Any:  # noqa: ARG002 - requests' own hook
-        return None
-
-
 def _open_lane(answer_within_s: float, now: float) -> _Lane:
     exchange = Exchange(answer_within_s)
-    session = _Session()
-    session.trust_env = False
-    session.mount("https://", WatchedAdapter(exchange))
-    session.mount("http://", WatchedAdapter(exchange))
-    return _Lane(session, exchange, now, os.getpid())
+    return _Lane(WatchedAdapter(exchange), exchange, now, os.getpid())
 
 
 def _ca_bundle() -> str | bool:
