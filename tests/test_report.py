@@ -107,7 +107,7 @@ def test_several_runs_stand_on_one_page(run, reference, tmp_path):
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
     assert str(other) in page.text
-    with pytest.raises(dreamo.UsageError, match="give path="):
+    with pytest.raises(dreamo.UsageError, match="name the file"):
         dreamo.report([run[0], other])
 
 

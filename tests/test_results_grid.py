@@ -200,3 +200,12 @@ def test_every_row_stands_in_one_cell(lines):
     for axes in (("prompt", "seed"), ("prompt", ["tag", "seed"]), (None, "tag"), ("seed", None)):
         entries = lay_out(table, *axes).shown()
         assert sorted(entry.position for entry in entries) == list(range(len(lines)))
+
+
+def test_on_paper_each_job_has_a_cell_of_its_own():
+    """Jobs that would share one are counted across; rows of one job are one, and rows without a job are not."""
+    own = {"prompt": ["a", "a", "a", "a", "b"], "seed": 1}
+    grid = lay_out(results(own, job_id=["j1", "j2", "j1", None, "j3"]), is_spread=True)
+    assert labels(grid.columns) == ["1 / number 1", "1 / number 2", "1 / number 3"]
+    assert cells(grid) == [[[0, 2], [1], [3]], [[4], [], []]]
+    assert lay_out(results(own, job_id=["j1", "j1", "j1", "j1", "j3"]), is_spread=True).shape == (2, 1)

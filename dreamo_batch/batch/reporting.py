@@ -67,7 +67,9 @@ def report(
     """
     run_dirs = listed(run_dir)
     if path is None and len(run_dirs) > 1:
-        raise UsageError("A report of several run directories stands in none of them: give path=.")
+        raise UsageError(
+            "A report of several run directories stands in none of them: name the file (path=, in the shell --output)."
+        )
     target = (existing(run_dirs[0]).path / NAME) if path is None else Path(path).expanduser().absolute()
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent} to write {target.name} to. Make it first.")

@@ -90,7 +90,7 @@ def read_axes(
         from row to row, so that those are counted within what else is equal on the axes: ``drawn 1``, ...
         Nothing for `rows`: one line. Nothing for `across`: what stands in a line is counted.
     is_spread : bool
-        Count the rows that share a cell, as one more column of `across`, so that none does.
+        Count the jobs that share a cell, as one more column of `across`, so that none does.
 
     Returns
     -------
@@ -111,7 +111,8 @@ def read_axes(
     along = _axis(len(results), {name: parts[name] for name in across})
     if across and not is_spread:
         return down, along
-    numbers = _counted(_cells([down.of_rows, along.of_rows], len(results)))
+    cells = _cells([down.of_rows, along.of_rows], len(results))
+    numbers = _counted_jobs(results, cells) if is_spread else _counted(cells)
     if across and len(numbers.labels) <= 1:
         return down, along
     return down, _axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
@@ -338,6 +339,21 @@ def drawn(results: pd.DataFrame) -> pd.Series:
     """Say of each row whether its seed was drawn rather than asked for."""
     sent = results[columns.SEED_SENT].astype(columns.INT)
     return ~_is_asked(results, sent) & sent.notna()
+
+
+def _counted_jobs(results: pd.DataFrame, cells: NDArray[np.intp]) -> _Part:
+    """Count the jobs of each cell; rows of the same one have the same number."""
+    places = pd.Series(range(len(results))).astype(columns.STR)
+    names = [name for name in (columns.RUN_DIR, columns.JOB_ID) if name in results.columns]
+    jobs = [results[name].reset_index(drop=True).astype(columns.STR).fillna("") for name in names]
+    keys = places
+    if columns.JOB_ID in names:
+        keys = (jobs[0] + " " + jobs[-1]).where(results[columns.JOB_ID].notna().to_numpy(), places)
+    of_rows = pd.DataFrame({"cell": cells, "key": keys})
+    lines = of_rows.drop_duplicates()
+    numbers = lines.assign(number=lines.groupby("cell").cumcount())
+    counted = of_rows.merge(numbers, on=["cell", "key"], how="left")["number"].to_numpy(dtype=np.intp)
+    return _Part(counted, [str(n + 1) for n in range(int(counted.max(initial=-1)) + 1)], is_bare=True)
 
 
 def _counted(of_rows: NDArray[np.intp]) -> _Part:

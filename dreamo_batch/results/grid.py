@@ -130,7 +130,7 @@ def lay_out(
     rows, across : str, sequence of str, or None
         Columns that the lines down and across are made of; see `dreamo_batch.results.axes.read_axes`.
     is_spread : bool
-        Give each row of the results a cell of its own, for paper, where nothing can be unfolded.
+        Give each job of the results a cell of its own, for paper, where nothing can be unfolded.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from dreamo_batch.execution import durable
 from dreamo_batch.results.lettering import fitted, line_px
 from dreamo_batch.results.references import References, beside
 from dreamo_batch.results.sheet_layout import DPI, GAP, REFERENCE, plan_layout
-from dreamo_batch.results.sheet_pages import CAPTION_GAP, SMALL, Drawing
+from dreamo_batch.results.sheet_pages import CAPTION_GAP, SMALL, Drawing, caption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -92,7 +92,8 @@ def _aspect(grid: Grid) -> float:
 
 def _caption(grid: Grid, letters: Lettering, width: int) -> int:
     """Give the room that the longest of the captions takes."""
-    told = {entry.told for entry in grid.shown() if entry.told}
+    n_rows, n_columns = grid.shape
+    told = {caption(grid, (row, column)) for row in range(n_rows) for column in range(n_columns)} - {""}
     room = width, _CAPTION_MAX
     found = (fitted(text, letters, room, SMALL) for text in told)
     heights = [CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found]

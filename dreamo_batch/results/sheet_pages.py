@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from dreamo_batch.results.axes import NUMBER
 from dreamo_batch.results.entries import GONE, PICTURE
 from dreamo_batch.results.grid_html import WORDS
 from dreamo_batch.results.lettering import fitted, is_cut, line_px, wrapped
@@ -167,16 +168,19 @@ class Drawing:
             top, rest = top + used, rest - used
 
     def _cell(self, pen: _Pen, grid: Grid, cell: tuple[int, int], corner: tuple[int, int]) -> None:
-        """Draw what stands in a cell, of which a sheet has one row at most."""
+        """Draw what stands in a cell: on a sheet one job at most."""
         entries = grid.entries(*cell, n_max=1)
         width, height = self.layout.cell_width, self.layout.cell_height
+        if not entries and NUMBER in grid.columns.names:  # counted cells end where they end; none is missing
+            return
         if not entries:
             pen.box(corner, (width, height), _PAPER, _LINE)
             middle = corner[0], corner[1] + height // 2
             pen.fitted(middle, "not in the table", SMALL, _FAINT, (width, line_px(SMALL_PX)), is_centred=True)
             return
         entry = entries[0]
-        self.tick()
+        for _ in grid.positions(*cell):
+            self.tick()
         small = shown(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
         if small is None:
             self._face(pen, entry, corner)
@@ -186,13 +190,8 @@ class Drawing:
             pen.sheet.paste(small, place)
             self.drawn.add(self.path_of(entry))
         room = width, self.layout.caption - CAPTION_GAP
-        pen.fitted(
-            (corner[0], corner[1] + height + CAPTION_GAP),
-            self.label(entry.told, "D", room),
-            SMALL,
-            _FAINT,
-            room,
-        )
+        told = self.label(caption(grid, cell), "D", room)
+        pen.fitted((corner[0], corner[1] + height + CAPTION_GAP), told, SMALL, _FAINT, room)
 
     def _face(self, pen: _Pen, entry: Entry, corner: tuple[int, int]) -> None:
         kind = GONE if entry.kind == PICTURE else entry.kind
@@ -231,7 +230,7 @@ class Drawing:
     def _legend(self, grid: Grid) -> list[str]:
         """Say what the codes on a page stand for."""
         named = [*_labels(grid, rows=True), *_labels(grid, rows=False)]
-        told = [entry.told for entry in grid.shown(n_max=1)]
+        told = [caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns]
         coded = [(self.codes.names[label], label) for label in [*named, *told] if label in self.codes.names]
         return [f"{code}: {drawable(label, self.lettering)}" for code, label in dict.fromkeys(coded)]
 
@@ -243,6 +242,13 @@ class Drawing:
         if room is not None and is_cut(fitted(text, self.lettering, room, least)[1], text):
             return self.codes.of(text, prefix)
         return text
+
+
+def caption(grid: Grid, cell: tuple[int, int]) -> str:
+    """Say what tells a cell from others of its line, and how many rows of the table it stands for."""
+    entries, n = grid.entries(*cell, n_max=1), len(grid.positions(*cell))
+    told = [entry.told for entry in entries] + ([f"{n} rows with the same job"] if n > 1 else [])
+    return ", ".join(part for part in told if part)
 
 
 def drawable(text: str, lettering: Lettering) -> str:
