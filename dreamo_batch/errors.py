@@ -32,16 +32,27 @@ True
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import sys
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pandas as pd
 
+_PACKAGE: Final = __file__.removesuffix("errors.py")
+
 
 class DreamoError(Exception):
     """Anything this toolkit raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows: the user's own lines."""
+        return _rendered(self)
 
 
 class UsageError(DreamoError, ValueError):
@@ -71,7 +82,18 @@ class SettingsError(UsageError):
 
 
 class PriceUnknown(UsageError):
-    """A cap was given but no price is known, so the cap could not be kept."""
+    """A cap was given but no price is known, so the cap could not be kept.
+
+    Attributes
+    ----------
+    results : pandas.DataFrame or None
+        The table as it stands, where orders had been sent before that was found out.
+    run_dir : pathlib.Path or None
+        Where the run is kept.
+    """
+
+    results: pd.DataFrame | None = None
+    run_dir: Path | None = None
 
 
 class DirectoryError(DreamoError):
@@ -157,3 +179,70 @@ class ServiceRefused(ServiceError):
 
 class RequestMayHaveArrived(ServiceError):
     """The request may have been taken and billed, and nobody can tell."""
+
+
+@contextmanager
+def interrupts_without_our_lines() -> Iterator[None]:
+    """Let a notebook show an interrupt as it shows the errors above: at the user's own line."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error._render_traceback_ = functools.partial(_rendered, error)  # type: ignore[attr-defined]
+        raise
+
+
+def users_lines(error: BaseException) -> TracebackType | None:
+    """Return an error's traceback up to the call of this package; all of it if it did not begin outside."""
+    entries = []
+    entry = error.__traceback__
+    while entry is not None and not entry.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        entries.append(entry)
+        entry = entry.tb_next
+    if entry is None:
+        return error.__traceback__
+    lines = None
+    for entry in reversed(entries):
+        lines = TracebackType(lines, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return lines or error.__traceback__
+
+
+@contextmanager
+def _alone(error: BaseException) -> Iterator[None]:
+    """Leave out what led to an error inside this package; its message says it."""
+    before = error.__cause__, error.__suppress_context__
+    error.__cause__ = None  # suppresses the context, too
+    try:
+        yield
+    finally:
+        error.__cause__, error.__suppress_context__ = before
+
+
+def _rendered(error: BaseException) -> list[str]:
+    from IPython import get_ipython
+
+    shown: Any = get_ipython().InteractiveTB
+    with _alone(error):
+        lines: list[str] = shown.structured_traceback(
+            type(error), error, users_lines(error), tb_offset=shown.tb_offset
+        )
+    return lines
+
+
+def _shown_at_the_users_line(show: Callable[..., Any]) -> Callable[..., Any]:
+    """Make what shows the error that ends a script leave out this package's lines, where it raised on purpose."""
+
+    @functools.wraps(show)
+    def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+        if not isinstance(error, DreamoError | KeyboardInterrupt):
+            return show(kind, error, trace)
+        lines = users_lines(error)
+        if lines is error.__traceback__:
+            return show(kind, error, trace)
+        error.__traceback__ = lines
+        with _alone(error):
+            return show(kind, error, lines)
+
+    return show_error
+
+
+sys.excepthook = _shown_at_the_users_line(sys.excepthook)

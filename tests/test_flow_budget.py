@@ -47,7 +47,7 @@ class Rising:
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(Silent, "say", lambda _, text: lines.append(text))
+    monkeypatch.setattr(Silent, "say", lambda _, text, *__: lines.append(text))
     return lines
 
 

@@ -735,3 +735,31 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, for
         slow.hurry()
         flow.assert_finishes()
         process.stdin.close()
+
+
+def test_a_panel_that_fails_fails_no_cell(start, slow, monkeypatch, caplog):
+    """The run goes on behind it, so the cell ends well, and the log says where the run is."""
+
+    def fail(*_):
+        raise RuntimeError("no display")
+
+    for name in ("show", "panel", "mimebundle"):
+        monkeypatch.setattr(f"dreamo_batch.notebook.panel.{name}", fail)
+    live = start()
+    live._ipython_display_()
+    assert live.panel() is live
+    assert str(live.run_dir) in live._repr_mimebundle_()["text/plain"]
+    assert caplog.text.count("no display") == 3
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert (live.wait(progress=False)[columns.STATUS] == columns.COMPLETED).all()
+
+
+def test_waiting_without_a_bar_warns_of_money_alone(start, slow, caplog):
+    """What the run came to is no warning."""
+    live = start()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    caplog.clear()
+    live.wait(progress=False)
+    assert not [
+        record for record in caplog.records if "accounted for" in record.message and record.levelno > 20
+    ]

@@ -42,7 +42,7 @@ class Job:
         self.said: list[str] = []
         self.results: Any = None
         self.stopped: BaseException | None = None
-        monkeypatch.setattr(Silent, "say", lambda _, text: self.said.append(text))
+        monkeypatch.setattr(Silent, "say", lambda _, text, *__: self.said.append(text))
         self._thread = threading.Thread(target=self._run)
 
     @property

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import io
+import logging
+import subprocess
+import sys
 import threading
 import time
 from decimal import Decimal
@@ -15,6 +19,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.execution import runner
+from dreamo_batch.execution.progress import Bar
 from tests.flows import Slow
 
 if TYPE_CHECKING:
@@ -504,3 +509,90 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         seeds = [line["seed"] for line in gateway.invoice()]
         assert sorted(seeds) == list(range(20))
     assert runner.live(tmp_path / "run") is None
+
+
+def _closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, _closed()], ids=["none", "closed"])
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_run_without_standard_error_gives_its_results(gateway, reference, monkeypatch, stream, progress):
+    """Neither a bar nor a log fails on it; the stream is left as it was."""
+    gateway.faults.script("create", "drop_after_accept")
+    monkeypatch.setattr(
+        logging.getLogger(), "handlers", []
+    )  # as without pytest: the last resort writes on the stream
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "stderr", stream)
+        done = dreamo.run(jobs(reference, 2), reference.parent / "run", gateway=gateway, progress=progress)
+        assert sys.stderr is stream
+    assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED]
+
+
+def test_the_bar_of_a_retry_counts_what_is_ordered_again(run, gateway, reference, tmp_path, monkeypatch):
+    """From 0 to the number of rows chosen."""
+    gateway.faults.script("create", "fail_096", "fail_096")
+    run(jobs(reference, 5))
+    seen: list[tuple[int, int]] = []
+    paint = Bar.update
+    monkeypatch.setattr("dreamo_batch.execution.progress._is_watched", lambda: True)
+    monkeypatch.setattr(
+        Bar, "update", lambda bar, now: (paint(bar, now), seen.append((bar._bar.n, bar._bar.total)))[0]
+    )
+    dreamo.retry(tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key)
+    assert (seen[0], seen[-1]) == ((0, 2), (2, 2))
+
+
+def test_money_is_told_without_a_bar(run, gateway, reference, caplog):
+    """A row in doubt is a warning of the log where nothing is shown; the last line is none."""
+    gateway.faults.script("create", "drop_after_accept")
+    with caplog.at_level(logging.INFO):
+        run(jobs(reference, 2, use_rephraser=False))
+    levels = {record.message: record.levelno for record in caplog.records}
+    assert [level for text, level in levels.items() if "is ambiguous" in text] == [logging.WARNING]
+    assert [level for text, level in levels.items() if text.startswith("2 rows in")] == [logging.INFO]
+
+
+_SCRIPT = """
+import signal, sys
+import dreamo_batch as dreamo
+
+def buy(jobs, **options):
+    with dreamo.LocalGateway(engine="flat", price="0.03", latency="fixed:9") as gateway:
+        return dreamo.run(jobs, sys.argv[2], gateway=gateway, **options)
+
+jobs = dreamo.sweep(image=sys.argv[1], prompt="x", seed=range(1, 3), size="512x512", use_rephraser=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ('buy(jobs, max_cost="0.01")', "dreamo_batch.errors.BudgetReached: "),
+        ('buy(jobs.assign(prompt=""))', "dreamo_batch.errors.InvalidTable: "),
+        ('buy(jobs, max_cost="much")', "dreamo_batch.errors.UsageError: "),
+        (
+            "signal.signal(signal.SIGALRM, signal.default_int_handler); signal.alarm(2); buy(jobs)",
+            "KeyboardInterrupt",
+        ),
+    ],
+    ids=["stopped", "invalid", "usage", "interrupt"],
+)
+def test_what_ends_a_script_is_shown_at_its_own_line(reference, tmp_path, lines, error):
+    """The user's frames and the error; none of this package's."""
+    path = tmp_path / "script.py"
+    path.write_text(_SCRIPT + lines, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, path, reference, tmp_path / "run"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    trace = ended.stderr[ended.stderr.index("Traceback (most recent") :]
+    assert trace.count("Traceback") == 1
+    assert [line for line in trace.splitlines() if line.startswith("  File")] == [
+        line for line in trace.splitlines() if line.startswith(f'  File "{path}"')
+    ]
+    assert "return dreamo.run(jobs" in trace
+    assert f"\n{error}" in trace

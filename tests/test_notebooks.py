@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
 from traitlets.config import Config
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -79,6 +80,49 @@ def test_notebook_runs_and_shows_pictures(path, tmp_path):
         for kind in output.get("data", ())
     }
     assert shown & {"image/png", "image/jpeg"}
+
+
+_RUN = """
+import dreamo_batch as dreamo
+gateway = dreamo.LocalGateway(engine="flat").start()
+jobs = dreamo.sweep(image={reference!r}, prompt="a fox", seed=range(1, 5), size="512x512", use_rephraser=False)
+def buy(jobs, **options):
+    return dreamo.run(jobs, {run_dir!r}, gateway=gateway, **options)
+done = buy(jobs)
+"""
+
+
+def test_a_saved_notebook_shows_a_finished_run_and_only_the_users_lines(tmp_path):
+    """The bar that is saved reads 100 %, and an error shows the cell and nothing of this package."""
+    Image.new("RGB", (64, 64), "orange").save(reference := tmp_path / "reference.png")
+    first = _RUN.format(reference=str(reference), run_dir=str(tmp_path / "run"))
+    failing = nbformat.v4.new_code_cell(
+        "buy(jobs.assign(prompt=''))", metadata={"tags": ["raises-exception"]}
+    )
+    interrupted = nbformat.v4.new_code_cell(
+        "import _thread, threading\n"
+        "gateway.faults.script('create', 'slow', seconds=3.0)\n"
+        "threading.Timer(1.0, _thread.interrupt_main).start()\n"
+        "buy(jobs.assign(prompt='a wolf'))",
+        metadata={"tags": ["raises-exception"]},
+    )
+    path = tmp_path / "saved.ipynb"
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(first), failing, interrupted]), path
+    )
+    ran, failed, stopped = (cell.outputs for cell in run_notebook(path, tmp_path).cells)
+    bars = [shown for output in ran if "dreamo:" in (shown := output.get("data", {}).get("text/plain", ""))]
+    assert len(bars) == 1
+    assert "100%" in bars[0]
+    assert "4/4" in bars[0]
+    for outputs, name in ((failed, "InvalidTable"), (stopped, "KeyboardInterrupt")):
+        (error,) = [output for output in outputs if output.output_type == "error"]
+        trace = _COLOURS.sub("", "\n".join(error.traceback))
+        assert error.ename == name
+        assert "buy(jobs" in trace
+        assert "dreamo.run(jobs" in trace
+        assert "dreamo_batch/" not in trace
+        assert "hidden" not in trace
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.errors import AccessRefused, RunStopped, ServiceUnreachable, StorageFailed
+from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.execution import outcomes, plan
 from dreamo_batch.execution.archive import Saved
 from dreamo_batch.execution.budget import Budget
@@ -485,3 +485,36 @@ def test_a_pause_holds_creates_back_and_nothing_else(make, clock):
     assert coordinator.wait_s(10) is None
     coordinator.pause(is_paused=False)
     assert given(coordinator) == [("create", ("b", 1))]
+
+
+def _fail_unbilled(make, clock) -> Coordinator:
+    coordinator = accepted(make, clock, max_attempts=2)
+    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
+    return coordinator
+
+
+def test_a_failure_that_waits_for_its_next_attempt_is_not_settled(make, clock):
+    """It is counted as failed, and as one of those that are ordered again."""
+    coordinator = _fail_unbilled(make, clock)
+    assert (coordinator.snapshot().n_failed, coordinator.snapshot().n_settled) == (1, 0)
+    coordinator.give(1)
+    assert coordinator.snapshot().n_again == 0
+
+
+def test_the_cap_stops_a_run_only_if_rows_are_left_over(make, clock):
+    """A failure that the cap leaves no room to try again is said, and no reason to raise."""
+    coordinator = _fail_unbilled(make, clock)
+    coordinator.budget.cap = Decimal("0.01")
+    assert coordinator.schedule.n_waiting == 1
+    assert coordinator.is_over()
+    assert coordinator.stopped is None
+    assert "not tried again" in coordinator.notices[-1]
+    assert coordinator.snapshot().n_settled == 1
+
+
+def test_the_cap_stops_a_run_with_rows_left_over(make):
+    """Rows that were asked for and not ordered raise."""
+    coordinator = make("a")
+    coordinator.budget.cap = Decimal("0.01")
+    assert coordinator.is_over()
+    assert isinstance(coordinator.stopped, BudgetReached)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.progress import Bar, Silent, Snapshot, dollars, postfix
+from dreamo_batch.execution.progress import Bar, Lines, Shown, Silent, Snapshot, dollars, postfix
 from dreamo_batch.table import looking
 
 
-def snapshot(spent="0", cap=None, n_in_flight=0, **by_status) -> Snapshot:
-    return Snapshot(by_status, Decimal(spent), Decimal(0), None if cap is None else Decimal(cap), n_in_flight)
+def snapshot(spent="0", cap=None, n_in_flight=0, n_again=0, **by_status) -> Snapshot:
+    return Snapshot(
+        by_status, Decimal(spent), Decimal(0), None if cap is None else Decimal(cap), n_in_flight, n_again
+    )
 
 
 def test_a_snapshot_counts():
@@ -80,14 +84,147 @@ def test_lines_go_above_the_bar_and_do_no_harm(capsys):
     assert shown.out == ""
 
 
-def test_silence_is_logged(caplog):
-    """Nothing on the terminal, the lines in the log."""
-    silent = Silent()
+def test_silence_is_logged(caplog, clock):
+    """Nothing on the terminal, the lines in the log: how far it is every 30 s, and at the end."""
+    silent = Silent(clock=clock.monotonic)
     with caplog.at_level(logging.INFO):
-        silent.update(snapshot(pending=1))
+        silent.update(snapshot(pending=3))
+        silent.update(snapshot(pending=2, completed=1))
         silent.say("3 rows")
+        silent.update(snapshot(completed=3))
         silent.close()
-    assert "3 rows" in caplog.text
+        silent.close()
+    assert caplog.messages == [
+        "0 of 3 rows settled, spent=$0, failed=0",
+        "3 rows",
+        "3 of 3 rows settled, spent=$0, failed=0",
+    ]
+
+
+def test_warnings_are_logged_as_such_only_where_nothing_shows_them(caplog, monkeypatch):
+    """Without a bar a warning reaches whoever reads warnings; beside one it is a plain line of the log."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with caplog.at_level(logging.INFO):
+        Silent().say("not shown", logging.WARNING)
+        Shown(snapshot()).say("shown", logging.WARNING)
+    levels = {record.message: record.levelno for record in caplog.records}
+    assert (levels["not shown"], levels["shown"]) == (logging.WARNING, logging.INFO)
+
+
+def test_rows_that_wait_to_be_ordered_again_are_not_settled():
+    """A failed row counts again once its new order has ended."""
+    assert snapshot(failed=2, completed=8, n_again=2).n_settled == 8
+
+
+def test_the_bar_of_a_retry_starts_at_0():
+    """It counts the rows that are ordered again, not those that were settled long before."""
+    bar = Bar(snapshot(failed=2, completed=8, n_again=2), n_before=8, file=io.StringIO())
+    assert (bar._bar.n, bar._bar.total) == (0, 2)
+    bar.update(snapshot(failed=1, completed=9))
+    assert bar._bar.n == 2
+    bar.close()
+
+
+def test_lines_are_dated_and_seldom(monkeypatch, clock):
+    """One at the start, one every 30 s if anything changed, and at once when a row fails or is in doubt first."""
+    monkeypatch.setattr(sys, "stderr", out := io.StringIO())
+    lines = Lines(clock=clock.monotonic, now=lambda: datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC))
+    for seen in (
+        snapshot(pending=9),
+        snapshot(pending=8, completed=1),
+        snapshot(pending=7, completed=1, failed=1),
+        snapshot(pending=6, completed=1, failed=2),
+        snapshot(pending=5, completed=1, failed=2, ambiguous=1),
+    ):
+        lines.update(seen)
+    clock.advance(29)
+    lines.update(snapshot(pending=4, completed=2, failed=2, ambiguous=1))
+    clock.advance(1)
+    for _ in range(3):
+        lines.update(snapshot(pending=3, completed=3, failed=2, ambiguous=1))
+    lines.say("row \x1b[2Jx")
+    lines.close()
+    written = out.getvalue().splitlines()
+    assert all(line.startswith("2026-03-01 12:30:05+0000 dreamo: ") for line in written)
+    assert [line.partition("dreamo: ")[2].partition(",")[0] for line in written] == [
+        "0 of 9 rows settled",
+        "2 of 9 rows settled",
+        "4 of 9 rows settled",
+        "6 of 9 rows settled",
+        "row \\x1b[2Jx",
+    ]
+
+
+class Broken(Terminal):
+    """A terminal that goes away after some writes."""
+
+    def __init__(self, n_good: int) -> None:
+        super().__init__()
+        self.n_good = n_good
+
+    def write(self, text: str) -> int:
+        self.n_good -= 1
+        if self.n_good < 0:
+            raise OSError(5, "Input/output error")
+        return len(text)
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    "stream", [None, closed(), *map(Broken, range(12))], ids=["none", "closed", *map(str, range(12))]
+)
+def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
+    """Missing, closed or gone at any write: every call returns, and what could not be shown is in the log."""
+    with caplog.at_level(logging.INFO):
+        monkeypatch.setattr(sys, "stderr", stream)
+        shown = Shown(snapshot(pending=2))
+        shown.update(snapshot(pending=1, completed=1))
+        for _ in range(6):
+            shown.say("row 1 is ambiguous", logging.WARNING)
+        shown.update(snapshot(completed=2))
+        shown.close()
+        monkeypatch.undo()
+    assert caplog.messages.count("row 1 is ambiguous") == 6
+    assert "2 of 2 rows settled, spent=$0, failed=0" in caplog.messages
+
+
+def test_a_bar_that_fails_holds_no_lock_of_tqdm(monkeypatch):
+    """Other bars and tqdm's own thread would wait for it for ever."""
+    monkeypatch.setattr(sys, "stderr", stream := Broken(100))
+    shown = Shown(snapshot(pending=2))
+    bar = shown._shown
+    assert isinstance(bar, Bar)
+    stream.n_good = 0
+    shown.update(snapshot(completed=2))
+    got: list[bool] = []
+
+    def take() -> None:
+        with bar._tqdm.get_lock():
+            got.append(True)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert got == [True]
+
+
+def test_a_log_that_fails_fails_nothing(monkeypatch):
+    """As logging does with a closed standard error."""
+
+    def fail(*_):
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr("dreamo_batch.execution.progress.logger.log", fail)
+    monkeypatch.setattr("dreamo_batch.execution.progress.logger.info", fail)
+    monkeypatch.setattr(sys, "stderr", None)
+    shown = Shown(snapshot(pending=2))
+    shown.say("3 rows")
+    shown.close()
 
 
 @pytest.mark.parametrize(

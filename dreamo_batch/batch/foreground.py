@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 import signal
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Call, Task
-from dreamo_batch.errors import RunStopped
-from dreamo_batch.execution.progress import Bar, Progress, Silent
+from dreamo_batch.errors import PriceUnknown, RunStopped, interrupts_without_our_lines
+from dreamo_batch.execution.progress import Progress, Silent, shown
 from dreamo_batch.results import summary
 
 if TYPE_CHECKING:
@@ -51,9 +53,11 @@ def work_off(
 
 
 def _progress(call: Call, *, show: bool) -> Progress:
-    bar: Progress = Bar(call.coordinator.snapshot()) if show else Silent()
+    first = call.coordinator.snapshot()
+    n_left = first.n_rows - first.n_settled
+    bar = shown(first, show=show, n_before=first.n_settled if call.task.chosen and n_left else 0)
     for warning in call.warnings:
-        bar.say(f"warning: {warning}")
+        bar.say(f"warning: {warning}", logging.WARNING)
     return bar
 
 
@@ -75,14 +79,17 @@ def _tell_stopped(call: Call, bar: Progress) -> None:
     _paint(call, bar)
     n = runner.n_on_the_wire
     waiting = f"; {n} creates are being answered and are still recorded" if n else ""
-    bar.say(f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).")
+    bar.say(
+        f"stopped{waiting}. The same call goes on where this one ended ({call.directory.path}).",
+        logging.WARNING,
+    )
 
 
 def _paint(call: Call, bar: Progress) -> None:
     bar.update(call.coordinator.snapshot())
     notices = call.coordinator.notices
     while notices:
-        bar.say(notices.pop(0))
+        bar.say(notices.pop(0), logging.WARNING)
 
 
 def _end(call: Call, bar: Progress) -> pd.DataFrame:
@@ -94,9 +101,9 @@ def _end(call: Call, bar: Progress) -> pd.DataFrame:
     if call.results is not None:
         bar.say(summary.sentence(call.reconciliation, call.coordinator.budget.spent))
         for line in summary.ambiguous_lines(call.results, call.ledger.state):
-            bar.say(line)
+            bar.say(line, logging.WARNING)
     if call.coordinator.stopped is not None:
-        if isinstance(call.coordinator.stopped, RunStopped):
+        if isinstance(call.coordinator.stopped, RunStopped | PriceUnknown):
             call.coordinator.stopped.results = call.results
             call.coordinator.stopped.run_dir = call.directory.path
         raise call.coordinator.stopped
@@ -117,9 +124,20 @@ def _end_with_another(call: Call) -> pd.DataFrame:
         "unsettled. Run the same call again to go on; nothing is bought twice."
     )
     told = left if stopped is None else copy.copy(stopped)  # each thread raises its own
-    if isinstance(told, RunStopped):
+    if isinstance(told, RunStopped | PriceUnknown):
         told.results, told.run_dir = results, call.directory.path
     raise told
+
+
+@contextmanager
+def in_front() -> Iterator[None]:
+    """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
+    with interrupts_without_our_lines():
+        if getattr(sys.stderr, "closed", False):
+            with redirect_stderr(None):
+                yield
+        else:
+            yield
 
 
 @contextmanager

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from dreamo_batch.batch.following import Follower
+from dreamo_batch.batch.foreground import in_front
 from dreamo_batch.batch.running import made_ready
 from dreamo_batch.batch.work import Work, begin, cap_of, work_on
-from dreamo_batch.errors import RunStopped, UsageError
+from dreamo_batch.errors import PriceUnknown, RunStopped, UsageError
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.options import RunOptions
-from dreamo_batch.execution.progress import Bar, Progress, Silent, dollars
+from dreamo_batch.execution.progress import Progress, Silent, dollars, shown
 from dreamo_batch.results import summary
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Generator
+    from collections.abc import Callable, Collection, Generator
     from decimal import Decimal
     from pathlib import Path
     from types import TracebackType
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from dreamo_batch.batch.connection import Gateway
     from dreamo_batch.batch.moment import Status
     from dreamo_batch.service.client import Client
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 
@@ -176,21 +180,25 @@ class Batch:
             What stopped the run early, as `run` raises it; not after `stop`.
         """
         __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-        bar = _bar(self, show=progress)
-        try:
-            is_over = self._watch(bar, timeout_s)
-        except KeyboardInterrupt:
-            bar.say(
-                f"waiting no longer; the run goes on in the background ({self.run_dir}), .stop() stops it."
-            )
-            raise
-        finally:
-            bar.close()
-        return self._end(bar) if is_over else self.results()
+        with in_front():
+            bar = shown(self.status, show=progress)
+            try:
+                is_over = self._watch(bar, timeout_s)
+            except KeyboardInterrupt:
+                bar.say(
+                    f"waiting no longer; the run goes on in the background ({self.run_dir}), .stop() stops it."
+                )
+                raise
+            finally:
+                bar.close()
+            return self._end(bar) if is_over else self.results()
 
     def panel(self) -> Any:
-        """Give the dashboard of the run: an ipywidgets widget that stays up to date by itself."""
-        return _panels().panel(self)
+        """Give the dashboard of the run: an ipywidgets widget that stays up to date by itself.
+
+        Where it can't be built, the reason is logged and the run itself is returned, which goes on.
+        """
+        return self._shown(lambda: _panels().panel(self), otherwise=self)
 
     def __enter__(self) -> Self:
         """Use the run for as long as the block lasts."""
@@ -220,11 +228,19 @@ class Batch:
         )
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
-        return _panels().mimebundle(self)
+        return self._shown(lambda: _panels().mimebundle(self), otherwise={"text/plain": repr(self)})
 
     def _ipython_display_(self) -> None:
         """Display the dashboard so that the output is known, and its last state can be left in it."""
-        _panels().show(self)
+        self._shown(lambda: _panels().show(self), otherwise=None)
+
+    def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
+        """Show the run; a cell that can't show it does not fail, since the run goes on behind it."""
+        try:
+            return show()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
+            logger.warning("the panel can't be shown (%r); the run goes on: %r", error, self)
+            return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
         while not self.status.is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
@@ -240,9 +256,10 @@ class Batch:
         while True:
             status = self.status
             bar.update(status)
+            ending = self._source.ending if isinstance(self._source, Work) else ""
             for line in status.notices:
                 if line not in told:
-                    bar.say(line)
+                    bar.say(line, logging.INFO if line == ending else logging.WARNING)
             told = status.notices
             if status.is_over or (until is not None and time.monotonic() >= until):
                 return status.is_over
@@ -258,10 +275,10 @@ class Batch:
         if call.runner.error is not None:
             raise call.runner.error
         for line in summary.ambiguous_lines(results, call.ledger.state):
-            bar.say(line)
+            bar.say(line, logging.WARNING)
         stopped = call.coordinator.stopped
         if stopped is not None:
-            if isinstance(stopped, RunStopped):
+            if isinstance(stopped, RunStopped | PriceUnknown):
                 stopped.results, stopped.run_dir = results, self.run_dir
             raise stopped
         return results
@@ -358,7 +375,8 @@ def start(
         task_timeout_s=task_timeout_s,
     )
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
-    return Batch(begin(*made_ready(table, RunDirectory(run_dir), options, base_dir), service))
+    with in_front():
+        return Batch(begin(*made_ready(table, RunDirectory(run_dir), options, base_dir), service))
 
 
 def watch(run_dir: str | os.PathLike[str]) -> Batch:
@@ -389,10 +407,6 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
     work = work_on(RunDirectory(run_dir))
     is_here = work is not None and not work.is_taken_over and not work.status().is_over
     return Batch(work if work is not None and is_here else Follower(run_dir))
-
-
-def _bar(batch: Batch, *, show: bool) -> Progress:
-    return Bar(batch.status) if show else Silent()
 
 
 def _panels() -> Any:

@@ -11,7 +11,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.choosing import choose
 from dreamo_batch.batch.connection import known_service
-from dreamo_batch.batch.foreground import work_off
+from dreamo_batch.batch.foreground import in_front, work_off
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import InvalidTable, UsageError
 from dreamo_batch.execution import plan as planning
@@ -164,9 +164,10 @@ def run(
     )
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
-    with shown(progress):
-        ready = made_ready(table, RunDirectory(run_dir), options, base_dir)
-    return work_off(*ready, service, show=progress)
+    with in_front():
+        with shown(progress):
+            ready = made_ready(table, RunDirectory(run_dir), options, base_dir)
+        return work_off(*ready, service, show=progress)
 
 
 def made_ready(
@@ -317,16 +318,17 @@ def retry(
     >>> dreamo.retry(run_dir, progress=False)["attempts"].tolist()
     [1]
     """
-    directory = RunDirectory(run_dir)
-    table = stored.read_jobs(directory.jobs)
-    chosen = choose(directory, table, rows, classes)
-    try:
-        task = Task(table.user, table.prepared, RunOptions(**options), chosen)
-    except TypeError as error:
-        raise UsageError(f"retry: {error}") from None
-    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
-    entropy = peek_entropy(directory) or new_entropy()
-    return work_off(directory, task, entropy, known_service(directory, service), show=progress)
+    with in_front():
+        directory = RunDirectory(run_dir)
+        table = stored.read_jobs(directory.jobs)
+        chosen = choose(directory, table, rows, classes)
+        try:
+            task = Task(table.user, table.prepared, RunOptions(**options), chosen)
+        except TypeError as error:
+            raise UsageError(f"retry: {error}") from None
+        service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+        entropy = peek_entropy(directory) or new_entropy()
+        return work_off(directory, task, entropy, known_service(directory, service), show=progress)
 
 
 def _prepare(

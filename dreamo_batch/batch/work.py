@@ -262,6 +262,7 @@ class Work:
             max_cost_usd=snapshot.max_cost_usd,
             projected_usd=tally.forecast(snapshot.spent_usd, coordinator.budget.price),
             n_in_flight=snapshot.n_in_flight,
+            n_again=snapshot.n_again,
             rows_per_s=speed,
             eta_s=left_s(n_left, speed),
             elapsed_s=(self._ended_at or now) - self._began_at,
@@ -271,6 +272,13 @@ class Work:
             problem=_problem(call),
             at=datetime.now(UTC),
         )
+
+    @property
+    def ending(self) -> str:
+        """What the run came to, in one line; empty until it is over."""
+        if self.call.results is None:
+            return ""
+        return harmless(summary.sentence(self.call.reconciliation, self.call.coordinator.budget.spent))
 
     def results(self) -> pd.DataFrame:
         """Give the table as it stands now."""
@@ -293,10 +301,7 @@ class Work:
     def _notices(self, call: Call) -> list[str]:
         told = [f"warning: {warning}" for warning in call.warnings]
         told += [harmless(line) for line in call.coordinator.notices[-_N_NOTICES:]]
-        if call.results is not None:
-            spent = call.coordinator.budget.spent
-            told.append(harmless(summary.sentence(call.reconciliation, spent)))
-        return told
+        return [*told, self.ending] if self.ending else told
 
     def _note(  # bound to the work, which so lives as long as its coordinator does
         self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Order | None, after: Order

@@ -96,6 +96,8 @@ class Coordinator:
         self._effects = effects
         self._clock = clock
         self._by_status = self._count()
+        self._again = {job_id for job_id, _ in assignment.to_order if self._is_settled(job_id)}
+        self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
         self._is_outage_told = False
         self._is_standstill_told = False
         self._was_over_cap = bool(budget.excess)
@@ -145,8 +147,18 @@ class Coordinator:
         if not self.schedule.is_done():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
-            self.stop(self._out_of_budget())
+            self._out_of_money()
         return True
+
+    def _out_of_money(self) -> None:
+        """Stop if rows are left over; a failure that can't be tried again by itself is none of them."""
+        asked = set(self.assignment.to_order)
+        error = self._out_of_budget()
+        if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
+            self.stop(error)
+        else:
+            self.notices.append(f"failed rows were not tried again: {error}")
+            self._again, self._n_again = set(), 0
 
     def _work(self, action: Action) -> Callable[[], Any]:
         key = action.key
@@ -202,6 +214,9 @@ class Coordinator:
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
         self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
+        if event.job_id in self._again and not self._is_settled(event.job_id):
+            self._again.discard(event.job_id)
+            self._n_again -= weight
         self.on_change(before, after)
         return after
 
@@ -258,6 +273,7 @@ class Coordinator:
             reserved_usd=self.budget.reserved,
             max_cost_usd=self.budget.cap,
             n_in_flight=self.schedule.n_in_flight,
+            n_again=self._n_again,
         )
 
     def _create_ended(self, answer: outcomes.CreateAnswer) -> None:
@@ -406,6 +422,8 @@ class Coordinator:
         orders = self.ledger.state.of(job_id)
         if len(orders) < self.assignment.max_attempts and job_id in self.assignment.jobs:
             self.schedule.add_jobs([(job_id, next_number(orders))])
+            self._again.add(job_id)
+            self._n_again += self.assignment.weights.get(job_id, 0)
 
     def _is_to_be_ordered(self, order: Order) -> bool:
         """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
@@ -490,6 +508,9 @@ class Coordinator:
         if order is None:
             raise RunStopped(f"order {key[1]} of job {key[0]} is not in the ledger")
         return order
+
+    def _is_settled(self, job_id: str) -> bool:
+        return status_of(self.ledger.state.latest(job_id)) in columns.SETTLED
 
     def _count(self) -> Counter[str]:
         counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
