@@ -155,7 +155,7 @@ def test_lines_are_dated_and_seldom(monkeypatch, clock):
     ]
 
 
-class Broken(Terminal):
+class GoneAfter(Terminal):
     """A terminal that goes away after some writes."""
 
     def __init__(self, n_good: int) -> None:
@@ -176,7 +176,7 @@ def closed() -> io.StringIO:
 
 
 @pytest.mark.parametrize(
-    "stream", [None, closed(), *map(Broken, range(12))], ids=["none", "closed", *map(str, range(12))]
+    "stream", [None, closed(), *map(GoneAfter, range(12))], ids=["none", "closed", *map(str, range(12))]
 )
 def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
     """Missing, closed or gone at any write: every call returns, and what could not be shown is in the log."""
@@ -195,7 +195,7 @@ def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
 
 def test_a_bar_that_fails_holds_no_lock_of_tqdm(monkeypatch):
     """Other bars and tqdm's own thread would wait for it for ever."""
-    monkeypatch.setattr(sys, "stderr", stream := Broken(100))
+    monkeypatch.setattr(sys, "stderr", stream := GoneAfter(100))
     shown = Shown(snapshot(pending=2))
     bar = shown._shown
     assert isinstance(bar, Bar)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Call, Task
 from dreamo_batch.errors import PriceUnknown, RunStopped, interrupts_without_our_lines
-from dreamo_batch.execution.progress import Progress, Silent, shown
+from dreamo_batch.execution.progress import Progress, shown
 from dreamo_batch.results import summary
 
 if TYPE_CHECKING:
