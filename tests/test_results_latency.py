@@ -16,6 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution.state import Order, Stage
 from dreamo_batch.results import history
+from dreamo_batch.results.attempts import list_attempts
 from dreamo_batch.results.latency import count_throughput, phases, summarise_latency
 from dreamo_batch.results.pace import _covered_s, _peak, measure_pace
 from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
@@ -154,6 +155,37 @@ def test_overlaps_agree_with_counting_second_by_second(intervals):
     alive = [sum(b <= second < e for b, e in zip(begin, end, strict=True)) for second in range(101)]
     assert _covered_s(begin, end) == sum(n > 0 for n in alive)
     assert _peak(begin, end) == max(alive)
+
+
+@pytest.mark.parametrize("jump_s", [-2e9, -86_400.0, 86_400.0, 3e9])
+def test_a_clock_that_jumps_makes_durations_missing_and_nothing_fails(jump_s):
+    """Set back or forward while orders run: their times can't be told, the counts can."""
+    orders = [
+        *steady(3),
+        completed("set", completed_at=NOON + jump_s, saved_at=NOON + jump_s + 1),
+        failed("late", sent_at=NOON + jump_s, completed_at=NOON + 5),
+    ]
+    jobs = [order.job_id for order in orders]
+    known = told(jobs, orders)
+    seconds = known.rows["latency_s"]
+    assert seconds[:3].tolist() == [5.0] * 3
+    is_possible = 0 <= jump_s < 30 * 86_400
+    assert bool(pd.notna(seconds[3])) is is_possible
+    throughput = count_throughput(known)
+    assert (throughput["sent"].sum(), throughput["completed"].sum(), throughput["failed"].sum()) == (
+        5,
+        4,
+        1,
+    )
+    assert (throughput["in_flight"] >= 0).all()
+    assert measure_pace(known)["busy_s"] >= 0
+    assert summarise_latency(known).notna().all(axis=None)
+    for draw, table in (
+        (dreamo.plot_throughput, throughput),
+        (dreamo.plot_latency, summarise_latency(known)),
+        (dreamo.plot_spend, list_attempts(known)),
+    ):
+        draw(table).figure.canvas.draw()
 
 
 def test_a_run_against_a_gateway_with_a_cap_tells_the_cap(tmp_path):

@@ -102,6 +102,20 @@ def test_an_order_that_ended_without_a_cost_keeps_its_reservation(stage):
     assert budget.verdict() == "stop"
 
 
+@pytest.mark.parametrize("cost", [None, "0.02"])
+def test_a_failure_known_to_be_unbilled_holds_nothing_back(cost):
+    """Neither its reservation nor, sent before any price was known, the price known now."""
+    sent = Order("a", 1, Stage.SENDING, reserved="0.03")
+    budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
+    budget.change(None, sent)
+    ended = Order("a", 1, Stage.FAILED, reserved="0.03", cost=cost, may_have_been_billed=False)
+    budget.change(sent, ended)
+    assert (budget.reserved, budget.spent) == (0, Decimal(cost or "0"))
+    assert budget.verdict() == "go"
+    pilot = Order("b", 1, Stage.FAILED, cost=cost, may_have_been_billed=False)
+    assert Budget(price=Decimal("0.03"), orders=[pilot, ended]).reserved == 0
+
+
 def test_orders_sent_before_any_price_count_at_the_price_known_now():
     """A pilot's order in flight holds back what its siblings turned out to cost."""
     orders = [Order("a", n, Stage.ACCEPTED) for n in (1, 2)]

@@ -355,6 +355,62 @@ def test_an_unbilled_failure_is_ordered_again_where_that_is_allowed(make, clock)
     assert len(coordinator.ledger.state.of("a")) == 2
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"cost": "0.0286"}, {"is_cost_unreadable": True}, {"urls": ("https://h/1",)}],
+    ids=["cost", "unreadable-cost", "picture"],
+)
+def test_a_failure_that_may_have_cost_something_is_not_ordered_again_by_itself(make, clock, told):
+    """Whatever the code says: a cost is spent money, and a picture or an unreadable cost leave it open."""
+    coordinator = accepted(make, clock, max_attempts=2)
+    failed = Task("t1", "failed", error=ServiceMessage("003011099", None), **told)
+    coordinator.take(PollAnswer(Do.POLL, KEY, failed))
+    assert given(coordinator) == []
+    assert coordinator.is_over()
+    assert coordinator.budget.spent == Decimal(told.get("cost", "0"))
+    assert coordinator.budget.reserved == (0 if "cost" in told else Decimal("0.03"))
+    again = plan.decide(coordinator.ledger.state.of("a"), plan.Options(max_attempts=2), None)
+    assert not again.is_ordered
+
+
+def test_an_unbilled_failure_holds_nothing_back(make, clock):
+    """Its reservation is free at once, and stays so when the directory is opened again."""
+    coordinator = accepted(make, clock)
+    assert coordinator.budget.reserved == Decimal("0.03")
+    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
+    assert coordinator.budget.reserved == 0
+    assert Budget(orders=coordinator.ledger.state).reserved == 0
+
+
+def test_a_new_call_waits_its_own_time_for_an_old_task(make, clock):
+    """However long ago it was sent, by whatever clock."""
+    accepted(make, clock)
+    clock.advance(10_000)
+    again = make("a")
+    for _ in range(5):
+        assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
+        again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        assert not again.is_over()
+    clock.advance(60)
+    assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
+    again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+    assert again.is_over()
+    assert latest(again).error_class == "task_timeout"
+
+
+@pytest.mark.parametrize("jump_s", [-1e9, -3600.0, 3600.0, 1e9])
+def test_a_clock_that_jumps_between_calls_changes_no_decision(make, clock, jump_s):
+    """A task is asked for and waited for by time that only grows."""
+    accepted(make, clock)
+    clock._offset += jump_s
+    again = make("a")
+    assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
+    again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+    assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
+    again.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert latest(again).stage is Stage.COMPLETED
+
+
 def test_a_task_that_runs_is_asked_for_again_until_it_is_overdue(make, clock):
     """After the time it may take it stays open with its class, and the call ends."""
     coordinator = accepted(make, clock)

@@ -83,6 +83,8 @@ def test_unbilled_failures_have_attempts(options):
         {"task_id": "t", "error_class": "moderation", "error_code": "003011095"},
         {"task_id": "t", "error_class": "service_error"},
         UNBILLED | {"task_id": None},
+        UNBILLED | {"cost": "0.03"},
+        UNBILLED | {"may_have_been_billed": True},
     ],
 )
 def test_other_failures_are_not_ordered_again(fields):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.execution.state import (
-    FAILURES,
     OPEN,
     ORDERED,
     STATUS_OF,
@@ -74,7 +73,6 @@ def test_every_stage_has_a_status():
     assert set(STATUS_OF) == set(Stage)
     assert set(STATUS_OF.values()) <= set(columns.STATUSES)
     assert OPEN < ORDERED
-    assert {Stage.FAILED, Stage.LOST} == FAILURES & ORDERED
 
 
 @pytest.mark.parametrize(("stage", "kind"), list(itertools.product(Stage, Kind)))

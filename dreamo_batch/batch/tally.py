@@ -12,7 +12,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch.moment import ErrorGroup, Picture
 from dreamo_batch.execution.budget import ZERO, money, price_of, times, total
 from dreamo_batch.execution.coordinator import status_of
-from dreamo_batch.execution.state import OPEN, ORDERED, Order, State
+from dreamo_batch.execution.state import OPEN, ORDERED, Order, State, is_unresolved_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -267,6 +267,6 @@ def _class(order: Order, status: str) -> str | None:
 
 def _unknown(order: Order | None) -> Decimal:
     """Give what is held back for an order that ended, or may have been taken, without a known cost."""
-    if order is None or order.stage not in ORDERED or order.stage in OPEN or money(order.cost) is not None:
+    if order is None or order.stage not in ORDERED or order.stage in OPEN or not is_unresolved_cost(order):
         return ZERO
     return money(order.reserved) or ZERO

@@ -1,7 +1,8 @@
 """The budget: reserve before sending, settle when the cost is known, refuse what could pass the cap. Pure.
 
-``spent`` is the exact sum of the costs the service named. ``reserved`` is what orders without a cost hold
-back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
+``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what orders
+without a cost hold back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
+A failure that is known to be unbilled holds nothing back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from decimal import Context, Decimal, InvalidOperation, localcontext
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamo_batch.execution.state import OPEN, ORDERED, Order, Stage, is_unresolved_cost
+from dreamo_batch.execution.state import OPEN, ORDERED, Order, Stage, is_unbilled, is_unresolved_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -170,6 +171,8 @@ class Budget:
         cost, held = money(order.cost), money(order.reserved)
         if cost is not None:
             self.spent = total((self.spent, times(sign, cost)))
+        elif is_unbilled(order):
+            return
         elif held is not None:
             self._held = total((self._held, times(sign, held)))
         else:

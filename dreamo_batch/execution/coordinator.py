@@ -325,7 +325,7 @@ class Coordinator:
         self._tell_money(price, excess)
         if order.stage is Stage.COMPLETED:
             self._save(key, order, now)
-        elif failures.is_unbilled_and_retryable(failures.from_task(answer.result)):
+        elif outcomes.is_retryable(order):
             self._order_anew(key[0])
 
     def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.execution.state import Event, Kind, Order
+from dreamo_batch.execution.budget import money
+from dreamo_batch.execution.state import Event, Kind, Order, Stage
 from dreamo_batch.service import failures, parameters
 from dreamo_batch.service.failures import Failure
 from dreamo_batch.service.failures import Kind as FailureKind
@@ -135,6 +136,26 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
     )
 
 
+def is_retryable(order: Order) -> bool:
+    """Whether a failed task is worth a new order and is known to have cost nothing.
+
+    Examples
+    --------
+    >>> known = {"task_id": "t1", "error_class": "creation_error", "may_have_been_billed": False}
+    >>> [is_retryable(Order("a", 1, Stage.FAILED, cost=cost, **known)) for cost in (None, "0.03")]
+    [True, False]
+    """
+    if order.stage is not Stage.FAILED or order.task_id is None:
+        return False
+    if order.may_have_been_billed or money(order.cost):
+        return False
+    return failures.is_unbilled_and_retryable(
+        Failure(
+            FailureKind.PERMANENT, order.error_class or "", code=order.error_code, message=order.error_message
+        )
+    )
+
+
 def lost(key: Key, at: float, n_polls: int) -> Event:
     """Say that the service does not know the task any more."""
     message = (
@@ -199,6 +220,8 @@ def _told(failure: Failure) -> dict[str, Any]:
 def _may_be_billed(task: Task, failure: Failure) -> bool:
     if task.cost is not None:
         return False
+    if task.urls or task.is_cost_unreadable:
+        return True
     known = parameters.ERROR_CODES.get(failure.code or "")
     return not (known and known.is_unbilled)
 

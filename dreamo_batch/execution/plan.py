@@ -13,8 +13,8 @@ from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import archive, stored
 from dreamo_batch.execution.budget import highest_price, price_of
 from dreamo_batch.execution.coordinator import Assignment
-from dreamo_batch.execution.state import FAILURES, Order, Stage, State, next_number
-from dreamo_batch.service.failures import Failure, Kind, is_unbilled_and_retryable
+from dreamo_batch.execution.outcomes import is_retryable
+from dreamo_batch.execution.state import Order, Stage, State, next_number
 from dreamo_batch.table import links
 from dreamo_batch.table.identity import difference, seen
 from dreamo_batch.table.sources import URL
@@ -292,18 +292,9 @@ def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
         return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")
     if is_chosen or options.retry_failed:
         return Decision(NEW, f"failed, {_CHOSEN}", is_ordered=True)
-    if len(orders) < options.max_attempts and _is_retryable(latest):
+    if len(orders) < options.max_attempts and is_retryable(latest):
         return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_ordered=True)
     return Decision(FAILED, f"failed: {latest.error_class}")
-
-
-def _is_retryable(order: Order) -> bool:
-    if order.stage not in FAILURES or order.task_id is None:
-        return False
-    failure = Failure(
-        Kind.PERMANENT, order.error_class or "", code=order.error_code, message=order.error_message
-    )
-    return is_unbilled_and_retryable(failure)
 
 
 def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:

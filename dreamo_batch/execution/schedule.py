@@ -57,6 +57,7 @@ class _Task:
     """What is known of an open task beside the ledger, in monotonic seconds."""
 
     born: float
+    since: float  # when this call began to wait for it
     is_fresh: bool = (
         False  # accepted in this call, so its latency tells of the service and not of our absence
     )
@@ -153,7 +154,7 @@ class Schedule:
 
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
         """Take over a task that was accepted earlier; it is asked for at once."""
-        self._tasks[key] = _Task(now - age_s)
+        self._tasks[key] = _Task(now - age_s, now)
         self._plan(Do.POLL, key, now)
 
     def add_save(self, key: Key, *, refresh_first: bool, now: float) -> None:
@@ -256,7 +257,7 @@ class Schedule:
     def accepted(self, key: Key, *, now: float) -> None:
         """Take in a task id."""
         self._busy[Do.CREATE].discard(key)
-        self._tasks[key] = _Task(now, is_fresh=True)
+        self._tasks[key] = _Task(now, now, is_fresh=True)
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
@@ -436,7 +437,7 @@ class Schedule:
         return task
 
     def _ask_again(self, key: Key, task: _Task, now: float, wait_s: float) -> bool:
-        if now - task.born >= self.limits.task_timeout_s:
+        if now - task.since >= self.limits.task_timeout_s:
             del self._tasks[key]
             return False
         self._plan(Do.POLL, key, now + wait_s)

@@ -68,7 +68,6 @@ ORDERED: Final = frozenset(
     {Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST}
 )
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
-FAILURES: Final = frozenset({Stage.REFUSED, Stage.FAILED, Stage.LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,4 +307,17 @@ def is_unresolved_cost(order: Order) -> bool:
     >>> is_unresolved_cost(Order("a", 1, Stage.AMBIGUOUS))
     True
     """
-    return order.stage in ORDERED and order.cost is None
+    return order.stage in ORDERED and order.cost is None and not is_unbilled(order)
+
+
+def is_unbilled(order: Order) -> bool:
+    """Whether an order ended without a picture and is known to have cost nothing.
+
+    Examples
+    --------
+    >>> is_unbilled(Order("a", 1, Stage.FAILED, may_have_been_billed=False))
+    True
+    >>> is_unbilled(Order("a", 1, Stage.FAILED, may_have_been_billed=False, cost="0.03"))
+    False
+    """
+    return order.stage is Stage.FAILED and order.may_have_been_billed is False and order.cost is None

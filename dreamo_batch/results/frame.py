@@ -5,7 +5,7 @@ One way for all: what `run` returns, what `load` reads and what `results.parquet
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
+Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
+_LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
 # Columns that the results take from a job's latest order as they are.
 _COPIED: Final = (
@@ -69,6 +71,17 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd
     return pd.concat([user, outcome], axis=1)
 
 
+def plausible(seconds: Seconds) -> Seconds:
+    """Replace lengths of time that only a clock that was set gives: negative ones, and those of 30 days or more.
+
+    Examples
+    --------
+    >>> plausible(pd.Series([2.0, -1.0, 1e9])).isna().tolist()
+    [False, True, True]
+    """
+    return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
+
+
 def output_dtypes() -> dict[str, object]:
     """Give the dtypes of the result columns; the status is categorical with fixed categories.
 
@@ -111,8 +124,7 @@ def _shape(latest: pd.DataFrame) -> pd.DataFrame:
     shaped[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
     shaped[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
     seconds = (latest[columns.COMPLETED_AT] - latest[columns.SENT_AT]).dt.total_seconds()
-    # A clock that was set back in between makes nothing of it.
-    shaped[columns.LATENCY_S] = seconds.where(seconds >= 0).astype(columns.FLOAT)
+    shaped[columns.LATENCY_S] = plausible(seconds).astype(columns.FLOAT)
     is_untouched = latest[columns.STAGE].isin([_PENDING, str(Stage.UNSENT), str(Stage.REFUSED)])
     no_answer_due = shaped[columns.MAY_HAVE_BEEN_BILLED].isna() & is_untouched
     shaped.loc[no_answer_due, columns.MAY_HAVE_BEEN_BILLED] = False

@@ -11,6 +11,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution.state import Stage
+from dreamo_batch.results.frame import plausible
 from dreamo_batch.results.grouping import group
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _QUANTILES: Final = {
 _STEPS: Final = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D", "30D", "365D")
 _N_BUCKETS: Final = 120
 _N_BUCKETS_MAX: Final = 100_000
-_LONGEST_S: Final = 30 * 86_400.0  # more is no length of time but a date in seconds
 _ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
     (str(Stage.FAILED), str(Stage.LOST)), columns.FAILED
 )
@@ -99,7 +99,7 @@ def phases(orders: pd.DataFrame) -> pd.DataFrame:
         columns.DOWNLOAD: _between(orders, columns.COMPLETED_AT, columns.SAVED_AT),
     }
     seconds = pd.DataFrame(measured, index=orders.index)
-    return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
+    return plausible(seconds)
 
 
 def count_throughput(history: History, every: str | None = None) -> pd.DataFrame:
@@ -133,8 +133,11 @@ def count_throughput(history: History, every: str | None = None) -> pd.DataFrame
 
 def _counted(orders: pd.DataFrame, starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DataFrame:
     sent = _numbers(orders[columns.SENT_AT], starts)
-    ended = orders[orders[columns.COMPLETED_AT].notna()]
-    ends = _numbers(ended[columns.COMPLETED_AT], starts)
+    is_ended = orders[columns.COMPLETED_AT].notna().to_numpy()
+    ended = orders[is_ended]
+    ends = np.maximum(
+        _numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended]
+    )  # where a clock was set back
     words = ended[columns.STAGE].map(_ENDED)
     counts = {
         word: np.bincount(ends[(words == word).to_numpy()], minlength=len(starts))

@@ -52,6 +52,8 @@ class Task:
         At most 2 kB of the answer, if it does not read as documented.
     is_completed_with_error : bool
         Whether the service said both; the picture may have been billed.
+    is_cost_unreadable : bool
+        Whether a cost was told that is no amount in USD.
 
     Examples
     --------
@@ -70,6 +72,7 @@ class Task:
     metadata: dict[str, float] = field(default_factory=dict)
     excerpt: str | None = None
     is_completed_with_error: bool = False
+    is_cost_unreadable: bool = False
 
 
 def read_task(body: bytes, task_id: str) -> Task:
@@ -176,6 +179,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         progress=_progress(answer.get("progress")),
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
+        is_cost_unreadable=_is_cost_unreadable(answer.get("usage")),
     )
 
 
@@ -187,17 +191,17 @@ def _status(answer: dict[str, Any]) -> Status | None:
 def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
     if _status(answer) is None or answer.get("id", task.task_id) != task.task_id:
         return False
-    usage = answer.get("usage")
-    is_cost_read = task.cost is not None or (usage.get("cost") if isinstance(usage, dict) else usage) in (
-        None,
-        "",
-    )
     is_whole = {
         "completed": bool(task.urls),
         "failed": task.error is not None,
         "in_progress": task.error is None,
     }
-    return is_cost_read and is_whole[task.status] and not task.is_completed_with_error
+    return not task.is_cost_unreadable and is_whole[task.status] and not task.is_completed_with_error
+
+
+def _is_cost_unreadable(usage: Any) -> bool:
+    cost = usage.get("cost") if isinstance(usage, dict) else usage
+    return cost not in (None, "") and (not isinstance(usage, dict) or values.decimal_text(cost) is None)
 
 
 def _urls(output: Any) -> tuple[str, ...]:
