@@ -104,10 +104,14 @@ def test_results_alone_sum_to_the_invoice(tmp_path, reference, gateway):
 
 
 def test_attempts_are_the_invoice_line_by_line(tmp_path, reference, gateway):
-    """One row per order, each with the cost that the invoice has for its task."""
+    """One row per order, each with the cost for its task; a failure that was billed is ordered again on request only."""
     gateway.faults.script("create", "fail_099")
     run_dir = tmp_path / "run"
-    buy(table(reference, 4), run_dir, gateway, max_attempts=2)
+    done = buy(table(reference, 4), run_dir, gateway, max_attempts=2)
+    assert len(gateway.invoice()) == 4
+    assert Decimal(dreamo.status(run_dir)["spent_usd"]) == invoiced(gateway)
+    assert (done["status"] == "failed").sum() == 1
+    dreamo.retry(run_dir, base_url=gateway.base_url, api_key=gateway.api_key, progress=False)
     made = dreamo.attempts(run_dir)
     invoice = {line["id"]: line["cost"] or None for line in gateway.invoice()}
     assert (
