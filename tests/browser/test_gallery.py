@@ -7,6 +7,9 @@ from typing import Final
 
 from playwright.sync_api import expect
 
+from dreamo_batch.results.gallery import make_gallery
+from tests import grids
+
 PROMPTS: Final = (
     "on a beach at sunset, the light low over the water",
     '<img src=x onerror="window.isHarmed = true"> in the snow',
@@ -76,3 +79,44 @@ def test_gallery_without_its_widget_is_a_grid_that_unfolds(shop, notebook, scree
     pictures.nth(0).click()
     expect(gallery).to_contain_text(re.compile(r"job_id[0-9a-f]{12}"))
     screen.take_all("gallery-static", gallery)
+
+
+def test_what_a_cell_has_no_room_for_is_unfolded(shop, notebook, screen):
+    """In the widget, without it, and on the page, a click shows every picture that a cell counts."""
+    shop.open_for_good()
+    bought = shop.call("run")
+    axes = "rows=None, columns='prompt'"
+    cells = (
+        f"everything = dreamo.gallery(done.assign(prompt='all'), {axes})\neverything",
+        "from IPython.display import HTML\nHTML(everything.fragment())",
+    )
+    book, live = opened(notebook, shop, bought, *cells)
+    book.run(AFTER)
+    for gallery, name in ((live, "live"), (book.output(AFTER).locator(".dreamo-gallery").first, "static")):
+        pictures = gallery.locator("td img")
+        expect(pictures).to_have_count(6)
+        expect(pictures.nth(5)).to_be_hidden()
+        gallery.get_by_text("+2 more").click()
+        expect(pictures.nth(5)).to_be_visible()
+        assert pictures.evaluate_all(_ALL_SHOWN)
+        screen.take(f"gallery-unfolded-{name}", gallery)
+
+
+def test_a_page_unfolds_what_a_cell_has_no_room_for(browser, tmp_path):
+    """And steps through it when one of its pictures is enlarged."""
+    table = grids.results(
+        {"prompt": "a", "seed": 1, "tag": range(6)}, output_path=grids.draw(tmp_path, "a.png")
+    )
+    path = make_gallery(table, "prompt", "seed", run_dir=tmp_path).to_html(tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    pictures = page.locator("tbody td img")
+    expect(pictures).to_have_count(6)
+    expect(pictures.nth(5)).to_be_hidden()
+    page.get_by_text("+2 more").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(pictures.nth(5)).to_be_visible()
+    pictures.nth(3).click()
+    page.get_by_role("button", name="next").click()
+    expect(page.get_by_role("dialog")).to_contain_text("tag 4")
+    page.close()
