@@ -104,7 +104,7 @@ def test_results_alone_sum_to_the_invoice(tmp_path, reference, gateway):
 
 
 def test_attempts_are_the_invoice_line_by_line(tmp_path, reference, gateway):
-    """One row per order, each with the cost for its task; a failure that was billed is ordered again on request only."""
+    """One row per order, each with its task's cost; a billed failure is ordered again on request only."""
     gateway.faults.script("create", "fail_099")
     run_dir = tmp_path / "run"
     done = buy(table(reference, 4), run_dir, gateway, max_attempts=2)

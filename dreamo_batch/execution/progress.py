@@ -9,8 +9,8 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from decimal import Decimal
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
