@@ -173,7 +173,7 @@ BREAKS = {
         said(id="cq0example", status="failed", error={"code": "003011095"}),
         OF_ENDED_TASKS,
     ),
-    "answers_in_the_documented_form": ("poll", lambda server: task(server.url, id="cq0another"), set()),
+    "answers_in_the_documented_form": ("poll", lambda server: task(server.url, status="resting"), set()),
     "tells_what_a_task_cost": ("poll", lambda server: task(server.url, usage={"cost": ""}), set()),
     "serves_the_picture": ("file", answer(b"<html>busy</html>"), set()),
     "knows_an_ended_task_again": ("poll", changing, set()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -158,7 +159,7 @@ def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
     assert coordinator.schedule.outage.mood == mood
     assert coordinator.schedule.n_in_flight == 1
     assert isinstance(coordinator.stopped, AccessRefused) == (failure.kind is Kind.STOP)
-    assert any("may have been taken" in text for text in coordinator.notices) == (stage is Stage.AMBIGUOUS)
+    assert any("may have been accepted" in text for text in coordinator.notices) == (stage is Stage.AMBIGUOUS)
     assert coordinator.budget.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
 
 
@@ -574,3 +575,76 @@ def test_the_cap_stops_a_run_with_rows_left_over(make):
     coordinator.budget.cap = Decimal("0.01")
     assert coordinator.is_over()
     assert isinstance(coordinator.stopped, BudgetReached)
+
+
+def test_a_task_id_of_another_order_is_not_taken(make, clock):
+    """A cache or a connection out of step answered; the create may be billed, and its row is held."""
+    coordinator = make("a", "b")
+    assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
+    coordinator.take(CreateAnswer(KEY, "t1"))
+    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    order = coordinator.ledger.state.latest("b")
+    assert (order.stage, order.task_id, order.error_class) == (Stage.AMBIGUOUS, None, failures.OTHER_TASK)
+    assert "t1" in order.error_message
+    assert latest(coordinator).task_id == "t1"
+    assert any("job b" in text and "t1" in text for text in coordinator.notices)
+
+
+def test_a_task_id_of_an_earlier_call_is_not_taken_either(make, clock):
+    """What another order of the ledger holds is known from the first answer on, of the same job as well."""
+    completed(make, clock)
+    coordinator = make("b")
+    assert ("create", ("b", 1)) in given(coordinator)
+    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    assert coordinator.ledger.state.latest("b").stage is Stage.AMBIGUOUS
+
+
+def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, clock):
+    """The row is held until its own task is told of."""
+    other = Failure(Kind.TRANSIENT, failures.OTHER_TASK, 200, message="asked for t1, answered about t9")
+    coordinator = accepted(make, clock)
+    for _ in range(3):
+        coordinator.take(PollAnswer(Do.POLL, KEY, other))
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    assert len([text for text in coordinator.notices if "t9" in text]) == 1
+    clock.advance(60.0)
+    coordinator.take(PollAnswer(Do.POLL, KEY, other))
+    order = latest(coordinator)
+    assert (order.stage, order.error_class) == (Stage.ACCEPTED, outcomes.TASK_TIMEOUT)
+    assert "answered about t9" in order.error_message
+
+
+def test_an_unlisted_status_is_told_once(make, clock):
+    """It counts as in progress, and the user may know better."""
+    coordinator = accepted(make, clock)
+    for _ in range(3):
+        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", unlisted_status="resting")))
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
+
+
+def test_a_seed_echoed_otherwise_is_told(make, clock):
+    """The picture may be another's."""
+    coordinator = completed(make, clock, replace(DONE, seed=8))
+    assert any("seed 7 was sent" in text and "seed 8" in text for text in coordinator.notices)
+    assert latest(coordinator).stage is Stage.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("link", "digest", "words"), [("1", "01", "same link"), ("2", "00", "identical"), ("2", "01", None)]
+)
+def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
+    """One of them may hold what was made for the other, also if that was in an earlier call."""
+    first = completed(make, clock)
+    assert given(first) == [("save", KEY, "https://h/1")]
+    first.take(SaveAnswer(KEY, SAVED))
+    coordinator = make("b")
+    assert ("create", ("b", 1)) in given(coordinator)
+    coordinator.take(CreateAnswer(("b", 1), "t2"))
+    until_given(coordinator, clock)
+    task = Task("t2", "completed", urls=(f"https://h/{link}",), cost="0.0286")
+    coordinator.take(PollAnswer(Do.POLL, ("b", 1), task))
+    given(coordinator)
+    coordinator.take(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
+    told = [text for text in coordinator.notices if "jobs a and b differ" in text]
+    assert [words in text for text in told] == ([] if words is None else [True])

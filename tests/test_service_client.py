@@ -68,11 +68,22 @@ def test_a_create_is_one_post_with_the_key_in_its_header(server, client):
 
 def test_a_fetch_is_one_get_and_quotes_the_id(server, client):
     """An id is a piece of a path, whatever it holds."""
-    server.script[:] = [answer(RUNNING)]
+    server.script[:] = [answer(b'{"status": "in_progress"}')]
     assert client.fetch("a/b?c#d%e").status == "in_progress"
     [request] = server.requests
     assert request.line == "GET /model/v1/generation/task/a%2Fb%3Fc%23d%25e HTTP/1.1"
     assert "content-length" not in request.headers
+
+
+def test_an_answer_about_another_task_is_none(server, client):
+    """Asked again it may be the right one; both ids are named."""
+    server.script[:] = [
+        answer(b'{"id": "cq0other", "status": "completed", "output": ["https://o.example/a"]}')
+    ]
+    with pytest.raises(
+        errors.RequestNotTaken, match="asked for task cq0example, and answered about task cq0other"
+    ):
+        client.fetch("cq0example")
 
 
 def test_a_precharge_sends_the_body_of_a_create(server, client):

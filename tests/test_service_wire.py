@@ -235,9 +235,48 @@ def test_every_status_word_is_read_in_any_case(word, spell):
 @pytest.mark.parametrize("status", ["resting", "", None, 7, [], True, ...])
 def test_an_unknown_status_means_not_finished(status):
     """A word nobody knows ends no task, and the answer is kept to be looked at."""
-    task = read(status=status)
+    task = read(status=status, output=None)
     assert task.status == "in_progress"
     assert json.loads(task.excerpt)["id"] == ID
+    assert task.unlisted_status == (status if isinstance(status, str) and status else None)
+
+
+@pytest.mark.parametrize("status", ["ended", "TASK_STATUS_OVER", "", None, 7, ...])
+def test_of_an_unlisted_status_the_output_and_the_error_decide(status):
+    """A picture that is there is never waited for, and never lost with its task."""
+    assert (read(status=status).status, read(status=status).urls) == ("completed", (LINK,))
+    failed = read(status=status, output=[], error={"code": "003011095", "message": "no"})
+    assert (failed.status, failed.error.code) == ("failed", "003011095")
+    both = read(status=status, error="no")
+    assert (both.status, both.is_completed_with_error) == ("failed", True)
+    assert read(status="in_progress").status == "in_progress"
+
+
+@pytest.mark.parametrize("word", ["In Progress", "in-progress", "Timed Out", "SUCCEED", "Running"])
+def test_a_status_is_known_in_any_spelling(word):
+    """Blanks and hyphens stand for the same."""
+    assert read(status=word, output=None).unlisted_status is None
+
+
+@pytest.mark.parametrize("key", ["outputs", "result", "results", "images"])
+def test_a_picture_is_found_under_kindred_names(key):
+    """It is paid for."""
+    assert read(output=..., **{key: [LINK]}).urls == (LINK,)
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        {"input": [{"params": {"seed": 9}}]},
+        {"input": {"seed": 9}},
+        {"params": {"seed": 9}},
+        {"parameters": {"seed": 9}},
+    ],
+)
+def test_an_echoed_seed_is_read(echo):
+    """It tells what the answer is about."""
+    assert read(**echo).seed == 9
+    assert read().seed is None
 
 
 @pytest.mark.parametrize(
@@ -424,11 +463,34 @@ def test_metadata_keeps_the_numbers_and_only_them():
     assert read(metadata=[1]).metadata == {}
 
 
-def test_an_answer_about_another_id_is_kept_to_be_looked_at():
-    """The URL is what was asked; an id that differs is odd, not wrong."""
-    task = read(id="other")
-    assert (task.task_id, task.status) == (ID, "completed")
-    assert '"other"' in task.excerpt
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"id": "other"},
+        {"id": 5},
+        {"id": "an other"},
+        {"id": None, "task_id": "other"},
+        {"id": None, "data": DONE | {"id": "other"}},
+        {"id": "other", "data": {"status": "completed", "output": OUTPUT}},
+    ],
+)
+def test_an_answer_about_another_task_is_refused(about):
+    """Its picture belongs to another row."""
+    with pytest.raises(wire.AboutAnother):
+        read(**about)
+
+
+@pytest.mark.parametrize(
+    "about", [{"id": None}, {"id": "record-5", "task_id": ID}, {"id": ID, "task_id": "record-5"}]
+)
+def test_an_answer_that_names_the_task_or_none_is_about_it(about):
+    """Some of the family number their records beside the tasks."""
+    assert read(**about).status == "completed"
+
+
+def test_the_task_inside_an_envelope_with_an_id_of_its_own_is_found():
+    """A gateway may number its answers."""
+    assert wire.read_task(written({"id": "request-1", "status": "success", "data": DONE}), ID) == read()
 
 
 def test_a_task_in_an_envelope_is_found():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
@@ -38,11 +38,17 @@ if TYPE_CHECKING:
     from dreamo_batch.execution.effects import Effects
     from dreamo_batch.execution.ledger import Ledger
     from dreamo_batch.execution.schedule import Schedule
+    from dreamo_batch.service.wire import Task
     from dreamo_batch.table.jobs import Job
 
 logger = logging.getLogger(__name__)
 
+_N_TOLD: Final = 3  # of notices that may come for every row
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
+_SAME: Final = {
+    "output_url": "the service gave both the same link to a picture",
+    "output_sha256": "their picture files are identical",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,13 @@ class Coordinator:
         self._is_outage_told = False
         self._is_standstill_told = False
         self._was_over_cap = bool(budget.excess)
+        self._job_of: dict[tuple[str, str], str] = {}
+        self._told: Counter[str] = Counter()
+        self._asked_in_vain: set[Key] = set()
+        self._unlisted: set[str] = set()
+        for order in ledger.state:
+            for name in ("task_id", *_SAME):
+                self._other_job_with(order, name)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything; creates of an earlier call that are still on the wire are waited for."""
@@ -211,6 +224,7 @@ class Coordinator:
         old = self.ledger.state.latest(event.job_id)
         (after,) = self.ledger.record([event])
         self.budget.change(before, after)
+        self._other_job_with(after, "task_id")
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
         self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
@@ -278,12 +292,49 @@ class Coordinator:
 
     def _create_ended(self, answer: outcomes.CreateAnswer) -> None:
         order = self._order(answer.key)
+        if isinstance(answer.result, str):
+            answer = replace(answer, result=self._own_task(answer.key, answer.result))
         self.record(outcomes.create_ended(order, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
             self.schedule.accepted(answer.key, now=now)
         else:
             self._create_failed(answer.key, answer.result, now)
+
+    def _own_task(self, key: Key, task_id: str) -> str | Failure:
+        """Take a task id, unless it is another order's: then nobody knows what became of this create."""
+        owner = self._job_of.get(("task_id", task_id), key[0])
+        known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
+        if known is None or (known.job_id, known.order) == key:
+            return task_id
+        return Failure(
+            Kind.MAY_HAVE_ARRIVED,
+            failures.OTHER_TASK,
+            http_status=200,
+            message=f"the service answered with task {task_id}, which is the task of job {owner} already",
+        )
+
+    def _other_job_with(self, order: Order, name: str) -> str | None:
+        """Remember whose task, link or file it is; name the other job that had it before."""
+        value = getattr(order, name)
+        owner = order.job_id if value is None else self._job_of.setdefault((name, value), order.job_id)
+        return None if owner == order.job_id else owner
+
+    def _tell_same_picture(self, order: Order, name: str) -> None:
+        """Warn where two jobs were given one picture: one of them may hold what was made for the other."""
+        other = self._other_job_with(order, name)
+        if other is not None:
+            self._tell(
+                name,
+                f"jobs {other} and {order.job_id} differ, but {_SAME[name]}; look at both pictures before you use them",
+            )
+
+    def _tell(self, kind: str, text: str) -> None:
+        """Say something that may hold for every row, a few times."""
+        self._told[kind] += 1
+        if self._told[kind] <= _N_TOLD:
+            is_last = self._told[kind] == _N_TOLD
+            self.notices.append(f"{text} (further ones aren't listed)" if is_last else text)
 
     def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
         self.schedule.create_ended(key)
@@ -293,8 +344,8 @@ class Coordinator:
         elif failure.kind is Kind.MAY_HAVE_ARRIVED:
             self.schedule.outage.failed(now, is_create=True)
             self.notices.append(
-                f"job {key[0]}: the answer to its create was lost ({failure.error_class}); it may have been taken "
-                "and billed, and is not sent again unless you ask for it"
+                f"job {key[0]}: no usable reply to its create ({failure.error_class}: {failure.message}); it may have "
+                "been accepted and billed, and won't be resent unless you ask"
             )
         else:
             self._not_taken(key, failure, now)
@@ -315,8 +366,10 @@ class Coordinator:
             self._poll_failed(key, answer.result, now)
             return
         self.schedule.answered()
+        self._look_at_echo(key, answer.result)
         if answer.result.status == "in_progress":
-            self._unless(self.schedule.still_running(key, now), key)
+            word = answer.result.unlisted_status
+            self._unless(self.schedule.still_running(key, now), key, word and f"its status is {word!r}")
             return
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
@@ -324,9 +377,25 @@ class Coordinator:
         order = self.record(outcomes.task_ended(key, answer.result, self._clock.wall(), n_polls))
         self._tell_money(price, excess)
         if order.stage is Stage.COMPLETED:
+            self._tell_same_picture(order, "output_url")
             self._save(key, order, now)
         elif outcomes.is_retryable(order):
             self._order_anew(key[0])
+
+    def _look_at_echo(self, key: Key, task: Task) -> None:
+        """Say so where the service names a status that is not listed, or another seed than was sent."""
+        word, sent = task.unlisted_status, self._order(key).seed_sent
+        if word is not None and task.status == "in_progress" and word not in self._unlisted:
+            self._unlisted.add(word)
+            self._tell(
+                "status",
+                f"the service names a status that is not in its documents: {word!r} (task {task.task_id}). It counts "
+                "as in progress; if it comes with a picture or an error, the task has ended",
+            )
+        if task.seed is not None and sent is not None and sent > 0 and task.seed != sent:
+            self._tell(
+                "seed", f"job {key[0]}: seed {sent} was sent, and the service speaks of seed {task.seed}"
+            )
 
     def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:
         """Say so under a cap when an order cost more than was reserved, and when that passes the cap."""
@@ -351,7 +420,13 @@ class Coordinator:
             if not self.schedule.not_found(key, now):
                 self.record(outcomes.lost(key, self._clock.wall(), n_polls))
             return
-        self._unless(self.schedule.poll_failed(key, now), key)
+        if failure.error_class == failures.OTHER_TASK and key not in self._asked_in_vain:
+            self._asked_in_vain.add(key)
+            self._tell(
+                failures.OTHER_TASK,
+                f"job {key[0]}: {failure.message}; that answer isn't used, and the task is asked for again",
+            )
+        self._unless(self.schedule.poll_failed(key, now), key, failure.message)
         self._note(failure, now)
 
     def _note(self, failure: Failure, now: float) -> None:
@@ -383,7 +458,9 @@ class Coordinator:
             self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
-            self.record(outcomes.save_ended(key, answer.result, wall))
+            self._tell_same_picture(
+                self.record(outcomes.save_ended(key, answer.result, wall)), "output_sha256"
+            )
         elif not self.schedule.save_failed(key, now):
             self.record(outcomes.unsaved(key, wall, answer.result))
 
@@ -431,10 +508,10 @@ class Coordinator:
         is_latest = self.ledger.state.latest(order.job_id) == order
         return is_wanted and is_latest and all(key[0] != order.job_id for key in self.schedule.waiting)
 
-    def _unless(self, goes_on: bool, key: Key) -> None:
+    def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:
             timeout_s = self.schedule.limits.task_timeout_s
-            self.record(outcomes.overdue(key, self._clock.wall(), timeout_s))
+            self.record(outcomes.overdue(key, self._clock.wall(), timeout_s, oddity))
 
     def _refused_access(self, failure: Failure) -> None:
         self.stop(

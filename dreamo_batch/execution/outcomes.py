@@ -172,9 +172,10 @@ def lost(key: Key, at: float, n_polls: int) -> Event:
     )
 
 
-def overdue(key: Key, at: float, timeout_s: float) -> Event:
-    """Say that the task took too long to wait for it in this call."""
-    message = f"no end after {timeout_s:g} s; the next call asks for it again"
+def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
+    """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
+    seen = f" (at the last poll: {oddity})" if oddity else ""
+    message = f"no end after {timeout_s:g} s{seen}; the next call asks for it again"
     return _event(Kind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import requests
 
@@ -125,7 +125,7 @@ class Api:
         self,
         operation: Operation,
         form: requests.PreparedRequest,
-        read: Callable[[bytes], T],
+        read: Callable[[bytes], T | Failure],
         *,
         body: bytes | None = None,
         path: str = "",
@@ -138,7 +138,7 @@ class Api:
         form : requests.PreparedRequest
             From `form`.
         read : callable
-            Reads the body of a success, or raises `Unreadable`.
+            Reads the body of a success; raises `Unreadable`, or gives a failure, if it can't be used.
         body : bytes, optional
             What to send.
         path : str
@@ -170,9 +170,12 @@ class Api:
         answer = self._send(operation, request)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
             raise self.error(operation, answer)
+        told: T | Failure | Answer = answer
         with suppress(wire.Unreadable):  # and raised below as ours, with nothing behind it
-            return read(answer.body)
-        raise self.error(operation, answer)
+            told = read(answer.body)
+        if isinstance(told, Failure) or told is answer:
+            raise self.error(operation, told)
+        return cast("T", told)
 
     def knock(self, form: requests.PreparedRequest) -> Answer | Failure:
         """Send one request without the key, and judge nothing.

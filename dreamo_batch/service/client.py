@@ -339,12 +339,21 @@ class Client:
         except RequestNotTaken as error:
             return None, error.failure.retry_after_s or 0.0
 
-    def _task(self, body: bytes, task_id: str) -> Task:
-        task = wire.read_task(body, task_id)
+    def _task(self, body: bytes, task_id: str) -> Task | Failure:
+        try:
+            task = wire.read_task(body, task_id)
+        except wire.AboutAnother as other:
+            message = f"asked for task {task_id}, and answered about task {other.task_id}"
+            return Failure(Kind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt)
         told = task.error and wire.ServiceMessage(
             self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
-        return replace(task, error=told, excerpt=self._api.masked(task.excerpt))
+        return replace(
+            task,
+            error=told,
+            excerpt=self._api.masked(task.excerpt),
+            unlisted_status=self._api.masked(task.unlisted_status),
+        )
 
     def _price(self, body: bytes) -> Price:
         price = wire.read_price(body)

@@ -91,7 +91,7 @@ STATUS_WORDS: Final[dict[str, str]] = {
     "in_progress": "in_progress",
     "completed": "completed",
     "failed": "failed",
-    # met in the family; compared in lower case, and an unknown word means not finished (assumed)
+    # met in the family; compared in lower case, with _ for blanks and hyphens
     "pending": "in_progress",
     "queued": "in_progress",
     "in_queue": "in_progress",
@@ -102,6 +102,28 @@ STATUS_WORDS: Final[dict[str, str]] = {
     "error": "failed",
     "cancelled": "failed",
     "canceled": "failed",
+}
+# Met elsewhere (assumed); of any other word the output and the error decide.
+STATUS_WORDS_ELSEWHERE: Final[dict[str, str]] = {
+    "submitted": "in_progress",
+    "created": "in_progress",
+    "accepted": "in_progress",
+    "waiting": "in_progress",
+    "starting": "in_progress",
+    "started": "in_progress",
+    "running": "in_progress",
+    "generating": "in_progress",
+    "complete": "completed",
+    "succeed": "completed",
+    "successful": "completed",
+    "finished": "completed",
+    "fail": "failed",
+    "failure": "failed",
+    "expired": "failed",
+    "aborted": "failed",
+    "rejected": "failed",
+    "timeout": "failed",
+    "timed_out": "failed",
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
 from dreamo_batch.service import payload as values
-from dreamo_batch.service.parameters import STATUS_WORDS
+from dreamo_batch.service.parameters import STATUS_WORDS, STATUS_WORDS_ELSEWHERE
 from dreamo_batch.service.payload import ServiceMessage, Unreadable
 
 Status = Literal["in_progress", "completed", "failed"]
@@ -24,6 +24,29 @@ Status = Literal["in_progress", "completed", "failed"]
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
 _LINK: Final = re.compile(r"https?://[!-~\u00a1-\ud7ff\ue000-\U0010ffff]+", re.IGNORECASE)
 _N_METADATA_MAX: Final = 50
+_WORD_CHARACTERS_MAX: Final = 80
+_OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
+_WORDS: Final = STATUS_WORDS_ELSEWHERE | STATUS_WORDS
+_ID_KEYS: Final = ("id", "task_id")
+
+
+class AboutAnother(Unreadable):
+    """An answer speaks of another task than the one asked for.
+
+    Attributes
+    ----------
+    task_id : str
+        The task that it is about.
+
+    Examples
+    --------
+    >>> AboutAnother("{}", "cq0other").task_id
+    'cq0other'
+    """
+
+    def __init__(self, excerpt: str, task_id: str) -> None:
+        super().__init__(excerpt)
+        self.task_id = task_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +57,8 @@ class Task:
     ----------
     task_id : str
     status : {'in_progress', 'completed', 'failed'}
-        `completed` together with an error is `failed`; an unknown word is `in_progress`.
+        `completed` together with an error is `failed`. An unlisted word with a picture is `completed`, with an error
+        `failed`, else `in_progress`.
     urls : tuple of str
         Every picture's address, in order; can be empty although completed.
     cost : str or None
@@ -54,6 +78,10 @@ class Task:
         Whether the service said both; the picture may have been billed.
     is_cost_unreadable : bool
         Whether a cost was told that is no amount in USD.
+    unlisted_status : str or None
+        The service's own word for the status, if it is none that is known.
+    seed : int or None
+        The seed that the service says it was given; None if it doesn't.
 
     Examples
     --------
@@ -73,6 +101,8 @@ class Task:
     excerpt: str | None = None
     is_completed_with_error: bool = False
     is_cost_unreadable: bool = False
+    unlisted_status: str | None = None
+    seed: int | None = None
 
 
 def read_task(body: bytes, task_id: str) -> Task:
@@ -92,15 +122,20 @@ def read_task(body: bytes, task_id: str) -> Task:
     ------
     Unreadable
         Not JSON, or nothing in it speaks of a task.
+    AboutAnother
+        It speaks of another task.
 
     Examples
     --------
     >>> read_task(b'{"id": "a", "status": "failed", "error": "Risk Not Pass"}', "a").error.message
     'Risk Not Pass'
     """
-    answer = _about_task(values.load(body))
+    answer = _about_task(values.load(body), task_id)
     if not _speaks_of_task(answer):
         raise Unreadable(values.excerpt(body))
+    ids = _ids(answer)
+    if ids and task_id not in ids:
+        raise AboutAnother(values.excerpt(body), ids[0])
     task = _task(answer, task_id)
     return task if _is_as_documented(answer, task) else replace(task, excerpt=values.excerpt(body))
 
@@ -122,12 +157,7 @@ def task_id_in(answer: Any) -> str | None:
     >>> task_id_in({"id": "cq0example"}), task_id_in({"id": ""})
     ('cq0example', None)
     """
-    if not isinstance(answer, dict):
-        return None
-    written = (
-        values.text(one) or values.number_text(one) for one in (answer.get("id"), answer.get("task_id"))
-    )
-    return next((one for one in written if one and is_task_id(one)), None)
+    return next((one for one in _ids(answer) if is_task_id(one)), None)
 
 
 def is_task_id(value: str) -> bool:
@@ -149,10 +179,20 @@ def is_task_id(value: str) -> bool:
     return _TASK_ID.fullmatch(value) is not None
 
 
-def _about_task(answer: dict[str, Any]) -> dict[str, Any]:
+def _ids(answer: Any) -> list[str]:
+    """Read every id that an answer names, whether or not it can be one."""
+    if not isinstance(answer, dict):
+        return []
+    named = (answer.get(key) for key in _ID_KEYS)
+    return [one for one in (values.text(value) or values.number_text(value) for value in named) if one]
+
+
+def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
     """Look into an envelope's `data`, if that is where the task is."""
     data = answer.get("data")
-    is_envelope = isinstance(data, dict) and task_id_in(answer) is None and ("status" in data or "id" in data)
+    if not isinstance(data, dict) or not ("status" in data or "id" in data):
+        return answer
+    is_envelope = task_id_in(answer) is None or (task_id not in _ids(answer) and task_id in _ids(data))
     return cast("dict[str, Any]", data) if is_envelope else answer
 
 
@@ -165,13 +205,16 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), values.message_in(answer.get("error"))
+    urls = _urls([answer.get(key) for key in _OUTPUT_KEYS])
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
-    is_contradictory = word == "completed" and error is not None
-    has_failed = word == "failed" or is_contradictory or (error is not None and "status" not in answer)
+    has_output = word == "completed" or (word is None and bool(urls))
+    is_contradictory = has_output and error is not None
+    has_failed = word == "failed" or is_contradictory or (word is None and error is not None)
+    status: Status = "failed" if has_failed else "completed" if has_output else "in_progress"
     return Task(
         task_id=task_id,
-        status="failed" if has_failed else word or "in_progress",
-        urls=_urls(answer.get("output")),
+        status=status,
+        urls=urls,
         cost=values.decimal_text(usage.get("cost")),
         discount=values.text(usage.get("discount")) or values.number_text(usage.get("discount")),
         error=error or (values.message_in(answer) if has_failed else None),
@@ -180,16 +223,32 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
         is_cost_unreadable=_is_cost_unreadable(answer.get("usage")),
+        unlisted_status=(values.text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None
+        if word is None
+        else None,
+        seed=_echoed_seed(answer),
     )
 
 
+def _echoed_seed(answer: dict[str, Any]) -> int | None:
+    """Find the seed among the parameters, if the answer repeats them."""
+    inputs = answer.get("input")
+    first = inputs[0] if isinstance(inputs, list) and inputs else inputs
+    nested = first.get("params") if isinstance(first, dict) else None
+    for place in (nested, first, answer.get("params"), answer.get("parameters")):
+        seed = place.get("seed") if isinstance(place, dict) else None
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            return seed
+    return None
+
+
 def _status(answer: dict[str, Any]) -> Status | None:
-    word = values.text(answer.get("status")) or ""
-    return cast("Status | None", STATUS_WORDS.get(word.lower()))
+    word = (values.text(answer.get("status")) or "").lower()
+    return cast("Status | None", _WORDS.get(re.sub(r"[\s-]+", "_", word)))
 
 
 def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
-    if _status(answer) is None or answer.get("id", task.task_id) != task.task_id:
+    if _status(answer) is None:
         return False
     is_whole = {
         "completed": bool(task.urls),

@@ -26,9 +26,10 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.service import payload as values
 from dreamo_batch.service.parameters import MODEL
 from dreamo_batch.service.payload import ServiceMessage, Unreadable
-from dreamo_batch.service.task import Task, is_task_id, read_task, task_id_in
+from dreamo_batch.service.task import AboutAnother, Task, is_task_id, read_task, task_id_in
 
 __all__ = [
+    "AboutAnother",
     "Price",
     "Request",
     "ServiceMessage",
