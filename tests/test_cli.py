@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import logging
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -75,6 +77,62 @@ def parameters(function):
 
 def declared(name):
     return {option.name: option for option in main.commands[name].params}
+
+
+# How much is said.
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_quiet_leaves_data_and_warnings(table, run_dir, env, gateway, where):
+    """No progress and no hints; a row in doubt is told, and the summary is there."""
+    gateway.faults.script("create", "fail_096")
+    gateway.faults.script("create", "drop_after_accept")
+    words = ["run", table, "--run-dir", run_dir]
+    loud = call(*words, env=env)
+    assert "rows in, 3 accounted for" in loud.stderr
+    quiet = call(*(["-q", *words] if where == "before" else [*words, "--quiet"]), env=env)
+    assert quiet.stdout == loud.stdout
+    lines = quiet.stderr.splitlines()
+    assert [line for line in lines if "ambiguous" in line]
+    assert all("ambiguous" in line or "WARNING" in line for line in lines), lines
+    assert "rows in, 3 accounted for" in call(*words, env=env).stderr
+
+
+def test_errors_are_told_however_quiet(tmp_path):
+    """A command that can't do what was asked for says why."""
+    told = call("-q", "validate", tmp_path / "none.csv")
+    assert (told.exit_code, told.stderr.startswith("error: ")) == (2, True)
+
+
+def test_a_log_file_keeps_what_happened_with_dates(table, run_dir, env, gateway, tmp_path):
+    """Progress and the last line at INFO, warnings as such; the next call adds to it, and the logger is as before."""
+    gateway.faults.script("create", "drop_after_accept")
+    path = tmp_path / "kept.log"
+    call("run", table, "--run-dir", run_dir, "-q", "--log-file", path, env=env)
+    first = path.read_text().splitlines()
+    assert all(
+        re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) dreamo_batch", line) for line in first
+    )
+    assert any("WARNING" in line and "is ambiguous" in line for line in first)
+    assert any("INFO" in line and "3 rows in, 3 accounted for" in line for line in first)
+    call("--log-file", path, "run", table, "--run-dir", run_dir, env=env)
+    assert len(path.read_text().splitlines()) > len(first)
+    assert (logging.getLogger("dreamo_batch").handlers, logging.getLogger("dreamo_batch").level) == ([], 0)
+
+
+def test_a_log_file_that_can_not_be_written_leaves_with_2(table, run_dir, tmp_path):
+    """Before anything is sent."""
+    told = call("run", table, "--run-dir", run_dir, "--local", "--log-file", tmp_path)
+    assert told.exit_code == 2
+    assert not run_dir.exists()
+
+
+def test_verbose_shows_the_log(table, run_dir, env, gateway):
+    """What failed, as it failed; nothing of what progress shows is there twice."""
+    gateway.faults.script("create", "error_code_error_message")
+    told = call("run", table, "--run-dir", run_dir, "-v", env=env)
+    assert "INFO dreamo_batch.execution.effects: create of job" in told.stderr
+    assert told.stderr.count("3 rows in, 3 accounted for") == 1
 
 
 # Options.

@@ -149,3 +149,16 @@ def test_a_terminal_is_asked_and_yes_is_yes(tmp_path):
     assert terminal.end() == 3
     assert "could not be reached" in terminal.shown
     assert dreamo.status(tmp_path / "run")["orders"] == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_files_does_its_work(tmp_path, closed):
+    """No file of the run takes the number of one that is missing, where something else would write into it."""
+    table = write_table(tmp_path, 2)
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        words = [sys.executable, "-m", "dreamo_batch", "run", str(table), "--run-dir", str(tmp_path / "run")]
+        script = f'"$@" {closed}'
+        env = {**os.environ, **at(gateway)}
+        assert subprocess.run(["bash", "-c", script, "-", *words], env=env, check=False).returncode == 0
+        assert dreamo.verify(tmp_path / "run") == []
+        assert len(gateway.invoice()) == 2

@@ -14,13 +14,13 @@ from __future__ import annotations
 import click
 
 from dreamo_batch import __version__
-from dreamo_batch.cli import analysis, conformance, directories, handing, local, pictures, tables
+from dreamo_batch.cli import analysis, conformance, directories, handing, local, options, pictures, tables
 from dreamo_batch.cli.door import Door
 
 __all__ = ["main"]
 
 
-@click.group(cls=Door, context_settings={"max_content_width": 100})
+@click.group(cls=Door, context_settings={"max_content_width": 100}, params=options.saying())
 @click.version_option(__version__, message="dreamo-batch %(version)s")
 def main() -> None:
     """Run tables of image-to-image jobs against the Spark DreamO service, and never pay twice unknowingly.
@@ -29,6 +29,8 @@ def main() -> None:
 
     Exit codes: 0 every row done; 1 finished, not all of them; 2 bad usage, table or directory; 3 stopped, run
     again to resume.
+
+    The options below can stand before a command or after it.
     """
 
 

@@ -9,7 +9,7 @@ import click
 
 from dreamo_batch import columns
 from dreamo_batch.cli import consent, exits
-from dreamo_batch.cli.output import hint, show_frame, show_summary
+from dreamo_batch.cli.output import hint, show_frame, show_summary, warn
 from dreamo_batch.errors import RunStopped
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def show_plan(planned: pd.DataFrame, format_: str, *, on_invalid: str = "raise")
     counted = ", ".join(f"{counts[action]} {action}" for action in columns.ACTIONS if counts.get(action))
     hint(f"{len(planned)} rows: {counted or 'none'}. Nothing was sent.")
     for warning in planned.warnings():
-        hint(f"warning: {warning}")
+        warn(f"warning: {warning}")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == consent.INVALID).any()
     return exits.UNUSABLE if is_refused else exits.DONE
 
@@ -170,7 +170,8 @@ def _give_hints(results: pd.DataFrame, run_dir: str, *, with_pictures: bool) -> 
     counts = results[columns.STATUS].value_counts()
     for status, text in _HINTS.items():
         if n := int(counts.get(status, 0)):
-            hint(f"{n} {text.format(shlex.quote(run_dir))}")
+            tell = warn if status == columns.AMBIGUOUS else hint
+            tell(f"{n} {text.format(shlex.quote(run_dir))}")
     n_unsaved = int(
         ((results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()).sum()
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dreamo_batch import columns
-from dreamo_batch.cli.output import hint
+from dreamo_batch.cli.output import warn
 from dreamo_batch.execution.budget import EXACT, money
 from dreamo_batch.service.harmless import harmless
 
@@ -147,7 +147,7 @@ def bind(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) 
         if most is None
         else f"this call stops at ${most}; --no-cap lifts that"
     )
-    hint(f"{offer.sentence(settings.service_name)} {stops[0].upper()}{stops[1:]}.")
+    warn(f"{offer.sentence(settings.service_name)} {stops[0].upper()}{stops[1:]}.")
     return most
 
 

@@ -9,7 +9,7 @@ import click
 from dreamo_batch import columns
 from dreamo_batch.cli import buying, exits
 from dreamo_batch.cli import options as declared
-from dreamo_batch.cli.output import hint, show_frame, show_summary
+from dreamo_batch.cli.output import hint, is_quiet, show_frame, show_summary, warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
         summary = dreamo.status(path)
     except dreamo.DirectoryError:  # too damaged to count, but what is wrong is known
         for line in damage:
-            hint(line)
+            warn(line)
         raise
     show_summary(summary | ({"damage": damage} if verify else {}), format_)
     if verify:
@@ -158,7 +158,9 @@ def retry(
         planned, path, options, is_local=is_local, is_agreed=yes, no_cap=no_cap
     )
     return buying.finish(
-        lambda: dreamo.retry(path, gateway="local" if is_local else None, **chosen, **options),
+        lambda: dreamo.retry(
+            path, gateway="local" if is_local else None, progress=not is_quiet(), **chosen, **options
+        ),
         path,
         format_,
         with_pictures=options["download"],

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from dreamo_batch.cli import exits
-from dreamo_batch.cli.options import python_to_shell
-from dreamo_batch.cli.output import hint, silence
+from dreamo_batch.cli import exits, options
+from dreamo_batch.cli.output import silence, warn
 from dreamo_batch.errors import DreamoError, InvalidTable, SettingsError
 
 if TYPE_CHECKING:
@@ -41,6 +40,11 @@ class Door(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; how much it says can be told before its name and after it."""
+        cmd.params = [*cmd.params, *options.saying(is_hidden=True)]
+        super().add_command(cmd, name)
 
     def main(
         self,
@@ -73,6 +77,7 @@ class Door(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _take_signals()
+        _open_missing_files()
         _never_fail_on_letters()
         words = list(sys.argv[1:] if args is None else args)
         try:
@@ -89,6 +94,15 @@ def _never_fail_on_letters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _open_missing_files() -> None:
+    """Open standard files that the process began without, lest the next file opened take their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _take_signals() -> None:
@@ -112,33 +126,33 @@ def _tell(error: BaseException) -> None:
         case click.exceptions.Exit():
             pass
         case KeyboardInterrupt():
-            hint("interrupted")
+            warn("interrupted")
         case BrokenPipeError():
             silence(sys.stdout)
             silence(sys.stderr)
         case click.ClickException():
             _tell_usage(error)
         case DreamoError():
-            _say(python_to_shell(str(error)))
+            _say(options.python_to_shell(str(error)))
             if isinstance(error, InvalidTable):
-                hint("`dreamo-batch validate TABLE` lists every problem.")
+                warn("`dreamo-batch validate TABLE` lists every problem.")
         case OSError():
             _say(str(error))
         case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
             _say(f"{name} is not installed; it comes with pip install 'dreamo-batch[{_EXTRAS[name]}]'")
         case _:
-            hint(_without_key("".join(traceback.format_exception(error))))
+            warn(_without_key("".join(traceback.format_exception(error))))
 
 
 def _tell_usage(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        hint(error.ctx.get_usage())
-        hint(f"`{error.ctx.command_path} --help` tells more.")
+        warn(error.ctx.get_usage())
+        warn(f"`{error.ctx.command_path} --help` tells more.")
     _say(error.format_message())
 
 
 def _say(text: str) -> None:
-    hint(f"error: {_without_key(text)}")
+    warn(f"error: {_without_key(text)}")
 
 
 def _without_key(text: str) -> str:

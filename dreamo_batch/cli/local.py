@@ -12,7 +12,7 @@ import click
 from dreamo_batch import columns
 from dreamo_batch.cli import buying, consent, exits
 from dreamo_batch.cli import options as declared
-from dreamo_batch.cli.output import emit, hint
+from dreamo_batch.cli.output import emit, hint, is_quiet
 from dreamo_batch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def demo(run_dir: str, format_: str) -> int:
     n_new = consent.offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_orders
 
     def work() -> pd.DataFrame:
-        return dreamo.run(table, run_dir, gateway="local", base_dir=folder)
+        return dreamo.run(table, run_dir, gateway="local", base_dir=folder, progress=not is_quiet())
 
     code = buying.finish(work, run_dir, format_, with_pictures=True)
     hint(

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from dreamo_batch.cli import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,6 +155,46 @@ FORMAT: Final = _option(
     show_default=True,
     help="How the data on standard output is written.",
 )
+
+_SAYING: Final = "dreamo_batch.saying"
+
+
+def saying(*, is_hidden: bool = False) -> list[click.Option]:
+    """Declare the options that say how much is said: of all commands, and of each.
+
+    Examples
+    --------
+    >>> [option.opts[0] for option in saying()]
+    ['-v', '-q', '--log-file']
+    """
+    common: dict[str, Any] = {"expose_value": False, "callback": _say_so, "hidden": is_hidden}
+    return [
+        _option(
+            "-v",
+            "--verbose",
+            count=True,
+            help="Show the log of what is done; twice: its details too.",
+            **common,
+        ),
+        _option("-q", "--quiet", is_flag=True, help="Show only errors and warnings.", **common),
+        _option("--log-file", metavar="PATH", help="Add the log to a file, with dates.", **common),
+    ]
+
+
+def _say_so(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Say as much as was asked for up to this option."""
+    if not value:
+        return
+    asked = context.meta.setdefault(_SAYING, {"verbose": 0, "quiet": False, "log_file": None})
+    asked[option.name] = value
+    if (before := asked.pop("until", None)) is not None:
+        before.close()
+    until = asked["until"] = ExitStack()
+    context.find_root().call_on_close(until.close)
+    until.enter_context(
+        output.saying(verbosity=asked["verbose"], quiet=asked["quiet"], log_file=asked["log_file"])
+    )
+
 
 _PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
 

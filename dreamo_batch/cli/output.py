@@ -11,10 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -24,11 +27,15 @@ from dreamo_batch.cli.screen import layout
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
 
 _BY_STATUS: Final = "by_status"
+_LOGGER: Final = "dreamo_batch"
+_LOGGED: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_SAID: Final = "dreamo_batch.execution.progress"  # what it logs, it shows as well
+_is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where no value is no "none"
 
 
@@ -106,6 +113,8 @@ def emit(text: str) -> None:
     >>> emit("data\n")
     data
     """
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -114,7 +123,7 @@ def emit(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Write lines to standard error, unable to do anything to the terminal.
+    """Write what is good to know to standard error, unless `--quiet` was given.
 
     Parameters
     ----------
@@ -125,11 +134,102 @@ def hint(text: str) -> None:
     --------
     >>> hint("run again to resume")
     """
+    if not _is_quiet.get():
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Write what must be known to standard error, unable to do anything to the terminal.
+
+    Parameters
+    ----------
+    text : str
+        One line or several.
+
+    Examples
+    --------
+    >>> warn("error: no such table")
+    """
+    if sys.stderr is None:
+        return
     try:
         sys.stderr.write("\n".join(map(harmless, text.rstrip("\n").split("\n"))) + "\n")
         sys.stderr.flush()
-    except OSError:
+    except (OSError, ValueError):
         silence(sys.stderr)  # the terminal is gone: there is nobody left to tell
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` was given."""
+    return _is_quiet.get()
+
+
+@contextmanager
+def saying(*, verbosity: int, quiet: bool, log_file: str | None) -> Iterator[None]:
+    """Say more or less than usual, and keep a log, for as long as the block lasts.
+
+    Parameters
+    ----------
+    verbosity : int
+        1: the package's log on standard error, 2: its details too.
+    quiet : bool
+        Only errors and warnings.
+    log_file : str or None
+        File that the log is added to, with its dates.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written to.
+
+    Examples
+    --------
+    >>> with saying(verbosity=0, quiet=True, log_file=None):
+    ...     is_quiet()
+    True
+    """
+    logger, level = logging.getLogger(_LOGGER), logging.DEBUG if verbosity > 1 else logging.INFO
+    with ExitStack() as undo:
+        token = _is_quiet.set(quiet)
+        undo.callback(_is_quiet.reset, token)
+        undo.callback(logger.setLevel, logger.level)
+        handlers: list[logging.Handler] = [_OnStandardError(level if verbosity else logging.WARNING)]
+        if log_file is not None:
+            kept = logging.FileHandler(log_file, encoding="utf-8", delay=False)
+            kept.setFormatter(_Harmless(_LOGGED))
+            handlers.append(kept)
+        for handler in handlers:
+            logger.addHandler(handler)
+            undo.callback(handler.close)
+            undo.callback(logger.removeHandler, handler)
+        logger.setLevel(level if verbosity or log_file is not None else logging.WARNING)
+        yield
+
+
+class _Harmless(logging.Formatter):
+    """Writes a record as one line that can do nothing to a terminal; a traceback follows it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return harmless(super().formatMessage(record))
+
+
+class _OnStandardError(logging.Handler):
+    """Writes the log as hints are written, above a bar that is there; not what progress shows anyway."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.setFormatter(_Harmless(_LOGGED))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == _SAID and record.levelno < logging.WARNING:
+            return
+        from tqdm import tqdm
+
+        try:
+            with tqdm.external_write_mode(file=sys.stderr):
+                warn(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler does
+            self.handleError(record)
 
 
 def silence(stream: TextIO) -> None:
@@ -141,7 +241,7 @@ def silence(stream: TextIO) -> None:
     """
     try:
         number = stream.fileno()
-    except OSError:  # a stream that is no file has no end that could be closed
+    except (OSError, ValueError):  # a stream that is closed, or no file, has no end that could be closed
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
@@ -149,12 +249,13 @@ def silence(stream: TextIO) -> None:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
     return json.dumps(value, ensure_ascii=not is_unicode)
 
 
 def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if is_terminal else None
 
 
 def _flat(summary: Mapping[str, Any], by_status: Mapping[str, int] | None = None) -> dict[str, Any]:

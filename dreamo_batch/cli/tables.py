@@ -10,7 +10,7 @@ import click
 from dreamo_batch import columns
 from dreamo_batch.cli import buying, exits
 from dreamo_batch.cli import options as declared
-from dreamo_batch.cli.output import hint, show_frame
+from dreamo_batch.cli.output import hint, is_quiet, show_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,9 @@ def run(
         lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap
     )
     return buying.finish(
-        lambda: dreamo.run(frame, run_dir, gateway="local" if local else None, **options),
+        lambda: dreamo.run(
+            frame, run_dir, gateway="local" if local else None, progress=not is_quiet(), **options
+        ),
         run_dir,
         format_,
         with_pictures=options["download"],

@@ -204,7 +204,7 @@ class Bar:
         )
         self._display = self._bar.display
         self._bar.display = self._display_or_note  # a lock of tqdm's stays locked if its display fails
-        self._output = _displayed(self._bar.container) if is_widget else None
+        self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
