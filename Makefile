@@ -6,7 +6,7 @@ PEERS   := .venv-peers
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check bench peers chaos docs notebooks constraints format clean
+.PHONY: demo test check release-check bench peers chaos docs notebooks constraints format clean
 
 demo: $(READY)
 	$(VENV)/bin/dreamo-batch demo --run-dir runs/demo
@@ -38,6 +38,10 @@ notebooks: $(READY)
 # Compares against a baseline in the same run and prints ratios; asserts nothing.
 bench: $(READY)
 	$(PYTHON) -m tests.benchmarks
+
+# The wheel as users install it: without extras, with the oldest dependencies, on every Python of this machine.
+release-check: $(READY)
+	$(PYTHON) -m tests.release_check
 
 # Beside other tools, which have an environment of their own; prints a table, asserts nothing.
 peers: $(READY) $(PEERS)/.ready

@@ -136,6 +136,9 @@ def test_several_directories_at_once(tmp_path, reference, gateway):
         dreamo.costs([])
     with pytest.raises(UsageError, match="Expected a run directory"):
         dreamo.attempts(3)
+    # A frame would give the names of its columns.
+    with pytest.raises(UsageError, match=r"got DataFrame.*Pass the path"):
+        dreamo.attempts(dreamo.load(tmp_path / "one"))
 
 
 def test_orders_outside_the_table_are_counted(tmp_path, reference, gateway):

@@ -83,7 +83,11 @@ def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gatew
         raise UsageError(f'gateway must be "local" or a running gateway, not {gateway!r}')
     local: Any = importlib.import_module("dreamo_batch.local")  # by name: only this hook reaches it
     try:
-        started: Gateway = resources.enter_context(local.LocalGateway(state_dir=directory.gateway))
+        embedded = local.LocalGateway
+    except ModuleNotFoundError as error:
+        raise UsageError(str(error)) from None
+    try:
+        started: Gateway = resources.enter_context(embedded(state_dir=directory.gateway))
     except (FileExistsError, NotADirectoryError):
         raise DirectoryError(f"{directory.path} is not a folder; give another run directory.") from None
     return started

@@ -76,11 +76,16 @@ def listed(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     if isinstance(source, str | os.PathLike):
         return [source]
     try:
-        several = list(source)
+        several = [] if isinstance(source, pd.DataFrame) else list(source)  # a frame would give its columns
     except TypeError:
         several = []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
-        raise UsageError(f"Expected a run directory, or several, or results; got {type(source).__name__}.")
+        raise UsageError(
+            f"Expected a run directory or several, got {type(source).__name__}. "
+            "Pass the path that was given to run()."
+            if isinstance(source, pd.DataFrame)
+            else f"Expected a run directory, or several, or results; got {type(source).__name__}."
+        )
     by_place: dict[Path, RunDir] = {}
     for path in several:
         by_place.setdefault(RunDirectory(path).path.resolve(), path)

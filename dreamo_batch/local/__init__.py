@@ -21,7 +21,11 @@ __all__ = ["LocalGateway"]
 def __getattr__(name: str) -> Any:
     # Only the gateway needs FastAPI; the engines beside it do not.
     if name == "LocalGateway":
-        from dreamo_batch.local.serve import LocalGateway
-
+        try:
+            from dreamo_batch.local.serve import LocalGateway
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"The local gateway needs {error.name}: pip install 'dreamo-batch[local]'.", name=error.name
+            ) from None
         return LocalGateway
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

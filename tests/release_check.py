@@ -1,0 +1,104 @@
+"""Install the wheel as users do: without extras, with the oldest dependencies it allows, on every Python.
+
+``python -m tests.release_check [bare] [oldest] [pythons]``; all three by default. Prints a line for each; exits with
+1 at the first that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import dreamo_batch as dreamo
+
+ROOT = Path(__file__).parent.parent
+UV = Path(sys.executable).with_name("uv")
+PYTHONS = ("3.11", "3.12", "3.13")
+FLOWS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_flow_live.py")
+# What the flow tests need beside the package itself.
+TOOLS = ("pytest", "pytest-timeout", "hypothesis", "nbformat")
+
+
+def main(wanted: list[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="dreamo-release-") as name:
+        folder = Path(name)
+        run(UV, "build", "--wheel", "--quiet", "--out-dir", folder, ROOT)
+        (wheel,) = folder.glob("*.whl")
+        for check in (bare, oldest, pythons):
+            if not wanted or check.__name__ in wanted:
+                check(folder, wheel)
+
+
+def bare(folder: Path, wheel: Path) -> None:
+    """The wheel alone."""
+    python = environment(folder / "bare", sys.executable)
+    run(UV, "pip", "install", "--quiet", "--python", python, "-c", ROOT / "constraints.txt", wheel)
+    with dreamo.LocalGateway(engine="flat", api_key="bare-install") as gateway:
+        script, image = ROOT / "tests" / "bare_install.py", ROOT / "data" / "mascot.png"
+        run(python, script, gateway.base_url, image, cwd=folder)
+
+
+def oldest(folder: Path, wheel: Path) -> None:
+    """Flow tests with the lowest version of each dependency that pyproject.toml allows."""
+    python = environment(folder / "oldest", sys.executable)
+    lowest = folder / "lowest.txt"
+    compiled = (UV, "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python", python)
+    run(*compiled, "--extra", "all", ROOT / "pyproject.toml", "-o", lowest)
+    run(UV, "pip", "install", "--quiet", "--python", python, "-r", lowest)
+    run(UV, "pip", "install", "--quiet", "--python", python, "-c", lowest, wheel, *TOOLS)
+    flows(python, folder / "checkout-oldest")
+    print("The flow tests pass with the oldest dependencies that are allowed.")
+
+
+def pythons(folder: Path, wheel: Path) -> None:
+    """Flow tests on every Python that is named in pyproject.toml and found on this machine."""
+    for version in PYTHONS:
+        found = interpreter(version)
+        if found is None:
+            print(f"Python {version} is not on this machine; not checked.")
+            continue
+        python = environment(folder / version, found)
+        install = (UV, "pip", "install", "--quiet", "--python", python, "-c", ROOT / "constraints.txt")
+        run(*install, f"{wheel}[all]", *TOOLS)
+        flows(python, folder / f"checkout-{version}")
+        print(f"The flow tests pass on Python {version}.")
+
+
+def interpreter(version: str) -> str | None:
+    """Find a Python on the path, or among those of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
+    return str(kept[-1]) if kept else shutil.which(f"python{version}")
+
+
+def environment(folder: Path, python: str) -> Path:
+    run(UV, "venv", "--quiet", "--python", python, folder)
+    return folder / "bin" / "python"
+
+
+def flows(python: Path, checkout: Path) -> None:
+    """Run the flow tests against what is installed, not against the sources beside them."""
+    for name in ("tests", "data", "pyproject.toml"):
+        source = ROOT / name
+        target = checkout / name
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    run(python, "-m", "pytest", "-q", "-x", *FLOWS, cwd=checkout)
+
+
+def run(*command: object, cwd: Path = ROOT) -> None:
+    words = [str(word) for word in command]
+    environ = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    if subprocess.run(words, cwd=cwd, env=environ, check=False).returncode:
+        raise SystemExit(f"failed: {' '.join(words)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
