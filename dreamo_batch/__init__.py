@@ -21,6 +21,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamo_batch.importing import load as _load
+
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    value = getattr(_load(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch
+from dreamo_batch.importing import load
 
 ROOT = Path(__file__).parent.parent
 _QUIET_IMPORT = """
@@ -81,3 +82,40 @@ def test_no_file_names_a_registry_or_a_machine():
         if path.exists() and any(h in path.read_text(errors="ignore") for h in hosts)
     ]
     assert guilty == []
+
+
+INTERRUPTED = """
+import os, signal, sys
+import pandas as pd  # as a notebook has already
+import dreamo_batch as dreamo
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # an interrupt comes between two instructions of the main thread
+                pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupts())
+for call in range(2):
+    try:
+        print(len(dreamo.plan(pd.DataFrame({"image": [], "prompt": []}))))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("module", ["requests.models", "dreamo_batch.execution.plan", "pyarrow.dataset"])
+def test_a_first_call_that_is_interrupted_leaves_nothing_half_loaded(module):
+    """Ctrl-C in the first second, while modules are loaded, ends that call; the same call again works."""
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["interrupted", "0"], done.stderr
+
+
+def test_a_module_that_can_not_be_loaded_says_why():
+    """The error is raised where it was asked for."""
+    with pytest.raises(ModuleNotFoundError, match=r"dreamo_batch\.nothing"):
+        load("dreamo_batch.nothing")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError
+from dreamo_batch.importing import load
 from dreamo_batch.service.client import Client
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gatew
         return gateway
     if gateway != "local":
         raise UsageError(f'gateway must be "local" or a running gateway, not {gateway!r}')
-    local: Any = importlib.import_module("dreamo_batch.local")  # by name: only this hook reaches it
+    local: Any = load("dreamo_batch.local")  # by name: only this hook reaches it
     try:
         embedded = local.LocalGateway
     except ModuleNotFoundError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from dreamo_batch.errors import PriceUnknown, RunStopped, UsageError
 from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.options import RunOptions
 from dreamo_batch.execution.progress import Progress, Silent, dollars, shown
+from dreamo_batch.importing import load
 from dreamo_batch.results import summary
 
 if TYPE_CHECKING:
@@ -410,6 +410,4 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
 
 
 def _panels() -> Any:
-    return importlib.import_module(
-        "dreamo_batch.notebook.panel"
-    )  # by name: the notebook layer is above this one
+    return load("dreamo_batch.notebook.panel")  # by name: the notebook layer is above this one

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.execution.budget import EXACT
+from dreamo_batch.importing import load
 from dreamo_batch.service.harmless import harmless
 
 if TYPE_CHECKING:
@@ -181,8 +182,7 @@ class Bar:
         clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> None:
-        from tqdm.auto import tqdm
-
+        tqdm = load("tqdm.auto").tqdm
         is_widget = _is_widget()
         if is_widget:
             options["display"] = False

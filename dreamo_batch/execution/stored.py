@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ _JOB: Final = {
     columns.REPLICATE: columns.INT,
     KIND: columns.STR,
 }
+
+
+def _load_now() -> None:
+    """Have pandas and Arrow load what they load at the first table; an interrupt then could leave it half loaded."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(pd.DataFrame({"text": ["a"]})), file)
+    file.seek(0)
+    pd.read_parquet(file)
+
+
+_load_now()
 
 
 @dataclass(frozen=True, slots=True)

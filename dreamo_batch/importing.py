@@ -1,0 +1,62 @@
+"""Load modules whole: an interrupt in the middle of an import can leave pandas or Arrow unusable until a restart.
+
+Interrupts reach only the main thread, so modules are loaded in another, while the main thread waits. One that is
+interrupted there waits no longer; the modules are loaded all the same, and whoever asks next waits for the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+
+_IMPORTS: Final = "<frozen importlib._bootstrap>"
+
+
+def load(name: str) -> ModuleType:
+    """Import a module so that no interrupt leaves it half loaded.
+
+    Parameters
+    ----------
+    name : str
+        Full name of the module.
+
+    Returns
+    -------
+    module
+
+    Examples
+    --------
+    >>> load("dreamo_batch.columns").__name__
+    'dreamo_batch.columns'
+    """
+    module = sys.modules.get(name)
+    is_loaded = module is not None and not getattr(module.__spec__, "_initializing", False)
+    # In the middle of an import another thread could wait for a module that only this one can finish.
+    if is_loaded or threading.current_thread() is not threading.main_thread() or _is_importing():
+        return importlib.import_module(name)
+    loaded: list[ModuleType] = []
+    thread = threading.Thread(target=_load_now, args=(name, loaded), name="dreamo-importing", daemon=True)
+    thread.start()
+    thread.join()
+    return loaded[0] if loaded else importlib.import_module(name)  # again, for the error that it ended with
+
+
+def _load_now(name: str, loaded: list[ModuleType]) -> None:
+    with suppress(Exception):
+        loaded.append(importlib.import_module(name))
+
+
+def _is_importing() -> bool:
+    """Whether this thread is in the middle of loading a module."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the way to look at one's own stack
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS and frame.f_code.co_name == "_load_unlocked":
+            return True
+        frame = frame.f_back
+    return False
