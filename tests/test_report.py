@@ -97,6 +97,15 @@ def page_of(run_dir, path=None):
 # What it tells.
 
 
+def test_long_prompts_are_whole(reference, tmp_path):
+    """Two that differ in their last words can be told apart in every table, and beside every picture."""
+    prompts = ["a fox in the snow, " * 40 + end for end in ("at dawn", "at dusk")]
+    page = page_of(bought(tmp_path / "run", reference, prompts=prompts)[0])
+    told = [words for words in page.words if words.startswith("a fox in the snow")]
+    assert {words[-7:] for words in told} == {"at dawn", "at dusk"}
+    assert min(map(len, told)) > 700
+
+
 def test_several_runs_stand_on_one_page(run, reference, tmp_path):
     """Their sums come first, each can be jumped to, and no name on the page is there twice."""
     other, _ = bought(tmp_path / "other", reference, prompts=("on a beach",))

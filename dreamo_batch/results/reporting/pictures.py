@@ -99,7 +99,7 @@ def _pairs(pairs: pd.DataFrame, run_dir: Path) -> list[dict[str, Any]]:
     lines = pairs.to_dict("records")
     return [
         {
-            "prompt": wording.words(line.get(columns.PROMPT), 120),
+            "prompt": wording.words(line.get(columns.PROMPT)),
             "distance": f"{line[columns.HASH_DISTANCE]} bits, Delta E {line[columns.DELTA_E]:.1f}",
             "is_same_file": bool(line[columns.IS_SAME_FILE]),
             "sides": [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 UNKNOWN: Final = "unknown"
-_WORDS_MAX: Final = 240
+_WORDS_MAX: Final = 1_000  # the longest prompt that the service is known to take is whole
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -24,7 +24,7 @@ def words(text: object, most: int = _WORDS_MAX) -> str:
 
     Examples
     --------
-    >>> words("in the\nsnow\u202e"), words(None), words("a" * 300)[-3:]
+    >>> words("in the\nsnow\u202e"), words(None), words("a" * 1_300)[-3:]
     ('in the snow\\u202e', '(none)', 'aa…')
     """
     if text is None or text is pd.NA or text != text:  # noqa: PLR0124 - NaN
