@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import hashlib
 import io
 import logging
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -202,6 +205,55 @@ def test_in_memory_pictures_are_kept_and_need_not_be_given_again(run, gateway, r
     again = dreamo.retry(tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key, progress=False)
     assert (again[columns.STATUS] == columns.COMPLETED).all()
     assert again[columns.JOB_ID].tolist() == done[columns.JOB_ID].tolist()
+
+
+def test_a_directory_can_be_given_away(gateway, reference, tmp_path, monkeypatch):
+    """It holds what was used: elsewhere, without the originals, it is shown, ranked, retried and resumed."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "refs").mkdir(parents=True)
+    there.mkdir()
+    for number in (1, 2):
+        Image.new("RGB", (600, 600), (40 * number, 90, 200)).save(here / "refs" / f"{number}.png")
+    shutil.copy(here / "refs" / "1.png", here / "refs" / "same.png")
+    table = jobs(reference, 3).assign(image=["refs/1.png", "refs/2.png", "refs/same.png"])
+    options = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
+    monkeypatch.chdir(here)
+    gateway.faults.script("create", "fail_095")
+    dreamo.run(table, "run", max_in_flight=1, **options)
+    kept = sorted(path.name for path in Path("run/inputs").iterdir())
+    digests = {hashlib.sha256(Path(f"refs/{n}.png").read_bytes()).hexdigest() for n in (1, 2)}
+    assert kept == sorted(f"{digest}.png" for digest in digests)
+    shutil.move(here / "run", there / "run")
+    shutil.rmtree(here / "refs")
+    monkeypatch.chdir(there)
+    n_bought = len(gateway.invoice())
+    again = dreamo.retry("run", **options)
+    assert (again[columns.STATUS] == columns.COMPLETED).all()
+    assert len(gateway.invoice()) == n_bought + 1
+    ranked = dreamo.rank("run", by="colour", within=None, progress=False)
+    assert ranked["score"].notna().all()
+    assert dreamo.gallery("run", rows="prompt").to_html().count("data:image/jpeg") > len(table)
+    told = dreamo.export("run", there / "out")
+    assert told["pictures"] == 3
+    assert sorted(path.name for path in (there / "out" / "references").iterdir()) == kept
+    found = dreamo.plan(table, "run")
+    assert found["action"].tolist() == ["reuse"] * 3
+    more = pd.concat([table, table.head(1).assign(prompt="a new one")], ignore_index=True)
+    done = dreamo.run(more, "run", **options)
+    assert (done[columns.STATUS] == columns.COMPLETED).all()
+    assert len(gateway.invoice()) == n_bought + 2
+
+
+def test_references_can_be_left_out(gateway, reference, tmp_path):
+    """Where they are large, or somebody else's."""
+    table = jobs(reference, 1)
+    options = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
+    dreamo.run(table, tmp_path / "run", keep_references=False, **options)
+    assert not (tmp_path / "run" / "inputs").exists()
+    bad = table.assign(prompt="")
+    with pytest.raises(dreamo.InvalidTable):
+        dreamo.run(bad, tmp_path / "refused", **options)
+    assert not (tmp_path / "refused" / "inputs").exists()
 
 
 def test_a_failed_row_is_ordered_again_only_when_asked(run, gateway, reference, tmp_path):
@@ -425,7 +477,7 @@ def _change_once_asked(picture, run_dir) -> None:
 def test_a_reference_that_is_gone_matters_only_for_new_orders(run, gateway, reference):
     """Rows that were ordered keep their job and their picture although the file was deleted since."""
     table = jobs(reference, 2)
-    first = run(table)
+    first = run(table, keep_references=False)
     reference.unlink()
     done = run(table)
     assert done[columns.JOB_ID].equals(first[columns.JOB_ID])

@@ -692,7 +692,8 @@ def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
     assert prepare(table, **options).problems["code"].tolist() == ["image-not-found"] * 2
     after = prepare(table, **options, known_images=known)
     assert after.jobs == before.jobs
-    assert after.problems[["code", "severity"]].to_numpy().tolist() == [["image-gone", "warning"]] * 2
+    kinds = [["image-gone", "warning"], ["image-kept", "warning"]]  # a corrected copy is still there
+    assert after.problems[["code", "severity"]].to_numpy().tolist() == kinds
 
 
 def test_known_pictures_do_not_hide_what_is_there_now(tmp_path):

@@ -37,8 +37,9 @@ def export(
     """Write results and pictures into a folder that other tools read.
 
     The folder gets ``results.parquet`` and ``results.csv`` (one flat table, a line per row), ``columns.csv`` and
-    ``README.md`` (what each column means), and ``images/`` with the pictures, named by their job, beside a
-    ``metadata.csv`` that the Hugging Face loader reads: ``load_dataset("imagefolder", data_dir="FOLDER/images")``.
+    ``README.md`` (what each column means), ``references/`` with the reference pictures, and ``images/`` with the
+    pictures, named by their job, beside a ``metadata.csv`` that the Hugging Face loader reads:
+    ``load_dataset("imagefolder", data_dir="FOLDER/images")``.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def export(
     >>> dreamo.export(done, folder)["pictures"]
     2
     >>> sorted(path.name for path in Path(folder).iterdir())
-    ['README.md', 'columns.csv', 'export.json', 'images', 'results.csv', 'results.parquet']
+    ['README.md', 'columns.csv', 'export.json', 'images', 'references', 'results.csv', 'results.parquet']
     """
     wanted = _checked(formats, pictures, text=text)
     results = _results(source)
@@ -105,6 +106,7 @@ def export(
     lines = tidy.pictures(table, decided, handout.saved_pictures(table, directory.path))
     album = handout.Album(directory.path / handout.IMAGES, is_linked=pictures == "link", has_text=text)
     items += [*handout.explanations(table, lines), handout.metadata(lines), *album.items(lines)]
+    items += handout.references(table, decided)
     deliver(target, items, progress=progress)
     told |= {"pictures": len(lines), "missing": handout.n_pictures(table) - len(lines)}
     return told | ({"without_text": album.n_without_text} if text else {})

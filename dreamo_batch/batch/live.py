@@ -317,6 +317,7 @@ def start(
     max_in_flight: int = 8,
     download: bool = True,
     fix_images: bool = False,
+    keep_references: bool = True,
     on_invalid: Literal["raise", "skip"] = "raise",
     on_ambiguous: Literal["hold", "resubmit"] = "hold",
     max_attempts: int = 1,
@@ -336,7 +337,7 @@ def start(
         As for `dreamo_batch.run`.
     client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, max_in_flight, download, fix_images
         As for `dreamo_batch.run`.
-    on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, base_dir
+    keep_references, on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, base_dir
         As for `dreamo_batch.run`.
 
     Returns
@@ -367,6 +368,7 @@ def start(
         max_in_flight=max_in_flight,
         download=download,
         fix_images=fix_images,
+        keep_references=keep_references,
         on_invalid=on_invalid,
         on_ambiguous=on_ambiguous,
         max_attempts=max_attempts,

@@ -20,8 +20,10 @@ from dreamo_batch.execution.budget import Budget, money
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
 from dreamo_batch.execution.options import RunOptions
+from dreamo_batch.execution.session import storage_failed
 from dreamo_batch.execution.state import State
 from dreamo_batch.results.planned import Plan
+from dreamo_batch.table.inputs import Inputs
 from dreamo_batch.table.jobs import Prepared, prepare
 from dreamo_batch.table.looking import shown
 from dreamo_batch.table.problems import Problems
@@ -58,6 +60,7 @@ def run(
     max_in_flight: int = 8,
     download: bool = True,
     fix_images: bool = False,
+    keep_references: bool = True,
     on_invalid: Literal["raise", "skip"] = "raise",
     on_ambiguous: Literal["hold", "resubmit"] = "hold",
     max_attempts: int = 1,
@@ -98,6 +101,8 @@ def run(
         Save the pictures.
     fix_images : bool
         Send corrected copies of reference pictures that the service would not take.
+    keep_references : bool
+        Keep a copy of each reference picture in the run directory, so that it can be moved or given away.
     on_invalid : {"raise", "skip"}
         What to do about rows that can't be ordered.
     on_ambiguous : {"hold", "resubmit"}
@@ -155,6 +160,7 @@ def run(
         max_in_flight=max_in_flight,
         download=download,
         fix_images=fix_images,
+        keep_references=keep_references,
         on_invalid=on_invalid,
         on_ambiguous=on_ambiguous,
         max_attempts=max_attempts,
@@ -351,7 +357,17 @@ def _prepare(
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     if len(errors) and options.on_invalid == "raise":
         raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, len(table)))
+    if options.keep_references:
+        _keep_references(prepared, directory)
     return prepared
+
+
+def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
+    try:
+        directory.make()
+    except OSError as error:
+        raise storage_failed(directory, error) from error
+    Inputs(directory.inputs).keep_references(job.image for job in prepared.jobs.values())
 
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:

@@ -69,6 +69,11 @@ RUN: Final[dict[str, click.Option]] = {
         is_flag=True,
         help="Send corrected copies of pictures that the service would not take.",
     ),
+    "keep_references": _option(
+        "--keep-references/--no-keep-references",
+        default=True,
+        help="Keep copies of the reference pictures in the run directory, or don't.",
+    ),
     "on_invalid": _option(
         "--on-invalid",
         type=click.Choice(["raise", "skip"]),
@@ -116,7 +121,7 @@ RUN: Final[dict[str, click.Option]] = {
     ),
 }
 # The table of a directory is stored as it was checked.
-ABOUT_TABLE: Final = ("fix_images", "on_invalid", "random_seed", "base_dir")
+ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
 # What `plan` can be told; it takes the others too, so that a line can be planned before it is run.
 PLAN: Final = (

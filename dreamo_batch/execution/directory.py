@@ -166,6 +166,21 @@ class RunDirectory:
         self.write_manifest(manifest)
         return manifest
 
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises
+        ------
+        DirectoryError
+            If the path is no folder.
+        OSError
+            If the folder can't be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DirectoryError(f"{self.path} is not a folder; give another run directory.") from None
+
     def lock(self) -> None:
         """Become the one writer.
 
@@ -178,10 +193,7 @@ class RunDirectory:
         OSError
             If the folder can't be made or written to.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise DirectoryError(f"{self.path} is not a folder; give another run directory.") from None
+        self.make()
         owner = self._owner()
         lock = filelock.FileLock(self.path / LOCK, thread_local=False)
         try:

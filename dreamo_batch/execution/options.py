@@ -37,6 +37,7 @@ class RunOptions:
     max_in_flight: int = 8
     download: bool = True
     fix_images: bool = False
+    keep_references: bool = True
     on_invalid: Literal["raise", "skip"] = "raise"
     on_ambiguous: Literal["hold", "resubmit"] = "hold"
     max_attempts: int = 1

@@ -352,7 +352,7 @@ def _differs(job: Job, other: Job) -> str:
 
 def _image_difference(image: ImageSource, other: ImageSource) -> str:
     if image.kind != URL:
-        is_fixed = [one.sent_location != one.location for one in (image, other)]
+        is_fixed = [one.sent_digest != one.digest for one in (image, other)]
         return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""
     this, that = links.canonical(image.location), links.canonical(other.location)
     if this == that:

@@ -19,6 +19,7 @@ from dreamo_batch.execution import checkpoint, durable
 from dreamo_batch.execution.directory import INPUTS
 from dreamo_batch.table.cells import read_integer
 from dreamo_batch.table.images import ImageSource
+from dreamo_batch.table.inputs import kept_copy
 from dreamo_batch.table.jobs import Job, Prepared
 from dreamo_batch.table.links import canonical
 from dreamo_batch.table.sources import URL
@@ -119,7 +120,9 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
-    decided[columns.IMAGE_SENT] = _kept_here(decided[columns.IMAGE_SENT], path.parent)
+    decided[columns.IMAGE_SENT] = _kept_here(
+        decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
+    )
     user = frame.loc[:, [not name for name in is_decided]]
     return StoredTable(user, decided, str(meta.get("table_id")))
 
@@ -139,6 +142,8 @@ def known_images(path: Path) -> dict[str, ImageSource]:
         .dropna()
         .drop_duplicates()
     )
+    names = [columns.STORED_PREFIX + name for name in (columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)]
+    rows[names[0]] = _kept_here(rows[names[0]], rows[names[1]], path.parent)
     images = starmap(ImageSource, rows.itertuples(index=False, name=None))
     return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
 
@@ -183,8 +188,11 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
     return meta
 
 
-def _kept_here(locations: pd.Series, folder: Path) -> pd.Series:
+def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Series:
     """Find pictures that are kept in the run directory where that is now; it may have been moved."""
+    copies = {digest: kept_copy(folder / INPUTS, digest) for digest in digests.dropna().unique()}
+    copied = digests.map({digest: str(copy) for digest, copy in copies.items() if copy is not None})
+    locations = copied.astype(columns.STR).fillna(locations)
     is_kept = locations.str.contains(f"/{INPUTS}/", regex=False, na=False)
     kept = locations[is_kept].str.rsplit("/", n=1).str[-1].map(lambda name: folder / INPUTS / name)
     there = kept[kept.map(lambda path: path.is_file())].map(str)

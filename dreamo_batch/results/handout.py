@@ -16,11 +16,13 @@ from dreamo_batch.results.inscription import inscribed
 from dreamo_batch.results.outbox import Item
 from dreamo_batch.service import parameters
 from dreamo_batch.table.files import write_table
+from dreamo_batch.table.pictures import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 IMAGES: Final = "images"
+_REFERENCES: Final = "references"
 _RESULTS: Final = "results"
 _METADATA: Final = "metadata.csv"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
@@ -41,6 +43,7 @@ Missing cells mean unknown, never 0. `cost` is exact; `cost_usd` is the same as 
 _README_PICTURES: Final = """
 ## Pictures
 
+`references/` holds the reference pictures that were files, named by the `image_digest` of the lines below.
 `images/` holds each picture once, under the id of its job, and `images/metadata.csv` has a line for each:
 
 ```python
@@ -103,6 +106,17 @@ def explanations(table: pd.DataFrame, lines: pd.DataFrame | None) -> list[Item]:
             pictures=dictionary.markdown(dictionary.describe(lines, columns.PICTURES))
         )
     return [_table("columns.csv", described), Item("README.md", lambda: readme.encode("utf-8", "replace"))]
+
+
+def references(table: pd.DataFrame, decided: pd.DataFrame) -> Iterator[Item]:
+    """Give the reference picture of each job once, named by its digest; those at a URL are nowhere on disk."""
+    names = [columns.IMAGE_DIGEST, columns.IMAGE_SENT]
+    used = decided.reindex(table[columns.JOB_ID].dropna().unique())[names].dropna()
+    for digest, place in used.drop_duplicates(columns.IMAGE_DIGEST).itertuples(index=False, name=None):
+        path = Path(place)
+        if path.is_absolute() and path.is_file():
+            content = path.read_bytes()
+            yield Item(f"{_REFERENCES}/{digest}{suffix_of(content)}", path.read_bytes)
 
 
 class Album:

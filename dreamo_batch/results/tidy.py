@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ORDERED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
 # What `jobs.parquet` tells of a job.
-DECIDED: Final = (*_ORDERED, columns.IMAGE_SOURCE, columns.IMAGE_DIGEST)
+DECIDED: Final = (*_ORDERED, columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT)
 _SOURCES: Final = {
     columns.SEED: columns.SEED_SENT,
     columns.WIDTH: columns.OUTPUT_WIDTH,

@@ -75,6 +75,12 @@ _FILES = (
         "{path} can't be read any more; earlier orders for it are still known.",
         "Put the file back if rows that were not ordered yet are to be.",
     ),
+    Rule(
+        "image-kept",
+        WARNING,
+        "{path} can't be read; the copy that the run directory keeps is used.",
+        "Nothing to do, unless another picture is meant.",
+    ),
     Rule("image-not-a-file", ERROR, "{path} is {kind}, not a file.", "Give the path of one picture."),
     Rule(
         "image-unreadable", ERROR, "The file can't be read: {reason}.", "Check the path and its permissions."

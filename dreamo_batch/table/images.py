@@ -15,6 +15,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.errors import StorageFailed
@@ -28,7 +29,6 @@ from dreamo_batch.table.sources import PIXELS, URL, Source, judge_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from dreamo_batch.table.inputs import Inputs
 
@@ -158,13 +158,28 @@ def _utc(seconds: float) -> str:
 
 
 def _remembered(source: Source, finding: Finding, how: Check) -> Checked:
-    image = how.known.get(source.location)
+    image = how.known.get(source.location) or _known_elsewhere(source, how)
     if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
         return Checked((finding,))
     identity = _identity("bytes", image.digest)
-    if image.sent_location != image.location:
+    if image.sent_digest != image.digest:
         identity = _identity_of_copy(identity)
-    return Checked((Finding.of("image-gone", path=source.location),), image, identity)
+    code = "image-kept" if Path(image.sent_location).is_file() else "image-gone"
+    return Checked((Finding.of(code, path=source.location),), image, identity)
+
+
+def _known_elsewhere(source: Source, how: Check) -> ImageSource | None:
+    """Find the picture of a table that was moved with its run directory: the same path below another folder."""
+    try:
+        below = Path(source.location).relative_to(how.base_dir)
+    except ValueError:
+        return None
+    found = {
+        image.digest: image
+        for place, image in how.known.items()
+        if place.endswith(f"/{below.as_posix()}") and Path(image.sent_location).is_file()
+    }
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _as_it_is(loaded: Loaded, findings: tuple[Finding, ...], inputs: Inputs) -> Checked:

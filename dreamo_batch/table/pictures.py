@@ -39,6 +39,7 @@ READ_BYTES_MAX: Final = 64_000_000
 # Twice what Pillow warns of by itself, its own limit for opening at all.
 PIXELS_MAX: Final = 178_956_970
 
+SUFFIXES: Final = (".jpg", ".png", ".bin")
 UPRIGHT: Final = (0, 1)
 _PNG_BIT_DEPTH_AT: Final = 24
 _DEEP_BITS: Final = 16
@@ -134,9 +135,10 @@ def suffix_of(content: bytes) -> str:
     >>> suffix_of(b"GIF89a")
     '.bin'
     """
+    jpg, png, other = SUFFIXES
     if content.startswith(b"\xff\xd8"):
-        return ".jpg"
-    return ".png" if content.startswith(b"\x89PNG") else ".bin"
+        return jpg
+    return png if content.startswith(b"\x89PNG") else other
 
 
 @contextmanager
