@@ -14,7 +14,7 @@ What goes wrong with one row is a value in the table, never an exception. These 
     │   └── LedgerDamaged           its ledger can't be trusted, so nothing is bought
     ├── RunStopped                  stopped early; `.results`, `.run_dir`      (exit code 3)
     │   ├── BudgetReached           the cap would be passed
-    │   ├── AccessRefused           401, 402 or 403: key, credit or permission
+    │   ├── AccessRefused           the account or the address was refused: key, credit, permission
     │   ├── KeyMissing              no key for a service that needs one
     │   ├── StorageFailed           the disk is full, read-only or gone
     │   └── ServiceUnreachable      the service stayed away
@@ -136,7 +136,7 @@ class BudgetReached(RunStopped):
 
 
 class AccessRefused(RunStopped):
-    """The service refused the key, the credit or the permission (401, 402, 403)."""
+    """The service refused the key, the credit, the permission, or any order at this address."""
 
 
 class KeyMissing(RunStopped):

@@ -84,14 +84,17 @@ _SHAPES: Final = (
     "error_integer_code error_html error_empty"
 )
 _5XX: Final = "http_500 http_502 http_503 http_504"
-_REFUSED: Final = "http_401 http_402 http_403"
+_REFUSED: Final = "http_401 http_402"
 _429: Final = "http_429 http_429_seconds http_429_date http_429_body"
 
 
 def _of_create() -> Iterator[Group]:
     yield _group("create", "slow created_at_text unknown_fields content_length_too_long", _READS)
     yield _group("create", _429, _WAITS)
-    yield _group("create", _REFUSED, _STOPS)
+    yield _group("create", f"{_REFUSED} http_404", _STOPS)
+    yield _group(
+        "create", "http_403", Outcome("sends it once more after the others; two in a row stop the run")
+    )
     yield from _ambiguous(
         "no_answer", "drop_before_accept http_408", "drop_after_accept http_408_after_accept"
     )
@@ -106,7 +109,7 @@ def _of_create() -> Iterator[Group]:
         "html",
         "html_after_accept empty_answer unexpected_json truncated_json content_length_too_short id_missing",
     )
-    yield _group("create", f"http_404 {_SHAPES}", replace(_FAILS, error_class="rejected", n_orders=0))
+    yield _group("create", _SHAPES, replace(_FAILS, error_class="rejected", n_orders=0))
     yield _group("create", "error_in_200", replace(_FAILS, error_class="creation_error", n_orders=0))
     yield from _fates()
 
@@ -164,6 +167,7 @@ def _of_poll() -> Iterator[Group]:
     )
     stopped = replace(_STOPS, status="in_progress", may_have_been_billed=None, n_orders=1, money="open")
     yield _group("poll", _REFUSED, replace(stopped, does="stops; the next call asks again"))
+    yield _group("poll", "http_403", Outcome("asks again; two in a row stop the run"))
     failed = replace(_FAILS, does=_MAY_RETRY, error_class="generation_error")
     yield _group(
         "poll", "status_error status_cancelled status_canceled failed_integer_code failed_message", failed
@@ -191,13 +195,14 @@ def _of_precharge() -> Iterator[Group]:
         Outcome("asks up to three times, then goes on as if no price were told"),
     )
     yield _group("precharge", _REFUSED, replace(_STOPS, does="sends nothing"))
+    yield _group("precharge", "http_403", Outcome("asks for another row once; two in a row send nothing"))
     unknown = "cost_empty cost_null cost_unreadable cost_missing cost_cache_miss cost_cache_miss_flat"
     yield _group("precharge", f"http_404 {unknown}", _NO_PRICE)
 
 
 def _of_download() -> Iterator[Group]:
     yield _group("download", "slow", _READS)
-    statuses = f"{_REFUSED} http_404 http_408 {_5XX}"
+    statuses = f"{_REFUSED} http_403 http_404 http_408 {_5XX}"
     broken = "html empty_answer content_length_too_long content_length_too_short"
     yield _group(
         "download",
@@ -226,7 +231,7 @@ def _named(faults: str) -> str:
         (_SHAPES, "error_*"),
         (_429, "http_429*"),
         (_5XX, "http_5xx"),
-        (_REFUSED, "http_401..403"),
+        (_REFUSED, "http_401..402"),
     ):
         faults = faults.replace(family, short)
     return " ".join(f"`{fault}`" for fault in faults.split())

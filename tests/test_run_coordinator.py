@@ -648,3 +648,81 @@ def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
     coordinator.take(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
     told = [text for text in coordinator.notices if "jobs a and b differ" in text]
     assert [words in text for text in told] == ([] if words is None else [True])
+
+
+FORBIDDEN = Failure(Kind.STOP, failures.FORBIDDEN, http_status=403, message="you have been blocked")
+
+
+def _of_two(make) -> Coordinator:
+    coordinator = make("a", "b", max_in_flight=1)
+    assert given(coordinator) == [("create", KEY)]
+    coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+    assert given(coordinator) == [("create", ("b", 1))]
+    return coordinator
+
+
+def test_a_403_to_one_create_fails_its_row_once_others_are_accepted(make, clock):
+    """A firewall dislikes one prompt; it is tried once more, after the others."""
+    coordinator = _of_two(make)
+    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    assert until_given(coordinator, clock) == [(Do.POLL, ("b", 1), "t1")]
+    coordinator.take(PollAnswer(Do.POLL, ("b", 1), DONE))
+    assert ("create", KEY) in until_given(coordinator, clock)
+    coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+    assert coordinator.stopped is None
+    order = latest(coordinator)
+    assert (order.stage, order.error_class) == (Stage.REFUSED, failures.FORBIDDEN)
+    assert order.error_message == "you have been blocked"
+
+
+def test_two_403_in_a_row_stop_the_run_and_fail_no_row(make):
+    """Then it is the account's."""
+    coordinator = _of_two(make)
+    coordinator.take(CreateAnswer(("b", 1), FORBIDDEN))
+    assert isinstance(coordinator.stopped, AccessRefused)
+    assert "you have been blocked" in str(coordinator.stopped)
+    assert [coordinator.ledger.state.latest(name).stage for name in ("a", "b")] == [Stage.UNSENT] * 2
+
+
+def test_a_row_alone_that_is_refused_twice_stops_the_run(make):
+    """Nothing tells whether it is the row's or the account's, so the row stays pending."""
+    coordinator = make("a")
+    for _ in range(2):
+        assert given(coordinator) == [("create", KEY)]
+        coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+    assert isinstance(coordinator.stopped, AccessRefused)
+    assert latest(coordinator).stage is Stage.UNSENT
+
+
+def test_a_403_to_one_poll_is_asked_again(make, clock):
+    """Two in a row are the account's."""
+    coordinator = accepted(make, clock)
+    for _ in range(2):
+        coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+        assert coordinator.stopped is None
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+    assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+    assert isinstance(coordinator.stopped, AccessRefused)
+
+
+@pytest.mark.parametrize("error_class", [failures.NO_CREDIT, failures.NOT_OFFERED])
+def test_what_is_the_accounts_stops_at_once(make, error_class):
+    """With the service's words; the rows stay pending."""
+    coordinator = make("a", "b", max_in_flight=1)
+    assert given(coordinator) == [("create", KEY)]
+    coordinator.take(CreateAnswer(KEY, Failure(Kind.STOP, error_class, 400, message="out of paint")))
+    assert isinstance(coordinator.stopped, AccessRefused)
+    assert "out of paint" in str(coordinator.stopped)
+    assert latest(coordinator).stage is Stage.UNSENT
+
+
+def test_a_task_that_failed_for_lack_of_credit_stops_the_run(make, clock):
+    """The next would fail as well."""
+    told = ServiceMessage("003011099", "insufficient balance")
+    coordinator = completed(make, clock, Task("t1", "failed", error=told))
+    assert isinstance(coordinator.stopped, AccessRefused)
+    assert latest(coordinator).error_class == failures.NO_CREDIT

@@ -47,7 +47,6 @@ MAY_HAVE_ARRIVED, PERMANENT, STOP, TRANSIENT = (
         (400, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
         (401, (STOP, STOP, STOP, PERMANENT), "access_refused"),
         (402, (STOP, STOP, STOP, PERMANENT), "access_refused"),
-        (403, (STOP, STOP, STOP, PERMANENT), "access_refused"),
         (408, (MAY_HAVE_ARRIVED, TRANSIENT, TRANSIENT, TRANSIENT), "no_answer"),
         (413, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
         (422, (PERMANENT, TRANSIENT, PERMANENT, PERMANENT), "rejected"),
@@ -81,9 +80,9 @@ def test_only_429_makes_an_answered_create_transient(status, body):
     assert failure.kind is not PERMANENT or 400 <= status < 500 or 200 <= status < 300
 
 
-def test_a_create_that_is_not_found_is_rejected_and_a_task_that_is_not_found_is_gone():
+def test_a_create_that_is_not_found_stops_and_a_task_that_is_not_found_is_gone():
     """404 speaks of the path in the one case and of the task in the other."""
-    assert from_response("create", 404, {}, b"").error_class == "rejected"
+    assert from_response("create", 404, {}, b"").error_class == "not_offered"
     assert from_response("download", 404, {}, b"").error_class == "rejected"
     assert from_response("fetch", 404, {}, b"<html>").error_class == "task_not_found"
 
@@ -113,7 +112,7 @@ def test_a_lost_task_is_known_by_its_words(status, body):
         ({"error": {"code": 3011099, "message": "m"}}, PERMANENT, "creation_error", "003011099"),
         ({"error": {"code": 110001, "message": "m"}}, PERMANENT, "moderation", "000110001"),
         ({"error": {"code": 401, "message": "m"}}, STOP, "access_refused", "000000401"),
-        ({"status": {"code": 403, "message": "m"}, "data": None}, STOP, "access_refused", "000000403"),
+        ({"status": {"code": 403, "message": "m"}, "data": None}, STOP, "forbidden", "000000403"),
         ({"error": {"code": 429, "message": "m"}}, PERMANENT, "rejected", "000000429"),
         ({"error": {"code": "\u00b2", "message": "m"}}, PERMANENT, "rejected", "\u00b2"),
     ],
@@ -275,6 +274,85 @@ def test_completed_with_an_error_is_never_ordered_again_by_itself(code):
     failure = from_task(Task("a", "failed", error=error, is_completed_with_error=True))
     assert failure.error_class == "completed_with_error"
     assert not failures.is_unbilled_and_retryable(failure)
+
+
+NO_CREDIT = [
+    {"error": {"code": "insufficient_quota", "message": "m"}},
+    {"error": {"code": "InsufficientBalance", "message": "account balance is not enough"}},
+    {"code": 40201, "message": "m", "data": None},
+    {"status": {"code": 40208, "message": "m"}, "data": None},
+    {"message": "Insufficient credits"},
+    {"detail": "Your account balance is insufficient."},
+    {"error": "You exceeded your current quota, please check your plan"},
+    {"error": {"message": "not enough credits"}},
+    {"message": "\u4f59\u989d\u4e0d\u8db3"},
+]
+
+
+@pytest.mark.parametrize("status", [200, 400, 402, 403, 404, 429, 500])
+@pytest.mark.parametrize("body", NO_CREDIT)
+def test_no_credit_said_in_any_way_stops(status, body):
+    """It is the account's, whatever the status, and nothing was taken."""
+    failure = from_response("create", status, {}, json.dumps(body).encode())
+    assert (failure.kind, failure.error_class, failure.is_outage) == (STOP, "no_credit", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, {"message": "quota of requests per minute reached"}),
+        (400, {"message": "the balance of colours is off"}),
+        (400, {"error": {"code": "003011004", "message": "bad prompt 'insufficient balance'"}}),
+        (500, {"message": "insufficient memory"}),
+    ],
+)
+def test_other_words_are_no_lack_of_credit(status, body):
+    """A row or a rate must not stop the run."""
+    assert from_response("create", status, {}, json.dumps(body).encode()).error_class != "no_credit"
+
+
+def test_a_task_that_failed_for_lack_of_credit_is_not_ordered_again_by_itself():
+    """It would fail again."""
+    failure = from_task(Task("a", "failed", error=ServiceMessage("003011099", "insufficient balance")))
+    assert failure.error_class == "no_credit"
+    assert not failures.is_unbilled_and_retryable(failure)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_create_to_a_wrong_address_stops(status):
+    """It is the whole run's, not the row's."""
+    failure = from_response("create", status, {}, b'{"detail": "App not found: spark"}')
+    assert (failure.kind, failure.error_class, failure.message) == (
+        STOP,
+        "not_offered",
+        "App not found: spark",
+    )
+
+
+def test_a_403_has_a_class_of_its_own():
+    """It may be about one prompt; a link's is not."""
+    assert [from_response(operation, 403, {}, b"").error_class for operation in OPERATIONS] == [
+        *["forbidden"] * 3,
+        "access_refused",
+    ]
+
+
+@pytest.mark.parametrize("code", ["003011001", "003011002", "003011003", "003011004", 3011004])
+@pytest.mark.parametrize("status", [408, 500, 502, 503])
+def test_a_documented_rejection_is_one_at_any_status(status, code):
+    """Nothing was ordered, so the row is not in doubt."""
+    failure = from_response("create", status, {}, json.dumps({"error": {"code": code}}).encode())
+    assert (failure.kind, failure.error_class, failure.is_outage) == (PERMANENT, "rejected", False)
+    vague = from_response("create", status, {}, b'{"error": {"code": "003011095"}}')
+    assert vague.kind is MAY_HAVE_ARRIVED
+
+
+@pytest.mark.parametrize("words", ["HTTP 400 from upstream: 50429", "code 50430"])
+def test_upstream_busy_codes_count_beside_an_http_status(words):
+    """50429 and 50430 are rate limits."""
+    assert failures.is_unbilled_and_retryable(
+        from_task(Task("a", "failed", error=ServiceMessage("003011097", words)))
+    )
 
 
 # Exceptions ----------------------------------------------------------------------------------------------------

@@ -667,3 +667,14 @@ def test_long_texts_end():
     assert len(wire.read_error(written({"message": "x" * 10_000})).message) == 2000
     assert len(payload.excerpt("\u72d0".encode() * 5000).encode()) <= 2000
     assert len(payload.excerpt(b"\xff" * 5000).encode()) <= 2000
+
+
+@pytest.mark.parametrize("currency", ["credit", "CNY", "points"])
+def test_a_price_in_another_currency_is_no_price(currency):
+    """Neither of a create to come nor of a task that has ended."""
+    price = wire.read_price(written({"data": {"cost": "5", "currency": currency}}))
+    assert (price.cost, price.currency) == (None, currency)
+    assert currency in price.reason
+    task = read(usage={"cost": "5", "currency": currency})
+    assert (task.cost, task.is_cost_unreadable) == (None, True)
+    assert read(usage={"cost": "5", "currency": "usd"}).cost == "5"

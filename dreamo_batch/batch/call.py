@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.batch.connection import connect
 from dreamo_batch.batch.reading import read_state
-from dreamo_batch.errors import AccessRefused, PriceUnknown, RunStopped, ServiceError, UsageError
+from dreamo_batch.errors import (
+    AccessRefused,
+    PriceUnknown,
+    RunStopped,
+    ServiceError,
+    ServiceUnreachable,
+    UsageError,
+)
 from dreamo_batch.execution import checkpoint, plan, stored
 from dreamo_batch.execution.budget import Budget, highest_price, money, text
 from dreamo_batch.execution.clock import SystemClock
@@ -24,7 +31,7 @@ from dreamo_batch.execution.schedule import Limits, Schedule
 from dreamo_batch.execution.session import storage_failed
 from dreamo_batch.execution.state import State
 from dreamo_batch.results import frame, origin, summary
-from dreamo_batch.service.failures import Kind
+from dreamo_batch.service.failures import FORBIDDEN, Failure, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +118,8 @@ class Call:
         self._clock = clock or SystemClock()
         self._table_id = uuid.uuid4().hex
         self._is_stopped = False
+        self._why_no_price: str | None = None
+        self._unasked: Failure | None = None
 
     def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
@@ -233,9 +242,14 @@ class Call:
         price = price if price is not None else highest_price(state)
         if is_limited and price is None and assignment.to_order and options.pilot is None:
             limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
+            if self._unasked is not None and self._unasked.http_status is None:
+                raise ServiceUnreachable(
+                    f"could not ask for the price that {limit} needs: {self._unasked}. Nothing was ordered."
+                )
+            why = f" ({self._why_no_price})" if self._why_no_price else ""
             raise PriceUnknown(
                 f"{limit} can't be kept: no price is known. None was given, none was seen in "
-                f"{self.directory.path}, and the service does not tell one. Give unit_cost= (USD an order), or "
+                f"{self.directory.path}, and the service does not tell one{why}. Give unit_cost= (USD an order), or "
                 "pilot=k to buy up to k orders first, counted over the directory's life, which the cap can't bind, and "
                 "go on at the price they show."
             )
@@ -292,27 +306,32 @@ class Call:
         return self._asked_price(jobs) if jobs else None
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
-        """Ask the service what its largest picture costs; None where it does not tell."""
-        largest = max(jobs, key=lambda job: job.width * job.height)
-        try:
-            request = Payloads().request(largest)
-        except (ImageChanged, ImageGone):
-            return None
-        for wait_s in _PRECHARGE_WAITS_S:
+        """Ask the service what its largest picture costs; None where it does not tell, `_why_no_price` says why."""
+        by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)[:2]
+        job, waits = by_size[0], iter(_PRECHARGE_WAITS_S)
+        while True:
             try:
-                return money(self.client.precharge(request).cost) or None
+                price = self.client.precharge(Payloads().request(job))
+            except (ImageChanged, ImageGone):
+                return None
             except ServiceError as error:
-                if error.failure.kind is Kind.STOP:
-                    raise AccessRefused(
-                        f"the service refused access: {error.failure}. Nothing was ordered. Mend the key or the "
-                        "credit, then run the same call again."
-                    ) from None
-                if error.failure.kind is not Kind.TRANSIENT or wait_s is None:
-                    return None
-                threading.Event().wait(
-                    max(wait_s, min(error.failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S))
+                failure = error.failure
+            else:
+                self._why_no_price, self._unasked = price.reason, None
+                return money(price.cost) or None
+            self._why_no_price, self._unasked = str(failure), failure
+            if failure.error_class == FORBIDDEN and by_size:
+                job, by_size = by_size[-1], []  # a firewall may dislike one prompt
+                continue
+            if failure.kind is Kind.STOP:
+                raise AccessRefused(
+                    f"the service refused access: {failure}. Nothing was ordered. Once that is settled, run the "
+                    "same call again."
                 )
-        return None
+            wait_s = next(waits)
+            if failure.kind is not Kind.TRANSIENT or wait_s is None:
+                return None
+            threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:

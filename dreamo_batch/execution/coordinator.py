@@ -45,6 +45,12 @@ logger = logging.getLogger(__name__)
 
 _N_TOLD: Final = 3  # of notices that may come for every row
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
+_REFUSALS: Final = {
+    failures.ACCESS_REFUSED: "the service refused access",
+    failures.FORBIDDEN: "the service refused access several times in a row",
+    failures.NO_CREDIT: "the account has no credit",
+    failures.NOT_OFFERED: "the service takes no orders at this address",
+}
 _SAME: Final = {
     "output_url": "the service gave both the same link to a picture",
     "output_sha256": "their picture files are identical",
@@ -111,6 +117,10 @@ class Coordinator:
         self._told: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
+        self._forbidden: list[str] = []  # jobs refused with 403 since the last create that was accepted
+        self._once_forbidden: set[str] = set()
+        self._has_accepted = False
+        self._is_poll_forbidden = False
         for order in ledger.state:
             for name in ("task_id", *_SAME):
                 self._other_job_with(order, name)
@@ -294,6 +304,11 @@ class Coordinator:
         order = self._order(answer.key)
         if isinstance(answer.result, str):
             answer = replace(answer, result=self._own_task(answer.key, answer.result))
+        if isinstance(answer.result, str):
+            self._forbidden.clear()
+            self._has_accepted = True
+        elif answer.result.error_class == failures.FORBIDDEN:
+            answer = replace(answer, result=self._row_or_account(answer.key[0], answer.result))
         self.record(outcomes.create_ended(order, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
@@ -336,6 +351,19 @@ class Coordinator:
             is_last = self._told[kind] == _N_TOLD
             self.notices.append(f"{text} (further ones aren't listed)" if is_last else text)
 
+    def _row_or_account(self, job_id: str, failure: Failure) -> Failure:
+        """Judge a 403 by the other creates: a firewall may dislike one prompt, or the account be refused.
+
+        Its job is tried once more after the others. Two in a row with nothing accepted between are the account's.
+        """
+        is_again = job_id in self._once_forbidden
+        others = [other for other in self._forbidden if other != job_id]
+        self._forbidden.append(job_id)
+        self._once_forbidden.add(job_id)
+        if others or (is_again and not self._has_accepted):
+            return failure
+        return replace(failure, kind=Kind.PERMANENT if is_again else Kind.TRANSIENT)
+
     def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
         self.schedule.create_ended(key)
         if failure.kind is Kind.PERMANENT:
@@ -351,6 +379,11 @@ class Coordinator:
             self._not_taken(key, failure, now)
 
     def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
+        if failure.kind is Kind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
+            self.schedule.answered(is_create=True)
+            if key[0] in self.assignment.jobs:
+                self.schedule.add_jobs([key])
+            return
         if key[0] in self.assignment.jobs:
             self.schedule.send_again(key)
         if failure.kind is Kind.STOP:
@@ -366,6 +399,7 @@ class Coordinator:
             self._poll_failed(key, answer.result, now)
             return
         self.schedule.answered()
+        self._is_poll_forbidden = False
         self._look_at_echo(key, answer.result)
         if answer.result.status == "in_progress":
             word = answer.result.unlisted_status
@@ -379,6 +413,8 @@ class Coordinator:
         if order.stage is Stage.COMPLETED:
             self._tell_same_picture(order, "output_url")
             self._save(key, order, now)
+        elif order.error_class == failures.NO_CREDIT:
+            self._refused_access(failures.from_task(answer.result))
         elif outcomes.is_retryable(order):
             self._order_anew(key[0])
 
@@ -431,7 +467,9 @@ class Coordinator:
 
     def _note(self, failure: Failure, now: float) -> None:
         """Learn from a question that was not answered."""
-        if failure.kind is Kind.STOP:
+        is_first_403 = failure.error_class == failures.FORBIDDEN and not self._is_poll_forbidden
+        self._is_poll_forbidden = failure.error_class == failures.FORBIDDEN
+        if failure.kind is Kind.STOP and not is_first_403:
             self._refused_access(failure)
             self.schedule.is_polling = False
         elif failure.is_outage:
@@ -516,8 +554,8 @@ class Coordinator:
     def _refused_access(self, failure: Failure) -> None:
         self.stop(
             AccessRefused(
-                f"the service refused access: {failure}. Nothing more is ordered; what is in flight is finished. "
-                "Mend the key or the credit, then run the same call again."
+                f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
+                "ordered; what is in flight is finished. Once that is settled, run the same call again."
             )
         )
 

@@ -36,6 +36,14 @@ _CLASSES: Final = {
     failure.MODERATION: Meaning(
         "The prompt or the picture was refused for its content.", "Change the row; the same one fails again."
     ),
+    failure.FORBIDDEN: Meaning(
+        "The service, or a firewall before it, refused this row with 403 and took others; nothing was ordered.",
+        "Change the row's prompt or picture, then retry.",
+    ),
+    failure.NO_CREDIT: Meaning("The account has no credit.", "Add credit, then retry."),
+    failure.OTHER_TASK: Meaning(
+        _MAY_HAVE_ARRIVED + "the create was answered with the task of another order.", _LOOK_FIRST
+    ),
     failure.SERVICE_ERROR: Meaning(
         "The service named an error that is not documented.", "Read its message; it may be billed."
     ),

@@ -26,6 +26,9 @@ RATE_LIMITED: Final = "rate_limited"
 UNREACHABLE: Final = "unreachable"
 SERVER_ERROR: Final = "server_error"
 ACCESS_REFUSED: Final = "access_refused"
+FORBIDDEN: Final = "forbidden"
+NO_CREDIT: Final = "no_credit"
+NOT_OFFERED: Final = "not_offered"
 NO_ANSWER: Final = "no_answer"
 UNREADABLE: Final = "unreadable"
 TASK_NOT_FOUND: Final = "task_not_found"
@@ -36,6 +39,9 @@ NOT_BUILT: Final = "not_built"
 
 _ADVICE: Final = {
     ACCESS_REFUSED: "check the API key, its permissions and the account's credit",
+    FORBIDDEN: "a firewall may dislike this prompt or picture, or the key lacks a permission",
+    NO_CREDIT: "add credit to the account",
+    NOT_OFFERED: "the service doesn't take this request; check the base URL and the model",
     RATE_LIMITED: "wait, then ask again",
     UNREACHABLE: "nothing was sent; check the network, the proxy and the base URL",
     REDIRECTED: "redirects are not followed; check the base URL",

@@ -12,13 +12,17 @@ simply be asked again, so there the network's faults are transient::
     2xx that can't be read         MAY_HAVE_ARRIVED    TRANSIENT       TRANSIENT       TRANSIENT
     2xx that is a refusal          PERMANENT           TRANSIENT       TRANSIENT       TRANSIENT
     401, 402, 403                  STOP                STOP            STOP            PERMANENT
-    404                            PERMANENT           PERMANENT       PERMANENT       PERMANENT
+    404                            STOP                PERMANENT       PERMANENT       PERMANENT
+    405                            STOP                TRANSIENT       PERMANENT       PERMANENT
+    "no credit" in code or words   STOP                STOP            STOP            as its status
+    5xx with 003011001 to -004     PERMANENT           TRANSIENT       PERMANENT       TRANSIENT
     other 4xx                      PERMANENT           TRANSIENT       PERMANENT       PERMANENT
     "task not found" in words      as its status       PERMANENT       as its status   as its status
     can't even be built            PERMANENT           PERMANENT       PERMANENT       PERMANENT
 
 A fetch answered by a redirect or an odd 4xx is asked again, because the task it asks for may be paid for already.
-A link to a picture that is refused is permanent for the link; the task gives a fresh one.
+A link to a picture that is refused is permanent for the link; the task gives a fresh one. A 403 has a class of its own
+(`forbidden`): it may be about one prompt, so that whoever sends many requests judges by the others.
 
 Examples
 --------
@@ -40,10 +44,13 @@ from dreamo_batch.service.failure import (
     ACCESS_REFUSED,
     COMPLETED_WITH_ERROR,
     CREATION_ERROR,
+    FORBIDDEN,
     GENERATION_ERROR,
     MODERATION,
     NO_ANSWER,
+    NO_CREDIT,
     NOT_BUILT,
+    NOT_OFFERED,
     OTHER_TASK,
     RATE_LIMITED,
     REDIRECTED,
@@ -58,7 +65,13 @@ from dreamo_batch.service.failure import (
     Failure,
     Kind,
 )
-from dreamo_batch.service.parameters import ERROR_CODES, MODERATION_CODES, MODERATION_WORDS, STOP_STATUSES
+from dreamo_batch.service.parameters import (
+    ERROR_CODES,
+    MODERATION_CODES,
+    MODERATION_WORDS,
+    NO_CREDIT_CODES,
+    STOP_STATUSES,
+)
 from dreamo_batch.service.wire import ServiceMessage
 
 if TYPE_CHECKING:
@@ -70,10 +83,13 @@ __all__ = [
     "ACCESS_REFUSED",
     "COMPLETED_WITH_ERROR",
     "CREATION_ERROR",
+    "FORBIDDEN",
     "GENERATION_ERROR",
     "MODERATION",
     "NOT_BUILT",
+    "NOT_OFFERED",
     "NO_ANSWER",
+    "NO_CREDIT",
     "OTHER_TASK",
     "RATE_LIMITED",
     "REDIRECTED",
@@ -101,6 +117,18 @@ _NOT_FOUND: Final = re.compile(r"\btask\b.{0,80}\bnot (found|exist)", re.IGNOREC
 _HTTP_STATUS: Final = re.compile(r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])")
 # Upstream's own numbers for too many requests and too many at once.
 _UPSTREAM_BUSY: Final = re.compile(r"(?<![0-9])504(29|30)(?![0-9])")
+# "No credit" as services say it: of the account, whatever the HTTP status.
+_NO_CREDIT: Final = re.compile(
+    r"(insufficient|not[ _-]?enough|no|out[ _-]?of)[ _-]?(remaining[ _-]?|account[ _-]?|available[ _-]?)?"
+    r"(balance|credits?|quota|funds)(?![a-z])"
+    r"|(balance|credits?|quota|funds)\W+(is|are|was|were|has been|have been)?\W*"
+    r"(insufficient|not enough|too low|exhausted|used up|depleted)"
+    r"|exceeded your current quota|arrears|arrearage|overdue[ _-]?(payment|balance|bill)|account[ _-]?overdue"
+    r"|余额不足|额度不足|欠费",
+    re.IGNORECASE,
+)
+# Documented codes that say no, and mean that nothing was ordered.
+_REJECTIONS: Final = frozenset(code for code, row in ERROR_CODES.items() if row.error_class == REJECTED)
 # Their texts may speak of moderation; the other documented codes mean what they say.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
@@ -130,8 +158,9 @@ def from_response(
     'task_not_found'
     """
     told = wire.read_error(body)
-    refusal = wire.read_refusal(body) if operation == "create" and _is_success(status) else None
+    refusal = _refusal(body, told) if operation == "create" and _is_success(status) else None
     kind, error_class = _judge(operation, status, told, refusal)
+    is_sure = kind in (Kind.STOP, Kind.PERMANENT)
     return Failure(
         kind=kind,
         error_class=error_class,
@@ -140,7 +169,7 @@ def from_response(
         message=_redirect(headers) if error_class == REDIRECTED else told.message or _phrase(status),
         retry_after_s=retry_after.read_wait(headers, body, now=now),
         excerpt=payload.excerpt(body) or None,
-        is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+        is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
     )
 
 
@@ -225,7 +254,7 @@ def from_task(task: Task) -> Failure:
     meaning = ERROR_CODES[told.code].meaning if told.code in ERROR_CODES else "the service gave no reason"
     return Failure(
         Kind.PERMANENT,
-        COMPLETED_WITH_ERROR if task.is_completed_with_error else _class_of(told, SERVICE_ERROR),
+        _class_of_ended(task, told),
         code=told.code,
         message=told.message or meaning,
         excerpt=task.excerpt,
@@ -260,29 +289,52 @@ def is_unbilled_and_retryable(failure: Failure) -> bool:
 def _judge(
     operation: Operation, status: int, told: ServiceMessage, refusal: ServiceMessage | None
 ) -> tuple[Kind, str]:
+    if operation != "download" and not _is_success(status) and _tells_of_no_credit(told):
+        return Kind.STOP, NO_CREDIT
     if refusal is not None:
         return _judge_refusal(refusal)
     if operation == "fetch" and _is_not_found(status, told):
         return Kind.PERMANENT, TASK_NOT_FOUND
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Kind.TRANSIENT, RATE_LIMITED
+    if operation in ("create", "precharge") and not _is_success(status) and told.code in _REJECTIONS:
+        return Kind.PERMANENT, REJECTED
     unsure = Kind.MAY_HAVE_ARRIVED if operation == "create" else Kind.TRANSIENT
     error_class = _class_of_unsure(status)
     return (unsure, error_class) if error_class else _judge_4xx(operation, status, told)
 
 
+def _refusal(body: bytes, told: ServiceMessage) -> ServiceMessage | None:
+    """Read an error that came with HTTP 200; "no credit" is one even without a code."""
+    return wire.read_refusal(body) or (told if _tells_of_no_credit(told) else None)
+
+
 def _judge_refusal(told: ServiceMessage) -> tuple[Kind, str]:
     """Judge an error that came with HTTP 200; one about the key concerns every row, not this one."""
-    is_stop = payload.code_number(told.code) in STOP_STATUSES.value
-    return (Kind.STOP, ACCESS_REFUSED) if is_stop else (Kind.PERMANENT, _class_of(told, REJECTED))
+    if _tells_of_no_credit(told):
+        return Kind.STOP, NO_CREDIT
+    number = payload.code_number(told.code)
+    if number in STOP_STATUSES.value:
+        return Kind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
+    return Kind.PERMANENT, _class_of(told, REJECTED)
 
 
 def _judge_4xx(operation: Operation, status: int, told: ServiceMessage) -> tuple[Kind, str]:
     if status in STOP_STATUSES.value:
-        return Kind.PERMANENT if operation == "download" else Kind.STOP, ACCESS_REFUSED
+        error_class = FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
+        return (Kind.PERMANENT, ACCESS_REFUSED) if operation == "download" else (Kind.STOP, error_class)
     if operation == "fetch":
         return Kind.TRANSIENT, REJECTED
+    if operation == "create" and status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        return Kind.STOP, NOT_OFFERED
     return Kind.PERMANENT, _class_of(told, REJECTED)
+
+
+def _tells_of_no_credit(told: ServiceMessage) -> bool:
+    if told.code in _REJECTIONS:
+        return False  # it may quote the prompt
+    is_code = payload.code_number(told.code) in NO_CREDIT_CODES.value
+    return is_code or any(_NO_CREDIT.search(words) for words in (told.code or "", told.message or ""))
 
 
 def _class_of_unsure(status: int) -> str | None:
@@ -303,6 +355,12 @@ def _class_of(told: ServiceMessage, otherwise: str) -> str:
     return MODERATION if not is_clear and _tells_of_moderation(told) else error_class
 
 
+def _class_of_ended(task: Task, told: ServiceMessage) -> str:
+    if task.is_completed_with_error:
+        return COMPLETED_WITH_ERROR
+    return NO_CREDIT if _tells_of_no_credit(told) else _class_of(told, SERVICE_ERROR)
+
+
 def _tells_of_moderation(told: ServiceMessage) -> bool:
     code = told.code or ""
     words = (told.message or "").lower()
@@ -314,10 +372,12 @@ def _tells_of_moderation(told: ServiceMessage) -> bool:
 
 
 def _tells_of_busy_upstream(words: str) -> bool:
-    """Whether a text names 429 or 5xx, or upstream's own codes for too many, before any other HTTP status."""
+    """Whether a text names upstream's own codes for too many, or 429 or 5xx before any other HTTP status."""
+    if _UPSTREAM_BUSY.search(words):
+        return True
     status = _HTTP_STATUS.search(words)
     if status is None:
-        return _UPSTREAM_BUSY.search(words) is not None
+        return False
     return status[0] == "429" or status[0].startswith("5")
 
 

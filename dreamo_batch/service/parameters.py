@@ -195,4 +195,5 @@ OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hoste
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
 TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is not known any more")
 POLL_EVERY_S: Final = Fact(5.0, "cli", "what the vendor's own client does")
+NO_CREDIT_CODES: Final = Fact(range(40201, 40209), "sdk", "out of credit, at any HTTP status")
 STOP_STATUSES: Final = Fact((401, 402, 403), "sdk", "key; credit; balance or permission")

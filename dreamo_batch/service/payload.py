@@ -214,6 +214,26 @@ def decimal_text(value: Any) -> str | None:
     return f"{Decimal(written):f}"
 
 
+def is_usd(currency: str | None) -> bool:
+    """Whether an amount is in USD: so it is where no currency is named.
+
+    Parameters
+    ----------
+    currency : str or None
+        As the service wrote it.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_usd(None), is_usd("usd"), is_usd("credit")
+    (True, True, False)
+    """
+    return currency is None or currency.strip().upper() in ("USD", "US$", "$")
+
+
 def number_text(value: Any) -> str | None:
     """Give the exact text of a JSON number.
 

@@ -207,6 +207,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), values.message_in(answer.get("error"))
     urls = _urls([answer.get(key) for key in _OUTPUT_KEYS])
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    is_cost_unreadable = _is_cost_unreadable(answer.get("usage"))
     has_output = word == "completed" or (word is None and bool(urls))
     is_contradictory = has_output and error is not None
     has_failed = word == "failed" or is_contradictory or (word is None and error is not None)
@@ -215,14 +216,14 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         task_id=task_id,
         status=status,
         urls=urls,
-        cost=values.decimal_text(usage.get("cost")),
+        cost=None if is_cost_unreadable else values.decimal_text(usage.get("cost")),
         discount=values.text(usage.get("discount")) or values.number_text(usage.get("discount")),
         error=error or (values.message_in(answer) if has_failed else None),
         created_at=values.unix_time(answer.get("created_at")),
         progress=_progress(answer.get("progress")),
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
-        is_cost_unreadable=_is_cost_unreadable(answer.get("usage")),
+        is_cost_unreadable=is_cost_unreadable,
         unlisted_status=(values.text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None
         if word is None
         else None,
@@ -259,8 +260,11 @@ def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
 
 
 def _is_cost_unreadable(usage: Any) -> bool:
-    cost = usage.get("cost") if isinstance(usage, dict) else usage
-    return cost not in (None, "") and (not isinstance(usage, dict) or values.decimal_text(cost) is None)
+    if not isinstance(usage, dict):
+        return usage not in (None, "")
+    cost = usage.get("cost")
+    is_amount = values.decimal_text(cost) is not None and values.is_usd(values.text(usage.get("currency")))
+    return cost not in (None, "") and not is_amount
 
 
 def _urls(output: Any) -> tuple[str, ...]:

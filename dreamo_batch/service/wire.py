@@ -98,7 +98,7 @@ class Price:
     Attributes
     ----------
     cost : str or None
-        USD as exact decimal text; None: the service doesn't know, see `reason`.
+        USD as exact decimal text; None: the service doesn't know, or names another currency; see `reason`.
     discount, currency, reason : str or None
         As the service wrote them.
 
@@ -225,10 +225,13 @@ def read_price(body: bytes) -> Price:
     answer = values.load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
     told = values.message_in(answer)
+    currency = values.text(data.get("currency"))
+    if not values.is_usd(currency):
+        return Price(None, None, currency, f"it names a price in {currency!r}, not in USD")
     return Price(
         cost=values.decimal_text(data.get("cost")),
         discount=values.text(data.get("discount")) or values.number_text(data.get("discount")),
-        currency=values.text(data.get("currency")),
+        currency=currency,
         reason=values.text(data.get("reason")) or (told.message if told is not None else None),
     )
 
