@@ -726,3 +726,56 @@ def test_a_task_that_failed_for_lack_of_credit_stops_the_run(make, clock):
     coordinator = completed(make, clock, Task("t1", "failed", error=told))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert latest(coordinator).error_class == failures.NO_CREDIT
+
+
+UNKNOWN_HOST = replace(AWAY, message="gaierror: Name or service not known", cause="host")
+
+
+def _probed_in_vain(coordinator, clock, failure, n_probes) -> None:
+    for _ in range(n_probes):
+        assert until_given(coordinator, clock) == [("probe",)]
+        coordinator.take(ProbeAnswer(is_there=False, failure=failure))
+
+
+@pytest.mark.parametrize(("failure", "is_over"), [(UNKNOWN_HOST, True), (AWAY, False)])
+def test_what_waiting_does_not_mend_ends_within_seconds(make, clock, failure, is_over):
+    """A name that can't be resolved, before anything was ever answered; a service that is away is waited for."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, failure))
+    before = clock.now
+    _probed_in_vain(coordinator, clock, failure, 3)
+    assert coordinator.is_over() is is_over
+    assert clock.now - before < 5
+    assert isinstance(coordinator.stopped, ServiceUnreachable) is is_over
+    if is_over:
+        assert "Name or service not known; check the base URL" in str(coordinator.stopped)
+    assert latest(coordinator).stage is Stage.UNSENT
+
+
+def test_a_name_that_was_resolved_before_is_waited_for(make, clock):
+    """Then it is the network that is away."""
+    coordinator = accepted(make, clock)
+    for _ in range(3):
+        coordinator.take(PollAnswer(Do.POLL, KEY, UNKNOWN_HOST))
+        if coordinator.schedule.outage.mood == "open":
+            until_given(coordinator, clock)
+    _probed_in_vain(coordinator, clock, UNKNOWN_HOST, 4)
+    assert not coordinator.is_over()
+    assert any("Name or service not known" in text for text in coordinator.notices)
+
+
+def test_waiting_for_a_quota_tells_the_services_words(make, clock):
+    """They may say how long, or what to pay."""
+    coordinator = make("a")
+    given(coordinator)
+    told = replace(LIMITED, message="five a minute", retry_after_s=90.0)
+    coordinator.take(CreateAnswer(KEY, told))
+    coordinator.is_over()
+    assert any("HTTP 429: five a minute" in text for text in coordinator.notices)
+    clock.advance(90.0)
+    assert given(coordinator) == [("create", KEY)]
+    coordinator.take(CreateAnswer(KEY, told))
+    clock.advance(1000.0)
+    assert coordinator.is_over()
+    assert "five a minute" in str(coordinator.stopped)

@@ -173,4 +173,4 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
 )
 def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_there):
     """Any answer at all means that the service is there."""
-    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_there)
+    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_there, answer and answer.failure)

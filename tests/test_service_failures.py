@@ -520,3 +520,32 @@ def test_reasons_hide_the_query_of_every_link():
     assert causes.without_query("why? see https://o.example/?a=1&b=2 and '/x?y'") == (
         "why? see https://o.example/ and '/x'"
     )
+
+
+def _ssl_error(reason):
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("inner", "cause", "words"),
+    [
+        (
+            ssl.SSLCertVerificationError(1, "self-signed"),
+            "certificate",
+            "REQUESTS_CA_BUNDLE or SSL_CERT_FILE",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "host", "base URL"),
+        (OSError("Tunnel connection failed: 407 Proxy Authentication Required"), "proxy", "HTTPS_PROXY"),
+        (OSError("Tunnel connection failed: 403 Forbidden"), "proxy", "HTTPS_PROXY"),
+        (_ssl_error("WRONG_VERSION_NUMBER"), "scheme", "http:// or https://"),
+        (ConnectionRefusedError(), None, "check the network"),
+        (_ssl_error("TLSV1_ALERT_INTERNAL_ERROR"), None, "check the network"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_with_what_to_set(inner, cause, words):
+    """However deep it is wrapped; the service's absence is none of it."""
+    failure = failures.from_exception("create", requests.ConnectionError(inner), was_sent=False)
+    assert (failure.kind, failure.cause) == (TRANSIENT, cause)
+    assert words in str(failure)

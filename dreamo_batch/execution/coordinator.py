@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TOO_MANY: Final = " (too many requests)"
 _N_TOLD: Final = 3  # of notices that may come for every row
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
 _REFUSALS: Final = {
@@ -121,6 +122,8 @@ class Coordinator:
         self._once_forbidden: set[str] = set()
         self._has_accepted = False
         self._is_poll_forbidden = False
+        self._away: Failure | None = None  # why the service was last taken as away
+        self._limited: Failure | None = None  # the last 429
         for order in ledger.state:
             for name in ("task_id", *_SAME):
                 self._other_job_with(order, name)
@@ -161,7 +164,7 @@ class Coordinator:
     def is_over(self) -> bool:
         """Whether this call has nothing more to do; says why if it stops early."""
         now = self._clock.monotonic()
-        if self.schedule.outage.is_hopeless(now):
+        if self.schedule.outage.is_hopeless(now) or self._is_beyond_waiting():
             self._give_up(self._why_unreachable())
         elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
             self._give_up(self._why_at_a_standstill(now))
@@ -370,6 +373,7 @@ class Coordinator:
             if failure.http_status is not None:
                 self.schedule.answered(is_create=True)
         elif failure.kind is Kind.MAY_HAVE_ARRIVED:
+            self._away = failure
             self.schedule.outage.failed(now, is_create=True)
             self.notices.append(
                 f"job {key[0]}: no usable reply to its create ({failure.error_class}: {failure.message}); it may have "
@@ -389,8 +393,10 @@ class Coordinator:
         if failure.kind is Kind.STOP:
             self._refused_access(failure)
         elif failure.error_class == failures.RATE_LIMITED:
+            self._limited = failure
             self.schedule.limited(now, asked_s=failure.retry_after_s, create=key)
         else:
+            self._away = failure
             self.schedule.outage.failed(now, is_create=True)
 
     def _polled(self, answer: outcomes.PollAnswer) -> None:
@@ -473,8 +479,10 @@ class Coordinator:
             self._refused_access(failure)
             self.schedule.is_polling = False
         elif failure.is_outage:
+            self._away = failure
             self.schedule.outage.failed(now, is_create=False)
         elif failure.error_class == failures.RATE_LIMITED:
+            self._limited = failure
             self.schedule.limited(now, asked_s=failure.retry_after_s)
         else:
             self.schedule.answered()
@@ -493,6 +501,7 @@ class Coordinator:
     def _save_ended(self, answer: outcomes.SaveAnswer) -> None:
         key, now, wall = answer.key, self._clock.monotonic(), self._clock.wall()
         if answer.refusal is not None:
+            self._limited = answer.refusal
             self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
@@ -503,6 +512,8 @@ class Coordinator:
             self.record(outcomes.unsaved(key, wall, answer.result))
 
     def _probed(self, answer: outcomes.ProbeAnswer) -> None:
+        if not answer.is_there:
+            self._away = answer.failure or self._away
         self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
 
     def _tell_outage(self) -> None:
@@ -510,7 +521,7 @@ class Coordinator:
         if outage.is_lasting and outage.mood == "down" and not self._is_outage_told:
             self._is_outage_told = True
             self.notices.append(
-                "the service can't be reached; waiting for it, nothing is lost and no row fails"
+                f"the service can't be reached{_reason(self._away)}; waiting for it, nothing is lost and no row fails"
             )
         elif self._is_outage_told and outage.has_answered:
             self._is_outage_told = False
@@ -522,8 +533,8 @@ class Coordinator:
             self._is_standstill_told = True
             asked_s = schedule.cool_down_left_s(now)
             self.notices.append(
-                "the service answers every request with 429 (too many requests); waiting, the next one is sent in "
-                f"{asked_s:.0f} s, and no row fails"
+                f"the service answers every request with 429{_reason(self._limited) or _TOO_MANY}; waiting, the next "
+                f"one is sent in {asked_s:.0f} s, and no row fails"
             )
         elif self._is_standstill_told and schedule.standstill.since is None:
             self._is_standstill_told = False
@@ -565,8 +576,18 @@ class Coordinator:
 
     def _why_unreachable(self) -> str:
         if self.schedule.outage.is_losing_creates:
-            return "the answers to several creates in a row were lost, one after another"
-        return "the service could not be reached for too long"
+            return (
+                f"the answers to several creates in a row were lost, one after another{_reason(self._away)}"
+            )
+        if self._is_beyond_waiting():
+            return f"the service can't be reached, and waiting won't change that: {self._away}"
+        return f"the service could not be reached for too long{_reason(self._away)}"
+
+    def _is_beyond_waiting(self) -> bool:
+        """Whether the way to the service is wrong: nothing was ever answered, and the cause doesn't pass by itself."""
+        outage = self.schedule.outage
+        is_lasting = self._away is not None and self._away.cause is not None
+        return outage.mood == "down" and outage.is_unmet and is_lasting
 
     def _why_at_a_standstill(self, now: float) -> str:
         schedule = self.schedule
@@ -574,8 +595,8 @@ class Coordinator:
         left_s = schedule.cool_down_left_s(now)
         asked = f", and asks to wait for another {left_s:.0f} s" if left_s else ""
         return (
-            f"the service has answered every request with 429 (too many requests) for {waited_s:.0f} s{asked}; "
-            f"{schedule.n_waiting} jobs are not ordered"
+            f"the service has answered every request with 429{_reason(self._limited) or _TOO_MANY} for "
+            f"{waited_s:.0f} s{asked}; {schedule.n_waiting} jobs are not ordered"
         )
 
     def _out_of_budget(self) -> DreamoError:
@@ -637,6 +658,14 @@ class Coordinator:
 
 def _ignore(_before: Order | None, _after: Order) -> None:
     """Nobody follows the orders."""
+
+
+def _reason(failure: Failure | None) -> str:
+    """Give the last reason in the service's or the library's own words, in brackets."""
+    if failure is None or not failure.message:
+        return ""
+    status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
+    return f" ({status}{failure.message})"
 
 
 def status_of(order: Order | None) -> str:

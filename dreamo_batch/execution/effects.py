@@ -36,8 +36,8 @@ class Effects:
     >>> from pathlib import Path
     >>> from dreamo_batch.service.client import Client
     >>> with Client(base_url="http://127.0.0.1:9") as client:
-    ...     Effects(client, Path("runs/x")).probe()
-    ProbeAnswer(is_there=False)
+    ...     Effects(client, Path("runs/x")).probe().is_there
+    False
     """
 
     def __init__(self, client: Client, run_dir: Path) -> None:
@@ -90,5 +90,5 @@ class Effects:
         try:
             self._client.probe()
         except ServiceError as error:
-            return outcomes.ProbeAnswer(is_there=not error.failure.is_outage)
+            return outcomes.ProbeAnswer(is_there=not error.failure.is_outage, failure=error.failure)
         return outcomes.ProbeAnswer(is_there=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _FAILURES_IN_A_ROW: Final = 3
 _TRIALS: Final = 5
+_PROBES_IN_VAIN: Final = 3
 
 Mood = Literal["open", "down", "trial"]
 
@@ -59,6 +60,7 @@ class Outage:
         self._away_since: float | None = None
         self.is_lasting = False
         self.has_answered = True
+        self.has_ever_answered = False
 
     def tried(self) -> None:
         """Take in that a create is sent: in a trial, the one that decides."""
@@ -78,6 +80,7 @@ class Outage:
     def answered(self, *, is_create: bool = False) -> None:
         """Take in any answer of the service; an answered create ends a trial."""
         self._n_in_a_row = 0
+        self.has_ever_answered = True
         self.has_answered = self.has_answered or self.mood != "down"
         if is_create and self.mood == "trial":
             self._recover()
@@ -88,7 +91,9 @@ class Outage:
             self.n_failed_probes += 1
             self.is_lasting = True
             self.probe_at = now + self._back_off.next()
-        elif self._needs_trial:
+            return
+        self.has_ever_answered = True
+        if self._needs_trial:
             self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
             self._is_tried = False
             self._n_in_a_row = 0
@@ -99,6 +104,11 @@ class Outage:
         """Whether the service stayed away too long, or loses every create that it is given."""
         is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
         return (is_too_long and self.mood == "down") or self._n_failed_trials >= _TRIALS
+
+    @property
+    def is_unmet(self) -> bool:
+        """Whether nothing was ever answered, though several probes were sent."""
+        return not self.has_ever_answered and self.n_failed_probes >= _PROBES_IN_VAIN
 
     @property
     def is_losing_creates(self) -> bool:

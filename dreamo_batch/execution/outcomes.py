@@ -52,9 +52,10 @@ class SaveAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The service was asked whether it is there."""
+    """The service was asked whether it is there; `failure` says why not."""
 
     is_there: bool
+    failure: Failure | None = None
 
 
 def sending(key: Key, at: float, *, seed: int, reserved: str | None, before: Order | None = None) -> Event:

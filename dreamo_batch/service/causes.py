@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import traceback
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import requests
 import urllib3
@@ -26,6 +26,8 @@ from dreamo_batch.errors import KeyMissing, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Lasting = Literal["certificate", "host", "proxy", "scheme"]
 
 REASON_CHARACTERS_MAX: Final = 300
 
@@ -50,6 +52,11 @@ _NEVER_BUILT: Final = (
     UsageError,
     KeyMissing,
 )
+_WRONG_SCHEME: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"}
+)
+# http.client tells the proxy's status in words only.
+_REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
 _FAULTS_OF_THE_LINE: Final = (
     OSError,
     requests.RequestException,
@@ -97,6 +104,36 @@ def proves_no_request(exception: BaseException) -> bool:
     True
     """
     return any(isinstance(one, _NEVER_BUILT) for one in _chain(exception))
+
+
+def lasting(exception: BaseException) -> Lasting | None:
+    """Name the cause of a failed connection if waiting doesn't mend it.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    {'certificate', 'host', 'proxy', 'scheme'} or None
+
+    Examples
+    --------
+    >>> lasting(requests.ConnectionError(socket.gaierror(-2, "Name or service not known")))
+    'host'
+    >>> lasting(ConnectionRefusedError()) is None
+    True
+    """
+    for one in _chain(exception):
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return "certificate"
+        if isinstance(one, socket.gaierror):
+            return "host"
+        if isinstance(one, ssl.SSLError) and getattr(one, "reason", None) in _WRONG_SCHEME:
+            return "scheme"
+        if type(one) is OSError and _REFUSED_BY_PROXY.search(str(one)):
+            return "proxy"
+    return None
 
 
 def is_fault_of_the_line(exception: BaseException) -> bool:

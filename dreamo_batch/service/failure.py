@@ -48,6 +48,12 @@ _ADVICE: Final = {
     NOT_BUILT: "nothing was sent",
     MODERATION: "the prompt or the picture was refused; change it",
 }
+_ADVICE_BY_CAUSE: Final = {
+    "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",
+    "host": "check the base URL (base_url=, DREAMO_BASE_URL), the network and its DNS; behind a proxy set HTTPS_PROXY",
+    "proxy": "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; the proxy may need a user and password",
+    "scheme": "check whether the base URL should begin with http:// or https://, and its port",
+}
 _ADVICE_BY_KIND: Final = {
     "permanent": "the same request will fail again",
     "transient": "it may be asked again",
@@ -92,6 +98,8 @@ class Failure:
         The service is away: a fault of the connection, or 5xx.
     task_id : str or None
         Of a create whose answer broke off after its id: still unproven, but where to look.
+    cause : {'certificate', 'host', 'proxy', 'scheme'} or None
+        Why there is no connection, if waiting doesn't mend it.
 
     Examples
     --------
@@ -108,6 +116,7 @@ class Failure:
     excerpt: str | None = None
     is_outage: bool = False
     task_id: str | None = None
+    cause: str | None = None
 
     def __str__(self) -> str:
         details = (
@@ -116,6 +125,8 @@ class Failure:
             f"task {self.task_id}" if self.task_id else "",
         )
         known = ", ".join(filter(None, details))
-        advice = _ADVICE.get(self.error_class, _ADVICE_BY_KIND[self.kind.value])
+        advice = _ADVICE_BY_CAUSE.get(self.cause or "") or _ADVICE.get(
+            self.error_class, _ADVICE_BY_KIND[self.kind.value]
+        )
         told = f"{self.error_class}{f' ({known})' if known else ''}: {self.message or 'no reason given'}; {advice}"
         return harmless(told)  # a traceback or a log shows it as it is

@@ -209,7 +209,8 @@ def from_exception(
         return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage)
     if operation == "create" and not is_outage:
         return Failure(Kind.PERMANENT, REJECTED, message=message)
-    return Failure(Kind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage)
+    cause = causes.lasting(exception)
+    return Failure(Kind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage, cause=cause)
 
 
 def not_built(exception: BaseException) -> Failure:
