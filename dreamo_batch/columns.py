@@ -43,6 +43,10 @@ OUTPUT_BYTES = "output_bytes"
 OUTPUT_WIDTH = "output_width"
 OUTPUT_HEIGHT = "output_height"
 OUTPUT_ERROR = "output_error"
+OUTPUT_URLS = "output_urls"
+OUTPUT_WARNING = "output_warning"
+OUTPUT_JOB_ID = "output_job_id"
+OUTPUT_BYTES_TOLD = "output_bytes_told"
 COST_USD = "cost_usd"
 COST = "cost"
 DISCOUNT = "discount"
@@ -83,6 +87,8 @@ SAVED_AT = "saved_at"
 N_POLLS = "n_polls"
 N_REFUSALS = "n_refusals"
 WAITED_S = "waited_s"
+ORDERED_INPUTS = "inputs"
+IN_TABLE = "in_table"
 
 # What `attempts` and `costs` say of orders and money.
 RUN_DIR = "run_dir"
@@ -273,6 +279,13 @@ OUTPUTS = _table(
     Column(OUTPUT_WIDTH, INT, "px", "Width of the picture received."),
     Column(OUTPUT_HEIGHT, INT, "px", "Height of the picture received."),
     Column(OUTPUT_ERROR, STR, "", "Why a picture that was made could not be saved."),
+    Column(OUTPUT_URLS, STR, "", "All links, as JSON, where one task made several pictures."),
+    Column(
+        OUTPUT_WARNING,
+        STR,
+        "",
+        "Further pictures of the task and where they are, or a size that is not what the service said.",
+    ),
     Column(COST_USD, FLOAT, "USD", "Cost as a float, for analysis."),
     Column(COST, STR, "USD", "Exact decimal sum of the known costs of all orders of the job."),
     Column(DISCOUNT, STR, "", "Discount of the latest order as the service wrote it."),
@@ -335,6 +348,16 @@ ORDERS = _table(
     Column(N_POLLS, INT, "", "Polls made."),
     Column(N_REFUSALS, INT, "", "Creates answered 429 before this one was taken."),
     Column(WAITED_S, FLOAT, "s", "Time from the first refusal to being taken."),
+    Column(OUTPUT_URLS, STR, "", OUTPUTS[OUTPUT_URLS].meaning),
+    Column(OUTPUT_WARNING, STR, "", OUTPUTS[OUTPUT_WARNING].meaning),
+    Column(OUTPUT_JOB_ID, STR, "", "The service's `jobId` of the picture."),
+    Column(OUTPUT_BYTES_TOLD, INT, "bytes", "Size of the picture as the service told it."),
+    Column(
+        ORDERED_INPUTS,
+        STR,
+        "",
+        "What was ordered, as JSON: prompt, reference, seed, size, and the user's columns of the row at that time.",
+    ),
 )
 
 ATTEMPTS_MADE = _table(

@@ -268,8 +268,8 @@ class Requests:
     def fetch(self, do, key, task_id):
         return do, key, task_id
 
-    def save(self, key, url, **_named):
-        return "save", key, url
+    def save(self, key, links, **_named):
+        return "save", key, links[0] if links else None
 
     def probe(self):
         return "probe", None, None

@@ -39,7 +39,9 @@ class Named:
     def fetch(self, do, key, task_id):
         return do, key, task_id
 
-    def save(self, key, url, *, name):
+    def save(self, key, links, *, name, told_bytes):
+        assert told_bytes is None
+        url = links[0] if links else None
         return ("save", key, url) if name == key[0] else ("save", key, url, name)
 
     def probe(self):
@@ -270,7 +272,7 @@ def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_lates
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
-    assert given(coordinator) == [("save", KEY, "https://h/1", "a-1")]
+    assert given(coordinator) == [("save", KEY, "https://h/1", "a-order-1")]
 
 
 def test_a_completed_task_is_saved(make, clock):

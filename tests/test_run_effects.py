@@ -131,7 +131,7 @@ def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
     """Under the job's id, with a ceiling on its size."""
     content = picture()
     made = effects(content, tmp_path)
-    answer = made.save(KEY, "https://h/a")
+    answer = made.save(KEY, ["https://h/a"])
     assert answer == SaveAnswer(
         KEY, Saved(f"images/{KEY[0]}.png", hashlib.sha256(content).hexdigest(), len(content), 8, 4)
     )
@@ -145,14 +145,14 @@ def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
 )
 def test_a_picture_that_did_not_come_is_told(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""
-    assert text in effects(answer, tmp_path).save(KEY, "https://h/a").result
+    assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"]).result
     assert not (tmp_path / "images").exists()
 
 
 def test_no_link_is_no_request(tmp_path):
     """A completed task without an address can't be fetched."""
     made = effects(b"", tmp_path)
-    assert made.save(KEY, None).result == "the service gave no link to the picture"
+    assert made.save(KEY, []).result == "the service gave no link to the picture"
     assert made._client.asked == []
 
 
@@ -160,7 +160,7 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
     """It concerns the whole run, so it is raised and not told of one picture."""
     (tmp_path / "images").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="images"):
-        effects(picture(), tmp_path).save(KEY, "https://h/a")
+        effects(picture(), tmp_path).save(KEY, ["https://h/a"])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from dreamo_batch.execution import checkpoint, journal, journal_end
 from dreamo_batch.execution import ledger as ledgers
-from dreamo_batch.execution.directory import Manifest, RunDirectory
+from dreamo_batch.execution.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, peek_entropy, read
 from dreamo_batch.execution.state import Kind, Stage, State
 from tests.fakes import event
@@ -425,12 +425,12 @@ def test_fields_of_another_version_are_refused(folder):
 def test_newer_formats_are_refused(busy, folder):
     """Manifest, checkpoint or journal of a newer version: upgrade first."""
     meta = checkpoint.read_meta(busy / checkpoint.NAME)
-    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=2, covers=9))
+    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1, covers=9))
     (busy / checkpoint.NAME).rename(busy / "newer.parquet")
     shutil.copy(busy / "newer.parquet", busy / checkpoint.NAME)
     for path in busy.glob("journal-*"):
         path.unlink()
-    journal.Journal(busy, journal.Header(2, 10, 1, meta.entropy, SERVICE)).close()
+    journal.Journal(busy, journal.Header(SCHEMA_VERSION + 1, 10, 1, meta.entropy, SERVICE)).close()
     with pytest.raises(DirectoryError, match="newer version"):
         opened(busy)
 
@@ -438,7 +438,7 @@ def test_newer_formats_are_refused(busy, folder):
 def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatch):
     """One that this version can't read, but whose note can be, is refused instead of set aside."""
     meta = checkpoint.read_meta(busy / checkpoint.NAME)
-    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=2))
+    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1))
 
     def unreadable(_path):
         raise KeyError("colour")

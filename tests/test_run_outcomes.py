@@ -164,7 +164,7 @@ def test_pictures_saved_and_not():
     order = Order("a", 1, Stage.COMPLETED, output_url="https://h/old")
     order = advance(order, outcomes.unsaved(KEY, 5.0, "not a picture"))
     assert order.output_error == "not a picture"
-    order = advance(order, outcomes.new_link(KEY, 6.0, "https://h/new"))
+    order = advance(order, outcomes.new_links(order, 6.0, ("https://h/new",)))
     assert (order.output_url, order.output_error) == ("https://h/new", "not a picture")
     order = advance(order, outcomes.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
     assert (order.output_path, order.output_sha256, order.output_bytes) == ("images/a.png", "ab", 10)

@@ -129,7 +129,11 @@ def test_a_refusal_with_http_200_is_permanent_unless_it_is_about_the_key(body, k
         ("003011004", "Invalid parameter: names are case-sensitive", "rejected"),
         ("003011095", "Pre Img Risk Not Pass", "moderation"),
         (None, "input image may contain sensitive information", "moderation"),
-        ("50511", "m", "moderation"),
+        ("50411", "m", "moderation"),
+        ("50511", "m", "output_rejected"),
+        ("003011097", "HTTP 400: Post Img Risk Not Pass, code 50511", "output_rejected"),
+        ("003011095", "upstream 50519", "output_rejected"),
+        ("003011095", "upstream 150511 of 2050511", "moderation"),
         ("E1", "m", "rejected"),
     ],
 )

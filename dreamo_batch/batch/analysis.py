@@ -49,7 +49,7 @@ def costs(
     pandas.DataFrame
         One line per group: its keys, then the columns of `dreamo_batch.columns.COSTS`; exact USD as decimal
         text. What is not known is missing, never 0. Orders stand in the group of the row they were made for;
-        those whose row is no longer in the table have missing keys.
+        those whose row is no longer in the table in that of what it held when they were made.
 
     Raises
     ------

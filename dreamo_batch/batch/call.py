@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -201,6 +201,8 @@ class Call:
         assignment = plan.assignment(
             task.prepared, state, task.options.plan_options(chosen), self.directory.path
         )
+        describe = stored.describer(task.user, task.prepared.rows)
+        assignment = replace(assignment, describe=describe)
         return assignment if task.fetched is None else plan.fetching_only(assignment, task.fetched)
 
     def _warnings(

@@ -29,13 +29,16 @@ RunDir = str | os.PathLike[str]
 """One run directory."""
 
 
-def load(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFrame:  # noqa: A002 - what it is
     """Read the results of one run directory or several, at any time, from any process, also while they are worked on.
 
     Parameters
     ----------
     run_dir : path-like, or iterable of path-like
         The run directory, or several.
+    all : bool
+        Add what was ordered for rows that later tables no longer had, one row per job, with the row's own columns
+        as they were when it was ordered; the column `in_table` tells them apart.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def load(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     ...
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
     """
-    return origin.stacked([_load(one) for one in listed(run_dir)])
+    return origin.stacked([_load_all(one) if all else _load(one) for one in listed(run_dir)])
 
 
 def listed(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
@@ -99,6 +102,13 @@ def _load(run_dir: RunDir) -> pd.DataFrame:
         return origin.mark(composed(directory) if finished is None else finished, directory)
     except OSError as error:
         raise _unreadable(directory, error) from error
+
+
+def _load_all(run_dir: RunDir) -> pd.DataFrame:
+    results, directory = _load(run_dir), existing(run_dir)
+    orders = ledger_frame(directory)
+    is_left = orders[columns.ORDER].notna() & ~orders[columns.JOB_ID].isin(results[columns.JOB_ID])
+    return origin.mark(frame.with_left(results, orders[is_left]), directory)
 
 
 def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -271,6 +271,8 @@ def plan(
     )
     cap = options.cap(state.cap)
     remarks = planning.misnamed_columns(prepared)
+    if directory is not None:
+        remarks += planning.leaving(prepared, state, directory.jobs)
     return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent, remarks=remarks)
 
 

@@ -29,13 +29,17 @@ class NotAPicture(ValueError):  # noqa: N818 - it names what arrived
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A picture on disk; `path` is relative to the run directory, sizes in bytes and pixels."""
+    """A picture on disk; `path` is relative to the run directory, sizes in bytes and pixels.
+
+    `warning` says what is odd about it, or what else the task made.
+    """
 
     path: str
     sha256: str
     n_bytes: int
     width_px: int
     height_px: int
+    warning: str | None = None
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:

@@ -42,6 +42,8 @@ _ARROW: Final = {
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
 SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.ORDERS.values()])
+# Columns that files of format 1 lack.
+_ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
 _TIMES: Final = frozenset(c.name for c in columns.ORDERS.values() if c.dtype == columns.TIME)
 _PANDAS: Final = {
     pa.int64(): pd.Int64Dtype(),
@@ -129,6 +131,10 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
     note = _note(table.schema)
     if note.pop(_N_ROWS) != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
+    for name in set(SCHEMA.names) - set(table.column_names):
+        if name not in _ADDED:
+            raise ValueError(f"it has no column {name}")
+        table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
     return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)
 
 

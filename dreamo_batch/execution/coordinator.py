@@ -64,7 +64,7 @@ class Assignment:
 
     `weights` counts the rows of each job, `n_invalid` the rows without one; `to_order` are new orders,
     `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_order` nothing is
-    ordered, whatever becomes known.
+    ordered, whatever becomes known. `describe` gives what the ledger keeps of a job's row, as JSON.
     """
 
     jobs: Mapping[str, Job]
@@ -76,6 +76,7 @@ class Assignment:
     max_attempts: int = 1
     should_download: bool = True
     may_order: bool = True
+    describe: Callable[[Job], str | None] = lambda _job: None
 
 
 class Coordinator:
@@ -193,19 +194,29 @@ class Coordinator:
             reserved = self.budget.reserve()
             before = self.ledger.state.find(*key)
             wall = self._clock.wall()
-            self.record(outcomes.sending(key, wall, seed=job.seed, reserved=reserved, before=before))
+            self.record(
+                outcomes.sending(
+                    key,
+                    wall,
+                    seed=job.seed,
+                    reserved=reserved,
+                    before=before,
+                    inputs=self.assignment.describe(job),
+                )
+            )
             return lambda: self._effects.create(key, job)
         if action.do is Do.PROBE:
             return self._effects.probe
         order = self._order(key)
         if action.do is Do.SAVE:
-            return lambda: self._effects.save(key, order.output_url, name=self._picture_name(key))
+            name = self._picture_name(key)
+            return lambda: self._effects.save(key, order.links, name=name, told_bytes=order.output_bytes_told)
         return lambda: self._effects.fetch(action.do, key, order.task_id or "")
 
     def _picture_name(self, key: Key) -> str:
         """Name the picture of a job's latest order by the job; one that was settled late by its number, too."""
         latest = self.ledger.state.latest(key[0])
-        return key[0] if latest is None or latest.order == key[1] else f"{key[0]}-{key[1]}"
+        return key[0] if latest is None or latest.order == key[1] else f"{key[0]}-order-{key[1]}"
 
     # Taking in.
 
@@ -494,8 +505,8 @@ class Coordinator:
             if self.schedule.is_polling and (task.is_outage or task.error_class == failures.RATE_LIMITED):
                 self.schedule.refresh_failed(key, now)
                 return
-        elif task.urls and task.urls[0] != self._order(key).output_url:
-            self.record(outcomes.new_link(key, self._clock.wall(), task.urls[0]))
+        elif task.urls and task.urls != self._order(key).links:
+            self.record(outcomes.new_links(self._order(key), self._clock.wall(), task.urls))
         self.schedule.refreshed(key, now)
 
     def _save_ended(self, answer: outcomes.SaveAnswer) -> None:

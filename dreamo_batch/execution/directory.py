@@ -16,7 +16,7 @@ import filelock
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
 from dreamo_batch.execution import durable
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST: Final = "run.json"
 JOBS: Final = "jobs.parquet"
 RESULTS: Final = "results.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dreamo_batch.errors import ServiceError
@@ -12,6 +13,7 @@ from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind, from_exception
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dreamo_batch.execution.schedule import Do, Key
@@ -72,18 +74,44 @@ class Effects:
         except ServiceError as error:
             return outcomes.PollAnswer(do, key, error.failure)
 
-    def save(self, key: Key, url: str | None, *, name: str | None = None) -> outcomes.SaveAnswer:
-        """Fetch one picture and put it on disk, under its job's id or another name."""
-        if url is None:
+    def save(
+        self, key: Key, links: Sequence[str], *, name: str | None = None, told_bytes: int | None = None
+    ) -> outcomes.SaveAnswer:
+        """Fetch the pictures of one task and put them on disk, the first under its job's id or another name."""
+        if not links:
             return outcomes.SaveAnswer(key, "the service gave no link to the picture")
         try:
-            content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
-            return outcomes.SaveAnswer(key, archive.save(content, name or key[0], self._run_dir))
+            content, warning = self._picture(links[0], told_bytes)
+            saved = archive.save(content, name or key[0], self._run_dir)
         except ServiceError as error:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
             return outcomes.SaveAnswer(key, str(error), error.failure if is_refusal else None)
         except archive.NotAPicture as error:
             return outcomes.SaveAnswer(key, str(error))
+        told = [] if warning is None else [warning]
+        if len(links) > 1:
+            told.append(self._further(links, name or key[0]))
+        return outcomes.SaveAnswer(key, replace(saved, warning="; ".join(told) or None))
+
+    def _picture(self, url: str, told_bytes: int | None) -> tuple[bytes, str | None]:
+        """Fetch a picture, once more if it has not the size that the service told."""
+        content = b""
+        for _ in range(2):
+            content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
+            if told_bytes is None or len(content) == told_bytes:
+                return content, None
+        return content, f"the picture has {len(content)} bytes, and the service had said {told_bytes}"
+
+    def _further(self, links: Sequence[str], name: str) -> str:
+        """Fetch what a task made beside its first picture, and say where it is."""
+        places = []
+        for number, url in enumerate(links[1:], start=2):
+            try:
+                content = self._client.download(url, max_bytes=archive.PICTURE_BYTES_MAX)
+                places.append(archive.save(content, f"{name}-{number}", self._run_dir).path)
+            except (ServiceError, archive.NotAPicture) as error:
+                places.append(f"picture {number} could not be saved ({error})")
+        return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"
 
     def probe(self) -> outcomes.ProbeAnswer:
         """Ask whether the service is there."""

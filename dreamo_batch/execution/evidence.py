@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dreamo_batch.execution.directory import RunDirectory
     from dreamo_batch.execution.state import State
 
-_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-\d+)?\.\w+")
+_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(order-)?\d+)?\.\w+")
 
 
 def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:

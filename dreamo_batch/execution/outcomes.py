@@ -58,8 +58,16 @@ class ProbeAnswer:
     failure: Failure | None = None
 
 
-def sending(key: Key, at: float, *, seed: int, reserved: str | None, before: Order | None = None) -> Event:
-    """About to send a create; `before` is the order as earlier tries left it.
+def sending(
+    key: Key,
+    at: float,
+    *,
+    seed: int,
+    reserved: str | None,
+    before: Order | None = None,
+    inputs: str | None = None,
+) -> Event:
+    """About to send a create; `before` is the order as earlier tries left it, `inputs` what is ordered, as JSON.
 
     Examples
     --------
@@ -67,7 +75,7 @@ def sending(key: Key, at: float, *, seed: int, reserved: str | None, before: Ord
     7
     """
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s)
+    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs)
 
 
 def create_ended(order: Order, answer: CreateAnswer, at: float) -> Event:
@@ -128,6 +136,9 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             at,
             **known,
             output_url=url,
+            output_urls=json.dumps(task.urls) if len(task.urls) > 1 else None,
+            output_job_id=next(iter(task.job_ids), None),
+            output_bytes_told=next(iter(task.sizes), None),
             excerpt=_short(task.excerpt),
             may_have_been_billed=billed,
         )
@@ -191,6 +202,7 @@ def save_ended(key: Key, saved: Saved, at: float) -> Event:
         output_bytes=saved.n_bytes,
         output_width=saved.width_px,
         output_height=saved.height_px,
+        output_warning=saved.warning,
     )
 
 
@@ -199,9 +211,10 @@ def unsaved(key: Key, at: float, reason: str) -> Event:
     return _event(Kind.UNSAVED, key, at, output_error=reason)
 
 
-def new_link(key: Key, at: float, url: str) -> Event:
-    """Keep a fresh link to a picture."""
-    return _event(Kind.UNSAVED, key, at, output_url=url)
+def new_links(order: Order, at: float, urls: tuple[str, ...]) -> Event:
+    """Keep fresh links to the pictures of a task."""
+    several = json.dumps(urls) if len(urls) > 1 or order.output_urls is not None else None
+    return _event(Kind.UNSAVED, (order.job_id, order.order), at, output_url=urls[0], output_urls=several)
 
 
 def _event(kind: Kind, key: Key, at: float, **fields: Any) -> Event:

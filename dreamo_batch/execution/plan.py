@@ -11,7 +11,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import archive, stored
-from dreamo_batch.execution.budget import highest_price, price_of
+from dreamo_batch.execution.budget import highest_price, money, price_of
 from dreamo_batch.execution.coordinator import Assignment
 from dreamo_batch.execution.outcomes import is_retryable
 from dreamo_batch.execution.state import Order, Stage, State, next_number
@@ -231,6 +231,25 @@ def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
         f"(differs only in {what}): see plan()."
         for what, n in told.items()
     )
+
+
+def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
+    """Say how many paid rows of the last call's table are not in this one."""
+    try:
+        last = stored.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
+    except DirectoryError:
+        return ()
+    n = sum(job_id not in prepared.jobs and any(map(_is_paid, state.of(job_id))) for job_id in last)
+    if not n:
+        return ()
+    are = "row of the last table is" if n == 1 else "rows of the last table are"
+    return (
+        f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: load(run_dir, all=True).",
+    )
+
+
+def _is_paid(order: Order) -> bool:
+    return order.stage is Stage.COMPLETED or bool(money(order.cost))
 
 
 def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:

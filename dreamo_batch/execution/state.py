@@ -13,6 +13,7 @@ nothing, so a journal may be replayed over a checkpoint without care.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -110,6 +111,18 @@ class Order:
     n_polls: int | None = None
     n_refusals: int | None = None
     waited_s: float | None = None
+    output_urls: str | None = None
+    output_warning: str | None = None
+    output_job_id: str | None = None
+    output_bytes_told: int | None = None
+    inputs: str | None = None
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Every picture's link, the first first."""
+        if self.output_urls is not None:
+            return tuple(json.loads(self.output_urls))
+        return () if self.output_url is None else (self.output_url,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +186,7 @@ _RULES: Final[Mapping[Kind, _Rule]] = {
     Kind.COMPLETED: _Rule(_RUNNING, Stage.COMPLETED, "completed_at", _NO_ERROR),
     Kind.FAILED: _Rule(_RUNNING, Stage.FAILED, "completed_at", _NO_ERROR),
     Kind.LOST: _Rule(_RUNNING, Stage.LOST, "completed_at", _NO_ERROR),
-    Kind.SAVED: _Rule(_MADE, None, "saved_at", {"output_error": None}),
+    Kind.SAVED: _Rule(_MADE, None, "saved_at", {"output_error": None, "output_warning": None}),
     Kind.UNSAVED: _Rule(_MADE, None),
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import numbers
 import warnings
 from dataclasses import dataclass
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +20,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import checkpoint, durable
 from dreamo_batch.execution.directory import INPUTS
-from dreamo_batch.table.cells import read_integer
+from dreamo_batch.table.cells import is_missing, read_integer
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.inputs import kept_copy
 from dreamo_batch.table.jobs import Job, Prepared
@@ -25,7 +28,7 @@ from dreamo_batch.table.links import canonical
 from dreamo_batch.table.sources import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _META: Final = b"dreamo_batch"
@@ -90,6 +93,50 @@ class StoredTable:
             given = [read_integer(cell).value for cell in self.user[columns.SEED]]
             ids = ids[[seed is None or seed < 0 for seed in given]]
         return frozenset(ids.dropna())
+
+
+def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
+    """Return what writes down as JSON what a job orders: its fields, and the first row of it in the user's table."""
+    firsts = {
+        job_id: place
+        for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
+        if isinstance(job_id, str)
+    }
+    cells = {str(name): user.iloc[:, number] for number, name in enumerate(user.columns)}
+
+    def describe(job: Job) -> str:
+        place = firsts.get(job.job_id)
+        own = {} if place is None else {name: _plain(column.iloc[place]) for name, column in cells.items()}
+        told = {
+            columns.ROW: None if place is None else str(user.index[place]),
+            columns.PROMPT: job.prompt,
+            columns.IMAGE_SOURCE: job.image.location,
+            columns.IMAGE_DIGEST: job.image.digest,
+            columns.SEED_SENT: job.seed,
+            columns.WIDTH: job.width,
+            columns.HEIGHT: job.height,
+            columns.USE_REPHRASER: job.use_rephraser,
+            columns.REPLICATE: job.replicate,
+            "columns": own,
+        }
+        return json.dumps(told, ensure_ascii=False)
+
+    return describe
+
+
+def _plain(cell: Any) -> Any:
+    """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
+    if isinstance(cell, str | bool):
+        return cell if isinstance(cell, bool) else _text(cell)
+    if isinstance(cell, numbers.Integral):
+        return int(cell)
+    if isinstance(cell, numbers.Real):
+        return float(cell) if math.isfinite(cell) else None
+    if isinstance(cell, np.bool_):
+        return bool(cell)
+    if is_missing(cell) or isinstance(cell, bytes | bytearray | memoryview) or hasattr(cell, "tobytes"):
+        return None
+    return _text(cell)
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:

@@ -5,7 +5,8 @@ One way for all: what `run` returns, what `load` reads and what `results.parquet
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+import json
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from dreamo_batch.execution.budget import money, text, total
 from dreamo_batch.execution.state import ORDERED, STATUS_OF, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
+# Where the user's own cells of a row stand in `columns.ORDERED_INPUTS`.
+_USER: Final = "columns"
 Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
@@ -32,6 +35,8 @@ _COPIED: Final = (
     columns.OUTPUT_WIDTH,
     columns.OUTPUT_HEIGHT,
     columns.OUTPUT_ERROR,
+    columns.OUTPUT_URLS,
+    columns.OUTPUT_WARNING,
     columns.DISCOUNT,
     columns.ERROR_CLASS,
     columns.ERROR_CODE,
@@ -69,6 +74,76 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd
     outcome = outcome[list(columns.OUTPUTS)].astype(output_dtypes())
     outcome.index = user.index
     return pd.concat([user, outcome], axis=1)
+
+
+def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
+    """Add a row for each job that the table no longer has, with what its row held when it was ordered.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        As from `assemble`.
+    orders : pandas.DataFrame
+        Orders of jobs that are not in `results`; columns of `dreamo_batch.columns.ORDERS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `results`, the added rows behind them, and a column `in_table`.
+    """
+    results = results.assign(**{columns.IN_TABLE: True})
+    if not len(orders):
+        return results
+    latest = orders.drop_duplicates(columns.JOB_ID, keep="last").reset_index(drop=True)
+    told = [read_inputs(text) for text in latest[columns.ORDERED_INPUTS]]
+    user = pd.DataFrame([own_cells(one) for one in told], index=latest.index)
+    named = [
+        columns.JOB_ID,
+        columns.SEED_SENT,
+        columns.ERROR_CLASS,
+        columns.ERROR_CODE,
+        columns.ERROR_MESSAGE,
+    ]
+    rows = latest[named].assign(**{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)})
+    left = assemble(user[[name for name in user if name not in columns.OUTPUTS]], rows, orders)
+    left.index = _labels(results.index, [one.get(columns.ROW) for one in told])
+    whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
+    own = [name for name in whole.columns if name not in columns.OUTPUTS]
+    return whole[[*own, *columns.OUTPUTS]].astype(output_dtypes())
+
+
+def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's columns of an ordered row, with what was sent where the row had none of its own."""
+    sent = {columns.PROMPT: inputs.get(columns.PROMPT)}
+    own = inputs.get(_USER, {})
+    if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES)):
+        sent[columns.IMAGE] = inputs.get(columns.IMAGE_SOURCE)
+    return sent | {name: cell for name, cell in own.items() if cell is not None}
+
+
+def read_inputs(text: object) -> dict[str, Any]:
+    """Read what was ordered; nothing of it is known of orders that an older version made.
+
+    Examples
+    --------
+    >>> read_inputs('{"prompt": "a fox"}'), read_inputs(None)
+    ({'prompt': 'a fox'}, {})
+    """
+    read: dict[str, Any] = json.loads(text) if isinstance(text, str) else {}
+    return read
+
+
+def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
+    """Label added rows as they were labelled, in the kind of labels that the others have."""
+    if isinstance(index, pd.RangeIndex):
+        return pd.RangeIndex(len(index), len(index) + len(labels))
+    if index.nlevels > 1:
+        rest = [None] * (index.nlevels - 1)
+        return pd.MultiIndex.from_tuples([(label, *rest) for label in labels], names=index.names)
+    try:
+        return pd.Index(labels, name=index.name).astype(index.dtype)
+    except (ValueError, TypeError):
+        return pd.Index(labels, name=index.name, dtype=object)
 
 
 def plausible(seconds: Seconds) -> Seconds:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
+from dreamo_batch.results.frame import own_cells, read_inputs
 from dreamo_batch.results.history import DIRECTORY
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
     Returns
     -------
     Groups
-        An order belongs to the group of the row it was made for; one whose row is no longer in the table has
-        missing keys, so that sums over all groups are always those of the ledger.
+        An order belongs to the group of the row it was made for; one whose row is no longer in the table to that
+        of what the row held when it was ordered, so that sums over all groups are always those of the ledger.
 
     Raises
     ------
@@ -92,18 +93,32 @@ def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
     if name == columns.RUN_DIR and DIRECTORY in history.rows.columns:
         return name, history.rows[DIRECTORY], history.orders[name]
     if name in history.rows.columns:
-        return name, history.rows[name], _of_orders(history.rows[name], history)
+        return name, history.rows[name], _of_orders(history.rows[name], history, name)
     if name == columns.SIZE:
         values = _size(history.rows)
-        return name, values, _of_orders(values, history)
+        return name, values, _of_orders(values, history, name)
     if name == HOUR:
         return name, *(times.dt.hour.astype(columns.INT) for times in _times(history))
     return columns.SUBMITTED_AT, *_buckets(history, name)
 
 
-def _of_orders(values: pd.Series, history: History) -> pd.Series:
-    taken = values.reindex(history.places)  # -1 is no label of a RangeIndex, so it is missing
-    return taken.set_axis(history.orders.index)
+def _of_orders(values: pd.Series, history: History, name: str) -> pd.Series:
+    is_left = pd.Series(history.places < 0, index=history.orders.index)
+    if not is_left.any():
+        return values.reindex(history.places).set_axis(is_left.index)
+    taken = values.astype(object).reindex(history.places)  # -1 is no label of a RangeIndex, so it is missing
+    taken = taken.set_axis(is_left.index)
+    known = [_ordered(text, name) for text in history.orders.loc[is_left, columns.ORDERED_INPUTS]]
+    left = pd.Series(known, index=taken.index[is_left], dtype=object)
+    return taken.where(~is_left, left.reindex(taken.index)).infer_objects()
+
+
+def _ordered(text: object, name: str) -> object:
+    """Return what a row that left the table held when it was ordered."""
+    inputs = read_inputs(text)
+    if name == columns.SIZE and inputs and not inputs["columns"].get(name):
+        return f"{inputs[columns.WIDTH]}x{inputs[columns.HEIGHT]}"
+    return own_cells(inputs).get(name, inputs.get(name)) if inputs else None
 
 
 def _times(history: History) -> tuple[pd.Series, pd.Series]:

@@ -44,6 +44,9 @@ _CLASSES: Final = {
     failure.OTHER_TASK: Meaning(
         _MAY_HAVE_ARRIVED + "the create was answered with the task of another order.", _LOOK_FIRST
     ),
+    failure.OUTPUT_REJECTED: Meaning(
+        "The finished picture was refused for its content.", "Try another seed: another picture may pass."
+    ),
     failure.SERVICE_ERROR: Meaning(
         "The service named an error that is not documented.", "Read its message; it may be billed."
     ),

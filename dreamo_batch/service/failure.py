@@ -17,6 +17,7 @@ from dreamo_batch.service.harmless import harmless
 
 REJECTED: Final = "rejected"
 MODERATION: Final = "moderation"
+OUTPUT_REJECTED: Final = "output_rejected"
 GENERATION_ERROR: Final = "generation_error"
 UPSTREAM_ERROR: Final = "upstream_error"
 CREATION_ERROR: Final = "creation_error"
@@ -47,6 +48,7 @@ _ADVICE: Final = {
     REDIRECTED: "redirects are not followed; check the base URL",
     NOT_BUILT: "nothing was sent",
     MODERATION: "the prompt or the picture was refused; change it",
+    OUTPUT_REJECTED: "the finished picture was refused; try another seed",
 }
 _ADVICE_BY_CAUSE: Final = {
     "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",

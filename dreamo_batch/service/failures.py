@@ -52,6 +52,7 @@ from dreamo_batch.service.failure import (
     NOT_BUILT,
     NOT_OFFERED,
     OTHER_TASK,
+    OUTPUT_REJECTED,
     RATE_LIMITED,
     REDIRECTED,
     REJECTED,
@@ -91,6 +92,7 @@ __all__ = [
     "NO_ANSWER",
     "NO_CREDIT",
     "OTHER_TASK",
+    "OUTPUT_REJECTED",
     "RATE_LIMITED",
     "REDIRECTED",
     "REJECTED",
@@ -116,6 +118,7 @@ Operation = Literal["create", "fetch", "precharge", "download"]
 _NOT_FOUND: Final = re.compile(r"\btask\b.{0,80}\bnot (found|exist)", re.IGNORECASE | re.DOTALL)
 _HTTP_STATUS: Final = re.compile(r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])")
 # Upstream's own numbers for too many requests and too many at once.
+_OUTPUT_REJECTED: Final = re.compile(r"(?<![1-9])0*505(11|19)(?![0-9])")
 _UPSTREAM_BUSY: Final = re.compile(r"(?<![0-9])504(29|30)(?![0-9])")
 # "No credit" as services say it: of the account, whatever the HTTP status.
 _NO_CREDIT: Final = re.compile(
@@ -353,7 +356,9 @@ def _class_of(told: ServiceMessage, otherwise: str) -> str:
     known = ERROR_CODES.get(told.code or "")
     error_class = known.error_class if known else otherwise
     is_clear = known is not None and error_class not in _VAGUE_CLASSES
-    return MODERATION if not is_clear and _tells_of_moderation(told) else error_class
+    if is_clear or not _tells_of_moderation(told):
+        return error_class
+    return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{told.code} {told.message}") else MODERATION
 
 
 def _class_of_ended(task: Task, told: ServiceMessage) -> str:

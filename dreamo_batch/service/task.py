@@ -24,6 +24,8 @@ Status = Literal["in_progress", "completed", "failed"]
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
 _LINK: Final = re.compile(r"https?://[!-~\u00a1-\ud7ff\ue000-\U0010ffff]+", re.IGNORECASE)
 _N_METADATA_MAX: Final = 50
+_SIZE_MAX: Final = 2**53
+_JOB_ID_CHARACTERS: Final = 200
 _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
 _WORDS: Final = STATUS_WORDS_ELSEWHERE | STATUS_WORDS
@@ -61,6 +63,10 @@ class Task:
         `failed`, else `in_progress`.
     urls : tuple of str
         Every picture's address, in order; can be empty although completed.
+    sizes : tuple of (int or None)
+        Bytes of each picture, as told beside its address.
+    job_ids : tuple of (str or None)
+        The upstream id of each picture, as told beside its address.
     cost : str or None
         USD as exact decimal text; None if not told.
     discount : str or None
@@ -103,6 +109,8 @@ class Task:
     is_cost_unreadable: bool = False
     unlisted_status: str | None = None
     seed: int | None = None
+    sizes: tuple[int | None, ...] = ()
+    job_ids: tuple[str | None, ...] = ()
 
 
 def read_task(body: bytes, task_id: str) -> Task:
@@ -205,17 +213,19 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), values.message_in(answer.get("error"))
-    urls = _urls([answer.get(key) for key in _OUTPUT_KEYS])
+    pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
     is_cost_unreadable = _is_cost_unreadable(answer.get("usage"))
-    has_output = word == "completed" or (word is None and bool(urls))
+    has_output = word == "completed" or (word is None and bool(pictures))
     is_contradictory = has_output and error is not None
     has_failed = word == "failed" or is_contradictory or (word is None and error is not None)
     status: Status = "failed" if has_failed else "completed" if has_output else "in_progress"
     return Task(
         task_id=task_id,
         status=status,
-        urls=urls,
+        urls=tuple(pictures),
+        sizes=tuple(size for size, _ in pictures.values()),
+        job_ids=tuple(job_id for _, job_id in pictures.values()),
         cost=None if is_cost_unreadable else values.decimal_text(usage.get("cost")),
         discount=values.text(usage.get("discount")) or values.number_text(usage.get("discount")),
         error=error or (values.message_in(answer) if has_failed else None),
@@ -267,21 +277,30 @@ def _is_cost_unreadable(usage: Any) -> bool:
     return cost not in (None, "") and not is_amount
 
 
-def _urls(output: Any) -> tuple[str, ...]:
-    """Collect every address, in order, without recursion: an answer may be nested as deep as the parser goes."""
-    found: dict[str, None] = {}
-    waiting = [output]
+def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
+    """Collect every address in order, with size and job id beside it; no recursion, however deep an answer nests."""
+    found: dict[str, tuple[int | None, str | None]] = {}
+    waiting: list[tuple[Any, dict[str, Any]]] = [(output, {})]
     while waiting:
-        value = waiting.pop()
+        value, beside = waiting.pop()
         if isinstance(value, str) and _LINK.fullmatch(value.strip()):
-            found[value.strip()] = None
+            found.setdefault(value.strip(), (_size(beside.get("size")), _job_id(beside.get("jobId"))))
         elif isinstance(value, list):
-            waiting.extend(reversed(value))
+            waiting.extend((one, beside) for one in reversed(value))
         elif isinstance(value, dict):
-            waiting.extend(
-                reversed([one for key, one in value.items() if key == "url" or not isinstance(one, str)])
-            )
-    return tuple(found)
+            told = [one for key, one in value.items() if key == "url" or not isinstance(one, str)]
+            waiting.extend((one, value) for one in reversed(told))
+    return found
+
+
+def _size(value: Any) -> int | None:
+    read = values.number(value)
+    return int(read) if read is not None and 0 < read < _SIZE_MAX and read == int(read) else None
+
+
+def _job_id(value: Any) -> str | None:
+    told = values.text(value) or values.number_text(value)
+    return told[:_JOB_ID_CHARACTERS] if told else None
 
 
 def _progress(value: Any) -> float | None:
