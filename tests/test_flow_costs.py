@@ -142,12 +142,40 @@ def test_several_directories_at_once(tmp_path, reference, gateway):
 
 
 def test_orders_outside_the_table_are_counted(tmp_path, reference, gateway):
-    """Rows dropped from the table were paid for all the same."""
+    """Rows dropped from the table were paid for all the same, and stay in the group of what they held."""
     buy(table(reference, 4), tmp_path / "run", gateway)
     buy(table(reference, 4).head(1), tmp_path / "run", gateway)
     by_prompt = dreamo.costs(tmp_path / "run", by="prompt")
-    assert by_prompt["orders"].tolist() == [1, 3]
+    assert by_prompt["prompt"].tolist() == ["a fox", "an owl"]
+    assert by_prompt["orders"].tolist() == [2, 2]
     assert added(by_prompt["spent"]) == invoiced(gateway)
+    by_size = dreamo.costs(tmp_path / "run", by="size")
+    assert by_size[["size", "orders"]].to_numpy().tolist() == [["512x512", 4]]
+
+
+@pytest.mark.parametrize("labels", [None, ["p", "q", "r", "s"], [7, 5, 9, 1]])
+def test_what_left_the_table_is_still_told(tmp_path, reference, gateway, labels):
+    """With its own columns as they were when it was ordered, behind the rows that are there."""
+    jobs = table(reference, 4).assign(note=[1, 2, 3, 4], day=pd.Timestamp("2026-11-01"))
+    jobs.index = pd.RangeIndex(4) if labels is None else pd.Index(labels)
+    run_dir = tmp_path / "run"
+    first = buy(jobs, run_dir, gateway)
+    pd.testing.assert_frame_equal(
+        dreamo.load(run_dir, all=True).drop(columns="in_table"), dreamo.load(run_dir)
+    )
+    planned = dreamo.plan(jobs.tail(1), run_dir)
+    assert "3 paid rows of the last table are not in this one" in " ".join(planned.warnings())
+    buy(jobs.tail(1).assign(note=99), run_dir, gateway)
+    assert len(dreamo.load(run_dir)) == 1
+    told = dreamo.load(run_dir, all=True)
+    assert told["in_table"].tolist() == [True, False, False, False]
+    assert told["note"].tolist() == [99, 1, 2, 3]
+    assert told["prompt"].tolist() == ["an owl", "a fox", "a fox", "an owl"]
+    assert set(told["output_path"]) == set(first["output_path"])
+    assert added(told["cost"]) == invoiced(gateway)
+    if labels is not None:
+        assert told.index.tolist() == [labels[3], *labels[:3]]
+    assert dreamo.costs(run_dir, by="note")["note"].tolist() == [1, 2, 3, 99]
 
 
 def test_lost_answers_are_possibly_billed(tmp_path, reference, gateway):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -13,10 +14,13 @@ from hypothesis import given
 
 from dreamo_batch import columns
 from dreamo_batch.execution import checkpoint
+from dreamo_batch.execution.directory import SCHEMA_VERSION
 from dreamo_batch.execution.state import Order, Stage, State
 from tests.fakes import histories
 
-META = checkpoint.Meta(schema=1, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True)
+META = checkpoint.Meta(
+    schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
+)
 FULL = Order(
     job_id="a" * 32,
     order=1,
@@ -72,6 +76,21 @@ def test_plain_pandas_reads_it(tmp_path):
     assert frame.loc[0, columns.ERROR_CODE] == "003011095"
     assert frame.loc[0, columns.SENT_AT] == pd.Timestamp("2023-11-14T22:13:20.123456Z")
     assert frame.loc[1, columns.STAGE] == "pending"
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA_VERSION])
+def test_a_file_of_format_1_lacks_what_was_added_later(tmp_path, schema):
+    """It reads as nothing known; in a file of this format a column that is gone is damage."""
+    path = tmp_path / "checkpoint.parquet"
+    checkpoint.write(path, State([FULL]), [], replace(META, schema=schema))
+    table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ORDERED_INPUTS])
+    pq.write_table(table, path)
+    if schema == 1:
+        (order,) = checkpoint.to_state(checkpoint.read_table(path)[0])
+        assert (order.output_urls, order.inputs, order.task_id) == (None, None, FULL.task_id)
+    else:
+        with pytest.raises(ValueError, match="no column"):
+            checkpoint.read_table(path)
 
 
 @pytest.mark.parametrize("orders", [[], [FULL], [Order("b", 1)]])

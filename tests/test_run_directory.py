@@ -12,7 +12,7 @@ import pytest
 
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
 from dreamo_batch.execution import directory
-from dreamo_batch.execution.directory import Manifest, RunDirectory
+from dreamo_batch.execution.directory import SCHEMA_VERSION, Manifest, RunDirectory
 
 HOLDER = """
 import sys
@@ -203,7 +203,7 @@ def test_a_manifest_that_can_not_be_read_is_none(tmp_path, content):
 
 def test_unknown_fields_of_the_same_format_are_left_out(tmp_path):
     """A field that this version does not know does not make the manifest unreadable."""
-    fields = {"schema": 1, "service": "loopback", "entropy": "00", "colour": "blue"}
+    fields = {"schema": SCHEMA_VERSION, "service": "loopback", "entropy": "00", "colour": "blue"}
     (tmp_path / "run.json").write_text(json.dumps(fields))
     assert RunDirectory(tmp_path).read_manifest() == Manifest("loopback", "00")
 
@@ -211,7 +211,9 @@ def test_unknown_fields_of_the_same_format_are_left_out(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     """A directory written by a newer version is not touched."""
     (tmp_path / "run.json").write_text('{"schema": 99}')
-    with pytest.raises(DirectoryError, match=r"newer version .* \(format 99, this one knows 1\)"):
+    with pytest.raises(
+        DirectoryError, match=rf"newer version .* \(format 99, this one knows {SCHEMA_VERSION}\)"
+    ):
         RunDirectory(tmp_path).read_manifest()
 
 

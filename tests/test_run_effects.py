@@ -139,6 +139,47 @@ def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
     assert made._client.asked[0][2] <= 64 * 1024 * 1024
 
 
+class Links:
+    """Gives each link's answers one after the other, the last one for ever."""
+
+    def __init__(self, **answers) -> None:
+        self.answers = {name: list(given) for name, given in answers.items()}
+        self.asked: list[str] = []
+
+    def download(self, url, *, max_bytes):
+        assert max_bytes
+        name = url.rpartition("/")[2]
+        self.asked.append(name)
+        answers = self.answers[name]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def test_every_picture_of_a_task_is_kept(tmp_path):
+    """The first under the job's id, further ones under the same with a number, and the row is told where."""
+    client = Links(a=[picture()], b=[picture("JPEG")], c=[b"<html>"])
+    answer = Effects(client, tmp_path).save(KEY, ["https://h/a", "https://h/b", "https://h/c"])
+    assert answer.result.path == f"images/{KEY[0]}.png"
+    assert (
+        f"the task made 3 pictures; further ones: images/{KEY[0]}-2.jpg, picture 3 could not"
+        in answer.result.warning
+    )
+    assert (tmp_path / f"images/{KEY[0]}-2.jpg").read_bytes() == picture("JPEG")
+
+
+def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
+    """What comes right then is as good as any; what stays wrong is kept with a warning."""
+    right, wrong = picture(), picture(size=(9, 4))
+    client = Links(a=[wrong, right])
+    assert Effects(client, tmp_path).save(KEY, ["https://h/a"], told_bytes=len(right)).result.warning is None
+    assert client.asked == ["a", "a"]
+    kept = Effects(Links(a=[wrong]), tmp_path).save(KEY, ["https://h/a"], told_bytes=len(wrong) + 1).result
+    assert kept.n_bytes == len(wrong)
+    assert kept.warning == f"the picture has {len(wrong)} bytes, and the service had said {len(wrong) + 1}"
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [(b"<html>busy</html>", "expected JPEG, PNG or WEBP"), (RequestNotTaken(AWAY), "unreachable")],

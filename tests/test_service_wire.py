@@ -217,7 +217,34 @@ def test_a_documented_task_is_read_whole():
         discount="1",
         created_at=1700000000.0,
         metadata={"in_queue_at": 0.1, "completed_at": 3.25, "upload_at": 3.5},
+        sizes=(12345,),
+        job_ids=("j",),
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (5, 5),
+        ("5", 5),
+        (0, None),
+        (-1, None),
+        (5.5, None),
+        (None, None),
+        ({}, None),
+        (10**400, None),
+        ("x", None),
+    ],
+)
+def test_size_and_job_id_stand_beside_their_link(size, told):
+    """However deep the link is, and nothing that is no size or id is taken for one."""
+    deep = {"type": "image", "url": {"href": [{"url": "https://h/1"}]}, "size": 7, "jobId": "outer"}
+    task = read(
+        output=[{"content": [{"url": "https://h/2", "size": size, "jobId": 42}, deep, "https://h/3"]}]
+    )
+    assert task.urls == ("https://h/2", "https://h/1", "https://h/3")
+    assert task.sizes == (told, None, None)
+    assert task.job_ids == ("42", None, None)
 
 
 @pytest.mark.parametrize("word", STATUS_WORDS)

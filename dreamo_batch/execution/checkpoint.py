@@ -132,7 +132,7 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
     if note.pop(_N_ROWS) != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
     for name in set(SCHEMA.names) - set(table.column_names):
-        if name not in _ADDED:
+        if note["schema"] != 1 or name not in _ADDED:
             raise ValueError(f"it has no column {name}")
         table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
     return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)

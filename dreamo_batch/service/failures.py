@@ -118,7 +118,7 @@ Operation = Literal["create", "fetch", "precharge", "download"]
 _NOT_FOUND: Final = re.compile(r"\btask\b.{0,80}\bnot (found|exist)", re.IGNORECASE | re.DOTALL)
 _HTTP_STATUS: Final = re.compile(r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])")
 # Upstream's own numbers for too many requests and too many at once.
-_OUTPUT_REJECTED: Final = re.compile(r"(?<![1-9])0*505(11|19)(?![0-9])")
+_OUTPUT_REJECTED: Final = re.compile(r"(?<![0-9])0*505(11|19)(?![0-9])")
 _UPSTREAM_BUSY: Final = re.compile(r"(?<![0-9])504(29|30)(?![0-9])")
 # "No credit" as services say it: of the account, whatever the HTTP status.
 _NO_CREDIT: Final = re.compile(
