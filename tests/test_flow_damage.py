@@ -372,6 +372,22 @@ def test_a_moved_run_directory_works(done, tmp_path):
     assert done.invoice() == invoice
 
 
+def test_a_copied_run_directory_is_read_but_orders_only_when_asked(done, tmp_path):
+    """What the original orders meanwhile could be paid twice; nothing to order is nothing to ask for."""
+    longer = pd.concat([done.table, done.table.assign(seed=done.table["seed"] + 10)], ignore_index=True)
+    invoice = done.invoice()
+    copied = done.copied(tmp_path / "copied")
+    assert dreamo.load(copied.run_dir)["status"].eq("completed").all()
+    assert copied.run()["status"].eq("completed").all()
+    for _ in range(2):
+        with pytest.raises(DirectoryError, match="adopt_copy=True"):
+            copied.run(longer)
+    assert done.invoice() == invoice
+    copied.run(longer.head(5), adopt_copy=True)
+    assert len(done.invoice()) == len(invoice) + 1
+    assert copied.run(longer.head(6))["status"].eq("completed").all()
+
+
 def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, finished):
     """Reference pictures kept in the run directory are sent from where it is now, by `retry` too."""
     flow = Flow(tmp_path, finished.gateway, n_rows=2)

@@ -17,7 +17,7 @@ from dreamo_batch.execution import checkpoint, journal, journal_end
 from dreamo_batch.execution import ledger as ledgers
 from dreamo_batch.execution.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.execution.ledger import Ledger, interrupted, peek_entropy, read
-from dreamo_batch.execution.state import Kind, Stage, State
+from dreamo_batch.execution.state import Event, Kind, Stage, State
 from tests.fakes import event
 
 SERVICE = "host:443"
@@ -523,6 +523,174 @@ def test_a_directory_moved_under_the_run_is_noticed(folder):
     run_dir.unlock()
     assert not folder.exists()
     assert stages(read(folder.with_name("moved")).state()) == {"a": "accepted"}
+
+
+def reopened(folder, **options) -> Ledger:
+    """Open a ledger and leave it at once."""
+    ledger = opened(folder, **options)
+    ledger.abandon()
+    return ledger
+
+
+@pytest.fixture
+def writer(folder):
+    """A locked ledger with three creates on the wire."""
+    directory = RunDirectory(folder)
+    directory.lock()
+    ledger = Ledger(directory, SERVICE)
+    for job_id in ("a", "b", "c"):
+        work(ledger, job_id, Kind.SENDING)
+    yield ledger
+    ledger.abandon()
+    directory.unlock()
+
+
+@pytest.fixture
+def robbed(writer, folder):
+    """The same, whose lock was deleted."""
+    (folder / "lock").unlink()
+    return writer
+
+
+def answer(ledger: Ledger, *events: Event) -> None:
+    """Record answers where the ledger may not write to its journal any more."""
+    ledger.record(events)
+    with pytest.raises(FileNotFoundError, match="moved or deleted"):
+        ledger.commit()
+    assert ledger.unwritten() == ()
+
+
+def second_call(folder) -> Ledger:
+    """Open as another process does: what nobody seems to wait for is in doubt."""
+    ledger = opened(folder)
+    ledger.record([event(Kind.AMBIGUOUS, one.job_id, one.order, 9.0) for one in interrupted(ledger.state)])
+    ledger.commit()
+    return ledger
+
+
+def test_answers_after_the_lock_was_lost_are_folded_in_by_the_next_opening(robbed, folder):
+    """The second writer's ledger stays readable, and learns what became of the creates it held for ambiguous."""
+    second = second_call(folder)
+    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"), event(Kind.NOT_SENT, "b", 1, 7.0))
+    assert stages(read(folder).state()) == {"a": "accepted", "b": "unsent", "c": "ambiguous"}
+    second.close(["a", "b", "c"])
+    with pytest.raises(FileNotFoundError):
+        robbed.close(["a"])
+    third = opened(folder)
+    assert stages(third.state) == {"a": "accepted", "b": "unsent", "c": "ambiguous"}
+    assert third.state.find("a", 1).task_id == "task-a"
+    answer(robbed, event(Kind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))  # the first run may still be answered
+    third.close([])
+    robbed.abandon()
+    assert [order.task_id for order in reopened(folder).state] == ["task-a", None, "task-c"]
+    assert not list(folder.glob("strays-*"))
+    assert [order.task_id for order in reopened(folder).state] == ["task-a", None, "task-c"]
+
+
+def test_a_task_whose_number_was_used_again_becomes_an_order_of_its_own(robbed, folder):
+    """The second call was told that nothing was sent, and sent again: both purchases are known then."""
+    second = second_call(folder)
+    second.record([event(Kind.NOT_SENT, "a", 1, 10.0), event(Kind.SENDING, "a", 1, 11.0)])
+    second.record([event(Kind.ACCEPTED, "a", 1, 12.0, task_id="new")])
+    second.close([])
+    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="old"))
+    for _ in range(2):
+        ledger = opened(folder)
+        assert [(order.order, order.task_id) for order in ledger.state.of("a")] == [(1, "new"), (2, "old")]
+        ledger.close([])
+
+
+def test_what_a_writer_without_a_lock_wrote_too_late_does_not_break_the_chain(writer, folder, monkeypatch):
+    """It lost its lock, and another writer read its journal, in the moment between the question and the write."""
+    commit = journal.Journal.commit
+
+    def too_late(journal_):
+        monkeypatch.undo()
+        (folder / "lock").unlink()
+        second_call(folder).abandon()
+        commit(journal_)
+
+    monkeypatch.setattr(journal.Journal, "commit", too_late)
+    answer(writer, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
+    assert b"task-a" in journal.path_of(folder, 1).read_bytes()
+    assert stages(read(folder).state()) == {"a": "accepted", "b": "ambiguous", "c": "ambiguous"}
+    assert reopened(folder).state.find("a", 1).task_id == "task-a"
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_deleted_directory_leaves_all_orders_beside_it(robbed, folder, is_made_again):
+    """With the journals everything is gone but what the run remembers; the next one at this path begins with that."""
+    robbed.record([event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a")])
+    shutil.rmtree(folder)
+    if is_made_again:
+        folder.mkdir()
+    answer(robbed, event(Kind.ACCEPTED, "b", 1, 8.0, task_id="task-b"))
+    answer(robbed, event(Kind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))
+    assert peek_entropy(RunDirectory(folder)) == robbed.entropy
+    folder.mkdir(exist_ok=True)
+    assert (
+        len(reopened(folder, service="loopback").state) == 0
+    )  # the orders are of another service, and stay there
+    strays = [*folder.glob("strays-*"), *folder.parent.glob("run-strays-*")]
+    assert len(strays) == 1
+    for path in folder.iterdir():
+        if path not in strays:
+            path.unlink()
+    robbed.abandon()
+    ledger = reopened(folder, entropy=robbed.entropy)
+    assert [order.task_id for order in ledger.state] == ["task-a", "task-b", "task-c"]
+    assert not any(path.exists() for path in strays)
+
+
+def test_a_create_in_doubt_of_a_deleted_directory_is_in_doubt_still(robbed, folder):
+    """Nobody knows whether it was taken, so it is not sent again by itself."""
+    shutil.rmtree(folder)
+    answer(robbed)
+    folder.mkdir()
+    assert stages(reopened(folder).state) == {"a": "ambiguous", "b": "ambiguous", "c": "ambiguous"}
+
+
+def test_altered_strays_are_refused(robbed, folder):
+    """A line may name a task that was paid for; one that was cut in the middle of a write never counted."""
+    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
+    (path,) = folder.glob("strays-*")
+    content = path.read_bytes()
+    path.write_bytes(content + content[:40])
+    assert stages(read(folder).state())["a"] == "accepted"
+    path.write_bytes(content.replace(b"task-a", b"task-b"))
+    with pytest.raises(LedgerDamaged, match=r"strays-\w+.jsonl, line 1: the checksum does not match"):
+        opened(folder)
+
+
+def test_a_lock_that_was_gone_once_is_lost(folder):
+    """Another writer may have come in between, also if the same lock is back."""
+    directory = RunDirectory(folder)
+    directory.lock()
+    assert not directory.is_lost()
+    folder.rename(folder.with_name("moved"))
+    assert directory.is_lost()
+    folder.with_name("moved").rename(folder)
+    assert directory.is_lost()
+    directory.unlock()
+    directory.lock()
+    assert not directory.is_lost()
+    directory.unlock()
+
+
+def test_a_copy_knows_that_it_is_one_until_it_is_adopted(busy, tmp_path):
+    """Neither opening it nor losing `run.json` changes that; a moved directory is the same one."""
+    shutil.copytree(busy, tmp_path / "copy")
+    (tmp_path / "copy" / "run.json").unlink()
+    for pending in ([], ["e"]):
+        ledger = opened(tmp_path / "copy")
+        assert ledger.is_copy
+        ledger.close(pending)
+    ledger = opened(tmp_path / "copy")
+    ledger.adopt([])
+    ledger.abandon()
+    assert not reopened(tmp_path / "copy").is_copy
+    busy.rename(tmp_path / "moved")
+    assert not reopened(tmp_path / "moved").is_copy
 
 
 def test_no_new_journal_means_the_old_one_goes_on(folder, monkeypatch):

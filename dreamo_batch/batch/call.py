@@ -14,6 +14,7 @@ from dreamo_batch.batch.connection import connect
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import (
     AccessRefused,
+    DirectoryError,
     PriceUnknown,
     RunStopped,
     ServiceError,
@@ -170,6 +171,7 @@ class Call:
         assignment = self._assignment(session.ledger.state, before)
         budget = self._budget(assignment, session.ledger.state, price)
         n_workers = at_work.workers.n if at_work.workers else _n_workers(self.task.options.max_in_flight)
+        self._refuse_copy(session.ledger, assignment)
         coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
         warnings = self._warnings(session.ledger, assignment, before)
         if self._is_stopped:
@@ -204,6 +206,16 @@ class Call:
         describe = stored.describer(task.user, task.prepared.rows)
         assignment = replace(assignment, describe=describe)
         return assignment if task.fetched is None else plan.fetching_only(assignment, task.fetched)
+
+    def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
+        """Refuse to order in a copy of a run directory, whose original may order the same, unless it was agreed to."""
+        may_order = assignment.to_order or (assignment.max_attempts > 1 and assignment.to_poll)
+        if ledger.is_copy and may_order and not self.task.options.adopt_copy:
+            raise DirectoryError(
+                f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
+                "ordered: what the original ordered since then isn't known here and could be paid twice. Pass "
+                "adopt_copy=True to order in the copy, or run the same call on the original."
+            )
 
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
@@ -261,6 +273,8 @@ class Call:
         stored.write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
         ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
         ledger.commit()
+        if self.task.options.adopt_copy and ledger.is_copy:
+            ledger.adopt(self.task.prepared.jobs)
         ledger.directory.update_manifest(table_id=self._table_id, settings=self.task.options.as_settings())
 
     def _finish(self) -> None:
@@ -269,6 +283,7 @@ class Call:
         results = results_of(self.task.user, self.task.prepared, ledger.state)
         self.reconciliation = summary.reconcile(len(self.task.user), results)
         try:
+            ledger.directory.refuse_loss()  # another run may have written its own
             stored.write_frame(
                 ledger.directory.results,
                 results,

@@ -324,6 +324,7 @@ def start(
     retry_failed: bool = False,
     random_seed: Literal["record", "service"] = "record",
     task_timeout_s: float = 900.0,
+    adopt_copy: bool = False,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> Batch:
     """Work a table off in the background; the same call again goes on.
@@ -337,7 +338,8 @@ def start(
         As for `dreamo_batch.run`.
     client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, max_in_flight, download, fix_images
         As for `dreamo_batch.run`.
-    keep_references, on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, base_dir
+    keep_references, on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, adopt_copy,
+    base_dir
         As for `dreamo_batch.run`.
 
     Returns
@@ -375,6 +377,7 @@ def start(
         retry_failed=retry_failed,
         random_seed=random_seed,
         task_timeout_s=task_timeout_s,
+        adopt_copy=adopt_copy,
     )
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     with in_front():

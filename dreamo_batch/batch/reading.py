@@ -244,6 +244,7 @@ def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
     is_worked_on = directory.is_locked()
     recovered = ledger.read(directory.path)
     touched = {event.job_id for event in recovered.tail}
+    touched |= {order.job_id for order in recovered.stray_orders()}
     if recovered.snapshot is None:
         state = recovered.state()
         return checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))

@@ -67,6 +67,7 @@ def run(
     retry_failed: bool = False,
     random_seed: Literal["record", "service"] = "record",
     task_timeout_s: float = 900.0,
+    adopt_copy: bool = False,
     progress: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
@@ -115,6 +116,8 @@ def run(
         ``"record"`` draws missing seeds before sending; ``"service"`` leaves it to the service.
     task_timeout_s : float
         Seconds to wait for a task in this call; the next call asks for it again.
+    adopt_copy : bool
+        Order also where the directory is a copy of a run directory, whose original may order the same.
     progress : bool
         Show a bar and lines on standard error.
     base_dir : path-like, optional
@@ -167,6 +170,7 @@ def run(
         retry_failed=retry_failed,
         random_seed=random_seed,
         task_timeout_s=task_timeout_s,
+        adopt_copy=adopt_copy,
     )
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}

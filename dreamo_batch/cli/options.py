@@ -53,7 +53,7 @@ RUN: Final[dict[str, click.Option]] = {
         "--pilot",
         type=click.IntRange(min=1),
         metavar="N",
-        help="With a cap and no known price: buy up to N orders first, which the cap can't bind.",
+        help="With a cap and no known price: buy up to N orders first, in all, which the cap can't bind.",
     ),
     "max_in_flight": _option(
         "--max-in-flight",
@@ -113,6 +113,9 @@ RUN: Final[dict[str, click.Option]] = {
         show_default=True,
         metavar="SECONDS",
         help="How long to wait for a task in this call; the next call asks for it again.",
+    ),
+    "adopt_copy": _option(
+        "--adopt-copy", is_flag=True, help="Order also in a copy of a run directory, whose original may, too."
     ),
     "base_dir": _option(
         "--base-dir",

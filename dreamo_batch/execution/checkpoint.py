@@ -57,7 +57,8 @@ class Meta:
     """What a checkpoint says of itself.
 
     `covers` is the number of the last journal folded into it; `is_followed` says that a journal after that one
-    was open already, so that its absence is a loss. `cap` is the one in force, USD as exact decimal text.
+    was open already, so that its absence is a loss. `cap` is the one in force, USD as exact decimal text;
+    `place` says where the directory was on the disk.
     """
 
     schema: int
@@ -67,6 +68,7 @@ class Meta:
     service: str
     is_followed: bool = False
     cap: str | None = None
+    place: str = ""
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:

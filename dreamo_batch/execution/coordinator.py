@@ -645,9 +645,9 @@ class Coordinator:
             )
         return (
             f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
-            "on it. Nothing more is ordered. Put the directory back, or run the same call on its new path: what is "
-            "in flight is picked up. Where there is no such directory everything would be ordered anew; .results of "
-            "this error still holds the task ids."
+            "on it. Nothing more is ordered; answers that still arrive are kept in a file strays-*.jsonl, which the "
+            "next call on the directory reads. Put the directory back, or run the same call on its new path: what is "
+            "in flight is picked up. .results of this error holds the task ids, too."
         )
 
     def _order(self, key: Key) -> Order:

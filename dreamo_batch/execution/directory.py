@@ -92,6 +92,8 @@ class RunDirectory:
         self.path = Path(path).expanduser().absolute()
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
+        self._is_lost = False
+        self.folder_fd: int | None = None
         self._manifest: Manifest | None = None
 
     @property
@@ -207,7 +209,8 @@ class RunDirectory:
         me = f"process {os.getpid()} on {socket.gethostname()}"
         try:
             (self.path / LOCK).write_text(me, encoding="utf-8")
-            self._lock_id = self._find_lock()
+            self._lock_id, self._is_lost = self._find_lock(), False
+            self.folder_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except BaseException:
             self.unlock()
             raise
@@ -217,6 +220,9 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.release(force=True)
             self._lock, self._lock_id = None, None
+        if self.folder_fd is not None:
+            os.close(self.folder_fd)
+            self.folder_fd = None
 
     def leave_lock(self) -> None:
         """Forget a lock that this process only inherited when it was forked: the parent goes on holding it."""
@@ -228,11 +234,15 @@ class RunDirectory:
                 os.close(fd)
 
     def is_in_place(self) -> bool:
-        """Whether the lock is still the file at this path: nobody moved or deleted it, or the whole folder."""
+        """Whether the lock was at this path whenever this was asked: nobody moved or deleted it, or the whole folder.
+
+        Once it was not, another writer may have come in, so it never is again.
+        """
         try:
-            return self._find_lock() == self._lock_id
+            self._is_lost |= self._find_lock() != self._lock_id
         except OSError:
-            return False
+            self._is_lost = True
+        return not self._is_lost
 
     def refuse_loss(self) -> None:
         """Refuse to go on in a folder that another writer could not find, or could take for its own.
@@ -242,10 +252,23 @@ class RunDirectory:
         FileNotFoundError
             If the directory or its lock was moved or deleted since `lock`.
         """
-        if self._lock is not None and not self.is_in_place():
+        if self.is_lost():
             raise FileNotFoundError(
                 errno.ENOENT, "it, or its lock, was moved or deleted under the running run", str(self.path)
             )
+
+    def is_lost(self) -> bool:
+        """Whether this writer has lost its lock, or its directory, to whoever moved, deleted or replaced it."""
+        return self._lock is not None and not self.is_in_place()
+
+    def place(self) -> str:
+        """Tell where the directory is on the disk, in a way that a move keeps and a copy does not."""
+        folder = self.path.stat()
+        try:
+            lock = (self.path / LOCK).stat().st_ino
+        except OSError:
+            lock = 0
+        return f"{folder.st_dev}-{folder.st_ino}-{lock}"
 
     def is_locked(self) -> bool:
         """Whether any process is writing here now."""
@@ -272,6 +295,20 @@ class RunDirectory:
             return (self.path / LOCK).read_text(encoding="utf-8").strip() or "another process"
         except OSError:
             return "another process"
+
+
+def is_same_place(before: str, now: str) -> bool:
+    """Whether a directory is the one it was, not a copy; a device may have another number after it was mounted again.
+
+    Examples
+    --------
+    >>> is_same_place("8-20-21", "8-20-33"), is_same_place("8-20-21", "9-20-21"), is_same_place("8-20-21", "8-40-41")
+    (True, True, False)
+    """
+    if not before:
+        return True
+    (device, folder, lock), (device_now, folder_now, lock_now) = before.split("-"), now.split("-")
+    return folder == folder_now and (device == device_now or lock == lock_now)
 
 
 def new_entropy() -> str:

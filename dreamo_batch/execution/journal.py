@@ -36,7 +36,7 @@ class Header:
     """First line of a journal: which run and service it belongs to, and its place in the sequence.
 
     `follows` is the last checksum of the journal before, so that lines lost at its end are noticed; None where
-    there is no such journal.
+    there is no such journal. `place` says where the directory was on the disk, so that a copy is noticed.
     """
 
     schema: int
@@ -45,6 +45,7 @@ class Header:
     entropy: str
     service: str
     follows: int | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,10 @@ class Journal:
         """Checksum of the last line appended."""
         return self._crc
 
+    def is_deleted(self) -> bool:
+        """Whether the file has no name any more."""
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
         self._file.close()
@@ -181,7 +186,7 @@ class Journal:
         while rest:
             rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
-        if os.fstat(self._file.fileno()).st_nlink == 0:
+        if self.is_deleted():
             raise FileNotFoundError(
                 errno.ENOENT, "the journal was deleted under the running run", self._file.name
             )
@@ -210,13 +215,24 @@ def read(path: Path) -> Contents:
     return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn), caps)
 
 
+def n_events_until(path: Path, checksum: int) -> int | None:
+    """Count the events of a journal up to the line with this checksum; None where there is no such line."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    start = b'{"crc":"%08x",' % checksum
+    for number, line in enumerate(lines):
+        if line.startswith(start):
+            return sum(
+                "cap" not in record for record in _records(lines[1 : number + 1], path, _checksum(lines[:1]))
+            )
+    return None
+
+
 def _checksum(lines: list[bytes]) -> int:
     match = _CRC.match(lines[-1]) if lines else None
     return int(match[1], 16) if match else 0
 
 
-def _records(lines: list[bytes], path: Path) -> Iterable[dict[str, Any]]:
-    crc = 0
+def _records(lines: list[bytes], path: Path, crc: int = 0) -> Iterable[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         match = _CRC.match(line)
         body = b"{" + line[match.end() :] if match else b""

@@ -11,16 +11,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from dreamo_batch.execution import checkpoint, journal, journal_end
+from dreamo_batch.execution import checkpoint, journal, journal_end, strays
 from dreamo_batch.execution.directory import (
     SCHEMA_VERSION,
     Manifest,
     RunDirectory,
+    is_same_place,
     new_entropy,
     refuse_newer,
 )
 from dreamo_batch.execution.evidence import refuse_unknown_purchases
 from dreamo_batch.execution.state import Event, Order, Stage, State
+from dreamo_batch.execution.strays import Kept, Strays, worth_keeping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +44,8 @@ class Recovered:
 
     `snapshot`, `tail` and `cap` are the parts that `state` is folded from, `covers` the last journal that is in the
     snapshot, `meta` the newest word on whose ledger it is, `checksum` that of the last line of the last journal;
-    `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped.
+    `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped. `strays` are files of
+    orders beside the journals.
     """
 
     snapshot: pa.Table | None
@@ -54,9 +57,21 @@ class Recovered:
     damaged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     cap: str | None = None
+    strays: tuple[Kept, ...] = ()
 
     def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
-        """Fold everything, or of the snapshot only the rows of the jobs that are wanted.
+        """Fold everything, or of the snapshot only the rows of the jobs that are wanted."""
+        return self.folded(is_wanted)[0]
+
+    def stray_orders(self, service: str | None = None) -> list[Order]:
+        """Give the orders beside the journals that were sent to the service, by default that of the ledger."""
+        known = self.meta.service if self.meta is not None else service
+        return [order for kept in self.strays if kept.service == known for order in kept.orders]
+
+    def folded(
+        self, is_wanted: NDArray[np.bool_] | None = None, service: str | None = None
+    ) -> tuple[State, list[Event]]:
+        """Fold everything as `state` does, and give the events that strays add to what the journals hold.
 
         Raises
         ------
@@ -71,11 +86,12 @@ class Recovered:
             state.cap = self.cap
             for event in self.tail:
                 state.apply(event)
+            added = strays.fold(state, self.stray_orders(service))
         except (
             Exception
         ) as error:  # an impossible event, fields nobody knows: whatever it is, it is the ledger's
             raise LedgerDamaged(f"the ledger contradicts itself: {error}. Restore it from a copy.") from error
-        return state
+        return state, added
 
 
 def read(folder: Path) -> Recovered:
@@ -128,6 +144,7 @@ def _read_guarded(folder: Path) -> Recovered:
 
 def _read_once(folder: Path) -> Recovered:
     end = journal_end.read(folder)  # first: by the time the journal is read it may only have grown
+    beside = strays.read(folder)  # before the journals, which know them before they are deleted
     snapshot, meta, damaged = _newest_checkpoint(folder)
     covers, cap = (meta.covers, meta.cap) if meta else (0, None)
     present = journal.numbers(folder)
@@ -136,13 +153,15 @@ def _read_once(folder: Path) -> Recovered:
     warnings = [f"{text}; what came before it and the journals are used instead" for text in damaged.values()]
     tail: list[Event] = []
     checksum: int | None = None
+    n_before = 0
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
         meta = _newer(meta, contents.header, number, covers)
-        _refuse_lost_end(contents.header, checksum, number, folder)
+        if not _follows(contents.header, checksum):
+            _drop_late_events(tail, n_before, contents.header, number, folder)
         _refuse_early_end(contents, end, number, folder)
-        checksum = contents.checksum
+        checksum, n_before = contents.checksum, len(tail)
         tail += contents.events
         cap = contents.caps[-1] if contents.caps else cap
         if contents.n_torn_bytes:
@@ -152,7 +171,16 @@ def _read_once(folder: Path) -> Recovered:
             )
     last_number = max([covers, *present])
     return Recovered(
-        snapshot, tuple(tail), meta, covers, last_number, checksum, tuple(damaged), tuple(warnings), cap
+        snapshot,
+        tuple(tail),
+        meta,
+        covers,
+        last_number,
+        checksum,
+        tuple(damaged),
+        tuple(warnings),
+        cap,
+        beside,
     )
 
 
@@ -203,11 +231,23 @@ def _refuse_gaps(
         )
 
 
-def _refuse_lost_end(header: journal.Header | None, checksum: int | None, number: int, folder: Path) -> None:
-    """Refuse a journal that ends before the place where the next one went on."""
-    if header is None or None in (header.follows, checksum) or header.follows == checksum:
-        return
+def _follows(header: journal.Header | None, checksum: int | None) -> bool:
+    return header is None or None in (header.follows, checksum) or header.follows == checksum
+
+
+def _drop_late_events(
+    tail: list[Event], n_before: int, header: journal.Header | None, number: int, folder: Path
+) -> None:
+    """Drop what a writer that had lost its lock wrote after the next one had read its journal; it is in its strays.
+
+    A journal that ends before the place where the next one went on is refused.
+    """
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
+    follows = None if header is None else header.follows
+    n_events = None if follows is None else journal.n_events_until(before, follows)
+    if n_events is not None:
+        del tail[n_before + n_events :]
+        return
     raise LedgerDamaged(
         f"{before.name} does not end where {path.name} went on: lines at its end are lost, and with them what they "
         "recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from a copy."
@@ -238,7 +278,9 @@ def _newer(
             f"the journal in place {number} is number {header.number} of a run with {header.service}, and does not "
             "belong there. Files of two run directories were mixed, or renamed; put each back where it came from."
         )
-    return checkpoint.Meta(header.schema, covers, header.generation, header.entropy, header.service)
+    return checkpoint.Meta(
+        header.schema, covers, header.generation, header.entropy, header.service, place=header.place
+    )
 
 
 def _is_of_same_run(meta: checkpoint.Meta, header: journal.Header) -> bool:
@@ -259,11 +301,13 @@ def peek_entropy(directory: RunDirectory) -> str | None:
         return manifest.entropy
     try:
         meta = read(directory.path).meta if directory.path.is_dir() else None
+        beside = strays.read(directory.path)
     except OSError as error:
         raise DirectoryError(
             f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
         ) from error
-    return None if meta is None else meta.entropy
+    known = [kept.entropy for kept in beside] if meta is None else [meta.entropy]
+    return known[-1] if known else None
 
 
 class Ledger:
@@ -301,7 +345,7 @@ class Ledger:
         recovered = read(directory.path)
         manifest = _reconcile(directory, recovered, service, entropy)
         self.warnings = recovered.warnings
-        self.state = recovered.state()
+        self.state, stray_events = recovered.folded(service=service)
         refuse_unknown_purchases(directory, self.state)
         self.entropy = manifest.entropy
         self.service = manifest.service
@@ -309,9 +353,19 @@ class Ledger:
         self._n_since = len(recovered.tail)
         self._unwritten: list[Event] = []
         self._covered_before = recovered.covers
+        here, before = directory.place(), "" if recovered.meta is None else recovered.meta.place
+        self.is_copy = not is_same_place(before, here)
+        self._place = before if self.is_copy else here
+        self._strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
+        self._is_all_aside = False
         _set_aside(directory.path, recovered.damaged)
         self._journal = self._open_journal(recovered.last_number + 1, recovered.checksum)
         try:
+            self._journal.append(stray_events)
+            self._journal.commit()
+            for kept in recovered.strays:
+                if kept.service == self.service:
+                    strays.remove(kept)
             directory.write_manifest(_opened(manifest, self.generation))
         except BaseException:
             self.abandon()
@@ -339,12 +393,28 @@ class Ledger:
         ------
         OSError
             If the disk is full, read-only or gone, or the directory is no longer where it was. In the latter case
-            everything is in the journal all the same, wherever that is now.
+            everything is kept among the strays all the same, which the next opening folds in.
         """
-        self._journal.commit()
+        if not self.directory.is_lost():  # else the journal may be somebody else's to go on from
+            try:
+                self._journal.commit()
+            except FileNotFoundError:  # it was deleted
+                self._keep_aside()
+                raise
+        # Asked after the write, too: a writer that came in between may have read the journal before it.
+        if self.directory.is_lost():
+            self._keep_aside()
+            self.directory.refuse_loss()
         self._unwritten.clear()
-        # After the write: a writer that came in between has read what is in the journal.
-        self.directory.refuse_loss()
+
+    def _keep_aside(self) -> None:
+        """Write what changed beside the journals, or everything where they are gone."""
+        if self._journal.is_deleted() and not self._is_all_aside:
+            self._strays.write(worth_keeping(self.state))
+            self._is_all_aside = True
+        changed = dict.fromkeys((event.job_id, event.order) for event in self._unwritten)
+        self._strays.write(order for key in changed if (order := self.state.find(*key)) is not None)
+        self._unwritten.clear()
 
     def unwritten(self) -> tuple[Event, ...]:
         """Give the events that are not on the disk."""
@@ -396,6 +466,18 @@ class Ledger:
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
         self._journal.close()
+        self._strays.close()
+
+    def adopt(self, pending: Iterable[str]) -> None:
+        """Make a copy of a run directory one of its own, that may buy.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it.
+        """
+        self._place, self.is_copy = self.directory.place(), False
+        self.checkpoint(pending)
 
     def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> None:
         """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
@@ -407,6 +489,7 @@ class Ledger:
             self.service,
             is_followed=is_followed,
             cap=self.state.cap,
+            place=self._place,
         )
         folder = self.directory.path
         checkpoint.rotate(folder, lambda path: checkpoint.write(path, self.state, pending, meta))
@@ -417,7 +500,9 @@ class Ledger:
         self._covered_before = covered
 
     def _open_journal(self, number: int, follows: int | None) -> journal.Journal:
-        header = journal.Header(SCHEMA_VERSION, number, self.generation, self.entropy, self.service, follows)
+        header = journal.Header(
+            SCHEMA_VERSION, number, self.generation, self.entropy, self.service, follows, self._place
+        )
         return journal.Journal(self.directory.path, header)
 
 

@@ -44,6 +44,7 @@ class RunOptions:
     retry_failed: bool = False
     random_seed: Literal["record", "service"] = "record"
     task_timeout_s: float = 900.0
+    adopt_copy: bool = False
 
     def __post_init__(self) -> None:
         """Check everything at once."""

@@ -26,7 +26,7 @@ _BECAME: Final = {status: f"remained {status.replace('_', ' ')}" for status in c
     columns.FAILED: columns.FAILED,
 }
 # Options that say nothing about what was made, or that the directory remembers by itself.
-_LEFT_OUT: Final = ("max_cost", "retry_failed", "on_ambiguous")
+_LEFT_OUT: Final = ("max_cost", "retry_failed", "on_ambiguous", "adopt_copy")
 
 
 def methods(facts: Facts) -> dict[str, Any]:
