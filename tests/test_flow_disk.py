@@ -334,16 +334,16 @@ def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(fl
     flow.assert_finishes()
 
 
-def test_a_directory_deleted_under_a_run_stops_it_and_the_error_holds_the_ids(flow):
-    """Nothing is ordered after it is gone, and what was ordered stands in the results of the error."""
+def test_a_directory_deleted_under_a_run_stops_it_and_nothing_is_bought_again(flow):
+    """Nothing is ordered after it is gone; the error holds what was ordered, and the next call finds it, too."""
     running = Background(flow, max_in_flight=2)
-    shutil.rmtree(flow.run_dir)
+    shutil.rmtree(flow.run_dir, ignore_errors=True)  # the run may put what it knows into it before it is gone
     n_at_loss = len(flow.invoice())
     error = running.join()
     assert "was moved or deleted" in str(error)
     assert len(flow.invoice()) <= n_at_loss + 2
     assert {line["id"] for line in flow.invoice()} <= set(error.results["task_id"])
-    assert not flow.run_dir.exists()
+    flow.assert_finishes()
 
 
 @pytest.mark.parametrize("name", ["journal", "images", "run.json", "jobs.parquet"])

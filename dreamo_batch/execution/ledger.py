@@ -528,7 +528,12 @@ def _opened(manifest: Manifest, generation: int) -> Manifest:
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
     """Join manifest and ledger, and refuse where they show purchases that the ledger has lost."""
     manifest, meta = directory.read_manifest(), recovered.meta
-    if meta is None and (directory.has_purchases() or (manifest and manifest.generation > 0)):
+    is_traced = bool(recovered.stray_orders(service))  # then each purchase has to be among these
+    if (
+        meta is None
+        and not is_traced
+        and (directory.has_purchases() or (manifest and manifest.generation > 0))
+    ):
         raise LedgerDamaged(
             f"{directory.path} shows signs of earlier purchases (pictures, results or run.json) but its ledger "
             "(checkpoint and journals) is gone. Buying again could pay twice, so nothing is bought. Restore the "
