@@ -372,20 +372,21 @@ def test_a_moved_run_directory_works(done, tmp_path):
     assert done.invoice() == invoice
 
 
-def test_a_copied_run_directory_is_read_but_orders_only_when_asked(done, tmp_path):
+def test_a_copied_run_directory_is_read_but_orders_only_when_asked(tmp_path):
     """What the original orders meanwhile could be paid twice; nothing to order is nothing to ask for."""
-    longer = pd.concat([done.table, done.table.assign(seed=done.table["seed"] + 10)], ignore_index=True)
-    invoice = done.invoice()
-    copied = done.copied(tmp_path / "copied")
-    assert dreamo.load(copied.run_dir)["status"].eq("completed").all()
-    assert copied.run()["status"].eq("completed").all()
-    for _ in range(2):
-        with pytest.raises(DirectoryError, match="adopt_copy=True"):
-            copied.run(longer)
-    assert done.invoice() == invoice
-    copied.run(longer.head(5), adopt_copy=True)
-    assert len(done.invoice()) == len(invoice) + 1
-    assert copied.run(longer.head(6))["status"].eq("completed").all()
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        flow = Flow(tmp_path, gateway, n_rows=6)
+        flow.run(flow.table.head(3))
+        copied = flow.copied(tmp_path / "copied")
+        assert dreamo.load(copied.run_dir)["status"].eq("completed").all()
+        assert copied.run(flow.table.head(3))["status"].eq("completed").all()
+        for _ in range(2):
+            with pytest.raises(DirectoryError, match="adopt_copy=True"):
+                copied.run()
+        assert len(flow.invoice()) == 3
+        copied.run(flow.table.head(4), adopt_copy=True)
+        assert len(flow.invoice()) == 4
+        copied.assert_finishes()
 
 
 def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, finished):
