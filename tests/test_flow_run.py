@@ -614,6 +614,7 @@ import dreamo_batch as dreamo
 
 def buy(jobs, **options):
     with dreamo.LocalGateway(engine="flat", price="0.03", latency="fixed:9") as gateway:
+        signal.setitimer(signal.ITIMER_REAL, options.pop("stop_after_s", 0))
         return dreamo.run(jobs, sys.argv[2], gateway=gateway, **options)
 
 jobs = dreamo.sweep(image=sys.argv[1], prompt="x", seed=range(1, 3), size="512x512", use_rephraser=False)
@@ -627,7 +628,7 @@ jobs = dreamo.sweep(image=sys.argv[1], prompt="x", seed=range(1, 3), size="512x5
         ('buy(jobs.assign(prompt=""))', "dreamo_batch.errors.InvalidTable: "),
         ('buy(jobs, max_cost="much")', "dreamo_batch.errors.UsageError: "),
         (
-            "signal.signal(signal.SIGALRM, signal.default_int_handler); signal.alarm(2); buy(jobs)",
+            "signal.signal(signal.SIGALRM, signal.default_int_handler); buy(jobs, stop_after_s=2)",
             "KeyboardInterrupt",
         ),
     ],

@@ -23,8 +23,10 @@ from dreamo_batch.execution import outcomes, plan
 from dreamo_batch.execution.archive import Saved
 from dreamo_batch.execution.budget import Budget, highest_price, money, total
 from dreamo_batch.execution.coordinator import Coordinator
+from dreamo_batch.execution.directory import RunDirectory
 from dreamo_batch.execution.ledger import interrupted
 from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.execution.runner import Runner
 from dreamo_batch.execution.schedule import Do, Limits, Schedule
 from dreamo_batch.execution.state import OPEN, ORDERED, Kind, Stage, State
 from dreamo_batch.service import failures
@@ -35,6 +37,8 @@ from tests.fakes import FakeClock, prepared
 
 NOWHERE = Path("/nonexistent/run")
 TIMEOUT_S = 60.0
+UNBILLED = ("003011095", "003011099")
+FAILED = {Stage.FAILED, Stage.REFUSED, Stage.LOST}
 UNREACHABLE = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
 NO_ANSWER = Failure(FailureKind.TRANSIENT, failures.NO_ANSWER, is_outage=True)
 LOST_CREATE = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True)
@@ -76,6 +80,7 @@ class Taken:
     done_at: float
     cost: Decimal
     shown_cost: str | None
+    code: str | None  # of its failure
     end: str
     is_known: bool = True
 
@@ -130,11 +135,14 @@ class Service:
         latency_s = self.source.lognormvariate(0, 0.5) * self.weather.latency_s
         cost = Decimal("0.0286") * (1 + Decimal(f"{self.source.random() * self.weather.price_spread:.3f}"))
         end = "failed" if self.happens(self.weather.failing) else "completed"
+        code = self.source.choice(["003011095", "003011096", "003011099", None])
+        is_free = end == "failed" and code in UNBILLED
         self.invoice[task_id] = Taken(
             key=key,
             done_at=float("inf") if self.happens(self.weather.stuck) else self.clock.now + latency_s,
-            cost=cost,
-            shown_cost=None if self.happens(self.weather.free_of_cost) else format(cost, "f"),
+            cost=Decimal(0) if is_free else cost,
+            shown_cost=None if self.happens(self.weather.free_of_cost) or is_free else format(cost, "f"),
+            code=code,
             end=end,
             is_known=not self.happens(self.weather.unknown),
         )
@@ -155,8 +163,9 @@ class Service:
 
     def end_of(self, task_id: str, taken: Taken) -> Task:
         if taken.end == "failed":
-            code = self.source.choice(["003011095", "003011096", "003011099", None])
-            return Task(task_id, "failed", cost=taken.shown_cost, error=ServiceMessage(code, "no picture"))
+            return Task(
+                task_id, "failed", cost=taken.shown_cost, error=ServiceMessage(taken.code, "no picture")
+            )
         has_link = not self.happens(self.weather.save_fault)
         urls = (f"https://example.com/{self.source.random()}",) if has_link else ()
         return Task(task_id, "completed", urls=urls, cost=taken.shown_cost)
@@ -204,6 +213,7 @@ class World:
         self.service = Service(self.clock, self.source, weather)
         self.table = prepared(*(f"job-{i}" for i in range(n_jobs)))
         self.ledger = MemoryLedger()
+        self.found: list = []  # orders in doubt that were settled as taken
         self.n_creates_lost_on_the_wire = 0
 
     def call(
@@ -217,31 +227,82 @@ class World:
         halt_after=None,
         pauses=(),
         raised_after=None,
+        touches=(),
         **options,
     ):
         """Make one call of `run` and work it off, crash it or interrupt it after so many steps.
 
-        In the steps of `pauses` it is paused or goes on; after `raised_after` a cap is twice as high.
+        In the steps of `pauses` it is paused or goes on; after `raised_after` a cap is twice as high. `touches` say
+        what others do to the live run, and in which step.
         """
         state = self.ledger.state
         for order in interrupted(state):
             self.ledger.record([outcomes.interrupted(order, self.clock.wall())])
         self.ledger.commit()
+        self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
+        self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
+        self.runner.session = SimpleNamespace(ledger=self.ledger)
+        self.runner.workers = SimpleNamespace(n=limits.n_workers)
+        self.go_on(self.prepare(cap, **self.options))
+        Loop(self, limits.n_workers).run(crash_after, halt_after, pauses, raised_after, touches)
+        self.ledger.watch = lambda _event: None
+
+    @property
+    def coordinator(self) -> Coordinator:
+        return self.runner.coordinator
+
+    def prepare(self, cap, *, limits, unit_cost, pilot, **options) -> tuple[Coordinator, Watch]:
+        """Plan a call as it is planned in the runner's thread: nothing is changed yet."""
+        state, before = self.ledger.state, self.runner.coordinator
         budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, orders=state)
-        assignment = plan.assignment(self.table, state, plan.Options(**options), NOWHERE)
-        self.coordinator = Coordinator(
+        if before is not None and before.schedule.is_submitting and not before.schedule.is_halted:
+            waiting = {job_id for job_id, _ in before.schedule.waiting}
+            options["chosen"] = options.get("chosen", frozenset()) | waiting
+        coordinator = Coordinator(
             ledger=self.ledger,
             budget=budget,
             schedule=Schedule(limits, budget, seed=self.source.randrange(99)),
             effects=Requests(),
             clock=self.clock,
-            assignment=assignment,
+            assignment=plan.assignment(self.table, state, plan.Options(**options), NOWHERE),
         )
-        self.ledger.watch = Watch(self.coordinator, cap, limits, pilot if budget.price is None else 0)
-        self.coordinator.begin()
+        return coordinator, Watch(coordinator, cap, limits, pilot if budget.price is None else 0)
+
+    def go_on(self, planned: tuple[Coordinator, Watch]) -> None:
+        """Let the runner take on a call, in place of the one under way."""
+        coordinator, self.ledger.watch = planned
+        self.runner.take_on(coordinator, lambda: None, self.runner.workers.n)
         self.service.quiet_until = self.clock.now  # a new call knows nothing of what an earlier one was told
-        Loop(self, limits.n_workers).run(crash_after, halt_after, pauses, raised_after)
-        self.ledger.watch = lambda _event: None
+
+    def touch(self, what: str) -> None:
+        """Do to the live run what another cell, thread or verb may do at any moment."""
+        cap, options = self.coordinator.budget.cap, self.options
+        if "halt" in what:
+            self.coordinator.halt()
+        if "settle" in what:
+            self.settle()
+        for _ in range(what.count("take over")):
+            self.go_on(self.prepare(cap, **options))
+        if "fail" in what:
+            self.prepare(cap, **options)  # refused after all: what was planned is dropped
+        for name, stages in (("retry", FAILED), ("resend", {Stage.AMBIGUOUS})):
+            if name in what:
+                chosen = frozenset(o.job_id for o in self.ledger.state if o.stage in stages)
+                self.go_on(self.prepare(cap, **options | {"chosen": chosen}))
+        if what.endswith("taken"):
+            self.settle()
+        if "interrupt" in what:
+            self.coordinator.halt()
+
+    def settle(self) -> None:
+        """Settle an order in doubt, as who looks at the service's own list finds it."""
+        in_doubt = [order for order in self.ledger.state if order.stage is Stage.AMBIGUOUS]
+        if not in_doubt:
+            return
+        order = self.source.choice(in_doubt)
+        taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(order)]
+        self.found += [order] if taken else []
+        self.runner.settle(outcomes.resolved(order, self.clock.wall(), taken[0] if taken else None))
 
     def check(self) -> None:
         """Compare the ledger with the invoice."""
@@ -315,7 +376,8 @@ class Watch:
         seen = [money(order.cost) for order in completed if order.cost is not None]
         assert Decimal(event.fields["reserved"]) == price >= max(seen, default=0)
         spent = total(money(order.cost) for order in orders if order.cost is not None)
-        held = [order for order in orders if order.stage in ORDERED and order.cost is None]
+        owed = [o for o in orders if not (o.stage is Stage.FAILED and o.error_code in UNBILLED)]
+        held = [order for order in owed if order.stage in ORDERED and order.cost is None]
         reserved = total(price if order.reserved is None else money(order.reserved) for order in held)
         assert spent + reserved <= self.cap
 
@@ -329,15 +391,20 @@ class Loop:
 
     def __init__(self, world: World, n_workers: int) -> None:
         self.world = world
-        self.coordinator = world.coordinator
         self.clock = world.clock
         self.n_workers = n_workers
         self.on_the_way: list = []  # answers, by the time they arrive
         self.n = 0
 
-    def run(self, crash_after, halt_after, pauses=(), raised_after=None) -> None:
+    @property
+    def coordinator(self) -> Coordinator:
+        return self.world.coordinator
+
+    def run(self, crash_after, halt_after, pauses=(), raised_after=None, touches=()) -> None:
         n_idle = 0
         for step in range(20_000):
+            for _, what in (touch for touch in touches if touch[0] == step):
+                self.world.touch(what)
             if step in pauses:
                 self.coordinator.pause(is_paused=not self.coordinator.schedule.is_paused)
             if step == raised_after and self.coordinator.budget.cap is not None:
@@ -346,6 +413,10 @@ class Loop:
             is_news = self.give()
             if self.coordinator.is_over():
                 self.world.ledger.commit()
+                orders = list(self.world.ledger.state)
+                assert all(order.stage is not Stage.SENDING for order in orders), (
+                    "an answer is awaited by nobody"
+                )
                 return
             if step == crash_after:
                 self.world.ledger.crash()
@@ -433,6 +504,23 @@ weathers = st.builds(
     concurrency=st.sampled_from([1, 3, 1000]),
     price_spread=st.sampled_from([0.0, 0.0, 2.0]),
 )
+TOUCHES = (
+    "settle",
+    "retry",
+    "resend",
+    "take over",
+    "take over, take over",
+    "take over, fail",
+    "fail",
+    "halt, settle",
+    "halt, take over",
+    "settle, interrupt",
+    "retry, interrupt",
+    "take over, interrupt",
+    "take over, take over, interrupt",
+    "resend, taken",
+)
+touches = st.sampled_from(TOUCHES)
 calls = st.fixed_dictionaries(
     {
         "limits": st.builds(
@@ -449,6 +537,7 @@ calls = st.fixed_dictionaries(
         "halt_after": st.none() | st.integers(0, 60),
         "pauses": st.just(()) | st.frozensets(st.integers(0, 60), max_size=4),
         "raised_after": st.none() | st.integers(0, 60),
+        "touches": st.lists(st.tuples(st.integers(0, 60), touches), max_size=4),
         "retry_failed": st.booleans(),
         "resubmit_ambiguous": st.booleans(),
         "max_attempts": st.integers(1, 3),
@@ -480,6 +569,23 @@ def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
     assert {job_id: world.ledger.state.latest(job_id).stage in ended for job_id in world.table.jobs} == (
         dict.fromkeys(world.table.jobs, True)
     )
+
+
+@pytest.mark.parametrize("what", TOUCHES)
+def test_a_live_run_is_not_harmed_by_another_verb(what):
+    """Touched in any step, it sends nothing twice, passes no limit, awaits every answer, and can be gone on with."""
+    limits = Limits(max_in_flight=4, n_workers=6, task_timeout_s=TIMEOUT_S)
+    for step in range(30):
+        world = World(12, Weather(lost_taken=0.3, failing=0.2, latency_s=1.0), step)
+        world.call(limits=limits, touches=[(step, what)])
+        world.check()
+        world.service.weather = Weather()
+        world.call(limits=limits)
+        world.check()
+        stages = Counter(order.stage for order in world.ledger.state)
+        assert set(stages) <= {Stage.COMPLETED, Stage.FAILED, Stage.AMBIGUOUS}
+        assert {order.job_id for order in world.ledger.state} == set(world.table.jobs)
+        assert all(len(world.ledger.state.of(order.job_id)) == order.order for order in world.found)
 
 
 def test_a_fair_day_buys_each_job_once():

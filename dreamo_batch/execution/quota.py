@@ -175,7 +175,8 @@ class Quota:
     def has_room(self, n_in_flight: int) -> bool:
         """Whether the service may take one more task."""
         is_trial_due = self._doubt is not None and self._doubt.trial is None and not self._on_the_wire
-        return n_in_flight < self.window.size or (is_trial_due and self.window.size < self.window.limit)
+        size = self.window.size
+        return n_in_flight < size or (is_trial_due and n_in_flight == size < self.window.limit)
 
     # What was sent, and how it ended.
 
