@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -111,6 +112,50 @@ def test_the_key_is_masked_in_tasks_and_prices(server):
         price = client.precharge(REQUEST)
     assert (read.error.message, price.reason) == ("key *** expired", "key *** expired")
     assert KEY not in repr((read, price))
+
+
+SPELLINGS = [
+    KEY,
+    KEY.upper(),
+    base64.b64encode(KEY.encode()).decode(),
+    base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+]
+
+
+@pytest.mark.parametrize("shown", SPELLINGS)
+def test_the_key_is_masked_wherever_a_task_shows_it(server, shown):
+    """Links, discounts and names of metadata are stored, too."""
+    task = {
+        "id": "cq0example",
+        "status": "completed",
+        "output": [f"https://o.example/a.png?token={shown}&x=1"],
+        "usage": {"cost": "0.03", "discount": shown},
+        "metadata": {shown: 1.0},
+    }
+    server.script[:] = [answer(json.dumps(task).encode())]
+    with Client(KEY, server.url) as client:
+        read = client.fetch("cq0example")
+    assert shown.rstrip("=") not in repr(read)
+    assert read.urls[0].startswith("https://o.example/a.png?token=***")
+
+
+@pytest.mark.parametrize("body", [{"id": KEY}, {"id": f"task-{KEY}-1"}, {"data": {"task_id": KEY}}])
+def test_a_task_id_that_holds_the_key_is_refused(server, body):
+    """It would be stored, and asked for in every log; the create may be billed."""
+    server.script[:] = [answer(json.dumps(body).encode())]
+    with Client(KEY, server.url) as client, pytest.raises(errors.RequestMayHaveArrived) as caught:
+        client.create(REQUEST)
+    assert KEY not in repr((str(caught.value), caught.value.failure))
+
+
+def test_a_redirect_that_shows_the_key_is_not_followed_with_it(server, caplog):
+    """Nor logged, by anybody."""
+    caplog.set_level(logging.DEBUG)
+    server.script[:] = [answer(b"", 302, Location=f"/b.png?token={KEY}"), answer(b"a picture")]
+    with Client(KEY, server.url) as client:
+        client.download(f"{server.url}/a.png?k={KEY}", max_bytes=100)
+    assert [request.line.split()[1] for request in server.requests] == ["/a.png?k=***", "/b.png?token=***"]
+    assert KEY not in caplog.text
 
 
 def test_a_short_key_spoils_no_id_and_no_cost(server):

@@ -246,6 +246,28 @@ class Api:
         key = self._settings.api_key
         return text if text is None or key is None else key.mask(text)
 
+    def without_key(self, text: str) -> str:
+        """Mask the key in a text that must stay as it is otherwise, such as a link.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.settings import Secret, Settings
+        >>> api = Api(Settings("https://gateway.example", Secret("sk-example-key")))
+        >>> api.without_key("https://o.example/a.png?token=sk-example-key")
+        'https://o.example/a.png?token=***'
+        >>> api.close()
+        """
+        key = self._settings.api_key
+        return key.mask(text) if key is not None and key.is_in(text) else text
+
     def masked_code(self, code: str | None) -> str | None:
         """Replace the key in a code, unless the code is a documented one, on which much depends.
 
@@ -311,6 +333,8 @@ class Api:
         if answer.broken is None:
             return from_response(operation, answer.status, answer.headers, answer.body, now=self._wall())
         task_id = _id_before_the_break(answer.body) if operation == "create" else None
+        if task_id is not None and self.without_key(task_id) != task_id:
+            task_id = None
         return replace(answer.broken, excerpt=excerpt(answer.body) or None, task_id=task_id)
 
 

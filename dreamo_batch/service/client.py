@@ -133,7 +133,7 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        return self._api.call("create", self._create_form, _task_id, body=self._body(request))
+        return self._api.call("create", self._create_form, self._task_id, body=self._body(request))
 
     def fetch(self, task_id: str) -> Task:
         """Ask for one task.
@@ -298,7 +298,15 @@ class Client:
         within_s = DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
         clocks: dict[str, Any] = {"monotonic": self._monotonic, "wall": self._wall}
         home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
-        content = fetch_link(self._links, url, max_bytes=max_bytes, within_s=within_s, home=home, **clocks)
+        content = fetch_link(
+            self._links,
+            url,
+            max_bytes=max_bytes,
+            within_s=within_s,
+            home=home,
+            redact=self._api.without_key,
+            **clocks,
+        )
         if isinstance(content, Failure):
             raise self._api.error("download", content)
         return content
@@ -353,19 +361,25 @@ class Client:
             error=told,
             excerpt=self._api.masked(task.excerpt),
             unlisted_status=self._api.masked(task.unlisted_status),
+            urls=tuple(map(self._api.without_key, task.urls)),
+            discount=self._api.masked(task.discount),
+            metadata={self._api.without_key(name): value for name, value in task.metadata.items()},
         )
 
     def _price(self, body: bytes) -> Price:
         price = wire.read_price(body)
-        return replace(price, reason=self._api.masked(price.reason))
+        masked = {name: self._api.masked(getattr(price, name)) for name in ("discount", "currency", "reason")}
+        return replace(price, **masked)
 
-
-def _task_id(body: bytes) -> str:
-    """Read the id of an accepted create; a refusal is for `failures` to judge."""
-    created = wire.read_created(body)
-    if not isinstance(created, str):
-        raise wire.Unreadable("")
-    return created
+    def _task_id(self, body: bytes) -> str | Failure:
+        """Read the id of an accepted create; a refusal is for `failures` to judge."""
+        created = wire.read_created(body)
+        if not isinstance(created, str):
+            raise wire.Unreadable("")
+        if self._api.without_key(created) == created:
+            return created
+        message = "the service answered with a task id that holds the API key; such an id isn't kept"
+        return Failure(Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
 
 
 def _is_away(status: int) -> bool:

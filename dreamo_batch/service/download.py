@@ -57,6 +57,7 @@ def fetch_link(
     max_bytes: int,
     within_s: float,
     home: str | None = None,
+    redact: Callable[[str], str] = str,
     monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
@@ -74,6 +75,8 @@ def fetch_link(
         Seconds for all of it, redirects included.
     home : str, optional
         Host and port of a service elsewhere: a link that leads to this machine is refused, unless it is to there.
+    redact : callable
+        Masks the key in a link, should the service or a redirect have put it there.
     monotonic : callable
         A clock in seconds.
     wall : callable
@@ -93,6 +96,7 @@ def fetch_link(
     >>> transport.close()
     """
     until = monotonic() + within_s
+    url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):
         request = _request(url)
         if isinstance(request, Failure):
@@ -111,7 +115,7 @@ def fetch_link(
         target = _target(url, answer)
         if target is None:
             return _content(answer, wall())
-        url = target
+        url = redact(target)
     return Failure(
         Kind.PERMANENT, REDIRECTED, message=f"the link was redirected more than {N_REDIRECTS_MAX} times"
     )

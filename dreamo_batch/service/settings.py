@@ -11,6 +11,7 @@ Settings(base_url='https://gateway.example', api_key=Secret('***'), connect_time
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import json
@@ -36,6 +37,7 @@ _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 # A shorter beginning of the key at the end of a cut text tells nothing, and may be an ordinary word.
 _TELLING_CHARACTERS: Final = 4
+_TELLING_IN_IDS_CHARACTERS: Final = 8
 
 
 class Secret:
@@ -83,7 +85,8 @@ class Secret:
     def mask(self, text: str) -> str:
         """Replace the key wherever a text shows it.
 
-        Found as it is, percent-encoded, escaped as in JSON, and cut off by the end of the text.
+        Found in any letter case: as it is, percent-encoded, escaped as in JSON, in base64, and cut off by the text's
+        end.
 
         Parameters
         ----------
@@ -101,12 +104,33 @@ class Secret:
         'invalid key *** or ***'
         """
         for spelling in self._spellings():
-            text = text.replace(spelling, MASK)
+            text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
             for n_shown in range(len(spelling) - 1, _TELLING_CHARACTERS - 1, -1):
                 if text.endswith(spelling[:n_shown]):
                     text = text[:-n_shown] + MASK
                     break
         return text
+
+    def is_in(self, text: str) -> bool:
+        """Whether an id or a link shows the whole key, in any of the spellings that `mask` knows.
+
+        A key of fewer than 8 characters may stand there by chance, and is not looked for.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> Secret("sk-example-key").is_in("https://o.example/a.png?token=SK-example-key")
+        True
+        """
+        is_telling = len(self._value) >= _TELLING_IN_IDS_CHARACTERS
+        return is_telling and any(spelling.lower() in text.lower() for spelling in self._spellings())
 
     def __repr__(self) -> str:
         return f"Secret({MASK!r})"
@@ -129,6 +153,9 @@ class Secret:
     def _spellings(self) -> tuple[str, ...]:
         escaped = json.dumps(self._value)[1:-1]
         spellings = {self._value, quote(self._value, safe=""), escaped, escaped.replace("/", r"\/")}
+        for sent in (self._value, f"Bearer {self._value}"):
+            packed = base64.b64encode(sent.encode()).decode().rstrip("=")
+            spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
         return tuple(sorted(spellings, key=len, reverse=True))
 
 
