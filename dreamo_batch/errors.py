@@ -33,6 +33,7 @@ True
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from contextlib import contextmanager
 from types import TracebackType
@@ -179,6 +180,30 @@ class ServiceRefused(ServiceError):
 
 class RequestMayHaveArrived(ServiceError):
     """The request may have been taken and billed, and nobody can tell."""
+
+
+def path_given(name: str, path: object) -> str:
+    """Return a path that was given as an argument, as text.
+
+    Raises
+    ------
+    UsageError
+        If it is none; the message names the argument.
+
+    Examples
+    --------
+    >>> path_given("run_dir", "")
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.UsageError: run_dir is empty; give the path of a file or folder, such as 'runs/first'.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        order = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
+        raise UsageError(f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{order}")
+    if not text.strip():
+        raise UsageError(f"{name} is empty; give the path of a file or folder, such as 'runs/first'.")
+    return text
 
 
 @contextmanager

@@ -520,7 +520,7 @@ def test_two_services_at_once_are_refused(gateway, reference, tmp_path):
     """gateway= and base_url= say two things; the call does not guess."""
     with pytest.raises(errors.UsageError, match="not both"):
         dreamo.run(jobs(reference, 1), tmp_path / "run", gateway="local", base_url=gateway.base_url)
-    with pytest.raises(errors.UsageError, match="running gateway"):
+    with pytest.raises(errors.UsageError, match="LocalGateway"):
         dreamo.run(jobs(reference, 1), tmp_path / "run", gateway="remote")
 
 
@@ -561,6 +561,81 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         seeds = [line["seed"] for line in gateway.invoice()]
         assert sorted(seeds) == list(range(20))
     assert runner.live(tmp_path / "run") is None
+
+
+def test_a_gateway_that_is_not_running_is_started_and_closed(reference, tmp_path):
+    """Its state is kept in the run directory, so that the same call goes on, and so does a retry without a gateway."""
+    gateway = dreamo.LocalGateway(engine="flat", price="0.05")
+    gateway.faults.script("create", "fail_096")
+    table, run_dir = jobs(reference, 2), tmp_path / "run"
+    done = dreamo.run(table, run_dir, gateway=gateway, progress=False)
+    assert sorted(done[columns.STATUS]) == [columns.COMPLETED, columns.FAILED]
+    assert not gateway.is_running
+    again = dreamo.run(table, run_dir, gateway=gateway, progress=False)
+    assert again[columns.TASK_ID].equals(done[columns.TASK_ID])
+    assert (dreamo.retry(run_dir, progress=False)[columns.STATUS] == columns.COMPLETED).all()
+    with dreamo.LocalGateway(run_dir / "gateway") as kept:
+        assert len(kept.invoice()) == 3
+
+
+def test_a_running_gateway_is_left_running(gateway, reference, tmp_path):
+    """Whoever started it stops it."""
+    dreamo.run(jobs(reference, 1), tmp_path / "run", gateway=gateway, progress=False)
+    assert gateway.is_running
+
+
+def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_path):
+    """The gateway closes last, after the answers of what was sent."""
+    script = (
+        "import sys, dreamo_batch as dreamo\n"
+        "jobs = dreamo.sweep(image=sys.argv[1], prompt='x', seed=range(1, 20), use_rephraser=False)\n"
+        "dreamo.start(jobs, sys.argv[2], gateway='local')\n"
+    )
+    run_dir = tmp_path / "run"
+    subprocess.run([sys.executable, "-c", script, reference, run_dir], check=True, timeout=60)
+    by_status = dreamo.status(run_dir)["by_status"]
+    assert columns.AMBIGUOUS not in by_status, by_status
+    assert by_status.get(columns.IN_PROGRESS, 0) + by_status.get(columns.COMPLETED, 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda table: dreamo.run(table, ""), "run_dir is empty"),
+        (lambda table: dreamo.run(table, " "), "run_dir is empty"),
+        (lambda table: dreamo.run(table, None), "run_dir must be a path"),
+        (lambda table: dreamo.run(table, b"run"), "run_dir must be a path"),
+        (lambda table: dreamo.run("run", table), "run_dir must be a path.*The table comes first"),
+        (lambda table: dreamo.start("run", table), "run_dir must be a path.*The table comes first"),
+        (lambda table: dreamo.plan("run", table), "run_dir must be a path.*The table comes first"),
+        (dreamo.retry, "run_dir must be a path"),
+        (lambda _: dreamo.load(""), "run_dir is empty"),
+        (lambda _: dreamo.status(3), "run_dir must be a path"),
+        (lambda _: dreamo.watch(""), "run_dir is empty"),
+        (lambda _: dreamo.resolve(0, "run", not_sent=True), "run_dir must be a path"),
+        (lambda table: dreamo.write_table("jobs.csv", table), "path must be a path"),
+        (lambda _: dreamo.read_table(3), "path must be a path"),
+        (lambda table: dreamo.run(table, "run", gateway=True), "gateway= must be"),
+        (lambda table: dreamo.run(table, "run", gateway=dreamo.LocalGateway), "gateway= must be"),
+        (lambda table: dreamo.run(table, "run", client="x"), "client must be a Client"),
+        (lambda table: dreamo.run(table, "run", api_key=3), "api_key must be text"),
+        (lambda table: dreamo.run(table, "run", base_url=3), "base_url must be text"),
+        (lambda table: dreamo.run(table, "run", base_dir=3), "base_dir must be a path"),
+        (lambda table: dreamo.run(table, "run", progress="no"), "progress must be True or False"),
+        (lambda table: dreamo.run(table, "run", download="no"), "download must be True or False"),
+        (lambda table: dreamo.run(table, "run", retry_failed=1), "retry_failed must be True or False"),
+        (lambda table: dreamo.run(table, "run", task_timeout_s="9"), "task_timeout_s must be more than 0"),
+        (lambda table: dreamo.run(table, "run", task_timeout_s=float("nan")), "task_timeout_s must be"),
+    ],
+)
+def test_an_argument_that_can_not_be_used_is_named(reference, tmp_path, monkeypatch, call, named):
+    """In one line, before anything is written or sent."""
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(errors.UsageError, match=named) as told:
+        call(jobs(reference, 1))
+    assert "\n" not in str(told.value)
+    assert set(tmp_path.iterdir()) == before
 
 
 def _closed() -> io.StringIO:

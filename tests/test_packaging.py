@@ -119,3 +119,62 @@ def test_a_module_that_can_not_be_loaded_says_why():
     """The error is raised where it was asked for."""
     with pytest.raises(ModuleNotFoundError, match=r"dreamo_batch\.nothing"):
         load("dreamo_batch.nothing")
+
+
+_USER_CODE = """
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+
+import dreamo_batch as dreamo
+
+jobs: pd.DataFrame = dreamo.sweep(image=["a.png"], prompt="a fox", seed=range(1, 3), size=["1:1", "16:9"])
+done: pd.DataFrame = dreamo.run(jobs, "runs/first", gateway=dreamo.LocalGateway(engine="flat"), max_cost="5")
+dreamo.run(jobs, Path("runs/first"), gateway="local", max_cost=5, unit_cost=Decimal("0.03"), progress=False)
+with dreamo.LocalGateway(latency="fixed:3") as gateway:
+    live: dreamo.Batch = dreamo.start(jobs, "runs/second", gateway=gateway)
+    table: pd.DataFrame = live.wait(timeout_s=3)
+client = dreamo.Client(api_key="sk-example-key", base_url="http://127.0.0.1:9")
+try:
+    dreamo.run(jobs, "runs/third", client=client, on_invalid="skip")
+except dreamo.BudgetReached as stopped:
+    left: pd.DataFrame | None = stopped.results
+dreamo.retry("runs/first", rows=[1, 2], classes="moderation", max_attempts=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "checker",
+    [
+        ["mypy", "--config-file", str(ROOT / "pyproject.toml")],
+        ["basedpyright", "--level", "error", "--pythonpath", sys.executable],
+    ],
+    ids=["mypy", "pyright"],
+)
+def test_types_accept_a_users_code(tmp_path, checker):
+    """What README shows passes both type checkers."""
+    path = tmp_path / "users.py"
+    path.write_text(_USER_CODE, encoding="utf-8")
+    tool = Path(sys.executable).parent / checker[0]
+    told = subprocess.run(
+        [tool, *checker[1:], path], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "dreamo.LocalGateway",
+        "dreamo.run(dreamo.sweep(image=sys.argv[1], prompt='x'), sys.argv[2], gateway='local')",
+    ],
+)
+def test_a_base_install_names_the_extra_of_the_local_gateway(tmp_path, lines):
+    """Without FastAPI, as after `pip install dreamo-batch`."""
+    script = f"import sys; sys.modules['fastapi'] = None\nimport dreamo_batch as dreamo\n{lines}"
+    command = [sys.executable, "-c", script, ROOT / "data" / "mascot.png", tmp_path / "run"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "pip install 'dreamo-batch[local]'" in told.stderr.splitlines()[-1]

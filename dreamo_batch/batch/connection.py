@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 
 class Gateway(Protocol):
-    """What a running gateway has to offer."""
+    """What a gateway has to offer: `LocalGateway`, or anything like a running one."""
 
-    base_url: str
-    api_key: str
+    @property
+    def base_url(self) -> str:
+        """Where it is."""
+        ...
+
+    @property
+    def api_key(self) -> str:
+        """The key that it wants."""
+        ...
 
 
 def connect(
@@ -41,6 +48,8 @@ def connect(
     """
     if client is not None:
         _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
+        if not isinstance(client, Client):
+            raise UsageError(f"client must be a Client, not a {type(client).__name__}.")
         return with_key(client)
     if gateway is not None:
         _refuse_both("gateway", api_key=api_key, base_url=base_url)
@@ -77,20 +86,28 @@ def with_key(client: Client) -> Client:
 
 
 def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:
-    if not isinstance(gateway, str):
-        return gateway
-    if gateway != "local":
-        raise UsageError(f'gateway must be "local" or a running gateway, not {gateway!r}')
+    """Give a running gateway: the embedded one, or the one given, started for this call if it is not running."""
+    if gateway == "local":
+        gateway = _local_gateway()
+    elif isinstance(gateway, str | type) or not hasattr(gateway, "api_key"):
+        raise UsageError(f'gateway= must be "local" or a LocalGateway, not {gateway!r}.')
+    start: Any = getattr(gateway, "start", None)
+    if start is not None and not getattr(gateway, "is_running", True):
+        try:
+            start(directory.gateway)
+        except (FileExistsError, NotADirectoryError):
+            raise DirectoryError(f"{directory.path} is not a folder; give another run directory.") from None
+        resources.callback(gateway.stop)  # type: ignore[attr-defined]
+    return gateway
+
+
+def _local_gateway() -> Gateway:
     local: Any = load("dreamo_batch.local")  # by name: only this hook reaches it
     try:
-        embedded = local.LocalGateway
+        made: Gateway = local.LocalGateway()
     except ModuleNotFoundError as error:
-        raise UsageError(str(error)) from None
-    try:
-        started: Gateway = resources.enter_context(embedded(state_dir=directory.gateway))
-    except (FileExistsError, NotADirectoryError):
-        raise DirectoryError(f"{directory.path} is not a folder; give another run directory.") from None
-    return started
+        raise UsageError(f'gateway="local": {error}') from None
+    return made
 
 
 def _refuse_both(given: str, **others: object) -> None:

@@ -13,13 +13,13 @@ from dreamo_batch.batch.choosing import choose
 from dreamo_batch.batch.connection import known_service
 from dreamo_batch.batch.foreground import in_front, work_off
 from dreamo_batch.batch.reading import read_state
-from dreamo_batch.errors import InvalidTable, UsageError
+from dreamo_batch.errors import InvalidTable, UsageError, path_given
 from dreamo_batch.execution import plan as planning
 from dreamo_batch.execution import stored
 from dreamo_batch.execution.budget import Budget, money
 from dreamo_batch.execution.directory import RunDirectory, new_entropy
 from dreamo_batch.execution.ledger import peek_entropy
-from dreamo_batch.execution.options import RunOptions
+from dreamo_batch.execution.options import RunOptions, flag
 from dreamo_batch.execution.session import storage_failed
 from dreamo_batch.execution.state import State
 from dreamo_batch.results.planned import Plan
@@ -86,7 +86,7 @@ def run(
         Default: the environment's ``DREAMO_API_KEY`` and ``DREAMO_BASE_URL``, else the public gateway.
     gateway : "local" or LocalGateway, optional
         ``"local"`` starts the embedded gateway, which needs no key and costs nothing; its state is kept in
-        the run directory.
+        the run directory. A `LocalGateway` that is not running is started and closed in the same way.
     max_cost : float, str or Decimal, optional
         Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
     max_new_cost : float, str or Decimal, optional
@@ -175,6 +175,7 @@ def run(
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
     with in_front():
+        flag("progress", progress)
         with shown(progress):
             ready = made_ready(table, RunDirectory(run_dir), options, base_dir)
         return work_off(*ready, service, show=progress)
@@ -331,6 +332,7 @@ def retry(
     [1]
     """
     with in_front():
+        flag("progress", progress)
         directory = RunDirectory(run_dir)
         table = stored.read_jobs(directory.jobs)
         chosen = choose(directory, table, rows, classes)
@@ -395,4 +397,4 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
 
 def path_of(path: str | os.PathLike[str] | None) -> Path | None:
     """Read a path that may be left out."""
-    return None if path is None else Path(path)
+    return None if path is None else Path(path_given("base_dir", path))

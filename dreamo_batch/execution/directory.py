@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import filelock
 
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.execution import durable
 
 SCHEMA_VERSION: Final = 2
@@ -88,7 +88,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.given = os.fspath(path)
+        self.given = path_given("run_dir", path)
         self.path = Path(path).expanduser().absolute()
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None

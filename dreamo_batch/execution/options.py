@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal
+
+import numpy as np
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.execution.budget import money
@@ -55,8 +58,9 @@ class RunOptions:
         _at_least("max_attempts", self.max_attempts, 1)
         if self.pilot is not None:
             _at_least("pilot", self.pilot, 1)
-        if not self.task_timeout_s > 0:
-            raise UsageError(f"task_timeout_s must be more than 0 seconds, not {self.task_timeout_s}")
+        for name in ("download", "fix_images", "retry_failed"):
+            flag(name, getattr(self, name))
+        _seconds("task_timeout_s", self.task_timeout_s)
         _amount("max_cost", self.max_cost)
         _amount("max_new_cost", self.max_new_cost)
         _amount("unit_cost", self.unit_cost)
@@ -90,6 +94,31 @@ class RunOptions:
 
     def _amounts(self) -> dict[str, Amount | None]:
         return {"max_cost": self.max_cost, "max_new_cost": self.max_new_cost, "unit_cost": self.unit_cost}
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse an argument that is neither True nor False.
+
+    Raises
+    ------
+    UsageError
+        The message names the argument.
+
+    Examples
+    --------
+    >>> flag("progress", "no")
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.UsageError: progress must be True or False, not 'no'
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{name} must be True or False, not {value!r}")
+
+
+def _seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not value > 0:  # type: ignore[operator] # NaN is not more than 0 either
+        raise UsageError(f"{name} must be more than 0 seconds, not {value!r}")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

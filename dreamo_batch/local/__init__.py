@@ -24,6 +24,8 @@ def __getattr__(name: str) -> Any:
         try:
             from dreamo_batch.local.serve import LocalGateway
         except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
+                raise
             raise ModuleNotFoundError(
                 f"The local gateway needs {error.name}: pip install 'dreamo-batch[local]'.", name=error.name
             ) from None

@@ -3,7 +3,6 @@
 Annotations are evaluated here, since FastAPI reads them.
 """
 
-import asyncio
 import json
 
 from fastapi import FastAPI, Request, Response
@@ -65,7 +64,7 @@ class Backstage:
         def write() -> Answer:
             return json_answer({"n_orders": len(tasks), "total": total(tasks), "tasks": tasks})
 
-        return plain(await asyncio.to_thread(write))
+        return plain(await self._desk.in_thread(write))
 
     async def planned(self, request: Request) -> Response:
         """Tell which faults are planned."""

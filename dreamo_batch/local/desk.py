@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamo_batch.local import answers
 from dreamo_batch.local.engine import Order
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from dreamo_batch.local.settings import Settings
     from dreamo_batch.local.store import Store
     from dreamo_batch.local.studio import Studio
+
+T = TypeVar("T")
 
 SEEDS_FROM, SEEDS_TO = 1, 2**31
 # How long a poll that is due may wait for its picture, and an invoice for all pictures that are due.
@@ -194,8 +195,12 @@ class Desk:
             Per task, see `invoice.invoice_line`.
         """
         now = self.clock()
-        await self._studio.wait_for(await asyncio.to_thread(self.store.overdue, now), PATIENCE_S)
-        return await asyncio.to_thread(self._lines, now)
+        await self._studio.wait_for(await self._studio.in_thread(self.store.overdue, now), PATIENCE_S)
+        return await self._studio.in_thread(self._lines, now)
+
+    async def in_thread(self, do: Callable[..., T], *args: Any) -> T:
+        """Do something that takes a while beside the event loop."""
+        return await self._studio.in_thread(do, *args)
 
     def _lines(self, now: float) -> list[dict[str, Any]]:
         return [invoice_line(task, now) for task in self.store.all()]

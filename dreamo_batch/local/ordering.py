@@ -3,7 +3,6 @@
 Annotations are evaluated here, since FastAPI reads them.
 """
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -104,7 +103,7 @@ class Ordering:
         body, x_model = await read_body(request), request.headers.get("x-model")
         try:
             if len(body) > SMALL_BODY_BYTES:
-                return await asyncio.to_thread(self._take_in, body, x_model)
+                return await self._desk.in_thread(self._take_in, body, x_model)
             return self._take_in(body, x_model)
         except Refused as refused:
             problem = refused.problem

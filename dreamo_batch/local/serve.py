@@ -143,12 +143,22 @@ class LocalGateway:
         self.stop()
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not stopped."""
+        return self._rooms is not None
+
+    @property
     def base_url(self) -> str:
         """Where the gateway is, while it runs."""
         return self._open_rooms().base_url
 
-    def start(self) -> Self:
+    def start(self, state_dir: str | Path | None = None) -> Self:
         """Start the gateway; on return it accepts connections.
+
+        Parameters
+        ----------
+        state_dir : str, Path or None
+            Where tasks and pictures are kept, if the gateway was made without such a folder.
 
         Returns
         -------
@@ -165,7 +175,8 @@ class LocalGateway:
         if self._rooms is not None:
             raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
         with contextlib.ExitStack() as stack:
-            folder = self._state_dir or Path(stack.enter_context(_temporary_folder()))
+            kept = self._state_dir or state_dir
+            folder = Path(stack.enter_context(_temporary_folder()) if kept is None else kept)
             sock = stack.enter_context(listen(*self._address))
             rooms = Rooms(folder, _url(sock), self._settings, self._engine, self._clock)
             stack.callback(rooms.close)

@@ -7,10 +7,14 @@ Everything here but the drawing itself happens on the gateway's event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import queue
 import secrets
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+import threading
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from dreamo_batch.local.engine import Engine, Order, Picture
 from dreamo_batch.local.fetching import FetchFailed, fetch
@@ -18,18 +22,72 @@ from dreamo_batch.local.references import References, look_at
 from dreamo_batch.service import parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dreamo_batch.local.pictures import Pictures
     from dreamo_batch.local.store import Store
     from dreamo_batch.local.tasks import Task
 
 N_THREADS = 2
+N_HELPERS = 4
 FETCH_TIMEOUT_S = 10.0
 INVALID, INTERNAL, UPSTREAM = "003011004", "003011095", "003011097"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
 
+T = TypeVar("T")
 Work: TypeAlias = "Future[None] | asyncio.Task[None]"
+
+
+class Threads:
+    """Threads that take work until they are told to stop, also while the process ends.
+
+    Those of `concurrent.futures` take none any more then, and a run that waits for its last answers would lose them.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    name : str
+        What they are called.
+
+    Examples
+    --------
+    >>> threads = Threads(1, "example")
+    >>> threads.submit(abs, -1).result()
+    1
+    >>> threads.shutdown()
+    """
+
+    def __init__(self, n: int, name: str) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._n = n
+        for number in range(n):
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+
+    def submit(self, do: Callable[..., T], *args: Any) -> Future[T]:
+        """Have something done."""
+        future: Future[T] = Future()
+        self._work.put((future, partial(do, *args)))
+        return future
+
+    def shutdown(self) -> None:
+        """End the threads; what has not begun is cancelled."""
+        while not self._work.empty():
+            with contextlib.suppress(queue.Empty):
+                if (work := self._work.get_nowait()) is not None:
+                    work[0].cancel()
+        for _ in range(self._n):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, do = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(do())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                future.set_exception(error)
 
 
 class Studio:
@@ -57,7 +115,8 @@ class Studio:
         self._store = store
         self._references = references
         self._pictures = pictures
-        self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="gateway-studio")
+        self._threads = Threads(N_THREADS, "gateway-studio")
+        self._helpers = Threads(N_HELPERS, "gateway-helper")
         self._work: dict[str, Work] = {}
         self._fetches: dict[str, asyncio.Task[str]] = {}
         self._is_closed = False
@@ -96,7 +155,12 @@ class Studio:
         self._is_closed = True
         for work in (*self._work.values(), *self._fetches.values()):
             work.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
+        self._helpers.shutdown()
+
+    async def in_thread(self, do: Callable[..., T], *args: Any) -> T:
+        """Do something beside the event loop, and give its result."""
+        return await asyncio.wrap_future(self._helpers.submit(do, *args))
 
     async def _fetch_and_draw(self, task: Task, url: str) -> None:
         try:

@@ -259,6 +259,10 @@ def resolve(
     >>> resolve("sk-example-key", "http://127.0.0.1:8000/").base_url
     'http://127.0.0.1:8000'
     """
+    if not isinstance(api_key, str | Secret | None):
+        raise SettingsError(f"api_key must be text, not a {type(api_key).__name__}.")
+    if not isinstance(base_url, str | None):
+        raise SettingsError(f"base_url must be text, not a {type(base_url).__name__}.")
     key = api_key or os.environ.get(KEY_VARIABLE)
     if isinstance(key, str):
         key = Secret(key) if key.strip() else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from dreamo_batch.errors import TableError
+from dreamo_batch.errors import TableError, path_given
 from dreamo_batch.table import portable
 from dreamo_batch.table.delimited import read_delimited, write_delimited
 from dreamo_batch.table.guessing import guessed, typed
@@ -66,7 +66,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
     >>> read_table(path)["seed"].tolist()
     ['42.5']
     """
-    path = Path(path).expanduser()
+    path = Path(path_given("path", path)).expanduser()
     kind = _format(path)
     if path.is_dir():
         raise TableError(
@@ -106,7 +106,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     >>> path.read_text()
     "prompt\n'=1+1\n"
     """
-    path = Path(path).expanduser()
+    path = Path(path_given("path", path)).expanduser()
     kind = _format(path)
     if frame.columns.has_duplicates:
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
