@@ -28,6 +28,30 @@ class Gateway(Protocol):
         ...
 
 
+def service_given(
+    *, client: Client | None, api_key: str | None, base_url: str | None, gateway: str | Gateway | None
+) -> dict[str, Any]:
+    """Give the arguments of a call that are about the service, as `connect` takes them.
+
+    Raises
+    ------
+    UsageError
+        If more than one service is named, or one can't be used.
+    """
+    if client is not None:
+        _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
+        if not isinstance(client, Client):
+            raise UsageError(f"client must be a Client, not a {type(client).__name__}.")
+    if gateway is not None:
+        _refuse_both("gateway", api_key=api_key, base_url=base_url)
+        if gateway != "local" and (isinstance(gateway, str | type) or not hasattr(gateway, "api_key")):
+            raise UsageError(f'gateway= must be "local" or a LocalGateway, not {gateway!r}.')
+    for name, value in (("api_key", api_key), ("base_url", base_url)):
+        if not isinstance(value, str | None):
+            raise UsageError(f"{name} must be text, not a {type(value).__name__}.")
+    return {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+
+
 def connect(
     resources: ExitStack,
     directory: RunDirectory,
@@ -42,17 +66,13 @@ def connect(
     Raises
     ------
     UsageError
-        If more than one service is named, or `gateway` is not known.
+        If the embedded gateway is not installed.
     KeyMissing
         If the service needs a key and there is none.
     """
     if client is not None:
-        _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
-        if not isinstance(client, Client):
-            raise UsageError(f"client must be a Client, not a {type(client).__name__}.")
         return with_key(client)
     if gateway is not None:
-        _refuse_both("gateway", api_key=api_key, base_url=base_url)
         running = _gateway(resources, directory, gateway)
         api_key, base_url = running.api_key, running.base_url
     return with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
@@ -87,10 +107,8 @@ def with_key(client: Client) -> Client:
 
 def _gateway(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:
     """Give a running gateway: the embedded one, or the one given, started for this call if it is not running."""
-    if gateway == "local":
+    if isinstance(gateway, str):
         gateway = _local_gateway()
-    elif isinstance(gateway, str | type) or not hasattr(gateway, "api_key"):
-        raise UsageError(f'gateway= must be "local" or a LocalGateway, not {gateway!r}.')
     start: Any = getattr(gateway, "start", None)
     if start is not None and not getattr(gateway, "is_running", True):
         try:

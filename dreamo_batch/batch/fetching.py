@@ -8,7 +8,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Task
-from dreamo_batch.batch.connection import known_service
+from dreamo_batch.batch.connection import known_service, service_given
 from dreamo_batch.batch.foreground import work_off
 from dreamo_batch.batch.reading import load, read_state
 from dreamo_batch.execution import checkpoint, stored
@@ -74,7 +74,7 @@ def download(
     rows = results if isinstance(results, pd.DataFrame) else load(results)
     history.refuse_other_tables(rows)
     directory = RunDirectory(origin.run_dir_of(rows, run_dir))
-    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
     work_off(*_nothing_ordered(directory, rows), known_service(directory, service), show=progress)
     return _as_they_stand(rows, directory)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from dreamo_batch.batch.connection import service_given
 from dreamo_batch.batch.following import Follower
 from dreamo_batch.batch.foreground import in_front
 from dreamo_batch.batch.running import made_ready
@@ -379,7 +380,7 @@ def start(
         task_timeout_s=task_timeout_s,
         adopt_copy=adopt_copy,
     )
-    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
     with in_front():
         return Batch(begin(*made_ready(table, RunDirectory(run_dir), options, base_dir), service))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch.connection import connect
+from dreamo_batch.batch.connection import connect, service_given
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.batch.running import path_of, plan, run
 from dreamo_batch.batch.seeds import compare_replicates
@@ -122,7 +122,7 @@ def probe_seeds(
     directory = RunDirectory(run_dir)
     probe, prepared = _probe(table, k, base_dir)
     _refuse_other_table(directory, probe, base_dir)
-    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
     planned = plan(probe, run_dir, unit_cost=unit_cost, base_dir=base_dir)
     n_new = int((planned[columns.ACTION] == _NEW).sum())
     if n_new:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from dreamo_batch import columns
 from dreamo_batch.batch.call import Task
 from dreamo_batch.batch.choosing import choose
-from dreamo_batch.batch.connection import known_service
+from dreamo_batch.batch.connection import known_service, service_given
 from dreamo_batch.batch.foreground import in_front, work_off
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
@@ -173,7 +173,7 @@ def run(
         adopt_copy=adopt_copy,
     )
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-    service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
     with in_front():
         flag("progress", progress)
         with shown(progress):
@@ -340,7 +340,7 @@ def retry(
             task = Task(table.user, table.prepared, RunOptions(**options), chosen)
         except TypeError as error:
             raise UsageError(f"retry: {error}") from None
-        service = {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+        service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
         entropy = peek_entropy(directory) or new_entropy()
         return work_off(directory, task, entropy, known_service(directory, service), show=progress)
 
