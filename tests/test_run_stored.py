@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from datetime import time
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -224,3 +226,106 @@ def test_a_table_is_replaced_at_once(tmp_path):
         stored.write_frame(path, pd.DataFrame({"n": np.arange(3)}), {"bad": object()})
     assert stored.read_jobs(path).table_id == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["jobs.parquet"]
+
+
+ODD = {
+    "bins": lambda: pd.cut(pd.Series([1.0, 2.0, 3.0]), 2),
+    "intervals": lambda: pd.Series(pd.interval_range(0, 3)),
+    "empty structs": lambda: [{}, {}, {}],
+    "nested empty structs": lambda: [{"exif": {}}] * 3,
+    "beyond 64 bits": lambda: pd.Series([2**70, 1, None], dtype=object),
+    "sparse": lambda: pd.arrays.SparseArray([0, 0, 1]),
+    "half an emoji": lambda: pd.Series(["a", "\ud83d", None], dtype=object),
+    "half an emoji in a category": lambda: pd.Categorical(pd.Index(["a", "\ud83d", "a"], dtype=object)),
+    "mixed": lambda: pd.Series([1, "a", object()], dtype=object),
+    "complex": lambda: [1j, 2j, 3j],
+    "periods": lambda: pd.period_range("2026-01", periods=3, freq="M"),
+    "lengths of time": lambda: pd.to_timedelta([1, 2, 3], unit="s"),
+    "times with zones": lambda: pd.date_range("2026-01-01", periods=3, tz="Asia/Shanghai"),
+    "two zones": lambda: [pd.Timestamp("2026", tz="UTC"), pd.Timestamp("2026", tz="Asia/Tokyo"), None],
+    "half floats": lambda: np.array([1, 2, 3], dtype=np.float16),
+    "sets": lambda: [{1}, {2}, set()],
+    "arrays": lambda: [np.zeros(2), np.zeros((2, 2)), None],
+    "frames": lambda: [pd.DataFrame({"a": [1]})] * 3,
+    "decimals": lambda: [Decimal("0.1"), Decimal("1e40"), None],
+    "numbered categories": lambda: pd.Categorical([3, 1, 3]),
+} | {
+    str(kind): lambda kind=kind, cells=cells: pd.array(cells, dtype=pd.ArrowDtype(kind))
+    for kind, cells in {
+        pa.dictionary(pa.int8(), pa.string()): ["x", "y", "x"],
+        pa.list_(pa.string()): [["a"], [], None],
+        pa.struct([("a", pa.int64())]): [{"a": 1}, {"a": None}, None],
+        pa.map_(pa.string(), pa.int64()): [[("a", 1)], [], None],
+        pa.decimal128(20, 10): [Decimal("0.1"), None, Decimal(1)],
+        pa.binary(): [b"\xff", None, b""],
+        pa.time64("us"): [time(1), None, time(2)],
+        pa.string(): ["a", None, "b"],
+        pa.int64(): [2**62, None, 1],
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_column_that_pandas_holds_is_stored_and_read_again(tmp_path, name):
+    """As it is or as text, beside a plain column that is not touched by it."""
+    frame = pd.DataFrame(
+        {"plain": [1, 2, 3], "odd": ODD[name]()}, index=pd.Index(["a", "b", "c"], name="label")
+    )
+    stored.write_frame(tmp_path / "odd.parquet", frame, {})
+    again, _ = stored.read_frame(tmp_path / "odd.parquet")
+    assert again["plain"].tolist() == [1, 2, 3]
+    assert again.index.tolist() == ["a", "b", "c"]
+    assert len(again["odd"]) == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[1, "1", "1.1"], ["\ud83d", "?", "a"], [("a", 1), None, 2.5], [pd.Timestamp("2026"), True, b"x"]],
+)
+def test_any_names_of_columns_are_stored_apart(tmp_path, names):
+    """Names that are the same as text are told apart by a number."""
+    frame = pd.DataFrame([[1, 2, 3]])
+    frame.columns = pd.Index(names, dtype=object, tupleize_cols=False)
+    stored.write_frame(tmp_path / "odd.parquet", frame, {})
+    again, _ = stored.read_frame(tmp_path / "odd.parquet")
+    assert again.iloc[0].tolist() == [1, 2, 3]
+    assert again.columns.is_unique
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(["a", "\ud83d"], dtype=object),
+        pd.Index([(1, "a"), "b"], dtype=object),
+        pd.Index([{}.keys(), 2], dtype=object),
+        pd.MultiIndex.from_tuples([("a", object()), ("b", 1)]),
+        pd.IntervalIndex.from_breaks([0, 1, 2]),
+        pd.PeriodIndex(["2026", "2027"], freq="Y"),
+        pd.CategoricalIndex(["a", "b"]),
+        pd.Index([2**70, 1], dtype=object),
+        pd.Index([1, 2], name="\ud83d"),
+        pd.Index([1, 2], name=("a", 1)),
+    ],
+    ids=range(10),
+)
+def test_any_index_is_stored_and_read_again(tmp_path, index):
+    """What Parquet can't hold of it is text."""
+    stored.write_frame(tmp_path / "odd.parquet", pd.DataFrame({"plain": [1, 2]}, index=index), {})
+    again, _ = stored.read_frame(tmp_path / "odd.parquet")
+    assert again["plain"].tolist() == [1, 2]
+
+
+def test_notes_of_pandas_that_can_not_be_read_lock_nobody_out(tmp_path):
+    """The rows are read without them: the index is found by its name."""
+    path = tmp_path / "odd.parquet"
+    stored.write_frame(
+        path, pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="label")), {"table_id": "t"}
+    )
+    table = pq.read_table(path)
+    notes = table.schema.metadata[b"pandas"].replace(
+        b'"numpy_type": "int64"', b'"numpy_type": "list<x>[pyarrow]"'
+    )
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"pandas": notes}), path)
+    again, meta = stored.read_frame(path)
+    assert again["a"].to_dict() == {"x": 1, "y": 2}
+    assert meta == {"table_id": "t"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import numbers
 import warnings
@@ -25,11 +26,14 @@ from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.inputs import kept_copy
 from dreamo_batch.table.jobs import Job, Prepared
 from dreamo_batch.table.links import canonical
+from dreamo_batch.table.portable import storable
 from dreamo_batch.table.sources import URL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _META: Final = b"dreamo_batch"
 KIND: Final = "image_kind"
@@ -146,7 +150,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     """
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
-    _, changed = _storable(user)
+    _, changed = storable(user)
     if changed:
         warnings.warn(
             f"stored as text in the run directory, since Parquet can't hold it: {', '.join(changed)}",
@@ -197,7 +201,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
     """Write a frame with its index as Parquet, atomically; what Parquet can't hold becomes text."""
-    table = pa.Table.from_pandas(_storable(frame)[0])
+    table = pa.Table.from_pandas(storable(frame)[0])
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
     durable.replace(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
@@ -214,15 +218,30 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         # Opened once, so that it is never mixed with the one that replaces it, and by Arrow (see `checkpoint`).
         with pa.OSFile(str(path)) as file:
-            meta = _meta(pq.read_schema(file))
-            file.seek(0)
-            return pd.read_parquet(file, page_checksum_verification=True), meta
+            table = pq.read_table(file, page_checksum_verification=True)
+            return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
         raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except checkpoint.UNREADABLE as error:
         raise DirectoryError(
             f"{path} can't be read ({error}). Run the table again on this directory; what was bought is reused."
         ) from error
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    """Turn a stored table into a frame; where pandas' own notes can't be read, without them."""
+    try:
+        return table.to_pandas()
+    except Exception:  # a directory is never locked by what another version of pandas noted down
+        logger.warning("dtypes and index of a stored table are read without pandas' notes", exc_info=True)
+    notes = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+    index = [name for name in notes.get("index_columns", ()) if isinstance(name, str)]
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return (
+        frame.set_index(index).rename_axis([None if n.startswith("__index") else n for n in index])
+        if index
+        else frame
+    )
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -278,32 +297,3 @@ _FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if 
 def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
     rest = {name: value for name, value in fields.items() if name != columns.SEED_SENT}
     return Job(image=ImageSource(*image), seed=fields[columns.SEED_SENT], **rest)
-
-
-def _storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Turn into text what Parquet can't hold; gives the frame and what was changed in it."""
-    stored, changed = frame.copy(deep=False), []
-    for place, name in enumerate(frame.columns):
-        if not _is_storable(frame.iloc[:, place]):
-            stored.isetitem(place, frame.iloc[:, place].map(_text, na_action="ignore"))
-            changed.append(str(name))
-    if not all(isinstance(name, str) for name in frame.columns):
-        stored.columns = frame.columns.map(str)
-        changed.append("the names of columns")
-    levels = [frame.index.get_level_values(place) for place in range(frame.index.nlevels)]
-    if not all(_is_storable(level.to_series()) for level in levels):
-        stored.index = frame.index.map(str)
-        changed.append("the index")
-    return stored, changed
-
-
-def _is_storable(values: pd.Series | pd.DataFrame) -> bool:
-    try:
-        pa.Table.from_pandas(values.to_frame("values") if values.ndim == 1 else values, preserve_index=False)
-    except (pa.ArrowException, TypeError, ValueError):
-        return False
-    return True
-
-
-def _text(value: object) -> str:
-    return str(value).encode(errors="replace").decode()

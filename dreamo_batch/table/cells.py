@@ -179,6 +179,11 @@ def show(cell: Any) -> str | None:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
+def text_of(value: object) -> str:
+    """Write a cell or name as text that is valid UTF-8."""
+    return str(value).encode(errors="replace").decode()
+
+
 def printable(text: str) -> str:
     r"""Write out what UTF-8 can't hold (half characters), so that the text can be shown and stored.
 

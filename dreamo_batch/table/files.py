@@ -11,6 +11,7 @@ Examples
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -152,7 +153,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    portable.storable(frame).to_parquet(path)
+    stored, changed = portable.storable(frame)
+    if changed:
+        warnings.warn(f"Stored as text, since Parquet can't hold it: {', '.join(changed)}.", stacklevel=3)
+    stored.to_parquet(path)
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,14 +9,19 @@ Examples
 from __future__ import annotations
 
 import base64
+import io
 import warnings
+from itertools import count
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch.errors import TableError
+from dreamo_batch.table.cells import printable, text_of
 from dreamo_batch.table.pictures import suffix_of
 
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
@@ -107,33 +112,87 @@ def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
     return _with(frame, escaped).rename(columns=_escaped)
 
 
-def storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Make a table that Parquet can hold.
+def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Make a table that Parquet can hold and give back, and name what had to become text for it.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Not changed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns that Parquet can't hold, such as mixed types or PIL images, are text, with one warning; names of
-        columns are text.
+    Each column, and the index, is written and read for a try unless its dtype is known to survive that.
 
     Examples
     --------
-    >>> storable(pd.DataFrame({"a": [1, 2]})).equals(pd.DataFrame({"a": [1, 2]}))
-    True
+    >>> held, changed = storable(pd.DataFrame({"a": [object()], "b": [1]}))
+    >>> changed, held["a"].dtype == "str"
+    (['a'], True)
     """
-    held = frame.rename(columns=str)
-    lost = [name for name in held.columns if held[name].dtype == object and not _is_storable(held[name])]
-    if lost:
-        warnings.warn(f"Stored as text, since Parquet can't hold it: {', '.join(lost)}.", stacklevel=4)
-    stored = _with(held, {name: held[name].map(str, na_action="ignore").astype("str") for name in lost})
+    stored, changed = frame.copy(deep=False), []
+    for place, name in enumerate(frame.columns):
+        column = _plain(frame.iloc[:, place])
+        if not _survives(column):
+            column = pd.Series(
+                [None if _is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
+            )
+            changed.append(printable(str(name)))
+        if column is not frame.iloc[:, place]:
+            stored.isetitem(place, column)
+    if not all(isinstance(name, str) and _is_utf8(name) for name in frame.columns):
+        stored.columns = pd.Index(_unique([text_of(name) for name in frame.columns]), dtype="str")
+        changed.append("the names of columns")
+    index = stored.index
+    levels = (index.get_level_values(place).rename("") for place in range(index.nlevels))
+    if not all(_survives(pd.Series(level, dtype=level.dtype)) for level in levels):
+        index = pd.Index([text_of(label) for label in index], dtype="str", name=index.name)
+        changed.append("the index")
+    stored.index = index.set_names([None if name is None else text_of(name) for name in index.names])
     # What a user hangs onto a frame need not be JSON, which is all that Parquet could keep of it.
     stored.attrs = {}
-    return stored
+    return stored, changed
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Tell apart names that are the same as text, such as 1 and "1"."""
+    taken: dict[str, None] = {}
+    for name in names:
+        free = (f"{name}.{number}" if number else name for number in count())
+        taken[next(one for one in free if one not in taken)] = None
+    return list(taken)
+
+
+def _plain(series: pd.Series) -> pd.Series:
+    """Give a column in the dtypes of pandas' own that a file brings back."""
+    if isinstance(series.dtype, pd.SparseDtype):
+        return series.sparse.to_dense()
+    if isinstance(series.dtype, pd.ArrowDtype):
+        kind = series.dtype.pyarrow_dtype
+        return series if pa.types.is_primitive(kind) or pa.types.is_string(kind) else series.astype(object)
+    return series
+
+
+def _survives(series: pd.Series) -> bool:
+    """Whether a column can be written to Parquet and read again."""
+    if _is_known(series.dtype):
+        return True
+    frame = series.rename("values").reset_index(drop=True).to_frame()
+    frame.attrs = {}
+    file = io.BytesIO()
+    try:
+        pq.write_table(pa.Table.from_pandas(frame), file)
+        file.seek(0)
+        pq.read_table(file).to_pandas()
+    except Exception:  # noqa: BLE001 - whatever pandas or Arrow trips over, the column is not to be stored so
+        return False
+    return True
+
+
+def _is_known(dtype: Any) -> bool:
+    is_numpy = isinstance(dtype, np.dtype) and (dtype.kind in "iufbM" and dtype != np.float16)
+    return is_numpy or isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype)
+
+
+def _is_missing(cell: object) -> bool:
+    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)  # noqa: PLR0124
+
+
+def _is_utf8(text: str) -> bool:
+    return text_of(text) == text
 
 
 def may_hold_text(series: pd.Series) -> bool:
@@ -175,11 +234,3 @@ def _data_uri(cell: Any) -> Any:
 
 def _escaped(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def _is_storable(series: pd.Series) -> bool:
-    try:
-        pa.array(series, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
-    return True
