@@ -21,7 +21,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.execution import checkpoint, durable
 from dreamo_batch.execution.directory import INPUTS
-from dreamo_batch.table.cells import is_missing, read_integer
+from dreamo_batch.table.cells import is_missing, read_integer, text_of
 from dreamo_batch.table.images import ImageSource
 from dreamo_batch.table.inputs import kept_copy
 from dreamo_batch.table.jobs import Job, Prepared
@@ -131,7 +131,7 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
 def _plain(cell: Any) -> Any:
     """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
     if isinstance(cell, str | bool):
-        return cell if isinstance(cell, bool) else _text(cell)
+        return cell if isinstance(cell, bool) else text_of(cell)
     if isinstance(cell, numbers.Integral):
         return int(cell)
     if isinstance(cell, numbers.Real):
@@ -140,7 +140,7 @@ def _plain(cell: Any) -> Any:
         return bool(cell)
     if is_missing(cell) or isinstance(cell, bytes | bytearray | memoryview) or hasattr(cell, "tobytes"):
         return None
-    return _text(cell)
+    return text_of(cell)
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch.errors import TableError
-from dreamo_batch.table.cells import printable, text_of
+from dreamo_batch.table.cells import is_missing, printable, text_of
 from dreamo_batch.table.pictures import suffix_of
 
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
@@ -128,7 +128,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         column = _plain(frame.iloc[:, place])
         if not _survives(column):
             column = pd.Series(
-                [None if _is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
+                [None if is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
             )
             changed.append(printable(str(name)))
         if column is not frame.iloc[:, place]:
@@ -185,10 +185,6 @@ def _survives(series: pd.Series) -> bool:
 def _is_known(dtype: Any) -> bool:
     is_numpy = isinstance(dtype, np.dtype) and (dtype.kind in "iufbM" and dtype != np.float16)
     return is_numpy or isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype)
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)  # noqa: PLR0124
 
 
 def _is_utf8(text: str) -> bool:
