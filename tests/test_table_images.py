@@ -8,6 +8,8 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -876,3 +878,36 @@ def test_a_path_with_other_capitals_is_named(tmp_path):
     (tmp_path / "Refs" / "a.Png").write_bytes(encoded(plain()))
     assert "is there" not in _findings_of("refs/a.png", tmp_path)["message"][0]
     assert "is there" not in _findings_of("refs/b.png", tmp_path)["message"][0]
+
+
+_PEAK = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from dreamo_batch.execution import archive
+from dreamo_batch.table import pictures
+
+def content(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+gif = content(Image.new("P", (7000, 7000)), "GIF")
+frames = content(Image.new("P", (600, 600)), "GIF", save_all=True, append_images=[Image.new("P", (600, 600), 1)] * 50)
+png = content(Image.new("RGB", (5000, 5000)), "PNG")
+Image.new("L", (7000, 7000)).load()
+before = peak_mb()
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(pictures.examine, [gif, frames] * 16))
+    list(pool.map(archive.look, [png] * 16))
+print(peak_mb() - before)
+"""
+
+
+def test_bombs_at_once_take_no_more_memory_than_one():
+    """16 threads decode small files of huge pictures; without a bound they take 1 GB together."""
+    told = subprocess.run([sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True)
+    assert float(told.stdout) < 500

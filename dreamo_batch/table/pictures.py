@@ -15,11 +15,12 @@ Examples
 
 from __future__ import annotations
 
+import ctypes
 import io
 import re
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -31,6 +32,8 @@ from dreamo_batch.table.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 # From these a corrected copy can be made without outside programs.
 CONVERTIBLE: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -45,6 +48,8 @@ _PNG_BIT_DEPTH_AT: Final = 24
 _DEEP_BITS: Final = 16
 _BITS_PER_SAMPLE: Final = 258  # tag of TIFF
 _RGB: Final = 3
+_STRIP_PX: Final = 1_000_000
+_LARGE_PX: Final = 8_000_000
 _WHITE_8, _WHITE_16 = 255, 65_535
 DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 _NUMBERS: Final = ("I", "F")
@@ -181,7 +186,21 @@ def opened(
                 f"Image size ({n_pixels} pixels) exceeds limit of {pixels_max} pixels, could be decompression bomb"
             )
         with _room.taken(n_pixels):
-            yield image
+            try:
+                yield image
+            finally:
+                image.close()  # its pixels go before the next one takes the room
+                if n_pixels > _LARGE_PX:
+                    _give_back()
+
+
+def _give_back() -> None:
+    """Let the C library return what was freed: it keeps as much for each thread as that thread ever used."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # a C library that returns it by itself, or can't
+        return
+    trim(0)
 
 
 class _Settings:
@@ -312,8 +331,8 @@ def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
     ((255, 255), (0, 0), (0, 0))
     """
     if image.mode in DEEP_MODES:  # Pillow knows some of them only in its own byte order
-        levels = np.asarray(image)
-        return ((int(levels.min()), int(levels.max())),)
+        ranges = [(int(levels.min()), int(levels.max())) for _, levels in _strips(image)]
+        return ((min(low for low, _ in ranges), max(high for _, high in ranges)),)
     found: Any = image.getextrema()
     return (found,) if len(image.getbands()) == 1 else found
 
@@ -338,8 +357,17 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode not in (*DEEP_MODES, "I"):
         return image
-    levels = np.asarray(image).astype(np.int64) >> 8
-    return Image.fromarray(levels.clip(0, _WHITE_8).astype(np.uint8))
+    grey = Image.new("L", image.size)
+    for top, levels in _strips(image):
+        grey.paste(Image.fromarray((levels >> 8).clip(0, _WHITE_8).astype(np.uint8)), (0, top))
+    return grey
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Give the levels a few rows at a time: arrays of a whole picture take many times its memory."""
+    n_rows = max(1, _STRIP_PX // max(1, image.width))
+    for top in range(0, image.height, n_rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + n_rows, image.height))))
 
 
 def _judge_size(content: bytes, image: Image.Image) -> Iterator[Finding]:
@@ -385,7 +413,7 @@ def _is_deep(kind: str, content: bytes, image: Image.Image) -> bool:
 
 def _judge_levels(content: bytes) -> Iterator[Finding]:
     """Refuse numbers that are no levels from black to white, or that leave the bright ones unused."""
-    with Image.open(io.BytesIO(content)) as image:
+    with closing(Image.open(io.BytesIO(content))) as image:
         ranges = extremes(image)[: 1 if len(image.getbands()) < _RGB else _RGB]  # without alpha
         low, high = (pick(one[place] for one in ranges) for place, pick in ((0, min), (1, max)))
         white = _WHITE_8 if image.mode not in (*DEEP_MODES, *_NUMBERS) else _WHITE_16
