@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dreamo_batch.batch.exporting import export
     from dreamo_batch.batch.fetching import download
     from dreamo_batch.batch.live import Batch, start, watch
+    from dreamo_batch.batch.moment import Status
     from dreamo_batch.batch.probing import probe_seeds
     from dreamo_batch.batch.reading import load, status
     from dreamo_batch.batch.reporting import report
@@ -57,8 +58,12 @@ if TYPE_CHECKING:
         LedgerDamaged,
         OtherService,
         PriceUnknown,
+        RequestMayHaveArrived,
+        RequestNotTaken,
+        RequestRejected,
         RunStopped,
         ServiceError,
+        ServiceRefused,
         ServiceUnreachable,
         SettingsError,
         StorageFailed,
@@ -66,7 +71,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dreamo_batch.local import LocalGateway
+    from dreamo_batch.local.fault_plan import FaultPlan
+    from dreamo_batch.results.gallery import Gallery
     from dreamo_batch.results.metrics import Metric
+    from dreamo_batch.results.planned import Plan
     from dreamo_batch.results.plots import (
         plot_costs,
         plot_failures,
@@ -75,7 +83,10 @@ if TYPE_CHECKING:
         plot_throughput,
     )
     from dreamo_batch.service.client import Client
+    from dreamo_batch.service.failure import Failure
+    from dreamo_batch.service.wire import Request
     from dreamo_batch.table.files import read_table, write_table
+    from dreamo_batch.table.problems import Problems
     from dreamo_batch.table.sweep import sweep
     from dreamo_batch.table.validation import validate
 
@@ -122,6 +133,13 @@ _HOME: Final = {
     "plot_throughput": "results.plots",
     "Client": "service.client",
     "LocalGateway": "local",
+    "Request": "service.wire",
+    "Failure": "service.failure",
+    "FaultPlan": "local.fault_plan",
+    "Gallery": "results.gallery",
+    "Plan": "results.planned",
+    "Problems": "table.problems",
+    "Status": "batch.moment",
     **dict.fromkeys(
         (
             "AccessRefused",
@@ -134,8 +152,12 @@ _HOME: Final = {
             "LedgerDamaged",
             "OtherService",
             "PriceUnknown",
+            "RequestMayHaveArrived",
+            "RequestNotTaken",
+            "RequestRejected",
             "RunStopped",
             "ServiceError",
+            "ServiceRefused",
             "ServiceUnreachable",
             "SettingsError",
             "StorageFailed",
@@ -154,17 +176,28 @@ __all__ = [
     "DirectoryError",
     "DirectoryLocked",
     "DreamoError",
+    "Failure",
+    "FaultPlan",
+    "Gallery",
     "InvalidTable",
     "KeyMissing",
     "LedgerDamaged",
     "LocalGateway",
     "Metric",
     "OtherService",
+    "Plan",
     "PriceUnknown",
+    "Problems",
+    "Request",
+    "RequestMayHaveArrived",
+    "RequestNotTaken",
+    "RequestRejected",
     "RunStopped",
     "ServiceError",
+    "ServiceRefused",
     "ServiceUnreachable",
     "SettingsError",
+    "Status",
     "StorageFailed",
     "TableError",
     "UsageError",
@@ -220,8 +253,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOME})
+    """List the public names, loaded or not, and nothing else."""
+    return sorted(__all__)
 
 
 # By name: to the layers below, this package is no way up.

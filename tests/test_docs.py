@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch import errors
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -47,6 +48,23 @@ def test_public_names_are_listed_once():
     assert set(dreamo.__all__) - {"__version__"} == set(dreamo._HOME)
     for name in dreamo.__all__:
         assert getattr(dreamo, name) is not None
+
+
+def test_the_package_shows_its_public_names_and_nothing_else():
+    """Also after some were used, as completion in a notebook lists them."""
+    assert dreamo.run
+    assert dir(dreamo) == sorted(dreamo.__all__)
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, errors.DreamoError)
+
+
+def test_every_class_that_a_public_name_speaks_of_can_be_imported():
+    """Errors, and what functions and attributes return."""
+    ours = {name for name, value in vars(errors).items() if _is_error(value)}
+    assert ours <= set(dreamo.__all__)
+    assert {"Request", "FaultPlan", "Gallery", "Status", "Plan", "Problems", "Failure"} <= set(dreamo.__all__)
 
 
 def test_unknown_public_name_is_an_attribute_error():

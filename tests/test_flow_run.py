@@ -406,6 +406,14 @@ def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
         dreamo.retry(tmp_path / "run", rows=["nowhere"], **service)
 
 
+@pytest.mark.parametrize(("classes", "meant"), [("moderatoin", "moderation"), (["ambigous"], "ambiguous")])
+def test_an_unknown_class_of_failures_is_refused(run, reference, tmp_path, classes, meant):
+    """A slip of the pen would choose no row, and look as if all were well."""
+    run(jobs(reference, 1))
+    with pytest.raises(errors.UsageError, match=f"did you mean '{meant}'"):
+        dreamo.retry(tmp_path / "run", classes=classes, progress=False)
+
+
 def test_a_directory_of_one_service_refuses_another(run, reference, tmp_path):
     """Results of the local gateway are never taken for the real service's."""
     run(jobs(reference, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch.call import results_of
 from dreamo_batch.batch.reading import read_state
 from dreamo_batch.errors import UsageError
+from dreamo_batch.results import meanings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,6 +34,11 @@ def choose(
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
         names = {classes} if isinstance(classes, str) else set(classes)
+        known = meanings.classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        if unknown := sorted(names - known):
+            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
+            raise UsageError(f"classes: {unknown[0]!r} is no class of failures{meant}")
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -13,7 +13,7 @@ from dreamo_batch import columns
 from dreamo_batch.execution.state import Stage
 from dreamo_batch.results import amounts
 from dreamo_batch.results.history import DIRECTORY, LABEL
-from dreamo_batch.results.meanings import NOT_SAVED, meaning_of
+from dreamo_batch.results.meanings import NOT_SAVED, may_pass_again, meaning_of
 
 if TYPE_CHECKING:
     from dreamo_batch.results.history import History
@@ -144,6 +144,8 @@ def _call(part: pd.DataFrame, rows: pd.DataFrame) -> str | None:
     known = isinstance(first[columns.RUN_DIR], str)
     run_dir = json.dumps(first[columns.RUN_DIR], ensure_ascii=False) if known else columns.RUN_DIR
     if first[columns.STATUS] == columns.INVALID:
+        return None
+    if first[columns.STATUS] == columns.FAILED and not may_pass_again(first[columns.ERROR_CLASS]):
         return None
     if first[columns.STATUS] not in _RETRIED:
         return f"dreamo.run(jobs, {run_dir})"

@@ -86,6 +86,10 @@ _CLASSES: Final = {
         "Run again: it is fetched, not ordered, again.",
     ),
 }
+# What the same row gets again, however often it is ordered.
+_FAILS_AGAIN: Final = frozenset(
+    {failure.REJECTED, failure.MODERATION, failure.FORBIDDEN, failure.OUTPUT_REJECTED}
+)
 _UNKNOWN: Final = Meaning("The row could not be worked off.", "Read its message.")
 
 
@@ -105,3 +109,25 @@ def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
     if known is not None and known.error_class == error_class:
         return Meaning(known.meaning, known.advice)
     return _CLASSES.get(error_class or "", _UNKNOWN)
+
+
+def may_pass_again(error_class: str | None) -> bool:
+    """Whether the same row, ordered again, may end otherwise.
+
+    Examples
+    --------
+    >>> may_pass_again("moderation"), may_pass_again("no_answer")
+    (False, True)
+    """
+    return error_class not in _FAILS_AGAIN
+
+
+def classes() -> frozenset[str]:
+    """Return every class of failure that this package knows.
+
+    Examples
+    --------
+    >>> "moderation" in classes(), "moderatoin" in classes()
+    (True, False)
+    """
+    return frozenset(_CLASSES) | {code.error_class for code in ERROR_CODES.values() if code.error_class}
