@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
-# 500 kills and 200 interrupts in the long form, in rounds: a start takes the longer, the longer the table.
+# In the long form 500 kills, 500 more amid other verbs and 200 interrupts, in rounds: a start takes the longer, the
+# longer the table.
 ROUNDS = range(20) if IS_LONG else range(1)
 N_KILLS = 25 if IS_LONG else 12
 N_INTERRUPTS = 20 if IS_LONG else 6
@@ -153,6 +154,78 @@ def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, g
     assert counts["completed"] == sweep.n_rows - n_ambiguous
     assert counts["ambiguous"] == n_ambiguous
     assert code == (1 if n_ambiguous else 0)
+    assert dreamo.verify(sweep.run_dir) == []
+
+
+TOUCHED = """
+import contextlib, random, sys, threading
+import dreamo_batch as dreamo
+
+csv, run_dir, url, key, seed = sys.argv[1:]
+chance, table = random.Random(int(seed)), dreamo.read_table(csv)
+service = {"base_url": url, "api_key": key}
+live = dreamo.start(table, run_dir, max_in_flight=8, **service)
+
+def beside(call):
+    def make():
+        with contextlib.suppress(dreamo.DreamoError):
+            call()
+    threading.Thread(target=make, daemon=True).start()
+
+verbs = [
+    lambda: dreamo.start(table, run_dir, max_in_flight=8, **service),
+    lambda: beside(lambda: dreamo.run(table, run_dir, max_in_flight=8, progress=False, **service)),
+    lambda: beside(lambda: dreamo.retry(run_dir, max_in_flight=8, progress=False, **service)),
+    lambda: dreamo.resolve(run_dir, table.index[0], not_sent=True),
+    lambda: (live.stop(), dreamo.start(table, run_dir, max_in_flight=8, **service)),
+    lambda: live.retry(),
+    lambda: dreamo.run(table, run_dir, max_cost="much", progress=False, **service),
+]
+while True:
+    with contextlib.suppress(dreamo.DreamoError):
+        chance.choice(verbs)()
+    threading.Event().wait(chance.uniform(0, 0.1))
+"""
+
+
+def settle_one(sweep: Sweep) -> None:
+    """Settle an order in doubt as the invoice has it."""
+    held = [order for order in sweep.orders() if order.stage is Stage.AMBIGUOUS]
+    if held:
+        known = {order.task_id for order in sweep.orders()}
+        lost = {line["seed"]: line["id"] for line in sweep.gateway.invoice() if line["id"] not in known}
+        task_id = lost.get(held[0].seed_sent)
+        dreamo.resolve(
+            sweep.run_dir, held[0].job_id, order=held[0].order, task_id=task_id, not_sent=task_id is None
+        )
+
+
+@pytest.mark.parametrize("n_round", ROUNDS)
+def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
+    """Killed while cells and threads start, run, retry, resolve and stop at once; one order is settled after each."""
+    chance = random.Random(70 + n_round)
+    n_kills = N_KILLS if IS_LONG else N_KILLS // 3
+    sweep = Sweep(tmp_path, gateway, zygote, n_kills * ROWS_PER_KILL)
+    for _ in range(n_kills):
+        args = [
+            str(sweep.csv),
+            str(sweep.run_dir),
+            gateway.base_url,
+            gateway.api_key,
+            str(chance.randrange(99)),
+        ]
+        child = zygote.start(args, {}, tmp_path / "errors.txt", TOUCHED)
+        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(1, 4), child)
+        time.sleep(chance.uniform(0, 0.6))
+        assert child.poll() is None, child.errors.read_text()
+        child.send_signal(signal.SIGKILL)
+        child.wait(60)
+        assert "Error" not in child.errors.read_text()
+        assert_nothing_bought_twice(sweep)
+        settle_one(sweep)
+    assert sweep.finish() in (0, 1)
+    assert_nothing_bought_twice(sweep)
+    assert_money_adds_up(sweep)
     assert dreamo.verify(sweep.run_dir) == []
 
 

@@ -49,7 +49,10 @@ if asked is not None:
         os.dup2(fd, stream)
     os.environ.update(asked["env"])
     sys.argv = ["dreamo-batch", *asked["args"]]
-    runpy.run_module("dreamo_batch", run_name="__main__")
+    if asked["code"] is None:
+        runpy.run_module("dreamo_batch", run_name="__main__")
+    else:
+        exec(asked["code"], {"__name__": "__main__"})
 """
 
 
@@ -99,9 +102,12 @@ class Zygote:
     def __exit__(self, *exc_info: object) -> None:
         self._process.communicate()
 
-    def start(self, args: Sequence[str], env: Mapping[str, str], errors: Path) -> Child:
+    def start(
+        self, args: Sequence[str], env: Mapping[str, str], errors: Path, code: str | None = None
+    ) -> Child:
+        """Start the command, or a script in its place."""
         errors.unlink(missing_ok=True)
-        pid = self.ask({"args": list(args), "env": dict(env), "errors": str(errors)})
+        pid = self.ask({"args": list(args), "env": dict(env), "errors": str(errors), "code": code})
         self.codes.pop(pid, None)  # of a process long gone: the system uses its numbers again
         return Child(self, pid, errors)
 
