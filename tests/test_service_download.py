@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import logging
+import socket
 import threading
 from contextlib import closing
 
 import pytest
+import urllib3
 
 from dreamo_batch import errors
 from dreamo_batch.service.answer import Answer
 from dreamo_batch.service.client import Client
+from dreamo_batch.service.connections import why_refused
 from dreamo_batch.service.download import _content, fetch_link
 from dreamo_batch.service.failures import Kind
 from dreamo_batch.service.transport import Transport
@@ -163,6 +166,99 @@ def test_the_client_keeps_links_of_services_elsewhere_from_this_machine(host):
     with Client(KEY, "https://gateway.example") as client:
         assert "leads to this machine" in failure_of(client, link(host)).message
     assert host.requests == []
+
+
+PRIVATE = [
+    "10.1.2.3",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.1.1",
+    "100.64.0.1",
+    "100.100.100.200",
+    "224.0.0.1",
+    "255.255.255.255",
+    "0.1.2.3",
+    "fc00::1",
+    "fd00:ec2::254",
+    "64:ff9b::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "ff02::1",
+    "::ffff:10.1.2.3",
+]
+
+
+def _looked_up(monkeypatch, *addresses):
+    """Answer every look-up with these addresses."""
+    connected = []
+
+    def look_up(_host, port, *_args, **_kwargs):
+        return [(None, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    def connect(address, *_args, **_kwargs):
+        connected.append(address[0])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    return connected
+
+
+def _fetched(url, **allowed):
+    transport = Transport(connect_timeout_s=2, read_timeout_s=2, **allowed)
+    with closing(transport):
+        return fetch_link(transport, url, max_bytes=1000, within_s=5, home="gateway.example")
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.parametrize("is_name", [True, False])
+def test_links_to_private_networks_are_refused_before_a_connection(monkeypatch, address, is_name):
+    """Also where a name leads there, beside an address that is public; unless that is allowed."""
+    connected = _looked_up(monkeypatch, *(["1.1.1.1", address] if is_name else [address]))
+    host = "pictures.example" if is_name else f"[{address}]" if ":" in address else address
+    failure = _fetched(f"http://{host}/a.png")
+    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "rejected")
+    assert "private address" in failure.message
+    assert connected == []
+    allowed = _fetched(f"http://{host}/a.png", allow_private_links=True)
+    assert allowed.error_class == "unreachable"
+    assert connected[-1] == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "0.0.0.0"])
+def test_links_to_this_machine_are_refused_even_where_private_ones_are_allowed(monkeypatch, address):
+    """Clouds keep their secrets there."""
+    connected = _looked_up(monkeypatch, address)
+    failure = _fetched("http://pictures.example/a.png", allow_private_links=True)
+    assert "leads to this machine" in failure.message
+    assert connected == []
+
+
+def test_links_to_an_interface_of_this_machine_are_refused():
+    """Whatever its address is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("1.1.1.1", 9))
+        except OSError:
+            own = "127.0.0.1"
+        else:
+            own = probe.getsockname()[0]
+    assert why_refused(own, allows_private=True) == "the link leads to this machine, and is not followed"
+
+
+def test_a_name_is_connected_to_at_the_address_that_was_looked_at(monkeypatch):
+    """A second look-up could give another."""
+    connected = _looked_up(monkeypatch, "1.1.1.1", "8.8.8.8")
+    assert _fetched("http://pictures.example/a.png").error_class == "unreachable"
+    assert connected == ["1.1.1.1", "8.8.8.8"]
+
+
+def test_addresses_in_links_are_looked_at_before_a_proxy_is_asked(monkeypatch):
+    """It may stand inside a private network itself."""
+    with ScriptedServer([answer(PICTURE)]) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert "private address" in _fetched("http://10.1.2.3/a.png").message
+        assert "this machine" in _fetched("http://localhost/a.png").message
+        assert proxy.requests == []
 
 
 def test_a_redirect_in_circles_ends(host, client):

@@ -49,6 +49,9 @@ class Client:
         Instead of both.
     connect_timeout_s, read_timeout_s : float
         As in `Settings`; not with `settings`.
+    allow_private_links : bool
+        Whether links to pictures of a service elsewhere may lead to private networks (10/8, 192.168/16, fc00::/7, ...);
+        never to this machine itself.
     sleep : callable, optional
         Waits so many seconds; default: until `close`, at most.
     monotonic, wall : callable
@@ -75,6 +78,7 @@ class Client:
         settings: Settings | None = None,
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 60.0,
+        allow_private_links: bool = False,
         sleep: Callable[[float], object] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -97,6 +101,7 @@ class Client:
         self._links = Transport(
             connect_timeout_s=self.settings.connect_timeout_s,
             read_timeout_s=self.settings.read_timeout_s,
+            allow_private_links=allow_private_links,
             monotonic=monotonic,
         )
 

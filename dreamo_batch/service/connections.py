@@ -20,21 +20,24 @@ from __future__ import annotations
 import http.client
 import io
 import ipaddress
+import socket
 import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-if TYPE_CHECKING:
-    import socket
-
+_IPV4: Final = 4
+# Addresses that carry another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
+_TUNNELS: Final = tuple(
+    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
+)
 _N_INTERIM_MAX: Final = 100
 # One request is one request: nothing below us repeats it, follows a redirect or sleeps.
 _NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_after_header=False)
@@ -51,8 +54,10 @@ class Exchange:
     was_sent : bool or None
         Whether the first byte went out; None on a SOCKS proxy, whose connections don't tell.
     is_kept_from_here : bool
-        Whether a host that turns out to be this machine is refused before anything is sent. What a proxy connects to
-        is the proxy's business.
+        Whether a host that turns out to be this machine is refused before a connection. What a proxy connects to is
+        the proxy's business.
+    allows_private : bool
+        Whether a host kept from here may lead to the private networks around it.
     target : str or None
         Path and query to ask for byte for byte, in place of the tidied ones: a signature may cover their spelling.
     is_out_of_step : bool
@@ -67,6 +72,7 @@ class Exchange:
     answer_within_s: float
     was_sent: bool | None = False
     is_kept_from_here: bool = False
+    allows_private: bool = False
     target: str | None = None
     is_out_of_step: bool = False
 
@@ -119,6 +125,36 @@ class _Watched(HTTPConnection):
         self._exchange = exchange
         self.response_class = cast("type[http.client.HTTPResponse]", partial(_TimedAnswer, exchange=exchange))
 
+    def _new_conn(self) -> socket.socket:
+        """Look the host up and refuse it before connecting; connect to an address that was looked at, and no other."""
+        if not self._exchange.is_kept_from_here or self.proxy is not None:
+            return super()._new_conn()
+        host = self._dns_host
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise urllib3.exceptions.NameResolutionError(
+                host, self, cast("socket.gaierror", error)
+            ) from error
+        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        for address in addresses:
+            refusal = why_refused(address, allows_private=self._exchange.allows_private)
+            if refusal is not None:
+                raise urllib3.exceptions.LocationValueError(refusal)
+        try:
+            return self._connect_to_one_of(addresses)
+        finally:
+            self._dns_host = host
+
+    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
+        *others, last = addresses
+        for address in others:
+            self._dns_host = address
+            with suppress(urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
+                return super()._new_conn()
+        self._dns_host = last
+        return super()._new_conn()
+
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         if self._exchange.target is not None:
             # Through a proxy the host stands before the path.
@@ -130,30 +166,45 @@ class _Watched(HTTPConnection):
         # http.client would connect in the middle of sending; connecting is not sending.
         if self.sock is None:
             self.connect()
-        if self._exchange.is_kept_from_here and self.proxy is None:
-            _refuse_here(self.sock)
         self._exchange.was_sent = True
         # Until here the socket had the connect timeout, which is too short for megabytes on a slow line.
         self.sock.settimeout(self._exchange.answer_within_s)
         super().endheaders(*args, **kwargs)
 
 
-def is_here(address: str) -> bool:
-    """Whether an IP address is this machine's own, or of its network segment, where clouds keep their secrets.
+def why_refused(address: str, *, allows_private: bool) -> str | None:
+    """Say why a service elsewhere must not send us to an IP address; None if it may.
+
+    This machine's own addresses and those of its network segment, where clouds keep their secrets, are always refused.
 
     Examples
     --------
-    >>> is_here("127.0.0.1"), is_here("::ffff:127.0.0.1"), is_here("169.254.169.254"), is_here("192.0.2.1")
-    (True, True, True, False)
+    >>> why_refused("::ffff:127.0.0.1", allows_private=True)
+    'the link leads to this machine, and is not followed'
+    >>> why_refused("10.1.2.3", allows_private=False)
+    'the link leads to a private address, and is not followed; Client(allow_private_links=True) allows it'
+    >>> why_refused("10.1.2.3", allows_private=True), why_refused("1.1.1.1", allows_private=False)
+    (None, None)
     """
     known = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(known, "ipv4_mapped", None) or known
-    return known.is_loopback or known.is_link_local or known.is_unspecified
+    if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
+        return "the link leads to this machine, and is not followed"
+    is_private = not known.is_global or known.is_multicast or any(known in one for one in _TUNNELS)
+    if is_private and not allows_private:
+        return "the link leads to a private address, and is not followed; Client(allow_private_links=True) allows it"
+    return None
 
 
-def _refuse_here(sock: socket.socket) -> None:
-    if is_here(sock.getpeername()[0]):
-        raise urllib3.exceptions.LocationValueError("the link leads to this machine, and is not followed")
+def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether one of this machine's interfaces has the address: it would be reached from itself; nothing is sent."""
+    family = socket.AF_INET if address.version == _IPV4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
+    except OSError:  # no way there, so it's not here
+        return False
 
 
 class _WatchedTls(_Watched, HTTPSConnection):

@@ -1,7 +1,7 @@
 """Fetching a picture from wherever the service says it is: another host, so nothing of ours goes along.
 
-No key, no cookie, no `.netrc`; http and https only, checked again at every redirect; not to this machine, where the
-service is elsewhere; bounded in bytes and in time.
+No key, no cookie, no `.netrc`; http and https only, checked again at every redirect; not to this machine or a private
+network, where the service is elsewhere; bounded in bytes and in time.
 Links are signed, so messages name their host and never their query.
 
 Examples
@@ -23,6 +23,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
+from dreamo_batch.service.connections import why_refused
 from dreamo_batch.service.failures import (
     REDIRECTED,
     REJECTED,
@@ -32,6 +33,7 @@ from dreamo_batch.service.failures import (
     from_exception,
     from_response,
 )
+from dreamo_batch.service.settings import is_loopback_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,9 +103,12 @@ def fetch_link(
         request = _request(url)
         if isinstance(request, Failure):
             return request
+        is_kept_from_here = home not in (None, urlsplit(url).netloc)
+        refusal = _why_refused(url, transport) if is_kept_from_here else None
+        if refusal is not None:
+            return Failure(Kind.PERMANENT, REJECTED, message=refusal)
         logger.debug("fetching %s", url)
         left_s = max(until - monotonic(), 0.001)
-        is_kept_from_here = home not in (None, urlsplit(url).netloc)
         answer = transport.send(
             "download",
             request,
@@ -130,6 +135,15 @@ def _request(url: str) -> requests.PreparedRequest | Failure:
     except (ValueError, requests.RequestException) as error:
         failure = from_exception("download", error, was_sent=False)
     return replace(failure, kind=Kind.PERMANENT, error_class=REJECTED, is_outage=False)
+
+
+def _why_refused(url: str, transport: Transport) -> str | None:
+    """Look at an address in the link itself, which a proxy would connect to; names are looked up by who connects."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return why_refused(host, allows_private=transport.allows_private)
+    except ValueError:
+        return why_refused("127.0.0.1", allows_private=False) if is_loopback_host(host) else None
 
 
 def _as_written(url: str) -> str:

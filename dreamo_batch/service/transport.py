@@ -61,6 +61,8 @@ class Transport:
         Per connection, TLS included, in seconds.
     read_timeout_s : float
         From the end of sending to the end of the answer, in seconds.
+    allow_private_links : bool
+        Whether what is kept from here may lead to private networks.
     monotonic : callable
         A clock in seconds, for the age of idle connections.
 
@@ -79,8 +81,10 @@ class Transport:
         *,
         connect_timeout_s: float,
         read_timeout_s: float,
+        allow_private_links: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.allows_private: Final = allow_private_links
         self._timeout_s = (connect_timeout_s, read_timeout_s)
         self._monotonic = monotonic
         self._verify = _ca_bundle()
@@ -166,6 +170,7 @@ class Transport:
         lane.exchange.answer_within_s = answer_within_s or self._timeout_s[1]
         lane.exchange.was_sent = False
         lane.exchange.is_kept_from_here = is_kept_from_here
+        lane.exchange.allows_private = self.allows_private
         lane.exchange.target = target
         lane.exchange.is_out_of_step = False
         if request.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
