@@ -229,11 +229,11 @@ def test_a_hostile_link_opens_nothing_but_a_picture_over_http(name, table, tmp_p
         server.steps = RIGHT | {
             "poll": said(id="cq0example", status="completed", output=output, usage={"cost": "0.01"})
         }
-        results, shown = run(table, tmp_path / "run", server.url)
+        results, shown = run(table.head(1), tmp_path / "run", server.url)
         asked = [request for request in server.requests if kind_of(request) == "file"]
     assert not shown
     assert (results["status"] == "completed").all()
-    assert results["cost"].tolist() == ["0.01", "0.01"]
+    assert results["cost"].tolist() == ["0.01"]
     assert (results["output_path"].notna() ^ results["output_error"].notna()).all()
     assert all("authorization" not in request.headers for request in asked)
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - files_before
@@ -266,7 +266,7 @@ def test_a_hostile_host_of_pictures_costs_pictures_and_nothing_else(name, table,
             "poll": said(id="cq0example", status="completed", output=output, usage={"cost": "0.01"})
         }
         tracemalloc.start()
-        results, _ = run(table, tmp_path / "run", server.url)
+        results, _ = run(table.head(1), tmp_path / "run", server.url)
         _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak_bytes < MEMORY_MAX_BYTES
