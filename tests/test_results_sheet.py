@@ -300,3 +300,10 @@ def test_a_long_legend_makes_the_page_longer(tmp_path, no_fonts):
         below = sheet.convert("L").crop((0, sheet.height - 40, sheet.width, sheet.height))
         assert below.getextrema() == (255, 255)
         assert sheet.height > 0
+
+
+@pytest.mark.parametrize("axes", [{}, {"rows": ..., "columns": ...}])
+def test_the_limit_of_pixels_of_the_user_changes_nothing(tmp_path, monkeypatch, axes):
+    """Neither a picture nor a caption is too large for a sheet."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, **axes) == 6

@@ -22,6 +22,7 @@ from dreamo_batch.results.origin import folders_of
 from dreamo_batch.results.texts import label_of
 from dreamo_batch.results.thumbnails import shown
 from dreamo_batch.table.looking import ticking
+from dreamo_batch.table.pictures import pillow_settings
 
 if TYPE_CHECKING:
     import os
@@ -73,25 +74,26 @@ def contact_sheet(
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:
         raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
-    if rows is not None or columns is not None:
-        chosen = choose_axes(refuse_other_tables(results), rows, columns)
-        with ticking(len(results), _BAR, unit="row", progress=progress) as tick:
-            return sheet_files.write_grid(
-                lay_out(results, *chosen, is_spread=True),
-                target,
-                kind,
-                folders=folders,
-                title=title,
-                paper=paper,
-                letters=letters,
-                tick=tick,
-                notice=notice,
-            )
-    sheet = _Sheet(results, folders, labels, letters, n_across=n_across, notice=notice)
-    if sheet.has_pictures():
-        with ticking(len(sheet), _BAR, progress=progress) as tick:
-            sheet_files.write_pages(sheet.pages(tick), target, kind)
-    return sheet.n_drawn
+    with pillow_settings:  # the user's limit of pixels would be one of letters, too
+        if rows is not None or columns is not None:
+            chosen = choose_axes(refuse_other_tables(results), rows, columns)
+            with ticking(len(results), _BAR, unit="row", progress=progress) as tick:
+                return sheet_files.write_grid(
+                    lay_out(results, *chosen, is_spread=True),
+                    target,
+                    kind,
+                    folders=folders,
+                    title=title,
+                    paper=paper,
+                    letters=letters,
+                    tick=tick,
+                    notice=notice,
+                )
+        sheet = _Sheet(results, folders, labels, letters, n_across=n_across, notice=notice)
+        if sheet.has_pictures():
+            with ticking(len(sheet), _BAR, progress=progress) as tick:
+                sheet_files.write_pages(sheet.pages(tick), target, kind)
+        return sheet.n_drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ def opened(
     ...     image.size
     (3, 2)
     """
-    with _settings, Image.open(source, formats=formats) as image:
+    with pillow_settings, Image.open(source, formats=formats) as image:
         n_pixels = image.width * image.height
         if n_pixels > pixels_max:
             raise Image.DecompressionBombError(
@@ -264,7 +264,7 @@ class _Room:
 
 # Pillow raises from twice its limit on.
 _OURS: Final = (False, PIXELS_MAX // 2)
-_settings: Final = _Settings()
+pillow_settings: Final = _Settings()
 _room: Final = _Room(64_000_000)
 
 
