@@ -29,7 +29,10 @@ class Count:
 
 
 class Service:
-    """Takes so many tasks at once and so many requests a second; what is over is answered 429."""
+    """Takes so many tasks at once and so many requests a second; what is over is answered 429.
+
+    A share of creates is refused at random, whatever there is.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Service:
         n_most: int | None = None,
         rate: float | None = None,
         asks: Asks = "none",
+        refused: float = 0.0,
         latency_s: float = 3.0,
         sigma: float = 0.5,
         seed: int = 0,
@@ -46,6 +50,8 @@ class Service:
         self._bucket = Bucket(rate)
         self._asks = asks
         self._random = random.Random(seed)
+        self._refused = refused
+        self._moods = random.Random(seed + 1)
         self._mu = math.log(latency_s) - sigma**2 / 2
         self._sigma = sigma
         self._ends: dict[tuple[str, int], float] = {}
@@ -56,6 +62,8 @@ class Service:
         wait_s = self._bucket.take(now)
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
+            if not wait_s and self._moods.random() < self._refused:
+                wait_s = 1.0
         self.count.at.append((now, action.do, wait_s > 0))
         if wait_s:
             return "refused", max(1.0, math.ceil(wait_s)) if self._asks == "seconds" else None

@@ -91,6 +91,18 @@ def test_one_cool_down_is_shared(asks):
     assert later[0] > first + (0.9 if asks == "seconds" else 0.35)
 
 
+@pytest.mark.parametrize("seed", range(10) if IS_LONG else range(3))
+@pytest.mark.parametrize("max_in_flight", [8, 16, 50])
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_refusals_at_random_cost_little(share, max_in_flight, seed):
+    """Where one create in 20, or in 10, is refused and nothing else stands in the way, 300 rows take 1.5 x at most."""
+    free, moody = (
+        Run(Service(seed=seed, refused=one), 300, max_in_flight=max_in_flight, seed=seed).work(until_s=1000)
+        for one in (0.0, share)
+    )
+    assert moody < 1.5 * free
+
+
 def test_no_quota_means_no_delay():
     """A thousand tasks of 3 s, 50 at once: the slots are taken, at less than nine polls a task."""
     run = Run(Service(seed=3), 1000, max_in_flight=50)

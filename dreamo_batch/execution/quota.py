@@ -3,6 +3,9 @@
 A 429 does not say which of the two it was. What is asked or fetched is refused only for coming too fast. A create
 may be refused for either; where nothing else was refused, one more is sent after the cool-down. If that is taken,
 and every task from before it is seen running after it, it was not their number that was refused.
+
+Some services refuse now and then whatever there is. Where most creates are taken, one that is refused alone is sent
+again at once, and narrows nothing; a second refusal in a row counts, and so does a word on how long to wait.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ Key = tuple[str, int]
 
 _CALM: Final = 4.0  # times the last cool-down: after so long without a refusal the next one is short again
 _BLAMED_S: Final = 5.0
+_N_CREATED: Final = 30
+_TAKEN: Final = 0.75
 
 
 class Pace:
@@ -161,6 +166,7 @@ class Quota:
         self._on_the_wire: set[Key] = set()
         self._has_closed = False
         self._is_window_known = False
+        self._created: deque[bool] = deque(maxlen=_N_CREATED)
 
     # What may be sent.
 
@@ -199,6 +205,7 @@ class Quota:
 
     def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
         """Take in an accepted create, and how many tasks there are with it."""
+        self._created.append(True)
         self.pace.answered(now)
         self.window.accepted(n_tasks)
         self._cool_down.reset()
@@ -215,12 +222,21 @@ class Quota:
             self._doubt, self._is_window_known = None, True
         elif doubt.is_taken:
             doubt.unseen.discard(key)
-            if not doubt.unseen:
+            if not doubt.unseen and self._is_mostly_taken():
+                self._doubt = None
+                self.window.reopen()
+            elif not doubt.unseen:
                 self._blame_rate(now, doubt.measured, is_new=True)
 
     def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
         """Take in a 429, of a create or of anything else, while there were so many tasks."""
         is_new = now >= self.cool_until and create not in self._sent_before
+        if create is not None:
+            is_lone = self._is_mostly_taken() and self._created[-1]
+            self._created.append(False)
+            # Nothing was refused before it: the same one is sent again at once, and only a second no says something.
+            if is_lone and is_new and asked_s is None and now >= self._blamed_until:
+                return
         if is_new:
             self._begin_cool_down(now, asked_s)
         elif asked_s is not None:
@@ -229,6 +245,10 @@ class Quota:
             self._blame_rate(now, self.pace.measured(now), is_new=is_new)
         elif is_new:
             self._blame_window(now, create, n_tasks)
+
+    def _is_mostly_taken(self) -> bool:
+        """Whether creates are refused now and then, and not because too many are sent."""
+        return len(self._created) >= _N_CREATED // 2 and sum(self._created) >= _TAKEN * len(self._created)
 
     def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
         if now - self.cool_until > _CALM * self._cool_s:
