@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -29,11 +29,12 @@ from tests.fakes import picture as picture_bytes
 from tests.flows import IS_LONG, Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 N_CUTS = 400 if IS_LONG else 12
 N_FLIPS = 300 if IS_LONG else 12
+N_ANY = 250 if IS_LONG else 8  # of each of two directories
 N_SAVED = 2
 
 
@@ -132,9 +133,9 @@ def cut(path: Path, n_bytes: int = 7) -> None:
     path.write_bytes(path.read_bytes()[:-n_bytes])
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, at: int, bit: int = 16) -> None:
     content = bytearray(path.read_bytes())
-    content[at] ^= 16
+    content[at] ^= bit
     path.write_bytes(content)
 
 
@@ -339,6 +340,55 @@ def test_a_run_on_a_torn_journal_buys_nothing_that_any_file_shows(half_done, tmp
     assert len(half_done.invoice()) == len(invoice)
     assert n_healed
     assert n_refused
+
+
+READERS = (dreamo.load, dreamo.status, dreamo.attempts, dreamo.costs, dreamo.verify)
+
+
+@pytest.mark.parametrize("source", ["finished", "half_done"])
+def test_any_file_damaged_anyhow_buys_nothing_that_another_file_shows(source, request, tmp_path):
+    """Every call reads, heals or refuses in words; and no row is bought again that any surviving file shows."""
+    flow, chance = request.getfixturevalue(source), random.Random(23)
+    job_of = dict(zip(flow.table["seed"], dreamo.plan(flow.table, flow.run_dir)["job_id"], strict=True))
+    files = sorted(path.relative_to(flow.run_dir) for path in flow.run_dir.rglob("*") if path.is_file())
+    for number in range(N_ANY):
+        damaged = flow.copied(tmp_path / str(number))
+        path = damaged.run_dir / chance.choice(files)
+        how = damage_anyhow(path, chance)
+        shown, before = shown_as_bought(damaged.run_dir, job_of.values()), len(flow.invoice())
+        for do in (
+            *READERS,
+            lambda run_dir: dreamo.plan(flow.table, run_dir),
+            lambda _, d=damaged: d.run(adopt_copy=True),
+        ):
+            try:
+                with suppress(dreamo.DreamoError):
+                    do(damaged.run_dir)
+            except Exception as error:
+                raise AssertionError(f"{path.name}, {how}: {type(error).__name__}") from error
+        bought = {job_of[line["seed"]] for line in flow.invoice()[before:]}
+        assert not bought & shown, f"{path.name}, {how}"
+        shutil.rmtree(tmp_path / str(number))
+
+
+def damage_anyhow(path: Path, chance: random.Random) -> str:
+    """Flip a bit of a file, or cut it, and say what was done."""
+    content = path.read_bytes()
+    at = chance.randrange(len(content)) if content else 0
+    if chance.random() < 0.5 and content:
+        flip(path, at, 1 << chance.randrange(8))
+        return f"flipped at {at}"
+    path.write_bytes(content[:at])
+    return f"cut at {at}"
+
+
+def shown_as_bought(run_dir: Path, job_ids: Iterable[str]) -> set[str]:
+    """Find the jobs that a picture is named by, or that a ledger or the results write of."""
+    written = b"".join(
+        path.read_bytes() for name in ("journal-*", "checkpoint*", "results*") for path in run_dir.glob(name)
+    )
+    pictures = {path.stem for path in (run_dir / "images").iterdir()}
+    return {job_id for job_id in job_ids if job_id in pictures or job_id.encode() in written}
 
 
 def test_whole_lines_lost_at_the_end_of_an_earlier_journal_are_noticed(killed):

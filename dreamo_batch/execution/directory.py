@@ -292,7 +292,9 @@ class RunDirectory:
 
     def _owner(self) -> str:
         try:
-            return (self.path / LOCK).read_text(encoding="utf-8").strip() or "another process"
+            return (self.path / LOCK).read_text(
+                encoding="utf-8", errors="replace"
+            ).strip() or "another process"
         except OSError:
             return "another process"
 

@@ -171,6 +171,12 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
+    missing = [name for name in (*ROWS, *_JOB) if name not in decided]
+    if missing:
+        raise DirectoryError(
+            f"{path} can't be read (it has no column {missing[0]}). Run the table again on this directory; what was "
+            "bought is reused."
+        )
     decided[columns.IMAGE_SENT] = _kept_here(
         decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
     )
@@ -185,14 +191,14 @@ def known_images(path: Path) -> dict[str, ImageSource]:
     """
     names = [columns.STORED_PREFIX + name for name in _IMAGE]
     try:
-        table = pq.read_table(path, columns=names)
-    except (OSError, ValueError, KeyError):
+        table = pq.read_table(path, columns=names, page_checksum_verification=True)
+        rows = (
+            table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
+            .dropna()
+            .drop_duplicates()
+        )
+    except checkpoint.UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced
-    rows = (
-        table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
-        .dropna()
-        .drop_duplicates()
-    )
     names = [columns.STORED_PREFIX + name for name in (columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)]
     rows[names[0]] = _kept_here(rows[names[0]], rows[names[1]], path.parent)
     images = starmap(ImageSource, rows.itertuples(index=False, name=None))
