@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,12 +131,47 @@ def test_a_column_named_nearly_like_one_that_is_read_is_told():
     )
     found = validate(table)
     assert found[["position", "column", "code", "severity"]].to_numpy().tolist() == [
+        [0, "size", "column-not-read", "warning"],
         [0, "Seeds ", "column-not-read", "warning"],
-        [0, "SIZE", "column-not-read", "warning"],
     ]
-    assert found["fix"][0] == "Rename it to seed, or to something else if it is yours."
-    assert validate(table.assign(seed=[1, 2], size="1:1")).empty
+    assert found["message"][0].startswith("Column 'SIZE' is taken for 'size'")
+    assert found["message"][1] == "Ignored column 'Seeds '; did you mean 'seed'."
+    assert found["fix"][1] == "Rename it to seed, or to something else if it is yours."
+    assert validate(table.drop(columns="SIZE").assign(seed=[1, 2], size="1:1")).empty
     assert validate(table.head(0)).empty
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Seed",
+        "\ufeffseed",
+        "seed\u200b",
+        "\xadseed",
+        "\u2060seed",
+        "\uff53\uff45\uff45\uff44",
+        " SEED ",
+        "\u200eseed\u200f",
+    ],
+)
+def test_a_name_spelled_otherwise_is_taken_for_what_it_means(name):
+    """Case, blanks, width and what can't be seen make no other column; one notice says so."""
+    found = validate(pd.DataFrame({"image": [URL], "prompt": "a", name: [-7]}))
+    assert set(found["code"]) == {"column-not-read", "seed-out-of-range"}
+    with pytest.raises(TableError, match=r"both mean 'seed'. Rename or drop"):
+        validate(pd.DataFrame({"image": [URL], "prompt": "a", name: [1], "seed": 2}))
+
+
+def test_longer_names_are_taken_for_what_they_mean():
+    """Blanks and hyphens stand for the underscore."""
+    table = pd.DataFrame({"Image-URL": [URL], "PROMPT": "a", "Use Rephraser": ["maybe"]})
+    assert validate(table)["code"].tolist().count("column-not-read") == 3
+
+
+def test_tables_of_other_libraries_are_taken():
+    """Whatever hands out Arrow data is a table; integers beside a gap stay exact."""
+    table = pa.table({"image": [URL, URL], "prompt": ["a", "b"], "seed": [2**62, None]})
+    assert validate(table)["value"].tolist() == [str(2**62)]
 
 
 @pytest.mark.parametrize("code", RULES)
@@ -219,7 +255,7 @@ def test_an_empty_alias_beside_a_picture_is_no_second_source():
         (pd.DataFrame(), "no columns at all"),
         (pd.DataFrame({"prompt": ["a"]}), "no column 'image'"),
         (pd.DataFrame({"image": ["a"]}), "no column 'prompt'"),
-        (pd.DataFrame({"Image": ["a"], "prompts": ["a"]}), "'Image' may be meant as 'image'"),
+        (pd.DataFrame({"imagee": ["a"], "prompt": ["a"]}), "'imagee' may be meant as 'image'"),
         (pd.DataFrame([["a", "b", "c"]], columns=["image", "prompt", "prompt"]), "share a name: prompt"),
         (pd.DataFrame({"image": ["a"], "prompt": ["a"], "cost": [1]}), "my_cost"),
         (pd.DataFrame([["a", "b"]], columns=[["image", "prompt"], ["", ""]]), "2 levels"),

@@ -23,7 +23,7 @@ from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
 from dreamo_batch.execution.state import State
 from dreamo_batch.service.harmless import harmless
 from dreamo_batch.table.jobs import prepare
-from dreamo_batch.table.schema import user_columns
+from dreamo_batch.table.schema import as_frame, recognised, user_columns
 
 if TYPE_CHECKING:
     import os
@@ -185,6 +185,7 @@ def _probe(
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise UsageError(f"k={k!r}: at least 1 row was expected.")
+    table, _ = recognised(as_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]

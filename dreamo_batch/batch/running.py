@@ -28,7 +28,7 @@ from dreamo_batch.table.jobs import Prepared, prepare
 from dreamo_batch.table.looking import shown
 from dreamo_batch.table.problems import Problems
 from dreamo_batch.table.rules import ERROR
-from dreamo_batch.table.schema import user_columns
+from dreamo_batch.table.schema import as_frame, recognised, user_columns
 
 if TYPE_CHECKING:
     import os
@@ -194,9 +194,11 @@ def made_ready(
     InvalidTable, TableError, DirectoryError
         As `run`; nothing was sent.
     """
+    table = as_frame(table)
+    named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
     prepared = _prepare(table, directory, options, entropy, base_dir=base_dir)
-    return directory, Task(table[user_columns(table)], prepared, options), entropy
+    return directory, Task(named[user_columns(named)], prepared, options), entropy
 
 
 def plan(
@@ -242,6 +244,7 @@ def plan(
     >>> dreamo.plan(jobs, unit_cost="0.03")["action"].tolist()
     ['new', 'duplicate']
     """
+    table = as_frame(table)
     options = RunOptions(
         max_cost=max_cost,
         unit_cost=unit_cost,

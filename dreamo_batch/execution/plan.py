@@ -253,23 +253,19 @@ def _is_paid(order: Order) -> bool:
 
 
 def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
-    """Say which columns are not read although they are named nearly like one that is.
+    """Say which columns are named nearly like one that is read, and whether they are taken for it.
 
     Examples
     --------
     >>> from dreamo_batch.table.jobs import prepare
     >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": "a cat", "seeds": 7})
     >>> misnamed_columns(prepare(table, entropy="e"))
-    ('column seeds is not read: it is named nearly like seed, but not so.',)
+    ("Ignored column 'seeds'; did you mean 'seed'.",)
     """
     problems = prepared.problems
     if columns.CODE not in problems:
         return ()
-    found = problems.loc[problems[columns.CODE] == _NOT_READ, [columns.COLUMN, columns.MESSAGE]]
-    return tuple(
-        f"column {name} is not read: {message.partition(': ')[2].replace('the column', 'it', 1)}"
-        for name, message in found.itertuples(index=False)
-    )
+    return tuple(problems.loc[problems[columns.CODE] == _NOT_READ, columns.MESSAGE])
 
 
 def rephrased_warning(n: int) -> str:

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.table.cells import printable
+from dreamo_batch.table.cells import printable, show
 from dreamo_batch.table.distinct import distinct
 from dreamo_batch.table.fields import Seeds, read_prompts, read_rephraser, read_replicates, read_seeds
 from dreamo_batch.table.findings import Findings
 from dreamo_batch.table.identity import difference, seen
 from dreamo_batch.table.references import Images, read_images
-from dreamo_batch.table.schema import check_columns, image_columns, misnamed
+from dreamo_batch.table.schema import check_columns, image_columns, misnamed, recognised
 from dreamo_batch.table.seed_sweeps import find_rephrased_sweeps, numbered
 from dreamo_batch.table.sizes import Sizes, read_sizes
 
@@ -93,6 +93,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     >>> read(table, Check(Path("/data"))).problems["code"].tolist()
     ['prompt-not-text']
     """
+    table, renamed = recognised(table)
     check_columns(table)
     findings = Findings(table)
     images = read_images(findings, how)
@@ -105,8 +106,12 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         findings, prompts, (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates)
     )
     is_first = np.arange(len(table)) == 0
+    for name, near in renamed.items():
+        what = f"Column {show(name)!r} is taken for {near!r}, and called so from here on"
+        findings.add("column-not-read", near, is_first, what=what, near=near)
     for name, near in misnamed(table).items():
-        findings.add("column-not-read", name, is_first, near=near)
+        what = f"Ignored column {show(name)!r}; did you mean {near!r}"
+        findings.add("column-not-read", name, is_first, what=what, near=near)
     is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
     return Reading(
         images=images,

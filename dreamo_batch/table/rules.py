@@ -117,7 +117,7 @@ _COLUMNS = (
     Rule(
         "column-not-read",
         WARNING,
-        "No row's value is read: the column is named nearly like {near}, but not so.",
+        "{what}.",
         "Rename it to {near}, or to something else if it is yours.",
     ),
 )

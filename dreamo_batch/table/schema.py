@@ -10,6 +10,7 @@ Examples
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch import columns
@@ -42,7 +43,7 @@ def check_columns(table: pd.DataFrame) -> None:
     Traceback (most recent call last):
     dreamo_batch.errors.TableError: The table has no column 'prompt'; it has: image, Prompt. ...
     """
-    _refuse_other_things(table)
+    refuse_other_things(table)
     _refuse_duplicates(table)
     _refuse_absent(table)
     if not is_result(table):
@@ -116,6 +117,77 @@ def image_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in (columns.IMAGE, *columns.IMAGE_ALIASES) if name in table.columns]
 
 
+def as_frame(table: Any) -> Any:
+    """Turn a table of another library that hands out Arrow data (polars, Arrow, DuckDB) into a DataFrame.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> as_frame(pa.table({"prompt": ["a cat"], "seed": [None]}))["prompt"].tolist()
+    ['a cat']
+    """
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame) or not hasattr(table, "__arrow_c_stream__"):
+        return table
+    import pyarrow as pa
+
+    def dtype(kind: pa.DataType) -> Any:
+        if pa.types.is_integer(kind):  # a missing one would make floats of all
+            return getattr(pd, f"{str(kind).replace('int', 'Int').replace('uI', 'UI')}Dtype")()
+        if pa.types.is_boolean(kind):
+            return pd.BooleanDtype()
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        return pd.StringDtype(na_value=float("nan")) if is_text else None
+
+    return pa.table(table).to_pandas(types_mapper=dtype)
+
+
+def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    r"""Rename columns that are spelled otherwise but mean one that is read: `Seed`, `Image Path`, ``\ufeffprompt``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same table if there are none.
+    dict
+        Name in the table to the name it is read under.
+
+    Raises
+    ------
+    TableError
+        If two columns mean the same one.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table, renamed = recognised(pd.DataFrame(columns=["Image Path", "prompt", "Seed\u200b", "speed"]))
+    >>> table.columns.tolist(), renamed["Image Path"]
+    (['image_path', 'prompt', 'seed', 'speed'], 'image_path')
+    """
+    refuse_other_things(table)
+    meant = {_plain(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+    by_meaning: dict[str, list[str]] = {}
+    for name in user_columns(table):
+        if isinstance(name, str) and (meaning := meant.get(_plain(name))) is not None:
+            by_meaning.setdefault(meaning, []).append(name)
+    for meaning, names in by_meaning.items():
+        if len(set(names)) > 1:
+            raise TableError(
+                f"Columns {' and '.join(map(repr, names))} both mean {meaning!r}. Rename or drop all but one, so that "
+                "it is clear which one counts."
+            )
+    renamed = {names[0]: meaning for meaning, names in by_meaning.items() if names[0] != meaning}
+    return (table.rename(columns=renamed) if renamed else table), renamed
+
+
+def _plain(name: str) -> str:
+    """What is left of a name without case, blanks, hyphens, width variants and what can't be seen."""
+    characters = unicodedata.normalize("NFKC", name)
+    shown = "".join(c for c in characters if c.isspace() or unicodedata.category(c) not in {"Cf", "Cc"})
+    return "_".join(shown.replace("-", " ").replace("_", " ").casefold().split())
+
+
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns that are named nearly like one that is read, and that the table lacks.
 
@@ -127,13 +199,13 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
     Returns
     -------
     dict
-        Name in the table to the name that would be read: they differ in case, blanks, hyphens or a plural s.
+        Name in the table to the name that would be read, from which it differs by a plural s.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> misnamed(pd.DataFrame(columns=["image", "prompt", "Seed", "use rephraser", "speed"]))
-    {'Seed': 'seed', 'use rephraser': 'use_rephraser'}
+    >>> misnamed(pd.DataFrame(columns=["image", "prompt", "Seeds", "speed"]))
+    {'Seeds': 'seed'}
     """
     lacking = {_folded(name): name for name in columns.INPUTS if name not in table.columns}
     meant = {name: lacking.get(_folded(name)) for name in user_columns(table) if isinstance(name, str)}
@@ -141,10 +213,11 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
-    return "_".join(name.replace("-", " ").replace("_", " ").casefold().split()).removesuffix("s")
+    return _plain(name).removesuffix("s")
 
 
-def _refuse_other_things(table: pd.DataFrame) -> None:
+def refuse_other_things(table: pd.DataFrame) -> None:
+    """Raise TableError for what is no DataFrame, or one with several levels of column names."""
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):

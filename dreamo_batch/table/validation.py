@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dreamo_batch.table.images import Check
 from dreamo_batch.table.problems import Problems
 from dreamo_batch.table.reading import read
+from dreamo_batch.table.schema import as_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +58,7 @@ def validate(
     >>> validate(table)[["severity", "code", "value"]].values.tolist()
     [['error', 'seed-not-integer', '1.5']]
     """
+    table = as_frame(table)
     return Problems.of(read(table, Check(absolute(base_dir), fix_images=fix_images)).problems, len(table))
 
 
