@@ -135,7 +135,7 @@ def test_a_column_named_nearly_like_one_that_is_read_is_told():
         [0, "Seeds ", "column-not-read", "warning"],
     ]
     assert found["message"][0].startswith("Column 'SIZE' is taken for 'size'")
-    assert found["message"][1] == "Ignored column 'Seeds '; did you mean 'seed'."
+    assert found["message"][1] == "Ignored column 'Seeds'; did you mean 'seed'."
     assert found["fix"][1] == "Rename it to seed, or to something else if it is yours."
     assert validate(table.drop(columns="SIZE").assign(seed=[1, 2], size="1:1")).empty
     assert validate(table.head(0)).empty
