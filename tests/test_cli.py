@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -465,6 +466,22 @@ def test_another_service_leaves_with_2(done):
     result = call("retry", done, "--base-url", ELSEWHERE, env={"DREAMO_API_KEY": KEY})
     assert result.exit_code == 2
     assert "loopback" in result.stderr
+
+
+def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
+    """Delimiter, decimal mark and names of columns are given."""
+    path = tmp_path / "jobs.txt"
+    path.write_text("pic/words/weight\nfox.png/a fox/0,5\n//\nfox.png/a hare/1\n")
+    shutil.copy("data/mascot.png", tmp_path / "fox.png")
+    words = ("--delimiter", "/", "--decimal", ",", "--rename", "pic=image", "--rename", "words=prompt")
+    result = call("run", path, "--run-dir", tmp_path / "run", *words, env=env)
+    assert result.exit_code == 0
+    assert "warning: " in result.stderr
+    assert "1 blank row was left out" in result.stderr
+    done = dreamo.load(tmp_path / "run")
+    assert done["weight"].tolist() == [0.5, 1.0]
+    assert call("validate", path, "--rename", "pic", env=env).exit_code == 2
+    assert call("plan", path, "--delimiter", "ab", env=env).exit_code == 2
 
 
 # Money.

@@ -182,12 +182,14 @@ def test_byte_order_marks_and_utf_16_are_read(encoding, tmp_path):
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b"image,prompt\na,b\nc,d,e\n", "Expected 2 fields in line 3, saw 3"),
-        (b'image,prompt\na,"b\n', "EOF inside string"),
+        (b"image,prompt\na,b\nc,d,e\n", "line 3 has 3 cells, where the first line names 2 columns"),
+        (b"sep=,\r\nimage,prompt\r\n\r\nc,d,e\r\n", "line 4 has 3 cells"),
+        (b'image,prompt\na,"b\n', "line 2: a quote is opened and never closed"),
+        (b'image,prompt\na,"b,1\nc,d" ,2\n', "lines 2 to 3: ' ,2' stands behind a closing quote"),
+        (b'image,prompt\n"a""b" x,c\n', "line 2: ' x,c' stands behind a closing quote"),
+        (b'image,prompt\n"a\nb",c\nd,e,f\n', "line 4 has 3 cells"),
         ("image,prompt\na,b\n狗,c\n".encode("gbk"), "line 3 holds the byte 0xb9"),
         ("image,prompt\n".encode("utf-16")[:-1], "not UTF-16"),
-        (b"image;prompt\na;b\n", "semicolons, but no commas"),
-        (b"image\tprompt\na\tb\n", "tabs, but no commas"),
         (b"image,prompt,prompt\na,b,c\n", "several columns are named 'prompt'"),
         (b"image,prompt,\na,b,c\n", "column 3 has cells but no name"),
     ],
@@ -197,6 +199,68 @@ def test_torn_files_are_refused_with_the_line(content, words, tmp_path):
     path = tmp_path / "jobs.csv"
     path.write_bytes(content)
     with pytest.raises(TableError, match=words):
+        read_table(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize("first", ["", "sep=%s\r\n"])
+def test_what_separates_is_found_in_the_first_line(separator, suffix, first, tmp_path):
+    """By the names that are read, whatever the suffix says; Excel's own first line is understood."""
+    path = tmp_path / f"jobs{suffix}"
+    said = first % separator if first else ""
+    path.write_text(
+        said
+        + separator.join(["image", "Prompt", "a, b; c"])
+        + f'\r\nx{separator}"1{separator}2"{separator}\r\n'
+    )
+    table = read_table(path, sep=None if separator in "\t|" else separator)
+    assert table.iloc[0, :2].tolist() == ["x", f"1{separator}2"]
+
+
+def test_decimal_commas_of_a_file_with_semicolons_are_numbers(tmp_path):
+    """Found where no cell has a point; a prompt with a comma stays as it is; it can be given."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("image;prompt;weight\na;1,5;0,25\nb;a, b;1\n")
+    assert read_table(path)["weight"].tolist() == [0.25, 1.0]
+    assert read_table(path)["prompt"].tolist() == ["1,5", "a, b"]
+    assert read_table(path, decimal=".")["weight"].tolist() == ["0,25", "1"]
+
+
+def test_blank_rows_are_left_out_and_said(tmp_path):
+    """Not those at the end of the file, which are none."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("image,prompt\na,b\n,\n\nc,d\n,\n\n")
+    with pytest.warns(UserWarning, match=r"2 blank rows were left out \(row 2, 3 below the names\)"):
+        table = read_table(path)
+    assert table["image"].tolist() == ["a", "c"]
+    assert table.index.tolist() == [0, 1]
+
+
+def test_quotes_within_a_cell_and_long_cells_are_read_verbatim(tmp_path):
+    """A quote in the middle opens nothing, and a picture in a cell may be long."""
+    path = tmp_path / "jobs.csv"
+    path.write_text('image,prompt\n5" tall,"say ""hi""\nthere"\n' + "x" * 300_000 + ",b\n")
+    table = read_table(path)
+    assert table.iloc[0].tolist() == ['5" tall', 'say "hi"\nthere']
+    assert len(table["image"][1]) == 300_000
+
+
+def test_columns_are_renamed_on_request(tmp_path):
+    """A name that is not there is an error."""
+    path = tmp_path / "jobs.json"
+    path.write_text('[{"pic": "a", "prompt": "b"}]')
+    assert read_table(path, rename={"pic": "image"}).columns.tolist() == ["image", "prompt"]
+    with pytest.raises(TableError, match="no column 'pics' to rename; it has: pic, prompt"):
+        read_table(path, rename={"pics": "image"})
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '{"a": 1}\n{"a": 2}'])
+def test_json_that_is_no_list_of_objects_is_refused(content, tmp_path):
+    """It says what was expected."""
+    path = tmp_path / "jobs.json"
+    path.write_text(content)
+    with pytest.raises(TableError, match=r"list of objects|JSON Lines"):
         read_table(path)
 
 

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dreamo_batch.cli import output
+from dreamo_batch.cli.output import hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas as pd
 
 
 def _option(*flags: str, **attributes: Any) -> click.Option:
@@ -140,6 +144,14 @@ PLAN: Final = (
 )
 
 TABLE: Final = click.Argument(["table"])
+# How the file of TABLE is read, where that can't be found out.
+ABOUT_FILE: Final = (
+    _option(
+        "--delimiter", metavar="CHARACTER", help="What separates the cells of CSV, or tab; default: found."
+    ),
+    _option("--decimal", type=click.Choice([".", ","]), help="The decimal mark in CSV; default: found."),
+    _option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
+)
 RUN_DIR: Final = click.Argument(["run_dir"], required=False)
 RUN_DIR_OPTION: Final = _option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
 RUN_DIRS: Final = click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]...")
@@ -205,6 +217,24 @@ def _say_so(context: click.Context, option: click.Parameter, value: Any) -> None
 
 
 _PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
+
+
+def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
+    """Read the table of a command; takes the options about its file out of the others."""
+    import dreamo_batch as dreamo
+
+    delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
+    pairs = [one.partition("=") for one in rename]
+    for old, equals, new in pairs:
+        if not (old and equals and new):
+            raise click.UsageError(f"--rename takes OLD=NEW, not {old + equals + new!r}")
+    sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        table = dreamo.read_table(path, sep=sep, decimal=decimal, rename={old: new for old, _, new in pairs})
+    for warning in said:
+        hint(f"warning: {warning.message}")
+    return table
 
 
 def run_dir_of(argument: str | None, option: str | None) -> str:

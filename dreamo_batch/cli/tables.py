@@ -30,6 +30,7 @@ _DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Print the plan and se
 @click.command(
     params=[
         declared.TABLE,
+        *declared.ABOUT_FILE,
         click.Option(
             ["--run-dir"], metavar="RUN_DIR", help="Taken as everywhere; a table is checked by itself."
         ),
@@ -38,17 +39,19 @@ _DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Print the plan and se
         declared.FORMAT,
     ]
 )
-def validate(table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str) -> int:
+def validate(
+    table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str, **options: Any
+) -> int:
     """List every problem of every row of TABLE.
 
-    TABLE is CSV, TSV, JSON Lines, Parquet or Excel, by its suffix. Sends nothing. Exit code 2 if a row can't be
-    ordered.
+    TABLE is CSV, TSV, text, JSON, JSON Lines, Parquet or Excel, by its suffix. Sends nothing. Exit code 2 if a row
+    can't be ordered.
     """
     import dreamo_batch as dreamo
     from dreamo_batch.table.rules import ERROR
 
     del run_dir
-    frame = dreamo.read_table(table)
+    frame = declared.read_table(table, options)
     problems = dreamo.validate(frame, base_dir=base_dir or _folder_of(table), fix_images=fix_images)
     show_frame(_for_reading(problems) if format_ == "table" else problems, format_)
     n_errors = int((problems[columns.SEVERITY] == ERROR).sum())
@@ -57,23 +60,30 @@ def validate(table: str, run_dir: str | None, *, fix_images: bool, base_dir: str
 
 
 @click.command(
-    params=[declared.TABLE, _RUN_DIR, *declared.RUN.values(), declared.LOCAL, declared.YES, declared.FORMAT]
+    params=[
+        declared.TABLE,
+        *declared.ABOUT_FILE,
+        _RUN_DIR,
+        *declared.RUN.values(),
+        declared.LOCAL,
+        declared.YES,
+        declared.FORMAT,
+    ]
 )
 def plan(table: str, run_dir: str | None, *, local: bool, yes: bool, format_: str, **options: Any) -> int:
     """Say what `run` would buy, and why.
 
     Sends nothing. Takes every option of `run`, so that a line can be planned before it is run.
     """
-    import dreamo_batch as dreamo
-
     del local, yes
-    planned = _plan(dreamo.read_table(table), run_dir, _at_home(options, table))
+    planned = _plan(declared.read_table(table, options), run_dir, _at_home(options, table))
     return buying.show_plan(planned, format_, on_invalid=options["on_invalid"])
 
 
 @click.command(
     params=[
         declared.TABLE,
+        *declared.ABOUT_FILE,
         _RUN_DIR_REQUIRED,
         *declared.RUN.values(),
         declared.LOCAL,
@@ -101,7 +111,7 @@ def run(
     """
     import dreamo_batch as dreamo
 
-    frame = dreamo.read_table(table)
+    frame = declared.read_table(table, options)
     options = _at_home(options, table)
     if dry_run:
         return buying.show_plan(_plan(frame, run_dir, options), format_, on_invalid=options["on_invalid"])

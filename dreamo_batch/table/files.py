@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 
-from dreamo_batch.errors import TableError, path_given
+from dreamo_batch.errors import TableError, UsageError, path_given
 from dreamo_batch.table import portable
 from dreamo_batch.table.delimited import read_delimited, write_delimited
 from dreamo_batch.table.guessing import guessed, typed
-from dreamo_batch.table.jsonlines import read_json_lines, write_json_lines
+from dreamo_batch.table.jsonlines import read_json_lines, read_json_list, write_json_lines, write_json_list
 from dreamo_batch.table.restoring import restored
 from dreamo_batch.table.schema import is_result
 from dreamo_batch.table.spreadsheets import read_workbook, write_workbook
 from dreamo_batch.table.writing import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class _Format(NamedTuple):
@@ -37,14 +37,26 @@ class _Format(NamedTuple):
     write: Callable[[pd.DataFrame, Path], None]
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
+def read_table(
+    path: Path | str,
+    *,
+    sep: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     r"""Read a table of jobs, or of results, from a file.
 
     Parameters
     ----------
     path : pathlib.Path or str
-        By suffix: ``.csv`` and ``.tsv`` (UTF-8, first line: names), ``.jsonl`` or ``.ndjson`` (one object a line),
-        ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
+        By suffix: ``.csv``, ``.tsv`` and ``.txt`` (UTF-8, first line: names), ``.jsonl`` or ``.ndjson`` (one object a
+        line), ``.json`` (a list of objects), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
+    sep : str, optional
+        What separates the cells of CSV, TSV and text, one character; default: found in the first line.
+    decimal : {".", ","}, optional
+        The decimal mark in CSV, TSV and text; default: found.
+    rename : mapping of str to str, optional
+        Names in the file to the names that they are to have.
 
     Returns
     -------
@@ -57,7 +69,16 @@ def read_table(path: Path | str) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If there is no such file, it can't be read, or its format is not known.
+        If there is no such file, it can't be read, its format is not known, or `rename` names a column that is not
+        there.
+
+    UsageError
+        If `sep` is not one character.
+
+    Warns
+    -----
+    UserWarning
+        If blank rows are left out.
 
     Examples
     --------
@@ -69,6 +90,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
     """
     path = Path(path_given("path", path)).expanduser()
     kind = _format(path)
+    if sep is not None and len(sep) != 1:
+        raise UsageError(f"sep must be one character, not {sep!r}")
     if path.is_dir():
         raise TableError(
             f"{path} is a folder. Give the table's file; results of a run directory come from load()."
@@ -76,7 +99,9 @@ def read_table(path: Path | str) -> pd.DataFrame:
     if not path.exists():
         raise TableError(f"There is no file {path.absolute()}. Check the path.")
     try:
-        return kind.read(path)
+        if path.suffix.lower() in _DELIMITED:
+            return restored(renamed(path, read_delimited(path, sep, decimal), rename), guessed)
+        return renamed(path, kind.read(path), rename)
     except OSError as error:
         raise TableError(f"{path} can't be read: {error.strerror or error}.") from error
 
@@ -134,9 +159,19 @@ def _format(path: Path) -> _Format:
     return kind
 
 
+def renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) -> pd.DataFrame:
+    """Give columns of a file other names; raise TableError for one that isn't there."""
+    absent = [name for name in rename or () if name not in table.columns]
+    if absent:
+        raise TableError(
+            f"{path} has no column {absent[0]!r} to rename; it has: {', '.join(map(str, table.columns))}."
+        )
+    return table.rename(columns=dict(rename)) if rename else table
+
+
 def _delimited(separator: str) -> _Format:
     return _Format(
-        lambda path: restored(read_delimited(path, separator), guessed),
+        lambda path: restored(read_delimited(path, None), guessed),
         lambda frame, path: write_delimited(_flat(frame), path, separator),
     )
 
@@ -163,10 +198,14 @@ def _flat(frame: pd.DataFrame) -> pd.DataFrame:
     return portable.as_text(portable.with_index_as_columns(frame))
 
 
-_DELIMITED: Final = {".csv": _delimited(","), ".tsv": _delimited("\t")}
+_DELIMITED: Final = {".csv": _delimited(","), ".tsv": _delimited("\t"), ".txt": _delimited("\t")}
 _JSON: Final = _Format(
     lambda path: restored(read_json_lines(path), typed),
     lambda frame, path: write_json_lines(_flat(frame), path),
+)
+_JSON_LIST: Final = _Format(
+    lambda path: restored(read_json_list(path), typed),
+    lambda frame, path: write_json_list(_flat(frame), path),
 )
 _PARQUET: Final = _Format(_read_parquet, _write_parquet)
 _EXCEL: Final = _Format(
@@ -176,6 +215,7 @@ _EXCEL: Final = _Format(
 _FORMATS: Final = _DELIMITED | {
     ".jsonl": _JSON,
     ".ndjson": _JSON,
+    ".json": _JSON_LIST,
     ".parquet": _PARQUET,
     ".xlsx": _EXCEL,
 }

@@ -66,6 +66,27 @@ def read_json_lines(path: Path) -> pd.DataFrame:
     return pd.DataFrame({name: _cells(records, name) for name in names}, index=pd.RangeIndex(len(records)))
 
 
+def read_json_list(path: Path) -> pd.DataFrame:
+    """Read a file that is one list of JSON objects; raise TableError for anything else."""
+    try:
+        records = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise TableError(
+            f"{path} is not JSON ({error}). One object a line is JSON Lines: name it .jsonl."
+        ) from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise TableError(f"{path}: a list of objects was expected, such as [{{...}}, {{...}}].")
+    names = dict.fromkeys(name for record in records for name in record)
+    return pd.DataFrame({name: _cells(records, name) for name in names}, index=pd.RangeIndex(len(records)))
+
+
+def write_json_list(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as one list of JSON objects."""
+    write_json_lines(frame, path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+
+
 def write_json_lines(frame: pd.DataFrame, path: Path) -> None:
     r"""Write a table as JSON objects, one a line: numbers exact, times as ISO 8601, missing as null.
 

@@ -181,6 +181,11 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return (table.rename(columns=renamed) if renamed else table), renamed
 
 
+def is_input(name: str) -> bool:
+    """Whether a name means a column that is read."""
+    return _plain(name) in {_plain(known) for known in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+
+
 def _plain(name: str) -> str:
     """What is left of a name without case, blanks, hyphens, width variants and what can't be seen."""
     characters = unicodedata.normalize("NFKC", name)
