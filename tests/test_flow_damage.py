@@ -443,7 +443,7 @@ def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, fin
     """Reference pictures kept in the run directory are sent from where it is now, by `retry` too."""
     flow = Flow(tmp_path, finished.gateway, n_rows=2)
     flow.table["image"] = [picture_bytes("PNG", (64, 64))] * 2
-    flow.gateway.faults.script("create", "http_404")
+    flow.gateway.faults.script("create", "error_code_message")
     first = flow.run()
     assert "failed" in set(first["status"])
     moved = tmp_path / "moved"

@@ -429,10 +429,10 @@ def test_a_call_that_goes_on_with_a_paused_run_says_so(flow, start, slow):
 def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_bought(flow, start, slow):
     """Whoever writes `seeds` for `seed` hears of it from plan and from the run, not only from validate."""
     table = flow.table.rename(columns={"seed": "seeds"})
-    assert "Warning: column seeds is not read" in repr(dreamo.plan(table, unit_cost=1))
+    assert "Warning: Ignored column 'seeds'; did you mean 'seed'" in repr(dreamo.plan(table, unit_cost=1))
     live = start(table)
     until(lambda: slow.let_tasks_end() or live.status.is_over)
-    assert any("column seeds is not read" in line for line in live.status.notices)
+    assert any("Ignored column 'seeds'" in line for line in live.status.notices)
 
 
 # Touched by other verbs and other threads.

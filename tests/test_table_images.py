@@ -547,7 +547,7 @@ def test_warnings_that_are_errors_change_no_verdict():
         assert _codes(odd) == []
         with pictures.opened(io.BytesIO(odd)), warnings.catch_warnings():
             assert len(warnings.filters) > len(before)
-        assert pictures._settings._FILTER not in warnings.filters
+        assert pictures.pillow_settings._FILTER not in warnings.filters
     assert warnings.filters == before
 
 

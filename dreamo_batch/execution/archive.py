@@ -71,6 +71,7 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
     --------
     >>> import tempfile
     >>> from pathlib import Path
+    >>> from PIL import Image
     >>> buffer = io.BytesIO()
     >>> Image.new("RGB", (8, 4)).save(buffer, "PNG")
     >>> save(buffer.getvalue(), "a1", Path(tempfile.mkdtemp())).path

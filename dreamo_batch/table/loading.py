@@ -16,6 +16,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from PIL import ExifTags, Image
 
@@ -119,10 +120,10 @@ def _load_file(location: str, base_dir: Path) -> Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        there = nearest(location)
+        there = nearest(location) or nearest(unquote(location))
         if there is not None and same_name(there, location):
             return _load_file(there, base_dir)
-        hint = f"; {there} is there, spelled otherwise" if there else ""
+        hint = f"; there is {there}, which differs in spelling" if there else ""
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     except OSError as error:
         return Finding.of("image-unreadable", reason=error.strerror or str(error))
