@@ -51,10 +51,6 @@ peers: $(READY) $(PEERS)/.ready
 chaos: $(READY)
 	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q --timeout 7200 tests/test_machine_*.py tests/test_flow_*.py
 
-# Before a release: the wheel without extras, the oldest dependencies allowed, and every Python that can be had.
-release-check: $(READY)
-	.ci/release-check
-
 constraints: $(READY)
 	$(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev --no-header --no-annotate \
 	    pyproject.toml -o constraints.txt

@@ -18,8 +18,8 @@ import dreamo_batch as dreamo
 ROOT = Path(__file__).parent.parent
 UV = Path(sys.executable).with_name("uv")
 PYTHONS = ("3.11", "3.12", "3.13")
-FLOWS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_flow_live.py")
-# What the flow tests need beside the package itself.
+TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_table_files.py")
+# What these tests need beside the package itself.
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "nbformat")
 
 
@@ -43,29 +43,25 @@ def bare(folder: Path, wheel: Path) -> None:
 
 
 def oldest(folder: Path, wheel: Path) -> None:
-    """Flow tests with the lowest version of each dependency that pyproject.toml allows."""
+    """Tests with the lowest version of each dependency that pyproject.toml allows."""
     python = environment(folder / "oldest", sys.executable)
     lowest = folder / "lowest.txt"
     compiled = (UV, "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python", python)
     run(*compiled, "--extra", "all", ROOT / "pyproject.toml", "-o", lowest)
-    run(UV, "pip", "install", "--quiet", "--python", python, "-r", lowest)
-    run(UV, "pip", "install", "--quiet", "--python", python, "-c", lowest, wheel, *TOOLS)
-    flows(python, folder / "checkout-oldest")
-    print("The flow tests pass with the oldest dependencies that are allowed.")
+    tested(python, folder / "checkout-oldest", lowest, wheel)
+    print("The tests pass with the oldest dependencies that are allowed.")
 
 
 def pythons(folder: Path, wheel: Path) -> None:
-    """Flow tests on every Python that is named in pyproject.toml and found on this machine."""
+    """Tests on every Python that is named in pyproject.toml and found on this machine."""
     for version in PYTHONS:
         found = interpreter(version)
         if found is None:
             print(f"Python {version} is not on this machine; not checked.")
             continue
         python = environment(folder / version, found)
-        install = (UV, "pip", "install", "--quiet", "--python", python, "-c", ROOT / "constraints.txt")
-        run(*install, f"{wheel}[all]", *TOOLS)
-        flows(python, folder / f"checkout-{version}")
-        print(f"The flow tests pass on Python {version}.")
+        tested(python, folder / f"checkout-{version}", ROOT / "constraints.txt", wheel)
+        print(f"The tests pass on Python {version}.")
 
 
 def interpreter(version: str) -> str | None:
@@ -80,17 +76,14 @@ def environment(folder: Path, python: str) -> Path:
     return folder / "bin" / "python"
 
 
-def flows(python: Path, checkout: Path) -> None:
-    """Run the flow tests against what is installed, not against the sources beside them."""
-    for name in ("tests", "data", "pyproject.toml"):
-        source = ROOT / name
-        target = checkout / name
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    run(python, "-m", "pytest", "-q", "-x", *FLOWS, cwd=checkout)
+def tested(python: Path, checkout: Path, constraints: Path, wheel: Path) -> None:
+    """Install the wheel with all extras, and test what is installed, not the sources beside the tests."""
+    run(UV, "pip", "install", "--quiet", "--python", python, "-c", constraints, f"{wheel}[all]", *TOOLS)
+    checkout.mkdir()
+    for name in ("tests", "data"):
+        shutil.copytree(ROOT / name, checkout / name)
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    run(python, "-m", "pytest", "-q", "-x", *TESTS, cwd=checkout)
 
 
 def run(*command: object, cwd: Path = ROOT) -> None:

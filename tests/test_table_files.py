@@ -437,6 +437,15 @@ def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_workbook_is_not_blamed_for_an_old_openpyxl(tmp_path, monkeypatch):
+    """What is too old is named, and what to install; the file may be sound."""
+    write_table(pd.DataFrame({"prompt": ["a"]}), tmp_path / "jobs.xlsx")
+    monkeypatch.setattr("openpyxl.__version__", "3.1.0")
+    with pytest.raises(TableError, match=r"version '3\.1\.0'.*pip install 'dreamo-batch\[excel\]'") as raised:
+        read_table(tmp_path / "jobs.xlsx")
+    assert "no Excel workbook" not in str(raised.value)
+
+
 def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
     """The extra is named."""
     (tmp_path / "jobs.xlsx").write_bytes(b"")

@@ -32,6 +32,7 @@ _EXACT_END: Final = 10**15
 _CELL_CHARACTERS: Final = 32_767
 _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
+_INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -52,7 +53,7 @@ def read_workbook(path: Path) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If the file is no workbook, or openpyxl is not installed.
+        If the file is no workbook, or openpyxl is not installed or too old.
 
     Examples
     --------
@@ -74,6 +75,8 @@ def read_workbook(path: Path) -> pd.DataFrame:
             )
         except OSError:
             raise
+        except ImportError as error:  # an openpyxl that is older than pandas wants
+            raise TableError(f"{path} can't be read here: {error} {_INSTALL}") from None
         except Exception as error:  # noqa: BLE001 - ZIP, XML and openpyxl each have errors of their own
             raise TableError(
                 f"{path} is no Excel workbook that can be read ({error}). Save it as .xlsx, or export a CSV."
@@ -100,7 +103,7 @@ def write_workbook(frame: pd.DataFrame, path: Path) -> None:
     Raises
     ------
     TableError
-        If there are more rows or longer texts than a sheet holds, or openpyxl is not installed.
+        If there are more rows or longer texts than a sheet holds, or openpyxl is not installed or too old.
 
     Examples
     --------
@@ -126,10 +129,7 @@ def write_workbook(frame: pd.DataFrame, path: Path) -> None:
 
 def _need_openpyxl(path: Path) -> None:
     if importlib.util.find_spec(_ENGINE) is None:
-        raise TableError(
-            f"{path}: Excel needs the package openpyxl. Install it with pip install 'dreamo-batch[excel]', "
-            "or use CSV."
-        )
+        raise TableError(f"{path}: Excel needs the package openpyxl. {_INSTALL}")
 
 
 def _holdable(name: Any, series: pd.Series) -> pd.Series:
