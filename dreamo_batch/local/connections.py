@@ -108,4 +108,5 @@ class JoinedWrites(asyncio.Transport):
     def _send(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._transport.writelines(waiting)
+            # Not by writelines(): since Python 3.12 a loop spins for ever over an empty part, such as uvicorn writes.
+            self._transport.write(b"".join(waiting))
