@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -98,6 +98,7 @@ def test_inputs_come_back_with_their_dtypes(suffix, tmp_path):
     st.lists(st.tuples(TEXT, st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), TEXT), min_size=1),
     st.sampled_from([".csv", ".tsv", ".jsonl"]),
 )
+@example([("a\x00b", None, "\x00"), ("a\ue000", 1, "b")], ".csv")
 def test_any_text_survives_any_format(tmp_path_factory, rows, suffix):
     """Line breaks, quotes, separators and lone carriage returns come back as they were."""
     table = pd.DataFrame(rows, columns=["prompt", "seed", "image"]).astype({"prompt": "str", "image": "str"})

@@ -84,9 +84,13 @@ def read_delimited(path: Path, separator: str | None, decimal: str | None = None
         separator, text, n_skipped = separator or said[1], text[said.end() :], 1
     separator = separator or _found_separator(text)
     _refuse_malformed(path, text, separator, n_skipped)
+    # pandas before 3.1 cuts a cell off at a NUL, so a character that the text doesn't have stands in for it.
+    stand_in = (
+        next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else ""
+    )
     try:
         lines = pd.read_csv(
-            io.StringIO(text),
+            io.StringIO(text.replace("\0", stand_in)),
             sep=separator,
             header=None,
             dtype=columns.STR,
@@ -99,6 +103,8 @@ def read_delimited(path: Path, separator: str | None, decimal: str | None = None
         raise TableError(f"{path} is empty. Its first line must name the columns.") from None
     except pd.errors.ParserError as error:
         raise TableError(_why_torn(path, str(error))) from None
+    if stand_in:
+        lines = lines.apply(lambda cells: cells.str.replace(stand_in, "\0", regex=False))
     table = with_header(path, _without_blanks(path, lines))
     return _with_points(table) if (decimal or _decimal(table, separator)) == "," else table
 
