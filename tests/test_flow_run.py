@@ -732,3 +732,20 @@ def test_what_ends_a_script_is_shown_at_its_own_line(reference, tmp_path, lines,
     ]
     assert "return dreamo.run(jobs" in trace
     assert f"\n{error}" in trace
+
+
+def test_a_job_settled_as_taken_is_not_ordered_again_though_a_later_order_failed(
+    run, gateway, reference, tmp_path
+):
+    """The order that has the picture speaks for the job: its status, its cost, and every later call."""
+    run_dir, table = tmp_path / "run", jobs(reference, 1)
+    gateway.faults.script("create", "drop_after_accept", "error_code_message")
+    run(table)
+    run(table, on_ambiguous="resubmit")
+    (line,) = gateway.invoice()
+    dreamo.resolve(run_dir, 0, order=1, task_id=line["id"])
+    for _ in range(2):
+        done = run(table, retry_failed=True, on_ambiguous="resubmit", max_attempts=5)
+        assert done["status"].tolist() == ["completed"]
+        assert done["cost"].tolist() == [line["cost"]]
+        assert len(gateway.invoice()) == 1

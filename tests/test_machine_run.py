@@ -566,7 +566,7 @@ def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
     world.check()
     assert world.coordinator.stopped is None
     ended = {Stage.COMPLETED, Stage.FAILED, Stage.REFUSED, Stage.LOST, Stage.AMBIGUOUS}
-    assert {job_id: world.ledger.state.latest(job_id).stage in ended for job_id in world.table.jobs} == (
+    assert {job_id: world.ledger.state.deciding(job_id).stage in ended for job_id in world.table.jobs} == (
         dict.fromkeys(world.table.jobs, True)
     )
 

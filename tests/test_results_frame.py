@@ -60,6 +60,10 @@ def expected(orders: tuple[Order, ...], row: pd.Series) -> dict:
 
 def of_orders(orders: tuple[Order, ...]) -> dict:
     latest = orders[-1]
+    if latest.stage in {Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST}:
+        for order in orders:  # one that came to nothing says nothing of a job that another one serves
+            if order.stage in {Stage.SENDING, Stage.ACCEPTED, Stage.COMPLETED}:
+                latest = order
     costs = [Decimal(order.cost) for order in orders if order.cost is not None]
     cost = None if not costs else (latest.cost if len(orders) == 1 else text(sum(costs)))
     billed = [order.may_have_been_billed for order in orders]

@@ -82,7 +82,7 @@ def given(coordinator) -> list:
 
 
 def latest(coordinator):
-    return coordinator.ledger.state.latest("a")
+    return coordinator.ledger.state.deciding("a")
 
 
 def until_given(coordinator, clock, seconds=100.0) -> list:
@@ -585,7 +585,7 @@ def test_a_task_id_of_another_order_is_not_taken(make, clock):
     assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
     coordinator.take(CreateAnswer(KEY, "t1"))
     coordinator.take(CreateAnswer(("b", 1), "t1"))
-    order = coordinator.ledger.state.latest("b")
+    order = coordinator.ledger.state.deciding("b")
     assert (order.stage, order.task_id, order.error_class) == (Stage.AMBIGUOUS, None, failures.OTHER_TASK)
     assert "t1" in order.error_message
     assert latest(coordinator).task_id == "t1"
@@ -598,7 +598,7 @@ def test_a_task_id_of_an_earlier_call_is_not_taken_either(make, clock):
     coordinator = make("b")
     assert ("create", ("b", 1)) in given(coordinator)
     coordinator.take(CreateAnswer(("b", 1), "t1"))
-    assert coordinator.ledger.state.latest("b").stage is Stage.AMBIGUOUS
+    assert coordinator.ledger.state.deciding("b").stage is Stage.AMBIGUOUS
 
 
 def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, clock):
@@ -683,7 +683,7 @@ def test_two_403_in_a_row_stop_the_run_and_fail_no_row(make):
     coordinator.take(CreateAnswer(("b", 1), FORBIDDEN))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert "you have been blocked" in str(coordinator.stopped)
-    assert [coordinator.ledger.state.latest(name).stage for name in ("a", "b")] == [Stage.UNSENT] * 2
+    assert [coordinator.ledger.state.deciding(name).stage for name in ("a", "b")] == [Stage.UNSENT] * 2
 
 
 def test_a_row_alone_that_is_refused_twice_stops_the_run(make):

@@ -81,7 +81,7 @@ def test_everything_recorded_is_there_again(busy):
     ledger = opened(busy)
     assert (stages(ledger.state), ledger.generation) == (BUSY, 2)
     assert [order.job_id for order in interrupted(ledger.state)] == ["d"]
-    assert ledger.state.latest("a").task_id == "task-a"
+    assert ledger.state.deciding("a").task_id == "task-a"
     ledger.close(pending=[])
     assert stages(read(busy).state()) == BUSY
 
@@ -475,10 +475,10 @@ def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
             ledger.checkpoint([])
     ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
     ledger.commit()
-    assert read(folder).state().latest("a").task_id == "t"
+    assert read(folder).state().deciding("a").task_id == "t"
     ledger.checkpoint([])
     ledger.abandon()
-    assert read(folder).state().latest("a").task_id == "t"
+    assert read(folder).state().deciding("a").task_id == "t"
     assert read(folder).covers == 2
 
 
@@ -504,7 +504,7 @@ def test_a_journal_that_takes_nothing_more_leaves_it_to_the_last_checkpoint(fold
         ledger.close(pending=[])
     assert ledger.unwritten() == ()
     ledger.abandon()
-    assert read(folder).state().latest("a").task_id == "t"
+    assert read(folder).state().deciding("a").task_id == "t"
 
 
 def test_a_directory_moved_under_the_run_is_noticed(folder):

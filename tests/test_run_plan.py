@@ -224,3 +224,13 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     frame = plan.table(now, table.index, state, Options(), run_dir=None, unit_cost=None, nearly=nearly)
     assert (what or "not ordered yet") in frame["reason"].iloc[0]
     assert len(plan.nearly_bought_warnings(frame["reason"])) == (what is not None)
+
+
+@pytest.mark.parametrize("other", [Stage.COMPLETED, Stage.ACCEPTED, Stage.SENDING])
+@pytest.mark.parametrize("latest", [Stage.REFUSED, Stage.FAILED, Stage.LOST, Stage.UNSENT, Stage.AMBIGUOUS])
+def test_a_job_is_not_ordered_while_another_order_of_it_lives(other, latest):
+    """Whatever became of a later order, and whatever is asked for: one picture is there or on its way."""
+    orders = (Order("a", 1, other, task_id="t1"), Order("a", 2, latest))
+    asked = Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset({"a"}))
+    assert not decide(orders, asked, None).is_ordered
+    assert not decide(orders, Options(), None).is_ordered

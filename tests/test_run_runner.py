@@ -350,7 +350,7 @@ def test_an_order_is_settled_beside_the_call_under_way(folder, service):
     def settle(task_id):
         def do(at_work: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            at_work.settle(outcomes.resolved(call.session.ledger.state.latest(job_id), 1.0, task_id))
+            at_work.settle(outcomes.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -379,7 +379,7 @@ def test_an_order_settled_as_taken_is_not_ordered_again(folder, service):
 
     def settle(at_work: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        at_work.settle(outcomes.resolved(call.session.ledger.state.latest("b"), 1.0, "task-b"))
+        at_work.settle(outcomes.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -397,7 +397,7 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     dead.abandon()
 
     def settle(at_work: Runner) -> None:
-        order = at_work.open("loopback", SystemClock()).ledger.state.latest("a")
+        order = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
         at_work.settle(outcomes.resolved(order, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
@@ -415,7 +415,7 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     dead.abandon()
     session = open_session(RunDirectory(folder), "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
-    assert session.ledger.state.latest("a").error_class == outcomes.INTERRUPTED
+    assert session.ledger.state.deciding("a").error_class == outcomes.INTERRUPTED
     session.ledger.close(pending=[])
     session.close()
 
@@ -476,7 +476,7 @@ def test_a_checkpoint_that_fails_loses_no_id(folder, service, monkeypatch):
         service.gate.set()
         call.wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
-    assert read(folder).state().latest("a").task_id == "task-a-1"
+    assert read(folder).state().deciding("a").task_id == "task-a-1"
     assert service.creates == [("a", 1)]
 
 

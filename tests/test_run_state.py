@@ -164,7 +164,7 @@ def test_putting_an_order_replaces_only_that_one():
     state = State(orders)
     state.put(Order("a", 2, Stage.ACCEPTED))
     assert [order.stage for order in state.of("a")] == [Stage.AMBIGUOUS, Stage.ACCEPTED, Stage.AMBIGUOUS]
-    assert state.latest("a") == orders[2]
+    assert state.deciding("a") == orders[2]
 
 
 @given(histories())
@@ -182,7 +182,7 @@ def test_state_finds_what_was_put(orders):
 def test_state_knows_nothing_of_other_jobs():
     """Asking for what was never ordered gives nothing, whatever the number."""
     state = State([Order("a", 1)])
-    assert (state.latest("b"), state.of("b"), state.find("b", 1)) == (None, (), None)
+    assert (state.deciding("b"), state.of("b"), state.find("b", 1)) == (None, (), None)
     assert (state.find("a", 0), state.find("a", -1), state.find("a", 2)) == (None, None, None)
     assert state != State()
     assert state != "a"
@@ -215,4 +215,4 @@ def test_a_copy_is_the_state_as_it_was():
     state.put(Order("a", 2))
     copied.put(Order("b", 1))
     assert [order.order for order in copied.of("a")] == [1]
-    assert state.latest("b") is None
+    assert state.deciding("b") is None

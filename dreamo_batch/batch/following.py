@@ -123,7 +123,7 @@ def _count(rows: Rows, state: State) -> Mapping[str, int]:
     counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
     counts[columns.INVALID] = sum(group.n_rows for group in rows.invalid)
     for job_id, weight in rows.weights.items():
-        counts[status_of(state.latest(job_id))] += weight
+        counts[status_of(state.deciding(job_id))] += weight
     return dict(counts)
 
 

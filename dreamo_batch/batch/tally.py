@@ -183,7 +183,7 @@ class Tally:
         )
         self._newest.extend(sorted(saved, key=lambda order: order.saved_at or 0.0)[-N_NEWEST:])
         for job_id in self._rows.weights:
-            self._settle(state.latest(job_id) or Order(job_id, 1))
+            self._settle(state.deciding(job_id) or Order(job_id, 1))
         for order in _latest(state):
             if order.job_id not in self._rows.weights:
                 self._settle(order)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
@@ -24,7 +25,15 @@ from dreamo_batch.execution import budget as money
 from dreamo_batch.execution import outcomes
 from dreamo_batch.execution.progress import Snapshot
 from dreamo_batch.execution.schedule import Action, Do, Key
-from dreamo_batch.execution.state import STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.execution.state import (
+    CAME_TO_NOTHING,
+    STATUS_OF,
+    Event,
+    Order,
+    Stage,
+    deciding,
+    next_number,
+)
 from dreamo_batch.execution.state import Kind as EventKind
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind
@@ -215,8 +224,11 @@ class Coordinator:
 
     def _picture_name(self, key: Key) -> str:
         """Name the picture of a job's latest order by the job; one that was settled late by its number, too."""
-        latest = self.ledger.state.latest(key[0])
-        return key[0] if latest is None or latest.order == key[1] else f"{key[0]}-order-{key[1]}"
+        orders = self.ledger.state.of(key[0])
+        chosen = deciding(orders)
+        others = {Path(o.output_path).stem for o in orders if o.output_path is not None and o.order != key[1]}
+        is_jobs_own = (chosen is None or chosen.order == key[1]) and key[0] not in others
+        return key[0] if is_jobs_own else f"{key[0]}-order-{key[1]}"
 
     # Taking in.
 
@@ -245,13 +257,13 @@ class Coordinator:
     def record(self, event: Event) -> Order:
         """Fold an event into the ledger, the budget and the counts."""
         before = self.ledger.state.find(event.job_id, event.order)
-        old = self.ledger.state.latest(event.job_id)
+        old = self.ledger.state.deciding(event.job_id)
         (after,) = self.ledger.record([event])
         self.budget.change(before, after)
         self._other_job_with(after, "task_id")
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
-        self._by_status[status_of(self.ledger.state.latest(event.job_id))] += weight
+        self._by_status[status_of(self.ledger.state.deciding(event.job_id))] += weight
         if event.job_id in self._again and not self._is_settled(event.job_id):
             self._again.discard(event.job_id)
             self._n_again -= weight
@@ -394,12 +406,13 @@ class Coordinator:
             self._not_taken(key, failure, now)
 
     def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
+        is_wanted = key[0] in self.assignment.jobs and self._came_to_nothing(key[0])
         if failure.kind is Kind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
             self.schedule.answered(is_create=True)
-            if key[0] in self.assignment.jobs:
+            if is_wanted:
                 self.schedule.add_jobs([key])
             return
-        if key[0] in self.assignment.jobs:
+        if is_wanted:
             self.schedule.send_again(key)
         if failure.kind is Kind.STOP:
             self._refused_access(failure)
@@ -557,15 +570,21 @@ class Coordinator:
 
     def _order_anew(self, job_id: str) -> None:
         orders = self.ledger.state.of(job_id)
-        if len(orders) < self.assignment.max_attempts and job_id in self.assignment.jobs:
+        is_wanted = job_id in self.assignment.jobs and self._came_to_nothing(job_id)
+        if len(orders) < self.assignment.max_attempts and is_wanted:
             self.schedule.add_jobs([(job_id, next_number(orders))])
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
 
+    def _came_to_nothing(self, job_id: str) -> bool:
+        """Whether no order of a job is under way or has its picture."""
+        chosen = self.ledger.state.deciding(job_id)
+        return chosen is None or chosen.stage in CAME_TO_NOTHING
+
     def _is_to_be_ordered(self, order: Order) -> bool:
         """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
         is_wanted = self.assignment.may_order and order.job_id in self.assignment.jobs
-        is_latest = self.ledger.state.latest(order.job_id) == order
+        is_latest = self.ledger.state.deciding(order.job_id) == order
         return is_wanted and is_latest and all(key[0] != order.job_id for key in self.schedule.waiting)
 
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
@@ -657,13 +676,13 @@ class Coordinator:
         return order
 
     def _is_settled(self, job_id: str) -> bool:
-        return status_of(self.ledger.state.latest(job_id)) in columns.SETTLED
+        return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
 
     def _count(self) -> Counter[str]:
         counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
         counts[columns.INVALID] = self.assignment.n_invalid
         for job_id, weight in self.assignment.weights.items():
-            counts[status_of(self.ledger.state.latest(job_id))] += weight
+            counts[status_of(self.ledger.state.deciding(job_id))] += weight
         return counts
 
 

@@ -14,7 +14,7 @@ from dreamo_batch.execution import archive, stored
 from dreamo_batch.execution.budget import highest_price, money, price_of
 from dreamo_batch.execution.coordinator import Assignment
 from dreamo_batch.execution.outcomes import is_retryable
-from dreamo_batch.execution.state import Order, Stage, State, next_number
+from dreamo_batch.execution.state import OPEN, Order, Stage, State, deciding, next_number
 from dreamo_batch.table import links
 from dreamo_batch.table.identity import difference, seen
 from dreamo_batch.table.sources import URL
@@ -85,9 +85,9 @@ def decide(orders: tuple[Order, ...], options: Options, run_dir: Path | None) ->
     >>> decide((Order("a", 1, Stage.AMBIGUOUS),), Options(), None).reason
     'may have been ordered: resolve it, or have it sent again'
     """
-    if not orders:
+    latest = deciding(orders)
+    if latest is None:
         return Decision(NEW, "not ordered yet", is_ordered=True)
-    latest = orders[-1]
     if latest.stage is Stage.UNSENT:
         return Decision(NEW, "an earlier create did not arrive", is_ordered=True)
     if latest.stage is Stage.SENDING:
@@ -114,7 +114,7 @@ def assignment(
             to_order.append((job_id, next_number(orders)))
         to_poll += [(o.job_id, o.order) for o in orders if o.stage is Stage.ACCEPTED]
         if decision.is_fetched:
-            latest = orders[-1]
+            latest = deciding(orders) or orders[-1]
             to_save.append(
                 ((job_id, latest.order), latest.output_path is not None or latest.output_url is None)
             )
@@ -302,6 +302,10 @@ def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
     latest = orders[-1]
     is_chosen = latest.job_id in options.chosen
     if latest.stage is Stage.AMBIGUOUS:
+        if any(order.stage in OPEN or order.stage is Stage.COMPLETED for order in orders):
+            return Decision(
+                AMBIGUOUS, "another order of it is under way or has its picture; resolve this one"
+            )
         if is_chosen or options.resubmit_ambiguous:
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_ordered=True)
         return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")

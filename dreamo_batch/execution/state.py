@@ -68,6 +68,8 @@ STATUS_OF: Final[Mapping[Stage, str]] = {
 ORDERED: Final = frozenset(
     {Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST}
 )
+# Stages in which no picture is to be had from an order.
+CAME_TO_NOTHING: Final = frozenset({Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST})
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
 
 
@@ -240,7 +242,7 @@ class State:
     >>> state = State()
     >>> state.apply(Event(Kind.SENDING, "a1", 1, 5.0, {})).stage.value
     'sending'
-    >>> state.latest("a1").order
+    >>> state.deciding("a1").order
     1
     """
 
@@ -268,10 +270,9 @@ class State:
         """Give every order of a job, oldest first."""
         return self._orders.get(job_id, ())
 
-    def latest(self, job_id: str) -> Order | None:
-        """Give the newest order of a job, or None."""
-        orders = self._orders.get(job_id)
-        return orders[-1] if orders else None
+    def deciding(self, job_id: str) -> Order | None:
+        """Give the order that says how a job stands, or None; see `deciding`."""
+        return deciding(self.of(job_id))
 
     def find(self, job_id: str, number: int) -> Order | None:
         """Give one order of a job, or None."""
@@ -297,6 +298,23 @@ class State:
         order = advance(order, event)
         self.put(order)
         return order
+
+
+def deciding(orders: tuple[Order, ...]) -> Order | None:
+    """Give the order that says how its job stands: the latest, unless that came to nothing and another one did not.
+
+    A job is not ordered again while any of its orders is under way or has its picture, whatever became of a later one.
+
+    Examples
+    --------
+    >>> made, refused = Order("a", 1, Stage.COMPLETED), Order("a", 2, Stage.REFUSED)
+    >>> deciding((made, refused)).order, deciding((refused,)).order, deciding(())
+    (1, 2, None)
+    """
+    latest = orders[-1] if orders else None
+    if latest is None or latest.stage not in CAME_TO_NOTHING:
+        return latest
+    return next((order for order in reversed(orders) if order.stage in OPEN | _MADE), latest)
 
 
 def next_number(orders: tuple[Order, ...]) -> int:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.execution.budget import money, text, total
-from dreamo_batch.execution.state import ORDERED, STATUS_OF, Stage
+from dreamo_batch.execution.state import CAME_TO_NOTHING, OPEN, ORDERED, STATUS_OF, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,12 +172,26 @@ def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
     """One row per job: its latest order, with sums over all of them."""
     orders = orders.assign(**{columns.ATTEMPTS: orders[columns.STAGE].isin([str(s) for s in ORDERED])})
     orders[columns.ATTEMPTS] = orders[columns.ATTEMPTS].astype(columns.INT)
+    orders = _with_deciding_last(orders)
     is_followed = orders[columns.JOB_ID].duplicated(keep="last")
     if not is_followed.any():
         return _shape(orders.set_index(columns.JOB_ID, drop=False))
     latest = orders[~is_followed].set_index(columns.JOB_ID, drop=False)
     _add_up(latest, orders[orders[columns.JOB_ID].duplicated(keep=False)])
     return _shape(latest)
+
+
+def _with_deciding_last(orders: pd.DataFrame) -> pd.DataFrame:
+    """Put the order that says how its job stands behind the others; see `dreamo_batch.execution.state.deciding`."""
+    is_followed = orders[columns.JOB_ID].duplicated(keep="last")
+    came_to_nothing = orders[columns.STAGE].isin([str(stage) for stage in CAME_TO_NOTHING])
+    doubtful = orders.loc[~is_followed & came_to_nothing, columns.JOB_ID]
+    speaks = orders[columns.JOB_ID].isin(doubtful) & ~came_to_nothing
+    speaks &= orders[columns.STAGE].isin([str(stage) for stage in (*OPEN, Stage.COMPLETED)])
+    chosen = orders[speaks].drop_duplicates(columns.JOB_ID, keep="last")
+    if chosen.empty:
+        return orders
+    return pd.concat([orders.drop(chosen.index), chosen])
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:

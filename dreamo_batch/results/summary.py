@@ -102,7 +102,7 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
 
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
-    order = state.latest(job_id)
+    order = state.deciding(job_id)
     price = highest_price(state)
     if order is not None and order.reserved is not None:
         cost = f"up to ${order.reserved}"
