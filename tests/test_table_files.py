@@ -412,6 +412,15 @@ def test_any_text_survives_a_sheet_but_for_what_xml_can_not_hold(tmp_path_factor
     assert read_table(path)["prompt"].tolist() == expected
 
 
+def test_numbers_that_a_sheet_keeps_only_roughly_are_no_seeds(tmp_path):
+    """A sheet has 53 bits for a number: what it shows for a longer seed is another one."""
+    seeds = [9007199254740993, 4611686018427387905, -1234567890123456789, 2**53 - 1]
+    table = pd.DataFrame({"image": URL, "prompt": ["a", "b", "c", "d"], "seed": seeds})
+    table.to_excel(tmp_path / "jobs.xlsx", index=False)
+    problems = validate(read_table(tmp_path / "jobs.xlsx"))
+    assert problems.loc[problems["code"] == "seed-inexact", "position"].tolist() == [0, 1, 2]
+
+
 def test_times_with_zones_in_mixed_columns_become_utc(tmp_path):
     """A sheet knows no zones, whatever the dtype of the column."""
     zone = dt.timezone(dt.timedelta(hours=8))
@@ -512,7 +521,15 @@ def test_csv_is_verbatim_unless_asked(tmp_path):
     write_table(table, tmp_path / "plain.csv")
     write_table(table, tmp_path / "safe.tsv", excel_safe=True)
     assert (tmp_path / "plain.csv").read_text() == "prompt,own,n\n=1+1,-x,-1\na,,2\n"
-    assert (tmp_path / "safe.tsv").read_text() == "prompt\town\tn\n'=1+1\t'-x\t-1\na\t\t2\n"
+    safe = (tmp_path / "safe.tsv").read_bytes()
+    assert safe == b"\xef\xbb\xbfprompt\town\tn\n'=1+1\t'-x\t-1\na\t\t2\n"
+
+
+def test_text_written_for_a_spreadsheet_is_read_back_the_same(tmp_path):
+    """Excel takes UTF-8 without its mark for the code page of the machine."""
+    write_table(pd.DataFrame({"prompt": ["雨夜的城市街道"]}), tmp_path / "safe.csv", excel_safe=True)
+    assert (tmp_path / "safe.csv").read_bytes().startswith(b"\xef\xbb\xbfprompt")
+    assert read_table(tmp_path / "safe.csv").to_dict("list") == {"prompt": ["雨夜的城市街道"]}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -11,6 +11,7 @@ Examples
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -116,8 +117,9 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     path : pathlib.Path or str
         Where; the suffix decides as in `read_table`.
     excel_safe : bool, default False
-        In CSV and TSV, put an apostrophe before text that a spreadsheet would take for a formula. Without it,
-        CSV is written verbatim. In Excel files text is always text.
+        In CSV and TSV, begin with the byte order mark by which Excel knows UTF-8, and put an apostrophe before
+        text that a spreadsheet would take for a formula. Without it, CSV is written verbatim. In
+        Excel files text is always text.
 
     Raises
     ------
@@ -129,8 +131,8 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
     >>> write_table(pd.DataFrame({"prompt": ["=1+1"]}), path, excel_safe=True)
-    >>> path.read_text()
-    "prompt\n'=1+1\n"
+    >>> path.read_text(encoding="utf-8")
+    "\ufeffprompt\n'=1+1\n"
     """
     path = Path(path_given("path", path)).expanduser()
     kind = _format(path)
@@ -140,11 +142,14 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
         raise TableError(
             f"There is no folder {path.parent.absolute()} to write {path.name} to. Make it first."
         )
-    if excel_safe and path.suffix.lower() in _DELIMITED:
+    is_marked = excel_safe and path.suffix.lower() in _DELIMITED
+    if is_marked:
         frame = portable.safe_for_spreadsheets(portable.with_index_as_columns(frame))
     try:
         with replacing(path) as temporary:
             kind.write(frame, temporary)
+            if is_marked:
+                temporary.write_bytes(codecs.BOM_UTF8 + temporary.read_bytes())
     except OSError as error:
         raise TableError(f"{path} can't be written: {error.strerror or error}.") from error
 

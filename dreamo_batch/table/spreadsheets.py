@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch.errors import TableError
+from dreamo_batch.table.cells import exact_end
 from dreamo_batch.table.delimited import with_header
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def read_workbook(path: Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns of dtype object, values as the sheet has them, missing where a cell is empty. Rows at the end
-        that are empty are left out.
+        Columns of dtype object, values as the sheet has them, missing where a cell is empty. Whole numbers from
+        2**53 on are floats, since a sheet keeps them only roughly. Rows at the end that are empty are left out.
 
     Raises
     ------
@@ -83,6 +84,7 @@ def read_workbook(path: Path) -> pd.DataFrame:
             ) from None
     if lines.empty:
         raise TableError(f"{path}: the first sheet is empty. Its first row must name the columns.")
+    lines = lines.map(_as_kept)
     given = np.flatnonzero(lines.notna().any(axis=1))
     return with_header(path, lines.iloc[: given[-1] + 1])
 
@@ -125,6 +127,12 @@ def write_workbook(frame: pd.DataFrame, path: Path) -> None:
             for cell in row:
                 if cell.data_type == "f":
                     cell.data_type = "s"
+
+
+def _as_kept(cell: Any) -> Any:
+    """Give a whole number that a sheet keeps only roughly back as the float it is there."""
+    is_whole = isinstance(cell, int) and not isinstance(cell, bool)
+    return float(cell) if is_whole and abs(cell) >= exact_end(float) else cell
 
 
 def _need_openpyxl(path: Path) -> None:
