@@ -187,6 +187,25 @@ def test_a_create_that_was_sent_is_never_taken_for_one_that_was_not(server, clie
     assert caught.value.failure.error_class == error_class
 
 
+@pytest.mark.parametrize("status", [200, 202])
+@pytest.mark.parametrize(
+    "shape", ['{"request_id": "r-17", "status": "IN_QUEUE"}', '{"data": {"request_id": "r-17"}}']
+)
+def test_an_answer_of_the_queue_protocol_is_told_in_words(server, client, shape, status):
+    """The order may run; the request id is named, so that it can be looked for."""
+    server.script[:] = [answer(shape.encode(), status)]
+    with pytest.raises(errors.RequestMayHaveArrived) as caught:
+        client.create(REQUEST)
+    assert caught.value.failure.error_class == "unreadable"
+    assert "request_id r-17 and no id" in caught.value.failure.message
+
+
+def test_a_request_id_beside_an_id_changes_nothing(server, client):
+    """Only an answer without a task's id is of the other protocol."""
+    server.script[:] = [answer(b'{"id": "cq0example", "request_id": "r-17", "status": "in_progress"}')]
+    assert client.create(REQUEST) == "cq0example"
+
+
 @pytest.mark.parametrize(
     "step",
     [

@@ -378,13 +378,28 @@ class Client:
 
     def _task_id(self, body: bytes) -> str | Failure:
         """Read the id of an accepted create; a refusal is for `failures` to judge."""
-        created = wire.read_created(body)
+        try:
+            created = wire.read_created(body)
+        except wire.Unreadable:
+            queue_id = wire.queue_id_in(body)
+            if queue_id is None:
+                raise
+            return self._in_another_protocol(queue_id)
         if not isinstance(created, str):
             raise wire.Unreadable("")
         if self._api.without_key(created) == created:
             return created
         message = "the service answered with a task id that holds the API key; such an id isn't kept"
         return Failure(Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
+
+    def _in_another_protocol(self, queue_id: str) -> Failure:
+        message = (
+            f"the service answered with request_id {queue_id} and no id: it speaks a queue protocol, which this "
+            "package can't poll; the order may run and be billed. Check the base URL"
+        )
+        return Failure(
+            Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, HTTPStatus.OK, message=self._api.masked(message)
+        )
 
 
 def _is_away(status: int) -> bool:

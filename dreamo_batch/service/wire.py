@@ -37,6 +37,7 @@ __all__ = [
     "Unreadable",
     "encode",
     "is_task_id",
+    "queue_id_in",
     "read_created",
     "read_error",
     "read_price",
@@ -44,6 +45,7 @@ __all__ = [
     "read_task",
 ]
 
+_QUEUE_ID_CHARACTERS: Final = 200
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _REFUSED_FROM: Final = 400
 
@@ -175,6 +177,32 @@ def read_created(body: bytes) -> str | ServiceMessage:
     if told is None:
         raise Unreadable(values.excerpt(body))
     return told
+
+
+def queue_id_in(body: bytes) -> str | None:
+    """Read the `request_id` of a queue protocol, which stands where this protocol has an `id`.
+
+    Parameters
+    ----------
+    body : bytes
+
+    Returns
+    -------
+    str or None
+        None if there is none, or the answer can't be read.
+
+    Examples
+    --------
+    >>> queue_id_in(b'{"request_id": "r-1", "status": "QUEUED"}')
+    'r-1'
+    """
+    try:
+        answer = values.load(body)
+    except Unreadable:
+        return None
+    places = (answer, answer.get("data"))
+    told = (values.text(place.get("request_id")) for place in places if isinstance(place, dict))
+    return next((one[:_QUEUE_ID_CHARACTERS] for one in told if one), None)
 
 
 def read_refusal(body: bytes) -> ServiceMessage | None:
