@@ -9,6 +9,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.batch import conformance
+from dreamo_batch.service import parameters
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept
 from tests.fakes import picture
 from tests.scripted_server import Received, ScriptedServer, answer, read_request
@@ -163,6 +164,11 @@ def changing(server: Keeper) -> bytes:
 # For each check what breaks it alone, or with what can't be looked at then.
 BREAKS = {
     "answers_without_a_key": ("spec", said(503), set()),
+    "describes_the_model_as_known": (
+        "spec",
+        said(data={"parameters": [{"name": "width", "constraints": {"default": 1024}}]}),
+        set(),
+    ),
     "refuses_a_wrong_key": ("stranger", said(404, message="Task not found"), set()),
     "does_not_find_an_unknown_task": ("unknown", lambda server: task(server.url), set()),
     "tells_a_price_or_none": ("price", answer(b"<html>"), set()),
@@ -186,6 +192,45 @@ def test_a_service_that_keeps_all_passes_every_check():
         server.broken = {}
         checks = dreamo.check_service(client=client)
     assert failed(checks) == not_checked(checks) == set(), checks.to_string()
+
+
+def detail_of_description(client):
+    checks = dreamo.check_service(client=client).set_index("check")
+    return checks.loc["describes_the_model_as_known", "detail"]
+
+
+@pytest.mark.parametrize("first", [said(404), said(503), answer(b"<html>"), said(data={})], ids=bytes.decode)
+def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch):
+    """The public service's descriptions have a host of their own, which never gets the key."""
+    width = {"name": "width", "constraints": {"min": 256}}
+    with Keeper() as api, ScriptedServer([first]) as describer, waiting(api) as client:
+        api.broken = {"spec": said(data={"parameters": [width]})}
+        assert "width: min 256" in detail_of_description(client)
+        assert describer.requests == []
+        monkeypatch.setattr(parameters, "BASE_URL", parameters.Fact(client.settings.base_url, "cli"))
+        monkeypatch.setattr(parameters, "SPEC_URL", parameters.Fact(describer.url, "cli"))
+        assert "width: min 256" in detail_of_description(client)
+        assert ["authorization" in request.headers for request in describer.requests] == [False]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "difference"),
+    [
+        ({"name": "width", "constraints": {"default": "1328", "max": 8191, "min": Decimal("512.0")}}, None),
+        ({"name": "use_rephraser", "constraints": {"default": "True"}}, None),
+        ({"name": "use_rephraser", "constraints": {"default": False}}, "use_rephraser: default False"),
+        ({"name": "height", "constraints": {"max": 1024}}, "height: max 1024"),
+        ({"name": "prompt", "constraints": {"max_length": 120}}, "prompt: max_length 120"),
+        ({"name": "seed", "constraints": {"default": "random"}}, "seed: default random"),
+        ({"name": "guidance", "constraints": None}, "guidance: a parameter that is not known"),
+        ({"name": "width", "constraints": ["512"]}, None),
+        ("width", None),
+    ],
+)
+def test_a_description_is_compared_with_the_facts(parameter, difference):
+    """Numbers may be text, an upper limit may be larger, and what isn't said is no difference."""
+    found = conformance.differences_from_known({"parameters": [parameter]})
+    assert [one.split(" is described")[0] for one in found] == ([difference] if difference else [])
 
 
 def test_every_check_has_a_service_that_fails_it():
@@ -241,7 +286,7 @@ def test_command_checks_the_local_gateway_by_itself():
     assert result.exit_code == 0, result.output
     assert all(check["passed"] for check in json.loads(result.stdout))
     assert "Up to 2 new orders at loopback, for up to $" in result.stderr
-    assert "11 of 11 checks passed" in result.stderr
+    assert "12 of 12 checks passed" in result.stderr
 
 
 def test_command_checks_a_service_only_with_live(gateway):
@@ -251,7 +296,7 @@ def test_command_checks_a_service_only_with_live(gateway):
     gateway.faults.script("download", "wrong_content")
     result = call("check", "--live", env=at(gateway))
     assert result.exit_code == 1, result.output
-    assert "10 of 11 checks passed" in result.stderr
+    assert "11 of 12 checks passed" in result.stderr
 
 
 def test_command_asks_before_it_costs_anything():

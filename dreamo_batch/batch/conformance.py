@@ -18,9 +18,11 @@ from dreamo_batch.batch.connection import with_key
 from dreamo_batch.errors import RequestRejected, ServiceError, ServiceRefused
 from dreamo_batch.execution import archive
 from dreamo_batch.execution.budget import money
+from dreamo_batch.service import parameters
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.harmless import harmless
+from dreamo_batch.service.payload import number
 from dreamo_batch.service.settings import Secret
 from dreamo_batch.service.wire import Request, Task
 
@@ -106,7 +108,7 @@ def check_service(
     >>> with dreamo.LocalGateway(engine="flat") as gateway:
     ...     checks = check_service(gateway.base_url, gateway.api_key)
     >>> bool(checks["passed"].all()), len(checks)
-    (True, 11)
+    (True, 12)
     """
     import pandas as pd
 
@@ -172,6 +174,78 @@ def _answers_without_a_key(visit: _Visit) -> str:
     """An outage is told from a refusal by a GET that needs no key."""
     visit.client.probe()
     return "the model's description is answered, or at least the question"
+
+
+def _describes_the_model_as_known(visit: _Visit) -> str:
+    """The description is optional; where there is one, our facts are compared with it."""
+    description = _description(visit.client)
+    if description is None:
+        return "the model is not described; nothing to compare"
+    if differences := differences_from_known(description):
+        raise _Broken("the description differs from what is known: " + "; ".join(differences))
+    return "described as known"
+
+
+def _description(client: Client) -> dict[str, Any] | None:
+    """Ask the public service's host of descriptions first, then the API host."""
+    if client.settings.base_url.rstrip("/") == parameters.BASE_URL.value:
+        settings = replace(client.settings, base_url=parameters.SPEC_URL.value, api_key=None)
+        with Client(settings=settings) as describer:
+            if (description := _described_by(describer)) is not None:
+                return description
+    return _described_by(client)
+
+
+def _described_by(client: Client) -> dict[str, Any] | None:
+    try:
+        return client.describe()
+    except ServiceError:
+        return None
+
+
+def differences_from_known(description: dict[str, Any]) -> list[str]:
+    """List where a model's description says other than `parameters.PARAMETERS`.
+
+    Parameters
+    ----------
+    description : dict
+        As `Client.describe` gives it.
+
+    Returns
+    -------
+    list of str
+        What is not described is no difference.
+
+    Examples
+    --------
+    >>> differences_from_known({"parameters": [{"name": "width", "constraints": {"default": 1024}}]})
+    ['width: default 1024 is described, 1328 is known (page)']
+    """
+    found = []
+    for told in description["parameters"]:
+        name = str(told.get("name")) if isinstance(told, dict) else ""
+        if not name or name == "model":
+            continue
+        if name not in parameters.PARAMETERS:
+            found.append(f"{name[:80]}: a parameter that is not known")
+            continue
+        constraints = told.get("constraints")
+        for word, fact in parameters.PARAMETERS[name].items():
+            value = constraints.get(word) if isinstance(constraints, dict) else None
+            if value is not None and not _agrees(word, value, fact.value):
+                found.append(
+                    f"{name}: {word} {str(value)[:80]} is described, {fact.value} is known ({fact.source})"
+                )
+    return found
+
+
+def _agrees(word: str, told: object, known: float) -> bool:
+    if isinstance(known, bool):
+        return str(told).lower() == str(known).lower()
+    read = None if isinstance(told, bool) else number(told)
+    if read is None:
+        return False
+    return read >= known if word in parameters.UPPER_LIMITS else read == known
 
 
 def _refuses_a_wrong_key(visit: _Visit) -> str:
@@ -278,6 +352,7 @@ CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
     check.__name__.strip("_"): check
     for check in (
         _answers_without_a_key,
+        _describes_the_model_as_known,
         _refuses_a_wrong_key,
         _does_not_find_an_unknown_task,
         _tells_a_price_or_none,

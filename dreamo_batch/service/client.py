@@ -270,6 +270,34 @@ class Client:
         if isinstance(answer, Failure) or _is_away(answer.status):
             raise self._api.error("fetch", answer)
 
+    def describe(self) -> dict[str, Any] | None:
+        """Ask for the model's description, without the key.
+
+        Returns
+        -------
+        dict or None
+            The description as the service tells it; None if it has none that can be read.
+
+        Raises
+        ------
+        RequestNotTaken
+            No answer, or 408, 429, 5xx.
+
+        Examples
+        --------
+        >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
+        ...     client.describe()
+        Traceback (most recent call last):
+        ...
+        dreamo_batch.errors.RequestNotTaken: unreachable: ...
+        """
+        answer = self._api.knock(self._spec_form)
+        if isinstance(answer, Failure) or _is_away(answer.status):
+            raise self._api.error("fetch", answer)
+        if answer.broken is not None or not answer.is_success:
+            return None
+        return wire.read_description(answer.body)
+
     def download(self, url: str, *, max_bytes: int) -> bytes:
         """Fetch a picture, without the key.
 

@@ -15,7 +15,10 @@ Examples
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -42,6 +45,11 @@ CREATE_PATH: Final = Fact("/model/v1/generation", "cli")
 TASK_PATH: Final = Fact("/model/v1/generation/task/{task_id}", "cli")
 PRECHARGE_PATH: Final = Fact("/model/v1/generation/precharge", "sdk", "not proven on this host")
 SPEC_PATH: Final = Fact("/api/v1/skill/models/{model}/spec", "cli", "needs no key")
+SPEC_URL: Final = Fact(
+    "https://cloud-model-spec.vtrix.ai",
+    "cli",
+    "describes models, without a key; in the build files of both CLIs",
+)
 MODELS_PATH: Final = Fact("/api/v1/skill/models", "cli", "needs no key")
 
 PROMPT_CHARACTERS_ADVISED: Final = Fact(300, "page", "longer may have no effect or cause errors")
@@ -73,6 +81,20 @@ INPUT_RATIO_TOLERANCE: Final = Fact(0.005, "assumed", "a side is a whole number 
 INPUT_SUBJECTS: Final = Fact(1, "page", "one single subject in the picture is strongly advised")
 INPUT_FORMATS: Final = Fact(("JPEG", "PNG"), "page", "JPEG advised")
 INPUT_IMAGES: Final = Fact(1, "up", "an array of exactly one item; base64 is bare, without a data: prefix")
+
+_SIDE: Final = {"min": SIDE_MIN_PX, "max": SIDE_MAX_PX, "default": SIDE_DEFAULT_PX}
+_ONE_IMAGE: Final = {"max_items": INPUT_IMAGES}
+# What a model description should say of each parameter, in its words. A larger upper limit is as good.
+PARAMETERS: Final[dict[str, Mapping[str, Fact[int] | Fact[bool]]]] = {
+    "prompt": {"max_length": PROMPT_CHARACTERS_OF_SIBLINGS},
+    "image_urls": _ONE_IMAGE,
+    "binary_data_base64": _ONE_IMAGE,
+    "seed": {"default": SEED_RANDOM, "max": SEED_ADVISED_MAX},
+    "use_rephraser": {"default": USE_REPHRASER_DEFAULT},
+    "width": _SIDE,
+    "height": _SIDE,
+}
+UPPER_LIMITS: Final = ("max", "max_length", "max_items")
 
 _ADVISED: Final = {
     "1:1": (1328, 1328),

@@ -39,6 +39,7 @@ __all__ = [
     "is_task_id",
     "queue_id_in",
     "read_created",
+    "read_description",
     "read_error",
     "read_price",
     "read_refusal",
@@ -203,6 +204,31 @@ def queue_id_in(body: bytes) -> str | None:
     places = (answer, answer.get("data"))
     told = (values.text(place.get("request_id")) for place in places if isinstance(place, dict))
     return next((one[:_QUEUE_ID_CHARACTERS] for one in told if one), None)
+
+
+def read_description(body: bytes) -> dict[str, Any] | None:
+    """Read a model's description.
+
+    Parameters
+    ----------
+    body : bytes
+
+    Returns
+    -------
+    dict or None
+        None if it lists no parameters, or can't be read.
+
+    Examples
+    --------
+    >>> read_description(b'{"data": {"parameters": [{"name": "prompt"}]}}')
+    {'parameters': [{'name': 'prompt'}]}
+    """
+    try:
+        data = values.load(body).get("data")
+    except Unreadable:
+        return None
+    listed = data.get("parameters") if isinstance(data, dict) else None
+    return data if isinstance(listed, list) and listed else None
 
 
 def read_refusal(body: bytes) -> ServiceMessage | None:
