@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.fakes import FakeClock
 
+collect_ignore = ["bare_install.py"]  # a script for an environment of its own
+
 settings.register_profile(
     "dreamo",
     max_examples=5_000 if os.environ.get("DREAMO_CHAOS") else 100,

@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import importlib.util
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,9 @@ from dreamo_batch.table.files import read_table, write_table
 from dreamo_batch.table.validation import validate
 from dreamo_batch.table.writing import replacing
 from tests.pictures import encoded, plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 URL = "https://example.com/cat.png"
 SUFFIXES = [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx"]
@@ -598,3 +602,36 @@ def test_parquet_of_other_programs_gets_the_designed_dtypes(result, tmp_path):
     foreign = result.astype({columns.STATUS: "str", columns.SUBMITTED_AT: "datetime64[ns, UTC]"})
     foreign.to_parquet(tmp_path / "result.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "result.parquet"), result)
+
+
+def test_errors_and_formulas_without_a_value_are_no_empty_cells(tmp_path):
+    """In a column of numbers they are shown with their cell; in one of texts the file is refused."""
+    openpyxl = pytest.importorskip("openpyxl")
+
+    def saved(*cells: str) -> Path:
+        book = openpyxl.Workbook()
+        book.active.append(["image", "Prompt", "seed", "own"])
+        book.active.append([URL, *cells])
+        book.save(tmp_path / "jobs.xlsx")
+        return tmp_path / "jobs.xlsx"
+
+    table = read_table(saved("a fox", "#REF!", "=A1+1"))
+    assert table["seed"].tolist() == ["#REF! (cell C2)"]
+    assert table["own"].tolist() == ["formula =A1+1 was never calculated (cell D2)"]
+    assert "seed-not-integer" in validate(table)["code"].tolist()
+    for cell in ("#N/A", "=A1"):
+        with pytest.raises(TableError, match="cell B2: "):
+            read_table(saved(cell, "1", ""))
+
+
+def test_line_ends_and_escapes_survive_a_sheet(tmp_path):
+    """A carriage return and a text that looks like an escape come back; an escape of another program is undone."""
+    openpyxl = pytest.importorskip("openpyxl")
+    texts = ["a\r\nb", "a\rb", "_x0041_", "_x005F_x0041_", "__x000D_"]
+    write_table(pd.DataFrame({"image": URL, "prompt": texts}), tmp_path / "jobs.xlsx")
+    assert read_table(tmp_path / "jobs.xlsx")["prompt"].tolist() == texts
+    book = openpyxl.Workbook()
+    book.active.append(["image", "prompt"])
+    book.active.append([URL, "a_x000D_b_x4E2D_"])
+    book.save(tmp_path / "other.xlsx")
+    assert read_table(tmp_path / "other.xlsx")["prompt"].tolist() == ["a\rb中"]

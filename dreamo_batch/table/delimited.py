@@ -26,7 +26,7 @@ from dreamo_batch.errors import TableError
 from dreamo_batch.table.cells import is_missing
 from dreamo_batch.table.guessing import guessed
 from dreamo_batch.table.portable import may_hold_text
-from dreamo_batch.table.schema import is_input
+from dreamo_batch.table.schema import means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +210,7 @@ def _found_separator(text: str) -> str:
 
     def worth(separator: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=separator), [])
-        return sum(is_input(name) for name in names), len(names)
+        return sum(means(name) is not None for name in names), len(names)
 
     return max(_SEPARATORS, key=worth)
 

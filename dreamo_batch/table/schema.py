@@ -181,9 +181,10 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return (table.rename(columns=renamed) if renamed else table), renamed
 
 
-def is_input(name: str) -> bool:
-    """Whether a name means a column that is read."""
-    return _plain(name) in {_plain(known) for known in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+def means(name: str) -> str | None:
+    """Return the column that is read which a name means, however it is spelled; None if there is none."""
+    known = {_plain(one): one for one in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+    return known.get(_plain(name))
 
 
 def _plain(name: str) -> str:

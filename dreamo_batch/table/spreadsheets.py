@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from dreamo_batch import columns
 from dreamo_batch.errors import TableError
-from dreamo_batch.table.cells import exact_end
+from dreamo_batch.table.cells import exact_end, is_missing
 from dreamo_batch.table.delimited import with_header
+from dreamo_batch.table.schema import means
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Excel shows and keeps 15 digits of a number; longer ones are written as text.
@@ -34,6 +37,9 @@ _CELL_CHARACTERS: Final = 32_767
 _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
 _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
+_BOUGHT_AS_TEXT: Final = (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)
+_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")
+_ESCAPABLE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -85,8 +91,45 @@ def read_workbook(path: Path) -> pd.DataFrame:
     if lines.empty:
         raise TableError(f"{path}: the first sheet is empty. Its first row must name the columns.")
     lines = lines.map(_as_kept)
+    lines = _with_faults(path, lines.map(_unescaped))
     given = np.flatnonzero(lines.notna().any(axis=1))
     return with_header(path, lines.iloc[: given[-1] + 1])
+
+
+def _with_faults(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
+    """Put errors and formulas without a value, which pandas reads as empty cells, back in as text that names the cell.
+
+    Validation shows such a text where a number is expected; in a column of texts it would be bought, and is refused.
+    """
+    names = lines.iloc[0]
+    for row, column, address, what in _faults(path):
+        if row >= len(lines) or column >= len(lines.columns) or not is_missing(lines.iloc[row, column]):
+            continue
+        if isinstance(names[column], str) and means(names[column]) in _BOUGHT_AS_TEXT:
+            raise TableError(
+                f"{path}, cell {address}: {what}. Put a value there; a formula gets one when a spreadsheet program "
+                "saves the file."
+            )
+        lines.iloc[row, column] = f"{what} (cell {address})"
+    return lines
+
+
+def _faults(path: Path) -> Iterator[tuple[int, int, str, str]]:
+    """Give row, column, address and fault of each cell of the first sheet that has an error or no calculated value."""
+    import openpyxl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        valued, written = (openpyxl.load_workbook(path, data_only=only) for only in (True, False))
+    values, formulas = valued.worksheets[0], written.worksheets[0]
+    for row in formulas.iter_rows():
+        for cell in row:
+            value = values.cell(cell.row, cell.column)
+            place = cell.row - 1, cell.column - 1, cell.coordinate
+            if value.data_type == "e":
+                yield *place, str(value.value)
+            elif cell.data_type == "f" and value.value is None and value.data_type != "s":  # "" is a value
+                yield *place, f"formula {cell.value} was never calculated"
 
 
 def write_workbook(frame: pd.DataFrame, path: Path) -> None:
@@ -158,4 +201,10 @@ def _cell(name: Any, cell: Any) -> Any:
             f"Column {name!r} holds a text of {len(cell):,} characters; a sheet's cell holds at most "
             f"{_CELL_CHARACTERS:,}. Write CSV or Parquet instead."
         )
-    return _NOT_IN_XML.sub("\ufffd", cell)
+    escaped = _ESCAPABLE.sub("_x005F_", cell).replace("\r", "_x000D_")
+    return _NOT_IN_XML.sub("\ufffd", escaped)
+
+
+def _unescaped(cell: Any) -> Any:
+    """Undo `_xHHHH_`, by which sheets write what XML can't hold, and a carriage return."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), cell) if isinstance(cell, str) else cell
