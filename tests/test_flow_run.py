@@ -749,3 +749,13 @@ def test_a_job_settled_as_taken_is_not_ordered_again_though_a_later_order_failed
         assert done["status"].tolist() == ["completed"]
         assert done["cost"].tolist() == [line["cost"]]
         assert len(gateway.invoice()) == 1
+
+
+def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, reference):
+    """The word reaches the client that the call opens; beside a client of one's own it is refused."""
+    service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
+    done = dreamo.run(jobs(reference, 1), tmp_path / "run", allow_private_links=True, **service)
+    assert done["status"].tolist() == ["completed"]
+    with dreamo.Client(base_url=gateway.base_url, api_key=gateway.api_key) as client:
+        with pytest.raises(errors.UsageError, match="give allow_private_links= to the Client"):
+            dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)

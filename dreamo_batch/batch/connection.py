@@ -29,7 +29,12 @@ class Gateway(Protocol):
 
 
 def service_given(
-    *, client: Client | None, api_key: str | None, base_url: str | None, gateway: str | Gateway | None
+    *,
+    client: Client | None,
+    api_key: str | None,
+    base_url: str | None,
+    gateway: str | Gateway | None,
+    allow_private_links: bool = False,
 ) -> dict[str, Any]:
     """Give the arguments of a call that are about the service, as `connect` takes them.
 
@@ -40,6 +45,8 @@ def service_given(
     """
     if client is not None:
         _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
+        if allow_private_links:
+            raise UsageError("give allow_private_links= to the Client")
         if not isinstance(client, Client):
             raise UsageError(f"client must be a Client, not a {type(client).__name__}.")
     if gateway is not None:
@@ -49,7 +56,13 @@ def service_given(
     for name, value in (("api_key", api_key), ("base_url", base_url)):
         if not isinstance(value, str | None):
             raise UsageError(f"{name} must be text, not a {type(value).__name__}.")
-    return {"client": client, "api_key": api_key, "base_url": base_url, "gateway": gateway}
+    return {
+        "client": client,
+        "api_key": api_key,
+        "base_url": base_url,
+        "gateway": gateway,
+        "allow_private_links": allow_private_links,
+    }
 
 
 def connect(
@@ -60,6 +73,7 @@ def connect(
     api_key: str | None,
     base_url: str | None,
     gateway: str | Gateway | None,
+    allow_private_links: bool = False,
 ) -> Client:
     """Give the client of a call; what is opened here is closed with `resources`.
 
@@ -75,7 +89,11 @@ def connect(
     if gateway is not None:
         running = _gateway(resources, directory, gateway)
         api_key, base_url = running.api_key, running.base_url
-    return with_key(resources.enter_context(Client(api_key=api_key, base_url=base_url)))
+    return with_key(
+        resources.enter_context(
+            Client(api_key=api_key, base_url=base_url, allow_private_links=allow_private_links)
+        )
+    )
 
 
 def known_service(directory: RunDirectory, service: dict[str, Any]) -> dict[str, Any]:

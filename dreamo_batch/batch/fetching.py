@@ -33,6 +33,7 @@ def download(
     api_key: str | None = None,
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fetch pictures that were made and are missing on disk; orders nothing, whatever else is to be done.
@@ -46,7 +47,7 @@ def download(
         Rows of results, any part of them, or a run directory for all of its table.
     run_dir : path-like, optional
         The run directory; default: the one that the results came from.
-    client, api_key, base_url, gateway, progress
+    client, api_key, base_url, gateway, allow_private_links, progress
         As for `run`; a run of the local gateway is recognised by itself.
 
     Returns
@@ -74,7 +75,13 @@ def download(
     rows = results if isinstance(results, pd.DataFrame) else load(results)
     history.refuse_other_tables(rows)
     directory = RunDirectory(origin.run_dir_of(rows, run_dir))
-    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+    service = service_given(
+        client=client,
+        api_key=api_key,
+        base_url=base_url,
+        gateway=gateway,
+        allow_private_links=allow_private_links,
+    )
     work_off(*_nothing_ordered(directory, rows), known_service(directory, service), show=progress)
     return _as_they_stand(rows, directory)
 

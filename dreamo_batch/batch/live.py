@@ -311,6 +311,7 @@ def start(
     api_key: str | None = None,
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
     max_cost: float | str | Decimal | None = None,
     max_new_cost: float | str | Decimal | None = None,
     unit_cost: float | str | Decimal | None = None,
@@ -337,7 +338,9 @@ def start(
     ----------
     table, run_dir
         As for `dreamo_batch.run`.
-    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, max_in_flight, download, fix_images
+    client, api_key, base_url, gateway, allow_private_links, max_cost, max_new_cost, unit_cost, pilot, max_in_flight
+        As for `dreamo_batch.run`.
+    download, fix_images
         As for `dreamo_batch.run`.
     keep_references, on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, adopt_copy,
     base_dir
@@ -380,7 +383,13 @@ def start(
         task_timeout_s=task_timeout_s,
         adopt_copy=adopt_copy,
     )
-    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+    service = service_given(
+        client=client,
+        api_key=api_key,
+        base_url=base_url,
+        gateway=gateway,
+        allow_private_links=allow_private_links,
+    )
     with in_front():
         return Batch(begin(*made_ready(table, RunDirectory(run_dir), options, base_dir), service))
 

@@ -53,6 +53,7 @@ def run(
     api_key: str | None = None,
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
     max_cost: Amount | None = None,
     max_new_cost: Amount | None = None,
     unit_cost: Amount | None = None,
@@ -87,6 +88,8 @@ def run(
     gateway : "local" or LocalGateway, optional
         ``"local"`` starts the embedded gateway, which needs no key and costs nothing; its state is kept in
         the run directory. A `LocalGateway` that is not running is started and closed in the same way.
+    allow_private_links : bool
+        Follow links to pictures that lead to private addresses, as of a service in your own network.
     max_cost : float, str or Decimal, optional
         Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
     max_new_cost : float, str or Decimal, optional
@@ -173,7 +176,13 @@ def run(
         adopt_copy=adopt_copy,
     )
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+    service = service_given(
+        client=client,
+        api_key=api_key,
+        base_url=base_url,
+        gateway=gateway,
+        allow_private_links=allow_private_links,
+    )
     with in_front():
         flag("progress", progress)
         with shown(progress):
@@ -293,6 +302,7 @@ def retry(
     api_key: str | None = None,
     base_url: str | None = None,
     gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
@@ -307,7 +317,7 @@ def retry(
         paid twice.
     classes : str or collection of str, optional
         Only failures of these classes (column ``error_class``); ``"ambiguous"`` stands for every ambiguous row.
-    client, api_key, base_url, gateway, progress
+    client, api_key, base_url, gateway, allow_private_links, progress
         As for `run`; a run of the local gateway is recognised by itself.
     **options
         Every other option of `run`; `max_cost` defaults to the stored cap.
@@ -343,7 +353,13 @@ def retry(
             task = Task(table.user, table.prepared, RunOptions(**options), chosen)
         except TypeError as error:
             raise UsageError(f"retry: {error}") from None
-        service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+        service = service_given(
+            client=client,
+            api_key=api_key,
+            base_url=base_url,
+            gateway=gateway,
+            allow_private_links=allow_private_links,
+        )
         entropy = peek_entropy(directory) or new_entropy()
         return work_off(directory, task, entropy, known_service(directory, service), show=progress)
 

@@ -146,7 +146,11 @@ def retry(
 
     path = declared.run_dir_of(run_dir, run_dir_option)
     chosen: dict[str, Any] = {"rows": declared.split(rows), "classes": declared.split(classes)}
-    asked = {keyword: value for keyword, value in options.items() if keyword != "base_url"}
+    asked = {
+        keyword: value
+        for keyword, value in options.items()
+        if keyword not in {"base_url", "allow_private_links"}
+    }
     is_local = local or (options["base_url"] is None and RunDirectory(path).gateway.is_dir())
 
     def planned() -> pd.DataFrame:

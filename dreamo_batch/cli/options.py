@@ -38,6 +38,9 @@ RUN: Final[dict[str, click.Option]] = {
         metavar="URL",
         help="Where the service is; default: DREAMO_BASE_URL, else the public gateway.",
     ),
+    "allow_private_links": _option(
+        "--allow-private-links", is_flag=True, help="Follow links to pictures that lead to private addresses."
+    ),
     "max_cost": _option(
         "--max-cost",
         metavar="USD",

@@ -182,7 +182,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
     >>> why_refused("::ffff:127.0.0.1", allows_private=True)
     'the link leads to this machine, and is not followed'
     >>> why_refused("10.1.2.3", allows_private=False)
-    'the link leads to a private address, and is not followed; Client(allow_private_links=True) allows it'
+    'the link leads to a private address, and is not followed; allow_private_links=True allows it'
     >>> why_refused("10.1.2.3", allows_private=True), why_refused("1.1.1.1", allows_private=False)
     (None, None)
     """
@@ -192,7 +192,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
         return "the link leads to this machine, and is not followed"
     is_private = not known.is_global or known.is_multicast or any(known in one for one in _TUNNELS)
     if is_private and not allows_private:
-        return "the link leads to a private address, and is not followed; Client(allow_private_links=True) allows it"
+        return "the link leads to a private address, and is not followed; allow_private_links=True allows it"
     return None
 
 
