@@ -756,6 +756,8 @@ def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, re
     service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
     done = dreamo.run(jobs(reference, 1), tmp_path / "run", allow_private_links=True, **service)
     assert done["status"].tolist() == ["completed"]
-    with dreamo.Client(base_url=gateway.base_url, api_key=gateway.api_key) as client:
-        with pytest.raises(errors.UsageError, match="give allow_private_links= to the Client"):
-            dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
+    with (
+        dreamo.Client(base_url=gateway.base_url, api_key=gateway.api_key) as client,
+        pytest.raises(errors.UsageError, match="give allow_private_links= to the Client"),
+    ):
+        dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
