@@ -167,15 +167,13 @@ class Window:
     3
     >>> window.open_once()
     >>> window.refused(n_in_flight=3)
-    >>> window.accepted(n_in_flight=3)
-    >>> window.size
-    3
-    >>> window.accepted(n_in_flight=3)
+    >>> for _ in range(40):
+    ...     window.accepted(n_in_flight=3)
     >>> window.size
     4
     """
 
-    _HOLD_FIRST: Final = 1
+    _HOLD_FIRST: Final = 20
     _HOLD_MAX: Final = 2000
 
     def __init__(self, limit: int) -> None:
@@ -185,7 +183,6 @@ class Window:
         self._hold = self._HOLD_FIRST
         self._n_accepted = 0
         self._is_opened = False
-        self._is_closed = False
 
     def refused(self, n_in_flight: int) -> None:
         """Take in a 429 that came while so many tasks were accepted and unfinished."""
@@ -193,11 +190,8 @@ class Window:
         if self._is_opened:
             self.size = max(1, self.size - 1)
             self._hold = min(2 * self._hold, self._HOLD_MAX)
-        elif not self._is_closed:
+        else:
             self.size = max(1, min(self.size, n_in_flight))
-        else:  # it takes less than before, or refuses whatever there is
-            self.size = max(1, min(self.size - 1, max(n_in_flight, self.size * 3 // 4)))
-        self._is_closed = True
         self._is_opened = False
         self._n_accepted = 0
 
