@@ -56,12 +56,15 @@ def test_events_and_a_fresh_look_tell_the_same(choices):
     state, live = State(), tally()
     for at, (job_id, choice) in enumerate(choices):
         orders = state.of(job_id)
-        kinds = NEXT.get(orders[-1].stage, []) if orders else NEXT[Stage.UNSENT]
-        kind, fields = (kinds or NEXT[Stage.UNSENT])[choice % len(kinds or NEXT[Stage.UNSENT])]
-        number = orders[-1].order if orders and kind is not Kind.SENDING else next_number(orders)
+        order = (
+            orders[choice % len(orders)] if orders else Order(job_id, 1)
+        )  # also one that is not the latest
+        kinds = NEXT.get(order.stage) or NEXT[Stage.UNSENT]
+        kind, fields = kinds[choice % len(kinds)]
+        number = next_number(orders) if kind is Kind.SENDING else order.order
         before = state.find(job_id, number)
         after = state.apply(Event(kind, job_id, number, float(at), fields))
-        live.note(before, after)
+        live.note(before, after, state.deciding(job_id))
     fresh = Tally(rows(*"abc"), state, RUN_DIR)
     assert {(one.error_class, one.n_rows) for one in live.errors()} == {
         (one.error_class, one.n_rows) for one in fresh.errors()
@@ -87,8 +90,19 @@ def test_errors_are_counted_in_rows_with_the_first_as_an_example():
 def test_an_error_is_gone_once_the_job_is_ordered_again():
     """A job that goes on is no longer at its error."""
     live, again = tally(failed("a"), ambiguous("b")), Order("a", 2, Stage.SENDING)
-    live.note(None, again)
+    live.note(None, again, again)
     assert [one.error_class for one in live.errors()] == ["no_answer"]
+
+
+def test_an_order_that_fails_beside_one_under_way_is_no_error_of_its_job():
+    """A row stands where the order stands that serves it; an order settled late does not change that either."""
+    state = State([Order("a", 1, Stage.ACCEPTED), Order("a", 2, Stage.ACCEPTED), completed("b", cost="0.03")])
+    live = Tally(rows(*"ab"), state, RUN_DIR)
+    before, after = state.find("a", 2), failed("a", 2)
+    state.put(after)
+    live.note(before, after, state.deciding("a"))
+    assert live.errors() == ()
+    assert live.forecast(Decimal(1), None)[1] == Decimal("1.03")
 
 
 def test_a_picture_that_could_not_be_saved_is_an_error():

@@ -761,3 +761,26 @@ def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, re
         pytest.raises(errors.UsageError, match="give allow_private_links= to the Client"),
     ):
         dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
+
+
+def test_a_picture_that_is_there_shows_though_a_later_order_is_in_doubt(run, gateway, reference, tmp_path):
+    """The row is completed and says that money may be gone; the doubt can still be settled, and nothing is bought."""
+    run_dir, table = tmp_path / "run", jobs(reference, 1)
+    gateway.faults.script("create", "drop_after_accept", "drop_after_accept")
+    run(table)
+    run(table, on_ambiguous="resubmit")
+    first, second = gateway.invoice()
+    dreamo.resolve(run_dir, 0, order=1, task_id=first["id"])
+    done = run(table, retry_failed=True, on_ambiguous="resubmit", max_attempts=5)
+    assert done["status"].tolist() == ["completed"]
+    assert done["task_id"].tolist() == [first["id"]]
+    assert done["cost"].tolist() == [first["cost"]]
+    assert done["may_have_been_billed"].tolist() == [True]
+    assert dreamo.plan(table, run_dir)["action"].tolist() == ["reuse"]
+    dreamo.resolve(run_dir, 0, task_id=second["id"])
+    done = run(table)
+    assert Decimal(done["cost"].iloc[0]) == Decimal(first["cost"]) + Decimal(second["cost"])
+    assert dreamo.attempts(run_dir)["output_path"].nunique() == 2
+    assert not done["may_have_been_billed"].any()
+    assert len(gateway.invoice()) == 2
+    assert dreamo.verify(run_dir) == []

@@ -308,6 +308,8 @@ class World:
         """Compare the ledger with the invoice."""
         invoice, orders = self.service.invoice, list(self.ledger.state)
         assert max(Counter(taken.key for taken in invoice.values()).values(), default=0) <= 1
+        for job_id in {order.job_id for order in orders if order.stage is Stage.COMPLETED}:
+            assert self.ledger.state.deciding(job_id).stage is Stage.COMPLETED
         known = {order.task_id: order for order in orders if order.task_id is not None}
         doubtful = {(o.job_id, o.order) for o in orders if o.stage in (Stage.AMBIGUOUS, Stage.SENDING)}
         assert set(known) <= set(invoice)
@@ -355,6 +357,10 @@ class Watch:
             return
         schedule, orders = self.coordinator.schedule, list(self.coordinator.ledger.state)
         assert not schedule.is_paused
+        others = [o for o in orders if o.job_id == event.job_id and o.order != event.order]
+        assert not any(o.stage in OPEN or o.stage is Stage.COMPLETED for o in others), (
+            "ordered once too often"
+        )
         n_sending = sum(order.stage is Stage.SENDING for order in orders)
         assert n_sending <= self.limits.n_creating
         overdue = [o for o in orders if o.stage in OPEN and o.error_class == outcomes.TASK_TIMEOUT]

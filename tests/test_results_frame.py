@@ -16,6 +16,7 @@ from dreamo_batch.execution.budget import text
 from dreamo_batch.execution.state import ORDERED, STATUS_OF, Order, Stage, State
 from dreamo_batch.results import frame
 from tests.fakes import histories, prepared
+from tests.histories import completed
 
 COPIED = (
     "task_id",
@@ -62,8 +63,11 @@ def of_orders(orders: tuple[Order, ...]) -> dict:
     latest = orders[-1]
     if latest.stage in {Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST}:
         for order in orders:  # one that came to nothing says nothing of a job that another one serves
-            if order.stage in {Stage.SENDING, Stage.ACCEPTED, Stage.COMPLETED}:
+            if order.stage in {Stage.SENDING, Stage.ACCEPTED}:
                 latest = order
+    for order in orders:  # a picture that is there stands for its job, whatever became of a later order
+        if order.stage is Stage.COMPLETED:
+            latest = order
     costs = [Decimal(order.cost) for order in orders if order.cost is not None]
     cost = None if not costs else (latest.cost if len(orders) == 1 else text(sum(costs)))
     billed = [order.may_have_been_billed for order in orders]
@@ -132,6 +136,22 @@ def test_costs_of_several_orders_are_added_to_the_last_digit():
     assert got["attempts"].tolist() == [4]
     orders = [Order("a", n, Stage.LOST) for n in (1, 2)]
     assert assemble(pd.DataFrame(index=[0]), prepared("a").rows, orders)["cost"].isna().all()
+
+
+@pytest.mark.parametrize("later", [stage for stage in Stage if stage is not Stage.COMPLETED])
+def test_a_completed_order_shows_whatever_became_of_a_later_one(later):
+    """Its status, its picture and its task stand in the row, the costs of both, and the doubt that is left."""
+    orders = [
+        completed("a", task_id="t1", output_path="images/a.jpg", cost="0.03", may_have_been_billed=False),
+        Order("a", 2, later, task_id="t2", cost="0.01", may_have_been_billed=later is Stage.AMBIGUOUS),
+        Order("b", 1, Stage.FAILED),
+    ]
+    got = assemble(pd.DataFrame(index=range(2)), prepared("b", "a").rows, orders)
+    assert got["status"].tolist() == ["failed", "completed"]
+    assert got["task_id"].tolist()[1] == "t1"
+    assert got["output_path"].tolist()[1] == "images/a.jpg"
+    assert got["cost"].tolist()[1] == "0.04"
+    assert got["may_have_been_billed"].tolist()[1] is (later is Stage.AMBIGUOUS)
 
 
 def test_one_orders_cost_stands_as_the_service_wrote_it():

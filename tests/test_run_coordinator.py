@@ -275,6 +275,61 @@ def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_lates
     assert given(coordinator) == [("save", KEY, "https://h/1", "a-order-1")]
 
 
+def with_a_resend_on_the_wire(make, clock, **options):
+    """Give a coordinator whose order 1 was in doubt; order 2 is on the wire when 1 is settled as taken."""
+    coordinator = make("a")
+    given(coordinator)
+    coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    asked = plan.Options(resubmit_ambiguous=True, **options)
+    assignment = plan.assignment(
+        prepared("a"), coordinator.ledger.state, asked, coordinator.ledger.directory.path
+    )
+    coordinator = make(assignment=assignment)
+    assert given(coordinator) == [("create", ("a", 2))]
+    first = coordinator.ledger.state.find("a", 1)
+    coordinator.settle(outcomes.resolved(first, clock.wall(), "t1"))
+    return coordinator
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        LIMITED,
+        AWAY,
+        Failure(Kind.STOP, failures.FORBIDDEN, http_status=403),
+        Failure(Kind.PERMANENT, failures.REJECTED, http_status=400),
+    ],
+)
+def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, clock, failure):
+    """The order found to be taken serves the job: no create follows it, and its picture is the row's."""
+    coordinator = with_a_resend_on_the_wire(make, clock)
+    coordinator.take(CreateAnswer(("a", 2), failure))
+    assert coordinator.schedule.waiting == ()
+    assert latest(coordinator).order == 1
+    assert coordinator.snapshot().by_status["in_progress"] == 1
+
+
+def test_a_resend_that_fails_is_not_ordered_again_once_the_first_was_taken(make, clock):
+    """Attempts that are left are not for a job whose other order is still being made."""
+    coordinator = with_a_resend_on_the_wire(make, clock, max_attempts=5)
+    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    clock.advance(60)
+    given(coordinator)
+    failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
+    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    assert outcomes.is_retryable(coordinator.ledger.state.find("a", 2))
+    assert coordinator.schedule.waiting == ()
+    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert coordinator.snapshot().by_status["completed"] == 1
+    again = plan.Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset("a"))
+    assert (
+        plan.assignment(
+            prepared("a"), coordinator.ledger.state, again, coordinator.ledger.directory.path
+        ).to_order
+        == []
+    )
+
+
 def test_a_completed_task_is_saved(make, clock):
     """Its cost takes the place of its reservation, and its picture is fetched."""
     coordinator = completed(make, clock)

@@ -234,3 +234,4 @@ def test_a_job_is_not_ordered_while_another_order_of_it_lives(other, latest):
     asked = Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset({"a"}))
     assert not decide(orders, asked, None).is_ordered
     assert not decide(orders, Options(), None).is_ordered
+    assert (decide(orders, asked, None).action == plan.REUSE) == (other is Stage.COMPLETED)

@@ -15,7 +15,7 @@ from dreamo_batch.execution.coordinator import status_of
 from dreamo_batch.execution.state import OPEN, ORDERED, Order, State, is_unresolved_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -127,13 +127,13 @@ class Tally:
         self._unknown = ZERO  # held back for orders that ended without a cost
         self._start(state)
 
-    def note(self, before: Order | None, after: Order) -> None:
-        """Take in what became of an order."""
+    def note(self, before: Order | None, after: Order, deciding: Order) -> None:
+        """Take in what became of an order; `deciding` is the one that says how its job stands now."""
         with self._lock:
             self._count_money(before, after)
             if after.job_id in self._rows.weights and _is_newly_saved(before, after):
                 self._newest.append(after)
-            self._settle(after)
+            self._settle(deciding)
 
     def errors(self) -> tuple[ErrorGroup, ...]:
         """Give rows that failed or may have been ordered, by class, most frequent first."""
@@ -184,9 +184,8 @@ class Tally:
         self._newest.extend(sorted(saved, key=lambda order: order.saved_at or 0.0)[-N_NEWEST:])
         for job_id in self._rows.weights:
             self._settle(state.deciding(job_id) or Order(job_id, 1))
-        for order in _latest(state):
-            if order.job_id not in self._rows.weights:
-                self._settle(order)
+        for job_id in {order.job_id for order in state} - self._rows.weights.keys():
+            self._settle(state.deciding(job_id) or Order(job_id, 1))
 
     def _count_money(self, before: Order | None, after: Order) -> None:
         self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
@@ -252,10 +251,6 @@ class Tally:
 
 def _is_newly_saved(before: Order | None, after: Order) -> bool:
     return after.output_path is not None and (before is None or before.output_path != after.output_path)
-
-
-def _latest(state: State) -> Iterable[Order]:
-    return {order.job_id: order for order in state}.values()
 
 
 def _class(order: Order, status: str) -> str | None:

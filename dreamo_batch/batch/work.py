@@ -306,7 +306,7 @@ class Work:
     def _note(  # bound to the work, which so lives as long as its coordinator does
         self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Order | None, after: Order
     ) -> None:
-        tally.note(before, after)
+        tally.note(before, after, coordinator.ledger.state.deciding(after.job_id) or after)
         speed.note(time.monotonic(), coordinator.snapshot().n_settled)
 
 

@@ -31,7 +31,6 @@ from dreamo_batch.execution.state import (
     Event,
     Order,
     Stage,
-    deciding,
     next_number,
 )
 from dreamo_batch.execution.state import Kind as EventKind
@@ -223,11 +222,11 @@ class Coordinator:
         return lambda: self._effects.fetch(action.do, key, order.task_id or "")
 
     def _picture_name(self, key: Key) -> str:
-        """Name the picture of a job's latest order by the job; one that was settled late by its number, too."""
+        """Name the picture of the last order that may make one by the job; one settled late by its number, too."""
         orders = self.ledger.state.of(key[0])
-        chosen = deciding(orders)
+        last = max(order.order for order in orders if order.stage not in CAME_TO_NOTHING)
         others = {Path(o.output_path).stem for o in orders if o.output_path is not None and o.order != key[1]}
-        is_jobs_own = (chosen is None or chosen.order == key[1]) and key[0] not in others
+        is_jobs_own = last == key[1] and key[0] not in others
         return key[0] if is_jobs_own else f"{key[0]}-order-{key[1]}"
 
     # Taking in.
@@ -584,8 +583,8 @@ class Coordinator:
     def _is_to_be_ordered(self, order: Order) -> bool:
         """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
         is_wanted = self.assignment.may_order and order.job_id in self.assignment.jobs
-        is_latest = self.ledger.state.deciding(order.job_id) == order
-        return is_wanted and is_latest and all(key[0] != order.job_id for key in self.schedule.waiting)
+        is_deciding = self.ledger.state.deciding(order.job_id) == order
+        return is_wanted and is_deciding and all(key[0] != order.job_id for key in self.schedule.waiting)
 
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:
@@ -699,7 +698,7 @@ def _reason(failure: Failure | None) -> str:
 
 
 def status_of(order: Order | None) -> str:
-    """Give the status of a job by its latest order.
+    """Give the status of a job by the order that says how it stands.
 
     Examples
     --------

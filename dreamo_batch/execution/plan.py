@@ -302,10 +302,8 @@ def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
     latest = orders[-1]
     is_chosen = latest.job_id in options.chosen
     if latest.stage is Stage.AMBIGUOUS:
-        if any(order.stage in OPEN or order.stage is Stage.COMPLETED for order in orders):
-            return Decision(
-                AMBIGUOUS, "another order of it is under way or has its picture; resolve this one"
-            )
+        if any(order.stage in OPEN for order in orders):
+            return Decision(AMBIGUOUS, "another order of it is under way; resolve this one")
         if is_chosen or options.resubmit_ambiguous:
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_ordered=True)
         return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")

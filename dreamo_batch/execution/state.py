@@ -301,9 +301,10 @@ class State:
 
 
 def deciding(orders: tuple[Order, ...]) -> Order | None:
-    """Give the order that says how its job stands: the latest, unless that came to nothing and another one did not.
+    """Give the order that says how its job stands.
 
-    A job is not ordered again while any of its orders is under way or has its picture, whatever became of a later one.
+    That is the last one completed, whatever became of a later one. Without one it is the latest, or if that came to
+    nothing, the last one under way.
 
     Examples
     --------
@@ -311,10 +312,12 @@ def deciding(orders: tuple[Order, ...]) -> Order | None:
     >>> deciding((made, refused)).order, deciding((refused,)).order, deciding(())
     (1, 2, None)
     """
-    latest = orders[-1] if orders else None
-    if latest is None or latest.stage not in CAME_TO_NOTHING:
-        return latest
-    return next((order for order in reversed(orders) if order.stage in OPEN | _MADE), latest)
+    if not orders:
+        return None
+    latest, backwards = orders[-1], orders[::-1]
+    under_way = OPEN if latest.stage in CAME_TO_NOTHING else frozenset[Stage]()
+    completed = next((order for order in backwards if order.stage is Stage.COMPLETED), None)
+    return completed or next((order for order in backwards if order.stage in under_way), latest)
 
 
 def next_number(orders: tuple[Order, ...]) -> int:

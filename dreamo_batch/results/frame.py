@@ -25,7 +25,7 @@ Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
-# Columns that the results take from a job's latest order as they are.
+# Columns that the results take as they are from the order that says how its job stands.
 _COPIED: Final = (
     columns.TASK_ID,
     columns.OUTPUT_URL,
@@ -94,7 +94,9 @@ def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
     results = results.assign(**{columns.IN_TABLE: True})
     if not len(orders):
         return results
-    latest = orders.drop_duplicates(columns.JOB_ID, keep="last").reset_index(drop=True)
+    orders = orders.reset_index(drop=True)
+    latest = _with_deciding_last(orders).drop_duplicates(columns.JOB_ID, keep="last")
+    latest = latest.sort_index().reset_index(drop=True)
     told = [read_inputs(text) for text in latest[columns.ORDERED_INPUTS]]
     user = pd.DataFrame([own_cells(one) for one in told], index=latest.index)
     named = [
@@ -169,7 +171,7 @@ def output_dtypes() -> dict[str, object]:
 
 
 def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
-    """One row per job: its latest order, with sums over all of them."""
+    """One row per job: the order that says how it stands, with sums over all of them."""
     orders = orders.assign(**{columns.ATTEMPTS: orders[columns.STAGE].isin([str(s) for s in ORDERED])})
     orders[columns.ATTEMPTS] = orders[columns.ATTEMPTS].astype(columns.INT)
     orders = _with_deciding_last(orders)
@@ -183,15 +185,17 @@ def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
 
 def _with_deciding_last(orders: pd.DataFrame) -> pd.DataFrame:
     """Put the order that says how its job stands behind the others; see `dreamo_batch.execution.state.deciding`."""
-    is_followed = orders[columns.JOB_ID].duplicated(keep="last")
-    came_to_nothing = orders[columns.STAGE].isin([str(stage) for stage in CAME_TO_NOTHING])
-    doubtful = orders.loc[~is_followed & came_to_nothing, columns.JOB_ID]
-    speaks = orders[columns.JOB_ID].isin(doubtful) & ~came_to_nothing
-    speaks &= orders[columns.STAGE].isin([str(stage) for stage in (*OPEN, Stage.COMPLETED)])
-    chosen = orders[speaks].drop_duplicates(columns.JOB_ID, keep="last")
-    if chosen.empty:
+    is_one_of_several = orders[columns.JOB_ID].duplicated(keep=False)
+    if not is_one_of_several.any():
         return orders
-    return pd.concat([orders.drop(chosen.index), chosen])
+    several = orders[is_one_of_several]
+    jobs, stages = several[columns.JOB_ID], several[columns.STAGE]
+    is_completed = stages == str(Stage.COMPLETED)
+    is_idle = ~jobs.duplicated(keep="last") & stages.isin([str(stage) for stage in CAME_TO_NOTHING])
+    is_under_way = stages.isin([str(stage) for stage in OPEN]) & jobs.isin(jobs[is_idle])
+    is_chosen = is_completed | (is_under_way & ~jobs.isin(jobs[is_completed]))
+    chosen = several[is_chosen].drop_duplicates(columns.JOB_ID, keep="last")
+    return orders if chosen.empty else pd.concat([orders.drop(chosen.index), chosen])
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
