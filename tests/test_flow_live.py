@@ -236,6 +236,26 @@ def test_a_cap_stops_the_run_and_a_higher_one_goes_on(flow, start, slow):
     assert dreamo.status(flow.run_dir)["max_cost_usd"] == "1"
 
 
+def test_the_sum_agreed_to_binds_a_batch_however_often_it_goes_on(flow, start, slow):
+    """Neither resume after a stop nor retry nor a higher cap grants it anew; a new start does."""
+    live = start(max_new_cost="0.09", max_cost="0.50")  # three of six
+
+    def until_over() -> None:
+        until(lambda: slow.let_tasks_end() or live.status.is_over)
+
+    until(lambda: are_two_under_way(live))
+    live.stop()
+    for go_on in (live.resume, live.resume, live.retry, lambda: live.raise_budget("0.60")):
+        go_on()
+        until_over()
+        assert len(flow.invoice()) == 3
+        assert "limit of this call" in str(live.status.problem)
+    live = start(max_new_cost="0.09")
+    until_over()
+    assert live.status.phase == "finished"
+    flow.assert_finishes()
+
+
 def test_a_cap_is_raised_while_the_run_goes_on(flow, start, slow):
     """The live run takes the higher cap, stores it, and never stops."""
     live = start(max_cost="0.061")

@@ -247,3 +247,18 @@ def test_the_users_decimal_context_changes_no_amount():
         assert budget.verdict() == "stop"
         plan = pd.DataFrame({"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]})
         assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._lead().as_text()
+
+
+def test_what_is_left_of_the_sum_of_a_call_is_what_it_did_not_commit():
+    """What is reserved counts, a lower cost frees the rest of it, and nothing is owed beyond the sum."""
+    before = Order("a", 1, Stage.ACCEPTED, reserved="0.05")
+    budget = Budget(max_new=Decimal("0.10"), price=Decimal("0.03"), orders=[before])
+    assert Budget().left is None
+    assert budget.left == Decimal("0.10")
+    sent = Order("b", 1, Stage.ACCEPTED, reserved="0.03")
+    budget.change(None, sent)
+    assert budget.left == Decimal("0.07")
+    budget.change(sent, Order("b", 1, Stage.COMPLETED, reserved="0.03", cost="0.02"))
+    assert budget.left == Decimal("0.08")
+    budget.change(before, Order("a", 1, Stage.COMPLETED, reserved="0.05", cost="9"))
+    assert budget.left == 0

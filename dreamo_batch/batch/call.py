@@ -58,8 +58,8 @@ class Task:
     """What a call is given: the user's columns, what was decided for each row, and the options.
 
     `chosen` are jobs named for a retry. With `fetched`, nothing is ordered, and of the pictures that are missing only
-    those of these jobs are fetched. `goes_on`: what the call before it had still to order, this one orders too, also
-    if that was stopped.
+    those of these jobs are fetched. `before` is the budget of the call that this one goes on with, also if that was
+    stopped: what it had still to order, this one orders too, for what that left of `max_new_cost`.
     """
 
     user: pd.DataFrame
@@ -67,7 +67,7 @@ class Task:
     options: RunOptions
     chosen: frozenset[str] = frozenset()
     fetched: frozenset[str] | None = None
-    goes_on: bool = False
+    before: Budget | None = None
 
 
 def _ignore(_call: Call) -> None:
@@ -197,7 +197,7 @@ class Call:
             )
         chosen = task.chosen
         if before is not None and (
-            task.goes_on or (before.schedule.is_submitting and not before.schedule.is_halted)
+            task.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
             chosen |= {job_id for job_id, _ in before.schedule.waiting}
         assignment = plan.assignment(
@@ -251,7 +251,8 @@ class Call:
     def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
         options = self.task.options
         cap = options.cap(state.cap)
-        max_new = money(options.max_new_cost)
+        agreed = self.task.before
+        max_new = money(options.max_new_cost) if agreed is None else agreed.left
         is_limited = cap is not None or max_new is not None
         price = price if price is not None else highest_price(state)
         if is_limited and price is None and assignment.to_order and options.pilot is None:

@@ -105,6 +105,8 @@ class Batch:
     def resume(self) -> None:
         """Go on after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
 
+        A `max_new_cost` given to `start` is not granted anew: it binds everything that this batch orders.
+
         Raises
         ------
         UsageError

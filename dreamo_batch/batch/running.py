@@ -93,7 +93,8 @@ def run(
     max_cost : float, str or Decimal, optional
         Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
     max_new_cost : float, str or Decimal, optional
-        USD that this call may add at most to what was spent and reserved before it; not stored.
+        USD that this call may add at most to what was spent and reserved before it; not stored. It binds a batch
+        as a whole, however often it is resumed or retried.
     unit_cost : float, str or Decimal, optional
         USD that each order reserves; default: what the service's precharge tells, else the highest price seen.
     pilot : int, optional

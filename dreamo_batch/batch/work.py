@@ -219,11 +219,16 @@ class Work:
             self.begin(self._task_again(frozenset()))
 
     def _task_again(self, chosen: frozenset[str]) -> Task:
-        """Give the task of a call that goes on: what this run has ordered again is not ordered once more."""
+        """Give the task of a call that goes on: what this run has ordered again is not ordered once more.
+
+        What the run may still add to the cost is what the calls before it left.
+        """
         task = self.call.task
         options = replace(task.options, retry_failed=False, on_ambiguous="hold")
         still_asked = frozenset(key[0] for key in self.call.coordinator.schedule.waiting)
-        return replace(task, options=options, chosen=chosen | still_asked, goes_on=True)
+        return replace(
+            task, options=options, chosen=chosen | still_asked, before=self.call.coordinator.budget
+        )
 
     def _ask(self, do: Callable[[Coordinator], Any]) -> bool:
         """Have something done in the runner's thread; False if the run is over, or it says so."""

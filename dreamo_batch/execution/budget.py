@@ -138,6 +138,13 @@ class Budget:
         """USD that spent + reserved may come to in this call: the cap, or the sum agreed to for it if that is less."""
         return min((limit for limit in (self.cap, self.call_limit) if limit is not None), default=None)
 
+    @property
+    def left(self) -> Decimal | None:
+        """USD that may still be added of the sum agreed to for this call; None where there is no such sum."""
+        if self.call_limit is None:
+            return None
+        return max(total((self.call_limit, self._committed().copy_negate())), ZERO)
+
     def verdict(self) -> Verdict:
         """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
         limit = self.limit
