@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -136,6 +137,8 @@ def test_cells_are_safe_for_spreadsheets_on_request(run_dir, folder):
     results = dreamo.load(run_dir).assign(note="=1+1")
     dreamo.export(results, folder, excel_safe=True, pictures="none")
     assert ",'=1+1" in (folder / "results.csv").read_text(encoding="utf-8")
+    for name in ("results.csv", "columns.csv"):
+        assert (folder / name).read_bytes().startswith(codecs.BOM_UTF8)
 
 
 def test_chosen_rows_are_exported_alone(run_dir, folder):

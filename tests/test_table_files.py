@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import importlib.util
 import json
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -388,7 +389,7 @@ def test_excel_cells_are_read_for_what_was_meant(tmp_path):
 
 
 def test_excel_never_makes_a_formula_of_text(tmp_path):
-    """Text stays text, whatever it begins with; what a sheet can't hold is replaced or refused."""
+    """Text stays text, whatever it begins with."""
     openpyxl = pytest.importorskip("openpyxl")
     table = pd.DataFrame({"prompt": ["=1+1", "+1", "-1", "@x", "a\x00b"], "seed": [2**53 + 1, 1, 2, 3, 4]})
     table["at"] = pd.to_datetime(["2024-01-01T08:00+08:00"] * 5).astype("datetime64[us, Asia/Shanghai]")
@@ -397,23 +398,31 @@ def test_excel_never_makes_a_formula_of_text(tmp_path):
     assert [cell.data_type for cell in sheet["A"][1:]] == ["s"] * 5
     assert [cell.value for cell in sheet["B"][1:]] == [str(2**53 + 1), 1, 2, 3, 4]
     assert sheet["C"][1].value == dt.datetime(2024, 1, 1, 0, 0)  # noqa: DTZ001 - a sheet has no zones
-    assert read_table(tmp_path / "jobs.xlsx")["prompt"].tolist() == ["=1+1", "+1", "-1", "@x", "a\ufffdb"]
+    assert read_table(tmp_path / "jobs.xlsx")["prompt"].tolist() == table["prompt"].tolist()
 
 
 @settings(max_examples=settings.default.max_examples // 10)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1), min_size=1))
-def test_any_text_survives_a_sheet_but_for_what_xml_can_not_hold(tmp_path_factory, prompts):
-    """Control characters become U+FFFD; everything else comes back."""
+@given(st.lists(TEXT | st.text("_x0041\r\x00A", min_size=1), min_size=1))
+def test_any_text_survives_a_sheet(tmp_path_factory, prompts):
+    """Control characters, line ends and what looks like an escape come back too."""
     path = tmp_path_factory.mktemp("tables") / "jobs.xlsx"
     write_table(pd.DataFrame({"prompt": prompts, "image": URL}), path)
-    expected = [
-        "".join(
-            "\ufffd" if (letter < " " and letter not in "\t\n") or letter in "\ufffe\uffff" else letter
-            for letter in prompt
-        )
-        for prompt in prompts
-    ]
-    assert read_table(path)["prompt"].tolist() == expected
+    assert read_table(path)["prompt"].tolist() == prompts
+
+
+@pytest.mark.parametrize("name", ["_x0041_", "x\ry", "x\x01y", "=x", "#N/A"])
+def test_any_name_survives_a_sheet(name, tmp_path):
+    """A column is written like a cell."""
+    write_table(pd.DataFrame({"prompt": ["#REF!"], name: ["#N/A"]}), tmp_path / "jobs.xlsx")
+    assert read_table(tmp_path / "jobs.xlsx").to_dict("list") == {"prompt": ["#REF!"], name: ["#N/A"]}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
+def test_half_characters_do_not_stop_a_write(suffix, tmp_path):
+    """No file of text can hold them; they are written out."""
+    table = pd.DataFrame({"own": pd.Series(["a\ud83d"], dtype=object)})
+    write_table(table, tmp_path / f"jobs{suffix}")
+    assert read_table(tmp_path / f"jobs{suffix}")["own"].tolist() == ["a\\ud83d"]
 
 
 def test_numbers_that_a_sheet_keeps_only_roughly_are_no_seeds(tmp_path):
@@ -443,8 +452,9 @@ def test_an_empty_sheet_is_refused(tmp_path):
 
 def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
     """Nothing is cut off silently."""
-    with pytest.raises(TableError, match="40,000 characters"):
-        write_table(pd.DataFrame({"prompt": ["a" * 40_000]}), tmp_path / "jobs.xlsx")
+    for text in ("a" * 40_000, "😀" * 20_000, "\r\n" * 5_000):
+        with pytest.raises(TableError, match="40,000 characters"):
+            write_table(pd.DataFrame({"prompt": [text]}), tmp_path / "jobs.xlsx")
     monkeypatch.setattr("dreamo_batch.table.spreadsheets._ROWS", 1)
     with pytest.raises(TableError, match="2 rows don't fit"):
         write_table(pd.DataFrame({"prompt": ["a", "b"]}), tmp_path / "jobs.xlsx")
@@ -604,34 +614,109 @@ def test_parquet_of_other_programs_gets_the_designed_dtypes(result, tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "result.parquet"), result)
 
 
+def saved(folder: Path, *rows: list[object]) -> Path:
+    """Save rows below the names of a table of jobs with openpyxl, which calculates no formula."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["image", "Prompt", "seed", "own"], *rows):
+        book.active.append(row)
+    book.save(folder / "jobs.xlsx")
+    return folder / "jobs.xlsx"
+
+
+def rewritten(path: Path, part: str, old: bytes, new: bytes) -> Path:
+    """Change bytes of one part of a workbook."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert old in parts[part]
+    parts[part] = parts[part].replace(old, new)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
 def test_errors_and_formulas_without_a_value_are_no_empty_cells(tmp_path):
     """In a column of numbers they are shown with their cell; in one of texts the file is refused."""
-    openpyxl = pytest.importorskip("openpyxl")
-
-    def saved(*cells: str) -> Path:
-        book = openpyxl.Workbook()
-        book.active.append(["image", "Prompt", "seed", "own"])
-        book.active.append([URL, *cells])
-        book.save(tmp_path / "jobs.xlsx")
-        return tmp_path / "jobs.xlsx"
-
-    table = read_table(saved("a fox", "#REF!", "=A1+1"))
+    table = read_table(saved(tmp_path, [URL, "a fox", "#REF!", "=A1+1"]))
     assert table["seed"].tolist() == ["#REF! (cell C2)"]
     assert table["own"].tolist() == ["formula =A1+1 was never calculated (cell D2)"]
     assert "seed-not-integer" in validate(table)["code"].tolist()
     for cell in ("#N/A", "=A1"):
         with pytest.raises(TableError, match="cell B2: "):
-            read_table(saved(cell, "1", ""))
+            read_table(saved(tmp_path, [URL, cell, 1, ""]))
+
+
+def test_faults_of_a_sheet_are_found_wherever_they_stand(tmp_path):
+    """A row of nothing but formulas is a row, whole numbers beside an error are read, an address is never cut off."""
+    with pytest.raises(TableError, match="cell A3: formula =X1 "):
+        read_table(saved(tmp_path, [URL, "a", 1], ["=X1", "=X2", "=X3"]))
+    far = [None] * 23 + ["#DIV/0!"]
+    with pytest.raises(TableError, match="column 28 has cells but no name"):
+        read_table(saved(tmp_path, [URL, "a", 1, 2, *far]))
+    with pytest.raises(TableError, match=r"cell AB1: #DIV/0!"):
+        read_table(saved_names(tmp_path, far))
+    with pytest.raises(TableError, match="cell E1: formula =X1 was never"):
+        read_table(saved_names(tmp_path, ["=X1"]))
+    long = read_table(saved(tmp_path, [URL, "a", "=VLOOKUP(A1,Sheet2!A1:B1000,2,FALSE)"]))
+    assert validate(long)["value"][0].endswith("(cell C2)")
+
+
+def saved_names(folder: Path, names: list[object]) -> Path:
+    """Save a sheet that has further names in its first row."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.load_workbook(saved(folder, [URL, "a", 1, 2]))
+    for number, name in enumerate(names, start=5):
+        book.active.cell(1, number, name)
+    book.save(folder / "jobs.xlsx")
+    return folder / "jobs.xlsx"
+
+
+def test_an_error_among_the_outputs_of_a_result_is_refused(result, tmp_path):
+    """An id or a path that is an error would be taken for one."""
+    openpyxl = pytest.importorskip("openpyxl")
+    write_table(result, tmp_path / "result.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "result.xlsx")
+    place = list(result.columns).index(columns.TASK_ID) + 1
+    book.active.cell(2, place, "#N/A")
+    book.save(tmp_path / "result.xlsx")
+    with pytest.raises(TableError, match=r"cell [A-Z]+2: #N/A"):
+        read_table(tmp_path / "result.xlsx")
+
+
+def test_a_formula_may_be_of_an_array_and_may_give_empty_text(tmp_path):
+    """What was calculated counts, empty text as a missing cell."""
+    openpyxl = pytest.importorskip("openpyxl")
+    array = openpyxl.worksheet.formula.ArrayFormula("C2:C3", "=A1:A2")
+    assert read_table(saved(tmp_path, [URL, "a", array]))["seed"].tolist() == [
+        "formula =A1:A2 was never calculated (cell C2)"
+    ]
+    path = saved(tmp_path, [URL, "a", "=X1"])
+    part = "xl/worksheets/sheet1.xml"
+    table = read_table(rewritten(path, part, b'<c r="C2">', b'<c r="C2" t="str">'))
+    assert table["seed"].isna().tolist() == [True]
+
+
+def test_a_zero_for_a_formula_that_waits_for_its_calculation_is_no_value(tmp_path):
+    """Some programs write 0 until a spreadsheet program has calculated; other zeros are zeros."""
+    part = "xl/worksheets/sheet1.xml"
+    path = saved(tmp_path, [URL, "a", "=X1", 0])
+    path = rewritten(path, part, b"<f>X1</f><v />", b"<f>X1</f><v>0</v>")
+    table = read_table(path)
+    assert table["seed"].tolist() == ["formula =X1 was never calculated (cell C2)"]
+    assert table["own"].tolist() == [0]
+    path = rewritten(path, "xl/workbook.xml", b'fullCalcOnLoad="1"', b"")
+    assert read_table(path)["seed"].tolist() == [0]
 
 
 def test_line_ends_and_escapes_survive_a_sheet(tmp_path):
     """A carriage return and a text that looks like an escape come back; an escape of another program is undone."""
     openpyxl = pytest.importorskip("openpyxl")
-    texts = ["a\r\nb", "a\rb", "_x0041_", "_x005F_x0041_", "__x000D_"]
+    texts = ["a\r\nb", "a\rb", "_x0041_", "_x005F_x0041_", "__x000D_", "_x0041\r"]
     write_table(pd.DataFrame({"image": URL, "prompt": texts}), tmp_path / "jobs.xlsx")
     assert read_table(tmp_path / "jobs.xlsx")["prompt"].tolist() == texts
     book = openpyxl.Workbook()
     book.active.append(["image", "prompt"])
     book.active.append([URL, "a_x000D_b_x4E2D_"])
+    book.active.append([URL, "_xD83D__xDE00_ _xD83D_"])
     book.save(tmp_path / "other.xlsx")
-    assert read_table(tmp_path / "other.xlsx")["prompt"].tolist() == ["a\rb中"]
+    assert read_table(tmp_path / "other.xlsx")["prompt"].tolist() == ["a\rb中", "😀 \ufffd"]

@@ -59,7 +59,8 @@ def export(
         Put prompt, seed and job id into the copies, without touching a pixel: PNG as iTXt chunks of these names,
         JPEG as a comment that is JSON. WebP pictures stay as they are.
     excel_safe : bool
-        Keep spreadsheets from reading cells of the CSV and TSV as formulas.
+        Write CSV and TSV for spreadsheets: with the byte order mark by which Excel knows UTF-8, and so that no cell
+        is read as a formula.
     progress : bool
         Show a bar while files are written.
 
@@ -101,11 +102,15 @@ def export(
     items = handout.tables(table, wanted, excel_safe=excel_safe)
     told = {"folder": str(target), "rows": len(table)}
     if pictures == "none":
-        deliver(target, [*items, *handout.explanations(table, None)])
+        deliver(target, [*items, *handout.explanations(table, None, excel_safe=excel_safe)])
         return told
     lines = tidy.pictures(table, decided, handout.saved_pictures(table, directory.path))
     album = handout.Album(directory.path / handout.IMAGES, is_linked=pictures == "link", has_text=text)
-    items += [*handout.explanations(table, lines), handout.metadata(lines), *album.items(lines)]
+    items += [
+        *handout.explanations(table, lines, excel_safe=excel_safe),
+        handout.metadata(lines),
+        *album.items(lines),
+    ]
     items += handout.references(table, decided)
     deliver(target, items, progress=progress)
     told |= {"pictures": len(lines), "missing": handout.n_pictures(table) - len(lines)}

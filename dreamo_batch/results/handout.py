@@ -92,7 +92,7 @@ def metadata(lines: pd.DataFrame) -> Item:
     return _table(f"{IMAGES}/{_METADATA}", lines)
 
 
-def explanations(table: pd.DataFrame, lines: pd.DataFrame | None) -> list[Item]:
+def explanations(table: pd.DataFrame, lines: pd.DataFrame | None, *, excel_safe: bool) -> list[Item]:
     """Say what each column means, as CSV and for reading; None: there are no pictures."""
     described = dictionary.describe(table, _KNOWN)
     readme = _README.format(
@@ -105,7 +105,8 @@ def explanations(table: pd.DataFrame, lines: pd.DataFrame | None) -> list[Item]:
         readme += _README_PICTURES.format(
             pictures=dictionary.markdown(dictionary.describe(lines, columns.PICTURES))
         )
-    return [_table("columns.csv", described), Item("README.md", lambda: readme.encode("utf-8", "replace"))]
+    meanings = _table("columns.csv", described, excel_safe=excel_safe)
+    return [meanings, Item("README.md", lambda: readme.encode("utf-8", "replace"))]
 
 
 def references(table: pd.DataFrame, decided: pd.DataFrame) -> Iterator[Item]:

@@ -55,7 +55,9 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
             "keep them.",
             stacklevel=5,
         )
-    return _with(frame, {name: frame[name].map(_data_uri) for name in in_memory})
+    # Without a dtype pandas would make a column of str, which can't hold half characters.
+    written = {name: [_data_uri(cell) for cell in frame[name]] for name in in_memory}
+    return _with(frame, {name: pd.Series(cells, frame.index, object) for name, cells in written.items()})
 
 
 def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -220,6 +222,8 @@ def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
 
 
 def _data_uri(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return printable(cell)
     if isinstance(cell, Image.Image):
         return f"<PIL image {cell.mode} {cell.width}x{cell.height}>"
     if not isinstance(cell, (bytes, bytearray, memoryview)):
