@@ -21,32 +21,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.importing import load as _load
+from dreamo_batch.importing import load_module as _load
 
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
-    from dreamo_batch.batch.analysis import attempts, costs, failures, latency, pace, throughput
-    from dreamo_batch.batch.conformance import check_service
-    from dreamo_batch.batch.exporting import export
-    from dreamo_batch.batch.fetching import download
-    from dreamo_batch.batch.live import Batch, start, watch
-    from dreamo_batch.batch.moment import Status
-    from dreamo_batch.batch.probing import probe_seeds
-    from dreamo_batch.batch.reading import load, status
-    from dreamo_batch.batch.reporting import report
-    from dreamo_batch.batch.running import plan, retry, run
-    from dreamo_batch.batch.seeds import (
-        best_seeds,
-        compare_replicates,
-        diversity,
-        measure,
-        near_duplicates,
-        rank,
-    )
-    from dreamo_batch.batch.settling import resolve
-    from dreamo_batch.batch.showing import contact_sheet, gallery
-    from dreamo_batch.batch.verifying import verify
+    from dreamo_batch.batch import Batch, plan, retry, run, start, watch
+    from dreamo_batch.display.gallery import Gallery
+    from dreamo_batch.display.report import report
+    from dreamo_batch.display.sheet import contact_sheet, gallery
+    from dreamo_batch.engine.plan import Plan
+    from dreamo_batch.engine.status import Status
     from dreamo_batch.errors import (
         AccessRefused,
         BudgetReached,
@@ -70,11 +55,17 @@ if TYPE_CHECKING:
         TableError,
         UsageError,
     )
-    from dreamo_batch.local import LocalGateway
-    from dreamo_batch.local.fault_plan import FaultPlan
-    from dreamo_batch.results.gallery import Gallery
-    from dreamo_batch.results.metrics import Metric
-    from dreamo_batch.results.planned import Plan
+    from dreamo_batch.gateway import LocalGateway
+    from dreamo_batch.gateway.faults import FaultPlan
+    from dreamo_batch.jobs.rules import Problems
+    from dreamo_batch.jobs.sweep import sweep
+    from dreamo_batch.jobs.tables import read_table, write_table
+    from dreamo_batch.jobs.validate import validate
+    from dreamo_batch.probe import check_service, probe_seeds
+    from dreamo_batch.results.analysis import attempts, costs, failures, latency, pace, throughput
+    from dreamo_batch.results.export import export
+    from dreamo_batch.results.load import load, status
+    from dreamo_batch.results.measure import Metric
     from dreamo_batch.results.plots import (
         plot_costs,
         plot_failures,
@@ -82,64 +73,69 @@ if TYPE_CHECKING:
         plot_spend,
         plot_throughput,
     )
+    from dreamo_batch.results.seeds import (
+        best_seeds,
+        compare_replicates,
+        diversity,
+        measure,
+        near_duplicates,
+        rank,
+    )
     from dreamo_batch.service.client import Client
-    from dreamo_batch.service.failure import Failure
-    from dreamo_batch.service.wire import Request
-    from dreamo_batch.table.files import read_table, write_table
-    from dreamo_batch.table.problems import Problems
-    from dreamo_batch.table.sweep import sweep
-    from dreamo_batch.table.validation import validate
+    from dreamo_batch.service.failures import Failure
+    from dreamo_batch.service.messages import Request
+    from dreamo_batch.settle import download, resolve, verify
 
 # Where each public name lives; loaded when first used, so that importing the package costs next to nothing.
 _HOME: Final = {
-    "sweep": "table.sweep",
-    "validate": "table.validation",
-    "read_table": "table.files",
-    "write_table": "table.files",
-    "plan": "batch.running",
-    "run": "batch.running",
-    "retry": "batch.running",
-    "start": "batch.live",
-    "watch": "batch.live",
-    "Batch": "batch.live",
-    "download": "batch.fetching",
-    "load": "batch.reading",
-    "status": "batch.reading",
-    "verify": "batch.verifying",
-    "resolve": "batch.settling",
-    "check_service": "batch.conformance",
-    "export": "batch.exporting",
-    "report": "batch.reporting",
-    "costs": "batch.analysis",
-    "attempts": "batch.analysis",
-    "contact_sheet": "batch.showing",
-    "gallery": "batch.showing",
-    "latency": "batch.analysis",
-    "throughput": "batch.analysis",
-    "pace": "batch.analysis",
-    "failures": "batch.analysis",
-    "probe_seeds": "batch.probing",
-    "measure": "batch.seeds",
-    "rank": "batch.seeds",
-    "best_seeds": "batch.seeds",
-    "diversity": "batch.seeds",
-    "near_duplicates": "batch.seeds",
-    "compare_replicates": "batch.seeds",
-    "Metric": "results.metrics",
+    "sweep": "jobs.sweep",
+    "validate": "jobs.validate",
+    "read_table": "jobs.tables",
+    "write_table": "jobs.tables",
+    "plan": "batch",
+    "run": "batch",
+    "retry": "batch",
+    "start": "batch",
+    "watch": "batch",
+    "Batch": "batch",
+    "download": "settle",
+    "load": "results.load",
+    "status": "results.load",
+    "verify": "settle",
+    "resolve": "settle",
+    "check_service": "probe",
+    "export": "results.export",
+    "report": "display.report",
+    "costs": "results.analysis",
+    "attempts": "results.analysis",
+    "contact_sheet": "display.sheet",
+    "gallery": "display.sheet",
+    "latency": "results.analysis",
+    "throughput": "results.analysis",
+    "pace": "results.analysis",
+    "failures": "results.analysis",
+    "probe_seeds": "probe",
+    "measure": "results.seeds",
+    "rank": "results.seeds",
+    "best_seeds": "results.seeds",
+    "diversity": "results.seeds",
+    "near_duplicates": "results.seeds",
+    "compare_replicates": "results.seeds",
+    "Metric": "results.measure",
     "plot_costs": "results.plots",
     "plot_failures": "results.plots",
     "plot_latency": "results.plots",
     "plot_spend": "results.plots",
     "plot_throughput": "results.plots",
     "Client": "service.client",
-    "LocalGateway": "local",
-    "Request": "service.wire",
-    "Failure": "service.failure",
-    "FaultPlan": "local.fault_plan",
-    "Gallery": "results.gallery",
-    "Plan": "results.planned",
-    "Problems": "table.problems",
-    "Status": "batch.moment",
+    "LocalGateway": "gateway",
+    "Request": "service.messages",
+    "Failure": "service.failures",
+    "FaultPlan": "gateway.faults",
+    "Gallery": "display.gallery",
+    "Plan": "engine.plan",
+    "Problems": "jobs.rules",
+    "Status": "engine.status",
     **dict.fromkeys(
         (
             "AccessRefused",
@@ -258,4 +254,4 @@ def __dir__() -> list[str]:
 
 
 # By name: to the layers below, this package is no way up.
-importlib.import_module(f"{__name__}.notebook.registration").register_when_pandas_is_there()
+importlib.import_module(f"{__name__}.accessor").register_when_pandas_is_there()

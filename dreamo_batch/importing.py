@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
 
 
-def load(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
     """Import a module so that no interrupt leaves it half loaded.
 
     Parameters

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.execution.state import Event, Kind, Order, Stage
-from dreamo_batch.execution.stored import ROWS
-from dreamo_batch.table.images import ImageSource
-from dreamo_batch.table.jobs import Job, Prepared
+from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.directory import ROWS
+from dreamo_batch.jobs.prepare import Job, Prepared
+from dreamo_batch.jobs.references import ImageSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch.reading import read_state
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.state import ORDERED, Order, Stage
+from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.results.load import read_state
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.execution import checkpoint
-from dreamo_batch.execution.state import Order, Stage, State
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.attempts import Order, Stage, State
 from dreamo_batch.results import frame, history
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def told(jobs: Sequence[str | None], orders: Sequence[Order], index: Any = None,
 
 def ledger(orders: Sequence[Order]) -> pd.DataFrame:
     """Lay orders out as a ledger does."""
-    return checkpoint.to_frame(checkpoint.to_arrow(State(orders)))
+    return directory.to_frame(directory.to_arrow(State(orders)))
 
 
 def _rows(jobs: Sequence[str | None]) -> pd.DataFrame:

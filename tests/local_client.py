@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.local.engine import Order, Picture
+from dreamo_batch.gateway.pictures import Order, Picture
 
 if TYPE_CHECKING:
-    from dreamo_batch.local.serve import LocalGateway
+    from dreamo_batch.gateway.gateway import LocalGateway
 
 CREATE = "/model/v1/generation"
 PRECHARGE = f"{CREATE}/precharge"

@@ -16,7 +16,7 @@ import fault_table
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
-from dreamo_batch.service import parameters
+from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,8 +49,8 @@ def _columns(table: Mapping[str, columns.Column]) -> str:
 def _facts() -> str:
     rows = [
         (f"`{name}`", _value(fact.value), fact.source, fact.note)
-        for name, fact in vars(parameters).items()
-        if isinstance(fact, parameters.Fact)
+        for name, fact in vars(contract).items()
+        if isinstance(fact, contract.Fact)
     ]
     return _table(("fact", "value", "source", "note"), rows)
 
@@ -70,13 +70,13 @@ def _codes() -> str:
             "no" if code.is_unbilled else "maybe",
             code.advice,
         )
-        for code in parameters.ERROR_CODES.values()
+        for code in contract.ERROR_CODES.values()
     ]
     return _table(("code", "meaning", "`error_class`", "billed?", "advice"), rows)
 
 
 def _sizes() -> str:
-    return ", ".join(f"`{name}` {width}x{height}" for name, (width, height) in parameters.SIZES.items())
+    return ", ".join(f"`{name}` {width}x{height}" for name, (width, height) in contract.SIZES.items())
 
 
 def _errors() -> str:

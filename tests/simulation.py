@@ -8,9 +8,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dreamo_batch.execution.budget import Budget
-from dreamo_batch.execution.schedule import Action, Do, Limits, Schedule
-from dreamo_batch.local.limits import Bucket, Slots
+from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.schedule import Action, Do, Limits, Schedule
+from dreamo_batch.gateway.tasks import Bucket, Slots
 
 Asks = Literal["none", "seconds"]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.batch.tally import N_NEWEST, Rows, Tally, rows_of
-from dreamo_batch.execution.state import Event, Kind, Order, Stage, State, next_number
-from dreamo_batch.table.jobs import prepare
+from dreamo_batch.batch import N_NEWEST, Rows, Tally, rows_of
+from dreamo_batch.engine.attempts import Event, Kind, Order, Stage, State, next_number
+from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
 from tests.histories import ambiguous, completed, failed
 

@@ -18,9 +18,9 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.batch.retry_plan import plan_retry
-from dreamo_batch.cli import consent, main, options
-from dreamo_batch.service.settings import Settings
+from dreamo_batch.batch import plan_retry
+from dreamo_batch.cli import commands, main, options
+from dreamo_batch.service.config import Settings
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -132,7 +132,7 @@ def test_verbose_shows_the_log(table, run_dir, env, gateway):
     """What failed, as it failed; nothing of what progress shows is there twice."""
     gateway.faults.script("create", "error_code_error_message")
     told = call("run", table, "--run-dir", run_dir, "-v", env=env)
-    assert "INFO dreamo_batch.execution.effects: create of job" in told.stderr
+    assert "INFO dreamo_batch.engine.requests: create of job" in told.stderr
     assert told.stderr.count("3 rows in, 3 accounted for") == 1
 
 
@@ -607,9 +607,9 @@ def test_nothing_to_buy_is_nothing_to_ask():
     """A plan that reuses everything passes without a word, but tasks that may be ordered anew are told."""
     planned = pd.DataFrame({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
     service = Settings(ELSEWHERE, None)
-    assert consent.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
+    assert commands.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
     with pytest.raises(click.ClickException, match="1 new order at"):
-        consent.ask(planned, service, {"max_attempts": 2, "max_cost": None})
+        commands.ask(planned, service, {"max_attempts": 2, "max_cost": None})
 
 
 def test_no_key_leaves_with_3(table, run_dir):
@@ -806,7 +806,7 @@ def test_letters_that_a_terminal_does_not_have_are_written_out(tmp_path, monkeyp
 @pytest.fixture
 def demo_data(tmp_path, monkeypatch):
     write_table(tmp_path, 2).rename(tmp_path / "jobs_small.csv")
-    monkeypatch.setattr("dreamo_batch.cli.local.demo_folder", lambda: tmp_path)
+    monkeypatch.setattr("dreamo_batch.cli.commands.demo_folder", lambda: tmp_path)
 
 
 def test_a_second_demo_buys_nothing(demo_data, run_dir):
@@ -823,7 +823,7 @@ def test_a_second_demo_buys_nothing(demo_data, run_dir):
 
 def test_the_demo_has_its_table():
     """It is there, valid, and small."""
-    from dreamo_batch.cli.local import demo_folder
+    from dreamo_batch.cli.commands import demo_folder
 
     folder = demo_folder()
     jobs = dreamo.read_table(folder / "jobs_small.csv")

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import errors
-from dreamo_batch.cli import exits, output
-from dreamo_batch.cli.records import plain, records
-from dreamo_batch.cli.screen import layout, width_of
+from dreamo_batch.cli import output, process
+from dreamo_batch.cli.output import layout, plain, records, width_of
 
 cells = st.none() | st.integers() | st.text(max_size=80)
 
@@ -162,7 +161,7 @@ def results(*rows):
 )
 def test_code_of_results(rows, with_pictures, code):
     """0 only if every row is completed and saved; 3 as long as a row is open."""
-    assert exits.of_results(results(*rows), with_pictures=with_pictures) == code
+    assert process.of_results(results(*rows), with_pictures=with_pictures) == code
 
 
 @pytest.mark.parametrize(
@@ -196,7 +195,7 @@ def test_code_of_results(rows, with_pictures, code):
 )
 def test_code_of_error(error, code):
     """Every way to end early has its code."""
-    assert exits.of_error(error) == code
+    assert process.of_error(error) == code
 
 
 def test_every_error_of_the_toolkit_has_a_code():
@@ -205,4 +204,4 @@ def test_every_error_of_the_toolkit_has_a_code():
         if isinstance(kind, type) and issubclass(kind, errors.DreamoError):
             error = kind.__new__(kind)
             stopped = isinstance(error, errors.RunStopped | errors.ServiceError)
-            assert exits.of_error(error) == (3 if stopped else 2), name
+            assert process.of_error(error) == (3 if stopped else 2), name

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch import conformance
-from dreamo_batch.service import parameters
+from dreamo_batch import probe
+from dreamo_batch.service import contract
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept
 from tests.fakes import picture
 from tests.scripted_server import Received, ScriptedServer, answer, read_request
@@ -82,7 +82,7 @@ def test_what_a_service_breaks_is_named(gateway, stage, faults, broken, unseen):
     gateway.faults.script(stage, *faults, seconds=0)
     checks = dreamo.check_service(gateway.base_url, gateway.api_key)
     assert (failed(checks), not_checked(checks)) == (broken, unseen)
-    assert len(gateway.invoice()) <= conformance.N_ORDERS_MAX
+    assert len(gateway.invoice()) <= probe.N_ORDERS_MAX
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_service_that_is_none_fails_checks_and_raises_nothing(step):
     with ScriptedServer([step]) as server, waiting(server, timeout_s=1) as client:
         checks = dreamo.check_service(client=client, timeout_s=0.1)
         assert sum(request.line.startswith("POST /model/v1/generation ") for request in server.requests) <= 2
-    assert list(checks["check"]) == list(conformance.CHECKS)
+    assert list(checks["check"]) == list(probe.CHECKS)
     assert failed(checks)
     assert KEY not in checks.to_csv()
 
@@ -138,7 +138,7 @@ def what_is_asked(request: Received) -> str:
     if request.headers.get("authorization") != f"Bearer {KEY}":
         return "stranger"
     if request.line.startswith("GET"):
-        return "unknown" if conformance._UNKNOWN_TASK in request.line else "poll"
+        return "unknown" if probe._UNKNOWN_TASK in request.line else "poll"
     if "precharge" in request.line:
         return "price"
     return "bad order" if b'"width": 1,' in request.body else "order"
@@ -207,8 +207,8 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
         api.broken = {"spec": said(data={"parameters": [width]})}
         assert "width: min 256" in detail_of_description(client)
         assert describer.requests == []
-        monkeypatch.setattr(parameters, "BASE_URL", parameters.Fact(client.settings.base_url, "cli"))
-        monkeypatch.setattr(parameters, "SPEC_URL", parameters.Fact(describer.url, "cli"))
+        monkeypatch.setattr(contract, "BASE_URL", contract.Fact(client.settings.base_url, "cli"))
+        monkeypatch.setattr(contract, "SPEC_URL", contract.Fact(describer.url, "cli"))
         assert "width: min 256" in detail_of_description(client)
         assert ["authorization" in request.headers for request in describer.requests] == [False]
 
@@ -229,13 +229,13 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
 )
 def test_a_description_is_compared_with_the_facts(parameter, difference):
     """Numbers may be text, an upper limit may be larger, and what isn't said is no difference."""
-    found = conformance.differences_from_known({"parameters": [parameter]})
+    found = probe.differences_from_known({"parameters": [parameter]})
     assert [one.split(" is described")[0] for one in found] == ([difference] if difference else [])
 
 
 def test_every_check_has_a_service_that_fails_it():
     """A check that nothing can fail would say nothing."""
-    assert list(BREAKS) == list(conformance.CHECKS)
+    assert list(BREAKS) == list(probe.CHECKS)
 
 
 @pytest.mark.parametrize("name", BREAKS)
@@ -247,12 +247,12 @@ def test_each_check_fails_alone(name):
         checks = dreamo.check_service(client=client, timeout_s=0.5)
         n_orders = sum("order" in what_is_asked(request) for request in server.requests)
     assert (failed(checks), not_checked(checks)) == ({name}, unseen), checks.to_string()
-    assert n_orders <= conformance.N_ORDERS_MAX
+    assert n_orders <= probe.N_ORDERS_MAX
 
 
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
     """An error of our own does not end the suite."""
-    monkeypatch.setitem(conformance.CHECKS, "takes_an_order", lambda _: 1 / 0)
+    monkeypatch.setitem(probe.CHECKS, "takes_an_order", lambda _: 1 / 0)
     checks = dreamo.check_service(gateway.base_url, gateway.api_key).set_index("check")
     assert checks.loc["takes_an_order", "detail"] == "ZeroDivisionError, which nobody foresaw"
 
@@ -260,9 +260,9 @@ def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
 def test_most_that_it_costs_is_known_beforehand(gateway):
     """Two orders at the price that the service tells, or nothing is known."""
     with dreamo.Client(gateway.api_key, gateway.base_url) as client:
-        assert conformance.most_it_costs(client) == 2 * Decimal(PRICE)
+        assert probe.most_it_costs(client) == 2 * Decimal(PRICE)
         gateway.faults.script("precharge", "cost_cache_miss")
-        assert conformance.most_it_costs(client) is None
+        assert probe.most_it_costs(client) is None
     assert gateway.invoice() == []
 
 

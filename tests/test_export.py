@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.results.inscription import inscribed
+from dreamo_batch.results.export import inscribed
 
 _LOAD = """
 import hashlib, json, sys, datasets
@@ -358,9 +358,9 @@ def test_files_of_others_are_never_replaced(run_dir, folder, name):
 
 def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
     """A full disk leaves whole files only, and the next call ends the work."""
-    from dreamo_batch.execution import durable
+    from dreamo_batch import files
 
-    replace, written = durable.replace, []
+    replace, written = files.replace, []
 
     def fill_up(path, write):
         if len(written) == 4:
@@ -369,7 +369,7 @@ def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
         replace(path, write)
 
     with monkeypatch.context() as patched:
-        patched.setattr(durable, "replace", fill_up)
+        patched.setattr(files, "replace", fill_up)
         with pytest.raises(OSError, match="No space"):
             dreamo.export(run_dir, folder)
     assert not list(folder.rglob("*.partial"))

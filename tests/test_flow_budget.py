@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.coordinator import Coordinator
-from dreamo_batch.execution.progress import Silent
-from dreamo_batch.execution.state import Kind
+from dreamo_batch.engine.attempts import Kind
+from dreamo_batch.engine.coordinator import Coordinator
+from dreamo_batch.engine.status import Silent
 from tests.fakes import picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dreamo_batch.execution.budget import Budget
+    from dreamo_batch.engine.budget import Budget
 
 N_ROWS = 200
 LOWEST = Decimal("0.01")

@@ -17,14 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch.call import Call, Task
+from dreamo_batch.batch import Call, Task
+from dreamo_batch.engine import directory as checkpoint
+from dreamo_batch.engine import journal
+from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.ledger import peek_entropy
+from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
-from dreamo_batch.execution import checkpoint, journal, journal_end
-from dreamo_batch.execution.directory import RunDirectory, new_entropy
-from dreamo_batch.execution.ledger import peek_entropy
-from dreamo_batch.execution.options import RunOptions
+from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.service.client import Client
-from dreamo_batch.table.jobs import prepare
 from tests.fakes import picture as picture_bytes
 from tests.flows import IS_LONG, Flow
 
@@ -62,10 +63,10 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
         thread.start()
         _until(lambda: len(list((run_dir / "images").glob("[!.]*"))) >= N_SAVED)
         end = (
-            run_dir / journal_end.NAME
+            run_dir / journal.END_NAME
         ).read_bytes()  # first: a kill leaves it behind the journal, not ahead
-        shutil.copytree(run_dir, flow.run_dir, ignore=shutil.ignore_patterns(".*", journal_end.NAME))
-        (flow.run_dir / journal_end.NAME).write_bytes(end)
+        shutil.copytree(run_dir, flow.run_dir, ignore=shutil.ignore_patterns(".*", journal.END_NAME))
+        (flow.run_dir / journal.END_NAME).write_bytes(end)
         thread.join()
         assert len(flow.invoice()) == len(flow.table)
         yield flow
@@ -170,7 +171,7 @@ def without_ledger(run_dir: Path) -> None:
 
 def without_end(run_dir: Path) -> None:
     """Leave the directory as an older version, or a power failure, may: nothing says how far the journal was."""
-    (run_dir / journal_end.NAME).unlink()
+    (run_dir / journal.END_NAME).unlink()
 
 
 def newer(path: Path) -> None:
@@ -258,7 +259,7 @@ def test_an_uncovered_journal_that_is_gone_or_altered_is_refused(killed):
     path.unlink()
     with pytest.raises(LedgerDamaged, match=r"is missing in .*no checkpoint covers it"):
         killed.run()
-    (killed.run_dir / journal_end.NAME).unlink()
+    (killed.run_dir / journal.END_NAME).unlink()
     with pytest.raises(LedgerDamaged, match="shows signs of earlier purchases"):
         killed.run()
     assert killed.invoice() == invoice
@@ -271,7 +272,7 @@ def test_the_last_journal_cut_anywhere_is_noticed(half_done, tmp_path):
     for picture_path in (killed.run_dir / "images").iterdir():
         picture_path.unlink()
     content = path.read_bytes()
-    end = journal_end.read(killed.run_dir)
+    end = journal.read_end(killed.run_dir)
     assert 0 < end.n_bytes <= len(content)
     step = 1 if IS_LONG else 97
     for at in (*range(0, end.n_bytes, step), end.n_bytes - 1):
@@ -289,8 +290,8 @@ def test_the_last_journal_cut_anywhere_is_noticed(half_done, tmp_path):
 @pytest.mark.parametrize("note", [b"", b"000000000009 0000000000000099 00000000\n", b"\xff" * 39])
 def test_a_note_of_the_end_that_can_not_be_read_says_nothing(killed, note):
     """It only ever adds a doubt; without it the ledger is what its lines say."""
-    (killed.run_dir / journal_end.NAME).write_bytes(note)
-    assert journal_end.read(killed.run_dir) is None
+    (killed.run_dir / journal.END_NAME).write_bytes(note)
+    assert journal.read_end(killed.run_dir) is None
     assert set(dreamo.plan(killed.table, killed.run_dir)["action"]) <= {"reuse", "ambiguous", "in flight"}
 
 
@@ -568,7 +569,7 @@ def test_a_lock_deleted_under_a_run_lets_two_writers_buy_nothing_twice(slow):
 
 def test_readers_never_fail_while_a_run_compacts(slow, monkeypatch):
     """`load` and `status` give the whole table at every moment, whatever is being replaced."""
-    monkeypatch.setattr("dreamo_batch.execution.ledger._EVENTS_BEFORE_CHECKPOINT", 1)
+    monkeypatch.setattr("dreamo_batch.engine.ledger._EVENTS_BEFORE_CHECKPOINT", 1)
     first = Background(slow, max_in_flight=8)
     n_looks = 0
     seen = set()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.local.faults import FAULTS
+from dreamo_batch.gateway.faults import FAULTS
 from tests.fakes import picture
 from tests.fault_table import GROUPS, ROWS, Outcome, rendered
 from tests.hurry import hurry

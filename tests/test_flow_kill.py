@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.state import ORDERED, Stage
+from dreamo_batch.engine.attempts import ORDERED, Stage
+from dreamo_batch.engine.directory import RunDirectory
 from tests.zygote import Zygote
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Sweep:
         return dreamo.load(self.run_dir)
 
     def orders(self) -> list:
-        from dreamo_batch.batch.reading import read_state
+        from dreamo_batch.results.load import read_state
 
         return [order for order in read_state(RunDirectory(self.run_dir)) if order.stage in ORDERED]
 

@@ -19,9 +19,9 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
-from dreamo_batch.batch.call import Call
-from dreamo_batch.execution import runner
-from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.batch import Call
+from dreamo_batch.engine import runner
+from dreamo_batch.engine.directory import RunDirectory
 from tests.flows import Flow, Slow
 
 if TYPE_CHECKING:
@@ -764,7 +764,7 @@ def test_a_panel_that_fails_fails_no_cell(start, slow, monkeypatch, caplog):
         raise RuntimeError("no display")
 
     for name in ("show", "panel", "mimebundle"):
-        monkeypatch.setattr(f"dreamo_batch.notebook.panel.{name}", fail)
+        monkeypatch.setattr(f"dreamo_batch.display.panel.{name}", fail)
     live = start()
     live._ipython_display_()
     assert live.panel() is live

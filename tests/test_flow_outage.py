@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.progress import Silent
+from dreamo_batch.engine.status import Silent
 from tests.fakes import picture
 from tests.hurry import hurry
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.schedule import Do
+from dreamo_batch.engine.schedule import Do
 from tests.fakes import picture
 from tests.simulation import Run, Service
 
@@ -124,7 +124,7 @@ class Ledger:
 @pytest.fixture
 def asked(monkeypatch):
     """Record the status of every answer of the service in this process."""
-    from dreamo_batch.service.api import Api
+    from dreamo_batch.service.client import Api
 
     ledger, call = Ledger(), Api.call
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
-from dreamo_batch.execution import runner
-from dreamo_batch.execution.progress import Bar
+from dreamo_batch.engine import runner
+from dreamo_batch.engine.status import Bar
 from tests.flows import Slow
 
 if TYPE_CHECKING:
@@ -673,7 +673,7 @@ def test_the_bar_of_a_retry_counts_what_is_ordered_again(run, gateway, reference
     run(jobs(reference, 5))
     seen: list[tuple[int, int]] = []
     paint = Bar.update
-    monkeypatch.setattr("dreamo_batch.execution.progress._is_watched", lambda: True)
+    monkeypatch.setattr("dreamo_batch.engine.status._is_watched", lambda: True)
     monkeypatch.setattr(
         Bar, "update", lambda bar, now: (paint(bar, now), seen.append((bar._bar.n, bar._bar.total)))[0]
     )

@@ -14,11 +14,9 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns
+from dreamo_batch import columns, files, parallel
 from dreamo_batch.errors import UsageError
-from dreamo_batch.execution import durable
-from dreamo_batch.results import looks, measuring, metric_cache
-from dreamo_batch.table import looking
+from dreamo_batch.results import likeness
 
 QUIET = {"progress": False}
 
@@ -88,14 +86,14 @@ def test_every_picture_is_measured_once_and_remembered(run_dir):
     again = dreamo.measure(run_dir, [counted, "appearance"], **QUIET)
     assert counted.n == 5
     pd.testing.assert_frame_equal(again, measured)
-    kept = pd.read_parquet(run_dir / metric_cache.NAME)
+    kept = pd.read_parquet(run_dir / likeness.NAME)
     assert kept.columns.tolist() == list(columns.METRICS)
     assert kept["metric"].value_counts().to_dict() == {"counted": 5, "look": 6}
 
 
 def test_a_value_is_that_of_the_function_on_both_pictures(run_dir):
     """A function gets reference and output in this order, upright, RGB, and in full size."""
-    from dreamo_batch.results.appearance import appearance
+    from dreamo_batch.results.likeness import appearance
 
     seen = {}
 
@@ -177,16 +175,16 @@ def test_without_a_version_nothing_is_remembered(run_dir):
     dreamo.measure(run_dir, counted, **QUIET)
     dreamo.measure(run_dir, counted, **QUIET)
     assert counted.n == 10
-    assert not (run_dir / metric_cache.NAME).exists()
+    assert not (run_dir / likeness.NAME).exists()
     counted.version = 2
     dreamo.measure(run_dir, counted, **QUIET)
-    assert pd.read_parquet(run_dir / metric_cache.NAME)["version"].unique().tolist() == ["2"]
+    assert pd.read_parquet(run_dir / likeness.NAME)["version"].unique().tolist() == ["2"]
 
 
 def test_a_damaged_file_of_values_is_measured_again(run_dir):
     """It warns, and the file is whole afterwards."""
     first = dreamo.measure(run_dir, **QUIET)
-    path = run_dir / metric_cache.NAME
+    path = run_dir / likeness.NAME
     for damaged in (path.read_bytes()[:-20], b"", _altered(path.read_bytes())):
         path.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"metrics\.parquet can't be read .* measured again"):
@@ -201,7 +199,7 @@ def _altered(content: bytes) -> bytes:
 
 def test_a_file_of_another_schema_is_measured_again(run_dir):
     """What an older or newer version had written there is no value of ours."""
-    pd.DataFrame({"x": [1]}).to_parquet(run_dir / metric_cache.NAME)
+    pd.DataFrame({"x": [1]}).to_parquet(run_dir / likeness.NAME)
     with pytest.warns(UserWarning, match="measured again"):
         dreamo.measure(run_dir, **QUIET)
 
@@ -212,7 +210,7 @@ def test_a_directory_that_can_not_be_written_to_is_measured_all_the_same(run_dir
     def refuse(path, write):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(durable, "replace", refuse)
+    monkeypatch.setattr(files, "replace", refuse)
     with pytest.warns(
         UserWarning, match=r"can't be written \(Permission denied\): what was measured is not kept"
     ):
@@ -222,12 +220,12 @@ def test_a_directory_that_can_not_be_written_to_is_measured_all_the_same(run_dir
 
 def test_two_at_once_keep_both_their_values(run_dir):
     """The later one to write reads first what the other has put there."""
-    one, other = metric_cache.Cache(run_dir), metric_cache.Cache(run_dir)
+    one, other = likeness.Cache(run_dir), likeness.Cache(run_dir)
     for cache, metric in ((one, "a"), (other, "b")):
-        cache.put(metric_cache.Key("00", "", metric, "1"), metric_cache.Value(1.0))
+        cache.put(likeness.Key("00", "", metric, "1"), likeness.Value(1.0))
     one.save()
     other.save()
-    assert sorted(pq.read_table(run_dir / metric_cache.NAME)["metric"].to_pylist()) == ["a", "b"]
+    assert sorted(pq.read_table(run_dir / likeness.NAME)["metric"].to_pylist()) == ["a", "b"]
 
 
 def test_many_at_once_never_leave_a_damaged_file(run_dir):
@@ -247,7 +245,7 @@ def test_many_at_once_never_leave_a_damaged_file(run_dir):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert set(pd.read_parquet(run_dir / metric_cache.NAME)["metric"]) <= {f"m{n}" for n in range(6)}
+    assert set(pd.read_parquet(run_dir / likeness.NAME)["metric"]) <= {f"m{n}" for n in range(6)}
     assert list(run_dir.glob("*.partial")) == []
 
 
@@ -263,7 +261,7 @@ def test_an_interrupt_keeps_what_was_measured(run_dir):
 
     with pytest.raises(KeyboardInterrupt):
         dreamo.measure(run_dir, dreamo.Metric("slow", stops, version="1"), n_workers=1, **QUIET)
-    assert len(pd.read_parquet(run_dir / metric_cache.NAME)) == 3
+    assert len(pd.read_parquet(run_dir / likeness.NAME)) == 3
 
 
 def test_a_run_is_not_disturbed(run_dir):
@@ -272,7 +270,7 @@ def test_a_run_is_not_disturbed(run_dir):
     dreamo.measure(run_dir, **QUIET)
     dreamo.diversity(run_dir, **QUIET)
     after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
-    assert {path for path in after if before.get(path) != after[path]} == {run_dir / metric_cache.NAME}
+    assert {path for path in after if before.get(path) != after[path]} == {run_dir / likeness.NAME}
     assert dreamo.verify(run_dir) == []
 
 
@@ -308,14 +306,14 @@ def test_diversity_is_the_mean_and_the_least_of_all_pairs(run_dir):
     """The same numbers, pair by pair."""
     from itertools import combinations
 
-    from dreamo_batch.results import colours, hashes, pictures
+    from dreamo_batch.results import likeness
 
     opened = []
     for label in "def":
         with Image.open(picture(run_dir, label)) as one:
-            opened.append(pictures.rgb(one))
-    bits = [hashes.distance(*map(hashes.perceptual_hash, pair)) for pair in combinations(opened, 2)]
-    far = [colours.mean_delta_e(*map(colours.thumbnail, pair)) for pair in combinations(opened, 2)]
+            opened.append(likeness.rgb(one))
+    bits = [likeness.distance(*map(likeness.perceptual_hash, pair)) for pair in combinations(opened, 2)]
+    far = [likeness.mean_delta_e(*map(likeness.thumbnail, pair)) for pair in combinations(opened, 2)]
     told = dreamo.diversity(run_dir, **QUIET).set_index("prompt").loc["in the snow"]
     # A JPEG decoded at a fraction of its size, and colours kept as 16 bits, differ by next to nothing.
     assert told["hash_mean"] == pytest.approx(np.mean(bits), abs=1.5)
@@ -352,7 +350,7 @@ def test_near_duplicates_are_named(run_dir):
 
 def test_the_limit_holds_while_blocks_are_gathered(run_dir, monkeypatch):
     """However many pairs there are, only the closest are held."""
-    monkeypatch.setattr(looks, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(likeness, "_BLOCK_BYTES", 1)
     wide = {"by": None, "max_bits": 64, "max_delta_e": 200, **QUIET}
     few = dreamo.near_duplicates(run_dir, limit=1, **wide)
     pd.testing.assert_frame_equal(few, dreamo.near_duplicates(run_dir, **wide).head(1))
@@ -383,7 +381,7 @@ def test_pictures_are_looked_at_once(run_dir, monkeypatch):
         raise AssertionError(subject)
 
     with monkeypatch.context() as patch:
-        patch.setattr(looks, "_seen", refuse)
+        patch.setattr(likeness, "_seen", refuse)
         pd.testing.assert_frame_equal(dreamo.diversity(run_dir, **QUIET), first)
     picture(run_dir, "d").unlink()
     assert dreamo.diversity(run_dir, **QUIET)["unseen"].tolist() == [1, 1]
@@ -542,7 +540,7 @@ def test_half_a_pair_is_told(jobs, tmp_path):
 
 def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
     """On a terminal's standard error, and nothing on standard output."""
-    monkeypatch.setattr(looking, "_DELAY_S", 0.0)
+    monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tqdm, outside notebooks
@@ -556,12 +554,12 @@ def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
 def test_references_are_opened_once_for_many_rows(run_dir, monkeypatch):
     """Rows that share a reference don't decode it again and again."""
     opened = []
-    read = measuring.pictures.read
+    read = likeness.read
 
     def counting(path, sha256, **options):
         opened.append(path.name)
         return read(path, sha256, **options)
 
-    monkeypatch.setattr(measuring.pictures, "read", counting)
+    monkeypatch.setattr(likeness, "read", counting)
     dreamo.measure(run_dir, n_workers=1, **QUIET)
     assert sum(name.endswith(".png") for name in opened) == 1  # the copy that is kept in the directory

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.local.door import BODY_BYTES_MAX
-from dreamo_batch.local.serve import LocalGateway
-from dreamo_batch.local.tasks import request_digest
+from dreamo_batch.gateway.app import BODY_BYTES_MAX
+from dreamo_batch.gateway.gateway import LocalGateway
+from dreamo_batch.gateway.tasks import request_digest
 from tests.local_client import CREATE, PRECHARGE, REFERENCE, FakeEngine, LocalClient, body
 
 XID = re.compile(r"[0-9a-v]{20}")

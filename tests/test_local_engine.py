@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamo_batch.local import label, preview
-from dreamo_batch.local.engine import Order, by_name
+from dreamo_batch.gateway import pictures as label
+from dreamo_batch.gateway import pictures as preview
+from dreamo_batch.gateway.pictures import Order, by_name
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()

@@ -9,11 +9,17 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.local.fault_plan import FaultPlan
-from dreamo_batch.local.fault_reading import SECONDS_MAX, read_change
-from dreamo_batch.local.faults import ERROR_SHAPES, FAULTS, STAGES, Effect
-from dreamo_batch.local.serve import LocalGateway
-from dreamo_batch.service import parameters
+from dreamo_batch.gateway.faults import (
+    ERROR_SHAPES,
+    FAULTS,
+    SECONDS_MAX,
+    STAGES,
+    Effect,
+    FaultPlan,
+    read_change,
+)
+from dreamo_batch.gateway.gateway import LocalGateway
+from dreamo_batch.service import contract
 from tests.local_client import CREATE, PRECHARGE, FakeEngine, LocalClient, body
 
 STRIKES = [(stage, name) for name, fault in FAULTS.items() for stage in fault.stages]
@@ -55,8 +61,8 @@ def ask(client: LocalClient, stage: str, task_id: str, link: str) -> requests.Re
 def test_the_table_holds_what_the_contract_knows():
     """Every status word, error code, body shape and HTTP status of the contract is there."""
     names = set(FAULTS)
-    assert names >= {f"status_{word}" for word, state in parameters.STATUS_WORDS.items() if word != state}
-    assert names >= {f"fail_{code[-3:]}" for code in parameters.ERROR_CODES if code >= "003011095"}
+    assert names >= {f"status_{word}" for word, state in contract.STATUS_WORDS.items() if word != state}
+    assert names >= {f"fail_{code[-3:]}" for code in contract.ERROR_CODES if code >= "003011095"}
     assert names >= {f"http_{status}" for status in (401, 402, 403, 404, 408, 429, 500, 502, 503, 504)}
     assert names >= {f"error_{shape}" for shape in ERROR_SHAPES}
     assert {stage for fault in FAULTS.values() for stage in fault.stages} == set(STAGES)

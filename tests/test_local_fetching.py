@@ -11,9 +11,9 @@ from typing import Self
 
 import pytest
 
-from dreamo_batch.local import studio
-from dreamo_batch.local.fetching import FetchFailed, fetch
-from dreamo_batch.local.serve import LocalGateway
+from dreamo_batch.gateway import desk
+from dreamo_batch.gateway.desk import FetchFailed, fetch
+from dreamo_batch.gateway.gateway import LocalGateway
 from tests.local_client import REFERENCE, FakeEngine, LocalClient
 
 HTTP = b"HTTP/1.1 "
@@ -153,7 +153,7 @@ def test_a_reference_that_can_not_be_kept_makes_the_task_fail(tmp_path):
 
 def test_a_gateway_stops_at_once_while_a_site_hangs(monkeypatch):
     """A fetch under way is dropped."""
-    monkeypatch.setattr(studio, "FETCH_TIMEOUT_S", 3600)
+    monkeypatch.setattr(desk, "FETCH_TIMEOUT_S", 3600)
     with Site(b"", hangs=True) as site, LocalGateway(engine=FakeEngine(), latency=1) as gateway:
         with LocalClient(gateway) as client:
             client.poll(client.create(binary_data_base64=..., image_urls=[site.url]))

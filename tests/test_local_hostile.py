@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamo_batch.local.serve import LocalGateway
+from dreamo_batch.gateway.gateway import LocalGateway
 from tests.local_client import CREATE, PRECHARGE, FakeEngine, LocalClient, body
 
 N_CLIENTS = 200

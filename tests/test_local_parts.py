@@ -13,23 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.local import fields, orders
-from dreamo_batch.local.engine import Order
-from dreamo_batch.local.invoice import total
-from dreamo_batch.local.latency import read_latency
-from dreamo_batch.local.limits import Bucket, Slots, retry_hint
-from dreamo_batch.local.pricing import price_of, size_price
-from dreamo_batch.local.references import BadReference, look_at
-from dreamo_batch.local.settings import Settings
-from dreamo_batch.local.store import Store
-from dreamo_batch.local.tasks import Task
+from dreamo_batch.gateway import schemas
+from dreamo_batch.gateway.desk import Settings, price_of, size_price, total
+from dreamo_batch.gateway.pictures import Order
+from dreamo_batch.gateway.schemas import BadReference, look_at
+from dreamo_batch.gateway.tasks import Bucket, Slots, Store, Task, read_latency, retry_hint
 from tests.local_client import REFERENCE, body, picture_file
 
 ORDER = Order("a fox", 1, 512, 512, use_rephraser=True)
 
 
-def read(**params: object) -> orders.Form:
-    return orders.read_form(json.dumps(body(**params)).encode())
+def read(**params: object) -> schemas.Form:
+    return schemas.read_form(json.dumps(body(**params)).encode())
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -219,19 +214,19 @@ def test_good_parameters_are_taken(params):
 )
 def test_bodies_without_parameters_are_refused_as_a_whole(text):
     """Anything else than one object of parameters has no fields to be judged."""
-    with pytest.raises(fields.Refused):
-        orders.read_form(text)
+    with pytest.raises(schemas.Refused):
+        schemas.read_form(text)
 
 
 def test_the_model_stands_in_the_body_or_in_the_header():
     """Either place will do; both must agree."""
     content = body()
     del content["model"]
-    assert orders.read_form(json.dumps(content).encode(), "spark_dreamo").problem is None
-    with pytest.raises(fields.Refused, match="differ"):
-        orders.read_form(json.dumps(body()).encode(), "other")
-    with pytest.raises(fields.Refused, match="spark_dreamo"):
-        orders.read_form(json.dumps(content).encode())
+    assert schemas.read_form(json.dumps(content).encode(), "spark_dreamo").problem is None
+    with pytest.raises(schemas.Refused, match="differ"):
+        schemas.read_form(json.dumps(body()).encode(), "other")
+    with pytest.raises(schemas.Refused, match="spark_dreamo"):
+        schemas.read_form(json.dumps(content).encode())
 
 
 @pytest.mark.parametrize(
@@ -246,14 +241,14 @@ def test_the_model_stands_in_the_body_or_in_the_header():
 )
 def test_a_big_body_reads_as_a_small_one_does(prompt):
     """Cutting the base64 text out before parsing changes nothing, whatever a prompt pretends."""
-    large = REFERENCE + b"\0" * orders.SMALL_BODY_BYTES
+    large = REFERENCE + b"\0" * schemas.SMALL_BODY_BYTES
     text = base64.b64encode(large).decode()
     for order in (
         {"prompt": prompt, "binary_data_base64": [text]},
         {"binary_data_base64": [text], "prompt": prompt},
     ):
         payload = {"input": [{"params": order}], "model": "spark_dreamo"}
-        form = orders.read_form(json.dumps(payload).encode())
+        form = schemas.read_form(json.dumps(payload).encode())
         assert form.problem is None
         assert (form.prompt, form.reference) == (prompt, large)
 
@@ -269,15 +264,15 @@ def test_a_big_body_reads_as_a_small_one_does(prompt):
 )
 def test_a_big_body_that_is_odd_is_read_the_slow_way(odd):
     """Where the shortcut could be wrong it is not taken, and the problem is found all the same."""
-    text = base64.b64encode(REFERENCE + b"\0" * orders.SMALL_BODY_BYTES).decode()
-    assert orders.read_form((odd % text).encode()).problem is not None
+    text = base64.b64encode(REFERENCE + b"\0" * schemas.SMALL_BODY_BYTES).decode()
+    assert schemas.read_form((odd % text).encode()).problem is not None
 
 
 def test_a_big_body_that_is_cut_off_is_refused():
     """A body that ends within the base64 text is no JSON."""
-    text = json.dumps(body(binary_data_base64=["A" * 2 * orders.SMALL_BODY_BYTES])).encode()
-    with pytest.raises(fields.Refused):
-        orders.read_form(text[: orders.SMALL_BODY_BYTES + 1000])
+    text = json.dumps(body(binary_data_base64=["A" * 2 * schemas.SMALL_BODY_BYTES])).encode()
+    with pytest.raises(schemas.Refused):
+        schemas.read_form(text[: schemas.SMALL_BODY_BYTES + 1000])
 
 
 @given(

@@ -19,13 +19,13 @@ import time
 import pytest
 import requests
 
-from dreamo_batch.local import LocalGateway
-from dreamo_batch.local.connections import JoinedWrites
+from dreamo_batch.gateway import LocalGateway
+from dreamo_batch.gateway.server import JoinedWrites
 from tests.local_client import CREATE, FakeEngine, LocalClient, body
 
 SERVE = """
 import json, sys
-from dreamo_batch.local.serve import serve
+from dreamo_batch.gateway.gateway import serve
 from tests.local_client import FakeEngine
 def tell(gateway):
     print(json.dumps([gateway.base_url, gateway.api_key]), flush=True)
@@ -286,16 +286,16 @@ def test_nothing_is_logged_or_printed(caplog, capfd):
 def test_the_engines_need_no_web_server():
     """Importing the engine leaves FastAPI alone; asking for the gateway brings it in; nothing else is there."""
     code = (
-        "import sys, dreamo_batch.local.engine\n"
+        "import sys, dreamo_batch.gateway.pictures\n"
         "assert not {'fastapi', 'uvicorn', 'starlette'} & set(sys.modules)\n"
-        "from dreamo_batch.local import LocalGateway\n"
+        "from dreamo_batch.gateway import LocalGateway\n"
         "assert 'fastapi' in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    import dreamo_batch.local
+    import dreamo_batch.gateway
 
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        dreamo_batch.local.Nothing  # noqa: B018 - the access is the test
+        dreamo_batch.gateway.Nothing  # noqa: B018 - the access is the test
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from dreamo_batch.batch.reading import ledger_frame, read_state
-from dreamo_batch.execution import journal, journal_end
-from dreamo_batch.execution.checkpoint import NAME, PREVIOUS, to_arrow, to_frame
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.ledger import Ledger, interrupted, read
-from dreamo_batch.execution.state import Event, Kind, State
+from dreamo_batch.engine import journal
+from dreamo_batch.engine.attempts import Event, Kind, State
+from dreamo_batch.engine.directory import NAME, PREVIOUS, RunDirectory, to_arrow, to_frame
+from dreamo_batch.engine.ledger import Ledger, interrupted, read
+from dreamo_batch.results.load import ledger_frame, read_state
 from tests.fakes import event, scratch
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Die in the middle of the next write: the newest journal is torn."""
         path = journal.path_of(self.folder, max(journal.numbers(self.folder)))
         n_durable = path.stat().st_size
-        end = self.folder / journal_end.NAME
+        end = self.folder / journal.END_NAME
         noted = end.read_bytes()  # written only after the write that does not end here
         self.ledger.commit()
         self.die()

@@ -18,21 +18,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamo_batch.engine import plan, requests
+from dreamo_batch.engine.attempts import OPEN, ORDERED, Kind, Stage, State
+from dreamo_batch.engine.budget import Budget, highest_price, money, total
+from dreamo_batch.engine.coordinator import Coordinator
+from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.ledger import interrupted
+from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.engine.runner import Runner
+from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
-from dreamo_batch.execution import outcomes, plan
-from dreamo_batch.execution.archive import Saved
-from dreamo_batch.execution.budget import Budget, highest_price, money, total
-from dreamo_batch.execution.coordinator import Coordinator
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.ledger import interrupted
-from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
-from dreamo_batch.execution.runner import Runner
-from dreamo_batch.execution.schedule import Do, Limits, Schedule
-from dreamo_batch.execution.state import OPEN, ORDERED, Kind, Stage, State
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure
 from dreamo_batch.service.failures import Kind as FailureKind
-from dreamo_batch.service.wire import ServiceMessage, Task
+from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import FakeClock, prepared
 
 NOWHERE = Path("/nonexistent/run")
@@ -237,7 +236,7 @@ class World:
         """
         state = self.ledger.state
         for order in interrupted(state):
-            self.ledger.record([outcomes.interrupted(order, self.clock.wall())])
+            self.ledger.record([requests.interrupted(order, self.clock.wall())])
         self.ledger.commit()
         self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
@@ -302,7 +301,7 @@ class World:
         order = self.source.choice(in_doubt)
         taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(order)]
         self.found += [order] if taken else []
-        self.runner.settle(outcomes.resolved(order, self.clock.wall(), taken[0] if taken else None))
+        self.runner.settle(requests.resolved(order, self.clock.wall(), taken[0] if taken else None))
 
     def check(self) -> None:
         """Compare the ledger with the invoice."""
@@ -363,7 +362,7 @@ class Watch:
         )
         n_sending = sum(order.stage is Stage.SENDING for order in orders)
         assert n_sending <= self.limits.n_creating
-        overdue = [o for o in orders if o.stage in OPEN and o.error_class == outcomes.TASK_TIMEOUT]
+        overdue = [o for o in orders if o.stage in OPEN and o.error_class == requests.TASK_TIMEOUT]
         n_open = sum(order.stage in OPEN for order in orders)
         assert n_open <= self.limits.max_in_flight + len(overdue)
         assert schedule.n_in_flight <= schedule.window.size <= self.limits.max_in_flight
@@ -640,7 +639,7 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
     world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
     assert "2 jobs were not ordered" in str(world.coordinator.stopped)
-    assert [order.error_class for order in world.ledger.state] == [outcomes.TASK_TIMEOUT]
+    assert [order.error_class for order in world.ledger.state] == [requests.TASK_TIMEOUT]
 
 
 def test_pilots_show_the_price():

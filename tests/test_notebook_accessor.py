@@ -11,8 +11,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.notebook.accessor import Dreamo, Verb
-from dreamo_batch.notebook.registration import register
+from dreamo_batch.accessor import Dreamo, Verb, register
 
 VERBS = sorted(name for name, verb in vars(Dreamo).items() if isinstance(verb, Verb))
 _ACCESSOR = "pd.DataFrame({'n': [1]}).dreamo"

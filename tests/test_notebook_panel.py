@@ -12,11 +12,11 @@ from pathlib import Path
 import IPython
 import pytest
 
-from dreamo_batch.batch.moment import Picture
-from dreamo_batch.notebook import painter
-from dreamo_batch.notebook import panel as panels
-from dreamo_batch.notebook.example import example
-from dreamo_batch.notebook.widget import VIEW_TYPE, Panel
+from dreamo_batch.display import panel as painter
+from dreamo_batch.display import panel as panels
+from dreamo_batch.display.panel_view import example
+from dreamo_batch.display.widgets import VIEW_TYPE, Panel
+from dreamo_batch.engine.status import Picture
 from tests.pictures import encoded, plain
 
 SOON_S = 20
@@ -411,9 +411,10 @@ def test_without_ipywidgets_only_the_static_form_is_given(batch, in_kernel, monk
 def test_the_static_form_loads_no_widgets():
     """Neither does asking for the bundle outside of a notebook load IPython."""
     code = (
-        "import sys\nfrom dreamo_batch.notebook import example, panel, static\n"
-        "class Batch: status = example.example()\n"
-        "assert set(panel.mimebundle(Batch())) == {'text/plain', 'text/html'}\n"
+        "import sys\nfrom dreamo_batch.display.panel import mimebundle\n"
+        "from dreamo_batch.display.panel_view import example\n"
+        "class Batch: status = example()\n"
+        "assert set(mimebundle(Batch())) == {'text/plain', 'text/html'}\n"
         "assert not {'ipywidgets', 'IPython'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreamo_batch.batch.moment import ErrorGroup, Picture
-from dreamo_batch.notebook import markup
-from dreamo_batch.notebook.example import example
-from dreamo_batch.notebook.static import status_html, status_text
-from dreamo_batch.notebook.thumbnails import Thumbnails, small
-from dreamo_batch.notebook.view import view_of
+from dreamo_batch.display import markup
+from dreamo_batch.display.panel import status_html, status_text
+from dreamo_batch.display.panel_view import example, view_of
+from dreamo_batch.display.thumbnails import PanelThumbnails as Thumbnails
+from dreamo_batch.display.thumbnails import small
+from dreamo_batch.engine.status import ErrorGroup, Picture
 from tests.pictures import encoded, noisy, plain
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;x\x07"
@@ -146,7 +146,7 @@ def test_damaged_and_missing_pictures_have_an_empty_thumbnail(tmp_path):
 def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
     """It is made again only when the file is another one."""
     made = []
-    monkeypatch.setattr("dreamo_batch.notebook.thumbnails.small", lambda path: made.append(path) or b"jpeg")
+    monkeypatch.setattr("dreamo_batch.display.thumbnails.small", lambda path: made.append(path) or b"jpeg")
     thumbnails = Thumbnails()
     thumbnails.of([saved])
     assert thumbnails.of([saved], n_new=0) == {saved: b"jpeg"}

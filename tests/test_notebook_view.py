@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamo_batch.batch.moment import ErrorGroup, Picture
-from dreamo_batch.notebook.amounts import about, length, rate
-from dreamo_batch.notebook.example import example
-from dreamo_batch.notebook.style import COLOURS, TONES
-from dreamo_batch.notebook.view import message, shortened, view_of
+from dreamo_batch.display.markup import COLOURS, TONES
+from dreamo_batch.display.panel_view import about, example, length, message, rate, shortened, view_of
+from dreamo_batch.engine.status import ErrorGroup, Picture
 
 STOPPED = "the cap of 0.1 USD is reached. Run again with a higher max_cost= to go on."
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch
-from dreamo_batch.importing import load
+from dreamo_batch.importing import load_module as load
 
 ROOT = Path(__file__).parent.parent
 _QUIET_IMPORT = """
@@ -61,7 +61,7 @@ def test_wheel_holds_the_package_its_types_and_the_demo(tmp_path):
         names = set(content.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamo_batch").rglob("*.py")}
     assert modules <= names
-    templates = {f"dreamo_batch/results/templates/{name}" for name in ("report.html.j2", "report.css")}
+    templates = {f"dreamo_batch/display/templates/{name}" for name in ("report.html.j2", "report.css")}
     assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv", *templates} <= names
     assert not any(name.startswith(("tests/", "notebooks/")) for name in names)
 
@@ -107,7 +107,7 @@ for call in range(2):
 """
 
 
-@pytest.mark.parametrize("module", ["requests.models", "dreamo_batch.execution.plan", "pyarrow.dataset"])
+@pytest.mark.parametrize("module", ["requests.models", "dreamo_batch.engine.plan", "pyarrow.dataset"])
 def test_a_first_call_that_is_interrupted_leaves_nothing_half_loaded(module):
     """Ctrl-C in the first second, while modules are loaded, ends that call; the same call again works."""
     command = [sys.executable, "-c", INTERRUPTED, module]

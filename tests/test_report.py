@@ -15,12 +15,10 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.batch.reporting import read_facts
-from dreamo_batch.execution.directory import Manifest, RunDirectory
+from dreamo_batch.display import report
+from dreamo_batch.display.report import Facts, read_facts, render, sections
+from dreamo_batch.engine.directory import Manifest, RunDirectory
 from dreamo_batch.results import history
-from dreamo_batch.results.reporting import methods, overview
-from dreamo_batch.results.reporting.facts import Facts
-from dreamo_batch.results.reporting.page import render, sections
 from tests import histories
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -173,7 +171,7 @@ def test_pictures_are_shown_and_what_is_missing_is_said(page):
 
 def test_methods_can_be_pasted(run, page):
     """Model, version, dates, counts, sizes, rephraser and seeds in one paragraph."""
-    paragraph = methods.methods(read_facts(run[0]))["paragraph"]
+    paragraph = report.methods(read_facts(run[0]))["paragraph"]
     assert paragraph in page.text
     for part in (
         "spark_dreamo",
@@ -357,7 +355,7 @@ def many(folder, n):
 
 def test_a_real_service_is_named_and_seeds_that_were_given_can_be_run_from_a_shell(tmp_path):
     """The methods name the host; the command has every option that is not the default."""
-    told = methods.methods(many(tmp_path, 20))
+    told = report.methods(many(tmp_path, 20))
     assert "through the service at cloud.vtrix.ai:443" in told["paragraph"]
     assert "with 10 seeds, at 1328x1328 pixels" in told["paragraph"]
     assert told["shell"].splitlines() == [
@@ -370,7 +368,7 @@ def test_rows_that_are_lost_would_be_said(tmp_path):
     """A count that does not add up is an alarm, not a detail."""
     facts = many(tmp_path, 20)
     facts.summary["by_status"]["completed"] = 19
-    assert not overview.overview(facts)["is_complete"]
+    assert not report.overview(facts)["is_complete"]
     assert "rows are missing, which must never be" in Page(render([facts])).text
 
 

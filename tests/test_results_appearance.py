@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from dreamo_batch.results.appearance import appearance, colour, shape
+from dreamo_batch.results.likeness import appearance, colour, shape
 from tests.pictures import encoded, noisy, opened, plain
 
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
+from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.budget import Budget, possibly_billed, text
 from dreamo_batch.errors import UsageError
-from dreamo_batch.execution.budget import Budget, possibly_billed, text
-from dreamo_batch.execution.state import ORDERED, Order, Stage
-from dreamo_batch.results import amounts, history
-from dreamo_batch.results.attempts import list_attempts
+from dreamo_batch.results import costs, history
 from dreamo_batch.results.costs import summarise_costs
+from dreamo_batch.results.history import list_attempts
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
 from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
@@ -202,7 +202,7 @@ def test_totals_are_those_of_the_budget(orders):
 def test_sums_are_exact(cells):
     """Each group's sum is that of Decimal, and text that is no money counts for nothing."""
     texts = pd.Series([text for text, _ in cells] + ["n/a"], dtype="str")
-    summed = amounts.sums(texts, np.array([number for _, number in cells] + [0]), 4)
+    summed = costs.sums(texts, np.array([number for _, number in cells] + [0]), 4)
     expected = [
         sum((Decimal(cost) for cost, number in cells if number == group and cost is not None), Decimal(0))
         for group in range(4)

@@ -8,12 +8,11 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.execution.state import Order, Stage
+from dreamo_batch.engine.attempts import Order, Stage
 from dreamo_batch.results import history
-from dreamo_batch.results.failures import pattern_of, summarise_failures
-from dreamo_batch.results.meanings import meaning_of
-from dreamo_batch.service import failure
-from dreamo_batch.service.parameters import ERROR_CODES
+from dreamo_batch.results.failures import meaning_of, pattern_of, summarise_failures
+from dreamo_batch.service import failures
+from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts
 from tests.histories import NOON, ambiguous, completed, failed, results, told
 
@@ -99,7 +98,7 @@ def test_documented_codes_mean_what_the_contract_says(code):
     """The table of codes is the first word; under another class it is not taken for one."""
     known = ERROR_CODES[code]
     assert meaning_of(known.error_class, code).meaning == known.meaning
-    assert "content" in meaning_of(failure.MODERATION, code).meaning
+    assert "content" in meaning_of(failures.MODERATION, code).meaning
 
 
 def test_unknown_classes_still_say_something():

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.execution import checkpoint
-from dreamo_batch.execution.budget import text
-from dreamo_batch.execution.state import ORDERED, STATUS_OF, Order, Stage, State
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.attempts import ORDERED, STATUS_OF, Order, Stage, State
+from dreamo_batch.engine.budget import text
 from dreamo_batch.results import frame
 from tests.fakes import histories, prepared
 from tests.histories import completed
@@ -88,7 +88,7 @@ def of_orders(orders: tuple[Order, ...]) -> dict:
 
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: list[Order], pending=()) -> pd.DataFrame:
-    laid_out = checkpoint.to_frame(checkpoint.to_arrow(State(orders), pending))
+    laid_out = directory.to_frame(directory.to_arrow(State(orders), pending))
     return frame.assemble(user, rows, laid_out)
 
 

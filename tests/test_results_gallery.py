@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.display import gallery
+from dreamo_batch.display.gallery import UNFOLDED_MAX, make_gallery
+from dreamo_batch.display.thumbnails import Thumbnails
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import gallery as galleries
-from dreamo_batch.results.gallery import make_gallery
-from dreamo_batch.results.grid_html import UNFOLDED_MAX
-from dreamo_batch.results.thumbnails import Thumbnails
 from tests.grids import BLUE, GREEN, RED, draw, results
 
 EVIL = '</script><img src=x onerror="alert(1)">\x1b[31m&'
@@ -330,7 +329,7 @@ def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
 
 def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monkeypatch):
     """They are not taken for gone, and what is gone is not taken for one of them."""
-    monkeypatch.setattr(galleries, "EMBEDDED_MAX", 1)
+    monkeypatch.setattr(gallery, "EMBEDDED_MAX", 1)
     page = Page(make_gallery(table, run_dir=tmp_path).to_html())
     assert page.kinds == ["picture", "failed", "gone", "picture"]
     assert "picture not embedded" in page.texts

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dreamo_batch.display.grid import lay_out
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results.grid import lay_out
 from tests.grids import results
 
 SWEEP = {"prompt": ["b", "b", "a", "a"], "seed": [10, 9, 10, 9]}

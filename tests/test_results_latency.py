@@ -13,12 +13,18 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.engine.attempts import Order, Stage
 from dreamo_batch.errors import UsageError
-from dreamo_batch.execution.state import Order, Stage
 from dreamo_batch.results import history
-from dreamo_batch.results.attempts import list_attempts
-from dreamo_batch.results.latency import count_throughput, phases, summarise_latency
-from dreamo_batch.results.pace import _covered_s, _peak, measure_pace
+from dreamo_batch.results.history import list_attempts
+from dreamo_batch.results.timing import (
+    _covered_s,
+    _peak,
+    count_throughput,
+    measure_pace,
+    phases,
+    summarise_latency,
+)
 from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
 
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from dreamo_batch.results import colours, hashes, looks, pictures
-from dreamo_batch.results.appearance import likeness
-from dreamo_batch.results.looks import Look
+from dreamo_batch.results import likeness as colours
+from dreamo_batch.results import likeness as hashes
+from dreamo_batch.results import likeness as looks
+from dreamo_batch.results import likeness as pictures
+from dreamo_batch.results.likeness import Look, likeness
 from tests.pictures import encoded, noisy, opened, plain, turned
 
 

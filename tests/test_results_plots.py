@@ -15,16 +15,16 @@ from matplotlib import style
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from dreamo_batch import columns
+from dreamo_batch import columns, fonts
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import lettering, plots, theme
-from dreamo_batch.results.attempts import list_attempts
+from dreamo_batch.results import plots
 from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.failures import summarise_failures
-from dreamo_batch.results.latency import count_throughput, summarise_latency
+from dreamo_batch.results.history import list_attempts
+from dreamo_batch.results.timing import count_throughput, summarise_latency
 from tests.histories import NOON, ambiguous, completed, failed, told
 
-FIRST = theme._files()[0]
+FIRST = plots._files()[0]
 PROMPTS = ("a fox", "an owl for $5 or $6", "海边的小屋", "a castle " * 20, "one_two^three\n{four}")
 
 
@@ -163,16 +163,16 @@ def test_throughput_of_a_single_moment_is_drawn():
 def test_transparent_axes_take_the_ink_of_what_is_behind():
     """Where nothing is behind, the page is taken as light."""
     with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "#101010"}):
-        assert theme.prepare(None)[1].ink == "#ececec"
+        assert plots.prepare(None)[1].ink == "#ececec"
     with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "none"}):
-        assert theme.prepare(None)[1].ink == "#222222"
+        assert plots.prepare(None)[1].ink == "#222222"
 
 
 def test_without_matplotlib_the_way_out_is_said(monkeypatch):
     """A missing extra is a clear error, not an ImportError from deep inside."""
     monkeypatch.setitem(sys.modules, "dreamo_batch.results.figure", None)
     with pytest.raises(UsageError, match=r"dreamo-batch\[plots\]"):
-        theme.prepare(None)
+        plots.prepare(None)
 
 
 def test_importing_the_package_loads_no_matplotlib():
@@ -210,7 +210,7 @@ def test_legends_are_not_cut_off(plot, layout, size):
 
 
 def chinese_font():
-    found = [file for file in lettering._of_machine() if lettering._is_chinese(file)]
+    found = [file for file in fonts._of_machine() if fonts._is_chinese(file)]
     if not found:
         assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
         pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
@@ -228,7 +228,7 @@ def test_chinese_is_drawn_where_there_is_a_font():
 
 def test_letters_without_a_font_are_boxes(monkeypatch):
     """Rather than a warning for each."""
-    monkeypatch.setattr(theme, "_files", lambda: [FIRST])
+    monkeypatch.setattr(plots, "_files", lambda: [FIRST])
     ax = plots.plot_costs(summarise_costs(told(["a"], [completed("a")], scene=["海 a"]), "scene"))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
     ax.figure.draw_without_rendering()

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFont
 
+from dreamo_batch import fonts
+from dreamo_batch.display import sheet as sheets
+from dreamo_batch.display.sheet import MARGIN, plan_layout
+from dreamo_batch.display.sheet import draw_sheet as contact_sheet
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import lettering
-from dreamo_batch.results import sheet as sheets
-from dreamo_batch.results.sheet import contact_sheet
-from dreamo_batch.results.sheet_layout import MARGIN, plan_layout
 from tests.grids import draw
 from tests.grids import results as grid_results
 
@@ -53,17 +53,17 @@ def test_rows_without_a_picture_are_told_below(run_dir):
     table = results("red.png", None, None, None).assign(
         status=["completed", "failed", "in_progress", "failed"]
     )
-    drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], lettering.Lettering())
+    drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], fonts.Lettering())
     assert drawn._without == "without a picture: 2 failed, 1 in progress"
     (page,) = drawn.pages(lambda: None)
-    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], lettering.Lettering()).pages(lambda: None)
+    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], fonts.Lettering()).pages(lambda: None)
     assert page.height > whole.height
 
 
 @pytest.mark.parametrize("prompt", ["a fox in the snow, " * 42, "word" * 200, "x" * 800, "海边的小屋" * 130])
 def test_captions_are_whole(run_dir, prompt):
     """The longest prompt that the service is known to take is not cut."""
-    letters = lettering.Lettering()
+    letters = fonts.Lettering()
     drawn = sheets._Sheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters)
     cell = drawn._cell(drawn._rows[0])
     told = "".join(line for line, _ in cell.lines[:-1])
@@ -132,7 +132,7 @@ def sweep(folder, n_rows=2, n_columns=3, **own):
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A machine without a font for Chinese."""
-    monkeypatch.setattr(lettering, "_of_machine", lambda: ())
+    monkeypatch.setattr(fonts, "_of_machine", lambda: ())
 
 
 def test_a_grid_has_every_picture_and_a_box_for_every_other_cell(tmp_path):
@@ -204,19 +204,19 @@ def test_without_a_font_labels_become_codes(tmp_path, no_fonts):
 
 def test_with_a_font_chinese_is_drawn(tmp_path):
     """In letters, and no legend is needed."""
-    chinese = [file for file in lettering._of_machine() if lettering._is_chinese(file)]
+    chinese = [file for file in fonts._of_machine() if fonts._is_chinese(file)]
     if not chinese:
         assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
         pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
     table = sweep(tmp_path).assign(prompt=CHINESE)
     contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
     assert not (tmp_path / "s.png.legend.csv").exists()
-    assert lettering.Lettering(chinese[0], others=()).font_for(CHINESE, 20) is not None
+    assert fonts.Lettering(chinese[0], others=()).font_for(CHINESE, 20) is not None
 
 
 def test_letters_are_known_to_be_lacking(no_fonts):
     """The built-in font draws Latin, and is not taken for one that draws Chinese."""
-    letters = lettering.Lettering()
+    letters = fonts.Lettering()
     assert letters.font_for('a fox, "far" away: 100 % …', 20) is not None
     assert letters.font_for(CHINESE, 20) is None
 
@@ -224,19 +224,19 @@ def test_letters_are_known_to_be_lacking(no_fonts):
 @pytest.mark.parametrize("answer", ["", "/nowhere/font.ttf"])
 def test_a_machine_that_knows_of_no_font_has_none(monkeypatch, answer):
     """What fontconfig says is believed only if it is there and has the letters."""
-    monkeypatch.setattr(lettering, "_PATHS", ())
-    monkeypatch.setattr(lettering, "_FOLDERS", ())
+    monkeypatch.setattr(fonts, "_PATHS", ())
+    monkeypatch.setattr(fonts, "_FOLDERS", ())
     answered = subprocess.CompletedProcess([], 0, stdout=answer)
-    monkeypatch.setattr(lettering.subprocess, "run", lambda *_, **__: answered)
-    monkeypatch.setattr(lettering.shutil, "which", lambda _: "/usr/bin/fc-match" if answer else None)
-    assert lettering._of_machine.__wrapped__() == ()
+    monkeypatch.setattr(fonts.subprocess, "run", lambda *_, **__: answered)
+    monkeypatch.setattr(fonts.shutil, "which", lambda _: "/usr/bin/fc-match" if answer else None)
+    assert fonts._of_machine.__wrapped__() == ()
 
 
 @pytest.mark.parametrize("text", ["", "a", "a fox " * 50, "word" * 90, CHINESE * 30, "a" * 5_000])
 def test_lines_fit_and_lose_nothing_before_they_are_full(text):
     """Broken between words where there are any; what does not fit is cut, and that is said."""
     font = ImageFont.load_default(20)
-    lines = lettering.wrapped(text, font, 120, 3)
+    lines = fonts.wrapped(text, font, 120, 3)
     assert len(lines) <= 3
     assert all(font.getlength(line) <= 120 for line in lines)
     told = "".join(lines).replace(" ", "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamo_batch.results import measuring
-from dreamo_batch.results.subjects import Reference, Subject, find_subjects
+from dreamo_batch.results import measure
+from dreamo_batch.results.likeness import Reference, Subject, find_subjects
 from tests.histories import ambiguous, completed, failed, results
 
 
@@ -32,4 +32,4 @@ def test_rows_without_a_picture_say_why(tmp_path):
 def test_a_reference_at_a_url_is_not_fetched():
     """The row says so."""
     subject = Subject(Path("images/a.jpg"), "00", Reference(None, "00"))
-    assert measuring._why(subject, None) == "its reference is at a URL, which is not fetched"
+    assert measure._why(subject, None) == "its reference is at a URL, which is not fetched"

@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.display import gallery
+from dreamo_batch.display.gallery import ESM, make_gallery
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import gallery_widget
-from dreamo_batch.results.gallery import make_gallery
-from dreamo_batch.results.gallery_esm import ESM
 from tests.grids import draw, results
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -112,13 +111,13 @@ def test_other_messages_are_let_go(shown, sent, message):
 def test_heavy_and_strange_pictures_become_jpeg(tmp_path):
     """A browser can show each, and no more than is allowed is sent as it is."""
     Image.new("RGB", (3_000, 30), "red").save(tmp_path / "wide.bmp")
-    media, content = gallery_widget.full(tmp_path / "wide.bmp")
+    media, content = gallery.full(tmp_path / "wide.bmp")
     assert (media, content[:2]) == ("image/jpeg", b"\xff\xd8")
     draw(tmp_path, "large.png", size=(300, 300))
-    assert gallery_widget.full(tmp_path / "large.png", bytes_max=10)[0] == "image/jpeg"
-    assert gallery_widget.full(tmp_path / "large.png")[0] == "image/png"
+    assert gallery.full(tmp_path / "large.png", bytes_max=10)[0] == "image/jpeg"
+    assert gallery.full(tmp_path / "large.png")[0] == "image/png"
     (tmp_path / "none.jpg").write_bytes(b"nothing of the kind")
-    assert gallery_widget.full(tmp_path / "none.jpg") is None
+    assert gallery.full(tmp_path / "none.jpg") is None
 
 
 def test_a_notebook_gets_the_widget_and_the_static_page_beside_it(shown):
@@ -137,7 +136,7 @@ def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
             raise ModuleNotFoundError("No module named 'anywidget'", name=name)
         return real(name, *rest)
 
-    gallery_widget._class.cache_clear()
+    gallery._class.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
     assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
     with pytest.raises(UsageError, match=r"dreamo-batch\[gallery\]"):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dreamo_batch.execution import archive, durable
-from dreamo_batch.execution.archive import NotAPicture
+from dreamo_batch import files
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.directory import NotAPicture
 from tests.fakes import picture
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -40,13 +41,13 @@ def huge_png(side_px: int) -> bytes:
 def test_a_picture_is_saved_under_its_job(tmp_path, file_format, suffix):
     """Format and size come from the bytes, name from the job, and the hash is that of the file."""
     content = picture(file_format, (12, 9))
-    saved = archive.save(content, "a" * 32, tmp_path)
-    assert saved == archive.Saved(
+    saved = directory.save(content, "a" * 32, tmp_path)
+    assert saved == directory.Saved(
         f"images/{'a' * 32}.{suffix}", hashlib.sha256(content).hexdigest(), len(content), 12, 9
     )
     assert (tmp_path / saved.path).read_bytes() == content
-    assert archive.is_in_place(tmp_path, saved.path, saved.n_bytes)
-    assert archive.is_unaltered(tmp_path, saved.path, saved.sha256)
+    assert directory.is_in_place(tmp_path, saved.path, saved.n_bytes)
+    assert directory.is_unaltered(tmp_path, saved.path, saved.sha256)
     assert [path.name for path in (tmp_path / "images").iterdir()] == [f"{'a' * 32}.{suffix}"]
 
 
@@ -70,7 +71,7 @@ def test_a_placeholder_is_refused_and_leaves_nothing(tmp_path, content):
     with pytest.raises(
         NotAPicture, match=rf"expected JPEG, PNG or WEBP, got {len(content)} bytes starting b"
     ):
-        archive.save(content, "a", tmp_path)
+        directory.save(content, "a", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,18 +79,18 @@ def test_a_placeholder_is_refused_and_leaves_nothing(tmp_path, content):
 def test_a_picture_cut_short_is_refused(file_format):
     """Half a picture looks like one at its beginning, so it is decoded to the end."""
     content = picture(file_format, (64, 48))
-    assert archive.look(content)[1:] == (64, 48)
+    assert directory.look(content)[1:] == (64, 48)
     for part in (0.3, 0.6, 0.9):
         with pytest.raises(NotAPicture):
-            archive.look(content[: int(len(content) * part)])
+            directory.look(content[: int(len(content) * part)])
 
 
 def test_a_small_file_of_a_huge_picture_is_refused(tmp_path):
     """What would fill the memory is refused by its size, before it is decoded."""
     for side_px in (8193, 12_000, 60_000):
         with pytest.raises(NotAPicture):
-            archive.save(huge_png(side_px), "a", tmp_path)
-    assert archive.PICTURE_PIXELS_MAX == 8192 * 8192
+            directory.save(huge_png(side_px), "a", tmp_path)
+    assert directory.PICTURE_PIXELS_MAX == 8192 * 8192
 
 
 def test_looking_leaves_the_filters_of_warnings_alone():
@@ -98,7 +99,7 @@ def test_looking_leaves_the_filters_of_warnings_alone():
 
     before = list(warnings.filters)
     threads = [
-        threading.Thread(target=lambda: [archive.look(picture()) for _ in range(20)]) for _ in range(4)
+        threading.Thread(target=lambda: [directory.look(picture()) for _ in range(20)]) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -116,12 +117,12 @@ def test_altered_bytes_are_a_picture_or_are_refused(file_format, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = bytes(content[: data.draw(st.integers(1, len(content)))])
     try:
-        suffix, width_px, height_px = archive.look(content)
+        suffix, width_px, height_px = directory.look(content)
     except NotAPicture as error:
         assert str(len(content)) in str(error)  # noqa: PT017 - either outcome is right
     else:
         assert suffix in FORMATS.values()
-        assert 0 < width_px * height_px <= archive.PICTURE_PIXELS_MAX
+        assert 0 < width_px * height_px <= directory.PICTURE_PIXELS_MAX
 
 
 def test_a_decoder_that_fails_in_its_own_way_refuses_one_picture(monkeypatch):
@@ -132,20 +133,20 @@ def test_a_decoder_that_fails_in_its_own_way_refuses_one_picture(monkeypatch):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", explode)
     with pytest.raises(NotAPicture):
-        archive.look(picture("PNG", (5, 5)))
+        directory.look(picture("PNG", (5, 5)))
 
 
 def test_several_pictures_in_one_jpeg_are_a_jpeg(tmp_path):
     """A JPEG that cameras put a second picture into is saved like any other."""
     path = tmp_path / "two.jpg"
     Image.new("RGB", (8, 8)).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
-    assert archive.look(path.read_bytes()) == ("jpg", 8, 8)
+    assert directory.look(path.read_bytes()) == ("jpg", 8, 8)
 
 
 def test_a_picture_replaces_an_earlier_one_at_once(tmp_path):
     """A reader sees the old picture or the new one."""
     first, second = picture("PNG", (4, 4)), picture("PNG", (40, 40))
-    archive.save(first, "a", tmp_path)
+    directory.save(first, "a", tmp_path)
     seen = set()
     is_done = threading.Event()
 
@@ -156,7 +157,7 @@ def test_a_picture_replaces_an_earlier_one_at_once(tmp_path):
     thread = threading.Thread(target=look)
     thread.start()
     for content in (second, first) * 20:
-        archive.save(content, "a", tmp_path)
+        directory.save(content, "a", tmp_path)
     is_done.set()
     thread.join()
     assert seen <= {first, second}
@@ -170,7 +171,7 @@ def test_two_who_save_the_same_picture_do_not_mix(tmp_path):
     def save(content):
         try:
             for _ in range(30):
-                archive.save(content, "a", tmp_path)
+                directory.save(content, "a", tmp_path)
         except OSError as error:
             errors.append(error)
 
@@ -186,30 +187,30 @@ def test_two_who_save_the_same_picture_do_not_mix(tmp_path):
 
 def test_a_disk_that_refuses_leaves_the_old_picture(tmp_path, monkeypatch):
     """If the new bytes can't be made durable, the old file and nothing else is there."""
-    archive.save(picture("PNG", (4, 4)), "a", tmp_path)
+    directory.save(picture("PNG", (4, 4)), "a", tmp_path)
 
     def refuse(_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(durable, "fsync_file", refuse)
+    monkeypatch.setattr(files, "fsync_file", refuse)
     with pytest.raises(OSError, match="space"):
-        archive.save(picture("PNG", (40, 40)), "a", tmp_path)
-    assert archive.look((tmp_path / "images" / "a.png").read_bytes()) == ("png", 4, 4)
+        directory.save(picture("PNG", (40, 40)), "a", tmp_path)
+    assert directory.look((tmp_path / "images" / "a.png").read_bytes()) == ("png", 4, 4)
     assert len(list((tmp_path / "images").iterdir())) == 1
 
 
 def test_what_is_gone_or_altered_is_not_in_place(tmp_path):
     """Existence and size are checked quickly, the bytes when asked."""
-    saved = archive.save(picture(), "a", tmp_path)
-    assert not archive.is_in_place(tmp_path, None, 5)
-    assert not archive.is_in_place(tmp_path, saved.path, saved.n_bytes + 1)
+    saved = directory.save(picture(), "a", tmp_path)
+    assert not directory.is_in_place(tmp_path, None, 5)
+    assert not directory.is_in_place(tmp_path, saved.path, saved.n_bytes + 1)
     path = tmp_path / saved.path
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    assert archive.is_in_place(tmp_path, saved.path, saved.n_bytes)
-    assert not archive.is_unaltered(tmp_path, saved.path, saved.sha256)
+    assert directory.is_in_place(tmp_path, saved.path, saved.n_bytes)
+    assert not directory.is_unaltered(tmp_path, saved.path, saved.sha256)
     path.unlink()
-    assert not archive.is_in_place(tmp_path, saved.path, saved.n_bytes)
-    assert not archive.is_unaltered(tmp_path, saved.path, saved.sha256)
+    assert not directory.is_in_place(tmp_path, saved.path, saved.n_bytes)
+    assert not directory.is_unaltered(tmp_path, saved.path, saved.sha256)
 
 
 def test_replacing_writes_beside_and_leaves_nothing_on_failure(tmp_path):
@@ -223,9 +224,9 @@ def test_replacing_writes_beside_and_leaves_nothing_on_failure(tmp_path):
         raise ValueError("half way")
 
     with pytest.raises(ValueError, match="half way"):
-        durable.replace(path, half)
+        files.replace(path, half)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.txt"]
-    durable.replace(path, lambda temporary: temporary.write_text("new"))
+    files.replace(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
     assert stat.S_ISREG(path.stat().st_mode)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.execution.budget import (
+from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.budget import (
     Budget,
     highest_price,
     money,
@@ -19,9 +20,8 @@ from dreamo_batch.execution.budget import (
     times,
     total,
 )
-from dreamo_batch.execution.progress import dollars
-from dreamo_batch.execution.state import ORDERED, Order, Stage
-from dreamo_batch.results.planned import Plan
+from dreamo_batch.engine.plan import Plan
+from dreamo_batch.engine.status import dollars
 from tests.fakes import amounts, histories
 
 ENDED = (Stage.COMPLETED, Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS)

@@ -7,19 +7,18 @@ from decimal import Decimal
 
 import pytest
 
+from dreamo_batch.engine import plan, requests
+from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.coordinator import Assignment, Coordinator
+from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
+from dreamo_batch.engine.ledger import Ledger
+from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
-from dreamo_batch.execution import outcomes, plan
-from dreamo_batch.execution.archive import Saved
-from dreamo_batch.execution.budget import Budget
-from dreamo_batch.execution.coordinator import Assignment, Coordinator
-from dreamo_batch.execution.directory import LOCK, RunDirectory
-from dreamo_batch.execution.ledger import Ledger
-from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
-from dreamo_batch.execution.schedule import Do, Limits, Schedule
-from dreamo_batch.execution.state import Stage
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind
-from dreamo_batch.service.wire import ServiceMessage, Task
+from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import prepared
 
 KEY = ("a", 1)
@@ -144,7 +143,7 @@ def test_no_more_is_given_than_workers_are_free(make):
     ("failure", "stage", "n_waiting", "mood"),
     [
         (Failure(Kind.PERMANENT, failures.REJECTED, http_status=400), Stage.REFUSED, 0, "open"),
-        (Failure(Kind.PERMANENT, outcomes.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
+        (Failure(Kind.PERMANENT, requests.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
         (Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True), Stage.AMBIGUOUS, 0, "down"),
         (AWAY, Stage.UNSENT, 1, "down"),
         (Failure(Kind.TRANSIENT, failures.RATE_LIMITED, http_status=429), Stage.UNSENT, 1, "open"),
@@ -266,8 +265,8 @@ def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_lates
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     ledger = coordinator.ledger
-    ledger.record([outcomes.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
-    ledger.record([outcomes.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
+    ledger.record([requests.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
+    ledger.record([requests.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
     options = plan.Options()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
@@ -287,7 +286,7 @@ def with_a_resend_on_the_wire(make, clock, **options):
     coordinator = make(assignment=assignment)
     assert given(coordinator) == [("create", ("a", 2))]
     first = coordinator.ledger.state.find("a", 1)
-    coordinator.settle(outcomes.resolved(first, clock.wall(), "t1"))
+    coordinator.settle(requests.resolved(first, clock.wall(), "t1"))
     return coordinator
 
 
@@ -317,7 +316,7 @@ def test_a_resend_that_fails_is_not_ordered_again_once_the_first_was_taken(make,
     given(coordinator)
     failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
     coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
-    assert outcomes.is_retryable(coordinator.ledger.state.find("a", 2))
+    assert requests.is_retryable(coordinator.ledger.state.find("a", 2))
     assert coordinator.schedule.waiting == ()
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.snapshot().by_status["completed"] == 1
@@ -667,7 +666,7 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     clock.advance(60.0)
     coordinator.take(PollAnswer(Do.POLL, KEY, other))
     order = latest(coordinator)
-    assert (order.stage, order.error_class) == (Stage.ACCEPTED, outcomes.TASK_TIMEOUT)
+    assert (order.stage, order.error_class) == (Stage.ACCEPTED, requests.TASK_TIMEOUT)
     assert "answered about t9" in order.error_message
 
 

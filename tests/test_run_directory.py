@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
-from dreamo_batch.execution import directory
-from dreamo_batch.execution.directory import SCHEMA_VERSION, Manifest, RunDirectory
 
 HOLDER = """
 import sys
-from dreamo_batch.execution.directory import RunDirectory
+from dreamo_batch.engine.directory import RunDirectory
 directory = RunDirectory(sys.argv[1])
 directory.lock()
 print("locked", flush=True)

@@ -7,15 +7,21 @@ import logging
 
 import pytest
 
+from dreamo_batch.engine.directory import Saved
+from dreamo_batch.engine.requests import (
+    IMAGE_CHANGED,
+    CreateAnswer,
+    Effects,
+    PollAnswer,
+    ProbeAnswer,
+    SaveAnswer,
+)
+from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
-from dreamo_batch.execution.archive import Saved
-from dreamo_batch.execution.effects import Effects
-from dreamo_batch.execution.outcomes import IMAGE_CHANGED, CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
-from dreamo_batch.execution.schedule import Do
+from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, Kind
-from dreamo_batch.service.wire import Task
-from dreamo_batch.table.images import ImageSource
+from dreamo_batch.service.messages import Task
 from tests.fakes import job, picture
 
 KEY = ("a" * 32, 1)

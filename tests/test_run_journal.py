@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamo_batch.engine import journal
+from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.journal import Header, Journal, path_of, read
 from dreamo_batch.errors import LedgerDamaged
-from dreamo_batch.execution import journal
-from dreamo_batch.execution.journal import Header, Journal, path_of, read
-from dreamo_batch.execution.state import Event, Kind
 from tests.fakes import event, job_ids, order_fields, times
 
 if TYPE_CHECKING:
@@ -215,8 +215,8 @@ def test_a_commit_that_fails_leaves_a_whole_file_and_is_made_up_for(tmp_path, fa
 
 FULL_DISK = """
 import pathlib, resource, signal, sys
-from dreamo_batch.execution.journal import Header, Journal
-from dreamo_batch.execution.state import Event, Kind
+from dreamo_batch.engine.journal import Header, Journal
+from dreamo_batch.engine.attempts import Event, Kind
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = pathlib.Path(sys.argv[1])

@@ -12,12 +12,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from dreamo_batch.engine import directory as checkpoint
+from dreamo_batch.engine import journal
+from dreamo_batch.engine import ledger as ledgers
+from dreamo_batch.engine.attempts import Event, Kind, Stage, State
+from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
+from dreamo_batch.engine.ledger import Ledger, interrupted, peek_entropy, read
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from dreamo_batch.execution import checkpoint, journal, journal_end
-from dreamo_batch.execution import ledger as ledgers
-from dreamo_batch.execution.directory import SCHEMA_VERSION, Manifest, RunDirectory
-from dreamo_batch.execution.ledger import Ledger, interrupted, peek_entropy, read
-from dreamo_batch.execution.state import Event, Kind, Stage, State
 from tests.fakes import event
 
 SERVICE = "host:443"
@@ -216,7 +217,7 @@ def test_the_first_journal_of_a_crashed_opening_is_missed(folder):
     journal.path_of(folder, 2).unlink()
     with pytest.raises(LedgerDamaged, match=r"journal-000002\.jsonl is missing"):
         opened(folder)
-    (folder / journal_end.NAME).unlink()
+    (folder / journal.END_NAME).unlink()
     with pytest.raises(LedgerDamaged, match="knows of 2 openings, the ledger only of 1"):
         opened(folder)
 

@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
+from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
-from dreamo_batch.execution.options import RunOptions
 
 
 @pytest.mark.parametrize(

@@ -6,26 +6,26 @@ import json
 
 import pytest
 
-from dreamo_batch.execution import outcomes
-from dreamo_batch.execution.archive import Saved
-from dreamo_batch.execution.outcomes import CreateAnswer
-from dreamo_batch.execution.state import Kind, Order, Stage, advance
-from dreamo_batch.service import failures, parameters
+from dreamo_batch.engine import requests
+from dreamo_batch.engine.attempts import Kind, Order, Stage, advance
+from dreamo_batch.engine.directory import Saved
+from dreamo_batch.engine.requests import CreateAnswer
+from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure
 from dreamo_batch.service.failures import Kind as FailureKind
-from dreamo_batch.service.wire import ServiceMessage, Task
+from dreamo_batch.service.messages import ServiceMessage, Task
 
 KEY = ("a", 1)
 SENT = Order("a", 1, Stage.SENDING, sent_at=100.0, reserved="0.03")
 
 
 def ended(result, order: Order = SENT, at: float = 101.5):
-    return outcomes.create_ended(order, CreateAnswer(KEY, result), at)
+    return requests.create_ended(order, CreateAnswer(KEY, result), at)
 
 
 def test_a_task_id_is_an_accepted_order():
     """The id is all there is to know."""
-    assert ended("t1") == outcomes.Event(Kind.ACCEPTED, "a", 1, 101.5, {"task_id": "t1"})
+    assert ended("t1") == requests.Event(Kind.ACCEPTED, "a", 1, 101.5, {"task_id": "t1"})
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ def test_waiting_counts_from_the_first_refusal_to_being_taken():
         (120.0, 121.0, unreachable),
         (130.0, 131.0, "t1"),  # to here
     ):
-        order = advance(order, outcomes.sending(KEY, sent_at, seed=7, reserved="0.03", before=order))
+        order = advance(order, requests.sending(KEY, sent_at, seed=7, reserved="0.03", before=order))
         order = advance(order, ended(result, order, answered_at))
     assert (order.stage, order.n_refusals, order.waited_s) == (Stage.ACCEPTED, 2, 29.0)
-    order = advance(Order("b", 1), outcomes.sending(("b", 1), 1.0, seed=7, reserved=None, before=None))
-    order = advance(order, outcomes.create_ended(order, CreateAnswer(("b", 1), "t2"), 9.0))
+    order = advance(Order("b", 1), requests.sending(("b", 1), 1.0, seed=7, reserved=None, before=None))
+    order = advance(order, requests.create_ended(order, CreateAnswer(("b", 1), "t2"), 9.0))
     assert (order.n_refusals, order.waited_s, order.reserved) == (None, None, None)
 
 
 def test_a_clock_set_back_never_makes_waiting_negative():
     """Wall clocks jump; what is counted does not shrink."""
     order = Order("a", 1, Stage.UNSENT, n_refusals=1, waited_s=5.0, answered_at=200.0)
-    assert outcomes.sending(KEY, 100.0, seed=7, reserved=None, before=order).fields["waited_s"] == 5.0
+    assert requests.sending(KEY, 100.0, seed=7, reserved=None, before=order).fields["waited_s"] == 5.0
 
 
 def test_a_completed_task_keeps_what_it_says():
@@ -96,7 +96,7 @@ def test_a_completed_task_keeps_what_it_says():
         discount="0.7",
         metadata={"upload_at": 3.5},
     )
-    fields = outcomes.task_ended(KEY, task, 9.0, 3).fields
+    fields = requests.task_ended(KEY, task, 9.0, 3).fields
     assert (fields["cost"], fields["discount"], fields["output_url"]) == ("0.0286", "0.7", "https://h/1")
     assert (fields["n_polls"], fields["may_have_been_billed"]) == (3, False)
     assert json.loads(fields["metadata"]) == {"upload_at": 3.5}
@@ -104,47 +104,47 @@ def test_a_completed_task_keeps_what_it_says():
 
 def test_a_completed_task_without_a_cost_may_have_been_billed():
     """A picture that was made and names no price leaves the money open."""
-    event = outcomes.task_ended(KEY, Task("t", "completed", excerpt="{}"), 9.0, 1)
+    event = requests.task_ended(KEY, Task("t", "completed", excerpt="{}"), 9.0, 1)
     assert event.kind is Kind.COMPLETED
     assert event.fields == {"n_polls": 1, "excerpt": "{}", "may_have_been_billed": True}
 
 
-@pytest.mark.parametrize("code", [*parameters.ERROR_CODES, "999999999", None])
+@pytest.mark.parametrize("code", [*contract.ERROR_CODES, "999999999", None])
 def test_a_failed_task_is_billed_unless_the_table_of_codes_says_not(code):
     """With a cost told nothing is open; without one the documented codes decide, and unknown ones may be billed."""
     task = Task("t", "failed", error=ServiceMessage(code, "words"))
-    event = outcomes.task_ended(KEY, task, 9.0, 2)
-    known = parameters.ERROR_CODES.get(code or "")
+    event = requests.task_ended(KEY, task, 9.0, 2)
+    known = contract.ERROR_CODES.get(code or "")
     assert event.kind is Kind.FAILED
     assert event.fields["may_have_been_billed"] is not (known is not None and known.is_unbilled)
     assert event.fields.get("error_code") == code
     assert event.fields["error_message"] == "words"
-    paid = outcomes.task_ended(KEY, Task("t", "failed", cost="0.01", error=task.error), 9.0, 2)
+    paid = requests.task_ended(KEY, Task("t", "failed", cost="0.01", error=task.error), 9.0, 2)
     assert paid.fields["may_have_been_billed"] is False
 
 
 def test_completed_with_error_may_have_been_billed():
     """The service says both, so the picture may have been made."""
     task = Task("t", "failed", error=ServiceMessage(None, "odd"), is_completed_with_error=True)
-    fields = outcomes.task_ended(KEY, task, 9.0, 1).fields
+    fields = requests.task_ended(KEY, task, 9.0, 1).fields
     assert (fields["error_class"], fields["may_have_been_billed"]) == ("completed_with_error", True)
 
 
 def test_ends_that_nobody_told_us_of():
     """Lost, overdue and interrupted orders say why, and whether money may be gone."""
-    lost = outcomes.lost(KEY, 9.0, 5)
+    lost = requests.lost(KEY, 9.0, 5)
     assert (lost.kind, lost.fields["error_class"], lost.fields["may_have_been_billed"]) == (
         Kind.LOST,
-        outcomes.TASK_LOST,
+        requests.TASK_LOST,
         True,
     )
-    overdue = outcomes.overdue(KEY, 9.0, 900.0)
-    assert (overdue.kind, overdue.fields["error_class"]) == (Kind.OVERDUE, outcomes.TASK_TIMEOUT)
+    overdue = requests.overdue(KEY, 9.0, 900.0)
+    assert (overdue.kind, overdue.fields["error_class"]) == (Kind.OVERDUE, requests.TASK_TIMEOUT)
     assert "no end after 900 s" in overdue.fields["error_message"]
-    stopped = advance(SENT, outcomes.interrupted(SENT, 9.0))
+    stopped = advance(SENT, requests.interrupted(SENT, 9.0))
     assert (stopped.stage, stopped.error_class, stopped.may_have_been_billed) == (
         Stage.AMBIGUOUS,
-        outcomes.INTERRUPTED,
+        requests.INTERRUPTED,
         True,
     )
     assert stopped.reserved == "0.03"
@@ -152,34 +152,34 @@ def test_ends_that_nobody_told_us_of():
 
 def test_the_users_word_settles_doubt():
     """Taken as a task it goes on; not taken it may be sent again."""
-    doubtful = advance(SENT, outcomes.interrupted(SENT, 9.0))
-    taken = advance(doubtful, outcomes.resolved(doubtful, 10.0, "t9"))
+    doubtful = advance(SENT, requests.interrupted(SENT, 9.0))
+    taken = advance(doubtful, requests.resolved(doubtful, 10.0, "t9"))
     assert (taken.stage, taken.task_id, taken.error_class) == (Stage.ACCEPTED, "t9", None)
-    untaken = advance(doubtful, outcomes.resolved(doubtful, 10.0, None))
+    untaken = advance(doubtful, requests.resolved(doubtful, 10.0, None))
     assert (untaken.stage, untaken.reserved, untaken.may_have_been_billed) == (Stage.UNSENT, None, None)
 
 
 def test_pictures_saved_and_not():
     """Where it is and what it is, or why not; a fresh link is kept as well."""
     order = Order("a", 1, Stage.COMPLETED, output_url="https://h/old")
-    order = advance(order, outcomes.unsaved(KEY, 5.0, "not a picture"))
+    order = advance(order, requests.unsaved(KEY, 5.0, "not a picture"))
     assert order.output_error == "not a picture"
-    order = advance(order, outcomes.new_links(order, 6.0, ("https://h/new",)))
+    order = advance(order, requests.new_links(order, 6.0, ("https://h/new",)))
     assert (order.output_url, order.output_error) == ("https://h/new", "not a picture")
-    order = advance(order, outcomes.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
+    order = advance(order, requests.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
     assert (order.output_path, order.output_sha256, order.output_bytes) == ("images/a.png", "ab", 10)
     assert (order.output_width, order.output_height, order.saved_at, order.output_error) == (8, 4, 7.0, None)
 
 
 def test_not_sending_after_all_leaves_no_trace_of_doubt():
     """An order that could not be written down was not sent."""
-    order = advance(SENT, outcomes.not_sent(KEY, 101.0))
+    order = advance(SENT, requests.not_sent(KEY, 101.0))
     assert (order.stage, order.reserved, order.may_have_been_billed) == (Stage.UNSENT, None, None)
 
 
 def test_text_that_utf8_can_not_hold_is_replaced():
     """The name of a file in another encoding must not stop the journal."""
-    failure = Failure(FailureKind.PERMANENT, outcomes.IMAGE_CHANGED, message="caf\udce9.png changed")
+    failure = Failure(FailureKind.PERMANENT, requests.IMAGE_CHANGED, message="caf\udce9.png changed")
     message = ended(failure).fields["error_message"]
     assert message == "caf?.png changed"
     assert message.encode()
@@ -187,4 +187,4 @@ def test_text_that_utf8_can_not_hold_is_replaced():
 
 def test_times_are_kept_to_the_microsecond():
     """What the journal keeps is what the checkpoint can keep."""
-    assert outcomes.not_sent(KEY, 1_700_000_000.123456789).at == 1_700_000_000.123457
+    assert requests.not_sent(KEY, 1_700_000_000.123456789).at == 1_700_000_000.123457

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.execution.outage import Outage
-from dreamo_batch.execution.pacing import BackOff, PollTimes, TokenBucket, Window, hazard
-from dreamo_batch.service import parameters
+from dreamo_batch.engine.pacing import BackOff, Outage, PollTimes, TokenBucket, Window, hazard
+from dreamo_batch.service import contract
 
 latencies = st.floats(0.001, 5000)
 ages = st.floats(0, 50_000)
@@ -34,7 +33,7 @@ def test_unknown_latencies_are_polled_ever_more_slowly():
     assert 0.15 < poll_times.due_in(0.0) < 0.25
     dues = [poll_times.due_in(age_s) for age_s in (0, 5, 15, 80, 10_000)]
     assert dues[0] < dues[1] < dues[2] < min(dues[3:])
-    assert dues[-1] <= 1.1 * parameters.POLL_EVERY_S.value
+    assert dues[-1] <= 1.1 * contract.POLL_EVERY_S.value
 
 
 @pytest.mark.parametrize("latency_s", [0.5, 5.0, 60.0])

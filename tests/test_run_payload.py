@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from dreamo_batch.execution import payload
-from dreamo_batch.execution.payload import ImageChanged, ImageGone, Payloads
-from dreamo_batch.table.images import ImageSource
+from dreamo_batch.engine import requests as payload
+from dreamo_batch.engine.requests import ImageChanged, ImageGone, Payloads
+from dreamo_batch.jobs.references import ImageSource
 from tests.fakes import job, picture
 
 

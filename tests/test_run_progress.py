@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.execution.progress import Bar, Lines, Shown, Silent, Snapshot, dollars, postfix
-from dreamo_batch.table import looking
+from dreamo_batch import parallel
+from dreamo_batch.engine.status import Bar, Lines, Shown, Silent, Snapshot, dollars, postfix
 
 
 def snapshot(spent="0", cap=None, n_in_flight=0, n_again=0, **by_status) -> Snapshot:
@@ -219,8 +219,8 @@ def test_a_log_that_fails_fails_nothing(monkeypatch):
     def fail(*_):
         raise ValueError("I/O operation on closed file")
 
-    monkeypatch.setattr("dreamo_batch.execution.progress.logger.log", fail)
-    monkeypatch.setattr("dreamo_batch.execution.progress.logger.info", fail)
+    monkeypatch.setattr("dreamo_batch.engine.status.logger.log", fail)
+    monkeypatch.setattr("dreamo_batch.engine.status.logger.info", fail)
     monkeypatch.setattr(sys, "stderr", None)
     shown = Shown(snapshot(pending=2))
     shown.say("3 rows")
@@ -281,7 +281,7 @@ def done(tmp_path_factory):
 @pytest.fixture
 def _at_once(monkeypatch, done):
     """Bars that don't wait a second, and no picture that is known already."""
-    monkeypatch.setattr(looking, "_DELAY_S", 0.0)
+    monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     (Path(done["run_dir"][0]) / "metrics.parquet").unlink(missing_ok=True)
 
 
@@ -318,6 +318,6 @@ def test_no_bar_is_shown_where_none_is_wanted(monkeypatch, done, tmp_path):
     dreamo.verify(done["run_dir"][0], progress=False)
     dreamo.gallery(done).to_html(progress=False)
     dreamo.run(done, tmp_path / "again", gateway="local", fix_images=True, progress=False)
-    monkeypatch.setattr(looking, "_DELAY_S", 60.0)
+    monkeypatch.setattr(parallel, "_DELAY_S", 60.0)
     dreamo.contact_sheet(done, tmp_path / "s.png")
     assert not terminal.getvalue()

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from dreamo_batch.engine import directory, plan, requests, runner
+from dreamo_batch.engine.attempts import Kind, Stage
+from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.coordinator import Coordinator, SystemClock
+from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.ledger import Ledger, read
+from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
+from dreamo_batch.engine.runner import open_session
+from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
-from dreamo_batch.execution import checkpoint, outcomes, plan, runner
-from dreamo_batch.execution.archive import Saved
-from dreamo_batch.execution.budget import Budget
-from dreamo_batch.execution.clock import SystemClock
-from dreamo_batch.execution.coordinator import Coordinator
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.ledger import Ledger, read
-from dreamo_batch.execution.outcomes import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
-from dreamo_batch.execution.schedule import Do, Limits, Schedule
-from dreamo_batch.execution.session import open_session
-from dreamo_batch.execution.state import Kind, Stage
-from dreamo_batch.service.wire import Task
+from dreamo_batch.service.messages import Task
 from tests.fakes import event, prepared
 
 if TYPE_CHECKING:
-    from dreamo_batch.execution.runner import Runner
+    from dreamo_batch.engine.runner import Runner
 
 PATIENCE_S = 10.0
 
@@ -172,7 +170,7 @@ def test_an_interrupt_rests_at_once_and_records_what_is_on_the_wire(folder, serv
     assert call.runner.is_resting.wait(2)
     assert call.runner.n_on_the_wire == 1
     assert not call.runner.is_closed.is_set()
-    assert checkpoint.read_meta(folder / checkpoint.NAME).is_followed
+    assert directory.read_meta(folder / directory.NAME).is_followed
     assert stages(folder) == {"a": "sending"}
     service.gate.set()
     call.wait()
@@ -350,7 +348,7 @@ def test_an_order_is_settled_beside_the_call_under_way(folder, service):
     def settle(task_id):
         def do(at_work: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            at_work.settle(outcomes.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
+            at_work.settle(requests.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -379,7 +377,7 @@ def test_an_order_settled_as_taken_is_not_ordered_again(folder, service):
 
     def settle(at_work: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        at_work.settle(outcomes.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
+        at_work.settle(requests.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -398,7 +396,7 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
 
     def settle(at_work: Runner) -> None:
         order = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
-        at_work.settle(outcomes.resolved(order, 1.0, "task-a"))
+        at_work.settle(requests.resolved(order, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
     assert runner.live(folder) is None
@@ -415,7 +413,7 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     dead.abandon()
     session = open_session(RunDirectory(folder), "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
-    assert session.ledger.state.deciding("a").error_class == outcomes.INTERRUPTED
+    assert session.ledger.state.deciding("a").error_class == requests.INTERRUPTED
     session.ledger.close(pending=[])
     session.close()
 
@@ -434,7 +432,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     call = Call(folder, service, "a", "b")
     with monkeypatch.context() as patched:
         call.on_open = lambda session: patched.setattr(session.ledger._journal, "_write", full)
-        patched.setattr(checkpoint, "write", full)
+        patched.setattr(directory, "write", full)
         call.start().wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
     assert call.runner.error is None
@@ -454,7 +452,7 @@ def test_an_id_that_can_not_be_written_down_is_told(folder, service, monkeypatch
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
         patched.setattr(call.session.ledger._journal, "_write", full)
-        patched.setattr(checkpoint, "write", full)
+        patched.setattr(directory, "write", full)
         service.gate.set()
         call.wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
@@ -470,7 +468,7 @@ def test_a_checkpoint_that_fails_loses_no_id(folder, service, monkeypatch):
     call = Call(folder, service, "a", "b", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write", full)
+        patched.setattr(directory, "write", full)
         call.runner.interrupt()
         assert call.runner.is_resting.wait(2)
         service.gate.set()
@@ -540,7 +538,7 @@ def test_results_that_fail_leave_no_lock(folder, service, monkeypatch):
 
 def test_checkpoints_are_taken_on_the_way(folder, service, monkeypatch):
     """Not only at the end, so that a long run does not grow a long journal."""
-    monkeypatch.setattr("dreamo_batch.execution.ledger._EVENTS_BEFORE_CHECKPOINT", 5)
+    monkeypatch.setattr("dreamo_batch.engine.ledger._EVENTS_BEFORE_CHECKPOINT", 5)
     call = Call(folder, service, *(f"job-{i}" for i in range(10)), max_in_flight=8).start().wait()
     assert call.session.ledger.covers > 1
     assert stages(folder) == {f"job-{i}": "completed" for i in range(10)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dreamo_batch.execution.budget import Budget
-from dreamo_batch.execution.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.schedule import Do, Limits, Schedule
 
 
 def refused(*keys: tuple[str, int]) -> Schedule:

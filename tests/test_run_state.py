@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.execution.state import (
+from dreamo_batch.engine.attempts import (
     OPEN,
     ORDERED,
     STATUS_OF,

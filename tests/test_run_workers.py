@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from dreamo_batch.execution.workers import Workers
+from dreamo_batch.engine.runner import Workers
 
 
 @pytest.fixture

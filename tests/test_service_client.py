@@ -9,15 +9,17 @@ import threading
 import pytest
 
 from dreamo_batch import errors
-from dreamo_batch.service import wire
+from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
+from dreamo_batch.service.config import Secret, Settings
 from dreamo_batch.service.failures import Kind
-from dreamo_batch.service.settings import Secret, Settings
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
 
 KEY = "sk-example-key"
 ID = "cq0example"
-REQUEST = wire.Request("a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png")
+REQUEST = messages.Request(
+    "a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png"
+)
 DONE = json.dumps(
     {
         "id": ID,
@@ -63,7 +65,7 @@ def test_a_create_is_one_post_with_the_key_in_its_header(server, client):
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
-    assert request.body == wire.encode(REQUEST)
+    assert request.body == messages.encode(REQUEST)
 
 
 def test_a_fetch_is_one_get_and_quotes_the_id(server, client):
@@ -93,7 +95,7 @@ def test_a_precharge_sends_the_body_of_a_create(server, client):
     [request] = server.requests
     assert (request.line, request.body) == (
         "POST /model/v1/generation/precharge HTTP/1.1",
-        wire.encode(REQUEST),
+        messages.encode(REQUEST),
     )
 
 

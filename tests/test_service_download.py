@@ -12,12 +12,9 @@ import pytest
 import urllib3
 
 from dreamo_batch import errors
-from dreamo_batch.service.answer import Answer
-from dreamo_batch.service.client import Client
-from dreamo_batch.service.connections import why_refused
-from dreamo_batch.service.download import _content, fetch_link
+from dreamo_batch.service.client import Client, _content, fetch_link
 from dreamo_batch.service.failures import Kind
-from dreamo_batch.service.transport import Transport
+from dreamo_batch.service.transport import Answer, Transport, why_refused
 from tests.scripted_server import ScriptedServer, answer, close, reset, then
 
 KEY = "sk-example-key"

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import errors
-from dreamo_batch.service import causes, failures, retry_after
+from dreamo_batch.service import failures
+from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import Failure, Kind, from_exception, from_response, from_task
-from dreamo_batch.service.parameters import ERROR_CODES
-from dreamo_batch.service.wire import ServiceMessage, Task
+from dreamo_batch.service.messages import ServiceMessage, Task
 
 OPERATIONS = ("create", "fetch", "precharge", "download")
 MAY_HAVE_ARRIVED, PERMANENT, STOP, TRANSIENT = (
@@ -209,14 +209,14 @@ NOW = 1_700_000_000.0
 )
 def test_waiting_times_are_read_wherever_they_stand(headers, body, expected):
     """Seconds or a date in the header, by the service's own clock if it tells it; or a number in the body."""
-    assert retry_after.read_wait(headers, body, now=NOW) == expected
+    assert failures.read_wait(headers, body, now=NOW) == expected
     assert from_response("create", 429, headers, body, now=NOW).retry_after_s == expected
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_header_makes_reading_a_waiting_time_crash(wait, date):
     """Whatever stands there gives a bounded number or nothing."""
-    wait_s = retry_after.read_wait({"Retry-After": wait, "Date": date}, b"", now=NOW)
+    wait_s = failures.read_wait({"Retry-After": wait, "Date": date}, b"", now=NOW)
     assert wait_s is None or 0 <= wait_s <= 86400
 
 
@@ -513,15 +513,15 @@ def test_a_chain_that_bites_its_tail_is_read_once():
     """Exceptions can be each other's context."""
     one, other = OSError("one"), OSError("other")
     one.__cause__, other.__cause__ = other, one
-    assert causes.reason(one) == "OSError: other"
+    assert failures.reason(one) == "OSError: other"
 
 
 def test_reasons_hide_the_query_of_every_link():
     """Who has the query of a signed link has the picture."""
     words = "HTTPSConnectionPool(host='o.example'): Max retries exceeded with url: /a.png?sig=s3cret (Caused by x)"
-    assert "s3cret" not in causes.reason(OSError(words))
-    assert "/a.png (Caused by x)" in causes.reason(OSError(words))
-    assert causes.without_query("why? see https://o.example/?a=1&b=2 and '/x?y'") == (
+    assert "s3cret" not in failures.reason(OSError(words))
+    assert "/a.png (Caused by x)" in failures.reason(OSError(words))
+    assert failures.without_query("why? see https://o.example/?a=1&b=2 and '/x?y'") == (
         "why? see https://o.example/ and '/x'"
     )
 

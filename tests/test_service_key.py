@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import errors
-from dreamo_batch.service import wire
+from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
 
 KEY = "sk-Secret/Key+42="
-REQUEST = wire.Request("a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png")
+REQUEST = messages.Request(
+    "a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png"
+)
 ECHOES = [
     json.dumps({"error": {"code": KEY, "message": f"invalid key {KEY}"}}).encode(),
     json.dumps({"message": f"invalid key {KEY}"}).replace("/", "\\/").encode(),
@@ -212,6 +214,6 @@ def test_no_excerpt_shows_a_key_however_it_is_cut(key, n_before):
     """An excerpt ends at 2 kB, perhaps in the middle of a key."""
     with Client(key, "http://127.0.0.1:9") as client:
         body = b" " * n_before + key.encode() + b" "
-        excerpt = client._api.masked(wire.values.excerpt(body))
+        excerpt = client._api.masked(messages.excerpt(body))
     shown = excerpt.strip().removesuffix("***").strip()
     assert len(shown) < 4 or not key.startswith(shown)

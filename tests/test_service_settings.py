@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.errors import SettingsError
-from dreamo_batch.service.settings import Secret, Settings, is_loopback_host, resolve
+from dreamo_batch.service.config import Secret, Settings, is_loopback_host, resolve
 
 KEY = "sk-example-key"
 keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)

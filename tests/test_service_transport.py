@@ -13,10 +13,10 @@ import requests
 import urllib3
 
 from dreamo_batch import errors
-from dreamo_batch.service import wire
+from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
-from dreamo_batch.service.connections import Exchange, WatchedAdapter
 from dreamo_batch.service.failures import Kind
+from dreamo_batch.service.transport import Exchange, WatchedAdapter
 from tests.scripted_server import (
     CERTIFICATE,
     CREATED,
@@ -30,7 +30,9 @@ from tests.scripted_server import (
 )
 
 KEY = "sk-example-key"
-REQUEST = wire.Request("a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png")
+REQUEST = messages.Request(
+    "a red fox", 7, 1328, 1328, use_rephraser=True, image_url="https://x.example/a.png"
+)
 RUNNING = b'{"id": "cq0example", "status": "in_progress"}'
 
 
@@ -143,7 +145,7 @@ def test_an_early_answer_to_a_big_body_is_read():
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=lambda: serve_raw(listener, refuse))
     thread.start()
-    big = wire.Request("a", 1, 512, 512, use_rephraser=True, image_base64=b"A" * 6_000_000)
+    big = messages.Request("a", 1, 512, 512, use_rephraser=True, image_base64=b"A" * 6_000_000)
     with listener, Client(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
         with pytest.raises(errors.RequestRejected, match="too large"):
             client.create(big)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.service import payload, wire
-from dreamo_batch.service.parameters import STATUS_WORDS
-from dreamo_batch.service.wire import Price, Request, ServiceMessage, Task, Unreadable
+from dreamo_batch.service import messages
+from dreamo_batch.service.contract import STATUS_WORDS
+from dreamo_batch.service.messages import Price, Request, ServiceMessage, Task, Unreadable
 
 ID = "cq0example"
 LINK = "https://o.example/a.png?sign=1"
@@ -54,7 +54,12 @@ values = st.recursive(
 )
 
 
-READERS = (wire.read_created, wire.read_price, wire.read_error, lambda body: wire.read_task(body, ID))
+READERS = (
+    messages.read_created,
+    messages.read_price,
+    messages.read_error,
+    lambda body: messages.read_task(body, ID),
+)
 
 
 def written(value) -> bytes:
@@ -64,7 +69,7 @@ def written(value) -> bytes:
 def read(**changes) -> Task:
     """Read a documented completed task with some fields changed; None takes a field out."""
     merged = {name: value for name, value in (DONE | changes).items() if value is not ...}
-    return wire.read_task(written(merged), ID)
+    return messages.read_task(written(merged), ID)
 
 
 # Writing -------------------------------------------------------------------------------------------------------
@@ -75,7 +80,7 @@ def test_a_create_is_written_as_documented():
     request = Request(
         "a \u72d0 \U0001f98a", 7, 1664, 936, use_rephraser=False, image_url="https://x.example/a.png"
     )
-    assert json.loads(wire.encode(request)) == {
+    assert json.loads(messages.encode(request)) == {
         "model": "spark_dreamo",
         "input": [
             {
@@ -96,7 +101,7 @@ def test_a_create_is_written_as_documented():
 def test_a_spliced_picture_reads_back_as_json(prompt, seed, picture):
     """Splicing gives the same document as encoding the whole, whatever stands in the prompt."""
     encoded = base64.b64encode(picture)
-    body = wire.encode(Request(prompt, seed, 512, 2048, use_rephraser=True, image_base64=encoded))
+    body = messages.encode(Request(prompt, seed, 512, 2048, use_rephraser=True, image_base64=encoded))
     params = json.loads(body)["input"][0]["params"]
     assert body.isascii()
     assert params["binary_data_base64"] == [encoded.decode()]
@@ -130,12 +135,12 @@ def test_the_repr_of_a_request_leaves_the_picture_out():
 )
 def test_an_id_is_found_wherever_the_family_puts_it(body):
     """An id that was given out is never overlooked: it is worth money."""
-    assert wire.read_created(written(body)) == ID
+    assert messages.read_created(written(body)) == ID
 
 
 def test_a_numeric_id_is_read_as_its_text():
     """Ids are texts here, whatever they are there."""
-    assert wire.read_created(b'{"id": 12345678901234567890123}') == "12345678901234567890123"
+    assert messages.read_created(b'{"id": 12345678901234567890123}') == "12345678901234567890123"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def test_a_numeric_id_is_read_as_its_text():
 )
 def test_byte_order_marks_and_invalid_utf8_cost_no_id(body):
     """What is readable of an answer is read."""
-    assert wire.read_created(body) == ID
+    assert messages.read_created(body) == ID
 
 
 @pytest.mark.parametrize(
@@ -165,8 +170,8 @@ def test_byte_order_marks_and_invalid_utf8_cost_no_id(body):
 )
 def test_a_refusal_with_http_200_is_read(body, told):
     """An error without an id says that nothing was taken."""
-    assert wire.read_created(written(body)) == ServiceMessage(*told)
-    assert wire.read_refusal(written(body)) == ServiceMessage(*told)
+    assert messages.read_created(written(body)) == ServiceMessage(*told)
+    assert messages.read_refusal(written(body)) == ServiceMessage(*told)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +204,9 @@ def test_a_refusal_with_http_200_is_read(body, told):
 def test_an_answer_with_neither_id_nor_error_is_unreadable(body):
     """Nothing proves anything, so nothing is claimed."""
     with pytest.raises(Unreadable) as caught:
-        wire.read_created(body)
+        messages.read_created(body)
     assert len(caught.value.excerpt.encode()) <= 2000
-    assert wire.read_refusal(body) is None
+    assert messages.read_refusal(body) is None
 
 
 # A poll's answer -----------------------------------------------------------------------------------------------
@@ -407,7 +412,7 @@ def test_costs_as_numbers_keep_every_digit(number, expected):
         ID.encode(),
         number.encode(),
     )
-    assert wire.read_task(body, ID).cost == expected
+    assert messages.read_task(body, ID).cost == expected
 
 
 @pytest.mark.parametrize("usage", [None, [], "free", 5, {"cost": "0.01"}, ...])
@@ -503,7 +508,7 @@ def test_metadata_keeps_the_numbers_and_only_them():
 )
 def test_an_answer_about_another_task_is_refused(about):
     """Its picture belongs to another row."""
-    with pytest.raises(wire.AboutAnother):
+    with pytest.raises(messages.AboutAnother):
         read(**about)
 
 
@@ -517,13 +522,13 @@ def test_an_answer_that_names_the_task_or_none_is_about_it(about):
 
 def test_the_task_inside_an_envelope_with_an_id_of_its_own_is_found():
     """A gateway may number its answers."""
-    assert wire.read_task(written({"id": "request-1", "status": "success", "data": DONE}), ID) == read()
+    assert messages.read_task(written({"id": "request-1", "status": "success", "data": DONE}), ID) == read()
 
 
 def test_a_task_in_an_envelope_is_found():
     """Some of the family's endpoints wrap everything in `data`."""
     for status in ({"code": 200, "message": "success"}, "success"):
-        assert wire.read_task(written({"status": status, "data": DONE}), ID) == read()
+        assert messages.read_task(written({"status": status, "data": DONE}), ID) == read()
 
 
 @pytest.mark.parametrize(
@@ -543,19 +548,20 @@ def test_a_task_in_an_envelope_is_found():
 def test_an_answer_that_is_not_about_the_task_ends_no_task(body):
     """A gateway's own error with HTTP 200 must not fail a task that is paid for."""
     with pytest.raises(Unreadable):
-        wire.read_task(body, ID)
+        messages.read_task(body, ID)
 
 
 def test_an_error_with_the_id_but_without_a_status_is_a_failed_task():
     """An error only ever comes with failed tasks."""
-    task = wire.read_task(written({"id": ID, "error": {"code": "003011099"}}), ID)
+    task = messages.read_task(written({"id": ID, "error": {"code": "003011099"}}), ID)
     assert (task.status, task.error.code) == ("failed", "003011099")
 
 
 def test_of_repeated_fields_the_last_counts():
     """As every JSON parser at hand has it."""
     assert (
-        wire.read_task(b'{"status": "failed", "status": "completed", "output": []}', ID).status == "completed"
+        messages.read_task(b'{"status": "failed", "status": "completed", "output": []}', ID).status
+        == "completed"
     )
 
 
@@ -567,7 +573,7 @@ def test_of_repeated_fields_the_last_counts():
 def test_no_json_makes_reading_a_task_crash(fields):
     """Arbitrary values in every field give a valid task or say that there is none."""
     read_or_not = tried(
-        lambda body: wire.read_task(body, ID), json.dumps(DONE | fields, default=str).encode()
+        lambda body: messages.read_task(body, ID), json.dumps(DONE | fields, default=str).encode()
     )
     if isinstance(read_or_not, Unreadable):
         assert len(read_or_not.excerpt.encode()) <= 2000
@@ -591,7 +597,7 @@ def test_no_bytes_make_any_reader_crash(body):
     for reader in READERS:
         result = tried(reader, body)
         assert isinstance(result, str | ServiceMessage | Price | Task | Unreadable)
-    told = wire.read_error(body)
+    told = messages.read_error(body)
     assert told.message is None or told.message.encode()
 
 
@@ -629,7 +635,7 @@ def test_a_price_is_read_as_documented():
         "discount": 0.7,
         "updated_at": 1700000000000,
     }
-    assert wire.read_price(written({"status": "success", "data": data})) == Price(
+    assert messages.read_price(written({"status": "success", "data": data})) == Price(
         "0.0357", "0.7", "USD", None
     )
 
@@ -645,7 +651,7 @@ def test_a_price_is_read_as_documented():
 )
 def test_an_unknown_price_has_a_reason(body):
     """Wherever the service puts it."""
-    assert wire.read_price(written(body)) == Price(None, None, None, "COST_CACHE_MISS")
+    assert messages.read_price(written(body)) == Price(None, None, None, "COST_CACHE_MISS")
 
 
 @pytest.mark.parametrize(
@@ -669,7 +675,7 @@ def test_an_unknown_price_has_a_reason(body):
 )
 def test_error_bodies_are_read_in_every_shape(body, told):
     """All of the family's shapes, and some that web frameworks make."""
-    assert wire.read_error(written(body)) == ServiceMessage(*told)
+    assert messages.read_error(written(body)) == ServiceMessage(*told)
 
 
 @pytest.mark.parametrize(
@@ -686,20 +692,20 @@ def test_error_bodies_are_read_in_every_shape(body, told):
 )
 def test_error_bodies_that_are_no_json_give_what_a_person_would_read(body, message):
     """A page's title, or its text."""
-    assert wire.read_error(body) == ServiceMessage(None, message)
+    assert messages.read_error(body) == ServiceMessage(None, message)
 
 
 def test_long_texts_end():
     """A service's words go into a table, not a novel."""
-    assert len(wire.read_error(written({"message": "x" * 10_000})).message) == 2000
-    assert len(payload.excerpt("\u72d0".encode() * 5000).encode()) <= 2000
-    assert len(payload.excerpt(b"\xff" * 5000).encode()) <= 2000
+    assert len(messages.read_error(written({"message": "x" * 10_000})).message) == 2000
+    assert len(messages.excerpt("\u72d0".encode() * 5000).encode()) <= 2000
+    assert len(messages.excerpt(b"\xff" * 5000).encode()) <= 2000
 
 
 @pytest.mark.parametrize("currency", ["credit", "CNY", "points"])
 def test_a_price_in_another_currency_is_no_price(currency):
     """Neither of a create to come nor of a task that has ended."""
-    price = wire.read_price(written({"data": {"cost": "5", "currency": currency}}))
+    price = messages.read_price(written({"data": {"cost": "5", "currency": currency}}))
     assert (price.cost, price.currency) == (None, currency)
     assert currency in price.reason
     task = read(usage={"cost": "5", "currency": currency})

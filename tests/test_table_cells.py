@@ -13,9 +13,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamo_batch.table.cells import exact_end, is_missing, read_boolean, read_integer, show
-from dreamo_batch.table.distinct import distinct
-from dreamo_batch.table.integers import booleans, integers
+from dreamo_batch.jobs.cells import (
+    booleans,
+    distinct,
+    exact_end,
+    integers,
+    is_missing,
+    read_boolean,
+    read_integer,
+    show,
+)
 
 NUMBER_LIKE = st.one_of(
     st.none(),

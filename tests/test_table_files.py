@@ -18,9 +18,9 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
-from dreamo_batch.table.files import read_table, write_table
-from dreamo_batch.table.validation import validate
-from dreamo_batch.table.writing import replacing
+from dreamo_batch.files import replacing
+from dreamo_batch.jobs.tables import read_table, write_table
+from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
 
 if TYPE_CHECKING:
@@ -455,7 +455,7 @@ def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
     for text in ("a" * 40_000, "😀" * 20_000, "\r\n" * 5_000):
         with pytest.raises(TableError, match="40,000 characters"):
             write_table(pd.DataFrame({"prompt": [text]}), tmp_path / "jobs.xlsx")
-    monkeypatch.setattr("dreamo_batch.table.spreadsheets._ROWS", 1)
+    monkeypatch.setattr("dreamo_batch.jobs.tables._ROWS", 1)
     with pytest.raises(TableError, match="2 rows don't fit"):
         write_table(pd.DataFrame({"prompt": ["a", "b"]}), tmp_path / "jobs.xlsx")
     assert list(tmp_path.iterdir()) == []

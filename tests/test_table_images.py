@@ -20,18 +20,16 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from dreamo_batch.display import thumbnails
+from dreamo_batch.engine import directory
 from dreamo_batch.errors import StorageFailed
-from dreamo_batch.execution import archive
-from dreamo_batch.results import thumbnails
-from dreamo_batch.results.pictures import read
-from dreamo_batch.service import parameters
-from dreamo_batch.table import inputs, links, loading, pictures
-from dreamo_batch.table.images import Check, ImageSource, check
-from dreamo_batch.table.inputs import Inputs
-from dreamo_batch.table.jobs import prepare
-from dreamo_batch.table.repair import repair
-from dreamo_batch.table.sources import Source, judge_url, read_source
-from dreamo_batch.table.validation import validate
+from dreamo_batch.jobs import references, sources
+from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.jobs.references import Check, ImageSource, Inputs, check, repair
+from dreamo_batch.jobs.sources import Source, judge_url, read_source
+from dreamo_batch.jobs.validate import validate
+from dreamo_batch.results.likeness import read
+from dreamo_batch.service import contract
 from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned
 
 BASE = Path("/data")
@@ -122,7 +120,7 @@ def test_damaged_pictures_never_raise(seed):
     content = bytearray(encoded(noisy(40, 30), ["JPEG", "PNG", "GIF", "TIFF", "WEBP"][seed % 5]))
     for place in random.integers(0, min(len(content), 400), 6):
         content[place] = random.integers(0, 256)
-    assert isinstance(pictures.examine(bytes(content)), tuple)
+    assert isinstance(references.examine(bytes(content)), tuple)
 
 
 def test_an_empty_file_is_named():
@@ -223,7 +221,7 @@ def test_files_far_too_large_are_not_read(tmp_path):
     """A film is not loaded to learn that it is no picture."""
     path = tmp_path / "film.png"
     with path.open("wb") as file:
-        file.truncate(pictures.READ_BYTES_MAX + 1)
+        file.truncate(references.READ_BYTES_MAX + 1)
     assert _findings_of(path, tmp_path, fix_images=True)["code"].tolist() == ["image-far-too-many-bytes"]
 
 
@@ -239,8 +237,8 @@ def test_each_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch)
         }
     )
     read = []
-    load = loading._load_file
-    monkeypatch.setattr(loading, "_load_file", lambda *where: read.append(where) or load(*where))
+    load = references._load_file
+    monkeypatch.setattr(references, "_load_file", lambda *where: read.append(where) or load(*where))
     assert validate(table, base_dir=tmp_path).empty
     assert len(read) == 1
 
@@ -443,7 +441,7 @@ def test_a_copy_made_once_is_used_again(tmp_path, monkeypatch):
     options = {"entropy": "e", "fix_images": True, "inputs_dir": tmp_path}
     first = prepare(table, **options)
     made = []
-    monkeypatch.setattr(inputs, "repair", lambda content: made.append(content) or repair(content))
+    monkeypatch.setattr(references, "repair", lambda content: made.append(content) or repair(content))
     assert prepare(table, **options).jobs == first.jobs
     assert made == []
     Path(first.rows["image_sent"][0]).write_bytes(b"")
@@ -470,7 +468,7 @@ def test_repaired_pictures_have_no_problem_left():
     ]
     for content in broken:
         copy = repair(content)
-        assert [one.code for one in pictures.examine(copy) if one.code != "image-extreme-ratio"] == []
+        assert [one.code for one in references.examine(copy) if one.code != "image-extreme-ratio"] == []
         assert repair(content) == copy
 
 
@@ -481,23 +479,23 @@ def png_of_noise():
 def test_large_noise_is_squeezed_below_the_limit():
     """A PNG of 5.8 MB becomes a JPEG that the service takes."""
     content = png_of_noise()
-    assert len(content) > parameters.INPUT_BYTES_MAX.value
+    assert len(content) > contract.INPUT_BYTES_MAX.value
     copy = repair(content)
     assert copy.startswith(b"\xff\xd8")
-    assert len(copy) <= parameters.INPUT_BYTES_ADVISED.value
+    assert len(copy) <= contract.INPUT_BYTES_ADVISED.value
 
 
 def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
     """If no quality is small enough, the picture shrinks until one is."""
-    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 20_000)
+    monkeypatch.setattr("dreamo_batch.jobs.references._BYTES_MAX", 20_000)
     copy = opened(repair(encoded(noisy(300, 300), "JPEG")))
     assert max(copy.size) < 300
 
 
 def test_threads_decode_so_many_pixels_at_a_time(monkeypatch):
     """Memory must not add up over threads; a picture larger than all the room goes alone."""
-    room, inside, most = pictures._Room(1000), [], []
-    monkeypatch.setattr(pictures, "_room", room)
+    room, inside, most = references._Room(1000), [], []
+    monkeypatch.setattr(references, "_room", room)
 
     def decode(n_pixels):
         with room.taken(n_pixels):
@@ -522,8 +520,8 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert "image-damaged" in _codes(content)
-    with pytest.raises(archive.NotAPicture):
-        archive.look(content)
+    with pytest.raises(directory.NotAPicture):
+        directory.look(content)
     assert thumbnails.shown(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
 
@@ -534,7 +532,7 @@ def test_limits_are_ours_whatever_pillow_is_told(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
     assert _codes(encoded(plain())) == []
-    assert archive.look(encoded(plain()))[0] == "png"
+    assert directory.look(encoded(plain()))[0] == "png"
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -545,16 +543,16 @@ def test_warnings_that_are_errors_change_no_verdict():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert _codes(odd) == []
-        with pictures.opened(io.BytesIO(odd)), warnings.catch_warnings():
+        with references.opened(io.BytesIO(odd)), warnings.catch_warnings():
             assert len(warnings.filters) > len(before)
-        assert pictures.pillow_settings._FILTER not in warnings.filters
+        assert references.pillow_settings._FILTER not in warnings.filters
     assert warnings.filters == before
 
 
 def test_what_a_user_sets_meanwhile_stays(monkeypatch):
     """Only what is still ours is taken back."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    with pictures.opened(io.BytesIO(encoded(plain()))):
+    with references.opened(io.BytesIO(encoded(plain()))):
         Image.MAX_IMAGE_PIXELS = 7
     assert Image.MAX_IMAGE_PIXELS == 7
 
@@ -622,8 +620,8 @@ def test_a_copy_of_one_colour_is_not_sent(monkeypatch):
     image = Image.new("RGBA", (64, 48), (255, 255, 255, 0))
     image.paste((255, 255, 255, 255), (10, 10, 20, 20))
     content = encoded(image, "TIFF")
-    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 100)
-    monkeypatch.setattr("dreamo_batch.table.repair._encode_jpeg", lambda image, _: encoded(image, "JPEG"))
+    monkeypatch.setattr("dreamo_batch.jobs.references._BYTES_MAX", 100)
+    monkeypatch.setattr("dreamo_batch.jobs.references._encode_jpeg", lambda image, _: encoded(image, "JPEG"))
     how = Check(BASE, fix_images=True, inputs=Inputs(None))
     assert [one.code for one in check(Source("bytes", content=content), how).findings] == [
         "image-copy-uniform"
@@ -646,7 +644,7 @@ def test_fixing_keeps_what_is_seen():
 
 def test_transparency_is_laid_on_white_only_when_it_must_go(monkeypatch):
     """A cutout too large for a PNG becomes a JPEG on white."""
-    monkeypatch.setattr("dreamo_batch.table.repair._BYTES_MAX", 20_000)
+    monkeypatch.setattr("dreamo_batch.jobs.references._BYTES_MAX", 20_000)
     cutout = noisy(100, 100, 4)
     cutout.putalpha(Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (100, 50))))
     copy = opened(repair(encoded(cutout)))
@@ -666,7 +664,7 @@ def test_pictures_that_can_not_be_fixed_after_all_are_refused(monkeypatch):
     def fails(content):
         raise OSError("broken data stream")
 
-    monkeypatch.setattr(inputs, "repair", fails)
+    monkeypatch.setattr(references, "repair", fails)
     checked = check(Source("bytes", content=turned()), Check(BASE, fix_images=True, inputs=Inputs(None)))
     assert checked.image is None
     assert [one.code for one in checked.findings] == ["image-damaged"]
@@ -731,10 +729,10 @@ SIGNED = {
 def test_links_signed_again_are_the_same_picture(scheme):
     """The signature says who may read until when, not which picture it is; the rest of the query does."""
     first, second = (SIGNED[scheme].format(n=n, hex="cd"[n - 1]) for n in (1, 2))
-    assert links.canonical(first) == links.canonical(second) == first.partition("?")[0]
+    assert sources.canonical(first) == sources.canonical(second) == first.partition("?")[0]
     other = first.replace("?", "?versionId=2&")
-    assert links.canonical(other) == first.partition("?")[0] + "?versionId=2"
-    assert links.expires_at(first) == pytest.approx(1577836861)
+    assert sources.canonical(other) == first.partition("?")[0] + "?versionId=2"
+    assert sources.expires_at(first) == pytest.approx(1577836861)
 
 
 def test_a_cloudfront_policy_says_its_end():
@@ -742,8 +740,8 @@ def test_a_cloudfront_policy_says_its_end():
     policy = b'{"Statement":[{"Condition":{"DateLessThan":{"AWS:EpochTime":1577836861}}}]}'
     packed = base64.b64encode(policy).decode().translate(str.maketrans("+=/", "-_~"))
     link = f"https://d1.cloudfront.net/fox.png?Policy={packed}&Signature=1&Key-Pair-Id=K"
-    assert links.expires_at(link) == 1577836861
-    assert links.canonical(link) == "https://d1.cloudfront.net/fox.png"
+    assert sources.expires_at(link) == 1577836861
+    assert sources.canonical(link) == "https://d1.cloudfront.net/fox.png"
 
 
 @pytest.mark.parametrize(
@@ -759,7 +757,7 @@ def test_a_cloudfront_policy_says_its_end():
 )
 def test_the_spelling_of_a_link_does_not_count(one, other):
     """Fragment, case of the host, default port, escapes of the same characters."""
-    assert links.canonical(one) == links.canonical(other)
+    assert sources.canonical(one) == sources.canonical(other)
     jobs = prepare(pd.DataFrame({"image": [one, other], "prompt": "a", "seed": 1}), entropy="e").jobs
     assert [job.image.sent_location for job in jobs.values()] == [one]
 
@@ -780,13 +778,13 @@ def test_the_spelling_of_a_link_does_not_count(one, other):
 )
 def test_what_may_lead_to_another_picture_counts(one, other):
     """Only parameters of a whole signature are left out."""
-    assert links.canonical(one) != links.canonical(other)
+    assert sources.canonical(one) != sources.canonical(other)
 
 
 def test_an_expired_link_is_an_error():
     """Long dead it is refused; expired lately, or bought before, it is warned of. Then nothing is sent with it."""
     link = SIGNED["AWS v4"].format(n=1)
-    end = links.expires_at(link)
+    end = sources.expires_at(link)
     severities = {
         after_s: [
             one.severity
@@ -798,7 +796,7 @@ def test_an_expired_link_is_an_error():
     found = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
     assert found[["severity", "code"]].to_numpy().tolist() == [["error", "image-link-expired"]]
     image = ImageSource("url", link, "0", link, "0")
-    known = Check(BASE, known={links.canonical(link): image})
+    known = Check(BASE, known={sources.canonical(link): image})
     assert [one.severity for one in check(Source("url", link), known).findings] == ["warning"]
 
 
@@ -884,8 +882,8 @@ _PEAK = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from dreamo_batch.execution import archive
-from dreamo_batch.table import pictures
+from dreamo_batch.engine.directory import look
+from dreamo_batch.jobs.references import examine
 
 def content(image, kind, **options):
     buffer = io.BytesIO()
@@ -901,8 +899,8 @@ png = content(Image.new("RGB", (5000, 5000)), "PNG")
 Image.new("L", (7000, 7000)).load()
 before = peak_mb()
 with ThreadPoolExecutor(16) as pool:
-    list(pool.map(pictures.examine, [gif, frames] * 16))
-    list(pool.map(archive.look, [png] * 16))
+    list(pool.map(examine, [gif, frames] * 16))
+    list(pool.map(look, [png] * 16))
 print(peak_mb() - before)
 """
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.table.fields import Seeds
-from dreamo_batch.table.identity import Order, encode, head_of, job_id, tail_of, text_of
-from dreamo_batch.table.jobs import prepare, user_columns
-from dreamo_batch.table.seeds import Draw
+from dreamo_batch.jobs.fields import Seeds
+from dreamo_batch.jobs.identity import Order, encode, head_of, job_id, tail_of, text_of
+from dreamo_batch.jobs.prepare import Draw, prepare, user_columns
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"
@@ -218,7 +217,7 @@ def test_other_ways_of_drawing_are_refused():
 
 def test_no_seed_is_drawn_twice_for_one_order(monkeypatch):
     """Two draws may coincide; the later one is drawn again, so that both pictures are bought."""
-    monkeypatch.setattr("dreamo_batch.table.seeds.SEED_END", 5)
+    monkeypatch.setattr("dreamo_batch.jobs.prepare.SEED_END", 5)
     draw = Draw("e")
     order = Order("[", "]")
     assert {draw(order)[0] for _ in range(4)} == {1, 2, 3, 4}

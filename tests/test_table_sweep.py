@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.table.sweep import sweep
-from dreamo_batch.table.validation import validate
+from dreamo_batch.jobs.sweep import sweep
+from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"

@@ -14,8 +14,8 @@ from __future__ import annotations
 import click
 
 from dreamo_batch import __version__
-from dreamo_batch.cli import analysis, conformance, directories, handing, local, options, pictures, tables
-from dreamo_batch.cli.door import Door
+from dreamo_batch.cli import commands, options
+from dreamo_batch.cli.process import Door
 
 __all__ = ["main"]
 
@@ -35,21 +35,21 @@ def main() -> None:
 
 
 for command in (
-    tables.validate,
-    tables.plan,
-    tables.run,
-    directories.status,
-    directories.results,
-    directories.retry,
-    directories.resolve,
-    analysis.costs,
-    analysis.latency,
-    analysis.failures,
-    pictures.gallery,
-    handing.report,
-    handing.export,
-    local.serve,
-    local.demo,
-    conformance.check,
+    commands.validate,
+    commands.plan,
+    commands.run,
+    commands.status,
+    commands.results,
+    commands.retry,
+    commands.resolve,
+    commands.costs,
+    commands.latency,
+    commands.failures,
+    commands.gallery,
+    commands.report,
+    commands.export,
+    commands.serve,
+    commands.demo,
+    commands.check,
 ):
     main.add_command(command)

@@ -1,40 +1,242 @@
-"""What commands print: data on standard output, hints on standard error.
+"""A frame as plain Python values: what JSON and terminals can show.
 
 Examples
 --------
->>> show_summary({"rows": 2, "by_status": {"completed": 2}, "spent_usd": "0.0572"}, "json")
-{"rows": 2, "by_status": {"completed": 2}, "spent_usd": "0.0572"}
+>>> import pandas as pd
+>>> records(pd.DataFrame({"seed": pd.array([7, None], dtype="Int64"), "cost_usd": [0.5, float("nan")]}))
+[{'seed': 7, 'cost_usd': 0.5}, {'seed': None, 'cost_usd': None}]
 """
 
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import sys
 import tempfile
+import unicodedata
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from dreamo_batch import columns
-from dreamo_batch.cli.records import records
-from dreamo_batch.cli.screen import layout
-from dreamo_batch.service.harmless import harmless
+from dreamo_batch.text import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
+
+
+_PLAIN: Final = (str, bool, int, float)
+
+
+def records(frame: pd.DataFrame, *, with_position: bool = False) -> list[dict[str, Any]]:
+    """Give each row as a dictionary of plain values.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Any frame, any dtypes.
+    with_position : bool
+        Begin each row with its label, also where this is only its position, unless there is a column `row`.
+
+    Returns
+    -------
+    list of dict
+        Column to value; anything missing, also NaN and infinity, is None; times are ISO 8601 text. An index that
+        says more than the position comes first, as columns.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> records(pd.DataFrame({"prompt": ["a fox"]}, index=["first"]))
+    [{'row': 'first', 'prompt': 'a fox'}]
+    """
+    is_labelled = not _is_position(frame.index) or (with_position and columns.ROW not in frame)
+    labels = _labels(frame) if is_labelled else {}
+    cells = labels | {
+        str(name): [plain(cell) for cell in frame[name].astype(object)] for name in frame.columns
+    }
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+def plain(cell: Any) -> Any:
+    """Give a cell as text, number, boolean or None.
+
+    Parameters
+    ----------
+    cell : object
+        Anything.
+
+    Returns
+    -------
+    str, int, float, bool or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain(np.int64(3)), plain(float("inf")), plain(("a", 1))
+    (3, None, "('a', 1)")
+    """
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if (
+        cell is None
+        or cell is pd.NA
+        or cell is pd.NaT
+        or (isinstance(cell, float) and not math.isfinite(cell))
+    ):
+        return None
+    if isinstance(cell, dt.datetime):
+        return cell.isoformat()
+    return cell if isinstance(cell, _PLAIN) else str(cell)
+
+
+def _is_position(index: pd.Index) -> bool:
+    import pandas as pd
+
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
+
+
+def _labels(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Give the index by level, under names that no column has."""
+    index = frame.index
+    names = [columns.ROW if name is None else str(name) for name in index.names]
+    taken = {str(name) for name in frame.columns}
+    return {
+        _free(name, number, taken): [plain(label) for label in index.get_level_values(number)]
+        for number, name in enumerate(names)
+    }
+
+
+def _free(name: str, number: int, taken: set[str]) -> str:
+    name = name if name not in taken else f"{name}_{number}"
+    taken.add(name)
+    return name
+
+
+_GAP: Final = "  "
+_CELL_MAX: Final = 60
+_CELL_MIN: Final = 10
+_LAST_MIN: Final = 24
+_CUT: Final = "…"
+_WIDE: Final = ("W", "F")
+_WIDTHLESS: Final = ("Mn", "Me", "Cf")
+
+
+def layout(names: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:
+    r"""Lay a table out as text.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Headings.
+    rows : sequence of sequences
+        Cells; None is shown as nothing, numbers stand to the right.
+    width : int, optional
+        Columns of the terminal; wide columns are cut until the table fits, but for the last: text there may run
+        on into the next line. Default: no limit.
+
+    Returns
+    -------
+    str
+        Lines without a newline at the end; control characters are written out.
+
+    Examples
+    --------
+    >>> print(layout(["prompt"], [["red \x1b[31m alert"]]))
+    prompt
+    red \x1b[31m alert
+    """
+    lines = [list(map(harmless, names)), *([_text(cell) for cell in row] for row in rows)]
+    *widths, last = [max(map(width_of, cells)) for cells in zip(*lines, strict=True)]
+    widths = [*_fitting(widths, None if width is None else width - min(last, _LAST_MIN)), last]
+    is_number = [_are_numbers(cells) for cells in zip(*rows, strict=True)] or [False] * len(names)
+    return "\n".join(
+        _GAP.join(_padded(*shape) for shape in zip(line, widths, is_number, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def width_of(text: str) -> int:
+    """Count the terminal columns that a text takes.
+
+    Parameters
+    ----------
+    text : str
+        One line.
+
+    Returns
+    -------
+    int
+        Chinese characters and most emoji take two, accents none.
+
+    Examples
+    --------
+    >>> width_of("fox"), width_of("狐狸")
+    (3, 4)
+    """
+    return len(text) if text.isascii() else sum(map(_width_of_character, text))
+
+
+def _width_of_character(character: str) -> int:
+    if unicodedata.category(character) in _WIDTHLESS:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in _WIDE else 1
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else harmless(str(cell))
+
+
+def _are_numbers(cells: Sequence[Any]) -> bool:
+    return all(
+        cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells
+    )
+
+
+def _fitting(widths: list[int], width: int | None) -> list[int]:
+    """Take from the widest columns until the table fits, or nothing is left to take."""
+    widths = [min(natural, _CELL_MAX) for natural in widths]
+    excess = 0 if width is None else sum(widths) + len(_GAP) * len(widths) - width
+    while excess > 0 and (widest := max(widths, default=0)) > _CELL_MIN:
+        widths[widths.index(widest)] -= 1
+        excess -= 1
+    return widths
+
+
+def _padded(text: str, width: int, is_number: bool) -> str:
+    cut = _cut(text, width)
+    space = " " * (width - width_of(cut))
+    return space + cut if is_number else cut + space
+
+
+def _cut(text: str, width: int) -> str:
+    if width_of(text) <= width:
+        return text
+    kept, taken = [], width_of(_CUT)
+    for character in text:
+        taken += _width_of_character(character)
+        if taken > width:
+            break
+        kept.append(character)
+    return "".join(kept) + _CUT
+
 
 _BY_STATUS: Final = "by_status"
 _LOGGER: Final = "dreamo_batch"
 _LOGGED: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_SAID: Final = "dreamo_batch.execution.progress"  # what it logs, it shows as well
+_SAID: Final = "dreamo_batch.engine.status"  # what it logs, it shows as well
 _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where no value is no "none"
 

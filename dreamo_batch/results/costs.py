@@ -1,25 +1,69 @@
-"""What orders cost, what of it was of use, and what is not known: exact sums by group."""
+"""Exact sums of money by group."""
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.budget import EXACT, ZERO, money, text
 from dreamo_batch.errors import UsageError
-from dreamo_batch.execution.state import Stage
-from dreamo_batch.results import amounts
-from dreamo_batch.results.grouping import Groups, group
-from dreamo_batch.results.history import DIRECTORY
+from dreamo_batch.results.history import DIRECTORY, Groups, group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dreamo_batch.results.history import History
 
-_DIGITS: Final = 12
+
+def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
+    """Add up the amounts that can be read, exactly, group by group.
+
+    Parameters
+    ----------
+    amounts : pandas.Series of str
+        Money as decimal text; missing where unknown.
+    of_groups : numpy.ndarray of int
+        The group of each.
+    n_groups : int
+        How many groups there are.
+
+    Returns
+    -------
+    pandas.Series of str
+        One text per group, "0" where nothing was added.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums(pd.Series(["0.1", "0.2", None, "1"]), np.array([0, 0, 0, 2]), 3).tolist()
+    ['0.3', '0', '1']
+    """
+    totals = [ZERO] * n_groups
+    with localcontext(EXACT):
+        for amount, number in zip(_read(amounts), of_groups, strict=True):
+            if amount is not None:
+                totals[number] += amount
+    return pd.Series([text(total) for total in totals], dtype=columns.STR)
+
+
+def _read(amounts: Iterable[object]) -> Iterable[Decimal | None]:
+    """Read each different text once: a price is met thousands of times."""
+    known: dict[str, Decimal | None] = {}
+    for amount in amounts:
+        if not isinstance(amount, str):
+            yield None
+            continue
+        if amount not in known:
+            known[amount] = money(amount)
+        yield known[amount]
+
+
+_COST_DIGITS: Final = 12
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
 _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
 
@@ -34,7 +78,7 @@ def summarise_costs(
     history : History
         Rows and orders.
     by : str, sequence of str, or None
-        See `dreamo_batch.results.grouping.group`.
+        See `dreamo_batch.results.history.group`.
     plan : pandas.DataFrame, optional
         What `dreamo_batch.plan` had said beforehand, to be laid beside.
 
@@ -126,7 +170,7 @@ def _money(orders: pd.DataFrame, groups: Groups, saved: pd.Series) -> pd.DataFra
 
 def _sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
     is_chosen = chosen.to_numpy(dtype=bool)
-    return amounts.sums(texts[is_chosen], groups.of_orders[is_chosen], len(groups.keys))
+    return sums(texts[is_chosen], groups.of_orders[is_chosen], len(groups.keys))
 
 
 def _known_sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
@@ -150,7 +194,7 @@ def _saved(history: History, groups: Groups) -> pd.Series:
     prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
     numbers = groups.of_rows[is_saved]
     is_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups) > 0
-    return amounts.sums(prices[columns.COST], numbers, len(groups.keys)).mask(is_unknown)
+    return sums(prices[columns.COST], numbers, len(groups.keys)).mask(is_unknown)
 
 
 def _rates(orders: pd.DataFrame, groups: Groups) -> pd.Series:
@@ -183,7 +227,7 @@ def _divide(table: pd.DataFrame, orders: pd.DataFrame, groups: Groups) -> None:
     table[columns.USD_PER_ORDER] = spent / pd.Series(n_priced).where(n_priced > 0)
     table[columns.USD_PER_PICTURE] = spent / pd.Series(n_pictures).where(n_pictures > 0)
     # Rounded far below a price, so that a difference of equal amounts is 0.
-    table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_DIGITS) + 0.0
+    table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_COST_DIGITS) + 0.0
 
 
 def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:

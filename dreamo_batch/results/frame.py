@@ -1,23 +1,163 @@
-"""State + the user's frame -> results on the user's own index, order and columns.
+"""Which run directory each row of a results table comes from.
 
-One way for all: what `run` returns, what `load` reads and what `results.parquet` holds are made here.
+Results carry it in the column `run_dir`, as it was given, so that it is still there after a concat or a merge; the
+table's `attrs` know the absolute places, for a process that has moved to another folder since.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.execution.budget import money, text, total
-from dreamo_batch.execution.state import CAME_TO_NOTHING, OPEN, ORDERED, STATUS_OF, Stage
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, ORDERED, STATUS_OF, Stage, State
+from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
+from dreamo_batch.engine.status import dollars
+from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.jobs.tables import with_index_as_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
     from decimal import Decimal
+
+    from dreamo_batch.engine.directory import RunDirectory
+
+
+_ATTRIBUTE: Final = "dreamo_run_dirs"
+_NAMED_MAX: Final = 3
+
+
+def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
+    """Note in a table where it comes from; gives the same table back.
+
+    Examples
+    --------
+    >>> from dreamo_batch.engine.directory import RunDirectory
+    >>> run_dir_of(mark(pd.DataFrame({"prompt": ["a"]}), RunDirectory("runs/first"))).name
+    'first'
+    """
+    results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
+    results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
+    return results
+
+
+def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put the results of several directories behind each other.
+
+    Parameters
+    ----------
+    tables : list of pandas.DataFrame
+        Marked results, at least one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The users' columns, then those of `dreamo_batch.columns.OUTPUTS`; labels are counted anew where none of the
+        tables had any of its own, and `duplicate_of` counts in the whole.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    is_unlabelled = all(isinstance(table.index, pd.RangeIndex) for table in tables)
+    start, shifted = 0, []
+    for table in tables:
+        moved = (table[columns.DUPLICATE_OF] + start).astype(columns.INT)
+        shifted.append(table.assign(**{columns.DUPLICATE_OF: moved}))
+        start += len(table)
+    whole = pd.concat(shifted, ignore_index=is_unlabelled)
+    own = [name for name in whole.columns if name not in columns.OUTPUTS]
+    whole = whole[[*own, *columns.OUTPUTS]]
+    whole.attrs[_ATTRIBUTE] = {given: place for table in tables for given, place in _places(table).items()}
+    return whole
+
+
+def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Give the one run directory of a table: the one given, else the one its rows come from.
+
+    Raises
+    ------
+    UsageError
+        If it is not known, as with a table that was read from a CSV file, or if there are several.
+
+    Examples
+    --------
+    >>> run_dir_of(pd.DataFrame(), "runs/first")
+    PosixPath('runs/first')
+    """
+    if run_dir is not None:
+        return Path(run_dir)
+    found = _named(results)
+    if len(found) > 1:
+        told = ", ".join(list(found)[:_NAMED_MAX]) + (", ..." if len(found) > _NAMED_MAX else "")
+        raise UsageError(
+            f"These rows come from {len(found)} run directories ({told}). Give those of one, for example "
+            f'results[results["{columns.RUN_DIR}"] == {next(iter(found))!r}].'
+        )
+    return next(iter(found.values()), None) or _only_known(results)
+
+
+def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Give the run directory of each row: the one given for all, else the one that the row comes from.
+
+    Raises
+    ------
+    UsageError
+        If a row has a picture and it is not known where.
+
+    Examples
+    --------
+    >>> folders_of(pd.DataFrame({"prompt": ["a", "b"]}), "runs/first")
+    [PosixPath('runs/first'), PosixPath('runs/first')]
+    """
+    found = {} if run_dir is not None else _named(results)
+    if not found:
+        return [run_dir_of(results, run_dir)] * len(results)
+    names = results[columns.RUN_DIR]
+    has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
+    lost = names.isna() & has_picture
+    if lost.any():
+        raise UsageError(
+            f"{int(lost.sum())} rows have a picture and no {columns.RUN_DIR}, the first is row "
+            f"{results.index[lost.to_numpy().argmax()]!r}: fill that column, or give run_dir=."
+        )
+    anywhere = next(iter(found.values()))  # for rows that have no picture, and none to be looked for
+    return [anywhere if is_missing(name) else found[name] for name in names]
+
+
+def _named(results: pd.DataFrame) -> dict[str, Path]:
+    """Give the place of each run directory that the rows name."""
+    if columns.RUN_DIR not in results.columns:
+        return {}
+    known = _places(results)
+    named = results[columns.RUN_DIR].dropna().unique()
+    return {name: _place(str(name), known.get(str(name))) for name in named}
+
+
+def _place(given: str, known: str | None) -> Path:
+    """Prefer the place that was known when the table was made, as long as it is there."""
+    here = Path(given).expanduser().absolute()
+    return Path(known) if known is not None and (Path(known).is_dir() or not here.is_dir()) else here
+
+
+def _places(results: pd.DataFrame) -> dict[str, str]:
+    known = results.attrs.get(_ATTRIBUTE)
+    return known if isinstance(known, dict) else {}
+
+
+def _only_known(results: pd.DataFrame) -> Path:
+    places = list(_places(results).values())
+    if len(places) != 1:
+        raise UsageError(
+            "where the pictures of this table are is not known: give run_dir=, or take the table from load(run_dir)."
+        )
+    return Path(places[0])
+
 
 # Where the user's own cells of a row stand in `columns.ORDERED_INPUTS`.
 _USER: Final = "columns"
@@ -184,7 +324,7 @@ def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_deciding_last(orders: pd.DataFrame) -> pd.DataFrame:
-    """Put the order that says how its job stands behind the others; see `dreamo_batch.execution.state.deciding`."""
+    """Put the order that says how its job stands behind the others; see `dreamo_batch.engine.attempts.deciding`."""
     is_one_of_several = orders[columns.JOB_ID].duplicated(keep=False)
     if not is_one_of_several.any():
         return orders
@@ -263,3 +403,196 @@ def _exact_sum(costs: Sequence[object]) -> str | float:
         amount for cost in costs if isinstance(cost, str) and (amount := money(cost)) is not None
     ]
     return text(total(known)) if known else float("nan")
+
+
+_LISTED_MAX: Final = 10
+
+
+def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
+    """Count rows and add up money.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        Results of the table.
+    state : State
+        Every order of the directory, also those outside the table.
+    cap : Decimal or None
+        The cap in force, USD.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``by_status``, ``orders``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
+        ``max_cost_usd``; money as exact decimal text, None where there is no cap, or where an order that may
+        have been billed was sent without a price.
+    """
+    doubtful = possibly_billed(state)
+    budget = Budget(cap=cap, orders=state)
+    counts = results[columns.STATUS].value_counts()
+    return {
+        "rows": len(results),
+        "by_status": {status: int(counts[status]) for status in columns.STATUSES if counts[status]},
+        "orders": sum(order.stage in ORDERED for order in state),
+        "spent_usd": text(budget.spent),
+        "reserved_usd": text(budget.reserved),
+        "possibly_billed_usd": None if doubtful is None else text(doubtful),
+        "max_cost_usd": None if cap is None else text(cap),
+    }
+
+
+def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
+    """Compare rows in with rows accounted for.
+
+    Returns
+    -------
+    dict
+        ``rows_in``, ``rows_accounted_for``, ``is_complete`` and the counts by status.
+    """
+    counts = results[columns.STATUS].value_counts()
+    by_status = {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
+    n_accounted = sum(by_status.values())
+    return {
+        "rows_in": n_rows,
+        "rows_accounted_for": n_accounted,
+        "is_complete": n_rows == n_accounted == len(results),
+        "by_status": by_status,
+    }
+
+
+def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
+    """Say the reconciliation in one line.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> counts = {"rows_in": 3, "rows_accounted_for": 3, "by_status": {"completed": 3}}
+    >>> sentence(counts, Decimal("0.0858"))
+    '3 rows in, 3 accounted for: 3 completed; $0.0858 spent'
+    """
+    counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in reconciliation["by_status"].items())
+    n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
+    return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; ${dollars(spent_usd)} spent"
+
+
+def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
+    """List ambiguous rows with what each may have cost, and say what to do."""
+    rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
+    lines = [
+        _ambiguous_line(label, row[columns.JOB_ID], state) for label, row in rows.head(_LISTED_MAX).iterrows()
+    ]
+    if len(rows) > _LISTED_MAX:
+        lines.append(f"... and {len(rows) - _LISTED_MAX} more")
+    if lines:
+        lines.append(
+            "ambiguous rows may have been ordered and billed; they are never sent again by themselves. Settle each "
+            "with resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or order again with "
+            'on_ambiguous="resubmit".'
+        )
+    return lines
+
+
+def _ambiguous_line(label: object, job_id: str, state: State) -> str:
+    order = state.deciding(job_id)
+    price = highest_price(state)
+    if order is not None and order.reserved is not None:
+        cost = f"up to ${order.reserved}"
+    else:
+        cost = "an unknown cost" if price is None else f"perhaps ${text(price)}, the highest price seen here"
+    why = "" if order is None else f" ({order.error_class})"
+    return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"
+
+
+_ORDERED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
+# What `jobs.parquet` tells of a job.
+DECIDED: Final = (*_ORDERED, columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT)
+_SOURCES: Final = {
+    columns.SEED: columns.SEED_SENT,
+    columns.WIDTH: columns.OUTPUT_WIDTH,
+    columns.HEIGHT: columns.OUTPUT_HEIGHT,
+}
+# Columns that the line of a picture has no place for: where the reference lay, and what was asked for in other words.
+_LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, columns.SIZE)
+# Endings by which the Hugging Face loader takes a column for one of files.
+_LOADED: Final = ("file_name", "file_names")
+
+
+def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
+    """Make one flat table: the index as columns, and beside each row what was ordered where it had said nothing.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        As from `dreamo_batch.run` or `load`, or rows of it.
+    decided : pandas.DataFrame
+        What `jobs.parquet` keeps of each job, by job id.
+
+    Returns
+    -------
+    pandas.DataFrame
+        On a RangeIndex.
+
+    Raises
+    ------
+    TableError
+        If a level of the index is named like a column.
+    """
+    table = with_index_as_columns(results).drop(
+        columns=columns.RUN_DIR, errors="ignore"
+    )  # it is not given away
+    jobs = decided.reindex(table[columns.JOB_ID])
+    for name in _ORDERED:
+        ordered = jobs[name].astype(columns.INPUTS[name].dtype).set_axis(table.index)
+        table[name] = ordered if name not in table else table[name].astype(object).fillna(ordered)
+        table[name] = table[name].astype(columns.INPUTS[name].dtype)
+    return table
+
+
+def pictures(table: pd.DataFrame, decided: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
+    """Make one line per picture, that of the row it was bought for.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As from `flat`.
+    decided : pandas.DataFrame
+        As there.
+    names : pandas.Series of str
+        File name of each picture, by position of its row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.PICTURES`, then the user's own; those whose names are taken, or which a
+        loader would take for files, end in ``_text``.
+    """
+    rows = table.loc[names.index]
+    jobs = decided.reindex(rows[columns.JOB_ID])
+    lines = rows.assign(
+        **{
+            columns.FILE_NAME: names,
+            columns.REFERENCE: [_base_name(place) for place in jobs[columns.IMAGE_SOURCE]],
+            columns.IMAGE_DIGEST: jobs[columns.IMAGE_DIGEST].to_numpy(),
+        },
+        **{name: rows[source] for name, source in _SOURCES.items()},
+    )
+    told = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
+    own = rows[[name for name in rows.columns if name not in {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT}]]
+    return pd.concat([told, own.set_axis(_free(own.columns), axis=1)], axis=1).reset_index(drop=True)
+
+
+def _base_name(place: object) -> str | None:
+    """Give the last part of a path or URL: the folders of somebody's machine are nobody's business."""
+    return PurePosixPath(urlsplit(place).path).name or None if isinstance(place, str) else None
+
+
+def _free(names: Iterable[str]) -> list[str]:
+    taken = {*columns.PICTURES, *columns.INPUTS}
+    free = []
+    for name in map(str, names):
+        fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name
+        while fresh in taken:
+            fresh += "_"
+        taken.add(fresh)
+        free.append(fresh)
+    return free

@@ -1,34 +1,514 @@
-"""The client: one method, one HTTP request.
+"""One request with the key, its answer read, its failure raised; the key shows in none of it.
+
+What is raised here has no exception behind it, and no frame that it passes through holds an answer's text: both
+could show the key, the one because exceptions of requests carry the request, the other because some services answer
+"invalid key sk-...".
 
 Examples
 --------
->>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
-...     client.settings.service_name
-'loopback'
+>>> from dreamo_batch.service.config import Settings
+>>> api = Api(Settings("http://127.0.0.1:9", None))
+>>> api.call("fetch", api.form("GET", "/model/v1/generation/task/"), len, path="cq0example")
+Traceback (most recent call last):
+...
+dreamo_batch.errors.RequestNotTaken: unreachable: ...
+>>> api.close()
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from urllib.parse import quote, urljoin, urlsplit
 
-from dreamo_batch.errors import RequestNotTaken, UsageError
-from dreamo_batch.service import failures, parameters, wire
-from dreamo_batch.service.api import Api
-from dreamo_batch.service.download import fetch_link
-from dreamo_batch.service.failures import Failure, Kind
-from dreamo_batch.service.settings import resolve
-from dreamo_batch.service.transport import Transport
+import requests
+
+from dreamo_batch.errors import (
+    KeyMissing,
+    RequestMayHaveArrived,
+    RequestNotTaken,
+    RequestRejected,
+    ServiceError,
+    ServiceRefused,
+    UsageError,
+)
+from dreamo_batch.service import contract, failures, messages
+from dreamo_batch.service.config import is_loopback_host, resolve
+from dreamo_batch.service.contract import ERROR_CODES
+from dreamo_batch.service.failures import (
+    REDIRECTED,
+    REJECTED,
+    UNREADABLE,
+    Failure,
+    Kind,
+    Operation,
+    from_exception,
+    from_response,
+)
+from dreamo_batch.service.messages import excerpt
+from dreamo_batch.service.transport import Transport, why_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreamo_batch.service.settings import Secret, Settings
-    from dreamo_batch.service.wire import Price, Request, Task
+    from dreamo_batch.service.config import Secret, Settings
+    from dreamo_batch.service.messages import Price, Request, Task
+    from dreamo_batch.service.transport import Answer
+
+
+T = TypeVar("T")
+
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+_HEADERS: Final = {
+    "User-Agent": "dreamo-batch",
+    "Accept": "application/json",
+    # Answers are small, and what isn't packed is no bomb.
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
+_ERRORS: Final[dict[Kind, type[ServiceError]]] = {
+    Kind.PERMANENT: RequestRejected,
+    Kind.TRANSIENT: RequestNotTaken,
+    Kind.STOP: ServiceRefused,
+    Kind.MAY_HAVE_ARRIVED: RequestMayHaveArrived,
+}
+
+
+class Api:
+    """Sends requests to one service; safe to share between threads.
+
+    Parameters
+    ----------
+    settings : Settings
+    monotonic, wall : callable
+        Clocks in seconds; `wall` in Unix time.
+
+    Raises
+    ------
+    SettingsError
+        The environment's proxy or CA bundle can't be used.
+
+    Examples
+    --------
+    >>> from dreamo_batch.service.config import Settings
+    >>> Api(Settings("https://gateway.example", None)).close()
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._needs_key = not settings.is_loopback
+        self._wall = wall
+        self._transport = Transport(
+            connect_timeout_s=settings.connect_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+            monotonic=monotonic,
+        )
+        self._transport.check(self.form("GET", "/"))
+
+    def form(self, method: str, path: str) -> requests.PreparedRequest:
+        """Prepare a request once, without the key; every call fills in a copy.
+
+        Parameters
+        ----------
+        method, path : str
+            Of HTTP; the path below the base URL.
+
+        Returns
+        -------
+        requests.PreparedRequest
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Settings
+        >>> api = Api(Settings("https://gateway.example", None))
+        >>> api.form("GET", "/model").url
+        'https://gateway.example/model'
+        >>> api.close()
+        """
+        return requests.Request(method, f"{self._settings.base_url}{path}", headers=_HEADERS).prepare()
+
+    def call(
+        self,
+        operation: Operation,
+        form: requests.PreparedRequest,
+        read: Callable[[bytes], T | Failure],
+        *,
+        body: bytes | None = None,
+        path: str = "",
+    ) -> T:
+        """Send one request and read its answer.
+
+        Parameters
+        ----------
+        operation : {'create', 'fetch', 'precharge'}
+        form : requests.PreparedRequest
+            From `form`.
+        read : callable
+            Reads the body of a success; raises `Unreadable`, or gives a failure, if it can't be used.
+        body : bytes, optional
+            What to send.
+        path : str
+            What to add to the form's URL, quoted.
+
+        Returns
+        -------
+        object
+            What `read` made of it.
+
+        Raises
+        ------
+        ServiceError
+            Of the class that the failure's kind asks for.
+        KeyMissing
+            There is no key, and the service is not on this machine.
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Settings
+        >>> api = Api(Settings("https://gateway.example", None))
+        >>> api.call("fetch", api.form("GET", "/model"), len)
+        Traceback (most recent call last):
+        ...
+        dreamo_batch.errors.KeyMissing: https://gateway.example needs an API key: ...
+        >>> api.close()
+        """
+        request = self._filled(form, body, path)
+        answer = self._send(operation, request)
+        if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
+            raise self.error(operation, answer)
+        told: T | Failure | Answer = answer
+        with suppress(messages.Unreadable):  # and raised below as ours, with nothing behind it
+            told = read(answer.body)
+        if isinstance(told, Failure) or told is answer:
+            raise self.error(operation, told)
+        return cast("T", told)
+
+    def knock(self, form: requests.PreparedRequest) -> Answer | Failure:
+        """Send one request without the key, and judge nothing.
+
+        Parameters
+        ----------
+        form : requests.PreparedRequest
+            From `form`.
+
+        Returns
+        -------
+        Answer or Failure
+            An answer whatever its status.
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Settings
+        >>> api = Api(Settings("http://127.0.0.1:9", None))
+        >>> api.knock(api.form("GET", "/")).is_outage
+        True
+        >>> api.close()
+        """
+        return self._send("fetch", form)
+
+    def error(self, operation: Operation, answer: Answer | Failure) -> ServiceError:
+        """Make the error to raise for an answer that can't be used, or for none.
+
+        Parameters
+        ----------
+        operation : {'create', 'fetch', 'precharge', 'download'}
+        answer : Answer or Failure
+
+        Returns
+        -------
+        ServiceError
+            With the key masked in all its texts.
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Settings
+        >>> api = Api(Settings("https://gateway.example", None))
+        >>> api.error("fetch", Failure(Kind.TRANSIENT, "unreachable"))
+        RequestNotTaken('unreachable: no reason given; nothing was sent; ...')
+        >>> api.close()
+        """
+        failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
+        return _ERRORS[failure.kind](self._without_key(failure))
+
+    def masked(self, text: str | None) -> str | None:
+        """Replace the key in somebody else's words.
+
+        Parameters
+        ----------
+        text : str or None
+
+        Returns
+        -------
+        str or None
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Secret, Settings
+        >>> api = Api(Settings("https://gateway.example", Secret("sk-example-key")))
+        >>> api.masked("invalid key sk-example-key")
+        'invalid key ***'
+        >>> api.close()
+        """
+        key = self._settings.api_key
+        return text if text is None or key is None else key.mask(text)
+
+    def without_key(self, text: str) -> str:
+        """Mask the key in a text that must stay as it is otherwise, such as a link.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Secret, Settings
+        >>> api = Api(Settings("https://gateway.example", Secret("sk-example-key")))
+        >>> api.without_key("https://o.example/a.png?token=sk-example-key")
+        'https://o.example/a.png?token=***'
+        >>> api.close()
+        """
+        key = self._settings.api_key
+        return key.mask(text) if key is not None and key.is_in(text) else text
+
+    def masked_code(self, code: str | None) -> str | None:
+        """Replace the key in a code, unless the code is a documented one, on which much depends.
+
+        Parameters
+        ----------
+        code : str or None
+
+        Returns
+        -------
+        str or None
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Secret, Settings
+        >>> api = Api(Settings("https://gateway.example", Secret("1")))
+        >>> api.masked_code("003011095"), api.masked_code("E1")
+        ('003011095', 'E***')
+        >>> api.close()
+        """
+        return code if code in ERROR_CODES else self.masked(code)
+
+    def close(self) -> None:
+        """Close every session.
+
+        Examples
+        --------
+        >>> from dreamo_batch.service.config import Settings
+        >>> Api(Settings("https://gateway.example", None)).close()
+        """
+        self._transport.close()
+
+    def _filled(
+        self, form: requests.PreparedRequest, body: bytes | None, path: str
+    ) -> requests.PreparedRequest:
+        key = self._settings.api_key
+        if key is None and self._needs_key:
+            raise KeyMissing(
+                f"{self._settings.base_url} needs an API key: set DREAMO_API_KEY or pass api_key=; nothing was sent"
+            )
+        request = form.copy()
+        request.url = f"{form.url}{path}"
+        if key is not None:
+            request.headers["Authorization"] = f"Bearer {key.reveal()}"
+        if body is not None:
+            request.body = body
+            request.headers["Content-Length"] = str(len(body))
+        return request
+
+    def _send(self, operation: Operation, request: requests.PreparedRequest) -> Answer | Failure:
+        answer = self._transport.send(operation, request, max_bytes=ANSWER_BYTES_MAX)
+        # Masked here already, because it stays in a variable of the frame that raises.
+        return self._without_key(answer) if isinstance(answer, Failure) else answer
+
+    def _without_key(self, failure: Failure) -> Failure:
+        return replace(
+            failure,
+            code=self.masked_code(failure.code),
+            message=self.masked(failure.message),
+            excerpt=self.masked(failure.excerpt),
+        )
+
+    def _failure(self, operation: Operation, answer: Answer) -> Failure:
+        if answer.broken is None:
+            return from_response(operation, answer.status, answer.headers, answer.body, now=self._wall())
+        task_id = _id_before_the_break(answer.body) if operation == "create" else None
+        if task_id is not None and self.without_key(task_id) != task_id:
+            task_id = None
+        return replace(answer.broken, excerpt=excerpt(answer.body) or None, task_id=task_id)
+
+
+def _id_before_the_break(body: bytes) -> str | None:
+    """Read the id off a body that broke, if all of its JSON came: proof of nothing, but where to look."""
+    try:
+        created = messages.read_created(body)
+    except messages.Unreadable:
+        return None
+    return created if isinstance(created, str) else None
+
+
+logger = logging.getLogger(__name__)
+
+N_REDIRECTS_MAX: Final = 5
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_PICTURE_HEADERS: Final = {
+    "User-Agent": "dreamo-batch",
+    "Accept": "image/*, */*;q=0.5",
+    "Accept-Encoding": "identity",
+}
+
+
+def fetch_link(
+    transport: Transport,
+    url: str,
+    *,
+    max_bytes: int,
+    within_s: float,
+    home: str | None = None,
+    redact: Callable[[str], str] = str,
+    monotonic: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+) -> bytes | Failure:
+    """Fetch what a link points to.
+
+    Parameters
+    ----------
+    transport : Transport
+        One that is used for links only, so that its connections never carried the key.
+    url : str
+        http or https, without user information.
+    max_bytes : int
+        Most that is read, in bytes; what is longer is refused, not cut.
+    within_s : float
+        Seconds for all of it, redirects included.
+    home : str, optional
+        Host and port of a service elsewhere: a link that leads to this machine is refused, unless it is to there.
+    redact : callable
+        Masks the key in a link, should the service or a redirect have put it there.
+    monotonic : callable
+        A clock in seconds.
+    wall : callable
+        Unix seconds, for a `Retry-After` that names a date.
+
+    Returns
+    -------
+    bytes or Failure
+        The content, not looked at; or why there is none.
+
+    Examples
+    --------
+    >>> from dreamo_batch.service.transport import Transport
+    >>> transport = Transport(connect_timeout_s=1, read_timeout_s=1)
+    >>> fetch_link(transport, "https://me:secret@o.example/", max_bytes=1000, within_s=5).kind
+    <Kind.PERMANENT: 'permanent'>
+    >>> transport.close()
+    """
+    until = monotonic() + within_s
+    url = redact(url)
+    for _ in range(N_REDIRECTS_MAX + 1):
+        request = _request(url)
+        if isinstance(request, Failure):
+            return request
+        is_kept_from_here = home not in (None, urlsplit(url).netloc)
+        refusal = _why_refused(url, transport) if is_kept_from_here else None
+        if refusal is not None:
+            return Failure(Kind.PERMANENT, REJECTED, message=refusal)
+        logger.debug("fetching %s", url)
+        left_s = max(until - monotonic(), 0.001)
+        answer = transport.send(
+            "download",
+            request,
+            max_bytes=max_bytes,
+            answer_within_s=left_s,
+            is_kept_from_here=is_kept_from_here,
+            target=_as_written(url),
+        )
+        target = _target(url, answer)
+        if target is None:
+            return _content(answer, wall())
+        url = redact(target)
+    return Failure(
+        Kind.PERMANENT, REDIRECTED, message=f"the link was redirected more than {N_REDIRECTS_MAX} times"
+    )
+
+
+def _request(url: str) -> requests.PreparedRequest | Failure:
+    """Build the request; one for a link that must not be followed is a failure."""
+    try:
+        parts = urlsplit(url)
+        refusal = _refusal(parts.scheme, parts.netloc)
+        return refusal or requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
+    except (ValueError, requests.RequestException) as error:
+        failure = from_exception("download", error, was_sent=False)
+    return replace(failure, kind=Kind.PERMANENT, error_class=REJECTED, is_outage=False)
+
+
+def _why_refused(url: str, transport: Transport) -> str | None:
+    """Look at an address in the link itself, which a proxy would connect to; names are looked up by who connects."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return why_refused(host, allows_private=transport.allows_private)
+    except ValueError:
+        return why_refused("127.0.0.1", allows_private=False) if is_loopback_host(host) else None
+
+
+def _as_written(url: str) -> str:
+    """Give path and query byte for byte as the service wrote them; only what HTTP can't carry is quoted."""
+    behind_host = url.partition("://")[2].partition("#")[0]
+    start = min((at for at in map(behind_host.find, "/?") if at >= 0), default=len(behind_host))
+    target = quote(behind_host[start:], safe="".join(map(chr, range(0x21, 0x7F))))
+    return target if target.startswith("/") else f"/{target}"
+
+
+def _refusal(scheme: str, netloc: str) -> Failure | None:
+    if scheme not in ("http", "https"):
+        words = f"the link's scheme is {scheme!r}; only http and https are fetched"
+    elif "@" in netloc:
+        words = "the link carries user information, which is never sent"
+    else:
+        return None
+    return Failure(Kind.PERMANENT, REJECTED, message=words)
+
+
+def _target(url: str, answer: Answer | Failure) -> str | None:
+    """Give where a redirect points to, or None if there is nothing to follow."""
+    if isinstance(answer, Failure) or answer.status not in _REDIRECTS:
+        return None
+    # Latin-1 is how http.client reads headers, UTF-8 is what servers put there.
+    location = (answer.headers.get("Location") or "").encode("latin-1", "replace").decode("utf-8", "replace")
+    try:
+        return urljoin(url, location) if location else None
+    except ValueError:
+        return location  # refused when it is to be followed
+
+
+def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
+    if isinstance(answer, Failure):
+        return answer
+    if not answer.is_success:
+        return from_response("download", answer.status, answer.headers, answer.body, now=now)
+    if answer.broken is None:
+        return answer.body
+    is_too_long = answer.broken.error_class == UNREADABLE
+    return replace(answer.broken, kind=Kind.PERMANENT) if is_too_long else answer.broken
+
 
 # A picture takes longer than an answer.
 DOWNLOAD_WITHIN_READ_TIMEOUTS: Final = 5
@@ -93,10 +573,10 @@ class Client:
         self._monotonic = monotonic
         self._wall = wall
         self._api = Api(self.settings, monotonic=monotonic, wall=wall)
-        self._create_form = self._api.form("POST", parameters.CREATE_PATH.value)
-        self._price_form = self._api.form("POST", parameters.PRECHARGE_PATH.value)
-        self._task_form = self._api.form("GET", parameters.TASK_PATH.value.format(task_id=""))
-        self._spec_form = self._api.form("GET", parameters.SPEC_PATH.value.format(model=parameters.MODEL))
+        self._create_form = self._api.form("POST", contract.CREATE_PATH.value)
+        self._price_form = self._api.form("POST", contract.PRECHARGE_PATH.value)
+        self._task_form = self._api.form("GET", contract.TASK_PATH.value.format(task_id=""))
+        self._spec_form = self._api.form("GET", contract.SPEC_PATH.value.format(model=contract.MODEL))
         # Links have connections of their own: none of them ever carried the key.
         self._links = Transport(
             connect_timeout_s=self.settings.connect_timeout_s,
@@ -133,7 +613,7 @@ class Client:
         Examples
         --------
         >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
-        ...     client.create(wire.Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
+        ...     client.create(Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
         Traceback (most recent call last):
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
@@ -170,7 +650,7 @@ class Client:
         ...
         dreamo_batch.errors.UsageError: 'not an id' is no task id; ...
         """
-        if not wire.is_task_id(task_id):
+        if not messages.is_task_id(task_id):
             raise UsageError(f"{task_id!r} is no task id; give the id that the service answered to a create")
         path = quote(task_id, safe="")
         return self._api.call("fetch", self._task_form, lambda body: self._task(body, task_id), path=path)
@@ -199,7 +679,7 @@ class Client:
         Examples
         --------
         >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
-        ...     client.precharge(wire.Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
+        ...     client.precharge(Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
         Traceback (most recent call last):
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
@@ -296,7 +776,7 @@ class Client:
             raise self._api.error("fetch", answer)
         if answer.broken is not None or not answer.is_success:
             return None
-        return wire.read_description(answer.body)
+        return messages.read_description(answer.body)
 
     def download(self, url: str, *, max_bytes: int) -> bytes:
         """Fetch a picture, without the key.
@@ -368,7 +848,7 @@ class Client:
     def _body(self, request: Request) -> bytes:
         """Write the body; if that fails, whatever the reason, it is certain that nothing was sent."""
         try:
-            return wire.encode(request)
+            return messages.encode(request)
         except Exception as error:  # noqa: BLE001 - a create that may have arrived would be held for nothing
             failure = failures.not_built(error)
         raise self._api.error("create", failure)
@@ -382,11 +862,11 @@ class Client:
 
     def _task(self, body: bytes, task_id: str) -> Task | Failure:
         try:
-            task = wire.read_task(body, task_id)
-        except wire.AboutAnother as other:
+            task = messages.read_task(body, task_id)
+        except messages.AboutAnother as other:
             message = f"asked for task {task_id}, and answered about task {other.task_id}"
             return Failure(Kind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt)
-        told = task.error and wire.ServiceMessage(
+        told = task.error and messages.ServiceMessage(
             self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
         return replace(
@@ -400,21 +880,21 @@ class Client:
         )
 
     def _price(self, body: bytes) -> Price:
-        price = wire.read_price(body)
+        price = messages.read_price(body)
         masked = {name: self._api.masked(getattr(price, name)) for name in ("discount", "currency", "reason")}
         return replace(price, **masked)
 
     def _task_id(self, body: bytes) -> str | Failure:
         """Read the id of an accepted create; a refusal is for `failures` to judge."""
         try:
-            created = wire.read_created(body)
-        except wire.Unreadable:
-            queue_id = wire.queue_id_in(body)
+            created = messages.read_created(body)
+        except messages.Unreadable:
+            queue_id = messages.queue_id_in(body)
             if queue_id is None:
                 raise
             return self._in_another_protocol(queue_id)
         if not isinstance(created, str):
-            raise wire.Unreadable("")
+            raise messages.Unreadable("")
         if self._api.without_key(created) == created:
             return created
         message = "the service answered with a task id that holds the API key; such an id isn't kept"

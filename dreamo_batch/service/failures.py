@@ -1,84 +1,429 @@
-"""What a failure means: permanent, transient, stop the run, or it may have arrived. Pure.
-
-A create is special: nobody can ask whether it was taken, so only an answer of 429 and a connection that was never
-made count as transient. Everything that is not certain may have arrived. Questions (fetch, precharge, download) can
-simply be asked again, so there the network's faults are transient::
-
-                                   create              fetch           precharge       download
-    connection never made          TRANSIENT           TRANSIENT       TRANSIENT       TRANSIENT
-    429                            TRANSIENT           TRANSIENT       TRANSIENT       TRANSIENT
-    408, 5xx, redirect             MAY_HAVE_ARRIVED    TRANSIENT       TRANSIENT       TRANSIENT
-    no answer, or a broken one     MAY_HAVE_ARRIVED    TRANSIENT       TRANSIENT       TRANSIENT
-    2xx that can't be read         MAY_HAVE_ARRIVED    TRANSIENT       TRANSIENT       TRANSIENT
-    2xx that is a refusal          PERMANENT           TRANSIENT       TRANSIENT       TRANSIENT
-    401, 402, 403                  STOP                STOP            STOP            PERMANENT
-    404                            STOP                PERMANENT       PERMANENT       PERMANENT
-    405                            STOP                TRANSIENT       PERMANENT       PERMANENT
-    "no credit" in code or words   STOP                STOP            STOP            as its status
-    5xx with 003011001 to -004     PERMANENT           TRANSIENT       PERMANENT       TRANSIENT
-    other 4xx                      PERMANENT           TRANSIENT       PERMANENT       PERMANENT
-    "task not found" in words      as its status       PERMANENT       as its status   as its status
-    can't even be built            PERMANENT           PERMANENT       PERMANENT       PERMANENT
-
-A fetch answered by a redirect or an odd 4xx is asked again, because the task it asks for may be paid for already.
-A link to a picture that is refused is permanent for the link; the task gives a fresh one. A 403 has a class of its own
-(`forbidden`): it may be about one prompt, so that whoever sends many requests judges by the others.
+"""A failure as a value: its kind, its class, and what is known of it.
 
 Examples
 --------
->>> from_response("create", 429, {"Retry-After": "3"}, b"").retry_after_s
-3.0
->>> from_response("create", 502, {}, b"<html><title>Bad Gateway</title>").kind
-<Kind.MAY_HAVE_ARRIVED: 'may_have_arrived'>
+>>> failure = Failure(Kind.TRANSIENT, RATE_LIMITED, 429, retry_after_s=3.0)
+>>> failure.kind == "transient", str(failure)
+(True, 'rate_limited (HTTP 429): no reason given; wait, then ask again')
 """
 
 from __future__ import annotations
 
+import enum
+import http.client
 import re
+import socket
+import ssl
+import traceback
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from dreamo_batch.service import causes, payload, retry_after, wire
-from dreamo_batch.service.failure import (
-    ACCESS_REFUSED,
-    COMPLETED_WITH_ERROR,
-    CREATION_ERROR,
-    FORBIDDEN,
-    GENERATION_ERROR,
-    MODERATION,
-    NO_ANSWER,
-    NO_CREDIT,
-    NOT_BUILT,
-    NOT_OFFERED,
-    OTHER_TASK,
-    OUTPUT_REJECTED,
-    RATE_LIMITED,
-    REDIRECTED,
-    REJECTED,
-    SERVER_ERROR,
-    SERVICE_ERROR,
-    TASK_NOT_FOUND,
-    TASK_TIMEOUT,
-    UNREACHABLE,
-    UNREADABLE,
-    UPSTREAM_ERROR,
-    Failure,
-    Kind,
-)
-from dreamo_batch.service.parameters import (
+import requests
+import urllib3
+
+from dreamo_batch.errors import KeyMissing, UsageError
+from dreamo_batch.service import messages
+from dreamo_batch.service.contract import (
     ERROR_CODES,
     MODERATION_CODES,
     MODERATION_WORDS,
     NO_CREDIT_CODES,
     STOP_STATUSES,
 )
-from dreamo_batch.service.wire import ServiceMessage
+from dreamo_batch.service.messages import ServiceMessage
+from dreamo_batch.text import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from dreamo_batch.service.wire import Task
+    from dreamo_batch.service.messages import Task
+
+
+REJECTED: Final = "rejected"
+MODERATION: Final = "moderation"
+OUTPUT_REJECTED: Final = "output_rejected"
+GENERATION_ERROR: Final = "generation_error"
+UPSTREAM_ERROR: Final = "upstream_error"
+CREATION_ERROR: Final = "creation_error"
+SERVICE_ERROR: Final = "service_error"
+COMPLETED_WITH_ERROR: Final = "completed_with_error"
+RATE_LIMITED: Final = "rate_limited"
+UNREACHABLE: Final = "unreachable"
+SERVER_ERROR: Final = "server_error"
+ACCESS_REFUSED: Final = "access_refused"
+FORBIDDEN: Final = "forbidden"
+NO_CREDIT: Final = "no_credit"
+NOT_OFFERED: Final = "not_offered"
+NO_ANSWER: Final = "no_answer"
+UNREADABLE: Final = "unreadable"
+TASK_NOT_FOUND: Final = "task_not_found"
+OTHER_TASK: Final = "other_task"
+TASK_TIMEOUT: Final = "task_timeout"
+REDIRECTED: Final = "redirected"
+NOT_BUILT: Final = "not_built"
+
+_ADVICE: Final = {
+    ACCESS_REFUSED: "check the API key, its permissions and the account's credit",
+    FORBIDDEN: "a firewall may dislike this prompt or picture, or the key lacks a permission",
+    NO_CREDIT: "add credit to the account",
+    NOT_OFFERED: "the service doesn't take this request; check the base URL and the model",
+    RATE_LIMITED: "wait, then ask again",
+    UNREACHABLE: "nothing was sent; check the network, the proxy and the base URL",
+    REDIRECTED: "redirects are not followed; check the base URL",
+    NOT_BUILT: "nothing was sent",
+    MODERATION: "the prompt or the picture was refused; change it",
+    OUTPUT_REJECTED: "the finished picture was refused; try another seed",
+}
+_ADVICE_BY_CAUSE: Final = {
+    "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",
+    "host": "check the base URL (base_url=, DREAMO_BASE_URL), the network and its DNS; behind a proxy set HTTPS_PROXY",
+    "proxy": "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; the proxy may need a user and password",
+    "scheme": "check whether the base URL should begin with http:// or https://, and its port",
+}
+_ADVICE_BY_KIND: Final = {
+    "permanent": "the same request will fail again",
+    "transient": "it may be asked again",
+    "stop": "nothing more will be taken until this is settled",
+    "may_have_arrived": "it may have been taken and billed, so look before sending it again",
+}
+
+
+class Kind(enum.StrEnum):
+    """What to do about a failure.
+
+    Examples
+    --------
+    >>> Kind.STOP == "stop"
+    True
+    """
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    STOP = "stop"
+    MAY_HAVE_ARRIVED = "may_have_arrived"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed request or task.
+
+    Attributes
+    ----------
+    kind : Kind
+    error_class : str
+        One word, as in the results.
+    http_status : int or None
+        None if there was no answer.
+    code, message : str or None
+        The service's, or the exception's words.
+    retry_after_s : float or None
+        How long the service asks to be left alone.
+    excerpt : str or None
+        At most 2 kB of an answer that did not read as documented.
+    is_outage : bool
+        The service is away: a fault of the connection, or 5xx.
+    task_id : str or None
+        Of a create whose answer broke off after its id: still unproven, but where to look.
+    cause : {'certificate', 'host', 'proxy', 'scheme'} or None
+        Why there is no connection, if waiting doesn't mend it.
+
+    Examples
+    --------
+    >>> print(Failure(Kind.PERMANENT, "rejected", 400, "003011001", "Missing prompt"))
+    rejected (HTTP 400, code 003011001): Missing prompt; the same request will fail again
+    """
+
+    kind: Kind
+    error_class: str
+    http_status: int | None = None
+    code: str | None = None
+    message: str | None = None
+    retry_after_s: float | None = None
+    excerpt: str | None = None
+    is_outage: bool = False
+    task_id: str | None = None
+    cause: str | None = None
+
+    def __str__(self) -> str:
+        details = (
+            f"HTTP {self.http_status}" if self.http_status is not None else "",
+            f"code {self.code}" if self.code else "",
+            f"task {self.task_id}" if self.task_id else "",
+        )
+        known = ", ".join(filter(None, details))
+        advice = _ADVICE_BY_CAUSE.get(self.cause or "") or _ADVICE.get(
+            self.error_class, _ADVICE_BY_KIND[self.kind.value]
+        )
+        told = f"{self.error_class}{f' ({known})' if known else ''}: {self.message or 'no reason given'}; {advice}"
+        return harmless(told)  # a traceback or a log shows it as it is
+
+
+Lasting = Literal["certificate", "host", "proxy", "scheme"]
+
+REASON_CHARACTERS_MAX: Final = 300
+
+_NEVER_CONNECTED: Final = (
+    requests.exceptions.ConnectTimeout,
+    urllib3.exceptions.ConnectTimeoutError,  # with NewConnectionError and NameResolutionError below it
+    socket.gaierror,
+    ConnectionRefusedError,
+    ssl.SSLCertVerificationError,  # certificates are looked at in the handshake, before any request
+)
+_NEVER_BUILT: Final = (
+    requests.exceptions.URLRequired,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidHeader,
+    urllib3.exceptions.LocationValueError,
+    urllib3.exceptions.InvalidHeader,
+    urllib3.exceptions.ProxySchemeUnsupported,
+    http.client.InvalidURL,
+    UnicodeEncodeError,
+    UsageError,
+    KeyMissing,
+)
+_WRONG_SCHEME: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"}
+)
+# http.client tells the proxy's status in words only.
+_REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
+_FAULTS_OF_THE_LINE: Final = (
+    OSError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+)
+_MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
+# Links to pictures are signed: who has the query has the picture.
+_QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
+
+
+def proves_no_connection(exception: BaseException) -> bool:
+    """Whether the exception can only be raised while no connection is made yet.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> proves_no_connection(ConnectionResetError())
+    False
+    """
+    return any(isinstance(one, _NEVER_CONNECTED) for one in _chain(exception))
+
+
+def proves_no_request(exception: BaseException) -> bool:
+    """Whether the request could not even be built, so that it will fail again.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> proves_no_request(requests.exceptions.InvalidURL())
+    True
+    """
+    return any(isinstance(one, _NEVER_BUILT) for one in _chain(exception))
+
+
+def lasting(exception: BaseException) -> Lasting | None:
+    """Name the cause of a failed connection if waiting doesn't mend it.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    {'certificate', 'host', 'proxy', 'scheme'} or None
+
+    Examples
+    --------
+    >>> lasting(requests.ConnectionError(socket.gaierror(-2, "Name or service not known")))
+    'host'
+    >>> lasting(ConnectionRefusedError()) is None
+    True
+    """
+    for one in _chain(exception):
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return "certificate"
+        if isinstance(one, socket.gaierror):
+            return "host"
+        if isinstance(one, ssl.SSLError) and getattr(one, "reason", None) in _WRONG_SCHEME:
+            return "scheme"
+        if type(one) is OSError and _REFUSED_BY_PROXY.search(str(one)):
+            return "proxy"
+    return None
+
+
+def is_fault_of_the_line(exception: BaseException) -> bool:
+    """Whether it is the network's or the service's doing, not a mistake in building the request.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_fault_of_the_line(BrokenPipeError()), is_fault_of_the_line(TypeError())
+    (True, False)
+    """
+    return isinstance(exception, _FAULTS_OF_THE_LINE) and not proves_no_request(exception)
+
+
+def reason(exception: BaseException) -> str:
+    """Say in a line what was at the bottom of it.
+
+    Parameters
+    ----------
+    exception : BaseException
+
+    Returns
+    -------
+    str
+        Class and words of the innermost exception, without the query of any URL, at most 300 characters.
+
+    Examples
+    --------
+    >>> reason(requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer")))
+    'ConnectionResetError: [Errno 104] Connection reset by peer'
+    """
+    *_, innermost = _chain(exception)
+    # The standard formatter, because some exceptions of http.client fail at their own str().
+    words = " ".join(traceback.format_exception_only(innermost)[-1].split())
+    return without_query(_MODULES.sub("", words))[:REASON_CHARACTERS_MAX]
+
+
+def without_query(words: str) -> str:
+    """Cut the query off every URL in a text.
+
+    Parameters
+    ----------
+    words : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> without_query("GET https://o.example/a.png?signature=abc failed")
+    'GET https://o.example/a.png failed'
+    """
+    return _QUERY.sub(r"\1", words)
+
+
+def _chain(exception: BaseException) -> Iterator[BaseException]:
+    """Go from the outermost to the innermost; wrapped ones hide in many places."""
+    seen: set[int] = set()
+    current: BaseException | None = exception
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = _wrapped_in(current)
+
+
+def _wrapped_in(exception: BaseException) -> BaseException | None:
+    places = (
+        getattr(exception, "reason", None),
+        getattr(exception, "original_error", None),
+        *exception.args,
+        exception.__cause__,
+        exception.__context__,
+    )
+    return next((one for one in places if isinstance(one, BaseException)), None)
+
+
+WAIT_MAX_S: Final = 24 * 3600.0
+_BODY_KEYS: Final = ("retry_after", "retryAfter", "retry-after", "retry_after_s", "retry_after_seconds")
+_MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
+
+
+def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
+    """Read the waiting time out of an answer; the header goes before the body.
+
+    Parameters
+    ----------
+    headers : mapping of str to str
+        Of the answer, names in any case; `Retry-After-Ms`, the more exact one, goes first.
+    body : bytes
+        Of the answer; looked into if it is JSON.
+    now : float
+        Unix seconds, for dates; the answer's own `Date` header goes before it, because only the service's
+        clock tells what the service means.
+
+    Returns
+    -------
+    float or None
+        Seconds, 0 to one day; None if nothing readable asks for a wait.
+
+    Examples
+    --------
+    >>> read_wait({"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, b"", now=1700000000.0)
+    30.0
+    """
+    lowered = {name.lower(): value for name, value in headers.items()}
+    wait_ms = messages.number(lowered.get("retry-after-ms"))
+    wait_s = None if wait_ms is None else wait_ms / 1000
+    if wait_s is None:
+        wait_s = _from_header(lowered.get("retry-after"), lowered.get("date"), now)
+    if wait_s is None:
+        wait_s = _from_body(body)
+    return None if wait_s is None else min(max(wait_s, 0.0), WAIT_MAX_S)
+
+
+def _from_header(value: str | None, date: str | None, now: float) -> float | None:
+    seconds = messages.number(value)
+    if seconds is not None:
+        return seconds
+    until = _date(value)
+    server_now = _date(date)
+    return None if until is None else until - (now if server_now is None else server_now)
+
+
+def _date(value: str | None) -> float | None:
+    """Read an HTTP date as Unix seconds."""
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def _from_body(body: bytes) -> float | None:
+    try:
+        answer = messages.load(body)
+    except messages.Unreadable:
+        return None
+    places = (answer, answer.get("error"), answer.get("detail"), answer.get("data"), answer.get("status"))
+    waits = (_in_place(place) for place in places if isinstance(place, dict))
+    return next((wait_s for wait_s in waits if wait_s is not None), None)
+
+
+def _in_place(place: dict[str, Any]) -> float | None:
+    for keys, per_second in ((_BODY_KEYS, 1), (_MILLISECOND_KEYS, 1000)):
+        wait = next((read for key in keys if (read := messages.number(place.get(key))) is not None), None)
+        if wait is not None:
+            return wait / per_second
+    return None
+
 
 __all__ = [
     "ACCESS_REFUSED",
@@ -160,7 +505,7 @@ def from_response(
     >>> from_response("fetch", 404, {}, b'{"message": "Task not found"}').error_class
     'task_not_found'
     """
-    told = wire.read_error(body)
+    told = messages.read_error(body)
     refusal = _refusal(body, told) if operation == "create" and _is_success(status) else None
     kind, error_class = _judge(operation, status, told, refusal)
     is_sure = kind in (Kind.STOP, Kind.PERMANENT)
@@ -170,8 +515,8 @@ def from_response(
         http_status=status,
         code=told.code,
         message=_redirect(headers) if error_class == REDIRECTED else told.message or _phrase(status),
-        retry_after_s=retry_after.read_wait(headers, body, now=now),
-        excerpt=payload.excerpt(body) or None,
+        retry_after_s=read_wait(headers, body, now=now),
+        excerpt=messages.excerpt(body) or None,
         is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
     )
 
@@ -201,18 +546,18 @@ def from_exception(
     >>> from_exception("create", ConnectionResetError(), was_sent=False).error_class
     'unreachable'
     """
-    message = causes.reason(exception)
-    if not was_sent and causes.proves_no_request(exception):
+    message = reason(exception)
+    if not was_sent and proves_no_request(exception):
         return Failure(Kind.PERMANENT, REJECTED, message=message)
     if was_sent is None:
-        was_sent = not causes.proves_no_connection(exception)
-    is_outage = causes.is_fault_of_the_line(exception)
+        was_sent = not proves_no_connection(exception)
+    is_outage = is_fault_of_the_line(exception)
     if was_sent:
         kind = Kind.MAY_HAVE_ARRIVED if operation == "create" else Kind.TRANSIENT
         return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage)
     if operation == "create" and not is_outage:
         return Failure(Kind.PERMANENT, REJECTED, message=message)
-    cause = causes.lasting(exception)
+    cause = lasting(exception)
     return Failure(Kind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage, cause=cause)
 
 
@@ -232,7 +577,7 @@ def not_built(exception: BaseException) -> Failure:
     >>> print(not_built(MemoryError()))
     not_built: MemoryError; nothing was sent
     """
-    return Failure(Kind.PERMANENT, NOT_BUILT, message=causes.reason(exception))
+    return Failure(Kind.PERMANENT, NOT_BUILT, message=reason(exception))
 
 
 def from_task(task: Task) -> Failure:
@@ -250,7 +595,8 @@ def from_task(task: Task) -> Failure:
 
     Examples
     --------
-    >>> task = wire.read_task(b'{"id": "a", "status": "failed", "error": {"code": 3011095}}', "a")
+    >>> from dreamo_batch.service.messages import read_task
+    >>> task = read_task(b'{"id": "a", "status": "failed", "error": {"code": 3011095}}', "a")
     >>> from_task(task).error_class, from_task(task).code
     ('generation_error', '003011095')
     """
@@ -310,14 +656,14 @@ def _judge(
 
 def _refusal(body: bytes, told: ServiceMessage) -> ServiceMessage | None:
     """Read an error that came with HTTP 200; "no credit" is one even without a code."""
-    return wire.read_refusal(body) or (told if _tells_of_no_credit(told) else None)
+    return messages.read_refusal(body) or (told if _tells_of_no_credit(told) else None)
 
 
 def _judge_refusal(told: ServiceMessage) -> tuple[Kind, str]:
     """Judge an error that came with HTTP 200; one about the key concerns every row, not this one."""
     if _tells_of_no_credit(told):
         return Kind.STOP, NO_CREDIT
-    number = payload.code_number(told.code)
+    number = messages.code_number(told.code)
     if number in STOP_STATUSES.value:
         return Kind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     return Kind.PERMANENT, _class_of(told, REJECTED)
@@ -337,7 +683,7 @@ def _judge_4xx(operation: Operation, status: int, told: ServiceMessage) -> tuple
 def _tells_of_no_credit(told: ServiceMessage) -> bool:
     if told.code in _REJECTIONS:
         return False  # it may quote the prompt
-    is_code = payload.code_number(told.code) in NO_CREDIT_CODES.value
+    is_code = messages.code_number(told.code) in NO_CREDIT_CODES.value
     return is_code or any(_NO_CREDIT.search(words) for words in (told.code or "", told.message or ""))
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from report import Figure, show, timed
 
-from dreamo_batch.execution.journal import Header, Journal, path_of, read
-from dreamo_batch.execution.state import Event, Kind
+from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.journal import Header, Journal, path_of, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,13 @@ import pandas as pd
 from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
-from dreamo_batch.execution import checkpoint, stored
-from dreamo_batch.execution.directory import RunDirectory
-from dreamo_batch.execution.ledger import Ledger
-from dreamo_batch.execution.state import Event, Kind, Order, Stage
-from dreamo_batch.table.images import ImageSource
-from dreamo_batch.table.jobs import Job, Prepared
+from dreamo_batch.engine import directory as checkpoint
+from dreamo_batch.engine import directory as stored
+from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.ledger import Ledger
+from dreamo_batch.jobs.prepare import Job, Prepared
+from dreamo_batch.jobs.references import ImageSource
 
 _N = 1_000_000
 

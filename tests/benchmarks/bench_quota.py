@@ -14,7 +14,7 @@ from PIL import Image
 from report import Figure, show
 
 import dreamo_batch as dreamo
-from dreamo_batch.service.api import Api
+from dreamo_batch.service.client import Api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from report import Figure, show, timed
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.service import parameters
+from dreamo_batch.service import contract
 
 _N = 3000
 _THREADS = 16
@@ -66,9 +66,9 @@ def _order(served: Gateway, image: str, seed: int, local: threading.local) -> No
         local.session = requests.Session()
         local.session.headers["Authorization"] = f"Bearer {served.api_key}"
     params = {"prompt": "on a beach", "binary_data_base64": [image], "seed": seed, "use_rephraser": True}
-    body = {"model": parameters.MODEL, "input": [{"params": {**params, "width": 512, "height": 512}}]}
-    url = served.base_url + parameters.CREATE_PATH.value
+    body = {"model": contract.MODEL, "input": [{"params": {**params, "width": 512, "height": 512}}]}
+    url = served.base_url + contract.CREATE_PATH.value
     created = local.session.post(url, json=body, timeout=(5, 60)).json()
-    task_url = served.base_url + parameters.TASK_PATH.value.format(task_id=created["id"])
+    task_url = served.base_url + contract.TASK_PATH.value.format(task_id=created["id"])
     while local.session.get(task_url, timeout=(5, 60)).json()["status"] != "completed":
         continue

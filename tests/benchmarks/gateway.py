@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SERVE = """
 import json, sys
-from dreamo_batch.local import LocalGateway
+from dreamo_batch.gateway import LocalGateway
 with LocalGateway(**json.loads(sys.argv[1])) as gateway:
     print(json.dumps({"base_url": gateway.base_url, "api_key": gateway.api_key}), flush=True)
     sys.stdin.read()

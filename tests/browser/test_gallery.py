@@ -7,7 +7,7 @@ from typing import Final
 
 from playwright.sync_api import expect
 
-from dreamo_batch.results.gallery import make_gallery
+from dreamo_batch.display.gallery import make_gallery
 from tests import grids
 
 PROMPTS: Final = (

@@ -1,0 +1,130 @@
+"""`jobs.dreamo.run(...)`: the package's own functions, on the table at hand.
+
+Nothing is written twice: each verb is the public function itself, bound to the table as a method is to its object, and
+found when it is first used. So signatures and docstrings are those of the functions, and can't differ.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import partial
+from importlib.abc import MetaPathFinder
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    import pandas as pd
+
+
+_PACKAGE: Final = __name__.partition(".")[0]
+
+
+class Verb:
+    """A public function that takes a table first, as a method of the table.
+
+    Examples
+    --------
+    >>> Verb("plan").__get__(None).__name__
+    'plan'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, accessor: Dreamo | None, owner: type | None = None) -> Any:
+        function = getattr(importlib.import_module(_PACKAGE), self.name)
+        return function if accessor is None else MethodType(function, accessor._frame)  # noqa: SLF001 - its own
+
+
+class Dreamo:
+    """What can be done with a table of jobs, and with results; see the functions of the same names.
+
+    Of a table of jobs: `validate`, `plan`, `run`, `start`. Of results, or any rows of them: `gallery`, `contact_sheet`,
+    `costs`, `latency`, `failures`, `diversity`, `rank`, `download`. Only `run` and `start` order anything, and both
+    name the directory.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 1])
+    >>> jobs.dreamo.plan(unit_cost="0.03")["action"].tolist()
+    ['new', 'duplicate']
+    >>> jobs.dreamo
+    <dreamo: validate, plan, run, start, gallery, ..., download>
+    """
+
+    validate = Verb("validate")
+    plan = Verb("plan")
+    run = Verb("run")
+    start = Verb("start")
+    gallery = Verb("gallery")
+    contact_sheet = Verb("contact_sheet")
+    costs = Verb("costs")
+    latency = Verb("latency")
+    failures = Verb("failures")
+    diversity = Verb("diversity")
+    rank = Verb("rank")
+    download = Verb("download")
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    def __repr__(self) -> str:
+        return f"<dreamo: {', '.join(name for name, verb in vars(Dreamo).items() if isinstance(verb, Verb))}>"
+
+
+NAME: Final = "dreamo"
+_PANDAS: Final = "pandas"
+
+
+def register_when_pandas_is_there() -> None:
+    """Register the accessor now, or once pandas has been imported."""
+    if _PANDAS in sys.modules:
+        register()
+    elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting())
+
+
+def register() -> None:
+    """Register the accessor, unless DataFrames have something of its name already.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> register()
+    >>> pd.DataFrame().dreamo.validate.__name__
+    'validate'
+    """
+    import pandas as pd
+
+    if not hasattr(pd.DataFrame, NAME):
+        pd.api.extensions.register_dataframe_accessor(NAME)(Dreamo)
+
+
+class _Waiting(MetaPathFinder):
+    """Finds pandas as the other finders do, and registers once it has been loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _PANDAS:
+            return None
+        others = (finder.find_spec for finder in sys.meta_path if finder is not self)
+        spec = next((found for find in others if (found := find(fullname, path, target)) is not None), None)
+        if spec is not None and spec.loader is not None:
+            # On this one object, and undone before it is used: to everybody else the loader is what it always was.
+            spec.loader.exec_module = partial(self._load, spec.loader)  # type: ignore[method-assign]
+        return spec
+
+    def _load(self, loader: Loader, module: ModuleType) -> None:
+        del loader.exec_module  # the instance's own, so that its class's is there again
+        loader.exec_module(module)
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        register()

@@ -1,0 +1,305 @@
+"""The buttons of a panel: a click calls the run and returns, and what goes wrong is told, not raised."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import ipywidgets
+
+from dreamo_batch.display import markup
+from dreamo_batch.display.markup import SHEET
+from dreamo_batch.display.panel import static_bundle
+from dreamo_batch.display.panel_view import message, view_of
+from dreamo_batch.display.thumbnails import SHARED
+from dreamo_batch.engine.budget import money
+from dreamo_batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dreamo_batch.display.panel import Controlled
+    from dreamo_batch.display.panel_view import Button, Caption, Controls, View
+
+
+logger = logging.getLogger(__name__)
+
+
+class ButtonRow:
+    """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed.
+
+    Parameters
+    ----------
+    batch : Controlled
+        What is called.
+    tell : callable
+        Called when what was clicked is done, in another thread, with what went wrong, or with empty text.
+
+    Attributes
+    ----------
+    box : ipywidgets.Box
+        What is displayed.
+    """
+
+    def __init__(self, batch: Controlled, tell: Callable[[str], None]) -> None:
+        self._batch = batch
+        self._tell = tell
+        self._under_way: set[str] = set()
+        self._pause = self._button("Pause", batch.pause)
+        self._resume = self._button("Resume", batch.resume)
+        self._stop = self._button("Stop", batch.stop)
+        self._retry = self._button("Retry failed", batch.retry)
+        self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
+        self._raise = self._button("Raise cap", self._raise_cap)
+        self._raise.tooltip = "Set a new cap over everything ever ordered in this directory."
+        self._why_not = ipywidgets.Label()
+        self._all = [
+            self._pause,
+            self._resume,
+            self._stop,
+            self._retry,
+            self._cap,
+            self._raise,
+            self._why_not,
+        ]
+        self.box = ipywidgets.Box(self._all)
+        self.box.add_class("dreamo-buttons")
+
+    def show(self, controls: Controls) -> None:
+        """Show which can be clicked, and why the others can't."""
+        _show(self._pause, controls.pause)
+        _show(self._resume, controls.resume)
+        _show(self._stop, controls.stop)
+        _show(self._retry, controls.retry)
+        self._offer_cap(controls.suggested_cap)
+        self._why_not.value = controls.why_not
+        _reveal(self._why_not, is_shown=bool(controls.why_not))
+
+    def close(self) -> None:
+        """Close every widget."""
+        for widget in (*self._all, self.box):
+            widget.close()
+
+    def _offer_cap(self, suggested: str) -> None:
+        """Ask for a new cap; what somebody is typing is never written over."""
+        if suggested and self._cap.layout.display != "":
+            self._cap.value = suggested
+        _reveal(self._cap, is_shown=bool(suggested))
+        _reveal(self._raise, is_shown=bool(suggested))
+
+    def _raise_cap(self) -> None:
+        amount = money(self._cap.value)
+        if amount is None:
+            raise UsageError(f"{self._cap.value!r} is not an amount; expected USD, such as 7.50.")
+        self._batch.raise_budget(amount)
+
+    def _button(self, words: str, action: Callable[[], None]) -> Any:
+        button = ipywidgets.Button(description=words)
+        button.on_click(lambda _: self._click(words, action))
+        return button
+
+    def _click(self, words: str, action: Callable[[], None]) -> None:
+        """Do it in a thread of its own: going on may ask the service for its price first, which takes a while."""
+        if words not in self._under_way:
+            self._under_way.add(words)
+            threading.Thread(target=self._do, args=(words, action), name="dreamo-click", daemon=True).start()
+
+    def _do(self, words: str, action: Callable[[], None]) -> None:
+        trouble = ""
+        try:
+            action()
+        except Exception as error:  # raised in a callback, it would be seen by nobody
+            logger.debug("%s", words, exc_info=True)
+            trouble = f"{words}: {str(error) or type(error).__name__}"
+        self._under_way.discard(words)
+        self._tell(trouble)
+
+
+def _show(widget: Any, button: Button) -> None:
+    widget.description = button.words
+    widget.disabled = not button.is_enabled
+    widget.tooltip = button.tooltip
+
+
+def _reveal(widget: Any, *, is_shown: bool) -> None:
+    widget.layout.display = "" if is_shown else "none"
+
+
+_N_PLACES: Final = 12
+
+
+class FilmStrip:
+    """A row of pictures that wraps.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        What is displayed.
+
+    Examples
+    --------
+    >>> strip = FilmStrip()
+    >>> strip.show((), n_new=0), strip.box.layout.display
+    (True, 'none')
+    >>> strip.close()
+    """
+
+    def __init__(self) -> None:
+        self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
+        self._taken: dict[Caption, Any] = {}
+        self._heading = ipywidgets.HTML(markup.NEWEST)
+        self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
+        self._row.add_class("dreamo-pictures")
+        self.box = ipywidgets.VBox([self._heading, self._row], layout={"display": "none"})
+        self.box.add_class("dreamo-block")
+
+    def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
+        """Show pictures, newest first; those that stay keep their place, so that only new ones are sent.
+
+        Returns
+        -------
+        bool
+            Whether all of them are shown; False while some thumbnails are still to be made.
+        """
+        shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
+        thumbnails = SHARED.of((caption.path for caption in shown), n_new=n_new)
+        self._settle(shown)
+        for caption, place in self._taken.items():
+            place.value = markup.picture(caption, thumbnails.get(caption.path))
+        self._row.children = tuple(self._taken.values())
+        self.box.layout.display = None if shown else "none"
+        return all(caption.path in thumbnails for caption in shown)
+
+    def close(self) -> None:
+        """Close every widget."""
+        for widget in (*self._places, self._heading, self._row, self.box):
+            widget.close()
+
+    def _settle(self, shown: tuple[Caption, ...]) -> None:
+        kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
+        used = {place.model_id for place in kept.values()}
+        free = iter([place for place in self._places if place.model_id not in used])
+        self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
+
+
+VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
+_N_NEW: Final = 3  # so that numbers never wait long for pictures
+_BLOCKS: Final = ("heading", "progress", "money", "problem", "errors", "notices")
+
+
+class Panel:
+    """The widgets of one panel: what they show, and the outputs that show them.
+
+    Parameters
+    ----------
+    batch : Controlled
+        The run that is shown and held.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        What is displayed; closing it ends the panel.
+    wake : threading.Event
+        Set when there is something to paint at once.
+    """
+
+    def __init__(self, batch: Controlled) -> None:
+        self.batch = batch
+        self.wake = threading.Event()
+        self._trouble = ""
+        self._outputs: list[Any] = []
+        self._kept: View | None = None
+        self._sheet = ipywidgets.HTML(f"<style>{SHEET}</style>", layout={"display": "none"})
+        self._blocks = {name: ipywidgets.HTML() for name in (*_BLOCKS, "trouble")}
+        self._buttons = ButtonRow(batch, self._tell)
+        self._strip = FilmStrip()
+        self.box = self._assemble()
+        self.paint(n_new=0)  # the thread that asks for a panel does not wait for pictures
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the widget was closed."""
+        return self.box.comm is None
+
+    def paint(self, *, n_new: int = _N_NEW) -> bool:
+        """Show the run as it is now; what has not changed is not sent.
+
+        Parameters
+        ----------
+        n_new : int
+            Thumbnails to make at most; the others follow the next time.
+
+        Returns
+        -------
+        bool
+            Whether that was its last state, as far as can be told.
+        """
+        try:
+            view = view_of(self.batch.status, can_control=self.batch.can_control)
+        except Exception as error:  # noqa: BLE001 - the user must see it, and the next look may succeed
+            self._show("trouble", markup.warning_box(message(f"The run can't be read: {error!r}")))
+            return False
+        for name in _BLOCKS:
+            self._show(name, getattr(markup, name)(view))
+        self._show("trouble", markup.warning_box(self._trouble) if self._trouble else "")
+        self._buttons.show(view.controls)
+        is_whole = self._strip.show(view.pictures, n_new=n_new)
+        self._keep(view if is_whole and view.is_over else None)
+        return is_whole and view.is_over
+
+    def display(self) -> None:
+        """Show the panel in the output of the cell that runs now."""
+        from IPython.display import display
+
+        output = display(self.bundle(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        if output is not None:
+            self._outputs.append(output)
+
+    def bundle(self, **_: Any) -> dict[str, Any]:
+        """Give the widget together with the static form of the same moment.
+
+        Once a run is over and nothing can be clicked, the static form stands alone: it shows in a notebook that is
+        opened again without its kernel, where the widget would not.
+        """
+        status = self.batch.status
+        controls = view_of(status, can_control=self.batch.can_control).controls
+        bundle = static_bundle(status)
+        if self.is_closed or (status.is_over and not controls.has_any):
+            return bundle
+        return {**bundle, VIEW_TYPE: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}}
+
+    def close(self) -> None:
+        """Close every widget."""
+        for part in (self._sheet, *self._blocks.values(), self._buttons, self._strip, self.box):
+            part.close()
+
+    def _assemble(self) -> Any:
+        above = [self._blocks[name] for name in ("heading", "progress", "money", "problem", "trouble")]
+        below = [self._blocks["errors"], self._strip.box, self._blocks["notices"]]
+        box = ipywidgets.VBox([self._sheet, *above, self._buttons.box, *below])
+        box.add_class("dreamo-panel")
+        wake = self.wake
+        box.observe(lambda _: wake.set(), names="comm")
+        box._repr_mimebundle_ = self.bundle
+        box._ipython_display_ = self.display
+        return box
+
+    def _show(self, name: str, html: str) -> None:
+        self._blocks[name].value = html
+        self._blocks[name].layout.display = "" if html else "none"
+
+    def _tell(self, trouble: str) -> None:
+        """Take what a click led to, in whatever thread; the painter shows it."""
+        self._trouble = message(trouble)
+        self.wake.set()
+
+    def _keep(self, view: View | None) -> None:
+        """Write the last state into the outputs, where a saved notebook keeps it; if it goes on, bring buttons back."""
+        last = None if view is None else dataclasses.replace(view, at="")
+        is_gone = self._kept is not None and not self._kept.controls.has_any
+        if last != self._kept and (last is not None or is_gone):
+            for output in self._outputs:
+                output.update(self.bundle(), raw=True)
+        self._kept = last

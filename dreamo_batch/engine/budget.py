@@ -1,0 +1,225 @@
+"""The budget: reserve before sending, settle when the cost is known, refuse what could pass the cap. Pure.
+
+``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what orders
+without a cost hold back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
+A failure that is known to be unbilled holds nothing back.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal, InvalidOperation, localcontext
+from typing import TYPE_CHECKING, Final, Literal
+
+from dreamo_batch.engine.attempts import OPEN, ORDERED, Order, Stage, is_unbilled, is_unresolved_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+ZERO: Final = Decimal(0)
+_DIGITS: Final = 60  # enough that sums of money texts are exact
+# Amounts are reckoned in this context, whatever the user's own rounds or traps.
+EXACT: Final = Context(prec=_DIGITS)
+
+Verdict = Literal["go", "wait", "stop"]
+
+
+def money(text: str | float | Decimal | None) -> Decimal | None:
+    """Read an exact amount; None for what is not a finite amount of at least zero, or of more digits than money has.
+
+    Examples
+    --------
+    >>> money("0.0286"), money(""), money(0.1)
+    (Decimal('0.0286'), None, Decimal('0.1'))
+    """
+    try:
+        amount = Decimal(str(text).strip())
+    except InvalidOperation:
+        return None
+    if not amount.is_finite() or amount < 0:
+        return None
+    exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
+    return amount if abs(exponent) <= _DIGITS and amount.adjusted() <= _DIGITS else None
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    """Add amounts up exactly.
+
+    Examples
+    --------
+    >>> total([Decimal("0.1")] * 3)
+    Decimal('0.3')
+    """
+    with localcontext(EXACT):
+        return sum(amounts, ZERO) or ZERO  # nothing is 0, not 0.0000
+
+
+def times(n: int, amount: Decimal) -> Decimal:
+    """Multiply an amount exactly.
+
+    Examples
+    --------
+    >>> times(3, Decimal("0.1"))
+    Decimal('0.3')
+    """
+    with localcontext(EXACT):
+        return n * amount
+
+
+def text(amount: Decimal) -> str:
+    """Write an amount without an exponent.
+
+    Examples
+    --------
+    >>> text(Decimal("1E-7"))
+    '0.0000001'
+    """
+    return format(amount, "f")
+
+
+class Budget:
+    """What was spent and is reserved in a run directory, against a cap.
+
+    Parameters
+    ----------
+    cap : Decimal or None
+        USD that spent + reserved never passes; None for no cap.
+    max_new : Decimal or None
+        USD that this call may add to what was spent and reserved before it; None for no such limit.
+    price : Decimal or None
+        USD a create reserves, until a higher price is seen; None if unknown.
+    n_pilot : int
+        Orders allowed under a cap in the directory's life that were sent before any price was known.
+    orders : iterable of Order
+        Everything ever ordered in the directory.
+
+    Examples
+    --------
+    >>> budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
+    >>> budget.verdict()
+    'go'
+    >>> budget.change(None, Order("a", 1, Stage.SENDING, reserved="0.03"))
+    >>> budget.verdict(), str(budget.reserved)
+    ('wait', '0.03')
+    """
+
+    def __init__(
+        self,
+        *,
+        cap: Decimal | None = None,
+        max_new: Decimal | None = None,
+        price: Decimal | None = None,
+        n_pilot: int = 0,
+        orders: Iterable[Order] = (),
+    ) -> None:
+        self.cap = cap
+        self.price = price
+        self.spent = ZERO
+        self._held = ZERO
+        self._n_unpriced = 0
+        self._n_open = 0
+        self._n_pilot = n_pilot
+        self.n_pilots = 0
+        for order in orders:
+            self._add(order, 1)
+        self.call_limit = None if max_new is None else total((self._committed(), max_new))
+
+    @property
+    def reserved(self) -> Decimal:
+        """USD held back; an order sent before any price was known counts at the price known now."""
+        return total((self._held, times(self._n_unpriced, self.price or ZERO)))
+
+    @property
+    def excess(self) -> Decimal:
+        """USD by which spent + reserved is over the cap; 0 within it."""
+        return ZERO if self.cap is None else max(total((self._committed(), self.cap.copy_negate())), ZERO)
+
+    @property
+    def limit(self) -> Decimal | None:
+        """USD that spent + reserved may come to in this call: the cap, or the sum agreed to for it if that is less."""
+        return min((limit for limit in (self.cap, self.call_limit) if limit is not None), default=None)
+
+    @property
+    def left(self) -> Decimal | None:
+        """USD that may still be added of the sum agreed to for this call; None where there is no such sum."""
+        if self.call_limit is None:
+            return None
+        return max(total((self.call_limit, self._committed().copy_negate())), ZERO)
+
+    def verdict(self) -> Verdict:
+        """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
+        limit = self.limit
+        if limit is None or (self.price is None and self.n_pilots < self._n_pilot):
+            return "go"
+        if self.price is not None and total((self._committed(), self.price)) <= limit:
+            return "go"
+        return "wait" if self._n_open else "stop"
+
+    def reserve(self) -> str | None:
+        """Take the reservation of the next create, as exact text; None while no price is known."""
+        return None if self.price is None else text(self.price)
+
+    def change(self, before: Order | None, after: Order) -> None:
+        """Follow an order from one state to the next."""
+        if before is not None:
+            self._add(before, -1)
+        self._add(after, 1)
+        cost = price_of(after)
+        if cost is not None:  # above the reservation it raises it for what follows; a pilot's sets it
+            self.price = cost if self.price is None else max(self.price, cost)
+
+    def _committed(self) -> Decimal:
+        return total((self.spent, self.reserved))
+
+    def _add(self, order: Order, sign: int) -> None:
+        if order.stage not in ORDERED:
+            return
+        self._n_open += sign * (order.stage in OPEN)
+        self.n_pilots += sign * (order.reserved is None)
+        cost, held = money(order.cost), money(order.reserved)
+        if cost is not None:
+            self.spent = total((self.spent, times(sign, cost)))
+        elif is_unbilled(order):
+            return
+        elif held is not None:
+            self._held = total((self._held, times(sign, held)))
+        else:
+            self._n_unpriced += sign
+
+
+def price_of(order: Order) -> Decimal | None:
+    """Give what an order shows of the price: the cost of one that completed.
+
+    Examples
+    --------
+    >>> price_of(Order("a", 1, Stage.COMPLETED, cost="0.0286"))
+    Decimal('0.0286')
+    """
+    return money(order.cost) if order.stage is Stage.COMPLETED else None
+
+
+def highest_price(orders: Iterable[Order]) -> Decimal | None:
+    """Give the highest price seen; None if none was.
+
+    Examples
+    --------
+    >>> highest_price([]) is None
+    True
+    """
+    return max((price for order in orders if (price := price_of(order)) is not None), default=None)
+
+
+def possibly_billed(orders: Iterable[Order]) -> Decimal | None:
+    """Add up what orders that may have been billed without a known cost hold back; None if one has no price.
+
+    Examples
+    --------
+    >>> doubtful = Order("a", 1, Stage.AMBIGUOUS, may_have_been_billed=True)
+    >>> possibly_billed([doubtful]) is None
+    True
+    """
+    held = [
+        money(order.reserved) for order in orders if is_unresolved_cost(order) and order.may_have_been_billed
+    ]
+    known = [amount for amount in held if amount is not None]
+    return total(known) if len(known) == len(held) else None

@@ -1,0 +1,730 @@
+"""Time, injected: the run never asks the machine for it directly."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from dreamo_batch import columns
+from dreamo_batch.engine import budget as money
+from dreamo_batch.engine import requests
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING, STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.engine.attempts import Kind as EventKind
+from dreamo_batch.engine.schedule import Action, Do, Key
+from dreamo_batch.engine.status import Snapshot
+from dreamo_batch.errors import (
+    AccessRefused,
+    BudgetReached,
+    DreamoError,
+    PriceUnknown,
+    RunStopped,
+    ServiceUnreachable,
+    StorageFailed,
+)
+from dreamo_batch.service import failures
+from dreamo_batch.service.failures import Failure, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from decimal import Decimal
+
+    from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.ledger import Ledger
+    from dreamo_batch.engine.requests import Effects
+    from dreamo_batch.engine.schedule import Schedule
+    from dreamo_batch.jobs.prepare import Job
+    from dreamo_batch.service.messages import Task
+
+
+class Clock(Protocol):
+    """What the run needs to know of time."""
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow; for intervals."""
+        ...
+
+    def wall(self) -> float:
+        """Unix seconds, UTC; for what is written down."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks.
+
+    Examples
+    --------
+    >>> clock = SystemClock()
+    >>> clock.monotonic() <= clock.monotonic()
+    True
+    """
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Unix seconds, UTC."""
+        return time.time()
+
+
+logger = logging.getLogger(__name__)
+
+_TOO_MANY: Final = " (too many requests)"
+_N_TOLD: Final = 3  # of notices that may come for every row
+_WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
+_REFUSALS: Final = {
+    failures.ACCESS_REFUSED: "the service refused access",
+    failures.FORBIDDEN: "the service refused access several times in a row",
+    failures.NO_CREDIT: "the account has no credit",
+    failures.NOT_OFFERED: "the service takes no orders at this address",
+}
+_SAME: Final = {
+    "output_url": "the service gave both the same link to a picture",
+    "output_sha256": "their picture files are identical",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one call is to do: the jobs of its table, and what the plan says of them.
+
+    `weights` counts the rows of each job, `n_invalid` the rows without one; `to_order` are new orders,
+    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_order` nothing is
+    ordered, whatever becomes known. `describe` gives what the ledger keeps of a job's row, as JSON.
+    """
+
+    jobs: Mapping[str, Job]
+    weights: Mapping[str, int]
+    n_invalid: int
+    to_order: Sequence[Key]
+    to_poll: Sequence[Key]
+    to_save: Sequence[tuple[Key, bool]]
+    max_attempts: int = 1
+    should_download: bool = True
+    may_order: bool = True
+    describe: Callable[[Job], str | None] = lambda _job: None
+
+
+class Coordinator:
+    """Keeps ledger, budget and schedule in step; see the module.
+
+    Parameters
+    ----------
+    ledger, budget, schedule, effects, clock
+        What it works with.
+    assignment : Assignment
+        What this call is to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        budget: Budget,
+        schedule: Schedule,
+        effects: Effects,
+        clock: Clock,
+        assignment: Assignment,
+    ) -> None:
+        self.ledger = ledger
+        self.budget = budget
+        self.schedule = schedule
+        self.assignment = assignment
+        self.stopped: DreamoError | None = None
+        self.notices: list[str] = []
+        self.on_change: Callable[[Order | None, Order], None] = _ignore
+        self._effects = effects
+        self._clock = clock
+        self._by_status = self._count()
+        self._again = {job_id for job_id, _ in assignment.to_order if self._is_settled(job_id)}
+        self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
+        self._is_outage_told = False
+        self._is_standstill_told = False
+        self._was_over_cap = bool(budget.excess)
+        self._job_of: dict[tuple[str, str], str] = {}
+        self._told: Counter[str] = Counter()
+        self._asked_in_vain: set[Key] = set()
+        self._unlisted: set[str] = set()
+        self._forbidden: list[str] = []  # jobs refused with 403 since the last create that was accepted
+        self._once_forbidden: set[str] = set()
+        self._has_accepted = False
+        self._is_poll_forbidden = False
+        self._away: Failure | None = None  # why the service was last taken as away
+        self._limited: Failure | None = None  # the last 429
+        for order in ledger.state:
+            for name in ("task_id", *_SAME):
+                self._other_job_with(order, name)
+
+    def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
+        """Queue everything; creates of an earlier call that are still on the wire are waited for."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        self.schedule.adopt(on_the_wire)
+        for key in self.assignment.to_poll:
+            order = self._order(key)
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
+        for key, refresh_first in self.assignment.to_save:
+            self.schedule.add_save(key, refresh_first=refresh_first, now=now)
+        self.schedule.add_jobs(self.assignment.to_order)
+
+    # Giving out.
+
+    def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
+        """Choose requests for free workers; creates among them are recorded as about to be sent."""
+        now = self._clock.monotonic()
+        work: list[tuple[Action, Callable[[], Any]]] = []
+        while len(work) < n_free and (action := self.schedule.next_action(now)) is not None:
+            work.append((action, self._work(action)))
+        return work
+
+    def take_back(self, action: Action) -> None:
+        """Undo what `give` chose, because it could not be written down and so was not sent."""
+        if action.do is Do.CREATE:
+            self.record(requests.not_sent(action.key, self._clock.wall()))
+            self.schedule.create_ended(action.key)
+
+    def wait_s(self, n_free: int) -> float | None:
+        """Seconds until time alone makes something possible; None: wait for an answer."""
+        now = self._clock.monotonic()
+        at = self.schedule.wake_at(now) if n_free else None
+        return None if at is None else min(max(0.0, at - now), _WAIT_MAX_S)
+
+    def is_over(self) -> bool:
+        """Whether this call has nothing more to do; says why if it stops early."""
+        now = self._clock.monotonic()
+        if self.schedule.outage.is_hopeless(now) or self._is_beyond_waiting():
+            self._give_up(self._why_unreachable())
+        elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
+            self._give_up(self._why_at_a_standstill(now))
+        self._tell_outage()
+        self._tell_standstill(now)
+        if not self.schedule.is_done():
+            return False
+        if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
+            self._out_of_money()
+        return True
+
+    def _out_of_money(self) -> None:
+        """Stop if rows are left over; a failure that can't be tried again by itself is none of them."""
+        asked = set(self.assignment.to_order)
+        error = self._out_of_budget()
+        if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
+            self.stop(error)
+        else:
+            self.notices.append(f"failed rows were not tried again: {error}")
+            self._again, self._n_again = set(), 0
+
+    def _work(self, action: Action) -> Callable[[], Any]:
+        key = action.key
+        if action.do is Do.CREATE:
+            job = self.assignment.jobs[key[0]]
+            reserved = self.budget.reserve()
+            before = self.ledger.state.find(*key)
+            wall = self._clock.wall()
+            self.record(
+                requests.sending(
+                    key,
+                    wall,
+                    seed=job.seed,
+                    reserved=reserved,
+                    before=before,
+                    inputs=self.assignment.describe(job),
+                )
+            )
+            return lambda: self._effects.create(key, job)
+        if action.do is Do.PROBE:
+            return self._effects.probe
+        order = self._order(key)
+        if action.do is Do.SAVE:
+            name = self._picture_name(key)
+            return lambda: self._effects.save(key, order.links, name=name, told_bytes=order.output_bytes_told)
+        return lambda: self._effects.fetch(action.do, key, order.task_id or "")
+
+    def _picture_name(self, key: Key) -> str:
+        """Name the picture of the last order that may make one by the job; one settled late by its number, too."""
+        orders = self.ledger.state.of(key[0])
+        last = max(order.order for order in orders if order.stage not in CAME_TO_NOTHING)
+        others = {Path(o.output_path).stem for o in orders if o.output_path is not None and o.order != key[1]}
+        is_jobs_own = last == key[1] and key[0] not in others
+        return key[0] if is_jobs_own else f"{key[0]}-order-{key[1]}"
+
+    # Taking in.
+
+    def take(self, answer: object) -> None:
+        """Take in the answer of a worker."""
+        match answer:
+            case requests.CreateAnswer():
+                self._create_ended(answer)
+            case requests.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
+                logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
+            case requests.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
+                logger.debug("an earlier call fetched the picture of job %s; this one does so itself", key[0])
+            case requests.PollAnswer(do=Do.REFRESH):
+                self._refreshed(answer)
+            case requests.PollAnswer():
+                self._polled(answer)
+            case requests.SaveAnswer():
+                self._save_ended(answer)
+            case requests.ProbeAnswer():
+                self._probed(answer)
+            case OSError():
+                self.storage_failed(answer)
+            case BaseException():
+                raise answer
+
+    def record(self, event: Event) -> Order:
+        """Fold an event into the ledger, the budget and the counts."""
+        before = self.ledger.state.find(event.job_id, event.order)
+        old = self.ledger.state.deciding(event.job_id)
+        (after,) = self.ledger.record([event])
+        self.budget.change(before, after)
+        self._other_job_with(after, "task_id")
+        weight = self.assignment.weights.get(event.job_id, 0)
+        self._by_status[status_of(old)] -= weight
+        self._by_status[status_of(self.ledger.state.deciding(event.job_id))] += weight
+        if event.job_id in self._again and not self._is_settled(event.job_id):
+            self._again.discard(event.job_id)
+            self._n_again -= weight
+        self.on_change(before, after)
+        return after
+
+    def settle(self, event: Event) -> None:
+        """Take in what somebody found out about an ambiguous order: ask for its task, or order it."""
+        order, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
+        key = (order.job_id, order.order)
+        if order.stage is Stage.ACCEPTED:
+            self.schedule.withdraw(order.job_id)  # it was to be ordered again only because of the doubt
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
+        elif self._is_to_be_ordered(order):
+            self.schedule.add_jobs([key])
+
+    def stop(self, error: DreamoError) -> None:
+        """Send no more creates; the first reason is the one that is told."""
+        self.schedule.is_submitting = False
+        self.stopped = self.stopped or error
+
+    def halt(self) -> None:
+        """Send nothing at all any more; only creates on the wire are waited for."""
+        self.schedule.halt()
+
+    def pause(self, *, is_paused: bool) -> None:
+        """Hold back new creates, or let them go on; what is in flight is finished either way."""
+        self.schedule.is_paused = is_paused
+        self.schedule.standstill.restart(self._clock.monotonic())
+
+    def storage_failed(self, error: OSError) -> None:
+        """Stop because the disk does not take what happens; graver than any other reason to stop."""
+        if not isinstance(self.stopped, StorageFailed):
+            self.stopped = None
+        self.stop(StorageFailed(self._what_to_do(error)))
+        self.halt()
+
+    def tell_unwritten(self) -> None:
+        """Tell what could not be put on the disk, in every way there is: these ids are paid for."""
+        taken = [event for event in self.ledger.unwritten() if event.kind is EventKind.ACCEPTED]
+        lines = [
+            f"could not be written down: job {event.job_id} is task {event.fields['task_id']}; once the disk is "
+            f'mended, settle it with resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")'
+            for event in taken
+        ]
+        self.notices += lines
+        for line in lines:
+            logger.warning("%s", line)
+        if lines and self.stopped is not None:
+            self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
+
+    def snapshot(self) -> Snapshot:
+        """Say how far the run is."""
+        return Snapshot(
+            by_status=dict(self._by_status),
+            spent_usd=self.budget.spent,
+            reserved_usd=self.budget.reserved,
+            max_cost_usd=self.budget.cap,
+            n_in_flight=self.schedule.n_in_flight,
+            n_again=self._n_again,
+        )
+
+    def _create_ended(self, answer: requests.CreateAnswer) -> None:
+        order = self._order(answer.key)
+        if isinstance(answer.result, str):
+            answer = replace(answer, result=self._own_task(answer.key, answer.result))
+        if isinstance(answer.result, str):
+            self._forbidden.clear()
+            self._has_accepted = True
+        elif answer.result.error_class == failures.FORBIDDEN:
+            answer = replace(answer, result=self._row_or_account(answer.key[0], answer.result))
+        self.record(requests.create_ended(order, answer, self._clock.wall()))
+        now = self._clock.monotonic()
+        if isinstance(answer.result, str):
+            self.schedule.accepted(answer.key, now=now)
+        else:
+            self._create_failed(answer.key, answer.result, now)
+
+    def _own_task(self, key: Key, task_id: str) -> str | Failure:
+        """Take a task id, unless it is another order's: then nobody knows what became of this create."""
+        owner = self._job_of.get(("task_id", task_id), key[0])
+        known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
+        if known is None or (known.job_id, known.order) == key:
+            return task_id
+        return Failure(
+            Kind.MAY_HAVE_ARRIVED,
+            failures.OTHER_TASK,
+            http_status=200,
+            message=f"the service answered with task {task_id}, which is the task of job {owner} already",
+        )
+
+    def _other_job_with(self, order: Order, name: str) -> str | None:
+        """Remember whose task, link or file it is; name the other job that had it before."""
+        value = getattr(order, name)
+        owner = order.job_id if value is None else self._job_of.setdefault((name, value), order.job_id)
+        return None if owner == order.job_id else owner
+
+    def _tell_same_picture(self, order: Order, name: str) -> None:
+        """Warn where two jobs were given one picture: one of them may hold what was made for the other."""
+        other = self._other_job_with(order, name)
+        if other is not None:
+            self._tell(
+                name,
+                f"jobs {other} and {order.job_id} differ, but {_SAME[name]}; look at both pictures before you use them",
+            )
+
+    def _tell(self, kind: str, text: str) -> None:
+        """Say something that may hold for every row, a few times."""
+        self._told[kind] += 1
+        if self._told[kind] <= _N_TOLD:
+            is_last = self._told[kind] == _N_TOLD
+            self.notices.append(f"{text} (further ones aren't listed)" if is_last else text)
+
+    def _row_or_account(self, job_id: str, failure: Failure) -> Failure:
+        """Judge a 403 by the other creates: a firewall may dislike one prompt, or the account be refused.
+
+        Its job is tried once more after the others. Two in a row with nothing accepted between are the account's.
+        """
+        is_again = job_id in self._once_forbidden
+        others = [other for other in self._forbidden if other != job_id]
+        self._forbidden.append(job_id)
+        self._once_forbidden.add(job_id)
+        if others or (is_again and not self._has_accepted):
+            return failure
+        return replace(failure, kind=Kind.PERMANENT if is_again else Kind.TRANSIENT)
+
+    def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
+        self.schedule.create_ended(key)
+        if failure.kind is Kind.PERMANENT:
+            if failure.http_status is not None:
+                self.schedule.answered(is_create=True)
+        elif failure.kind is Kind.MAY_HAVE_ARRIVED:
+            self._away = failure
+            self.schedule.outage.failed(now, is_create=True)
+            self.notices.append(
+                f"job {key[0]}: no usable reply to its create ({failure.error_class}: {failure.message}); it may have "
+                "been accepted and billed, and won't be resent unless you ask"
+            )
+        else:
+            self._not_taken(key, failure, now)
+
+    def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
+        is_wanted = key[0] in self.assignment.jobs and self._came_to_nothing(key[0])
+        if failure.kind is Kind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
+            self.schedule.answered(is_create=True)
+            if is_wanted:
+                self.schedule.add_jobs([key])
+            return
+        if is_wanted:
+            self.schedule.send_again(key)
+        if failure.kind is Kind.STOP:
+            self._refused_access(failure)
+        elif failure.error_class == failures.RATE_LIMITED:
+            self._limited = failure
+            self.schedule.limited(now, asked_s=failure.retry_after_s, create=key)
+        else:
+            self._away = failure
+            self.schedule.outage.failed(now, is_create=True)
+
+    def _polled(self, answer: requests.PollAnswer) -> None:
+        key, now = answer.key, self._clock.monotonic()
+        if isinstance(answer.result, Failure):
+            self._poll_failed(key, answer.result, now)
+            return
+        self.schedule.answered()
+        self._is_poll_forbidden = False
+        self._look_at_echo(key, answer.result)
+        if answer.result.status == "in_progress":
+            word = answer.result.unlisted_status
+            self._unless(self.schedule.still_running(key, now), key, word and f"its status is {word!r}")
+            return
+        n_polls = self.schedule.n_polls(key) + 1
+        self.schedule.task_ended(key, now)
+        price, excess = self.budget.price, self.budget.excess
+        order = self.record(requests.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        self._tell_money(price, excess)
+        if order.stage is Stage.COMPLETED:
+            self._tell_same_picture(order, "output_url")
+            self._save(key, order, now)
+        elif order.error_class == failures.NO_CREDIT:
+            self._refused_access(failures.from_task(answer.result))
+        elif requests.is_retryable(order):
+            self._order_anew(key[0])
+
+    def _look_at_echo(self, key: Key, task: Task) -> None:
+        """Say so where the service names a status that is not listed, or another seed than was sent."""
+        word, sent = task.unlisted_status, self._order(key).seed_sent
+        if word is not None and task.status == "in_progress" and word not in self._unlisted:
+            self._unlisted.add(word)
+            self._tell(
+                "status",
+                f"the service names a status that is not in its documents: {word!r} (task {task.task_id}). It counts "
+                "as in progress; if it comes with a picture or an error, the task has ended",
+            )
+        if task.seed is not None and sent is not None and sent > 0 and task.seed != sent:
+            self._tell(
+                "seed", f"job {key[0]}: seed {sent} was sent, and the service speaks of seed {task.seed}"
+            )
+
+    def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:
+        """Say so under a cap when an order cost more than was reserved, and when that passes the cap."""
+        if self.budget.cap is None or price is None or self.budget.price is None:
+            return
+        if self.budget.price > price:
+            self.notices.append(
+                f"an order cost {money.text(self.budget.price)} USD where {money.text(price)} were reserved; from now "
+                "on as much is reserved for each"
+            )
+        if self.budget.excess > excess:
+            self.notices.append(
+                f"spent and reserved are {money.text(self.budget.excess)} USD over the cap of "
+                f"{money.text(self.budget.cap)}, because orders in flight cost more than was reserved; nothing more is "
+                "ordered under this cap"
+            )
+
+    def _poll_failed(self, key: Key, failure: Failure, now: float) -> None:
+        if failure.error_class == failures.TASK_NOT_FOUND:
+            self.schedule.answered()
+            n_polls = self.schedule.n_polls(key) + 1
+            if not self.schedule.not_found(key, now):
+                self.record(requests.lost(key, self._clock.wall(), n_polls))
+            return
+        if failure.error_class == failures.OTHER_TASK and key not in self._asked_in_vain:
+            self._asked_in_vain.add(key)
+            self._tell(
+                failures.OTHER_TASK,
+                f"job {key[0]}: {failure.message}; that answer isn't used, and the task is asked for again",
+            )
+        self._unless(self.schedule.poll_failed(key, now), key, failure.message)
+        self._note(failure, now)
+
+    def _note(self, failure: Failure, now: float) -> None:
+        """Learn from a question that was not answered."""
+        is_first_403 = failure.error_class == failures.FORBIDDEN and not self._is_poll_forbidden
+        self._is_poll_forbidden = failure.error_class == failures.FORBIDDEN
+        if failure.kind is Kind.STOP and not is_first_403:
+            self._refused_access(failure)
+            self.schedule.is_polling = False
+        elif failure.is_outage:
+            self._away = failure
+            self.schedule.outage.failed(now, is_create=False)
+        elif failure.error_class == failures.RATE_LIMITED:
+            self._limited = failure
+            self.schedule.limited(now, asked_s=failure.retry_after_s)
+        else:
+            self.schedule.answered()
+
+    def _refreshed(self, answer: requests.PollAnswer) -> None:
+        key, task, now = answer.key, answer.result, self._clock.monotonic()
+        if isinstance(task, Failure):
+            self._note(task, now)
+            if self.schedule.is_polling and (task.is_outage or task.error_class == failures.RATE_LIMITED):
+                self.schedule.refresh_failed(key, now)
+                return
+        elif task.urls and task.urls != self._order(key).links:
+            self.record(requests.new_links(self._order(key), self._clock.wall(), task.urls))
+        self.schedule.refreshed(key, now)
+
+    def _save_ended(self, answer: requests.SaveAnswer) -> None:
+        key, now, wall = answer.key, self._clock.monotonic(), self._clock.wall()
+        if answer.refusal is not None:
+            self._limited = answer.refusal
+            self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
+        if not isinstance(answer.result, str):
+            self.schedule.saved(key, now)
+            self._tell_same_picture(
+                self.record(requests.save_ended(key, answer.result, wall)), "output_sha256"
+            )
+        elif not self.schedule.save_failed(key, now):
+            self.record(requests.unsaved(key, wall, answer.result))
+
+    def _probed(self, answer: requests.ProbeAnswer) -> None:
+        if not answer.is_there:
+            self._away = answer.failure or self._away
+        self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
+
+    def _tell_outage(self) -> None:
+        outage = self.schedule.outage
+        if outage.is_lasting and outage.mood == "down" and not self._is_outage_told:
+            self._is_outage_told = True
+            self.notices.append(
+                f"the service can't be reached{_reason(self._away)}; waiting for it, nothing is lost and no row fails"
+            )
+        elif self._is_outage_told and outage.has_answered:
+            self._is_outage_told = False
+            self.notices.append("the service answers again; going on")
+
+    def _tell_standstill(self, now: float) -> None:
+        schedule = self.schedule
+        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._is_standstill_told:
+            self._is_standstill_told = True
+            asked_s = schedule.cool_down_left_s(now)
+            self.notices.append(
+                f"the service answers every request with 429{_reason(self._limited) or _TOO_MANY}; waiting, the next "
+                f"one is sent in {asked_s:.0f} s, and no row fails"
+            )
+        elif self._is_standstill_told and schedule.standstill.since is None:
+            self._is_standstill_told = False
+            self.notices.append("the service takes requests again; going on")
+
+    def _save(self, key: Key, order: Order, now: float) -> None:
+        if self.assignment.should_download:
+            self.schedule.add_save(key, refresh_first=order.output_url is None, now=now)
+
+    def _order_anew(self, job_id: str) -> None:
+        orders = self.ledger.state.of(job_id)
+        is_wanted = job_id in self.assignment.jobs and self._came_to_nothing(job_id)
+        if len(orders) < self.assignment.max_attempts and is_wanted:
+            self.schedule.add_jobs([(job_id, next_number(orders))])
+            self._again.add(job_id)
+            self._n_again += self.assignment.weights.get(job_id, 0)
+
+    def _came_to_nothing(self, job_id: str) -> bool:
+        """Whether no order of a job is under way or has its picture."""
+        chosen = self.ledger.state.deciding(job_id)
+        return chosen is None or chosen.stage in CAME_TO_NOTHING
+
+    def _is_to_be_ordered(self, order: Order) -> bool:
+        """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
+        is_wanted = self.assignment.may_order and order.job_id in self.assignment.jobs
+        is_deciding = self.ledger.state.deciding(order.job_id) == order
+        return is_wanted and is_deciding and all(key[0] != order.job_id for key in self.schedule.waiting)
+
+    def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
+        if not goes_on:
+            timeout_s = self.schedule.limits.task_timeout_s
+            self.record(requests.overdue(key, self._clock.wall(), timeout_s, oddity))
+
+    def _refused_access(self, failure: Failure) -> None:
+        self.stop(
+            AccessRefused(
+                f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
+                "ordered; what is in flight is finished. Once that is settled, run the same call again."
+            )
+        )
+
+    def _give_up(self, reason: str) -> None:
+        self.stop(ServiceUnreachable(f"{reason}. Run the same call again to go on; nothing is bought twice."))
+        self.halt()
+
+    def _why_unreachable(self) -> str:
+        if self.schedule.outage.is_losing_creates:
+            return (
+                f"the answers to several creates in a row were lost, one after another{_reason(self._away)}"
+            )
+        if self._is_beyond_waiting():
+            return f"the service can't be reached, and waiting won't change that: {self._away}"
+        return f"the service could not be reached for too long{_reason(self._away)}"
+
+    def _is_beyond_waiting(self) -> bool:
+        """Whether the way to the service is wrong: nothing was ever answered, and the cause doesn't pass by itself."""
+        outage = self.schedule.outage
+        is_lasting = self._away is not None and self._away.cause is not None
+        return outage.mood == "down" and outage.is_unmet and is_lasting
+
+    def _why_at_a_standstill(self, now: float) -> str:
+        schedule = self.schedule
+        waited_s = now - (schedule.standstill.since or now)
+        left_s = schedule.cool_down_left_s(now)
+        asked = f", and asks to wait for another {left_s:.0f} s" if left_s else ""
+        return (
+            f"the service has answered every request with 429{_reason(self._limited) or _TOO_MANY} for "
+            f"{waited_s:.0f} s{asked}; {schedule.n_waiting} jobs are not ordered"
+        )
+
+    def _out_of_budget(self) -> DreamoError:
+        if self.budget.price is None:
+            return PriceUnknown(
+                f"no order has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more is "
+                "ordered under a cap that can't be kept. Give unit_cost= (USD an order), or "
+                f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such order of this directory, and the "
+                "cap can't bind them."
+            )
+        limit = self.budget.limit or money.ZERO
+        is_of_call = limit != self.budget.cap
+        spent = money.text(self.budget.spent)
+        reserved, excess = money.text(self.budget.reserved or money.ZERO), money.text(self.budget.excess)
+        why = (
+            " before this call began"
+            if self._was_over_cap
+            else ", because orders in flight cost more than reserved"
+        )
+        over = f", {excess} over it{why}" if self.budget.excess else ""
+        return BudgetReached(
+            f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
+            f"{spent} spent, {reserved} reserved, and the next order may cost {money.text(self.budget.price)}. "
+            f"{self.schedule.n_waiting} jobs were not ordered. "
+            f"Run again with a higher {'max_new_cost' if is_of_call else 'max_cost'}= to go on."
+        )
+
+    def _what_to_do(self, error: OSError) -> str:
+        directory = self.ledger.directory
+        if directory.is_in_place():
+            return (
+                f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing more is "
+                "ordered. Make room or mend the directory, then run the same call again: what is in flight is picked "
+                "up."
+            )
+        return (
+            f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
+            "on it. Nothing more is ordered; answers that still arrive are kept in a file strays-*.jsonl, which the "
+            "next call on the directory reads. Put the directory back, or run the same call on its new path: what is "
+            "in flight is picked up. .results of this error holds the task ids, too."
+        )
+
+    def _order(self, key: Key) -> Order:
+        order = self.ledger.state.find(*key)
+        if order is None:
+            raise RunStopped(f"order {key[1]} of job {key[0]} is not in the ledger")
+        return order
+
+    def _is_settled(self, job_id: str) -> bool:
+        return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
+
+    def _count(self) -> Counter[str]:
+        counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
+        counts[columns.INVALID] = self.assignment.n_invalid
+        for job_id, weight in self.assignment.weights.items():
+            counts[status_of(self.ledger.state.deciding(job_id))] += weight
+        return counts
+
+
+def _ignore(_before: Order | None, _after: Order) -> None:
+    """Nobody follows the orders."""
+
+
+def _reason(failure: Failure | None) -> str:
+    """Give the last reason in the service's or the library's own words, in brackets."""
+    if failure is None or not failure.message:
+        return ""
+    status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
+    return f" ({status}{failure.message})"
+
+
+def status_of(order: Order | None) -> str:
+    """Give the status of a job by the order that says how it stands.
+
+    Examples
+    --------
+    >>> status_of(None)
+    'pending'
+    """
+    return columns.PENDING if order is None else STATUS_OF[order.stage]

@@ -1,0 +1,687 @@
+"""How fast: poll times learned from latencies, the in-flight window, request rates and back-off. Pure.
+
+Nothing here waits or reads a clock; every method is told the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from dreamo_batch.service import contract
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Collection
+
+
+_SAMPLES: Final = 128
+_SAMPLES_MIN: Final = 2
+_FIRST_DEVIATIONS: Final = 1.6
+_DEVIATION_MIN: Final = 0.05
+_POLL_WORTH: Final = 0.0105  # of the median: the delay that one poll is worth
+_STEP_MIN_S: Final = 0.02
+_STEP_MAX_S: Final = 10.0
+_JITTER: Final = 0.05
+_UNKNOWN_FIRST_S: Final = 0.2
+_UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
+_TAIL: Final = 1e-6
+_SEEN_AT_ONCE: Final = 0.7
+_WHOLE: Final = 1 - 1e-6  # of a token: what rounding of large clock times may leave of one
+POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end is not counted
+
+
+class PollTimes:
+    """When to ask for a task next, learned from the latencies of the last 128 tasks.
+
+    Latencies of such services are close to log-normal, so a log-normal is fitted to what was seen. A task is
+    first asked for when it may be done (1.6 standard deviations before the median of the logarithms), then at
+    intervals that weigh the delay of seeing its end late against the cost of asking: with ``h`` the rate at
+    which tasks of its age end, asking every ``sqrt(2 * c / h)`` is best, where one poll is worth the delay
+    ``c``. Until two latencies were seen, intervals grow with the task's age from 0.2 s up to what the vendor's
+    own client uses.
+
+    Examples
+    --------
+    >>> import random
+    >>> times = PollTimes(random.Random(0))
+    >>> for latency_s in (8.0, 10.0, 12.5) * 20:
+    ...     times.learn(latency_s, unfinished_s=latency_s)
+    >>> 6 < times.due_in(age_s=0.0) < 8, 0.3 < times.due_in(age_s=10.0) < 0.8
+    (True, True)
+    """
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+        self._logarithms: deque[float] = deque(maxlen=_SAMPLES)
+        self._fit: tuple[float, float] | None = None
+
+    def learn(self, seen_s: float, *, unfinished_s: float = 0.0) -> None:
+        """Take in the age at which a task was seen done, and the last at which it was not.
+
+        Its end lies between the two. One that was done when first asked for may have been done long before, so
+        that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
+        """
+        latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
+        self._logarithms.append(math.log(max(latency_s, _STEP_MIN_S)))
+        self._fit = None
+
+    def due_in(self, age_s: float) -> float:
+        """Seconds until a task of this age is asked for again."""
+        if len(self._logarithms) < _SAMPLES_MIN:
+            growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
+            return self._jittered(min(growing, contract.POLL_EVERY_S.value))
+        mean, deviation = self._fitted()
+        first_s = math.exp(mean - _FIRST_DEVIATIONS * deviation)
+        if age_s < first_s:
+            return max(first_s - age_s, _STEP_MIN_S)
+        return self._jittered(self._step_s(age_s, mean, deviation))
+
+    def _fitted(self) -> tuple[float, float]:
+        if self._fit is None:
+            n = len(self._logarithms)
+            mean = sum(self._logarithms) / n
+            variance = sum((value - mean) ** 2 for value in self._logarithms) / n
+            self._fit = mean, max(math.sqrt(variance), _DEVIATION_MIN)
+        return self._fit
+
+    def _step_s(self, age_s: float, mean: float, deviation: float) -> float:
+        worth_s = _POLL_WORTH * math.exp(mean)
+        step_s = math.sqrt(2 * worth_s / hazard(age_s, mean, deviation))
+        step_s = math.sqrt(2 * worth_s / hazard(age_s + step_s / 2, mean, deviation))
+        return min(max(step_s, _STEP_MIN_S), _STEP_MAX_S)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1 + self._random.uniform(-_JITTER, _JITTER))
+
+
+def hazard(age_s: float, mean: float, deviation: float) -> float:
+    """Rate, in 1/s, at which tasks of an age end, for a log-normal with such logarithms.
+
+    Examples
+    --------
+    >>> round(hazard(1.0, 0.0, 1.0), 3)
+    0.798
+    """
+    z = (math.log(age_s) - mean) / deviation
+    surviving = 0.5 * math.erfc(z / math.sqrt(2))
+    if surviving < _TAIL:  # far out, where the quotient below loses its digits, the rate tends to this
+        return z / (deviation * age_s)
+    density = math.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * deviation * age_s)
+    return max(density / surviving, _TAIL)
+
+
+class TokenBucket:
+    """A rate limit: at most `rate` a second, with bursts of a tenth of a second's worth.
+
+    Examples
+    --------
+    >>> bucket = TokenBucket(10.0)
+    >>> bucket.take(now=0.0), bucket.take(now=0.0), round(bucket.ready_at(0.0), 3)
+    (True, False, 0.1)
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._tokens = self._size
+        self._at: float | None = None
+
+    @property
+    def _size(self) -> float:
+        return max(1.0, self.rate / 10)
+
+    def ready_at(self, now: float) -> float:
+        """Say when the next token is there."""
+        self._refill(now)
+        return now if self._tokens >= _WHOLE else now + (1 - self._tokens) / self.rate
+
+    def take(self, now: float) -> bool:
+        """Take a token if there is one."""
+        self._refill(now)
+        if self._tokens < _WHOLE:
+            return False
+        self._tokens -= 1
+        return True
+
+    def give_back(self) -> None:
+        """Return a token: what it was taken for should not count."""
+        self._tokens = min(self._size, self._tokens + 1)
+
+    def _refill(self, now: float) -> None:
+        if self._at is not None:
+            self._tokens = min(self._size, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+
+
+class Window:
+    """How many tasks may be at the service: the user's limit, narrowed by what the service refuses.
+
+    A 429 shows how many it takes: the window closes to what is in flight. It is tried at once whether one more is
+    taken; after that it opens by one after a number of accepted creates that doubles each time it was refused, so
+    that a service with a fixed cap is asked for more ever more rarely.
+
+    Examples
+    --------
+    >>> window = Window(8)
+    >>> window.refused(n_in_flight=3)
+    >>> window.size
+    3
+    >>> window.open_once()
+    >>> window.refused(n_in_flight=3)
+    >>> for _ in range(40):
+    ...     window.accepted(n_in_flight=3)
+    >>> window.size
+    4
+    """
+
+    _HOLD_FIRST: Final = 20
+    _HOLD_MAX: Final = 2000
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = limit
+        self._before = limit
+        self._hold = self._HOLD_FIRST
+        self._n_accepted = 0
+        self._is_opened = False
+
+    def refused(self, n_in_flight: int) -> None:
+        """Take in a 429 that came while so many tasks were accepted and unfinished."""
+        self._before = self.size
+        if self._is_opened:
+            self.size = max(1, self.size - 1)
+            self._hold = min(2 * self._hold, self._HOLD_MAX)
+        else:
+            self.size = max(1, min(self.size, n_in_flight))
+        self._is_opened = False
+        self._n_accepted = 0
+
+    def accepted(self, n_in_flight: int = 0) -> None:
+        """Take in an accepted create, and how many are in flight with it."""
+        self.size = min(max(self.size, n_in_flight), self.limit)  # sent before the window closed, and taken
+        if self.size >= self.limit:
+            return
+        self._n_accepted += 1
+        if self._n_accepted >= self._hold:
+            self.open_once()
+
+    def open_once(self) -> None:
+        """Open by one."""
+        if self.size < self.limit:
+            self.size += 1
+            self._is_opened = True
+            self._n_accepted = 0
+
+    def reopen(self) -> None:
+        """Undo the last closing: it was something else that the service had too much of."""
+        self.size = max(self.size, self._before)
+        self._is_opened = False
+        self._n_accepted = 0
+
+
+class BackOff:
+    """Waiting times that double, jittered, up to a cap; a word from the service takes their place.
+
+    Examples
+    --------
+    >>> import random
+    >>> back_off = BackOff(random.Random(0), first_s=1.0, cap_s=30.0)
+    >>> back_off.next(asked_s=7.0)
+    7.0
+    >>> 1.5 < back_off.next() < 2.5
+    True
+    """
+
+    def __init__(self, source: random.Random, *, first_s: float, cap_s: float) -> None:
+        self._random = source
+        self._first_s = first_s
+        self._cap_s = cap_s
+        self.n = 0
+
+    def next(self, asked_s: float | None = None) -> float:
+        """Seconds to wait now; each call waits longer than the one before."""
+        wait_s = min(self._first_s * 2.0**self.n, self._cap_s)
+        self.n = min(self.n + 1, 30)
+        if asked_s is not None:
+            return max(asked_s, self._first_s)  # a service that asks for no wait at all is not hammered
+        return wait_s * self._random.uniform(0.8, 1.2)
+
+    def reset(self) -> None:
+        """Start over."""
+        self.n = 0
+
+
+Key = tuple[str, int]
+
+_CALM: Final = 4.0  # times the last cool-down: after so long without a refusal the next one is short again
+_BLAMED_S: Final = 5.0
+_N_CREATED: Final = 30
+_TAKEN: Final = 0.75
+
+
+class Pace:
+    """The rate of requests of every kind: unlimited until some are refused for coming too fast, then learned.
+
+    Refused, it falls to a little less than what was answered in the last ten seconds. It rises again by a step after
+    a number of requests that had to wait for it: steps double while they succeed, and the number doubles each time
+    they are refused, so that a service with a fixed rate is tried ever more rarely.
+
+    Examples
+    --------
+    >>> pace = Pace()
+    >>> for n in range(40):
+    ...     pace.answered(now=n / 10)
+    >>> pace.refused(now=4.0)
+    >>> round(pace.rate, 1)
+    9.5
+    >>> pace.take(now=4.0), pace.is_ready(now=4.0), round(pace.ready_at(now=4.0), 2)
+    (True, False, 4.11)
+    """
+
+    _OVER_S: Final = 10.0
+    _KEPT: Final = 5000
+    _SHARE: Final = 0.95
+    _FALL_MOST: Final = 0.7
+    _FALL_LEAST: Final = 0.95
+    _RATE_MIN: Final = 0.05
+    _HOLD_FIRST: Final = 20
+    _HOLD_MAX: Final = 640
+    _STEP_FIRST: Final = 0.04
+    _STEP_MAX: Final = 0.5
+
+    def __init__(self) -> None:
+        self._answered: deque[float] = deque(maxlen=self._KEPT)
+        self._bucket: TokenBucket | None = None
+        self._hold = self._HOLD_FIRST
+        self._step = self._STEP_FIRST
+        self._n_held = 0
+        self._is_holding = False
+        self._has_risen = False
+
+    @property
+    def rate(self) -> float:
+        """Requests a second; infinite while none was refused."""
+        return math.inf if self._bucket is None else self._bucket.rate
+
+    def measured(self, now: float) -> float:
+        """Requests answered a second, in the last ten seconds or since the first."""
+        while self._answered and self._answered[0] < now - self._OVER_S:
+            self._answered.popleft()
+        over_s = now - self._answered[0] if self._answered else 0.0
+        return max(len(self._answered) / max(over_s, 1.0), self._RATE_MIN)
+
+    def answered(self, now: float) -> None:
+        """Take in an answer that was no refusal."""
+        self._answered.append(now)
+
+    def refused(self, now: float, *, measured: float | None = None) -> None:
+        """Fall to what the service was seen to take, here or at an earlier moment."""
+        rate = self._SHARE * (self.measured(now) if measured is None else measured)
+        if self._bucket is None:
+            self._bucket = TokenBucket(rate)
+        else:
+            before = self._bucket.rate
+            rate = min(max(rate, self._FALL_MOST * before), self._FALL_LEAST * before)
+            self._bucket.rate = max(rate, self._RATE_MIN)
+            if self._has_risen:
+                self._hold = min(2 * self._hold, self._HOLD_MAX)
+        self._has_risen = False
+        self._step = self._STEP_FIRST
+        self._n_held = 0
+
+    def is_ready(self, now: float) -> bool:
+        """Whether a request may be sent now."""
+        is_ready = self.ready_at(now) <= now
+        self._is_holding |= not is_ready
+        return is_ready
+
+    def ready_at(self, now: float) -> float:
+        """Say when the next request may be sent, by the rate."""
+        return -math.inf if self._bucket is None else self._bucket.ready_at(now)
+
+    def take(self, now: float) -> bool:
+        """Count a request that is sent; False if it should not be yet."""
+        if self._bucket is None:
+            return True
+        if not self._bucket.take(now):
+            return False
+        self._n_held += self._is_holding  # what never had to wait says nothing of a higher rate
+        self._is_holding = False
+        if self._n_held >= self._hold:
+            self._bucket.rate *= 1 + self._step
+            self._has_risen = True
+            self._step = min(2 * self._step, self._STEP_MAX)
+            self._n_held = 0
+        return True
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """A create was refused, and it is not known yet what for; `unseen` may have ended before the trial was taken."""
+
+    measured: float
+    trial: Key | None = None
+    is_taken: bool = False
+    unseen: set[Key] = field(default_factory=set)
+
+
+class Quota:
+    """Follows what is sent, taken and refused, and says whether more may be sent.
+
+    Parameters
+    ----------
+    source : random.Random
+        For jitter.
+    n_most : int
+        Tasks at the service at once that the user allows.
+
+    Examples
+    --------
+    >>> import random
+    >>> quota = Quota(random.Random(0), n_most=8)
+    >>> quota.refused(now=0.0, n_tasks=2, asked_s=3.0, create=("a", 1))
+    >>> quota.window.size, quota.is_open(now=2.9), quota.ready_at(now=2.9)
+    (2, False, 3.0)
+    """
+
+    def __init__(self, source: random.Random, *, n_most: int) -> None:
+        self.window = Window(n_most)
+        self.pace = Pace()
+        self.cool_until = 0.0
+        self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
+        self._cool_s = 0.0
+        self._blamed_until = -math.inf
+        self._doubt: _Doubt | None = None
+        self._sent_before: set[Key] = set()
+        self._on_the_wire: set[Key] = set()
+        self._has_closed = False
+        self._is_window_known = False
+        self._created: deque[bool] = deque(maxlen=_N_CREATED)
+
+    # What may be sent.
+
+    def is_open(self, now: float) -> bool:
+        """Whether a request may be sent now."""
+        return now >= self.cool_until and self.pace.is_ready(now)
+
+    def ready_at(self, now: float) -> float:
+        """Say when the next request may be sent."""
+        return max(self.cool_until, self.pace.ready_at(now))
+
+    def has_room(self, n_in_flight: int) -> bool:
+        """Whether the service may take one more task."""
+        is_trial_due = self._doubt is not None and self._doubt.trial is None and not self._on_the_wire
+        size = self.window.size
+        return n_in_flight < size or (is_trial_due and n_in_flight == size < self.window.limit)
+
+    # What was sent, and how it ended.
+
+    def sent(self, now: float) -> None:
+        """Count a request."""
+        self.pace.take(now)
+
+    def create_sent(self, key: Key, tasks: Collection[Key]) -> None:
+        """Count a create, sent beside these tasks."""
+        if len(tasks) + len(self._on_the_wire) >= self.window.size:
+            self.window.open_once()
+            if self._doubt is not None:
+                self._doubt.trial, self._doubt.unseen = key, set(tasks)
+        self._on_the_wire.add(key)
+        self._sent_before.discard(key)
+
+    def create_ended(self, key: Key) -> None:
+        """Take in that a create was answered, or lost."""
+        self._on_the_wire.discard(key)
+
+    def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
+        """Take in an accepted create, and how many tasks there are with it."""
+        self._created.append(True)
+        self.pace.answered(now)
+        self.window.accepted(n_tasks)
+        self._cool_down.reset()
+        if self._doubt is not None and key == self._doubt.trial:
+            self._doubt.is_taken = True
+
+    def seen(self, key: Key, *, now: float, is_running: bool) -> None:
+        """Take in what a task was seen to be."""
+        self.pace.answered(now)
+        doubt = self._doubt
+        if doubt is None or key not in doubt.unseen:
+            return
+        if not is_running:  # tasks are short, so that polls will tell before long
+            self._doubt, self._is_window_known = None, True
+        elif doubt.is_taken:
+            doubt.unseen.discard(key)
+            if not doubt.unseen and self._is_mostly_taken():
+                self._doubt = None
+                self.window.reopen()
+            elif not doubt.unseen:
+                self._blame_rate(now, doubt.measured, is_new=True)
+
+    def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
+        """Take in a 429, of a create or of anything else, while there were so many tasks."""
+        is_new = now >= self.cool_until and create not in self._sent_before
+        if create is not None:
+            is_lone = self._is_mostly_taken() and self._created[-1]
+            self._created.append(False)
+            # Nothing was refused before it: the same one is sent again at once, and only a second no says something.
+            if is_lone and is_new and asked_s is None and now >= self._blamed_until:
+                return
+        if is_new:
+            self._begin_cool_down(now, asked_s)
+        elif asked_s is not None:
+            self.cool_until = max(self.cool_until, now + asked_s)
+        if create is None or now < self._blamed_until:
+            self._blame_rate(now, self.pace.measured(now), is_new=is_new)
+        elif is_new:
+            self._blame_window(now, create, n_tasks)
+
+    def _is_mostly_taken(self) -> bool:
+        """Whether creates are refused now and then, and not because too many are sent."""
+        return len(self._created) >= _N_CREATED // 2 and sum(self._created) >= _TAKEN * len(self._created)
+
+    def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
+        if now - self.cool_until > _CALM * self._cool_s:
+            self._cool_down.reset()
+        self._cool_s = self._cool_down.next(asked_s)
+        self.cool_until = now + self._cool_s
+        self._sent_before = set(self._on_the_wire)
+        self._has_closed = False
+
+    def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
+        is_first = now >= self._blamed_until
+        self._blamed_until = max(self.cool_until, now) + _BLAMED_S
+        if self._has_closed or self._doubt is not None:
+            self.window.reopen()
+        self._doubt, self._has_closed = None, False
+        if is_new or is_first:
+            self.pace.refused(now, measured=measured)
+
+    def _blame_window(self, now: float, create: Key, n_tasks: int) -> None:
+        if self._doubt is not None and create == self._doubt.trial:
+            self._is_window_known = True
+        self._doubt = None if self._is_window_known else _Doubt(self.pace.measured(now))
+        self._has_closed = True
+        self.window.refused(n_tasks)
+
+
+_FAILURES_IN_A_ROW: Final = 3
+_TRIALS: Final = 5
+_PROBES_IN_VAIN: Final = 3
+
+Mood = Literal["open", "down", "trial"]
+
+
+class Outage:
+    """Follows answers and failures, and says what may be sent.
+
+    Parameters
+    ----------
+    back_off : BackOff
+        Spaces the probes.
+    patience_s : float
+        How long the service may stay away before the run gives up.
+
+    Examples
+    --------
+    >>> import random
+    >>> from dreamo_batch.engine.pacing import BackOff
+    >>> outage = Outage(BackOff(random.Random(0), first_s=0.2, cap_s=30), patience_s=900)
+    >>> outage.failed(now=10.0, is_create=True)
+    >>> outage.mood
+    'down'
+    >>> outage.probed(now=11.0, is_there=True)
+    >>> outage.mood
+    'trial'
+    >>> outage.tried()
+    >>> outage.answered(is_create=True)
+    >>> outage.mood
+    'open'
+    """
+
+    def __init__(self, back_off: BackOff, *, patience_s: float) -> None:
+        self.mood: Mood = "open"
+        self.since: float | None = None
+        self.probe_at: float | None = None
+        self.n_failed_probes = 0
+        self._back_off = back_off
+        self._patience_s = patience_s
+        self._n_in_a_row = 0
+        self._n_failed_trials = 0
+        self._needs_trial = False
+        self._is_tried = False
+        self._away_since: float | None = None
+        self.is_lasting = False
+        self.has_answered = True
+        self.has_ever_answered = False
+
+    def tried(self) -> None:
+        """Take in that a create is sent: in a trial, the one that decides."""
+        self._is_tried = True
+
+    def failed(self, now: float, *, is_create: bool) -> None:
+        """Take in a failure that tells of the service being away: one create, or three others in a row."""
+        if self.mood == "trial" and is_create:
+            if not self._is_tried:  # sent before the service came back, and lost then: old news
+                return
+            self._n_failed_trials += 1
+        self._n_in_a_row += 1
+        if self.mood != "down" and (is_create or self._n_in_a_row >= _FAILURES_IN_A_ROW):
+            self._needs_trial = is_create or self.mood == "trial"
+            self._go_down(now)
+
+    def answered(self, *, is_create: bool = False) -> None:
+        """Take in any answer of the service; an answered create ends a trial."""
+        self._n_in_a_row = 0
+        self.has_ever_answered = True
+        self.has_answered = self.has_answered or self.mood != "down"
+        if is_create and self.mood == "trial":
+            self._recover()
+
+    def probed(self, now: float, *, is_there: bool) -> None:
+        """Take in the answer of a probe."""
+        if not is_there:
+            self.n_failed_probes += 1
+            self.is_lasting = True
+            self.probe_at = now + self._back_off.next()
+            return
+        self.has_ever_answered = True
+        if self._needs_trial:
+            self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
+            self._is_tried = False
+            self._n_in_a_row = 0
+        else:
+            self._recover()
+
+    def is_hopeless(self, now: float) -> bool:
+        """Whether the service stayed away too long, or loses every create that it is given."""
+        is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
+        return (is_too_long and self.mood == "down") or self._n_failed_trials >= _TRIALS
+
+    @property
+    def is_unmet(self) -> bool:
+        """Whether nothing was ever answered, though several probes were sent."""
+        return not self.has_ever_answered and self.n_failed_probes >= _PROBES_IN_VAIN
+
+    @property
+    def is_losing_creates(self) -> bool:
+        """Whether it is creates that get lost while everything else is answered."""
+        return self._n_failed_trials >= _TRIALS
+
+    def _go_down(self, now: float) -> None:
+        self.is_lasting = self.is_lasting or self.mood == "trial"
+        self.mood = "down"
+        self.has_answered = False
+        self.since = now
+        self._away_since = now if self._away_since is None else self._away_since
+        self.probe_at = now + self._back_off.next()
+
+    def _recover(self) -> None:
+        self.mood, self.since, self.probe_at, self.n_failed_probes = "open", None, None, 0
+        self._n_failed_trials = 0
+        self._needs_trial = self.is_lasting = False
+        self._away_since, self.has_answered = None, True
+        self._back_off.reset()
+
+
+_TOLD_AFTER_S: Final = 30.0
+_PATIENCE_MIN_S: Final = 60.0  # who does not wait for tasks still waits for a quota
+
+
+class Standstill:
+    """Follows refusals and answers, and says when waiting is worth a word, and when it is over.
+
+    Parameters
+    ----------
+    patience_s : float
+        How long nothing may be taken before the run gives up; a minute at least.
+
+    Examples
+    --------
+    >>> standstill = Standstill(patience_s=900)
+    >>> standstill.refused(now=10.0)
+    >>> standstill.is_lasting(now=20.0, until=25.0), standstill.is_lasting(now=20.0, until=70.0)
+    (False, True)
+    >>> standstill.is_hopeless(now=911.0)
+    True
+    >>> standstill.answered()
+    >>> standstill.is_hopeless(now=911.0)
+    False
+    >>> hasty = Standstill(patience_s=1)
+    >>> hasty.refused(now=10.0)
+    >>> hasty.is_hopeless(now=60.0), hasty.is_hopeless(now=70.0)
+    (False, True)
+    """
+
+    def __init__(self, *, patience_s: float) -> None:
+        self.since: float | None = None
+        self._patience_s = max(patience_s, _PATIENCE_MIN_S)
+
+    def refused(self, now: float) -> None:
+        """Take in a 429."""
+        self.since = now if self.since is None else self.since
+
+    def answered(self) -> None:
+        """Take in any other answer: something goes on."""
+        self.since = None
+
+    def restart(self, now: float) -> None:
+        """Be patient anew, because for a while nothing was sent."""
+        self.since = now if self.since is not None else None
+
+    def is_lasting(self, now: float, until: float) -> bool:
+        """Whether nothing was taken for a while, or nothing will be before `until`, as the service asks."""
+        return self.since is not None and max(now, until) - self.since >= _TOLD_AFTER_S
+
+    def is_hopeless(self, now: float) -> bool:
+        """Whether nothing was taken for too long."""
+        return self.since is not None and now - self.since >= self._patience_s
+
+    def next_at(self, now: float) -> float | None:
+        """Say when time alone changes either; None if it does not."""
+        if self.since is None:
+            return None
+        times = (self.since + _TOLD_AFTER_S, self.since + self._patience_s)
+        return min((at for at in times if at > now), default=None)

@@ -1,0 +1,603 @@
+"""The options of a call, checked before anything else happens."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns, frames
+from dreamo_batch.engine import directory
+from dreamo_batch.engine import directory as stored
+from dreamo_batch.engine.attempts import OPEN, Order, Stage, State, deciding, next_number
+from dreamo_batch.engine.budget import highest_price, money, price_of, total
+from dreamo_batch.engine.coordinator import Assignment
+from dreamo_batch.engine.requests import is_retryable
+from dreamo_batch.engine.status import dollars
+from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.frames import Count, Lead, Shown
+from dreamo_batch.jobs import sources
+from dreamo_batch.jobs.identity import difference, seen
+from dreamo_batch.jobs.sources import URL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from dreamo_batch.engine.schedule import Key
+    from dreamo_batch.jobs.prepare import Job, Prepared
+    from dreamo_batch.jobs.references import ImageSource
+
+
+NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
+_CHOSEN: Final = "ordered again, as asked"
+_NEARLY: Final = "nearly equals a bought row; differs only in "
+_NOT_READ: Final = "column-not-read"
+REPHRASED: Final = (
+    "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user allows to be ordered again.
+
+    `chosen` are jobs named for a retry; failed and ambiguous ones among them are ordered anew.
+    """
+
+    retry_failed: bool = False
+    resubmit_ambiguous: bool = False
+    max_attempts: int = 1
+    should_download: bool = True
+    chosen: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to a job, and why."""
+
+    action: str
+    reason: str
+    is_ordered: bool = False
+    is_polled: bool = False
+    is_fetched: bool = False
+
+
+def decide(orders: tuple[Order, ...], options: Options, run_dir: Path | None) -> Decision:
+    """Decide what happens to one job.
+
+    Parameters
+    ----------
+    orders : tuple of Order
+        All its orders so far.
+    options : Options
+        What may be ordered again.
+    run_dir : pathlib.Path or None
+        Where its picture would be.
+
+    Returns
+    -------
+    Decision
+
+    Examples
+    --------
+    >>> decide((), Options(), None).action
+    'new'
+    >>> decide((Order("a", 1, Stage.AMBIGUOUS),), Options(), None).reason
+    'may have been ordered: resolve it, or have it sent again'
+    """
+    latest = deciding(orders)
+    if latest is None:
+        return Decision(NEW, "not ordered yet", is_ordered=True)
+    if latest.stage is Stage.UNSENT:
+        return Decision(NEW, "an earlier create did not arrive", is_ordered=True)
+    if latest.stage is Stage.SENDING:
+        return Decision(IN_FLIGHT, "its create is being answered")
+    if latest.stage is Stage.ACCEPTED:
+        return Decision(IN_FLIGHT, f"ordered as task {latest.task_id}", is_polled=True)
+    if latest.stage is Stage.COMPLETED:
+        return _completed(latest, options, run_dir)
+    return _ended_badly(orders, options)
+
+
+def assignment(
+    prepared: Prepared, state: State, options: Options, run_dir: Path, *, others: bool = True
+) -> Assignment:
+    """Turn the plan into what a runner is to do; `others` takes open orders outside the table along."""
+    to_order: list[Key] = []
+    to_poll: list[Key] = []
+    to_save: list[tuple[Key, bool]] = []
+    known = _outside(state, prepared.jobs) if others else ()
+    for job_id in (*prepared.jobs, *known):
+        orders = state.of(job_id)
+        decision = decide(orders, options, run_dir)
+        if decision.is_ordered and job_id in prepared.jobs:
+            to_order.append((job_id, next_number(orders)))
+        to_poll += [(o.job_id, o.order) for o in orders if o.stage is Stage.ACCEPTED]
+        if decision.is_fetched:
+            latest = deciding(orders) or orders[-1]
+            to_save.append(
+                ((job_id, latest.order), latest.output_path is not None or latest.output_url is None)
+            )
+    job_ids = prepared.rows[columns.JOB_ID]
+    return Assignment(
+        jobs=prepared.jobs,
+        weights=job_ids.value_counts().to_dict(),
+        n_invalid=int(job_ids.isna().sum()),
+        to_order=to_order,
+        to_poll=to_poll,
+        to_save=to_save,
+        max_attempts=options.max_attempts,
+        should_download=options.should_download,
+    )
+
+
+def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignment:
+    """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs.
+
+    Examples
+    --------
+    >>> both = [(("a", 1), False), (("b", 1), False)]
+    >>> fetching_only(Assignment({}, {}, 0, [("c", 1)], [], both), {"b"}).to_save
+    [(('b', 1), False)]
+    """
+    to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
+    return replace(assignment, to_order=(), to_save=to_save, max_attempts=1, may_order=False)
+
+
+def table(
+    prepared: Prepared,
+    index: pd.Index,
+    state: State,
+    options: Options,
+    *,
+    run_dir: Path | None,
+    unit_cost: Decimal | None,
+    nearly: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.PLAN`; costs in USD, missing where no price is known.
+    """
+    decisions = {job_id: decide(state.of(job_id), options, run_dir) for job_id in prepared.jobs}
+    for job_id, what in (nearly or {}).items():
+        decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {what}")
+    prices = _price_range(state, unit_cost)
+    rows = [
+        _row(job_id, duplicate_of, message, decisions, prices)
+        for job_id, duplicate_of, message in zip(
+            prepared.rows[columns.JOB_ID],
+            prepared.rows[columns.DUPLICATE_OF],
+            prepared.rows[columns.ERROR_MESSAGE],
+            strict=True,
+        )
+    ]
+    rows = [_warned(row, prepared.rephrased) for row in rows]
+    frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
+    dtypes = columns.dtypes(columns.PLAN) | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)}
+    return frame.astype(dtypes)
+
+
+def warnings_of(prepared: Prepared, to_order: Collection[Key]) -> tuple[str, ...]:
+    """Say what should be known of the jobs that are about to be ordered.
+
+    Examples
+    --------
+    >>> from dreamo_batch.jobs.prepare import Prepared
+    >>> prepared = Prepared({}, pd.DataFrame(), pd.DataFrame(), frozenset({"a", "b"}))
+    >>> warnings_of(prepared, [("a", 1), ("c", 1)])
+    ('use_rephraser is on in seed sweeps (rows: 1): ...',)
+    """
+    n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
+    said = misnamed_columns(prepared) if to_order else ()
+    return (*said, rephrased_warning(n)) if n else said
+
+
+def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
+    """Find jobs never ordered that nearly equal one of the last table that was.
+
+    Returns
+    -------
+    dict of str to str
+        Job to what the difference is.
+    """
+    fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
+    if jobs_path is None or not fresh or not any(True for _ in state):
+        return {}
+    try:
+        last = stored.read_jobs(jobs_path)
+    except DirectoryError:
+        return {}
+    bought = {_look(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
+    found = ((job, bought.get(_look(job, prepared.drawn))) for job in fresh)
+    return {job.job_id: f"{_NEARLY}{_differs(job, other)}" for job, other in found if other is not None}
+
+
+def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
+    """Say how many rows are about to be bought although they nearly equal a bought one.
+
+    Examples
+    --------
+    >>> nearly_bought_warnings(["new; nearly equals a bought row; differs only in the query of its link"])
+    ('1 row to be bought nearly equals a bought one (differs only in the query of its link): see plan().',)
+    """
+    told = Counter(
+        reason.rpartition(_NEARLY)[2].partition("; ")[0] for reason in reasons if _NEARLY in reason
+    )
+    return tuple(
+        f"{n:,} {'row' if n == 1 else 'rows'} to be bought nearly {'equals' if n == 1 else 'equal'} a bought one "
+        f"(differs only in {what}): see plan()."
+        for what, n in told.items()
+    )
+
+
+def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
+    """Say how many paid rows of the last call's table are not in this one."""
+    try:
+        last = stored.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
+    except DirectoryError:
+        return ()
+    n = sum(job_id not in prepared.jobs and any(map(_is_paid, state.of(job_id))) for job_id in last)
+    if not n:
+        return ()
+    are = "row of the last table is" if n == 1 else "rows of the last table are"
+    return (
+        f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: load(run_dir, all=True).",
+    )
+
+
+def _is_paid(order: Order) -> bool:
+    return order.stage is Stage.COMPLETED or bool(money(order.cost))
+
+
+def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
+    """Say which columns are named nearly like one that is read, and whether they are taken for it.
+
+    Examples
+    --------
+    >>> from dreamo_batch.jobs.prepare import prepare
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": "a cat", "seeds": 7})
+    >>> misnamed_columns(prepare(table, entropy="e"))
+    ("Ignored column 'seeds'; did you mean 'seed'.",)
+    """
+    problems = prepared.problems
+    if columns.CODE not in problems:
+        return ()
+    return tuple(problems.loc[problems[columns.CODE] == _NOT_READ, columns.MESSAGE])
+
+
+def rephrased_warning(n: int) -> str:
+    """Say that seed sweeps leave the rephraser on.
+
+    Examples
+    --------
+    >>> rephrased_warning(8)
+    'use_rephraser is on in seed sweeps (rows: 8): the service may rewrite their prompts differently. Set it to false
+    to compare seeds.'
+    """
+    return (
+        f"use_rephraser is on in seed sweeps (rows: {n}): the service may rewrite their prompts differently. "
+        "Set it to false to compare seeds."
+    )
+
+
+def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]:
+    action, reason, job_id, *costs = row
+    return (
+        (action, f"{reason}; {REPHRASED}", job_id, *costs) if action == NEW and job_id in rephrased else row
+    )
+
+
+def _completed(order: Order, options: Options, run_dir: Path | None) -> Decision:
+    if not options.should_download:
+        return Decision(REUSE, "completed")
+    if run_dir is not None and directory.is_in_place(run_dir, order.output_path, order.output_bytes):
+        return Decision(REUSE, "completed, picture on disk")
+    return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
+
+
+def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
+    latest = orders[-1]
+    is_chosen = latest.job_id in options.chosen
+    if latest.stage is Stage.AMBIGUOUS:
+        if any(order.stage in OPEN for order in orders):
+            return Decision(AMBIGUOUS, "another order of it is under way; resolve this one")
+        if is_chosen or options.resubmit_ambiguous:
+            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_ordered=True)
+        return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")
+    if is_chosen or options.retry_failed:
+        return Decision(NEW, f"failed, {_CHOSEN}", is_ordered=True)
+    if len(orders) < options.max_attempts and is_retryable(latest):
+        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_ordered=True)
+    return Decision(FAILED, f"failed: {latest.error_class}")
+
+
+def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
+    """List the jobs with orders that are not in the table; what is open among them was paid for."""
+    return tuple({order.job_id: None for order in state if order.job_id not in jobs})
+
+
+def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
+    if unit_cost is not None:
+        return float(unit_cost), float(unit_cost)
+    prices = _prices(state)
+    missing = float("nan")
+    return float(min(prices, default=missing)), float(highest_price(state) or max(prices, default=missing))
+
+
+def _prices(orders: Iterable[Order]) -> Collection[Decimal]:
+    return [price for order in orders if (price := price_of(order)) is not None]
+
+
+def _row(
+    job_id: str | float,
+    duplicate_of: object,
+    message: str | float,
+    decisions: Mapping[str, Decision],
+    prices: tuple[float, float],
+) -> tuple[object, ...]:
+    if not isinstance(job_id, str):
+        return (INVALID, message, None, 0.0, 0.0)
+    if not pd.isna(duplicate_of):
+        return (DUPLICATE, f"same job as the row at position {duplicate_of}", job_id, 0.0, 0.0)
+    decision = decisions[job_id]
+    if decision.action in (NEW, IN_FLIGHT):
+        return (decision.action, decision.reason, job_id, *prices)
+    if decision.action == AMBIGUOUS:
+        return (decision.action, decision.reason, job_id, 0.0, prices[1])
+    return (decision.action, decision.reason, job_id, 0.0, 0.0)
+
+
+def _look(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
+    """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
+    seed = None if job.job_id in drawn else job.seed
+    rest = (seed, job.width, job.height, job.use_rephraser, job.replicate)
+    picture = sources.place(job.image.location) if job.image.kind == URL else job.image.digest
+    return (picture, seen(job.prompt), *rest)
+
+
+def _differs(job: Job, other: Job) -> str:
+    in_prompt = difference(job.prompt, other.prompt)
+    in_image = _image_difference(job.image, other.image)
+    said = [f"the {in_prompt} of its prompt"] if in_prompt else []
+    said += [in_image] if in_image else []
+    # Two signed links are one picture now; they were two jobs in directories of earlier versions.
+    return " and ".join(said) or "the signature of its link"
+
+
+def _image_difference(image: ImageSource, other: ImageSource) -> str:
+    if image.kind != URL:
+        is_fixed = [one.sent_digest != one.digest for one in (image, other)]
+        return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""
+    this, that = sources.canonical(image.location), sources.canonical(other.location)
+    if this == that:
+        return ""
+    return (
+        "the spelling of its link" if sources.query(this) == sources.query(that) else "the query of its link"
+    )
+
+
+Amount = float | str | Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Options of `run` that are not about the service; see there.
+
+    Raises
+    ------
+    UsageError
+        If one can't be used; the message names it.
+
+    Examples
+    --------
+    >>> RunOptions(max_in_flight=0)
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.UsageError: max_in_flight must be at least 1, not 0
+    """
+
+    max_cost: Amount | None = None
+    max_new_cost: Amount | None = None
+    unit_cost: Amount | None = None
+    pilot: int | None = None
+    max_in_flight: int = 8
+    download: bool = True
+    fix_images: bool = False
+    keep_references: bool = True
+    on_invalid: Literal["raise", "skip"] = "raise"
+    on_ambiguous: Literal["hold", "resubmit"] = "hold"
+    max_attempts: int = 1
+    retry_failed: bool = False
+    random_seed: Literal["record", "service"] = "record"
+    task_timeout_s: float = 900.0
+    adopt_copy: bool = False
+
+    def __post_init__(self) -> None:
+        """Check everything at once."""
+        _one_of("on_invalid", self.on_invalid, ("raise", "skip"))
+        _one_of("on_ambiguous", self.on_ambiguous, ("hold", "resubmit"))
+        _one_of("random_seed", self.random_seed, ("record", "service"))
+        _at_least("max_in_flight", self.max_in_flight, 1)
+        _at_least("max_attempts", self.max_attempts, 1)
+        if self.pilot is not None:
+            _at_least("pilot", self.pilot, 1)
+        for name in ("download", "fix_images", "retry_failed"):
+            flag(name, getattr(self, name))
+        _seconds("task_timeout_s", self.task_timeout_s)
+        _amount("max_cost", self.max_cost)
+        _amount("max_new_cost", self.max_new_cost)
+        _amount("unit_cost", self.unit_cost)
+
+    def cap(self, stored: str | None) -> Decimal | None:
+        """Give the cap in force: given now, else the stored one; infinity lifts it.
+
+        Examples
+        --------
+        >>> RunOptions().cap("5"), RunOptions(max_cost=float("inf")).cap("5")
+        (Decimal('5'), None)
+        """
+        if self.max_cost is None:
+            return money(stored)
+        return money(self.max_cost)  # None for infinity
+
+    def plan_options(self, chosen: frozenset[str] = frozenset()) -> Options:
+        """Give what the plan needs to know."""
+        return Options(
+            retry_failed=self.retry_failed,
+            resubmit_ambiguous=self.on_ambiguous == "resubmit",
+            max_attempts=self.max_attempts,
+            should_download=self.download,
+            chosen=chosen,
+        )
+
+    def as_settings(self) -> dict[str, Any]:
+        """Give the options as JSON values, for `run.json`."""
+        amounts = {name: None if value is None else str(value) for name, value in self._amounts().items()}
+        return asdict(self) | amounts
+
+    def _amounts(self) -> dict[str, Amount | None]:
+        return {"max_cost": self.max_cost, "max_new_cost": self.max_new_cost, "unit_cost": self.unit_cost}
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse an argument that is neither True nor False.
+
+    Raises
+    ------
+    UsageError
+        The message names the argument.
+
+    Examples
+    --------
+    >>> flag("progress", "no")
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.UsageError: progress must be True or False, not 'no'
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{name} must be True or False, not {value!r}")
+
+
+def _seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not value > 0:  # type: ignore[operator] # NaN is not more than 0 either
+        raise UsageError(f"{name} must be more than 0 seconds, not {value!r}")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise UsageError(f"{name} must be at least {least}, not {value}")
+
+
+def _amount(name: str, value: Amount | None) -> None:
+    if value is None or (name == "max_cost" and str(value).lower() in {"inf", "infinity"}):
+        return
+    if money(value) is None:
+        unless = ", or inf for no cap" if name == "max_cost" else ""
+        raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {value!r}")
+
+
+_COLOURS: Final = dict(
+    zip(
+        columns.ACTIONS,
+        (frames.NEW, frames.GOOD, frames.PALE, frames.OPEN, frames.WARN, frames.BAD, frames.BAD),
+        strict=True,
+    )
+)
+_NEW: Final = columns.ACTIONS[0]
+_REPHRASED: Final = f"; {REPHRASED}"
+_NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
+
+
+class Plan(Shown):
+    """What `plan` gives: columns of `dreamo_batch.columns.PLAN`, on the index of the user's table."""
+
+    _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
+    _colours = _COLOURS
+
+    @classmethod
+    def of(
+        cls, plan: pd.DataFrame, *, cap: Decimal | None, spent: Decimal, remarks: tuple[str, ...] = ()
+    ) -> Plan:
+        """Give a plan its word, from the directory's cap, what was spent in it (USD), and remarks on the table."""
+        made = cls(plan)
+        made._cap, made._spent, made._remarks = cap, spent, remarks
+        return made
+
+    def _lead(self) -> Lead | None:
+        if not set(self.columns) >= _NEEDED:
+            return None
+        counts = self[columns.ACTION].value_counts()
+        told = tuple(
+            Count(word, int(counts[word]), _COLOURS[word]) for word in columns.ACTIONS if counts.get(word)
+        )
+        n_new = int(counts.get(_NEW, 0))
+        low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
+        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
+        notes += tuple(f"Warning: {warning}" for warning in self.warnings())
+        return Lead(_headline(len(self), n_new), told, notes)
+
+    def _told(self, name: object, text: str) -> str:
+        """Leave out of each row's reason what stands once above all of them."""
+        return text.removesuffix(_REPHRASED) if name == columns.REASON else text
+
+    def warnings(self) -> list[str]:
+        """Say what should be known before these rows are bought."""
+        said = list(self._remarks)
+        if columns.REASON not in self.columns:
+            return said
+        is_new = self[columns.ACTION] == _NEW if columns.ACTION in self.columns else slice(None)
+        said += nearly_bought_warnings(self.loc[is_new, columns.REASON].astype(columns.STR))
+        n_rephrased = int(self[columns.REASON].astype(columns.STR).str.endswith(_REPHRASED).sum())
+        return [*said, rephrased_warning(n_rephrased)] if n_rephrased else said
+
+
+def _sum(amounts: pd.Series) -> Decimal | None:
+    """Add up exactly what each float was made from; None if any is not known."""
+    known = [money(amount) for amount in amounts if not math.isnan(amount)]
+    return total(amount for amount in known if amount is not None) if len(known) == len(amounts) else None
+
+
+def _headline(n_rows: int, n_new: int) -> str:
+    if not n_new:
+        return "Nothing is to be bought."
+    return f"{n_new:,} of {n_rows:,} rows {'is' if n_new == 1 else 'are'} to be bought."
+
+
+def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
+    if low is None or high is None:
+        return "What it costs is not known yet: the first order tells, or give unit_cost=."
+    if not high:
+        return "From now on it costs nothing."
+    if low == high:
+        return f"From now on it costs ${dollars(high)}."
+    if not low:
+        return f"From now on it costs up to ${dollars(high)}."
+    return f"From now on it costs between ${dollars(low)} and ${dollars(high)}."
+
+
+def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) -> list[str]:
+    said = [f"${dollars(spent)} was spent here before."] if spent else []
+    if cap is None:
+        return said
+    said.append(f"The cap is ${dollars(cap)}.")
+    if high is not None and total((spent, high)) > cap:
+        said.append("It may stop at the cap.")
+    return said

@@ -1,0 +1,476 @@
+"""Requests, built in the worker just before they are sent and dropped after.
+
+The bytes of a reference picture are hashed when they are read; if they are not the bytes the job was planned
+with, nothing is sent. The base64 text of a picture that many rows share is made once and kept in a bounded
+cache.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.budget import money
+from dreamo_batch.errors import ServiceError
+from dreamo_batch.jobs import sources as links
+from dreamo_batch.service import contract, failures
+from dreamo_batch.service.failures import Failure, from_exception
+from dreamo_batch.service.failures import Kind as FailureKind
+from dreamo_batch.service.messages import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dreamo_batch.engine.directory import Saved
+    from dreamo_batch.engine.schedule import Do, Key
+    from dreamo_batch.jobs.prepare import Job
+    from dreamo_batch.jobs.references import ImageSource
+    from dreamo_batch.service.client import Client
+    from dreamo_batch.service.messages import Task
+
+
+_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class ImageChanged(ValueError):  # noqa: N818 - it names what happened to the file
+    """The reference picture is not the one the job was planned with."""
+
+
+class ImageGone(OSError):  # noqa: N818 - it names what happened to the file
+    """The reference picture can't be read any more, or its link has expired."""
+
+
+class Payloads:
+    """Builds the request of a job; safe to share between threads.
+
+    Examples
+    --------
+    >>> Payloads().n_cached_bytes
+    0
+    """
+
+    def __init__(self, max_bytes: int = _CACHE_BYTES_MAX, wall: Callable[[], float] = time.time) -> None:
+        self.n_cached_bytes = 0
+        self._wall = wall
+        self._max_bytes = max_bytes
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def request(self, job: Job) -> Request:
+        """Build the request of a job.
+
+        Raises
+        ------
+        ImageChanged
+            If the file's bytes are not those of the plan.
+        ImageGone
+            If the file can't be read, or the link has expired.
+        """
+        is_url = job.image.kind == "url"
+        if is_url:
+            self._refuse_expired(job.image.sent_location)
+        return Request(
+            prompt=job.prompt,
+            seed=job.seed,
+            width=job.width,
+            height=job.height,
+            use_rephraser=job.use_rephraser,
+            image_url=job.image.sent_location if is_url else None,
+            image_base64=None if is_url else self._base64(job.image),
+        )
+
+    def _refuse_expired(self, url: str) -> None:
+        expires_at = links.expires_at(url)
+        if expires_at is not None and expires_at <= self._wall():
+            raise ImageGone(
+                "the link to the reference picture has expired; nothing was sent. Run again with a new link "
+                "and retry_failed=True; the row stays the same job."
+            )
+
+    def _base64(self, image: ImageSource) -> bytes:
+        with self._lock:
+            known = self._cache.get(image.sent_digest)
+            if known is not None:
+                self._cache.move_to_end(image.sent_digest)
+                return known
+        fresh = base64.b64encode(_read(image))
+        self._keep(image.sent_digest, fresh)
+        return fresh
+
+    def _keep(self, digest: str, content: bytes) -> None:
+        with self._lock:
+            if digest in self._cache:
+                return
+            self._cache[digest] = content
+            self.n_cached_bytes += len(content)
+            while self.n_cached_bytes > self._max_bytes:
+                _, dropped = self._cache.popitem(last=False)
+                self.n_cached_bytes -= len(dropped)
+
+
+def _read(image: ImageSource) -> bytes:
+    try:
+        content = Path(image.sent_location).read_bytes()
+    except OSError as error:
+        raise ImageGone(
+            f"the reference picture {image.sent_location} can't be read any more ({error.strerror}); put it back "
+            "and retry the row"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != image.sent_digest:
+        raise ImageChanged(
+            f"the reference picture {image.sent_location} changed after the table was checked; nothing was sent. "
+            "Run again to order the row with the new picture."
+        )
+    return content
+
+
+TASK_LOST: Final = "task_lost"
+TASK_TIMEOUT: Final = "task_timeout"
+INTERRUPTED: Final = "interrupted"
+IMAGE_CHANGED: Final = "image_changed"
+_EXCERPT_CHARACTERS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAnswer:
+    """A create ended: a task id, or how it failed."""
+
+    key: Key
+    result: str | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PollAnswer:
+    """A poll ended: what the service says of the task, or how asking failed."""
+
+    do: Do
+    key: Key
+    result: Task | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAnswer:
+    """A picture was saved, or why not; `refusal` where it was asked for too fast."""
+
+    key: Key
+    result: Saved | str
+    refusal: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The service was asked whether it is there; `failure` says why not."""
+
+    is_there: bool
+    failure: Failure | None = None
+
+
+def sending(
+    key: Key,
+    at: float,
+    *,
+    seed: int,
+    reserved: str | None,
+    before: Order | None = None,
+    inputs: str | None = None,
+) -> Event:
+    """About to send a create; `before` is the order as earlier tries left it, `inputs` what is ordered, as JSON.
+
+    Examples
+    --------
+    >>> sending(("a", 1), 5.0, seed=7, reserved="0.03").fields["seed_sent"]
+    7
+    """
+    waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
+    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs)
+
+
+def create_ended(order: Order, answer: CreateAnswer, at: float) -> Event:
+    """Turn the end of a create into its event."""
+    waited_s = _waited_s(order, order.sent_at, at)
+    if isinstance(answer.result, str):
+        return _event(Kind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
+    failure = answer.result
+    told = _told(failure)
+    if failure.kind is FailureKind.PERMANENT:
+        return _event(Kind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
+    if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
+        return _event(Kind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
+    is_refusal = failure.error_class == failures.RATE_LIMITED
+    n_refusals = (order.n_refusals or 0) + 1 if is_refusal else None
+    return _event(Kind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
+
+
+def not_sent(key: Key, at: float) -> Event:
+    """Say that a create that was about to be sent was not."""
+    return _event(Kind.NOT_SENT, key, at)
+
+
+def resolved(order: Order, at: float, task_id: str | None) -> Event:
+    """Settle an ambiguous order by the user's word: taken as a task, or never taken."""
+    key = (order.job_id, order.order)
+    return (
+        _event(Kind.NOT_SENT, key, at) if task_id is None else _event(Kind.ACCEPTED, key, at, task_id=task_id)
+    )
+
+
+def interrupted(order: Order, at: float) -> Event:
+    """Say that the writer died while the create was on the wire."""
+    return _event(
+        Kind.AMBIGUOUS,
+        (order.job_id, order.order),
+        at,
+        error_class=INTERRUPTED,
+        error_message="the program ended before the service had answered; the order may have been taken",
+        may_have_been_billed=True,
+    )
+
+
+def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
+    """Turn the end of a task into its event."""
+    known: dict[str, Any] = {
+        "cost": task.cost,
+        "discount": task.discount,
+        "n_polls": n_polls,
+        "metadata": json.dumps(dict(task.metadata), allow_nan=False) if task.metadata else None,
+    }
+    if task.status == "completed":
+        url = task.urls[0] if task.urls else None
+        billed = task.cost is None
+        return _event(
+            Kind.COMPLETED,
+            key,
+            at,
+            **known,
+            output_url=url,
+            output_urls=json.dumps(task.urls) if len(task.urls) > 1 else None,
+            output_job_id=next(iter(task.job_ids), None),
+            output_bytes_told=next(iter(task.sizes), None),
+            excerpt=_short(task.excerpt),
+            may_have_been_billed=billed,
+        )
+    failure = failures.from_task(task)
+    return _event(
+        Kind.FAILED, key, at, **known, **_told(failure), may_have_been_billed=_may_be_billed(task, failure)
+    )
+
+
+def is_retryable(order: Order) -> bool:
+    """Whether a failed task is worth a new order and is known to have cost nothing.
+
+    Examples
+    --------
+    >>> known = {"task_id": "t1", "error_class": "creation_error", "may_have_been_billed": False}
+    >>> [is_retryable(Order("a", 1, Stage.FAILED, cost=cost, **known)) for cost in (None, "0.03")]
+    [True, False]
+    """
+    if order.stage is not Stage.FAILED or order.task_id is None:
+        return False
+    if order.may_have_been_billed or money(order.cost):
+        return False
+    return failures.is_unbilled_and_retryable(
+        Failure(
+            FailureKind.PERMANENT, order.error_class or "", code=order.error_code, message=order.error_message
+        )
+    )
+
+
+def lost(key: Key, at: float, n_polls: int) -> Event:
+    """Say that the service does not know the task any more."""
+    message = (
+        "the service answered three times over 30 s that it does not know this task; it may have been billed"
+    )
+    return _event(
+        Kind.LOST,
+        key,
+        at,
+        error_class=TASK_LOST,
+        error_message=message,
+        may_have_been_billed=True,
+        n_polls=n_polls,
+    )
+
+
+def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
+    """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
+    seen = f" (at the last poll: {oddity})" if oddity else ""
+    message = f"no end after {timeout_s:g} s{seen}; the next call asks for it again"
+    return _event(Kind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
+
+
+def save_ended(key: Key, saved: Saved, at: float) -> Event:
+    """Say that a picture is on disk."""
+    return _event(
+        Kind.SAVED,
+        key,
+        at,
+        output_path=saved.path,
+        output_sha256=saved.sha256,
+        output_bytes=saved.n_bytes,
+        output_width=saved.width_px,
+        output_height=saved.height_px,
+        output_warning=saved.warning,
+    )
+
+
+def unsaved(key: Key, at: float, reason: str) -> Event:
+    """Say why a picture that was made is not on disk."""
+    return _event(Kind.UNSAVED, key, at, output_error=reason)
+
+
+def new_links(order: Order, at: float, urls: tuple[str, ...]) -> Event:
+    """Keep fresh links to the pictures of a task."""
+    several = json.dumps(urls) if len(urls) > 1 or order.output_urls is not None else None
+    return _event(Kind.UNSAVED, (order.job_id, order.order), at, output_url=urls[0], output_urls=several)
+
+
+def _event(kind: Kind, key: Key, at: float, **fields: Any) -> Event:
+    """Make an event; None is left out, except where it resets what an earlier try said."""
+    present = {name: _storable(value) for name, value in fields.items() if value is not None}
+    return Event(kind, key[0], key[1], round(at, 6), present)
+
+
+def _told(failure: Failure) -> dict[str, Any]:
+    return {
+        "error_class": failure.error_class,
+        "error_code": failure.code,
+        "error_message": failure.message or str(failure),
+        "excerpt": _short(failure.excerpt),
+    }
+
+
+def _may_be_billed(task: Task, failure: Failure) -> bool:
+    if task.cost is not None:
+        return False
+    if task.urls or task.is_cost_unreadable:
+        return True
+    known = contract.ERROR_CODES.get(failure.code or "")
+    return not (known and known.is_unbilled)
+
+
+def _waited_s(order: Order, since: float | None, at: float) -> float | None:
+    """Seconds from the first refusal up to now, where `since` is the last time they were counted."""
+    if not order.n_refusals or since is None:
+        return None
+    return round((order.waited_s or 0.0) + max(0.0, at - since), 6)
+
+
+def _storable(value: Any) -> Any:
+    """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
+    return value.encode(errors="replace").decode() if type(value) is str else value
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None else text[:_EXCERPT_CHARACTERS]
+
+
+logger = logging.getLogger(__name__)
+
+
+class Effects:
+    """Makes one request and gives its answer as a value; safe to share between threads.
+
+    Parameters
+    ----------
+    client : Client
+        The service.
+    run_dir : pathlib.Path
+        Where pictures go.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from dreamo_batch.service.client import Client
+    >>> with Client(base_url="http://127.0.0.1:9") as client:
+    ...     Effects(client, Path("runs/x")).probe().is_there
+    False
+    """
+
+    def __init__(self, client: Client, run_dir: Path) -> None:
+        self._client = client
+        self._run_dir = run_dir
+        self._payloads = Payloads()
+
+    def create(self, key: Key, job: Job) -> CreateAnswer:
+        """Send one create."""
+        try:
+            request = self._payloads.request(job)
+        except (ImageChanged, ImageGone) as error:
+            failure = Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error))
+            return CreateAnswer(key, failure)
+        except Exception as error:
+            logger.exception("the request of job %s can't be built", key[0])
+            return CreateAnswer(key, failures.not_built(error))
+        try:
+            return CreateAnswer(key, self._client.create(request))
+        except ServiceError as error:
+            logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
+            # An answer that broke after the id was read still names the task.
+            return CreateAnswer(key, error.failure.task_id or error.failure)
+        except Exception as error:
+            logger.exception("create of job %s ended in a way nobody foresaw", key[0])
+            return CreateAnswer(key, from_exception("create", error))
+
+    def fetch(self, do: Do, key: Key, task_id: str) -> PollAnswer:
+        """Ask for one task."""
+        try:
+            return PollAnswer(do, key, self._client.fetch(task_id))
+        except ServiceError as error:
+            return PollAnswer(do, key, error.failure)
+
+    def save(
+        self, key: Key, links: Sequence[str], *, name: str | None = None, told_bytes: int | None = None
+    ) -> SaveAnswer:
+        """Fetch the pictures of one task and put them on disk, the first under its job's id or another name."""
+        if not links:
+            return SaveAnswer(key, "the service gave no link to the picture")
+        try:
+            content, warning = self._picture(links[0], told_bytes)
+            saved = directory.save(content, name or key[0], self._run_dir)
+        except ServiceError as error:
+            is_refusal = error.failure.error_class == failures.RATE_LIMITED
+            return SaveAnswer(key, str(error), error.failure if is_refusal else None)
+        except directory.NotAPicture as error:
+            return SaveAnswer(key, str(error))
+        told = [] if warning is None else [warning]
+        if len(links) > 1:
+            told.append(self._further(links, name or key[0]))
+        return SaveAnswer(key, replace(saved, warning="; ".join(told) or None))
+
+    def _picture(self, url: str, told_bytes: int | None) -> tuple[bytes, str | None]:
+        """Fetch a picture, once more if it has not the size that the service told."""
+        content = b""
+        for _ in range(2):
+            content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+            if told_bytes is None or len(content) == told_bytes:
+                return content, None
+        return content, f"the picture has {len(content)} bytes, and the service had said {told_bytes}"
+
+    def _further(self, links: Sequence[str], name: str) -> str:
+        """Fetch what a task made beside its first picture, and say where it is."""
+        places = []
+        for number, url in enumerate(links[1:], start=2):
+            try:
+                content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+                places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
+            except (ServiceError, directory.NotAPicture) as error:
+                places.append(f"picture {number} could not be saved ({error})")
+        return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"
+
+    def probe(self) -> ProbeAnswer:
+        """Ask whether the service is there."""
+        try:
+            self._client.probe()
+        except ServiceError as error:
+            return ProbeAnswer(is_there=not error.failure.is_outage, failure=error.failure)
+        return ProbeAnswer(is_there=True)

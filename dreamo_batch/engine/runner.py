@@ -1,0 +1,518 @@
+"""A run directory opened for writing: its lock, its ledger, and what was opened for the calls on it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dreamo_batch.engine import requests
+from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
+from dreamo_batch.errors import DirectoryLocked, StorageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from dreamo_batch.engine.attempts import Event
+    from dreamo_batch.engine.coordinator import Clock, Coordinator
+    from dreamo_batch.engine.directory import RunDirectory
+
+
+@dataclass(slots=True)
+class Session:
+    """A run directory opened for writing; `resources` are closed with it."""
+
+    directory: RunDirectory
+    ledger: Ledger
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Give up the lock and everything that was opened for calls."""
+        self.directory.unlock()
+        self.resources.close()
+
+
+def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Session:
+    """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous.
+
+    Raises
+    ------
+    DirectoryLocked
+        If another process works on it.
+    LedgerDamaged, OtherService, DirectoryError
+        See `dreamo_batch.engine.ledger.Ledger`.
+    StorageFailed
+        If the directory can't be written to.
+    """
+    with ExitStack() as undo:
+        try:
+            directory.lock()
+            undo.callback(directory.unlock)
+            ledger = Ledger(directory, service, entropy)
+            undo.callback(ledger.abandon)
+            ledger.record(requests.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
+            ledger.commit()
+        except OSError as error:
+            raise storage_failed(directory, error) from error
+        undo.pop_all()
+    return Session(directory, ledger)
+
+
+def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
+    """Say that a call can't begin, since the disk does not let it."""
+    return StorageFailed(
+        f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is ordered. Make "
+        "room or mend the directory, then run the same call again.",
+        run_dir=directory.path,
+    )
+
+
+class Workers:
+    """A pool of daemon threads and the mailbox they answer to.
+
+    Daemons, so that a request stuck in the network never keeps the process alive; what must be waited for
+    at exit is waited for by the runner.
+
+    Examples
+    --------
+    >>> workers = Workers(2)
+    >>> workers.do(lambda: "done")
+    >>> workers.mailbox.get(timeout=5)
+    'done'
+    >>> workers.stop()
+    """
+
+    def __init__(self, n: int, mailbox: queue.SimpleQueue[Any] | None = None) -> None:
+        self.n = n
+        self.mailbox: queue.SimpleQueue[Any] = mailbox or queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"dreamo-io-{i}", daemon=True) for i in range(n)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def do(self, work: Callable[[], Any]) -> None:
+        """Let a worker call `work`; what it returns, or the exception it raises, goes to the mailbox."""
+        self._work.put(work)
+
+    def stop(self) -> None:
+        """Let each worker end after what it is doing; does not wait."""
+        for _ in self._threads:
+            self._work.put(None)
+
+    def _loop(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                self.mailbox.put(work())
+            except BaseException as error:  # noqa: BLE001 - a bug must reach the coordinator, not vanish with a thread
+                self.mailbox.put(error)
+            del work  # else an idle worker would keep a whole picture in memory
+
+
+logger = logging.getLogger(__name__)
+
+_AT_EXIT_S: Final = 30.0
+_PATIENCE_S: Final = 10.0
+_LOOK_EVERY_S: Final = 0.05
+
+T = TypeVar("T")
+
+
+class _Halt:
+    """Asks the thread to stop a call, or whatever it works on; sent through the mailbox, so that it wakes up."""
+
+    def __init__(self, coordinator: Coordinator | None) -> None:
+        self.coordinator = coordinator
+
+
+class _Question:
+    """Something to be done or read in the runner's thread, between two events."""
+
+    def __init__(self, do: Callable[[Runner], Any]) -> None:
+        self.reply: Future[Any] = Future()
+        self._do = do
+
+    def answer(self, runner: Runner) -> None:
+        """Do it, unless nobody waits for it any more."""
+        if not self.reply.set_running_or_notify_cancel():
+            return
+        try:
+            self.reply.set_result(self._do(runner))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
+            self.reply.set_exception(error)
+
+    def refuse(self) -> None:
+        """Tell who asked that it is not done here."""
+        self.reply.cancel()
+        self.reply.set_running_or_notify_cancel()
+
+    def is_answered(self, timeout_s: float | None) -> bool:
+        """Wait for the answer; False if there is none after the time given."""
+        return self.reply.cancelled() or bool(wait_for([self.reply], timeout_s).done)
+
+
+class Runner:
+    """Works on a run directory in a thread, for as long as there is a call to work off.
+
+    It is begun with a question: where that leads to no call, the directory is closed again.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        The run directory; opened in the thread.
+
+    Attributes
+    ----------
+    coordinator : Coordinator or None
+        Of the call that is worked off.
+    session : Session or None
+        The open run directory.
+    error : BaseException or None
+        What nobody foresaw.
+    is_resting, is_closed : threading.Event
+        Whether everything known is on disk and nothing more is sent; whether the directory is closed again.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.coordinator: Coordinator | None = None
+        self.session: Session | None = None
+        self.workers: Workers | None = None
+        self.error: BaseException | None = None
+        self.is_resting = threading.Event()
+        self.is_closed = threading.Event()
+        self.n_busy = 0
+        self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._pid = os.getpid()
+        self._on_close: Callable[[], None] = _nothing
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
+
+    def start(self) -> None:
+        """Begin; it waits for the first question."""
+        self._thread.start()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked off the one that works on the directory."""
+        return self._pid != os.getpid()
+
+    def refuse_fork(self) -> None:
+        """Refuse to do anything for a run of the process that this one was forked off.
+
+        Raises
+        ------
+        DirectoryLocked
+            If that is so.
+        """
+        if self.is_of_parent:
+            raise of_parent(self.directory.path, self._pid)
+
+    def interrupt(self, coordinator: Coordinator | None = None) -> None:
+        """Send nothing more, unless another call than the coordinator's is under way.
+
+        `is_resting` is set once everything known is on disk.
+        """
+        self.refuse_fork()
+        self.mailbox.put(_Halt(coordinator))
+
+    def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
+        """Have something done or read in the runner's thread, between two events, and wait for it.
+
+        Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
+
+        Returns
+        -------
+        Future
+            Done with what `do` returned or raised; cancelled, and `do` never called, if the runner ended, or the
+            time was over, before it came to that.
+        """
+        self.refuse_fork()
+        question = _Question(do)
+        self.mailbox.put(question)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            while not question.is_answered(_LOOK_EVERY_S):
+                if self.is_closed.is_set() or (until is not None and time.monotonic() >= until):
+                    break
+        finally:
+            question.reply.cancel()
+        question.is_answered(None)
+        return question.reply
+
+    @property
+    def n_on_the_wire(self) -> int:
+        """Creates that were sent and are not answered."""
+        return 0 if self.coordinator is None else len(self.coordinator.schedule.creating)
+
+    # What is done in the runner's thread, by a question.
+
+    def open(self, service: str, clock: Clock, entropy: str | None = None) -> Session:
+        """Give the open directory, opened now if it is not; refuses what was not made for its service and seeds."""
+        if self.session is None:
+            try:
+                self.session = open_session(self.directory, service, clock, entropy)
+            except DirectoryLocked as error:
+                if self.directory.path in _of_parent:
+                    raise of_parent(self.directory.path, _of_parent[self.directory.path]) from error
+                raise
+            return self.session
+        refuse_other_service(self.directory, self.session.ledger.service, service)
+        refuse_other_entropy(self.directory, self.session.ledger.entropy, entropy)
+        return self.session
+
+    def take_on(self, coordinator: Coordinator, on_close: Callable[[], None], n_workers: int) -> None:
+        """Go on with a call, in place of the one under way; creates that were sent are still waited for.
+
+        `on_close` is called once the ledger is closed, before the directory is unlocked.
+        """
+        self.workers = self.workers or Workers(n_workers, self.mailbox)
+        coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
+        self.coordinator, self._on_close = coordinator, on_close
+        self.is_resting.clear()
+
+    def settle(self, event: Event) -> None:
+        """Record what somebody found out about an order; a call under way goes on with it."""
+        assert self.session is not None  # noqa: S101 - opened by the same question
+        if self.coordinator is None:
+            self.session.ledger.record([event])
+        else:
+            self.coordinator.settle(event)
+        try:
+            self.session.ledger.commit()
+        except OSError as error:
+            if self.coordinator is not None:
+                self.coordinator.storage_failed(error)
+            raise storage_failed(self.directory, error) from error
+
+    # The thread.
+
+    def _run(self) -> None:
+        if _register(self):
+            for step in (self._loop, self._await_creates, self._close):
+                try:
+                    step()
+                except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
+                    self.error = self.error or error
+                    if self.coordinator is not None:
+                        self.coordinator.halt()
+                self._is_ending = True
+            _forget(self)
+        self.is_resting.set()
+        self.is_closed.set()
+
+    def _loop(self) -> None:
+        self._take(_PATIENCE_S)
+        while (coordinator := self.coordinator) is not None:
+            self._give(coordinator)
+            if coordinator.is_over():
+                return
+            self._take(coordinator.wait_s(self._n_free()))
+
+    def _await_creates(self) -> None:
+        """Record the answers of creates on the wire, however the loop ended: they are money."""
+        while (coordinator := self.coordinator) is not None and coordinator.schedule.creating and self.n_busy:
+            try:
+                self._take(coordinator.wait_s(self._n_free()))
+            except Exception:  # whatever is wrong with one answer, the next may be a task id
+                logger.exception("an answer could not be taken in")
+            self._commit(coordinator)
+
+    def _n_free(self) -> int:
+        return 0 if self.workers is None else self.workers.n - self.n_busy
+
+    def _give(self, coordinator: Coordinator) -> None:
+        assert self.workers is not None  # noqa: S101 - made with the first call
+        n_free = self._n_free()
+        work = coordinator.give(n_free) if n_free > 0 else []
+        if not self._commit(coordinator):
+            for action, _ in work:
+                coordinator.take_back(action)
+            return
+        self.n_busy += len(work)
+        for _, call in work:
+            self.workers.do(call)
+        if coordinator.ledger.is_checkpoint_due():
+            self._checkpoint(coordinator)
+
+    def _take(self, wait_s: float | None) -> None:
+        try:
+            self._open_message(self.mailbox.get(timeout=wait_s))
+            while True:
+                self._open_message(self.mailbox.get_nowait())
+        except queue.Empty:
+            return
+
+    def _open_message(self, message: object) -> None:
+        if isinstance(message, _Halt):
+            self._halt(message)
+        elif isinstance(message, _Question):
+            if self._is_ending:
+                message.refuse()
+            else:
+                message.answer(self)
+        elif self.coordinator is not None:
+            self.n_busy -= 1
+            self.coordinator.take(message)
+
+    def _halt(self, message: _Halt) -> None:
+        coordinator = self.coordinator
+        if coordinator is None or message.coordinator not in (None, coordinator):
+            return
+        coordinator.halt()
+        if self._commit(coordinator):
+            self._checkpoint(coordinator)
+        self.is_resting.set()
+
+    def _commit(self, coordinator: Coordinator) -> bool:
+        try:
+            coordinator.ledger.commit()
+        except OSError as error:
+            coordinator.storage_failed(error)
+            return False
+        return True
+
+    def _checkpoint(self, coordinator: Coordinator) -> None:
+        try:
+            coordinator.ledger.checkpoint(coordinator.assignment.jobs)
+        except OSError as error:
+            coordinator.storage_failed(error)
+
+    def _close(self) -> None:
+        if self.workers is not None:
+            self.workers.stop()
+        if self.session is None:
+            return
+        with ExitStack() as last:  # each is called, whatever happens to the others
+            last.callback(self.session.close)
+            last.callback(self._on_close)
+            last.callback(self.session.ledger.abandon)
+            self._close_ledger(self.session)
+
+    def _close_ledger(self, session: Session) -> None:
+        try:
+            session.ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
+        except OSError as error:
+            if self.coordinator is None:
+                raise storage_failed(self.directory, error) from error
+            self.coordinator.storage_failed(error)
+            self.coordinator.tell_unwritten()
+
+
+def _nothing() -> None:
+    """Nothing is to be done once the ledger is closed."""
+
+
+_live: Final[dict[Path, Runner]] = {}
+_of_parent: Final[
+    dict[Path, int]
+] = {}  # what the process worked on that this one was forked off, and its number
+_lock: Final = threading.Lock()
+
+
+def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _PATIENCE_S) -> T:
+    """Have something done in the one thread that works on a directory; begins it where there is none.
+
+    It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        The run directory.
+    do : callable
+        Called with the runner, in its thread.
+    timeout_s : float
+        Seconds to wait for the thread to come to it.
+
+    Returns
+    -------
+    object
+        What `do` returned; what it raised is raised.
+
+    Raises
+    ------
+    DirectoryLocked
+        If an earlier call is still busy with the disk; the question is withdrawn.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        runner = live(directory.path)
+        if runner is None:
+            runner = Runner(directory)
+            runner.start()
+        reply = runner.ask(do, until - time.monotonic())
+        if not reply.cancelled():
+            break
+        if not runner.is_closed.wait(max(0.0, until - time.monotonic())):
+            raise DirectoryLocked(
+                f"an earlier call in this process is still writing to {directory.path}; nothing was changed, try again."
+            )
+    while runner.coordinator is None and not runner.is_closed.wait(_LOOK_EVERY_S):
+        pass
+    if runner.coordinator is None and runner.error is not None and reply.exception() is None:
+        raise runner.error
+    answer: T = reply.result()
+    return answer
+
+
+def _register(runner: Runner) -> bool:
+    """Make a runner the one of its directory; False if there is one."""
+    with _lock:
+        return _live.setdefault(runner.directory.path, runner) is runner
+
+
+def _forget(runner: Runner) -> None:
+    with _lock:
+        del _live[runner.directory.path]
+
+
+def live(path: Path) -> Runner | None:
+    """Give the runner of this process that works on a directory, if any."""
+    with _lock:
+        return _live.get(path)
+
+
+def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
+    """Stop every runner and wait for the answers of creates on the wire; a second interrupt leaves at once."""
+    with _lock:
+        runners = list(_live.values())
+    for runner in runners:
+        runner.interrupt()
+    until = time.monotonic() + timeout_s
+    try:
+        for runner in runners:
+            runner.is_closed.wait(max(0.0, until - time.monotonic()))
+    except KeyboardInterrupt:
+        logger.warning("left before every create was answered; those rows are ambiguous")
+
+
+def of_parent(path: Path, pid: int) -> DirectoryLocked:
+    """Say that a run belongs to the process that this one was forked off."""
+    return DirectoryLocked(
+        f"{path} is worked on by process {pid}, which this one was forked off; only that one can change the run. "
+        "Reading (load, status, results) works here, too."
+    )
+
+
+def _forget_parent() -> None:
+    """Leave the parent's runs to the parent; called in a child that was just forked."""
+    for path, runner in _live.items():
+        _of_parent[path] = runner._pid  # noqa: SLF001 - this module's own
+        runner.directory.leave_lock()
+    _live.clear()
+    _lock.release()
+
+
+atexit.register(wait_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget_parent)

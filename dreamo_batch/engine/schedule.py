@@ -1,0 +1,442 @@
+"""What to do next: state + now -> the next request. Pure, deterministic, and told the time.
+
+The schedule knows which jobs wait to be ordered, which tasks are open and when each is due, which pictures
+wait to be saved, and what the limits are. It never sends anything: `next_action` names one request for a free
+worker, and the runner tells it how each ended.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+from dreamo_batch.engine.pacing import POLLS_PER_S, BackOff, Outage, PollTimes, Quota, Standstill, TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.pacing import Window
+
+
+Key = tuple[str, int]
+
+_SAVE_TRIES: Final = 3
+_STRIKES: Final = 3
+_STRIKES_OVER_S: Final = 30.0
+_STRIKE_EVERY_S: Final = 15.5
+_RETRY_CAP_S: Final = 30.0
+
+
+class Do(StrEnum):
+    """A request the runner can make."""
+
+    CREATE = "create"
+    POLL = "poll"
+    SAVE = "save"
+    REFRESH = "refresh"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One request: what, and for which order of which job."""
+
+    do: Do
+    key: Key = ("", 0)
+
+
+@dataclass(slots=True)
+class _Task:
+    """What is known of an open task beside the ledger, in monotonic seconds."""
+
+    born: float
+    since: float  # when this call began to wait for it
+    is_fresh: bool = (
+        False  # accepted in this call, so its latency tells of the service and not of our absence
+    )
+    n_polls: int = 0
+    unfinished_s: float = 0.0
+    strikes: int = 0
+    first_strike: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once.
+
+    Examples
+    --------
+    >>> Limits(max_in_flight=8, n_workers=16).n_creating
+    14
+    """
+
+    max_in_flight: int = 8
+    n_workers: int = 16
+    task_timeout_s: float = 900.0
+    patience_s: float = 900.0
+
+    @property
+    def n_creating(self) -> int:
+        """Creates on the wire at once: two workers are kept for everything else."""
+        return max(1, self.n_workers - 2)
+
+    @property
+    def n_saving(self) -> int:
+        """Pictures being fetched at once: half of the workers."""
+        return max(1, self.n_workers // 2)
+
+
+class Schedule:
+    """Decides what a free worker does next.
+
+    Parameters
+    ----------
+    limits : Limits
+        How much at once.
+    budget : Budget
+        Asked before every create.
+    seed : int
+        For jitter.
+
+    Examples
+    --------
+    >>> from dreamo_batch.engine.budget import Budget
+    >>> schedule = Schedule(Limits(max_in_flight=1), Budget())
+    >>> schedule.add_jobs([("a", 1), ("b", 1)])
+    >>> schedule.next_action(now=0.0)
+    Action(do=<Do.CREATE: 'create'>, key=('a', 1))
+    >>> schedule.next_action(now=0.0) is None
+    True
+    >>> schedule.accepted(("a", 1), now=0.1)
+    >>> schedule.next_action(now=0.5).do.value
+    'poll'
+    """
+
+    def __init__(self, limits: Limits, budget: Budget, *, seed: int = 0) -> None:
+        source = random.Random(seed)
+        self.limits = limits
+        self.budget = budget
+        self.quota = Quota(source, n_most=limits.max_in_flight)
+        self.poll_times = PollTimes(source)
+        self.outage = Outage(BackOff(source, first_s=0.25, cap_s=30.0), patience_s=limits.patience_s)
+        self.standstill = Standstill(patience_s=limits.patience_s)
+        self.is_submitting = True
+        self.is_polling = True
+        self.is_halted = False
+        self.is_paused = False
+        self._does_pace_saves = False
+        self._bucket = TokenBucket(POLLS_PER_S)
+        self._waiting: deque[Key] = deque()
+        self._tasks: dict[Key, _Task] = {}
+        self._due: list[tuple[float, int, Do, Key]] = []
+        self._to_save: deque[Key] = deque()
+        self._save_tries: dict[Key, int] = {}
+        self._busy: dict[Do, set[Key]] = {do: set() for do in Do}
+        self._turn = 0
+        self._n_due = 0
+
+    # What there is to do.
+
+    def add_jobs(self, keys: Iterable[Key]) -> None:
+        """Queue creates."""
+        self._waiting.extend(keys)
+
+    def withdraw(self, job_id: str) -> None:
+        """Take what was still to be ordered of a job off the queue."""
+        self._waiting = deque(key for key in self._waiting if key[0] != job_id)
+
+    def add_task(self, key: Key, *, now: float, age_s: float) -> None:
+        """Take over a task that was accepted earlier; it is asked for at once."""
+        self._tasks[key] = _Task(now - age_s, now)
+        self._plan(Do.POLL, key, now)
+
+    def add_save(self, key: Key, *, refresh_first: bool, now: float) -> None:
+        """Queue a picture that was made and is not on disk."""
+        if refresh_first:
+            self._plan(Do.REFRESH, key, now)
+        else:
+            self._to_save.append(key)
+
+    def adopt(self, creating: Iterable[Key]) -> None:
+        """Take over creates that an earlier call left on the wire."""
+        self._busy[Do.CREATE].update(creating)
+
+    def halt(self) -> None:
+        """Give out nothing any more; only creates on the wire are waited for."""
+        self.is_halted = True
+
+    def is_awaiting(self, do: Do, key: Key) -> bool:
+        """Whether a request given out has not ended yet."""
+        return key in self._busy[do]
+
+    # What comes next.
+
+    def next_action(self, now: float) -> Action | None:
+        """Name the next request for a free worker, or None; what it names counts as under way.
+
+        The kinds take turns, so that polls, creates and downloads never starve one another.
+        """
+        if self.is_halted:
+            return None
+        choices = (self._next_create, self._next_due, self._next_save)
+        for i in range(len(choices)):
+            action = choices[(self._turn + i) % len(choices)](now)
+            if action is not None:
+                self._turn = (self._turn + i + 1) % len(choices)
+                self._busy[action.do].add(action.key)
+                return action
+        return self._next_probe(now)
+
+    def wake_at(self, now: float) -> float | None:
+        """Say when time alone makes something possible; None if only an answer can."""
+        times: list[float] = []
+        if self.is_halted:
+            return None
+        if self.outage.mood == "down":
+            if not self._busy[Do.PROBE] and self.outage.probe_at is not None:
+                times.append(self.outage.probe_at)
+        else:
+            if self._due and self.is_polling:
+                times.append(max(self._due[0][0], self._bucket.ready_at(now), self.quota.ready_at(now)))
+            # Also where that is past: time has gone on since the last look, which still found a cool-down.
+            if self._may_create() or (self._does_pace_saves and self._may_save()):
+                times.append(self.quota.ready_at(now))
+            if (at := self.standstill.next_at(now)) is not None:
+                times.append(at)
+        return min(times, default=None)
+
+    def is_done(self) -> bool:
+        """Whether nothing is under way and nothing more will be."""
+        if self.is_halted:
+            return not self._busy[Do.CREATE]
+        if any(self._busy.values()) or self._to_save:
+            return False
+        if self.is_polling and (self._tasks or self._due):
+            return False
+        # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
+        return not self._waiting or not self.is_submitting or self.budget.verdict() != "go"
+
+    @property
+    def window(self) -> Window:
+        """How many tasks may be at the service."""
+        return self.quota.window
+
+    @property
+    def n_in_flight(self) -> int:
+        """Tasks at the service, and creates on the wire."""
+        return len(self._tasks) + len(self._busy[Do.CREATE])
+
+    @property
+    def n_waiting(self) -> int:
+        """Jobs not ordered yet."""
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> tuple[Key, ...]:
+        """Orders that are still to be sent."""
+        return tuple(self._waiting)
+
+    @property
+    def creating(self) -> frozenset[Key]:
+        """Orders whose create is on the wire."""
+        return frozenset(self._busy[Do.CREATE])
+
+    def cool_down_left_s(self, now: float) -> float:
+        """Seconds until requests go on after a 429."""
+        return max(0.0, self.quota.cool_until - now)
+
+    # How it ended.
+
+    def accepted(self, key: Key, *, now: float) -> None:
+        """Take in a task id."""
+        self._busy[Do.CREATE].discard(key)
+        self._tasks[key] = _Task(now, now, is_fresh=True)
+        self.quota.create_ended(key)
+        self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
+        self.answered(is_create=True)
+        self._plan(Do.POLL, key, now + self.poll_times.due_in(0.0))
+
+    def create_ended(self, key: Key) -> None:
+        """Take in a create that led to no task."""
+        self._busy[Do.CREATE].discard(key)
+        self.quota.create_ended(key)
+
+    def send_again(self, key: Key) -> None:
+        """Put a create that never arrived back to the head of the queue."""
+        self.create_ended(key)
+        self._waiting.appendleft(key)
+
+    def limited(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
+        """Take in a 429, of a create or of a question: everyone waits the same cool-down."""
+        self.outage.answered()
+        self._refused(now, asked_s=asked_s, create=create)
+
+    def save_limited(self, now: float, *, asked_s: float | None) -> None:
+        """Take in a 429 of a picture: the service counts these, too."""
+        self._does_pace_saves = True
+        self._refused(now, asked_s=asked_s)
+
+    def still_running(self, key: Key, now: float) -> bool:
+        """Take in a poll without an end; False if the task is overdue and no longer asked for."""
+        task = self._polled(key)
+        self.quota.seen(key, now=now, is_running=True)
+        task.strikes = 0
+        task.unfinished_s = now - task.born
+        return self._ask_again(key, task, now, self.poll_times.due_in(now - task.born))
+
+    def poll_failed(self, key: Key, now: float) -> bool:
+        """Take in a poll that brought no answer; False if the task is overdue."""
+        task = self._polled(key)
+        wait_s = min(max(self.poll_times.due_in(now - task.born), 1.0), _RETRY_CAP_S)
+        return self._ask_again(key, task, now, wait_s)
+
+    def not_found(self, key: Key, now: float) -> bool:
+        """Take in a "not found"; False once it was said three times over 30 s."""
+        task = self._polled(key)
+        self.quota.seen(key, now=now, is_running=False)
+        task.strikes += 1
+        if task.strikes == 1:
+            task.first_strike = now
+        if task.strikes >= _STRIKES and now - task.first_strike >= _STRIKES_OVER_S:
+            del self._tasks[key]
+            return False
+        self._plan(Do.POLL, key, now + _STRIKE_EVERY_S)
+        return True
+
+    def task_ended(self, key: Key, now: float) -> None:
+        """Take in the end of a task."""
+        task = self._polled(key)
+        del self._tasks[key]
+        self.quota.seen(key, now=now, is_running=False)
+        self._bucket.give_back()
+        if task.is_fresh:
+            self.poll_times.learn(now - task.born, unfinished_s=task.unfinished_s)
+
+    def saved(self, key: Key, now: float) -> None:
+        """Take in a picture on disk."""
+        if self._does_pace_saves:
+            self.quota.pace.answered(now)
+        self.standstill.answered()
+        self._busy[Do.SAVE].discard(key)
+        self._save_tries.pop(key, None)
+
+    def save_failed(self, key: Key, now: float) -> bool:
+        """Take in a picture that could not be fetched; False once it was tried three times."""
+        self._busy[Do.SAVE].discard(key)
+        self._save_tries[key] = n_tries = self._save_tries.get(key, 0) + 1
+        if n_tries >= _SAVE_TRIES or not self.is_polling:
+            self._save_tries.pop(key)
+            return False
+        self._plan(Do.REFRESH, key, now + n_tries * 0.5)
+        return True
+
+    def refreshed(self, key: Key, now: float) -> None:
+        """Take in that the URL of a picture was asked for again."""
+        self._busy[Do.REFRESH].discard(key)
+        self.quota.pace.answered(now)
+        self._to_save.append(key)
+
+    def refresh_failed(self, key: Key, now: float) -> None:
+        """Take in that asking for a URL again brought no answer; it is asked for once more."""
+        self._busy[Do.REFRESH].discard(key)
+        self._plan(Do.REFRESH, key, now + 1.0)
+
+    def probed(self, now: float, *, is_there: bool) -> None:
+        """Take in the answer of a probe."""
+        self._busy[Do.PROBE].clear()
+        self.outage.probed(now, is_there=is_there)
+        if is_there:
+            self.standstill.answered()
+
+    def answered(self, *, is_create: bool = False) -> None:
+        """Take in that the service answered, and not with a 429."""
+        self.standstill.answered()
+        self.outage.answered(is_create=is_create)
+
+    def n_polls(self, key: Key) -> int:
+        """Count the polls of an open task."""
+        return self._tasks[key].n_polls
+
+    def age_s(self, key: Key, now: float) -> float:
+        """Seconds since an open task was accepted."""
+        return now - self._tasks[key].born
+
+    # Private.
+
+    def _refused(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
+        self.standstill.refused(now)
+        self.quota.refused(now=now, n_tasks=len(self._tasks), asked_s=asked_s, create=create)
+
+    def _next_create(self, now: float) -> Action | None:
+        if not self._may_create() or not self.quota.is_open(now):
+            return None
+        key = self._waiting.popleft()
+        self.quota.create_sent(key, self._tasks.keys())
+        self.outage.tried()
+        self.quota.sent(now)
+        return Action(Do.CREATE, key)
+
+    def _may_create(self) -> bool:
+        """Whether nothing but time stands in the way of the next create."""
+        if not self._waiting or not self.is_submitting or self.is_paused:
+            return False
+        if self.outage.mood == "down" or (self.outage.mood == "trial" and not self._may_try()):
+            return False
+        if not self.quota.has_room(self.n_in_flight) or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
+            return False
+        return self.budget.verdict() == "go"
+
+    def _may_try(self) -> bool:
+        """Whether a create may try if the service is back: one alone, and not before a question was answered."""
+        return not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
+
+    def _next_due(self, now: float) -> Action | None:
+        if not self._due or self._due[0][0] > now or not self.is_polling:
+            return None
+        if self.outage.mood == "down" or not self.quota.is_open(now) or not self._bucket.take(now):
+            return None
+        self.quota.sent(now)
+        _, _, do, key = heappop(self._due)
+        return Action(do, key)
+
+    def _next_save(self, now: float) -> Action | None:
+        if not self._may_save():
+            return None
+        if self._does_pace_saves and not self.quota.is_open(now):
+            return None
+        if self._does_pace_saves:
+            self.quota.sent(now)
+        return Action(Do.SAVE, self._to_save.popleft())
+
+    def _may_save(self) -> bool:
+        """Whether nothing but time stands in the way of the next picture."""
+        return bool(self._to_save) and len(self._busy[Do.SAVE]) < self.limits.n_saving
+
+    def _next_probe(self, now: float) -> Action | None:
+        probe_at = self.outage.probe_at
+        if self.outage.mood != "down" or self._busy[Do.PROBE] or probe_at is None or now < probe_at:
+            return None
+        self._busy[Do.PROBE].add(("", 0))
+        return Action(Do.PROBE)
+
+    def _plan(self, do: Do, key: Key, at: float) -> None:
+        self._n_due += 1
+        heappush(self._due, (at, self._n_due, do, key))
+
+    def _polled(self, key: Key) -> _Task:
+        self._busy[Do.POLL].discard(key)
+        task = self._tasks[key]
+        task.n_polls += 1
+        return task
+
+    def _ask_again(self, key: Key, task: _Task, now: float, wait_s: float) -> bool:
+        if now - task.since >= self.limits.task_timeout_s:
+            del self._tasks[key]
+            return False
+        self._plan(Do.POLL, key, now + wait_s)
+        return True

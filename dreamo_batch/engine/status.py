@@ -1,0 +1,495 @@
+"""What a run shows while it goes: snapshots, and who paints them.
+
+Showing never fails a run: what can't be shown as a bar is written as lines, and what can't be written is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from dreamo_batch import columns
+from dreamo_batch.engine.budget import EXACT
+from dreamo_batch.importing import load_module
+from dreamo_batch.text import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_USD: Final = Decimal("0.0001")
+_PAINT_EVERY_S: Final = 0.2
+_LINE_EVERY_S: Final = 30.0
+_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run at one moment: rows by status, money in USD.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> Snapshot({"completed": 3, "pending": 1}, Decimal("0.09"), Decimal(0), None, 0).n_settled
+    3
+    """
+
+    by_status: Mapping[str, int]
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    max_cost_usd: Decimal | None
+    n_in_flight: int
+    n_again: int = 0  # rows that have an outcome, and wait to be ordered again
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return sum(self.by_status.values())
+
+    @property
+    def n_settled(self) -> int:
+        """Rows that nothing more will happen to in this call."""
+        return sum(self.by_status.get(status, 0) for status in columns.SETTLED) - self.n_again
+
+    @property
+    def n_failed(self) -> int:
+        """Rows that failed."""
+        return self.by_status.get(columns.FAILED, 0)
+
+
+class Progress(Protocol):
+    """Shows a run; called from one thread only."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show how far it is."""
+        ...
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Show a line; `level` as in logging."""
+        ...
+
+    def close(self) -> None:
+        """Show no more."""
+        ...
+
+
+class Silent:
+    """Shows nothing; lines go to the log, and how far the run is at most every 30 s.
+
+    Examples
+    --------
+    >>> Silent().say("3 rows")
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pace = _Pace(clock)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Log how far it is."""
+        if text := self._pace.due(snapshot):
+            logger.info("%s", text)
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Log the line."""
+        logger.log(level, "%s", text)
+
+    def close(self) -> None:
+        """Log how far it came."""
+        if text := self._pace.rest():
+            logger.info("%s", text)
+
+
+class Lines:
+    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once.
+
+    Parameters
+    ----------
+    clock, now : callable
+        Give seconds, and the date.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> Lines().update(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0))
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
+    ) -> None:
+        self._stream = _usable(sys.stderr)
+        self._pace = _Pace(clock)
+        self._now = now
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Write how far it is, if that is due."""
+        if text := self._pace.due(snapshot):
+            self.say(text)
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write the line."""
+        self._stream.write(f"{self._now():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Write how far it came."""
+        if text := self._pace.rest():
+            self.say(text)
+
+
+class Bar:
+    """A tqdm bar of rows, with what was spent and what failed; on a terminal or as a notebook widget.
+
+    Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
+    gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
+
+    Parameters
+    ----------
+    first : Snapshot
+        How the run starts.
+    n_before : int
+        Settled rows that are left out of the count.
+    clock : callable
+        Gives seconds.
+    **options
+        Passed on to tqdm.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> import io
+    >>> out = io.StringIO()
+    >>> bar = Bar(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0), file=out)
+    >>> bar.update(Snapshot({"pending": 1, "completed": 1}, Decimal("0.03"), Decimal(0), None, 0))
+    >>> bar.close()
+    >>> "1/2" in out.getvalue(), "spent=$0.03" in out.getvalue()
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        first: Snapshot,
+        *,
+        n_before: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        tqdm = load_module("tqdm.auto").tqdm
+        is_widget = _is_widget()
+        if is_widget:
+            options["display"] = False
+        else:
+            _usable(options.get("file", sys.stderr))
+        self._tqdm: type[Any] = tqdm
+        self._clock = clock
+        self._ticks_at = clock()
+        self._n_before = n_before
+        self._trouble: Exception | None = None
+        self._bar: Any = self._tqdm(
+            total=first.n_rows - n_before,
+            initial=first.n_settled - n_before,
+            unit="row",
+            desc="dreamo",
+            dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
+            mininterval=_PAINT_EVERY_S,
+            **options,
+        )
+        self._display = self._bar.display
+        self._bar.display = self._display_or_note  # a lock of tqdm's stays locked if its display fails
+        self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show rows settled, money and failures; every second too, where a person sees time pass."""
+        n_settled = snapshot.n_settled - self._n_before
+        self._bar.set_postfix_str(postfix(snapshot), refresh=False)
+        if n_settled > self._bar.n:
+            self._bar.update(n_settled - self._bar.n)
+        elif n_settled < self._bar.n:  # a failed row is ordered again
+            self._bar.n = n_settled
+            self._bar.refresh()
+        elif self._clock() >= self._ticks_at:
+            self._ticks_at = self._clock() + _TICK_S
+            self._bar.refresh()
+        self._raise_trouble()
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
+        self._tqdm.write(harmless(text), file=sys.stdout if _is_widget() else _usable(sys.stderr))
+        self._raise_trouble()
+
+    def close(self) -> None:
+        """Leave the bar as it is; in a notebook also in the file that is saved."""
+        self._bar.refresh()
+        self._bar.close()
+        if self._output is not None:
+            self._output.update(self._bar.container)
+        self._raise_trouble()
+
+    def abandon(self) -> None:
+        """Draw no more, whatever happens."""
+        self._bar.disable = True
+
+    def _display_or_note(self, *args: Any, **options: Any) -> Any:
+        try:
+            return self._display(*args, **options)
+        except Exception as error:  # noqa: BLE001 - raised once tqdm has let go of its lock
+            self._trouble = error
+
+    def _raise_trouble(self) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+
+
+class Shown:
+    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone.
+
+    Parameters
+    ----------
+    first : Snapshot
+        How the run starts.
+    n_before : int
+        Settled rows that a bar leaves out of its count.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> Shown(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0)).close()
+    """
+
+    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
+        def bar() -> Progress:
+            return Bar(first, n_before=n_before)
+
+        self._log = Silent()
+        self._shown: Progress | None = None
+        self._ways: list[Callable[[], Progress]] = [bar, Lines] if _is_watched() else [Lines]
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show how far it is."""
+        self._show(lambda shown: shown.update(snapshot))
+        _safely(lambda: self._log.update(snapshot))
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Show a line, and log it: as it is where it could not be shown, else without alarm."""
+        is_shown = self._show(lambda shown: shown.say(text, level))
+        _safely(lambda: self._log.say(text, logging.INFO if is_shown else level))
+
+    def close(self) -> None:
+        """Show no more."""
+        self._show(lambda shown: shown.close())
+        _safely(self._log.close)
+
+    def _show(self, do: Callable[[Progress], None]) -> bool:
+        """Show something in the first way that works; False if none does."""
+        while self._ways:
+            try:
+                if self._shown is None:
+                    self._shown = self._ways[0]()
+                do(self._shown)
+            except Exception as error:  # noqa: BLE001 - a run that buys does not end because it can't be shown
+                self._give_up_way(error)
+            else:
+                return True
+        return False
+
+    def _give_up_way(self, error: Exception) -> None:
+        if isinstance(self._shown, Bar):
+            self._shown.abandon()
+        self._shown = None
+        del self._ways[0]
+        _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
+
+
+class _Pace:
+    """Says when a line about a run is due: at most every 30 s, and when rows first fail or are first in doubt."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = clock()
+        self._is_bad = (False, False)
+        self._said = self._now = ""
+
+    def due(self, snapshot: Snapshot) -> str:
+        self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
+        is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
+        if self._clock() < self._next_at and is_bad <= self._is_bad:
+            return ""
+        self._is_bad = is_bad
+        return self.rest()
+
+    def rest(self) -> str:
+        if self._now == self._said:
+            return ""
+        self._next_at = self._clock() + _LINE_EVERY_S
+        self._said = self._now
+        return self._now
+
+
+def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
+    """Show a run from now on, or only log it."""
+    return Shown(first, n_before=n_before) if show else Silent()
+
+
+def _safely(do: Callable[[], None]) -> None:
+    try:
+        do()
+    except Exception:  # noqa: BLE001 - a log that fails has nobody left to tell
+        return
+
+
+def _usable(stream: Any) -> Any:
+    """Return a stream that takes text now; raises if there is none, or it is closed."""
+    if stream is None:
+        raise OSError("there is no standard error")
+    stream.write("")
+    stream.flush()
+    return stream
+
+
+def _is_watched() -> bool:
+    """Whether a person can see a bar move."""
+    try:
+        return _is_widget() or sys.stderr.isatty()
+    except Exception:  # noqa: BLE001 - closed, missing, or something else that is no stream
+        return False
+
+
+def _is_widget() -> bool:
+    """Whether tqdm draws in a notebook."""
+    from tqdm.autonotebook import tqdm as chosen
+    from tqdm.std import tqdm as of_text
+
+    return chosen is not of_text
+
+
+def _displayed(container: Any) -> Any:
+    """Display a bar so that its output can be brought up to date: a saved notebook keeps the text of it."""
+    from IPython.display import display
+
+    return display(container, display_id=True)  # type: ignore[no-untyped-call]
+
+
+def postfix(snapshot: Snapshot) -> str:
+    """Tell money, failures and what is in flight in a few words.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> postfix(Snapshot({"failed": 2}, Decimal("0.0286"), Decimal(0), Decimal(5), 3))
+    'spent=$0.0286/5, failed=2, in flight=3'
+    """
+    cap = "" if snapshot.max_cost_usd is None else f"/{snapshot.max_cost_usd.normalize(EXACT):f}"
+    parts = [f"spent=${dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
+    if snapshot.by_status.get(columns.AMBIGUOUS):
+        parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
+    if snapshot.n_in_flight:
+        parts.append(f"in flight={snapshot.n_in_flight}")
+    return ", ".join(parts)
+
+
+def dollars(amount: Decimal) -> str:
+    """Write an amount for reading, with at most four decimals.
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> dollars(Decimal("0.028571428")), dollars(Decimal("12"))
+    ('0.0286', '12')
+    """
+    if "." not in f"{amount:f}":
+        return f"{amount:f}"
+    return f"{amount.quantize(_SHOWN_USD, context=EXACT):f}".rstrip("0").rstrip(".")
+
+
+Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Rows that failed in the same way: how many, and one of them as an example (its label and the service's words)."""
+
+    error_class: str
+    n_rows: int
+    row: Any
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A saved picture: its row's label, prompt and seed, where it lies, and what its job cost in USD."""
+
+    row: Any
+    job_id: str
+    prompt: str
+    seed: int | None
+    path: Path
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Snapshot):
+    """A run at one moment: rows by status, money in USD, times in seconds.
+
+    Attributes
+    ----------
+    run_dir : Path
+        The run directory.
+    phase : {"running", "paused", "stopping", "stopped", "finished", "idle"}
+        ``"stopping"``: nothing more is sent, creates on the wire are waited for. ``"stopped"``: ended before every
+        row was settled. ``"idle"``: a watched directory that nobody works on.
+    by_status : mapping of str to int
+        Rows of the table by status.
+    spent_usd, reserved_usd : Decimal
+        Over every order of the directory: what is known to be paid, and what is set aside.
+    max_cost_usd : Decimal or None
+        The cap.
+    projected_usd : tuple of Decimal (low, likely, high), or None
+        What the directory will have cost once every row is settled, at the prices seen; None before the first.
+    n_in_flight : int
+        Tasks at the service.
+    rows_per_s : float or None
+        Rows settled in a second, lately; None before the first.
+    eta_s : float or None
+        Seconds left at that rate; None if it can't be told, 0 at the end.
+    elapsed_s : float
+        Seconds since this call began.
+    errors : tuple of ErrorGroup
+        Failed, invalid and ambiguous rows by class, most frequent first.
+    newest : tuple of Picture
+        The pictures saved last, newest first, 12 at most.
+    notices : tuple of str
+        What was to be said, oldest first, the last 20.
+    problem : str or None
+        What stopped the run early, with what to do.
+    at : datetime
+        When this was so (UTC).
+    """
+
+    run_dir: Path
+    phase: Phase
+    projected_usd: tuple[Decimal, Decimal, Decimal] | None
+    rows_per_s: float | None
+    eta_s: float | None
+    elapsed_s: float
+    errors: tuple[ErrorGroup, ...]
+    newest: tuple[Picture, ...]
+    notices: tuple[str, ...]
+    problem: str | None
+    at: datetime
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is working on the run any more."""
+        return self.phase in ("stopped", "finished", "idle")

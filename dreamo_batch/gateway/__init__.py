@@ -1,0 +1,34 @@
+"""The local gateway: a stand-in for the service, for notebooks, the demo and tests.
+
+Examples
+--------
+>>> from dreamo_batch.gateway import LocalGateway
+>>> with LocalGateway(engine="flat") as gateway:
+...     gateway.base_url.rpartition(":")[0]
+'http://127.0.0.1'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamo_batch.gateway.gateway import LocalGateway
+
+
+__all__ = ["LocalGateway"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only the gateway needs FastAPI; the engines beside it do not.
+    if name == "LocalGateway":
+        try:
+            from dreamo_batch.gateway.gateway import LocalGateway
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
+                raise
+            raise ModuleNotFoundError(
+                f"The local gateway needs {error.name}: pip install 'dreamo-batch[local]'.", name=error.name
+            ) from None
+        return LocalGateway
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,611 @@
+"""Every way in which the gateway can misbehave, as one table.
+
+`FAULTS` is the whole of it: name, the stages at which it can strike, and what it does. Whether and when
+one strikes is decided by a `FaultPlan`.
+
+Examples
+--------
+>>> FAULTS["drop_after_accept"].stages, FAULTS["drop_after_accept"].is_accepted
+(('create',), True)
+>>> len([fault for fault in FAULTS.values() if "poll" in fault.stages]) > 30
+True
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import random
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from dreamo_batch.service import contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+Stage = Literal["create", "poll", "precharge", "download"]
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+CREATE: Final[tuple[Stage, ...]] = ("create",)
+POLL: Final[tuple[Stage, ...]] = ("poll",)
+JSON: Final[tuple[Stage, ...]] = ("create", "poll", "precharge")
+
+
+class Effect(enum.StrEnum):
+    """What kind of thing a fault does.
+
+    Examples
+    --------
+    >>> FAULTS["stuck"].effect
+    <Effect.FATE: 'fate'>
+    """
+
+    DROP = "drop"  # closes the connection without an answer
+    SLOW = "slow"  # answers late
+    ANSWER = "answer"  # answers something else
+    VARY = "vary"  # answers right, in another spelling
+    MANGLE = "mangle"  # spoils the answer's bytes
+    FATE = "fate"  # decides what becomes of the task that is being accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to misbehave.
+
+    Attributes
+    ----------
+    name : str
+        By which it is asked for.
+    stages : tuple of str
+        Out of create, poll, precharge and download.
+    effect : Effect
+        The kind of thing it does.
+    meaning : str
+        What a client sees.
+    is_accepted : bool
+        Whether a create that it strikes is accepted (and invoiced) all the same.
+    needs : str or None
+        The state in which a task must be for a poll to be struck; None for any.
+    status : int
+        HTTP status, of those that answer something else.
+    word : str
+        What `effect` works with: a body's shape, a status word, an error's text.
+    code : str
+        The task's error code, for those that make it fail.
+
+    Examples
+    --------
+    >>> FAULTS["http_503"].status, FAULTS["http_503"].is_accepted
+    (503, False)
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    effect: Effect
+    meaning: str
+    is_accepted: bool = True
+    needs: Literal["in_progress", "completed", "failed"] | None = None
+    status: int = 200
+    word: str = ""
+    code: str = ""
+
+
+def _connections() -> Iterator[Fault]:
+    yield Fault(
+        "drop_before_accept", CREATE, Effect.DROP, "closed without an answer, no order", is_accepted=False
+    )
+    yield Fault("drop_after_accept", CREATE, Effect.DROP, "closed without an answer, ordered and invoiced")
+    yield Fault("drop", ("poll", "precharge", "download"), Effect.DROP, "closed without an answer")
+    yield Fault(
+        "slow", STAGES, Effect.SLOW, "the right answer after some seconds; a create is accepted at once"
+    )
+
+
+def _statuses() -> Iterator[Fault]:
+    hints = {"": "", "_seconds": "seconds", "_date": "date", "_body": "body"}
+    for status in (401, 402, 403, 404, 408, 500, 502, 503, 504):
+        meaning = f"HTTP {status}"
+        yield Fault(f"http_{status}", STAGES, Effect.ANSWER, meaning, is_accepted=False, status=status)
+    for ending, hint in hints.items():
+        meaning = f"HTTP 429, Retry-After: {hint or 'none'}"
+        yield Fault(
+            f"http_429{ending}", STAGES, Effect.ANSWER, meaning, is_accepted=False, status=429, word=hint
+        )
+    for status in (408, 500, 502, 503, 504):
+        meaning = f"HTTP {status}, ordered and invoiced all the same"
+        yield Fault(f"http_{status}_after_accept", CREATE, Effect.ANSWER, meaning, status=status)
+    yield Fault("redirect", STAGES, Effect.ANSWER, "HTTP 307 to the same path", is_accepted=False, status=307)
+    yield Fault(
+        "redirect_after_accept", CREATE, Effect.ANSWER, "HTTP 307 to the same path, ordered", status=307
+    )
+
+
+def _bodies() -> Iterator[Fault]:
+    for shape in ERROR_SHAPES:
+        meaning = f"an HTTP error (400 on create, else 500) with the body of shape {shape!r}"
+        yield Fault(f"error_{shape}", STAGES, Effect.ANSWER, meaning, is_accepted=False, status=0, word=shape)
+    yield Fault("html", STAGES, Effect.ANSWER, "HTTP 200 with a page", is_accepted=False, word="html")
+    yield Fault("html_after_accept", CREATE, Effect.ANSWER, "HTTP 200 with a page, ordered", word="html")
+    yield Fault(
+        "empty_answer", STAGES, Effect.ANSWER, "HTTP 200 with nothing; a create is accepted", word="empty"
+    )
+    yield Fault("unexpected_json", JSON, Effect.ANSWER, "HTTP 200 with []; a create is accepted", word="list")
+    meaning = "HTTP 200 with an error and no id"
+    yield Fault("error_in_200", CREATE, Effect.ANSWER, meaning, is_accepted=False, word="code_error_message")
+    yield Fault("truncated_json", JSON, Effect.MANGLE, "the right answer cut in half; a create is accepted")
+    meaning = "Content-Length promises more than comes; a create is accepted"
+    yield Fault("content_length_too_long", STAGES, Effect.MANGLE, meaning)
+    meaning = "Content-Length promises less than comes; a create is accepted"
+    yield Fault("content_length_too_short", STAGES, Effect.MANGLE, meaning)
+
+
+def _fates() -> Iterator[Fault]:
+    for code, row in contract.ERROR_CODES.items():
+        if code >= "003011095":
+            meaning = f"the task fails with {code}"
+            yield Fault(f"fail_{code[-3:]}", CREATE, Effect.FATE, meaning, code=code, word=row.meaning)
+    texts = {
+        "fail_moderation": ("003011095", "Internal generation error: Risk Not Pass"),
+        "fail_moderation_code": ("000110001", "input image may contain sensitive information"),
+        "fail_upstream_429": ("003011097", "HTTP error response: 429 Too Many Requests"),
+        "fail_upstream_503": ("003011097", "HTTP error response: 503 Service Unavailable"),
+        "fail_upstream_400": ("003011097", "HTTP error response: 400 Bad Request"),
+    }
+    for name, (code, text) in texts.items():
+        yield Fault(name, CREATE, Effect.FATE, f"the task fails with {code}, {text!r}", code=code, word=text)
+    yield Fault("stuck", CREATE, Effect.FATE, "the task never ends", word="stuck")
+    yield Fault("forgotten", CREATE, Effect.FATE, "ordered, billed, and never known again", word="forgotten")
+    meaning = "the task ends completed, billed, and with an error"
+    yield Fault("completed_with_error", CREATE, Effect.FATE, meaning, word="completed_with_error")
+
+
+def _spellings() -> Iterator[Fault]:
+    for word, state in contract.STATUS_WORDS.items():
+        if word != state:
+            # Words for an unfinished task are said of finished ones too, which then are not finished yet.
+            needs = None if state == "in_progress" else state
+            yield Fault(f"status_{word}", POLL, Effect.VARY, f"status {word!r}", needs=needs, word=word)  # type: ignore[arg-type]  # the table's words are the three states
+    yield Fault(
+        "status_unknown", POLL, Effect.VARY, "a status that no one has met, not finished", word="warming_up"
+    )
+    yield Fault("status_upper_case", POLL, Effect.VARY, "status in capitals")
+    yield Fault("not_yet", POLL, Effect.VARY, "still in progress, whatever it was", word="in_progress")
+    yield Fault("id_missing", CREATE, Effect.VARY, "HTTP 200 in progress without an id, ordered")
+    yield Fault("created_at_text", ("create", "poll"), Effect.VARY, "created_at as ISO text")
+    yield Fault("unknown_fields", JSON, Effect.VARY, "fields that no one has heard of")
+
+
+def _poll_errors() -> Iterator[Fault]:
+    meaning = "HTTP 404 Task not found, this once"
+    yield Fault("unknown_task", POLL, Effect.ANSWER, meaning, status=404, word="not_found")
+    meaning = "HTTP 400 with the text Task not found, this once"
+    yield Fault("unknown_task_400", POLL, Effect.ANSWER, meaning, status=400, word="not_found")
+    meanings = {
+        "failed_integer_code": "error.code as an integer",
+        "failed_message": 'the error as {"code", "message"}',
+        "failed_string": "the error as a plain string",
+        "failed_no_code": "the error without a code",
+        "failed_no_error": "failed without an error",
+    }
+    for name, meaning in meanings.items():
+        yield Fault(name, POLL, Effect.VARY, meaning, needs="failed")
+
+
+def _costs_and_outputs() -> Iterator[Fault]:
+    values = {
+        "empty": '""',
+        "null": "null",
+        "number": "a number",
+        "unreadable": '"n/a"',
+        "missing": "no usage",
+    }
+    for name, value in values.items():
+        stages: tuple[Stage, ...] = ("poll", "precharge")
+        yield Fault(f"cost_{name}", stages, Effect.VARY, f"cost: {value}", needs="completed", word=name)
+    yield Fault(
+        "cost_cache_miss", ("precharge",), Effect.VARY, "HTTP 200, failed with COST_CACHE_MISS in data"
+    )
+    yield Fault("cost_cache_miss_flat", ("precharge",), Effect.VARY, "the same beside data, which is null")
+    outputs = {
+        "output_missing": "completed without output",
+        "output_empty": "completed with an empty output",
+        "output_untyped": "contents without a type",
+        "output_expired": "a link that has expired",
+    }
+    for name, meaning in outputs.items():
+        yield Fault(name, POLL, Effect.VARY, meaning, needs="completed")
+    download: tuple[Stage, ...] = ("download",)
+    yield Fault("link_expired", download, Effect.ANSWER, "HTTP 403 with XML", status=403, word="expired")
+    yield Fault(
+        "wrong_content", download, Effect.ANSWER, "HTTP 200, image/jpeg, and no picture", word="noise"
+    )
+    yield Fault("truncated_picture", download, Effect.MANGLE, "half a picture, rightly counted")
+
+
+ERROR_SHAPES: Final = (
+    "code_error_message",
+    "code_message",
+    "message",
+    "string",
+    "detail",
+    "status",
+    "flat",
+    "integer_code",
+    "html",
+    "empty",
+)
+
+FAULTS: Final[dict[str, Fault]] = {
+    fault.name: fault
+    for rows in (
+        _connections(),
+        _statuses(),
+        _bodies(),
+        _fates(),
+        _spellings(),
+        _poll_errors(),
+        _costs_and_outputs(),
+    )
+    for fault in rows
+}
+
+
+SLOW_S = 1.0
+SECONDS_MAX = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A fault about to strike one request, with the seconds it takes or tells of.
+
+    Examples
+    --------
+    >>> Strike(FAULTS["slow"], seconds=2.5).seconds
+    2.5
+    """
+
+    fault: Fault
+    seconds: float = SLOW_S
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the plan, read and checked.
+
+    Examples
+    --------
+    >>> Change({}, {}, does_clear=True).does_clear
+    True
+    """
+
+    tables: dict[Stage, list[tuple[Strike, float]]]
+    scripts: dict[Stage, list[Strike]]
+    does_clear: bool
+
+
+def read_change(request: Mapping[str, Any]) -> Change:
+    """Read a whole change; see `FaultPlan.change` for its form.
+
+    Parameters
+    ----------
+    request : mapping
+        Stages, and beside them ``"script"`` and ``"clear"``.
+
+    Returns
+    -------
+    Change
+
+    Raises
+    ------
+    ValueError
+        If any of it can't be used.
+
+    Examples
+    --------
+    >>> read_change({"clear": True})
+    Change(tables={}, scripts={}, does_clear=True)
+    """
+    rest = dict(_object(request, "The faults"))
+    does_clear, scripts = rest.pop("clear", False), _object(rest.pop("script", {}), "The scripts of faults")
+    if not isinstance(does_clear, bool) or not all(isinstance(entries, list) for entries in scripts.values()):
+        raise ValueError('"script" must map stages to lists of faults, and "clear" be true or false.')
+    return Change(
+        {read_stage(stage): _table(read_stage(stage), faults) for stage, faults in rest.items()},
+        {
+            read_stage(stage): [read_strike(read_stage(stage), entry) for entry in scripts[stage]]
+            for stage in scripts
+        },
+        does_clear,
+    )
+
+
+def read_file(path: str | Path) -> Any:
+    """Read a change from a JSON file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    object
+        What `read_change` is to read.
+
+    Raises
+    ------
+    OSError
+        If the file can't be read.
+    ValueError
+        If it is not JSON.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w") as file:
+    ...     _ = file.write('{"clear": true}'), file.flush()
+    ...     read_file(file.name)
+    {'clear': True}
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The faults in {path} are not JSON: {error}.") from None
+
+
+def read_strike(stage: Stage, entry: Any, seconds: float = SLOW_S) -> Strike:
+    """Read one fault of a stage.
+
+    Parameters
+    ----------
+    stage : {"create", "poll", "precharge", "download"}
+        Where it is to strike.
+    entry : str or mapping
+        Its name, or ``{"fault": name, "seconds": 2.5}``.
+    seconds : float
+        If the entry says nothing else.
+
+    Returns
+    -------
+    Strike
+
+    Raises
+    ------
+    ValueError
+        If there is no such fault at this stage; the message lists those there are.
+
+    Examples
+    --------
+    >>> read_strike("poll", {"fault": "slow", "seconds": 2}).seconds
+    2.0
+    """
+    given = dict(entry) if isinstance(entry, dict) else {"fault": entry}
+    name, seconds = given.pop("fault", None), given.pop("seconds", seconds)
+    fault = FAULTS.get(name) if isinstance(name, str) else None
+    if fault is None or stage not in fault.stages or given:
+        known = ", ".join(fault.name for fault in FAULTS.values() if stage in fault.stages)
+        raise ValueError(f"There is no fault {entry!r:.80} of {stage!r}; there are {known}.")
+    return Strike(fault, _number("seconds", seconds))
+
+
+def read_stage(name: str) -> Stage:
+    """Read the name of a stage.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+
+    Returns
+    -------
+    {"create", "poll", "precharge", "download"}
+
+    Raises
+    ------
+    ValueError
+        If there is no such stage.
+
+    Examples
+    --------
+    >>> read_stage("poll")
+    'poll'
+    """
+    for stage in STAGES:
+        if name == stage:
+            return stage
+    raise ValueError(f"There is no stage {name!r:.80}; there are {', '.join(STAGES)}.")
+
+
+def _table(stage: Stage, faults: Any) -> list[tuple[Strike, float]]:
+    table = []
+    for name, value in _object(faults, f"The faults of {stage!r}").items():
+        given = dict(value) if isinstance(value, dict) else {"probability": value}
+        probability = _number(name, given.pop("probability", None), most=1.0)
+        table.append((read_strike(stage, {"fault": name} | given), probability))
+    if sum(probability for _, probability in table) > 1 + 1e-9:
+        raise ValueError(f"The probabilities of the faults of {stage!r} add up to more than 1.")
+    return table
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be an object, and are {value!r:.80}.")  # noqa: TRY004 - JSON from outside
+    return value
+
+
+def _number(name: str, value: Any, most: float = math.inf) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= min(most, SECONDS_MAX)
+    ):
+        raise ValueError(
+            f"{name!r:.80} must be a number from 0 to {min(most, SECONDS_MAX):g}, not {value!r:.80}."
+        )
+    return float(value)
+
+
+class FaultPlan:
+    """The faults of one gateway; may be changed at any time from any thread.
+
+    Wherever a fault is asked for, it may be a name, or ``{"fault": name, "seconds": 2.5}``: how long `slow` takes,
+    or what a `Retry-After` says.
+
+    Parameters
+    ----------
+    faults : mapping, path or None
+        As `change` takes it, or a JSON file that holds it.
+    seed : int or None
+        Makes the draws repeatable, stage by stage.
+
+    Raises
+    ------
+    ValueError
+        If there is no such fault, or not at that stage, or probabilities are not from 0 to 1 in sum.
+    OSError
+        If the file can't be read.
+
+    Examples
+    --------
+    >>> plan = FaultPlan({"poll": {"http_503": 1.0}}, seed=0)
+    >>> plan.draw("poll").fault.status
+    503
+    """
+
+    def __init__(self, faults: Mapping[str, Any] | str | Path | None = None, seed: int | None = None) -> None:
+        self._lock = threading.Lock()
+        self._rngs = {stage: random.Random(None if seed is None else f"{seed} {stage}") for stage in STAGES}
+        self._clear()
+        self.change(read_file(faults) if isinstance(faults, str | Path) else faults or {})
+
+    def script(self, stage: Stage, *entries: str | Mapping[str, Any], seconds: float = SLOW_S) -> None:
+        """Add faults that strike the next requests of a stage, one each.
+
+        Parameters
+        ----------
+        stage : {"create", "poll", "precharge", "download"}
+            Where they strike.
+        *entries : str or mapping
+            The faults, in order. One that needs another state of the task waits, and so do those behind it.
+        seconds : float
+            For the entries that say nothing else.
+
+        Raises
+        ------
+        ValueError
+            If there is no such fault at this stage; then none is added.
+        """
+        strikes = [read_strike(read_stage(stage), entry, seconds) for entry in entries]
+        with self._lock:
+            self._scripts[read_stage(stage)].extend(strikes)
+
+    def set(self, probabilities: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replace the probabilities of the stages named.
+
+        Parameters
+        ----------
+        probabilities : mapping
+            Stage to fault to probability, as in ``{"create": {"drop_after_accept": 0.1}}``; or to
+            ``{"probability": 0.1, "seconds": 2.5}``.
+
+        Raises
+        ------
+        ValueError
+            If one can't be used; then nothing is changed.
+        """
+        self.change({stage: dict(faults) for stage, faults in probabilities.items()})
+
+    def change(self, request: Mapping[str, Any]) -> None:
+        """Do all of it at once, as a file or a request over HTTP asks for.
+
+        Parameters
+        ----------
+        request : mapping
+            Stages as `set` takes them; beside them ``"script"``, stage to list of entries, and ``"clear": true`` to
+            forget everything first.
+
+        Raises
+        ------
+        ValueError
+            If any of it can't be used; then nothing is changed.
+
+        Examples
+        --------
+        >>> plan = FaultPlan()
+        >>> plan.change({"poll": {"http_500": 0.5}, "script": {"create": ["drop_before_accept"]}})
+        >>> plan.describe()
+        {'probabilities': {'poll': {'http_500': 0.5}}, 'script': {'create': ['drop_before_accept']}}
+        """
+        change = read_change(request)
+        with self._lock:
+            if change.does_clear:
+                self._clear()
+            self._tables.update(change.tables)
+            for stage, strikes in change.scripts.items():
+                self._scripts[stage].extend(strikes)
+
+    def clear(self) -> None:
+        """Forget every script and every probability."""
+        with self._lock:
+            self._clear()
+
+    def draw(self, stage: Stage, state: str | None = None) -> Strike | None:
+        """Settle what strikes a request.
+
+        Parameters
+        ----------
+        stage : {"create", "poll", "precharge", "download"}
+            What the request is.
+        state : str or None
+            State of the polled task: a fault that needs another one does not strike.
+
+        Returns
+        -------
+        Strike or None
+        """
+        if not self._scripts[stage] and stage not in self._tables:
+            return None
+        with self._lock:
+            strike, is_scripted = self._next(stage)
+            if strike is None or (stage == "poll" and strike.fault.needs not in (None, state)):
+                return None
+            if is_scripted:
+                self._scripts[stage].popleft()
+            return strike
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what is planned, by name.
+
+        Returns
+        -------
+        dict
+            ``"probabilities"`` by stage and fault, ``"script"`` by stage.
+        """
+        with self._lock:
+            tables = {
+                stage: {strike.fault.name: probability for strike, probability in table}
+                for stage, table in self._tables.items()
+            }
+            scripts = {
+                stage: [s.fault.name for s in entries] for stage, entries in self._scripts.items() if entries
+            }
+        return {"probabilities": tables, "script": scripts}
+
+    def _clear(self) -> None:
+        self._tables: dict[Stage, list[tuple[Strike, float]]] = {}
+        self._scripts: dict[Stage, deque[Strike]] = {stage: deque() for stage in STAGES}
+
+    def _next(self, stage: Stage) -> tuple[Strike | None, bool]:
+        if self._scripts[stage]:
+            return self._scripts[stage][0], True
+        chance = self._rngs[stage].random()
+        for strike, probability in self._tables.get(stage, []):
+            chance -= probability
+            if chance < 0:
+                return strike, False
+        return None, False

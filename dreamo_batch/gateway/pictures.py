@@ -1,0 +1,597 @@
+"""What makes the pictures of the local gateway: one protocol, two engines, chosen by name.
+
+`preview` draws a scene from the prompt's words and puts the reference into it; `flat` makes one plain
+colour in well under a millisecond, for tests. Neither is DreamO, and every picture says so (see `label`).
+
+Examples
+--------
+>>> order = Order("a fox on the beach", seed=42, width=640, height=512, use_rephraser=True)
+>>> picture = by_name("flat").generate(order, reference=b"")
+>>> picture.media_type, picture.width, picture.height
+('image/jpeg', 640, 512)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tomllib
+import zlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Final, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture: the file's bytes, their media type, and the size in pixels.
+
+    Examples
+    --------
+    >>> Picture(b"...", "image/jpeg", 512, 512).width
+    512
+    """
+
+    content: bytes
+    media_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be drawn: prompt, seed as drawn (not -1), size in pixels, and the rephraser's switch.
+
+    Examples
+    --------
+    >>> Order("雪山", seed=7, width=1328, height=1328, use_rephraser=False).seed
+    7
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    use_rephraser: bool
+
+
+class Engine(Protocol):
+    """Makes one picture per order; safe to be called from several threads at once."""
+
+    name: str
+
+    def generate(self, order: Order, reference: bytes) -> Picture:
+        """Draw the order around the reference, a JPEG or PNG file's bytes; ValueError if it can't be read."""
+        ...
+
+
+def by_name(name: str) -> Engine:
+    """Give the engine of this name.
+
+    Parameters
+    ----------
+    name : str
+        ``"preview"`` or ``"flat"``.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine; the message lists those there are.
+
+    Examples
+    --------
+    >>> by_name("flat").name
+    'flat'
+    """
+    # Imported here: the engines import this module, and `flat` needs nothing of what `preview` loads.
+
+    engines: dict[str, type[Engine]] = {"flat": Flat, "preview": Preview}
+    if name not in engines:
+        raise ValueError(f"No engine is called {name!r}; choose one of {', '.join(sorted(engines))}.")
+    return engines[name]()
+
+
+DESCRIPTION: Final = "Local preview, not a real DreamO result"
+IMAGE_DESCRIPTION_TAG: Final = 270
+SOFTWARE_TAG: Final = 305
+
+
+def exif(engine: str) -> Image.Exif:
+    """Give the EXIF block of a picture made by this engine.
+
+    Parameters
+    ----------
+    engine : str
+        Name of the engine.
+
+    Returns
+    -------
+    PIL.Image.Exif
+        To be given to `Image.save`.
+
+    Examples
+    --------
+    >>> exif("preview")[SOFTWARE_TAG]
+    'dreamo-batch local gateway, engine preview'
+    """
+    block = Image.Exif()
+    block[IMAGE_DESCRIPTION_TAG] = DESCRIPTION
+    block[SOFTWARE_TAG] = f"dreamo-batch local gateway, engine {engine}"
+    return block
+
+
+def banner(seed: int) -> str:
+    """Give the words that are written into the picture.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the order.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> banner(42)
+    'local preview - not a real DreamO result · seed 42'
+    """
+    return f"local preview - not a real DreamO result · seed {seed}"
+
+
+def comment(engine: str, order: Order, reference: bytes) -> bytes:
+    """Give the JPEG comment: what was ordered, as JSON in ASCII.
+
+    Parameters
+    ----------
+    engine : str
+        Name of the engine.
+    order : Order
+        What was drawn.
+    reference : bytes
+        The reference file; its checksum is kept.
+
+    Returns
+    -------
+    bytes
+        At most 65,533 bytes, as much as a comment can hold; a prompt that is too long is cut.
+
+    Examples
+    --------
+    >>> from dreamo_batch.gateway.pictures import Order
+    >>> json.loads(comment("flat", Order("狐狸", 7, 512, 512, use_rephraser=True), b""))["prompt"]
+    '狐狸'
+    """
+    ordered = asdict(order) | {"prompt": order.prompt[:_PROMPT_CHARACTERS]}
+    return json.dumps({"engine": engine, **ordered, "reference_crc32": zlib.crc32(reference)}).encode()
+
+
+def with_comment(jpeg: bytes, remark: bytes) -> bytes:
+    r"""Put a comment into a JPEG file that Pillow wrote, without encoding it anew.
+
+    Parameters
+    ----------
+    jpeg : bytes
+        A JFIF file: the marker of its start, then its APP0 segment.
+    remark : bytes
+        The comment, at most 65,533 bytes.
+
+    Returns
+    -------
+    bytes
+        The file with the comment behind APP0, where JFIF allows it.
+
+    Examples
+    --------
+    >>> with_comment(b"\xff\xd8\xff\xe0\x00\x02 and the rest", b"hello")
+    b'\xff\xd8\xff\xe0\x00\x02\xff\xfe\x00\x07hello and the rest'
+    """
+    behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
+    segment = b"\xff\xfe" + (len(remark) + 2).to_bytes(2, "big") + remark
+    return jpeg[:behind_app0] + segment + jpeg[behind_app0:]
+
+
+# A character is at most twelve bytes in JSON's ASCII (a pair of surrogates), and a comment holds 65,533.
+_PROMPT_CHARACTERS: Final = 5000
+
+
+_N_COLOURS = 24
+
+
+class Flat:
+    """Plain pictures: equal orders give equal bytes, different orders different ones.
+
+    Examples
+    --------
+    >>> Flat().name
+    'flat'
+    """
+
+    name = "flat"
+
+    def generate(self, order: Order, reference: bytes) -> Picture:
+        """Give a JPEG of one colour.
+
+        Parameters
+        ----------
+        order : Order
+            Prompt and seed choose the colour.
+        reference : bytes
+            Any bytes; they are not decoded, but other bytes give another file.
+
+        Returns
+        -------
+        Picture
+
+        Examples
+        --------
+        >>> from dreamo_batch.gateway.pictures import Order
+        >>> one, two = (Order("a fox", seed, 512, 512, use_rephraser=True) for seed in (1, 2))
+        >>> Flat().generate(one, b"").content == Flat().generate(two, b"").content
+        False
+        """
+        hue = zlib.crc32(repr((order.seed, order.prompt)).encode()) % _N_COLOURS
+        remark = comment(self.name, order, reference)
+        content = with_comment(_plain(order.width, order.height, hue), remark)
+        return Picture(content, "image/jpeg", order.width, order.height)
+
+
+@lru_cache(maxsize=128)
+def _plain(width: int, height: int, hue: int) -> bytes:
+    """Encoding takes 10 ms at 1328x1328, so each colour and size is encoded once."""
+    colour = Image.new("HSV", (1, 1), (hue * 255 // _N_COLOURS, 96, 224)).convert("RGB").getpixel((0, 0))
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(file, "JPEG", quality=60, exif=exif(Flat.name))
+    return file.getvalue()
+
+
+Rgb: TypeAlias = tuple[int, ...]
+
+_HOURS: Final = ("day", "day", "sunset", "sunset", "dawn", "night")
+_ART: Final = tomllib.loads((files("dreamo_batch.gateway") / "preview.toml").read_text("utf-8"))
+_REFERENCE_PX_MAX: Final = 5000 * 5000
+_PAINTED_PX: Final = 640 * 640
+_JPEG_QUALITY: Final = 88
+_WHITE: Final = (255, 255, 255)
+
+
+class Preview:
+    """Draws the prompt around the reference; equal requests with equal references give equal files.
+
+    Examples
+    --------
+    >>> Preview().name
+    'preview'
+    """
+
+    name = "preview"
+
+    def generate(self, order: Order, reference: bytes) -> Picture:
+        """Draw a picture.
+
+        Parameters
+        ----------
+        order : Order
+            What to draw; width and height in pixels.
+        reference : bytes
+            JPEG or PNG file; transparent parts are cut away, other pictures get a white border.
+
+        Returns
+        -------
+        Picture
+            A JPEG with the marks of `label`.
+
+        Raises
+        ------
+        ValueError
+            If the reference can't be read.
+
+        Examples
+        --------
+        >>> from dreamo_batch.gateway.pictures import Order
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (64, 64), (200, 120, 40)).save(file, "PNG")
+        >>> order = Order("a lake at dawn", 7, 640, 512, use_rephraser=True)
+        >>> Preview().generate(order, file.getvalue()).media_type
+        'image/jpeg'
+        """
+        figure = load(reference, max(order.width, order.height))
+        rng = np.random.default_rng(_entropy(order.prompt, order.seed, order.use_rephraser))
+        words = read(order.prompt)
+        scene = words.get("scene") or list(_ART["scenes"])[_entropy(order.prompt) % len(_ART["scenes"])]
+        hour = words.get("hour") or str(rng.choice(_HOURS))
+        scale = min(1.0, (_PAINTED_PX / (order.width * order.height)) ** 0.5)
+        size = max(1, round(order.width * scale)), max(1, round(order.height * scale))
+        painter = _Painter(size, rng, "night" if scene == "space" else hour, words.get("tint"))
+        image = painter.paint(scene, words.get("weather"))
+        image = image.resize((order.width, order.height), Image.Resampling.BICUBIC)
+        _put(image, figure, words.get("frame"), rng, floats=scene in {"space", "sky"})
+        _sign(image, banner(order.seed))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=_JPEG_QUALITY, exif=exif(self.name))
+        content = with_comment(file.getvalue(), comment(self.name, order, reference))
+        return Picture(content, "image/jpeg", order.width, order.height)
+
+
+def read(prompt: str) -> dict[str, str]:
+    """Return what the prompt names of each kind in `preview.toml`; the first word of a kind wins."""
+    found: dict[str, str] = {}
+    for match in _PATTERN.finditer(prompt.lower()):
+        for kind, value in _MEANINGS[match["english"] or match["chinese"]]:
+            found.setdefault(kind, value)
+    return found
+
+
+def load(reference: bytes, side_px: int) -> Image.Image:
+    """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
+    try:
+        picture = _decoded(reference, side_px)
+    except Exception as error:  # Pillow lets nearly any exception out of damaged files
+        raise ValueError(
+            f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
+        ) from error
+    picture.thumbnail((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return picture
+
+
+def _decoded(reference: bytes, side_px: int) -> Image.Image:
+    with Image.open(io.BytesIO(reference)) as file:
+        if file.width * file.height > _REFERENCE_PX_MAX:
+            raise ValueError(f"{file.width}x{file.height} px are more than {_REFERENCE_PX_MAX} pixels")
+        file.draft("RGB", (side_px, side_px))
+        picture = _eight_bit(file).convert("RGBA")
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Pillow cuts 16-bit grey off at 255 when it converts; drop its lower half instead."""
+    if not picture.mode.startswith("I"):
+        return picture.copy()
+    levels = np.asarray(picture).astype(np.int64) >> 8
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+class _Painter:
+    """Paints one scene: sky, sun or moon, the scene's layers from back to front, and weather."""
+
+    def __init__(self, size: tuple[int, int], rng: np.random.Generator, hour: str, tint: str | None) -> None:
+        self.width, self.height = size
+        self.side, self.rng, self.hour = min(size), rng, hour
+        *sky, sun = (self.hue(colour) for colour in str(rng.choice(_ART["skies"][hour])).split())
+        light = _rgb(_ART["light"][hour])
+        if tint:
+            *sky, light = (_mix(part, _rgb(tint), 0.42) for part in (*sky, light))
+        self.horizon, self.sun, self.light = sky[-1], sun, light
+        self.image = _bands(size, sky)
+        self.pen = ImageDraw.Draw(self.image, "RGBA")
+
+    def paint(self, scene: str, weather: str | None) -> Image.Image:
+        self.sky(scene, weather)
+        for place, layer in enumerate(layers := _ART["scenes"][scene].split(), 1):
+            outline, colour, top, relief = layer.split(":")
+            near = 0.5 + 0.5 * place / len(layers)
+            self.layer(
+                outline, _mix(self.horizon, self.lit(self.hue(colour)), near), float(top), float(relief)
+            )
+        if scene == "room":
+            self.room()
+        for x, y, near in self.spots(170) if weather in {"rain", "snow", "petals"} else ():
+            reach = (0.004 + 0.006 * near) * self.side
+            if weather == "rain":
+                self.pen.line((x, y, x - reach * 1.5, y + reach * 7), fill=(220, 232, 255, 110), width=1)
+            else:
+                self.pen.circle(
+                    (x, y), reach * 0.6, (255, 255, 255, 210) if weather == "snow" else self.hue("f0a0a0", 25)
+                )
+        return self.image.filter(ImageFilter.GaussianBlur(0.7))
+
+    def sky(self, scene: str, weather: str | None) -> None:
+        for x, y, size in self.spots(140) if self.hour == "night" else ():
+            self.pen.circle((x, y * 0.9), size, self.sun)
+        for x, y, _ in self.spots(7) if weather == "aurora" else ():
+            self.glow((40, 225, 150), (x, y * 0.14 + 0.08 * self.height), self.side * 0.34)
+        at = self.rng.uniform(0.12, 0.88) * self.width, self.rng.uniform(0.1, 0.42) * self.height
+        radius = self.side * self.rng.uniform(0.05, 0.11)
+        self.glow(self.sun, at, radius * 4)
+        self.pen.circle(at, radius, self.sun)
+        if scene == "space":
+            at, radius = (
+                (self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height),
+                self.side * 0.3,
+            )
+            ball, colour = Image.new("L", self.image.size), self.hue("c8745a", 180)
+            ImageDraw.Draw(ball).circle(at, radius, 255)
+            stripes = [
+                _mix(colour, (255, 240, 220) if k % 2 else (30, 10, 50), 0.12 + 0.05 * k) for k in range(9)
+            ]
+            self.glow(colour, at, radius * 2)
+            self.image.paste(_bands(self.image.size, stripes), (0, 0), ball)
+        elif self.hour != "night":
+            self.clouds(9 if scene == "sky" else 3)
+
+    def clouds(self, n_clouds: int) -> None:
+        sheet = Image.new("L", self.image.size)
+        pen = ImageDraw.Draw(sheet)
+        for x, y, grown in self.spots(n_clouds):
+            for k, puff in enumerate(self.rng.uniform(0.4, 1, 7)):
+                r = puff * (0.03 + 0.035 * grown) * self.width
+                a, b = x + (k - 3) * 0.05 * self.width * (0.5 + grown / 2), y * (0.35 + 0.06 * n_clouds)
+                pen.ellipse((a - r * 1.5, b - r * 0.6, a + r * 1.5, b + r * 0.3), fill=215)
+        soft = sheet.filter(ImageFilter.GaussianBlur(self.width / 160))
+        self.image.paste(_mix(self.horizon, _WHITE, 0.6), (0, 0), soft)
+
+    def layer(self, outline: str, colour: Rgb, top: float, relief: float) -> None:
+        """Fill everything below an outline, lit from above."""
+        x = np.linspace(0, 1, 161)
+        draw = self.rng.uniform
+        waves = np.zeros(x.size)
+        for n in (1, 2, 3, 5, 8):
+            waves += np.sin(x * draw(0.6, 1.4) * 6.3 * n + draw(0, 6.3)) / n**1.2
+        shape = 0.5 + waves / 4
+        if outline == "peaks":
+            crest = np.interp(x, np.linspace(0, 1, 9), draw(0, 1, 9))
+            shape = crest * 0.8 + np.abs(waves) / 9 + draw(0, 0.07, x.size)
+        elif outline == "trees":
+            shape = shape * 0.55 + 0.45 * np.resize([0.0, 0.35, 1.0, 0.35], x.size) * draw(0.6, 1, x.size)
+        elif outline == "towers":
+            x, shape = np.repeat(x, 2)[1:], np.repeat(draw(0.05, 1, 27), 12)[:321]
+        line = (top + relief * (0.5 - shape)) * self.height
+        mask, first = Image.new("L", self.image.size), max(0, int(line.min()))
+        edge = list(zip(x * self.width, line, strict=True))
+        ImageDraw.Draw(mask).polygon([(0, self.height), *edge, (self.width, self.height)], fill=255)
+        box = (0, first, self.width, self.height)
+        shade = _bands(
+            (self.width, self.height - first), [_mix(colour, _WHITE, 0.1), _mix(colour, (20, 20, 50), 0.28)]
+        )
+        self.image.paste(shade, box, mask.crop(box))
+        for a, b, near in self.spots({"towers": 260, "water": 70}.get(outline, 0)):
+            row = top * self.height + b * (1 - top)
+            if outline == "water":
+                reach = (0.02 + 0.1 * near) * a
+                self.pen.line((a - reach, row, a + reach, row), _mix(colour, _WHITE, 0.35), 1 + int(2 * near))
+            elif row > line[int(a / self.width * 320)] + 4:
+                glass = _mix(colour, (255, 226, 150), 0.25 if self.hour in {"day", "dawn"} else 0.85)
+                self.pen.rectangle((a, row, a + self.width * 0.006, row + self.height * 0.009), glass)
+
+    def room(self) -> None:
+        """Put a wall around what was painted: a window onto it, a shelf with books, and a lamp."""
+        view, (width, height) = self.image.copy(), self.image.size
+        wall = self.lit(_mix(self.hue("d8b08c", 60), (255, 224, 180), 0.2))
+        wood, bar = _mix(wall, (70, 40, 24), 0.65), max(2, round(self.side * 0.014))
+        left, shelf = (0.08, 0.7) if self.rng.uniform() < 0.5 else (0.44, 0.04)  # noqa: PLR2004 - either side
+        x, right = round(left * width), round((left + 0.48) * width)
+        top, sill = round(0.1 * height), round(0.56 * height)
+        self.image.paste(wall, (0, 0, width, height))
+        self.image.paste(view.resize((right - x, sill - top)), (x, top))
+        self.pen.rectangle((x, top, right, sill), outline=wood, width=bar * 2)
+        self.pen.line(((x + right) / 2, top, (x + right) / 2, sill), wood, bar)
+        self.pen.rectangle((0, 0.78 * height, width, height), _mix(wall, (90, 50, 30), 0.6))
+        self.pen.rectangle((shelf * width, 0.5 * height, (shelf + 0.26) * width, 0.515 * height), wood)
+        for place, tall in enumerate(self.rng.uniform(0.06, 0.13, 9)):
+            at = (shelf + 0.02 + place * 0.025) * width
+            self.pen.rectangle(
+                (at, (0.5 - tall) * height, at + 0.02 * width, 0.5 * height), self.hue("b4523a", 180)
+            )
+        lamp = (shelf + 0.13) * width, 0.16 * height
+        self.glow((255, 232, 170), lamp, self.side * 0.34)
+        self.pen.line((lamp[0], 0, *lamp), wood, bar // 2 or 1)
+        self.pen.pieslice(
+            (lamp[0] - bar * 4, lamp[1] - bar * 3, lamp[0] + bar * 4, lamp[1] + bar * 5), 180, 360, wood
+        )
+
+    def glow(self, colour: Rgb, at: tuple[float, float], radius: float) -> None:
+        reach = max(2, round(radius))
+        falloff = [round(150 * max(0.0, 1 - grey / 180) ** 2) for grey in range(256)]
+        mask = Image.radial_gradient("L").resize((2 * reach, 2 * reach)).point(falloff)
+        self.image.paste(colour, (round(at[0]) - reach, round(at[1]) - reach), mask)
+
+    def spots(self, count: int) -> np.ndarray:
+        """Random places in the picture, and a third number from 0 to 1."""
+        return self.rng.random((count, 3)) * (self.width, self.height, 1)
+
+    def hue(self, colour: str, degrees: float = 12) -> Rgb:
+        """A colour with its hue turned by at most so many degrees."""
+        hue, saturation, value = Image.new("RGB", (1, 1), _rgb(colour)).convert("HSV").tobytes()
+        turned = int(hue + self.rng.uniform(-degrees, degrees) * 255 / 360) % 256, saturation, value
+        return tuple(Image.new("HSV", (1, 1), turned).convert("RGB").tobytes())
+
+    def lit(self, colour: Rgb) -> Rgb:
+        return tuple(a * b // 255 for a, b in zip(colour, self.light, strict=True))
+
+
+def _put(
+    image: Image.Image, reference: Image.Image, frame: str | None, rng: np.random.Generator, *, floats: bool
+) -> None:
+    """Paste the reference: cut out where it has a transparent background, else as a print with a white border."""
+    alpha = reference.getchannel("A")
+    box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
+    is_card = box is None or alpha.getextrema()[0] == 255  # noqa: PLR2004 - opaque everywhere
+    share = {"close": 0.92, "wide": 0.26}.get(frame or "", rng.uniform(0.42, 0.56))
+    column = {"left": 0.27, "right": 0.73}.get(frame or "", rng.uniform(0.32, 0.68))
+    foot = 1.04 if frame == "close" else rng.uniform(0.72, 0.8) if floats else rng.uniform(0.9, 0.94)
+    turn = rng.uniform(-12, 12) if floats else rng.uniform(-4, 4) if is_card else 0.0
+    figure = reference if is_card else reference.crop(box)
+    room = share * min(image.height, 1.25 * image.width)
+    scale = min(room / figure.height, (0.96 if frame == "close" else 0.66) * image.width / figure.width)
+    size = max(1, round(figure.width * scale)), max(1, round(figure.height * scale))
+    figure = figure.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if is_card:
+        edge = max(2, round(0.03 * max(size)))
+        paper = Image.new("RGBA", size, (252, 250, 245, 255))
+        paper.alpha_composite(figure)
+        figure = ImageOps.expand(paper, edge, (252, 250, 245, 255))
+    figure = figure.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    left = round(min(max(column * image.width - figure.width / 2, 0), max(0, image.width - figure.width)))
+    if not floats:
+        tall = max(2, figure.height // 14)
+        shadow = Image.radial_gradient("L").point([max(0, 130 - grey) for grey in range(256)])
+        image.paste(
+            (14, 12, 34), (left, round(foot * image.height - tall * 0.6)), shadow.resize((figure.width, tall))
+        )
+    image.paste(figure, (left, round(foot * image.height) - figure.height), figure)
+
+
+def _sign(image: Image.Image, words: str) -> None:
+    """Write small words into the lower left corner, on a dark band that lets the picture through."""
+    size = max(11, round(min(image.size) * 0.0165))
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = font.getbbox(words)
+    pad = round(size * 0.6)
+    pen = ImageDraw.Draw(image, "RGBA")
+    band = pad, image.height - 3 * pad - size, round(right - left) + 3 * pad, image.height - pad
+    pen.rounded_rectangle(band, radius=size / 2, fill=(10, 12, 24, 110))
+    at = 2 * pad - left, (band[1] + band[3] - top - bottom) / 2
+    pen.text(at, words, font=font, fill=(255, 255, 255, 225))
+
+
+def _bands(size: tuple[int, int], colours: list[Rgb]) -> Image.Image:
+    """Colours from top to bottom, blended into each other."""
+    strip = Image.new("RGB", (1, len(colours)))
+    strip.putdata(colours)
+    return strip.resize(size, Image.Resampling.BICUBIC)
+
+
+def _rgb(colour: str) -> Rgb:
+    return ImageColor.getrgb(f"#{colour}")
+
+
+def _mix(one: Rgb, other: Rgb, share: float) -> Rgb:
+    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+
+
+def _entropy(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:16])
+
+
+def _meanings() -> dict[str, list[tuple[str, str]]]:
+    meanings: dict[str, list[tuple[str, str]]] = {}
+    for kind, values in _ART["words"].items():
+        for value, words in values.items():
+            for word in words.split():
+                meanings.setdefault(word, []).append((kind, value))
+    return meanings
+
+
+_MEANINGS: Final = _meanings()
+
+
+def _pattern() -> re.Pattern[str]:
+    """The longest word wins; word ends are those of Latin letters only, as Chinese may follow without a space."""
+    words = sorted(map(re.escape, _MEANINGS), key=len, reverse=True)
+    english, chinese = ("|".join(word for word in words if word.isascii() == side) for side in (True, False))
+    return re.compile(rf"(?<![a-z])(?P<english>{english})(?:s|es)?(?![a-z])|(?P<chinese>{chinese})")
+
+
+_PATTERN: Final = _pattern()

@@ -1,0 +1,637 @@
+"""Read one cell of a user's table.
+
+A cell may hold anything: a number of any kind, its digits as text, a missing value of any sort. The
+readers here say what it means or why it can't be read; they never guess and never round.
+
+Examples
+--------
+>>> read_integer("42.0").value, read_integer(42.5).fault
+(42, 'not-integer')
+>>> read_boolean("no").value
+False
+"""
+
+from __future__ import annotations
+
+import numbers
+import operator
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dreamo_batch import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+
+NOT_INTEGER: Final = "not-integer"
+INEXACT: Final = "inexact"
+OUT_OF_RANGE: Final = "out-of-range"
+NOT_BOOLEAN: Final = "not-boolean"
+FAULTS: Final = (NOT_INTEGER, INEXACT, OUT_OF_RANGE, NOT_BOOLEAN)
+
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+SHOWN_CHARACTERS: Final = 60
+
+# Longer numbers are not worth reading: they are out of range, and int() refuses the very long ones.
+_DIGITS_MAX: Final = 40
+_DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
+_TRUE = frozenset({"true", "yes", "1", "1.0"})
+_FALSE = frozenset({"false", "no", "0", "0.0"})
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one cell means: a value, or why it can't be read; neither, when the cell is missing.
+
+    Examples
+    --------
+    >>> read_integer(None)
+    Read(value=None, fault=None)
+    """
+
+    value: Any = None
+    fault: str | None = None
+
+
+def is_missing(cell: Any) -> bool:
+    """Say whether a cell is missing: None, NaN, NA, NaT or empty text.
+
+    Parameters
+    ----------
+    cell : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        Text of blanks only is not missing here; a list or a picture never is.
+
+    Examples
+    --------
+    >>> [is_missing(cell) for cell in (None, float("nan"), "", pd.NaT, " ", [])]
+    [True, True, True, True, False, False]
+    """
+    if cell is None or (isinstance(cell, str) and not cell):
+        return True
+    if isinstance(cell, Decimal):
+        return cell.is_nan()  # pandas stumbles over a signalling NaN
+    return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
+
+
+def read_integer(cell: Any) -> Read:
+    """Read one cell as an integer of 64 bits.
+
+    Parameters
+    ----------
+    cell : object
+        An integer of any kind, a whole float or decimal (``42.0``), or digits as text (``"42"``,
+        ``"42.0"``).
+
+    Returns
+    -------
+    Read
+        Fault ``not-integer`` for fractions, booleans, other text and other objects; ``inexact`` for
+        floats from 2**53 on, which can't tell neighbouring integers apart; ``out-of-range`` beyond
+        64 bits.
+
+    Examples
+    --------
+    >>> read_integer(True).fault, read_integer(2**63).fault, read_integer(2.0**53).fault
+    ('not-integer', 'out-of-range', 'inexact')
+    """
+    if isinstance(cell, str):
+        return _integer_of_text(cell.strip())
+    return Read() if is_missing(cell) else _integer_of_number(cell)
+
+
+def read_boolean(cell: Any) -> Read:
+    """Read one cell as a boolean.
+
+    Parameters
+    ----------
+    cell : object
+        A boolean, the numbers 0 and 1, or the words true, false, yes, no, 0 and 1 in any letter case.
+
+    Returns
+    -------
+    Read
+        Fault ``not-boolean`` for anything else.
+
+    Examples
+    --------
+    >>> read_boolean("TRUE").value, read_boolean(0).value, read_boolean("maybe").fault
+    (True, False, 'not-boolean')
+    """
+    if isinstance(cell, str):
+        return _boolean_of_text(cell.strip().lower())
+    if is_missing(cell):
+        return Read()
+    if isinstance(cell, (bool, np.bool_, numbers.Real)) and cell in {0, 1}:
+        return Read(value=bool(cell))
+    return Read(fault=NOT_BOOLEAN)
+
+
+def exact_end(dtype: Any) -> int:
+    """Give the first whole number from which a float type can't tell neighbours apart.
+
+    Parameters
+    ----------
+    dtype : numpy dtype or float type
+        Any floating type.
+
+    Returns
+    -------
+    int
+        2**53 for float64.
+
+    Examples
+    --------
+    >>> exact_end(float) == 2**53, exact_end("float32") == 2**24
+    (True, True)
+    """
+    return int(2 ** (int(np.finfo(dtype).nmant) + 1))
+
+
+def show(cell: Any) -> str | None:
+    """Show a cell in at most 60 characters of one line.
+
+    Parameters
+    ----------
+    cell : object
+        Anything.
+
+    Returns
+    -------
+    str or None
+        None for a missing cell.
+
+    Examples
+    --------
+    >>> show("x" * 100)[-3:], len(show("x" * 100)), show(b"abc"), show(None)
+    ('xx…', 60, '<bytes: 3 bytes>', None)
+    """
+    if is_missing(cell):
+        return None
+    # Only the head of the text is looked at: a `data:` URI can be megabytes long.
+    text = " ".join(_text_of(cell)[: SHOWN_CHARACTERS * 4].split()) or repr(cell)[:SHOWN_CHARACTERS]
+    text = printable(text)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def text_of(value: object) -> str:
+    """Write a cell or name as text that is valid UTF-8."""
+    return str(value).encode(errors="replace").decode()
+
+
+def printable(text: str) -> str:
+    r"""Write out what UTF-8 can't hold (half characters), so that the text can be shown and stored.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The same text, lone surrogates escaped.
+
+    Examples
+    --------
+    >>> printable("a\ud83d")
+    'a\\ud83d'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _text_of(cell: Any) -> str:
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return f"<{type(cell).__name__}: {memoryview(cell).nbytes:,} bytes>"
+    return str(cell)
+
+
+def _integer_of_text(text: str) -> Read:
+    if not text:
+        return Read()
+    match = _DIGITS.fullmatch(text)
+    if match is None:
+        return Read(fault=NOT_INTEGER)
+    read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
+    # "9007199254740993.0" was a float before it was text.
+    if match[2] and read.value is not None and abs(read.value) >= exact_end(float):
+        return Read(fault=INEXACT)
+    return read
+
+
+def _integer_of_number(cell: Any) -> Read:
+    if isinstance(cell, numbers.Integral) and not isinstance(cell, bool):
+        return _within_int64(operator.index(cell))
+    if isinstance(cell, (float, np.floating)):
+        return _integer_of_float(cell)
+    if isinstance(cell, Decimal) and cell.is_finite() and cell == cell.to_integral_value():
+        return _within_int64(int(cell)) if cell.adjusted() < _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
+    return Read(fault=NOT_INTEGER)
+
+
+def _integer_of_float(cell: Any) -> Read:
+    if not np.isfinite(cell) or cell != np.trunc(cell):
+        return Read(fault=NOT_INTEGER)
+    return Read(fault=INEXACT) if abs(cell) >= exact_end(type(cell)) else Read(value=int(cell))
+
+
+def _within_int64(value: int) -> Read:
+    return Read(value=value) if INT64_MIN <= value <= INT64_MAX else Read(fault=OUT_OF_RANGE)
+
+
+def _boolean_of_text(text: str) -> Read:
+    if text in _TRUE or text in _FALSE:
+        return Read(value=text in _TRUE)
+    return Read(fault=NOT_BOOLEAN) if text else Read()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distinct:
+    """The distinct cells of a column, and which of them stands at each position.
+
+    `codes` holds for each position an index into `cells`, or -1 where the cell is missing. Values that
+    only compare equal, such as ``1`` and ``True``, are told apart.
+
+    Examples
+    --------
+    >>> distinct(pd.Series(["a", None, "b", "a"])).codes.tolist()
+    [0, -1, 1, 0]
+    """
+
+    codes: NDArray[np.intp]
+    cells: list[Any]
+
+    def positions(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Give the positions whose distinct cell is chosen.
+
+        Parameters
+        ----------
+        chosen : numpy.ndarray of bool
+            One flag per distinct cell.
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Positions in the column, ascending.
+
+        Examples
+        --------
+        >>> distinct(pd.Series(["a", None, "b", "a"])).positions(np.array([True, False])).tolist()
+        [0, 3]
+        """
+        return np.flatnonzero(self.take(chosen, missing=False))
+
+    def take(self, values: NDArray[Any], *, missing: Any) -> NDArray[Any]:
+        """Lay one value per distinct cell out over all positions.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            One value per distinct cell.
+        missing : object
+            What stands at positions whose cell is missing.
+
+        Returns
+        -------
+        numpy.ndarray
+            One value per position, of the dtype of `values`.
+
+        Examples
+        --------
+        >>> distinct(pd.Series(["a", None, "b"])).take(np.array([10, 20]), missing=0).tolist()
+        [10, 0, 20]
+        """
+        return np.append(values, np.array([missing], dtype=values.dtype))[self.codes]
+
+
+def distinct(series: pd.Series) -> Distinct:
+    """Find the distinct cells of a column of any dtype.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        Any dtype; cells may be unhashable, such as lists, or pictures.
+
+    Returns
+    -------
+    Distinct
+        Cells in order of first appearance. Cells that can't be hashed are told apart by identity.
+
+    Examples
+    --------
+    >>> distinct(pd.Series([1, True, 1], dtype=object)).cells
+    [1, True]
+    """
+    if _holds_text(series) or isinstance(series.dtype, pd.CategoricalDtype):
+        codes, found = pd.factorize(series)
+        return _without_missing(codes, found.astype(object).tolist())
+    return _without_missing(*_by_type_and_value(series.astype(object).tolist()))
+
+
+def _holds_text(series: pd.Series) -> bool:
+    if isinstance(series.dtype, pd.StringDtype):
+        return True
+    return bool(series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string")
+
+
+def _by_type_and_value(listed: list[Any]) -> tuple[NDArray[np.intp], list[Any]]:
+    number_of: dict[Any, int] = {}
+    found: list[Any] = []
+    codes = np.empty(len(listed), dtype=np.intp)
+    for position, cell in enumerate(listed):
+        number = number_of.setdefault(_key(cell), len(found))
+        if number == len(found):
+            found.append(cell)
+        codes[position] = number
+    return codes, found
+
+
+def _key(cell: Any) -> tuple[type, Any]:
+    try:
+        hash(cell)
+    except TypeError:
+        return type(cell), id(cell)
+    return type(cell), cell
+
+
+def _without_missing(codes: NDArray[np.intp], found: list[Any]) -> Distinct:
+    given = [number for number, cell in enumerate(found) if not is_missing(cell)]
+    renumbered = np.full(len(found) + 1, -1, dtype=np.intp)
+    renumbered[given] = np.arange(len(given))
+    return Distinct(renumbered[codes], [found[number] for number in given])
+
+
+_PLAIN_DIGITS: Final = "-?[0-9]{1,18}"
+_ARROW_INTEGER: Final = pd.ArrowDtype(pa.int64())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Integers:
+    """A column read as integers: 0 and not given where the cell is missing or can't be read.
+
+    Examples
+    --------
+    >>> read = integers(pd.Series([1, None, "x"], dtype=object))
+    >>> read.numbers.tolist(), read.is_given.tolist(), read.is_faulty.tolist()
+    ([1, 0, 0], [True, False, False], [False, False, True])
+    """
+
+    numbers: NDArray[np.int64]
+    is_given: NDArray[np.bool_]
+    faults: dict[str, NDArray[np.bool_]]
+
+    @classmethod
+    def nothing(cls, n_rows: int) -> Integers:
+        """Give what is read from a column that is not there.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of the table.
+
+        Returns
+        -------
+        Integers
+            Nothing given, nothing wrong.
+
+        Examples
+        --------
+        >>> Integers.nothing(2).is_given.tolist()
+        [False, False]
+        """
+        return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=bool), {})
+
+    @property
+    def is_faulty(self) -> NDArray[np.bool_]:
+        """Which cells could not be read."""
+        mask = np.zeros(len(self.numbers), dtype=bool)
+        for is_faulty in self.faults.values():
+            mask |= is_faulty
+        return mask
+
+
+def integers(series: pd.Series) -> Integers:
+    """Read a column of any dtype as integers.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        Cells as `read_integer` takes them.
+
+    Returns
+    -------
+    Integers
+        Values (int64), which are given, and which have each fault.
+
+    Examples
+    --------
+    >>> integers(pd.Series([1.0, 2.5, None])).is_given.tolist()
+    [True, False, False]
+    """
+    if pd.api.types.is_bool_dtype(series.dtype):
+        return _all_faulty(series.notna().to_numpy(dtype=bool), NOT_INTEGER)
+    if pd.api.types.is_float_dtype(series.dtype):
+        return _of_floats(series)
+    if pd.api.types.is_integer_dtype(series.dtype):
+        return _of_integers(series)
+    plain = _as_plain_integers(series)
+    if plain is not None:
+        return _of_integers(plain)
+    return _of_distinct(distinct(series), read_integer)
+
+
+def booleans(series: pd.Series) -> Integers:
+    """Read a column of any dtype as booleans, laid out as 0 and 1.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        Cells as `read_boolean` takes them.
+
+    Returns
+    -------
+    Integers
+        Values 0 and 1, which are given, and which are not booleans.
+
+    Examples
+    --------
+    >>> booleans(pd.Series(["true", "no", "?"])).numbers.tolist()
+    [1, 0, 0]
+    """
+    return _of_distinct(distinct(series), read_boolean)
+
+
+def _as_plain_integers(series: pd.Series) -> pd.Series | None:
+    """Text of at most 18 digits, or objects that are integers all, read at once; None if there is anything else."""
+    try:
+        if isinstance(series.dtype, pd.StringDtype):
+            is_plain = series.str.fullmatch(_PLAIN_DIGITS, na=True)
+            return series.astype(_ARROW_INTEGER) if is_plain.all() else None
+        is_integer = series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "integer"
+        return series.astype("Int64") if is_integer else None
+    except (OverflowError, TypeError, ValueError):
+        # Beyond 64 bits, or some other kind of integer: then one by one.
+        return None
+
+
+def _all_faulty(is_faulty: NDArray[np.bool_], fault: str) -> Integers:
+    nothing = np.zeros(len(is_faulty), dtype=bool)
+    return Integers(np.zeros(len(is_faulty), dtype=np.int64), nothing, _found({fault: is_faulty}))
+
+
+def _of_floats(series: pd.Series) -> Integers:
+    numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    is_whole = np.isfinite(numbers) & (numbers == np.trunc(numbers))
+    is_exact = np.abs(numbers) < exact_end(_numpy_dtype(series))
+    is_given = is_whole & is_exact
+    faults = {NOT_INTEGER: ~is_whole & ~np.isnan(numbers), INEXACT: is_whole & ~is_exact}
+    return Integers(np.where(is_given, numbers, 0).astype(np.int64), is_given, _found(faults))
+
+
+def _numpy_dtype(series: pd.Series) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(getattr(series.dtype, "numpy_dtype", series.dtype))
+    return dtype
+
+
+def _of_integers(series: pd.Series) -> Integers:
+    is_given = series.notna().to_numpy(dtype=bool)
+    numbers = series.to_numpy(dtype=_numpy_dtype(series), na_value=0)
+    is_beyond = numbers > INT64_MAX if numbers.dtype == np.uint64 else np.zeros(len(numbers), bool)
+    is_exact = is_given & ~is_beyond
+    faults = _found({OUT_OF_RANGE: is_given & is_beyond})
+    return Integers(np.where(is_exact, numbers, 0).astype(np.int64), is_exact, faults)
+
+
+def _of_distinct(found: Distinct, read: Callable[[Any], Read]) -> Integers:
+    reads = [read(cell) for cell in found.cells]
+    values = np.array([int(one.value or 0) for one in reads], dtype=np.int64)
+    is_given = np.array([one.value is not None for one in reads], dtype=bool)
+    faults = {
+        fault: found.take(np.array([one.fault == fault for one in reads], dtype=bool), missing=False)
+        for fault in FAULTS
+    }
+    return Integers(found.take(values, missing=0), found.take(is_given, missing=False), _found(faults))
+
+
+def _found(faults: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+    return {fault: mask for fault, mask in faults.items() if mask.any()}
+
+
+_WHOLE: Final = r"(?:0|-?[1-9][0-9]{0,18})"
+_NUMBER: Final = r"(?i)(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-][0-9]+)?|-?inf|nan)"
+_INFINITE: Final = "(?i)-?inf"
+# A float64 gives back whole numbers of 15 digits at least.
+_INEXACT: Final = "-?[0-9]{16,}"
+_INTEGER: Final = pd.ArrowDtype(pa.int64())
+_FLOAT: Final = pd.ArrowDtype(pa.float64())
+_TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
+
+
+def guessed(series: pd.Series) -> pd.Series:
+    """Give a column of text the narrowest dtype that holds its cells as they are written.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        Text, or missing.
+
+    Returns
+    -------
+    pandas.Series
+        `int64`, `float64` or `bool`; `Int64` or `boolean` where cells are missing; else `str`.
+
+    Examples
+    --------
+    >>> guessed(pd.Series(["True", None])).dtype.name
+    'boolean'
+    """
+    text = series.astype(columns.STR)
+    given = text.dropna()
+    if given.empty:
+        return text
+    if given.str.fullmatch(_WHOLE).all():
+        return _whole_of_text(text)
+    if given.str.fullmatch(_NUMBER).all():
+        return _number_of_text(text)
+    if any(given.isin(words).all() for words in _TRUE_FALSE):
+        return _true_or_false(text, (given.str.lower() == "true").tolist())
+    return text
+
+
+def typed(series: pd.Series) -> pd.Series:
+    """Give a column of values the narrowest dtype that holds them; text stays text.
+
+    Parameters
+    ----------
+    series : pandas.Series
+        Of dtype object.
+
+    Returns
+    -------
+    pandas.Series
+        As `guessed` gives it for values that are numbers or booleans already; datetimes for datetimes; as it
+        was for anything else.
+
+    Examples
+    --------
+    >>> [str(typed(pd.Series(cells, dtype=object)).dtype) for cells in ([1, None], ["1", "2"], [[1], None])]
+    ['Int64', 'str', 'object']
+    """
+    given = [cell for cell in series.tolist() if not is_missing(cell)]
+    kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"
+    if kind == "integer":
+        return _whole(series, given)
+    if kind == "boolean":
+        return _true_or_false(series, given)
+    if kind in {"floating", "mixed-integer-float"} and all(float(cell) == cell for cell in given):
+        return _filled(series, [float(cell) for cell in given], columns.FLOAT, np.nan)
+    if kind == "datetime":
+        return pd.to_datetime(series)
+    return series.astype(columns.STR) if kind == "string" else series
+
+
+def _whole_of_text(text: pd.Series) -> pd.Series:
+    try:
+        numbers = text.astype(_INTEGER)
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return text
+    return numbers.astype(columns.INT if text.hasnans else "int64")
+
+
+def _number_of_text(text: pd.Series) -> pd.Series:
+    numbers = text.astype(_FLOAT).astype(columns.FLOAT)
+    is_too_large = np.isinf(numbers) & ~text.str.fullmatch(_INFINITE, na=False)
+    is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
+    return text if is_lossy.any() else numbers
+
+
+def _whole(series: pd.Series, given: list[int]) -> pd.Series:
+    if min(given) < INT64_MIN or max(given) > INT64_MAX:
+        return series
+    return _filled(series, given, "int64" if len(given) == len(series) else columns.INT, pd.NA)
+
+
+def _true_or_false(series: pd.Series, given: list[bool]) -> pd.Series:
+    return _filled(series, given, "bool" if len(given) == len(series) else columns.BOOL, pd.NA)
+
+
+def _filled(series: pd.Series, given: list[Any], dtype: str, hole: Any) -> pd.Series:
+    cells = np.full(len(series), hole, dtype=object)
+    cells[[not is_missing(cell) for cell in series.tolist()]] = given
+    return pd.Series(cells, index=series.index).astype(dtype)

@@ -1,0 +1,352 @@
+"""Settle the seeds of rows that have none: drawn here, or left to the service.
+
+Examples
+--------
+>>> from dreamo_batch.jobs.identity import Order
+>>> order = Order('["a",', ",512]")
+>>> first, second = Draw("entropy"), Draw("entropy")
+>>> [first(order), first(order)] == [second(order), second(order)]
+True
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.fields import user_columns
+from dreamo_batch.jobs.identity import Order, encode, head_of, job_id, tail_of, text_of
+from dreamo_batch.jobs.references import Check, ImageSource, Inputs
+from dreamo_batch.jobs.rules import ERROR
+from dreamo_batch.jobs.validate import Reading, absolute, read
+from dreamo_batch.service import contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dreamo_batch.jobs.fields import Seeds
+
+
+SEED_END: Final = 2**31
+
+
+class Draw:
+    """Draws seeds in 1 to 2**31-1 from entropy, the order and its occurrence, never the same twice.
+
+    The n-th row of an order gets the n-th seed of that order, whatever stands between them in the table.
+    So a table can be sorted or extended without losing what was bought.
+
+    Parameters
+    ----------
+    entropy : str
+        Of the run; anything.
+
+    Examples
+    --------
+    >>> from dreamo_batch.jobs.identity import Order
+    >>> seed, one = Draw("entropy")(Order('["a",', ",512]"))
+    >>> 0 < seed < 2**31, len(one)
+    (True, 32)
+    """
+
+    def __init__(self, entropy: str) -> None:
+        self._entropy = json.dumps(entropy)
+        # Hashes stand for the orders here: a million prompts would be much to keep.
+        self._n_seen: Counter[str] = Counter()
+        self._drawn: set[str] = set()
+
+    def __call__(self, order: Order) -> tuple[int, str]:
+        """Give the next seed for an order, and the id of its job."""
+        occurrence = _next(self._n_seen, order)
+        n_tries = 0
+        while True:
+            seed = self._hashed(order, occurrence, n_tries)
+            one = job_id(text_of(order, seed))
+            # Two draws of thousands may coincide, and would then be one job; the later one is drawn again.
+            if one not in self._drawn:
+                self._drawn.add(one)
+                return seed, one
+            n_tries += 1
+
+    def _hashed(self, order: Order, occurrence: int, n_tries: int) -> int:
+        text = f"[{self._entropy},{text_of(order, None, occurrence)},{n_tries}]"
+        head = hashlib.sha256(text.encode("ascii")).digest()[:8]
+        return int.from_bytes(head, "big") % (SEED_END - 1) + 1
+
+
+class Leave:
+    """Leaves seeds to the service; the occurrence then tells equal rows apart.
+
+    Examples
+    --------
+    >>> from dreamo_batch.jobs.identity import Order
+    >>> leave, order = Leave(), Order('["a",', ",512]")
+    >>> leave(order)[0], leave(order) == leave(order)
+    (-1, False)
+    """
+
+    def __init__(self) -> None:
+        self._n_seen: Counter[str] = Counter()
+
+    def __call__(self, order: Order) -> tuple[int, str]:
+        """Give -1, and the id of the job."""
+        seed = contract.SEED_RANDOM.value
+        return seed, job_id(text_of(order, seed, _next(self._n_seen, order)))
+
+
+def _next(n_seen: Counter[str], order: Order) -> int:
+    rest = job_id(text_of(order, None))
+    n_seen[rest] += 1
+    return n_seen[rest] - 1
+
+
+__all__ = ["Job", "Prepared", "prepare", "user_columns"]
+
+INVALID_CLASS: Final = "invalid"
+RECORD: Final = "record"
+RANDOM_SEED: Final = (RECORD, "service")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is bought for one or more rows.
+
+    Examples
+    --------
+    >>> image = ImageSource("url", "https://example.com/cat.png", "00", "https://example.com/cat.png", "00")
+    >>> Job("5cdb", "a cat", 7, 1328, 1328, True, 0, image).seed
+    7
+    """
+
+    job_id: str
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    use_rephraser: bool
+    replicate: int
+    image: ImageSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A table made ready to be worked off.
+
+    `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
+    position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
+    can't be ordered what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
+    whose prompts the service may rewrite, `drawn` those whose seed was drawn.
+
+    Examples
+    --------
+    >>> Prepared({}, pd.DataFrame(), pd.DataFrame()).jobs
+    {}
+    """
+
+    jobs: dict[str, Job]
+    rows: pd.DataFrame
+    problems: pd.DataFrame
+    rephrased: frozenset[str] = frozenset()
+    drawn: frozenset[str] = frozenset()
+
+
+def prepare(
+    table: pd.DataFrame,
+    *,
+    entropy: str,
+    random_seed: Literal["record", "service"] = "record",
+    base_dir: Path | str | None = None,
+    inputs_dir: Path | str | None = None,
+    fix_images: bool = False,
+    known_images: Mapping[str, ImageSource] | None = None,
+) -> Prepared:
+    """Turn a table into jobs.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The user's table, or a result of this toolkit. Not changed.
+    entropy : str
+        Of the run: what missing seeds are drawn from.
+    random_seed : {"record", "service"}
+        Draw missing seeds here, or send -1 and let the service draw.
+    base_dir : pathlib.Path or str, optional
+        Folder that relative image paths start at; by default the working directory.
+    inputs_dir : pathlib.Path or str, optional
+        Takes pictures from memory and corrected copies. Left out: nothing is written, and such pictures have
+        bare file names as locations.
+    fix_images : bool, default False
+        Make corrected copies of pictures that break a rule that can be mended.
+    known_images : mapping of str to ImageSource, optional
+        Pictures by absolute path or canonical URL as an earlier call saw them. A file that is gone since, or a link
+        that has expired, keeps its identity, and its rows get a warning instead of an error.
+
+    Returns
+    -------
+    Prepared
+        Jobs, rows and problems. Rows with an error have no job.
+
+    Raises
+    ------
+    TableError
+        If columns are missing, doubled or clash with the toolkit's own.
+    StorageFailed
+        If `inputs_dir` can't be written to.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"] * 2, "prompt": ["a cat", ""]})
+    >>> prepare(table, entropy="e").rows["error_class"].tolist()
+    [nan, 'invalid']
+    """
+    if random_seed not in RANDOM_SEED:
+        raise UsageError(
+            f"random_seed is {random_seed!r}; one of {', '.join(map(repr, RANDOM_SEED))} was expected."
+        )
+    inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
+    how = Check(absolute(base_dir), fix_images, inputs, known_images or {})
+    reading = read(table, how)
+    wanted = _identify(reading, entropy, random_seed)
+    rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
+    drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
+    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems, rephrased, drawn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """Of each row that can be ordered: position, job id, seed sent, and where that job is first."""
+
+    positions: NDArray[np.intp]
+    ids: list[str]
+    seeds: list[int]
+    firsts: NDArray[np.intp]
+
+
+def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
+    positions = np.flatnonzero(reading.is_orderable)
+    settle = Draw(entropy) if random_seed == RECORD else Leave()
+    seeds, ids = _seeds_and_ids(_orders(reading, positions), reading.seeds, positions, settle)
+    first_at: dict[str, int] = {}
+    firsts = [
+        first_at.setdefault(one, position) for one, position in zip(ids, positions.tolist(), strict=True)
+    ]
+    return _Wanted(positions, ids, seeds, np.array(firsts, dtype=np.intp))
+
+
+def _orders(reading: Reading, positions: NDArray[np.intp]) -> Iterator[Order]:
+    images = reading.images.identities
+    prompts = [encode(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
+    in_image = reading.images.numbers[positions].tolist()
+    in_prompt = reading.prompts.codes[positions].tolist()
+    heads = (
+        head_of(images[image], prompts[prompt]) for image, prompt in zip(in_image, in_prompt, strict=True)
+    )
+    return map(Order, heads, _tails(reading, positions))
+
+
+def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
+    # There are few different ones, so each is written once.
+    return map(
+        functools.cache(tail_of),
+        reading.sizes.widths[positions].tolist(),
+        reading.sizes.heights[positions].tolist(),
+        reading.use_rephraser[positions].tolist(),
+        reading.replicates[positions].tolist(),
+    )
+
+
+def _seeds_and_ids(
+    orders: Iterator[Order], seeds: Seeds, positions: NDArray[np.intp], settle: Draw | Leave
+) -> tuple[list[int], list[str]]:
+    sent = seeds.numbers[positions].tolist()
+    ids: list[str] = []
+    for number, (order, is_given) in enumerate(zip(orders, seeds.is_given[positions].tolist(), strict=True)):
+        if is_given:
+            ids.append(job_id(text_of(order, sent[number])))
+        else:
+            sent[number], one = settle(order)
+            ids.append(one)
+    return sent, ids
+
+
+def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
+    is_first = wanted.firsts == wanted.positions
+    positions = wanted.positions[is_first]
+    ids = list(itertools.compress(wanted.ids, is_first))
+    fields = (
+        ids,
+        _take(reading.prompts.cells, reading.prompts.codes[positions]),
+        itertools.compress(wanted.seeds, is_first),
+        reading.sizes.widths[positions].tolist(),
+        reading.sizes.heights[positions].tolist(),
+        reading.use_rephraser[positions].tolist(),
+        reading.replicates[positions].tolist(),
+        _take(reading.images.sources, reading.images.numbers[positions]),
+    )
+    return dict(zip(ids, map(Job, *fields), strict=True))
+
+
+def _take(values: Sequence[Any], numbers: NDArray[np.intp]) -> list[Any]:
+    return [values[number] for number in numbers.tolist()]
+
+
+def _rows(reading: Reading, wanted: _Wanted) -> pd.DataFrame:
+    index = pd.RangeIndex(len(reading.is_orderable))
+    is_again = wanted.firsts != wanted.positions
+    rows = {
+        columns.JOB_ID: _filled(index, wanted.positions, wanted.ids, columns.STR),
+        columns.DUPLICATE_OF: _filled(
+            index, wanted.positions[is_again], wanted.firsts[is_again], columns.INT
+        ),
+        columns.SEED_SENT: _filled(index, wanted.positions, wanted.seeds, columns.INT),
+    }
+    return pd.DataFrame(rows | _images_of(reading, index) | _errors_of(reading, index), index=index)
+
+
+def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: str) -> pd.Series:
+    return pd.Series(values, index=positions, dtype=dtype).reindex(index)
+
+
+def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
+    numbers = reading.images.numbers
+    positions = np.flatnonzero(numbers >= 0)
+    places = {
+        columns.IMAGE_SOURCE: [image.location for image in reading.images.sources],
+        columns.IMAGE_DIGEST: [image.digest for image in reading.images.sources],
+        columns.IMAGE_SENT: [image.sent_location for image in reading.images.sources],
+        columns.IMAGE_SENT_DIGEST: [image.sent_digest for image in reading.images.sources],
+    }
+    return {
+        name: _filled(index, positions, pd.array(values, dtype=columns.STR)[numbers[positions]], columns.STR)
+        for name, values in places.items()
+    }
+
+
+def _errors_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
+    errors = reading.problems[reading.problems[columns.SEVERITY] == ERROR]
+    codes: dict[int, str] = {}
+    messages: dict[int, str] = {}
+    listed = errors[[columns.POSITION, columns.COLUMN, columns.CODE, columns.MESSAGE]]
+    for position, column, code, message in listed.itertuples(index=False):
+        codes.setdefault(position, code)
+        before = f"{messages[position]} " if position in messages else ""
+        messages[position] = f"{before}{column}: {message}"
+    positions = np.array(list(codes), dtype=np.intp)
+    return {
+        columns.ERROR_CLASS: _filled(index, positions, [INVALID_CLASS] * len(codes), columns.STR),
+        columns.ERROR_CODE: _filled(index, positions, list(codes.values()), columns.STR),
+        columns.ERROR_MESSAGE: _filled(index, positions, list(messages.values()), columns.STR),
+    }

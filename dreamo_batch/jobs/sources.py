@@ -1,0 +1,505 @@
+"""Links to pictures: what of a URL names the picture, and when a signed link expires.
+
+Examples
+--------
+>>> canonical("HTTPS://B.s3.amazonaws.com:443/a%7e.png?X-Amz-Expires=60&X-Amz-Signature=00#top")
+'https://b.s3.amazonaws.com/a~.png'
+>>> canonical("https://example.com/cat.png?size=large")
+'https://example.com/cat.png?size=large'
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import glob
+import ipaddress
+import json
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.rules import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
+_LEFT_ALONE: Final = "%:/?#[]@!$&'()*+,;="
+_MILLISECONDS_FROM: Final = 1e11
+_YEAR_10000: Final = 253_402_300_800
+
+
+def canonical(url: str) -> str:
+    """Return what of a URL names the picture.
+
+    Without fragment, default port and the parameters of a signature; scheme and host in lower case; each escape
+    written in one way.
+
+    Parameters
+    ----------
+    url : str
+        An http or https URL.
+
+    Returns
+    -------
+    str
+        The same text for every link to the same object that differs in none but these.
+
+    Examples
+    --------
+    >>> canonical("https://cdn.discordapp.com/a/1/fox.png?ex=66f&is=66e&hm=ab")
+    'https://cdn.discordapp.com/a/1/fox.png'
+    """
+    parts = urlsplit(url)
+    query = "&".join(_unsigned(parts.query.split("&"))) if parts.query else ""
+    path = _spelled(parts.path) or "/"
+    return f"{parts.scheme.lower()}://{_host(url)}{path}" + (f"?{_spelled(query)}" if query else "")
+
+
+def place(url: str) -> str:
+    """Return where a URL leads whatever its query, for telling which links may mean the same picture.
+
+    Examples
+    --------
+    >>> place("https://example.com/a/../b//cat.png?token=1"), place("https://example.com/b/cat.png")
+    ('example.com/b/cat.png', 'example.com/b/cat.png')
+    """
+    path: list[str] = []
+    for part in unicodedata.normalize("NFC", unquote(urlsplit(url).path)).split("/"):
+        if part == "..":
+            path = path[:-1]
+        elif part not in {"", "."}:
+            path.append(part)
+    return "/".join([_host(url), *path])
+
+
+def query(url: str) -> str:
+    """Return what stands behind the question mark.
+
+    Examples
+    --------
+    >>> query("https://example.com/cat.png?size=large")
+    'size=large'
+    """
+    return urlsplit(url).query
+
+
+def expires_at(url: str) -> float | None:
+    """Read from a signed link when it expires.
+
+    Parameters
+    ----------
+    url : str
+        An http or https URL.
+
+    Returns
+    -------
+    float or None
+        Unix seconds; None if the link isn't signed in a known way, or doesn't say.
+
+    Examples
+    --------
+    >>> expires_at("https://b.s3.amazonaws.com/a?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0")
+    1577836860.0
+    >>> expires_at("https://example.com/a?Expires=5")
+    """
+    given = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    for scheme in _SCHEMES:
+        if scheme.needs <= given.keys():
+            try:
+                seconds = scheme.expires(given)
+            except (ValueError, TypeError, KeyError, OverflowError, IndexError, AttributeError):
+                return None
+            return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
+    return None
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else _ascii(host)
+    return host if parts.port in {None, _DEFAULT_PORTS.get(parts.scheme.lower())} else f"{host}:{parts.port}"
+
+
+def _ascii(host: str) -> str:
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
+
+
+def _spelled(text: str) -> str:
+    return quote(_ESCAPE.sub(_escape, text), safe=_LEFT_ALONE)
+
+
+def _escape(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
+
+
+def _unsigned(parameters: list[str]) -> Iterable[str]:
+    names = [unquote(one.partition("=")[0]).lower() for one in parameters]
+    signed = [scheme for scheme in _SCHEMES if scheme.needs <= set(names)]
+    for name, one in zip(names, parameters, strict=True):
+        if one and not any(scheme.names.fullmatch(name) for scheme in signed):
+            yield one
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheme:
+    """A way of signing links: the parameters that show it, all that belong to it, and how it says its end."""
+
+    needs: frozenset[str]
+    names: re.Pattern[str]
+    expires: Callable[[Mapping[str, str]], float | None]
+
+
+def _scheme(needs: str, others: str, expires: Callable[[Mapping[str, str]], float | None]) -> _Scheme:
+    names = "|".join([*map(re.escape, needs.split()), *others.split()])
+    return _Scheme(frozenset(needs.split()), re.compile(names), expires)
+
+
+def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float]:
+    """Read a beginning and how many seconds it lasts."""
+    return lambda given: _moment(given[f"{prefix}-date"]) + float(given[f"{prefix}-expires"])
+
+
+def _until(name: str) -> Callable[[Mapping[str, str]], float | None]:
+    return lambda given: _moment(given[name]) if name in given else None
+
+
+def _moment(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    return seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds
+
+
+def _cloudfront(given: Mapping[str, str]) -> float | None:
+    if "expires" in given:
+        return _moment(given["expires"])
+    packed = given["policy"].translate(str.maketrans("-_~", "+=/"))
+    policy: Any = json.loads(base64.b64decode(packed))
+    return float(policy["Statement"][0]["Condition"]["DateLessThan"]["AWS:EpochTime"])
+
+
+_AZURE: Final = "sv se st sp sr spr sip ss srt si ses sdd skoid sktid skt ske sks skv saoid suoid scid"
+_SCHEMES: Final = (
+    _scheme("x-amz-signature", r"x-amz-.* x-id", _lasting("x-amz")),
+    _scheme("x-goog-signature", r"x-goog-.*", _lasting("x-goog")),
+    _scheme(
+        "x-tos-signature",
+        r"x-tos-(?:algorithm|credential|date|expires|signedheaders|security-token|policy)",
+        _lasting("x-tos"),
+    ),
+    _scheme(
+        "x-oss-signature",
+        r"x-oss-(?:signature-version|credential|date|expires|additional-headers|security-token)",
+        _lasting("x-oss"),
+    ),
+    _scheme("awsaccesskeyid signature", "expires x-amz-security-token", _until("expires")),
+    _scheme("googleaccessid signature", "expires", _until("expires")),
+    _scheme("ossaccesskeyid signature", "expires security-token", _until("expires")),
+    _scheme("accesskeyid signature", "expires x-obs-security-token", _until("expires")),
+    _scheme("key-pair-id signature", "expires policy hash-algorithm", _cloudfront),
+    _scheme(
+        "q-signature", r"q-.* x-cos-security-token", lambda given: float(given["q-sign-time"].split(";")[1])
+    ),
+    _scheme("sig sv", _AZURE, _until("se")),
+    _scheme("ex is hm", "", lambda given: float(int(given["ex"], 16))),
+)
+
+
+QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
+AROUND: Final = " \t\r\n\u00a0\u3000\ufeff\u200b" + QUOTES
+
+
+def same_name(path: str, other: str) -> bool:
+    """Return whether two paths differ only in Unicode form and in blanks or quotes around their parts.
+
+    Examples
+    --------
+    >>> same_name("/data/cat.png", "/data/ cat.png")
+    True
+    """
+    return _parts(path) == _parts(other)
+
+
+def nearest(path: str) -> str | None:
+    """Find the one file that a path which leads nowhere may mean.
+
+    Parameters
+    ----------
+    path : str
+        Absolute.
+
+    Returns
+    -------
+    str or None
+        A path that differs only in Unicode form, capitals, and blanks or quotes around its parts, preferably not in
+        capitals; None if there is none, or several are equally near.
+
+    Examples
+    --------
+    >>> nearest("/no/such/cat.png")
+    """
+    found = [Path(os.sep)]
+    for part in _parts(path):
+        found = [entry for folder in found for entry in _entries(folder, part)]
+    files = [str(one) for one in found if one.is_file()]
+    exact = [one for one in files if same_name(one, path)]
+    best = exact or files
+    return best[0] if len(best) == 1 else None
+
+
+def matching(pattern: str) -> tuple[list[str], list[str]]:
+    """Find the files that a glob pattern matches, and those that it misses by capitals only.
+
+    Parameters
+    ----------
+    pattern : str
+        As for `glob.glob`, recursive; its text is taken in any Unicode form.
+
+    Returns
+    -------
+    tuple of list of str
+        Both sorted.
+
+    Examples
+    --------
+    >>> matching("/no/such/*.png")
+    ([], [])
+    """
+    forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
+    found = {path for form in forms for path in _files(form)}
+    near = {path for form in forms for path in _files(_any_capitals(form))}
+    return sorted(found), sorted(near - found)
+
+
+def _files(pattern: str) -> list[str]:
+    return [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207 - any pattern
+
+
+def _any_capitals(pattern: str) -> str:
+    written, is_inside = [], False
+    for character in pattern:
+        is_inside = character == "[" or (is_inside and character != "]")
+        both = {character.lower(), character.upper()}
+        is_plain = len(both) == 1 or any(len(one) != 1 for one in both)
+        if is_plain:
+            written.append(character)
+        else:
+            written.append("".join(sorted(both)) if is_inside else f"[{''.join(sorted(both))}]")
+    return "".join(written)
+
+
+def _parts(path: str) -> list[str]:
+    parts = unicodedata.normalize("NFC", path).strip(AROUND).split("/")
+    return [stripped for part in parts if (stripped := part.strip(AROUND))]
+
+
+def _entries(folder: Path, part: str) -> list[Path]:
+    """List what a part of a path may mean in a folder; as it is written, if that is there."""
+    if (folder / part).exists():
+        return [folder / part]
+    try:
+        listed = _listed(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return []
+    return [folder / name for name in listed.get(part.casefold(), ())]
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
+    """Return the names in a folder by what is compared of them; a table may name thousands of files that are gone."""
+    listed: dict[str, list[str]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208 - only the names
+        listed.setdefault("".join(_parts(name)).casefold(), []).append(name)
+    return listed
+
+
+FILE: Final = "file"
+URL: Final = "url"
+BYTES: Final = "bytes"
+PIXELS: Final = "pixels"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What can't begin a relative path, so that quotes before it are not part of a name.
+_WHOLE = ("/", "~", "http:", "https:", "data:")
+_LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the picture of a cell is: `location` of a file (absolute) or URL, or `content` in memory.
+
+    Examples
+    --------
+    >>> Source("url", "https://example.com/cat.png").content is None
+    True
+    """
+
+    kind: Literal["file", "url", "bytes", "pixels"]
+    location: str = ""
+    content: Any = None
+
+    @property
+    def key(self) -> Hashable:
+        """What tells it apart from other sources: the place, or in memory the object itself."""
+        return (self.kind, self.location) if self.location else (self.kind, id(self.content))
+
+
+def read_source(cell: Any, base_dir: Path) -> Source | Finding:
+    """Tell what an image cell points at.
+
+    Parameters
+    ----------
+    cell : object
+        Path, http(s) URL or ``data:`` URI as text; any path-like; bytes, bytearray or memoryview; a PIL
+        image; a list of one of these, as the service's own `image_urls` is. Not a missing cell.
+    base_dir : pathlib.Path
+        Absolute folder that relative paths start at; ``~`` is the user's home.
+
+    Returns
+    -------
+    Source or Finding
+        The finding says why the cell can't be used.
+
+    Examples
+    --------
+    >>> read_source(b"GIF89a", Path("/data")).kind, read_source(3, Path("/data")).code
+    ('bytes', 'image-not-a-source')
+    """
+    cell = only_item(cell)
+    if isinstance(cell, str):
+        return _source_of_text(cell, base_dir)
+    if isinstance(cell, os.PathLike) and isinstance(os.fspath(cell), str):
+        return _source_of_path(os.fspath(cell), base_dir)
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return Source(BYTES, content=bytes(cell))
+    if isinstance(cell, Image.Image):
+        return Source(PIXELS, content=cell)
+    return Finding.of("image-not-a-source", type=type(cell).__name__)
+
+
+def only_item(cell: Any) -> Any:
+    """Return the one item of a list, tuple or array; anything else as it is.
+
+    Examples
+    --------
+    >>> only_item(["cat.png"]), only_item(("a.png", "b.png")), only_item("cat.png")
+    ('cat.png', ('a.png', 'b.png'), 'cat.png')
+    """
+    is_listed = isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) <= 1
+    return cell[0] if is_listed and len(cell) == 1 else cell
+
+
+def judge_url(url: str) -> Finding | None:
+    """Say what is doubtful about a URL that can be used.
+
+    Parameters
+    ----------
+    url : str
+        A URL that `read_source` took.
+
+    Returns
+    -------
+    Finding or None
+        A warning for hosts that the service can hardly reach.
+
+    Examples
+    --------
+    >>> judge_url("http://127.0.0.1:8000/cat.png").code
+    'image-url-not-public'
+    >>> judge_url("https://example.com/cat.png")
+    """
+    host = urlsplit(url).hostname or ""
+    return None if _is_public(host) else Finding.of("image-url-not-public", host=host)
+
+
+def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
+    stripped = text.strip()
+    if stripped[:1] in QUOTES and (bare := stripped.strip(AROUND)).startswith(_WHOLE):
+        stripped = text = bare
+    scheme = stripped[:8].lower()
+    if scheme.startswith("data:"):
+        return _source_of_data_uri(stripped)
+    if scheme.startswith(("http:", "https:")):
+        return _source_of_url(stripped)
+    if match := _SCHEME.match(stripped):
+        return Finding.of("image-bad-url", reason=f"{match[0]} is not http:// or https://")
+    return _source_of_path(text, base_dir)
+
+
+def _source_of_url(url: str) -> Source | Finding:
+    reason = _why_unusable(url)
+    return Finding.of("image-bad-url", reason=reason) if reason else Source(URL, url)
+
+
+def _why_unusable(url: str) -> str:
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return "it holds blanks or control characters (a blank is written %20)"
+    try:
+        parts = urlsplit(url)
+        return _why_incomplete(parts, parts.port)
+    except ValueError as error:
+        return str(error)
+
+
+def _why_incomplete(parts: SplitResult, port: int | None) -> str:
+    if not parts.hostname:
+        return "it names no host"
+    if parts.username is not None or parts.password is not None:
+        return "it holds a user name or password, which would be handed on"
+    return "port 0 can't be reached" if port == 0 else ""
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.rstrip(".")
+        return "." in name and not name.endswith(_LOCAL_NAMES)
+
+
+def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
+    if "\0" in path or printable(path) != path:
+        return Finding.of("image-unreadable", reason="its path is not plain text (UTF-8); rename the file")
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        return Finding.of("image-unreadable", reason=str(error))
+    return Source(FILE, os.path.abspath(base_dir / expanded))  # noqa: PTH100 - resolve() would follow symlinks
+
+
+def _source_of_data_uri(uri: str) -> Source | Finding:
+    head, comma, body = uri.partition(",")
+    if not comma:
+        return Finding.of("image-bad-data-uri", reason="there is no comma before the data")
+    if not head.lower().endswith(";base64"):
+        return Source(BYTES, content=unquote_to_bytes(body))
+    try:
+        return Source(BYTES, content=base64.b64decode(_padded(body), validate=True))
+    except (binascii.Error, ValueError) as error:
+        return Finding.of("image-bad-data-uri", reason=str(error))
+
+
+def _padded(body: str) -> bytes:
+    packed = unquote_to_bytes("".join(body.split())).rstrip(b"=")
+    return packed + b"=" * (-len(packed) % 4)

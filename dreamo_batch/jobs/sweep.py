@@ -1,0 +1,362 @@
+"""Read the axes of a sweep: what the user gave for one column becomes a list of cells.
+
+Examples
+--------
+>>> read_axis("seed", range(3), most=10)
+[0, 1, 2]
+>>> read_axis("style", "oil", most=10)
+['oil']
+"""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.cells import is_missing, printable, read_boolean, read_integer, show
+from dreamo_batch.jobs.fields import read_size
+from dreamo_batch.jobs.sources import matching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+_WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
+# Iterable, yet one value.
+_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image)
+_MAGIC = "*?["
+_PAIR = 2
+_NAMED_MAX = 5
+
+
+def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
+    """Turn what was given for one column into its cells.
+
+    Parameters
+    ----------
+    name : str
+        The column.
+    given : object
+        One value, or any iterable of values: list, range, array, Series, generator. An `image` may be a
+        glob pattern, alone or in a list; a `size` may be a pair of integers.
+    most : int
+        Cells that are read at most, plus one; an endless iterable is cut off there.
+
+    Returns
+    -------
+    list
+        Cells, at least one: integers for seeds, sides and replicates, booleans for `use_rephraser`, text
+        for paths and sizes, anything for the user's own columns; None where one is missing.
+
+    Raises
+    ------
+    UsageError
+        If the axis is empty or a set, a pattern matches nothing, or a value can't be what it should be.
+
+    Examples
+    --------
+    >>> read_axis("size", (1664, 936), most=10), read_axis("size", ["1:1", (512, 512)], most=10)
+    (['1664x936'], ['1:1', '512x512'])
+    >>> read_axis("seed", 42.5, most=10)
+    Traceback (most recent call last):
+    dreamo_batch.errors.UsageError: seed: 42.5 is not a whole number of 64 bits.
+    """
+    values = _values(name, given, most)
+    if name == columns.IMAGE:
+        values = [path for value in values for path in _images(value)]
+    elif name in _WHOLE:
+        values = [_read(name, value, _integer) for value in values]
+    elif name == columns.USE_REPHRASER:
+        values = [_read(name, value, _boolean) for value in values]
+    elif name == columns.SIZE:
+        values = [_read(name, value, _size) for value in values]
+    elif name == columns.PROMPT:
+        values = [_read(name, value, _text) for value in values]
+    if not values:
+        raise UsageError(f"{name}: the axis is empty. Give at least one value, or leave it out.")
+    return values
+
+
+def _values(name: str, given: Any, most: int) -> list[Any]:
+    if isinstance(given, (set, frozenset)):
+        raise UsageError(
+            f"{name}: a set has no order, so the rows would differ from run to run. Give a list."
+        )
+    if isinstance(given, _SINGLE) or not isinstance(given, Iterable) or _is_pair(name, given):
+        return [given]
+    return list(itertools.islice(given, most + 1))
+
+
+def _is_pair(name: str, given: Any) -> bool:
+    return (
+        name == columns.SIZE
+        and isinstance(given, tuple)
+        and len(given) == _PAIR
+        and all(read_integer(side).value is not None for side in given)
+    )
+
+
+def _read(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
+    if is_missing(value) and name != columns.PROMPT:
+        return None
+    try:
+        return read(value)
+    except ValueError as error:
+        raise UsageError(f"{name}: {show(value)} {error}.") from None
+
+
+def _integer(value: Any) -> int:
+    read = read_integer(value)
+    if read.value is None:
+        raise ValueError("is not a whole number of 64 bits")
+    return int(read.value)
+
+
+def _boolean(value: Any) -> bool:
+    read = read_boolean(value)
+    if read.value is None:
+        raise ValueError("is neither true nor false")
+    return bool(read.value)
+
+
+def _size(value: Any) -> str:
+    size = read_size(value)
+    if size is None:
+        raise ValueError("is neither WIDTHxHEIGHT nor an advised ratio such as 16:9")
+    # A name stays a name: it reads better in a gallery's heading than the pixels it stands for.
+    return value if isinstance(value, str) else f"{size[0]}x{size[1]}"
+
+
+def _text(value: Any) -> str:
+    if is_missing(value) or not isinstance(value, str):
+        raise ValueError("is no prompt; text was expected")
+    return value
+
+
+def _images(value: Any) -> list[Any]:
+    if is_missing(value):
+        raise UsageError("image: a picture is missing. Give a path, a URL, bytes or a PIL image.")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not _is_pattern(value):
+        return [value]
+    found, near = matching(str(Path(value).expanduser()))
+    for path in found:
+        if printable(path) != path:
+            raise UsageError(f"image: the name {printable(path)} is not plain text (UTF-8). Rename the file.")
+    named = ", ".join(map(printable, near[:_NAMED_MAX])) + (" and others" if len(near) > _NAMED_MAX else "")
+    if not found:
+        hint = f" Only with other capitals: {named}." if near else ""
+        raise UsageError(
+            f"image: no file matches {value!r} (looked in {Path.cwd()}).{hint} Check the pattern, or give a path."
+        )
+    if near:
+        warnings.warn(
+            f"image: {value!r} leaves out {len(near)} files whose names differ in capitals only: {named}. "
+            "Give a list of patterns to take them too.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _is_pattern(text: str) -> bool:
+    if text.strip()[:5].lower() == "data:" or "://" in text:
+        return False
+    # A file may well be called "cat [1].png".
+    return any(character in text for character in _MAGIC) and not Path(text).expanduser().exists()
+
+
+MAX_ROWS = 100_000
+
+
+def sweep(
+    *,
+    image: Any,
+    prompt: Any,
+    seed: Any = None,
+    n_seeds: int | None = None,
+    size: Any = None,
+    width: Any = None,
+    height: Any = None,
+    use_rephraser: Any = None,
+    replicate: Any = None,
+    zip: Iterable[Any] = (),  # noqa: A002 - the word every user of Python knows for it
+    max_rows: int = MAX_ROWS,
+    **user_axes: Any,
+) -> pd.DataFrame:
+    """Make a table of all combinations of the values given.
+
+    Every argument is an axis: one value, or any iterable of values. Rows are in the order of nested loops, the
+    first axis outermost and the last one varying fastest; axes are in the order of the signature, then the
+    user's own as they were written. A group in `zip` stands where its first member would.
+
+    Parameters
+    ----------
+    image : path, URL, bytes, PIL image, glob pattern, or iterable of these
+        Reference pictures. ``"refs/*.png"`` means all files that match, sorted by name.
+    prompt : str or iterable of str
+        What to draw.
+    seed : int or iterable of int, optional
+        Seeds; None or -1 within a list: drawn when the table is run.
+    n_seeds : int, optional
+        That many rows with the seed missing, instead of `seed`: the run draws and records them.
+    size : str, pair of int, or iterable of these, optional
+        ``"16:9"``, ``"1328x1328"`` or ``(1328, 1328)``, instead of `width` and `height`.
+    width, height : int or iterable of int, optional
+        In pixels.
+    use_rephraser : bool or iterable of bool, optional
+        Whether the service may rewrite the prompt.
+    replicate : int or iterable of int, optional
+        Buys the same job once per value: ``replicate=range(3)`` for three.
+    zip : iterable of groups of names, optional
+        Axes of equal length that vary together: ``zip=(("prompt", "seed"),)`` pairs first with first.
+        One group alone may be given as it is: ``zip=("prompt", "seed")``.
+    max_rows : int, default 100_000
+        Refuse to make more rows than this.
+    **user_axes
+        Further columns, carried through to the results.
+
+    Returns
+    -------
+    pandas.DataFrame
+        On a RangeIndex; columns only for what was given. `Int64` for integers, `boolean` for `use_rephraser`,
+        `str` for text, `object` for pictures in memory.
+
+    Raises
+    ------
+    UsageError
+        If an axis is empty or holds what it can't, axes that vary together differ in length, a name of
+        another column is used, or there would be more than `max_rows` rows.
+
+    Examples
+    --------
+    >>> table = sweep(image="https://example.com/cat.png", prompt="a cat", size=["1:1", "16:9"], n_seeds=4)
+    >>> len(table), table["seed"].isna().sum()
+    (8, np.int64(8))
+    >>> pairs = sweep(image="https://example.com/cat.png", prompt=["a", "b"], mood=["x", "y"], zip=("prompt", "mood"))
+    >>> pairs[["prompt", "mood"]].values.tolist()
+    [['a', 'x'], ['b', 'y']]
+    """
+    most = _read_count("max_rows", max_rows)
+    _refuse_taken_names(user_axes)
+    given = {
+        columns.IMAGE: image,
+        columns.PROMPT: prompt,
+        columns.SEED: _seeds(seed, n_seeds, most),
+        columns.SIZE: size,
+        columns.WIDTH: width,
+        columns.HEIGHT: height,
+        columns.USE_REPHRASER: use_rephraser,
+        columns.REPLICATE: replicate,
+    } | user_axes
+    axes = {
+        name: read_axis(name, value, most=most)
+        for name, value in given.items()
+        if value is not None or name in {columns.IMAGE, columns.PROMPT, *user_axes}
+    }
+    groups = _groups(axes, _tied(zip))
+    _refuse_explosion(axes, groups, most)
+    return _product(axes, groups)
+
+
+def _read_count(name: str, given: Any) -> int:
+    read = read_integer(given)
+    if read.value is None or read.value < 1:
+        raise UsageError(f"{name} is {given!r}; a whole number of at least 1 was expected.")
+    return int(read.value)
+
+
+def _seeds(seed: Any, n_seeds: int | None, most: int) -> Any:
+    if n_seeds is None:
+        return seed
+    if seed is not None:
+        raise UsageError(
+            "Both seed and n_seeds are given. Keep seed to choose seeds, n_seeds to have them drawn."
+        )
+    return [None] * min(_read_count("n_seeds", n_seeds), most + 1)
+
+
+def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
+    for name in user_axes:
+        if name in columns.OUTPUTS:
+            raise UsageError(
+                f"{name} is a column that comes back. Name the axis otherwise, for example my_{name}."
+            )
+        if name in columns.IMAGE_ALIASES:
+            raise UsageError(f"Give the pictures as image=, whatever they are, rather than {name}=.")
+
+
+def _tied(groups: Iterable[Any]) -> list[tuple[str, ...]]:
+    listed = [groups] if isinstance(groups, str) else list(groups)
+    if listed and all(isinstance(name, str) for name in listed):
+        return [tuple(listed)]
+    return [tuple(group) for group in listed]
+
+
+def _groups(axes: dict[str, list[Any]], tied: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    names = [name for group in tied for name in group]
+    for name in names:
+        if name not in axes:
+            raise UsageError(f"zip names {name!r}, which is no axis here; there are: {', '.join(axes)}.")
+        if names.count(name) > 1:
+            raise UsageError(f"zip names {name!r} twice; an axis can vary with one group only.")
+    for group in tied:
+        _refuse_unequal_lengths({name: len(axes[name]) for name in group})
+    group_of = {name: group for group in tied for name in group}
+    return list(dict.fromkeys(group_of.get(name, (name,)) for name in axes))
+
+
+def _refuse_unequal_lengths(lengths: dict[str, int]) -> None:
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise UsageError(f"Axes that vary together need equally many values, but {listed}.")
+
+
+def _refuse_explosion(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], most: int) -> None:
+    lengths = {" and ".join(group): len(axes[group[0]]) for group in groups}
+    n_rows = math.prod(lengths.values())
+    if n_rows <= most:
+        return
+    factors = " x ".join(f"{n:,} {name}" for name, n in lengths.items() if n > 1)
+    at_least = "at least " if max(lengths.values()) > most else ""
+    raise UsageError(
+        f"The sweep would have {at_least}{n_rows:,} rows ({factors}), more than max_rows={most:,}. "
+        "Give fewer values, or a larger max_rows if you mean it."
+    )
+
+
+def _product(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    lengths = [len(axes[group[0]]) for group in groups]
+    row = np.arange(math.prod(lengths))
+    # How many rows a value stays the same for: all combinations of the axes behind it.
+    spans = [math.prod(lengths[number + 1 :]) for number in range(len(lengths))]
+    place_of = {
+        name: row // span % length
+        for group, span, length in builtins.zip(groups, spans, lengths, strict=True)
+        for name in group
+    }
+    return pd.DataFrame({name: _column(name, values).take(place_of[name]) for name, values in axes.items()})
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    dtype = columns.INPUTS[name].dtype if name in columns.INPUTS else None
+    if name == columns.IMAGE and all(isinstance(value, str) for value in values):
+        dtype = columns.STR
+    if dtype not in {None, "object"}:
+        return pd.array(values, dtype=dtype)
+    boxed = np.empty(len(values), dtype=object)
+    for number, value in enumerate(values):
+        boxed[number] = value  # one by one: numpy would take lists and pictures apart
+    return boxed if dtype else pd.Series(boxed).infer_objects().array

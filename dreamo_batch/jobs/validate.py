@@ -1,0 +1,223 @@
+"""Read a whole table: every row's parameters, and everything that is wrong with them.
+
+Examples
+--------
+>>> from pathlib import Path
+>>> import pandas as pd
+>>> from dreamo_batch.jobs.references import Check
+>>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": ["a cat"]})
+>>> reading = read(table, Check(Path("/data")))
+>>> reading.is_orderable.tolist(), reading.problems.empty
+([True], True)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.jobs.cells import distinct, printable, show
+from dreamo_batch.jobs.fields import (
+    Seeds,
+    Sizes,
+    as_frame,
+    check_columns,
+    find_rephrased_sweeps,
+    image_columns,
+    misnamed,
+    numbered,
+    read_prompts,
+    read_rephraser,
+    read_replicates,
+    read_seeds,
+    read_sizes,
+    recognised,
+)
+from dreamo_batch.jobs.identity import difference, seen
+from dreamo_batch.jobs.references import Check, Images, read_images
+from dreamo_batch.jobs.rules import Findings, Problems
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dreamo_batch.jobs.cells import Distinct
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A table as it was read: one entry per row everywhere, stand-ins where `is_orderable` is false.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from dreamo_batch.jobs.references import Check
+    >>> table = pd.DataFrame({"image": [""], "prompt": ["a cat"]})
+    >>> read(table, Check(Path("/data"))).is_orderable.tolist()
+    [False]
+    """
+
+    images: Images
+    prompts: Distinct
+    seeds: Seeds
+    sizes: Sizes
+    use_rephraser: NDArray[np.bool_]
+    replicates: NDArray[np.int64]
+    is_orderable: NDArray[np.bool_]
+    is_rephrased_sweep: NDArray[np.bool_]
+    problems: pd.DataFrame
+
+
+def read(table: pd.DataFrame, how: Check) -> Reading:
+    """Read a table.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The user's table, or a result of this toolkit. Not changed.
+    how : Check
+        How pictures are checked.
+
+    Returns
+    -------
+    Reading
+        Parameters and problems of every row.
+
+    Raises
+    ------
+    TableError
+        If columns are missing, doubled or clash with the toolkit's own.
+    StorageFailed
+        If the folder for copies can't be written to.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from dreamo_batch.jobs.references import Check
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": [5]})
+    >>> read(table, Check(Path("/data"))).problems["code"].tolist()
+    ['prompt-not-text']
+    """
+    table, renamed = recognised(table)
+    check_columns(table)
+    findings = Findings(table)
+    images = read_images(findings, how)
+    prompts = read_prompts(findings)
+    seeds = read_seeds(findings)
+    sizes = read_sizes(findings)
+    use_rephraser = read_rephraser(findings)
+    replicates = read_replicates(findings)
+    _find_lookalikes(
+        findings, prompts, (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates)
+    )
+    is_first = np.arange(len(table)) == 0
+    for name, near in renamed.items():
+        what = f"Column {show(name)!r} is taken for {near!r}, and called so from here on"
+        findings.add("column-not-read", near, is_first, what=what, near=near)
+    for name, near in misnamed(table).items():
+        what = f"Ignored column {show(name)!r}; did you mean {near!r}"
+        findings.add("column-not-read", name, is_first, what=what, near=near)
+    is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
+    return Reading(
+        images=images,
+        prompts=prompts,
+        seeds=seeds,
+        sizes=sizes,
+        use_rephraser=use_rephraser,
+        replicates=replicates,
+        is_orderable=~findings.is_in_error(),
+        is_rephrased_sweep=is_rephrased_sweep,
+        problems=findings.frame(),
+    )
+
+
+def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
+    """Warn of rows that differ from an earlier one by nothing that can be seen."""
+    looks = pd.factorize(np.array([_look(prompt) for prompt in prompts.cells], dtype=object))[0]
+    if len(np.unique(looks)) == len(looks):
+        return
+    table = findings.of_table
+    at = np.flatnonzero(prompts.codes >= 0)
+    pictures = [distinct(table[name]).codes[at] for name in image_columns(table)]
+    keys = numbered([looks[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
+    firsts = at[np.unique(keys, return_index=True)[1]][keys]
+    is_alike = prompts.codes[at] != prompts.codes[firsts]
+    is_found = np.zeros(len(table), dtype=bool)
+    is_found[at[is_alike]] = True
+    others, what = np.full((2, len(table)), "", dtype=object)
+    for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
+        others[position] = printable(str(table.index[first]))
+        what[position] = difference(*(prompts.cells[prompts.codes[one]] for one in (position, first)))
+    findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
+
+
+def _look(prompt: object) -> object:
+    # What is no text, or blank, is refused anyway; it looks like nothing else.
+    return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"
+
+
+def validate(
+    table: pd.DataFrame, *, base_dir: Path | str | None = None, fix_images: bool = False
+) -> pd.DataFrame:
+    """Find every problem of every row, without sending or writing anything.
+
+    Each distinct picture is opened once, however many rows show it, and decoded far enough to know that
+    it is whole: about 5 ms for a 2-megapixel JPEG, spread over a few threads. A PIL image takes longer, as it
+    is written as the PNG that a run would send.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The user's table, or a result of this toolkit. Not changed.
+    base_dir : pathlib.Path or str, optional
+        Folder that relative image paths start at; by default the working directory.
+    fix_images : bool, default False
+        Say what a run with `fix_images=True` would mend, as warnings.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns and dtypes of `columns.PROBLEMS`, one line per problem, in the table's order; empty if
+        there is none. A notebook shows above them how many rows can be ordered.
+
+    Raises
+    ------
+    TableError
+        If columns are missing, doubled or clash with the toolkit's own.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": ["a cat"], "seed": [1.5]})
+    >>> validate(table)[["severity", "code", "value"]].values.tolist()
+    [['error', 'seed-not-integer', '1.5']]
+    """
+    table = as_frame(table)
+    return Problems.of(read(table, Check(absolute(base_dir), fix_images=fix_images)).problems, len(table))
+
+
+def absolute(folder: Path | str | None) -> Path:
+    """Give the absolute path of a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path or str or None
+        As the user gave it; None for the working directory.
+
+    Returns
+    -------
+    pathlib.Path
+        Absolute.
+
+    Examples
+    --------
+    >>> absolute("/data")
+    PosixPath('/data')
+    """
+    return Path.cwd() if folder is None else Path(folder).expanduser().absolute()

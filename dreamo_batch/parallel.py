@@ -1,0 +1,162 @@
+"""Work through pictures in several threads, with a bar; what was done is kept, also when it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dreamo_batch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_WORKERS_MAX: Final = 8
+_DELAY_S: Final = 1.0  # what is done sooner needs no bar
+_is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
+
+
+@contextmanager
+def bars(wanted: bool) -> Iterator[None]:
+    """Let the work within show its bars, or not.
+
+    Examples
+    --------
+    >>> with shown(False), ticking(2, "pictures") as tick:
+    ...     tick()
+    """
+    token = _is_wanted.set(wanted and _is_wanted.get())
+    try:
+        yield
+    finally:
+        _is_wanted.reset(token)
+
+
+@contextmanager
+def ticking(
+    n: int, what: str, *, unit: str = "picture", progress: bool = True
+) -> Iterator[Callable[[], None]]:
+    """Show a bar of work that takes longer than a second, where somebody sees it; gives what counts a step.
+
+    Parameters
+    ----------
+    n : int
+        How many steps there are.
+    what : str
+        Name of the bar.
+    unit : str
+        What a step is.
+    progress : bool
+        Whether a bar is wanted at all.
+
+    Yields
+    ------
+    callable
+        To be called after each step; whatever befalls the bar, it raises nothing.
+    """
+    bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and _is_seen() else None
+    try:
+        yield (lambda: None) if bar is None else bar.tick
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+class _Bar:
+    """A tqdm bar that goes out when it can't be drawn: work never fails for what shows it."""
+
+    def __init__(self, n: int, what: str, unit: str) -> None:
+        self._bar: Any = None
+        try:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=n, desc=what, unit=unit, delay=_DELAY_S)
+        except Exception as error:  # noqa: BLE001 - a notebook's widgets or a closed stream raise what they like
+            logger.debug("no bar of %s: %s", what, error)
+
+    def tick(self) -> None:
+        self._do("update")
+
+    def close(self) -> None:
+        self._do("close")
+
+    def _do(self, verb: str) -> None:
+        try:
+            if self._bar is not None:
+                getattr(self._bar, verb)()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._bar = None
+            logger.debug("the bar went out: %s", error)
+
+
+def _is_seen() -> bool:
+    """Say whether there is a notebook, or a terminal behind standard error."""
+    from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    try:
+        return issubclass(tqdm, tqdm_notebook) or (sys.stderr is not None and sys.stderr.isatty())
+    except ValueError:  # it is closed
+        return False
+
+
+def each(
+    items: Sequence[Item],
+    do: Callable[[Item], Result],
+    *,
+    what: str,
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[Item, Result]]:
+    """Do something with each item, several at once, and give the results as they come, in order.
+
+    Parameters
+    ----------
+    items : sequence
+        What there is to do.
+    do : callable
+        Does it; called in threads, in which Pillow and numpy let each other run.
+    what : str
+        Name of the bar.
+    n_workers : int, optional
+        Threads; default: one for each core, 8 at most. 1 for what can't be called from several.
+    progress : bool
+        Show a bar on a terminal's standard error, or as a notebook widget, once it takes a second.
+
+    Yields
+    ------
+    item, result
+
+    Raises
+    ------
+    UsageError
+        If `n_workers` is no count.
+
+    Examples
+    --------
+    >>> list(each([1, 2], lambda number: -number, what="numbers", progress=False))
+    [(1, -1), (2, -2)]
+    """
+    workers = min(_WORKERS_MAX, os.cpu_count() or 1) if n_workers is None else n_workers
+    if not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"n_workers={n_workers!r}: at least 1 was expected.")
+    if not items:
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with ticking(len(items), what, progress=progress) as tick:
+            for item, result in zip(items, pool.map(do, items), strict=True):
+                tick()
+                yield item, result
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is under way ends; nothing more begins

@@ -1,0 +1,639 @@
+"""`probe_seeds`: buy a few rows twice, and see whether a seed gives the same picture again."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.batch import connect, path_of, plan, run, service_given, with_key
+from dreamo_batch.engine import directory as archive
+from dreamo_batch.engine import directory as stored
+from dreamo_batch.engine.attempts import State
+from dreamo_batch.engine.budget import Budget, money, text
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.requests import ImageChanged, ImageGone, Payloads
+from dreamo_batch.errors import (
+    DirectoryError,
+    InvalidTable,
+    RequestRejected,
+    ServiceError,
+    ServiceRefused,
+    UsageError,
+)
+from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
+from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.results.load import read_state
+from dreamo_batch.results.seeds import compare_replicates
+from dreamo_batch.service import contract
+from dreamo_batch.service.client import Client
+from dreamo_batch.service.config import Secret
+from dreamo_batch.service.failures import TASK_NOT_FOUND
+from dreamo_batch.service.messages import Request, Task, number
+from dreamo_batch.text import harmless
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from decimal import Decimal
+    from typing import Literal
+
+    from dreamo_batch.batch import Amount, Gateway
+    from dreamo_batch.jobs.prepare import Job, Prepared
+
+
+logger = logging.getLogger(__name__)
+
+# Seeds of rows without one are drawn from this rather than from the run's entropy: both of a pair need the same seed,
+# and a probe that is run again the same as before.
+_ENTROPY: Final = "probe"
+_NEW: Final = columns.ACTIONS[0]
+
+
+def probe_seeds(
+    table: pd.DataFrame,
+    run_dir: str | os.PathLike[str],
+    *,
+    max_cost: Amount,
+    k: int = 3,
+    ask: Callable[[str], bool] | None = None,
+    client: Client | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    gateway: Literal["local"] | Gateway | None = None,
+    unit_cost: Amount | None = None,
+    progress: bool = True,
+    base_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Buy a few rows of a table twice, and measure how equal the pictures of the same seed are.
+
+    It says beforehand how many orders that is and what they can cost. `max_cost` has to be given, and nothing is sent
+    if it does not cover the whole probe. The same call again buys nothing; a larger `k` buys what is new.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As for `run`, or results. The rows are taken evenly from it; a seed that is missing is drawn, and the same for
+        both of a pair. If the service may rewrite the prompt (`use_rephraser`), that is probed with it.
+    run_dir : path-like
+        A directory of the probe's own, apart from the run's.
+    max_cost : float, str or Decimal
+        Cap in USD over everything ever ordered in the directory.
+    k : int
+        Rows to buy twice; all, if the table has fewer.
+    ask : callable, optional
+        Is given the sentence on what is bought and what it can cost, before anything is sent; unless it gives True,
+        nothing is. Not called if nothing is to be bought.
+    client, api_key, base_url, gateway, unit_cost, progress, base_dir
+        As for `run`.
+    **options
+        Every other option of `run`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from `compare_replicates`; `row_a` and `row_b` are labels of `table`.
+
+    Raises
+    ------
+    UsageError
+        If nothing was agreed to, `max_cost` does not cover the probe, the directory holds another table, or an option
+        can't be used. Nothing was sent.
+    InvalidTable
+        If no row can be ordered. Nothing was sent.
+    DirectoryError, PriceUnknown, RunStopped
+        As for `run`.
+
+    See Also
+    --------
+    compare_replicates : The same on rows that were bought before, at no cost.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 9), size="512x512")
+    >>> probed = dreamo.probe_seeds(
+    ...     jobs, tempfile.mkdtemp(), k=2, max_cost="0.05", gateway="local", progress=False
+    ... )
+    >>> probed[["row_a", "seed_sent", "is_same_pixels"]].to_dict("records")
+    [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
+    """
+    cap = money(max_cost)
+    if cap is None:
+        raise UsageError(
+            f"max_cost={max_cost!r}: an amount of USD was expected, which the probe is not to pass."
+        )
+    directory = RunDirectory(run_dir)
+    probe, prepared = _probe(table, k, base_dir)
+    _refuse_other_table(directory, probe, base_dir)
+    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+    planned = plan(probe, run_dir, unit_cost=unit_cost, base_dir=base_dir)
+    n_new = int((planned[columns.ACTION] == _NEW).sum())
+    if n_new:
+        price = _price(planned, directory, service, prepared)
+        sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
+        _refuse_too_little(directory, n_new, price, cap)
+        _say(sentence, show=progress)
+        if ask is not None and not ask(sentence):
+            raise UsageError("The probe was not agreed to, so nothing was sent.")
+    done = run(
+        probe,
+        run_dir,
+        client=client,
+        api_key=api_key,
+        base_url=base_url,
+        gateway=gateway,
+        max_cost=cap,
+        unit_cost=unit_cost,
+        progress=progress,
+        base_dir=base_dir,
+        **options,
+    )
+    return compare_replicates(done, progress=progress)
+
+
+def say_what_it_costs(n_rows: int, n_new: int, price: Decimal | None, cap: Decimal) -> str:
+    """Say what a probe buys, and what that can cost.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows that are bought twice.
+    n_new : int
+        Orders not made yet.
+    price : Decimal or None
+        The most that one costs, USD.
+    cap : Decimal
+        USD.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from decimal import Decimal
+    >>> say_what_it_costs(3, 6, Decimal("0.0286"), Decimal("0.5"))
+    'Probing buys 3 rows twice: 6 new orders, for up to USD 0.1716 in all; no more than USD 0.5 is ever spent here.'
+    """
+    cost = "at a price not known yet" if price is None else f"for up to USD {text(n_new * price)} in all"
+    return (
+        f"Probing buys {n_rows} rows twice: {n_new} new orders, {cost}; no more than USD {text(cap)} is ever spent "
+        "here."
+    )
+
+
+def _probe(
+    table: pd.DataFrame, k: int, base_dir: str | os.PathLike[str] | None
+) -> tuple[pd.DataFrame, Prepared]:
+    """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise UsageError(f"k={k!r}: at least 1 row was expected.")
+    table, _ = recognised(as_frame(table))
+    user = table[user_columns(table)].copy()
+    if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
+        user[columns.SEED] = table[columns.SEED_SENT]
+    prepared = prepare(user, entropy=_ENTROPY, base_dir=path_of(base_dir), inputs_dir=None)
+    rows = prepared.rows
+    bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
+    if not len(bought):
+        raise InvalidTable("None of the rows can be ordered, so none can be probed.", prepared.problems)
+    chosen = bought[spread(len(bought), k)]
+    jobs = [prepared.jobs[job_id] for job_id in rows[columns.JOB_ID].iloc[chosen]]
+    again = max(job.replicate for job in prepared.jobs.values()) + 1
+    probe = user.iloc[np.repeat(chosen, 2)].copy()
+    probe[columns.SEED] = pd.array([job.seed for job in jobs for _ in range(2)], dtype=columns.INT)
+    probe[columns.REPLICATE] = pd.array([n for job in jobs for n in (job.replicate, again)], columns.INT)
+    return probe, prepared
+
+
+def spread(n: int, k: int) -> list[int]:
+    """Choose k of n places evenly, so that a larger k keeps those of a smaller one.
+
+    Halves, then quarters, then eighths, and so on (van der Corput).
+
+    Examples
+    --------
+    >>> spread(8, 2), spread(8, 3), spread(2, 5)
+    ([0, 4], [0, 2, 4], [0, 1])
+    """
+    chosen: list[int] = []
+    number = 0
+    while len(chosen) < min(n, k):
+        digits = f"{number:b}"[::-1]
+        place = int(digits, 2) * n // 2 ** len(digits)
+        chosen += [] if place in chosen else [place]
+        number += 1
+    return sorted(chosen)
+
+
+def _refuse_other_table(
+    directory: RunDirectory, probe: pd.DataFrame, base_dir: str | os.PathLike[str] | None
+) -> None:
+    """Refuse a directory whose own table would be replaced by the probe's."""
+    try:
+        stored_jobs = set(stored.read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
+    except DirectoryError:
+        return  # there is none; should it be damaged, the run itself says so
+    jobs = prepare(probe, entropy=_ENTROPY, base_dir=path_of(base_dir)).jobs
+    again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
+    is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
+    if stored_jobs and not is_probe:
+        raise UsageError(
+            f"{directory.path} holds another table, which the probe would replace: give the probe a directory of its "
+            "own. Nothing was sent."
+        )
+
+
+def _price(
+    planned: pd.DataFrame, directory: RunDirectory, service: dict[str, Any], prepared: Prepared
+) -> Decimal | None:
+    """Give the most that an order costs: as planned, else as the service tells; None if nobody does."""
+    known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
+    if not pd.isna(known):
+        return money(str(known))
+    largest: Job = max(prepared.jobs.values(), key=lambda job: job.width * job.height)
+    with ExitStack() as resources:
+        client = connect(resources, directory, **service)
+        try:
+            return money(client.precharge(Payloads().request(largest)).cost) or None
+        except (ServiceError, ImageChanged, ImageGone):
+            return None  # the run asks again, and says what is the matter
+
+
+def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | None, cap: Decimal) -> None:
+    if price is None:
+        return  # the run refuses a cap without a price
+    state = read_state(directory) if directory.path.is_dir() else State()
+    needed = Budget(orders=state).spent + n_new * price
+    if needed > cap:
+        raise UsageError(
+            f"max_cost={text(cap)} does not cover the probe: with what was spent here it can come to USD "
+            f"{text(needed)}. Nothing was sent. Raise it, or probe fewer rows (k=)."
+        )
+
+
+def _say(sentence: str, *, show: bool) -> None:
+    if not show:
+        logger.info("%s", sentence)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(harmless(sentence), file=sys.stderr)
+
+
+# One good order, and one that has to be refused: a service that takes it may bill it.
+N_ORDERS_MAX: Final = 2
+_SIDE_PX: Final = 512
+_TOO_NARROW_PX: Final = 1
+_NOBODY: Final = "not-a-key-of-this-service"
+_UNKNOWN_TASK: Final = "d0000000000000000000"
+
+
+class _Broken(Exception):  # noqa: N818 - it names what happened to the contract
+    """The service does not do what the toolkit relies on."""
+
+
+class _NotReached(Exception):  # noqa: N818 - no error: an earlier check has told already
+    """A check has nothing to look at, because an earlier one failed."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """What the checks share: the service, and what was ordered from it."""
+
+    client: Client
+    request: Request
+    timeout_s: float
+    task_id: str | None = None
+    task: Task | None = None
+    cost: str | None = None  # of what the check under way ordered, USD
+
+    def ended(self) -> Task:
+        """Give the task once it has completed."""
+        if self.task is None or self.task.status != "completed":
+            raise _NotReached("there is no completed task to look at")
+        return self.task
+
+
+def check_service(
+    base_url: str | None = None,
+    api_key: str | None = None,
+    *,
+    client: Client | None = None,
+    timeout_s: float = 900.0,
+) -> pd.DataFrame:
+    """Check whether a service keeps the contract that this toolkit relies on.
+
+    At most two orders of 512x512 pictures are made: a good one, and one that has to be refused and costs nothing where
+    it is. `most_it_costs` tells beforehand what that comes to; it is logged, too.
+
+    Parameters
+    ----------
+    base_url, api_key : str, optional
+        Default: the environment's ``DREAMO_BASE_URL`` and ``DREAMO_API_KEY``, else the public gateway.
+    client : Client, optional
+        Talks to the service, instead of these.
+    timeout_s : float
+        Seconds to wait for a task.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.CHECKS`, one row per check in the order in which they were made; a check
+        that fails is a row, never an exception.
+
+    Raises
+    ------
+    SettingsError
+        If the base URL or the key can't be used. Nothing was sent.
+    KeyMissing
+        If the service needs a key and there is none. Nothing was sent.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> with dreamo.LocalGateway(engine="flat") as gateway:
+    ...     checks = check_service(gateway.base_url, gateway.api_key)
+    >>> bool(checks["passed"].all()), len(checks)
+    (True, 12)
+    """
+    import pandas as pd
+
+    with ExitStack() as resources:
+        service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
+        visit = _Visit(with_key(service), _request(), timeout_s)
+        logger.info(
+            "checking %s with at most %d orders, for up to %s USD in all",
+            service.settings.service_name,
+            N_ORDERS_MAX,
+            most_it_costs(service) or "an unknown number of",
+        )
+        rows = [_row(visit, name, check) for name, check in CHECKS.items()]
+    return pd.DataFrame(rows, columns=list(columns.CHECKS)).astype(columns.dtypes(columns.CHECKS))
+
+
+def most_it_costs(client: Client) -> Decimal | None:
+    """Say the most that `check_service` can cost.
+
+    Parameters
+    ----------
+    client : Client
+        Talks to the service.
+
+    Returns
+    -------
+    Decimal or None
+        USD; None if the service tells no price.
+
+    Examples
+    --------
+    >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
+    ...     most_it_costs(client) is None
+    True
+    """
+    try:
+        price = money(client.precharge(_request()).cost)
+    except ServiceError:
+        return None
+    return None if price is None else N_ORDERS_MAX * price
+
+
+def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:
+    visit.cost = None
+    passed: bool | None = False
+    try:
+        passed, detail = True, check(visit)
+    except _NotReached as missing:
+        passed, detail = None, f"not checked: {missing}"
+    except (_Broken, ServiceError, archive.NotAPicture) as broken:
+        detail = str(broken)
+    except Exception as error:  # noqa: BLE001 - whatever a service makes of us is a finding about it
+        detail = f"{type(error).__name__}, which nobody foresaw"
+    return {
+        columns.CHECK: name,
+        columns.PASSED: passed,
+        columns.DETAIL: harmless(detail),
+        columns.COST: visit.cost,
+    }
+
+
+def _answers_without_a_key(visit: _Visit) -> str:
+    """An outage is told from a refusal by a GET that needs no key."""
+    visit.client.probe()
+    return "the model's description is answered, or at least the question"
+
+
+def _describes_the_model_as_known(visit: _Visit) -> str:
+    """The description is optional; where there is one, our facts are compared with it."""
+    description = _description(visit.client)
+    if description is None:
+        return "the model is not described; nothing to compare"
+    if differences := differences_from_known(description):
+        raise _Broken("the description differs from what is known: " + "; ".join(differences))
+    return "described as known"
+
+
+def _description(client: Client) -> dict[str, Any] | None:
+    """Ask the public service's host of descriptions first, then the API host."""
+    if client.settings.base_url.rstrip("/") == contract.BASE_URL.value:
+        settings = replace(client.settings, base_url=contract.SPEC_URL.value, api_key=None)
+        with Client(settings=settings) as describer:
+            if (description := _described_by(describer)) is not None:
+                return description
+    return _described_by(client)
+
+
+def _described_by(client: Client) -> dict[str, Any] | None:
+    try:
+        return client.describe()
+    except ServiceError:
+        return None
+
+
+def differences_from_known(description: dict[str, Any]) -> list[str]:
+    """List where a model's description says other than `parameters.PARAMETERS`.
+
+    Parameters
+    ----------
+    description : dict
+        As `Client.describe` gives it.
+
+    Returns
+    -------
+    list of str
+        What is not described is no difference.
+
+    Examples
+    --------
+    >>> differences_from_known({"parameters": [{"name": "width", "constraints": {"default": 1024}}]})
+    ['width: default 1024 is described, 1328 is known (page)']
+    """
+    found = []
+    for told in description["parameters"]:
+        name = str(told.get("name")) if isinstance(told, dict) else ""
+        if not name or name == "model":
+            continue
+        if name not in contract.PARAMETERS:
+            found.append(f"{name[:80]}: a parameter that is not known")
+            continue
+        constraints = told.get("constraints")
+        for word, fact in contract.PARAMETERS[name].items():
+            value = constraints.get(word) if isinstance(constraints, dict) else None
+            if value is not None and not _agrees(word, value, fact.value):
+                found.append(
+                    f"{name}: {word} {str(value)[:80]} is described, {fact.value} is known ({fact.source})"
+                )
+    return found
+
+
+def _agrees(word: str, told: object, known: float) -> bool:
+    if isinstance(known, bool):
+        return str(told).lower() == str(known).lower()
+    read = None if isinstance(told, bool) else number(told)
+    if read is None:
+        return False
+    return read >= known if word in contract.UPPER_LIMITS else read == known
+
+
+def _refuses_a_wrong_key(visit: _Visit) -> str:
+    """The run stops on 401, 402 or 403 only; anything else would be asked again."""
+    settings = replace(visit.client.settings, api_key=Secret(_NOBODY))
+    with Client(settings=settings) as stranger:
+        try:
+            stranger.fetch(_UNKNOWN_TASK)
+        except ServiceRefused as refused:
+            return f"refused: {refused.failure.error_class}, HTTP {refused.failure.http_status}"
+        except ServiceError as error:
+            raise _Broken(f"a poll with a wrong key was not answered 401, 402 or 403 but {error}") from None
+    raise _Broken("a poll with a wrong key was answered as if it were the right one")
+
+
+def _does_not_find_an_unknown_task(visit: _Visit) -> str:
+    """A task that is lost must be told from a service that is away."""
+    try:
+        visit.client.fetch(_UNKNOWN_TASK)
+    except RequestRejected as error:
+        if error.failure.error_class == TASK_NOT_FOUND:
+            return "not found, as it should be"
+        raise
+    raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody ordered, was found")
+
+
+def _tells_a_price_or_none(visit: _Visit) -> str:
+    """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
+    try:
+        price = visit.client.precharge(visit.request)
+    except RequestRejected as error:
+        return f"does not offer it ({error.failure.error_class}); a cap needs unit_cost= or pilot="
+    if price.cost is None:
+        return f"knows no price ({price.reason or 'no reason given'}); a cap needs unit_cost= or pilot="
+    return f"{price.cost} {price.currency or 'USD'} an order"
+
+
+def _refuses_an_invalid_order(visit: _Visit) -> str:
+    """A bad parameter is refused at once, or its task fails."""
+    try:
+        task_id = visit.client.create(replace(visit.request, width=_TOO_NARROW_PX))
+    except RequestRejected as error:
+        return f"refused: {error.failure.error_class}, code {error.failure.code or 'none'}"
+    task = visit.client.wait(task_id, timeout_s=visit.timeout_s)
+    visit.cost = task.cost
+    if task.status != "failed":
+        raise _Broken(f"a picture of width {_TOO_NARROW_PX} px was taken, and its task {task_id} completed")
+    return f"taken, and its task failed: code {task.error.code if task.error else 'none'}"
+
+
+def _takes_an_order(visit: _Visit) -> str:
+    """A create is answered with the id of a task."""
+    visit.task_id = visit.client.create(visit.request)
+    return f"task {visit.task_id}"
+
+
+def _brings_a_task_to_its_end(visit: _Visit) -> str:
+    """Polls find the task, until it has completed."""
+    if visit.task_id is None:
+        raise _NotReached("no order was taken")
+    visit.task = visit.client.wait(visit.task_id, timeout_s=visit.timeout_s)
+    visit.cost = visit.task.cost
+    if visit.task.status != "completed":
+        raise _Broken(f"task {visit.task_id} failed: {visit.task.error}")
+    return f"task {visit.task_id} completed"
+
+
+def _tells_what_a_task_cost(visit: _Visit) -> str:
+    """Without a readable cost, budgets keep what was reserved."""
+    cost = visit.ended().cost
+    if cost is None:
+        raise _Broken("the completed task tells no cost that can be read")
+    return f"{cost} USD"
+
+
+def _answers_in_the_documented_form(visit: _Visit) -> str:
+    """What does not read as documented is kept as an excerpt."""
+    task = visit.ended()
+    if task.excerpt is not None:
+        raise _Broken(f"the answer to a poll does not read as documented: {task.excerpt[:200]}")
+    return "as documented"
+
+
+def _serves_the_picture(visit: _Visit) -> str:
+    """The link leads to a picture, without the key."""
+    task = visit.ended()
+    if not task.urls:
+        raise _Broken("the completed task has no link to a picture")
+    content = visit.client.download(task.urls[0], max_bytes=archive.PICTURE_BYTES_MAX)
+    suffix, width_px, height_px = archive.look(content)
+    return f"{suffix}, {width_px}x{height_px} px, {len(content)} bytes"
+
+
+def _knows_an_ended_task_again(visit: _Visit) -> str:
+    """A later call asks for what an earlier one had ordered, and finds the same."""
+    before = visit.ended()
+    after = visit.client.fetch(before.task_id)
+    if (after.status, after.cost, len(after.urls)) != (before.status, before.cost, len(before.urls)):
+        raise _Broken(f"asked again, status, cost or links had changed: {after.status}, {after.cost}")
+    return "the same status and cost"
+
+
+CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
+    check.__name__.strip("_"): check
+    for check in (
+        _answers_without_a_key,
+        _describes_the_model_as_known,
+        _refuses_a_wrong_key,
+        _does_not_find_an_unknown_task,
+        _tells_a_price_or_none,
+        _refuses_an_invalid_order,
+        _takes_an_order,
+        _brings_a_task_to_its_end,
+        _answers_in_the_documented_form,
+        _tells_what_a_task_cost,
+        _serves_the_picture,
+        _knows_an_ended_task_again,
+    )
+}
+
+
+def _request() -> Request:
+    """Order a small picture of one plain figure."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (_SIDE_PX, _SIDE_PX), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((176, 60, 336, 220), fill="orange")
+    draw.rounded_rectangle((146, 230, 366, 470), radius=60, fill="teal")
+    file = io.BytesIO()
+    picture.save(file, "JPEG")
+    content = base64.b64encode(file.getvalue())
+    return Request("a figure on a beach", 7, _SIDE_PX, _SIDE_PX, use_rephraser=False, image_base64=content)

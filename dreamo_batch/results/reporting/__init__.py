@@ -1,1 +1,0 @@
-"""The report of a run: facts become sections, sections become one page."""

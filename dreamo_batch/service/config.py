@@ -1,0 +1,346 @@
+"""Where the service is, with which key, and how long it may take.
+
+Examples
+--------
+>>> settings = resolve("sk-example-key", "https://gateway.example/")
+>>> settings
+Settings(base_url='https://gateway.example', api_key=Secret('***'), connect_timeout_s=5.0, read_timeout_s=60.0)
+>>> settings.service_name
+'gateway.example:443'
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import ipaddress
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import quote, urlsplit
+
+from dreamo_batch.errors import SettingsError
+from dreamo_batch.service import contract
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+
+KEY_VARIABLE: Final = "DREAMO_API_KEY"
+BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
+MASK: Final = "***"
+
+_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
+_PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
+# A shorter beginning of the key at the end of a cut text tells nothing, and may be an ordinary word.
+_TELLING_CHARACTERS: Final = 4
+_TELLING_IN_IDS_CHARACTERS: Final = 8
+
+
+class Secret:
+    """An API key that no repr, log or pickle shows.
+
+    Parameters
+    ----------
+    value : str
+        The key; surrounding whitespace is dropped.
+
+    Raises
+    ------
+    SettingsError
+        The key is empty, or holds whitespace, control characters or anything beyond ASCII.
+
+    Examples
+    --------
+    >>> key = Secret(" sk-example-key ")
+    >>> print(key, f"{key}", repr(key))
+    *** *** Secret('***')
+    >>> key.reveal()
+    'sk-example-key'
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = _checked_key(value)
+
+    def reveal(self) -> str:
+        """Give the key itself, for the Authorization header and nothing else.
+
+        Returns
+        -------
+        str
+            The key.
+
+        Examples
+        --------
+        >>> Secret("sk-example-key").reveal()
+        'sk-example-key'
+        """
+        return self._value
+
+    def mask(self, text: str) -> str:
+        """Replace the key wherever a text shows it.
+
+        Found in any letter case: as it is, percent-encoded, escaped as in JSON, in base64, and cut off by the text's
+        end.
+
+        Parameters
+        ----------
+        text : str
+            Somebody else's words, such as the body of an error.
+
+        Returns
+        -------
+        str
+            The text with `***` for the key.
+
+        Examples
+        --------
+        >>> Secret("sk-example/key").mask("invalid key sk-example%2Fkey or sk-exam")
+        'invalid key *** or ***'
+        """
+        for spelling in self._spellings():
+            text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
+            for n_shown in range(len(spelling) - 1, _TELLING_CHARACTERS - 1, -1):
+                if text.endswith(spelling[:n_shown]):
+                    text = text[:-n_shown] + MASK
+                    break
+        return text
+
+    def is_in(self, text: str) -> bool:
+        """Whether an id or a link shows the whole key, in any of the spellings that `mask` knows.
+
+        A key of fewer than 8 characters may stand there by chance, and is not looked for.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> Secret("sk-example-key").is_in("https://o.example/a.png?token=SK-example-key")
+        True
+        """
+        is_telling = len(self._value) >= _TELLING_IN_IDS_CHARACTERS
+        return is_telling and any(spelling.lower() in text.lower() for spelling in self._spellings())
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __format__(self, format_spec: str) -> str:
+        return format(MASK, format_spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is never pickled or copied; hand it over by DREAMO_API_KEY")
+
+    def _spellings(self) -> tuple[str, ...]:
+        escaped = json.dumps(self._value)[1:-1]
+        spellings = {self._value, quote(self._value, safe=""), escaped, escaped.replace("/", r"\/")}
+        for sent in (self._value, f"Bearer {self._value}"):
+            packed = base64.b64encode(sent.encode()).decode().rstrip("=")
+            spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
+        return tuple(sorted(spellings, key=len, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One service: base URL, key and timeouts, checked at construction.
+
+    Attributes
+    ----------
+    base_url : str
+        `https://host[:port][/path]`, or plain http for loopback only; no trailing slash.
+    api_key : Secret or None
+        None: requests that need a key are refused, except by loopback services, which answer themselves.
+    connect_timeout_s : float
+        Time to make a connection, TLS included, in seconds.
+    read_timeout_s : float
+        Time from the end of sending to the end of the answer, in seconds.
+
+    Raises
+    ------
+    SettingsError
+        The URL or a timeout can't be used.
+
+    Examples
+    --------
+    >>> Settings("http://127.0.0.1:8000", None).service_name
+    'loopback'
+    >>> Settings("http://gateway.example", None)
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.SettingsError: base_url 'http://gateway.example' would send the key unencrypted: ...
+    """
+
+    base_url: str
+    api_key: Secret | None
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_url", _checked_url(self.base_url))
+        for name in ("connect_timeout_s", "read_timeout_s"):
+            _check_timeout(name, getattr(self, name))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the service runs on this machine.
+
+        Examples
+        --------
+        >>> Settings("http://localhost:8000", None).is_loopback
+        True
+        """
+        return is_loopback_host(urlsplit(self.base_url).hostname or "")
+
+    @property
+    def service_name(self) -> str:
+        """`loopback`, whatever the port, or `host:port`; results of two services never mix by this name.
+
+        Examples
+        --------
+        >>> Settings("https://Gateway.example/api", None).service_name
+        'gateway.example:443'
+        """
+        if self.is_loopback:
+            return "loopback"
+        parts = urlsplit(self.base_url)
+        host = parts.hostname or ""
+        return f"[{host}]:{_port(parts)}" if ":" in host else f"{host}:{_port(parts)}"
+
+
+def resolve(
+    api_key: str | Secret | None = None,
+    base_url: str | None = None,
+    *,
+    connect_timeout_s: float = 5.0,
+    read_timeout_s: float = 60.0,
+) -> Settings:
+    """Settle key and base URL: the arguments, else the environment, else the public gateway.
+
+    Parameters
+    ----------
+    api_key : str or Secret, optional
+        Default: `DREAMO_API_KEY`; a blank one counts as none.
+    base_url : str, optional
+        Default: `DREAMO_BASE_URL`, else the public gateway.
+    connect_timeout_s, read_timeout_s : float
+        As in `Settings`, in seconds.
+
+    Returns
+    -------
+    Settings
+        Checked; without a key if none was found.
+
+    Raises
+    ------
+    SettingsError
+        The URL, the key or a timeout can't be used.
+
+    Examples
+    --------
+    >>> resolve("sk-example-key", "http://127.0.0.1:8000/").base_url
+    'http://127.0.0.1:8000'
+    """
+    if not isinstance(api_key, str | Secret | None):
+        raise SettingsError(f"api_key must be text, not a {type(api_key).__name__}.")
+    if not isinstance(base_url, str | None):
+        raise SettingsError(f"base_url must be text, not a {type(base_url).__name__}.")
+    key = api_key or os.environ.get(KEY_VARIABLE)
+    if isinstance(key, str):
+        key = Secret(key) if key.strip() else None
+    url = base_url or os.environ.get(BASE_URL_VARIABLE) or contract.BASE_URL.value
+    return Settings(url, key, connect_timeout_s, read_timeout_s)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host name or address means this machine; a name that needs a look-up never does.
+
+    Parameters
+    ----------
+    host : str
+        Without port; IPv6 without brackets.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_loopback_host("127.0.0.2"), is_loopback_host("::1"), is_loopback_host("localhost.example")
+    (True, True, False)
+    """
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked_key(value: str) -> str:
+    key = value.strip()
+    if not key:
+        raise SettingsError(f"the API key is empty; set {KEY_VARIABLE} or pass api_key=")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise SettingsError(
+            "the API key holds whitespace, control characters or letters beyond ASCII; "
+            "give the bare key, without quotes, line breaks or the word Bearer"
+        )
+    return key
+
+
+def _checked_url(url: str) -> str:
+    """Give the URL without its trailing slash, or refuse it."""
+    url = url.strip()
+    parts = _split(url)
+    if not _HOST.fullmatch(parts.netloc.removesuffix(f":{parts.port}")) or not _PATH.fullmatch(parts.path):
+        raise SettingsError(f"base_url {url!r} can't be used; expected https://host[:port][/path]")
+    if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
+        raise SettingsError(
+            f"base_url {url!r} would send the key unencrypted: use https; plain http is for loopback only"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _split(url: str) -> SplitResult:
+    """Take the URL apart, refusing what could carry a secret before any message quotes it."""
+    if re.search(r"[@?#\\]", url):
+        raise SettingsError(
+            "base_url holds user information, a query, a fragment or a backslash; expected https://host[:port][/path]"
+        )
+    try:
+        parts = urlsplit(url)
+        port = _port(parts)
+    except ValueError as error:
+        raise SettingsError(f"base_url {url!r} can't be used: {error}") from None
+    if parts.scheme not in _PORTS or not port:
+        raise SettingsError(f"base_url {url!r} can't be used; expected https://host[:port][/path]")
+    return parts
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port if parts.port is not None else _PORTS.get(parts.scheme, -1)
+
+
+def _check_timeout(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(f"{name} is {value!r}; expected a number of seconds above 0")

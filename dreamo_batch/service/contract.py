@@ -1,0 +1,222 @@
+"""Facts about the service `spark_dreamo`, as data, each with its source.
+
+Sources: ``page`` the model's API page; ``cli`` the vendor's Go client VtrixAI/vtrix-cli; ``sdk`` the
+SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents of the upstream model
+`seed3l_single_ip`; ``assumed`` our reading, tried by nobody.
+
+Examples
+--------
+>>> PROMPT_CHARACTERS_OF_SIBLINGS.value, PROMPT_CHARACTERS_OF_SIBLINGS.source
+(800, 'page')
+>>> SIZES["16:9"]
+(1664, 936)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Generic[T]):
+    """One number or word of the service, where it comes from, and what to know about it.
+
+    Examples
+    --------
+    >>> Fact(512, "page").value
+    512
+    """
+
+    value: T
+    source: str
+    note: str = ""
+
+
+MODEL: Final = "spark_dreamo"
+
+BASE_URL: Final = Fact("https://cloud.vtrix.ai", "cli", "also in the vendor's documents")
+CREATE_PATH: Final = Fact("/model/v1/generation", "cli")
+TASK_PATH: Final = Fact("/model/v1/generation/task/{task_id}", "cli")
+PRECHARGE_PATH: Final = Fact("/model/v1/generation/precharge", "sdk", "not proven on this host")
+SPEC_PATH: Final = Fact("/api/v1/skill/models/{model}/spec", "cli", "needs no key")
+SPEC_URL: Final = Fact(
+    "https://cloud-model-spec.vtrix.ai",
+    "cli",
+    "describes models, without a key; in the build files of both CLIs",
+)
+MODELS_PATH: Final = Fact("/api/v1/skill/models", "cli", "needs no key")
+
+PROMPT_CHARACTERS_ADVISED: Final = Fact(300, "page", "longer may have no effect or cause errors")
+PROMPT_CHARACTERS_OF_SIBLINGS: Final = Fact(
+    800, "page", "at most, for sibling models; the page of this one states no maximum, so it's a warning"
+)
+
+SIDE_MIN_PX: Final = Fact(512, "page")
+SIDE_MAX_PX: Final = Fact(2048, "page", "more only while width*height stays below the product")
+SIDE_DEFAULT_PX: Final = Fact(1328, "page")
+RATIO_OF_SIBLINGS: Final = Fact(3, "page", "a sibling model makes 1:3 to 3:1 only")
+PRODUCT_MAX_PX: Final = Fact(2048 * 2048, "page", "a side above 2048 needs a product strictly below")
+
+SEED_RANDOM: Final = Fact(-1, "page", "the default: the service draws")
+SEED_REPEATABLE_MIN: Final = Fact(1, "page", "repeatability is promised for positive integers")
+SEED_MAX: Final = Fact(2**63 - 1, "assumed", "the page says integer and no more")
+SEED_ADVISED_MAX: Final = Fact(2**31 - 1, "assumed", "upstream clients use 32-bit seeds")
+USE_REPHRASER_DEFAULT: Final = Fact(True, "page", "off: the prompt is kept word for word, and time is saved")
+
+INPUT_BYTES_ADVISED: Final = Fact(
+    4_700_000, "page", "'4.7 MB' in decimal megabytes; corrected copies stay below"
+)
+INPUT_BYTES_MAX: Final = Fact(
+    4_928_307, "page", "'4.7 MB' in binary megabytes; between the two it's a warning"
+)
+INPUT_SIDE_MAX_PX: Final = Fact(4096, "page")
+INPUT_RATIO_ADVISED: Final = Fact((9 / 16, 16 / 9), "page", "more extreme ones may fail")
+INPUT_RATIO_TOLERANCE: Final = Fact(0.005, "assumed", "a side is a whole number of pixels: 1366x768 is 16:9")
+INPUT_SUBJECTS: Final = Fact(1, "page", "one single subject in the picture is strongly advised")
+INPUT_FORMATS: Final = Fact(("JPEG", "PNG"), "page", "JPEG advised")
+INPUT_IMAGES: Final = Fact(1, "up", "an array of exactly one item; base64 is bare, without a data: prefix")
+
+_SIDE: Final = {"min": SIDE_MIN_PX, "max": SIDE_MAX_PX, "default": SIDE_DEFAULT_PX}
+_ONE_IMAGE: Final = {"max_items": INPUT_IMAGES}
+# What a model description should say of each parameter, in its words. A larger upper limit is as good.
+PARAMETERS: Final[dict[str, Mapping[str, Fact[int] | Fact[bool]]]] = {
+    "prompt": {"max_length": PROMPT_CHARACTERS_OF_SIBLINGS},
+    "image_urls": _ONE_IMAGE,
+    "binary_data_base64": _ONE_IMAGE,
+    "seed": {"default": SEED_RANDOM, "max": SEED_ADVISED_MAX},
+    "use_rephraser": {"default": USE_REPHRASER_DEFAULT},
+    "width": _SIDE,
+    "height": _SIDE,
+}
+UPPER_LIMITS: Final = ("max", "max_length", "max_items")
+
+_ADVISED: Final = {
+    "1:1": (1328, 1328),
+    "4:3": (1472, 1104),
+    "3:2": (1584, 1056),
+    "16:9": (1664, 936),
+    "21:9": (2016, 864),
+}
+# The landscape sizes are from the page; that their transposes are as good is assumed.
+SIZES: Final[dict[str, tuple[int, int]]] = _ADVISED | {
+    ":".join(reversed(name.split(":"))): (height, width) for name, (width, height) in _ADVISED.items()
+}
+
+STATUS_WORDS: Final[dict[str, str]] = {
+    # page, cli, sdk
+    "in_progress": "in_progress",
+    "completed": "completed",
+    "failed": "failed",
+    # met in the family; compared in lower case, with _ for blanks and hyphens
+    "pending": "in_progress",
+    "queued": "in_progress",
+    "in_queue": "in_progress",
+    "processing": "in_progress",
+    "done": "completed",
+    "succeeded": "completed",
+    "success": "completed",
+    "error": "failed",
+    "cancelled": "failed",
+    "canceled": "failed",
+}
+# Met elsewhere (assumed); of any other word the output and the error decide.
+STATUS_WORDS_ELSEWHERE: Final[dict[str, str]] = {
+    "submitted": "in_progress",
+    "created": "in_progress",
+    "accepted": "in_progress",
+    "waiting": "in_progress",
+    "starting": "in_progress",
+    "started": "in_progress",
+    "running": "in_progress",
+    "generating": "in_progress",
+    "complete": "completed",
+    "succeed": "completed",
+    "successful": "completed",
+    "finished": "completed",
+    "fail": "failed",
+    "failure": "failed",
+    "expired": "failed",
+    "aborted": "failed",
+    "rejected": "failed",
+    "timeout": "failed",
+    "timed_out": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """One error code of the model.
+
+    `error_class` is the word used in the results; `is_unbilled` says whether nothing was made, as far as
+    the table of codes tells; both are ours (assumed), code and meaning are from the page.
+
+    Examples
+    --------
+    >>> ERROR_CODES["003011099"].error_class
+    'creation_error'
+    """
+
+    code: str
+    meaning: str
+    error_class: str
+    is_unbilled: bool
+    advice: str
+
+
+ERROR_CODE_DIGITS: Final = 9
+
+ERROR_CODES: Final[dict[str, ErrorCode]] = {
+    row.code: row
+    for row in (
+        ErrorCode("003011001", "Missing prompt", "rejected", True, "Fix the row."),
+        ErrorCode("003011002", "Missing image", "rejected", True, "Fix the row."),
+        ErrorCode("003011003", "Invalid prompt length", "rejected", True, "Shorten the prompt."),
+        ErrorCode("003011004", "Invalid parameter", "rejected", True, "Fix the row."),
+        ErrorCode("003011095", "Internal generation error", "generation_error", True, "Retry a few times."),
+        ErrorCode(
+            "003011096", "Result parsing error", "result_error", False, "Retry on request: it may be billed."
+        ),
+        ErrorCode(
+            "003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."
+        ),
+        ErrorCode(
+            "003011098", "Status check error", "status_error", False, "Retry on request: it may be billed."
+        ),
+        ErrorCode(
+            "003011099", "Task creation error", "creation_error", True, "Retry: nothing was generated."
+        ),
+    )
+}
+
+# Only ever in the text of 095, 097 and 099; there is no code of its own (up, sdk).
+MODERATION_WORDS: Final = (
+    "risk not pass",
+    "sensitive",
+    "copyright",
+    "moderation",
+    "50411",
+    "50412",
+    "50413",
+    "50511",
+    "50512",
+    "50518",
+    "50519",
+    "50520",
+    "50521",
+    "50522",
+)
+MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
+
+OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: look at the bytes")
+LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
+TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is not known any more")
+POLL_EVERY_S: Final = Fact(5.0, "cli", "what the vendor's own client does")
+NO_CREDIT_CODES: Final = Fact(range(40201, 40209), "sdk", "out of credit, at any HTTP status")
+STOP_STATUSES: Final = Fact((401, 402, 403), "sdk", "key; credit; balance or permission")

@@ -1,0 +1,374 @@
+"""`resolve`: settle an ambiguous row by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.batch import Task, known_service, results_of, service_given, work_off
+from dreamo_batch.engine import directory as archive
+from dreamo_batch.engine import directory as checkpoint
+from dreamo_batch.engine import directory as evidence
+from dreamo_batch.engine import directory as stored
+from dreamo_batch.engine import journal, ledger, requests, runner
+from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.coordinator import SystemClock
+from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.ledger import peek_entropy
+from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.jobs.fields import user_columns
+from dreamo_batch.parallel import bars, ticking
+from dreamo_batch.results import frame, history
+from dreamo_batch.results import load as reading
+from dreamo_batch.results.load import load, read_state
+from dreamo_batch.service.messages import is_task_id
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from dreamo_batch.batch import Gateway
+    from dreamo_batch.engine.attempts import Order, State
+    from dreamo_batch.engine.ledger import Recovered
+    from dreamo_batch.service.client import Client
+
+
+def resolve(
+    run_dir: str | os.PathLike[str],
+    row: Any,
+    *,
+    order: int | None = None,
+    task_id: str | None = None,
+    not_sent: bool = False,
+) -> pd.DataFrame:
+    """Settle an ambiguous order by hand, after a look at the service's own list or bill.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+    row : label or str
+        Index label of the row, or its ``job_id``.
+    order : int, optional
+        Number of the order within its job, as in `dreamo_batch.attempts`, where a row was ordered again while an
+        earlier order was in doubt. Default: the one that is ambiguous.
+    task_id : str, optional
+        The order was taken, as this task; the run that goes on here, or the next one, asks for it.
+    not_sent : bool
+        The order was not taken; the run that goes on here, or the next one, orders it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table as it stands now.
+
+    Raises
+    ------
+    UsageError
+        If the row is not in the table or not ambiguous, or has several ambiguous orders and none is named, or not
+        exactly one of the two answers is given, or the task is that of another order.
+    DirectoryError
+        If the directory can't be used.
+
+    Examples
+    --------
+    >>> resolve("runs/none", 3, not_sent=True)
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: it has no jobs.parquet.
+    """
+    if (task_id is None) == (not not_sent):
+        raise UsageError("give exactly one of task_id= (it was taken) and not_sent=True (it was not)")
+    if task_id is not None and not is_task_id(task_id):
+        raise UsageError(f"{task_id!r} is no task id; give the id that stands on the service's list or bill")
+    directory = RunDirectory(run_dir)
+    table = stored.read_jobs(directory.jobs)
+    manifest = directory.read_manifest()
+    if manifest is None:
+        raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
+    job_id, service = find_job(table, row), manifest.service
+
+    def settle(at_work: runner.Runner) -> State:
+        state = at_work.open(service, SystemClock()).ledger.state
+        settled = _ambiguous(state.of(job_id), row, order)
+        _refuse_known(state, settled, task_id)
+        at_work.settle(requests.resolved(settled, SystemClock().wall(), task_id))
+        return state.copy()
+
+    return results_of(table.user, table.prepared, runner.ask(directory, settle))
+
+
+def find_job(table: stored.StoredTable, row: Any) -> str:
+    """Give the job of a row by its label or job id.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or several.
+    """
+    jobs = table.rows[columns.JOB_ID]
+    is_row = table.user.index.map(str) == str(row)
+    found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()
+    if len(found) != 1:
+        many = (
+            f"stands for {len(found)} jobs; give the job_id"
+            if len(found)
+            else "is not in the table, or invalid"
+        )
+        raise UsageError(f"row {row!r} {many}")
+    return str(found[0])
+
+
+def _ambiguous(orders: tuple[Order, ...], row: Any, number: int | None) -> Order:
+    held = [order for order in orders if order.stage is Stage.AMBIGUOUS]
+    found = [order for order in held if number in (None, order.order)]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(_why_not(orders, held, row, number))
+
+
+def _why_not(orders: tuple[Order, ...], held: list[Order], row: Any, number: int | None) -> str:
+    numbers = " or ".join(f"order={order.order}" for order in held)
+    if held and number is None:
+        return f"row {row!r} has {len(held)} ambiguous orders; say which: {numbers}"
+    if held:
+        return f"order {number} of row {row!r} is not ambiguous; give {numbers}"
+    how = f"is {orders[-1].stage}" if orders else "was never ordered"
+    return f"row {row!r} is not ambiguous: its job {how}"
+
+
+def _refuse_known(state: State, settled: Order, task_id: str | None) -> None:
+    """Refuse a task that another order is known to be: its cost would count twice."""
+    for order in state:
+        if task_id is not None and order.task_id == task_id and order != settled:
+            raise UsageError(
+                f"task {task_id} is order {order.order} of job {order.job_id} already; look for another one"
+            )
+
+
+def download(
+    results: pd.DataFrame | str | os.PathLike[str],
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    client: Client | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Fetch pictures that were made and are missing on disk; orders nothing, whatever else is to be done.
+
+    After ``run(..., download=False)``, a download that failed, or a file that is gone. Orders that are still open are
+    asked for too; rows that were never ordered stay as they are.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame or path-like
+        Rows of results, any part of them, or a run directory for all of its table.
+    run_dir : path-like, optional
+        The run directory; default: the one that the results came from.
+    client, api_key, base_url, gateway, allow_private_links, progress
+        As for `run`; a run of the local gateway is recognised by itself.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows as they stand now. What could not be fetched says why in `output_error`.
+
+    Raises
+    ------
+    UsageError
+        If these are no results, their directory is not known, or a run is going on in it.
+    DirectoryError, RunStopped
+        As for `run`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", download=False, progress=False)
+    >>> saved = dreamo.download(done.head(1), progress=False)
+    >>> done["output_path"].isna().tolist(), saved["output_path"].isna().tolist()
+    ([True, True], [False])
+    """
+    rows = results if isinstance(results, pd.DataFrame) else load(results)
+    history.refuse_other_tables(rows)
+    directory = RunDirectory(frame.run_dir_of(rows, run_dir))
+    service = service_given(
+        client=client,
+        api_key=api_key,
+        base_url=base_url,
+        gateway=gateway,
+        allow_private_links=allow_private_links,
+    )
+    work_off(*_nothing_ordered(directory, rows), known_service(directory, service), show=progress)
+    return _as_they_stand(rows, directory)
+
+
+def _nothing_ordered(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDirectory, Task, str]:
+    table = stored.read_jobs(directory.jobs)
+    wanted = frozenset(rows[columns.JOB_ID].dropna())
+    task = Task(table.user, table.prepared, RunOptions(), fetched=wanted)
+    return directory, task, peek_entropy(directory) or new_entropy()
+
+
+def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
+    """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
+    orders = checkpoint.to_frame(
+        checkpoint.to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique())
+    )
+    fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), orders)
+    return frame.mark(fresh, directory)
+
+
+def verify(run_dir: str | os.PathLike[str], *, progress: bool = True) -> list[str]:
+    """Check a run directory: ledger, tables, counts, and the bytes of every picture.
+
+    Meant for a directory that nobody is working on: a picture being saved by another process may look like damage.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+    progress : bool
+        Show a bar while the pictures are read.
+
+    Returns
+    -------
+    list of str
+        One sentence per damage; empty if there is none.
+
+    Raises
+    ------
+    UsageError
+        If this process works on the directory.
+
+    Examples
+    --------
+    >>> verify("runs/none")
+    ['...runs/none is not a run directory: there is nothing.']
+    """
+    try:
+        directory = reading.existing(run_dir)
+    except DirectoryError as error:
+        return [str(error)]
+    if runner.live(directory.path) is not None:
+        raise UsageError(
+            f"A run is going on in {directory.path}; a picture being saved would look like damage. Stop it, or wait."
+        )
+    found = []
+    checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
+    for check in checks:
+        try:
+            with bars(progress):
+                found += list(check(directory))
+        except DirectoryError as error:
+            found.append(str(error))
+        except OSError as error:
+            found.append(f"{error.filename or directory.path} can't be read ({error.strerror or error})")
+    return list(dict.fromkeys(found))
+
+
+def _ledger(directory: RunDirectory) -> Iterator[str]:
+    recovered = ledger.read(directory.path)
+    yield from recovered.warnings
+    yield from _reserve(directory, recovered)
+    state = recovered.state()
+    orders = list(state)
+    with ticking(len(orders), "verifying", unit="order") as tick:
+        for order in orders:
+            yield from _picture(directory, order)
+            tick()
+    yield from _orphans(directory, state)
+
+
+def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
+    """Check the checkpoint that is only read when the newest one is damaged."""
+    path = directory.path / checkpoint.PREVIOUS
+    try:
+        checkpoint.read_table(path)
+    except FileNotFoundError:
+        if recovered.snapshot is not None and journal.numbers(directory.path)[:1] != [1]:
+            yield f"{path.name} is missing; the next run makes another"
+    except checkpoint.UNREADABLE as error:
+        if path.name not in recovered.damaged:
+            yield f"{path.name} can't be read ({error}); the next run replaces it"
+
+
+def _picture(directory: RunDirectory, order: Order) -> Iterator[str]:
+    if order.output_path is None or order.output_sha256 is None:
+        return
+    try:
+        n_bytes = (directory.path / order.output_path).stat().st_size
+    except FileNotFoundError:
+        yield f"{order.output_path} is missing; run again to fetch it once more"
+        return
+    if n_bytes != order.output_bytes:
+        yield (
+            f"{order.output_path} has {n_bytes} bytes, not the {order.output_bytes} that were saved; run again to "
+            "fetch it once more"
+        )
+    elif not archive.is_unaltered(directory.path, order.output_path, order.output_sha256):
+        yield f"{order.output_path} is not the picture that was saved; delete it and run again"
+
+
+def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
+    """Find pictures that no order has saved, and purchases that the ledger has lost."""
+    lost = list(evidence.unknown_purchases(directory, state))
+    yield from (
+        f"{trace} shows a purchase that the ledger does not know of; nothing more is bought here"
+        for trace in lost
+    )
+    saved = {order.output_path for order in state}
+    for path in evidence.pictures(directory):
+        name = path.relative_to(directory.path).as_posix()
+        if name not in saved and name not in lost:
+            yield f"{name} is not in the ledger, although its order is; the next run saves it again"
+
+
+def _manifest(directory: RunDirectory) -> Iterator[str]:
+    manifest = directory.read_manifest()
+    if manifest is None:
+        yield "run.json is missing or can't be read; the next run rebuilds it"
+        return
+    n_rows = manifest.reconciliation.get("rows_in")
+    if n_rows is not None:
+        n_found = len(reading.load(directory.path))
+        if n_found != n_rows:
+            yield f"run.json counted {n_rows} rows, the table has {n_found}"
+
+
+def _tables(directory: RunDirectory) -> Iterator[str]:
+    stored.read_jobs(directory.jobs)
+    if not directory.results.exists():
+        manifest = directory.read_manifest()
+        if manifest is not None and manifest.reconciliation:
+            yield "results.parquet is missing; the next run writes it again"
+        return
+    results = stored.read_frame(directory.results)[0]
+    if not reading.is_finished(directory):
+        return
+    known = reading.composed(directory)
+    names = [name for name in columns.OUTPUTS if name in results]
+    if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
+        yield "results.parquet does not say what the ledger says; the next run writes it again"
+
+
+def _inputs(directory: RunDirectory) -> Iterator[str]:
+    """Check the reference pictures that are kept here; those elsewhere are the user's."""
+    rows = stored.read_jobs(directory.jobs).rows[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
+        path = Path(location)
+        if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:
+            continue
+        if not path.exists():
+            yield f"inputs/{path.name} is missing; rows not ordered yet need it"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"inputs/{path.name} is not the picture that was kept; rows not ordered yet need it"
