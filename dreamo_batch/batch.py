@@ -39,15 +39,34 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import OPEN, ORDERED, Order, State, is_unresolved_cost
 from dreamo_batch.engine.budget import ZERO, Budget, highest_price, money, price_of, text, times, total
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock, status_of
-from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.directory import (
+    RunDirectory,
+    describer,
+    known_images,
+    new_entropy,
+    read_jobs,
+    read_table_meta,
+    to_arrow,
+    to_frame,
+    write_frame,
+    write_jobs,
+)
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import Plan, RunOptions, flag
+from dreamo_batch.engine.plan import (
+    Plan,
+    RunOptions,
+    fetching_only,
+    flag,
+    leaving,
+    misnamed_columns,
+    nearly_bought,
+    nearly_bought_warnings,
+    warnings_of,
+)
 from dreamo_batch.engine.requests import Effects, ImageChanged, ImageGone, Payloads
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
@@ -381,9 +400,9 @@ class Call:
         assignment = planning.assignment(
             task.prepared, state, task.options.plan_options(chosen), self.directory.path
         )
-        describe = stored.describer(task.user, task.prepared.rows)
+        describe = describer(task.user, task.prepared.rows)
         assignment = replace(assignment, describe=describe)
-        return assignment if task.fetched is None else planning.fetching_only(assignment, task.fetched)
+        return assignment if task.fetched is None else fetching_only(assignment, task.fetched)
 
     def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
         """Refuse to order in a copy of a run directory, whose original may order the same, unless it was agreed to."""
@@ -398,9 +417,9 @@ class Call:
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
-        warnings = ledger.warnings + tuple(planning.warnings_of(self.task.prepared, assignment.to_order))
-        nearly = planning.nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
-        warnings += planning.nearly_bought_warnings(
+        warnings = ledger.warnings + tuple(warnings_of(self.task.prepared, assignment.to_order))
+        nearly = nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
+        warnings += nearly_bought_warnings(
             nearly[job_id] for job_id, _ in assignment.to_order if job_id in nearly
         )
         if before is not None and before.schedule.is_paused:
@@ -449,7 +468,7 @@ class Call:
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
-        stored.write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
+        write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
         ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
         ledger.commit()
         if self.task.options.adopt_copy and ledger.is_copy:
@@ -463,7 +482,7 @@ class Call:
         self.reconciliation = frame.reconcile(len(self.task.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
-            stored.write_frame(
+            write_frame(
                 ledger.directory.results,
                 results,
                 {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
@@ -532,7 +551,7 @@ class Call:
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
-    orders = checkpoint.to_frame(checkpoint.to_arrow(state, prepared.jobs))
+    orders = to_frame(to_arrow(state, prepared.jobs))
     return frame.assemble(user, prepared.rows, orders)
 
 
@@ -1110,7 +1129,7 @@ class Work:
     def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
         """Order chosen rows again, once, beside what is under way."""
         with self._changing:
-            table = stored.read_jobs(self.directory.jobs)
+            table = read_jobs(self.directory.jobs)
             self.begin(self._task_again(choose(self.directory, table, rows, classes)))
 
     def raise_budget(self, max_cost: Decimal | None) -> None:
@@ -1347,9 +1366,9 @@ class Follower:
         """Read the table, which takes a while, only where it is another one than before."""
         if not self.directory.jobs.exists():
             raise DirectoryError(f"{self.directory.path} has no {self.directory.jobs.name} (any more).")
-        table_id = str(stored.read_table_meta(self.directory.jobs).get("table_id"))
+        table_id = str(read_table_meta(self.directory.jobs).get("table_id"))
         if table_id != self._table_id:
-            table = stored.read_jobs(self.directory.jobs)
+            table = read_jobs(self.directory.jobs)
             self._rows = rows_of(table.user.index, table.prepared)
             self._table_id, self._speed = table.table_id, None
 
@@ -1613,7 +1632,7 @@ def plan(
         base_dir=path_of(base_dir),
         inputs_dir=None,
         fix_images=fix_images,
-        known_images={} if directory is None else stored.known_images(directory.jobs),
+        known_images={} if directory is None else known_images(directory.jobs),
     )
     planned = planning.table(
         prepared,
@@ -1622,12 +1641,12 @@ def plan(
         options.plan_options(),
         run_dir=None if directory is None else directory.path,
         unit_cost=money(unit_cost),
-        nearly=planning.nearly_bought(prepared, state, None if directory is None else directory.jobs),
+        nearly=nearly_bought(prepared, state, None if directory is None else directory.jobs),
     )
     cap = options.cap(state.cap)
-    remarks = planning.misnamed_columns(prepared)
+    remarks = misnamed_columns(prepared)
     if directory is not None:
-        remarks += planning.leaving(prepared, state, directory.jobs)
+        remarks += leaving(prepared, state, directory.jobs)
     return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent, remarks=remarks)
 
 
@@ -1685,7 +1704,7 @@ def retry(
     with in_front():
         flag("progress", progress)
         directory = RunDirectory(run_dir)
-        table = stored.read_jobs(directory.jobs)
+        table = read_jobs(directory.jobs)
         chosen = choose(directory, table, rows, classes)
         try:
             task = Task(table.user, table.prepared, RunOptions(**options), chosen)
@@ -1717,7 +1736,7 @@ def _prepare(
         base_dir=path_of(base_dir),
         inputs_dir=directory.inputs,
         fix_images=options.fix_images,
-        known_images=stored.known_images(directory.jobs),
+        known_images=known_images(directory.jobs),
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     if len(errors) and options.on_invalid == "raise":
@@ -1793,7 +1812,7 @@ def plan_retry(
     dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: it has no jobs.parquet.
     """
     directory = RunDirectory(run_dir)
-    table = stored.read_jobs(directory.jobs)
+    table = read_jobs(directory.jobs)
     chosen = choose(directory, table, rows, classes)
     try:
         checked = RunOptions(**options)

@@ -15,11 +15,9 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import connect, path_of, plan, run, service_given, with_key
-from dreamo_batch.engine import directory as archive
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money, text
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, look, read_jobs
 from dreamo_batch.engine.requests import ImageChanged, ImageGone, Payloads
 from dreamo_batch.errors import (
     DirectoryError,
@@ -242,7 +240,7 @@ def _refuse_other_table(
 ) -> None:
     """Refuse a directory whose own table would be replaced by the probe's."""
     try:
-        stored_jobs = set(stored.read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
+        stored_jobs = set(read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
     except DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
     jobs = prepare(probe, entropy=_ENTROPY, base_dir=path_of(base_dir)).jobs
@@ -416,7 +414,7 @@ def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, 
         passed, detail = True, check(visit)
     except _NotReached as missing:
         passed, detail = None, f"not checked: {missing}"
-    except (_Broken, ServiceError, archive.NotAPicture) as broken:
+    except (_Broken, ServiceError, NotAPicture) as broken:
         detail = str(broken)
     except Exception as error:  # noqa: BLE001 - whatever a service makes of us is a finding about it
         detail = f"{type(error).__name__}, which nobody foresaw"
@@ -592,8 +590,8 @@ def _serves_the_picture(visit: _Visit) -> str:
     task = visit.ended()
     if not task.urls:
         raise _Broken("the completed task has no link to a picture")
-    content = visit.client.download(task.urls[0], max_bytes=archive.PICTURE_BYTES_MAX)
-    suffix, width_px, height_px = archive.look(content)
+    content = visit.client.download(task.urls[0], max_bytes=PICTURE_BYTES_MAX)
+    suffix, width_px, height_px = look(content)
     return f"{suffix}, {width_px}x{height_px} px, {len(content)} bytes"
 
 

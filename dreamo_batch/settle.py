@@ -10,14 +10,24 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import Task, known_service, results_of, service_given, work_off
-from dreamo_batch.engine import directory as archive
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import directory as evidence
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine import journal, ledger, requests, runner
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.coordinator import SystemClock
-from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.directory import (
+    PREVIOUS,
+    UNREADABLE,
+    RunDirectory,
+    StoredTable,
+    is_unaltered,
+    new_entropy,
+    pictures,
+    read_frame,
+    read_jobs,
+    read_table,
+    to_arrow,
+    to_frame,
+    unknown_purchases,
+)
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, UsageError
@@ -25,7 +35,7 @@ from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import frame, history
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.load import load, read_state
+from dreamo_batch.results.load import composed, existing, is_finished, load, read_state
 from dreamo_batch.service.messages import is_task_id
 
 if TYPE_CHECKING:
@@ -87,7 +97,7 @@ def resolve(
     if task_id is not None and not is_task_id(task_id):
         raise UsageError(f"{task_id!r} is no task id; give the id that stands on the service's list or bill")
     directory = RunDirectory(run_dir)
-    table = stored.read_jobs(directory.jobs)
+    table = read_jobs(directory.jobs)
     manifest = directory.read_manifest()
     if manifest is None:
         raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
@@ -103,7 +113,7 @@ def resolve(
     return results_of(table.user, table.prepared, runner.ask(directory, settle))
 
 
-def find_job(table: stored.StoredTable, row: Any) -> str:
+def find_job(table: StoredTable, row: Any) -> str:
     """Give the job of a row by its label or job id.
 
     Raises
@@ -213,7 +223,7 @@ def download(
 
 
 def _nothing_ordered(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDirectory, Task, str]:
-    table = stored.read_jobs(directory.jobs)
+    table = read_jobs(directory.jobs)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
     task = Task(table.user, table.prepared, RunOptions(), fetched=wanted)
     return directory, task, peek_entropy(directory) or new_entropy()
@@ -221,9 +231,7 @@ def _nothing_ordered(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDi
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
-    orders = checkpoint.to_frame(
-        checkpoint.to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique())
-    )
+    orders = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
     fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), orders)
     return frame.mark(fresh, directory)
 
@@ -256,7 +264,7 @@ def verify(run_dir: str | os.PathLike[str], *, progress: bool = True) -> list[st
     ['...runs/none is not a run directory: there is nothing.']
     """
     try:
-        directory = reading.existing(run_dir)
+        directory = existing(run_dir)
     except DirectoryError as error:
         return [str(error)]
     if runner.live(directory.path) is not None:
@@ -291,13 +299,13 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
 
 def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
     """Check the checkpoint that is only read when the newest one is damaged."""
-    path = directory.path / checkpoint.PREVIOUS
+    path = directory.path / PREVIOUS
     try:
-        checkpoint.read_table(path)
+        read_table(path)
     except FileNotFoundError:
         if recovered.snapshot is not None and journal.numbers(directory.path)[:1] != [1]:
             yield f"{path.name} is missing; the next run makes another"
-    except checkpoint.UNREADABLE as error:
+    except UNREADABLE as error:
         if path.name not in recovered.damaged:
             yield f"{path.name} can't be read ({error}); the next run replaces it"
 
@@ -315,19 +323,19 @@ def _picture(directory: RunDirectory, order: Order) -> Iterator[str]:
             f"{order.output_path} has {n_bytes} bytes, not the {order.output_bytes} that were saved; run again to "
             "fetch it once more"
         )
-    elif not archive.is_unaltered(directory.path, order.output_path, order.output_sha256):
+    elif not is_unaltered(directory.path, order.output_path, order.output_sha256):
         yield f"{order.output_path} is not the picture that was saved; delete it and run again"
 
 
 def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
     """Find pictures that no order has saved, and purchases that the ledger has lost."""
-    lost = list(evidence.unknown_purchases(directory, state))
+    lost = list(unknown_purchases(directory, state))
     yield from (
         f"{trace} shows a purchase that the ledger does not know of; nothing more is bought here"
         for trace in lost
     )
     saved = {order.output_path for order in state}
-    for path in evidence.pictures(directory):
+    for path in pictures(directory):
         name = path.relative_to(directory.path).as_posix()
         if name not in saved and name not in lost:
             yield f"{name} is not in the ledger, although its order is; the next run saves it again"
@@ -346,16 +354,16 @@ def _manifest(directory: RunDirectory) -> Iterator[str]:
 
 
 def _tables(directory: RunDirectory) -> Iterator[str]:
-    stored.read_jobs(directory.jobs)
+    read_jobs(directory.jobs)
     if not directory.results.exists():
         manifest = directory.read_manifest()
         if manifest is not None and manifest.reconciliation:
             yield "results.parquet is missing; the next run writes it again"
         return
-    results = stored.read_frame(directory.results)[0]
-    if not reading.is_finished(directory):
+    results = read_frame(directory.results)[0]
+    if not is_finished(directory):
         return
-    known = reading.composed(directory)
+    known = composed(directory)
     names = [name for name in columns.OUTPUTS if name in results]
     if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
         yield "results.parquet does not say what the ledger says; the next run writes it again"
@@ -363,7 +371,7 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
 
 def _inputs(directory: RunDirectory) -> Iterator[str]:
     """Check the reference pictures that are kept here; those elsewhere are the user's."""
-    rows = stored.read_jobs(directory.jobs).rows[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    rows = read_jobs(directory.jobs).rows[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
     for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
         path = Path(location)
         if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:

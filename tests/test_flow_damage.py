@@ -18,9 +18,8 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.batch import Call, Task
-from dreamo_batch.engine import directory as checkpoint
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.directory import RunDirectory, _sealed, new_entropy, read_table, to_state, write
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
@@ -176,12 +175,12 @@ def without_end(run_dir: Path) -> None:
 
 def newer(path: Path) -> None:
     """Rewrite a checkpoint as a version to come may: with a note that says more."""
-    table, meta = checkpoint.read_table(path)
-    checkpoint.write(path, checkpoint.to_state(table), [], meta)
+    table, meta = read_table(path)
+    write(path, to_state(table), [], meta)
     table = pq.read_table(path)
     note = json.loads(table.schema.metadata[b"dreamo_batch"].split(b" ", 1)[1])
     note |= {"schema": 99, "colour": "blue"}
-    sealed = checkpoint._sealed(json.dumps(note).encode())
+    sealed = _sealed(json.dumps(note).encode())
     pq.write_table(table.replace_schema_metadata({b"dreamo_batch": sealed}), path)
 
 

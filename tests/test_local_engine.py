@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamo_batch.gateway import pictures as label
-from dreamo_batch.gateway import pictures as preview
-from dreamo_batch.gateway.pictures import Order, by_name
+from dreamo_batch.gateway.pictures import (
+    IMAGE_DESCRIPTION_TAG,
+    SOFTWARE_TAG,
+    Order,
+    banner,
+    by_name,
+    load,
+    read,
+)
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
@@ -92,8 +98,8 @@ def test_files_say_what_they_are(engine):
     """EXIF and JPEG comment carry the label, and the comment the whole order."""
     order = replace(ORDER, prompt="狐狸 \U0001f98a")
     image = painted(order, engine=engine)
-    assert image.getexif()[label.IMAGE_DESCRIPTION_TAG] == "Local preview, not a real DreamO result"
-    assert image.getexif()[label.SOFTWARE_TAG] == f"dreamo-batch local gateway, engine {engine}"
+    assert image.getexif()[IMAGE_DESCRIPTION_TAG] == "Local preview, not a real DreamO result"
+    assert image.getexif()[SOFTWARE_TAG] == f"dreamo-batch local gateway, engine {engine}"
     comment = json.loads(image.info["comment"])
     assert comment.pop("reference_crc32") > 0
     assert comment == {
@@ -117,7 +123,7 @@ def test_preview_is_signed_in_the_picture():
     grey = np.asarray(painted().convert("L"), dtype=int)
     corner = grey[480:510, 5:300]
     assert corner.max() - corner.min() > 90
-    assert "not a real DreamO result · seed 42" in label.banner(42)
+    assert "not a real DreamO result · seed 42" in banner(42)
 
 
 def test_seeds_look_different():
@@ -154,7 +160,7 @@ def test_prompts_look_different():
 def test_scenes_are_read_in_both_languages(english, chinese, scene):
     """English and Chinese name the same scenes, and each can be painted, light or dark."""
     for prompt in (english, chinese):
-        assert preview.read(prompt)["scene"] == scene
+        assert read(prompt)["scene"] == scene
     for hour in ("dawn", "night"):
         image = painted(replace(ORDER, prompt=f"{english} at {hour}", seed=5))
         assert image.convert("L").getextrema()[1] > 60
@@ -181,8 +187,8 @@ def test_what_the_prompt_asks_for_changes_the_look(prompt):
 
 def test_words_are_matched_whole():
     """A scene's word inside another word isn't that scene; plurals are."""
-    assert "scene" not in preview.read("a handsome barista")
-    assert preview.read("two foxes on beaches")["scene"] == "coast"
+    assert "scene" not in read("a handsome barista")
+    assert read("two foxes on beaches")["scene"] == "coast"
 
 
 def test_colours_named_tint_the_picture():
@@ -238,7 +244,7 @@ def test_references_of_every_mode_are_read(mode):
     else:
         kind = {"CMYK": "JPEG", "PA": "TIFF"}.get(mode, "PNG")
         reference = encoded(Image.new("RGB", (40, 40), (200, 200, 200)).convert(mode), kind)
-    loaded = preview.load(reference, 64)
+    loaded = load(reference, 64)
     assert loaded.mode == "RGBA"
     assert loaded.getpixel((20, 20))[0] > 140
     assert painted(reference=reference).size == (512, 512)
@@ -259,12 +265,12 @@ def test_references_are_turned_upright():
     """EXIF orientation is followed, so that phones' pictures do not lie on their side."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert preview.load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
+    assert load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
 
 
 def test_large_references_are_reduced():
     """No more of a reference is kept than the picture can show."""
-    assert preview.load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
+    assert load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
 
 
 def test_an_invisible_figure_is_treated_as_a_card():
@@ -296,7 +302,7 @@ def test_unreadable_references_are_refused_in_words(reference, reason):
 def test_pictures_between_a_bomb_and_the_limit_are_refused():
     """Pictures that Pillow would open but that are far beyond the service's limit are not decoded."""
     with pytest.raises(ValueError, match="5200x5200 px are more than"):
-        preview.load(encoded(Image.new("1", (5200, 5200))), 64)
+        load(encoded(Image.new("1", (5200, 5200))), 64)
 
 
 def test_unknown_engines_are_refused_with_the_names_there_are():

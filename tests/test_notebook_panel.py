@@ -12,8 +12,8 @@ from pathlib import Path
 import IPython
 import pytest
 
-from dreamo_batch.display import panel as painter
 from dreamo_batch.display import panel as panels
+from dreamo_batch.display.panel import _displayed, mimebundle, show, start
 from dreamo_batch.display.panel_view import example
 from dreamo_batch.display.widgets import VIEW_TYPE, Panel
 from dreamo_batch.engine.status import Picture
@@ -80,9 +80,9 @@ def panel(batch):
 def in_kernel(monkeypatch):
     monkeypatch.setattr(IPython, "get_ipython", FakeShell)
     yield
-    for shown in panels._displayed.values():
+    for shown in _displayed.values():
         shown.close()
-    panels._displayed.clear()
+    _displayed.clear()
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_the_painter_shows_the_last_state_and_ends_with_its_panel(batch):
     painted = queue.Queue()
     for widget in widgets(panel.box):
         widget.observe(lambda change: painted.put(str(change["new"])), names="value")
-    thread = painter.start(panel)
+    thread = start(panel)
     batch.state = example(phase="finished", by_status={"completed": 4})
     panel.wake.set()
     while "4 of 4 rows settled" not in painted.get(timeout=SOON_S):
@@ -327,7 +327,7 @@ def test_a_panel_that_is_forgotten_is_painted_no_more():
             return True
 
     panel = Forgettable()
-    thread, painted = painter.start(panel), panel.painted
+    thread, painted = start(panel), panel.painted
     assert painted.wait(SOON_S)
     del panel
     thread.join(SOON_S)
@@ -371,14 +371,14 @@ def test_outputs_keep_their_buttons_where_they_are_of_use(batch, panel, outputs)
 
 def test_displays_of_a_run_share_a_panel(batch, in_kernel):
     """Showing a run again costs no further painter; a closed one is made anew; `panel()` always is."""
-    model_id = panels.mimebundle(batch)[VIEW_TYPE]["model_id"]
-    assert panels.mimebundle(batch)[VIEW_TYPE]["model_id"] == model_id
+    model_id = mimebundle(batch)[VIEW_TYPE]["model_id"]
+    assert mimebundle(batch)[VIEW_TYPE]["model_id"] == model_id
     other = panels.panel(batch)
     assert other.model_id != model_id
     other.close()
-    panels._displayed[id(batch)].close()
-    assert panels.mimebundle(batch)[VIEW_TYPE]["model_id"] != model_id
-    assert len(panels._displayed) == 1
+    _displayed[id(batch)].close()
+    assert mimebundle(batch)[VIEW_TYPE]["model_id"] != model_id
+    assert len(_displayed) == 1
 
 
 def test_a_closed_panel_is_displayed_as_it_was(batch):
@@ -390,22 +390,22 @@ def test_a_closed_panel_is_displayed_as_it_was(batch):
 
 def test_show_displays_the_shared_panel(batch, in_kernel, outputs):
     """In a kernel with its widget."""
-    panels.show(batch)
+    show(batch)
     assert VIEW_TYPE in outputs[0]
 
 
 def test_without_a_kernel_only_the_static_form_is_given(batch, outputs, monkeypatch):
     """Plain IPython has a shell without a kernel."""
     monkeypatch.setattr(IPython, "get_ipython", object)
-    assert set(panels.mimebundle(batch)) == {"text/plain", "text/html"}
-    panels.show(batch)
+    assert set(mimebundle(batch)) == {"text/plain", "text/html"}
+    show(batch)
     assert set(outputs[0]) == {"text/plain", "text/html"}
 
 
 def test_without_ipywidgets_only_the_static_form_is_given(batch, in_kernel, monkeypatch):
     """A broken installation still shows the run."""
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert set(panels.mimebundle(batch)) == {"text/plain", "text/html"}
+    assert set(mimebundle(batch)) == {"text/plain", "text/html"}
 
 
 def test_the_static_form_loads_no_widgets():

@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from dreamo_batch.results import likeness as colours
-from dreamo_batch.results import likeness as hashes
 from dreamo_batch.results import likeness as looks
-from dreamo_batch.results import likeness as pictures
-from dreamo_batch.results.likeness import Look, likeness
+from dreamo_batch.results.likeness import (
+    Look,
+    Unseen,
+    distance,
+    likeness,
+    mean_delta_e,
+    perceptual_hash,
+    read,
+    rgb,
+    thumbnail,
+    to_lab,
+)
 from tests.pictures import encoded, noisy, opened, plain, turned
 
 
@@ -48,7 +56,7 @@ def slow_hash(picture: Image.Image) -> int:
 @pytest.mark.parametrize("picture", [scene(), scene(333), noisy(40, 90)], ids=["scene", "larger", "noise"])
 def test_the_hash_is_that_of_its_definition(picture):
     """Matrices and loops give the same bits."""
-    assert hashes.perceptual_hash(picture) == slow_hash(picture)
+    assert perceptual_hash(picture) == slow_hash(picture)
 
 
 def test_the_hash_is_that_of_imagehash():
@@ -56,7 +64,7 @@ def test_the_hash_is_that_of_imagehash():
     known = {"data/coffee.jpg": "bb8320376c0f3637", "data/chelsea.jpg": "b15fe6465121175e"}
     for path, expected in known.items():
         with Image.open(path) as picture:
-            assert f"{hashes.perceptual_hash(picture.convert('RGB')):016x}" == expected
+            assert f"{perceptual_hash(picture.convert('RGB')):016x}" == expected
 
 
 def test_flat_pictures_have_one_hash_and_colours_tell_them_apart():
@@ -102,14 +110,14 @@ PRIMARIES = {
 @pytest.mark.parametrize(("levels", "expected"), PRIMARIES.items(), ids=str)
 def test_colours_are_those_of_the_tables(levels, expected):
     """L*a*b* of known sRGB colours, also on the straight part of both curves."""
-    assert colours.to_lab(np.array(levels, dtype=np.uint8)).tolist() == pytest.approx(expected, abs=0.03)
+    assert to_lab(np.array(levels, dtype=np.uint8)).tolist() == pytest.approx(expected, abs=0.03)
 
 
 def test_delta_e_is_the_length_of_the_line_between_two_colours():
     """The distance of red and green of the tables, by hand."""
-    red, green = (colours.thumbnail(plain(colour=levels)) for levels in [(255, 0, 0), (0, 255, 0)])
+    red, green = (thumbnail(plain(colour=levels)) for levels in [(255, 0, 0), (0, 255, 0)])
     expected = math.dist(PRIMARIES[255, 0, 0], PRIMARIES[0, 255, 0])
-    assert colours.mean_delta_e(red, green) == pytest.approx(expected, abs=0.1)
+    assert mean_delta_e(red, green) == pytest.approx(expected, abs=0.1)
 
 
 def test_delta_e_is_a_mean_over_places():
@@ -140,8 +148,8 @@ def test_blocks_hold_every_pair_once(n, per_block):
     }
     assert sum(len(block.bits) for block in blocks) == len(found) == n * (n - 1) // 2
     for (one, other), (bits, delta_e) in found.items():
-        assert bits == hashes.distance(made[one].bits, made[other].bits)
-        apart = colours.mean_delta_e(made[one].lab.T, made[other].lab.T)
+        assert bits == distance(made[one].bits, made[other].bits)
+        apart = mean_delta_e(made[one].lab.T, made[other].lab.T)
         assert delta_e == pytest.approx(apart, rel=1e-4)
 
 
@@ -159,7 +167,7 @@ def test_a_look_is_read_as_it_was_written():
 
 def test_a_note_to_turn_is_obeyed():
     """A JPEG that lies on its side is stood up before it is looked at."""
-    upright = pictures.rgb(opened(turned(6)))
+    upright = rgb(opened(turned(6)))
     assert upright.size == (40, 60)
     assert upright.getpixel((20, 5))[0] > 200 > upright.getpixel((20, 55))[0]
 
@@ -182,14 +190,14 @@ def test_a_note_to_turn_is_obeyed():
 )
 def test_every_mode_becomes_what_is_seen(picture, expected):
     """Transparency lies on white, 16 bits become 8, inks and greys become light."""
-    assert pictures.rgb(picture).getpixel((1, 1)) == expected
+    assert rgb(picture).getpixel((1, 1)) == expected
 
 
 def test_a_palette_with_transparency_lies_on_white():
     """What a PNG or GIF leaves out is white."""
     picture = Image.new("P", (4, 4), 0)
     picture.info["transparency"] = 0
-    assert pictures.rgb(picture).getpixel((1, 1)) == (255, 255, 255)
+    assert rgb(picture).getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_what_can_not_be_looked_at_says_why(tmp_path):
@@ -206,5 +214,5 @@ def test_what_can_not_be_looked_at_says_why(tmp_path):
         ("cut.png", "00", "is not the picture that it was"),
         ("cut.png", digest, "can't be decoded"),
     ]:
-        with pytest.raises(pictures.Unseen, match=why):
-            pictures.read(tmp_path / name, sha256)
+        with pytest.raises(Unseen, match=why):
+            read(tmp_path / name, sha256)

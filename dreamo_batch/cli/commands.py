@@ -15,8 +15,27 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dreamo_batch import columns
-from dreamo_batch.cli import options as declared
 from dreamo_batch.cli import process
+from dreamo_batch.cli.options import (
+    ABOUT_FILE,
+    ABOUT_TABLE,
+    FORMAT,
+    LOCAL,
+    NO_CAP,
+    PLAN,
+    RUN,
+    RUN_DIR,
+    RUN_DIR_OPTION,
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
+    TABLE,
+    YES,
+    python_to_shell,
+    read_table,
+    run_dir_of,
+    run_dirs_of,
+    split,
+)
 from dreamo_batch.cli.output import emit, hint, is_quiet, show_frame, show_summary, warn
 from dreamo_batch.engine.budget import EXACT, money
 from dreamo_batch.errors import RunStopped, UsageError
@@ -406,7 +425,7 @@ _DIGITS: Final = 6
 _LEFT_OUT: Final = (columns.SPENT_USD, columns.ESTIMATED, columns.EXAMPLE, columns.ADVICE)
 
 
-@click.command(params=[declared.RUN_DIRS, declared.RUN_DIRS_OPTION, _BY, declared.FORMAT])
+@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, _BY, FORMAT])
 def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Say what orders cost, group by group.
 
@@ -415,11 +434,11 @@ def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequen
     """
     import dreamo_batch as dreamo
 
-    paths = declared.run_dirs_of(run_dirs, run_dirs_option)
-    return _show(dreamo.costs(paths, by=declared.split(by)), format_)
+    paths = run_dirs_of(run_dirs, run_dirs_option)
+    return _show(dreamo.costs(paths, by=split(by)), format_)
 
 
-@click.command(params=[declared.RUN_DIRS, declared.RUN_DIRS_OPTION, _BY, declared.FORMAT])
+@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, _BY, FORMAT])
 def latency(
     run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str
 ) -> int:
@@ -429,13 +448,13 @@ def latency(
     """
     import dreamo_batch as dreamo
 
-    paths = declared.run_dirs_of(run_dirs, run_dirs_option)
-    code = _show(dreamo.latency(paths, by=declared.split(by)), format_)
-    hint(declared.python_to_shell(dreamo.pace(paths)["advice"]))
+    paths = run_dirs_of(run_dirs, run_dirs_option)
+    code = _show(dreamo.latency(paths, by=split(by)), format_)
+    hint(python_to_shell(dreamo.pace(paths)["advice"]))
     return code
 
 
-@click.command(params=[declared.RUN_DIRS, declared.RUN_DIRS_OPTION, declared.FORMAT])
+@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, FORMAT])
 def failures(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, format_: str) -> int:
     """Say what failed and why.
 
@@ -444,7 +463,7 @@ def failures(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, format_
     """
     import dreamo_batch as dreamo
 
-    found = dreamo.failures(declared.run_dirs_of(run_dirs, run_dirs_option))
+    found = dreamo.failures(run_dirs_of(run_dirs, run_dirs_option))
     _show(found, format_)
     if not len(found):
         hint("nothing failed")
@@ -469,9 +488,9 @@ def _rounded_for_reading(table: pd.DataFrame) -> pd.DataFrame:
 @click.command(
     params=[
         click.Option(["--live"], is_flag=True, help="Check the real service, which costs money."),
-        declared.RUN["base_url"],
-        declared.YES,
-        declared.FORMAT,
+        RUN["base_url"],
+        YES,
+        FORMAT,
     ]
 )
 def check(live: bool, base_url: str | None, yes: bool, format_: str) -> int:
@@ -521,17 +540,17 @@ _SHOWN: Final = (
     columns.ERROR_CLASS,
     columns.ERROR_MESSAGE,
 )
-_RETRY: Final = [option for keyword, option in declared.RUN.items() if keyword not in declared.ABOUT_TABLE]
+_RETRY: Final = [option for keyword, option in RUN.items() if keyword not in ABOUT_TABLE]
 
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        RUN_DIR,
+        RUN_DIR_OPTION,
         click.Option(
             ["--verify"], is_flag=True, help="Check the ledger and the bytes of every picture; 1 if damaged."
         ),
-        declared.FORMAT,
+        FORMAT,
     ]
 )
 def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, format_: str) -> int:
@@ -541,7 +560,7 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
     """
     import dreamo_batch as dreamo
 
-    path = declared.run_dir_of(run_dir, run_dir_option)
+    path = run_dir_of(run_dir, run_dir_option)
     damage = dreamo.verify(path) if verify else []
     try:
         summary = dreamo.status(path)
@@ -557,15 +576,15 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
 
 @click.command(
     params=[
-        declared.RUN_DIRS,
-        declared.RUN_DIRS_OPTION,
+        RUN_DIRS,
+        RUN_DIRS_OPTION,
         click.Option(
             ["--output"], metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."
         ),
         click.Option(
             ["--excel-safe"], is_flag=True, help="Keep spreadsheets from reading cells as formulas."
         ),
-        declared.FORMAT,
+        FORMAT,
     ]
 )
 def results(
@@ -583,7 +602,7 @@ def results(
     """
     import dreamo_batch as dreamo
 
-    frame = dreamo.load(declared.run_dirs_of(run_dirs, run_dirs_option))
+    frame = dreamo.load(run_dirs_of(run_dirs, run_dirs_option))
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
         hint(f"{len(frame)} rows written to {output}")
@@ -597,8 +616,8 @@ def results(
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        RUN_DIR,
+        RUN_DIR_OPTION,
         click.Option(
             ["--rows"], multiple=True, metavar="LABELS", help="Labels, such as 3,7; default: all that failed."
         ),
@@ -609,11 +628,11 @@ def results(
             help="Only these error classes, or ambiguous: a,b,...",
         ),
         *_RETRY,
-        declared.LOCAL,
+        LOCAL,
         click.Option(["--dry-run"], is_flag=True, help="Print what would be ordered, and send nothing."),
-        declared.YES,
-        declared.NO_CAP,
-        declared.FORMAT,
+        YES,
+        NO_CAP,
+        FORMAT,
     ]
 )
 def retry(
@@ -638,8 +657,8 @@ def retry(
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
-    path = declared.run_dir_of(run_dir, run_dir_option)
-    chosen: dict[str, Any] = {"rows": declared.split(rows), "classes": declared.split(classes)}
+    path = run_dir_of(run_dir, run_dir_option)
+    chosen: dict[str, Any] = {"rows": split(rows), "classes": split(classes)}
     asked = {
         keyword: value
         for keyword, value in options.items()
@@ -666,7 +685,7 @@ def retry(
 @click.command(
     params=[
         click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
-        declared.RUN_DIR_OPTION,
+        RUN_DIR_OPTION,
         click.Option(
             ["--order"],
             type=click.IntRange(min=1),
@@ -677,7 +696,7 @@ def retry(
             ["--task-id"], metavar="ID", help="The order was taken, as this task; the next run asks for it."
         ),
         click.Option(["--not-sent"], is_flag=True, help="The order was not taken; the next run orders it."),
-        declared.FORMAT,
+        FORMAT,
     ]
 )
 def resolve(
@@ -698,7 +717,7 @@ def resolve(
     if not words or len(words) > 2:  # noqa: PLR2004 - a directory and a row
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
     *named, row = words
-    path = declared.run_dir_of(named[0] if named else None, run_dir_option)
+    path = run_dir_of(named[0] if named else None, run_dir_option)
     if (task_id is None) != not_sent:
         raise click.UsageError("say either --task-id ID (it was taken) or --not-sent (it was not)")
     dreamo.resolve(path, row, order=order, task_id=task_id, not_sent=not_sent)
@@ -716,8 +735,8 @@ def _results_for_reading(frame: pd.DataFrame) -> pd.DataFrame:
 
 @click.command(
     params=[
-        declared.RUN_DIR,
-        declared.RUN_DIR_OPTION,
+        RUN_DIR,
+        RUN_DIR_OPTION,
         click.Option(["--output"], required=True, metavar="FOLDER", help="Where to; made if missing."),
         click.Option(
             ["--formats"],
@@ -736,7 +755,7 @@ def _results_for_reading(frame: pd.DataFrame) -> pd.DataFrame:
         click.Option(
             ["--excel-safe"], is_flag=True, help="Keep spreadsheets from reading cells as formulas."
         ),
-        declared.FORMAT,
+        FORMAT,
     ]
 )
 def export(
@@ -759,9 +778,9 @@ def export(
     import dreamo_batch as dreamo
 
     told = dreamo.export(
-        declared.run_dir_of(run_dir, run_dir_option),
+        run_dir_of(run_dir, run_dir_option),
         output,
-        formats=declared.split(formats) or ("parquet", "csv"),
+        formats=split(formats) or ("parquet", "csv"),
         pictures=pictures,  # type: ignore[arg-type] # click checked the words
         text=text,
         excel_safe=excel_safe,
@@ -772,8 +791,8 @@ def export(
 
 @click.command(
     params=[
-        declared.RUN_DIRS,
-        declared.RUN_DIRS_OPTION,
+        RUN_DIRS,
+        RUN_DIRS_OPTION,
         click.Option(
             ["--output"],
             metavar="PATH",
@@ -789,7 +808,7 @@ def report(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, output: s
     """
     import dreamo_batch as dreamo
 
-    path = dreamo.report(declared.run_dirs_of(run_dirs, run_dirs_option), output)
+    path = dreamo.report(run_dirs_of(run_dirs, run_dirs_option), output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
     return process.DONE
@@ -854,7 +873,7 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
         click.Option(
             ["--run-dir"], default="runs/demo", show_default=True, metavar="RUN_DIR", help="Where it is kept."
         ),
-        declared.FORMAT,
+        FORMAT,
     ]
 )
 def demo(run_dir: str, format_: str) -> int:
@@ -915,8 +934,8 @@ _NOTHING: Final = "none"
 
 @click.command(
     params=[
-        declared.RUN_DIRS,
-        declared.RUN_DIRS_OPTION,
+        RUN_DIRS,
+        RUN_DIRS_OPTION,
         click.Option(
             ["--output"],
             metavar="PATH",
@@ -962,7 +981,7 @@ def gallery(
     """
     import dreamo_batch as dreamo
 
-    paths = declared.run_dirs_of(run_dirs, run_dirs_option)
+    paths = run_dirs_of(run_dirs, run_dirs_option)
     axes: dict[str, Any] = {"rows": _listed(rows), "columns": _listed(across)}
     if Path(output).suffix.lower() in _PAGES:
         seen = dreamo.gallery(paths, **axes, title=title)
@@ -995,14 +1014,14 @@ _DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Print the plan and se
 
 @click.command(
     params=[
-        declared.TABLE,
-        *declared.ABOUT_FILE,
+        TABLE,
+        *ABOUT_FILE,
         click.Option(
             ["--run-dir"], metavar="RUN_DIR", help="Taken as everywhere; a table is checked by itself."
         ),
-        declared.RUN["fix_images"],
-        declared.RUN["base_dir"],
-        declared.FORMAT,
+        RUN["fix_images"],
+        RUN["base_dir"],
+        FORMAT,
     ]
 )
 def validate(
@@ -1017,7 +1036,7 @@ def validate(
     from dreamo_batch.jobs.rules import ERROR
 
     del run_dir
-    frame = declared.read_table(table, options)
+    frame = read_table(table, options)
     problems = dreamo.validate(frame, base_dir=base_dir or _folder_of(table), fix_images=fix_images)
     show_frame(_problems_for_reading(problems) if format_ == "table" else problems, format_)
     n_errors = int((problems[columns.SEVERITY] == ERROR).sum())
@@ -1027,13 +1046,13 @@ def validate(
 
 @click.command(
     params=[
-        declared.TABLE,
-        *declared.ABOUT_FILE,
+        TABLE,
+        *ABOUT_FILE,
         _RUN_DIR,
-        *declared.RUN.values(),
-        declared.LOCAL,
-        declared.YES,
-        declared.FORMAT,
+        *RUN.values(),
+        LOCAL,
+        YES,
+        FORMAT,
     ]
 )
 def plan(table: str, run_dir: str | None, *, local: bool, yes: bool, format_: str, **options: Any) -> int:
@@ -1042,21 +1061,21 @@ def plan(table: str, run_dir: str | None, *, local: bool, yes: bool, format_: st
     Sends nothing. Takes every option of `run`, so that a line can be planned before it is run.
     """
     del local, yes
-    planned = _plan(declared.read_table(table, options), run_dir, _at_home(options, table))
+    planned = _plan(read_table(table, options), run_dir, _at_home(options, table))
     return show_plan(planned, format_, on_invalid=options["on_invalid"])
 
 
 @click.command(
     params=[
-        declared.TABLE,
-        *declared.ABOUT_FILE,
+        TABLE,
+        *ABOUT_FILE,
         _RUN_DIR_REQUIRED,
-        *declared.RUN.values(),
-        declared.LOCAL,
+        *RUN.values(),
+        LOCAL,
         _DRY_RUN,
-        declared.YES,
-        declared.NO_CAP,
-        declared.FORMAT,
+        YES,
+        NO_CAP,
+        FORMAT,
     ]
 )
 def run(
@@ -1077,7 +1096,7 @@ def run(
     """
     import dreamo_batch as dreamo
 
-    frame = declared.read_table(table, options)
+    frame = read_table(table, options)
     options = _at_home(options, table)
     if dry_run:
         return show_plan(_plan(frame, run_dir, options), format_, on_invalid=options["on_invalid"])
@@ -1097,14 +1116,14 @@ def run(
 def _problems_for_reading(problems: pd.DataFrame) -> pd.DataFrame:
     """Put what is wrong and what to do into one sentence, at the end."""
     said = problems[columns.MESSAGE] + " " + problems[columns.FIX]
-    said = problems.assign(**{columns.MESSAGE: said.map(declared.python_to_shell)})
+    said = problems.assign(**{columns.MESSAGE: said.map(python_to_shell)})
     return said[[columns.ROW, columns.COLUMN, columns.SEVERITY, columns.VALUE, columns.MESSAGE]]
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> pd.DataFrame:
     import dreamo_batch as dreamo
 
-    return dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in declared.PLAN})
+    return dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in PLAN})
 
 
 def _at_home(options: dict[str, Any], table: str) -> dict[str, Any]:

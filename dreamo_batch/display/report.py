@@ -19,21 +19,28 @@ from dreamo_batch import __version__, columns, files
 from dreamo_batch.display.gallery import make_gallery
 from dreamo_batch.display.grid import left_words
 from dreamo_batch.display.thumbnails import Thumbnails
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import ZERO, text, total
 from dreamo_batch.engine.budget import money as amount_of
+from dreamo_batch.engine.directory import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.status import dollars
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results import seeds as diversity
 from dreamo_batch.results.analysis import read_history
 from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.failures import summarise_failures
 from dreamo_batch.results.history import LABEL, list_attempts
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
+from dreamo_batch.results.seeds import (
+    BITS_MAX,
+    DELTA_E_MAX,
+    check_threshold,
+    gather,
+    list_near_duplicates,
+    summarise_diversity,
+)
 from dreamo_batch.results.timing import count_throughput, measure_pace, summarise_latency
 from dreamo_batch.service import contract
 from dreamo_batch.text import harmless
@@ -863,12 +870,12 @@ def likeness(facts: Facts) -> dict[str, Any]:
         ``lines`` (by prompt, the most alike first), ``n_groups_more``, ``pairs`` (with small pictures), ``n_pairs``,
         ``pairs_words`` and the bounds ``bits`` and ``delta_e``.
     """
-    bounds = diversity.check_threshold(diversity.BITS_MAX, diversity.DELTA_E_MAX)
+    bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    gathered = diversity.gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=True)
-    groups = diversity.summarise_diversity(gathered, bounds)
+    gathered = gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=True)
+    groups = summarise_diversity(gathered, bounds)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
-    pairs = diversity.list_near_duplicates(gathered, bounds, _ANY_SIZE)
+    pairs = list_near_duplicates(gathered, bounds, _ANY_SIZE)
     return {
         "lines": [_pictures_line(line) for line in groups.head(_GROUPS_MAX).to_dict("records")],
         "n_groups_more": max(0, len(groups) - _GROUPS_MAX),
@@ -1078,7 +1085,7 @@ def read_facts(run_dir: RunDir) -> Facts:
         manifest=directory.read_manifest(),
         results=load(run_dir),
         history=read_history(run_dir),
-        decided=stored.read_jobs(directory.jobs).decided,
+        decided=read_jobs(directory.jobs).decided,
         summary=status(run_dir),
         is_worked_on=directory.is_locked(),
         made_at=datetime.now(UTC),

@@ -14,6 +14,7 @@ from dreamo_batch.engine import budget as money
 from dreamo_batch.engine import requests
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING, STATUS_OF, Event, Order, Stage, next_number
 from dreamo_batch.engine.attempts import Kind as EventKind
+from dreamo_batch.engine.budget import ZERO
 from dreamo_batch.engine.schedule import Action, Do, Key
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.errors import (
@@ -658,10 +659,10 @@ class Coordinator:
                 f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such order of this directory, and the "
                 "cap can't bind them."
             )
-        limit = self.budget.limit or money.ZERO
+        limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
         spent = money.text(self.budget.spent)
-        reserved, excess = money.text(self.budget.reserved or money.ZERO), money.text(self.budget.excess)
+        reserved, excess = money.text(self.budget.reserved or ZERO), money.text(self.budget.excess)
         why = (
             " before this call began"
             if self._was_over_cap

@@ -38,6 +38,7 @@ from dreamo_batch import columns
 from dreamo_batch import files as durable
 from dreamo_batch.engine.attempts import ORDERED, Event, Kind, Order, Stage, State, next_number
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
+from dreamo_batch.files import TEMPORARY, fsync_file, fsync_folder
 from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy, opened
@@ -884,16 +885,16 @@ _ORDER_AT: Final = SCHEMA.names.index(columns.ORDER)
 def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
     """Put a new checkpoint in place and keep the one before."""
     current = folder / NAME
-    fresh = folder / f".{NAME}{durable.TEMPORARY}"
+    fresh = folder / f".{NAME}{TEMPORARY}"
     try:
         fill(fresh)
-        durable.fsync_file(fresh)
+        fsync_file(fresh)
         if current.exists():
             current.replace(folder / PREVIOUS)
         fresh.replace(current)
     finally:
         fresh.unlink(missing_ok=True)
-    durable.fsync_folder(folder)
+    fsync_folder(folder)
 
 
 def _sealed(text: bytes) -> bytes:

@@ -10,21 +10,29 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.engine import directory as checkpoint
 from dreamo_batch.engine import directory as strays
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import Event, Order, Stage, State
 from dreamo_batch.engine.directory import (
+    NAME,
+    PREVIOUS,
     SCHEMA_VERSION,
+    UNREADABLE,
     Kept,
     Manifest,
+    Meta,
     RunDirectory,
     Strays,
     is_same_place,
     new_entropy,
+    read_table,
+    read_version,
     refuse_newer,
     refuse_unknown_purchases,
+    rotate,
+    to_state,
     worth_keeping,
+    write,
 )
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 
@@ -55,7 +63,7 @@ class Recovered:
 
     snapshot: pa.Table | None
     tail: tuple[Event, ...]
-    meta: checkpoint.Meta | None
+    meta: Meta | None
     covers: int
     last_number: int
     checksum: int | None = None
@@ -87,7 +95,7 @@ class Recovered:
             snapshot = self.snapshot
             if snapshot is not None and is_wanted is not None:
                 snapshot = snapshot.filter(is_wanted)
-            state = State() if snapshot is None else checkpoint.to_state(snapshot)
+            state = State() if snapshot is None else to_state(snapshot)
             state.cap = self.cap
             for event in self.tail:
                 state.apply(event)
@@ -189,17 +197,17 @@ def _read_once(folder: Path) -> Recovered:
     )
 
 
-def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta | None, dict[str, str]]:
+def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
     """Give the newest checkpoint that can be read, and what is wrong with those that can't."""
     damaged: dict[str, str] = {}
-    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+    for name in (NAME, PREVIOUS):
         path = folder / name
         try:
-            table, meta = checkpoint.read_table(path)
+            table, meta = read_table(path)
         except FileNotFoundError:
             damaged |= _missing(name, folder)
             continue
-        except checkpoint.UNREADABLE as error:
+        except UNREADABLE as error:
             _refuse_newer_checkpoint(path)
             damaged[name] = f"{name} can't be read ({error})"
             continue
@@ -209,15 +217,15 @@ def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, checkpoint.Meta |
 
 def _missing(name: str, folder: Path) -> dict[str, str]:
     """Say that the newest checkpoint is gone, where there was one: the one before it shows that."""
-    was_there = name == checkpoint.NAME and (folder / checkpoint.PREVIOUS).exists()
+    was_there = name == NAME and (folder / PREVIOUS).exists()
     return {name: f"{name} is missing"} if was_there else {}
 
 
 def _refuse_newer_checkpoint(path: Path) -> None:
     """Tell a checkpoint of a newer format from a damaged one."""
     try:
-        version_of_format = checkpoint.read_version(path)
-    except checkpoint.UNREADABLE:
+        version_of_format = read_version(path)
+    except UNREADABLE:
         return
     refuse_newer(version_of_format, path)
 
@@ -271,9 +279,7 @@ def _refuse_early_end(contents: journal.Contents, end: journal.End | None, numbe
     )
 
 
-def _newer(
-    meta: checkpoint.Meta | None, header: journal.Header | None, number: int, covers: int
-) -> checkpoint.Meta | None:
+def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers: int) -> Meta | None:
     if header is None:  # killed while the file was being made: nothing was recorded in it
         return meta
     if header.number != number or (meta is not None and not _is_of_same_run(meta, header)):
@@ -281,12 +287,10 @@ def _newer(
             f"the journal in place {number} is number {header.number} of a run with {header.service}, and does not "
             "belong there. Files of two run directories were mixed, or renamed; put each back where it came from."
         )
-    return checkpoint.Meta(
-        header.schema, covers, header.generation, header.entropy, header.service, place=header.place
-    )
+    return Meta(header.schema, covers, header.generation, header.entropy, header.service, place=header.place)
 
 
-def _is_of_same_run(meta: checkpoint.Meta, header: journal.Header) -> bool:
+def _is_of_same_run(meta: Meta, header: journal.Header) -> bool:
     is_later = header.generation >= meta.generation
     return is_later and (meta.entropy, meta.service) == (header.entropy, header.service)
 
@@ -484,7 +488,7 @@ class Ledger:
 
     def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> None:
         """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
-        meta = checkpoint.Meta(
+        meta = Meta(
             SCHEMA_VERSION,
             covered,
             self.generation,
@@ -495,7 +499,7 @@ class Ledger:
             place=self._place,
         )
         folder = self.directory.path
-        checkpoint.rotate(folder, lambda path: checkpoint.write(path, self.state, pending, meta))
+        rotate(folder, lambda path: write(path, self.state, pending, meta))
         self._n_since = 0
         for number in journal.numbers(folder):
             if number <= self._covered_before:
@@ -554,7 +558,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
     return replace(manifest, generation=meta.generation)
 
 
-def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: checkpoint.Meta) -> None:
+def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> None:
     """Refuse a manifest and a ledger that are not of one directory at one time."""
     if (manifest.entropy, manifest.service) != (meta.entropy, meta.service):
         raise LedgerDamaged(

@@ -43,6 +43,7 @@ from dreamo_batch.jobs.sources import (
     PIXELS,
     URL,
     Source,
+    canonical,
     judge_url,
     nearest,
     read_source,
@@ -1041,7 +1042,7 @@ def check(source: Source, how: Check) -> Checked:
 
 
 def _check_url(url: str, how: Check) -> Checked:
-    named = links.canonical(url)
+    named = canonical(url)
     findings = tuple(one for one in (judge_url(url), _expiry(url, named, how)) if one is not None)
     image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
     return Checked(findings, image, _identity(URL, named))

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import directory as stored
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import RunDirectory, read_jobs, to_arrow, to_frame
 from dreamo_batch.results import history
 from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.failures import summarise_failures
@@ -276,11 +274,11 @@ def _read_directories(run_dirs: list[RunDir]) -> History:
 def _read_directory(run_dir: RunDir) -> History:
     """Read one directory; what was sent stands beside what the user's table leaves to the defaults."""
     results, directory = load(run_dir), RunDirectory(run_dir)
-    decided = stored.read_jobs(directory.jobs).decided
+    decided = read_jobs(directory.jobs).decided
     if len(decided) == len(results):
         for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER):
             results[columns.STORED_PREFIX + name] = decided[name].array
             if name not in results.columns:
                 results[name] = decided[name].array
-    orders = checkpoint.to_frame(checkpoint.to_arrow(read_state(directory)))
+    orders = to_frame(to_arrow(read_state(directory)))
     return history.from_ledger(results, orders)

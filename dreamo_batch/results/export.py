@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pandas as pd
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import directory as archive
-from dreamo_batch.engine import directory as stored
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import RunDirectory, is_in_place, read_jobs
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.references import suffix_of
 from dreamo_batch.jobs.tables import write_table
 from dreamo_batch.parallel import ticking
-from dreamo_batch.results import frame as origin
 from dreamo_batch.results import frame as tidy
 from dreamo_batch.results import history
+from dreamo_batch.results.frame import DECIDED, flat, run_dir_of
 from dreamo_batch.results.load import load
 from dreamo_batch.service import contract
 
@@ -346,7 +344,7 @@ def saved_pictures(table: pd.DataFrame, run_dir: Path) -> pd.Series:
     """
     names = _names(table)
     cells = zip(names, table.loc[names.index, columns.OUTPUT_BYTES], strict=True)
-    is_there = [archive.is_in_place(run_dir, f"{IMAGES}/{name}", n_bytes) for name, n_bytes in cells]
+    is_there = [is_in_place(run_dir, f"{IMAGES}/{name}", n_bytes) for name, n_bytes in cells]
     return names[is_there]
 
 
@@ -511,10 +509,10 @@ def export(
     """
     wanted = _checked(formats, pictures, text=text)
     results = _results(source)
-    directory = RunDirectory(origin.run_dir_of(results, run_dir))
+    directory = RunDirectory(run_dir_of(results, run_dir))
     target = _target(folder, directory)
     decided = _decided(directory)
-    table = tidy.flat(results, decided)
+    table = flat(results, decided)
     items = tables(table, wanted, excel_safe=excel_safe)
     told = {"folder": str(target), "rows": len(table)}
     if pictures == "none":
@@ -567,7 +565,7 @@ def _target(folder: str | os.PathLike[str], directory: RunDirectory) -> Path:
 def _decided(directory: RunDirectory) -> pd.DataFrame:
     """Give what was decided for each job of the table of the last call; what is not known there is missing."""
     try:
-        decided = stored.read_jobs(directory.jobs).decided
+        decided = read_jobs(directory.jobs).decided
     except DirectoryError:  # a table whose directory is gone still has its rows
-        return pd.DataFrame(columns=list(tidy.DECIDED), index=pd.Index([], dtype=columns.STR))
-    return decided.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)[list(tidy.DECIDED)]
+        return pd.DataFrame(columns=list(DECIDED), index=pd.Index([], dtype=columns.STR))
+    return decided.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)[list(DECIDED)]

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine import journal, ledger, requests
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import money
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import (
+    NAME,
+    RunDirectory,
+    read_frame,
+    read_jobs,
+    read_meta,
+    read_table_meta,
+    to_arrow,
+    to_frame,
+)
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.results import frame
 
@@ -202,8 +209,8 @@ def _unreadable(directory: RunDirectory, error: OSError) -> DirectoryError:
 def is_finished(directory: RunDirectory) -> bool:
     """Whether `results.parquet` tells all that the ledger knows of the table of the last call."""
     try:
-        results, jobs = stored.read_table_meta(directory.results), stored.read_table_meta(directory.jobs)
-        meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
+        results, jobs = read_table_meta(directory.results), read_table_meta(directory.jobs)
+        meta = read_meta(directory.path / NAME)
     except (OSError, ValueError, KeyError, TypeError):
         return False
     newest = max(journal.numbers(directory.path), default=0)
@@ -215,7 +222,7 @@ def is_finished(directory: RunDirectory) -> bool:
 def _finished(directory: RunDirectory) -> pd.DataFrame | None:
     """Read the results as they stand; None where they are damaged, for the ledger knows the same."""
     try:
-        results, _ = stored.read_frame(directory.results)
+        results, _ = read_frame(directory.results)
     except DirectoryError as error:
         logger.warning("%s", error)
         return None
@@ -226,7 +233,7 @@ def _finished(directory: RunDirectory) -> pd.DataFrame | None:
 
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Make the results anew from the table of the last call and the ledger."""
-    table = stored.read_jobs(directory.jobs)
+    table = read_jobs(directory.jobs)
     orders = ledger_frame(directory)
     return frame.assemble(table.user, table.rows, orders)
 
@@ -250,8 +257,8 @@ def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
     touched |= {order.job_id for order in recovered.stray_orders()}
     if recovered.snapshot is None:
         state = recovered.state()
-        return checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))
-    base = checkpoint.to_frame(recovered.snapshot)
+        return to_frame(to_arrow(state if is_worked_on else _settled(state)))
+    base = to_frame(recovered.snapshot)
     if not is_worked_on:
         touched |= set(base.loc[base[columns.STAGE] == str(Stage.SENDING), columns.JOB_ID])
     if not touched:
@@ -259,5 +266,5 @@ def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
     # All orders of a job or none: an order's number says how many came before it.
     is_stale = base[columns.JOB_ID].isin(touched)
     state = recovered.state(is_stale.to_numpy())
-    fresh = checkpoint.to_frame(checkpoint.to_arrow(state if is_worked_on else _settled(state)))
+    fresh = to_frame(to_arrow(state if is_worked_on else _settled(state)))
     return pd.concat([base[~is_stale], fresh], ignore_index=True)

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory as stored
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import RunDirectory, read_jobs
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import each
 from dreamo_batch.results import frame, history, likeness
@@ -533,7 +532,7 @@ def compare_equal_jobs(
 
 def _jobs(results: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
     """Give what was decided for the job of each row, as the directory keeps it."""
-    decided = stored.read_jobs(RunDirectory(run_dir).jobs).decided
+    decided = read_jobs(RunDirectory(run_dir).jobs).decided
     by_job = decided[decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID)
     wanted = [*_SAME, columns.REPLICATE]
     told = history.from_results(results).rows

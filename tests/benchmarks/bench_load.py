@@ -9,10 +9,8 @@ import pandas as pd
 from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import NAME, ROWS, RunDirectory, write_frame, write_jobs
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
@@ -25,7 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(folder)
         _build(directory)
-        plain = best_of(3, lambda: pd.read_parquet(Path(folder) / checkpoint.NAME))
+        plain = best_of(3, lambda: pd.read_parquet(Path(folder) / NAME))
         composed = best_of(3, lambda: load(folder))
         frame = load(folder)
         assert len(frame) == _N
@@ -50,7 +48,7 @@ def _build(directory: RunDirectory) -> None:
     last = f"{_N - 1:032x}"
     ledger.record([Event(Kind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
     ledger.commit()
-    stored.write_jobs(directory.jobs, *_tables(jobs), "bench")
+    write_jobs(directory.jobs, *_tables(jobs), "bench")
     directory.update_manifest(table_id="bench")
     ledger.abandon()
     directory.unlock()
@@ -84,7 +82,7 @@ def _order(job_id: str, i: int) -> Order:
 def _tables(jobs: dict[str, Job]) -> tuple[pd.DataFrame, Prepared]:
     user = pd.DataFrame({"image": "data/mascot.png", "prompt": "on a beach", "seed": range(len(jobs))})
     rows = pd.DataFrame({columns.JOB_ID: list(jobs), columns.SEED_SENT: range(len(jobs))})
-    rows = rows.reindex(columns=list(stored.ROWS)).astype(stored.ROWS)
+    rows = rows.reindex(columns=list(ROWS)).astype(ROWS)
     return user, Prepared(jobs, rows, pd.DataFrame(columns=list(columns.PROBLEMS)))
 
 
@@ -93,5 +91,5 @@ def _finish(directory: RunDirectory, frame: pd.DataFrame) -> None:
     ledger = Ledger(directory, "loopback")
     ledger.close(())
     meta = {"table_id": "bench", "generation": ledger.generation, "covers": ledger.covers}
-    stored.write_frame(directory.results, frame, meta)
+    write_frame(directory.results, frame, meta)
     directory.unlock()
