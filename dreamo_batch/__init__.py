@@ -5,15 +5,6 @@ would be bought and why, `run` buys it under a budget with a progress bar, saves
 back with URLs, costs and errors as columns. The same call again resumes. `load` reads the results any time,
 `retry` orders chosen rows again, `resolve` settles a row whose order may or may not have been taken. It never
 pays twice without telling you. The same verbs stand on every DataFrame: ``jobs.dreamo.run("runs/first")``.
-
-Examples
---------
->>> import dreamo_batch as dreamo
->>> jobs = dreamo.sweep(
-...     image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=range(1, 3), use_rephraser=False
-... )
->>> len(jobs), len(dreamo.validate(jobs))
-(4, 0)
 """
 
 from __future__ import annotations

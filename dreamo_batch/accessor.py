@@ -26,13 +26,7 @@ _PACKAGE: Final = __name__.partition(".")[0]
 
 
 class Verb:
-    """A public function that takes a table first, as a method of the table.
-
-    Examples
-    --------
-    >>> Verb("plan").__get__(None).__name__
-    'plan'
-    """
+    """A public function that takes a table first, as a method of the table."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,15 +42,6 @@ class Dreamo:
     Of a table of jobs: `validate`, `plan`, `run`, `start`. Of results, or any rows of them: `gallery`, `contact_sheet`,
     `costs`, `latency`, `failures`, `diversity`, `rank`, `download`. Only `run` and `start` order anything, and both
     name the directory.
-
-    Examples
-    --------
-    >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 1])
-    >>> jobs.dreamo.plan(unit_cost="0.03")["action"].tolist()
-    ['new', 'duplicate']
-    >>> jobs.dreamo
-    <dreamo: validate, plan, run, start, gallery, ..., download>
     """
 
     validate = Verb("validate")
@@ -92,15 +77,7 @@ def register_when_pandas_is_there() -> None:
 
 
 def register() -> None:
-    """Register the accessor, unless DataFrames have something of its name already.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> register()
-    >>> pd.DataFrame().dreamo.validate.__name__
-    'validate'
-    """
+    """Register the accessor, unless DataFrames have something of its name already."""
     import pandas as pd
 
     if not hasattr(pd.DataFrame, NAME):

@@ -128,13 +128,7 @@ def service_given(
     gateway: str | Gateway | None,
     allow_private_links: bool = False,
 ) -> dict[str, Any]:
-    """Give the arguments of a call that are about the service, as `connect` takes them.
-
-    Raises
-    ------
-    UsageError
-        If more than one service is named, or one can't be used.
-    """
+    """Give the arguments of a call that are about the service, as `connect` takes them."""
     if client is not None:
         _refuse_both("client", api_key=api_key, base_url=base_url, gateway=gateway)
         if allow_private_links:
@@ -167,15 +161,7 @@ def connect(
     gateway: str | Gateway | None,
     allow_private_links: bool = False,
 ) -> Client:
-    """Give the client of a call; what is opened here is closed with `resources`.
-
-    Raises
-    ------
-    UsageError
-        If the embedded gateway is not installed.
-    KeyMissing
-        If the service needs a key and there is none.
-    """
+    """Give the client of a call; what is opened here is closed with `resources`."""
     if client is not None:
         return with_key(client)
     if gateway is not None:
@@ -195,18 +181,7 @@ def known_service(directory: RunDirectory, service: dict[str, Any]) -> dict[str,
 
 
 def with_key(client: Client) -> Client:
-    """Give the client back if it can be used without asking for a key.
-
-    Raises
-    ------
-    KeyMissing
-        If its service needs a key and there is none.
-
-    Examples
-    --------
-    >>> with_key(Client(base_url="http://127.0.0.1:9", api_key="sk-example-key"))
-    Client(base_url='http://127.0.0.1:9', api_key=***)
-    """
+    """Give the client back if it can be used without asking for a key."""
     if client.settings.api_key is None and not client.settings.is_loopback:
         raise KeyMissing(
             f"{client.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or give "
@@ -272,24 +247,7 @@ def _ignore(_call: Call) -> None:
 
 
 class Call:
-    """A call on a run directory: checked, begun, and what it came to once its runner has closed.
-
-    Parameters
-    ----------
-    directory : RunDirectory
-        The run directory.
-    task : Task
-        What to do.
-    entropy : str
-        What a new directory draws its seeds from.
-    service : dict
-        As `connect` takes it.
-
-    Attributes
-    ----------
-    is_begun : bool
-        Whether a runner has taken it on; `runner`, `coordinator` and `ledger` are there only then.
-    """
+    """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
     client: Client
     runner: Runner
@@ -754,16 +712,7 @@ class Rows:
 
 
 def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
-    """Read off a prepared table what a status needs of it.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from dreamo_batch.jobs.prepare import prepare
-    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"] * 2, "prompt": ["a cat", ""]}, index=["a", "b"])
-    >>> rows_of(table.index, prepare(table, entropy="e")).invalid[0].row
-    'b'
-    """
+    """Read off a prepared table what a status needs of it."""
     job_ids = prepared.rows[columns.JOB_ID]
     is_job = job_ids.notna()
     is_first = is_job & prepared.rows[columns.DUPLICATE_OF].isna()
@@ -807,25 +756,7 @@ class _Errors:
 
 
 class Tally:
-    """Follows the orders of a run; fed by one thread, read by any.
-
-    Parameters
-    ----------
-    rows : Rows
-        The table.
-    state : State
-        The ledger as it stands.
-    run_dir : Path
-        Where pictures are.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from dreamo_batch.engine.attempts import Stage
-    >>> failed = Order("a", 1, Stage.FAILED, error_class="moderated", error_message="Risk Not Pass")
-    >>> Tally(Rows({}, {"a": 7}, {"a": 2}), State([failed]), Path("runs/x")).errors()
-    (ErrorGroup(error_class='moderated', n_rows=2, row=7, message='Risk Not Pass'),)
-    """
+    """Follows the orders of a run; fed by one thread, read by any."""
 
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
         self._rows = rows
@@ -860,21 +791,7 @@ class Tally:
             return tuple(self._picture(order) for order in reversed(self._newest))
 
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
-        """Say what the directory will have cost once every row is settled.
-
-        Parameters
-        ----------
-        spent_usd : Decimal
-            USD spent so far.
-        price : Decimal or None
-            USD that an order is taken to cost while none has told.
-
-        Returns
-        -------
-        tuple of Decimal (low, likely, high), or None
-            At the prices seen for pictures of each size, else for any; None where none is known. Orders that may
-            have been billed without a known cost count as what is held back for them in all but the low one.
-        """
+        """Say what the directory will have cost once every row is settled."""
         with self._lock:
             at_any = self._overall() or (None if price is None else (price, price, price))
             parts: list[Forecast] = [(spent_usd, spent_usd, spent_usd), (ZERO, self._unknown, self._unknown)]
@@ -1017,16 +934,7 @@ def begin(directory: RunDirectory, task: Task, entropy: str, service: dict[str, 
 
 
 class Speed:
-    """How many rows are settled in a second, lately.
-
-    Examples
-    --------
-    >>> speed = Speed(began_at=0.0, n_settled=0)
-    >>> for second in (1, 2, 3, 4):
-    ...     speed.note(float(second), second)
-    >>> speed.rows_per_s(4.0)
-    1.0
-    """
+    """How many rows are settled in a second, lately."""
 
     def __init__(self, began_at: float, n_settled: int) -> None:
         self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)
@@ -1044,30 +952,14 @@ class Speed:
 
 
 def left_s(n_left: int, rows_per_s: float | None) -> float | None:
-    """Tell how many seconds are left; None if it can't be told.
-
-    Examples
-    --------
-    >>> left_s(6, 2.0), left_s(0, None), left_s(6, None)
-    (3.0, 0.0, None)
-    """
+    """Tell how many seconds are left; None if it can't be told."""
     if n_left == 0:
         return 0.0
     return n_left / rows_per_s if rows_per_s else None
 
 
 class Work:
-    """A run in the background.
-
-    Parameters
-    ----------
-    directory : RunDirectory
-        The run directory.
-    entropy : str
-        What a new directory draws its seeds from.
-    service : dict
-        As `connect` takes it.
-    """
+    """A run in the background."""
 
     def __init__(self, directory: RunDirectory, entropy: str, service: dict[str, Any]) -> None:
         self.directory = directory
@@ -1267,18 +1159,7 @@ def _problem(call: Call) -> str | None:
 
 
 def cap_of(max_cost: Any) -> Decimal | None:
-    """Read a cap as a user gives it; None for infinity.
-
-    Raises
-    ------
-    UsageError
-        If it is no amount.
-
-    Examples
-    --------
-    >>> cap_of("2.5"), cap_of(float("inf"))
-    (Decimal('2.5'), None)
-    """
+    """Read a cap as a user gives it; None for infinity."""
     if str(max_cost).lower() in {"inf", "infinity"}:
         return None
     amount = money(max_cost)
@@ -1294,18 +1175,7 @@ _SHARE: Final = 5.0  # looks take at most a fifth of the time, however large the
 
 
 class Follower:
-    """Reads a run directory again and again, as seldom as is good for it.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        The run directory.
-
-    Raises
-    ------
-    DirectoryError
-        If it is not a run directory, or can't be read.
-    """
+    """Reads a run directory again and again, as seldom as is good for it."""
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)
@@ -1553,13 +1423,7 @@ def made_ready(
     options: RunOptions,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[RunDirectory, Task, str]:
-    """Check a table and turn it into what a call is given: directory, task and entropy.
-
-    Raises
-    ------
-    InvalidTable, TableError, DirectoryError
-        As `run`; nothing was sent.
-    """
+    """Check a table and turn it into what a call is given: directory, task and entropy."""
     table = as_frame(table)
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
@@ -1783,34 +1647,7 @@ def plan_retry(
     classes: str | Collection[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Say what `retry` would do with each row, why, and what it can cost; sends and writes nothing.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        The run directory.
-    rows, classes, **options
-        As for `retry`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN` on the index of the directory's table; costs in USD.
-
-    Raises
-    ------
-    UsageError
-        If a row label is not in the table, or an option can't be used.
-    DirectoryError
-        If the directory can't be read.
-
-    Examples
-    --------
-    >>> plan_retry("runs/none")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: it has no jobs.parquet.
-    """
+    """Say what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
     chosen = choose(directory, table, rows, classes)

@@ -208,13 +208,7 @@ ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "fa
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: name, pandas dtype, unit (empty where there is none) and meaning.
-
-    Examples
-    --------
-    >>> Column("seed", "Int64", "", "Seed of the picture.").name
-    'seed'
-    """
+    """One column: name, pandas dtype, unit (empty where there is none) and meaning."""
 
     name: str
     dtype: str
@@ -227,23 +221,7 @@ def _table(*columns: Column) -> dict[str, Column]:
 
 
 def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
-    """Give the pandas dtype of each column.
-
-    Parameters
-    ----------
-    columns : mapping of str to Column
-        One of the tables of this module.
-
-    Returns
-    -------
-    dict of str to str
-        Name to dtype, in the table's order.
-
-    Examples
-    --------
-    >>> dtypes(ORDERS)["order"]
-    'Int64'
-    """
+    """Give the pandas dtype of each column."""
     return {column.name: column.dtype for column in columns.values()}
 
 

@@ -17,17 +17,7 @@ TEMPORARY = ".partial"
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, then put it in its place, durably.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> replace(path, lambda temporary: temporary.write_text("kept"))
-    >>> path.read_text()
-    'kept'
-    """
+    """Let `write` make a temporary file beside `path`, then put it in its place, durably."""
     # Its own for each thread: two calls may be saving the same picture at once.
     temporary = path.with_name(f".{path.name}.{threading.get_native_id()}{TEMPORARY}")
     try:
@@ -55,60 +45,14 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write bytes so that the path holds either all of them or what it held before.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Where; its folder must exist.
-    content : bytes
-        What.
-
-    Raises
-    ------
-    OSError
-        If the folder can't be written to; nothing is left behind.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> write_atomically(Path("/nowhere/a"), b"")
-    Traceback (most recent call last):
-    FileNotFoundError: ...
-    """
+    """Write bytes so that the path holds either all of them or what it held before."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Lend a temporary path beside `path`, whose file takes its place when all went well.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        What is to be replaced; its folder must exist.
-
-    Yields
-    ------
-    pathlib.Path
-        A temporary path with the same suffix, for the caller to write to.
-
-    Raises
-    ------
-    OSError
-        If the folder can't be written to.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with replacing(path) as temporary:
-    ...     _ = temporary.write_text("a")
-    >>> [file.name for file in path.parent.iterdir()]
-    ['a.txt']
-    """
+    """Lend a temporary path beside `path`, whose file takes its place when all went well."""
     temporary = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary

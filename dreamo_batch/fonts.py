@@ -1,10 +1,4 @@
-"""Letters for pictures: a font of this machine that has them, or none. No font comes with the package.
-
-Examples
---------
->>> Lettering().font_for("a fox", 20) is not None
-True
-"""
+"""Letters for pictures: a font of this machine that has them, or none. No font comes with the package."""
 
 from __future__ import annotations
 
@@ -53,20 +47,7 @@ _PATHS: Final = (
 
 
 class Lettering:
-    """Chooses a font that has every letter of a text.
-
-    Parameters
-    ----------
-    font : path-like, optional
-        A font file to use for all that it has letters for.
-    others : iterable of path-like, optional
-        Fonts for what is beyond Latin; default: those found on this machine.
-
-    Raises
-    ------
-    UsageError
-        If `font` can't be read.
-    """
+    """Chooses a font that has every letter of a text."""
 
     def __init__(
         self,
@@ -93,13 +74,7 @@ class Lettering:
 
 
 def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]:
-    """Break a text into lines that fit, between words, or anywhere where there is no blank, as in Chinese.
-
-    Examples
-    --------
-    >>> wrapped("a fox in the snow", ImageFont.load_default(20), 90, 2)[0]
-    'a fox in'
-    """
+    """Break a text into lines that fit, between words, or anywhere where there is no blank, as in Chinese."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < n_lines_max:
@@ -119,18 +94,7 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
 def fitted(
     text: str, lettering: Lettering, room: tuple[int, int], sizes_px: Sequence[int]
 ) -> tuple[int, list[str]]:
-    """Write a text as large as it fits a width and a height, at the least of the sizes cut if need be.
-
-    Returns
-    -------
-    tuple of int and list of str
-        Size of the letters in pixels, and the lines; each takes `line_px` of that size.
-
-    Examples
-    --------
-    >>> fitted("a fox in the snow", Lettering(), (150, 30), (40, 20, 10))[1]
-    ['a fox in the snow']
-    """
+    """Write a text as large as it fits a width and a height, at the least of the sizes cut if need be."""
     width, height = room
     for size_px in sizes_px:
         font = lettering.font_for(text, size_px) or ImageFont.load_default(size_px)
@@ -146,13 +110,7 @@ def line_px(size_px: int) -> int:
 
 
 def is_cut(lines: Sequence[str], text: str) -> bool:
-    """Say whether lines are not the whole text.
-
-    Examples
-    --------
-    >>> is_cut(["a fox", "in the…"], "a fox in the snow"), is_cut(["a fox"], "a  fox")
-    (True, False)
-    """
+    """Say whether lines are not the whole text."""
     return "".join("".join(lines).split()) != "".join(text.split())
 
 

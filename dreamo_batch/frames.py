@@ -1,19 +1,4 @@
-"""Tables that say in a few words what they come to, above their rows; what is made from them is a plain DataFrame.
-
-Examples
---------
->>> class Cats(Shown):
-...     def _lead(self):
-...         return Lead("2 cats.", (), ("one is <b>asleep</b>",))
->>> cats = Cats({"name": ["Tom", "Chelsea"]})
->>> print(cats)
-2 cats. one is <b>asleep</b>
-      name
-0      Tom
-1  Chelsea
->>> "one is &lt;b&gt;asleep&lt;/b&gt;" in cats._repr_html_(), type(cats[["name"]]) is pd.DataFrame
-(True, True)
-"""
+"""Tables that say in a few words what they come to, above their rows; what is made from them is a plain DataFrame."""
 
 from __future__ import annotations
 
@@ -172,13 +157,7 @@ def _shown_rows(n: int) -> tuple[int, int, int]:
 
 
 def shortened(text: str, n_max: int) -> str:
-    """Cut a text to a length, and show that it was.
-
-    Examples
-    --------
-    >>> shortened("a very long prompt", 7)
-    'a very…'
-    """
+    """Cut a text to a length, and show that it was."""
     return text if len(text) <= n_max else text[: n_max - 1].rstrip() + "…"
 
 

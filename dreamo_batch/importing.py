@@ -19,22 +19,7 @@ _IMPORTS: Final = "<frozen importlib._bootstrap>"
 
 
 def load_module(name: str) -> ModuleType:
-    """Import a module so that no interrupt leaves it half loaded.
-
-    Parameters
-    ----------
-    name : str
-        Full name of the module.
-
-    Returns
-    -------
-    module
-
-    Examples
-    --------
-    >>> load("dreamo_batch.columns").__name__
-    'dreamo_batch.columns'
-    """
+    """Import a module so that no interrupt leaves it half loaded."""
     module = sys.modules.get(name)
     is_loaded = module is not None and not getattr(module.__spec__, "_initializing", False)
     # In the middle of an import another thread could wait for a module that only this one can finish.

@@ -28,13 +28,7 @@ _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
 
 @contextmanager
 def bars(wanted: bool) -> Iterator[None]:
-    """Let the work within show its bars, or not.
-
-    Examples
-    --------
-    >>> with shown(False), ticking(2, "pictures") as tick:
-    ...     tick()
-    """
+    """Let the work within show its bars, or not."""
     token = _is_wanted.set(wanted and _is_wanted.get())
     try:
         yield
@@ -46,24 +40,7 @@ def bars(wanted: bool) -> Iterator[None]:
 def ticking(
     n: int, what: str, *, unit: str = "picture", progress: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """Show a bar of work that takes longer than a second, where somebody sees it; gives what counts a step.
-
-    Parameters
-    ----------
-    n : int
-        How many steps there are.
-    what : str
-        Name of the bar.
-    unit : str
-        What a step is.
-    progress : bool
-        Whether a bar is wanted at all.
-
-    Yields
-    ------
-    callable
-        To be called after each step; whatever befalls the bar, it raises nothing.
-    """
+    """Show a bar of work that takes longer than a second, where somebody sees it; gives what counts a step."""
     bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and _is_seen() else None
     try:
         yield (lambda: None) if bar is None else bar.tick
@@ -118,35 +95,7 @@ def each(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[Item, Result]]:
-    """Do something with each item, several at once, and give the results as they come, in order.
-
-    Parameters
-    ----------
-    items : sequence
-        What there is to do.
-    do : callable
-        Does it; called in threads, in which Pillow and numpy let each other run.
-    what : str
-        Name of the bar.
-    n_workers : int, optional
-        Threads; default: one for each core, 8 at most. 1 for what can't be called from several.
-    progress : bool
-        Show a bar on a terminal's standard error, or as a notebook widget, once it takes a second.
-
-    Yields
-    ------
-    item, result
-
-    Raises
-    ------
-    UsageError
-        If `n_workers` is no count.
-
-    Examples
-    --------
-    >>> list(each([1, 2], lambda number: -number, what="numbers", progress=False))
-    [(1, -1), (2, -2)]
-    """
+    """Do something with each item, several at once, and give the results as they come, in order."""
     workers = min(_WORKERS_MAX, os.cpu_count() or 1) if n_workers is None else n_workers
     if not isinstance(workers, int) or workers < 1:
         raise UsageError(f"n_workers={n_workers!r}: at least 1 was expected.")

@@ -161,29 +161,7 @@ def probe_seeds(
 
 
 def say_what_it_costs(n_rows: int, n_new: int, price: Decimal | None, cap: Decimal) -> str:
-    """Say what a probe buys, and what that can cost.
-
-    Parameters
-    ----------
-    n_rows : int
-        Rows that are bought twice.
-    n_new : int
-        Orders not made yet.
-    price : Decimal or None
-        The most that one costs, USD.
-    cap : Decimal
-        USD.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> say_what_it_costs(3, 6, Decimal("0.0286"), Decimal("0.5"))
-    'Probing buys 3 rows twice: 6 new orders, for up to USD 0.1716 in all; no more than USD 0.5 is ever spent here.'
-    """
+    """Say what a probe buys, and what that can cost."""
     cost = "at a price not known yet" if price is None else f"for up to USD {text(n_new * price)} in all"
     return (
         f"Probing buys {n_rows} rows twice: {n_new} new orders, {cost}; no more than USD {text(cap)} is ever spent "
@@ -219,11 +197,6 @@ def spread(n: int, k: int) -> list[int]:
     """Choose k of n places evenly, so that a larger k keeps those of a smaller one.
 
     Halves, then quarters, then eighths, and so on (van der Corput).
-
-    Examples
-    --------
-    >>> spread(8, 2), spread(8, 3), spread(2, 5)
-    ([0, 4], [0, 2, 4], [0, 1])
     """
     chosen: list[int] = []
     number = 0
@@ -382,24 +355,7 @@ def check_service(
 
 
 def most_it_costs(client: Client) -> Decimal | None:
-    """Say the most that `check_service` can cost.
-
-    Parameters
-    ----------
-    client : Client
-        Talks to the service.
-
-    Returns
-    -------
-    Decimal or None
-        USD; None if the service tells no price.
-
-    Examples
-    --------
-    >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
-    ...     most_it_costs(client) is None
-    True
-    """
+    """Say the most that `check_service` can cost."""
     try:
         price = money(client.precharge(_request()).cost)
     except ServiceError:
@@ -460,23 +416,7 @@ def _described_by(client: Client) -> dict[str, Any] | None:
 
 
 def differences_from_known(description: dict[str, Any]) -> list[str]:
-    """List where a model's description says other than `parameters.PARAMETERS`.
-
-    Parameters
-    ----------
-    description : dict
-        As `Client.describe` gives it.
-
-    Returns
-    -------
-    list of str
-        What is not described is no difference.
-
-    Examples
-    --------
-    >>> differences_from_known({"parameters": [{"name": "width", "constraints": {"default": 1024}}]})
-    ['width: default 1024 is described, 1328 is known (page)']
-    """
+    """List where a model's description says other than `parameters.PARAMETERS`."""
     found = []
     for told in description["parameters"]:
         name = str(told.get("name")) if isinstance(told, dict) else ""

@@ -114,13 +114,7 @@ def resolve(
 
 
 def find_job(table: StoredTable, row: Any) -> str:
-    """Give the job of a row by its label or job id.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or several.
-    """
+    """Give the job of a row by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
     is_row = table.user.index.map(str) == str(row)
     found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()

@@ -1,10 +1,4 @@
-r"""Other people's words, made fit to be shown.
-
-Examples
---------
->>> print(harmless("\x1b]0;a new title\x07"))
-\x1b]0;a new title\x07
-"""
+"""Other people's words, made fit to be shown."""
 
 from __future__ import annotations
 
@@ -20,21 +14,5 @@ NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 
 def harmless(text: str) -> str:
-    r"""Write out what would do something to a terminal instead of being shown.
-
-    Parameters
-    ----------
-    text : str
-        Anybody's words.
-
-    Returns
-    -------
-    str
-        One line, without control characters.
-
-    Examples
-    --------
-    >>> print(harmless("red \x1b[31m alert\n"), harmless("雪山 🦊"))
-    red \x1b[31m alert\n 雪山 🦊
-    """
+    """Write out what would do something to a terminal instead of being shown."""
     return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

@@ -1,12 +1,6 @@
 """The command line `dreamo-batch`: each command reads its arguments, makes one call, and prints.
 
 Data goes to standard output, progress and hints to standard error; `exits` says what the exit codes mean.
-
-Examples
---------
->>> sorted(main.commands)
-['check', 'costs', 'demo', 'export', 'failures', 'gallery', 'latency', 'plan', 'report', 'resolve', 'results', 'retry',
- 'run', 'serve', 'status', 'validate']
 """
 
 from __future__ import annotations

@@ -60,36 +60,13 @@ _CONSENT_DIGITS: Final = 9  # what a sum of floats is off by lies below
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What would be bought: orders, and the most that they can cost, USD; NaN where no price is known.
-
-    Examples
-    --------
-    >>> Offer(8, 0.2288).sentence("gateway.example:443")
-    '8 new orders at gateway.example:443, for up to $0.2288.'
-    """
+    """What would be bought: orders, and the most that they can cost, USD; NaN where no price is known."""
 
     n_orders: int
     cost_usd: float
 
     def sentence(self, service: str, *, max_cost: str | None = None) -> str:
-        """Say it.
-
-        Parameters
-        ----------
-        service : str
-            Who is paid.
-        max_cost : str, optional
-            The cap given, USD.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> Offer(1, float("nan")).sentence("gateway.example:443", max_cost="5")
-        '1 new order at gateway.example:443, at a price not known yet; capped at $5 in all.'
-        """
+        """Say it."""
         orders = "1 new order" if self.n_orders == 1 else f"{self.n_orders} new orders"
         most = self.most()
         cost = "at a price not known yet" if most is None else f"for up to ${most}"
@@ -97,13 +74,7 @@ class Offer:
         return f"{orders} at {service}, {cost}{cap}."
 
     def most(self, margin: Decimal = Decimal(1)) -> str | None:
-        """Give the sum that the offer comes to, times a margin, as USD text rounded up; None without a price.
-
-        Examples
-        --------
-        >>> Offer(8, 0.2288).most(), Offer(8, 0.2288).most(Decimal("1.25")), Offer(1, math.nan).most()
-        ('0.2288', '0.2860', None)
-        """
+        """Give the sum that the offer comes to, times a margin, as USD text rounded up; None without a price."""
         if math.isnan(self.cost_usd):
             return None
         exact = EXACT.multiply(Decimal(repr(round(self.cost_usd, _CONSENT_DIGITS))), margin)
@@ -111,50 +82,12 @@ class Offer:
 
 
 def is_needed(settings: Settings, *, is_agreed: bool) -> bool:
-    """Say whether a call could spend money that nobody agreed to yet.
-
-    Parameters
-    ----------
-    settings : Settings
-        The service.
-    is_agreed : bool
-        Whether `--yes` was given.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> from dreamo_batch.service.config import resolve
-    >>> is_needed(resolve(base_url="http://127.0.0.1:8000"), is_agreed=False)
-    False
-    """
+    """Say whether a call could spend money that nobody agreed to yet."""
     return not (is_agreed or settings.is_loopback)
 
 
 def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -> str | None:
-    """Ask whether what is planned may be bought, and return the sum agreed to.
-
-    Parameters
-    ----------
-    planned : pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN`.
-    settings : Settings
-        The service.
-    options : mapping
-        Options of the call.
-
-    Returns
-    -------
-    str or None
-        USD as text; None if nothing is to be bought or no price is known.
-
-    Raises
-    ------
-    click.ClickException
-        If the answer is no, if there is nobody to ask, or if the table can't be bought anyway.
-    """
+    """Ask whether what is planned may be bought, and return the sum agreed to."""
     _refuse_invalid(planned, options)
     offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
     if not offer.n_orders:
@@ -181,22 +114,7 @@ def bind(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) 
 
 
 def agree_to(sentence: str, settings: Settings, *, instead: str = "") -> None:
-    """Ask on the terminal.
-
-    Parameters
-    ----------
-    sentence : str
-        What would be bought.
-    settings : Settings
-        The service.
-    instead : str
-        What could be done without buying.
-
-    Raises
-    ------
-    click.ClickException
-        If the answer is no, or if there is nobody to ask.
-    """
+    """Ask on the terminal."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.ClickException(
             f"{sentence} Nothing was sent: there is no terminal to ask on. Add --yes to agree to it"
@@ -208,26 +126,7 @@ def agree_to(sentence: str, settings: Settings, *, instead: str = "") -> None:
 
 
 def offer_of(planned: pd.DataFrame, *, may_repeat: bool = False) -> Offer:
-    """Count what a plan would buy.
-
-    Parameters
-    ----------
-    planned : pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN`.
-    may_repeat : bool
-        Whether tasks in flight are ordered anew should they fail unbilled.
-
-    Returns
-    -------
-    Offer
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> planned = pd.DataFrame({"action": ["new", "reuse"], "cost_high_usd": [0.03, 0.0]})
-    >>> offer_of(planned)
-    Offer(n_orders=1, cost_usd=0.03)
-    """
+    """Count what a plan would buy."""
     wanted = [NEW, IN_FLIGHT] if may_repeat else [NEW]
     bought = planned[planned[columns.ACTION].isin(wanted)]
     return Offer(len(bought), float(bought[columns.COST_HIGH_USD].sum(skipna=False)))
@@ -275,35 +174,7 @@ def agree(
     is_agreed: bool,
     no_cap: bool,
 ) -> str | None:
-    """See to it that what a call may spend was agreed to, and return the sum that then binds it.
-
-    Parameters
-    ----------
-    plan : callable
-        Gives what would be bought; called only if somebody has to be asked.
-    run_dir : str
-        The run directory.
-    options : mapping
-        Options of the call.
-    is_local : bool
-        Whether the embedded gateway is used.
-    is_agreed : bool
-        Whether `--yes` was given.
-    no_cap : bool
-        Whether `--yes` is not to bind the call to what it should cost.
-
-    Returns
-    -------
-    str or None
-        USD that the call may add, as text: given with `--max-new-cost`, else agreed to; None where nothing limits it.
-
-    Raises
-    ------
-    click.ClickException
-        If it was not.
-    SettingsError, OtherService
-        If the service can't be used, or not with this directory.
-    """
+    """See to it that what a call may spend was agreed to, and return the sum that then binds it."""
     from dreamo_batch.service.config import resolve
 
     if is_local and options["base_url"] is not None:
@@ -330,24 +201,7 @@ def _stored_cap(run_dir: str) -> object:
 
 
 def finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
-    """Do the work, print what it came to, and give the exit code.
-
-    Parameters
-    ----------
-    work : callable
-        Buys, and gives the results.
-    run_dir : str
-        The run directory.
-    format_ : {"table", "json", "csv"}
-        How the summary is printed.
-    with_pictures : bool
-        Whether pictures were to be saved.
-
-    Returns
-    -------
-    int
-        See `exits.of_results`.
-    """
+    """Do the work, print what it came to, and give the exit code."""
     import dreamo_batch as dreamo
 
     try:
@@ -362,22 +216,7 @@ def finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with
 
 
 def show_plan(planned: pd.DataFrame, format_: str, *, on_invalid: str = "raise") -> int:
-    """Print a plan, and give the exit code.
-
-    Parameters
-    ----------
-    planned : pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN`.
-    format_ : {"table", "json", "csv"}
-        How it is printed.
-    on_invalid : {"raise", "skip"}
-        What the call would do about rows that can't be ordered.
-
-    Returns
-    -------
-    int
-        2 if the call would refuse the table.
-    """
+    """Print a plan, and give the exit code."""
     show_frame(planned[list(_READING_ORDER)] if format_ == "table" else planned, format_)
     counts = planned[columns.ACTION].value_counts()
     counted = ", ".join(f"{counts[action]} {action}" for action in columns.ACTIONS if counts.get(action))

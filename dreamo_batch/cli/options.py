@@ -1,12 +1,4 @@
-"""The options of the commands; those of `run` are declared once, for every command that takes them.
-
-Examples
---------
->>> RUN["max_cost"].opts
-['--max-cost']
->>> python_to_shell('give unit_cost= or pilot=k, or pass on_invalid="skip"')
-'give --unit-cost or --pilot k, or pass --on-invalid skip'
-"""
+"""The options of the commands; those of `run` are declared once, for every command that takes them."""
 
 from __future__ import annotations
 
@@ -183,13 +175,7 @@ _SAYING: Final = "dreamo_batch.saying"
 
 
 def saying(*, is_hidden: bool = False) -> list[click.Option]:
-    """Declare the options that say how much is said: of all commands, and of each.
-
-    Examples
-    --------
-    >>> [option.opts[0] for option in saying()]
-    ['-v', '-q', '--log-file']
-    """
+    """Declare the options that say how much is said: of all commands, and of each."""
     common: dict[str, Any] = {"expose_value": False, "callback": _say_so, "hidden": is_hidden}
     return [
         _option(
@@ -241,28 +227,7 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
 
 
 def run_dir_of(argument: str | None, option: str | None) -> str:
-    """Give the run directory, named as an argument or with `--run-dir`.
-
-    Parameters
-    ----------
-    argument, option : str or None
-        The two ways; exactly one must be used.
-
-    Returns
-    -------
-    str
-        The directory.
-
-    Raises
-    ------
-    click.UsageError
-        If it is named in no way, or in both.
-
-    Examples
-    --------
-    >>> run_dir_of(None, "runs/first")
-    'runs/first'
-    """
+    """Give the run directory, named as an argument or with `--run-dir`."""
     named = argument if option is None else option
     if named is None or (argument is not None and option is not None):
         raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
@@ -270,53 +235,20 @@ def run_dir_of(argument: str | None, option: str | None) -> str:
 
 
 def run_dirs_of(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Give the run directories, named as arguments or with `--run-dir`.
-
-    Raises
-    ------
-    click.UsageError
-        If none is named.
-
-    Examples
-    --------
-    >>> run_dirs_of(["runs/first"], ["runs/second"])
-    ['runs/first', 'runs/second']
-    """
+    """Give the run directories, named as arguments or with `--run-dir`."""
     if not (arguments or options):
         raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
     return [*arguments, *options]
 
 
 def split(given: Sequence[str]) -> list[str] | None:
-    """Read comma-separated words as CSV does, so that a quoted label may hold a comma; None if there are none.
-
-    Examples
-    --------
-    >>> split(["3, 7", '"a,b"'])
-    ['3', '7', 'a,b']
-    """
+    """Read comma-separated words as CSV does, so that a quoted label may hold a comma; None if there are none."""
     words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
     return [word for word in words if word] or None
 
 
 def python_to_shell(text: str) -> str:
-    """Spell the library's keywords in a message as options of the command line.
-
-    Parameters
-    ----------
-    text : str
-        A message.
-
-    Returns
-    -------
-    str
-        The same, for readers of a terminal.
-
-    Examples
-    --------
-    >>> python_to_shell('try gateway="local", or fix_images=True')
-    'try --local, or --fix-images'
-    """
+    """Spell the library's keywords in a message as options of the command line."""
     return _PYTHON.sub(_as_option, text.replace('gateway="local"', "--local"))
 
 

@@ -1,11 +1,4 @@
-"""A frame as plain Python values: what JSON and terminals can show.
-
-Examples
---------
->>> import pandas as pd
->>> records(pd.DataFrame({"seed": pd.array([7, None], dtype="Int64"), "cost_usd": [0.5, float("nan")]}))
-[{'seed': 7, 'cost_usd': 0.5}, {'seed': None, 'cost_usd': None}]
-"""
+"""A frame as plain Python values: what JSON and terminals can show."""
 
 from __future__ import annotations
 
@@ -38,27 +31,7 @@ _PLAIN: Final = (str, bool, int, float)
 
 
 def records(frame: pd.DataFrame, *, with_position: bool = False) -> list[dict[str, Any]]:
-    """Give each row as a dictionary of plain values.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Any frame, any dtypes.
-    with_position : bool
-        Begin each row with its label, also where this is only its position, unless there is a column `row`.
-
-    Returns
-    -------
-    list of dict
-        Column to value; anything missing, also NaN and infinity, is None; times are ISO 8601 text. An index that
-        says more than the position comes first, as columns.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> records(pd.DataFrame({"prompt": ["a fox"]}, index=["first"]))
-    [{'row': 'first', 'prompt': 'a fox'}]
-    """
+    """Give each row as a dictionary of plain values."""
     is_labelled = not _is_position(frame.index) or (with_position and columns.ROW not in frame)
     labels = _labels(frame) if is_labelled else {}
     cells = labels | {
@@ -68,23 +41,7 @@ def records(frame: pd.DataFrame, *, with_position: bool = False) -> list[dict[st
 
 
 def plain(cell: Any) -> Any:
-    """Give a cell as text, number, boolean or None.
-
-    Parameters
-    ----------
-    cell : object
-        Anything.
-
-    Returns
-    -------
-    str, int, float, bool or None
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> plain(np.int64(3)), plain(float("inf")), plain(("a", 1))
-    (3, None, "('a', 1)")
-    """
+    """Give a cell as text, number, boolean or None."""
     import numpy as np
     import pandas as pd
 
@@ -135,29 +92,7 @@ _WIDTHLESS: Final = ("Mn", "Me", "Cf")
 
 
 def layout(names: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:
-    r"""Lay a table out as text.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Headings.
-    rows : sequence of sequences
-        Cells; None is shown as nothing, numbers stand to the right.
-    width : int, optional
-        Columns of the terminal; wide columns are cut until the table fits, but for the last: text there may run
-        on into the next line. Default: no limit.
-
-    Returns
-    -------
-    str
-        Lines without a newline at the end; control characters are written out.
-
-    Examples
-    --------
-    >>> print(layout(["prompt"], [["red \x1b[31m alert"]]))
-    prompt
-    red \x1b[31m alert
-    """
+    """Lay a table out as text."""
     lines = [list(map(harmless, names)), *([_text(cell) for cell in row] for row in rows)]
     *widths, last = [max(map(width_of, cells)) for cells in zip(*lines, strict=True)]
     widths = [*_fitting(widths, None if width is None else width - min(last, _LAST_MIN)), last]
@@ -169,23 +104,7 @@ def layout(names: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | 
 
 
 def width_of(text: str) -> int:
-    """Count the terminal columns that a text takes.
-
-    Parameters
-    ----------
-    text : str
-        One line.
-
-    Returns
-    -------
-    int
-        Chinese characters and most emoji take two, accents none.
-
-    Examples
-    --------
-    >>> width_of("fox"), width_of("狐狸")
-    (3, 4)
-    """
+    """Count the terminal columns that a text takes."""
     return len(text) if text.isascii() else sum(map(_width_of_character, text))
 
 
@@ -242,26 +161,7 @@ _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where no value is no "no
 
 
 def show_frame(frame: pd.DataFrame, format_: str, *, excel_safe: bool = False) -> None:
-    """Print a table.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The table.
-    format_ : {"table", "json", "csv"}
-        As text for a terminal, as a JSON list of records, or as CSV.
-    excel_safe : bool
-        Keep spreadsheets from reading cells of the CSV as formulas.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> show_frame(pd.DataFrame({"prompt": ["雪山", None]}), "json")
-    [
-    {"prompt": "雪山"},
-    {"prompt": null}
-    ]
-    """
+    """Print a table."""
     if format_ == "table":
         rows = records(frame, with_position=True)
         if rows:
@@ -274,24 +174,7 @@ def show_frame(frame: pd.DataFrame, format_: str, *, excel_safe: bool = False) -
 
 
 def show_summary(summary: Mapping[str, Any], format_: str) -> None:
-    """Print what a run came to.
-
-    Parameters
-    ----------
-    summary : mapping
-        As from `dreamo_batch.status`, perhaps with more.
-    format_ : {"table", "json", "csv"}
-        As lines for a terminal, as one JSON object, or as CSV with one row.
-
-    Examples
-    --------
-    >>> show_summary({"rows": 2, "by_status": {"failed": 2}, "max_cost_usd": None}, "table")
-    rows    2
-    failed  2
-    >>> show_summary({"rows": 1, "possibly_billed_usd": None}, "table")
-    rows                 1
-    possibly_billed_usd  unknown
-    """
+    """Print what a run came to."""
     if format_ == "json":
         emit(_json(summary) + "\n")
     elif format_ == "csv":
@@ -308,13 +191,7 @@ def show_summary(summary: Mapping[str, Any], format_: str) -> None:
 
 
 def emit(text: str) -> None:
-    r"""Write data to standard output; a reader that has seen enough is no error.
-
-    Examples
-    --------
-    >>> emit("data\n")
-    data
-    """
+    """Write data to standard output; a reader that has seen enough is no error."""
     if sys.stdout is None:
         return
     try:
@@ -325,33 +202,13 @@ def emit(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Write what is good to know to standard error, unless `--quiet` was given.
-
-    Parameters
-    ----------
-    text : str
-        One line or several.
-
-    Examples
-    --------
-    >>> hint("run again to resume")
-    """
+    """Write what is good to know to standard error, unless `--quiet` was given."""
     if not _is_quiet.get():
         warn(text)
 
 
 def warn(text: str) -> None:
-    """Write what must be known to standard error, unable to do anything to the terminal.
-
-    Parameters
-    ----------
-    text : str
-        One line or several.
-
-    Examples
-    --------
-    >>> warn("error: no such table")
-    """
+    """Write what must be known to standard error, unable to do anything to the terminal."""
     if sys.stderr is None:
         return
     try:
@@ -368,28 +225,7 @@ def is_quiet() -> bool:
 
 @contextmanager
 def saying(*, verbosity: int, quiet: bool, log_file: str | None) -> Iterator[None]:
-    """Say more or less than usual, and keep a log, for as long as the block lasts.
-
-    Parameters
-    ----------
-    verbosity : int
-        1: the package's log on standard error, 2: its details too.
-    quiet : bool
-        Only errors and warnings.
-    log_file : str or None
-        File that the log is added to, with its dates.
-
-    Raises
-    ------
-    OSError
-        If the file can't be written to.
-
-    Examples
-    --------
-    >>> with saying(verbosity=0, quiet=True, log_file=None):
-    ...     is_quiet()
-    True
-    """
+    """Say more or less than usual, and keep a log, for as long as the block lasts."""
     logger, level = logging.getLogger(_LOGGER), logging.DEBUG if verbosity > 1 else logging.INFO
     with ExitStack() as undo:
         token = _is_quiet.set(quiet)
@@ -435,12 +271,7 @@ class _OnStandardError(logging.Handler):
 
 
 def silence(stream: TextIO) -> None:
-    """Let everything written to a stream from now on go nowhere, so that leaving does not fail on it.
-
-    Examples
-    --------
-    >>> silence(io.StringIO())
-    """
+    """Let everything written to a stream from now on go nowhere, so that leaving does not fail on it."""
     try:
         number = stream.fileno()
     except (OSError, ValueError):  # a stream that is closed, or no file, has no end that could be closed

@@ -2,12 +2,6 @@
 
 0: every row completed and its picture saved. 1: finished, but not all of them. 2: nothing was done, because of the
 command line, the table or the directory. 3: stopped early; the same command again goes on.
-
-Examples
---------
->>> from dreamo_batch.errors import BudgetReached, TableError
->>> of_error(TableError("no column 'prompt'")), of_error(BudgetReached("the cap is reached"))
-(2, 3)
 """
 
 from __future__ import annotations
@@ -55,26 +49,7 @@ _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 
 
 def of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
-    """Give the code of a run that came to its end.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results of the table, columns of `dreamo_batch.columns.OUTPUTS`.
-    with_pictures : bool
-        Whether the pictures were to be saved.
-
-    Returns
-    -------
-    int
-        3 while rows are open, else 1 if one is not as wanted, else 0.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> of_results(pd.DataFrame({"status": ["completed", "failed"], "output_path": ["a.jpg", None]}))
-    1
-    """
+    """Give the code of a run that came to its end."""
     status = results[columns.STATUS]
     if status.isin(_OPEN).any():
         return STOPPED
@@ -85,23 +60,7 @@ def of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
 
 
 def of_error(error: BaseException) -> int:
-    """Give the code of a command that ended with an exception.
-
-    Parameters
-    ----------
-    error : BaseException
-        What reached the top.
-
-    Returns
-    -------
-    int
-        2 if what was asked for can't be done, 3 if it was stopped.
-
-    Examples
-    --------
-    >>> of_error(KeyboardInterrupt()), of_error(FileNotFoundError(2, "No such file"))
-    (3, 2)
-    """
+    """Give the code of a command that ended with an exception."""
     match error:
         case click.exceptions.Exit(exit_code=code):
             return code
@@ -145,26 +104,7 @@ class Door(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command and leave the process with its exit code.
-
-        Parameters
-        ----------
-        args : sequence of str, optional
-            Default: those of the process.
-        prog_name : str, optional
-            Name shown in usage lines.
-        complete_var : str, optional
-            As in click.
-        standalone_mode : bool
-            False: give the code back and let exceptions out, as click does.
-        **extra
-            As for `click.Context`.
-
-        Raises
-        ------
-        SystemExit
-            Always, in standalone mode.
-        """
+        """Run a command and leave the process with its exit code."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _take_signals()

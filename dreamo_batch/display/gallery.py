@@ -1,11 +1,4 @@
-"""Which rows of a table are meant, by labels or by a boolean for each.
-
-Examples
---------
->>> import pandas as pd
->>> positions(pd.Index(["a", "b", "c"]), ["c", "a"]), positions(pd.RangeIndex(3), [True, False, True])
-([0, 2], [0, 2])
-"""
+"""Which rows of a table are meant, by labels or by a boolean for each."""
 
 from __future__ import annotations
 
@@ -49,25 +42,7 @@ if TYPE_CHECKING:
 
 
 def positions(index: pd.Index, rows: Collection[Any] | pd.Series) -> list[int]:
-    """Find rows.
-
-    Parameters
-    ----------
-    index : pandas.Index
-        Of the table.
-    rows : collection or pandas.Series
-        Labels, or a boolean for every row.
-
-    Returns
-    -------
-    list of int
-        Their positions, ascending; a label that several rows have means all of them.
-
-    Raises
-    ------
-    UsageError
-        If a label is not there.
-    """
+    """Find rows."""
     values = list(rows)
     if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
         return [position for position, is_meant in enumerate(values) if is_meant]
@@ -213,19 +188,7 @@ _REFERENCE_PX: Final = 72
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What a grid shows, made small.
-
-    Attributes
-    ----------
-    of_entries : mapping of int to Thumbnail
-        By position in the table; one that has a file and is not here is gone.
-    of_references : mapping of str to Thumbnail
-        By the reference's key.
-    links : mapping of int to str
-        Where the full pictures are, seen from the page; by position.
-    omitted : frozenset of int
-        Positions of those that are there, and were left out for size.
-    """
+    """What a grid shows, made small."""
 
     of_entries: Mapping[int, Thumbnail] = field(default_factory=dict)
     of_references: Mapping[str, Thumbnail] = field(default_factory=dict)
@@ -242,28 +205,7 @@ def grid_html(
     notice: str = "",
     is_open: bool = True,
 ) -> str:
-    """Draw a page of a grid as a fragment of HTML with its own styles.
-
-    Parameters
-    ----------
-    grid : Grid
-        The page.
-    pictures : Pictures
-        What it shows; see `dreamo_batch.display.gallery.Gallery.fragment`, which makes them.
-    beside : Beside
-        Where its reference pictures stand.
-    heading : str
-        A line above it.
-    notice : str
-        What is to be known beside what is drawn.
-    is_open : bool
-        Whether cells can be unfolded to tell all that is known of them.
-
-    Returns
-    -------
-    str
-        One `div` of class `dreamo-gallery`, with a `style` element in it.
-    """
+    """Draw a page of a grid as a fragment of HTML with its own styles."""
     drawing = _Drawing(grid, pictures, beside, is_open=is_open)
     return (
         f'<div class="{ROOT_CLASS} {NO_FORMULAS}" style="--dg-cell:{cell_px(grid)}px"><style>{STYLE}</style>'
@@ -460,26 +402,7 @@ def content_of(
     notice: str = "",
     is_live: bool = False,
 ) -> dict[str, Any]:
-    """Describe a page for the widget.
-
-    Parameters
-    ----------
-    grid, pictures, beside
-        As for `dreamo_batch.display.gallery.grid_html`.
-    number : int
-        Of the page.
-    title : str
-        A heading.
-    notice : str
-        What is to be known beside what is drawn.
-    is_live : bool
-        Whether it can be read anew.
-
-    Returns
-    -------
-    dict
-        Text, numbers, lists and bytes only; thumbnails are bytes of JPEG.
-    """
+    """Describe a page for the widget."""
     counts = count(grid.shown(), pictures)
     return {
         "title": title,
@@ -724,28 +647,7 @@ _POLICY: Final = (
 
 
 def page_html(fragment: str, *, title: str, page_size: tuple[int, int]) -> str:
-    """Put a grid on a page of its own.
-
-    Parameters
-    ----------
-    fragment : str
-        As from `dreamo_batch.display.gallery.grid_html`.
-    title : str
-        What the page is called.
-    page_size : tuple of int
-        Lines down and across that are shown at once, where there is a script; without one all are.
-
-    Returns
-    -------
-    str
-        The page. Its policy lets one script run, the one that is in it, and nothing be fetched.
-
-    Examples
-    --------
-    >>> page = page_html("<div></div>", title="<b>", page_size=(20, 12))
-    >>> "<title>&lt;b&gt;</title>" in page, "http" in page.replace("http-equiv", "")
-    (True, False)
-    """
+    """Put a grid on a page of its own."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii")
     policy = escape(_POLICY.format(digest), quote=True)
     return (
@@ -763,31 +665,7 @@ def page_html(fragment: str, *, title: str, page_size: tuple[int, int]) -> str:
 def linker(
     page: Path, folder_of: Callable[[Entry], Path], *, is_wanted: bool | None
 ) -> Callable[[Entry], str | None]:
-    """Say how the page leads to full pictures.
-
-    Parameters
-    ----------
-    page : pathlib.Path
-        The file that the page is written to.
-    folder_of : callable
-        Gives the run directory of a row.
-    is_wanted : bool or None
-        None: to pictures of the run directory that the page stands in.
-
-    Returns
-    -------
-    callable
-        Gives where the picture of a row is, seen from the page; None where the page does not lead there.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from types import SimpleNamespace
-    >>> entry = SimpleNamespace(path="images/a b.png")
-    >>> linker(Path("page.html"), lambda _: Path("runs/first"), is_wanted=None)(entry)
-    >>> linker(Path("page.html"), lambda _: Path("runs/first"), is_wanted=True)(entry)
-    'runs/first/images/a%20b.png'
-    """
+    """Say how the page leads to full pictures."""
     folder = os.path.abspath(page.parent)  # noqa: PTH100 - resolve() would follow symlinks
 
     def link(entry: Entry) -> str | None:
@@ -1080,18 +958,7 @@ _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (
 
 
 class GalleryWidget:
-    """One widget of a gallery: keeps what it shows and what is chosen in step with it.
-
-    Parameters
-    ----------
-    gallery : Gallery
-        What it is of.
-
-    Raises
-    ------
-    UsageError
-        If anywidget is not installed.
-    """
+    """One widget of a gallery: keeps what it shows and what is chosen in step with it."""
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
@@ -1131,18 +998,7 @@ class GalleryWidget:
 
 
 def full(path: Path, *, bytes_max: int = FULL_BYTES_MAX) -> tuple[str, bytes] | None:
-    """Read a picture for a browser, as it is, or a smaller JPEG of one that is too heavy or of another kind.
-
-    Returns
-    -------
-    tuple of str and bytes, or None
-        Its media type and its bytes; None if it is gone or damaged.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> full(Path("gone.jpg"))
-    """
+    """Read a picture for a browser, as it is, or a smaller JPEG of one that is too heavy or of another kind."""
     try:
         content = path.read_bytes() if path.stat().st_size <= bytes_max else b""
     except (OSError, ValueError):
@@ -1540,15 +1396,7 @@ def make_gallery(
     reload: Callable[[], pd.DataFrame] | None = None,
     notice: Callable[[pd.DataFrame], str] | None = None,
 ) -> Gallery:
-    """Lay results out as a gallery; see `dreamo_batch.gallery`.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"prompt": ["a", "b"], "seed": 1, "seed_sent": 1, "status": "pending"})
-    >>> make_gallery(table, run_dir="runs/none")
-    <gallery of 2 rows: 2 x 1 cells, prompt by seed, page 1 of 1>
-    """
+    """Lay results out as a gallery; see `dreamo_batch.gallery`."""
     for name, value in (("page_rows", page_rows), ("page_columns", page_columns)):
         if value < 1:
             raise UsageError(f"{name}={value}: a page has at least one.")

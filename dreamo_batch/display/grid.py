@@ -1,10 +1,4 @@
-"""How values of a table read, whatever they are: as a label, as a key, shortened.
-
-Examples
---------
->>> label_of("photos/fox.png", is_picture=True), label_of(2.0), label_of(None)
-('fox.png', '2', '(none)')
-"""
+"""How values of a table read, whatever they are: as a label, as a key, shortened."""
 
 from __future__ import annotations
 
@@ -41,20 +35,7 @@ _IN_MEMORY: Final = "picture"
 
 
 def label_of(value: Any, *, is_picture: bool = False) -> str:
-    """Give a value as one line of text.
-
-    Parameters
-    ----------
-    value : object
-        Any cell.
-    is_picture : bool
-        Whether it tells where a picture is; then its file's name is what tells it.
-
-    Returns
-    -------
-    str
-        Without control characters.
-    """
+    """Give a value as one line of text."""
     value = only_item(value) if is_picture else value
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
         return _IN_MEMORY
@@ -70,13 +51,7 @@ def label_of(value: Any, *, is_picture: bool = False) -> str:
 
 
 def key_of(value: Any) -> str | None:
-    """Give what tells a value from others; None for a missing one.
-
-    Examples
-    --------
-    >>> key_of(b"GIF89a") == key_of(bytearray(b"GIF89a")), key_of(["a", 1])
-    (True, "['a', 1]")
-    """
+    """Give what tells a value from others; None for a missing one."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Image.Image):
@@ -85,24 +60,12 @@ def key_of(value: Any) -> str | None:
 
 
 def shortened(text: str, n_characters: int) -> str:
-    """Cut a text.
-
-    Examples
-    --------
-    >>> shortened("a fox in the snow", 8), shortened("a fox", 8)
-    ('a fox i…', 'a fox')
-    """
+    """Cut a text."""
     return text if len(text) <= n_characters else text[: n_characters - 1].rstrip() + "…"
 
 
 def left_words(n: int) -> str:
-    """Say how many pictures belong to rows that a table has no more; nothing if there are none.
-
-    Examples
-    --------
-    >>> left_words(0), left_words(1)
-    ('', 'not shown: 1 picture of rows that are no longer in the table; it is in images/')
-    """
+    """Say how many pictures belong to rows that a table has no more; nothing if there are none."""
     if not n:
         return ""
     words = ("1 picture", "it is") if n == 1 else (f"{n} pictures", "they are")
@@ -124,17 +87,7 @@ _CELLS_MAX: Final = 2  # for each row of the table, from which on a grid is most
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """One axis.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Columns that it is made of; empty where it has only one line.
-    labels : tuple of tuple of str
-        For each line, its value of each column, as text.
-    of_rows : numpy.ndarray of int
-        The line that each row of the table stands in.
-    """
+    """One axis."""
 
     names: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
@@ -164,29 +117,7 @@ class _Part:
 def read_axes(
     results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any], *, is_spread: bool = False
 ) -> tuple[Axis, Axis]:
-    """Find the lines of both axes.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results.
-    rows, across : sequence of str
-        Columns of each axis. ``"seed"`` is the seed that was sent; seeds that were not asked for but drawn differ
-        from row to row, so that those are counted within what else is equal on the axes: ``drawn 1``, ...
-        Nothing for `rows`: one line. Nothing for `across`: what stands in a line is counted.
-    is_spread : bool
-        Count the jobs that share a cell, as one more column of `across`, so that none does.
-
-    Returns
-    -------
-    tuple of Axis
-        Rows and columns.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or one is named twice.
-    """
+    """Find the lines of both axes."""
     _refuse(results, [*rows, *across])
     parts = {name: _part(results, name) for name in (*rows, *across) if not _is_seed(results, name)}
     for name in (*rows, *across):
@@ -209,24 +140,6 @@ def choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list
     Prompts stand down and seeds across. What was asked for in other ways under the same prompt and seed (picture,
     size, rephraser, replicate, run directory) joins them, and so does any other column that tells rows apart which
     would else share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results.
-    rows, across : str, sequence of str, None or ...
-        As the user gave them.
-
-    Returns
-    -------
-    tuple of list
-        Columns of each axis, as `read_axes` takes them.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"prompt": "a", "image": ["x.png", "y.png"], "seed": 1, "seed_sent": 1})
-    >>> choose_axes(table, ..., ...)
-    (['prompt', 'image'], ['seed'])
     """
     down = _there(results, [columns.PROMPT]) if rows is ... else listed(rows)
     along = _there(results, [columns.SEED]) if across is ... else listed(across)
@@ -242,13 +155,7 @@ def choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list
 
 
 def listed(names: str | Sequence[Any] | None) -> list[Any]:
-    """Give one name, several or none as a list.
-
-    Examples
-    --------
-    >>> listed("prompt"), listed(("prompt", "size")), listed(None)
-    (['prompt'], ['prompt', 'size'], [])
-    """
+    """Give one name, several or none as a list."""
     if names is None:
         return []
     return list(names) if isinstance(names, list | tuple) else [names]
@@ -485,29 +392,7 @@ _USUAL: Final = {columns.MAY_HAVE_BEEN_BILLED: str(False), columns.ATTEMPTS: "1"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the results.
-
-    Attributes
-    ----------
-    position : int
-        In the table, from 0.
-    row : str
-        Its index label.
-    kind : str
-        ``picture``, ``unsaved``, or the status of what has no picture.
-    alt : str
-        What stands for the picture: its prompt, shortened, and seed.
-    note : str
-        Why there is no picture: class and message; empty otherwise.
-    told : str
-        What tells it from others in its cell; empty where nothing has to.
-    facts : tuple of tuple of str
-        Names and values: what was asked for, what came back.
-    seed, cost, path, digest : str or None
-        Seed that was sent, exact cost in USD, the picture relative to the run directory, and its SHA-256.
-    duplicate_of : int or None
-        Position of the row that was bought.
-    """
+    """One row of the results."""
 
     position: int
     row: str
@@ -597,17 +482,7 @@ class Reader:
 
 
 def reader(results: pd.DataFrame, telling: Sequence[Any], *, on_axes: Sequence[Any]) -> Reader:
-    """Make a reader of a table's rows.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        The table.
-    telling : sequence
-        Columns that tell rows in one cell apart.
-    on_axes : sequence
-        Columns that the axes tell already.
-    """
+    """Make a reader of a table's rows."""
     own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
     if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
         own.append(columns.RUN_DIR)
@@ -674,17 +549,7 @@ _CELLS_COMPARED_MAX: Final = 2_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """A table as a grid, or a page of one.
-
-    Attributes
-    ----------
-    results : pandas.DataFrame
-        The table.
-    rows, columns : Axis
-        What its lines are, the whole grid's.
-    shown_rows, shown_columns : range
-        Lines that this page shows.
-    """
+    """A table as a grid, or a page of one."""
 
     results: pd.DataFrame
     rows: Axis
@@ -730,20 +595,7 @@ class Grid:
         return replace(self, shown_rows=range(len(self.rows)), shown_columns=range(len(self.columns)))
 
     def page(self, number: int, n_rows: int, n_columns: int) -> Grid:
-        """Give one page: those across first, then those below.
-
-        Parameters
-        ----------
-        number : int
-            From 1.
-        n_rows, n_columns : int
-            Lines that a page shows.
-
-        Raises
-        ------
-        UsageError
-            If there is no such page.
-        """
+        """Give one page: those across first, then those below."""
         n_across = max(1, -(-len(self.columns) // n_columns))
         n_pages = n_across * max(1, -(-len(self.rows) // n_rows))
         if not 1 <= number <= n_pages:
@@ -763,27 +615,7 @@ def lay_out(
     *,
     is_spread: bool = False,
 ) -> Grid:
-    """Lay results out as a grid.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results, of a run that is done or going on.
-    rows, across : str, sequence of str, or None
-        Columns that the lines down and across are made of; see `dreamo_batch.display.grid.read_axes`.
-    is_spread : bool
-        Give each job of the results a cell of its own, for paper, where nothing can be unfolded.
-
-    Returns
-    -------
-    Grid
-        On one page.
-
-    Raises
-    ------
-    UsageError
-        If it is no table of results, or there is no such column, or one is named twice.
-    """
+    """Lay results out as a grid."""
     refuse_other_tables(results)
     names = listed(rows), listed(across)
     down, along = read_axes(results, *names)
@@ -804,13 +636,7 @@ def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:
 
 
 def refuse_other_tables(results: Any) -> pd.DataFrame:
-    """Give results back, and refuse what is no table of them.
-
-    Raises
-    ------
-    UsageError
-        If it is no table, or has no column `status`.
-    """
+    """Give results back, and refuse what is no table of them."""
     if not isinstance(results, pd.DataFrame) or columns.STATUS not in results.columns:
         raise UsageError("Expected results, as from run() or load(): a table with a column status.")
     return results

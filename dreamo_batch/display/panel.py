@@ -65,25 +65,7 @@ _SETTLED: Final = {columns.COMPLETED: "#", columns.FAILED: "x", columns.AMBIGUOU
 
 
 def status_html(status: Status) -> str:
-    """Write a run at one moment as HTML that needs nothing else: no scripts, no network.
-
-    Parameters
-    ----------
-    status : Status
-        The run at one moment.
-
-    Returns
-    -------
-    str
-        One element; prompts, labels and the service's words are escaped in it, pictures are small copies.
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> html = status_html(example(notices=("<script>",)))
-    >>> "3 of 4 rows settled" in html, "<script" in html
-    (True, False)
-    """
+    """Write a run at one moment as HTML that needs nothing else: no scripts, no network."""
     view = view_of(status)
     thumbnails = SHARED.of(caption.path for caption in view.pictures)
     shown = [markup.picture(caption, thumbnails.get(caption.path)) for caption in view.pictures]
@@ -95,41 +77,12 @@ def status_html(status: Status) -> str:
 
 
 def static_bundle(status: Status) -> dict[str, str]:
-    """Give both forms by MIME type.
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> sorted(static_bundle(example()))
-    ['text/html', 'text/plain']
-    """
+    """Give both forms by MIME type."""
     return {"text/plain": status_text(status), "text/html": status_html(status)}
 
 
 def status_text(status: Status) -> str:
-    """Write a run at one moment as lines of text, harmless to a terminal.
-
-    Parameters
-    ----------
-    status : Status
-        The run at one moment.
-
-    Returns
-    -------
-    str
-        A few lines, without one at the end.
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> print(status_text(example()))
-    Running: 3 of 4 rows settled (75 %)  runs/example
-      [####################xxxxxxxxxx..........]
-      2 completed, 1 failed, 1 in progress
-      spent $0.06, reserved $0.03, cap $0.50, projected $0.12 ($0.11 to $0.13)
-      6 s so far · 1 in flight · 30 rows/min · about 5 s left
-      permanent, 1 row; for example row 2: Invalid parameter
-    """
+    """Write a run at one moment as lines of text, harmless to a terminal."""
     view = view_of(status)
     lines = [
         _text_bar(view),
@@ -163,18 +116,7 @@ _SELDOM_S: Final = 5.0
 
 
 def start(panel: Panel) -> threading.Thread:
-    """Paint a panel until it is closed or forgotten; the thread does not keep the process alive.
-
-    Parameters
-    ----------
-    panel : Panel
-        What is painted.
-
-    Returns
-    -------
-    threading.Thread
-        The painter, started.
-    """
+    """Paint a panel until it is closed or forgotten; the thread does not keep the process alive."""
     thread = threading.Thread(
         target=_paint, args=(weakref.ref(panel), panel.wake), name="dreamo-panel", daemon=True
     )
@@ -187,11 +129,6 @@ def pause_s(n_times_over: int) -> float:
     """Say how long to wait: four times a second, and ever longer once there is nothing new to expect.
 
     A run that was over may go on, by a click, a call or another process, so the painter never quite stops looking.
-
-    Examples
-    --------
-    >>> pause_s(0), pause_s(1), pause_s(3), pause_s(1000)
-    (0.25, 0.5, 2.0, 5.0)
     """
     return min(_SELDOM_S, _EVERY_S * 2.0 ** min(n_times_over, 10))
 
@@ -213,45 +150,17 @@ _displayed: dict[int, Panel] = {}
 
 
 def panel(batch: Controlled) -> Any:
-    """Build a panel of a run: progress, money, errors, newest pictures, and buttons.
-
-    Parameters
-    ----------
-    batch : Controlled
-        The run.
-
-    Returns
-    -------
-    ipywidgets.VBox
-        To be displayed, alone or within other widgets; painted until it is closed. Several of one run are all right.
-    """
+    """Build a panel of a run: progress, money, errors, newest pictures, and buttons."""
     return _build(batch).box
 
 
 def mimebundle(batch: Controlled) -> dict[str, Any]:
-    """Give what a notebook displays of a run: the panel, and the same as static HTML and as text.
-
-    Parameters
-    ----------
-    batch : Controlled
-        The run.
-
-    Returns
-    -------
-    dict of str to Any
-        By MIME type; without the widget where there can't be one, as in plain IPython.
-    """
+    """Give what a notebook displays of a run: the panel, and the same as static HTML and as text."""
     return _panel_of(batch).bundle() if can_show_widgets() else static_bundle(batch.status)
 
 
 def show(batch: Controlled) -> None:
-    """Display a run in the output of the cell that runs now, and leave its last state there when it is over.
-
-    Parameters
-    ----------
-    batch : Controlled
-        The run.
-    """
+    """Display a run in the output of the cell that runs now, and leave its last state there when it is over."""
     if can_show_widgets():
         _panel_of(batch).display()
     else:
@@ -261,13 +170,7 @@ def show(batch: Controlled) -> None:
 
 
 def can_show_widgets() -> bool:
-    """Whether there is a kernel with a front end, and ipywidgets.
-
-    Examples
-    --------
-    >>> can_show_widgets()
-    False
-    """
+    """Whether there is a kernel with a front end, and ipywidgets."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython

@@ -28,25 +28,13 @@ _FINEST: Final = Decimal("0.0001")
 
 
 def dollars(amount: Decimal) -> str:
-    """Write an amount of USD in cents, or finer below a dollar.
-
-    Examples
-    --------
-    >>> dollars(Decimal("5")), dollars(Decimal("0.028571428")), dollars(Decimal("0.1")), dollars(Decimal("1234.567"))
-    ('$5.00', '$0.0286', '$0.10', '$1,234.57')
-    """
+    """Write an amount of USD in cents, or finer below a dollar."""
     fine, coarse = (amount.quantize(step, ROUND_HALF_UP, EXACT) for step in (_FINEST, _CENTS))
     return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
 
 
 def length(seconds: float) -> str:
-    """Write a length of time in its two largest units.
-
-    Examples
-    --------
-    >>> length(7.4), length(200), length(7500), length(200_000)
-    ('7 s', '3 min 20 s', '2 h 5 min', '2 d 7 h')
-    """
+    """Write a length of time in its two largest units."""
     whole = max(0, round(seconds))
     for unit_s, unit, part_s, part in (
         (_DAY_S, "d", _HOUR_S, "h"),
@@ -60,25 +48,13 @@ def length(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Write a length of time that is only guessed: no finer than it can be known.
-
-    Examples
-    --------
-    >>> about(12.3), about(199), about(4000)
-    ('15 s', '4 min', '1 h 7 min')
-    """
+    """Write a length of time that is only guessed: no finer than it can be known."""
     step_s = _STEP_S if seconds < _MINUTE_S else _MINUTE_S
     return length(math.ceil(seconds / step_s) * step_s)
 
 
 def rate(rows_per_s: float) -> str:
-    """Write a rate by the second, minute or hour, whichever gives a number to read.
-
-    Examples
-    --------
-    >>> rate(2.34), rate(12.4), rate(0.2), rate(0.004)
-    ('2.3 rows/s', '12 rows/s', '12 rows/min', '14 rows/h')
-    """
+    """Write a rate by the second, minute or hour, whichever gives a number to read."""
     for per_s, unit in ((1, "s"), (_MINUTE_S, "min"), (_HOUR_S, "h")):
         if rows_per_s * per_s >= 1 or unit == "h":
             number = rows_per_s * per_s
@@ -87,35 +63,13 @@ def rate(rows_per_s: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Write a number of things.
-
-    Examples
-    --------
-    >>> count(1, "row"), count(5000, "row")
-    ('1 row', '5,000 rows')
-    """
+    """Write a number of things."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Amounts as text, and their shares of a bar whose end is the cap, or else the highest projection.
-
-    Attributes
-    ----------
-    spent, reserved, projected : str
-        Empty where there is nothing to tell.
-    cap : str
-        The cap, or that there is none.
-    warning : str
-        That the cap will not last; empty otherwise.
-    has_bar : bool
-        Whether there is anything to measure by.
-    spent_share, reserved_share : float
-        Of the bar, 0 to 1, together 1 at most.
-    projected_shares : tuple of float (low, likely, high), or None
-        Where the projection stands on the bar, 0 to 1.
-    """
+    """Amounts as text, and their shares of a bar whose end is the cap, or else the highest projection."""
 
     spent: str
     reserved: str
@@ -129,15 +83,7 @@ class Money:
 
 
 def money_of(status: Status) -> Money:
-    """Say what is shown of the money.
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> money = money_of(example())
-    >>> money.spent, money.cap, money.projected, money.spent_share
-    ('$0.06', '$0.50', '$0.12 ($0.11 to $0.13)', 0.12)
-    """
+    """Say what is shown of the money."""
     end = _end(status)
     spent = _share(status.spent_usd, end)
     return Money(
@@ -231,15 +177,7 @@ class Controls:
 
 
 def controls_of(status: Status, *, can_control: bool) -> Controls:
-    """Say what can be clicked.
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> controls = controls_of(example(), can_control=True)
-    >>> controls.pause.is_enabled, controls.resume.is_enabled, controls.retry.words
-    (True, False, 'Retry failed (1)')
-    """
+    """Say what can be clicked."""
     return Controls(
         pause=_button("Pause", _pausing(status.phase), can_control=can_control),
         resume=_button("Resume", _resuming(status), can_control=can_control),
@@ -367,19 +305,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything that a panel shows.
-
-    Attributes
-    ----------
-    title, tone : str
-        What the run does, and the colour of that by name: ``"busy"``, ``"good"``, ``"bad"`` or ``"quiet"``.
-    place : str
-        The run directory.
-    progress, pace : str
-        Rows settled of all; rate, time left, tasks in flight. Empty where there is nothing to say.
-    detail : str
-        What the title means, where it is not plain.
-    """
+    """Everything that a panel shows."""
 
     title: str
     tone: str
@@ -399,26 +325,7 @@ class View:
 
 
 def view_of(status: Status, *, can_control: bool = True) -> View:
-    """Say what is shown of a run.
-
-    Parameters
-    ----------
-    status : Status
-        The run at one moment.
-    can_control : bool
-        Whether this process works on it.
-
-    Returns
-    -------
-    View
-
-    Examples
-    --------
-    >>> from dreamo_batch.display.panel_view import example
-    >>> view = view_of(example())
-    >>> view.title, view.progress, [(part.label, part.n_rows) for part in view.segments]
-    ('Running', '3 of 4 rows settled (75 %)', [('completed', 2), ('failed', 1), ('in progress', 1)])
-    """
+    """Say what is shown of a run."""
     title, tone = _TITLES[status.phase]
     return View(
         title=title,
@@ -440,25 +347,13 @@ def view_of(status: Status, *, can_control: bool = True) -> View:
 
 
 def shortened(words: Any, n_characters: int) -> str:
-    r"""Write anybody's words on one line of a limited length, without what could do harm.
-
-    Examples
-    --------
-    >>> shortened("a\n fox", 9), shortened("a long story", 9), shortened("\x1b[31m", 9)
-    ('a fox', 'a long s…', '\\x1b[31m')
-    """
+    """Write anybody's words on one line of a limited length, without what could do harm."""
     text = harmless(" ".join(str(words).split()))
     return text if len(text) <= n_characters else text[: n_characters - 1].rstrip() + "…"
 
 
 def message(words: str) -> str:
-    r"""Write a message of several lines, each without what could do harm.
-
-    Examples
-    --------
-    >>> message("no\x07\nyes")
-    'no\\x07\nyes'
-    """
+    """Write a message of several lines, each without what could do harm."""
     return "\n".join(harmless(line.rstrip()) for line in words[:_PROBLEM_CHARACTERS].strip().split("\n"))
 
 
@@ -528,22 +423,7 @@ def _caption(picture: Picture) -> Caption:
 
 
 def example(**changes: Any) -> Status:
-    """Give a small run that is under way.
-
-    Parameters
-    ----------
-    **changes
-        Fields of `Status` that are to be different.
-
-    Returns
-    -------
-    Status
-
-    Examples
-    --------
-    >>> example(phase="paused").n_rows
-    4
-    """
+    """Give a small run that is under way."""
     fields: dict[str, Any] = {
         "run_dir": Path("runs/example"),
         "phase": "running",

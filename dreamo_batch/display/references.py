@@ -32,13 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One reference picture: what tells it from others, its name, and where it is.
-
-    Examples
-    --------
-    >>> Reference("a", "fox.png", Path("/data/fox.png")).label
-    'fox.png'
-    """
+    """One reference picture: what tells it from others, its name, and where it is."""
 
     key: str
     label: str
@@ -58,15 +52,7 @@ class Reference:
 
 
 class References:
-    """The reference pictures of a table's rows.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results.
-    folders : sequence of pathlib.Path
-        The run directory of each row; it need not be there.
-    """
+    """The reference pictures of a table's rows."""
 
     def __init__(self, results: pd.DataFrame, folders: Sequence[Path]) -> None:
         self._cells = [results[name].to_numpy(dtype=object) for name in image_columns(results)]
@@ -112,14 +98,7 @@ class Beside:
 
 
 def beside(grid: Grid, references: References) -> Beside:
-    """Decide where the reference pictures of a page stand.
-
-    Returns
-    -------
-    Beside
-        Once where it is the same for all that is shown; over the columns where each column has its own; else
-        beside the rows.
-    """
+    """Decide where the reference pictures of a page stand."""
     cells = {
         (row, column): references.of_rows(grid.positions(row, column))
         for row in grid.shown_rows

@@ -62,13 +62,7 @@ _HOUR_S: Final = 3600
 
 
 def words(text: object, most: int = _WORDS_MAX) -> str:
-    r"""Make one line of anybody's words; control characters and marks of direction are written out.
-
-    Examples
-    --------
-    >>> words("in the\nsnow\u202e"), words(None), words("a" * 1_300)[-3:]
-    ('in the snow\\u202e', '(none)', 'aa…')
-    """
+    """Make one line of anybody's words; control characters and marks of direction are written out."""
     if text is None or text is pd.NA or text != text:  # noqa: PLR0124 - NaN
         return "(none)"
     line = harmless(" ".join(str(text).split()))
@@ -76,37 +70,19 @@ def words(text: object, most: int = _WORDS_MAX) -> str:
 
 
 def usd(amount: object) -> str:
-    """Write an amount that is exact decimal text, whole.
-
-    Examples
-    --------
-    >>> usd("0.038260647"), usd(float("nan"))
-    ('0.038260647', 'unknown')
-    """
+    """Write an amount that is exact decimal text, whole."""
     known = amount_of(amount) if isinstance(amount, str) else None
     return UNKNOWN if known is None else str(amount)
 
 
 def added(amounts: Iterable[object]) -> str:
-    """Add up amounts that are exact decimal text; unknown if one of them is.
-
-    Examples
-    --------
-    >>> added(["0.1", "0.2"]), added(["0.1", None])
-    ('0.3', 'unknown')
-    """
+    """Add up amounts that are exact decimal text; unknown if one of them is."""
     known = [amount_of(amount) if isinstance(amount, str) else None for amount in amounts]
     return UNKNOWN if None in known else text(total(amount for amount in known if amount is not None))
 
 
 def about(amount: object) -> str:
-    """Write an amount short, for reading.
-
-    Examples
-    --------
-    >>> about("0.038260647"), about(0.5), about(None)
-    ('0.0383', '0.5', 'unknown')
-    """
+    """Write an amount short, for reading."""
     if isinstance(amount, float | int) and amount == amount:  # noqa: PLR0124 - NaN
         amount = f"{amount:.10f}"
     known = amount_of(amount) if isinstance(amount, str) else None
@@ -114,13 +90,7 @@ def about(amount: object) -> str:
 
 
 def seconds(value: Any) -> str:
-    """Write a length of time.
-
-    Examples
-    --------
-    >>> seconds(0.04), seconds(12.34), seconds(125.0), seconds(7300.0), seconds(None)
-    ('0.04 s', '12.3 s', '2 min 5 s', '2 h 1 min', 'unknown')
-    """
+    """Write a length of time."""
     if value is None or pd.isna(value):
         return UNKNOWN
     if value < _MINUTE_S:
@@ -131,63 +101,23 @@ def seconds(value: Any) -> str:
 
 
 def moment(time: Any) -> str:
-    """Write a time in UTC.
-
-    Examples
-    --------
-    >>> moment(pd.Timestamp("2026-11-22 12:00:01.5", tz="UTC"))
-    '2026-11-22 12:00:01'
-    """
+    """Write a time in UTC."""
     return UNKNOWN if time is None or pd.isna(time) else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def plural(n: int, word: str) -> str:
-    """Count things.
-
-    Examples
-    --------
-    >>> plural(1, "row"), plural(1200, "reference picture")
-    ('1 row', '1,200 reference pictures')
-    """
+    """Count things."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def as_sentence(parts: Sequence[str]) -> str:
-    """Join words as a sentence does.
-
-    Examples
-    --------
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
+    """Join words as a sentence does."""
     return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A run directory at one moment.
-
-    Attributes
-    ----------
-    name : str
-        The run directory, as it was given.
-    path : pathlib.Path
-        Where it is.
-    manifest : Manifest or None
-        Its `run.json`.
-    results : pandas.DataFrame
-        As from `dreamo_batch.load`.
-    history : History
-        Its rows and orders.
-    decided : pandas.DataFrame
-        What was decided for each row, by position: `dreamo_batch.engine.directory.StoredTable.decided`.
-    summary : mapping
-        As from `dreamo_batch.status`.
-    is_worked_on : bool
-        Whether a process is writing to it now.
-    made_at : datetime
-        When the report was made (UTC).
-    """
+    """A run directory at one moment."""
 
     name: str
     path: Path
@@ -237,14 +167,7 @@ _LEFT_OUT: Final = ("max_cost", "retry_failed", "on_ambiguous", "adopt_copy")
 
 
 def methods(facts: Facts) -> dict[str, Any]:
-    """Say how the pictures were made.
-
-    Returns
-    -------
-    dict
-        ``paragraph``, ``counts`` and ``versions`` (words and values), ``python`` and ``shell`` (calls; the second
-        only where it tells all).
-    """
+    """Say how the pictures were made."""
     return {
         "paragraph": " ".join(_sentences(facts)),
         "counts": _counts(facts),
@@ -440,19 +363,7 @@ N_GROUPS_MAX: Final = 40
 
 
 def money(facts: Facts) -> dict[str, Any]:
-    """Add up what was spent, reserved, wasted and saved.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-
-    Returns
-    -------
-    dict
-        ``spent``, ``per_picture``, ``n_usable``, ``possibly_billed``, ``may_be_billed``, ``unpriced`` (words),
-        ``lines`` (words, amount, meaning) and ``groups`` (tables by prompt, size and rephraser, where they differ).
-    """
+    """Add up what was spent, reserved, wasted and saved."""
     whole = summarise_costs(facts.history).iloc[0]
     n_unpriced, summary = int(whole[columns.N_UNPRICED]), facts.summary
     return {
@@ -556,19 +467,7 @@ _SHOWN: Final = {
 
 
 def timing(facts: Facts) -> dict[str, Any]:
-    """Say how long orders took, and what to change.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-
-    Returns
-    -------
-    dict
-        ``names`` (of the columns), ``lines`` (the phases of all orders), ``sizes`` (the whole, by size, where they
-        differ), ``median``, ``pace`` (words and values) and ``advice``.
-    """
+    """Say how long orders took, and what to change."""
     whole = summarise_latency(facts.history)
     pace = measure_pace(facts.history)
     return {
@@ -626,13 +525,7 @@ N_MAX: Final = 100
 
 
 def failures(facts: Facts) -> dict[str, Any]:
-    """Say what failed, what it means, and what tries it again.
-
-    Returns
-    -------
-    dict
-        ``kinds`` (one entry each, most frequent first) and ``n_more``.
-    """
+    """Say what failed, what it means, and what tries it again."""
     found = summarise_failures(facts.history)
     return {
         "kinds": [_kind(kind) for kind in found.head(N_MAX).to_dict("records")],
@@ -641,13 +534,7 @@ def failures(facts: Facts) -> dict[str, Any]:
 
 
 def ambiguous(facts: Facts) -> dict[str, Any]:
-    """List rows that may have been ordered, with what each may cost, and how to settle it.
-
-    Returns
-    -------
-    dict
-        ``rows``, ``n_more``, and ``calls`` that settle the first.
-    """
+    """List rows that may have been ordered, with what each may cost, and how to settle it."""
     rows = facts.bought[facts.bought[columns.STATUS] == columns.AMBIGUOUS]
     orders = facts.orders[facts.orders[columns.STAGE] == str(Stage.AMBIGUOUS)]
     held = orders.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
@@ -704,19 +591,7 @@ _WORDS: Final = {status: status.replace("_", " ") for status in columns.STATUSES
 
 
 def overview(facts: Facts) -> dict[str, Any]:
-    """Count rows by status, and say whether each is accounted for.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-
-    Returns
-    -------
-    dict
-        ``n_rows``, ``n_accounted``, ``is_complete``, ``shares`` (status, words, count and percentage), ``state``
-        (one sentence) and ``pictures``.
-    """
+    """Count rows by status, and say whether each is accounted for."""
     by_status = facts.summary["by_status"]
     n_rows, n_accounted = len(facts.rows), sum(by_status.values())
     return {
@@ -756,25 +631,7 @@ _ACROSS: Final = ("xlink:href", "href")
 
 
 def charts(facts: Facts, *, prefix: str = "") -> dict[str, str]:
-    """Draw what is worth a picture: money over time, latency by phase, and throughput.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-    prefix : str
-        What names within the drawings begin with, so that they differ from those of other runs on the page.
-
-    Returns
-    -------
-    dict of str to str
-        Drawings (SVG, markup that is safe: its words are those of this package, numbers and times).
-
-    Raises
-    ------
-    UsageError
-        If matplotlib is not installed.
-    """
+    """Draw what is worth a picture: money over time, latency by phase, and throughput."""
     if facts.orders[columns.COMPLETED_AT].isna().all():
         return {}
     cap = _visible_cap(facts)
@@ -834,21 +691,7 @@ _GROUPS_MAX: Final = 40
 
 
 def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
-    """Draw prompts against seeds, with what failed or is missing drawn as what it is.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-    n_runs : int
-        How many share the page's room.
-
-    Returns
-    -------
-    dict
-        ``markup`` (safe, as the gallery makes it), ``is_wide`` (more seeds than stand side by side), ``n_more``
-        (rows that are not shown) and ``left`` (words about pictures of rows that left the table).
-    """
+    """Draw prompts against seeds, with what failed or is missing drawn as what it is."""
     shown = facts.results.iloc[:N_ROWS_MAX]
     gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
     return {
@@ -862,14 +705,7 @@ def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
 
 
 def likeness(facts: Facts) -> dict[str, Any]:
-    """Say how much the pictures of each prompt differ, and name those that hardly do.
-
-    Returns
-    -------
-    dict
-        ``lines`` (by prompt, the most alike first), ``n_groups_more``, ``pairs`` (with small pictures), ``n_pairs``,
-        ``pairs_words`` and the bounds ``bits`` and ``delta_e``.
-    """
+    """Say how much the pictures of each prompt differ, and name those that hardly do."""
     bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     gathered = gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=True)
@@ -925,23 +761,7 @@ def _seed(seed: object) -> str:
 
 
 def render(facts: Sequence[Facts]) -> str:
-    """Lay runs out as one page of HTML that needs nothing from outside.
-
-    Parameters
-    ----------
-    facts : sequence of Facts
-        The run, or several.
-
-    Returns
-    -------
-    str
-        The page.
-
-    Raises
-    ------
-    UsageError
-        If jinja2 or matplotlib is not installed.
-    """
+    """Lay runs out as one page of HTML that needs nothing from outside."""
     environment = _environment()
     runs = [
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
@@ -966,17 +786,7 @@ def _total(facts: Sequence[Facts], runs: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, Any]:
-    """Give all that the template shows of a run, as plain values.
-
-    Parameters
-    ----------
-    facts : Facts
-        The run.
-    prefix : str
-        What its places on the page are named with, where it is one of several.
-    n_runs : int
-        How many share the page's room.
-    """
+    """Give all that the template shows of a run, as plain values."""
     return {
         "prefix": prefix,
         "name": words(facts.path.name if n_runs == 1 else facts.name),
@@ -1071,13 +881,7 @@ def report(
 
 
 def read_facts(run_dir: RunDir) -> Facts:
-    """Read what a report is made from.
-
-    Raises
-    ------
-    DirectoryError
-        If it is not a run directory, or can't be read.
-    """
+    """Read what a report is made from."""
     directory = existing(run_dir)
     return Facts(
         name=os.fspath(run_dir),

@@ -1,11 +1,4 @@
-"""How a grid is laid out on paper: what is where, in pixels, and how many lines a page takes. Pure.
-
-Examples
---------
->>> layout = plan_layout(3, 6, aspect=1.0, paper="a4")
->>> layout.width > layout.height, layout.n_rows >= 3, layout.n_columns
-(True, True, 6)
-"""
+"""How a grid is laid out on paper: what is where, in pixels, and how many lines a page takes. Pure."""
 
 from __future__ import annotations
 
@@ -68,23 +61,7 @@ _SIDE_SHARE: Final = 0.19
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A page, in pixels.
-
-    Attributes
-    ----------
-    width, height : int
-        Of the page.
-    side : int
-        Width of the labels of rows.
-    cell_width, cell_height : int
-        Of a picture.
-    caption : int
-        Height of the line below each picture; 0 for none.
-    head, over : int
-        Height of title and reference picture, and of what stands over the columns.
-    n_rows, n_columns : int
-        Lines that a page takes.
-    """
+    """A page, in pixels."""
 
     width: int
     height: int
@@ -122,28 +99,7 @@ def plan_layout(
     caption: int = 0,
     has_references_over: bool = False,
 ) -> Layout:
-    """Lay out a grid.
-
-    Parameters
-    ----------
-    n_rows, n_columns : int
-        Of the whole grid.
-    aspect : float
-        Height by width of the pictures.
-    paper : {"a4", "letter"}
-        What it is printed on; upright for few columns, else across.
-    head : int
-        Room for a title and a reference picture.
-    caption : int
-        Room for what stands below pictures.
-    has_references_over : bool
-        Whether reference pictures stand over the columns.
-
-    Raises
-    ------
-    UsageError
-        If there is no such paper.
-    """
+    """Lay out a grid."""
     if paper not in PAPERS:
         raise UsageError(f"paper={paper!r}: expected one of {', '.join(PAPERS)}.")
     is_upright = n_columns <= _UPRIGHT_MAX
@@ -599,14 +555,7 @@ def draw_sheet(
     progress: bool = True,
     notice: str = "",
 ) -> int:
-    """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> contact_sheet(pd.DataFrame({"prompt": [], "seed_sent": [], "output_path": []}), "none.png", run_dir="runs/none")
-    0
-    """
+    """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`."""
     target, folders, letters = Path(path), folders_of(results, run_dir), Lettering(font)
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:

@@ -1,15 +1,4 @@
-r"""Small pictures: at most 320 px, JPEG, no more bytes than asked for, each made once.
-
-Examples
---------
->>> import tempfile
->>> from pathlib import Path
->>> path = Path(tempfile.mkdtemp()) / "fox.png"
->>> Image.new("RGB", (1328, 664), "orange").save(path)
->>> small = Thumbnails().of_files([path], bytes_max=20_000)[0]
->>> (small.width, small.height), small.content[:2]
-((320, 160), b'\xff\xd8')
-"""
+"""Small pictures: at most 320 px, JPEG, no more bytes than asked for, each made once."""
 
 from __future__ import annotations
 
@@ -71,13 +60,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Makes thumbnails and remembers them, by content where that is known, within bounded memory.
-
-    Parameters
-    ----------
-    cache_bytes_max : int
-        How much is remembered; what was used least lately is forgotten first.
-    """
+    """Makes thumbnails and remembers them, by content where that is known, within bounded memory."""
 
     def __init__(self, cache_bytes_max: int = _CACHE_BYTES_MAX) -> None:
         self._cache: OrderedDict[Hashable, Thumbnail] = OrderedDict()
@@ -92,24 +75,7 @@ class Thumbnails:
         digests: Iterable[str | None] | None = None,
         progress: bool = False,
     ) -> list[Thumbnail | None]:
-        """Make thumbnails of files, several at once.
-
-        Parameters
-        ----------
-        paths : sequence of pathlib.Path
-            The pictures.
-        bytes_max : int
-            What each may weigh, as JPEG.
-        digests : iterable of str or None, optional
-            SHA-256 of each, so that one that is met again, under any name, is not made again.
-        progress : bool
-            Show a bar.
-
-        Returns
-        -------
-        list of Thumbnail or None
-            In the same order; None where the file is gone or can't be read.
-        """
+        """Make thumbnails of files, several at once."""
         known = [None] * len(paths) if digests is None else list(digests)
         made = []
         bar = ticking(len(paths), "thumbnails", progress=progress)
@@ -158,15 +124,7 @@ def is_there(path: Path) -> bool:
 
 
 def shown(picture: Path | io.BytesIO | Image.Image, side_px: int) -> Image.Image | None:
-    """Read a picture, upright and at most so large, on white; None if it is gone or damaged.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> shown(Image.new("RGBA", (800, 400)), 200).size
-    (200, 100)
-    >>> shown(Path("gone.png"), 200)
-    """
+    """Read a picture, upright and at most so large, on white; None if it is gone or damaged."""
     try:
         if isinstance(picture, Image.Image):
             return _small(picture, side_px)
@@ -215,22 +173,7 @@ _Key = tuple[str, int]
 
 
 class PanelThumbnails:
-    r"""Thumbnails of files as JPEG bytes, at most 160 px a side; may be used from any thread.
-
-    Parameters
-    ----------
-    n_kept : int
-        How many are kept, those used last.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> thumbnails = Thumbnails()
-    >>> thumbnails.of([Path("data/mascot.png")])[Path("data/mascot.png")][:3]
-    b'\xff\xd8\xff'
-    >>> thumbnails.of([Path("no/such.png")])
-    {PosixPath('no/such.png'): b''}
-    """
+    """Thumbnails of files as JPEG bytes, at most 160 px a side; may be used from any thread."""
 
     def __init__(self, n_kept: int = _N_KEPT) -> None:
         self._n_kept = n_kept
@@ -238,20 +181,7 @@ class PanelThumbnails:
         self._lock = threading.Lock()
 
     def of(self, paths: Iterable[Path], *, n_new: int | None = None) -> dict[Path, bytes]:
-        """Give the thumbnails of some files.
-
-        Parameters
-        ----------
-        paths : iterable of Path
-            Pictures, the most wanted first.
-        n_new : int, optional
-            Make so many at most now; the others that are not known yet are left out.
-
-        Returns
-        -------
-        dict of Path to bytes
-            JPEG files; empty bytes for a file that is gone or can't be read.
-        """
+        """Give the thumbnails of some files."""
         found: dict[Path, bytes] = {}
         for path in paths:
             key = _key(path)
@@ -279,16 +209,7 @@ class PanelThumbnails:
 
 
 def small(path: Path) -> bytes:
-    """Make the thumbnail of a file; empty bytes if it can't be read.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> with Image.open(io.BytesIO(small(Path("data/chelsea.jpg")))) as picture:
-    ...     max(picture.size), picture.format
-    (160, 'JPEG')
-    """
+    """Make the thumbnail of a file; empty bytes if it can't be read."""
     picture = shown(path, _SIDE_PX)
     if picture is None:
         return b""

@@ -28,20 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class ButtonRow:
-    """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed.
-
-    Parameters
-    ----------
-    batch : Controlled
-        What is called.
-    tell : callable
-        Called when what was clicked is done, in another thread, with what went wrong, or with empty text.
-
-    Attributes
-    ----------
-    box : ipywidgets.Box
-        What is displayed.
-    """
+    """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
 
     def __init__(self, batch: Controlled, tell: Callable[[str], None]) -> None:
         self._batch = batch
@@ -131,20 +118,7 @@ _N_PLACES: Final = 12
 
 
 class FilmStrip:
-    """A row of pictures that wraps.
-
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        What is displayed.
-
-    Examples
-    --------
-    >>> strip = FilmStrip()
-    >>> strip.show((), n_new=0), strip.box.layout.display
-    (True, 'none')
-    >>> strip.close()
-    """
+    """A row of pictures that wraps."""
 
     def __init__(self) -> None:
         self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
@@ -156,13 +130,7 @@ class FilmStrip:
         self.box.add_class("dreamo-block")
 
     def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
-        """Show pictures, newest first; those that stay keep their place, so that only new ones are sent.
-
-        Returns
-        -------
-        bool
-            Whether all of them are shown; False while some thumbnails are still to be made.
-        """
+        """Show pictures, newest first; those that stay keep their place, so that only new ones are sent."""
         shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
         thumbnails = SHARED.of((caption.path for caption in shown), n_new=n_new)
         self._settle(shown)
@@ -190,20 +158,7 @@ _BLOCKS: Final = ("heading", "progress", "money", "problem", "errors", "notices"
 
 
 class Panel:
-    """The widgets of one panel: what they show, and the outputs that show them.
-
-    Parameters
-    ----------
-    batch : Controlled
-        The run that is shown and held.
-
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        What is displayed; closing it ends the panel.
-    wake : threading.Event
-        Set when there is something to paint at once.
-    """
+    """The widgets of one panel: what they show, and the outputs that show them."""
 
     def __init__(self, batch: Controlled) -> None:
         self.batch = batch
@@ -224,18 +179,7 @@ class Panel:
         return self.box.comm is None
 
     def paint(self, *, n_new: int = _N_NEW) -> bool:
-        """Show the run as it is now; what has not changed is not sent.
-
-        Parameters
-        ----------
-        n_new : int
-            Thumbnails to make at most; the others follow the next time.
-
-        Returns
-        -------
-        bool
-            Whether that was its last state, as far as can be told.
-        """
+        """Show the run as it is now; what has not changed is not sent."""
         try:
             view = view_of(self.batch.status, can_control=self.batch.can_control)
         except Exception as error:  # noqa: BLE001 - the user must see it, and the next look may succeed

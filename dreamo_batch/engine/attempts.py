@@ -78,11 +78,6 @@ class Order:
     """One order of a job; `order` counts from 1, times are Unix seconds, money is exact decimal text.
 
     Fields carry the names of `dreamo_batch.columns.ORDERS`.
-
-    Examples
-    --------
-    >>> Order("a1", 1).stage.value
-    'unsent'
     """
 
     job_id: str
@@ -129,13 +124,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an order at a time, with the fields it sets.
-
-    Examples
-    --------
-    >>> Event(Kind.ACCEPTED, "a1", 1, 12.0, {"task_id": "t"}).kind.value
-    'accepted'
-    """
+    """Something that happened to an order at a time, with the fields it sets."""
 
     kind: Kind
     job_id: str
@@ -194,29 +183,7 @@ _RULES: Final[Mapping[Kind, _Rule]] = {
 
 
 def advance(order: Order, event: Event) -> Order:
-    """Apply one event to its order.
-
-    Parameters
-    ----------
-    order : Order
-        The order as known; a fresh one for an order never met.
-    event : Event
-        What happened.
-
-    Returns
-    -------
-    Order
-
-    Raises
-    ------
-    ImpossibleEvent
-        If the event can't follow the order's stage.
-
-    Examples
-    --------
-    >>> advance(Order("a1", 1), Event(Kind.SENDING, "a1", 1, 5.0, {})).sent_at
-    5.0
-    """
+    """Apply one event to its order."""
     rule = _RULES[event.kind]
     changes = dict(rule.resets or ())
     if rule.stage is not None:
@@ -236,14 +203,6 @@ class State:
     """All orders of a run directory, by job, in the order they were made, and the cap they stand under.
 
     `cap` is exact decimal text in USD; None where there is none.
-
-    Examples
-    --------
-    >>> state = State()
-    >>> state.apply(Event(Kind.SENDING, "a1", 1, 5.0, {})).stage.value
-    'sending'
-    >>> state.deciding("a1").order
-    1
     """
 
     def __init__(self, orders: Iterable[Order] = (), cap: str | None = None) -> None:
@@ -305,12 +264,6 @@ def deciding(orders: tuple[Order, ...]) -> Order | None:
 
     That is the last one completed, whatever became of a later one. Without one it is the latest, or if that came to
     nothing, the last one under way.
-
-    Examples
-    --------
-    >>> made, refused = Order("a", 1, Stage.COMPLETED), Order("a", 2, Stage.REFUSED)
-    >>> deciding((made, refused)).order, deciding((refused,)).order, deciding(())
-    (1, 2, None)
     """
     if not orders:
         return None
@@ -321,37 +274,17 @@ def deciding(orders: tuple[Order, ...]) -> Order | None:
 
 
 def next_number(orders: tuple[Order, ...]) -> int:
-    """Give the number the next create of a job is sent under; one that never became an order is used again.
-
-    Examples
-    --------
-    >>> next_number((Order("a", 1, Stage.FAILED),)), next_number((Order("a", 1, Stage.REFUSED),))
-    (2, 1)
-    """
+    """Give the number the next create of a job is sent under; one that never became an order is used again."""
     if orders and orders[-1].stage in _SENDABLE:
         return orders[-1].order
     return len(orders) + 1
 
 
 def is_unresolved_cost(order: Order) -> bool:
-    """Whether money may be gone, or be about to go, without a cost being known.
-
-    Examples
-    --------
-    >>> is_unresolved_cost(Order("a", 1, Stage.AMBIGUOUS))
-    True
-    """
+    """Whether money may be gone, or be about to go, without a cost being known."""
     return order.stage in ORDERED and order.cost is None and not is_unbilled(order)
 
 
 def is_unbilled(order: Order) -> bool:
-    """Whether an order ended without a picture and is known to have cost nothing.
-
-    Examples
-    --------
-    >>> is_unbilled(Order("a", 1, Stage.FAILED, may_have_been_billed=False))
-    True
-    >>> is_unbilled(Order("a", 1, Stage.FAILED, may_have_been_billed=False, cost="0.03"))
-    False
-    """
+    """Whether an order ended without a picture and is known to have cost nothing."""
     return order.stage is Stage.FAILED and order.may_have_been_billed is False and order.cost is None

@@ -25,13 +25,7 @@ Verdict = Literal["go", "wait", "stop"]
 
 
 def money(text: str | float | Decimal | None) -> Decimal | None:
-    """Read an exact amount; None for what is not a finite amount of at least zero, or of more digits than money has.
-
-    Examples
-    --------
-    >>> money("0.0286"), money(""), money(0.1)
-    (Decimal('0.0286'), None, Decimal('0.1'))
-    """
+    """Read an exact amount; None for what is not a finite amount of at least zero, or of more digits than money has."""
     try:
         amount = Decimal(str(text).strip())
     except InvalidOperation:
@@ -43,65 +37,24 @@ def money(text: str | float | Decimal | None) -> Decimal | None:
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
-    """Add amounts up exactly.
-
-    Examples
-    --------
-    >>> total([Decimal("0.1")] * 3)
-    Decimal('0.3')
-    """
+    """Add amounts up exactly."""
     with localcontext(EXACT):
         return sum(amounts, ZERO) or ZERO  # nothing is 0, not 0.0000
 
 
 def times(n: int, amount: Decimal) -> Decimal:
-    """Multiply an amount exactly.
-
-    Examples
-    --------
-    >>> times(3, Decimal("0.1"))
-    Decimal('0.3')
-    """
+    """Multiply an amount exactly."""
     with localcontext(EXACT):
         return n * amount
 
 
 def text(amount: Decimal) -> str:
-    """Write an amount without an exponent.
-
-    Examples
-    --------
-    >>> text(Decimal("1E-7"))
-    '0.0000001'
-    """
+    """Write an amount without an exponent."""
     return format(amount, "f")
 
 
 class Budget:
-    """What was spent and is reserved in a run directory, against a cap.
-
-    Parameters
-    ----------
-    cap : Decimal or None
-        USD that spent + reserved never passes; None for no cap.
-    max_new : Decimal or None
-        USD that this call may add to what was spent and reserved before it; None for no such limit.
-    price : Decimal or None
-        USD a create reserves, until a higher price is seen; None if unknown.
-    n_pilot : int
-        Orders allowed under a cap in the directory's life that were sent before any price was known.
-    orders : iterable of Order
-        Everything ever ordered in the directory.
-
-    Examples
-    --------
-    >>> budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
-    >>> budget.verdict()
-    'go'
-    >>> budget.change(None, Order("a", 1, Stage.SENDING, reserved="0.03"))
-    >>> budget.verdict(), str(budget.reserved)
-    ('wait', '0.03')
-    """
+    """What was spent and is reserved in a run directory, against a cap."""
 
     def __init__(
         self,
@@ -188,36 +141,17 @@ class Budget:
 
 
 def price_of(order: Order) -> Decimal | None:
-    """Give what an order shows of the price: the cost of one that completed.
-
-    Examples
-    --------
-    >>> price_of(Order("a", 1, Stage.COMPLETED, cost="0.0286"))
-    Decimal('0.0286')
-    """
+    """Give what an order shows of the price: the cost of one that completed."""
     return money(order.cost) if order.stage is Stage.COMPLETED else None
 
 
 def highest_price(orders: Iterable[Order]) -> Decimal | None:
-    """Give the highest price seen; None if none was.
-
-    Examples
-    --------
-    >>> highest_price([]) is None
-    True
-    """
+    """Give the highest price seen; None if none was."""
     return max((price for order in orders if (price := price_of(order)) is not None), default=None)
 
 
 def possibly_billed(orders: Iterable[Order]) -> Decimal | None:
-    """Add up what orders that may have been billed without a known cost hold back; None if one has no price.
-
-    Examples
-    --------
-    >>> doubtful = Order("a", 1, Stage.AMBIGUOUS, may_have_been_billed=True)
-    >>> possibly_billed([doubtful]) is None
-    True
-    """
+    """Add up what orders that may have been billed without a known cost hold back; None if one has no price."""
     held = [
         money(order.reserved) for order in orders if is_unresolved_cost(order) and order.may_have_been_billed
     ]

@@ -54,14 +54,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clocks.
-
-    Examples
-    --------
-    >>> clock = SystemClock()
-    >>> clock.monotonic() <= clock.monotonic()
-    True
-    """
+    """The machine's own clocks."""
 
     def monotonic(self) -> float:
         """Seconds that only ever grow."""
@@ -111,15 +104,7 @@ class Assignment:
 
 
 class Coordinator:
-    """Keeps ledger, budget and schedule in step; see the module.
-
-    Parameters
-    ----------
-    ledger, budget, schedule, effects, clock
-        What it works with.
-    assignment : Assignment
-        What this call is to do.
-    """
+    """Keeps ledger, budget and schedule in step; see the module."""
 
     def __init__(
         self,
@@ -721,11 +706,5 @@ def _reason(failure: Failure | None) -> str:
 
 
 def status_of(order: Order | None) -> str:
-    """Give the status of a job by the order that says how it stands.
-
-    Examples
-    --------
-    >>> status_of(None)
-    'pending'
-    """
+    """Give the status of a job by the order that says how it stands."""
     return columns.PENDING if order is None else STATUS_OF[order.stage]

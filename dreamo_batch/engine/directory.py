@@ -73,28 +73,7 @@ class Kept:
 
 
 class Strays:
-    """The file of one run for what its journal can't take; made with the first order.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The run directory as it was called when it was opened.
-    folder_fd : int or None
-        The open directory itself, wherever it is now.
-    service : str
-        Name of the service the orders were sent to.
-    entropy : str
-        What the run drew its seeds from.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> Strays(folder, None, "loopback", "00").write([Order("a1", 1, Stage.ACCEPTED, task_id="t")])
-    >>> [order.task_id for kept in read(folder) for order in kept.orders]
-    ['t']
-    """
+    """The file of one run for what its journal can't take; made with the first order."""
 
     def __init__(self, path: Path, folder_fd: int | None, service: str, entropy: str) -> None:
         self._path = path
@@ -103,13 +82,7 @@ class Strays:
         self._fd: int | None = None
 
     def write(self, orders: Iterable[Order]) -> None:
-        """Append orders as they stand now, durably.
-
-        Raises
-        ------
-        OSError
-            If no place takes them.
-        """
+        """Append orders as they stand now, durably."""
         lines = b"".join(_line(self._run | {"order": asdict(order)}) for order in orders)
         if not lines:
             return
@@ -152,13 +125,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> tuple[Kept, ...]:
-    """Read the strays of a run directory.
-
-    Raises
-    ------
-    LedgerDamaged
-        If a line other than an unfinished last one was altered.
-    """
+    """Read the strays of a run directory."""
     found = []
     for path in files(folder):
         try:
@@ -194,16 +161,7 @@ def remove(kept: Kept) -> None:
 
 
 def fold(state: State, strays: Iterable[Order]) -> list[Event]:
-    """Fold strays into a state, and give the events that did it; what the state knows already adds none.
-
-    Examples
-    --------
-    >>> state = State([Order("a", 1, Stage.AMBIGUOUS, sent_at=5.0)])
-    >>> [event.kind.value for event in fold(state, [Order("a", 1, Stage.ACCEPTED, task_id="t", sent_at=5.0)])]
-    ['accepted']
-    >>> fold(state, [Order("a", 1, Stage.ACCEPTED, task_id="t", sent_at=5.0)])
-    []
-    """
+    """Fold strays into a state, and give the events that did it; what the state knows already adds none."""
     added: list[Event] = []
     for stray in strays:
         for event in _events(state, stray):
@@ -311,40 +269,7 @@ class Saved:
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
-    """Check a picture and put it in the run directory.
-
-    Parameters
-    ----------
-    content : bytes
-        What the output URL gave; JPEG, PNG or WebP.
-    name : str
-        Of the file, made of the job's id; neither the server nor the table can choose it.
-    run_dir : pathlib.Path
-        The run directory.
-    folder : str
-        Folder in it.
-
-    Returns
-    -------
-    Saved
-
-    Raises
-    ------
-    NotAPicture
-        If the bytes are not a whole picture of a known format.
-    OSError
-        If the disk does not take it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> buffer = io.BytesIO()
-    >>> Image.new("RGB", (8, 4)).save(buffer, "PNG")
-    >>> save(buffer.getvalue(), "a1", Path(tempfile.mkdtemp())).path
-    'images/a1.png'
-    """
+    """Check a picture and put it in the run directory."""
     suffix, width_px, height_px = look(content)
     path = run_dir / folder / f"{name}.{suffix}"
     path.parent.mkdir(exist_ok=True)
@@ -354,20 +279,7 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
 
 
 def look(content: bytes) -> tuple[str, int, int]:
-    """Decode a picture once and give its suffix, width and height in px.
-
-    Raises
-    ------
-    NotAPicture
-        If it can't be decoded, or is of another format.
-
-    Examples
-    --------
-    >>> look(b"<html>busy</html>")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.engine.directory.NotAPicture: expected JPEG, PNG or WEBP, got 17 bytes starting b'<html>busy</html>'
-    """
+    """Decode a picture once and give its suffix, width and height in px."""
     try:
         formats = contract.OUTPUT_FORMATS.value
         with opened(io.BytesIO(content), formats=formats, pixels_max=PICTURE_PIXELS_MAX) as picture:
@@ -380,14 +292,7 @@ def look(content: bytes) -> tuple[str, int, int]:
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
-    """Whether a saved picture is still there with its size; its bytes are not read.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> is_in_place(Path("runs/none"), "images/a1.png", 10)
-    False
-    """
+    """Whether a saved picture is still there with its size; its bytes are not read."""
     if path is None:
         return False
     try:
@@ -418,32 +323,7 @@ _PATIENCE_S: Final = 0.5  # longer than the moment in which a reader asks whethe
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `run.json` holds: whose directory it is and how the last call went; never the key.
-
-    Attributes
-    ----------
-    schema : int
-        Version of the directory's format.
-    package_version : str
-        Version of this package that wrote last.
-    service : str
-        ``"loopback"`` or ``"host:port"``.
-    entropy : str
-        Hex digits that seeds are drawn from.
-    generation : int
-        How often the ledger was opened for writing.
-    table_id : str or None
-        Which table `jobs.parquet` and `results.parquet` belong to.
-    settings : dict
-        Options of the last call.
-    reconciliation : dict
-        Rows in and rows accounted for at the end of the last call.
-
-    Examples
-    --------
-    >>> Manifest(service="loopback", entropy="00").generation
-    0
-    """
+    """What `run.json` holds: whose directory it is and how the last call went; never the key."""
 
     service: str
     entropy: str
@@ -468,13 +348,7 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
 
 
 class RunDirectory:
-    """Paths of a run directory, its manifest and its lock.
-
-    Examples
-    --------
-    >>> RunDirectory("runs/first").images.name
-    'images'
-    """
+    """Paths of a run directory, its manifest and its lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.given = path_given("run_dir", path)
@@ -519,13 +393,7 @@ class RunDirectory:
         return self.results.exists() or (self.images.is_dir() and any(self.images.iterdir()))
 
     def read_manifest(self) -> Manifest | None:
-        """Read `run.json`; None where it is missing or can't be read.
-
-        Raises
-        ------
-        DirectoryError
-            If it was written by a newer version of this package.
-        """
+        """Read `run.json`; None where it is missing or can't be read."""
         try:
             fields = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             refuse_newer(int(fields["schema"]), self.path)
@@ -543,13 +411,7 @@ class RunDirectory:
         self._manifest = manifest
 
     def update_manifest(self, **changes: Any) -> Manifest:
-        """Change some fields of `run.json`.
-
-        Raises
-        ------
-        LedgerDamaged
-            If there is none to change, and this object never wrote one that can stand in for it.
-        """
+        """Change some fields of `run.json`."""
         manifest = self.read_manifest() or self._manifest
         if manifest is None:
             raise LedgerDamaged(f"{self.path / MANIFEST} is gone; run again on this directory to rebuild it.")
@@ -558,32 +420,14 @@ class RunDirectory:
         return manifest
 
     def make(self) -> None:
-        """Make the folder, if it is not there.
-
-        Raises
-        ------
-        DirectoryError
-            If the path is no folder.
-        OSError
-            If the folder can't be made.
-        """
+        """Make the folder, if it is not there."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise DirectoryError(f"{self.path} is not a folder; give another run directory.") from None
 
     def lock(self) -> None:
-        """Become the one writer.
-
-        Raises
-        ------
-        DirectoryLocked
-            If another process is; the message names it.
-        DirectoryError
-            If the path is no folder.
-        OSError
-            If the folder can't be made or written to.
-        """
+        """Become the one writer."""
         self.make()
         owner = self._owner()
         lock = filelock.FileLock(self.path / LOCK, thread_local=False)
@@ -634,13 +478,7 @@ class RunDirectory:
         return not self._is_lost
 
     def refuse_loss(self) -> None:
-        """Refuse to go on in a folder that another writer could not find, or could take for its own.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the directory or its lock was moved or deleted since `lock`.
-        """
+        """Refuse to go on in a folder that another writer could not find, or could take for its own."""
         if self.is_lost():
             raise FileNotFoundError(
                 errno.ENOENT, "it, or its lock, was moved or deleted under the running run", str(self.path)
@@ -689,13 +527,7 @@ class RunDirectory:
 
 
 def is_same_place(before: str, now: str) -> bool:
-    """Whether a directory is the one it was, not a copy; a device may have another number after it was mounted again.
-
-    Examples
-    --------
-    >>> is_same_place("8-20-21", "8-20-33"), is_same_place("8-20-21", "9-20-21"), is_same_place("8-20-21", "8-40-41")
-    (True, True, False)
-    """
+    """Whether a directory is the one it was, not a copy; a device may get another number when mounted again."""
     if not before:
         return True
     (device, folder, lock), (device_now, folder_now, lock_now) = before.split("-"), now.split("-")
@@ -703,13 +535,7 @@ def is_same_place(before: str, now: str) -> bool:
 
 
 def new_entropy() -> str:
-    """Draw the digits that a run's seeds come from.
-
-    Examples
-    --------
-    >>> len(new_entropy())
-    32
-    """
+    """Draw the digits that a run's seeds come from."""
     return secrets.token_hex(16)
 
 
@@ -769,19 +595,7 @@ class Meta:
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
-    """Write the state, and a row for each job that was never ordered.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Temporary file to fill; see `dreamo_batch.files.replace`.
-    state : State
-        All orders.
-    pending : iterable of str
-        Ids of the jobs of the table; those without orders get a row with `order` missing.
-    meta : Meta
-        Stored in the file's metadata.
-    """
+    """Write the state, and a row for each job that was never ordered."""
     table = to_arrow(state, pending)
     note = asdict(meta) | {_N_ROWS: table.num_rows}
     metadata = {_META: _sealed(json.dumps(note).encode())}
@@ -790,13 +604,7 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
 
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
-    """Lay the orders out as an Arrow table with the columns of `dreamo_batch.columns.ORDERS`.
-
-    Examples
-    --------
-    >>> to_arrow(State([Order("a1", 1, Stage.ACCEPTED)]), ["a1", "b2"]).column("stage").to_pylist()
-    ['accepted', 'pending']
-    """
+    """Lay the orders out as an Arrow table with the columns of `dreamo_batch.columns.ORDERS`."""
     never = [job_id for job_id in pending if not state.of(job_id)]
     orders = list(state)
     arrays = [pa.array(chain(_cells(orders, f), _absent(never, f)), f.type) for f in SCHEMA]
@@ -804,25 +612,13 @@ def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Give the orders as a DataFrame with the dtypes of `dreamo_batch.columns.ORDERS`.
-
-    Examples
-    --------
-    >>> to_frame(to_arrow(State())).dtypes["order"]
-    Int64Dtype()
-    """
+    """Give the orders as a DataFrame with the dtypes of `dreamo_batch.columns.ORDERS`."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
     return frame
 
 
 def read_table(path: Path) -> tuple[pa.Table, Meta]:
-    """Read a checkpoint whole.
-
-    Raises
-    ------
-    One of UNREADABLE
-        If the file is missing, cut short, altered, or not a checkpoint.
-    """
+    """Read a checkpoint whole."""
     # Opened once: a reader never mixes the file with the one that replaces it. Opened by Arrow, whose threads may
     # still let go of what they read while the interpreter ends, and must not need it for that.
     with pa.OSFile(str(path)) as file:
@@ -838,38 +634,19 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
 
 
 def read_meta(path: Path) -> Meta:
-    """Read only what a checkpoint says of itself.
-
-    Raises
-    ------
-    One of UNREADABLE
-        As for `read_table`.
-    """
+    """Read only what a checkpoint says of itself."""
     note = _note(pq.read_schema(path))
     del note[_N_ROWS]
     return Meta(**note)
 
 
 def read_version(path: Path) -> int:
-    """Read only the format of a checkpoint, which every version of this package puts in the same place.
-
-    Raises
-    ------
-    One of UNREADABLE
-        As for `read_table`.
-    """
+    """Read only the format of a checkpoint, which every version of this package puts in the same place."""
     return int(_note(pq.read_schema(path))["schema"])
 
 
 def to_state(table: pa.Table) -> State:
-    """Rebuild the orders from an Arrow table.
-
-    Examples
-    --------
-    >>> state = State([Order("a1", 1, Stage.ACCEPTED, task_id="t")])
-    >>> to_state(to_arrow(state, ["b2"])) == state
-    True
-    """
+    """Rebuild the orders from an Arrow table."""
     state = State()
     readers = (_reader(field)(table.column(field.name)) for field in SCHEMA)
     for cells in zip(*readers, strict=True):
@@ -943,13 +720,7 @@ _PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(order-)?\d+)?\.\w+")
 
 
 def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
-    """Refuse a ledger that does not know what the directory shows as bought.
-
-    Raises
-    ------
-    LedgerDamaged
-        If a saved picture or a row of the results has no order in the ledger; the message names the first.
-    """
+    """Refuse a ledger that does not know what the directory shows as bought."""
     for trace in unknown_purchases(directory, state):
         raise LedgerDamaged(
             f"{trace} in {directory.path} shows that a picture was bought, but the ledger does not know of it: lines "
@@ -959,15 +730,7 @@ def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
 
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
-    """Name what shows a purchase that the ledger does not know of.
-
-    Examples
-    --------
-    >>> from dreamo_batch.engine.directory import RunDirectory
-    >>> from dreamo_batch.engine.attempts import State
-    >>> list(unknown_purchases(RunDirectory("runs/none"), State()))
-    []
-    """
+    """Name what shows a purchase that the ledger does not know of."""
     for path in pictures(directory):
         if not state.of(path.stem.partition("-")[0]):
             yield f"images/{path.name}"
@@ -1119,13 +882,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
 
 
 def read_jobs(path: Path) -> StoredTable:
-    """Read the table of the last call.
-
-    Raises
-    ------
-    DirectoryError
-        If there is none, or it can't be read.
-    """
+    """Read the table of the last call."""
     frame, meta = read_frame(path)
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
@@ -1173,13 +930,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> Non
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a frame that `write_frame` wrote, and its metadata.
-
-    Raises
-    ------
-    DirectoryError
-        If it is missing or can't be read.
-    """
+    """Read a frame that `write_frame` wrote, and its metadata."""
     try:
         # Opened once, so that it is never mixed with the one that replaces it, and by Arrow (see `checkpoint`).
         with pa.OSFile(str(path)) as file:

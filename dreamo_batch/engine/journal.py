@@ -39,19 +39,7 @@ class End:
 
 
 class EndNote:
-    """Keeps the note of an open journal; where the disk refuses it, the one before stays.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> note = EndNote(folder, 3)
-    >>> note.write(120)
-    >>> note.close()
-    >>> read(folder)
-    End(number=3, n_bytes=120)
-    """
+    """Keeps the note of an open journal; where the disk refuses it, the one before stays."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._number = number
@@ -74,14 +62,7 @@ class EndNote:
 
 
 def read_end(folder: Path) -> End | None:
-    """Read the note; None where there is none that can be trusted.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> read(Path("runs/none")) is None
-    True
-    """
+    """Read the note; None where there is none that can be trusted."""
     try:
         match = _NOTE.fullmatch((folder / END_NAME).read_bytes())
     except OSError:
@@ -131,14 +112,7 @@ class Contents:
 
 
 def path_of(folder: Path, number: int) -> Path:
-    """Give the path of a journal by its number.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> path_of(Path("x"), 7).name
-    'journal-000007.jsonl'
-    """
+    """Give the path of a journal by its number."""
     return folder / f"journal-{number:06d}.jsonl"
 
 
@@ -149,19 +123,7 @@ def numbers(folder: Path) -> list[int]:
 
 
 class Journal:
-    """An open journal file. `append` buffers, `commit` makes what was appended durable.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with Journal(folder, Header(1, 1, 1, "00", "loopback")) as journal:
-    ...     journal.append([Event(Kind.SENDING, "a1", 1, 5.0, {})])
-    ...     journal.commit()
-    >>> read(path_of(folder, 1)).events[0].job_id
-    'a1'
-    """
+    """An open journal file. `append` buffers, `commit` makes what was appended durable."""
 
     def __init__(self, folder: Path, header: Header) -> None:
         self.header = header
@@ -195,14 +157,7 @@ class Journal:
         self._line({"cap": cap, "at": at})
 
     def commit(self) -> None:
-        """Write and fsync all that was appended; one fsync serves them all.
-
-        Raises
-        ------
-        OSError
-            If the disk does not take it. The file is cut back to what was durable, at once or before the next
-            write, and the same lines are written by the next call.
-        """
+        """Write and fsync all that was appended; one fsync serves them all."""
         if not self._waiting:
             return
         data = b"".join(self._waiting)
@@ -264,13 +219,7 @@ class Journal:
 
 
 def read(path: Path) -> Contents:
-    """Read a journal file.
-
-    Raises
-    ------
-    LedgerDamaged
-        If a line other than an unfinished last one does not fit.
-    """
+    """Read a journal file."""
     content = path.read_bytes()
     lines = content.split(b"\n")
     torn = lines.pop()

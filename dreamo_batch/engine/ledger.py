@@ -84,13 +84,7 @@ class Recovered:
     def folded(
         self, is_wanted: NDArray[np.bool_] | None = None, service: str | None = None
     ) -> tuple[State, list[Event]]:
-        """Fold everything as `state` does, and give the events that strays add to what the journals hold.
-
-        Raises
-        ------
-        LedgerDamaged
-            If an event can't follow what is known of its order.
-        """
+        """Fold everything as `state` does, and give the events that strays add to what the journals hold."""
         try:
             snapshot = self.snapshot
             if snapshot is not None and is_wanted is not None:
@@ -108,31 +102,7 @@ class Recovered:
 
 
 def read(folder: Path) -> Recovered:
-    """Read a ledger that may be written to at the same time.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The run directory.
-
-    Returns
-    -------
-    Recovered
-
-    Raises
-    ------
-    LedgerDamaged
-        If what is left of the ledger can't show all that was bought.
-    OSError
-        If the disk does not let it be read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> read(Path(tempfile.mkdtemp())).last_number
-    0
-    """
+    """Read a ledger that may be written to at the same time."""
     for _ in range(_READ_TRIES):
         before = journal.numbers(folder)
         try:
@@ -296,13 +266,7 @@ def _is_of_same_run(meta: Meta, header: journal.Header) -> bool:
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
-    """Give what a directory draws its seeds from, without opening it; None for a new one.
-
-    Raises
-    ------
-    DirectoryError
-        If the disk does not let it be read.
-    """
+    """Give what a directory draws its seeds from, without opening it; None for a new one."""
     manifest = directory.read_manifest()
     if manifest is not None:
         return manifest.entropy
@@ -318,34 +282,7 @@ def peek_entropy(directory: RunDirectory) -> str | None:
 
 
 class Ledger:
-    """The open ledger of a run directory: the one place that writes what was ordered.
-
-    Parameters
-    ----------
-    directory : RunDirectory
-        Locked by the caller.
-    service : str
-        Name of the service this call talks to.
-    entropy : str, optional
-        What this call drew its seeds from.
-
-    Raises
-    ------
-    LedgerDamaged
-        If what is left of the ledger can't show all that was bought.
-    OtherService
-        If the directory belongs to another service.
-    DirectoryError
-        If `entropy` is not that of a directory in use.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> ledger = Ledger(RunDirectory(tempfile.mkdtemp()), "loopback")
-    >>> ledger.generation
-    1
-    >>> ledger.close(pending=[])
-    """
+    """The open ledger of a run directory: the one place that writes what was ordered."""
 
     def __init__(self, directory: RunDirectory, service: str, entropy: str | None = None) -> None:
         self.directory = directory
@@ -394,14 +331,7 @@ class Ledger:
             self.state.cap = cap
 
     def commit(self) -> None:
-        """Make everything recorded durable.
-
-        Raises
-        ------
-        OSError
-            If the disk is full, read-only or gone, or the directory is no longer where it was. In the latter case
-            everything is kept among the strays all the same, which the next opening folds in.
-        """
+        """Make everything recorded durable."""
         if not self.directory.is_lost():  # else the journal may be somebody else's to go on from
             try:
                 self._journal.commit()
@@ -432,13 +362,7 @@ class Ledger:
         return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, len(self.state))
 
     def checkpoint(self, pending: Iterable[str]) -> None:
-        """Start a new journal and write the state so far beside it.
-
-        Raises
-        ------
-        OSError
-            If the disk does not take it. The ledger goes on in a journal that no checkpoint covers.
-        """
+        """Start a new journal and write the state so far beside it."""
         self.commit()
         covered = self._journal.header.number
         fresh = self._open_journal(covered + 1, self._journal.checksum)
@@ -447,14 +371,7 @@ class Ledger:
         self._cover(covered, pending, is_followed=True)
 
     def close(self, pending: Iterable[str]) -> None:
-        """Write a last checkpoint and close.
-
-        Raises
-        ------
-        OSError
-            If the disk does not take it; `abandon` closes all the same. What the journal alone did not take may
-            be in the checkpoint then, and is no longer among what is `unwritten`.
-        """
+        """Write a last checkpoint and close."""
         try:
             self.commit()
         except OSError:
@@ -476,13 +393,7 @@ class Ledger:
         self._strays.close()
 
     def adopt(self, pending: Iterable[str]) -> None:
-        """Make a copy of a run directory one of its own, that may buy.
-
-        Raises
-        ------
-        OSError
-            If the disk does not take it.
-        """
+        """Make a copy of a run directory one of its own, that may buy."""
         self._place, self.is_copy = self.directory.place(), False
         self.checkpoint(pending)
 
@@ -573,13 +484,7 @@ def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> 
 
 
 def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> None:
-    """Refuse to mix the results of two services.
-
-    Raises
-    ------
-    OtherService
-        If the directory belongs to a service other than the one asked for.
-    """
+    """Refuse to mix the results of two services."""
     if known != asked:
         raise OtherService(
             f"{directory.path} belongs to the service {known}, and this call would use {asked}. Results of two "
@@ -588,13 +493,7 @@ def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> Non
 
 
 def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) -> None:
-    """Refuse a table whose seeds were drawn for another directory: every seedless row would be bought again.
-
-    Raises
-    ------
-    DirectoryError
-        If another call made the directory after this one had looked.
-    """
+    """Refuse a table whose seeds were drawn for another directory: every seedless row would be bought again."""
     if used not in (None, known):
         raise DirectoryError(
             f"{directory.path} was made by another call while this one prepared its table; run the same call again."

@@ -42,15 +42,6 @@ class PollTimes:
     which tasks of its age end, asking every ``sqrt(2 * c / h)`` is best, where one poll is worth the delay
     ``c``. Until two latencies were seen, intervals grow with the task's age from 0.2 s up to what the vendor's
     own client uses.
-
-    Examples
-    --------
-    >>> import random
-    >>> times = PollTimes(random.Random(0))
-    >>> for latency_s in (8.0, 10.0, 12.5) * 20:
-    ...     times.learn(latency_s, unfinished_s=latency_s)
-    >>> 6 < times.due_in(age_s=0.0) < 8, 0.3 < times.due_in(age_s=10.0) < 0.8
-    (True, True)
     """
 
     def __init__(self, source: random.Random) -> None:
@@ -98,13 +89,7 @@ class PollTimes:
 
 
 def hazard(age_s: float, mean: float, deviation: float) -> float:
-    """Rate, in 1/s, at which tasks of an age end, for a log-normal with such logarithms.
-
-    Examples
-    --------
-    >>> round(hazard(1.0, 0.0, 1.0), 3)
-    0.798
-    """
+    """Rate, in 1/s, at which tasks of an age end, for a log-normal with such logarithms."""
     z = (math.log(age_s) - mean) / deviation
     surviving = 0.5 * math.erfc(z / math.sqrt(2))
     if surviving < _TAIL:  # far out, where the quotient below loses its digits, the rate tends to this
@@ -114,14 +99,7 @@ def hazard(age_s: float, mean: float, deviation: float) -> float:
 
 
 class TokenBucket:
-    """A rate limit: at most `rate` a second, with bursts of a tenth of a second's worth.
-
-    Examples
-    --------
-    >>> bucket = TokenBucket(10.0)
-    >>> bucket.take(now=0.0), bucket.take(now=0.0), round(bucket.ready_at(0.0), 3)
-    (True, False, 0.1)
-    """
+    """A rate limit: at most `rate` a second, with bursts of a tenth of a second's worth."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -161,19 +139,6 @@ class Window:
     A 429 shows how many it takes: the window closes to what is in flight. It is tried at once whether one more is
     taken; after that it opens by one after a number of accepted creates that doubles each time it was refused, so
     that a service with a fixed cap is asked for more ever more rarely.
-
-    Examples
-    --------
-    >>> window = Window(8)
-    >>> window.refused(n_in_flight=3)
-    >>> window.size
-    3
-    >>> window.open_once()
-    >>> window.refused(n_in_flight=3)
-    >>> for _ in range(40):
-    ...     window.accepted(n_in_flight=3)
-    >>> window.size
-    4
     """
 
     _HOLD_FIRST: Final = 20
@@ -222,17 +187,7 @@ class Window:
 
 
 class BackOff:
-    """Waiting times that double, jittered, up to a cap; a word from the service takes their place.
-
-    Examples
-    --------
-    >>> import random
-    >>> back_off = BackOff(random.Random(0), first_s=1.0, cap_s=30.0)
-    >>> back_off.next(asked_s=7.0)
-    7.0
-    >>> 1.5 < back_off.next() < 2.5
-    True
-    """
+    """Waiting times that double, jittered, up to a cap; a word from the service takes their place."""
 
     def __init__(self, source: random.Random, *, first_s: float, cap_s: float) -> None:
         self._random = source
@@ -267,17 +222,6 @@ class Pace:
     Refused, it falls to a little less than what was answered in the last ten seconds. It rises again by a step after
     a number of requests that had to wait for it: steps double while they succeed, and the number doubles each time
     they are refused, so that a service with a fixed rate is tried ever more rarely.
-
-    Examples
-    --------
-    >>> pace = Pace()
-    >>> for n in range(40):
-    ...     pace.answered(now=n / 10)
-    >>> pace.refused(now=4.0)
-    >>> round(pace.rate, 1)
-    9.5
-    >>> pace.take(now=4.0), pace.is_ready(now=4.0), round(pace.ready_at(now=4.0), 2)
-    (True, False, 4.11)
     """
 
     _OVER_S: Final = 10.0
@@ -368,23 +312,7 @@ class _Doubt:
 
 
 class Quota:
-    """Follows what is sent, taken and refused, and says whether more may be sent.
-
-    Parameters
-    ----------
-    source : random.Random
-        For jitter.
-    n_most : int
-        Tasks at the service at once that the user allows.
-
-    Examples
-    --------
-    >>> import random
-    >>> quota = Quota(random.Random(0), n_most=8)
-    >>> quota.refused(now=0.0, n_tasks=2, asked_s=3.0, create=("a", 1))
-    >>> quota.window.size, quota.is_open(now=2.9), quota.ready_at(now=2.9)
-    (2, False, 3.0)
-    """
+    """Follows what is sent, taken and refused, and says whether more may be sent."""
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
         self.window = Window(n_most)
@@ -515,31 +443,7 @@ Mood = Literal["open", "down", "trial"]
 
 
 class Outage:
-    """Follows answers and failures, and says what may be sent.
-
-    Parameters
-    ----------
-    back_off : BackOff
-        Spaces the probes.
-    patience_s : float
-        How long the service may stay away before the run gives up.
-
-    Examples
-    --------
-    >>> import random
-    >>> from dreamo_batch.engine.pacing import BackOff
-    >>> outage = Outage(BackOff(random.Random(0), first_s=0.2, cap_s=30), patience_s=900)
-    >>> outage.failed(now=10.0, is_create=True)
-    >>> outage.mood
-    'down'
-    >>> outage.probed(now=11.0, is_there=True)
-    >>> outage.mood
-    'trial'
-    >>> outage.tried()
-    >>> outage.answered(is_create=True)
-    >>> outage.mood
-    'open'
-    """
+    """Follows answers and failures, and says what may be sent."""
 
     def __init__(self, back_off: BackOff, *, patience_s: float) -> None:
         self.mood: Mood = "open"
@@ -631,29 +535,7 @@ _PATIENCE_MIN_S: Final = 60.0  # who does not wait for tasks still waits for a q
 
 
 class Standstill:
-    """Follows refusals and answers, and says when waiting is worth a word, and when it is over.
-
-    Parameters
-    ----------
-    patience_s : float
-        How long nothing may be taken before the run gives up; a minute at least.
-
-    Examples
-    --------
-    >>> standstill = Standstill(patience_s=900)
-    >>> standstill.refused(now=10.0)
-    >>> standstill.is_lasting(now=20.0, until=25.0), standstill.is_lasting(now=20.0, until=70.0)
-    (False, True)
-    >>> standstill.is_hopeless(now=911.0)
-    True
-    >>> standstill.answered()
-    >>> standstill.is_hopeless(now=911.0)
-    False
-    >>> hasty = Standstill(patience_s=1)
-    >>> hasty.refused(now=10.0)
-    >>> hasty.is_hopeless(now=60.0), hasty.is_hopeless(now=70.0)
-    (False, True)
-    """
+    """Follows refusals and answers, and says when waiting is worth a word, and when it is over."""
 
     def __init__(self, *, patience_s: float) -> None:
         self.since: float | None = None

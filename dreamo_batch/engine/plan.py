@@ -70,28 +70,7 @@ class Decision:
 
 
 def decide(orders: tuple[Order, ...], options: Options, run_dir: Path | None) -> Decision:
-    """Decide what happens to one job.
-
-    Parameters
-    ----------
-    orders : tuple of Order
-        All its orders so far.
-    options : Options
-        What may be ordered again.
-    run_dir : pathlib.Path or None
-        Where its picture would be.
-
-    Returns
-    -------
-    Decision
-
-    Examples
-    --------
-    >>> decide((), Options(), None).action
-    'new'
-    >>> decide((Order("a", 1, Stage.AMBIGUOUS),), Options(), None).reason
-    'may have been ordered: resolve it, or have it sent again'
-    """
+    """Decide what happens to one job."""
     latest = deciding(orders)
     if latest is None:
         return Decision(NEW, "not ordered yet", is_ordered=True)
@@ -139,14 +118,7 @@ def assignment(
 
 
 def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignment:
-    """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs.
-
-    Examples
-    --------
-    >>> both = [(("a", 1), False), (("b", 1), False)]
-    >>> fetching_only(Assignment({}, {}, 0, [("c", 1)], [], both), {"b"}).to_save
-    [(('b', 1), False)]
-    """
+    """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs."""
     to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
     return replace(assignment, to_order=(), to_save=to_save, max_attempts=1, may_order=False)
 
@@ -161,13 +133,7 @@ def table(
     unit_cost: Decimal | None,
     nearly: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN`; costs in USD, missing where no price is known.
-    """
+    """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found."""
     decisions = {job_id: decide(state.of(job_id), options, run_dir) for job_id in prepared.jobs}
     for job_id, what in (nearly or {}).items():
         decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {what}")
@@ -188,28 +154,14 @@ def table(
 
 
 def warnings_of(prepared: Prepared, to_order: Collection[Key]) -> tuple[str, ...]:
-    """Say what should be known of the jobs that are about to be ordered.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.prepare import Prepared
-    >>> prepared = Prepared({}, pd.DataFrame(), pd.DataFrame(), frozenset({"a", "b"}))
-    >>> warnings_of(prepared, [("a", 1), ("c", 1)])
-    ('use_rephraser is on in seed sweeps (rows: 1): ...',)
-    """
+    """Say what should be known of the jobs that are about to be ordered."""
     n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
     said = misnamed_columns(prepared) if to_order else ()
     return (*said, rephrased_warning(n)) if n else said
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
-    """Find jobs never ordered that nearly equal one of the last table that was.
-
-    Returns
-    -------
-    dict of str to str
-        Job to what the difference is.
-    """
+    """Find jobs never ordered that nearly equal one of the last table that was."""
     fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
     if jobs_path is None or not fresh or not any(True for _ in state):
         return {}
@@ -223,13 +175,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
 
 
 def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
-    """Say how many rows are about to be bought although they nearly equal a bought one.
-
-    Examples
-    --------
-    >>> nearly_bought_warnings(["new; nearly equals a bought row; differs only in the query of its link"])
-    ('1 row to be bought nearly equals a bought one (differs only in the query of its link): see plan().',)
-    """
+    """Say how many rows are about to be bought although they nearly equal a bought one."""
     told = Counter(
         reason.rpartition(_NEARLY)[2].partition("; ")[0] for reason in reasons if _NEARLY in reason
     )
@@ -260,15 +206,7 @@ def _is_paid(order: Order) -> bool:
 
 
 def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
-    """Say which columns are named nearly like one that is read, and whether they are taken for it.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.prepare import prepare
-    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": "a cat", "seeds": 7})
-    >>> misnamed_columns(prepare(table, entropy="e"))
-    ("Ignored column 'seeds'; did you mean 'seed'.",)
-    """
+    """Say which columns are named nearly like one that is read, and whether they are taken for it."""
     problems = prepared.problems
     if columns.CODE not in problems:
         return ()
@@ -276,14 +214,7 @@ def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
 
 
 def rephrased_warning(n: int) -> str:
-    """Say that seed sweeps leave the rephraser on.
-
-    Examples
-    --------
-    >>> rephrased_warning(8)
-    'use_rephraser is on in seed sweeps (rows: 8): the service may rewrite their prompts differently. Set it to false
-    to compare seeds.'
-    """
+    """Say that seed sweeps leave the rephraser on."""
     return (
         f"use_rephraser is on in seed sweeps (rows: {n}): the service may rewrite their prompts differently. "
         "Set it to false to compare seeds."
@@ -391,20 +322,7 @@ Amount = float | str | Decimal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Options of `run` that are not about the service; see there.
-
-    Raises
-    ------
-    UsageError
-        If one can't be used; the message names it.
-
-    Examples
-    --------
-    >>> RunOptions(max_in_flight=0)
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.UsageError: max_in_flight must be at least 1, not 0
-    """
+    """Options of `run` that are not about the service; see there."""
 
     max_cost: Amount | None = None
     max_new_cost: Amount | None = None
@@ -439,13 +357,7 @@ class RunOptions:
         _amount("unit_cost", self.unit_cost)
 
     def cap(self, stored: str | None) -> Decimal | None:
-        """Give the cap in force: given now, else the stored one; infinity lifts it.
-
-        Examples
-        --------
-        >>> RunOptions().cap("5"), RunOptions(max_cost=float("inf")).cap("5")
-        (Decimal('5'), None)
-        """
+        """Give the cap in force: given now, else the stored one; infinity lifts it."""
         if self.max_cost is None:
             return money(stored)
         return money(self.max_cost)  # None for infinity
@@ -470,20 +382,7 @@ class RunOptions:
 
 
 def flag(name: str, value: object) -> None:
-    """Refuse an argument that is neither True nor False.
-
-    Raises
-    ------
-    UsageError
-        The message names the argument.
-
-    Examples
-    --------
-    >>> flag("progress", "no")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.UsageError: progress must be True or False, not 'no'
-    """
+    """Refuse an argument that is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise UsageError(f"{name} must be True or False, not {value!r}")
 

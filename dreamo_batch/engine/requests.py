@@ -51,13 +51,7 @@ class ImageGone(OSError):  # noqa: N818 - it names what happened to the file
 
 
 class Payloads:
-    """Builds the request of a job; safe to share between threads.
-
-    Examples
-    --------
-    >>> Payloads().n_cached_bytes
-    0
-    """
+    """Builds the request of a job; safe to share between threads."""
 
     def __init__(self, max_bytes: int = _CACHE_BYTES_MAX, wall: Callable[[], float] = time.time) -> None:
         self.n_cached_bytes = 0
@@ -67,15 +61,7 @@ class Payloads:
         self._lock = threading.Lock()
 
     def request(self, job: Job) -> Request:
-        """Build the request of a job.
-
-        Raises
-        ------
-        ImageChanged
-            If the file's bytes are not those of the plan.
-        ImageGone
-            If the file can't be read, or the link has expired.
-        """
+        """Build the request of a job."""
         is_url = job.image.kind == "url"
         if is_url:
             self._refuse_expired(job.image.sent_location)
@@ -184,13 +170,7 @@ def sending(
     before: Order | None = None,
     inputs: str | None = None,
 ) -> Event:
-    """About to send a create; `before` is the order as earlier tries left it, `inputs` what is ordered, as JSON.
-
-    Examples
-    --------
-    >>> sending(("a", 1), 5.0, seed=7, reserved="0.03").fields["seed_sent"]
-    7
-    """
+    """About to send a create; `before` is the order as earlier tries left it, `inputs` what is ordered, as JSON."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
     return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs)
 
@@ -266,14 +246,7 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
 
 
 def is_retryable(order: Order) -> bool:
-    """Whether a failed task is worth a new order and is known to have cost nothing.
-
-    Examples
-    --------
-    >>> known = {"task_id": "t1", "error_class": "creation_error", "may_have_been_billed": False}
-    >>> [is_retryable(Order("a", 1, Stage.FAILED, cost=cost, **known)) for cost in (None, "0.03")]
-    [True, False]
-    """
+    """Whether a failed task is worth a new order and is known to have cost nothing."""
     if order.stage is not Stage.FAILED or order.task_id is None:
         return False
     if order.may_have_been_billed or money(order.cost):
@@ -378,23 +351,7 @@ logger = logging.getLogger(__name__)
 
 
 class Effects:
-    """Makes one request and gives its answer as a value; safe to share between threads.
-
-    Parameters
-    ----------
-    client : Client
-        The service.
-    run_dir : pathlib.Path
-        Where pictures go.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from dreamo_batch.service.client import Client
-    >>> with Client(base_url="http://127.0.0.1:9") as client:
-    ...     Effects(client, Path("runs/x")).probe().is_there
-    False
-    """
+    """Makes one request and gives its answer as a value; safe to share between threads."""
 
     def __init__(self, client: Client, run_dir: Path) -> None:
         self._client = client

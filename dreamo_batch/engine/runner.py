@@ -42,17 +42,7 @@ class Session:
 
 
 def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Session:
-    """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous.
-
-    Raises
-    ------
-    DirectoryLocked
-        If another process works on it.
-    LedgerDamaged, OtherService, DirectoryError
-        See `dreamo_batch.engine.ledger.Ledger`.
-    StorageFailed
-        If the directory can't be written to.
-    """
+    """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous."""
     with ExitStack() as undo:
         try:
             directory.lock()
@@ -81,14 +71,6 @@ class Workers:
 
     Daemons, so that a request stuck in the network never keeps the process alive; what must be waited for
     at exit is waited for by the runner.
-
-    Examples
-    --------
-    >>> workers = Workers(2)
-    >>> workers.do(lambda: "done")
-    >>> workers.mailbox.get(timeout=5)
-    'done'
-    >>> workers.stop()
     """
 
     def __init__(self, n: int, mailbox: queue.SimpleQueue[Any] | None = None) -> None:
@@ -165,22 +147,6 @@ class Runner:
     """Works on a run directory in a thread, for as long as there is a call to work off.
 
     It is begun with a question: where that leads to no call, the directory is closed again.
-
-    Parameters
-    ----------
-    directory : RunDirectory
-        The run directory; opened in the thread.
-
-    Attributes
-    ----------
-    coordinator : Coordinator or None
-        Of the call that is worked off.
-    session : Session or None
-        The open run directory.
-    error : BaseException or None
-        What nobody foresaw.
-    is_resting, is_closed : threading.Event
-        Whether everything known is on disk and nothing more is sent; whether the directory is closed again.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -208,13 +174,7 @@ class Runner:
         return self._pid != os.getpid()
 
     def refuse_fork(self) -> None:
-        """Refuse to do anything for a run of the process that this one was forked off.
-
-        Raises
-        ------
-        DirectoryLocked
-            If that is so.
-        """
+        """Refuse to do anything for a run of the process that this one was forked off."""
         if self.is_of_parent:
             raise of_parent(self.directory.path, self._pid)
 
@@ -230,12 +190,6 @@ class Runner:
         """Have something done or read in the runner's thread, between two events, and wait for it.
 
         Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
-
-        Returns
-        -------
-        Future
-            Done with what `do` returned or raised; cancelled, and `do` never called, if the runner ended, or the
-            time was over, before it came to that.
         """
         self.refuse_fork()
         question = _Question(do)
@@ -424,25 +378,6 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
     """Have something done in the one thread that works on a directory; begins it where there is none.
 
     It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
-
-    Parameters
-    ----------
-    directory : RunDirectory
-        The run directory.
-    do : callable
-        Called with the runner, in its thread.
-    timeout_s : float
-        Seconds to wait for the thread to come to it.
-
-    Returns
-    -------
-    object
-        What `do` returned; what it raised is raised.
-
-    Raises
-    ------
-    DirectoryLocked
-        If an earlier call is still busy with the disk; the question is withdrawn.
     """
     until = time.monotonic() + timeout_s
     while True:

@@ -67,13 +67,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much at once.
-
-    Examples
-    --------
-    >>> Limits(max_in_flight=8, n_workers=16).n_creating
-    14
-    """
+    """How much at once."""
 
     max_in_flight: int = 8
     n_workers: int = 16
@@ -92,30 +86,7 @@ class Limits:
 
 
 class Schedule:
-    """Decides what a free worker does next.
-
-    Parameters
-    ----------
-    limits : Limits
-        How much at once.
-    budget : Budget
-        Asked before every create.
-    seed : int
-        For jitter.
-
-    Examples
-    --------
-    >>> from dreamo_batch.engine.budget import Budget
-    >>> schedule = Schedule(Limits(max_in_flight=1), Budget())
-    >>> schedule.add_jobs([("a", 1), ("b", 1)])
-    >>> schedule.next_action(now=0.0)
-    Action(do=<Do.CREATE: 'create'>, key=('a', 1))
-    >>> schedule.next_action(now=0.0) is None
-    True
-    >>> schedule.accepted(("a", 1), now=0.1)
-    >>> schedule.next_action(now=0.5).do.value
-    'poll'
-    """
+    """Decides what a free worker does next."""
 
     def __init__(self, limits: Limits, budget: Budget, *, seed: int = 0) -> None:
         source = random.Random(seed)

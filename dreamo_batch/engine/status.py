@@ -33,14 +33,7 @@ _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A run at one moment: rows by status, money in USD.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> Snapshot({"completed": 3, "pending": 1}, Decimal("0.09"), Decimal(0), None, 0).n_settled
-    3
-    """
+    """A run at one moment: rows by status, money in USD."""
 
     by_status: Mapping[str, int]
     spent_usd: Decimal
@@ -82,12 +75,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Shows nothing; lines go to the log, and how far the run is at most every 30 s.
-
-    Examples
-    --------
-    >>> Silent().say("3 rows")
-    """
+    """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pace = _Pace(clock)
@@ -108,18 +96,7 @@ class Silent:
 
 
 class Lines:
-    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once.
-
-    Parameters
-    ----------
-    clock, now : callable
-        Give seconds, and the date.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> Lines().update(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0))
-    """
+    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once."""
 
     def __init__(
         self,
@@ -152,28 +129,6 @@ class Bar:
 
     Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
     gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
-
-    Parameters
-    ----------
-    first : Snapshot
-        How the run starts.
-    n_before : int
-        Settled rows that are left out of the count.
-    clock : callable
-        Gives seconds.
-    **options
-        Passed on to tqdm.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> import io
-    >>> out = io.StringIO()
-    >>> bar = Bar(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0), file=out)
-    >>> bar.update(Snapshot({"pending": 1, "completed": 1}, Decimal("0.03"), Decimal(0), None, 0))
-    >>> bar.close()
-    >>> "1/2" in out.getvalue(), "spent=$0.03" in out.getvalue()
-    (True, True)
     """
 
     def __init__(
@@ -252,20 +207,7 @@ class Bar:
 
 
 class Shown:
-    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone.
-
-    Parameters
-    ----------
-    first : Snapshot
-        How the run starts.
-    n_before : int
-        Settled rows that a bar leaves out of its count.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> Shown(Snapshot({"pending": 2}, Decimal(0), Decimal(0), None, 0)).close()
-    """
+    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
         def bar() -> Progress:
@@ -382,14 +324,7 @@ def _displayed(container: Any) -> Any:
 
 
 def postfix(snapshot: Snapshot) -> str:
-    """Tell money, failures and what is in flight in a few words.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> postfix(Snapshot({"failed": 2}, Decimal("0.0286"), Decimal(0), Decimal(5), 3))
-    'spent=$0.0286/5, failed=2, in flight=3'
-    """
+    """Tell money, failures and what is in flight in a few words."""
     cap = "" if snapshot.max_cost_usd is None else f"/{snapshot.max_cost_usd.normalize(EXACT):f}"
     parts = [f"spent=${dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
     if snapshot.by_status.get(columns.AMBIGUOUS):
@@ -400,14 +335,7 @@ def postfix(snapshot: Snapshot) -> str:
 
 
 def dollars(amount: Decimal) -> str:
-    """Write an amount for reading, with at most four decimals.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> dollars(Decimal("0.028571428")), dollars(Decimal("12"))
-    ('0.0286', '12')
-    """
+    """Write an amount for reading, with at most four decimals."""
     if "." not in f"{amount:f}":
         return f"{amount:f}"
     return f"{amount.quantize(_SHOWN_USD, context=EXACT):f}".rstrip("0").rstrip(".")

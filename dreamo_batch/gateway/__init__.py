@@ -1,12 +1,4 @@
-"""The local gateway: a stand-in for the service, for notebooks, the demo and tests.
-
-Examples
---------
->>> from dreamo_batch.gateway import LocalGateway
->>> with LocalGateway(engine="flat") as gateway:
-...     gateway.base_url.rpartition(":")[0]
-'http://127.0.0.1'
-"""
+"""The local gateway: a stand-in for the service, for notebooks, the demo and tests."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""What the gateway answers when all is well: payloads as the contract has them, and how they become bytes.
-
-Examples
---------
->>> answer = json_answer({"id": "c0"})
->>> answer.status, answer.body
-(200, b'{"id": "c0"}')
-"""
+"""What the gateway answers when all is well: payloads as the contract has them, and how they become bytes."""
 
 from __future__ import annotations
 
@@ -37,13 +30,7 @@ _MARK = "#exact#"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer: status, body, its type, and further headers.
-
-    Examples
-    --------
-    >>> Answer(204, b"", "text/plain").headers
-    {}
-    """
+    """One HTTP answer: status, body, its type, and further headers."""
 
     status: int
     body: bytes
@@ -53,38 +40,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ExactNumber:
-    """A decimal number that goes into JSON as it is written, digit for digit.
-
-    Examples
-    --------
-    >>> json_answer({"cost": ExactNumber("0.02860")}).body
-    b'{"cost": 0.02860}'
-    """
+    """A decimal number that goes into JSON as it is written, digit for digit."""
 
     text: str
 
 
 def json_answer(payload: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Make an answer of a payload.
-
-    Parameters
-    ----------
-    payload : object
-        What `json` can write, and `ExactNumber` in it.
-    status : int
-        HTTP status.
-    headers : mapping or None
-        Beside the content type.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> json_answer({"cost": None}, 404).status
-    404
-    """
+    """Make an answer of a payload."""
     numbers: list[str] = []
 
     def mark(value: ExactNumber) -> str:
@@ -98,50 +60,12 @@ def json_answer(payload: Any, status: int = 200, headers: Mapping[str, str] | No
 
 
 def created(task: Task) -> dict[str, Any]:
-    """Answer a create.
-
-    Parameters
-    ----------
-    task : Task
-        As accepted.
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
-    >>> task = Task("c0", "d" * 64, "a fox", -1, 512, 512, True, "e" * 64, 7, 0.5, 0.5, 3.0, "0.01")
-    >>> created(task)
-    {'id': 'c0', 'created_at': 0, 'status': 'in_progress', 'model': 'spark_dreamo'}
-    """
+    """Answer a create."""
     return _head(task, IN_PROGRESS)
 
 
 def polled(task: Task, now: float, discount: str, url: str) -> dict[str, Any]:
-    """Answer a poll.
-
-    Parameters
-    ----------
-    task : Task
-        The task.
-    now : float
-        Unix seconds.
-    discount : str
-        As a JSON number.
-    url : str
-        Where the picture is, if it is completed.
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
-    >>> task = Task("c0", "d" * 64, "a fox", -1, 512, 512, True, "e" * 64, 7, 0.0, 0.0, 4.0, "0.01")
-    >>> polled(task, 1.0, "1", "")["progress"]
-    0.25
-    """
+    """Answer a poll."""
     state = task.state(now)
     payload = _head(task, state) | {"metadata": {"in_queue_at": round(task.starts_at - task.accepted_at, 3)}}
     if state == IN_PROGRESS:
@@ -161,28 +85,7 @@ def polled(task: Task, now: float, discount: str, url: str) -> dict[str, Any]:
 
 
 def precharged(cost: str, discount: str, digest: str, now: float) -> dict[str, Any]:
-    """Answer the question for a price.
-
-    Parameters
-    ----------
-    cost : str
-        USD, exact decimal text.
-    discount : str
-        As a JSON number.
-    digest : str
-        Of the request.
-    now : float
-        Unix seconds.
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
-    >>> precharged("0.0286", "1", "d" * 64, 0.0)["data"]["cost"]
-    '0.0286'
-    """
+    """Answer the question for a price."""
     data = {
         "billing_model": "per_image",
         "cost": cost,
@@ -197,17 +100,7 @@ def precharged(cost: str, discount: str, digest: str, now: float) -> dict[str, A
 
 
 def cache_miss() -> dict[str, Any]:
-    """Answer the question for a price when there is none.
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
-    >>> cache_miss()["data"]["reason"]
-    'COST_CACHE_MISS'
-    """
+    """Answer the question for a price when there is none."""
     data = {"cost": None, "currency": "USD", "model": contract.MODEL, "reason": "COST_CACHE_MISS"}
     return {"status": "failed", "data": data}
 
@@ -247,32 +140,7 @@ def error_answer(
     headers: Mapping[str, str] | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Make an answer that tells of an error.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status.
-    code : str
-        The service's code, digits only.
-    message : str
-        A sentence.
-    shape : str
-        One of `faults.ERROR_SHAPES`, or ``"list"``.
-    headers : mapping or None
-        Such as Retry-After.
-    fields : mapping or None
-        Added to the body's top level.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> error_answer(502, "502", "", shape="html").media_type
-    'text/html'
-    """
+    """Make an answer that tells of an error."""
     if shape == "html":
         return Answer(status, HTML, "text/html", headers or {})
     if shape == "empty":
@@ -286,28 +154,7 @@ _NOT_FINISHED: Final = {word for word, state in contract.STATUS_WORDS.items() if
 
 
 def vary(payload: Payload, strike: Strike | None, now: float) -> Payload:
-    """Give a payload in the spelling that a fault asks for.
-
-    Parameters
-    ----------
-    payload : dict
-        The right answer to a create, poll or precharge.
-    strike : Strike or None
-        What strikes; whatever does not change a spelling changes nothing here.
-    now : float
-        Unix seconds.
-
-    Returns
-    -------
-    dict
-        The same dict if nothing changes, else another one.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.faults import read_strike
-    >>> vary({"status": "completed", "output": []}, read_strike("poll", "not_yet"), now=0.0)
-    {'status': 'in_progress', 'progress': 0.9}
-    """
+    """Give a payload in the spelling that a fault asks for."""
     if strike is None or strike.fault.effect != Effect.VARY:
         return payload
     name, word = strike.fault.name, strike.fault.word
@@ -401,29 +248,7 @@ _PROMISED_BYTES: Final = 100
 
 
 def faulty_answer(strike: Strike, stage: Stage, path: str, now: float) -> Answer:
-    """Give what a fault answers instead of the right thing.
-
-    Parameters
-    ----------
-    strike : Strike
-        A fault whose effect is to answer something else.
-    stage : {"create", "poll", "precharge", "download"}
-        What was asked.
-    path : str
-        Where a redirect points to.
-    now : float
-        Unix seconds, for a Retry-After with a date.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.faults import read_strike
-    >>> faulty_answer(read_strike("create", "http_429_seconds"), "create", "/", now=0.0).headers
-    {'Retry-After': '1'}
-    """
+    """Give what a fault answers instead of the right thing."""
     status, word = strike.fault.status, strike.fault.word
     if word in _SPECIAL:
         return _SPECIAL[word](status)
@@ -440,60 +265,17 @@ def faulty_answer(strike: Strike, stage: Stage, path: str, now: float) -> Answer
 
 
 def expired_link() -> Answer:
-    """Answer as a store of files does once a link is over.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> expired_link().status
-    403
-    """
+    """Answer as a store of files does once a link is over."""
     return Answer(403, _EXPIRED, "application/xml")
 
 
 def cut(answer: Answer) -> Answer:
-    """Give the first half of an answer, as if it were all.
-
-    Parameters
-    ----------
-    answer : Answer
-        The right answer.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> cut(Answer(200, b'{"id": "c0"}')).body
-    b'{"id":'
-    """
+    """Give the first half of an answer, as if it were all."""
     return dataclasses.replace(answer, body=answer.body[: (len(answer.body) + 1) // 2])
 
 
 def miscounted(answer: Answer, *, promises_too_much: bool) -> bytes:
-    """Write down an answer with a wrong Content-Length.
-
-    Parameters
-    ----------
-    answer : Answer
-        The right answer.
-    promises_too_much : bool
-        Whether more bytes are promised than come, or less.
-
-    Returns
-    -------
-    bytes
-        Head and body as they go over the wire.
-
-    Examples
-    --------
-    >>> miscounted(Answer(200, b"12345678"), promises_too_much=False).splitlines()[2]
-    b'content-length: 4'
-    """
+    """Write down an answer with a wrong Content-Length."""
     n_bytes = len(answer.body) + _PROMISED_BYTES if promises_too_much else len(answer.body) // 2
     lines = (
         f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",

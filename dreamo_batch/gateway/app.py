@@ -67,18 +67,7 @@ BODY_BYTES_MAX = 8 * 2**20
 
 
 class Halt(Exception):  # noqa: N818 - it is an answer on its way out
-    """Ends a request with an answer.
-
-    Parameters
-    ----------
-    answer : Answer
-        What the client gets.
-
-    Examples
-    --------
-    >>> Halt(error_answer(401, "401", "no key")).answer.status
-    401
-    """
+    """Ends a request with an answer."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -89,16 +78,6 @@ class Door:
     """Lets in whoever has the key.
 
     Checked in each endpoint, not by FastAPI's dependencies, which would cost a tenth of a request.
-
-    Parameters
-    ----------
-    api_key : str
-        The key.
-
-    Examples
-    --------
-    >>> Door("secret")
-    <Door>
     """
 
     def __init__(self, api_key: str) -> None:
@@ -108,18 +87,7 @@ class Door:
         return "<Door>"
 
     def check(self, request: Request) -> None:
-        """Check the key of a request.
-
-        Parameters
-        ----------
-        request : Request
-            The request.
-
-        Raises
-        ------
-        Halt
-            With 401 if it has not the key.
-        """
+        """Check the key of a request."""
         given = request.headers.get("authorization", "").encode("latin-1")
         # The scheme's letters may have any case, the key's may not.
         if not hmac.compare_digest(given[:7].lower() + given[7:], self._credentials):
@@ -127,22 +95,7 @@ class Door:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read a request's body, up to the limit.
-
-    Parameters
-    ----------
-    request : Request
-        The request.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    Halt
-        With 413 if it is too large, 415 if it is packed (and so might unpack to anything).
-    """
+    """Read a request's body, up to the limit."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Halt(error_answer(415, "415", "send the body as it is, without Content-Encoding"))
     chunks, n_bytes = [], int(request.headers.get("content-length", "0"))
@@ -159,40 +112,12 @@ async def read_body(request: Request) -> bytes:
 
 
 def plain(answer: Answer) -> Response:
-    """Make a response of an answer as it is.
-
-    Parameters
-    ----------
-    answer : Answer
-        What to say.
-
-    Returns
-    -------
-    Response
-
-    Examples
-    --------
-    >>> plain(error_answer(404, "404", "no such file")).status_code
-    404
-    """
+    """Make a response of an answer as it is."""
     return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
 
 
 class Hangup(Response):
-    """Closes the connection, after some raw bytes if there are any; no HTTP answer of its own.
-
-    Parameters
-    ----------
-    transport : asyncio.Transport or None
-        The connection, None if the client has left already.
-    raw : bytes
-        What the client sees before the end.
-
-    Examples
-    --------
-    >>> Hangup(None).body
-    b''
-    """
+    """Closes the connection, after some raw bytes if there are any; no HTTP answer of its own."""
 
     def __init__(self, transport: asyncio.Transport | None, raw: bytes = b"") -> None:
         super().__init__()
@@ -209,22 +134,7 @@ class Hangup(Response):
 
 
 class Delivery:
-    """Turns answers into responses, with the faults that strike on the way.
-
-    Parameters
-    ----------
-    transports : dict
-        The open connections.
-    clock : callable
-        Gives Unix seconds.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.answers import Answer
-    >>> delivery = Delivery({}, clock=lambda: 0.0)
-    >>> asyncio.run(delivery.deliver(Answer(200, b"{}"), None, "poll", Request({"type": "http"}))).body
-    b'{}'
-    """
+    """Turns answers into responses, with the faults that strike on the way."""
 
     def __init__(self, transports: Transports, clock: Callable[[], float]) -> None:
         self._transports = transports
@@ -233,23 +143,7 @@ class Delivery:
     async def deliver(
         self, answer: Answer, strike: Strike | None, stage: Stage, request: Request
     ) -> Response:
-        """Make a response of an answer, or what a fault leaves of it.
-
-        Parameters
-        ----------
-        answer : Answer
-            The right answer; of no meaning if the fault strikes before there is one.
-        strike : Strike or None
-            What strikes.
-        stage : {"create", "poll", "precharge", "download"}
-            What was asked.
-        request : Request
-            Tells which connection it is.
-
-        Returns
-        -------
-        Response
-        """
+        """Make a response of an answer, or what a fault leaves of it."""
         if strike is None:
             return plain(answer)
         match strike.fault.effect:
@@ -280,28 +174,7 @@ GATEWAY_DESCRIPTION = (
 
 
 def make_app(parts: Iterable[Part], settings: Settings, clock: Callable[[], float]) -> ASGIApp:
-    """Put the application together.
-
-    Parameters
-    ----------
-    parts : iterable of Part
-        The endpoints; those asked most often first, since routes are tried in turn.
-    settings : Settings
-        Holds the cap on requests.
-    clock : callable
-        Gives Unix seconds.
-
-    Returns
-    -------
-    callable
-        The ASGI application.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.desk import Settings
-    >>> make_app([], Settings(), time.time).title
-    'Local gateway of spark_dreamo'
-    """
+    """Put the application together."""
     app = _Described(
         title="Local gateway of spark_dreamo",
         description=GATEWAY_DESCRIPTION,
@@ -323,17 +196,7 @@ class Part(Protocol):
 
 
 class RequestCap:
-    """Answers 429 to what is over the requests a second, whatever it asks; /local stays open to the tests.
-
-    Parameters
-    ----------
-    app : callable
-        The application behind it.
-    settings : Settings
-        Holds the cap.
-    clock : callable
-        Gives Unix seconds, for a Retry-After with a date.
-    """
+    """Answers 429 to what is over the requests a second, whatever it asks; /local stays open to the tests."""
 
     def __init__(self, app: ASGIApp, settings: Settings, clock: Callable[[], float]) -> None:
         self._app = app
@@ -377,31 +240,13 @@ PAGE_SIZE_MAX = 100
 
 
 class Models:
-    """The endpoints that describe the model.
-
-    Parameters
-    ----------
-    base_url : str
-        Where orders go.
-
-    Examples
-    --------
-    >>> import asyncio
-    >>> asyncio.run(Models("http://127.0.0.1:8000").spec("other")).status_code
-    404
-    """
+    """The endpoints that describe the model."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the endpoints to an application.
-
-        Parameters
-        ----------
-        app : FastAPI
-            The application.
-        """
+        """Add the endpoints to an application."""
         app.add_api_route(contract.MODELS_PATH.value, self.listed, responses=described(good=SKILL))
         spec_answers = described(good=SKILL) | {404: refused(SKILL)}
         app.add_api_route(contract.SPEC_PATH.value, self.spec, responses=spec_answers)
@@ -492,21 +337,7 @@ NO_ANSWER = Answer(500, b"")
 
 
 class Ordering:
-    """The endpoints, bound to one gateway.
-
-    Parameters
-    ----------
-    door : Door
-        Checks the key.
-    desk : Desk
-        Does the business.
-    references : References
-        Keeps the reference pictures.
-    plan : FaultPlan
-        Says what goes wrong.
-    delivery : Delivery
-        Brings the answers out.
-    """
+    """The endpoints, bound to one gateway."""
 
     def __init__(
         self, door: Door, desk: Desk, references: References, plan: FaultPlan, delivery: Delivery
@@ -518,13 +349,7 @@ class Ordering:
         self._delivery = delivery
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the endpoints to an application.
-
-        Parameters
-        ----------
-        app : FastAPI
-            The application.
-        """
+        """Add the endpoints to an application."""
         app.add_api_route(
             contract.CREATE_PATH.value,
             self.create,
@@ -601,21 +426,7 @@ _FILE_ANSWERS: Responses = {
 
 
 class Retrieval:
-    """The endpoints, bound to one gateway.
-
-    Parameters
-    ----------
-    door : Door
-        Checks the key, except for files: links are public.
-    desk : Desk
-        Does the business.
-    plan : FaultPlan
-        Says what goes wrong.
-    delivery : Delivery
-        Brings the answers out.
-    pictures : Pictures
-        The finished pictures.
-    """
+    """The endpoints, bound to one gateway."""
 
     def __init__(
         self, door: Door, desk: Desk, plan: FaultPlan, delivery: Delivery, pictures: Pictures
@@ -627,13 +438,7 @@ class Retrieval:
         self._pictures = pictures
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the endpoints to an application.
-
-        Parameters
-        ----------
-        app : FastAPI
-            The application.
-        """
+        """Add the endpoints to an application."""
         task_answers = described(401, 404, good=POLLED)
         app.add_api_route(contract.TASK_PATH.value, self.poll, responses=task_answers, openapi_extra=GUARDED)
         app.add_api_route("/files/{name}", self.download, responses=_FILE_ANSWERS)
@@ -671,17 +476,7 @@ class Retrieval:
 
 
 class Backstage:
-    """The endpoints under /local.
-
-    Parameters
-    ----------
-    door : Door
-        Checks the key.
-    desk : Desk
-        Keeps the invoice.
-    plan : FaultPlan
-        The faults.
-    """
+    """The endpoints under /local."""
 
     def __init__(self, door: Door, desk: Desk, plan: FaultPlan) -> None:
         self._door = door
@@ -689,13 +484,7 @@ class Backstage:
         self._plan = plan
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the endpoints to an application.
-
-        Parameters
-        ----------
-        app : FastAPI
-            The application.
-        """
+        """Add the endpoints to an application."""
         app.add_api_route(
             "/local/invoice", self.invoice, responses=described(401, good=INVOICE), openapi_extra=GUARDED
         )
@@ -739,32 +528,7 @@ PICTURES, REFERENCES, TASKS = "pictures", "references", "tasks.sqlite"
 
 
 class Rooms:
-    """What belongs together while a gateway runs.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``tasks.sqlite``, ``pictures/`` and ``references/``; made if it is not there.
-    base_url : str
-        Where the gateway is.
-    settings : Settings
-        How it behaves.
-    engine : Engine
-        Makes the pictures.
-    clock : callable
-        Gives Unix seconds.
-
-    Examples
-    --------
-    >>> import asyncio, pathlib, tempfile, time
-    >>> from dreamo_batch.gateway.pictures import Flat
-    >>> from dreamo_batch.gateway.desk import Settings
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     rooms = Rooms(pathlib.Path(folder), "http://127.0.0.1:8000", Settings(), Flat(), time.time)
-    ...     asyncio.run(rooms.desk.invoice())
-    ...     rooms.close()
-    []
-    """
+    """What belongs together while a gateway runs."""
 
     server: ThreadedServer
 
@@ -789,20 +553,7 @@ class Rooms:
         self._files.close()
 
     def make_app(self, api_key: str, plan: FaultPlan) -> ASGIApp:
-        """Put the application together.
-
-        Parameters
-        ----------
-        api_key : str
-            The key that most endpoints ask for.
-        plan : FaultPlan
-            What goes wrong.
-
-        Returns
-        -------
-        callable
-            The ASGI application.
-        """
+        """Put the application together."""
         door, delivery = Door(api_key), Delivery(self.transports, self._clock)
         # What is asked most often comes first: routes are tried in turn.
         parts = (

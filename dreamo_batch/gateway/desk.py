@@ -1,12 +1,4 @@
-"""What an order costs, as exact decimal text.
-
-Examples
---------
->>> size_price(1328, 1328)
-'0.0286'
->>> size_price(1664, 936)
-'0.0252580055'
-"""
+"""What an order costs, as exact decimal text."""
 
 from __future__ import annotations
 
@@ -59,81 +51,19 @@ SMALLEST_USD = Decimal("1e-10")
 
 
 def size_price(width: int, height: int) -> str:
-    """Scale the page's price of a picture of the default size by the number of pixels.
-
-    Parameters
-    ----------
-    width, height : int
-        Size of the picture in pixels.
-
-    Returns
-    -------
-    str
-        USD as plain decimal text, at most ten decimals.
-
-    Examples
-    --------
-    >>> size_price(512, 512)
-    '0.004251183'
-    """
+    """Scale the page's price of a picture of the default size by the number of pixels."""
     share = Decimal(width * height) / contract.SIDE_DEFAULT_PX.value**2
     return format((DEFAULT_USD * share).quantize(SMALLEST_USD).normalize(), "f")
 
 
 def price_of(order: Order, price: Price) -> str:
-    """Give the price of one order under the gateway's setting.
-
-    Parameters
-    ----------
-    order : Order
-        What is drawn.
-    price : str, callable or None
-        Fixed text, a function of the order giving text, or None for a price by size.
-
-    Returns
-    -------
-    str
-        USD as decimal text.
-
-    Raises
-    ------
-    ValueError
-        If the text is not a plain, finite decimal number of at least 0.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.pictures import Order
-    >>> order = Order("a fox", seed=1, width=1328, height=1328, use_rephraser=True)
-    >>> price_of(order, None), price_of(order, "0.05"), price_of(order, lambda order: f"0.0{order.seed}")
-    ('0.0286', '0.05', '0.01')
-    """
+    """Give the price of one order under the gateway's setting."""
     text = size_price(order.width, order.height) if price is None else price
     return plain_decimal(text(order) if callable(text) else text)
 
 
 def plain_decimal(text: str) -> str:
-    """Check that a text is a plain decimal number, without sign or exponent.
-
-    Parameters
-    ----------
-    text : str
-        The number as text.
-
-    Returns
-    -------
-    str
-        The same text.
-
-    Raises
-    ------
-    ValueError
-        If it is anything else.
-
-    Examples
-    --------
-    >>> plain_decimal("0.0286")
-    '0.0286'
-    """
+    """Check that a text is a plain decimal number, without sign or exponent."""
     if not isinstance(text, str) or not text.isascii() or not text.replace(".", "", 1).isdigit():
         raise ValueError(f'Expected a plain decimal number as text, such as "0.0286", and got {text!r}.')
     return text
@@ -146,47 +76,7 @@ ErrorsAs = Literal["http", "task"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything about a gateway that does not change while it runs.
-
-    Attributes
-    ----------
-    latency : Latency
-        How long tasks take.
-    price : str, callable or None
-        What a task costs, see `pricing.price_of`.
-    discount : str
-        What is told beside the cost, a decimal number; the cost is not changed by it.
-    bills_failures : bool
-        Whether failed tasks cost their price, too.
-    precharge : {"price", "cache_miss", "missing"}
-        How the question for a price is answered: right, with COST_CACHE_MISS, or with 404.
-    errors_as : {"http", "task"}
-        Whether a bad parameter (001 to 004) is refused with HTTP 400, or accepted as a task that fails.
-    max_concurrent : int or None
-        Tasks that run at once.
-    when_full : {"refuse", "queue"}
-        Whether a task over that number is answered 429, or waits for a slot.
-    max_requests_per_s : float or None
-        Requests of any kind, above which the answer is 429.
-    retry_after : {"none", "seconds", "date", "body"}
-        How a 429 of these limits says when to come again.
-    links_live_s : float or None
-        Seconds that the link to a picture is good for after the poll that gave it; None for ever.
-    seed : int or None
-        Makes latencies and drawn seeds repeatable.
-
-    Raises
-    ------
-    ValueError
-        If one of them can't be.
-
-    Examples
-    --------
-    >>> Settings(retry_after="soon")
-    Traceback (most recent call last):
-    ...
-    ValueError: retry_after='soon' is not one of 'none', 'seconds', 'date', 'body'.
-    """
+    """Everything about a gateway that does not change while it runs."""
 
     latency: Latency = INSTANT
     price: Price = None
@@ -232,47 +122,14 @@ _KEPT = "%/:=&?~#+!$,;'@()*[]"
 
 
 class FetchFailed(Exception):  # noqa: N818 - it names what happened, in the service's own words
-    """A reference can't be had from its URL.
-
-    Examples
-    --------
-    >>> str(FetchFailed("404 from the image URL"))
-    'HTTP error response: 404 from the image URL'
-    """
+    """A reference can't be had from its URL."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"HTTP error response: {what}")
 
 
 async def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
-    """Fetch a file.
-
-    Parameters
-    ----------
-    url : str
-        http or https, the redirects included.
-    max_bytes : int
-        The most that is read.
-    timeout_s : float
-        Seconds for all of it.
-
-    Returns
-    -------
-    bytes
-        At most `max_bytes`.
-
-    Raises
-    ------
-    FetchFailed
-        If it can't be had within these limits.
-
-    Examples
-    --------
-    >>> asyncio.run(fetch("ftp://example.org/a.jpg", max_bytes=1000, timeout_s=5.0))
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.gateway.desk.FetchFailed: HTTP error response: the image URL leads to one that ...
-    """
+    """Fetch a file."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _follow(url, max_bytes)
@@ -358,30 +215,7 @@ _EXACT = Context(prec=1000)
 
 
 def invoice_line(task: Task, now: float) -> dict[str, Any]:
-    """Give one task as it stands on the invoice.
-
-    Parameters
-    ----------
-    task : Task
-        The task.
-    now : float
-        Unix seconds.
-
-    Returns
-    -------
-    dict
-        id, digest (see `tasks.request_digest`), prompt, seed (as ordered), seed_drawn, width, height (pixels),
-        use_rephraser, image (SHA-256), accepted_at (Unix seconds), latency_s (from its start
-        to its end), state, error_code (None unless it failed), price
-        (what it costs once completed), cost (so far, empty for nothing; both USD as exact decimal text) and billed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.tasks import Task
-    >>> task = Task("c0", "d" * 64, "a fox", -1, 512, 512, True, "e" * 64, 7, 0.0, 0.0, 3.0, "0.01", picture="f.jpg")
-    >>> [(line["state"], line["cost"], line["billed"]) for line in (invoice_line(task, 1.0), invoice_line(task, 3.0))]
-    [('in_progress', '', False), ('completed', '0.01', True)]
-    """
+    """Give one task as it stands on the invoice."""
     state, cost = task.state(now), task.cost(now)
     return {
         "id": task.task_id,
@@ -404,18 +238,7 @@ def invoice_line(task: Task, now: float) -> dict[str, Any]:
 
 
 def total(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Add up the costs of an invoice, to the last digit.
-
-    Parameters
-    ----------
-    lines : iterable of mapping
-        As `invoice_line` gives them.
-
-    Returns
-    -------
-    str
-        USD as plain decimal text.
-    """
+    """Add up the costs of an invoice, to the last digit."""
     costs = (Decimal(line["cost"]) for line in lines if line["cost"])
     return format(reduce(_EXACT.add, costs, Decimal(0)), "f")
 
@@ -427,11 +250,6 @@ class Pictures:
     """Keeps pictures; safe to use from several threads.
 
     What is cut off by a kill stays as a few dead bytes: only the store knows where pictures begin.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file is; it must exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -439,23 +257,7 @@ class Pictures:
         self._file = (folder / FILE_NAME).open("a+b", buffering=0)
 
     def keep(self, content: bytes) -> int:
-        """Add a picture.
-
-        Parameters
-        ----------
-        content : bytes
-            The picture's file.
-
-        Returns
-        -------
-        int
-            Where it begins, in bytes.
-
-        Raises
-        ------
-        OSError
-            If the disk has no room for it.
-        """
+        """Add a picture."""
         with self._lock:
             rest = memoryview(content)
             while rest:
@@ -463,20 +265,7 @@ class Pictures:
             return self._file.tell() - len(content)
 
     def read(self, start: int, n_bytes: int) -> bytes:
-        """Give a picture back.
-
-        Parameters
-        ----------
-        start : int
-            Where it begins.
-        n_bytes : int
-            Its size.
-
-        Returns
-        -------
-        bytes
-            Shorter if the file is.
-        """
+        """Give a picture back."""
         return os.pread(self._file.fileno(), n_bytes, start)
 
     def close(self) -> None:
@@ -499,20 +288,6 @@ class Threads:
     """Threads that take work until they are told to stop, also while the process ends.
 
     Those of `concurrent.futures` take none any more then, and a run that waits for its last answers would lose them.
-
-    Parameters
-    ----------
-    n : int
-        How many.
-    name : str
-        What they are called.
-
-    Examples
-    --------
-    >>> threads = Threads(1, "example")
-    >>> threads.submit(abs, -1).result()
-    1
-    >>> threads.shutdown()
     """
 
     def __init__(self, n: int, name: str) -> None:
@@ -548,24 +323,7 @@ class Threads:
 
 
 class Studio:
-    """Makes the pictures of accepted tasks.
-
-    Parameters
-    ----------
-    engine : Engine
-        Draws them.
-    store : Store
-        Is told how it went.
-    references : References
-        The reference pictures.
-    pictures : Pictures
-        Where finished pictures go.
-
-    Examples
-    --------
-    >>> SUFFIXES["image/jpeg"]
-    '.jpg'
-    """
+    """Makes the pictures of accepted tasks."""
 
     def __init__(self, engine: Engine, store: Store, references: References, pictures: Pictures) -> None:
         self._engine = engine
@@ -579,13 +337,7 @@ class Studio:
         self._is_closed = False
 
     def begin(self, task: Task) -> None:
-        """Begin the picture of a task.
-
-        Parameters
-        ----------
-        task : Task
-            As accepted, or as found by a restarted gateway.
-        """
+        """Begin the picture of a task."""
         if task.image_url is None:
             work: Work = self._threads.submit(self._draw, task, task.image)
         else:
@@ -594,15 +346,7 @@ class Studio:
         work.add_done_callback(lambda _: self._work.pop(task.task_id, None))
 
     async def wait_for(self, task_ids: Iterable[str], patience_s: float) -> None:
-        """Wait until pictures are made or have failed, but no longer than that.
-
-        Parameters
-        ----------
-        task_ids : iterable of str
-            The tasks; those that have ended already are no reason to wait.
-        patience_s : float
-            The longest wait in seconds.
-        """
+        """Wait until pictures are made or have failed, but no longer than that."""
         work = [found for task_id in task_ids if (found := self._work.get(task_id))]
         if work:
             await asyncio.wait([_awaitable(one) for one in work], timeout=patience_s)
@@ -685,28 +429,7 @@ PATIENCE_S = 10.0
 
 
 class Desk:
-    """Takes orders and tells of tasks; used on the gateway's event loop only.
-
-    Parameters
-    ----------
-    settings : Settings
-        How to behave.
-    store : Store
-        The tasks.
-    studio : Studio
-        Makes the pictures.
-    clock : callable
-        Gives Unix seconds; tasks advance by it.
-    base_url : str
-        What links to pictures begin with.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway import LocalGateway
-    >>> with LocalGateway(engine="flat", max_concurrent=1) as gateway:
-    ...     gateway.invoice()
-    []
-    """
+    """Takes orders and tells of tasks; used on the gateway's event loop only."""
 
     def __init__(
         self, settings: Settings, store: Store, studio: Studio, clock: Callable[[], float], base_url: str
@@ -731,30 +454,11 @@ class Desk:
                 self._studio.begin(task)
 
     def wait_s(self) -> float:
-        """Give the seconds until another task may be accepted.
-
-        Returns
-        -------
-        float
-            0 unless the gateway is full.
-        """
+        """Give the seconds until another task may be accepted."""
         return self._slots.wait_s(self.clock())
 
     def accept(self, form: Form, strike: Strike | None) -> Task:
-        """Take an order: from here on it is on the invoice.
-
-        Parameters
-        ----------
-        form : Form
-            What was ordered; with a problem, the task fails by it.
-        strike : Strike or None
-            A fault that may settle what becomes of the task.
-
-        Returns
-        -------
-        Task
-            In the store already.
-        """
+        """Take an order: from here on it is on the invoice."""
         now = self.clock()
         duration_s = self.settings.latency.draw_s(self._rng)
         starts_at = self._slots.take(now, duration_s)
@@ -786,34 +490,12 @@ class Desk:
         return task
 
     def price(self, form: Form) -> str:
-        """Give what an order costs.
-
-        Parameters
-        ----------
-        form : Form
-            The order.
-
-        Returns
-        -------
-        str
-            USD, exact decimal text.
-        """
+        """Give what an order costs."""
         order = Order(form.prompt, form.seed, form.width, form.height, form.use_rephraser)
         return price_of(order, self.settings.price)
 
     async def find(self, task_id: str) -> Task | None:
-        """Give the task of a poll; if tasks are instant, once its picture is there.
-
-        Parameters
-        ----------
-        task_id : str
-            Whatever was asked for.
-
-        Returns
-        -------
-        Task or None
-            None for tasks that are not known, or not any more.
-        """
+        """Give the task of a poll; if tasks are instant, once its picture is there."""
         task = self.store.get(task_id)
         if task is None or task.fate == "forgotten":
             return None
@@ -823,18 +505,7 @@ class Desk:
         return task
 
     def tell(self, task: Task) -> dict[str, Any]:
-        """Answer a poll.
-
-        Parameters
-        ----------
-        task : Task
-            As found.
-
-        Returns
-        -------
-        dict
-            The payload.
-        """
+        """Answer a poll."""
         now, live_s = self.clock(), self.settings.links_live_s
         url = f"{self._base_url}/files/{task.picture}"
         if live_s is not None:
@@ -842,13 +513,7 @@ class Desk:
         return answers.polled(task, now, self.settings.discount, url)
 
     async def invoice(self) -> list[dict[str, Any]]:
-        """Give every order ever accepted, in that order, once the pictures that are due are made.
-
-        Returns
-        -------
-        list of dict
-            Per task, see `invoice.invoice_line`.
-        """
+        """Give every order ever accepted, in that order, once the pictures that are due are made."""
         now = self.clock()
         await self._studio.wait_for(await self._studio.in_thread(self.store.overdue, now), PATIENCE_S)
         return await self._studio.in_thread(self._lines, now)
@@ -862,18 +527,7 @@ class Desk:
 
 
 def digest_of(form: Form) -> str:
-    """Name an order by its content.
-
-    Parameters
-    ----------
-    form : Form
-        The order.
-
-    Returns
-    -------
-    str
-        See `tasks.request_digest`.
-    """
+    """Name an order by its content."""
     return request_digest(
         prompt=form.prompt,
         seed=form.seed,

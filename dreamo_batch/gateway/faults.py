@@ -2,13 +2,6 @@
 
 `FAULTS` is the whole of it: name, the stages at which it can strike, and what it does. Whether and when
 one strikes is decided by a `FaultPlan`.
-
-Examples
---------
->>> FAULTS["drop_after_accept"].stages, FAULTS["drop_after_accept"].is_accepted
-(('create',), True)
->>> len([fault for fault in FAULTS.values() if "poll" in fault.stages]) > 30
-True
 """
 
 from __future__ import annotations
@@ -37,13 +30,7 @@ JSON: Final[tuple[Stage, ...]] = ("create", "poll", "precharge")
 
 
 class Effect(enum.StrEnum):
-    """What kind of thing a fault does.
-
-    Examples
-    --------
-    >>> FAULTS["stuck"].effect
-    <Effect.FATE: 'fate'>
-    """
+    """What kind of thing a fault does."""
 
     DROP = "drop"  # closes the connection without an answer
     SLOW = "slow"  # answers late
@@ -55,34 +42,7 @@ class Effect(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to misbehave.
-
-    Attributes
-    ----------
-    name : str
-        By which it is asked for.
-    stages : tuple of str
-        Out of create, poll, precharge and download.
-    effect : Effect
-        The kind of thing it does.
-    meaning : str
-        What a client sees.
-    is_accepted : bool
-        Whether a create that it strikes is accepted (and invoiced) all the same.
-    needs : str or None
-        The state in which a task must be for a poll to be struck; None for any.
-    status : int
-        HTTP status, of those that answer something else.
-    word : str
-        What `effect` works with: a body's shape, a status word, an error's text.
-    code : str
-        The task's error code, for those that make it fail.
-
-    Examples
-    --------
-    >>> FAULTS["http_503"].status, FAULTS["http_503"].is_accepted
-    (503, False)
-    """
+    """One way to misbehave."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -261,13 +221,7 @@ SECONDS_MAX = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """A fault about to strike one request, with the seconds it takes or tells of.
-
-    Examples
-    --------
-    >>> Strike(FAULTS["slow"], seconds=2.5).seconds
-    2.5
-    """
+    """A fault about to strike one request, with the seconds it takes or tells of."""
 
     fault: Fault
     seconds: float = SLOW_S
@@ -275,13 +229,7 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the plan, read and checked.
-
-    Examples
-    --------
-    >>> Change({}, {}, does_clear=True).does_clear
-    True
-    """
+    """A change of the plan, read and checked."""
 
     tables: dict[Stage, list[tuple[Strike, float]]]
     scripts: dict[Stage, list[Strike]]
@@ -289,27 +237,7 @@ class Change:
 
 
 def read_change(request: Mapping[str, Any]) -> Change:
-    """Read a whole change; see `FaultPlan.change` for its form.
-
-    Parameters
-    ----------
-    request : mapping
-        Stages, and beside them ``"script"`` and ``"clear"``.
-
-    Returns
-    -------
-    Change
-
-    Raises
-    ------
-    ValueError
-        If any of it can't be used.
-
-    Examples
-    --------
-    >>> read_change({"clear": True})
-    Change(tables={}, scripts={}, does_clear=True)
-    """
+    """Read a whole change; see `FaultPlan.change` for its form."""
     rest = dict(_object(request, "The faults"))
     does_clear, scripts = rest.pop("clear", False), _object(rest.pop("script", {}), "The scripts of faults")
     if not isinstance(does_clear, bool) or not all(isinstance(entries, list) for entries in scripts.values()):
@@ -325,33 +253,7 @@ def read_change(request: Mapping[str, Any]) -> Change:
 
 
 def read_file(path: str | Path) -> Any:
-    """Read a change from a JSON file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    object
-        What `read_change` is to read.
-
-    Raises
-    ------
-    OSError
-        If the file can't be read.
-    ValueError
-        If it is not JSON.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w") as file:
-    ...     _ = file.write('{"clear": true}'), file.flush()
-    ...     read_file(file.name)
-    {'clear': True}
-    """
+    """Read a change from a JSON file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -359,31 +261,7 @@ def read_file(path: str | Path) -> Any:
 
 
 def read_strike(stage: Stage, entry: Any, seconds: float = SLOW_S) -> Strike:
-    """Read one fault of a stage.
-
-    Parameters
-    ----------
-    stage : {"create", "poll", "precharge", "download"}
-        Where it is to strike.
-    entry : str or mapping
-        Its name, or ``{"fault": name, "seconds": 2.5}``.
-    seconds : float
-        If the entry says nothing else.
-
-    Returns
-    -------
-    Strike
-
-    Raises
-    ------
-    ValueError
-        If there is no such fault at this stage; the message lists those there are.
-
-    Examples
-    --------
-    >>> read_strike("poll", {"fault": "slow", "seconds": 2}).seconds
-    2.0
-    """
+    """Read one fault of a stage."""
     given = dict(entry) if isinstance(entry, dict) else {"fault": entry}
     name, seconds = given.pop("fault", None), given.pop("seconds", seconds)
     fault = FAULTS.get(name) if isinstance(name, str) else None
@@ -394,27 +272,7 @@ def read_strike(stage: Stage, entry: Any, seconds: float = SLOW_S) -> Strike:
 
 
 def read_stage(name: str) -> Stage:
-    """Read the name of a stage.
-
-    Parameters
-    ----------
-    name : str
-        The name.
-
-    Returns
-    -------
-    {"create", "poll", "precharge", "download"}
-
-    Raises
-    ------
-    ValueError
-        If there is no such stage.
-
-    Examples
-    --------
-    >>> read_stage("poll")
-    'poll'
-    """
+    """Read the name of a stage."""
     for stage in STAGES:
         if name == stage:
             return stage

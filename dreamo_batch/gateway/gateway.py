@@ -1,11 +1,4 @@
-"""Start and stop the local gateway: inside a process, or as the whole of one.
-
-Examples
---------
->>> with LocalGateway(engine="flat") as gateway:
-...     gateway.base_url.startswith("http://127.0.0.1:"), gateway.invoice()
-(True, [])
-"""
+"""Start and stop the local gateway: inside a process, or as the whole of one."""
 
 from __future__ import annotations
 
@@ -39,52 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LocalGateway:
-    """The service on this machine: the same contract, made-up pictures, an invoice, and faults on demand.
-
-    Parameters
-    ----------
-    state_dir : str, Path or None
-        Where tasks and pictures are kept, so that a later gateway still knows them; None for a temporary folder
-        that goes with the gateway.
-    host : str
-        Address to listen on.
-    port : int
-        Port to listen on, 0 for any that is free.
-    api_key : str or None
-        The key that clients must have; None to make one up. It is never stored.
-    engine : str or Engine
-        What makes the pictures: ``"preview"``, ``"flat"`` or an engine of one's own.
-    latency : str, float or Latency
-        How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
-        ``"lognormal:3,0.5"`` (median, sigma).
-    faults : mapping, str, Path or None
-        What goes wrong, see `FaultPlan.change`; or a JSON file that says it.
-    clock : callable
-        Gives Unix seconds; tasks advance by it.
-    price, discount, bills_failures, precharge, errors_as
-        Money and refusals, see `Settings`.
-    max_concurrent, when_full, max_requests_per_s, retry_after, links_live_s, seed
-        Limits, and chance that repeats itself, see `Settings`.
-
-    Attributes
-    ----------
-    api_key : str
-        The key.
-    faults : FaultPlan
-        What goes wrong, to be changed at any time.
-
-    Raises
-    ------
-    ValueError
-        If a setting can't be.
-
-    Examples
-    --------
-    >>> gateway = LocalGateway(engine="flat", latency="fixed:3", max_concurrent=2, when_full="queue")
-    >>> gateway.faults.script("create", "drop_after_accept")
-    >>> gateway
-    <LocalGateway, not running>
-    """
+    """The service on this machine: the same contract, made-up pictures, an invoice, and faults on demand."""
 
     def __init__(
         self,
@@ -154,25 +102,7 @@ class LocalGateway:
         return self._open_rooms().base_url
 
     def start(self, state_dir: str | Path | None = None) -> Self:
-        """Start the gateway; on return it accepts connections.
-
-        Parameters
-        ----------
-        state_dir : str, Path or None
-            Where tasks and pictures are kept, if the gateway was made without such a folder.
-
-        Returns
-        -------
-        LocalGateway
-            Itself.
-
-        Raises
-        ------
-        RuntimeError
-            If it is running already.
-        OSError
-            If the address or the folder can't be had.
-        """
+        """Start the gateway; on return it accepts connections."""
         if self._rooms is not None:
             raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
         with contextlib.ExitStack() as stack:
@@ -197,24 +127,6 @@ class LocalGateway:
         """Give every order ever accepted, in that order, with its cost.
 
         Pictures that are due are waited for, so that what is billed does not change a moment later.
-
-        Returns
-        -------
-        list of dict
-            Per task: id, digest, prompt, seed, seed_drawn, width, height, use_rephraser, image, accepted_at (Unix
-            seconds), latency_s, state, error_code, price, cost (USD as exact decimal text, empty until it is
-            completed, and for nothing) and billed.
-
-        Raises
-        ------
-        RuntimeError
-            If the gateway is not running.
-
-        Examples
-        --------
-        >>> with LocalGateway(engine="flat") as gateway:
-        ...     len(gateway.invoice())
-        0
         """
         rooms = self._open_rooms()
         return rooms.server.call(rooms.desk.invoice())
@@ -226,27 +138,7 @@ class LocalGateway:
 
 
 def serve(*, on_ready: Callable[[LocalGateway], None], **options: Any) -> None:
-    """Run a gateway until SIGINT, SIGTERM or SIGHUP; for the main thread of a process of its own.
-
-    Parameters
-    ----------
-    on_ready : callable
-        Called once with the gateway when it accepts connections.
-    **options
-        As `LocalGateway` takes them.
-
-    Raises
-    ------
-    ValueError
-        If an option can't be.
-    OSError
-        If the address or the folder can't be had.
-
-    Examples
-    --------
-    >>> import os
-    >>> serve(on_ready=lambda gateway: os.kill(os.getpid(), signal.SIGTERM), engine="flat")
-    """
+    """Run a gateway until SIGINT, SIGTERM or SIGHUP; for the main thread of a process of its own."""
     with contextlib.suppress(_Ended), _ended_by_signals(), LocalGateway(**options) as gateway:
         on_ready(gateway)
         threading.Event().wait()

@@ -2,13 +2,6 @@
 
 `preview` draws a scene from the prompt's words and puts the reference into it; `flat` makes one plain
 colour in well under a millisecond, for tests. Neither is DreamO, and every picture says so (see `label`).
-
-Examples
---------
->>> order = Order("a fox on the beach", seed=42, width=640, height=512, use_rephraser=True)
->>> picture = by_name("flat").generate(order, reference=b"")
->>> picture.media_type, picture.width, picture.height
-('image/jpeg', 640, 512)
 """
 
 from __future__ import annotations
@@ -30,13 +23,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished picture: the file's bytes, their media type, and the size in pixels.
-
-    Examples
-    --------
-    >>> Picture(b"...", "image/jpeg", 512, 512).width
-    512
-    """
+    """A finished picture: the file's bytes, their media type, and the size in pixels."""
 
     content: bytes
     media_type: str
@@ -46,13 +33,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be drawn: prompt, seed as drawn (not -1), size in pixels, and the rephraser's switch.
-
-    Examples
-    --------
-    >>> Order("雪山", seed=7, width=1328, height=1328, use_rephraser=False).seed
-    7
-    """
+    """What is to be drawn: prompt, seed as drawn (not -1), size in pixels, and the rephraser's switch."""
 
     prompt: str
     seed: int
@@ -72,27 +53,7 @@ class Engine(Protocol):
 
 
 def by_name(name: str) -> Engine:
-    """Give the engine of this name.
-
-    Parameters
-    ----------
-    name : str
-        ``"preview"`` or ``"flat"``.
-
-    Returns
-    -------
-    Engine
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine; the message lists those there are.
-
-    Examples
-    --------
-    >>> by_name("flat").name
-    'flat'
-    """
+    """Give the engine of this name."""
     # Imported here: the engines import this module, and `flat` needs nothing of what `preview` loads.
 
     engines: dict[str, type[Engine]] = {"flat": Flat, "preview": Preview}
@@ -107,23 +68,7 @@ SOFTWARE_TAG: Final = 305
 
 
 def exif(engine: str) -> Image.Exif:
-    """Give the EXIF block of a picture made by this engine.
-
-    Parameters
-    ----------
-    engine : str
-        Name of the engine.
-
-    Returns
-    -------
-    PIL.Image.Exif
-        To be given to `Image.save`.
-
-    Examples
-    --------
-    >>> exif("preview")[SOFTWARE_TAG]
-    'dreamo-batch local gateway, engine preview'
-    """
+    """Give the EXIF block of a picture made by this engine."""
     block = Image.Exif()
     block[IMAGE_DESCRIPTION_TAG] = DESCRIPTION
     block[SOFTWARE_TAG] = f"dreamo-batch local gateway, engine {engine}"
@@ -131,72 +76,18 @@ def exif(engine: str) -> Image.Exif:
 
 
 def banner(seed: int) -> str:
-    """Give the words that are written into the picture.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the order.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> banner(42)
-    'local preview - not a real DreamO result · seed 42'
-    """
+    """Give the words that are written into the picture."""
     return f"local preview - not a real DreamO result · seed {seed}"
 
 
 def comment(engine: str, order: Order, reference: bytes) -> bytes:
-    """Give the JPEG comment: what was ordered, as JSON in ASCII.
-
-    Parameters
-    ----------
-    engine : str
-        Name of the engine.
-    order : Order
-        What was drawn.
-    reference : bytes
-        The reference file; its checksum is kept.
-
-    Returns
-    -------
-    bytes
-        At most 65,533 bytes, as much as a comment can hold; a prompt that is too long is cut.
-
-    Examples
-    --------
-    >>> from dreamo_batch.gateway.pictures import Order
-    >>> json.loads(comment("flat", Order("狐狸", 7, 512, 512, use_rephraser=True), b""))["prompt"]
-    '狐狸'
-    """
+    """Give the JPEG comment: what was ordered, as JSON in ASCII."""
     ordered = asdict(order) | {"prompt": order.prompt[:_PROMPT_CHARACTERS]}
     return json.dumps({"engine": engine, **ordered, "reference_crc32": zlib.crc32(reference)}).encode()
 
 
 def with_comment(jpeg: bytes, remark: bytes) -> bytes:
-    r"""Put a comment into a JPEG file that Pillow wrote, without encoding it anew.
-
-    Parameters
-    ----------
-    jpeg : bytes
-        A JFIF file: the marker of its start, then its APP0 segment.
-    remark : bytes
-        The comment, at most 65,533 bytes.
-
-    Returns
-    -------
-    bytes
-        The file with the comment behind APP0, where JFIF allows it.
-
-    Examples
-    --------
-    >>> with_comment(b"\xff\xd8\xff\xe0\x00\x02 and the rest", b"hello")
-    b'\xff\xd8\xff\xe0\x00\x02\xff\xfe\x00\x07hello and the rest'
-    """
+    """Put a comment into a JPEG file that Pillow wrote, without encoding it anew."""
     behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
     segment = b"\xff\xfe" + (len(remark) + 2).to_bytes(2, "big") + remark
     return jpeg[:behind_app0] + segment + jpeg[behind_app0:]
@@ -210,37 +101,12 @@ _N_COLOURS = 24
 
 
 class Flat:
-    """Plain pictures: equal orders give equal bytes, different orders different ones.
-
-    Examples
-    --------
-    >>> Flat().name
-    'flat'
-    """
+    """Plain pictures: equal orders give equal bytes, different orders different ones."""
 
     name = "flat"
 
     def generate(self, order: Order, reference: bytes) -> Picture:
-        """Give a JPEG of one colour.
-
-        Parameters
-        ----------
-        order : Order
-            Prompt and seed choose the colour.
-        reference : bytes
-            Any bytes; they are not decoded, but other bytes give another file.
-
-        Returns
-        -------
-        Picture
-
-        Examples
-        --------
-        >>> from dreamo_batch.gateway.pictures import Order
-        >>> one, two = (Order("a fox", seed, 512, 512, use_rephraser=True) for seed in (1, 2))
-        >>> Flat().generate(one, b"").content == Flat().generate(two, b"").content
-        False
-        """
+        """Give a JPEG of one colour."""
         hue = zlib.crc32(repr((order.seed, order.prompt)).encode()) % _N_COLOURS
         remark = comment(self.name, order, reference)
         content = with_comment(_plain(order.width, order.height, hue), remark)
@@ -267,45 +133,12 @@ _WHITE: Final = (255, 255, 255)
 
 
 class Preview:
-    """Draws the prompt around the reference; equal requests with equal references give equal files.
-
-    Examples
-    --------
-    >>> Preview().name
-    'preview'
-    """
+    """Draws the prompt around the reference; equal requests with equal references give equal files."""
 
     name = "preview"
 
     def generate(self, order: Order, reference: bytes) -> Picture:
-        """Draw a picture.
-
-        Parameters
-        ----------
-        order : Order
-            What to draw; width and height in pixels.
-        reference : bytes
-            JPEG or PNG file; transparent parts are cut away, other pictures get a white border.
-
-        Returns
-        -------
-        Picture
-            A JPEG with the marks of `label`.
-
-        Raises
-        ------
-        ValueError
-            If the reference can't be read.
-
-        Examples
-        --------
-        >>> from dreamo_batch.gateway.pictures import Order
-        >>> file = io.BytesIO()
-        >>> Image.new("RGB", (64, 64), (200, 120, 40)).save(file, "PNG")
-        >>> order = Order("a lake at dawn", 7, 640, 512, use_rephraser=True)
-        >>> Preview().generate(order, file.getvalue()).media_type
-        'image/jpeg'
-        """
+        """Draw a picture."""
         figure = load(reference, max(order.width, order.height))
         rng = np.random.default_rng(_entropy(order.prompt, order.seed, order.use_rephraser))
         words = read(order.prompt)

@@ -1,12 +1,4 @@
-"""The reference picture of an order: looked at before the order is taken, and kept once per content.
-
-Examples
---------
->>> look_at(b"GIF89a")
-Traceback (most recent call last):
-...
-dreamo_batch.gateway.schemas.BadReference: the picture is neither JPEG nor PNG
-"""
+"""The reference picture of an order: looked at before the order is taken, and kept once per content."""
 
 from __future__ import annotations
 
@@ -44,31 +36,7 @@ class BadReference(ValueError):  # noqa: N818 - it says what is wrong, and is no
 
 
 def look_at(content: bytes) -> tuple[int, int]:
-    """Check a reference against what the service's page asks for, by its header only.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-
-    Returns
-    -------
-    width, height : int
-        In pixels.
-
-    Raises
-    ------
-    BadReference
-        If it is too large in bytes or pixels, neither JPEG nor PNG, or its header can't be read.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> file = BytesIO()
-    >>> Image.new("RGB", (64, 48)).save(file, "PNG")
-    >>> look_at(file.getvalue())
-    (64, 48)
-    """
+    """Check a reference against what the service's page asks for, by its header only."""
     if len(content) > contract.INPUT_BYTES_MAX.value:
         raise BadReference(
             f"the picture has {len(content)} bytes, more than {contract.INPUT_BYTES_MAX.value}"
@@ -88,22 +56,7 @@ def look_at(content: bytes) -> tuple[int, int]:
 
 
 class References:
-    """Reference pictures on disk, each content once, named by its SHA-256.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they are kept; it must exist.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     references = References(pathlib.Path(folder))
-    ...     references.keep("e" * 64, b"...")
-    ...     references.read("e" * 64)
-    b'...'
-    """
+    """Reference pictures on disk, each content once, named by its SHA-256."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -112,15 +65,7 @@ class References:
         self.read = functools.lru_cache(maxsize=N_KEPT)(self._read)
 
     def keep(self, digest: str, content: bytes) -> None:
-        """Write a picture down unless it is there already; when this returns, it is.
-
-        Parameters
-        ----------
-        digest : str
-            SHA-256 of the content as 64 hex digits.
-        content : bytes
-            The file.
-        """
+        """Write a picture down unless it is there already; when this returns, it is."""
         if digest not in self._kept:
             write_whole(self._folder / digest, content)
             self._kept.add(digest)
@@ -130,23 +75,7 @@ class References:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, should the process be killed.
-
-    Parameters
-    ----------
-    path : Path
-        Where to; replaced if it exists.
-    content : bytes
-        All of it.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_whole(pathlib.Path(folder, "a"), b"...")
-    ...     pathlib.Path(folder, "a").read_bytes()
-    b'...'
-    """
+    """Write a file so that it is there whole or not at all, should the process be killed."""
     draft = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
     draft.write_bytes(content)
     draft.replace(path)
@@ -167,13 +96,7 @@ SIDE_MOST_PX = (contract.PRODUCT_MAX_PX.value - 1) // contract.SIDE_MIN_PX.value
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with an order: the service's code, and what exactly.
-
-    Examples
-    --------
-    >>> Problem("003011001").message, Problem("003011004", "seed must be an integer").message
-    ('Missing prompt', 'Invalid parameter: seed must be an integer')
-    """
+    """What is wrong with an order: the service's code, and what exactly."""
 
     code: str
     detail: str = ""
@@ -186,13 +109,7 @@ class Problem:
 
 
 class Refused(Exception):  # noqa: N818 - it names what happened
-    """An order can't be read; `problem` says why.
-
-    Examples
-    --------
-    >>> Refused("003011002").problem.message
-    'Missing image'
-    """
+    """An order can't be read; `problem` says why."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         self.problem = Problem(code, detail)
@@ -201,13 +118,7 @@ class Refused(Exception):  # noqa: N818 - it names what happened
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the reference comes from: `image` is the SHA-256 of its bytes, or of its URL's text.
-
-    Examples
-    --------
-    >>> Source("e" * 64, url="https://example.org/a.jpg").content is None
-    True
-    """
+    """Where the reference comes from: `image` is the SHA-256 of its bytes, or of its URL's text."""
 
     image: str = ""
     url: str | None = None
@@ -215,27 +126,7 @@ class Source:
 
 
 def read_prompt(params: dict[str, Any]) -> str:
-    """Read the prompt: a string of 1 to 800 characters that is not blank.
-
-    Parameters
-    ----------
-    params : dict
-        The order's parameters.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    Refused
-        With 001 if there is none, 003 if it is too long, 004 if it is no text.
-
-    Examples
-    --------
-    >>> read_prompt({"prompt": "雪山"})
-    '雪山'
-    """
+    """Read the prompt: a string of 1 to 800 characters that is not blank."""
     prompt = params.get("prompt", "")
     if not isinstance(prompt, str):
         raise Refused(INVALID, "prompt must be a string")
@@ -249,27 +140,7 @@ def read_prompt(params: dict[str, Any]) -> str:
 
 
 def read_source(params: dict[str, Any]) -> Source:
-    """Read the reference: exactly one of the two fields, with exactly one item.
-
-    Parameters
-    ----------
-    params : dict
-        The order's parameters.
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    Refused
-        With 002 if there is none, 004 if there is more than one, or it can't be used.
-
-    Examples
-    --------
-    >>> read_source({"image_urls": ["https://example.org/a.jpg"]}).url
-    'https://example.org/a.jpg'
-    """
+    """Read the reference: exactly one of the two fields, with exactly one item."""
     given = [(name, params[name]) for name in _READERS if params.get(name) not in (None, [])]
     match given:
         case []:
@@ -284,55 +155,12 @@ def read_source(params: dict[str, Any]) -> Source:
 
 
 def read_seed(params: dict[str, Any]) -> int:
-    """Read the seed: -1 for a random one, or 0 to 2**63-1.
-
-    Parameters
-    ----------
-    params : dict
-        The order's parameters.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    Refused
-        With 004 if it is anything else.
-
-    Examples
-    --------
-    >>> read_seed({}), read_seed({"seed": 42.0})
-    (-1, 42)
-    """
+    """Read the seed: -1 for a random one, or 0 to 2**63-1."""
     return _integer(params, "seed", contract.SEED_RANDOM.value, -1, contract.SEED_MAX.value)
 
 
 def read_size(params: dict[str, Any]) -> tuple[int, int]:
-    """Read width and height: 512 to 2048, and more only while the product stays below 2048*2048.
-
-    Parameters
-    ----------
-    params : dict
-        The order's parameters.
-
-    Returns
-    -------
-    width, height : int
-        In pixels.
-
-    Raises
-    ------
-    Refused
-        With 004 if they are anything else.
-
-    Examples
-    --------
-    >>> read_size({"width": 4096})
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.gateway.schemas.Refused: Invalid parameter: width or height beyond 2048 needs ...
-    """
+    """Read width and height: 512 to 2048, and more only while the product stays below 2048*2048."""
     default, least, most = contract.SIDE_DEFAULT_PX.value, contract.SIDE_MIN_PX.value, SIDE_MOST_PX
     width = _integer(params, "width", default, least, most)
     height = _integer(params, "height", default, least, most)
@@ -345,27 +173,7 @@ def read_size(params: dict[str, Any]) -> tuple[int, int]:
 
 
 def read_rephraser(params: dict[str, Any]) -> bool:
-    """Read the rephraser's switch.
-
-    Parameters
-    ----------
-    params : dict
-        The order's parameters.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    Refused
-        With 004 if it is neither true nor false.
-
-    Examples
-    --------
-    >>> read_rephraser({})
-    True
-    """
+    """Read the rephraser's switch."""
     value = params.get("use_rephraser", contract.USE_REPHRASER_DEFAULT.value)
     if not isinstance(value, bool):
         raise Refused(INVALID, "use_rephraser must be true or false")
@@ -373,25 +181,7 @@ def read_rephraser(params: dict[str, Any]) -> bool:
 
 
 def check_url(text: str) -> None:
-    """Check that a URL is one a reference may be fetched from.
-
-    Parameters
-    ----------
-    text : str
-        The URL.
-
-    Raises
-    ------
-    Refused
-        If it is not http or https, has no host, or holds a name and password.
-
-    Examples
-    --------
-    >>> check_url("file:///etc/passwd")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.gateway.schemas.Refused: Invalid parameter: image_urls must hold an http or https URL
-    """
+    """Check that a URL is one a reference may be fetched from."""
     try:
         parts = urlsplit(text)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -490,11 +280,6 @@ class Form:
 
     `image` is the SHA-256 of the reference's bytes, or of its URL's text; `reference` the bytes, unless it is
     a URL. Fields that could not be read hold their defaults.
-
-    Examples
-    --------
-    >>> Form("a fox", -1, 1328, 1328, True, image="e" * 64, reference=b"...").problem is None
-    True
     """
 
     prompt: str
@@ -509,32 +294,7 @@ class Form:
 
 
 def read_form(body: bytes, x_model: str | None = None) -> Form:
-    """Read a whole request body.
-
-    Parameters
-    ----------
-    body : bytes
-        JSON, as sent.
-    x_model : str or None
-        The header `X-Model`, which may stand for the body's `model`.
-
-    Returns
-    -------
-    Form
-        With its `problem` if one of the parameters deserves a code.
-
-    Raises
-    ------
-    Refused
-        If there are no parameters to be read at all, or the model is not the one served.
-
-    Examples
-    --------
-    >>> read_form(b"not JSON")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.gateway.schemas.Refused: Invalid parameter: the body is not a JSON object
-    """
+    """Read a whole request body."""
     payload = _parse(body)
     _check_model(payload.get("model"), x_model)
     match payload.get("input"):
@@ -605,47 +365,13 @@ Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 
 def described(*statuses: int, good: Schema) -> Responses:
-    """Describe the answers of one endpoint.
-
-    Parameters
-    ----------
-    *statuses : int
-        The errors it can answer, beside 429.
-    good : dict
-        The schema of HTTP 200.
-
-    Returns
-    -------
-    dict
-        For FastAPI's `responses`.
-
-    Examples
-    --------
-    >>> sorted(described(401, good=CREATED))
-    [200, 401, 429]
-    """
+    """Describe the answers of one endpoint."""
     errors: Responses = {status: refused() for status in (*statuses, 429)}
     return errors | {200: {"description": "Done", "content": {"application/json": {"schema": good}}}}
 
 
 def refused(schema: Schema | None = None) -> dict[str, Any]:
-    """Describe one error.
-
-    Parameters
-    ----------
-    schema : dict or None
-        Of its body, if it is not the usual one.
-
-    Returns
-    -------
-    dict
-        One entry of FastAPI's `responses`.
-
-    Examples
-    --------
-    >>> refused()["description"]
-    'Refused'
-    """
+    """Describe one error."""
     return {"description": "Refused", "content": {"application/json": {"schema": schema or REFUSAL}}}
 
 

@@ -1,10 +1,4 @@
-"""The gateway's side of its connections: found by address, so that a fault can close them, and frugal in writing.
-
-Examples
---------
->>> issubclass(protocol_of({}), asyncio.Protocol)
-True
-"""
+"""The gateway's side of its connections: found by address, so that a fault can close them, and frugal in writing."""
 
 from __future__ import annotations
 
@@ -27,23 +21,7 @@ Transports: TypeAlias = dict[tuple[str, int] | None, asyncio.Transport]
 
 
 def protocol_of(transports: Transports) -> type[H11Protocol]:
-    """Make a protocol class whose connections can be found.
-
-    Parameters
-    ----------
-    transports : dict
-        Where open connections are entered, and left out again once they are closed.
-
-    Returns
-    -------
-    type
-        For uvicorn's `http` setting.
-
-    Examples
-    --------
-    >>> issubclass(protocol_of({}), H11Protocol)
-    True
-    """
+    """Make a protocol class whose connections can be found."""
 
     class FindableProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11's is narrower
@@ -64,16 +42,6 @@ class JoinedWrites(asyncio.Transport):
     """A transport that sends what is written in one go together: uvicorn writes head and body apart.
 
     Half the system calls, on both ends, are worth a fifth of a request.
-
-    Parameters
-    ----------
-    transport : asyncio.Transport
-        What really sends.
-
-    Examples
-    --------
-    >>> issubclass(JoinedWrites, asyncio.Transport)
-    True
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -130,57 +98,13 @@ GRACE_S = 0.1
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket and begin to listen, so that the address is known and clients may already come.
-
-    Parameters
-    ----------
-    host : str
-        Address of this machine.
-    port : int
-        0 for any that is free.
-
-    Returns
-    -------
-    socket.socket
-
-    Raises
-    ------
-    OSError
-        If the address can't be had.
-
-    Examples
-    --------
-    >>> with listen("127.0.0.1", 0) as sock:
-    ...     sock.getsockname()[1] > 0
-    True
-    """
+    """Bind a socket and begin to listen, so that the address is known and clients may already come."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 class ThreadedServer:
-    """Serves an application from a thread.
-
-    Parameters
-    ----------
-    app : callable
-        The ASGI application.
-    sock : socket.socket
-        Bound and listening; closed with the server.
-    transports : dict
-        Where the open connections are entered.
-    on_start, on_stop : callable
-        Called in the server's thread before the first and after the last request.
-
-    Examples
-    --------
-    >>> async def app(scope, receive, send):
-    ...     await send({"type": "http.response.start", "status": 204})
-    ...     await send({"type": "http.response.body"})
-    >>> server = ThreadedServer(app, listen("127.0.0.1", 0), {}, on_start=lambda: None, on_stop=lambda: None)
-    >>> server.start()
-    >>> server.stop()
-    """
+    """Serves an application from a thread."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -213,13 +137,7 @@ class ThreadedServer:
         self._thread = threading.Thread(target=self._run, name="local-gateway", daemon=True)
 
     def start(self) -> None:
-        """Serve from now on.
-
-        Raises
-        ------
-        RuntimeError
-            If the server's thread ended instead.
-        """
+        """Serve from now on."""
         self._thread.start()
         self._server.is_settled.wait()
         if self._server.loop is None:
@@ -232,18 +150,7 @@ class ThreadedServer:
         self._thread.join()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something on the server's event loop and give its result.
-
-        Parameters
-        ----------
-        coroutine : coroutine
-            What is to run.
-
-        Returns
-        -------
-        object
-            What it returns.
-        """
+        """Run something on the server's event loop and give its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self) -> None:

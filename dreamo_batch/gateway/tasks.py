@@ -1,15 +1,4 @@
-"""A task of the gateway: what was ordered, what becomes of it, and what its state is at a given time.
-
-Examples
---------
->>> import dataclasses
->>> task = Task("c0", "d" * 64, "a fox", 1, 512, 512, True, "e" * 64, 1, 0.0, 0.0, due_at=3.0, price="0.01")
->>> task.state(now=1.0), task.cost(now=1.0), round(task.progress(now=1.0), 2)
-('in_progress', '', 0.33)
->>> finished = dataclasses.replace(task, picture="f.jpg")
->>> finished.state(now=3.0), finished.cost(now=3.0)
-('completed', '0.01')
-"""
+"""A task of the gateway: what was ordered, what becomes of it, and what its state is at a given time."""
 
 from __future__ import annotations
 
@@ -47,40 +36,7 @@ PROGRESS_MOST = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One accepted order.
-
-    Attributes
-    ----------
-    task_id : str
-        As the service writes it: 20 characters of 0-9a-v.
-    digest : str
-        What was ordered, see `request_digest`.
-    prompt, seed, width, height, use_rephraser
-        As they were ordered; sizes in pixels, seed -1 for a random one.
-    image : str
-        SHA-256 of the reference's bytes, or of its URL's text.
-    seed_drawn : int
-        The seed the picture is made with.
-    accepted_at, starts_at, due_at : float
-        Unix seconds: when it was ordered, got its slot, and ends.
-    price : str
-        USD that it costs once completed, exact decimal text.
-    failed_price : str
-        USD that it costs if it fails; empty for nothing.
-    fate : {"normal", "stuck", "forgotten", "completed_with_error"}
-        What becomes of it.
-    image_url : str or None
-        Where the reference is to be fetched.
-    error_code, error_message : str or None
-        Why it fails, if it does.
-    picture, media_type, picture_start, picture_bytes
-        The finished picture: name in links, type, where it begins and its size in bytes; None until it exists.
-
-    Examples
-    --------
-    >>> Task("c0", "d" * 64, "a fox", -1, 512, 512, True, "e" * 64, 7, 0.0, 0.0, 3.0, "0.01").fate
-    'normal'
-    """
+    """One accepted order."""
 
     task_id: str
     digest: str
@@ -111,17 +67,7 @@ class Task:
         return self.picture is None and self.error_message is None and self.fate != "stuck"
 
     def state(self, now: float) -> State:
-        """Give the state at a time: never completed before the picture exists.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-
-        Returns
-        -------
-        {"in_progress", "completed", "failed"}
-        """
+        """Give the state at a time: never completed before the picture exists."""
         if self.fate == "stuck" or now < self.due_at:
             return IN_PROGRESS
         if self.error_message is not None:
@@ -129,33 +75,11 @@ class Task:
         return IN_PROGRESS if self.picture is None else COMPLETED
 
     def cost(self, now: float) -> str:
-        """Give what the task has cost so far.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-
-        Returns
-        -------
-        str
-            USD as exact decimal text, empty for nothing.
-        """
+        """Give what the task has cost so far."""
         return {IN_PROGRESS: "", FAILED: self.failed_price, COMPLETED: self.price}[self.state(now)]
 
     def progress(self, now: float) -> float:
-        """Give the share done as the clock has it, below 1 until the end.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-
-        Returns
-        -------
-        float
-            0 to 0.99.
-        """
+        """Give the share done as the clock has it, below 1 until the end."""
         duration_s = self.due_at - self.starts_at
         share = (now - self.starts_at) / duration_s if duration_s > 0 else PROGRESS_MOST
         return min(max(share, 0.0), PROGRESS_MOST)
@@ -164,32 +88,7 @@ class Task:
 def request_digest(
     *, prompt: str, seed: int, width: int, height: int, use_rephraser: bool, image: str
 ) -> str:
-    """Name an order by what it asks for, so that a test can tell two equal ones.
-
-    Parameters
-    ----------
-    prompt : str
-        What is drawn.
-    seed : int
-        As sent, -1 included.
-    width, height : int
-        Size in pixels.
-    use_rephraser : bool
-        As sent, or its default.
-    image : str
-        SHA-256, as 64 hex digits, of the reference's bytes (decoded) or of its URL's UTF-8 text.
-
-    Returns
-    -------
-    str
-        SHA-256 as 64 hex digits, over the canonical JSON of these six and the model.
-
-    Examples
-    --------
-    >>> order = {"prompt": "a fox", "seed": 1, "width": 512, "height": 512, "use_rephraser": True}
-    >>> request_digest(**order, image="e" * 64) == request_digest(**order, image="f" * 64)
-    False
-    """
+    """Name an order by what it asks for, so that a test can tell two equal ones."""
     description = {
         "model": contract.MODEL,
         "prompt": prompt,
@@ -204,15 +103,7 @@ def request_digest(
 
 
 class TaskIds:
-    """Makes ids like the service's: an xid, that is time, machine, process and a counter, in base 32.
-
-    Examples
-    --------
-    >>> ids = TaskIds()
-    >>> first, second = ids.make(now=1_700_000_000.5), ids.make(now=1_700_000_000.5)
-    >>> len(first), first < second, first[:6]
-    (20, True, 'cl9v20')
-    """
+    """Makes ids like the service's: an xid, that is time, machine, process and a counter, in base 32."""
 
     def __init__(self) -> None:
         self._maker = os.urandom(5)
@@ -220,18 +111,7 @@ class TaskIds:
         self._numbers = itertools.count(int.from_bytes(os.urandom(3)) // 2)
 
     def make(self, now: float) -> str:
-        """Make the id of a task.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds of its creation, which the id begins with.
-
-        Returns
-        -------
-        str
-            20 characters of 0-9a-v.
-        """
+        """Make the id of a task."""
         number = next(self._numbers) % 2**24
         raw = int(now).to_bytes(4) + self._maker + number.to_bytes(3)
         return base64.b32hexencode(raw)[:20].decode().lower()
@@ -252,16 +132,6 @@ class Store:
 
     Every change is committed before the call returns. It is handed to the operating system and not synced:
     the process may be killed at any moment and nothing is lost; a power cut is not survived, and need not be.
-
-    Parameters
-    ----------
-    path : Path or str
-        The SQLite file; made if there is none.
-
-    Raises
-    ------
-    RuntimeError
-        If the file was written by another version of the gateway.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -274,110 +144,38 @@ class Store:
             raise
 
     def add(self, task: Task) -> None:
-        """Keep a new task.
-
-        Parameters
-        ----------
-        task : Task
-            Its id must not be there yet.
-        """
+        """Keep a new task."""
         self._run(_ADD, [getattr(task, name) for name in _COLUMNS])
 
     def get(self, task_id: str) -> Task | None:
-        """Give a task by its id, or None.
-
-        Parameters
-        ----------
-        task_id : str
-            Whatever a client asked for.
-
-        Returns
-        -------
-        Task or None
-        """
+        """Give a task by its id, or None."""
         return self._one("WHERE task_id = ?", task_id)
 
     def by_picture(self, picture: str) -> Task | None:
-        """Give the task whose picture has this name, or None.
-
-        Parameters
-        ----------
-        picture : str
-            Whatever a client asked for.
-
-        Returns
-        -------
-        Task or None
-        """
+        """Give the task whose picture has this name, or None."""
         return self._one("WHERE picture = ?", picture)
 
     def all(self) -> list[Task]:
-        """Give every task in the order of acceptance.
-
-        Returns
-        -------
-        list of Task
-        """
+        """Give every task in the order of acceptance."""
         return [_task(row) for row in self._run(f"{_READ} ORDER BY rowid")]
 
     def unfinished(self, now: float) -> list[Task]:
-        """Give the tasks that a gateway has to take up when it starts.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-
-        Returns
-        -------
-        list of Task
-            Those still running, and those whose picture is not made.
-        """
+        """Give the tasks that a gateway has to take up when it starts."""
         rows = self._run(f"{_READ} WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", [now])
         return [_task(row) for row in rows]
 
     def overdue(self, now: float) -> list[str]:
-        """Give the ids of tasks that are due and still wait for their picture.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-
-        Returns
-        -------
-        list of str
-        """
+        """Give the ids of tasks that are due and still wait for their picture."""
         rows = self._run(f"SELECT task_id FROM tasks WHERE due_at <= ? AND {_UNMADE}", [now])  # noqa: S608 - ours
         return [task_id for (task_id,) in rows]
 
     def develop(self, task_id: str, *, picture: str, media_type: str, start: int, n_bytes: int) -> None:
-        """Keep that a task's picture exists.
-
-        Parameters
-        ----------
-        task_id : str
-            The task.
-        picture : str
-            Its name in links.
-        media_type : str
-            Such as ``image/jpeg``.
-        start, n_bytes : int
-            Where it begins, and its size.
-        """
+        """Keep that a task's picture exists."""
         change = "UPDATE tasks SET picture = ?, media_type = ?, picture_start = ?, picture_bytes = ? WHERE task_id = ?"
         self._run(change, [picture, media_type, start, n_bytes, task_id])
 
     def fail(self, task_id: str, code: str, message: str) -> None:
-        """Keep that no picture could be made.
-
-        Parameters
-        ----------
-        task_id : str
-            The task.
-        code, message : str
-            What its clients are told.
-        """
+        """Keep that no picture could be made."""
         self._run(
             "UPDATE tasks SET error_code = ?, error_message = ? WHERE task_id = ?", [code, message, task_id]
         )
@@ -420,23 +218,6 @@ class Slots:
     """The tasks that may run at once; what is over is refused, or waits for the first slot to come free.
 
     Nothing has to run for this: each slot is known by when its last task ends.
-
-    Parameters
-    ----------
-    n_slots : int or None
-        Tasks that may run at once; None for any number.
-    does_queue : bool
-        Whether a task over the limit waits, instead of being refused.
-    ends : iterable of float
-        When the tasks of an earlier life of the gateway end.
-
-    Examples
-    --------
-    >>> slots = Slots(1, does_queue=False)
-    >>> slots.take(now=0.0, duration_s=3.0)
-    0.0
-    >>> slots.wait_s(now=1.0)
-    2.0
     """
 
     def __init__(self, n_slots: int | None, *, does_queue: bool = False, ends: Iterable[float] = ()) -> None:
@@ -446,46 +227,13 @@ class Slots:
         heapq.heapify(self._ends)
 
     def wait_s(self, now: float) -> float:
-        """Give the seconds until a task may be taken: 0 unless the gateway is full and refuses.
-
-        Parameters
-        ----------
-        now : float
-            The gateway's clock.
-
-        Returns
-        -------
-        float
-
-        Examples
-        --------
-        >>> Slots(None).wait_s(now=0.0)
-        0.0
-        """
+        """Give the seconds until a task may be taken: 0 unless the gateway is full and refuses."""
         self._free(now)
         is_open = self._does_queue or self._n_slots is None or len(self._ends) < self._n_slots
         return 0.0 if is_open else self._ends[0] - now
 
     def take(self, now: float, duration_s: float) -> float:
-        """Give a task its slot.
-
-        Parameters
-        ----------
-        now : float
-            The gateway's clock.
-        duration_s : float
-            How long the task runs once it has started.
-
-        Returns
-        -------
-        float
-            When it starts.
-
-        Examples
-        --------
-        >>> Slots(2).take(now=5.0, duration_s=1.0)
-        5.0
-        """
+        """Give a task its slot."""
         if self._n_slots is None:
             return now
         self._free(now)
@@ -499,19 +247,7 @@ class Slots:
 
 
 class Bucket:
-    """A token bucket: so many requests a second, with a burst of one second's worth.
-
-    Parameters
-    ----------
-    rate_per_s : float or None
-        Requests a second; None for any number.
-
-    Examples
-    --------
-    >>> bucket = Bucket(1)
-    >>> bucket.take(now=0.0), bucket.take(now=0.25), bucket.take(now=1.0)
-    (0.0, 0.75, 0.0)
-    """
+    """A token bucket: so many requests a second, with a burst of one second's worth."""
 
     def __init__(self, rate_per_s: float | None) -> None:
         self._rate_per_s = rate_per_s
@@ -520,23 +256,7 @@ class Bucket:
         self._filled_at = -math.inf
 
     def take(self, now: float) -> float:
-        """Take a token, or give the seconds until there is one.
-
-        Parameters
-        ----------
-        now : float
-            A clock that never goes back.
-
-        Returns
-        -------
-        float
-            0 if the request may pass.
-
-        Examples
-        --------
-        >>> Bucket(None).take(now=0.0)
-        0.0
-        """
+        """Take a token, or give the seconds until there is one."""
         if self._rate_per_s is None:
             return 0.0
         self._n_tokens = min(self._n_most, self._n_tokens + (now - self._filled_at) * self._rate_per_s)
@@ -548,30 +268,7 @@ class Bucket:
 
 
 def retry_hint(style: RetryAfter, wait_s: float, now: float) -> tuple[dict[str, str], dict[str, float]]:
-    """Say when to come again: in a header (seconds or a date), in the body, or not at all.
-
-    Parameters
-    ----------
-    style : {"none", "seconds", "date", "body"}
-        Where it is said.
-    wait_s : float
-        Seconds to wait; headers hold whole seconds, at least 1.
-    now : float
-        Unix time in seconds, for the date.
-
-    Returns
-    -------
-    headers : dict of str to str
-    fields : dict of str to float
-        What is added to the body's top level.
-
-    Examples
-    --------
-    >>> retry_hint("seconds", 0.2, now=0.0)
-    ({'Retry-After': '1'}, {})
-    >>> retry_hint("date", 2.0, now=0.0)
-    ({'Retry-After': 'Thu, 01 Jan 1970 00:00:02 GMT'}, {})
-    """
+    """Say when to come again: in a header (seconds or a date), in the body, or not at all."""
     whole_s = max(1, math.ceil(wait_s))
     match style:
         case "seconds":
@@ -588,13 +285,7 @@ FORMS = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """A log-normal latency; fixed with sigma 0, and instant with median 0.
-
-    Examples
-    --------
-    >>> Latency(0.0).is_instant
-    True
-    """
+    """A log-normal latency; fixed with sigma 0, and instant with median 0."""
 
     median_s: float
     sigma: float = 0.0
@@ -605,24 +296,7 @@ class Latency:
         return self.median_s == 0
 
     def draw_s(self, rng: random.Random) -> float:
-        """Draw the latency of one task.
-
-        Parameters
-        ----------
-        rng : random.Random
-            Where the chance comes from; not touched when the latency is fixed.
-
-        Returns
-        -------
-        float
-            Seconds from start to end.
-
-        Examples
-        --------
-        >>> import random
-        >>> Latency(3.0, 0.5).draw_s(random.Random(1)) != Latency(3.0, 0.5).draw_s(random.Random(2))
-        True
-        """
+        """Draw the latency of one task."""
         if self.sigma == 0:
             return self.median_s
         return self.median_s * math.exp(rng.gauss(0.0, self.sigma))
@@ -632,32 +306,7 @@ INSTANT = Latency(0.0)
 
 
 def read_latency(value: str | float | Latency) -> Latency:
-    """Read a latency as it is written on a command line.
-
-    Parameters
-    ----------
-    value : str, float or Latency
-        ``"instant"``, ``"fixed:3"`` (seconds), ``"lognormal:3,0.5"`` (median in seconds, sigma of the
-        logarithm), a plain number of seconds, or a Latency as it is.
-
-    Returns
-    -------
-    Latency
-
-    Raises
-    ------
-    ValueError
-        If the text has another form, or a number is negative or not finite.
-
-    Examples
-    --------
-    >>> read_latency("lognormal:3,0.5")
-    Latency(median_s=3.0, sigma=0.5)
-    >>> read_latency("slow")
-    Traceback (most recent call last):
-    ...
-    ValueError: Latency 'slow' can't be read; write "instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA".
-    """
+    """Read a latency as it is written on a command line."""
     if isinstance(value, Latency):
         return value
     try:

@@ -2,13 +2,6 @@
 
 A cell may hold anything: a number of any kind, its digits as text, a missing value of any sort. The
 readers here say what it means or why it can't be read; they never guess and never round.
-
-Examples
---------
->>> read_integer("42.0").value, read_integer(42.5).fault
-(42, 'not-integer')
->>> read_boolean("no").value
-False
 """
 
 from __future__ import annotations
@@ -51,36 +44,14 @@ _FALSE = frozenset({"false", "no", "0", "0.0"})
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one cell means: a value, or why it can't be read; neither, when the cell is missing.
-
-    Examples
-    --------
-    >>> read_integer(None)
-    Read(value=None, fault=None)
-    """
+    """What one cell means: a value, or why it can't be read; neither, when the cell is missing."""
 
     value: Any = None
     fault: str | None = None
 
 
 def is_missing(cell: Any) -> bool:
-    """Say whether a cell is missing: None, NaN, NA, NaT or empty text.
-
-    Parameters
-    ----------
-    cell : object
-        Anything.
-
-    Returns
-    -------
-    bool
-        Text of blanks only is not missing here; a list or a picture never is.
-
-    Examples
-    --------
-    >>> [is_missing(cell) for cell in (None, float("nan"), "", pd.NaT, " ", [])]
-    [True, True, True, True, False, False]
-    """
+    """Say whether a cell is missing: None, NaN, NA, NaT or empty text."""
     if cell is None or (isinstance(cell, str) and not cell):
         return True
     if isinstance(cell, Decimal):
@@ -89,49 +60,14 @@ def is_missing(cell: Any) -> bool:
 
 
 def read_integer(cell: Any) -> Read:
-    """Read one cell as an integer of 64 bits.
-
-    Parameters
-    ----------
-    cell : object
-        An integer of any kind, a whole float or decimal (``42.0``), or digits as text (``"42"``,
-        ``"42.0"``).
-
-    Returns
-    -------
-    Read
-        Fault ``not-integer`` for fractions, booleans, other text and other objects; ``inexact`` for
-        floats from 2**53 on, which can't tell neighbouring integers apart; ``out-of-range`` beyond
-        64 bits.
-
-    Examples
-    --------
-    >>> read_integer(True).fault, read_integer(2**63).fault, read_integer(2.0**53).fault
-    ('not-integer', 'out-of-range', 'inexact')
-    """
+    """Read one cell as an integer of 64 bits."""
     if isinstance(cell, str):
         return _integer_of_text(cell.strip())
     return Read() if is_missing(cell) else _integer_of_number(cell)
 
 
 def read_boolean(cell: Any) -> Read:
-    """Read one cell as a boolean.
-
-    Parameters
-    ----------
-    cell : object
-        A boolean, the numbers 0 and 1, or the words true, false, yes, no, 0 and 1 in any letter case.
-
-    Returns
-    -------
-    Read
-        Fault ``not-boolean`` for anything else.
-
-    Examples
-    --------
-    >>> read_boolean("TRUE").value, read_boolean(0).value, read_boolean("maybe").fault
-    (True, False, 'not-boolean')
-    """
+    """Read one cell as a boolean."""
     if isinstance(cell, str):
         return _boolean_of_text(cell.strip().lower())
     if is_missing(cell):
@@ -142,44 +78,12 @@ def read_boolean(cell: Any) -> Read:
 
 
 def exact_end(dtype: Any) -> int:
-    """Give the first whole number from which a float type can't tell neighbours apart.
-
-    Parameters
-    ----------
-    dtype : numpy dtype or float type
-        Any floating type.
-
-    Returns
-    -------
-    int
-        2**53 for float64.
-
-    Examples
-    --------
-    >>> exact_end(float) == 2**53, exact_end("float32") == 2**24
-    (True, True)
-    """
+    """Give the first whole number from which a float type can't tell neighbours apart."""
     return int(2 ** (int(np.finfo(dtype).nmant) + 1))
 
 
 def show(cell: Any) -> str | None:
-    """Show a cell in at most 60 characters of one line.
-
-    Parameters
-    ----------
-    cell : object
-        Anything.
-
-    Returns
-    -------
-    str or None
-        None for a missing cell.
-
-    Examples
-    --------
-    >>> show("x" * 100)[-3:], len(show("x" * 100)), show(b"abc"), show(None)
-    ('xx…', 60, '<bytes: 3 bytes>', None)
-    """
+    """Show a cell in at most 60 characters of one line."""
     if is_missing(cell):
         return None
     # Only the head of the text is looked at: a `data:` URI can be megabytes long.
@@ -194,23 +98,7 @@ def text_of(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Write out what UTF-8 can't hold (half characters), so that the text can be shown and stored.
-
-    Parameters
-    ----------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    str
-        The same text, lone surrogates escaped.
-
-    Examples
-    --------
-    >>> printable("a\ud83d")
-    'a\\ud83d'
-    """
+    """Write out what UTF-8 can't hold (half characters), so that the text can be shown and stored."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -267,77 +155,22 @@ class Distinct:
 
     `codes` holds for each position an index into `cells`, or -1 where the cell is missing. Values that
     only compare equal, such as ``1`` and ``True``, are told apart.
-
-    Examples
-    --------
-    >>> distinct(pd.Series(["a", None, "b", "a"])).codes.tolist()
-    [0, -1, 1, 0]
     """
 
     codes: NDArray[np.intp]
     cells: list[Any]
 
     def positions(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Give the positions whose distinct cell is chosen.
-
-        Parameters
-        ----------
-        chosen : numpy.ndarray of bool
-            One flag per distinct cell.
-
-        Returns
-        -------
-        numpy.ndarray of int
-            Positions in the column, ascending.
-
-        Examples
-        --------
-        >>> distinct(pd.Series(["a", None, "b", "a"])).positions(np.array([True, False])).tolist()
-        [0, 3]
-        """
+        """Give the positions whose distinct cell is chosen."""
         return np.flatnonzero(self.take(chosen, missing=False))
 
     def take(self, values: NDArray[Any], *, missing: Any) -> NDArray[Any]:
-        """Lay one value per distinct cell out over all positions.
-
-        Parameters
-        ----------
-        values : numpy.ndarray
-            One value per distinct cell.
-        missing : object
-            What stands at positions whose cell is missing.
-
-        Returns
-        -------
-        numpy.ndarray
-            One value per position, of the dtype of `values`.
-
-        Examples
-        --------
-        >>> distinct(pd.Series(["a", None, "b"])).take(np.array([10, 20]), missing=0).tolist()
-        [10, 0, 20]
-        """
+        """Lay one value per distinct cell out over all positions."""
         return np.append(values, np.array([missing], dtype=values.dtype))[self.codes]
 
 
 def distinct(series: pd.Series) -> Distinct:
-    """Find the distinct cells of a column of any dtype.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        Any dtype; cells may be unhashable, such as lists, or pictures.
-
-    Returns
-    -------
-    Distinct
-        Cells in order of first appearance. Cells that can't be hashed are told apart by identity.
-
-    Examples
-    --------
-    >>> distinct(pd.Series([1, True, 1], dtype=object)).cells
-    [1, True]
-    """
+    """Find the distinct cells of a column of any dtype."""
     if _holds_text(series) or isinstance(series.dtype, pd.CategoricalDtype):
         codes, found = pd.factorize(series)
         return _without_missing(codes, found.astype(object).tolist())
@@ -383,14 +216,7 @@ _ARROW_INTEGER: Final = pd.ArrowDtype(pa.int64())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Integers:
-    """A column read as integers: 0 and not given where the cell is missing or can't be read.
-
-    Examples
-    --------
-    >>> read = integers(pd.Series([1, None, "x"], dtype=object))
-    >>> read.numbers.tolist(), read.is_given.tolist(), read.is_faulty.tolist()
-    ([1, 0, 0], [True, False, False], [False, False, True])
-    """
+    """A column read as integers: 0 and not given where the cell is missing or can't be read."""
 
     numbers: NDArray[np.int64]
     is_given: NDArray[np.bool_]
@@ -398,23 +224,7 @@ class Integers:
 
     @classmethod
     def nothing(cls, n_rows: int) -> Integers:
-        """Give what is read from a column that is not there.
-
-        Parameters
-        ----------
-        n_rows : int
-            Rows of the table.
-
-        Returns
-        -------
-        Integers
-            Nothing given, nothing wrong.
-
-        Examples
-        --------
-        >>> Integers.nothing(2).is_given.tolist()
-        [False, False]
-        """
+        """Give what is read from a column that is not there."""
         return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=bool), {})
 
     @property
@@ -427,23 +237,7 @@ class Integers:
 
 
 def integers(series: pd.Series) -> Integers:
-    """Read a column of any dtype as integers.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        Cells as `read_integer` takes them.
-
-    Returns
-    -------
-    Integers
-        Values (int64), which are given, and which have each fault.
-
-    Examples
-    --------
-    >>> integers(pd.Series([1.0, 2.5, None])).is_given.tolist()
-    [True, False, False]
-    """
+    """Read a column of any dtype as integers."""
     if pd.api.types.is_bool_dtype(series.dtype):
         return _all_faulty(series.notna().to_numpy(dtype=bool), NOT_INTEGER)
     if pd.api.types.is_float_dtype(series.dtype):
@@ -457,23 +251,7 @@ def integers(series: pd.Series) -> Integers:
 
 
 def booleans(series: pd.Series) -> Integers:
-    """Read a column of any dtype as booleans, laid out as 0 and 1.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        Cells as `read_boolean` takes them.
-
-    Returns
-    -------
-    Integers
-        Values 0 and 1, which are given, and which are not booleans.
-
-    Examples
-    --------
-    >>> booleans(pd.Series(["true", "no", "?"])).numbers.tolist()
-    [1, 0, 0]
-    """
+    """Read a column of any dtype as booleans, laid out as 0 and 1."""
     return _of_distinct(distinct(series), read_boolean)
 
 
@@ -544,23 +322,7 @@ _TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 
 
 def guessed(series: pd.Series) -> pd.Series:
-    """Give a column of text the narrowest dtype that holds its cells as they are written.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        Text, or missing.
-
-    Returns
-    -------
-    pandas.Series
-        `int64`, `float64` or `bool`; `Int64` or `boolean` where cells are missing; else `str`.
-
-    Examples
-    --------
-    >>> guessed(pd.Series(["True", None])).dtype.name
-    'boolean'
-    """
+    """Give a column of text the narrowest dtype that holds its cells as they are written."""
     text = series.astype(columns.STR)
     given = text.dropna()
     if given.empty:
@@ -575,24 +337,7 @@ def guessed(series: pd.Series) -> pd.Series:
 
 
 def typed(series: pd.Series) -> pd.Series:
-    """Give a column of values the narrowest dtype that holds them; text stays text.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        Of dtype object.
-
-    Returns
-    -------
-    pandas.Series
-        As `guessed` gives it for values that are numbers or booleans already; datetimes for datetimes; as it
-        was for anything else.
-
-    Examples
-    --------
-    >>> [str(typed(pd.Series(cells, dtype=object)).dtype) for cells in ([1, None], ["1", "2"], [[1], None])]
-    ['Int64', 'str', 'object']
-    """
+    """Give a column of values the narrowest dtype that holds them; text stays text."""
     given = [cell for cell in series.tolist() if not is_missing(cell)]
     kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"
     if kind == "integer":

@@ -2,12 +2,6 @@
 
 Each reader gives values laid out over the rows, with defaults filled in, and adds what is wrong to the
 findings; rows that are wrong hold a harmless stand-in.
-
-Examples
---------
->>> import pandas as pd
->>> read_seeds(Findings(pd.DataFrame({"seed": [7, -1, None]}))).is_given.tolist()
-[True, False, False]
 """
 
 from __future__ import annotations
@@ -44,37 +38,14 @@ REPLICATE_DEFAULT = 0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seeds:
-    """Seeds of all rows, and which rows have one; the others get theirs drawn.
-
-    Examples
-    --------
-    >>> Seeds(np.array([7, -1]), np.array([True, False])).numbers.dtype
-    dtype('int64')
-    """
+    """Seeds of all rows, and which rows have one; the others get theirs drawn."""
 
     numbers: NDArray[np.int64]
     is_given: NDArray[np.bool_]
 
 
 def read_prompts(findings: Findings) -> Distinct:
-    """Read the prompts, as they are: nothing is stripped or normalised.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table with a column `prompt`; takes what is wrong.
-
-    Returns
-    -------
-    Distinct
-        The prompts; -1 where there is none.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> read_prompts(Findings(pd.DataFrame({"prompt": ["a", "a"]}))).cells
-    ['a']
-    """
+    """Read the prompts, as they are: nothing is stripped or normalised."""
     prompts = distinct(findings.of_table[columns.PROMPT])
     findings.add("prompt-missing", columns.PROMPT, prompts.codes < 0)
     found = {number: _judge_prompt(prompt) for number, prompt in enumerate(prompts.cells)}
@@ -83,24 +54,7 @@ def read_prompts(findings: Findings) -> Distinct:
 
 
 def read_seeds(findings: Findings) -> Seeds:
-    """Read the seeds: missing and -1 both mean that one is to be drawn.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table that may have a column `seed`; takes what is wrong.
-
-    Returns
-    -------
-    Seeds
-        Seeds (int64; -1 where there is none) and which rows have one.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> read_seeds(Findings(pd.DataFrame({"prompt": ["a"]}))).numbers.tolist()
-    [-1]
-    """
+    """Read the seeds: missing and -1 both mean that one is to be drawn."""
     read = read_integers(columns.SEED, findings)
     is_given = read.is_given & (read.numbers >= 0)
     findings.add("seed-out-of-range", columns.SEED, read.numbers < contract.SEED_RANDOM.value)
@@ -110,74 +64,20 @@ def read_seeds(findings: Findings) -> Seeds:
 
 
 def read_replicates(findings: Findings) -> NDArray[np.int64]:
-    """Read the replicates, 0 where there is none.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table that may have a column `replicate`; takes what is wrong.
-
-    Returns
-    -------
-    numpy.ndarray of int64
-        One per row.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> read_replicates(Findings(pd.DataFrame({"replicate": [2, None]}))).tolist()
-    [2, 0]
-    """
+    """Read the replicates, 0 where there is none."""
     read = read_integers(columns.REPLICATE, findings)
     findings.add("replicate-out-of-range", columns.REPLICATE, read.numbers < 0)
     return np.where(read.is_given, read.numbers, REPLICATE_DEFAULT)
 
 
 def read_rephraser(findings: Findings) -> NDArray[np.bool_]:
-    """Read whether the service may rewrite the prompts, the service's default where nothing is said.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table that may have a column `use_rephraser`; takes what is wrong.
-
-    Returns
-    -------
-    numpy.ndarray of bool
-        One per row.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> read_rephraser(Findings(pd.DataFrame({"use_rephraser": ["no", None]}))).tolist()
-    [False, True]
-    """
+    """Read whether the service may rewrite the prompts, the service's default where nothing is said."""
     read = _read(columns.USE_REPHRASER, findings, booleans)
     return np.where(read.is_given, read.numbers != 0, contract.USE_REPHRASER_DEFAULT.value)
 
 
 def read_integers(column: str, findings: Findings) -> Integers:
-    """Read a column of integers.
-
-    Parameters
-    ----------
-    column : str
-        Its name; the table need not have it.
-    findings : Findings
-        Of the table; takes the cells that can't be read.
-
-    Returns
-    -------
-    Integers
-        What was read.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> found = Findings(pd.DataFrame({"seed": ["x"]}))
-    >>> read_integers("seed", found).is_given.tolist(), found.frame()["code"].tolist()
-    ([False], ['seed-not-integer'])
-    """
+    """Read a column of integers."""
     return _read(column, findings, integers)
 
 
@@ -213,37 +113,14 @@ _SIDES: Final = (columns.WIDTH, columns.HEIGHT)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sizes:
-    """Width and height of every row in pixels; a stand-in where they can't be read.
-
-    Examples
-    --------
-    >>> Sizes(np.array([1328]), np.array([1328])).widths.tolist()
-    [1328]
-    """
+    """Width and height of every row in pixels; a stand-in where they can't be read."""
 
     widths: NDArray[np.int64]
     heights: NDArray[np.int64]
 
 
 def read_size(cell: Any) -> tuple[int, int] | None:
-    """Read one cell of `size`.
-
-    Parameters
-    ----------
-    cell : object
-        ``"1328x1000"`` (also X, * or the times sign and blanks around it), an advised ratio such as ``"16:9"``, a pair
-        of integers, or the time of day that a spreadsheet made of a ratio.
-
-    Returns
-    -------
-    tuple of int or None
-        Width and height in pixels, not checked against any limit; None if it can't be read.
-
-    Examples
-    --------
-    >>> read_size((1664, 936)), read_size(dt.time(16, 9)), read_size("5:4")
-    ((1664, 936), (1664, 936), None)
-    """
+    """Read one cell of `size`."""
     if isinstance(cell, str):
         return _size_of_text(cell.strip())
     if isinstance(cell, dt.time):
@@ -255,28 +132,7 @@ def read_size(cell: Any) -> tuple[int, int] | None:
 
 
 def read_sizes(findings: Findings) -> Sizes:
-    """Read the sizes of a whole table.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table that may have columns `size`, `width` and `height`; takes what is wrong. A row with a
-        size needs no sides; if it has them, they must agree. A row with one side only gets the default
-        for the other, and a warning.
-
-    Returns
-    -------
-    Sizes
-        Width and height of every row.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from dreamo_batch.jobs.rules import Findings
-    >>> table = pd.DataFrame({"size": ["1:1", None], "width": [None, 512]})
-    >>> read_sizes(Findings(table)).widths.tolist()
-    [1328, 512]
-    """
+    """Read the sizes of a whole table."""
     named = _read_named(findings)
     sides = read_integers(columns.WIDTH, findings), read_integers(columns.HEIGHT, findings)
     _find_contradictions(named, sides, findings)
@@ -372,26 +228,7 @@ _LISTED_MAX = 20
 
 
 def check_columns(table: pd.DataFrame) -> None:
-    """Check that a table has the columns a run needs, each once and none of the toolkit's own.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table, or a result of this toolkit.
-
-    Raises
-    ------
-    TableError
-        If it is no DataFrame; if `prompt` or the image column is missing; if two columns share a name;
-        if a column of the user's is named like one that comes back.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> check_columns(pd.DataFrame({"image": [], "Prompt": []}))
-    Traceback (most recent call last):
-    dreamo_batch.errors.TableError: The table has no column 'prompt'; it has: image, Prompt. ...
-    """
+    """Check that a table has the columns a run needs, each once and none of the toolkit's own."""
     refuse_other_things(table)
     _refuse_duplicates(table)
     _refuse_absent(table)
@@ -400,81 +237,23 @@ def check_columns(table: pd.DataFrame) -> None:
 
 
 def is_result(table: pd.DataFrame) -> bool:
-    """Say whether a table is a result of this toolkit: it holds every output column.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Any table.
-
-    Returns
-    -------
-    bool
-        Whether it may be run again as it is.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> is_result(pd.DataFrame(columns=list(columns.OUTPUTS)))
-    True
-    """
+    """Say whether a table is a result of this toolkit: it holds every output column."""
     return set(columns.OUTPUTS) - {columns.RUN_DIR} <= set(table.columns)  # which tables of old versions lack
 
 
 def user_columns(table: pd.DataFrame) -> list[Any]:
-    """Name the columns that are the user's own, in the table's order.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table, or a result of this toolkit.
-
-    Returns
-    -------
-    list
-        All columns; of a result, all but the outputs.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> user_columns(pd.DataFrame(columns=["image", "prompt", *columns.OUTPUTS]))
-    ['image', 'prompt']
-    """
+    """Name the columns that are the user's own, in the table's order."""
     outputs = columns.OUTPUTS if is_result(table) else {}
     return [name for name in table.columns if name not in outputs]
 
 
 def image_columns(table: pd.DataFrame) -> list[str]:
-    """Name the columns that may hold the reference picture.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table.
-
-    Returns
-    -------
-    list of str
-        `image` and its aliases, as far as the table has them.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> image_columns(pd.DataFrame(columns=["image_url", "prompt", "image"]))
-    ['image', 'image_url']
-    """
+    """Name the columns that may hold the reference picture."""
     return [name for name in (columns.IMAGE, *columns.IMAGE_ALIASES) if name in table.columns]
 
 
 def as_frame(table: Any) -> Any:
-    """Turn a table of another library that hands out Arrow data (polars, Arrow, DuckDB) into a DataFrame.
-
-    Examples
-    --------
-    >>> import pyarrow as pa
-    >>> as_frame(pa.table({"prompt": ["a cat"], "seed": [None]}))["prompt"].tolist()
-    ['a cat']
-    """
+    """Turn a table of another library that hands out Arrow data (polars, Arrow, DuckDB) into a DataFrame."""
     import pandas as pd
 
     if isinstance(table, pd.DataFrame) or not hasattr(table, "__arrow_c_stream__"):
@@ -493,27 +272,7 @@ def as_frame(table: Any) -> Any:
 
 
 def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    r"""Rename columns that are spelled otherwise but mean one that is read: `Seed`, `Image Path`, ``\ufeffprompt``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same table if there are none.
-    dict
-        Name in the table to the name it is read under.
-
-    Raises
-    ------
-    TableError
-        If two columns mean the same one.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> table, renamed = recognised(pd.DataFrame(columns=["Image Path", "prompt", "Seed\u200b", "speed"]))
-    >>> table.columns.tolist(), renamed["Image Path"]
-    (['image_path', 'prompt', 'seed', 'speed'], 'image_path')
-    """
+    r"""Rename columns that are spelled otherwise but mean one that is read: `Seed`, `Image Path`, ``\ufeffprompt``."""
     refuse_other_things(table)
     meant = {_plain(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
     by_meaning: dict[str, list[str]] = {}
@@ -544,24 +303,7 @@ def _plain(name: str) -> str:
 
 
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
-    """Find columns that are named nearly like one that is read, and that the table lacks.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table.
-
-    Returns
-    -------
-    dict
-        Name in the table to the name that would be read, from which it differs by a plural s.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> misnamed(pd.DataFrame(columns=["image", "prompt", "Seeds", "speed"]))
-    {'Seeds': 'seed'}
-    """
+    """Find columns that are named nearly like one that is read, and that the table lacks."""
     lacking = {_folded(name): name for name in columns.INPUTS if name not in table.columns}
     meant = {name: lacking.get(_folded(name)) for name in user_columns(table) if isinstance(name, str)}
     return {name: near for name, near in meant.items() if near is not None and near != columns.IMAGE}
@@ -640,21 +382,7 @@ CODE: Final = "seed-sweep-rephrased"
 def find_rephrased_sweeps(
     findings: Findings, prompts: Distinct, seeds: Seeds, sizes: Sizes, use_rephraser: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Find seed sweeps that leave the rephraser on, and say so once for the whole table.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of the table, with all that is wrong with its rows; takes the warning.
-    prompts, seeds, sizes, use_rephraser
-        What was read of the rows.
-
-    Returns
-    -------
-    numpy.ndarray of bool
-        Which rows have the prompt, picture and size of another row, a seed of their own, and the rephraser on.
-        Pictures are told apart by their cells.
-    """
+    """Find seed sweeps that leave the rephraser on, and say so once for the whole table."""
     table = findings.of_table
     found = np.zeros(len(table), dtype=bool)
     at = np.flatnonzero(use_rephraser & ~findings.is_in_error())
@@ -672,16 +400,7 @@ def find_rephrased_sweeps(
 def is_swept(
     keys: Sequence[NDArray[np.int64]], seeds: NDArray[np.int64], is_given: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Say which rows have equals in `keys` with another seed; a seed still to be drawn is another one.
-
-    Examples
-    --------
-    >>> one = np.array([0, 0, 0])
-    >>> is_swept([one], np.array([7, 7, 7]), np.array([True, True, True])).any()
-    np.False_
-    >>> is_swept([one], np.array([7, -1, -1]), np.array([False, False, True])).all()
-    np.True_
-    """
+    """Say which rows have equals in `keys` with another seed; a seed still to be drawn is another one."""
     numbers = numbered(keys)
     codes = numbered([seeds])
     pairs = pd.unique(numbers[is_given] * (len(codes) + 1) + codes[is_given])
@@ -693,13 +412,7 @@ def is_swept(
 
 
 def numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Number the distinct rows of several keys.
-
-    Examples
-    --------
-    >>> numbered([np.array([5, 5, 7]), np.array([1, 2, 1])]).tolist()
-    [0, 1, 2]
-    """
+    """Number the distinct rows of several keys."""
     # Numbered anew after each key, so that nothing overflows.
     numbers = np.zeros(len(keys[0]), dtype=np.int64)
     for key in keys:

@@ -6,14 +6,6 @@ The hash is taken of a JSON array, so that no two different orders can read the 
 
 with the occurrence as a ninth entry where the service draws the seed. The array is put together from pieces
 that are encoded once per distinct value, which is what makes it fast.
-
-Examples
---------
->>> order = Order(head_of('["url","https://example.com/cat.png"]', '"a cat"'), tail_of(1328, 1328, True, 0))
->>> text_of(order, 7)
-'["spark_dreamo",["url","https://example.com/cat.png"],"a cat",7,1328,1328,true,0]'
->>> job_id(text_of(order, 7))
-'fcfa2e0c03f8d7d7d963fdc81028f0d9'
 """
 
 from __future__ import annotations
@@ -36,11 +28,6 @@ class Order(NamedTuple):
     """All of an order but its seed: the text before it and the text behind it.
 
     A tuple, since hundreds of thousands are compared and hashed.
-
-    Examples
-    --------
-    >>> Order(head_of('["bytes","00"]', '"a cat"'), tail_of(512, 600, False, 2)).tail
-    ',512,600,false,2]'
     """
 
     head: str
@@ -48,160 +35,38 @@ class Order(NamedTuple):
 
 
 def encode(prompt: str) -> str:
-    r"""Encode a prompt as JSON, ASCII only.
-
-    Parameters
-    ----------
-    prompt : str
-        As it is: blanks count, and nothing is normalised.
-
-    Returns
-    -------
-    str
-        JSON.
-
-    Examples
-    --------
-    >>> encode("\u732b")
-    '"\\u732b"'
-    """
+    """Encode a prompt as JSON, ASCII only."""
     return json.dumps(prompt)
 
 
 def head_of(image: str, prompt: str) -> str:
-    """Write what stands before the seed.
-
-    Parameters
-    ----------
-    image : str
-        The picture's part of the identity, JSON already.
-    prompt : str
-        The prompt, JSON already.
-
-    Returns
-    -------
-    str
-        The first half of a JSON array.
-
-    Examples
-    --------
-    >>> head_of('["bytes","00"]', '"a cat"')
-    '["spark_dreamo",["bytes","00"],"a cat",'
-    """
+    """Write what stands before the seed."""
     return f'["{contract.MODEL}",{image},{prompt},'
 
 
 def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str:
-    """Write what stands behind the seed.
-
-    Parameters
-    ----------
-    width, height : int
-        Size wanted, in pixels.
-    use_rephraser : bool
-        Whether the service may rewrite the prompt.
-    replicate : int
-        Number among jobs that are equal on purpose.
-
-    Returns
-    -------
-    str
-        The second half of a JSON array.
-
-    Examples
-    --------
-    >>> tail_of(1328, 1328, True, 0)
-    ',1328,1328,true,0]'
-    """
+    """Write what stands behind the seed."""
     return f",{width},{height},{'true' if use_rephraser else 'false'},{replicate}]"
 
 
 def text_of(order: Order, seed: int | None, occurrence: int | None = None) -> str:
-    """Write an order as a JSON array.
-
-    Parameters
-    ----------
-    order : Order
-        What is ordered.
-    seed : int or None
-        The seed that is sent; None while it is being drawn.
-    occurrence : int, optional
-        Number among equal rows without a seed.
-
-    Returns
-    -------
-    str
-        The array.
-
-    Examples
-    --------
-    >>> text_of(Order("[1,", ",2]"), None, 3)
-    '[1,null,2,3]'
-    """
+    """Write an order as a JSON array."""
     written = f"{order.head}{'null' if seed is None else seed}{order.tail}"
     return written if occurrence is None else f"{written[:-1]},{occurrence}]"
 
 
 def job_id(text: str) -> str:
-    """Give the id of an order.
-
-    Parameters
-    ----------
-    text : str
-        From `text_of`.
-
-    Returns
-    -------
-    str
-        First half of its SHA-256: 32 characters of lower-case hex.
-
-    Examples
-    --------
-    >>> len(job_id("[]"))
-    32
-    """
+    """Give the id of an order."""
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_ID_CHARACTERS]
 
 
 def seen(prompt: str) -> str:
-    r"""Return what a reader sees of a prompt, for finding prompts that only look alike; jobs keep the exact text.
-
-    Parameters
-    ----------
-    prompt : str
-        Any text.
-
-    Returns
-    -------
-    str
-        White space as single blanks, nothing invisible, composed (NFC).
-
-    Examples
-    --------
-    >>> seen("\ufeffa\u00a0caf\u0065\u0301\r\n")
-    'a café'
-    """
+    """Return what a reader sees of a prompt, for finding prompts that only look alike; jobs keep the exact text."""
     return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
 
 
 def difference(prompt: str, other: str) -> str:
-    r"""Say in what two prompts differ that look alike.
-
-    Parameters
-    ----------
-    prompt, other : str
-        Two prompts for which `seen` gives the same.
-
-    Returns
-    -------
-    str
-        Empty if they are equal.
-
-    Examples
-    --------
-    >>> difference("a fox", "a fox\n"), difference("a fox", "a  fox"), difference("a fox", "a\u200b fox")
-    ('line ends', 'white space', 'invisible characters')
-    """
+    """Say in what two prompts differ that look alike."""
     if prompt == other:
         return ""
     for what, reading in _READINGS:

@@ -1,13 +1,4 @@
-"""Settle the seeds of rows that have none: drawn here, or left to the service.
-
-Examples
---------
->>> from dreamo_batch.jobs.identity import Order
->>> order = Order('["a",', ",512]")
->>> first, second = Draw("entropy"), Draw("entropy")
->>> [first(order), first(order)] == [second(order), second(order)]
-True
-"""
+"""Settle the seeds of rows that have none: drawn here, or left to the service."""
 
 from __future__ import annotations
 
@@ -48,18 +39,6 @@ class Draw:
 
     The n-th row of an order gets the n-th seed of that order, whatever stands between them in the table.
     So a table can be sorted or extended without losing what was bought.
-
-    Parameters
-    ----------
-    entropy : str
-        Of the run; anything.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.identity import Order
-    >>> seed, one = Draw("entropy")(Order('["a",', ",512]"))
-    >>> 0 < seed < 2**31, len(one)
-    (True, 32)
     """
 
     def __init__(self, entropy: str) -> None:
@@ -88,15 +67,7 @@ class Draw:
 
 
 class Leave:
-    """Leaves seeds to the service; the occurrence then tells equal rows apart.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.identity import Order
-    >>> leave, order = Leave(), Order('["a",', ",512]")
-    >>> leave(order)[0], leave(order) == leave(order)
-    (-1, False)
-    """
+    """Leaves seeds to the service; the occurrence then tells equal rows apart."""
 
     def __init__(self) -> None:
         self._n_seen: Counter[str] = Counter()
@@ -122,14 +93,7 @@ RANDOM_SEED: Final = (RECORD, "service")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is bought for one or more rows.
-
-    Examples
-    --------
-    >>> image = ImageSource("url", "https://example.com/cat.png", "00", "https://example.com/cat.png", "00")
-    >>> Job("5cdb", "a cat", 7, 1328, 1328, True, 0, image).seed
-    7
-    """
+    """What is bought for one or more rows."""
 
     job_id: str
     prompt: str
@@ -149,11 +113,6 @@ class Prepared:
     position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
     can't be ordered what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
     whose prompts the service may rewrite, `drawn` those whose seed was drawn.
-
-    Examples
-    --------
-    >>> Prepared({}, pd.DataFrame(), pd.DataFrame()).jobs
-    {}
     """
 
     jobs: dict[str, Job]
@@ -173,45 +132,7 @@ def prepare(
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,
 ) -> Prepared:
-    """Turn a table into jobs.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table, or a result of this toolkit. Not changed.
-    entropy : str
-        Of the run: what missing seeds are drawn from.
-    random_seed : {"record", "service"}
-        Draw missing seeds here, or send -1 and let the service draw.
-    base_dir : pathlib.Path or str, optional
-        Folder that relative image paths start at; by default the working directory.
-    inputs_dir : pathlib.Path or str, optional
-        Takes pictures from memory and corrected copies. Left out: nothing is written, and such pictures have
-        bare file names as locations.
-    fix_images : bool, default False
-        Make corrected copies of pictures that break a rule that can be mended.
-    known_images : mapping of str to ImageSource, optional
-        Pictures by absolute path or canonical URL as an earlier call saw them. A file that is gone since, or a link
-        that has expired, keeps its identity, and its rows get a warning instead of an error.
-
-    Returns
-    -------
-    Prepared
-        Jobs, rows and problems. Rows with an error have no job.
-
-    Raises
-    ------
-    TableError
-        If columns are missing, doubled or clash with the toolkit's own.
-    StorageFailed
-        If `inputs_dir` can't be written to.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"] * 2, "prompt": ["a cat", ""]})
-    >>> prepare(table, entropy="e").rows["error_class"].tolist()
-    [nan, 'invalid']
-    """
+    """Turn a table into jobs."""
     if random_seed not in RANDOM_SEED:
         raise UsageError(
             f"random_seed is {random_seed!r}; one of {', '.join(map(repr, RANDOM_SEED))} was expected."

@@ -1,11 +1,4 @@
-"""Read the bytes of one reference picture, once, and hash them.
-
-Examples
---------
->>> from dreamo_batch.jobs.sources import Source
->>> load(Source("bytes", content=b"abc"), Path("/data")).digest[:8]
-'ba7816bf'
-"""
+"""Read the bytes of one reference picture, once, and hash them."""
 
 from __future__ import annotations
 
@@ -96,23 +89,7 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 
 
 def examine(content: bytes) -> tuple[Finding, ...]:
-    """Find everything that is wrong with a picture.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-
-    Returns
-    -------
-    tuple of Finding
-        Empty for a picture that may be sent as it is.
-
-    Examples
-    --------
-    >>> [finding.code for finding in examine(b"<html>")]
-    ['image-not-a-picture']
-    """
+    """Find everything that is wrong with a picture."""
     if not content:
         return (Finding.of("image-empty"),)
     try:
@@ -127,44 +104,12 @@ def examine(content: bytes) -> tuple[Finding, ...]:
 
 
 def damaged(error: Exception) -> Finding:
-    """State that a picture can't be decoded.
-
-    Parameters
-    ----------
-    error : Exception
-        What Pillow said.
-
-    Returns
-    -------
-    Finding
-        With its words.
-
-    Examples
-    --------
-    >>> damaged(OSError("image file is truncated")).message
-    "The picture can't be decoded: image file is truncated."
-    """
+    """State that a picture can't be decoded."""
     return Finding.of("image-damaged", reason=str(error).rstrip(".") or type(error).__name__)
 
 
 def suffix_of(content: bytes) -> str:
-    """Give the file suffix that fits a picture's content.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file, JPEG or PNG or anything else.
-
-    Returns
-    -------
-    str
-        ``.jpg``, ``.png`` or ``.bin``.
-
-    Examples
-    --------
-    >>> suffix_of(b"GIF89a")
-    '.bin'
-    """
+    """Give the file suffix that fits a picture's content."""
     jpg, png, other = SUFFIXES
     if content.startswith(b"\xff\xd8"):
         return jpg
@@ -175,35 +120,7 @@ def suffix_of(content: bytes) -> str:
 def opened(
     source: Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, pixels_max: int = PIXELS_MAX
 ) -> Iterator[Image.Image]:
-    """Open a picture to decode it: by our settings whatever the user's are, and within a bound on memory.
-
-    Parameters
-    ----------
-    source : pathlib.Path or io.BytesIO
-        The file, or its content.
-    formats : tuple of str, optional
-        The formats to try; default: every one that Pillow knows.
-    pixels_max : int
-        Larger pictures aren't decoded.
-
-    Yields
-    ------
-    PIL.Image.Image
-        The picture; decode it before the context ends.
-
-    Raises
-    ------
-    PIL.Image.DecompressionBombError
-        If it has more pixels.
-
-    Examples
-    --------
-    >>> buffer = io.BytesIO()
-    >>> Image.new("L", (3, 2)).save(buffer, "PNG")
-    >>> with opened(buffer) as image:
-    ...     image.size
-    (3, 2)
-    """
+    """Open a picture to decode it: by our settings whatever the user's are, and within a bound on memory."""
     with pillow_settings, Image.open(source, formats=formats) as image:
         n_pixels = image.width * image.height
         if n_pixels > pixels_max:
@@ -294,67 +211,19 @@ _room: Final = _Room(64_000_000)
 
 
 def is_jpeg(image: Image.Image) -> bool:
-    """Say whether a picture is stored as JPEG; MPO, what many cameras write, is one with a second picture.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        An opened picture.
-
-    Returns
-    -------
-    bool
-        Whether its file is a JPEG stream.
-
-    Examples
-    --------
-    >>> is_jpeg(Image.new("L", (1, 1)))
-    False
-    """
+    """Say whether a picture is stored as JPEG; MPO, what many cameras write, is one with a second picture."""
     return image.format in {"JPEG", "MPO"}
 
 
 def orientation(image: Image.Image) -> int:
-    """Read the note on how a picture is to be turned.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Opened or in memory.
-
-    Returns
-    -------
-    int
-        As in EXIF: 1 (or 0) for upright, else 2 to 8.
-
-    Examples
-    --------
-    >>> orientation(Image.new("L", (1, 1)))
-    1
-    """
+    """Read the note on how a picture is to be turned."""
     # PNG's own getexif() would decode the whole picture to look for a note behind it.
     note = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return note if isinstance(note, int) else 1
 
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
-    """Return the lowest and the highest level of each band.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Of any mode.
-
-    Returns
-    -------
-    tuple of (low, high)
-        One for each band.
-
-    Examples
-    --------
-    >>> extremes(Image.new("RGB", (1, 1), "red"))
-    ((255, 255), (0, 0), (0, 0))
-    """
+    """Return the lowest and the highest level of each band."""
     if image.mode in DEEP_MODES:  # Pillow knows some of them only in its own byte order
         ranges = [(int(levels.min()), int(levels.max())) for _, levels in _strips(image)]
         return ((min(low for low, _ in ranges), max(high for _, high in ranges)),)
@@ -363,23 +232,7 @@ def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """Return grey of 16 bits as 8 bits, the same wherever a picture is looked at or corrected; others as they are.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Of any mode; Pillow itself would make white of all that is brighter than 255.
-
-    Returns
-    -------
-    PIL.Image.Image
-        Of mode L, if `image` holds integers of more than 8 bits.
-
-    Examples
-    --------
-    >>> in_eight_bits(Image.new("I;16", (1, 1), 0x8040)).getpixel((0, 0))
-    128
-    """
+    """Return grey of 16 bits as 8 bits, the same wherever a picture is looked at or corrected; others as they are."""
     if image.mode not in (*DEEP_MODES, "I"):
         return image
     grey = Image.new("L", image.size)
@@ -488,11 +341,6 @@ class Loaded:
 
     `made_of` is ``"bytes"`` if the digest is that of `content`, ``"pixels"`` if it is that of a PIL image's
     mode, size and pixels, of which `content` is a PNG. `location` is empty for pictures in memory.
-
-    Examples
-    --------
-    >>> Loaded(b"abc", "ba7816bf", "bytes").location
-    ''
     """
 
     content: bytes
@@ -502,26 +350,7 @@ class Loaded:
 
 
 def load(source: Source, base_dir: Path) -> Loaded | Finding:
-    """Read a picture.
-
-    Parameters
-    ----------
-    source : Source
-        Of kind file, bytes or pixels.
-    base_dir : pathlib.Path
-        Where relative paths started, to be named in the finding.
-
-    Returns
-    -------
-    Loaded or Finding
-        The finding says why it can't be read. Only regular files are opened, so that a pipe can't hang.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.sources import Source
-    >>> load(Source("file", "/data/none.png"), Path("/data")).code
-    'image-not-found'
-    """
+    """Read a picture."""
     if source.kind == FILE:
         return _load_file(source.location, base_dir)
     if source.kind == PIXELS:
@@ -530,23 +359,7 @@ def load(source: Source, base_dir: Path) -> Loaded | Finding:
 
 
 def sha256(content: bytes) -> str:
-    """Hash bytes.
-
-    Parameters
-    ----------
-    content : bytes
-        Anything.
-
-    Returns
-    -------
-    str
-        SHA-256 in lower-case hex, 64 characters.
-
-    Examples
-    --------
-    >>> sha256(b"")[:8]
-    'e3b0c442'
-    """
+    """Hash bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -629,48 +442,12 @@ class CameOutUniform(ValueError):  # noqa: N818 - it names what happened to the 
 
 
 def is_repairable(finding: Finding) -> bool:
-    """Say whether a corrected copy would be without the problem.
-
-    Parameters
-    ----------
-    finding : Finding
-        About a picture.
-
-    Returns
-    -------
-    bool
-        Whether the recipe mends it.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.rules import Finding
-    >>> is_repairable(Finding.of("image-rotated")), is_repairable(Finding.of("image-empty"))
-    (True, False)
-    """
+    """Say whether a corrected copy would be without the problem."""
     return bool(rules.RULES[finding.code].repair)
 
 
 def announce(finding: Finding, *, fix_images: bool) -> Finding:
-    """Say beforehand what `fix_images` does, or would do, about a problem.
-
-    Parameters
-    ----------
-    finding : Finding
-        About a picture.
-    fix_images : bool
-        Whether a corrected copy will be written.
-
-    Returns
-    -------
-    Finding
-        A mere warning if it will be mended.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.rules import Finding
-    >>> announce(Finding.of("image-rotated"), fix_images=True).fix
-    'Nothing to do: the run sends a corrected copy, turned upright.'
-    """
+    """Say beforehand what `fix_images` does, or would do, about a problem."""
     repair_text = rules.RULES[finding.code].repair
     if not repair_text:
         return finding
@@ -686,30 +463,6 @@ def repair(content: bytes) -> bytes:
     Upright, first frame, 8-bit grey or RGB, at most 4096 pixels a side, at most 4.7 MB; JPEG or PNG. What was
     stored with loss becomes a JPEG, everything else a PNG if that is small enough. Alpha is kept as long as
     the PNG is small enough, else laid on white. The same bytes and Pillow give the same copy.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file, of a format in `pictures.CONVERTIBLE`.
-
-    Returns
-    -------
-    bytes
-        The whole corrected file.
-
-    Raises
-    ------
-    CameOutUniform
-        If the copy is of one colour although the picture is not.
-    Exception
-        Whatever Pillow raises if the picture can't be decoded.
-
-    Examples
-    --------
-    >>> buffer = io.BytesIO()
-    >>> Image.new("RGB", (8, 8)).save(buffer, "GIF")
-    >>> repair(buffer.getvalue())[1:4]
-    b'PNG'
     """
     with opened(io.BytesIO(content)) as image:
         corrected, is_lossy, profile = _corrected(image)
@@ -781,66 +534,19 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def kept_copy(folder: Path | None, digest: str) -> Path | None:
-    """Find the copy of a file in a folder by the digest of its bytes.
-
-    Parameters
-    ----------
-    folder : pathlib.Path or None
-        The folder.
-    digest : str
-        SHA-256, hex.
-
-    Returns
-    -------
-    pathlib.Path or None
-        None if there is none; its bytes are not read.
-
-    Examples
-    --------
-    >>> kept_copy(None, "ba78") is None
-    True
-    """
+    """Find the copy of a file in a folder by the digest of its bytes."""
     places = [] if folder is None else [folder / f"{digest}{suffix}" for suffix in SUFFIXES]
     return next((place for place in places if place.is_file()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A folder named by digests; without a `directory`, names are given but nothing is written.
-
-    Examples
-    --------
-    >>> Inputs(None).directory is None
-    True
-    """
+    """A folder named by digests; without a `directory`, names are given but nothing is written."""
 
     directory: Path | None
 
     def keep(self, name: str, content: bytes) -> str:
-        """Keep a picture under a name that stands for its content.
-
-        Parameters
-        ----------
-        name : str
-            File name.
-        content : bytes
-            The whole file.
-
-        Returns
-        -------
-        str
-            Absolute path; the bare name if nothing is written.
-
-        Raises
-        ------
-        StorageFailed
-            If the folder can't be written to.
-
-        Examples
-        --------
-        >>> Inputs(None).keep("a.png", b"")
-        'a.png'
-        """
+        """Keep a picture under a name that stands for its content."""
         if self.directory is None:
             return name
         path = self.directory / name
@@ -856,22 +562,7 @@ class Inputs:
         return str(path)
 
     def keep_references(self, images: Iterable[ImageSource]) -> None:
-        """Keep a copy of each file that is to be sent, so that the directory can be given away.
-
-        Parameters
-        ----------
-        images : iterable of ImageSource
-            As they were checked; what is at a URL isn't fetched, and a file changed since is left out.
-
-        Raises
-        ------
-        StorageFailed
-            If the folder can't be written to.
-
-        Examples
-        --------
-        >>> Inputs(None).keep_references([])
-        """
+        """Keep a copy of each file that is to be sent, so that the directory can be given away."""
         distinct = {image.sent_location: image for image in images if image.kind != URL}
         elsewhere = [one for place, one in distinct.items() if Path(place).parent != self.directory]
         wanted = [] if self.directory is None else elsewhere
@@ -889,36 +580,7 @@ class Inputs:
             self.keep(image.sent_digest + suffix_of(content), content)
 
     def keep_repaired(self, digest: str, content: bytes) -> tuple[str, bytes]:
-        """Keep the corrected copy of a picture; one made by an earlier call is used as it is.
-
-        Parameters
-        ----------
-        digest : str
-            Digest of the source.
-        content : bytes
-            The whole source.
-
-        Returns
-        -------
-        tuple of str and bytes
-            Absolute path of the copy (the bare name if nothing is written), and its bytes.
-
-        Raises
-        ------
-        StorageFailed
-            If the folder can't be written to.
-        Exception
-            Whatever Pillow raises if the source can't be decoded.
-
-        Examples
-        --------
-        >>> import io
-        >>> from PIL import Image
-        >>> buffer = io.BytesIO()
-        >>> Image.new("RGB", (8, 8)).save(buffer, "GIF")
-        >>> Inputs(None).keep_repaired("ba78", buffer.getvalue())[0]
-        'ba78-fixed-1.png'
-        """
+        """Keep the corrected copy of a picture; one made by an earlier call is used as it is."""
         stem = f"{digest}-fixed-{RECIPE}"
         earlier = self._earlier(stem)
         if earlier is not None:
@@ -949,12 +611,6 @@ class ImageSource:
     pixels for a PIL image; for a URL, of what of it names the picture (`links.canonical`). `sent_location` and
     `sent_digest` are the same unless a corrected copy was made; `sent_digest` is the SHA-256 of the file at
     `sent_location`, or of the URL as it is sent.
-
-    Examples
-    --------
-    >>> url = "https://example.com/cat.png"
-    >>> ImageSource("url", url, "0" * 64, url, "0" * 64).kind
-    'url'
     """
 
     kind: Literal["file", "url"]
@@ -971,12 +627,6 @@ class Check:
     `inputs` takes pictures in memory and corrected copies; without it pictures are only judged. `known`
     holds pictures by absolute path, or canonical URL, as they were when last seen, for files that are gone since
     and links that have expired.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> Check(Path("/data")).fix_images
-    False
     """
 
     base_dir: Path
@@ -988,13 +638,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check found; `image` and what a job's identity takes from it (JSON), if it can be sent.
-
-    Examples
-    --------
-    >>> Checked(()).image is None
-    True
-    """
+    """What a check found; `image` and what a job's identity takes from it (JSON), if it can be sent."""
 
     findings: tuple[Finding, ...]
     image: ImageSource | None = None
@@ -1002,32 +646,7 @@ class Checked:
 
 
 def check(source: Source, how: Check) -> Checked:
-    """Check one picture, reading it once.
-
-    Parameters
-    ----------
-    source : Source
-        Where it is.
-    how : Check
-        What to do with it.
-
-    Returns
-    -------
-    Checked
-        Every problem; the picture, if it can be sent and `how.inputs` is given.
-
-    Raises
-    ------
-    StorageFailed
-        If the folder for copies can't be written to.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from dreamo_batch.jobs.sources import Source
-    >>> check(Source("url", "https://example.com/cat.png"), Check(Path("/data"))).identity
-    '["url","https://example.com/cat.png"]'
-    """
+    """Check one picture, reading it once."""
     if source.kind == URL:
         return _check_url(source.location, how)
     loaded = load(source, how.base_dir)
@@ -1127,11 +746,6 @@ class Images:
     """The pictures of all rows: `numbers` gives each row's place in `sources`, -1 where it has none.
 
     `identities` holds for each source what a job's identity takes from it, as JSON.
-
-    Examples
-    --------
-    >>> Images(np.array([-1]), [], []).numbers.tolist()
-    [-1]
     """
 
     numbers: NDArray[np.intp]
@@ -1155,34 +769,7 @@ class _Column:
 
 
 def read_images(findings: Findings, how: Check) -> Images:
-    """Check every distinct picture of a table, once.
-
-    Parameters
-    ----------
-    findings : Findings
-        Of a table with an image column; takes what is wrong.
-    how : Check
-        How pictures are checked.
-
-    Returns
-    -------
-    Images
-        The picture of every row that can be sent.
-
-    Raises
-    ------
-    StorageFailed
-        If the folder for copies can't be written to.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> import pandas as pd
-    >>> from dreamo_batch.jobs.rules import Findings
-    >>> found = Findings(pd.DataFrame({"image": ["nowhere.png", None]}))
-    >>> read_images(found, Check(Path("/data"))).numbers.tolist(), found.frame()["code"].tolist()
-    ([-1, -1], ['image-not-found', 'image-missing'])
-    """
+    """Check every distinct picture of a table, once."""
     listed = [_read_column(findings, name, how.base_dir) for name in image_columns(findings.of_table)]
     checked = _check_all(listed, how)
     _find_wrong_counts(listed, findings)

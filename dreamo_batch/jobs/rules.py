@@ -1,10 +1,4 @@
-"""What a rule is: code, severity, what was expected, what to do.
-
-Examples
---------
->>> Rule("image-empty", ERROR, "The picture has no bytes.", "Export or download it again.").repair
-''
-"""
+"""What a rule is: code, severity, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -35,11 +29,6 @@ class Rule:
     """One rule: `message` and `fix` may name `{details}` that are filled in for each row.
 
     `repair` says what a corrected copy of the picture would do about it; empty where none can.
-
-    Examples
-    --------
-    >>> Rule("image-not-found", ERROR, "There is no file {path}.", "Check the path.").code
-    'image-not-found'
     """
 
     code: str
@@ -426,13 +415,7 @@ RULES: Final[dict[str, Rule]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem of one cell, whatever the number of rows that share the cell.
-
-    Examples
-    --------
-    >>> Finding.of("image-bomb", size="90000x90000 pixels").is_error
-    True
-    """
+    """One problem of one cell, whatever the number of rows that share the cell."""
 
     code: str
     severity: str
@@ -441,25 +424,7 @@ class Finding:
 
     @classmethod
     def of(cls, code: str, **details: object) -> Finding:
-        """State that a rule is broken.
-
-        Parameters
-        ----------
-        code : str
-            Key of `rules.RULES`.
-        **details : object
-            What its message and fix name in braces.
-
-        Returns
-        -------
-        Finding
-            The problem, in words.
-
-        Examples
-        --------
-        >>> Finding.of("prompt-long", n=400).message
-        'The prompt has 400 characters; at most 300 are advised.'
-        """
+        """State that a rule is broken."""
         rule = RULES[code]
         message, fix = (printable(text.format(**details)) for text in (rule.message, rule.fix))
         return cls(code, rule.severity, message, fix)
@@ -480,41 +445,13 @@ class _Part:
 
 @dataclass(slots=True, eq=False)
 class Findings:
-    """All findings of one table, in the order in which the rules were looked at.
-
-    Examples
-    --------
-    >>> found = Findings(pd.DataFrame({"prompt": ["", "a", ""]}))
-    >>> found.add("prompt-missing", "prompt", np.array([True, False, True]))
-    >>> found.is_in_error().tolist()
-    [True, False, True]
-    """
+    """All findings of one table, in the order in which the rules were looked at."""
 
     of_table: pd.DataFrame
     _parts: list[_Part] = field(default_factory=list)
 
     def add(self, code: str, column: str, is_broken: NDArray[np.bool_], **details: Any) -> None:
-        """Add one rule for all rows that break it.
-
-        Parameters
-        ----------
-        code : str
-            Key of `rules.RULES`.
-        column : str
-            Column of the table that the problem is in.
-        is_broken : numpy.ndarray of bool
-            One flag per row.
-        **details : numpy.ndarray or object
-            What the rule's texts name in braces: an array has one per row, anything else is the same
-            for all.
-
-        Examples
-        --------
-        >>> found = Findings(pd.DataFrame({"width": [1, 600]}))
-        >>> found.add("side-too-small", "width", np.array([True, False]), side="width", n=np.array([1, 600]))
-        >>> found.frame()["message"][0]
-        'The width is 1 pixels; the service makes no picture below 512.'
-        """
+        """Add one rule for all rows that break it."""
         positions = np.flatnonzero(is_broken)
         if not len(positions):
             return
@@ -522,25 +459,7 @@ class Findings:
         self._parts.append(_Part(column, positions, self._shown(column, positions), found))
 
     def add_cells(self, column: str, cells: Distinct, found: Mapping[int, Sequence[Finding]]) -> None:
-        """Add the findings about distinct cells, once for each row that holds them.
-
-        Parameters
-        ----------
-        column : str
-            Column the cells are in.
-        cells : Distinct
-            The column.
-        found : mapping of int to sequence of Finding
-            Number of the distinct cell to what is wrong with it.
-
-        Examples
-        --------
-        >>> from dreamo_batch.jobs.cells import distinct
-        >>> found = Findings(pd.DataFrame({"image": ["a", "b"]}))
-        >>> found.add_cells("image", distinct(found.of_table["image"]), {1: [Finding.of("image-empty")]})
-        >>> found.is_in_error().tolist()
-        [False, True]
-        """
+        """Add the findings about distinct cells, once for each row that holds them."""
         shown = _objects([None] * len(cells.cells))
         for number in found:
             shown[number] = show(cells.cells[number])
@@ -555,36 +474,14 @@ class Findings:
             self._parts.append(_Part(column, positions, shown[numbers], layer[numbers]))
 
     def is_in_error(self) -> NDArray[np.bool_]:
-        """Say which rows can't be ordered.
-
-        Returns
-        -------
-        numpy.ndarray of bool
-            One flag per row.
-
-        Examples
-        --------
-        >>> Findings(pd.DataFrame({"prompt": ["a"]})).is_in_error().tolist()
-        [False]
-        """
+        """Say which rows can't be ordered."""
         mask = np.zeros(len(self.of_table), dtype=bool)
         for part in self._parts:
             mask[part.positions[[finding.is_error for finding in part.findings]]] = True
         return mask
 
     def frame(self) -> pd.DataFrame:
-        """Lay all findings out, row by row.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns and dtypes of `columns.PROBLEMS`, on a RangeIndex, ordered by position.
-
-        Examples
-        --------
-        >>> Findings(pd.DataFrame()).frame().dtypes["position"]
-        Int64Dtype()
-        """
+        """Lay all findings out, row by row."""
         unsorted = np.concatenate([np.empty(0, np.intp), *(part.positions for part in self._parts)])
         order = np.argsort(unsorted, kind="stable")
         positions = unsorted[order]

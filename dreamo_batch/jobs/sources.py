@@ -1,12 +1,4 @@
-"""Links to pictures: what of a URL names the picture, and when a signed link expires.
-
-Examples
---------
->>> canonical("HTTPS://B.s3.amazonaws.com:443/a%7e.png?X-Amz-Expires=60&X-Amz-Signature=00#top")
-'https://b.s3.amazonaws.com/a~.png'
->>> canonical("https://example.com/cat.png?size=large")
-'https://example.com/cat.png?size=large'
-"""
+"""Links to pictures: what of a URL names the picture, and when a signed link expires."""
 
 from __future__ import annotations
 
@@ -48,21 +40,6 @@ def canonical(url: str) -> str:
 
     Without fragment, default port and the parameters of a signature; scheme and host in lower case; each escape
     written in one way.
-
-    Parameters
-    ----------
-    url : str
-        An http or https URL.
-
-    Returns
-    -------
-    str
-        The same text for every link to the same object that differs in none but these.
-
-    Examples
-    --------
-    >>> canonical("https://cdn.discordapp.com/a/1/fox.png?ex=66f&is=66e&hm=ab")
-    'https://cdn.discordapp.com/a/1/fox.png'
     """
     parts = urlsplit(url)
     query = "&".join(_unsigned(parts.query.split("&"))) if parts.query else ""
@@ -71,13 +48,7 @@ def canonical(url: str) -> str:
 
 
 def place(url: str) -> str:
-    """Return where a URL leads whatever its query, for telling which links may mean the same picture.
-
-    Examples
-    --------
-    >>> place("https://example.com/a/../b//cat.png?token=1"), place("https://example.com/b/cat.png")
-    ('example.com/b/cat.png', 'example.com/b/cat.png')
-    """
+    """Return where a URL leads whatever its query, for telling which links may mean the same picture."""
     path: list[str] = []
     for part in unicodedata.normalize("NFC", unquote(urlsplit(url).path)).split("/"):
         if part == "..":
@@ -88,35 +59,12 @@ def place(url: str) -> str:
 
 
 def query(url: str) -> str:
-    """Return what stands behind the question mark.
-
-    Examples
-    --------
-    >>> query("https://example.com/cat.png?size=large")
-    'size=large'
-    """
+    """Return what stands behind the question mark."""
     return urlsplit(url).query
 
 
 def expires_at(url: str) -> float | None:
-    """Read from a signed link when it expires.
-
-    Parameters
-    ----------
-    url : str
-        An http or https URL.
-
-    Returns
-    -------
-    float or None
-        Unix seconds; None if the link isn't signed in a known way, or doesn't say.
-
-    Examples
-    --------
-    >>> expires_at("https://b.s3.amazonaws.com/a?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0")
-    1577836860.0
-    >>> expires_at("https://example.com/a?Expires=5")
-    """
+    """Read from a signed link when it expires."""
     given = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     for scheme in _SCHEMES:
         if scheme.needs <= given.keys():
@@ -231,34 +179,12 @@ AROUND: Final = " \t\r\n\u00a0\u3000\ufeff\u200b" + QUOTES
 
 
 def same_name(path: str, other: str) -> bool:
-    """Return whether two paths differ only in Unicode form and in blanks or quotes around their parts.
-
-    Examples
-    --------
-    >>> same_name("/data/cat.png", "/data/ cat.png")
-    True
-    """
+    """Return whether two paths differ only in Unicode form and in blanks or quotes around their parts."""
     return _parts(path) == _parts(other)
 
 
 def nearest(path: str) -> str | None:
-    """Find the one file that a path which leads nowhere may mean.
-
-    Parameters
-    ----------
-    path : str
-        Absolute.
-
-    Returns
-    -------
-    str or None
-        A path that differs only in Unicode form, capitals, and blanks or quotes around its parts, preferably not in
-        capitals; None if there is none, or several are equally near.
-
-    Examples
-    --------
-    >>> nearest("/no/such/cat.png")
-    """
+    """Find the one file that a path which leads nowhere may mean."""
     found = [Path(os.sep)]
     for part in _parts(path):
         found = [entry for folder in found for entry in _entries(folder, part)]
@@ -269,23 +195,7 @@ def nearest(path: str) -> str | None:
 
 
 def matching(pattern: str) -> tuple[list[str], list[str]]:
-    """Find the files that a glob pattern matches, and those that it misses by capitals only.
-
-    Parameters
-    ----------
-    pattern : str
-        As for `glob.glob`, recursive; its text is taken in any Unicode form.
-
-    Returns
-    -------
-    tuple of list of str
-        Both sorted.
-
-    Examples
-    --------
-    >>> matching("/no/such/*.png")
-    ([], [])
-    """
+    """Find the files that a glob pattern matches, and those that it misses by capitals only."""
     forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
     found = {path for form in forms for path in _files(form)}
     near = {path for form in forms for path in _files(_any_capitals(form))}
@@ -347,13 +257,7 @@ _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the picture of a cell is: `location` of a file (absolute) or URL, or `content` in memory.
-
-    Examples
-    --------
-    >>> Source("url", "https://example.com/cat.png").content is None
-    True
-    """
+    """Where the picture of a cell is: `location` of a file (absolute) or URL, or `content` in memory."""
 
     kind: Literal["file", "url", "bytes", "pixels"]
     location: str = ""
@@ -366,26 +270,7 @@ class Source:
 
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
-    """Tell what an image cell points at.
-
-    Parameters
-    ----------
-    cell : object
-        Path, http(s) URL or ``data:`` URI as text; any path-like; bytes, bytearray or memoryview; a PIL
-        image; a list of one of these, as the service's own `image_urls` is. Not a missing cell.
-    base_dir : pathlib.Path
-        Absolute folder that relative paths start at; ``~`` is the user's home.
-
-    Returns
-    -------
-    Source or Finding
-        The finding says why the cell can't be used.
-
-    Examples
-    --------
-    >>> read_source(b"GIF89a", Path("/data")).kind, read_source(3, Path("/data")).code
-    ('bytes', 'image-not-a-source')
-    """
+    """Tell what an image cell points at."""
     cell = only_item(cell)
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
@@ -399,36 +284,13 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
 
 
 def only_item(cell: Any) -> Any:
-    """Return the one item of a list, tuple or array; anything else as it is.
-
-    Examples
-    --------
-    >>> only_item(["cat.png"]), only_item(("a.png", "b.png")), only_item("cat.png")
-    ('cat.png', ('a.png', 'b.png'), 'cat.png')
-    """
+    """Return the one item of a list, tuple or array; anything else as it is."""
     is_listed = isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) <= 1
     return cell[0] if is_listed and len(cell) == 1 else cell
 
 
 def judge_url(url: str) -> Finding | None:
-    """Say what is doubtful about a URL that can be used.
-
-    Parameters
-    ----------
-    url : str
-        A URL that `read_source` took.
-
-    Returns
-    -------
-    Finding or None
-        A warning for hosts that the service can hardly reach.
-
-    Examples
-    --------
-    >>> judge_url("http://127.0.0.1:8000/cat.png").code
-    'image-url-not-public'
-    >>> judge_url("https://example.com/cat.png")
-    """
+    """Say what is doubtful about a URL that can be used."""
     host = urlsplit(url).hostname or ""
     return None if _is_public(host) else Finding.of("image-url-not-public", host=host)
 

@@ -1,12 +1,4 @@
-"""Read the axes of a sweep: what the user gave for one column becomes a list of cells.
-
-Examples
---------
->>> read_axis("seed", range(3), most=10)
-[0, 1, 2]
->>> read_axis("style", "oil", most=10)
-['oil']
-"""
+"""Read the axes of a sweep: what the user gave for one column becomes a list of cells."""
 
 from __future__ import annotations
 
@@ -42,37 +34,7 @@ _NAMED_MAX = 5
 
 
 def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
-    """Turn what was given for one column into its cells.
-
-    Parameters
-    ----------
-    name : str
-        The column.
-    given : object
-        One value, or any iterable of values: list, range, array, Series, generator. An `image` may be a
-        glob pattern, alone or in a list; a `size` may be a pair of integers.
-    most : int
-        Cells that are read at most, plus one; an endless iterable is cut off there.
-
-    Returns
-    -------
-    list
-        Cells, at least one: integers for seeds, sides and replicates, booleans for `use_rephraser`, text
-        for paths and sizes, anything for the user's own columns; None where one is missing.
-
-    Raises
-    ------
-    UsageError
-        If the axis is empty or a set, a pattern matches nothing, or a value can't be what it should be.
-
-    Examples
-    --------
-    >>> read_axis("size", (1664, 936), most=10), read_axis("size", ["1:1", (512, 512)], most=10)
-    (['1664x936'], ['1:1', '512x512'])
-    >>> read_axis("seed", 42.5, most=10)
-    Traceback (most recent call last):
-    dreamo_batch.errors.UsageError: seed: 42.5 is not a whole number of 64 bits.
-    """
+    """Turn what was given for one column into its cells."""
     values = _values(name, given, most)
     if name == columns.IMAGE:
         values = [path for value in values for path in _images(value)]

@@ -1,10 +1,4 @@
-"""Make a table fit for a file format that can't hold every cell that pandas can.
-
-Examples
---------
->>> as_text(pd.DataFrame({"image": [b"GIF89a"]}))["image"][0]
-'data:application/octet-stream;base64,R0lGODlh'
-"""
+"""Make a table fit for a file format that can't hold every cell that pandas can."""
 
 from __future__ import annotations
 
@@ -61,24 +55,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Write pictures in memory so that text can hold them: bytes as `data:` URIs.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Not changed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same, PIL images as a description, with one warning: identity comes from their pixels, which a file
-        of text can't keep.
-
-    Examples
-    --------
-    >>> as_text(pd.DataFrame({"prompt": ["a"]}))["prompt"].tolist()
-    ['a']
-    """
+    """Write pictures in memory so that text can hold them: bytes as `data:` URIs."""
     in_memory = [name for name in frame.columns if frame[name].dtype == object]
     lost = [str(name) for name in in_memory if any(isinstance(cell, Image.Image) for cell in frame[name])]
     if lost:
@@ -93,28 +70,7 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Turn an index that means something into columns, for formats that have none.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Not changed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        On a RangeIndex. One that merely counts from 0 and has no name is left out.
-
-    Raises
-    ------
-    TableError
-        If a level of the index is named like a column.
-
-    Examples
-    --------
-    >>> with_index_as_columns(pd.DataFrame({"a": [1]}, index=["x"])).columns.tolist()
-    ['index', 'a']
-    """
+    """Turn an index that means something into columns, for formats that have none."""
     index = frame.index
     if index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(frame))):
         return frame.reset_index(drop=True)
@@ -125,23 +81,7 @@ def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
-    """Put an apostrophe before text that a spreadsheet would take for a formula.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Not changed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Cells and names that begin with ``= + - @``, a tab or a carriage return begin with ``'``.
-
-    Examples
-    --------
-    >>> safe_for_spreadsheets(pd.DataFrame({"prompt": ["=1+1", "a cat"]}))["prompt"].tolist()
-    ["'=1+1", 'a cat']
-    """
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
     escaped = {name: frame[name].map(_escaped) for name in frame.columns if may_hold_text(frame[name])}
     return _with(frame, escaped).rename(columns=_escaped)
 
@@ -150,12 +90,6 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Make a table that Parquet can hold and give back, and name what had to become text for it.
 
     Each column, and the index, is written and read for a try unless its dtype is known to survive that.
-
-    Examples
-    --------
-    >>> held, changed = storable(pd.DataFrame({"a": [object()], "b": [1]}))
-    >>> changed, held["a"].dtype == "str"
-    (['a'], True)
     """
     stored, changed = frame.copy(deep=False), []
     for place, name in enumerate(frame.columns):
@@ -226,23 +160,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def may_hold_text(series: pd.Series) -> bool:
-    """Say whether cells of a column may be text.
-
-    Parameters
-    ----------
-    series : pandas.Series
-        A column.
-
-    Returns
-    -------
-    bool
-        Judged by the dtype alone.
-
-    Examples
-    --------
-    >>> may_hold_text(pd.Series(["a"])), may_hold_text(pd.Series([1]))
-    (True, False)
-    """
+    """Say whether cells of a column may be text."""
     return series.dtype == object or isinstance(series.dtype, (pd.StringDtype, pd.CategoricalDtype))
 
 
@@ -279,41 +197,7 @@ _QUOTING: Final = (
 
 
 def read_delimited(path: Path, separator: str | None, decimal: str | None = None) -> pd.DataFrame:
-    r"""Read a file of separated values as text, changing nothing but decimal commas.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        UTF-8, with or without a byte order mark, or UTF-16 with one. A first line ``sep=;``, as Excel writes it, names
-        the separator.
-    separator : str, optional
-        One character; left out, it is found in the first line.
-    decimal : str, optional
-        ``"."`` or ``","``; left out, commas are taken where semicolons separate and no cell has a decimal point.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Text as it stands in the file, missing where a cell is empty. A first column without a name, as
-        pandas writes it, becomes the index. Blank rows are left out, with a warning.
-
-    Raises
-    ------
-    TableError
-        If the file is empty or can't be read; names the line.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "jobs.csv")
-    >>> _ = path.write_text("image;prompt\na.png;a cat\n", encoding="utf-8")
-    >>> read_delimited(path, None).to_dict("list")
-    {'image': ['a.png'], 'prompt': ['a cat']}
-    >>> _ = path.write_text("image,prompt\na.png,a cat, sleeping\n", encoding="utf-8")
-    >>> read_delimited(path, ",")
-    Traceback (most recent call last):
-    dreamo_batch.errors.TableError: ... line 2 has 3 cells, where the first line names 2 columns...
-    """
+    """Read a file of separated values as text, changing nothing but decimal commas."""
     text = _decoded(path, path.read_bytes())
     n_skipped = 0
     if (said := _SAID.match(text)) is not None:
@@ -346,58 +230,14 @@ def read_delimited(path: Path, separator: str | None, decimal: str | None = None
 
 
 def write_delimited(frame: pd.DataFrame, path: Path, separator: str) -> None:
-    r"""Write a table as separated values, verbatim: UTF-8, no byte order mark, no index.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        What.
-    path : pathlib.Path
-        Where.
-    separator : str
-        One character.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
-    >>> write_delimited(pd.DataFrame({"code": ["007"]}), path, ",")
-    >>> path.read_text()
-    'code\n007\n'
-    """
+    """Write a table as separated values, verbatim: UTF-8, no byte order mark, no index."""
     # A lone carriage return is only quoted if it is part of what ends a line.
     line_end = "\r\n" if _holds_carriage_return(frame) else "\n"
     frame.to_csv(path, sep=separator, index=False, lineterminator=line_end, encoding="utf-8")
 
 
 def with_header(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
-    """Take the first line of a table for the names of its columns.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        To be named in errors.
-    lines : pandas.DataFrame
-        All lines, the names first.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The other lines on a RangeIndex, or on the first column if it has no name. Columns that have neither
-        name nor cells are dropped.
-
-    Raises
-    ------
-    TableError
-        If two columns share a name, or one that has cells has none.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> with_header(Path("a.csv"), pd.DataFrame([["a", None], ["1", None]])).columns.tolist()
-    ['a']
-    """
+    """Take the first line of a table for the names of its columns."""
     frame = lines.iloc[1:].reset_index(drop=True)
     names = [None if is_missing(name) else str(name) for name in lines.iloc[0]]
     kept = [number for number, name in enumerate(names) if name is not None or frame[number].notna().any()]
@@ -535,34 +375,7 @@ def _holds_carriage_return(frame: pd.DataFrame) -> bool:
 
 
 def read_json_lines(path: Path) -> pd.DataFrame:
-    """Read a file of JSON objects, one a line; blank lines are skipped.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        UTF-8.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of dtype object in order of first appearance, values as JSON has them; missing where an object
-        lacks a key or has null.
-
-    Raises
-    ------
-    TableError
-        If a line is no JSON object; names the line.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "jobs.jsonl"
-    >>> _ = path.write_text("[1]")
-    >>> read_json_lines(path)
-    Traceback (most recent call last):
-    dreamo_batch.errors.TableError: ... line 1 is a list, not an object ...
-    """
+    """Read a file of JSON objects, one a line; blank lines are skipped."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -596,24 +409,7 @@ def write_json_list(frame: pd.DataFrame, path: Path) -> None:
 
 
 def write_json_lines(frame: pd.DataFrame, path: Path) -> None:
-    r"""Write a table as JSON objects, one a line: numbers exact, times as ISO 8601, missing as null.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        What. Cells that JSON does not know are written as text.
-    path : pathlib.Path
-        Where.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "jobs.jsonl"
-    >>> write_json_lines(pd.DataFrame({"seed": pd.array([2**60, None], dtype="Int64")}), path)
-    >>> path.read_text()
-    '{"seed": 1152921504606846976}\n{"seed": null}\n'
-    """
+    """Write a table as JSON objects, one a line: numbers exact, times as ISO 8601, missing as null."""
     listed = {str(name): frame[name].tolist() for name in frame.columns}
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for cells in zip(*listed.values(), strict=True):
@@ -673,36 +469,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_workbook(path: Path) -> pd.DataFrame:
-    """Read the first sheet of a workbook.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        An ``.xlsx`` or ``.xlsm`` file; formulas count with the value they had when it was saved.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of dtype object, values as the sheet has them, missing where a cell is empty. Whole numbers from
-        2**53 on are floats, since a sheet keeps them only roughly. A cell that holds an error, or a formula that
-        was never calculated, is text that says so and names the cell. Rows at the end that are empty are left out.
-
-    Raises
-    ------
-    TableError
-        If the file is no workbook, openpyxl is not installed or too old, or a cell without a value stands where
-        a name, a prompt, a picture or an output is expected.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "jobs.xlsx"
-    >>> _ = path.write_text("prompt")
-    >>> read_workbook(path)
-    Traceback (most recent call last):
-    dreamo_batch.errors.TableError: ... is no Excel workbook ...
-    """
+    """Read the first sheet of a workbook."""
     _need_openpyxl(path)
     try:
         rows, faults = _first_sheet(path)
@@ -809,26 +576,6 @@ def write_workbook(frame: pd.DataFrame, path: Path) -> None:
     Text stays text, so that nothing is taken for a formula or an error; whole numbers of 16 digits and more are
     written as text, times without their time zone (UTC), characters that XML can't hold as ``_xHHHH_``, which
     spreadsheet programs undo, and half characters as U+FFFD.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        What.
-    path : pathlib.Path
-        Where.
-
-    Raises
-    ------
-    TableError
-        If there are more rows or longer texts than a sheet holds, or openpyxl is not installed or too old.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> write_workbook(pd.DataFrame({"prompt": ["a" * 40_000]}), Path(tempfile.mkdtemp()) / "jobs.xlsx")
-    Traceback (most recent call last):
-    dreamo_batch.errors.TableError: Column 'prompt' holds a text of 40,000 characters...
     """
     _need_openpyxl(path)
     if len(frame) > _ROWS:
@@ -886,33 +633,7 @@ _TEXT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, columns.PROMPT, columns.S
 
 
 def restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
-    """Give every column the dtype it is meant to have.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        As read: text only, or values of any kind. Missing cells are missing.
-    own : callable
-        Takes and gives back a column of the user's own.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Inputs as in `columns.INPUTS` as far as their cells can be read so; the outputs of a result exactly
-        as in `columns.OUTPUTS`; the user's own columns as `own` gives them back.
-
-    Raises
-    ------
-    TableError
-        If an output of a result can't be read.
-
-    Examples
-    --------
-    >>> from dreamo_batch.jobs.cells import guessed
-    >>> frame = pd.DataFrame({"prompt": ["NA", "2"], "use_rephraser": ["yes", None]})
-    >>> restored(frame, guessed)["use_rephraser"].tolist()
-    [True, <NA>]
-    """
+    """Give every column the dtype it is meant to have."""
     outputs = columns.OUTPUTS if is_result(frame) else {}
     series = {name: _column(name, frame[name], outputs, own) for name in frame.columns}
     return pd.DataFrame(series, index=frame.index)

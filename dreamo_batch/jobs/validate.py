@@ -1,15 +1,4 @@
-"""Read a whole table: every row's parameters, and everything that is wrong with them.
-
-Examples
---------
->>> from pathlib import Path
->>> import pandas as pd
->>> from dreamo_batch.jobs.references import Check
->>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": ["a cat"]})
->>> reading = read(table, Check(Path("/data")))
->>> reading.is_orderable.tolist(), reading.problems.empty
-([True], True)
-"""
+"""Read a whole table: every row's parameters, and everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -50,17 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A table as it was read: one entry per row everywhere, stand-ins where `is_orderable` is false.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> import pandas as pd
-    >>> from dreamo_batch.jobs.references import Check
-    >>> table = pd.DataFrame({"image": [""], "prompt": ["a cat"]})
-    >>> read(table, Check(Path("/data"))).is_orderable.tolist()
-    [False]
-    """
+    """A table as it was read: one entry per row everywhere, stand-ins where `is_orderable` is false."""
 
     images: Images
     prompts: Distinct
@@ -74,36 +53,7 @@ class Reading:
 
 
 def read(table: pd.DataFrame, how: Check) -> Reading:
-    """Read a table.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The user's table, or a result of this toolkit. Not changed.
-    how : Check
-        How pictures are checked.
-
-    Returns
-    -------
-    Reading
-        Parameters and problems of every row.
-
-    Raises
-    ------
-    TableError
-        If columns are missing, doubled or clash with the toolkit's own.
-    StorageFailed
-        If the folder for copies can't be written to.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> import pandas as pd
-    >>> from dreamo_batch.jobs.references import Check
-    >>> table = pd.DataFrame({"image": ["https://example.com/cat.png"], "prompt": [5]})
-    >>> read(table, Check(Path("/data"))).problems["code"].tolist()
-    ['prompt-not-text']
-    """
+    """Read a table."""
     table, renamed = recognised(table)
     check_columns(table)
     findings = Findings(table)
@@ -203,21 +153,5 @@ def validate(
 
 
 def absolute(folder: Path | str | None) -> Path:
-    """Give the absolute path of a folder.
-
-    Parameters
-    ----------
-    folder : pathlib.Path or str or None
-        As the user gave it; None for the working directory.
-
-    Returns
-    -------
-    pathlib.Path
-        Absolute.
-
-    Examples
-    --------
-    >>> absolute("/data")
-    PosixPath('/data')
-    """
+    """Give the absolute path of a folder."""
     return Path.cwd() if folder is None else Path(folder).expanduser().absolute()

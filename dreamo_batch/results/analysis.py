@@ -251,15 +251,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
 
 
 def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
-    """Read rows and orders, from wherever they are told.
-
-    Raises
-    ------
-    UsageError
-        If it is neither results nor run directories.
-    DirectoryError
-        If a directory can't be read.
-    """
+    """Read rows and orders, from wherever they are told."""
     return (
         history.from_results(source)
         if isinstance(source, pd.DataFrame)

@@ -21,28 +21,7 @@ if TYPE_CHECKING:
 
 
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
-    """Add up the amounts that can be read, exactly, group by group.
-
-    Parameters
-    ----------
-    amounts : pandas.Series of str
-        Money as decimal text; missing where unknown.
-    of_groups : numpy.ndarray of int
-        The group of each.
-    n_groups : int
-        How many groups there are.
-
-    Returns
-    -------
-    pandas.Series of str
-        One text per group, "0" where nothing was added.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sums(pd.Series(["0.1", "0.2", None, "1"]), np.array([0, 0, 0, 2]), 3).tolist()
-    ['0.3', '0', '1']
-    """
+    """Add up the amounts that can be read, exactly, group by group."""
     totals = [ZERO] * n_groups
     with localcontext(EXACT):
         for amount, number in zip(_read(amounts), of_groups, strict=True):
@@ -71,27 +50,7 @@ _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
 def summarise_costs(
     history: History, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Count orders and add up money, group by group.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-    by : str, sequence of str, or None
-        See `dreamo_batch.results.history.group`.
-    plan : pandas.DataFrame, optional
-        What `dreamo_batch.plan` had said beforehand, to be laid beside.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The keys of the groups, then the columns of `dreamo_batch.columns.COSTS`.
-
-    Raises
-    ------
-    UsageError
-        If `by` can't be used, or `plan` is no plan.
-    """
+    """Count orders and add up money, group by group."""
     groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
     counts = _counts(history, groups)
     spent = _money(history.orders, groups, _saved(history, groups))
@@ -103,28 +62,14 @@ def summarise_costs(
 
 
 def is_usable(orders: pd.DataFrame) -> pd.Series:
-    """Say which orders gave a picture that is, or can still be, on disk.
-
-    Examples
-    --------
-    >>> is_usable(pd.DataFrame({"stage": ["completed"], "output_url": ["u"], "output_path": [None],
-    ...                         "output_error": [None]})).tolist()
-    [True]
-    """
+    """Say which orders gave a picture that is, or can still be, on disk."""
     has_picture = orders[columns.OUTPUT_URL].notna() | orders[columns.OUTPUT_PATH].notna()
     is_completed = orders[columns.STAGE] == str(Stage.COMPLETED)
     return is_completed & has_picture & orders[columns.OUTPUT_ERROR].isna()
 
 
 def is_unpriced(orders: pd.DataFrame) -> pd.Series:
-    """Say which orders' cost is not known; one that failed and can't have been billed cost nothing.
-
-    Examples
-    --------
-    >>> is_unpriced(pd.DataFrame({"stage": ["failed", "accepted"], "cost": [None, None],
-    ...                           "may_have_been_billed": [False, None]})).tolist()
-    [False, True]
-    """
+    """Say which orders' cost is not known; one that failed and can't have been billed cost nothing."""
     billed = orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
     is_free = (orders[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
     is_unknown = orders[columns.COST].isna() & ~is_free

@@ -37,41 +37,14 @@ _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
 
 
 def describe(frame: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.DataFrame:
-    """Say of each column what it is.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Any table.
-    known : mapping of str to Column
-        What is known of columns by their name; the others are the user's.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.DICTIONARY`, one line per column, in the table's order.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"seed": pd.array([7], dtype="Int64"), "scene": ["snow"]})
-    >>> describe(table, columns.INPUTS)["dtype"].tolist()
-    ['Int64', 'str']
-    """
+    """Say of each column what it is."""
     lines = [_line(name, frame[name], known.get(name, _YOURS)) for name in frame.columns]
     table = pd.DataFrame(lines, columns=list(columns.DICTIONARY))
     return table.astype(columns.dtypes(columns.DICTIONARY))
 
 
 def markdown(described: pd.DataFrame) -> str:
-    r"""Lay a dictionary out as a Markdown table; users' names are shown as they are, and do nothing.
-
-    Examples
-    --------
-    >>> print(markdown(pd.DataFrame({"column": ["a|b"], "dtype": ["str"], "unit": [None], "meaning": ["What."]})))
-    | column | dtype | unit | meaning |
-    | --- | --- | --- | --- |
-    | a\|b | str |  | What. |
-    """
+    """Lay a dictionary out as a Markdown table; users' names are shown as they are, and do nothing."""
     cells = described.astype(object).where(described.notna(), "").itertuples(index=False, name=None)
     lines = [described.columns, ["---"] * len(described.columns), *([_name(n), *rest] for n, *rest in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -96,33 +69,7 @@ _SEGMENT_MAX: Final = 0xFFFF
 
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
-    r"""Put words into a picture.
-
-    Parameters
-    ----------
-    picture : bytes
-        A whole file.
-    words : mapping of str to object
-        By keyword; numbers and text.
-
-    Returns
-    -------
-    bytes or None
-        The same picture with the words in it; None for a format that is neither PNG nor JPEG, a JPEG of several
-        pictures, or words too long for one.
-
-    Examples
-    --------
-    >>> import io
-    >>> from PIL import Image
-    >>> for format_ in ("PNG", "JPEG"):
-    ...     file = io.BytesIO()
-    ...     Image.new("RGB", (8, 8)).save(file, format_)
-    ...     info = Image.open(io.BytesIO(inscribed(file.getvalue(), {"prompt": "雪山", "seed": 7}))).info
-    ...     print({name: info[name] for name in ("prompt", "seed", "comment") if name in info})
-    {'prompt': '雪山', 'seed': '7'}
-    {'comment': b'{"prompt": "\xe9\x9b\xaa\xe5\xb1\xb1", "seed": 7}'}
-    """
+    """Put words into a picture."""
     if picture.startswith(_PNG):
         return _in_png(picture, words)
     return _in_jpeg(picture, words) if picture.startswith(_START) else None
@@ -174,17 +121,7 @@ _NAMED_MAX: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file to be put into the folder.
-
-    Attributes
-    ----------
-    name : str
-        Where in the folder, with ``/`` between parts.
-    content : callable
-        Gives its bytes.
-    original : pathlib.Path, optional
-        File with these very bytes that it may be a hard link of.
-    """
+    """A file to be put into the folder."""
 
     name: str
     content: Callable[[], bytes]
@@ -196,22 +133,6 @@ def deliver(folder: Path, items: Sequence[Item], *, progress: bool = False) -> N
 
     Files that an earlier call put there are replaced, or deleted where they are no longer among the items; with the
     same items nothing changes. Its list of files, `export.json`, tells them from other people's.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Made if missing.
-    items : sequence of Item
-        The files.
-    progress : bool
-        Show a bar.
-
-    Raises
-    ------
-    UsageError
-        If one would take the place of a file that is not ours, or was changed since; nothing was written.
-    OSError
-        If the folder can't be written to.
     """
     known = _read(folder)
     names = {item.name for item in items}
@@ -328,20 +249,7 @@ pictures = load_dataset("imagefolder", data_dir="images", split="train")
 
 
 def saved_pictures(table: pd.DataFrame, run_dir: Path) -> pd.Series:
-    """Find the pictures of a table that are on disk with the size they were saved with.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Results on a RangeIndex.
-    run_dir : pathlib.Path
-        Where they are.
-
-    Returns
-    -------
-    pandas.Series of str
-        File names, by position of the first row that shows each.
-    """
+    """Find the pictures of a table that are on disk with the size they were saved with."""
     names = _names(table)
     cells = zip(names, table.loc[names.index, columns.OUTPUT_BYTES], strict=True)
     is_there = [is_in_place(run_dir, f"{IMAGES}/{name}", n_bytes) for name, n_bytes in cells]

@@ -28,13 +28,7 @@ NOT_SAVED: Final = "not_saved"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a failure means, and what to do.
-
-    Examples
-    --------
-    >>> Meaning("Missing prompt", "Fix the row.").advice
-    'Fix the row.'
-    """
+    """What a failure means, and what to do."""
 
     meaning: str
     advice: str
@@ -109,13 +103,6 @@ def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
     """Explain a failure by its code where that is documented, else by its class.
 
     Moderation has no code of its own: it comes under the codes of other errors, and means something else.
-
-    Examples
-    --------
-    >>> meaning_of("creation_error", "003011099").meaning
-    'Task creation error'
-    >>> meaning_of("moderation", "003011095").advice
-    'Change the row; the same one fails again.'
     """
     known = ERROR_CODES.get(error_code or "")
     if known is not None and known.error_class == error_class:
@@ -124,24 +111,12 @@ def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
 
 
 def may_pass_again(error_class: str | None) -> bool:
-    """Whether the same row, ordered again, may end otherwise.
-
-    Examples
-    --------
-    >>> may_pass_again("moderation"), may_pass_again("no_answer")
-    (False, True)
-    """
+    """Whether the same row, ordered again, may end otherwise."""
     return error_class not in _FAILS_AGAIN
 
 
 def classes() -> frozenset[str]:
-    """Return every class of failure that this package knows.
-
-    Examples
-    --------
-    >>> "moderation" in classes(), "moderatoin" in classes()
-    (True, False)
-    """
+    """Return every class of failure that this package knows."""
     return frozenset(_CLASSES) | {code.error_class for code in ERROR_CODES.values() if code.error_class}
 
 
@@ -161,18 +136,7 @@ _PARTS: Final = (
 
 
 def summarise_failures(history: History) -> pd.DataFrame:
-    """Group what failed, the most frequent first.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.FAILURES` on a RangeIndex.
-    """
+    """Group what failed, the most frequent first."""
     rows, orders = _bad_rows(history), _bad_orders(history)
     both = pd.concat([rows[_KEYS], orders[_KEYS]], ignore_index=True)
     numbers = both.groupby(_KEYS, dropna=False, sort=False).ngroup().to_numpy()
@@ -188,13 +152,7 @@ def summarise_failures(history: History) -> pd.DataFrame:
 
 
 def pattern_of(message: str) -> str:
-    """Leave out of a message what differs from one time to the next.
-
-    Examples
-    --------
-    >>> pattern_of("no answer after 60.2 s from http://127.0.0.1:8000/model: task c0ffee123456789")
-    'no answer after <n> s from <link> task <id>'
-    """
+    """Leave out of a message what differs from one time to the next."""
     for part, word in _PARTS:
         message = part.sub(word, message)
     shortened = " ".join(message.split())

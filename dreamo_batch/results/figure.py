@@ -12,13 +12,7 @@ _SIZE_IN: Final = (7.2, 4.0)
 
 
 class Sheet(Figure):
-    """One figure of its own, laid out so that nothing on it is cut off.
-
-    Examples
-    --------
-    >>> Sheet()._repr_png_()[1:4]
-    b'PNG'
-    """
+    """One figure of its own, laid out so that nothing on it is cut off."""
 
     def __init__(self, *, figsize: tuple[float, float] | None = None, **options: Any) -> None:
         super().__init__(figsize=figsize or _SIZE_IN, **{"layout": "constrained", **options})

@@ -35,33 +35,14 @@ _NAMED_MAX: Final = 3
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Note in a table where it comes from; gives the same table back.
-
-    Examples
-    --------
-    >>> from dreamo_batch.engine.directory import RunDirectory
-    >>> run_dir_of(mark(pd.DataFrame({"prompt": ["a"]}), RunDirectory("runs/first"))).name
-    'first'
-    """
+    """Note in a table where it comes from; gives the same table back."""
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
     return results
 
 
 def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put the results of several directories behind each other.
-
-    Parameters
-    ----------
-    tables : list of pandas.DataFrame
-        Marked results, at least one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The users' columns, then those of `dreamo_batch.columns.OUTPUTS`; labels are counted anew where none of the
-        tables had any of its own, and `duplicate_of` counts in the whole.
-    """
+    """Put the results of several directories behind each other."""
     if len(tables) == 1:
         return tables[0]
     is_unlabelled = all(isinstance(table.index, pd.RangeIndex) for table in tables)
@@ -78,18 +59,7 @@ def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Give the one run directory of a table: the one given, else the one its rows come from.
-
-    Raises
-    ------
-    UsageError
-        If it is not known, as with a table that was read from a CSV file, or if there are several.
-
-    Examples
-    --------
-    >>> run_dir_of(pd.DataFrame(), "runs/first")
-    PosixPath('runs/first')
-    """
+    """Give the one run directory of a table: the one given, else the one its rows come from."""
     if run_dir is not None:
         return Path(run_dir)
     found = _named(results)
@@ -103,18 +73,7 @@ def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Give the run directory of each row: the one given for all, else the one that the row comes from.
-
-    Raises
-    ------
-    UsageError
-        If a row has a picture and it is not known where.
-
-    Examples
-    --------
-    >>> folders_of(pd.DataFrame({"prompt": ["a", "b"]}), "runs/first")
-    [PosixPath('runs/first'), PosixPath('runs/first')]
-    """
+    """Give the run directory of each row: the one given for all, else the one that the row comes from."""
     found = {} if run_dir is not None else _named(results)
     if not found:
         return [run_dir_of(results, run_dir)] * len(results)
@@ -186,23 +145,7 @@ _COPIED: Final = (
 
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
-    """Lay what became of the jobs beside the user's table.
-
-    Parameters
-    ----------
-    user : pandas.DataFrame
-        The user's own columns; any index.
-    rows : pandas.DataFrame
-        One row per row of `user`, in its order: job, duplicate, seed, and the error of an invalid row.
-    orders : pandas.DataFrame
-        Columns of `dreamo_batch.columns.ORDERS`, orders of a job in sequence.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `user` with the columns of `dreamo_batch.columns.OUTPUTS` behind it, same index and order. `user` is
-        not changed.
-    """
+    """Lay what became of the jobs beside the user's table."""
     outcome = _to_rows(_by_job(orders), rows)
     _mark_invalid(outcome, rows)
     _mark_duplicates(outcome, rows)
@@ -217,20 +160,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd
 
 
 def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
-    """Add a row for each job that the table no longer has, with what its row held when it was ordered.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `assemble`.
-    orders : pandas.DataFrame
-        Orders of jobs that are not in `results`; columns of `dreamo_batch.columns.ORDERS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `results`, the added rows behind them, and a column `in_table`.
-    """
+    """Add a row for each job that the table no longer has, with what its row held when it was ordered."""
     results = results.assign(**{columns.IN_TABLE: True})
     if not len(orders):
         return results
@@ -264,13 +194,7 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_inputs(text: object) -> dict[str, Any]:
-    """Read what was ordered; nothing of it is known of orders that an older version made.
-
-    Examples
-    --------
-    >>> read_inputs('{"prompt": "a fox"}'), read_inputs(None)
-    ({'prompt': 'a fox'}, {})
-    """
+    """Read what was ordered; nothing of it is known of orders that an older version made."""
     read: dict[str, Any] = json.loads(text) if isinstance(text, str) else {}
     return read
 
@@ -289,24 +213,12 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
 
 
 def plausible(seconds: Seconds) -> Seconds:
-    """Replace lengths of time that only a clock that was set gives: negative ones, and those of 30 days or more.
-
-    Examples
-    --------
-    >>> plausible(pd.Series([2.0, -1.0, 1e9])).isna().tolist()
-    [False, True, True]
-    """
+    """Replace lengths of time that only a clock that was set gives: negative ones, and those of 30 days or more."""
     return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
 
 
 def output_dtypes() -> dict[str, object]:
-    """Give the dtypes of the result columns; the status is categorical with fixed categories.
-
-    Examples
-    --------
-    >>> output_dtypes()["status"].categories[0]
-    'pending'
-    """
+    """Give the dtypes of the result columns; the status is categorical with fixed categories."""
     return {**columns.dtypes(columns.OUTPUTS), columns.STATUS: pd.CategoricalDtype(columns.STATUSES)}
 
 
@@ -409,24 +321,7 @@ _LISTED_MAX: Final = 10
 
 
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
-    """Count rows and add up money.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        Results of the table.
-    state : State
-        Every order of the directory, also those outside the table.
-    cap : Decimal or None
-        The cap in force, USD.
-
-    Returns
-    -------
-    dict
-        ``rows``, ``by_status``, ``orders``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``; money as exact decimal text, None where there is no cap, or where an order that may
-        have been billed was sent without a price.
-    """
+    """Count rows and add up money."""
     doubtful = possibly_billed(state)
     budget = Budget(cap=cap, orders=state)
     counts = results[columns.STATUS].value_counts()
@@ -442,13 +337,7 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
 
 
 def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
-    """Compare rows in with rows accounted for.
-
-    Returns
-    -------
-    dict
-        ``rows_in``, ``rows_accounted_for``, ``is_complete`` and the counts by status.
-    """
+    """Compare rows in with rows accounted for."""
     counts = results[columns.STATUS].value_counts()
     by_status = {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
     n_accounted = sum(by_status.values())
@@ -461,15 +350,7 @@ def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
 
 
 def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
-    """Say the reconciliation in one line.
-
-    Examples
-    --------
-    >>> from decimal import Decimal
-    >>> counts = {"rows_in": 3, "rows_accounted_for": 3, "by_status": {"completed": 3}}
-    >>> sentence(counts, Decimal("0.0858"))
-    '3 rows in, 3 accounted for: 3 completed; $0.0858 spent'
-    """
+    """Say the reconciliation in one line."""
     counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
     return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; ${dollars(spent_usd)} spent"
@@ -518,25 +399,7 @@ _LOADED: Final = ("file_name", "file_names")
 
 
 def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
-    """Make one flat table: the index as columns, and beside each row what was ordered where it had said nothing.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`, or rows of it.
-    decided : pandas.DataFrame
-        What `jobs.parquet` keeps of each job, by job id.
-
-    Returns
-    -------
-    pandas.DataFrame
-        On a RangeIndex.
-
-    Raises
-    ------
-    TableError
-        If a level of the index is named like a column.
-    """
+    """Make one flat table: the index as columns, and beside each row what was ordered where it had said nothing."""
     table = with_index_as_columns(results).drop(
         columns=columns.RUN_DIR, errors="ignore"
     )  # it is not given away
@@ -549,23 +412,7 @@ def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
 
 
 def pictures(table: pd.DataFrame, decided: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
-    """Make one line per picture, that of the row it was bought for.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        As from `flat`.
-    decided : pandas.DataFrame
-        As there.
-    names : pandas.Series of str
-        File name of each picture, by position of its row.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.PICTURES`, then the user's own; those whose names are taken, or which a
-        loader would take for files, end in ``_text``.
-    """
+    """Make one line per picture, that of the row it was bought for."""
     rows = table.loc[names.index]
     jobs = decided.reindex(rows[columns.JOB_ID])
     lines = rows.assign(

@@ -29,19 +29,7 @@ _RENAMED: Final = {columns.SUBMITTED_AT: columns.SENT_AT, columns.ATTEMPTS: colu
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Rows, and every order made for them.
-
-    Attributes
-    ----------
-    rows : pandas.DataFrame
-        Results on a RangeIndex; their own labels as text in column `LABEL`, and of ledgers the run directory in
-        column `DIRECTORY`.
-    orders : pandas.DataFrame
-        Columns of `dreamo_batch.columns.ORDERS`, `attempts`: how many orders a line stands for, and of ledgers
-        `run_dir`.
-    places : numpy.ndarray of int
-        For each order the position in `rows` of the row it was made for; -1 if none is in the table.
-    """
+    """Rows, and every order made for them."""
 
     rows: pd.DataFrame
     orders: pd.DataFrame
@@ -49,19 +37,7 @@ class History:
 
 
 def from_ledger(results: pd.DataFrame, orders: pd.DataFrame) -> History:
-    """Lay the orders of a ledger beside the results of its table.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        The user's columns and those of `dreamo_batch.columns.OUTPUTS`.
-    orders : pandas.DataFrame
-        Columns of `dreamo_batch.columns.ORDERS`; lines that are no orders are left out.
-
-    Returns
-    -------
-    History
-    """
+    """Lay the orders of a ledger beside the results of its table."""
     made = orders[orders[columns.STAGE].isin(_ORDERED)].reset_index(drop=True)
     made = made.assign(**{columns.ATTEMPTS: pd.Series(1, index=made.index, dtype=columns.INT)})
     rows = _labelled(results)
@@ -69,29 +45,7 @@ def from_ledger(results: pd.DataFrame, orders: pd.DataFrame) -> History:
 
 
 def from_results(results: pd.DataFrame) -> History:
-    """Read the orders off results alone: those of a job are one line, with the sum of their costs.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`, or rows of it.
-
-    Returns
-    -------
-    History
-
-    Raises
-    ------
-    UsageError
-        If a column of results is missing.
-
-    Examples
-    --------
-    >>> from_results(pd.DataFrame({"prompt": ["a"]}))
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.UsageError: These are no results: there is no column 'status'. ...
-    """
+    """Read the orders off results alone: those of a job are one line, with the sum of their costs."""
     refuse_other_tables(results)
     rows = _labelled(results)
     if columns.RUN_DIR not in rows:
@@ -109,17 +63,7 @@ def from_results(results: pd.DataFrame) -> History:
 
 
 def refuse_other_tables(results: pd.DataFrame) -> None:
-    """Refuse a table that is no results.
-
-    Raises
-    ------
-    UsageError
-        If a column of results is missing.
-
-    Examples
-    --------
-    >>> refuse_other_tables(pd.DataFrame(columns=list(columns.OUTPUTS)))
-    """
+    """Refuse a table that is no results."""
     absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
     if absent:
         raise UsageError(
@@ -129,17 +73,7 @@ def refuse_other_tables(results: pd.DataFrame) -> None:
 
 
 def joined(histories: Mapping[str, History]) -> History:
-    """Put directories behind each other.
-
-    Parameters
-    ----------
-    histories : mapping of str to History
-        By the directory's name as the user gave it.
-
-    Returns
-    -------
-    History
-    """
+    """Put directories behind each other."""
     starts = np.cumsum([0, *(len(history.rows) for history in histories.values())])
     parts = list(zip(histories.items(), starts, strict=False))
     rows = [history.rows.assign(**{DIRECTORY: name}) for (name, history), _ in parts]
@@ -167,15 +101,7 @@ HOUR: Final = "hour"
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups of rows and of orders.
-
-    Attributes
-    ----------
-    keys : pandas.DataFrame
-        One line per group, sorted, a column per part of `by`; no columns for the whole.
-    of_rows, of_orders : numpy.ndarray of int
-        Position in `keys` for each row, and for each order.
-    """
+    """Groups of rows and of orders."""
 
     keys: pd.DataFrame
     of_rows: np.ndarray
@@ -183,30 +109,7 @@ class Groups:
 
 
 def group(history: History, by: str | Sequence[str] | None, *, reserved: Collection[str] = ()) -> Groups:
-    """Find the groups.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-    by : str, sequence of str, or None
-        Columns of the rows; ``"size"`` (width x height, where the table has no such column of its own);
-        ``"hour"`` (of the day, UTC, of the order); a length of time such as ``"1h"``: when the order was sent,
-        as column `submitted_at`. None: the whole.
-    reserved : collection of str
-        Names that the groups' columns can't have.
-
-    Returns
-    -------
-    Groups
-        An order belongs to the group of the row it was made for; one whose row is no longer in the table to that
-        of what the row held when it was ordered, so that sums over all groups are always those of the ledger.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or its name is taken.
-    """
+    """Find the groups."""
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     rows, orders = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.orders.index)
     for name in names:
@@ -296,18 +199,7 @@ def _size(rows: pd.DataFrame) -> pd.Series:
 
 
 def list_attempts(history: History) -> pd.DataFrame:
-    """Lay out every order with its directory and its row, in the order they were sent.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders of one or several ledgers.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.ATTEMPTS_MADE` on a RangeIndex.
-    """
+    """Lay out every order with its directory and its row, in the order they were sent."""
     orders = history.orders
     rows = pd.DataFrame({columns.ROW: history.rows[LABEL], columns.POSITION: _positions(history.rows)})
     told = rows.reindex(history.places).set_axis(orders.index)

@@ -3,11 +3,6 @@
 sRGB is taken to linear light and to XYZ by IEC 61966-2-1, and on to L*a*b* by CIE 15. Differences are those of CIE 1976
 (Delta E*ab), the length of the line between two colours: about 2.3 is the least that is noticed, black and white are
 100 apart.
-
-Examples
---------
->>> to_lab(np.array([[255, 255, 255], [0, 0, 0]], dtype=np.uint8)).round(1).tolist()
-[[100.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 """
 
 from __future__ import annotations
@@ -50,23 +45,7 @@ _DELTA: Final = 6 / 29
 
 
 def to_lab(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn sRGB levels of 0 to 255 into L*a*b*.
-
-    Parameters
-    ----------
-    levels : numpy.ndarray of uint8, shape (..., 3)
-        Red, green and blue.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (..., 3)
-        L* from 0 to 100, a* and b*.
-
-    Examples
-    --------
-    >>> to_lab(np.array([255, 0, 0], dtype=np.uint8)).round().tolist()
-    [53.0, 80.0, 67.0]
-    """
+    """Turn sRGB levels of 0 to 255 into L*a*b*."""
     encoded = levels.astype(np.float64) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004 - IEC
     xyz = linear @ _TO_XYZ.T / _WHITE_POINT
@@ -76,37 +55,13 @@ def to_lab(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def thumbnail(picture: Image.Image, side_px: int = SIDE_PX) -> NDArray[np.float32]:
-    """Make a small square of a picture, in L*a*b*; what is not square is squeezed.
-
-    Parameters
-    ----------
-    picture : PIL.Image.Image
-        Of mode RGB.
-    side_px : int
-        Side of the square.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (side_px, side_px, 3)
-
-    Examples
-    --------
-    >>> thumbnail(Image.new("RGB", (64, 32), "white")).shape
-    (16, 16, 3)
-    """
+    """Make a small square of a picture, in L*a*b*; what is not square is squeezed."""
     small = picture.resize((side_px, side_px), Image.Resampling.BOX)
     return to_lab(np.asarray(small))
 
 
 def mean_delta_e(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Give the mean CIE 1976 difference of two thumbnails, place by place.
-
-    Examples
-    --------
-    >>> white, black = (thumbnail(Image.new("RGB", (8, 8), name)) for name in ("white", "black"))
-    >>> round(mean_delta_e(white, black), 3)
-    100.0
-    """
+    """Give the mean CIE 1976 difference of two thumbnails, place by place."""
     return float(np.linalg.norm(one - other, axis=-1).mean())
 
 
@@ -121,23 +76,7 @@ _WEIGHTS: Final = np.uint64(1) << np.arange(N_BITS - 1, -1, -1, dtype=np.uint64)
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """Give the hash of a picture.
-
-    Parameters
-    ----------
-    picture : PIL.Image.Image
-        Of mode RGB or L; what is not square is squeezed.
-
-    Returns
-    -------
-    int
-        64 bits, the lowest frequency in the highest bit, row by row.
-
-    Examples
-    --------
-    >>> f"{perceptual_hash(Image.linear_gradient('L')):016x}"
-    '8000800080008000'
-    """
+    """Give the hash of a picture."""
     grey = picture.convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.LANCZOS)
     low = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
     low[np.abs(low) < _NOISE] = 0.0  # rounding errors would be bits of their own
@@ -146,13 +85,7 @@ def perceptual_hash(picture: Image.Image) -> int:
 
 
 def distance(one: int, other: int) -> int:
-    """Count the bits in which two hashes differ, 0 to 64; unrelated pictures differ in about 32.
-
-    Examples
-    --------
-    >>> distance(0b1100, 0b1010)
-    2
-    """
+    """Count the bits in which two hashes differ, 0 to 64; unrelated pictures differ in about 32."""
     return (one ^ other).bit_count()
 
 
@@ -203,22 +136,6 @@ def colour(reference: Image.Image, output: Image.Image) -> float:
 
     The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
     length of the three, in units of Delta E, fades as exp(-distance / 25).
-
-    Parameters
-    ----------
-    reference, output : PIL.Image.Image
-        Of mode RGB.
-
-    Returns
-    -------
-    float
-        0 to 1. Mirrored, turned or shuffled pictures score 1; so does another thing of the same colours.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> round(colour(Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")), 3)
-    0.018
     """
     return colour_likeness(traits(reference), traits(output))
 
@@ -228,46 +145,12 @@ def shape(reference: Image.Image, output: Image.Image) -> float:
 
     A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
     the two (as in histograms of oriented gradients, Dalal and Triggs, 2005). What is not square is squeezed.
-
-    Parameters
-    ----------
-    reference, output : PIL.Image.Image
-        Of mode RGB.
-
-    Returns
-    -------
-    float
-        0 to 1; 1 for two pictures without edges. A thing that moved across the picture, or was mirrored, scores low.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> across = Image.linear_gradient("L").convert("RGB")
-    >>> shape(across, across.rotate(90)) < 0.01
-    True
     """
     return shape_likeness(traits(reference), traits(output))
 
 
 def appearance(reference: Image.Image, output: Image.Image) -> float:
-    """Compare colour and shape; the mean of the two.
-
-    Parameters
-    ----------
-    reference, output : PIL.Image.Image
-        Of mode RGB.
-
-    Returns
-    -------
-    float
-        0 to 1.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> round(appearance(Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")), 3)
-    0.509
-    """
+    """Compare colour and shape; the mean of the two."""
     return likeness(traits(reference), traits(output))
 
 
@@ -292,35 +175,7 @@ class Unseen(Exception):  # noqa: N818 - it names what became of the picture
 
 
 def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
-    """Open the picture at a path, if it still is the one that is known.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    sha256 : str
-        Digest of its bytes.
-    side_px : int, optional
-        No more is needed than this on each side: a JPEG is decoded at a fraction of its size, which is quicker.
-
-    Returns
-    -------
-    PIL.Image.Image
-        As from `rgb`.
-
-    Raises
-    ------
-    Unseen
-        If it is gone, not the same any more, or can't be decoded.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> read(Path("runs/none.jpg"), "00")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.results.likeness.Unseen: none.jpg is gone
-    """
+    """Open the picture at a path, if it still is the one that is known."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -340,21 +195,6 @@ def rgb(picture: Image.Image) -> Image.Image:
 
     Transparency is laid on white, 16 bits a channel become 8, CMYK and greyscale are converted without colour
     profiles.
-
-    Parameters
-    ----------
-    picture : PIL.Image.Image
-        Of any mode; not changed.
-
-    Returns
-    -------
-    PIL.Image.Image
-        A new picture of mode RGB.
-
-    Examples
-    --------
-    >>> rgb(Image.new("CMYK", (2, 2), (0, 255, 255, 0))).getpixel((0, 0))
-    (255, 0, 0)
     """
     turned = ImageOps.exif_transpose(picture)
     if turned.mode in (*DEEP_MODES, "I"):
@@ -405,24 +245,7 @@ class Value(NamedTuple):
 
 
 class Cache:
-    """Values by what they belong to; nothing is written before `save`.
-
-    Parameters
-    ----------
-    run_dir : pathlib.Path
-        The run directory.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> run_dir = Path(tempfile.mkdtemp())
-    >>> cache = Cache(run_dir)
-    >>> cache.put(Key("00", "", "shape", "1"), Value(0.5))
-    >>> cache.save()
-    >>> Cache(run_dir).get(Key("00", "", "shape", "1"))
-    Value(number=0.5, look=None)
-    """
+    """Values by what they belong to; nothing is written before `save`."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / NAME
@@ -499,33 +322,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """Of each row of some results its subject, or None, and why there is none.
-
-    Examples
-    --------
-    >>> Subjects([None], ["failed: moderation"]).of_rows
-    [None]
-    """
+    """Of each row of some results its subject, or None, and why there is none."""
 
     of_rows: list[Subject | None]
     problems: list[str | None]
 
 
 def find_subjects(results: pd.DataFrame, run_dir: Path) -> Subjects:
-    """Find the pictures of results, and the references of their jobs.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`.
-    run_dir : pathlib.Path
-        Where its pictures are.
-
-    Returns
-    -------
-    Subjects
-        Rows of the same job have the same subject.
-    """
+    """Find the pictures of results, and the references of their jobs."""
     references = _references(run_dir)
     needed = (columns.STATUS, columns.JOB_ID, columns.OUTPUT_PATH, columns.OUTPUT_SHA256, columns.ERROR_CLASS)
     rows = list(zip(*(results[name].astype(object) for name in needed), strict=True))
@@ -580,14 +384,7 @@ _PARTS: Final = np.cumsum([3 * _N_PLACES, 3 * N_LEVELS])
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The look of one picture: 64 bits, L*, a* and b* of 16 x 16 places, and what the built-in scores compare.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> Look.from_bytes(Look.of(Image.new("RGB", (8, 8), "white")).to_bytes()).lab.shape
-    (3, 256)
-    """
+    """The look of one picture: 64 bits, L*, a* and b* of 16 x 16 places, and what the built-in scores compare."""
 
     bits: int
     lab: NDArray[np.float32]
@@ -630,26 +427,7 @@ def look_at(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Look], dict[str, str]]:
-    """Look at pictures, each once.
-
-    Parameters
-    ----------
-    subjects : sequence of Subject or None
-        The pictures.
-    run_dir : pathlib.Path
-        Where looks are kept.
-    what : str
-        Name of the bar.
-    n_workers : int, optional
-        Threads.
-    progress : bool
-        Show a bar.
-
-    Returns
-    -------
-    dict of str to Look, dict of str to str
-        By the picture's digest: how it looks, or why it can't be looked at.
-    """
+    """Look at pictures, each once."""
     cache = Cache(run_dir)
     by_digest: dict[str, Subject] = {}
     for subject in subjects:
@@ -678,15 +456,7 @@ def look_at(
 
 
 def distances(looks: Sequence[Look]) -> Iterator[Distances]:
-    """Compare every two of many pictures, in blocks of bounded size.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> looks = [Look.of(Image.new("RGB", (64, 64), name)) for name in ("black", "white", "black")]
-    >>> [block.delta_e.round(1).tolist() for block in distances(looks)]
-    [[100.0, 0.0, 100.0]]
-    """
+    """Compare every two of many pictures, in blocks of bounded size."""
     bits = np.array([look.bits for look in looks], dtype=np.uint64)
     lab = np.stack([look.lab for look in looks]) if looks else np.empty((0, 3, _N_PLACES), np.float32)
     n_rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (_N_PAIR_BYTES * max(1, len(looks)))))

@@ -74,18 +74,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
 
 
 def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
-    """Give one run directory or several as a list, each once.
-
-    Raises
-    ------
-    UsageError
-        If it is no path.
-
-    Examples
-    --------
-    >>> listed(["runs/first", "runs/second", "runs/../runs/first"])
-    ['runs/first', 'runs/second']
-    """
+    """Give one run directory or several as a list, each once."""
     if isinstance(source, str | os.PathLike):
         return [source]
     try:
@@ -159,15 +148,7 @@ def stored_cap(directory: RunDirectory) -> Decimal | None:
 
 
 def read_state(directory: RunDirectory) -> State:
-    """Fold the ledger; creates nobody is waiting for any more are ambiguous.
-
-    Raises
-    ------
-    LedgerDamaged
-        If it can't be trusted.
-    DirectoryError
-        If the disk does not let it be read.
-    """
+    """Fold the ledger; creates nobody is waiting for any more are ambiguous."""
     is_worked_on = directory.is_locked()
     try:
         state = ledger.read(directory.path).state()
@@ -183,13 +164,7 @@ def _settled(state: State) -> State:
 
 
 def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
-    """Give the run directory at a path.
-
-    Raises
-    ------
-    DirectoryError
-        If there is none, or it can't be read.
-    """
+    """Give the run directory at a path."""
     directory = RunDirectory(run_dir)
     try:
         is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))

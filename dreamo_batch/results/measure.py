@@ -1,10 +1,4 @@
-"""Metrics: what likeness of a picture to its reference is measured with.
-
-Examples
---------
->>> [metric.name for metric in read_metrics(["appearance", "shape"])]
-['appearance', 'shape']
-"""
+"""Metrics: what likeness of a picture to its reference is measured with."""
 
 from __future__ import annotations
 
@@ -91,18 +85,7 @@ COMPARED: Final = {
 
 
 def listed(one_or_several: Any) -> list[Any]:
-    """Give a list of what may be one alone.
-
-    Raises
-    ------
-    UsageError
-        If it is neither one nor several.
-
-    Examples
-    --------
-    >>> listed("shape"), listed(("shape", "colour"))
-    (['shape'], ['shape', 'colour'])
-    """
+    """Give a list of what may be one alone."""
     if isinstance(one_or_several, str) or callable(one_or_several):
         return [one_or_several]
     try:
@@ -112,18 +95,7 @@ def listed(one_or_several: Any) -> list[Any]:
 
 
 def read_metric(metric: Any) -> Metric:
-    """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name.
-
-    Raises
-    ------
-    UsageError
-        If it is neither, or has no name to call its column by.
-
-    Examples
-    --------
-    >>> read_metric("shape").name
-    'shape'
-    """
+    """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name."""
     if isinstance(metric, str) and metric in BUILT_IN:
         return BUILT_IN[metric]
     if isinstance(metric, Metric):
@@ -142,18 +114,7 @@ def read_metric(metric: Any) -> Metric:
 
 
 def read_metrics(metrics: Any) -> list[Metric]:
-    """Read several metrics, each of another name.
-
-    Raises
-    ------
-    UsageError
-        If one is no metric, a name is met twice, or a name is that of a column which stands beside them.
-
-    Examples
-    --------
-    >>> read_metrics("appearance")[0].version
-    '2'
-    """
+    """Read several metrics, each of another name."""
     read = [read_metric(metric) for metric in listed(metrics)]
     names = [metric.name for metric in read]
     for name in names:
@@ -200,27 +161,7 @@ def measure_likeness(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure the pictures of results; see `dreamo_batch.measure`.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`.
-    run_dir : pathlib.Path
-        Where its pictures are, and where values are kept.
-    metrics : sequence of Metric
-        What to measure.
-    n_workers : int, optional
-        Threads.
-    progress : bool
-        Show a bar.
-
-    Returns
-    -------
-    pandas.DataFrame
-        On the index of `results`: columns of `dreamo_batch.columns.MEASURES`, and before the last a float64 column per
-        metric.
-    """
+    """Measure the pictures of results; see `dreamo_batch.measure`."""
     found = find_subjects(results, run_dir)
     pairs = [_pair(subject) for subject in found.of_rows]
     measured = _measure(_files(found.of_rows), run_dir, metrics, n_workers, progress=progress)

@@ -46,28 +46,7 @@ _ON_DARK: Final = Theme(ink="#ececec", faint="#4a4a4a", good="#56b4e9", bad="#f0
 
 
 def prepare(ax: Axes | None) -> tuple[Axes, Theme]:
-    """Give axes to draw on, and the colours for their background.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes or None
-        None: axes of a new figure, which is pyplot's current one from then on.
-
-    Returns
-    -------
-    tuple of matplotlib.axes.Axes and Theme
-
-    Raises
-    ------
-    UsageError
-        If matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> prepare(Figure().subplots())[1].ink
-    '#222222'
-    """
+    """Give axes to draw on, and the colours for their background."""
     drawn = _fresh() if ax is None else ax
     theme = _theme(drawn)
     for side in ("top", "right"):
@@ -125,26 +104,14 @@ def name_lines(ax: Axes, labels: Sequence[Any]) -> None:
 
 
 def shortened(label: object) -> str:
-    """Make one short line of a label, of characters that can be drawn.
-
-    Examples
-    --------
-    >>> shortened("a fox in   the snow, seen from far away and above"), shortened(float("nan"))
-    ('a fox in the snow, seen from far away a...', '(none)')
-    """
+    """Make one short line of a label, of characters that can be drawn."""
     text = "(none)" if label is None or label != label else " ".join(str(label).split())  # noqa: PLR0124 - NaN
     text = drawable(text)
     return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 3] + "..."
 
 
 def drawable(text: str) -> str:
-    """Put a box for every letter that no font here has.
-
-    Examples
-    --------
-    >>> drawable("a fox"), drawable("\ue000")
-    ('a fox', '□')
-    """
+    """Put a box for every letter that no font here has."""
     known = [_charmap(file) for file in _files()]
     box = _UNDRAWABLE if ord(_UNDRAWABLE) in known[0] else "?"
     return "".join(c if c.isprintable() and any(ord(c) in one for one in known) else box for c in text)

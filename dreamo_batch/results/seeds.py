@@ -41,13 +41,7 @@ _HELD: Final = 4  # times the pairs that are wanted
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Two pictures are near-duplicates if they differ by no more than both: bits of 64, and Delta E.
-
-    Examples
-    --------
-    >>> Threshold().bits
-    8
-    """
+    """Two pictures are near-duplicates if they differ by no more than both: bits of 64, and Delta E."""
 
     bits: float = BITS_MAX
     delta_e: float = DELTA_E_MAX
@@ -55,21 +49,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Pictures by group.
-
-    Attributes
-    ----------
-    rows : pandas.DataFrame
-        Results on a RangeIndex, with their labels in `LABEL`.
-    keys : pandas.DataFrame
-        One line per group.
-    places : list of numpy.ndarray
-        For each group the positions of rows whose picture is seen; each job once.
-    n_unseen : list of int
-        For each group how many jobs have none.
-    looks : dict of str to Look
-        By the picture's digest.
-    """
+    """Pictures by group."""
 
     rows: pd.DataFrame
     keys: pd.DataFrame
@@ -92,30 +72,7 @@ def gather(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> Gathered:
-    """Look at the pictures of results, and group them.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`.
-    run_dir : pathlib.Path
-        Where its pictures are.
-    by : str, sequence of str, or None
-        See `dreamo_batch.results.history.group`.
-    reserved : sequence of str
-        Names that `by` can't have.
-    n_workers, progress
-        See `dreamo_batch.parallel.each`.
-
-    Returns
-    -------
-    Gathered
-
-    Raises
-    ------
-    UsageError
-        If these are no results, or `by` can't be used.
-    """
+    """Look at the pictures of results, and group them."""
     told = history.from_results(results)
     groups = group(told, by, reserved=reserved)
     subjects = find_subjects(results, run_dir).of_rows
@@ -131,48 +88,14 @@ def gather(
 
 
 def summarise_diversity(gathered: Gathered, threshold: Threshold) -> pd.DataFrame:
-    """Say of each group how far its pictures are from each other.
-
-    Parameters
-    ----------
-    gathered : Gathered
-        The pictures.
-    threshold : Threshold
-        What counts as near-duplicates.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The keys of the groups, then the columns of `dreamo_batch.columns.DIVERSITY`; distances are missing where
-        there are no two pictures.
-    """
+    """Say of each group how far its pictures are from each other."""
     lines = [_line(gathered, number, threshold) for number in range(len(gathered.keys))]
     table = pd.DataFrame(lines, columns=list(columns.DIVERSITY)).astype(columns.dtypes(columns.DIVERSITY))
     return pd.concat([gathered.keys, table], axis=1)
 
 
 def list_near_duplicates(gathered: Gathered, threshold: Threshold, limit: int) -> pd.DataFrame:
-    """Name the pairs that hardly differ, the closest first.
-
-    Parameters
-    ----------
-    gathered : Gathered
-        The pictures.
-    threshold : Threshold
-        What counts as near-duplicates.
-    limit : int
-        The most pairs to name.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The keys of their groups, then the columns of `dreamo_batch.columns.NEAR_DUPLICATES`.
-
-    Raises
-    ------
-    UsageError
-        If `limit` is no count.
-    """
+    """Name the pairs that hardly differ, the closest first."""
     if not isinstance(limit, int) or limit < 1:
         raise UsageError(f"limit={limit!r}: at least 1 was expected.")
     found = [_near(gathered, number, threshold, limit) for number in range(len(gathered.keys))]
@@ -184,18 +107,7 @@ def list_near_duplicates(gathered: Gathered, threshold: Threshold, limit: int) -
 
 
 def check_threshold(bits: float, delta_e: float) -> Threshold:
-    """Read a threshold.
-
-    Raises
-    ------
-    UsageError
-        If a bound is no number of at least 0.
-
-    Examples
-    --------
-    >>> check_threshold(4, 2).delta_e
-    2.0
-    """
+    """Read a threshold."""
     for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise UsageError(f"{name}={value!r}: a number of at least 0 was expected.")
@@ -282,13 +194,7 @@ _WITHIN: Final = "dreamo_within"  # in a table's attrs: the groups it was ranked
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is ranked by: a column of the results, or a metric that gives one.
-
-    Examples
-    --------
-    >>> Measure("latency_s", higher_is_better=False).metric is None
-    True
-    """
+    """What is ranked by: a column of the results, or a metric that gives one."""
 
     name: str
     metric: Metric | None = None
@@ -296,18 +202,7 @@ class Measure:
 
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
-    """Read `by`: names of columns or metrics, with ``-`` before those of which less is better, and metrics.
-
-    Raises
-    ------
-    UsageError
-        If there is none, one is neither, or a name is met twice.
-
-    Examples
-    --------
-    >>> read_measures(["appearance", "-latency_s"], pd.DataFrame({"latency_s": [1.0]}))[1].higher_is_better
-    False
-    """
+    """Read `by`: names of columns or metrics, with ``-`` before those of which less is better, and metrics."""
     measures = [_read_by(one, results) for one in listed(by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
@@ -327,34 +222,7 @@ def rank_pictures(
     within: str | Sequence[str] | None,
     weights: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Rank the pictures of results; see `dreamo_batch.rank`.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`.
-    measures : sequence of Measure
-        What to rank by.
-    values : pandas.DataFrame of float
-        A column per measure, a line per row of `results`.
-    problems : pandas.Series of str
-        Why values are missing, where it is known.
-    within : str, sequence of str, or None
-        See `dreamo_batch.results.history.group`.
-    weights : mapping of str to float, optional
-        By the measure's name; 1 where nothing is said.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The keys of the groups, a column per measure, then those of `dreamo_batch.columns.RANKS`, on the rows' own
-        labels.
-
-    Raises
-    ------
-    UsageError
-        If these are no results, or `within` or `weights` can't be used.
-    """
+    """Rank the pictures of results; see `dreamo_batch.rank`."""
     told = history.from_results(results)
     groups = group(told, within, reserved=(*columns.RANKS, *values.columns))
     kept = np.flatnonzero(told.rows[columns.DUPLICATE_OF].isna())
@@ -377,25 +245,7 @@ def rank_pictures(
 
 
 def summarise_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType | None) -> pd.DataFrame:
-    """Add up how each seed did in all groups; see `dreamo_batch.best_seeds`.
-
-    Parameters
-    ----------
-    ranked : pandas.DataFrame
-        As from `dreamo_batch.rank`.
-    within : str, sequence of str, or None
-        The groups it was ranked in; ``...`` for those that it remembers.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.BEST_SEEDS` on a RangeIndex, the best first.
-
-    Raises
-    ------
-    UsageError
-        If it is not what `rank` gives, or was not ranked within these groups.
-    """
+    """Add up how each seed did in all groups; see `dreamo_batch.best_seeds`."""
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
     keys = [] if within is None else [within] if isinstance(within, str) else list(within)
     absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]
@@ -499,27 +349,7 @@ _COMPARED: Final = (
 def compare_equal_jobs(
     results: pd.DataFrame, run_dir: Path, *, n_workers: int | None = None, progress: bool = True
 ) -> pd.DataFrame:
-    """Compare each equal job to the first of its kind; see `dreamo_batch.compare_replicates`.
-
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        As from `dreamo_batch.run` or `load`.
-    run_dir : pathlib.Path
-        Where its pictures are.
-    n_workers, progress
-        See `dreamo_batch.parallel.each`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.REPLICATES` on a RangeIndex, in the table's order.
-
-    Raises
-    ------
-    DirectoryError
-        If the directory's table can't be read.
-    """
+    """Compare each equal job to the first of its kind; see `dreamo_batch.compare_replicates`."""
     found = find_subjects(results, run_dir)
     rows = _jobs(results, run_dir)
     pairs = _pairs(rows)

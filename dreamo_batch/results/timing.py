@@ -38,21 +38,7 @@ _ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
 
 
 def summarise_latency(history: History, by: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """Give mean and quantiles of each phase, group by group.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-    by : str, sequence of str, or None
-        See `dreamo_batch.results.history.group`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The keys of the groups, then the columns of `dreamo_batch.columns.LATENCY`; seconds. Phases that nothing
-        is known of have no line.
-    """
+    """Give mean and quantiles of each phase, group by group."""
     groups = group(history, by, reserved=columns.LATENCY)
     seconds = phases(history.orders)
     parts = [
@@ -68,28 +54,7 @@ def summarise_latency(history: History, by: str | Sequence[str] | None = None) -
 
 
 def phases(orders: pd.DataFrame) -> pd.DataFrame:
-    """Measure the phases of each order.
-
-    Parameters
-    ----------
-    orders : pandas.DataFrame
-        Columns of `dreamo_batch.columns.ORDERS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One float column per phase, in seconds; missing where a phase was not gone through, or nothing tells.
-
-    Examples
-    --------
-    >>> import dreamo_batch as dreamo
-    >>> from dreamo_batch.engine import directory as checkpoint
-    >>> from dreamo_batch.engine.attempts import Order, Stage, State
-    >>> made = Order("a", 1, Stage.COMPLETED, sent_at=10.0, answered_at=11.0, completed_at=15.0)
-    >>> orders = checkpoint.to_frame(checkpoint.to_arrow(State([made])))
-    >>> phases(orders)[["create", "task"]].to_dict("records")
-    [{'create': 1.0, 'task': 5.0}]
-    """
+    """Measure the phases of each order."""
     known = _service_times(orders[columns.METADATA])
     measured = {
         columns.CREATE: _between(orders, columns.SENT_AT, columns.ANSWERED_AT),
@@ -105,25 +70,7 @@ def phases(orders: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_throughput(history: History, every: str | None = None) -> pd.DataFrame:
-    """Count what was sent and done in each stretch of time, from the first order to the last end.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-    every : str or None
-        Length of a stretch, such as ``"1min"``; None for one that gives at most 120.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, without gaps.
-
-    Raises
-    ------
-    UsageError
-        If `every` is no length of time, or far too short for the time that the orders span.
-    """
+    """Count what was sent and done in each stretch of time, from the first order to the last end."""
     orders = history.orders[history.orders[columns.SENT_AT].notna()]
     if not len(orders):
         return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
@@ -208,20 +155,7 @@ _SECOND_US: Final = 1e6
 
 
 def measure_pace(history: History) -> dict[str, Any]:
-    """Measure a run's pace and say what to change.
-
-    Parameters
-    ----------
-    history : History
-        Rows and orders.
-
-    Returns
-    -------
-    dict
-        ``orders``, ``busy_s`` (seconds in which any order was under way), ``per_minute`` (orders completed, by busy
-        minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (of the busy time, in which an order waited
-        for the service's quota), ``max_in_flight`` (advised) and ``advice``; None where it can't be told.
-    """
+    """Measure a run's pace and say what to change."""
     orders = history.orders[history.orders[columns.SENT_AT].notna()]
     waited_s = orders[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
     taken, ended = _times(orders)

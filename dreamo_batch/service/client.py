@@ -3,16 +3,6 @@
 What is raised here has no exception behind it, and no frame that it passes through holds an answer's text: both
 could show the key, the one because exceptions of requests carry the request, the other because some services answer
 "invalid key sk-...".
-
-Examples
---------
->>> from dreamo_batch.service.config import Settings
->>> api = Api(Settings("http://127.0.0.1:9", None))
->>> api.call("fetch", api.form("GET", "/model/v1/generation/task/"), len, path="cq0example")
-Traceback (most recent call last):
-...
-dreamo_batch.errors.RequestNotTaken: unreachable: ...
->>> api.close()
 """
 
 from __future__ import annotations
@@ -80,24 +70,7 @@ _ERRORS: Final[dict[Kind, type[ServiceError]]] = {
 
 
 class Api:
-    """Sends requests to one service; safe to share between threads.
-
-    Parameters
-    ----------
-    settings : Settings
-    monotonic, wall : callable
-        Clocks in seconds; `wall` in Unix time.
-
-    Raises
-    ------
-    SettingsError
-        The environment's proxy or CA bundle can't be used.
-
-    Examples
-    --------
-    >>> from dreamo_batch.service.config import Settings
-    >>> Api(Settings("https://gateway.example", None)).close()
-    """
+    """Sends requests to one service; safe to share between threads."""
 
     def __init__(
         self,
@@ -117,25 +90,7 @@ class Api:
         self._transport.check(self.form("GET", "/"))
 
     def form(self, method: str, path: str) -> requests.PreparedRequest:
-        """Prepare a request once, without the key; every call fills in a copy.
-
-        Parameters
-        ----------
-        method, path : str
-            Of HTTP; the path below the base URL.
-
-        Returns
-        -------
-        requests.PreparedRequest
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Settings
-        >>> api = Api(Settings("https://gateway.example", None))
-        >>> api.form("GET", "/model").url
-        'https://gateway.example/model'
-        >>> api.close()
-        """
+        """Prepare a request once, without the key; every call fills in a copy."""
         return requests.Request(method, f"{self._settings.base_url}{path}", headers=_HEADERS).prepare()
 
     def call(
@@ -147,42 +102,7 @@ class Api:
         body: bytes | None = None,
         path: str = "",
     ) -> T:
-        """Send one request and read its answer.
-
-        Parameters
-        ----------
-        operation : {'create', 'fetch', 'precharge'}
-        form : requests.PreparedRequest
-            From `form`.
-        read : callable
-            Reads the body of a success; raises `Unreadable`, or gives a failure, if it can't be used.
-        body : bytes, optional
-            What to send.
-        path : str
-            What to add to the form's URL, quoted.
-
-        Returns
-        -------
-        object
-            What `read` made of it.
-
-        Raises
-        ------
-        ServiceError
-            Of the class that the failure's kind asks for.
-        KeyMissing
-            There is no key, and the service is not on this machine.
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Settings
-        >>> api = Api(Settings("https://gateway.example", None))
-        >>> api.call("fetch", api.form("GET", "/model"), len)
-        Traceback (most recent call last):
-        ...
-        dreamo_batch.errors.KeyMissing: https://gateway.example needs an API key: ...
-        >>> api.close()
-        """
+        """Send one request and read its answer."""
         request = self._filled(form, body, path)
         answer = self._send(operation, request)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
@@ -195,125 +115,30 @@ class Api:
         return cast("T", told)
 
     def knock(self, form: requests.PreparedRequest) -> Answer | Failure:
-        """Send one request without the key, and judge nothing.
-
-        Parameters
-        ----------
-        form : requests.PreparedRequest
-            From `form`.
-
-        Returns
-        -------
-        Answer or Failure
-            An answer whatever its status.
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Settings
-        >>> api = Api(Settings("http://127.0.0.1:9", None))
-        >>> api.knock(api.form("GET", "/")).is_outage
-        True
-        >>> api.close()
-        """
+        """Send one request without the key, and judge nothing."""
         return self._send("fetch", form)
 
     def error(self, operation: Operation, answer: Answer | Failure) -> ServiceError:
-        """Make the error to raise for an answer that can't be used, or for none.
-
-        Parameters
-        ----------
-        operation : {'create', 'fetch', 'precharge', 'download'}
-        answer : Answer or Failure
-
-        Returns
-        -------
-        ServiceError
-            With the key masked in all its texts.
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Settings
-        >>> api = Api(Settings("https://gateway.example", None))
-        >>> api.error("fetch", Failure(Kind.TRANSIENT, "unreachable"))
-        RequestNotTaken('unreachable: no reason given; nothing was sent; ...')
-        >>> api.close()
-        """
+        """Make the error to raise for an answer that can't be used, or for none."""
         failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
         return _ERRORS[failure.kind](self._without_key(failure))
 
     def masked(self, text: str | None) -> str | None:
-        """Replace the key in somebody else's words.
-
-        Parameters
-        ----------
-        text : str or None
-
-        Returns
-        -------
-        str or None
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Secret, Settings
-        >>> api = Api(Settings("https://gateway.example", Secret("sk-example-key")))
-        >>> api.masked("invalid key sk-example-key")
-        'invalid key ***'
-        >>> api.close()
-        """
+        """Replace the key in somebody else's words."""
         key = self._settings.api_key
         return text if text is None or key is None else key.mask(text)
 
     def without_key(self, text: str) -> str:
-        """Mask the key in a text that must stay as it is otherwise, such as a link.
-
-        Parameters
-        ----------
-        text : str
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Secret, Settings
-        >>> api = Api(Settings("https://gateway.example", Secret("sk-example-key")))
-        >>> api.without_key("https://o.example/a.png?token=sk-example-key")
-        'https://o.example/a.png?token=***'
-        >>> api.close()
-        """
+        """Mask the key in a text that must stay as it is otherwise, such as a link."""
         key = self._settings.api_key
         return key.mask(text) if key is not None and key.is_in(text) else text
 
     def masked_code(self, code: str | None) -> str | None:
-        """Replace the key in a code, unless the code is a documented one, on which much depends.
-
-        Parameters
-        ----------
-        code : str or None
-
-        Returns
-        -------
-        str or None
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Secret, Settings
-        >>> api = Api(Settings("https://gateway.example", Secret("1")))
-        >>> api.masked_code("003011095"), api.masked_code("E1")
-        ('003011095', 'E***')
-        >>> api.close()
-        """
+        """Replace the key in a code, unless the code is a documented one, on which much depends."""
         return code if code in ERROR_CODES else self.masked(code)
 
     def close(self) -> None:
-        """Close every session.
-
-        Examples
-        --------
-        >>> from dreamo_batch.service.config import Settings
-        >>> Api(Settings("https://gateway.example", None)).close()
-        """
+        """Close every session."""
         self._transport.close()
 
     def _filled(
@@ -386,40 +211,7 @@ def fetch_link(
     monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
-    """Fetch what a link points to.
-
-    Parameters
-    ----------
-    transport : Transport
-        One that is used for links only, so that its connections never carried the key.
-    url : str
-        http or https, without user information.
-    max_bytes : int
-        Most that is read, in bytes; what is longer is refused, not cut.
-    within_s : float
-        Seconds for all of it, redirects included.
-    home : str, optional
-        Host and port of a service elsewhere: a link that leads to this machine is refused, unless it is to there.
-    redact : callable
-        Masks the key in a link, should the service or a redirect have put it there.
-    monotonic : callable
-        A clock in seconds.
-    wall : callable
-        Unix seconds, for a `Retry-After` that names a date.
-
-    Returns
-    -------
-    bytes or Failure
-        The content, not looked at; or why there is none.
-
-    Examples
-    --------
-    >>> from dreamo_batch.service.transport import Transport
-    >>> transport = Transport(connect_timeout_s=1, read_timeout_s=1)
-    >>> fetch_link(transport, "https://me:secret@o.example/", max_bytes=1000, within_s=5).kind
-    <Kind.PERMANENT: 'permanent'>
-    >>> transport.close()
-    """
+    """Fetch what a link points to."""
     until = monotonic() + within_s
     url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):

@@ -1,13 +1,4 @@
-"""Where the service is, with which key, and how long it may take.
-
-Examples
---------
->>> settings = resolve("sk-example-key", "https://gateway.example/")
->>> settings
-Settings(base_url='https://gateway.example', api_key=Secret('***'), connect_timeout_s=5.0, read_timeout_s=60.0)
->>> settings.service_name
-'gateway.example:443'
-"""
+"""Where the service is, with which key, and how long it may take."""
 
 from __future__ import annotations
 
@@ -42,26 +33,7 @@ _TELLING_IN_IDS_CHARACTERS: Final = 8
 
 
 class Secret:
-    """An API key that no repr, log or pickle shows.
-
-    Parameters
-    ----------
-    value : str
-        The key; surrounding whitespace is dropped.
-
-    Raises
-    ------
-    SettingsError
-        The key is empty, or holds whitespace, control characters or anything beyond ASCII.
-
-    Examples
-    --------
-    >>> key = Secret(" sk-example-key ")
-    >>> print(key, f"{key}", repr(key))
-    *** *** Secret('***')
-    >>> key.reveal()
-    'sk-example-key'
-    """
+    """An API key that no repr, log or pickle shows."""
 
     __slots__ = ("_value",)
 
@@ -69,18 +41,7 @@ class Secret:
         self._value = _checked_key(value)
 
     def reveal(self) -> str:
-        """Give the key itself, for the Authorization header and nothing else.
-
-        Returns
-        -------
-        str
-            The key.
-
-        Examples
-        --------
-        >>> Secret("sk-example-key").reveal()
-        'sk-example-key'
-        """
+        """Give the key itself, for the Authorization header and nothing else."""
         return self._value
 
     def mask(self, text: str) -> str:
@@ -88,21 +49,6 @@ class Secret:
 
         Found in any letter case: as it is, percent-encoded, escaped as in JSON, in base64, and cut off by the text's
         end.
-
-        Parameters
-        ----------
-        text : str
-            Somebody else's words, such as the body of an error.
-
-        Returns
-        -------
-        str
-            The text with `***` for the key.
-
-        Examples
-        --------
-        >>> Secret("sk-example/key").mask("invalid key sk-example%2Fkey or sk-exam")
-        'invalid key *** or ***'
         """
         for spelling in self._spellings():
             text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
@@ -116,19 +62,6 @@ class Secret:
         """Whether an id or a link shows the whole key, in any of the spellings that `mask` knows.
 
         A key of fewer than 8 characters may stand there by chance, and is not looked for.
-
-        Parameters
-        ----------
-        text : str
-
-        Returns
-        -------
-        bool
-
-        Examples
-        --------
-        >>> Secret("sk-example-key").is_in("https://o.example/a.png?token=SK-example-key")
-        True
         """
         is_telling = len(self._value) >= _TELLING_IN_IDS_CHARACTERS
         return is_telling and any(spelling.lower() in text.lower() for spelling in self._spellings())
@@ -162,33 +95,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One service: base URL, key and timeouts, checked at construction.
-
-    Attributes
-    ----------
-    base_url : str
-        `https://host[:port][/path]`, or plain http for loopback only; no trailing slash.
-    api_key : Secret or None
-        None: requests that need a key are refused, except by loopback services, which answer themselves.
-    connect_timeout_s : float
-        Time to make a connection, TLS included, in seconds.
-    read_timeout_s : float
-        Time from the end of sending to the end of the answer, in seconds.
-
-    Raises
-    ------
-    SettingsError
-        The URL or a timeout can't be used.
-
-    Examples
-    --------
-    >>> Settings("http://127.0.0.1:8000", None).service_name
-    'loopback'
-    >>> Settings("http://gateway.example", None)
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.SettingsError: base_url 'http://gateway.example' would send the key unencrypted: ...
-    """
+    """One service: base URL, key and timeouts, checked at construction."""
 
     base_url: str
     api_key: Secret | None
@@ -202,24 +109,12 @@ class Settings:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the service runs on this machine.
-
-        Examples
-        --------
-        >>> Settings("http://localhost:8000", None).is_loopback
-        True
-        """
+        """Whether the service runs on this machine."""
         return is_loopback_host(urlsplit(self.base_url).hostname or "")
 
     @property
     def service_name(self) -> str:
-        """`loopback`, whatever the port, or `host:port`; results of two services never mix by this name.
-
-        Examples
-        --------
-        >>> Settings("https://Gateway.example/api", None).service_name
-        'gateway.example:443'
-        """
+        """`loopback`, whatever the port, or `host:port`; results of two services never mix by this name."""
         if self.is_loopback:
             return "loopback"
         parts = urlsplit(self.base_url)
@@ -234,32 +129,7 @@ def resolve(
     connect_timeout_s: float = 5.0,
     read_timeout_s: float = 60.0,
 ) -> Settings:
-    """Settle key and base URL: the arguments, else the environment, else the public gateway.
-
-    Parameters
-    ----------
-    api_key : str or Secret, optional
-        Default: `DREAMO_API_KEY`; a blank one counts as none.
-    base_url : str, optional
-        Default: `DREAMO_BASE_URL`, else the public gateway.
-    connect_timeout_s, read_timeout_s : float
-        As in `Settings`, in seconds.
-
-    Returns
-    -------
-    Settings
-        Checked; without a key if none was found.
-
-    Raises
-    ------
-    SettingsError
-        The URL, the key or a timeout can't be used.
-
-    Examples
-    --------
-    >>> resolve("sk-example-key", "http://127.0.0.1:8000/").base_url
-    'http://127.0.0.1:8000'
-    """
+    """Settle key and base URL: the arguments, else the environment, else the public gateway."""
     if not isinstance(api_key, str | Secret | None):
         raise SettingsError(f"api_key must be text, not a {type(api_key).__name__}.")
     if not isinstance(base_url, str | None):
@@ -272,22 +142,7 @@ def resolve(
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host name or address means this machine; a name that needs a look-up never does.
-
-    Parameters
-    ----------
-    host : str
-        Without port; IPv6 without brackets.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> is_loopback_host("127.0.0.2"), is_loopback_host("::1"), is_loopback_host("localhost.example")
-    (True, True, False)
-    """
+    """Whether a host name or address means this machine; a name that needs a look-up never does."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

@@ -3,13 +3,6 @@
 Sources: ``page`` the model's API page; ``cli`` the vendor's Go client VtrixAI/vtrix-cli; ``sdk`` the
 SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents of the upstream model
 `seed3l_single_ip`; ``assumed`` our reading, tried by nobody.
-
-Examples
---------
->>> PROMPT_CHARACTERS_OF_SIBLINGS.value, PROMPT_CHARACTERS_OF_SIBLINGS.source
-(800, 'page')
->>> SIZES["16:9"]
-(1664, 936)
 """
 
 from __future__ import annotations
@@ -26,13 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fact(Generic[T]):
-    """One number or word of the service, where it comes from, and what to know about it.
-
-    Examples
-    --------
-    >>> Fact(512, "page").value
-    512
-    """
+    """One number or word of the service, where it comes from, and what to know about it."""
 
     value: T
     source: str
@@ -156,11 +143,6 @@ class ErrorCode:
 
     `error_class` is the word used in the results; `is_unbilled` says whether nothing was made, as far as
     the table of codes tells; both are ours (assumed), code and meaning are from the page.
-
-    Examples
-    --------
-    >>> ERROR_CODES["003011099"].error_class
-    'creation_error'
     """
 
     code: str

@@ -1,11 +1,4 @@
-"""A failure as a value: its kind, its class, and what is known of it.
-
-Examples
---------
->>> failure = Failure(Kind.TRANSIENT, RATE_LIMITED, 429, retry_after_s=3.0)
->>> failure.kind == "transient", str(failure)
-(True, 'rate_limited (HTTP 429): no reason given; wait, then ask again')
-"""
+"""A failure as a value: its kind, its class, and what is known of it."""
 
 from __future__ import annotations
 
@@ -92,13 +85,7 @@ _ADVICE_BY_KIND: Final = {
 
 
 class Kind(enum.StrEnum):
-    """What to do about a failure.
-
-    Examples
-    --------
-    >>> Kind.STOP == "stop"
-    True
-    """
+    """What to do about a failure."""
 
     PERMANENT = "permanent"
     TRANSIENT = "transient"
@@ -203,61 +190,17 @@ _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*
 
 
 def proves_no_connection(exception: BaseException) -> bool:
-    """Whether the exception can only be raised while no connection is made yet.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> proves_no_connection(ConnectionResetError())
-    False
-    """
+    """Whether the exception can only be raised while no connection is made yet."""
     return any(isinstance(one, _NEVER_CONNECTED) for one in _chain(exception))
 
 
 def proves_no_request(exception: BaseException) -> bool:
-    """Whether the request could not even be built, so that it will fail again.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> proves_no_request(requests.exceptions.InvalidURL())
-    True
-    """
+    """Whether the request could not even be built, so that it will fail again."""
     return any(isinstance(one, _NEVER_BUILT) for one in _chain(exception))
 
 
 def lasting(exception: BaseException) -> Lasting | None:
-    """Name the cause of a failed connection if waiting doesn't mend it.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    {'certificate', 'host', 'proxy', 'scheme'} or None
-
-    Examples
-    --------
-    >>> lasting(requests.ConnectionError(socket.gaierror(-2, "Name or service not known")))
-    'host'
-    >>> lasting(ConnectionRefusedError()) is None
-    True
-    """
+    """Name the cause of a failed connection if waiting doesn't mend it."""
     for one in _chain(exception):
         if isinstance(one, ssl.SSLCertVerificationError):
             return "certificate"
@@ -271,41 +214,12 @@ def lasting(exception: BaseException) -> Lasting | None:
 
 
 def is_fault_of_the_line(exception: BaseException) -> bool:
-    """Whether it is the network's or the service's doing, not a mistake in building the request.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> is_fault_of_the_line(BrokenPipeError()), is_fault_of_the_line(TypeError())
-    (True, False)
-    """
+    """Whether it is the network's or the service's doing, not a mistake in building the request."""
     return isinstance(exception, _FAULTS_OF_THE_LINE) and not proves_no_request(exception)
 
 
 def reason(exception: BaseException) -> str:
-    """Say in a line what was at the bottom of it.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    str
-        Class and words of the innermost exception, without the query of any URL, at most 300 characters.
-
-    Examples
-    --------
-    >>> reason(requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer")))
-    'ConnectionResetError: [Errno 104] Connection reset by peer'
-    """
+    """Say in a line what was at the bottom of it."""
     *_, innermost = _chain(exception)
     # The standard formatter, because some exceptions of http.client fail at their own str().
     words = " ".join(traceback.format_exception_only(innermost)[-1].split())
@@ -313,21 +227,7 @@ def reason(exception: BaseException) -> str:
 
 
 def without_query(words: str) -> str:
-    """Cut the query off every URL in a text.
-
-    Parameters
-    ----------
-    words : str
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> without_query("GET https://o.example/a.png?signature=abc failed")
-    'GET https://o.example/a.png failed'
-    """
+    """Cut the query off every URL in a text."""
     return _QUERY.sub(r"\1", words)
 
 
@@ -358,28 +258,7 @@ _MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
-    """Read the waiting time out of an answer; the header goes before the body.
-
-    Parameters
-    ----------
-    headers : mapping of str to str
-        Of the answer, names in any case; `Retry-After-Ms`, the more exact one, goes first.
-    body : bytes
-        Of the answer; looked into if it is JSON.
-    now : float
-        Unix seconds, for dates; the answer's own `Date` header goes before it, because only the service's
-        clock tells what the service means.
-
-    Returns
-    -------
-    float or None
-        Seconds, 0 to one day; None if nothing readable asks for a wait.
-
-    Examples
-    --------
-    >>> read_wait({"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, b"", now=1700000000.0)
-    30.0
-    """
+    """Read the waiting time out of an answer; the header goes before the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     wait_ms = messages.number(lowered.get("retry-after-ms"))
     wait_s = None if wait_ms is None else wait_ms / 1000
@@ -484,27 +363,7 @@ _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 def from_response(
     operation: Operation, status: int, headers: Mapping[str, str], body: bytes, *, now: float = 0.0
 ) -> Failure:
-    """Classify an answer that is not what was asked for.
-
-    Parameters
-    ----------
-    operation : {'create', 'fetch', 'precharge', 'download'}
-    status : int
-        HTTP status; a 2xx means that its body could not be used.
-    headers : mapping of str to str
-    body : bytes
-    now : float
-        Unix seconds, for a Retry-After that is a date in an answer without a `Date` of its own.
-
-    Returns
-    -------
-    Failure
-
-    Examples
-    --------
-    >>> from_response("fetch", 404, {}, b'{"message": "Task not found"}').error_class
-    'task_not_found'
-    """
+    """Classify an answer that is not what was asked for."""
     told = messages.read_error(body)
     refusal = _refusal(body, told) if operation == "create" and _is_success(status) else None
     kind, error_class = _judge(operation, status, told, refusal)
@@ -524,28 +383,7 @@ def from_response(
 def from_exception(
     operation: Operation, exception: BaseException, *, was_sent: bool | None = None
 ) -> Failure:
-    """Classify a request that ended without an answer.
-
-    Parameters
-    ----------
-    operation : {'create', 'fetch', 'precharge', 'download'}
-    exception : BaseException
-        Of any class: what nobody foresaw counts as sent.
-    was_sent : bool, optional
-        Whether the first byte of the request went out. None: not known, so that only exceptions that prove it count
-        as not sent.
-
-    Returns
-    -------
-    Failure
-
-    Examples
-    --------
-    >>> from_exception("create", ConnectionResetError()).kind
-    <Kind.MAY_HAVE_ARRIVED: 'may_have_arrived'>
-    >>> from_exception("create", ConnectionResetError(), was_sent=False).error_class
-    'unreachable'
-    """
+    """Classify a request that ended without an answer."""
     message = reason(exception)
     if not was_sent and proves_no_request(exception):
         return Failure(Kind.PERMANENT, REJECTED, message=message)
@@ -562,44 +400,12 @@ def from_exception(
 
 
 def not_built(exception: BaseException) -> Failure:
-    """Classify a request that could not be made ready to be sent: whatever the reason, nothing arrived.
-
-    Parameters
-    ----------
-    exception : BaseException
-
-    Returns
-    -------
-    Failure
-
-    Examples
-    --------
-    >>> print(not_built(MemoryError()))
-    not_built: MemoryError; nothing was sent
-    """
+    """Classify a request that could not be made ready to be sent: whatever the reason, nothing arrived."""
     return Failure(Kind.PERMANENT, NOT_BUILT, message=reason(exception))
 
 
 def from_task(task: Task) -> Failure:
-    """Classify a task that failed.
-
-    Parameters
-    ----------
-    task : Task
-        With status `failed`.
-
-    Returns
-    -------
-    Failure
-        Always permanent: the task is over. Whether a new one is worth trying is `is_unbilled_and_retryable`.
-
-    Examples
-    --------
-    >>> from dreamo_batch.service.messages import read_task
-    >>> task = read_task(b'{"id": "a", "status": "failed", "error": {"code": 3011095}}', "a")
-    >>> from_task(task).error_class, from_task(task).code
-    ('generation_error', '003011095')
-    """
+    """Classify a task that failed."""
     told = task.error or ServiceMessage(None, None)
     meaning = ERROR_CODES[told.code].meaning if told.code in ERROR_CODES else "the service gave no reason"
     return Failure(
@@ -612,25 +418,7 @@ def from_task(task: Task) -> Failure:
 
 
 def is_unbilled_and_retryable(failure: Failure) -> bool:
-    """Whether a new task is worth trying and the failed one cost nothing, as the service's table of codes has it.
-
-    Parameters
-    ----------
-    failure : Failure
-        Of a task.
-
-    Returns
-    -------
-    bool
-        True for 003011095 and 003011099, and for 003011097 if its text tells of 429 or 5xx; never after moderation.
-
-    Examples
-    --------
-    >>> is_unbilled_and_retryable(Failure(Kind.PERMANENT, "upstream_error", message="HTTP 503 from upstream"))
-    True
-    >>> is_unbilled_and_retryable(Failure(Kind.PERMANENT, "upstream_error", message="HTTP 400 from upstream"))
-    False
-    """
+    """Whether a new task is worth trying and the failed one cost nothing, as the service's table of codes has it."""
     if failure.error_class == UPSTREAM_ERROR:
         return _tells_of_busy_upstream(failure.message or "")
     return failure.error_class in (GENERATION_ERROR, CREATION_ERROR)

@@ -1,14 +1,6 @@
 """The values inside a JSON answer, read liberally: nothing a service writes makes these raise.
 
 Numbers keep their exact text, what can't be read is None, and every text that leaves here can be stored as UTF-8.
-
-Examples
---------
->>> payload = load(b'{"cost": 0.0286, "discount": NaN, "error": "out of paint"}')
->>> decimal_text(payload["cost"]), decimal_text(payload["discount"])
-('0.0286', None)
->>> message_in(payload)
-ServiceMessage(code=None, message='out of paint')
 """
 
 from __future__ import annotations
@@ -44,18 +36,7 @@ _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
 
 
 class Unreadable(Exception):  # noqa: N818 - it names what the answer is
-    """An answer is not the JSON object that was expected.
-
-    Attributes
-    ----------
-    excerpt : str
-        At most 2 kB from its beginning.
-
-    Examples
-    --------
-    >>> Unreadable("<html>").excerpt
-    '<html>'
-    """
+    """An answer is not the JSON object that was expected."""
 
     def __init__(self, excerpt: str) -> None:
         super().__init__(f"not the JSON object that was expected: {excerpt[:80]!r}")
@@ -64,49 +45,14 @@ class Unreadable(Exception):  # noqa: N818 - it names what the answer is
 
 @dataclass(frozen=True, slots=True)
 class ServiceMessage:
-    """What the service says went wrong.
-
-    Attributes
-    ----------
-    code : str or None
-        Its code; numeric ones padded to 9 digits.
-    message : str or None
-        Its words.
-
-    Examples
-    --------
-    >>> ServiceMessage("003011001", "Missing prompt").code
-    '003011001'
-    """
+    """What the service says went wrong."""
 
     code: str | None
     message: str | None
 
 
 def load(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Parameters
-    ----------
-    body : bytes
-        UTF-8, with or without a byte order mark; invalid sequences are replaced.
-
-    Returns
-    -------
-    dict
-        Numbers with a fraction or exponent as `Decimal`; NaN, Infinity and numbers longer than 40
-        characters as None; of repeated keys the last.
-
-    Raises
-    ------
-    Unreadable
-        Not JSON, not an object, or nested too deeply.
-
-    Examples
-    --------
-    >>> load(b'{"id": "a", "cost": 1e-2}')
-    {'id': 'a', 'cost': Decimal('0.01')}
-    """
+    """Parse a JSON object."""
     payload = parse(body)
     if not isinstance(payload, dict):
         raise Unreadable(excerpt(body))
@@ -114,28 +60,7 @@ def load(body: bytes) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Any:
-    """Parse any JSON value, numbers as in `load`.
-
-    Parameters
-    ----------
-    body : bytes
-        As for `load`.
-
-    Returns
-    -------
-    object
-        The value.
-
-    Raises
-    ------
-    Unreadable
-        Not JSON, or nested too deeply.
-
-    Examples
-    --------
-    >>> parse(b'["a", -0.5]')
-    ['a', Decimal('-0.5')]
-    """
+    """Parse any JSON value, numbers as in `load`."""
     try:
         return json.loads(
             body.decode("utf-8-sig", errors="replace"),
@@ -148,69 +73,21 @@ def parse(body: bytes) -> Any:
 
 
 def excerpt(body: bytes) -> str:
-    """Give the beginning of an answer, at most 2 kB of UTF-8.
-
-    Parameters
-    ----------
-    body : bytes
-        As it came.
-
-    Returns
-    -------
-    str
-        Storable text.
-
-    Examples
-    --------
-    >>> excerpt(b"<html>" * 1000)[:12]
-    '<html><html>'
-    """
+    """Give the beginning of an answer, at most 2 kB of UTF-8."""
     start = body[:EXCERPT_BYTES].decode("utf-8-sig", errors="replace")
     # Each byte that was replaced grew to three.
     return _UNSTORABLE.sub("\ufffd", start).encode()[:EXCERPT_BYTES].decode(errors="ignore")
 
 
 def text(value: Any) -> str | None:
-    """Read a text; anything else, or a blank one, is None.
-
-    Parameters
-    ----------
-    value : object
-        Any JSON value.
-
-    Returns
-    -------
-    str or None
-        Stripped, storable as UTF-8, at most 2000 characters.
-
-    Examples
-    --------
-    >>> text(" a cat "), text(""), text(5)
-    ('a cat', None, None)
-    """
+    """Read a text; anything else, or a blank one, is None."""
     if not isinstance(value, str):
         return None
     return _UNSTORABLE.sub("\ufffd", value).strip()[:TEXT_CHARACTERS_MAX] or None
 
 
 def decimal_text(value: Any) -> str | None:
-    """Read an amount exactly, as plain decimal text.
-
-    Parameters
-    ----------
-    value : object
-        A JSON number or its text.
-
-    Returns
-    -------
-    str or None
-        None for anything negative, not finite, empty or unreadable.
-
-    Examples
-    --------
-    >>> decimal_text("0.0280"), decimal_text(Decimal("1e-3")), decimal_text(""), decimal_text(-1)
-    ('0.0280', '0.001', None, None)
-    """
+    """Read an amount exactly, as plain decimal text."""
     written = value.strip() if isinstance(value, str) else number_text(value)
     if written is None or len(written) > _NUMBER_CHARACTERS_MAX or not _DECIMAL.fullmatch(written):
         return None
@@ -218,43 +95,12 @@ def decimal_text(value: Any) -> str | None:
 
 
 def is_usd(currency: str | None) -> bool:
-    """Whether an amount is in USD: so it is where no currency is named.
-
-    Parameters
-    ----------
-    currency : str or None
-        As the service wrote it.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> is_usd(None), is_usd("usd"), is_usd("credit")
-    (True, True, False)
-    """
+    """Whether an amount is in USD: so it is where no currency is named."""
     return currency is None or currency.strip().upper() in ("USD", "US$", "$")
 
 
 def number_text(value: Any) -> str | None:
-    """Give the exact text of a JSON number.
-
-    Parameters
-    ----------
-    value : object
-        Any JSON value.
-
-    Returns
-    -------
-    str or None
-        None for what is no number, booleans included.
-
-    Examples
-    --------
-    >>> number_text(Decimal("0.70")), number_text(1), number_text(True)
-    ('0.70', '1', None)
-    """
+    """Give the exact text of a JSON number."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     # A negative zero is a zero.
@@ -262,22 +108,7 @@ def number_text(value: Any) -> str | None:
 
 
 def number(value: Any) -> float | None:
-    """Read a finite number, or the text of one.
-
-    Parameters
-    ----------
-    value : object
-        Any JSON value.
-
-    Returns
-    -------
-    float or None
-
-    Examples
-    --------
-    >>> number("3.5"), number(Decimal("1e99999")), number(None)
-    (3.5, None, None)
-    """
+    """Read a finite number, or the text of one."""
     written = value if isinstance(value, str) else number_text(value)
     try:
         read = float(written) if written is not None else math.nan
@@ -287,23 +118,7 @@ def number(value: Any) -> float | None:
 
 
 def unix_time(value: Any) -> float | None:
-    """Read a moment: Unix seconds, Unix milliseconds, or an ISO 8601 text (UTC if it names no zone).
-
-    Parameters
-    ----------
-    value : object
-        Any JSON value.
-
-    Returns
-    -------
-    float or None
-        Unix seconds.
-
-    Examples
-    --------
-    >>> unix_time(1700000000), unix_time("2023-11-14T22:13:20Z"), unix_time("yesterday")
-    (1700000000.0, 1700000000.0, None)
-    """
+    """Read a moment: Unix seconds, Unix milliseconds, or an ISO 8601 text (UTC if it names no zone)."""
     seconds = number(value)
     if seconds is not None:
         return seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds
@@ -315,25 +130,7 @@ def unix_time(value: Any) -> float | None:
 
 
 def message_in(payload: Any) -> ServiceMessage | None:
-    """Find code and words in any of the shapes errors come in.
-
-    Parameters
-    ----------
-    payload : object
-        A whole body or an `error` value: object, text, number or list.
-
-    Returns
-    -------
-    ServiceMessage or None
-        None if nothing there speaks of an error: null, empty, or a code that means success.
-
-    Examples
-    --------
-    >>> message_in({"error": {"code": 3011095, "error_message": "Internal generation error"}})
-    ServiceMessage(code='003011095', message='Internal generation error')
-    >>> message_in({"status": {"code": 401, "message": "bad key", "error_code": ""}, "data": None})
-    ServiceMessage(code='000000401', message='bad key')
-    """
+    """Find code and words in any of the shapes errors come in."""
     if not isinstance(payload, dict):
         return _bare_message(payload)
     sources = [source for source in _sources(payload) if not _is_success(source)]
@@ -343,46 +140,14 @@ def message_in(payload: Any) -> ServiceMessage | None:
 
 
 def code_text(value: Any) -> str | None:
-    """Read an error code; numeric ones are padded to 9 digits.
-
-    Parameters
-    ----------
-    value : object
-        Any JSON value.
-
-    Returns
-    -------
-    str or None
-        None for what is neither text nor number.
-
-    Examples
-    --------
-    >>> code_text(3011095), code_text("003011095"), code_text("E1"), code_text(None)
-    ('003011095', '003011095', 'E1', None)
-    """
+    """Read an error code; numeric ones are padded to 9 digits."""
     is_whole = isinstance(value, Decimal) and abs(value) < _CODE_BELOW and value % 1 == 0
     written = text(value) or number_text(int(value) if is_whole else value)
     return written.zfill(ERROR_CODE_DIGITS) if written and code_number(written) is not None else written
 
 
 def code_number(code: str | None) -> int | None:
-    """Give the number that a code is.
-
-    Parameters
-    ----------
-    code : str or None
-        As from `code_text`.
-
-    Returns
-    -------
-    int or None
-        None for a code that is no number.
-
-    Examples
-    --------
-    >>> code_number("000000401"), code_number("E1"), code_number("\u00b2")
-    (401, None, None)
-    """
+    """Give the number that a code is."""
     return int(code) if code is not None and code.isascii() and code.isdigit() else None
 
 
@@ -465,18 +230,7 @@ _ID_KEYS: Final = ("id", "task_id")
 
 
 class AboutAnother(Unreadable):
-    """An answer speaks of another task than the one asked for.
-
-    Attributes
-    ----------
-    task_id : str
-        The task that it is about.
-
-    Examples
-    --------
-    >>> AboutAnother("{}", "cq0other").task_id
-    'cq0other'
-    """
+    """An answer speaks of another task than the one asked for."""
 
     def __init__(self, excerpt: str, task_id: str) -> None:
         super().__init__(excerpt)
@@ -485,47 +239,7 @@ class AboutAnother(Unreadable):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task as a poll found it.
-
-    Attributes
-    ----------
-    task_id : str
-    status : {'in_progress', 'completed', 'failed'}
-        `completed` together with an error is `failed`. An unlisted word with a picture is `completed`, with an error
-        `failed`, else `in_progress`.
-    urls : tuple of str
-        Every picture's address, in order; can be empty although completed.
-    sizes : tuple of (int or None)
-        Bytes of each picture, as told beside its address.
-    job_ids : tuple of (str or None)
-        The upstream id of each picture, as told beside its address.
-    cost : str or None
-        USD as exact decimal text; None if not told.
-    discount : str or None
-        As the service wrote it.
-    error : ServiceMessage or None
-    created_at : float or None
-        Unix seconds.
-    progress : float or None
-        0 to 1, not to be trusted.
-    metadata : dict of str to float
-        The service's own times, in seconds.
-    excerpt : str or None
-        At most 2 kB of the answer, if it does not read as documented.
-    is_completed_with_error : bool
-        Whether the service said both; the picture may have been billed.
-    is_cost_unreadable : bool
-        Whether a cost was told that is no amount in USD.
-    unlisted_status : str or None
-        The service's own word for the status, if it is none that is known.
-    seed : int or None
-        The seed that the service says it was given; None if it doesn't.
-
-    Examples
-    --------
-    >>> Task("cq0example", "in_progress").urls
-    ()
-    """
+    """One task as a poll found it."""
 
     task_id: str
     status: Status
@@ -546,30 +260,7 @@ class Task:
 
 
 def read_task(body: bytes, task_id: str) -> Task:
-    """Read the answer to a poll.
-
-    Parameters
-    ----------
-    body : bytes
-    task_id : str
-        The id that was asked for.
-
-    Returns
-    -------
-    Task
-
-    Raises
-    ------
-    Unreadable
-        Not JSON, or nothing in it speaks of a task.
-    AboutAnother
-        It speaks of another task.
-
-    Examples
-    --------
-    >>> read_task(b'{"id": "a", "status": "failed", "error": "Risk Not Pass"}', "a").error.message
-    'Risk Not Pass'
-    """
+    """Read the answer to a poll."""
     answer = _about_task(load(body), task_id)
     if not _speaks_of_task(answer):
         raise Unreadable(excerpt(body))
@@ -581,41 +272,12 @@ def read_task(body: bytes, task_id: str) -> Task:
 
 
 def task_id_in(answer: Any) -> str | None:
-    """Find the id of a task; one that can't be asked for again is as good as none.
-
-    Parameters
-    ----------
-    answer : object
-        Any JSON value.
-
-    Returns
-    -------
-    str or None
-
-    Examples
-    --------
-    >>> task_id_in({"id": "cq0example"}), task_id_in({"id": ""})
-    ('cq0example', None)
-    """
+    """Find the id of a task; one that can't be asked for again is as good as none."""
     return next((one for one in _ids(answer) if is_task_id(one)), None)
 
 
 def is_task_id(value: str) -> bool:
-    """Whether a text can be the id of a task: printable ASCII without spaces, and no step in a path.
-
-    Parameters
-    ----------
-    value : str
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> is_task_id("cq0example"), is_task_id(".."), is_task_id("a b")
-    (True, False, False)
-    """
+    """Whether a text can be the id of a task: printable ASCII without spaces, and no step in a path."""
     return _TASK_ID.fullmatch(value) is not None
 
 
@@ -816,20 +478,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a create would cost.
-
-    Attributes
-    ----------
-    cost : str or None
-        USD as exact decimal text; None: the service doesn't know, or names another currency; see `reason`.
-    discount, currency, reason : str or None
-        As the service wrote them.
-
-    Examples
-    --------
-    >>> Price("0.0357", "0.7", "USD", None).cost
-    '0.0357'
-    """
+    """What a create would cost."""
 
     cost: str | None
     discount: str | None
@@ -841,20 +490,6 @@ def encode(request: Request) -> bytes:
     """Write the JSON body of a create.
 
     A picture's base64 is spliced between two small pieces: megabytes never pass through the JSON encoder.
-
-    Parameters
-    ----------
-    request : Request
-
-    Returns
-    -------
-    bytes
-        ASCII.
-
-    Examples
-    --------
-    >>> encode(Request("a", 7, 512, 512, False, image_base64=b"/9j/"))[-39:]
-    b'512, "binary_data_base64": ["/9j/"]}}]}'
     """
     params: dict[str, Any] = {
         "prompt": request.prompt,
@@ -871,27 +506,7 @@ def encode(request: Request) -> bytes:
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
-    """Read the answer to a create.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    str or ServiceMessage
-        The task id, or why there is none. An id counts even beside an error: the task can be asked.
-
-    Raises
-    ------
-    Unreadable
-        Neither an id nor an error can be read.
-
-    Examples
-    --------
-    >>> read_created(b'{"error": {"code": "003011002", "error_message": "Missing image"}}')
-    ServiceMessage(code='003011002', message='Missing image')
-    """
+    """Read the answer to a create."""
     answer = load(body)
     task_id = task_id_in(answer) or task_id_in(answer.get("data"))
     told = task_id or _refusal(answer)
@@ -901,22 +516,7 @@ def read_created(body: bytes) -> str | ServiceMessage:
 
 
 def queue_id_in(body: bytes) -> str | None:
-    """Read the `request_id` of a queue protocol, which stands where this protocol has an `id`.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    str or None
-        None if there is none, or the answer can't be read.
-
-    Examples
-    --------
-    >>> queue_id_in(b'{"request_id": "r-1", "status": "QUEUED"}')
-    'r-1'
-    """
+    """Read the `request_id` of a queue protocol, which stands where this protocol has an `id`."""
     try:
         answer = load(body)
     except Unreadable:
@@ -927,22 +527,7 @@ def queue_id_in(body: bytes) -> str | None:
 
 
 def read_description(body: bytes) -> dict[str, Any] | None:
-    """Read a model's description.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    dict or None
-        None if it lists no parameters, or can't be read.
-
-    Examples
-    --------
-    >>> read_description(b'{"data": {"parameters": [{"name": "prompt"}]}}')
-    {'parameters': [{'name': 'prompt'}]}
-    """
+    """Read a model's description."""
     try:
         data = load(body).get("data")
     except Unreadable:
@@ -952,22 +537,7 @@ def read_description(body: bytes) -> dict[str, Any] | None:
 
 
 def read_refusal(body: bytes) -> ServiceMessage | None:
-    """Read an error out of an answer that came with HTTP 200.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    ServiceMessage or None
-        None if it speaks of none, or can't be read.
-
-    Examples
-    --------
-    >>> read_refusal(b'{"status": {"code": 401, "message": "bad key"}, "data": null}')
-    ServiceMessage(code='000000401', message='bad key')
-    """
+    """Read an error out of an answer that came with HTTP 200."""
     try:
         return _refusal(load(body))
     except Unreadable:
@@ -975,27 +545,7 @@ def read_refusal(body: bytes) -> ServiceMessage | None:
 
 
 def read_price(body: bytes) -> Price:
-    """Read the answer to a precharge.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    Price
-        Without a cost if the service names none.
-
-    Raises
-    ------
-    Unreadable
-        Not a JSON object.
-
-    Examples
-    --------
-    >>> read_price(b'{"status": "failed", "data": {"cost": null}, "reason": "COST_CACHE_MISS"}').reason
-    'COST_CACHE_MISS'
-    """
+    """Read the answer to a precharge."""
     answer = load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
     told = message_in(answer)
@@ -1011,24 +561,7 @@ def read_price(body: bytes) -> Price:
 
 
 def read_error(body: bytes) -> ServiceMessage:
-    """Read the body of an HTTP error, whatever it is: JSON of any known shape, HTML, text, or nothing.
-
-    Parameters
-    ----------
-    body : bytes
-
-    Returns
-    -------
-    ServiceMessage
-        Empty if nothing can be read.
-
-    Examples
-    --------
-    >>> read_error(b"<html><title>502 Bad Gateway</title></html>")
-    ServiceMessage(code=None, message='502 Bad Gateway')
-    >>> read_error(b'{"detail": [{"loc": ["body"], "msg": "Field required"}]}')
-    ServiceMessage(code=None, message='Field required')
-    """
+    """Read the body of an HTTP error, whatever it is: JSON of any known shape, HTML, text, or nothing."""
     try:
         return message_in(parse(body)) or ServiceMessage(None, None)
     except Unreadable as unreadable:

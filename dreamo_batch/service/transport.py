@@ -1,11 +1,4 @@
-"""One answer, read with a bound on its size, whether or not it arrives whole.
-
-Examples
---------
->>> answer = Answer(200, {}, b'{"id": "cq0example"}')
->>> answer.is_success, answer.broken
-(True, None)
-"""
+"""One answer, read with a bound on its size, whether or not it arrives whole."""
 
 from __future__ import annotations
 
@@ -49,23 +42,7 @@ class AnswerTooLong(urllib3.exceptions.HTTPError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; its repr tells no more than the status, because answers may repeat a key.
-
-    Attributes
-    ----------
-    status : int
-        HTTP status.
-    headers : mapping of str to str
-    body : bytes
-        Unpacked; of an error no more than its first 64 kB.
-    broken : Failure or None
-        Why the body is not whole; errors need none, their status says it all.
-
-    Examples
-    --------
-    >>> Answer(404, {}, b"").is_success
-    False
-    """
+    """What came back; its repr tells no more than the status, because answers may repeat a key."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -79,28 +56,7 @@ class Answer:
 
 
 def read_answer(operation: Operation, response: requests.Response, *, max_bytes: int) -> Answer:
-    """Read an answer to its end.
-
-    Parameters
-    ----------
-    operation : {'create', 'fetch', 'precharge', 'download'}
-    response : requests.Response
-        With its body still to come.
-    max_bytes : int
-        Most that a success may hold, unpacked, in bytes.
-
-    Returns
-    -------
-    Answer
-
-    Examples
-    --------
-    >>> import io, requests, urllib3
-    >>> response = requests.Response()
-    >>> response.status_code, response.raw = 200, urllib3.HTTPResponse(io.BytesIO(b"{}"), preload_content=False)
-    >>> read_answer("fetch", response, max_bytes=1000).body
-    b'{}'
-    """
+    """Read an answer to its end."""
     answer = Answer(response.status_code, response.headers, b"")
     pieces: list[bytes] = []
     try:
@@ -155,29 +111,7 @@ _NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_
 
 @dataclass(slots=True)
 class Exchange:
-    """One request under way on one thread.
-
-    Attributes
-    ----------
-    answer_within_s : float
-        Seconds from the end of sending to the end of the answer.
-    was_sent : bool or None
-        Whether the first byte went out; None on a SOCKS proxy, whose connections don't tell.
-    is_kept_from_here : bool
-        Whether a host that turns out to be this machine is refused before a connection. What a proxy connects to is
-        the proxy's business.
-    allows_private : bool
-        Whether a host kept from here may lead to the private networks around it.
-    target : str or None
-        Path and query to ask for byte for byte, in place of the tidied ones: a signature may cover their spelling.
-    is_out_of_step : bool
-        Whether bytes came after the answer, or the protocol was switched: no other request may use the connection.
-
-    Examples
-    --------
-    >>> Exchange(60).was_sent
-    False
-    """
+    """One request under way on one thread."""
 
     answer_within_s: float
     was_sent: bool | None = False
@@ -188,20 +122,7 @@ class Exchange:
 
 
 class WatchedAdapter(HTTPAdapter):
-    """requests' own adapter on watched connections; never repeats anything.
-
-    Parameters
-    ----------
-    exchange : Exchange
-        Kept up to date; an adapter and its exchange belong to one thread.
-
-    Examples
-    --------
-    >>> adapter = WatchedAdapter(Exchange(answer_within_s=60))
-    >>> adapter.max_retries.total
-    0
-    >>> adapter.close()
-    """
+    """requests' own adapter on watched connections; never repeats anything."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -286,15 +207,6 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
     """Say why a service elsewhere must not send us to an IP address; None if it may.
 
     This machine's own addresses and those of its network segment, where clouds keep their secrets, are always refused.
-
-    Examples
-    --------
-    >>> why_refused("::ffff:127.0.0.1", allows_private=True)
-    'the link leads to this machine, and is not followed'
-    >>> why_refused("10.1.2.3", allows_private=False)
-    'the link leads to a private address, and is not followed; allow_private_links=True allows it'
-    >>> why_refused("10.1.2.3", allows_private=True), why_refused("1.1.1.1", allows_private=False)
-    (None, None)
     """
     known = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(known, "ipv4_mapped", None) or known
@@ -429,28 +341,7 @@ _BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FI
 
 
 class Transport:
-    """Sends prepared requests; safe to share between threads.
-
-    Parameters
-    ----------
-    connect_timeout_s : float
-        Per connection, TLS included, in seconds.
-    read_timeout_s : float
-        From the end of sending to the end of the answer, in seconds.
-    allow_private_links : bool
-        Whether what is kept from here may lead to private networks.
-    monotonic : callable
-        A clock in seconds, for the age of idle connections.
-
-    Raises
-    ------
-    SettingsError
-        The CA bundle that the environment names is not there.
-
-    Examples
-    --------
-    >>> Transport(connect_timeout_s=5, read_timeout_s=60).close()
-    """
+    """Sends prepared requests; safe to share between threads."""
 
     def __init__(
         self,
@@ -471,23 +362,7 @@ class Transport:
         self._is_closed = False
 
     def check(self, request: requests.PreparedRequest) -> None:
-        """Find out, without connecting, whether a request's proxy and URL can be used.
-
-        Parameters
-        ----------
-        request : requests.PreparedRequest
-
-        Raises
-        ------
-        SettingsError
-            The environment names a proxy that can't be used.
-
-        Examples
-        --------
-        >>> transport = Transport(connect_timeout_s=5, read_timeout_s=60)
-        >>> transport.check(requests.Request("GET", "https://gateway.example/").prepare())
-        >>> transport.close()
-        """
+        """Find out, without connecting, whether a request's proxy and URL can be used."""
         url = str(request.url)
         adapter = WatchedAdapter(Exchange(answer_within_s=0))
         try:
@@ -511,35 +386,7 @@ class Transport:
         is_kept_from_here: bool = False,
         target: str | None = None,
     ) -> Answer | Failure:
-        """Send one request and read its answer.
-
-        Parameters
-        ----------
-        operation : {'create', 'fetch', 'precharge', 'download'}
-        request : requests.PreparedRequest
-            Ready to be sent, key and all.
-        max_bytes : int
-            Most that the body of a success may hold, in bytes.
-        answer_within_s : float, optional
-            Seconds from the end of sending to the end of the answer; default: the read timeout.
-        is_kept_from_here : bool
-            Whether it is refused if its host turns out to be this machine.
-        target : str, optional
-            Path and query to ask for byte for byte, in place of the request's own.
-
-        Returns
-        -------
-        Answer or Failure
-            An answer whatever its status; a failure if there was none.
-
-        Examples
-        --------
-        >>> transport = Transport(connect_timeout_s=1, read_timeout_s=1)
-        >>> transport.close()
-        >>> request = requests.Request("GET", "http://127.0.0.1:9/").prepare()
-        >>> transport.send("create", request, max_bytes=1000).message
-        'the client is closed; nothing was sent'
-        """
+        """Send one request and read its answer."""
         lane = self._lane()
         if lane is None:
             return Failure(Kind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent")
@@ -564,12 +411,7 @@ class Transport:
                 lane.adapter.close()
 
     def close(self) -> None:
-        """Close every thread's connections; later requests are refused, those under way are finished.
-
-        Examples
-        --------
-        >>> Transport(connect_timeout_s=5, read_timeout_s=60).close()
-        """
+        """Close every thread's connections; later requests are refused, those under way are finished."""
         with self._lock:
             self._is_closed = True
             lanes = list(self._lanes.values())
