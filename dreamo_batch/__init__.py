@@ -3,7 +3,7 @@
 The flow: `sweep` makes a table (or bring your own DataFrame), `validate` checks every row of it, `plan` says what
 would be bought and why, `run` buys it under a budget with a progress bar, saves the pictures and gives the table
 back with URLs, costs and errors as columns. The same call again resumes. `load` reads the results any time,
-`retry` orders chosen rows again, `resolve` settles a row whose order may or may not have been taken. It never
+`retry` attempts chosen rows again, `resolve` settles a row whose attempt may or may not have been taken. It never
 pays twice without telling you. The same verbs stand on every DataFrame: ``jobs.dreamo.run("runs/first")``.
 """
 

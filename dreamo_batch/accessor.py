@@ -40,7 +40,7 @@ class Dreamo:
     """What can be done with a table of jobs, and with results; see the functions of the same names.
 
     Of a table of jobs: `validate`, `plan`, `run`, `start`. Of results, or any rows of them: `gallery`, `contact_sheet`,
-    `costs`, `latency`, `failures`, `diversity`, `rank`, `download`. Only `run` and `start` order anything, and both
+    `costs`, `latency`, `failures`, `diversity`, `rank`, `download`. Only `run` and `start` attempt anything, and both
     name the directory.
     """
 

@@ -1,13 +1,13 @@
-"""Joins the stages: what a user calls, and nothing that they don't.
+"""Start, run, watch, plan and retry a batch.
 
-One row's way::
+How one row travels::
 
-    the user's row -> table.validation -> table.jobs -> execution.plan
-    -> execution.schedule says create -> execution.budget reserves
-    -> execution.journal "about to" (fsync) -> service.client.create
-    -> execution.journal task id (fsync) -> execution.schedule says poll, when due
-    -> service.client.fetch -> execution.journal outcome
-    -> execution.archive saves the picture -> execution.state folds
+    the user's row -> jobs.validate -> jobs.prepare -> engine.plan
+    -> engine.schedule says create -> engine.budget reserves
+    -> engine.journal "about to" (fsync) -> service.client.create
+    -> engine.journal task id (fsync) -> engine.schedule says poll, when due
+    -> service.client.fetch -> engine.journal outcome
+    -> engine.directory saves the picture -> engine.attempts folds
     -> checkpoint.parquet -> results.frame
 
 No arrow points back; a resume enters at the fold.
@@ -40,7 +40,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempts import OPEN, ORDERED, Order, State, is_unresolved_cost
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost
 from dreamo_batch.engine.budget import ZERO, Budget, highest_price, money, price_of, text, times, total
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock, status_of
 from dreamo_batch.engine.directory import (
@@ -229,9 +229,9 @@ _PRECHARGE_WAIT_MAX_S: Final = 10.0
 class Task:
     """What a call is given: the user's columns, what was decided for each row, and the options.
 
-    `chosen` are jobs named for a retry. With `fetched`, nothing is ordered, and of the pictures that are missing only
+    `chosen` are jobs named for a retry. With `fetched`, nothing is submitted, and of the pictures that are missing only
     those of these jobs are fetched. `before` is the budget of the call that this one goes on with, also if that was
-    stopped: what it had still to order, this one orders too, for what that left of `max_new_cost`.
+    stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
     """
 
     user: pd.DataFrame
@@ -363,22 +363,22 @@ class Call:
         return assignment if task.fetched is None else fetching_only(assignment, task.fetched)
 
     def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
-        """Refuse to order in a copy of a run directory, whose original may order the same, unless it was agreed to."""
-        may_order = assignment.to_order or (assignment.max_attempts > 1 and assignment.to_poll)
-        if ledger.is_copy and may_order and not self.task.options.adopt_copy:
+        """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
+        may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
+        if ledger.is_copy and may_submit and not self.task.options.adopt_copy:
             raise DirectoryError(
                 f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
-                "ordered: what the original ordered since then isn't known here and could be paid twice. Pass "
-                "adopt_copy=True to order in the copy, or run the same call on the original."
+                "submitted: what the original submitted since then isn't known here and could be paid twice. Pass "
+                "adopt_copy=True to submit in the copy, or run the same call on the original."
             )
 
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
-        warnings = ledger.warnings + tuple(warnings_of(self.task.prepared, assignment.to_order))
+        warnings = ledger.warnings + tuple(warnings_of(self.task.prepared, assignment.to_submit))
         nearly = nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
         warnings += nearly_bought_warnings(
-            nearly[job_id] for job_id, _ in assignment.to_order if job_id in nearly
+            nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly
         )
         if before is not None and before.schedule.is_paused:
             warnings += ("the run on this directory was paused; this call goes on with it",)
@@ -410,20 +410,21 @@ class Call:
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
         is_limited = cap is not None or max_new is not None
         price = price if price is not None else highest_price(state)
-        if is_limited and price is None and assignment.to_order and options.pilot is None:
+        if is_limited and price is None and assignment.to_submit and options.pilot is None:
             limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
             if self._unasked is not None and self._unasked.http_status is None:
                 raise ServiceUnreachable(
-                    f"could not ask for the price that {limit} needs: {self._unasked}. Nothing was ordered."
+                    f"could not ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
                 )
             why = f" ({self._why_no_price})" if self._why_no_price else ""
             raise PriceUnknown(
                 f"{limit} can't be kept: no price is known. None was given, none was seen in "
-                f"{self.directory.path}, and the service does not tell one{why}. Give unit_cost= (USD an order), or "
-                "pilot=k to buy up to k orders first, counted over the directory's life, which the cap can't bind, and "
+                f"{self.directory.path}, and the service does not tell one{why}. Give unit_cost= (USD an attempt), or "
+                "pilot=k to buy up to k attempts first, counted over the directory's life, which the cap can't "
+                "bind, and "
                 "go on at the price they show."
             )
-        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, orders=state)
+        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
         write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
@@ -451,7 +452,7 @@ class Call:
         self.results = frame.mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: AccessRefused, at_work: Runner) -> None:
-        """Leave the table in the directory, though nothing was ordered, and say how it stands."""
+        """Leave the table in the directory, though nothing was submitted, and say how it stands."""
         if at_work.coordinator is not None:
             return
         session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
@@ -466,7 +467,7 @@ class Call:
     # What it may cost.
 
     def _told_price(self) -> Decimal | None:
-        """Give what an order reserves, before the call begins: the user's price, or under a limit the service's."""
+        """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
         price, max_new = money(self.task.options.unit_cost), money(self.task.options.max_new_cost)
         if price is not None or self.task.fetched is not None:
             return price
@@ -475,7 +476,7 @@ class Call:
             return None
         options = self.task.options.plan_options(self.task.chosen)
         assignment = planning.assignment(self.task.prepared, state, options, self.directory.path)
-        jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_order]
+        jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         return self._asked_price(jobs) if jobs else None
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
@@ -498,7 +499,7 @@ class Call:
                 continue
             if failure.kind is Kind.STOP:
                 raise AccessRefused(
-                    f"the service refused access: {failure}. Nothing was ordered. Once that is settled, run the "
+                    f"the service refused access: {failure}. Nothing was submitted. Once that is settled, run the "
                     "same call again."
                 )
             wait_s = next(waits)
@@ -509,8 +510,8 @@ class Call:
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
-    orders = to_frame(to_arrow(state, prepared.jobs))
-    return frame.assemble(user, prepared.rows, orders)
+    attempts = to_frame(to_arrow(state, prepared.jobs))
+    return frame.assemble(user, prepared.rows, attempts)
 
 
 def n_ambiguous(results: pd.DataFrame) -> int:
@@ -756,23 +757,23 @@ class _Errors:
 
 
 class Tally:
-    """Follows the orders of a run; fed by one thread, read by any."""
+    """Follows the attempts of a run; fed by one thread, read by any."""
 
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
         self._rows = rows
         self._run_dir = run_dir
         self._lock = threading.Lock()
-        self._newest: deque[Order] = deque(maxlen=N_NEWEST)
+        self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
         self._errors: dict[str, _Errors] = {}
         self._class_of: dict[str, str] = {}
         self._prices: dict[int | None, _Prices] = {}
         self._unsettled: Counter[int | None] = Counter()
         self._status: dict[str, str] = {}
-        self._unknown = ZERO  # held back for orders that ended without a cost
+        self._unknown = ZERO  # held back for attempts that ended without a cost
         self._start(state)
 
-    def note(self, before: Order | None, after: Order, deciding: Order) -> None:
-        """Take in what became of an order; `deciding` is the one that says how its job stands now."""
+    def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
+        """Take in what became of an attempt; `deciding` is the one that says how its job stands now."""
         with self._lock:
             self._count_money(before, after)
             if after.job_id in self._rows.weights and _is_newly_saved(before, after):
@@ -780,7 +781,7 @@ class Tally:
             self._settle(deciding)
 
     def errors(self) -> tuple[ErrorGroup, ...]:
-        """Give rows that failed or may have been ordered, by class, most frequent first."""
+        """Give rows that failed or may have been submitted, by class, most frequent first."""
         with self._lock:
             groups = [self._group(name, errors) for name, errors in self._errors.items() if errors.messages]
         return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
@@ -788,7 +789,7 @@ class Tally:
     def newest(self) -> tuple[Picture, ...]:
         """Give the pictures saved last, newest first."""
         with self._lock:
-            return tuple(self._picture(order) for order in reversed(self._newest))
+            return tuple(self._picture(attempt) for attempt in reversed(self._newest))
 
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
         """Say what the directory will have cost once every row is settled."""
@@ -806,60 +807,62 @@ class Tally:
     # Private; called with the lock held, but for the start.
 
     def _start(self, state: State) -> None:
-        for order in state:
-            self._count_money(None, order)
+        for attempt in state:
+            self._count_money(None, attempt)
         saved = (
-            order for order in state if order.output_path is not None and order.job_id in self._rows.weights
+            attempt
+            for attempt in state
+            if attempt.output_path is not None and attempt.job_id in self._rows.weights
         )
-        self._newest.extend(sorted(saved, key=lambda order: order.saved_at or 0.0)[-N_NEWEST:])
+        self._newest.extend(sorted(saved, key=lambda attempt: attempt.saved_at or 0.0)[-N_NEWEST:])
         for job_id in self._rows.weights:
-            self._settle(state.deciding(job_id) or Order(job_id, 1))
-        for job_id in {order.job_id for order in state} - self._rows.weights.keys():
-            self._settle(state.deciding(job_id) or Order(job_id, 1))
+            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
+        for job_id in {attempt.job_id for attempt in state} - self._rows.weights.keys():
+            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
 
-    def _count_money(self, before: Order | None, after: Order) -> None:
+    def _count_money(self, before: Attempt | None, after: Attempt) -> None:
         self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
         price = price_of(after)
         if price is not None and (before is None or price_of(before) is None):
             self._prices.setdefault(self._n_pixels(after.job_id), _Prices()).add(price)
 
-    def _settle(self, order: Order) -> None:
-        status, n_pixels = status_of(order), self._n_pixels(order.job_id)
-        if order.job_id not in self._rows.weights and order.stage not in OPEN:
+    def _settle(self, attempt: Attempt) -> None:
+        status, n_pixels = status_of(attempt), self._n_pixels(attempt.job_id)
+        if attempt.job_id not in self._rows.weights and attempt.stage not in OPEN:
             status = ""  # no row waits for it
         self._unsettled[n_pixels] += (status in columns.UNSETTLED) - (
-            self._status.get(order.job_id) in columns.UNSETTLED
+            self._status.get(attempt.job_id) in columns.UNSETTLED
         )
-        self._status[order.job_id] = status
-        self._set_error(order, status)
+        self._status[attempt.job_id] = status
+        self._set_error(attempt, status)
 
-    def _set_error(self, order: Order, status: str) -> None:
-        weight = self._rows.weights.get(order.job_id, 0)
-        old = self._class_of.pop(order.job_id, None)
+    def _set_error(self, attempt: Attempt, status: str) -> None:
+        weight = self._rows.weights.get(attempt.job_id, 0)
+        old = self._class_of.pop(attempt.job_id, None)
         if old is not None:
             self._errors[old].n_rows -= weight
-            del self._errors[old].messages[order.job_id]
-        message = order.error_message or order.output_error
-        name = _class(order, status)
+            del self._errors[old].messages[attempt.job_id]
+        message = attempt.error_message or attempt.output_error
+        name = _class(attempt, status)
         if name is not None and weight:
             errors = self._errors.setdefault(name, _Errors())
             errors.n_rows += weight
-            errors.messages[order.job_id] = message or ""
-            self._class_of[order.job_id] = name
+            errors.messages[attempt.job_id] = message or ""
+            self._class_of[attempt.job_id] = name
 
     def _group(self, name: str, errors: _Errors) -> ErrorGroup:
         job_id, message = next(iter(errors.messages.items()))
         return ErrorGroup(name, errors.n_rows, self._rows.labels.get(job_id), message)
 
-    def _picture(self, order: Order) -> Picture:
-        job = self._rows.jobs.get(order.job_id)
+    def _picture(self, attempt: Attempt) -> Picture:
+        job = self._rows.jobs.get(attempt.job_id)
         return Picture(
-            row=self._rows.labels.get(order.job_id),
-            job_id=order.job_id,
+            row=self._rows.labels.get(attempt.job_id),
+            job_id=attempt.job_id,
             prompt="" if job is None else job.prompt,
-            seed=order.seed_sent,
-            path=self._run_dir / str(order.output_path),
-            cost_usd=money(order.cost),
+            seed=attempt.seed_sent,
+            path=self._run_dir / str(attempt.output_path),
+            cost_usd=money(attempt.cost),
         )
 
     def _n_pixels(self, job_id: str) -> int | None:
@@ -879,22 +882,27 @@ class Tally:
         return whole.forecast()
 
 
-def _is_newly_saved(before: Order | None, after: Order) -> bool:
+def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:
     return after.output_path is not None and (before is None or before.output_path != after.output_path)
 
 
-def _class(order: Order, status: str) -> str | None:
+def _class(attempt: Attempt, status: str) -> str | None:
     """Name the error that a job stands at; None where there is none."""
     if status in _ENDED_BADLY:
-        return order.error_class or status
-    return columns.OUTPUT_ERROR if order.output_error is not None else None
+        return attempt.error_class or status
+    return columns.OUTPUT_ERROR if attempt.output_error is not None else None
 
 
-def _unknown(order: Order | None) -> Decimal:
-    """Give what is held back for an order that ended, or may have been taken, without a known cost."""
-    if order is None or order.stage not in ORDERED or order.stage in OPEN or not is_unresolved_cost(order):
+def _unknown(attempt: Attempt | None) -> Decimal:
+    """Give what is held back for an attempt that ended, or may have been taken, without a known cost."""
+    if (
+        attempt is None
+        or attempt.stage not in SUBMITTED
+        or attempt.stage in OPEN
+        or not is_unresolved_cost(attempt)
+    ):
         return ZERO
-    return money(order.reserved) or ZERO
+    return money(attempt.reserved) or ZERO
 
 
 _N_NOTICES: Final = 20
@@ -1004,7 +1012,7 @@ class Work:
     # What changes the run.
 
     def pause(self) -> None:
-        """Order nothing more for now; what is in flight is finished and saved."""
+        """Attempt nothing more for now; what is in flight is finished and saved."""
         self._ask(lambda coordinator: coordinator.pause(is_paused=True))
 
     def resume(self) -> None:
@@ -1019,7 +1027,7 @@ class Work:
         self.call.stop()
 
     def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
-        """Order chosen rows again, once, beside what is under way."""
+        """Attempt chosen rows again, once, beside what is under way."""
         with self._changing:
             table = read_jobs(self.directory.jobs)
             self.begin(self._task_again(choose(self.directory, table, rows, classes)))
@@ -1052,7 +1060,7 @@ class Work:
             self.begin(self._task_again(frozenset()))
 
     def _task_again(self, chosen: frozenset[str]) -> Task:
-        """Give the task of a call that goes on: what this run has ordered again is not ordered once more.
+        """Give the task of a call that goes on: what this run has submitted again is not submitted once more.
 
         What the run may still add to the cost is what the calls before it left.
         """
@@ -1142,7 +1150,7 @@ class Work:
         return [*told, self.ending] if self.ending else told
 
     def _note(  # bound to the work, which so lives as long as its coordinator does
-        self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Order | None, after: Order
+        self, coordinator: Coordinator, tally: Tally, speed: Speed, before: Attempt | None, after: Attempt
     ) -> None:
         tally.note(before, after, coordinator.ledger.state.deciding(after.job_id) or after)
         speed.note(time.monotonic(), coordinator.snapshot().n_settled)
@@ -1209,7 +1217,7 @@ class Follower:
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
         price = highest_price(state)
-        budget = Budget(cap=money(state.cap), price=price, orders=state)
+        budget = Budget(cap=money(state.cap), price=price, attempts=state)
         by_status, tally = _count(self._rows, state), Tally(self._rows, state, self.directory.path)
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         speed = self._rate(now, sum(by_status.values()) - n_left) if is_worked_on else None
@@ -1221,7 +1229,7 @@ class Follower:
             reserved_usd=budget.reserved,
             max_cost_usd=budget.cap,
             projected_usd=tally.forecast(budget.spent, price),
-            n_in_flight=sum(order.stage in OPEN for order in state),
+            n_in_flight=sum(attempt.stage in OPEN for attempt in state),
             rows_per_s=speed,
             eta_s=left_s(n_left, speed),
             elapsed_s=now - self._began_at,
@@ -1317,14 +1325,14 @@ def run(
     allow_private_links : bool
         Follow links to pictures that lead to private addresses, as of a service in your own network.
     max_cost : float, str or Decimal, optional
-        Cap in USD over everything ever ordered in the directory; stored until given anew, infinity lifts it.
+        Cap in USD over everything ever submitted in the directory; stored until given anew, infinity lifts it.
     max_new_cost : float, str or Decimal, optional
         USD that this call may add at most to what was spent and reserved before it; not stored. It binds a batch
         as a whole, however often it is resumed or retried.
     unit_cost : float, str or Decimal, optional
-        USD that each order reserves; default: what the service's precharge tells, else the highest price seen.
+        USD that each attempt reserves; default: what the service's precharge tells, else the highest price seen.
     pilot : int, optional
-        With a cap and no known price: buy up to so many orders first, which the cap can't bind. Counts over the
+        With a cap and no known price: buy up to so many attempts first, which the cap can't bind. Counts over the
         directory's life, so that the same call again buys no more of them.
     max_in_flight : int
         Tasks at the service at once.
@@ -1335,19 +1343,19 @@ def run(
     keep_references : bool
         Keep a copy of each reference picture in the run directory, so that it can be moved or given away.
     on_invalid : {"raise", "skip"}
-        What to do about rows that can't be ordered.
+        What to do about rows that can't be submitted.
     on_ambiguous : {"hold", "resubmit"}
-        ``"resubmit"`` orders rows again that were ambiguous before this call; they may be paid twice.
+        ``"resubmit"`` attempts rows again that were ambiguous before this call; they may be paid twice.
     max_attempts : int
-        Orders of a job in all, for failures that are known to be unbilled.
+        Attempts of a job in all, for failures that are known to be unbilled.
     retry_failed : bool
-        Order rows again, once, that had failed before this call.
+        Attempt rows again, once, that had failed before this call.
     random_seed : {"record", "service"}
         ``"record"`` draws missing seeds before sending; ``"service"`` leaves it to the service.
     task_timeout_s : float
         Seconds to wait for a task in this call; the next call asks for it again.
     adopt_copy : bool
-        Order also where the directory is a copy of a run directory, whose original may order the same.
+        Submit also where the directory is a copy of a run directory, whose original may submit the same.
     progress : bool
         Show a bar and lines on standard error.
     base_dir : path-like, optional
@@ -1361,7 +1369,7 @@ def run(
     Raises
     ------
     InvalidTable
-        If rows can't be ordered (with ``on_invalid="raise"``); `.problems` lists all. Nothing was sent.
+        If rows can't be submitted (with ``on_invalid="raise"``); `.problems` lists all. Nothing was sent.
     UsageError, PriceUnknown
         If an option can't be used. Nothing was sent.
     DirectoryError
@@ -1465,7 +1473,7 @@ def plan(
     Raises
     ------
     TableError
-        If the table's columns are not what was expected; rows that can't be ordered are planned as ``invalid``.
+        If the table's columns are not what was expected; rows that can't be submitted are planned as ``invalid``.
 
     Examples
     --------
@@ -1511,7 +1519,7 @@ def plan(
     remarks = misnamed_columns(prepared)
     if directory is not None:
         remarks += leaving(prepared, state, directory.jobs)
-    return Plan.of(planned, cap=cap, spent=Budget(orders=state).spent, remarks=remarks)
+    return Plan.of(planned, cap=cap, spent=Budget(attempts=state).spent, remarks=remarks)
 
 
 def retry(
@@ -1527,14 +1535,14 @@ def retry(
     progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
-    """Order chosen failed or ambiguous rows of the directory's table again, each once.
+    """Attempt chosen failed or ambiguous rows of the directory's table again, each once.
 
     Parameters
     ----------
     run_dir : path-like
         The run directory.
     rows : collection of labels, or boolean mask, optional
-        Rows to order again; default: every failed one. An ambiguous row named here is sent again, and may be
+        Rows to submit again; default: every failed one. An ambiguous row named here is sent again, and may be
         paid twice.
     classes : str or collection of str, optional
         Only failures of these classes (column ``error_class``); ``"ambiguous"`` stands for every ambiguous row.
@@ -1628,7 +1636,7 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
         lines.append(f"  ... and {len(errors) - _LISTED_MAX} more")
     return "\n".join(
         [
-            f"{n_rows} of the rows can't be ordered ({len(errors)} problems); nothing was sent.",
+            f"{n_rows} of the rows can't be submitted ({len(errors)} problems); nothing was sent.",
             *lines,
             'See .problems for all of them (or call validate), or pass on_invalid="skip" to leave these rows out.',
         ]
@@ -1664,7 +1672,7 @@ def plan_retry(
         run_dir=directory.path,
         unit_cost=money(checked.unit_cost),
     )
-    return Plan.of(planned, cap=money(state.cap), spent=Budget(orders=state).spent)
+    return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent)
 
 
 _WAIT_EVERY_S: Final = 0.1
@@ -1723,7 +1731,7 @@ class Batch:
         return self._teller().results()
 
     def pause(self) -> None:
-        """Order nothing more for now; what is in flight is finished and saved.
+        """Attempt nothing more for now; what is in flight is finished and saved.
 
         Raises
         ------
@@ -1737,7 +1745,7 @@ class Batch:
     def resume(self) -> None:
         """Go on after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
 
-        A `max_new_cost` given to `start` is not granted anew: it binds everything that this batch orders.
+        A `max_new_cost` given to `start` is not granted anew: it binds everything that this batch attempts.
 
         Raises
         ------
@@ -1764,7 +1772,7 @@ class Batch:
         Parameters
         ----------
         max_cost : float, str or Decimal
-            Cap in USD over everything ever ordered in the directory, stored like that of `run`; infinity lifts it.
+            Cap in USD over everything ever submitted in the directory, stored like that of `run`; infinity lifts it.
 
         Raises
         ------
@@ -1778,7 +1786,7 @@ class Batch:
         rows: Collection[Any] | pd.Series | None = None,
         classes: str | Collection[str] | None = None,
     ) -> None:
-        """Order failed rows again, each once, beside what is under way.
+        """Attempt failed rows again, each once, beside what is under way.
 
         Parameters
         ----------
@@ -1988,7 +1996,7 @@ def start(
     Raises
     ------
     InvalidTable, UsageError, PriceUnknown, DirectoryError, AccessRefused
-        As `dreamo_batch.run`; nothing was ordered. What stops the run later is told by `Batch.status` and raised by
+        As `dreamo_batch.run`; nothing was submitted. What stops the run later is told by `Batch.status` and raised by
         `Batch.wait`.
 
     Examples

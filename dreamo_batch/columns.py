@@ -75,8 +75,8 @@ REASON = "reason"
 COST_LOW_USD = "cost_low_usd"
 COST_HIGH_USD = "cost_high_usd"
 
-# What the ledger keeps of every order.
-ORDER = "order"
+# What the ledger keeps of every attempt.
+ATTEMPT = "attempt"
 STAGE = "stage"
 RESERVED = "reserved"
 EXCERPT = "excerpt"
@@ -87,18 +87,18 @@ SAVED_AT = "saved_at"
 N_POLLS = "n_polls"
 N_REFUSALS = "n_refusals"
 WAITED_S = "waited_s"
-ORDERED_INPUTS = "inputs"
+ATTEMPT_INPUTS = "inputs"
 IN_TABLE = "in_table"
 
-# What `attempts` and `costs` say of orders and money.
+# What `attempts` and `costs` say of attempts and money.
 RUN_DIR = "run_dir"
 N_ROWS = "rows"
-N_ORDERS = "orders"
+ATTEMPTS = "attempts"
 N_USABLE = "usable"
 N_UNPRICED = "unpriced"
 SPENT = "spent"
 SPENT_USD = "spent_usd"
-USD_PER_ORDER = "usd_per_order"
+USD_PER_ATTEMPT = "usd_per_attempt"
 USD_PER_PICTURE = "usd_per_picture"
 WASTE = "waste"
 POSSIBLY_BILLED = "possibly_billed"
@@ -245,9 +245,9 @@ INPUTS = _table(
 OUTPUTS = _table(
     Column(STATUS, CATEGORY, "", "One of " + ", ".join(f"`{status}`" for status in STATUSES) + "."),
     Column(
-        JOB_ID, STR, "", "Hash of what was ordered: model, picture bytes, prompt, seed, size and the rest."
+        JOB_ID, STR, "", "Hash of what was submitted: model, picture bytes, prompt, seed, size and the rest."
     ),
-    Column(TASK_ID, STR, "", "The service's id of the last order completed, else of the latest."),
+    Column(TASK_ID, STR, "", "The service's id of the last attempt completed, else of the latest."),
     Column(DUPLICATE_OF, INT, "", "Position of the first row with the same job; bought once, cost 0 here."),
     Column(SEED_SENT, INT, "", "Seed that was sent, drawn before sending where the row had none."),
     Column(OUTPUT_URL, STR, "", "Where the service keeps the picture, for a while."),
@@ -265,14 +265,14 @@ OUTPUTS = _table(
         "Further pictures of the task and where they are, or a size that is not what the service said.",
     ),
     Column(COST_USD, FLOAT, "USD", "Cost as a float, for analysis."),
-    Column(COST, STR, "USD", "Exact decimal sum of the known costs of all orders of the job."),
-    Column(DISCOUNT, STR, "", "Discount of the order as the service wrote it."),
+    Column(COST, STR, "USD", "Exact decimal sum of the known costs of all attempts of the job."),
+    Column(DISCOUNT, STR, "", "Discount of the attempt as the service wrote it."),
     Column(ERROR_CLASS, STR, "", "Kind of failure, one word."),
     Column(ERROR_CODE, STR, "", "The service's code, nine digits, leading zeros kept."),
     Column(ERROR_MESSAGE, STR, "", "The service's words, or ours."),
     Column(MAY_HAVE_BEEN_BILLED, BOOL, "", "Whether money may be gone without a cost being known."),
-    Column(ATTEMPTS, INT, "", "Orders accepted or possibly accepted for the job."),
-    Column(SUBMITTED_AT, TIME, "UTC", "When the order was sent."),
+    Column(ATTEMPTS, INT, "", "Attempts accepted or possibly accepted for the job."),
+    Column(SUBMITTED_AT, TIME, "UTC", "When the attempt was sent."),
     Column(COMPLETED_AT, TIME, "UTC", "When its end was seen."),
     Column(LATENCY_S, FLOAT, "s", "From sending to seeing the end."),
     Column(RUN_DIR, STR, "", "Run directory, as it was given; `output_path` is found from it."),
@@ -282,7 +282,7 @@ PROBLEMS = _table(
     Column(POSITION, INT, "", "Position of the row in the table, from 0."),
     Column(ROW, STR, "", "Index label of the row, as text."),
     Column(COLUMN, STR, "", "Column the problem is in."),
-    Column(SEVERITY, STR, "", "`error`: can't be ordered; `warning`: can."),
+    Column(SEVERITY, STR, "", "`error`: can't be submitted; `warning`: can."),
     Column(CODE, STR, "", "Short name of the rule that was broken."),
     Column(VALUE, STR, "", "What the cell holds, shortened."),
     Column(MESSAGE, STR, "", "What is wrong and what was expected."),
@@ -292,18 +292,18 @@ PROBLEMS = _table(
 PLAN = _table(
     Column(ACTION, CATEGORY, "", "One of " + ", ".join(f"`{action}`" for action in ACTIONS) + "."),
     Column(REASON, STR, "", "Why, in a few words."),
-    Column(JOB_ID, STR, "", "Hash of what would be ordered."),
+    Column(JOB_ID, STR, "", "Hash of what would be submitted."),
     Column(COST_LOW_USD, FLOAT, "USD", "Least it can cost from now on."),
     Column(COST_HIGH_USD, FLOAT, "USD", "Most it can cost from now on, as far as a price is known."),
 )
 
-ORDERS = _table(
+LEDGER = _table(
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
-    Column(ORDER, INT, "", "Number of the order within its job, from 1; missing: never ordered."),
-    Column(STAGE, STR, "", "How far the order is (see `execution.state.Stage`)."),
+    Column(ATTEMPT, INT, "", "Number of the attempt within its job, from 1; missing: never submitted."),
+    Column(STAGE, STR, "", "How far the attempt is."),
     Column(TASK_ID, STR, "", "The service's id."),
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
-    Column(RESERVED, STR, "USD", "What the budget holds back for the order until its cost is known."),
+    Column(RESERVED, STR, "USD", "What the budget holds back for the attempt until its cost is known."),
     Column(COST, STR, "USD", "Cost as the service wrote it."),
     Column(DISCOUNT, STR, "", OUTPUTS[DISCOUNT].meaning),
     Column(OUTPUT_URL, STR, "", OUTPUTS[OUTPUT_URL].meaning),
@@ -331,20 +331,23 @@ ORDERS = _table(
     Column(OUTPUT_JOB_ID, STR, "", "The service's `jobId` of the picture."),
     Column(OUTPUT_BYTES_TOLD, INT, "bytes", "Size of the picture as the service told it."),
     Column(
-        ORDERED_INPUTS,
+        ATTEMPT_INPUTS,
         STR,
         "",
-        "What was ordered, as JSON: prompt, reference, seed, size, and the user's columns of the row at that time.",
+        "What was submitted, as JSON: prompt, reference, seed, size, and the user's columns of the row at that time.",
     ),
 )
 
 ATTEMPTS_MADE = _table(
     Column(RUN_DIR, STR, "", "Run directory, as it was given."),
     Column(
-        POSITION, INT, "", "Position of the row that the order was made for; missing: no longer in the table."
+        POSITION,
+        INT,
+        "",
+        "Position of the row that the attempt was made for; missing: no longer in the table.",
     ),
     Column(ROW, STR, "", PROBLEMS[ROW].meaning),
-    *ORDERS.values(),
+    *LEDGER.values(),
     Column(COST_USD, FLOAT, "USD", OUTPUTS[COST_USD].meaning),
 )
 
@@ -353,20 +356,24 @@ COSTS = _table(
     Column(COMPLETED, INT, "", "Rows that are `completed`."),
     Column(FAILED, INT, "", "Rows that are `failed`."),
     Column(AMBIGUOUS, INT, "", "Rows that are `ambiguous`."),
-    Column(N_ORDERS, INT, "", "Orders accepted or possibly accepted, each counted where its row was bought."),
-    Column(N_USABLE, INT, "", "Orders that gave a picture to use."),
     Column(
-        N_UNPRICED, INT, "", "Orders whose cost is not known: open, ambiguous, lost, or ended without one."
+        ATTEMPTS, INT, "", "Attempts accepted or possibly accepted, each counted where its row was bought."
     ),
-    Column(SPENT, STR, "USD", "Exact sum of the known costs; missing if there are orders and none is known."),
+    Column(N_USABLE, INT, "", "Attempts that gave a picture to use."),
+    Column(
+        N_UNPRICED, INT, "", "Attempts whose cost is not known: open, ambiguous, lost, or ended without one."
+    ),
+    Column(
+        SPENT, STR, "USD", "Exact sum of the known costs; missing if there are attempts and none is known."
+    ),
     Column(SPENT_USD, FLOAT, "USD", "The same as a float, for analysis."),
-    Column(USD_PER_ORDER, FLOAT, "USD", "Spent, by orders whose cost is known."),
+    Column(USD_PER_ATTEMPT, FLOAT, "USD", "Spent, by attempts whose cost is known."),
     Column(USD_PER_PICTURE, FLOAT, "USD", "Spent, by usable pictures whose cost is known."),
     Column(
         WASTE,
         STR,
         "USD",
-        "Exact sum paid for orders that failed or gave no picture; missing if it can't be told.",
+        "Exact sum paid for attempts that failed or gave no picture; missing if it can't be told.",
     ),
     Column(
         POSSIBLY_BILLED,
@@ -381,7 +388,7 @@ COSTS = _table(
         ESTIMATED,
         STR,
         "USD",
-        "What the budget had reserved for the orders in `spent`; missing if any had none.",
+        "What the budget had reserved for the attempts in `spent`; missing if any had none.",
     ),
     Column(RATES, STR, "", "Discounts as the service wrote them, those met."),
     Column(LIST_USD, FLOAT, "USD", "Cost by discount, where every one reads as a rate; missing otherwise."),
@@ -401,7 +408,7 @@ LATENCY = _table(
         "`create`: from sending to the answer; `quota`: from the first refusal to being taken; `queue`, `generation`, "
         "`upload`: the service's own times; `task`: from sending to seeing the end; `download`: from then to the disk.",
     ),
-    Column(N_ORDERS, INT, "", "Orders that the phase is known of."),
+    Column(ATTEMPTS, INT, "", "Attempts that the phase is known of."),
     Column(MEAN_S, FLOAT, "s", "Mean."),
     Column(MIN_S, FLOAT, "s", "Shortest."),
     Column(P10_S, FLOAT, "s", "10 % took no longer."),
@@ -413,12 +420,12 @@ LATENCY = _table(
 
 THROUGHPUT = _table(
     Column(AT, TIME, "UTC", "When the stretch of time begins."),
-    Column(N_SENT, INT, "", "Orders sent in it."),
-    Column(COMPLETED, INT, "", "Orders seen completed in it."),
-    Column(FAILED, INT, "", "Orders seen failed or lost in it."),
-    Column(PER_MINUTE, FLOAT, "1/min", "Orders completed, by the minute."),
-    Column(N_IN_FLIGHT, INT, "", "Orders sent and not seen ended when it ends."),
-    Column(SPENT_USD, FLOAT, "USD", "Known costs of the orders that ended in it."),
+    Column(N_SENT, INT, "", "Attempts sent in it."),
+    Column(COMPLETED, INT, "", "Attempts seen completed in it."),
+    Column(FAILED, INT, "", "Attempts seen failed or lost in it."),
+    Column(PER_MINUTE, FLOAT, "1/min", "Attempts completed, by the minute."),
+    Column(N_IN_FLIGHT, INT, "", "Attempts sent and not seen ended when it ends."),
+    Column(SPENT_USD, FLOAT, "USD", "Known costs of the attempts that ended in it."),
 )
 
 FAILURES = _table(
@@ -429,14 +436,14 @@ FAILURES = _table(
         PATTERN, STR, "", "Message, with numbers, ids and links left out, so that equal ones fall together."
     ),
     Column(N_ROWS, INT, "", "Rows that it is the last word on."),
-    Column(N_ORDERS, INT, "", "Orders that ended so, also those that were made again since."),
+    Column(ATTEMPTS, INT, "", "Attempts that ended so, also those that were made again since."),
     Column(
         MAY_HAVE_BEEN_BILLED,
         BOOL,
         "",
         "Whether money may be gone for any of them without a cost being known.",
     ),
-    Column(SPENT, STR, "USD", "Exact sum of the known costs of these orders."),
+    Column(SPENT, STR, "USD", "Exact sum of the known costs of these attempts."),
     Column(EXAMPLE_ROWS, STR, "", "Index labels of the first rows."),
     Column(EXAMPLE, STR, "", "Message of the first of them, whole."),
     Column(MEANING, STR, "", "What it means."),
@@ -544,7 +551,7 @@ CHECKS = _table(
     ),
     Column(DETAIL, STR, "", "What was found."),
     Column(
-        COST, STR, "USD", "Exact decimal text of what the check's order cost; missing where it made none."
+        COST, STR, "USD", "Exact decimal text of what the check's attempt cost; missing where it made none."
     ),
 )
 

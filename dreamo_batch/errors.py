@@ -5,7 +5,7 @@ What goes wrong with one row is a value in the table, never an exception. These 
     DreamoError
     ├── UsageError                  bad arguments, nothing was sent            (exit code 2)
     │   ├── TableError              a table can't be read, or has the wrong columns
-    │   │   └── InvalidTable        rows that can't be ordered; `.problems` lists all of them
+    │   │   └── InvalidTable        rows that can't be submitted; `.problems` lists all of them
     │   ├── SettingsError           base URL or key can't be used
     │   └── PriceUnknown            a cap without a price: give unit_cost= or pilot=
     ├── DirectoryError              a run directory can't be used              (exit code 2)
@@ -65,7 +65,7 @@ class TableError(UsageError):
 
 
 class InvalidTable(TableError):
-    """Rows of the table can't be ordered.
+    """Rows of the table can't be submitted.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class PriceUnknown(UsageError):
     Attributes
     ----------
     results : pandas.DataFrame or None
-        The table as it stands, where orders had been sent before that was found out.
+        The table as it stands, where attempts had been sent before that was found out.
     run_dir : pathlib.Path or None
         Where the run is kept.
     """
@@ -133,11 +133,11 @@ class RunStopped(DreamoError):
 
 
 class BudgetReached(RunStopped):
-    """The next order could pass the cap."""
+    """The next attempt could pass the cap."""
 
 
 class AccessRefused(RunStopped):
-    """The service refused the key, the credit, the permission, or any order at this address."""
+    """The service refused the key, the credit, the permission, or any attempt at this address."""
 
 
 class KeyMissing(RunStopped):
@@ -199,8 +199,10 @@ def path_given(name: str, path: object) -> str:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        order = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
-        raise UsageError(f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{order}")
+        attempt = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
+        raise UsageError(
+            f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{attempt}"
+        )
     if not text.strip():
         raise UsageError(f"{name} is empty; give the path of a file or folder, such as 'runs/first'.")
     return text

@@ -74,7 +74,7 @@ def probe_seeds(
 ) -> pd.DataFrame:
     """Buy a few rows of a table twice, and measure how equal the pictures of the same seed are.
 
-    It says beforehand how many orders that is and what they can cost. `max_cost` has to be given, and nothing is sent
+    It says beforehand how many attempts that is and what they can cost. `max_cost` has to be given, and nothing is sent
     if it does not cover the whole probe. The same call again buys nothing; a larger `k` buys what is new.
 
     Parameters
@@ -85,7 +85,7 @@ def probe_seeds(
     run_dir : path-like
         A directory of the probe's own, apart from the run's.
     max_cost : float, str or Decimal
-        Cap in USD over everything ever ordered in the directory.
+        Cap in USD over everything ever submitted in the directory.
     k : int
         Rows to buy twice; all, if the table has fewer.
     ask : callable, optional
@@ -107,7 +107,7 @@ def probe_seeds(
         If nothing was agreed to, `max_cost` does not cover the probe, the directory holds another table, or an option
         can't be used. Nothing was sent.
     InvalidTable
-        If no row can be ordered. Nothing was sent.
+        If no row can be submitted. Nothing was sent.
     DirectoryError, PriceUnknown, RunStopped
         As for `run`.
 
@@ -164,7 +164,7 @@ def say_what_it_costs(n_rows: int, n_new: int, price: Decimal | None, cap: Decim
     """Say what a probe buys, and what that can cost."""
     cost = "at a price not known yet" if price is None else f"for up to USD {text(n_new * price)} in all"
     return (
-        f"Probing buys {n_rows} rows twice: {n_new} new orders, {cost}; no more than USD {text(cap)} is ever spent "
+        f"Probing buys {n_rows} rows twice: {n_new} new attempts, {cost}; no more than USD {text(cap)} is ever spent "
         "here."
     )
 
@@ -183,7 +183,7 @@ def _probe(
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
-        raise InvalidTable("None of the rows can be ordered, so none can be probed.", prepared.problems)
+        raise InvalidTable("None of the rows can be submitted, so none can be probed.", prepared.problems)
     chosen = bought[spread(len(bought), k)]
     jobs = [prepared.jobs[job_id] for job_id in rows[columns.JOB_ID].iloc[chosen]]
     again = max(job.replicate for job in prepared.jobs.values()) + 1
@@ -229,7 +229,7 @@ def _refuse_other_table(
 def _price(
     planned: pd.DataFrame, directory: RunDirectory, service: dict[str, Any], prepared: Prepared
 ) -> Decimal | None:
-    """Give the most that an order costs: as planned, else as the service tells; None if nobody does."""
+    """Give the most that an attempt costs: as planned, else as the service tells; None if nobody does."""
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
     if not pd.isna(known):
         return money(str(known))
@@ -246,7 +246,7 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
     if price is None:
         return  # the run refuses a cap without a price
     state = read_state(directory) if directory.path.is_dir() else State()
-    needed = Budget(orders=state).spent + n_new * price
+    needed = Budget(attempts=state).spent + n_new * price
     if needed > cap:
         raise UsageError(
             f"max_cost={text(cap)} does not cover the probe: with what was spent here it can come to USD "
@@ -263,7 +263,7 @@ def _say(sentence: str, *, show: bool) -> None:
     tqdm.write(harmless(sentence), file=sys.stderr)
 
 
-# One good order, and one that has to be refused: a service that takes it may bill it.
+# One good attempt, and one that has to be refused: a service that takes it may bill it.
 N_ORDERS_MAX: Final = 2
 _SIDE_PX: Final = 512
 _TOO_NARROW_PX: Final = 1
@@ -281,14 +281,14 @@ class _NotReached(Exception):  # noqa: N818 - no error: an earlier check has tol
 
 @dataclass(slots=True)
 class _Visit:
-    """What the checks share: the service, and what was ordered from it."""
+    """What the checks share: the service, and what was submitted from it."""
 
     client: Client
     request: Request
     timeout_s: float
     task_id: str | None = None
     task: Task | None = None
-    cost: str | None = None  # of what the check under way ordered, USD
+    cost: str | None = None  # of what the check under way submitted, USD
 
     def ended(self) -> Task:
         """Give the task once it has completed."""
@@ -306,8 +306,8 @@ def check_service(
 ) -> pd.DataFrame:
     """Check whether a service keeps the contract that this toolkit relies on.
 
-    At most two orders of 512x512 pictures are made: a good one, and one that has to be refused and costs nothing where
-    it is. `most_it_costs` tells beforehand what that comes to; it is logged, too.
+    At most two attempts of 512x512 pictures are made: a good one, and one that has to be refused and costs nothing
+    where it is. `most_it_costs` tells beforehand what that comes to; it is logged, too.
 
     Parameters
     ----------
@@ -345,7 +345,7 @@ def check_service(
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
         visit = _Visit(with_key(service), _request(), timeout_s)
         logger.info(
-            "checking %s with at most %d orders, for up to %s USD in all",
+            "checking %s with at most %d attempts, for up to %s USD in all",
             service.settings.service_name,
             N_ORDERS_MAX,
             most_it_costs(service) or "an unknown number of",
@@ -465,7 +465,7 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
         if error.failure.error_class == TASK_NOT_FOUND:
             return "not found, as it should be"
         raise
-    raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody ordered, was found")
+    raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody submitted, was found")
 
 
 def _tells_a_price_or_none(visit: _Visit) -> str:
@@ -476,10 +476,10 @@ def _tells_a_price_or_none(visit: _Visit) -> str:
         return f"does not offer it ({error.failure.error_class}); a cap needs unit_cost= or pilot="
     if price.cost is None:
         return f"knows no price ({price.reason or 'no reason given'}); a cap needs unit_cost= or pilot="
-    return f"{price.cost} {price.currency or 'USD'} an order"
+    return f"{price.cost} {price.currency or 'USD'} an attempt"
 
 
-def _refuses_an_invalid_order(visit: _Visit) -> str:
+def _refuses_an_invalid_create(visit: _Visit) -> str:
     """A bad parameter is refused at once, or its task fails."""
     try:
         task_id = visit.client.create(replace(visit.request, width=_TOO_NARROW_PX))
@@ -492,7 +492,7 @@ def _refuses_an_invalid_order(visit: _Visit) -> str:
     return f"taken, and its task failed: code {task.error.code if task.error else 'none'}"
 
 
-def _takes_an_order(visit: _Visit) -> str:
+def _takes_a_create(visit: _Visit) -> str:
     """A create is answered with the id of a task."""
     visit.task_id = visit.client.create(visit.request)
     return f"task {visit.task_id}"
@@ -501,7 +501,7 @@ def _takes_an_order(visit: _Visit) -> str:
 def _brings_a_task_to_its_end(visit: _Visit) -> str:
     """Polls find the task, until it has completed."""
     if visit.task_id is None:
-        raise _NotReached("no order was taken")
+        raise _NotReached("no attempt was taken")
     visit.task = visit.client.wait(visit.task_id, timeout_s=visit.timeout_s)
     visit.cost = visit.task.cost
     if visit.task.status != "completed":
@@ -536,7 +536,7 @@ def _serves_the_picture(visit: _Visit) -> str:
 
 
 def _knows_an_ended_task_again(visit: _Visit) -> str:
-    """A later call asks for what an earlier one had ordered, and finds the same."""
+    """A later call asks for what an earlier one had submitted, and finds the same."""
     before = visit.ended()
     after = visit.client.fetch(before.task_id)
     if (after.status, after.cost, len(after.urls)) != (before.status, before.cost, len(before.urls)):
@@ -552,8 +552,8 @@ CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
         _refuses_a_wrong_key,
         _does_not_find_an_unknown_task,
         _tells_a_price_or_none,
-        _refuses_an_invalid_order,
-        _takes_an_order,
+        _refuses_an_invalid_create,
+        _takes_a_create,
         _brings_a_task_to_its_end,
         _answers_in_the_documented_form,
         _tells_what_a_task_cost,
@@ -564,7 +564,7 @@ CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
 
 
 def _request() -> Request:
-    """Order a small picture of one plain figure."""
+    """Attempt a small picture of one plain figure."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (_SIDE_PX, _SIDE_PX), "white")

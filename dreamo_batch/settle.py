@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dreamo_batch.batch import Gateway
-    from dreamo_batch.engine.attempts import Order, State
+    from dreamo_batch.engine.attempts import Attempt, State
     from dreamo_batch.engine.ledger import Recovered
     from dreamo_batch.service.client import Client
 
@@ -52,11 +52,11 @@ def resolve(
     run_dir: str | os.PathLike[str],
     row: Any,
     *,
-    order: int | None = None,
+    attempt: int | None = None,
     task_id: str | None = None,
     not_sent: bool = False,
 ) -> pd.DataFrame:
-    """Settle an ambiguous order by hand, after a look at the service's own list or bill.
+    """Settle an ambiguous attempt by hand, after a look at the service's own list or bill.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ def resolve(
         The run directory.
     row : label or str
         Index label of the row, or its ``job_id``.
-    order : int, optional
-        Number of the order within its job, as in `dreamo_batch.attempts`, where a row was ordered again while an
-        earlier order was in doubt. Default: the one that is ambiguous.
+    attempt : int, optional
+        Number of the attempt within its job, as in `dreamo_batch.attempts`, where a row was submitted again while an
+        earlier attempt was in doubt. Default: the one that is ambiguous.
     task_id : str, optional
-        The order was taken, as this task; the run that goes on here, or the next one, asks for it.
+        The attempt was taken, as this task; the run that goes on here, or the next one, asks for it.
     not_sent : bool
-        The order was not taken; the run that goes on here, or the next one, orders it.
+        The attempt was not taken; the run that goes on here, or the next one, attempts it.
 
     Returns
     -------
@@ -80,8 +80,8 @@ def resolve(
     Raises
     ------
     UsageError
-        If the row is not in the table or not ambiguous, or has several ambiguous orders and none is named, or not
-        exactly one of the two answers is given, or the task is that of another order.
+        If the row is not in the table or not ambiguous, or has several ambiguous attempts and none is named, or not
+        exactly one of the two answers is given, or the task is that of another attempt.
     DirectoryError
         If the directory can't be used.
 
@@ -105,7 +105,7 @@ def resolve(
 
     def settle(at_work: runner.Runner) -> State:
         state = at_work.open(service, SystemClock()).ledger.state
-        settled = _ambiguous(state.of(job_id), row, order)
+        settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
         at_work.settle(requests.resolved(settled, SystemClock().wall(), task_id))
         return state.copy()
@@ -128,30 +128,30 @@ def find_job(table: StoredTable, row: Any) -> str:
     return str(found[0])
 
 
-def _ambiguous(orders: tuple[Order, ...], row: Any, number: int | None) -> Order:
-    held = [order for order in orders if order.stage is Stage.AMBIGUOUS]
-    found = [order for order in held if number in (None, order.order)]
+def _ambiguous(attempts: tuple[Attempt, ...], row: Any, number: int | None) -> Attempt:
+    held = [attempt for attempt in attempts if attempt.stage is Stage.AMBIGUOUS]
+    found = [attempt for attempt in held if number in (None, attempt.attempt)]
     if len(found) == 1:
         return found[0]
-    raise UsageError(_why_not(orders, held, row, number))
+    raise UsageError(_why_not(attempts, held, row, number))
 
 
-def _why_not(orders: tuple[Order, ...], held: list[Order], row: Any, number: int | None) -> str:
-    numbers = " or ".join(f"order={order.order}" for order in held)
+def _why_not(attempts: tuple[Attempt, ...], held: list[Attempt], row: Any, number: int | None) -> str:
+    numbers = " or ".join(f"attempt={attempt.attempt}" for attempt in held)
     if held and number is None:
-        return f"row {row!r} has {len(held)} ambiguous orders; say which: {numbers}"
+        return f"row {row!r} has {len(held)} ambiguous attempts; say which: {numbers}"
     if held:
-        return f"order {number} of row {row!r} is not ambiguous; give {numbers}"
-    how = f"is {orders[-1].stage}" if orders else "was never ordered"
+        return f"attempt {number} of row {row!r} is not ambiguous; give {numbers}"
+    how = f"is {attempts[-1].stage}" if attempts else "was never submitted"
     return f"row {row!r} is not ambiguous: its job {how}"
 
 
-def _refuse_known(state: State, settled: Order, task_id: str | None) -> None:
-    """Refuse a task that another order is known to be: its cost would count twice."""
-    for order in state:
-        if task_id is not None and order.task_id == task_id and order != settled:
+def _refuse_known(state: State, settled: Attempt, task_id: str | None) -> None:
+    """Refuse a task that another attempt is known to be: its cost would count twice."""
+    for attempt in state:
+        if task_id is not None and attempt.task_id == task_id and attempt != settled:
             raise UsageError(
-                f"task {task_id} is order {order.order} of job {order.job_id} already; look for another one"
+                f"task {task_id} is attempt {attempt.attempt} of job {attempt.job_id} already; look for another one"
             )
 
 
@@ -166,10 +166,10 @@ def download(
     allow_private_links: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Fetch pictures that were made and are missing on disk; orders nothing, whatever else is to be done.
+    """Fetch pictures that were made and are missing on disk; submits nothing, whatever else is to be done.
 
-    After ``run(..., download=False)``, a download that failed, or a file that is gone. Orders that are still open are
-    asked for too; rows that were never ordered stay as they are.
+    After ``run(..., download=False)``, a download that failed, or a file that is gone. Attempts that are still open are
+    asked for too; rows that were never submitted stay as they are.
 
     Parameters
     ----------
@@ -212,11 +212,11 @@ def download(
         gateway=gateway,
         allow_private_links=allow_private_links,
     )
-    work_off(*_nothing_ordered(directory, rows), known_service(directory, service), show=progress)
+    work_off(*_nothing_submitted(directory, rows), known_service(directory, service), show=progress)
     return _as_they_stand(rows, directory)
 
 
-def _nothing_ordered(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDirectory, Task, str]:
+def _nothing_submitted(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDirectory, Task, str]:
     table = read_jobs(directory.jobs)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
     task = Task(table.user, table.prepared, RunOptions(), fetched=wanted)
@@ -225,8 +225,8 @@ def _nothing_ordered(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDi
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
-    orders = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
-    fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), orders)
+    attempts = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
+    fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
     return frame.mark(fresh, directory)
 
 
@@ -283,10 +283,10 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     yield from recovered.warnings
     yield from _reserve(directory, recovered)
     state = recovered.state()
-    orders = list(state)
-    with ticking(len(orders), "verifying", unit="order") as tick:
-        for order in orders:
-            yield from _picture(directory, order)
+    attempts = list(state)
+    with ticking(len(attempts), "verifying", unit="attempt") as tick:
+        for attempt in attempts:
+            yield from _picture(directory, attempt)
             tick()
     yield from _orphans(directory, state)
 
@@ -304,35 +304,35 @@ def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
             yield f"{path.name} can't be read ({error}); the next run replaces it"
 
 
-def _picture(directory: RunDirectory, order: Order) -> Iterator[str]:
-    if order.output_path is None or order.output_sha256 is None:
+def _picture(directory: RunDirectory, attempt: Attempt) -> Iterator[str]:
+    if attempt.output_path is None or attempt.output_sha256 is None:
         return
     try:
-        n_bytes = (directory.path / order.output_path).stat().st_size
+        n_bytes = (directory.path / attempt.output_path).stat().st_size
     except FileNotFoundError:
-        yield f"{order.output_path} is missing; run again to fetch it once more"
+        yield f"{attempt.output_path} is missing; run again to fetch it once more"
         return
-    if n_bytes != order.output_bytes:
+    if n_bytes != attempt.output_bytes:
         yield (
-            f"{order.output_path} has {n_bytes} bytes, not the {order.output_bytes} that were saved; run again to "
+            f"{attempt.output_path} has {n_bytes} bytes, not the {attempt.output_bytes} that were saved; run again to "
             "fetch it once more"
         )
-    elif not is_unaltered(directory.path, order.output_path, order.output_sha256):
-        yield f"{order.output_path} is not the picture that was saved; delete it and run again"
+    elif not is_unaltered(directory.path, attempt.output_path, attempt.output_sha256):
+        yield f"{attempt.output_path} is not the picture that was saved; delete it and run again"
 
 
 def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
-    """Find pictures that no order has saved, and purchases that the ledger has lost."""
+    """Find pictures that no attempt has saved, and purchases that the ledger has lost."""
     lost = list(unknown_purchases(directory, state))
     yield from (
         f"{trace} shows a purchase that the ledger does not know of; nothing more is bought here"
         for trace in lost
     )
-    saved = {order.output_path for order in state}
+    saved = {attempt.output_path for attempt in state}
     for path in pictures(directory):
         name = path.relative_to(directory.path).as_posix()
         if name not in saved and name not in lost:
-            yield f"{name} is not in the ledger, although its order is; the next run saves it again"
+            yield f"{name} is not in the ledger, although its attempt is; the next run saves it again"
 
 
 def _manifest(directory: RunDirectory) -> Iterator[str]:
@@ -371,6 +371,6 @@ def _inputs(directory: RunDirectory) -> Iterator[str]:
         if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:
             continue
         if not path.exists():
-            yield f"inputs/{path.name} is missing; rows not ordered yet need it"
+            yield f"inputs/{path.name} is missing; rows not submitted yet need it"
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield f"inputs/{path.name} is not the picture that was kept; rows not ordered yet need it"
+            yield f"inputs/{path.name} is not the picture that was kept; rows not submitted yet need it"

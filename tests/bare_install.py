@@ -68,7 +68,7 @@ def buy(folder: Path, base_url: str) -> None:
 def look(folder: Path) -> None:
     """Everything that is read from a run directory."""
     done = dreamo.load(folder / "run")
-    assert dreamo.status(folder / "run")["orders"] == len(done)
+    assert dreamo.status(folder / "run")["attempts"] == len(done)
     assert dreamo.verify(folder / "run") == []
     for table in (
         dreamo.costs(done),

@@ -1,4 +1,4 @@
-"""Stand-ins that several test modules share: a clock, orders, jobs and pictures."""
+"""Stand-ins that several test modules share: a clock, attempts, jobs and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
 from dreamo_batch.engine.directory import ROWS
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
@@ -52,8 +52,8 @@ class FakeClock:
         self.now += seconds
 
 
-def event(kind: Kind, job_id: str = "a", order: int = 1, at: float = 5.0, **fields: Any) -> Event:
-    return Event(kind, job_id, order, at, fields)
+def event(kind: Kind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
+    return Event(kind, job_id, attempt, at, fields)
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -61,7 +61,7 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def order_fields() -> Mapping[str, st.SearchStrategy[Any]]:
-    """What each field of an order may hold, apart from job, number and stage."""
+    """What each field of an attempt may hold, apart from job, number and stage."""
     text_fields = (
         "task_id",
         "output_url",
@@ -91,18 +91,18 @@ ORDERED_STAGES = (Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETE
 
 
 @st.composite
-def histories(draw: st.DrawFn, max_jobs: int = 4, max_orders: int = 3) -> list[Order]:
-    """Orders of some jobs as a ledger may hold them; what never reached the service is its job's last."""
-    orders = []
+def histories(draw: st.DrawFn, max_jobs: int = 4, max_attempts: int = 3) -> list[Attempt]:
+    """Attempts of some jobs as a ledger may hold them; what never reached the service is its job's last."""
+    attempts = []
     known = order_fields()
     for job_id in draw(st.lists(job_ids, unique=True, max_size=max_jobs)):
-        n_orders = draw(st.integers(1, max_orders))
-        for number in range(1, n_orders + 1):
-            stages = tuple(Stage) if number == n_orders else ORDERED_STAGES
+        n_attempts = draw(st.integers(1, max_attempts))
+        for number in range(1, n_attempts + 1):
+            stages = tuple(Stage) if number == n_attempts else ORDERED_STAGES
             names = draw(st.sets(st.sampled_from(sorted(known)), max_size=6))
             fields = {name: draw(known[name]) for name in sorted(names)}
-            orders.append(Order(job_id, number, draw(st.sampled_from(stages)), **fields))
-    return orders
+            attempts.append(Attempt(job_id, number, draw(st.sampled_from(stages)), **fields))
+    return attempts
 
 
 @cache
@@ -122,7 +122,7 @@ def job(job_id: str = "a", *, seed: int = 7, image: ImageSource | None = None) -
 
 
 def prepared(*names: str | None) -> Prepared:
-    """A table whose rows have these jobs, in their order; None is a row that can't be ordered."""
+    """A table whose rows have these jobs, in their order; None is a row that can't be submitted."""
     first: dict[str, int] = {}
     for position, name in enumerate(names):
         if name is not None:

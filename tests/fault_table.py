@@ -21,7 +21,7 @@ class Outcome:
     """What becomes of the row that is struck.
 
     `status`, `error_class` and `may_have_been_billed` are what the user sees; `stops` is the error that ends the call,
-    and `again` the status after the same call once more. `n_orders` counts on the service's invoice. `money` says
+    and `again` the status after the same call once more. `n_attempts` counts on the service's invoice. `money` says
     what the row's cost tells: the price, once; nothing, and nothing was billed; or it is open, and said to be.
     """
 
@@ -29,7 +29,7 @@ class Outcome:
     status: str = "completed"
     error_class: str | None = None
     may_have_been_billed: bool | None = False
-    n_orders: int = 1
+    n_attempts: int = 1
     money: Money = "once"
     stops: str | None = None
     again: str | None = None
@@ -53,9 +53,9 @@ _WAITS: Final = Outcome(
     "all requests wait as asked by `Retry-After`, else ever longer; then it is sent again"
 )
 _STOPS: Final = Outcome(
-    "stops ordering, finishes what is in flight",
+    "stops submitting, finishes what is in flight",
     status="pending",
-    n_orders=0,
+    n_attempts=0,
     money="nothing",
     stops="AccessRefused",
     again="completed",
@@ -68,13 +68,13 @@ _HOLDS: Final = Outcome(
 )
 _FAILS: Final = Outcome("fails the row", status="failed", money="nothing")
 _FAILS_OPEN: Final = replace(_FAILS, may_have_been_billed=True, money="open")
-_MAY_RETRY: Final = "fails the row; a new order only with `max_attempts` above 1"
+_MAY_RETRY: Final = "fails the row; a new attempt only with `max_attempts` above 1"
 _ASKS_AGAIN: Final = Outcome("asks again; after three failures in a row only a probe, until it is answered")
 _NO_PRICE: Final = Outcome(
     "sends nothing: a cap needs a price",
     status="",
     may_have_been_billed=None,
-    n_orders=0,
+    n_attempts=0,
     money="nothing",
     stops="PriceUnknown",
     again="completed",
@@ -109,15 +109,15 @@ def _of_create() -> Iterator[Group]:
         "html",
         "html_after_accept empty_answer unexpected_json truncated_json content_length_too_short id_missing",
     )
-    yield _group("create", _SHAPES, replace(_FAILS, error_class="rejected", n_orders=0))
-    yield _group("create", "error_in_200", replace(_FAILS, error_class="creation_error", n_orders=0))
+    yield _group("create", _SHAPES, replace(_FAILS, error_class="rejected", n_attempts=0))
+    yield _group("create", "error_in_200", replace(_FAILS, error_class="creation_error", n_attempts=0))
     yield from _fates()
 
 
 def _ambiguous(error_class: str, not_taken: str, taken: str) -> Iterator[Group]:
-    """Give what nobody can tell apart: lost before the service had taken the order, and after."""
+    """Give what nobody can tell apart: lost before the service had taken the attempt, and after."""
     held = replace(_HOLDS, error_class=error_class)
-    yield _group("create", not_taken, replace(held, n_orders=0))
+    yield _group("create", not_taken, replace(held, n_attempts=0))
     yield _group("create", taken, held)
 
 
@@ -165,7 +165,7 @@ def _of_poll() -> Iterator[Group]:
         "http_404 unknown_task unknown_task_400",
         Outcome("asks again; gives up only after three in a row over 30 s"),
     )
-    stopped = replace(_STOPS, status="in_progress", may_have_been_billed=None, n_orders=1, money="open")
+    stopped = replace(_STOPS, status="in_progress", may_have_been_billed=None, n_attempts=1, money="open")
     yield _group("poll", _REFUSED, replace(stopped, does="stops; the next call asks again"))
     yield _group("poll", "http_403", Outcome("asks again; two in a row stop the run"))
     failed = replace(_FAILS, does=_MAY_RETRY, error_class="generation_error")
@@ -178,7 +178,7 @@ def _of_poll() -> Iterator[Group]:
         replace(_FAILS_OPEN, error_class="service_error"),
     )
     open_cost = Outcome(
-        "keeps the picture; the order keeps its reservation", may_have_been_billed=True, money="open"
+        "keeps the picture; the attempt keeps its reservation", may_have_been_billed=True, money="open"
     )
     yield _group("poll", "cost_empty cost_null cost_unreadable cost_missing", open_cost)
     yield _group(
@@ -216,14 +216,14 @@ ROWS: Final = [(group.stage, fault, group.outcome) for group in GROUPS for fault
 
 
 def rendered() -> Iterator[tuple[str, ...]]:
-    """Give the lines of the README's table: groups that differ only in the number of orders share one."""
+    """Give the lines of the README's table: groups that differ only in the number of attempts share one."""
     merged: dict[tuple[str, Outcome], list[Group]] = {}
     for group in GROUPS:
-        merged.setdefault((group.stage, replace(group.outcome, n_orders=0)), []).append(group)
+        merged.setdefault((group.stage, replace(group.outcome, n_attempts=0)), []).append(group)
     for (stage, outcome), groups in merged.items():
         faults = _named(" ".join(fault for group in groups for fault in group.faults))
-        orders = " or ".join(str(group.outcome.n_orders) for group in groups)
-        yield (stage, faults, _seen(outcome), _billed(outcome), outcome.does, orders, outcome.money)
+        attempts = " or ".join(str(group.outcome.n_attempts) for group in groups)
+        yield (stage, faults, _seen(outcome), _billed(outcome), outcome.does, attempts, outcome.money)
 
 
 def _named(faults: str) -> str:

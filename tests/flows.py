@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.results.load import read_state
 
@@ -28,7 +28,7 @@ IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 class Flow:
     """A table of cheap jobs and its run directory, worked off against a gateway.
 
-    The gateway may serve several flows: the table's prompt tells its orders from those of others.
+    The gateway may serve several flows: the table's prompt tells its attempts from those of others.
     """
 
     def __init__(self, folder: Path, gateway: dreamo.LocalGateway, n_rows: int = 4, **columns: Any) -> None:
@@ -42,7 +42,7 @@ class Flow:
         )
 
     def copied(self, folder: Path) -> Flow:
-        """Give the same flow on a copy of its run directory; orders of both stand on one invoice."""
+        """Give the same flow on a copy of its run directory; attempts of both stand on one invoice."""
         other = copy.copy(self)
         other.run_dir = folder / "run"
         shutil.copytree(self.run_dir, other.run_dir)
@@ -58,16 +58,16 @@ class Flow:
     def invoice(self) -> list[dict[str, Any]]:
         return [line for line in self.gateway.invoice() if line["prompt"] == self.prompt]
 
-    def orders(self) -> list[Order]:
-        return [order for order in read_state(RunDirectory(self.run_dir)) if order.stage in ORDERED]
+    def attempts(self) -> list[Attempt]:
+        return [attempt for attempt in read_state(RunDirectory(self.run_dir)) if attempt.stage in SUBMITTED]
 
     def assert_bought_once(self) -> None:
-        """No seed is on the invoice twice, and each order is in the ledger or its row is ambiguous."""
-        invoice, orders = self.invoice(), self.orders()
+        """No seed is on the invoice twice, and each attempt is in the ledger or its row is ambiguous."""
+        invoice, attempts = self.invoice(), self.attempts()
         per_seed = Counter(line["seed"] for line in invoice)
         assert max(per_seed.values(), default=0) <= 1, per_seed
-        known = {order.task_id for order in orders if order.task_id is not None}
-        ambiguous = {order.seed_sent for order in orders if order.stage is Stage.AMBIGUOUS}
+        known = {attempt.task_id for attempt in attempts if attempt.task_id is not None}
+        ambiguous = {attempt.seed_sent for attempt in attempts if attempt.stage is Stage.AMBIGUOUS}
         unknown = [line for line in invoice if line["id"] not in known]
         assert {line["seed"] for line in unknown} <= ambiguous
         assert known <= {line["id"] for line in invoice}
@@ -75,9 +75,9 @@ class Flow:
     def assert_money_adds_up(self) -> None:
         """Ledger + what ambiguous rows cost on the invoice = the invoice, to the last digit."""
         self.assert_bought_once()
-        orders, invoice = self.orders(), self.invoice()
-        known = {order.task_id for order in orders}
-        ledger = sum((Decimal(order.cost) for order in orders if order.cost), Decimal(0))
+        attempts, invoice = self.attempts(), self.invoice()
+        known = {attempt.task_id for attempt in attempts}
+        ledger = sum((Decimal(attempt.cost) for attempt in attempts if attempt.cost), Decimal(0))
         of_ambiguous = _total(line for line in invoice if line["id"] not in known)
         assert ledger + of_ambiguous == _total(invoice)
 

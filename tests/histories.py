@@ -1,4 +1,4 @@
-"""Orders and results made by hand, and the history that they are together."""
+"""Attempts and results made by hand, and the history that they are together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Order, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.results import frame, history
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 
 
-def completed(job_id: str, number: int = 1, cost: str | None = "0.0286", **fields: Any) -> Order:
-    """Make an order that gave a picture."""
+def completed(job_id: str, number: int = 1, cost: str | None = "0.0286", **fields: Any) -> Attempt:
+    """Make an attempt that gave a picture."""
     known = {
         "discount": "1",
         "output_url": f"http://127.0.0.1/{job_id}.jpg",
@@ -31,11 +31,11 @@ def completed(job_id: str, number: int = 1, cost: str | None = "0.0286", **field
         "completed_at": NOON + 4,
         "saved_at": NOON + 5,
     }
-    return Order(job_id, number, Stage.COMPLETED, **known | {"cost": cost} | fields)
+    return Attempt(job_id, number, Stage.COMPLETED, **known | {"cost": cost} | fields)
 
 
-def failed(job_id: str, number: int = 1, cost: str | None = None, **fields: Any) -> Order:
-    """Make an order that failed, unbilled unless it says otherwise."""
+def failed(job_id: str, number: int = 1, cost: str | None = None, **fields: Any) -> Attempt:
+    """Make an attempt that failed, unbilled unless it says otherwise."""
     known = {
         "error_class": "generation_error",
         "error_code": "003011095",
@@ -44,38 +44,38 @@ def failed(job_id: str, number: int = 1, cost: str | None = None, **fields: Any)
         "sent_at": NOON - 3600,
         "completed_at": NOON - 3590,
     }
-    return Order(job_id, number, Stage.FAILED, **known | {"cost": cost} | fields)
+    return Attempt(job_id, number, Stage.FAILED, **known | {"cost": cost} | fields)
 
 
-def ambiguous(job_id: str, number: int = 1, reserved: str | None = "0.03", **fields: Any) -> Order:
-    """Make an order that may have been taken."""
+def ambiguous(job_id: str, number: int = 1, reserved: str | None = "0.03", **fields: Any) -> Attempt:
+    """Make an attempt that may have been taken."""
     known = {
         "error_class": "no_answer",
         "error_message": "no answer after 60 s",
         "may_have_been_billed": True,
         "sent_at": NOON,
     }
-    return Order(job_id, number, Stage.AMBIGUOUS, reserved=reserved, **known | fields)
+    return Attempt(job_id, number, Stage.AMBIGUOUS, reserved=reserved, **known | fields)
 
 
 def results(
-    jobs: Sequence[str | None], orders: Sequence[Order], index: Any = None, **user: Any
+    jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any
 ) -> pd.DataFrame:
-    """Lay orders beside rows, one per job id; None is a row that can't be ordered."""
+    """Lay attempts beside rows, one per job id; None is a row that can't be submitted."""
     frames = _rows(jobs)
     table = pd.DataFrame(user, index=pd.RangeIndex(len(jobs)) if index is None else index)
-    return frame.assemble(table, frames, ledger(orders))
+    return frame.assemble(table, frames, ledger(attempts))
 
 
-def told(jobs: Sequence[str | None], orders: Sequence[Order], index: Any = None, **user: Any) -> History:
+def told(jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any) -> History:
     """Give what the ledger of one directory tells."""
-    part = history.from_ledger(results(jobs, orders, index, **user), ledger(orders))
+    part = history.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
     return history.joined({"runs/a": part})
 
 
-def ledger(orders: Sequence[Order]) -> pd.DataFrame:
-    """Lay orders out as a ledger does."""
-    return directory.to_frame(directory.to_arrow(State(orders)))
+def ledger(attempts: Sequence[Attempt]) -> pd.DataFrame:
+    """Lay attempts out as a ledger does."""
+    return directory.to_frame(directory.to_arrow(State(attempts)))
 
 
 def _rows(jobs: Sequence[str | None]) -> pd.DataFrame:

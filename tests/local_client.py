@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.gateway.pictures import Order, Picture
+from dreamo_batch.gateway.pictures import Attempt, Picture
 
 if TYPE_CHECKING:
     from dreamo_batch.gateway.gateway import LocalGateway
@@ -29,17 +29,17 @@ REFERENCE = picture_file()
 
 
 class FakeEngine:
-    """Gives a picture that tells what was ordered; refuses prompts that say so."""
+    """Gives a picture that tells what was submitted; refuses prompts that say so."""
 
     name = "fake"
 
-    def generate(self, order: Order, reference: bytes) -> Picture:
-        if order.prompt == "unreadable":
+    def generate(self, attempt: Attempt, reference: bytes) -> Picture:
+        if attempt.prompt == "unreadable":
             raise ValueError("the reference can't be decoded")
-        if order.prompt == "broken":
+        if attempt.prompt == "broken":
             raise ZeroDivisionError
-        content = json.dumps([order.prompt, order.seed, len(reference)]).encode()
-        return Picture(content, "image/png", order.width, order.height)
+        content = json.dumps([attempt.prompt, attempt.seed, len(reference)]).encode()
+        return Picture(content, "image/png", attempt.width, attempt.height)
 
 
 def body(**params: Any) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class LocalClient:
         url = path if path.startswith("http") else self.gateway.base_url + path
         return self.session.request(method, url, timeout=20, allow_redirects=False, **options)
 
-    def order(self, **params: Any) -> requests.Response:
+    def attempt(self, **params: Any) -> requests.Response:
         return self.ask("POST", CREATE, json=body(**params))
 
     def create(self, **params: Any) -> str:
-        answer = self.order(**params)
+        answer = self.attempt(**params)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

@@ -117,7 +117,7 @@ def _faults() -> str:
         "the row",
         "`may_have_been_billed`",
         "the toolkit",
-        "orders",
+        "attempts",
         "cost told",
     )
     return _table(header, fault_table.rendered())
@@ -126,7 +126,7 @@ def _faults() -> str:
 SECTIONS: dict[str, Callable[[], str]] = {
     "columns-in": lambda: _columns(columns.INPUTS),
     "columns-out": lambda: _columns(columns.OUTPUTS),
-    "columns-orders": lambda: _columns(columns.ORDERS),
+    "columns-orders": lambda: _columns(columns.LEDGER),
     "columns-diversity": lambda: _columns(columns.DIVERSITY),
     "columns-near-duplicates": lambda: _columns(columns.NEAR_DUPLICATES),
     "columns-replicates": lambda: _columns(columns.REPLICATES),

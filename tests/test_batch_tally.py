@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.batch import N_NEWEST, Rows, Tally, rows_of
-from dreamo_batch.engine.attempts import Event, Kind, Order, Stage, State, next_number
+from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage, State, next_number
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
 from tests.histories import ambiguous, completed, failed
@@ -46,8 +46,8 @@ def rows(*names: str, weight: int = 1) -> Rows:
     return Rows(prepared(*names).jobs, {name: f"row {name}" for name in names}, dict.fromkeys(names, weight))
 
 
-def tally(*orders: Order, names: str = "abc", weight: int = 1) -> Tally:
-    return Tally(rows(*names, weight=weight), State(orders), RUN_DIR)
+def tally(*attempts: Attempt, names: str = "abc", weight: int = 1) -> Tally:
+    return Tally(rows(*names, weight=weight), State(attempts), RUN_DIR)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcz"), st.integers(0, 9)), max_size=60))
@@ -55,13 +55,13 @@ def test_events_and_a_fresh_look_tell_the_same(choices):
     """Whatever happens in whatever order, nothing drifts; job z is not in the table."""
     state, live = State(), tally()
     for at, (job_id, choice) in enumerate(choices):
-        orders = state.of(job_id)
-        order = (
-            orders[choice % len(orders)] if orders else Order(job_id, 1)
+        attempts = state.of(job_id)
+        attempt = (
+            attempts[choice % len(attempts)] if attempts else Attempt(job_id, 1)
         )  # also one that is not the latest
-        kinds = NEXT.get(order.stage) or NEXT[Stage.UNSENT]
+        kinds = NEXT.get(attempt.stage) or NEXT[Stage.UNSENT]
         kind, fields = kinds[choice % len(kinds)]
-        number = next_number(orders) if kind is Kind.SENDING else order.order
+        number = next_number(attempts) if kind is Kind.SENDING else attempt.attempt
         before = state.find(job_id, number)
         after = state.apply(Event(kind, job_id, number, float(at), fields))
         live.note(before, after, state.deciding(job_id))
@@ -87,16 +87,18 @@ def test_errors_are_counted_in_rows_with_the_first_as_an_example():
     ]
 
 
-def test_an_error_is_gone_once_the_job_is_ordered_again():
+def test_an_error_is_gone_once_the_job_is_submitted_again():
     """A job that goes on is no longer at its error."""
-    live, again = tally(failed("a"), ambiguous("b")), Order("a", 2, Stage.SENDING)
+    live, again = tally(failed("a"), ambiguous("b")), Attempt("a", 2, Stage.SENDING)
     live.note(None, again, again)
     assert [one.error_class for one in live.errors()] == ["no_answer"]
 
 
-def test_an_order_that_fails_beside_one_under_way_is_no_error_of_its_job():
-    """A row stands where the order stands that serves it; an order settled late does not change that either."""
-    state = State([Order("a", 1, Stage.ACCEPTED), Order("a", 2, Stage.ACCEPTED), completed("b", cost="0.03")])
+def test_an_attempt_that_fails_beside_one_under_way_is_no_error_of_its_job():
+    """A row stands where the attempt stands that serves it; an attempt settled late does not change that either."""
+    state = State(
+        [Attempt("a", 1, Stage.ACCEPTED), Attempt("a", 2, Stage.ACCEPTED), completed("b", cost="0.03")]
+    )
     live = Tally(rows(*"ab"), state, RUN_DIR)
     before, after = state.find("a", 2), failed("a", 2)
     state.put(after)
@@ -158,13 +160,13 @@ def test_before_any_price_the_forecast_takes_the_one_that_is_expected_or_none():
 
 
 def test_what_may_have_been_billed_is_in_all_but_the_low_forecast():
-    """An ambiguous order may have cost what was held back for it, or nothing."""
+    """An ambiguous attempt may have cost what was held back for it, or nothing."""
     told = tally(ambiguous("a", reserved="0.03"), names="a").forecast(Decimal(1), None)
     assert told == (Decimal(1), Decimal("1.03"), Decimal("1.03"))
 
 
 @pytest.mark.parametrize("names", ["", "a"])
-def test_orders_in_flight_outside_the_table_count_in_the_forecast(names):
+def test_attempts_in_flight_outside_the_table_count_in_the_forecast(names):
     """What an earlier table left in flight will cost, too."""
-    live = tally(Order("z", 1, Stage.ACCEPTED, reserved="0.03"), names=names)
+    live = tally(Attempt("z", 1, Stage.ACCEPTED, reserved="0.03"), names=names)
     assert live.forecast(Decimal(0), Decimal("0.02"))[2] == Decimal("0.02") * (1 + len(names))

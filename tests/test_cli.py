@@ -28,7 +28,7 @@ INTERRUPT = "^C"
 SUMMARY = [
     "rows",
     "by_status",
-    "orders",
+    "attempts",
     "spent_usd",
     "reserved_usd",
     "possibly_billed_usd",
@@ -333,7 +333,7 @@ def test_run_prints_counts_and_money(table, run_dir, env, gateway):
     assert list(summary) == SUMMARY
     assert summary["by_status"] == {"completed": 3}
     assert summary["max_cost_usd"] == "5"
-    spent = sum(Decimal(order["cost"]) for order in gateway.invoice()[n_before:])
+    spent = sum(Decimal(attempt["cost"]) for attempt in gateway.invoice()[n_before:])
     assert Decimal(summary["spent_usd"]) == spent
     again = call(*words, env=env)
     assert (again.exit_code, json.loads(again.stdout)) == (0, summary)
@@ -345,7 +345,7 @@ def test_run_with_the_embedded_gateway_needs_no_key(table, run_dir):
     assert call("run", table, "--run-dir", run_dir, "--local", "--no-download").exit_code == 0
     assert (run_dir / "gateway").is_dir()
     again = call("run", table, "--run-dir", run_dir, "--local", "--format", "json")
-    assert (again.exit_code, json.loads(again.stdout)["orders"]) == (0, 3)
+    assert (again.exit_code, json.loads(again.stdout)["attempts"]) == (0, 3)
     assert len(list((run_dir / "images").iterdir())) == 3
 
 
@@ -357,7 +357,7 @@ def test_local_and_a_base_url_exclude_each_other(table, run_dir):
 
 
 def test_failed_rows_leave_with_1_and_a_hint(table, run_dir, env, gateway):
-    """Finished, not all of them; `retry` orders the failed ones again."""
+    """Finished, not all of them; `retry` submits the failed ones again."""
     gateway.faults.script("create", "fail_096")
     result = call("run", table, "--run-dir", run_dir, env=env)
     assert result.exit_code == 1
@@ -368,7 +368,7 @@ def test_failed_rows_leave_with_1_and_a_hint(table, run_dir, env, gateway):
     assert call("retry", run_dir, "--classes", "moderation", env=env).exit_code == 1
     retried = call("retry", "--run-dir", run_dir, "--classes", "result_error", "--format", "json", env=env)
     assert retried.exit_code == 0
-    assert json.loads(retried.stdout)["orders"] == 4
+    assert json.loads(retried.stdout)["attempts"] == 4
 
 
 def test_a_retry_is_planned_like_a_run(done):
@@ -389,7 +389,7 @@ def test_rows_are_chosen_by_label(table, run_dir, env, gateway):
 
 
 def test_ambiguous_rows_leave_with_1_and_are_resolved_by_hand(table, run_dir, env, gateway):
-    """Held, listed, settled with resolve, and only then ordered again."""
+    """Held, listed, settled with resolve, and only then submitted again."""
     gateway.faults.script("create", "drop_before_accept")
     result = call("run", table, "--run-dir", run_dir, "--max-in-flight", "1", env=env)
     assert result.exit_code == 1
@@ -493,7 +493,7 @@ def test_spending_without_a_terminal_needs_yes(table, run_dir):
     for env in ({"DREAMO_API_KEY": KEY}, {}):
         result = call(*words, "--max-cost", "5", env=env)
         assert result.exit_code == 2
-        assert "3 new orders at gateway.example:443, for up to $0.0900; capped at $5" in result.stderr
+        assert "3 new attempts at gateway.example:443, for up to $0.0900; capped at $5" in result.stderr
         assert "--yes" in result.stderr
         assert not run_dir.exists()
 
@@ -542,7 +542,7 @@ def test_anything_but_yes_is_no(table, run_dir, terminal, text, code):
     """The end of the line too; an interrupt is an interrupt."""
     left, shown = terminal(text, "run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE)
     assert left == code
-    assert "3 new orders at gateway.example:443, at a price not known yet. Buy? [y/N]" in shown
+    assert "3 new attempts at gateway.example:443, at a price not known yet. Buy? [y/N]" in shown
     assert not run_dir.exists()
 
 
@@ -604,11 +604,11 @@ def test_without_a_key_nobody_is_asked(table, run_dir, terminal, monkeypatch):
 
 
 def test_nothing_to_buy_is_nothing_to_ask():
-    """A plan that reuses everything passes without a word, but tasks that may be ordered anew are told."""
+    """A plan that reuses everything passes without a word, but tasks that may be submitted anew are told."""
     planned = pd.DataFrame({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
     service = Settings(ELSEWHERE, None)
     assert commands.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
-    with pytest.raises(click.ClickException, match="1 new order at"):
+    with pytest.raises(click.ClickException, match="1 new attempt at"):
         commands.ask(planned, service, {"max_attempts": 2, "max_cost": None})
 
 
@@ -813,11 +813,11 @@ def test_a_second_demo_buys_nothing(demo_data, run_dir):
     """Pictures and a sheet of them; the second time it says that nothing was bought."""
     first = call("demo", "--run-dir", run_dir)
     assert first.exit_code == 0, first.stderr
-    assert "2 pictures were ordered" in first.stderr
+    assert "2 pictures were submitted" in first.stderr
     assert (run_dir / "contact.png").exists()
     second = call("demo", "--run-dir", run_dir, "--format", "json")
     assert second.exit_code == 0
-    assert json.loads(second.stdout)["orders"] == 2
+    assert json.loads(second.stdout)["attempts"] == 2
     assert "Nothing was bought" in second.stderr
 
 

@@ -41,7 +41,7 @@ def finish(process):
 
 
 def test_a_line_that_hangs_up_stops_a_run_with_3_and_the_next_one_goes_on(tmp_path):
-    """Within seconds, as if interrupted, though the task takes longer; nothing is ordered twice."""
+    """Within seconds, as if interrupted, though the task takes longer; nothing is submitted twice."""
     table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
     with dreamo.LocalGateway(engine="flat", latency="fixed:2.5") as gateway:
         process = start("run", table, "--run-dir", run_dir, env=at(gateway))
@@ -140,15 +140,15 @@ class Terminal:
 
 
 def test_a_terminal_is_asked_and_yes_is_yes(tmp_path):
-    """The order goes out; here nobody takes it, which is an outage."""
+    """The attempt goes out; here nobody takes it, which is an outage."""
     table = write_table(tmp_path, 2)
     options = ("--run-dir", tmp_path / "run", "--base-url", REFUSING, "--task-timeout-s", "0.3")
     terminal = Terminal("run", table, *options, env={"DREAMO_API_KEY": KEY})
-    terminal.wait_for("2 new orders at 0.0.0.0:1, at a price not known yet. Buy? [y/N]")
+    terminal.wait_for("2 new attempts at 0.0.0.0:1, at a price not known yet. Buy? [y/N]")
     terminal.type("y\n")
     assert terminal.end() == 3
     assert "could not be reached" in terminal.shown
-    assert dreamo.status(tmp_path / "run")["orders"] == 0
+    assert dreamo.status(tmp_path / "run")["attempts"] == 0
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -44,7 +44,7 @@ def test_local_gateway_keeps_the_contract(gateway):
     """Every check passes, and the costs told are the invoice."""
     checks = dreamo.check_service(gateway.base_url, gateway.api_key)
     assert failed(checks) == not_checked(checks) == set()
-    assert checks["cost"].dropna().tolist() == [order["cost"] for order in gateway.invoice()] == [PRICE]
+    assert checks["cost"].dropna().tolist() == [attempt["cost"] for attempt in gateway.invoice()] == [PRICE]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_what_the_contract_leaves_open_is_no_failure(options):
         ("poll", ["cost_missing"], {"tells_what_a_task_cost", "knows_an_ended_task_again"}, set()),
         ("poll", ["output_missing"], OF_ENDED_TASKS - {"tells_what_a_task_cost"}, set()),
         ("create", ["fail_096"], {"brings_a_task_to_its_end"}, OF_ENDED_TASKS),
-        ("create", ["id_missing"], {"takes_an_order"}, OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
+        ("create", ["id_missing"], {"takes_a_create"}, OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
         (
             "create",
             ["http_500_after_accept"],
-            {"takes_an_order"},
+            {"takes_a_create"},
             OF_ENDED_TASKS | {"brings_a_task_to_its_end"},
         ),
         ("download", ["wrong_content"], {"serves_the_picture"}, set()),
@@ -141,7 +141,7 @@ def what_is_asked(request: Received) -> str:
         return "unknown" if probe._UNKNOWN_TASK in request.line else "poll"
     if "precharge" in request.line:
         return "price"
-    return "bad order" if b'"width": 1,' in request.body else "order"
+    return "bad attempt" if b'"width": 1,' in request.body else "attempt"
 
 
 KEPT = {
@@ -151,8 +151,8 @@ KEPT = {
     "unknown": said(404, message="Task not found"),
     "poll": lambda server: task(server.url),
     "price": said(status="success", data={"cost": PRICE, "currency": "USD"}),
-    "bad order": said(400, error={"code": "003011004", "message": "Invalid parameter"}),
-    "order": said(id="cq0example", status="in_progress"),
+    "bad attempt": said(400, error={"code": "003011004", "message": "Invalid parameter"}),
+    "attempt": said(id="cq0example", status="in_progress"),
 }
 
 
@@ -172,8 +172,8 @@ BREAKS = {
     "refuses_a_wrong_key": ("stranger", said(404, message="Task not found"), set()),
     "does_not_find_an_unknown_task": ("unknown", lambda server: task(server.url), set()),
     "tells_a_price_or_none": ("price", answer(b"<html>"), set()),
-    "refuses_an_invalid_order": ("bad order", said(id="cq0example", status="in_progress"), set()),
-    "takes_an_order": ("order", said(500), OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
+    "refuses_an_invalid_order": ("bad attempt", said(id="cq0example", status="in_progress"), set()),
+    "takes_a_create": ("attempt", said(500), OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
     "brings_a_task_to_its_end": (
         "poll",
         said(id="cq0example", status="failed", error={"code": "003011095"}),
@@ -245,20 +245,20 @@ def test_each_check_fails_alone(name):
     with Keeper() as server, waiting(server) as client:
         server.broken = {asked: step}
         checks = dreamo.check_service(client=client, timeout_s=0.5)
-        n_orders = sum("order" in what_is_asked(request) for request in server.requests)
+        n_attempts = sum("attempt" in what_is_asked(request) for request in server.requests)
     assert (failed(checks), not_checked(checks)) == ({name}, unseen), checks.to_string()
-    assert n_orders <= probe.N_ORDERS_MAX
+    assert n_attempts <= probe.N_ORDERS_MAX
 
 
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
     """An error of our own does not end the suite."""
-    monkeypatch.setitem(probe.CHECKS, "takes_an_order", lambda _: 1 / 0)
+    monkeypatch.setitem(probe.CHECKS, "takes_a_create", lambda _: 1 / 0)
     checks = dreamo.check_service(gateway.base_url, gateway.api_key).set_index("check")
-    assert checks.loc["takes_an_order", "detail"] == "ZeroDivisionError, which nobody foresaw"
+    assert checks.loc["takes_a_create", "detail"] == "ZeroDivisionError, which nobody foresaw"
 
 
 def test_most_that_it_costs_is_known_beforehand(gateway):
-    """Two orders at the price that the service tells, or nothing is known."""
+    """Two attempts at the price that the service tells, or nothing is known."""
     with dreamo.Client(gateway.api_key, gateway.base_url) as client:
         assert probe.most_it_costs(client) == 2 * Decimal(PRICE)
         gateway.faults.script("precharge", "cost_cache_miss")
@@ -285,7 +285,7 @@ def test_command_checks_the_local_gateway_by_itself():
     result = call("check", "--format", "json")
     assert result.exit_code == 0, result.output
     assert all(check["passed"] for check in json.loads(result.stdout))
-    assert "Up to 2 new orders at loopback, for up to $" in result.stderr
+    assert "Up to 2 new attempts at loopback, for up to $" in result.stderr
     assert "12 of 12 checks passed" in result.stderr
 
 
@@ -303,7 +303,7 @@ def test_command_asks_before_it_costs_anything():
     """Off a terminal --live needs --yes; the most that it can cost stands before."""
     result = call("check", "--live", "--base-url", "https://127.0.0.2.example:1", env={"DREAMO_API_KEY": KEY})
     assert result.exit_code == 2
-    assert "Up to 2 new orders at 127.0.0.2.example:1, at a price not known yet." in result.stderr
+    assert "Up to 2 new attempts at 127.0.0.2.example:1, at a price not known yet." in result.stderr
     assert "Add --yes" in result.stderr
     assert KEY not in result.output
 

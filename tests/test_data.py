@@ -44,7 +44,7 @@ def test_the_data_stay_small():
     assert max(sizes.values()) < 300_000
 
 
-def test_the_small_table_can_be_ordered_as_it_is():
+def test_the_small_table_can_be_submitted_as_it_is():
     """Twelve different jobs without a single remark."""
     jobs = table("jobs_small.csv")
     assert validate(jobs, base_dir=DATA).empty

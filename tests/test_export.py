@@ -98,7 +98,7 @@ def loaded_by_hugging_face(images, cache):
 
 @pytest.mark.parametrize("name", ["results.parquet", "results.csv"])
 def test_rows_come_back_as_they_were(run_dir, folder, name):
-    """Parquet and CSV give the results back, with the label as a column and what was ordered beside it."""
+    """Parquet and CSV give the results back, with the label as a column and what was submitted beside it."""
     told = dreamo.export(run_dir, folder)
     back, results = dreamo.read_table(folder / name), dreamo.load(run_dir)
     assert told == {"folder": str(folder), "rows": 5, "pictures": 4, "missing": 0}

@@ -1,4 +1,4 @@
-"""The cap over a real socket, with 64 orders in flight and prices that vary by a factor of five."""
+"""The cap over a real socket, with 64 attempts in flight and prices that vary by a factor of five."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ N_ROWS = 200
 LOWEST = Decimal("0.01")
 
 
-def varying(order: Any) -> str:
-    """Price an order between 0.01 and 0.05 USD, by its seed and in no order."""
-    return str(LOWEST * (1 + order.seed * 7 % 5))
+def varying(attempt: Any) -> str:
+    """Price an attempt between 0.01 and 0.05 USD, by its seed and in no order."""
+    return str(LOWEST * (1 + attempt.seed * 7 % 5))
 
 
 class Rising:
-    """Prices that are 0.01 USD for the first orders and five times that afterwards."""
+    """Prices that are 0.01 USD for the first attempts and five times that afterwards."""
 
     def __init__(self, n_cheap: int) -> None:
         self._n_cheap = n_cheap
@@ -96,7 +96,7 @@ class Shop:
 
 
 def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_path):
-    """With the dearest price reserved there is nothing to overshoot, and what is left over is less than one order."""
+    """With the dearest price reserved there is nothing to overshoot, and what is left over is less than one attempt."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
         shop = Shop(tmp_path, gateway)
         reached = shop.until_reached(max_cost="2", unit_cost="0.05")
@@ -108,7 +108,7 @@ def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_
 
 
 def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, said, tmp_path):
-    """What passes the cap is at most what orders in flight cost beyond their reservation; it is told, to the digit."""
+    """What passes the cap is at most what attempts in flight cost beyond their reservation; it is told exactly."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
         shop = Shop(tmp_path, gateway)
         reached = shop.until_reached(max_cost="1", unit_cost=LOWEST)
@@ -122,19 +122,19 @@ def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, 
 
 
 def test_prices_that_rise_midway_stop_the_run_early(budgets, said, tmp_path):
-    """Only orders in flight when the price rose can pass the cap, and the message says by how much."""
+    """Only attempts in flight when the price rose can pass the cap, and the message says by how much."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=Rising(70)) as gateway:
         shop = Shop(tmp_path, gateway)
         reached = shop.until_reached(max_cost="1.5", unit_cost=LOWEST)
         assert shop.billed() <= Decimal("1.5") + 64 * 4 * LOWEST
         assert "0.05" in str(reached)
         assert reached.results["status"].isin(["completed", "pending"]).all()
-    assert sum("an order cost 0.05 USD where 0.01 were reserved" in line for line in said) == 1
+    assert sum("an attempt cost 0.05 USD where 0.01 were reserved" in line for line in said) == 1
     assert budgets
 
 
 def test_overshoot_is_reported(said, tmp_path):
-    """All orders that the cap allows are in flight when the first turns out dearer."""
+    """All attempts that the cap allows are in flight when the first turns out dearer."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:3", price="0.05") as gateway:
         shop = Shop(tmp_path, gateway, n_rows=12)
         reached = shop.until_reached(max_cost="0.1", unit_cost=LOWEST)
@@ -159,7 +159,7 @@ def test_cap_is_kept_for_later_calls_and_a_higher_one_goes_on(budgets, tmp_path)
 
 
 def test_cap_without_a_price_buys_nothing_and_a_pilot_finds_the_price(budgets, tmp_path):
-    """Up to k orders go first; the rest are held against the highest price these showed."""
+    """Up to k attempts go first; the rest are held against the highest price these showed."""
     with dreamo.LocalGateway(engine="flat", price=varying, precharge="missing") as gateway:
         shop = Shop(tmp_path, gateway, n_rows=60)
         with pytest.raises(dreamo.PriceUnknown):
@@ -227,7 +227,7 @@ def edit(path: Path, **fields: Any) -> None:
 
 
 def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
-    """Nothing is ordered, and the orders in flight, of which there are none, are not blamed."""
+    """Nothing is submitted, and the attempts in flight, of which there are none, are not blamed."""
     with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
         shop = Shop(tmp_path, gateway, n_rows=4)
         shop.until_reached(max_cost="0.04")
@@ -237,7 +237,7 @@ def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
 
 
 def test_pilots_are_not_bought_anew_by_each_call(tmp_path):
-    """`pilot=2` is two orders in all, however often the call is repeated; more have to be asked for."""
+    """`pilot=2` is two attempts in all, however often the call is repeated; more have to be asked for."""
     with dreamo.LocalGateway(engine="flat", precharge="missing") as gateway:
         gateway.faults.set({"poll": {"cost_missing": 1.0}})
         shop = Shop(tmp_path, gateway, n_rows=6)

@@ -28,7 +28,7 @@ def reference(tmp_path):
 def gateway():
     """A gateway that bills failures and prices that no float holds."""
     with dreamo.LocalGateway(
-        engine="flat", price=lambda order: PRICES[order.seed % 4], discount="0.5", bills_failures=True
+        engine="flat", price=lambda attempt: PRICES[attempt.seed % 4], discount="0.5", bills_failures=True
     ) as running:
         yield running
 
@@ -67,7 +67,7 @@ def test_costs_are_the_invoice_over_failures_and_retries(tmp_path, reference, ga
     whole = dreamo.costs(run_dir).iloc[0]
     assert Decimal(whole["spent"]) == invoiced(gateway)
     assert whole["spent"] == dreamo.status(run_dir)["spent_usd"]
-    assert whole[["rows", "completed", "orders", "usable", "unpriced"]].tolist() == [10, 10, 11, 8, 0]
+    assert whole[["rows", "completed", "attempts", "usable", "unpriced"]].tolist() == [10, 10, 11, 8, 0]
     made = dreamo.attempts(run_dir)
     useless = set(made.loc[made["stage"] == "failed", "task_id"])
     assert len(useless) == 3
@@ -90,7 +90,7 @@ def test_costs_are_the_invoice_over_failures_and_retries(tmp_path, reference, ga
     ):
         groups = dreamo.costs(run_dir, by=by)
         assert added(groups["spent"]) == invoiced(gateway), by
-        assert (groups["orders"].sum(), groups["rows"].sum()) == (11, 10), by
+        assert (groups["attempts"].sum(), groups["rows"].sum()) == (11, 10), by
     assert dreamo.costs(run_dir, by="size")["size"].tolist() == ["512x512"]
 
 
@@ -104,7 +104,7 @@ def test_results_alone_sum_to_the_invoice(tmp_path, reference, gateway):
 
 
 def test_attempts_are_the_invoice_line_by_line(tmp_path, reference, gateway):
-    """One row per order, each with its task's cost; a billed failure is ordered again on request only."""
+    """One row per attempt, each with its task's cost; a billed failure is submitted again on request only."""
     gateway.faults.script("create", "fail_099")
     run_dir = tmp_path / "run"
     done = buy(table(reference, 4), run_dir, gateway, max_attempts=2)
@@ -118,7 +118,7 @@ def test_attempts_are_the_invoice_line_by_line(tmp_path, reference, gateway):
         dict(zip(made["task_id"], made["cost"].astype(object).where(made["cost"].notna(), None), strict=True))
         == invoice
     )
-    assert made["order"].tolist().count(2) == 1
+    assert made["attempt"].tolist().count(2) == 1
     assert made["row"].notna().all()
 
 
@@ -130,7 +130,7 @@ def test_several_directories_at_once(tmp_path, reference, gateway):
     assert Decimal(dreamo.costs(both)["spent"].item()) == invoiced(gateway)
     by_dir = dreamo.costs(both, by="run_dir")
     assert by_dir["run_dir"].tolist() == [str(tmp_path / "one"), str(tmp_path / "two")]
-    assert by_dir["orders"].tolist() == [4, 6]
+    assert by_dir["attempts"].tolist() == [4, 6]
     assert dreamo.attempts(both)["run_dir"].value_counts().tolist() == [6, 4]
     with pytest.raises(UsageError, match="Expected a run directory"):
         dreamo.costs([])
@@ -141,21 +141,21 @@ def test_several_directories_at_once(tmp_path, reference, gateway):
         dreamo.attempts(dreamo.load(tmp_path / "one"))
 
 
-def test_orders_outside_the_table_are_counted(tmp_path, reference, gateway):
+def test_attempts_outside_the_table_are_counted(tmp_path, reference, gateway):
     """Rows dropped from the table were paid for all the same, and stay in the group of what they held."""
     buy(table(reference, 4), tmp_path / "run", gateway)
     buy(table(reference, 4).head(1), tmp_path / "run", gateway)
     by_prompt = dreamo.costs(tmp_path / "run", by="prompt")
     assert by_prompt["prompt"].tolist() == ["a fox", "an owl"]
-    assert by_prompt["orders"].tolist() == [2, 2]
+    assert by_prompt["attempts"].tolist() == [2, 2]
     assert added(by_prompt["spent"]) == invoiced(gateway)
     by_size = dreamo.costs(tmp_path / "run", by="size")
-    assert by_size[["size", "orders"]].to_numpy().tolist() == [["512x512", 4]]
+    assert by_size[["size", "attempts"]].to_numpy().tolist() == [["512x512", 4]]
 
 
 @pytest.mark.parametrize("labels", [None, ["p", "q", "r", "s"], [7, 5, 9, 1]])
 def test_what_left_the_table_is_still_told(tmp_path, reference, gateway, labels):
-    """With its own columns as they were when it was ordered, behind the rows that are there."""
+    """With its own columns as they were when it was submitted, behind the rows that are there."""
     jobs = table(reference, 4).assign(note=[1, 2, 3, 4], day=pd.Timestamp("2026-11-01"))
     jobs.index = pd.RangeIndex(4) if labels is None else pd.Index(labels)
     run_dir = tmp_path / "run"
@@ -202,11 +202,14 @@ dreamo.run(dreamo.read_table(table), run_dir, base_url=base_url, api_key=api_key
 
 @pytest.mark.slow
 def test_costs_are_the_invoice_over_kills(tmp_path, reference):
-    """A run killed three times and resumed: ledger + what unknown orders cost = the invoice."""
+    """A run killed three times and resumed: ledger + what unknown attempts cost = the invoice."""
     run_dir, csv = tmp_path / "run", tmp_path / "jobs.csv"
     dreamo.write_table(table(reference, 40), csv)
     with dreamo.LocalGateway(
-        engine="flat", latency="fixed:0.1", price=lambda order: PRICES[order.seed % 4], bills_failures=True
+        engine="flat",
+        latency="fixed:0.1",
+        price=lambda attempt: PRICES[attempt.seed % 4],
+        bills_failures=True,
     ) as gateway:
         gateway.faults.script("create", *["fail_098"] * 3)
         command = [sys.executable, "-c", _WORK, str(csv), str(run_dir), gateway.base_url, gateway.api_key]

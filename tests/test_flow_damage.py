@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
 
 @pytest.fixture(scope="module")
 def half_done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
-    """A run directory as a kill leaves it: all ordered, some saved, and a journal that no checkpoint covers."""
+    """A run directory as a kill leaves it: all submitted, some saved, and a journal that no checkpoint covers."""
     folder = tmp_path_factory.mktemp("killed")
     with dreamo.LocalGateway(engine="flat", latency="lognormal:0.4,1", seed=5) as gateway:
         flow = Flow(folder, gateway, n_rows=5)
@@ -294,7 +294,7 @@ def test_a_note_of_the_end_that_can_not_be_read_says_nothing(killed, note):
     assert set(dreamo.plan(killed.table, killed.run_dir)["action"]) <= {"reuse", "ambiguous", "in flight"}
 
 
-def test_a_journal_torn_at_any_byte_hides_no_order_it_still_shows(half_done, tmp_path):
+def test_a_journal_torn_at_any_byte_hides_no_attempt_it_still_shows(half_done, tmp_path):
     """Cut anywhere, what the journal or a picture still shows as sent is never planned as new again."""
     killed = half_done.copied(tmp_path)
     without_end(killed.run_dir)
@@ -310,7 +310,7 @@ def test_a_journal_torn_at_any_byte_hides_no_order_it_still_shows(half_done, tmp
 
 
 def test_a_run_on_a_torn_journal_buys_nothing_that_any_file_shows(half_done, tmp_path):
-    """It goes on with a warning, or refuses where a saved picture tells of an order that the journal lost."""
+    """It goes on with a warning, or refuses where a saved picture tells of an attempt that the journal lost."""
     content = newest_journal(half_done.run_dir).read_bytes()
     invoice = half_done.invoice()
     n_healed = n_refused = 0
@@ -329,7 +329,9 @@ def test_a_run_on_a_torn_journal_buys_nothing_that_any_file_shows(half_done, tmp
             ):
                 killed.run()
             n_refused += 1
-        elif at > content.index(b"\n", last_sent):  # every order is there; else what no file shows is bought
+        elif at > content.index(
+            b"\n", last_sent
+        ):  # every attempt is there; else what no file shows is bought
             assert (
                 any("were dropped" in line for line in dreamo.verify(killed.run_dir)) or content[at - 1] == 10
             )
@@ -422,8 +424,8 @@ def test_a_moved_run_directory_works(done, tmp_path):
     assert done.invoice() == invoice
 
 
-def test_a_copied_run_directory_is_read_but_orders_only_when_asked(tmp_path):
-    """What the original orders meanwhile could be paid twice; nothing to order is nothing to ask for."""
+def test_a_copied_run_directory_is_read_but_attempts_only_when_asked(tmp_path):
+    """What the original submits meanwhile could be paid twice; nothing to submit is nothing to ask for."""
     with dreamo.LocalGateway(engine="flat") as gateway:
         flow = Flow(tmp_path, gateway, n_rows=6)
         flow.run(flow.table.head(3))
@@ -465,7 +467,7 @@ def test_a_picture_altered_is_told_and_fetched_again_once_it_is_deleted(done):
     done.assert_finishes()
 
 
-def test_a_picture_nobody_ordered_is_told_and_refused(done):
+def test_a_picture_nobody_submitted_is_told_and_refused(done):
     """A file named as a picture of a job that the ledger does not know may be a purchase it has lost."""
     invoice = done.invoice()
     stray = done.run_dir / "images" / f"{'0' * 32}.jpg"
@@ -552,7 +554,7 @@ def test_a_second_writer_is_refused_and_buys_nothing(slow):
 
 
 def test_a_lock_deleted_under_a_run_lets_two_writers_buy_nothing_twice(slow):
-    """The first one notices before it orders anything more; the second one takes over what was ordered."""
+    """The first one notices before it attempts anything more; the second one takes over what was submitted."""
     with another_process(slow) as go:
         first = Background(slow, max_in_flight=2)
         (slow.run_dir / "lock").unlink()

@@ -46,7 +46,7 @@ def stopped(flow: Flow, **options: Any) -> dreamo.StorageFailed:
     assert time.monotonic() - started < SECONDS
     assert caught.value.run_dir == flow.run_dir
     assert "othing" in str(caught.value)
-    assert "ordered" in str(caught.value)
+    assert "submitted" in str(caught.value)
     return caught.value
 
 
@@ -82,21 +82,21 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.mark.parametrize("n_writes", N_WRITES)
 def test_a_journal_that_can_not_be_written_stops_buying_at_once(flow, disk, n_writes):
-    """Whichever write fails first, nothing is ordered after it, and every id is on the disk or in the error."""
+    """Whichever write fails first, nothing is submitted after it, and every id is on the disk or in the error."""
     disk.n_left = n_writes
     error = stopped(flow)
     n_bought = len(flow.invoice())
-    in_flight = [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
+    in_flight = [attempt for attempt in flow.attempts() if attempt.stage is Stage.AMBIGUOUS]
     told = [line["id"] for line in flow.invoice() if line["id"] in str(error)]
     flow.assert_bought_once()
     assert len(in_flight) >= len(told)
-    known = {order.task_id for order in flow.orders()} | set(told)
+    known = {attempt.task_id for attempt in flow.attempts()} | set(told)
     assert {line["id"] for line in flow.invoice()} <= known, "an id reached neither the disk nor the terminal"
 
     disk.n_left = None
     for line in flow.invoice():  # as the error says
         if line["id"] in told:
-            (job,) = [order.job_id for order in in_flight if order.seed_sent == line["seed"]]
+            (job,) = [attempt.job_id for attempt in in_flight if attempt.seed_sent == line["seed"]]
             dreamo.resolve(flow.run_dir, job, task_id=line["id"])
     flow.assert_finishes()
     assert n_bought <= len(flow.table)
@@ -132,7 +132,7 @@ def test_a_disk_that_has_room_again_takes_what_it_refused(flow, disk):
     room.start()
     stopped(flow)
     room.join()
-    assert not [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
+    assert not [attempt for attempt in flow.attempts() if attempt.stage is Stage.AMBIGUOUS]
     flow.assert_finishes()
 
 
@@ -203,7 +203,7 @@ def test_files_that_may_not_grow_stop_the_run(flow, limit_bytes):
     assert ended["error"] == "StorageFailed"
     assert "File too large" in ended["text"]
     flow.assert_bought_once()
-    ids = {order.task_id for order in flow.orders()} if RunDirectory(flow.run_dir).exists() else set()
+    ids = {attempt.task_id for attempt in flow.attempts()} if RunDirectory(flow.run_dir).exists() else set()
     assert all(line["id"] in ids or line["id"] in ended["text"] for line in flow.invoice())
     n_bought = len(flow.invoice())
     if limit_bytes == 100:
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_goes_on_with_room(flow, tmpfs, s
 
 
 def test_a_directory_that_may_not_be_written_is_refused_before_anything_is_bought(flow):
-    """Another user's directory: nothing is ordered, reading works, and its owner goes on as ever."""
+    """Another user's directory: nothing is submitted, reading works, and its owner goes on as ever."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user takes root")
     flow.run(flow.table.head(2))
@@ -292,14 +292,14 @@ def _open_to_all(folder: Path) -> None:
 
 
 class Background:
-    """A run in a thread, and how it ended; the test goes on once something is ordered."""
+    """A run in a thread, and how it ended; the test goes on once something is submitted."""
 
-    def __init__(self, flow: Flow, n_orders: int = 2, **options: Any) -> None:
+    def __init__(self, flow: Flow, n_attempts: int = 2, **options: Any) -> None:
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, args=(flow, options))
         self._thread.start()
         deadline = time.monotonic() + 30
-        while len(flow.invoice()) < n_orders and time.monotonic() < deadline:
+        while len(flow.invoice()) < n_attempts and time.monotonic() < deadline:
             time.sleep(0.002)
 
     def join(self) -> dreamo.StorageFailed:
@@ -318,7 +318,7 @@ class Background:
 
 @pytest.mark.parametrize("download", [True, False])
 def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(flow, download):
-    """The ledger moves along and is whole; nothing is ordered after the move, and nothing is made at the old path."""
+    """The ledger moves along and is whole; nothing is submitted after the move, and nothing is made at the old path."""
     running = Background(flow, max_in_flight=2, download=download)
     old, new = flow.run_dir, flow.run_dir.with_name("moved")
     old.rename(new)
@@ -329,13 +329,13 @@ def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(fl
     assert not old.exists()
     assert len(flow.invoice()) <= n_at_move + 2  # what was on the wire as it moved
     flow.run_dir = new
-    assert not [order for order in flow.orders() if order.stage is Stage.AMBIGUOUS]
-    assert {line["id"] for line in flow.invoice()} == {order.task_id for order in flow.orders()}
+    assert not [attempt for attempt in flow.attempts() if attempt.stage is Stage.AMBIGUOUS]
+    assert {line["id"] for line in flow.invoice()} == {attempt.task_id for attempt in flow.attempts()}
     flow.assert_finishes()
 
 
-def test_a_directory_deleted_under_a_run_stops_it_and_the_error_holds_what_was_ordered(flow):
-    """Nothing is ordered after it is gone; a file written while it is being deleted may go with it."""
+def test_a_directory_deleted_under_a_run_stops_it_and_the_error_holds_what_was_submitted(flow):
+    """Nothing is submitted after it is gone; a file written while it is being deleted may go with it."""
     running = Background(flow, max_in_flight=2)
     shutil.rmtree(flow.run_dir, ignore_errors=True)  # the run may put what it knows into it before it is gone
     n_at_loss = len(flow.invoice())

@@ -1,4 +1,4 @@
-"""Pictures that are missing are fetched, and nothing is ordered: told from the gateway's invoice."""
+"""Pictures that are missing are fetched, and nothing is submitted: told from the gateway's invoice."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_only_the_rows_at_hand_are_fetched(flow):
     assert dreamo.load(flow.run_dir)[columns.OUTPUT_PATH].isna().tolist() == [True, False, True, False]
 
 
-def test_rows_never_ordered_stay_so(flow):
+def test_rows_never_submitted_stay_so(flow):
     """Pending and failed rows of the directory's table are not bought on the way."""
     flow.gateway.faults.script("create", "fail_099")
     flow.run(download=False, max_in_flight=1)
@@ -76,8 +76,8 @@ def test_rows_never_ordered_stay_so(flow):
     assert flow.invoice() == before
 
 
-def test_open_orders_are_collected(tmp_path):
-    """An order that was under way when a run was left is asked for, and its picture saved."""
+def test_open_attempts_are_collected(tmp_path):
+    """An attempt that was under way when a run was left is asked for, and its picture saved."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.5") as gateway:
         flow = Flow(tmp_path, gateway)
         live = dreamo.start(flow.table, flow.run_dir, gateway=gateway)
@@ -85,9 +85,9 @@ def test_open_orders_are_collected(tmp_path):
             live.status  # noqa: B018 - reading it is all there is to do meanwhile
         live.stop()
         left = live.wait(progress=False)
-        n_ordered = len(gateway.invoice())
+        n_submitted = len(gateway.invoice())
         saved = _download(flow, left)
-        assert saved[columns.OUTPUT_PATH].notna().sum() == len(gateway.invoice()) == n_ordered
+        assert saved[columns.OUTPUT_PATH].notna().sum() == len(gateway.invoice()) == n_submitted
 
 
 def test_rows_that_the_directory_no_longer_lists_are_fetched_too(flow):

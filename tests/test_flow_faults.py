@@ -35,7 +35,7 @@ def gateway() -> Iterator[dreamo.LocalGateway]:
 
 
 class Run:
-    """Three rows that only this test orders, worked off one at a time; the first is the one that is struck."""
+    """Three rows that only this test attempts, worked off one at a time; the first is the one that is struck."""
 
     def __init__(self, gateway: dreamo.LocalGateway, folder: Path, name: str) -> None:
         image = folder / "reference.png"
@@ -57,12 +57,12 @@ class Run:
             return None, type(refused).__name__
 
     def invoice(self) -> dict[int, list[dict[str, Any]]]:
-        """Give the service's orders by seed."""
-        orders: dict[int, list[dict[str, Any]]] = {seed: [] for seed in self.table["seed"]}
+        """Give the service's attempts by seed."""
+        attempts: dict[int, list[dict[str, Any]]] = {seed: [] for seed in self.table["seed"]}
         for line in self.gateway.invoice():
             if line["prompt"] == self._name:
-                orders[line["seed"]].append(line)
-        return orders
+                attempts[line["seed"]].append(line)
+        return attempts
 
 
 def test_table_has_every_fault_of_the_gateway_once():
@@ -80,7 +80,7 @@ def test_table_is_short_enough_to_read():
 @pytest.mark.usefixtures("_hurry")
 @pytest.mark.parametrize("row", ROWS, ids=[f"{stage}-{fault}" for stage, fault, _ in ROWS])
 def test_fault_does_what_the_table_says(row, gateway, tmp_path, capsys):
-    """What is seen, ordered and paid for the row struck is the table's; whatever is ambiguous is named."""
+    """What is seen, submitted and paid for the row struck is the table's; whatever is ambiguous is named."""
     stage, fault, outcome = row
     run = Run(gateway, tmp_path, f"{stage} {fault}")
     results, stopped = strike(run, stage, fault)
@@ -98,7 +98,7 @@ def test_fault_does_what_the_table_says(row, gateway, tmp_path, capsys):
 
 @pytest.mark.usefixtures("_hurry")
 @pytest.mark.parametrize("group", GROUPS, ids=[f"{group.stage}-{group.faults[0]}" for group in GROUPS])
-def test_same_call_after_a_fault_goes_on_and_orders_nothing_twice(group, gateway, tmp_path):
+def test_same_call_after_a_fault_goes_on_and_attempts_nothing_twice(group, gateway, tmp_path):
     """One fault of each group, and then the same call again without it."""
     run = Run(gateway, tmp_path, f"{group.stage} {group.faults[0]} again")
     strike(run, group.stage, group.faults[0])
@@ -108,10 +108,10 @@ def test_same_call_after_a_fault_goes_on_and_orders_nothing_twice(group, gateway
     assert stopped is None
     outcome = group.outcome
     assert results["status"].tolist() == [outcome.again or outcome.status, "completed", "completed"]
-    for seed, orders in run.invoice().items():
-        ids = [order["id"] for order in orders]
+    for seed, attempts in run.invoice().items():
+        ids = [attempt["id"] for attempt in attempts]
         assert len(ids) <= 1
-        assert [order["id"] for order in before[seed]] == ids[: len(before[seed])]
+        assert [attempt["id"] for attempt in before[seed]] == ids[: len(before[seed])]
     told = check_money(run, results)
     assert Decimal(dreamo.status(run.run_dir)["spent_usd"]) == told
 
@@ -130,11 +130,11 @@ def strike(run: Run, stage: str, fault: str) -> tuple[pd.DataFrame | None, str |
 
 def check(run: Run, results: pd.DataFrame, outcome: Outcome) -> None:
     struck = results.iloc[0]
-    (orders, *others) = run.invoice().values()
+    (attempts, *others) = run.invoice().values()
     seen = (struck["status"], maybe(struck["error_class"]), maybe(struck["may_have_been_billed"]))
     assert seen == (outcome.status, outcome.error_class, outcome.may_have_been_billed)
-    assert len(orders) == outcome.n_orders
-    billed = [order["cost"] for order in orders if order["cost"]]
+    assert len(attempts) == outcome.n_attempts
+    billed = [attempt["cost"] for attempt in attempts if attempt["cost"]]
     if outcome.money == "once":
         assert struck["cost"] == PRICE
         assert billed == [PRICE]
@@ -143,7 +143,7 @@ def check(run: Run, results: pd.DataFrame, outcome: Outcome) -> None:
         assert outcome.money == "open" or not billed
     if outcome.stops is None:
         assert results["status"].tolist()[1:] == ["completed", "completed"]
-        assert [len(orders) for orders in others] == [1, 1]
+        assert [len(attempts) for attempts in others] == [1, 1]
     check_money(run, results)
 
 
@@ -152,8 +152,10 @@ def check_money(run: Run, results: pd.DataFrame) -> Decimal:
     told = sum(map(Decimal, results["cost"].dropna()), Decimal(0))
     is_open = results["cost"].isna() & results["may_have_been_billed"].fillna(value=True)
     invoice = run.invoice()
-    hidden = [order["cost"] for seed in results.loc[is_open, "seed"] for order in invoice[seed]]
-    total = sum((Decimal(order["cost"] or 0) for orders in invoice.values() for order in orders), Decimal(0))
+    hidden = [attempt["cost"] for seed in results.loc[is_open, "seed"] for attempt in invoice[seed]]
+    total = sum(
+        (Decimal(attempt["cost"] or 0) for attempts in invoice.values() for attempt in attempts), Decimal(0)
+    )
     assert told + sum((Decimal(cost or 0) for cost in hidden), Decimal(0)) == total
     completed = results[results["status"] == "completed"]
     assert completed["output_error"].isna().all()

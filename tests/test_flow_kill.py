@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine.attempts import ORDERED, Stage
+from dreamo_batch.engine.attempts import SUBMITTED, Stage
 from dreamo_batch.engine.directory import RunDirectory
 from tests.zygote import Zygote
 
@@ -74,19 +74,19 @@ class Sweep:
     def finish(self) -> int:
         return self.start().wait(1200)
 
-    def wait_for_orders(self, n: int, child: Child) -> None:
+    def wait_for_attempts(self, n: int, child: Child) -> None:
         deadline = time.monotonic() + 60
         while len(self.gateway.invoice()) < n and child.poll() is None:
-            assert time.monotonic() < deadline, "the run ordered nothing"
+            assert time.monotonic() < deadline, "the run submitted nothing"
             time.sleep(0.005)
 
     def results(self) -> pd.DataFrame:
         return dreamo.load(self.run_dir)
 
-    def orders(self) -> list:
+    def attempts(self) -> list:
         from dreamo_batch.results.load import read_state
 
-        return [order for order in read_state(RunDirectory(self.run_dir)) if order.stage in ORDERED]
+        return [attempt for attempt in read_state(RunDirectory(self.run_dir)) if attempt.stage in SUBMITTED]
 
 
 def _reference(folder: Path) -> str:
@@ -98,13 +98,13 @@ def _reference(folder: Path) -> str:
 
 
 def assert_nothing_bought_twice(sweep: Sweep) -> None:
-    """At most one order per job; each is in the ledger, or its row is ambiguous."""
+    """At most one attempt per job; each is in the ledger, or its row is ambiguous."""
     invoice = sweep.gateway.invoice()
     per_seed = Counter(entry["seed"] for entry in invoice)
     assert max(per_seed.values()) == 1
-    orders = sweep.orders()
-    known = {order.task_id for order in orders if order.task_id is not None}
-    ambiguous_seeds = {order.seed_sent for order in orders if order.stage is Stage.AMBIGUOUS}
+    attempts = sweep.attempts()
+    known = {attempt.task_id for attempt in attempts if attempt.task_id is not None}
+    ambiguous_seeds = {attempt.seed_sent for attempt in attempts if attempt.stage is Stage.AMBIGUOUS}
     unknown = [entry["seed"] for entry in invoice if entry["id"] not in known]
     assert set(unknown) <= ambiguous_seeds
     assert len(known) + len(unknown) == len(invoice)
@@ -112,9 +112,9 @@ def assert_nothing_bought_twice(sweep: Sweep) -> None:
 
 def assert_money_adds_up(sweep: Sweep) -> None:
     """Ledger total + what ambiguous rows cost on the invoice = the invoice, to the last digit."""
-    orders = sweep.orders()
-    known = {order.task_id for order in orders if order.task_id is not None}
-    ledger = sum((Decimal(order.cost) for order in orders if order.cost), Decimal(0))
+    attempts = sweep.attempts()
+    known = {attempt.task_id for attempt in attempts if attempt.task_id is not None}
+    ledger = sum((Decimal(attempt.cost) for attempt in attempts if attempt.cost), Decimal(0))
     invoice = sweep.gateway.invoice()
     total = sum((Decimal(entry["cost"] or 0) for entry in invoice), Decimal(0))
     of_ambiguous = sum(
@@ -126,19 +126,19 @@ def assert_money_adds_up(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("n_round", ROUNDS)
 def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
-    """After each kill -9 every order is in the ledger or ambiguous; a last run completes everything else."""
+    """After each kill -9 every attempt is in the ledger or ambiguous; a last run completes everything else."""
     chance = random.Random(20 + n_round)
     sweep = Sweep(tmp_path, gateway, zygote, N_KILLS * ROWS_PER_KILL)
     n_ambiguous = 0
     for _ in range(N_KILLS):
         child = sweep.start()
-        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(0, 4), child)
+        sweep.wait_for_attempts(len(gateway.invoice()) + chance.randint(0, 4), child)
         time.sleep(chance.uniform(0, 0.4))
         child.send_signal(signal.SIGKILL)
         child.wait(60)
         if RunDirectory(sweep.run_dir).exists():
             assert_nothing_bought_twice(sweep)
-            now = sum(order.stage is Stage.AMBIGUOUS for order in sweep.orders())
+            now = sum(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())
             assert now - n_ambiguous <= MAX_IN_FLIGHT
             n_ambiguous = now
     assert len(gateway.invoice()) < sweep.n_rows, "the kills came too late to prove anything"
@@ -149,7 +149,7 @@ def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, g
     assert_money_adds_up(sweep)
     counts = sweep.results()["status"].value_counts()
     print(
-        f"{N_KILLS} kills, {len(gateway.invoice())} orders compared with the invoice, {n_ambiguous} ambiguous"
+        f"{N_KILLS} kills, {len(gateway.invoice())} attempts compared with the invoice, {n_ambiguous} ambiguous"
     )
     assert counts["completed"] == sweep.n_rows - n_ambiguous
     assert counts["ambiguous"] == n_ambiguous
@@ -189,20 +189,20 @@ while True:
 
 
 def settle_one(sweep: Sweep) -> None:
-    """Settle an order in doubt as the invoice has it."""
-    held = [order for order in sweep.orders() if order.stage is Stage.AMBIGUOUS]
+    """Settle an attempt in doubt as the invoice has it."""
+    held = [attempt for attempt in sweep.attempts() if attempt.stage is Stage.AMBIGUOUS]
     if held:
-        known = {order.task_id for order in sweep.orders()}
+        known = {attempt.task_id for attempt in sweep.attempts()}
         lost = {line["seed"]: line["id"] for line in sweep.gateway.invoice() if line["id"] not in known}
         task_id = lost.get(held[0].seed_sent)
         dreamo.resolve(
-            sweep.run_dir, held[0].job_id, order=held[0].order, task_id=task_id, not_sent=task_id is None
+            sweep.run_dir, held[0].job_id, attempt=held[0].attempt, task_id=task_id, not_sent=task_id is None
         )
 
 
 @pytest.mark.parametrize("n_round", ROUNDS)
 def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
-    """Killed while cells and threads start, run, retry, resolve and stop at once; one order is settled after each."""
+    """Killed while cells and threads start, run, retry, resolve and stop at once; one attempt is settled after each."""
     chance = random.Random(70 + n_round)
     n_kills = N_KILLS if IS_LONG else N_KILLS // 3
     sweep = Sweep(tmp_path, gateway, zygote, n_kills * ROWS_PER_KILL)
@@ -215,7 +215,7 @@ def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, ga
             str(chance.randrange(99)),
         ]
         child = zygote.start(args, {}, tmp_path / "errors.txt", TOUCHED)
-        sweep.wait_for_orders(len(gateway.invoice()) + chance.randint(1, 4), child)
+        sweep.wait_for_attempts(len(gateway.invoice()) + chance.randint(1, 4), child)
         time.sleep(chance.uniform(0, 0.6))
         assert child.poll() is None, child.errors.read_text()
         child.send_signal(signal.SIGKILL)
@@ -239,7 +239,7 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
     sweep = Sweep(tmp_path, gateway, zygote, N_INTERRUPTS * ROWS_PER_KILL)
     for _ in range(N_INTERRUPTS):
         child = sweep.start()
-        sweep.wait_for_orders(len(gateway.invoice()) + 1, child)
+        sweep.wait_for_attempts(len(gateway.invoice()) + 1, child)
         time.sleep(chance.uniform(0, 0.4))
         child.send_signal(getattr(signal, signal_name))
         code, stderr = child.wait(40), child.errors.read_text()
@@ -247,7 +247,7 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
         assert "The same call goes on" in stderr
         assert "Traceback" not in stderr
         assert_nothing_bought_twice(sweep)
-        assert not any(order.stage is Stage.AMBIGUOUS for order in sweep.orders())
+        assert not any(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())
 
     assert sweep.finish() == 0
 

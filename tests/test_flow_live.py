@@ -107,7 +107,7 @@ def test_start_returns_while_the_run_goes_on_and_wait_gives_the_table(flow, star
 
 
 def test_what_is_wrong_with_the_table_is_said_before_anything_begins(flow, start):
-    """An invalid row, a cap without a price and a bad option are raised by start itself, and nothing is ordered."""
+    """An invalid row, a cap without a price and a bad option are raised by start itself, and nothing is submitted."""
     with pytest.raises(errors.InvalidTable):
         start(flow.table.assign(prompt=""))
     with pytest.raises(errors.UsageError, match="max_in_flight"):
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_the_table_is_said_before_anything_begins(flow, start
     assert flow.invoice() == []
 
 
-def test_a_pause_orders_nothing_more_and_finishes_what_is_in_flight(flow, start, slow):
+def test_a_pause_attempts_nothing_more_and_finishes_what_is_in_flight(flow, start, slow):
     """While paused the tasks in flight end and are saved, and no create is sent; resume goes on."""
     live = start()
     until(lambda: are_two_under_way(live))
@@ -187,8 +187,8 @@ def test_run_takes_a_batch_over_which_then_follows_it(flow, start, slow):
     assert len(flow.invoice()) == 2
 
 
-def test_failed_rows_are_ordered_again_beside_what_is_under_way(flow, start, slow):
-    """Retry orders each failed row once more while others go on; a later resume does not order them again."""
+def test_failed_rows_are_submitted_again_beside_what_is_under_way(flow, start, slow):
+    """Retry submits each failed row once more while others go on; a later resume does not submit them again."""
     flow.gateway.faults.script("create", "fail_099")
     live = start()
     until(lambda: slow.let_tasks_end() or live.status.errors)
@@ -205,8 +205,8 @@ def test_failed_rows_are_ordered_again_beside_what_is_under_way(flow, start, slo
     assert len(flow.invoice()) == 7
 
 
-def test_rows_to_be_ordered_again_that_were_not_yet_are_kept_over_a_stop(flow, start, slow):
-    """start(retry_failed=True), stopped at once and gone on with, orders each failed row once more and no more."""
+def test_rows_to_be_submitted_again_that_were_not_yet_are_kept_over_a_stop(flow, start, slow):
+    """start(retry_failed=True), stopped at once and gone on with, attempts each failed row once more and no more."""
     flow.gateway.faults.script("create", *["fail_099"] * 6)
     live = start()
     until(lambda: slow.let_tasks_end() or live.status.is_over)
@@ -438,7 +438,7 @@ def test_nothing_is_left_behind(flow, start, slow):
 
 
 def test_a_call_that_goes_on_with_a_paused_run_says_so(flow, start, slow):
-    """Start again after a pause orders the rest, and tells that it was paused."""
+    """Start again after a pause submits the rest, and tells that it was paused."""
     start().pause()
     live = start()
     until(lambda: slow.let_tasks_end() or live.status.is_over)
@@ -505,7 +505,7 @@ def test_resolve_is_refused_beside_a_live_run_which_goes_on(flow, start, slow):
 
 
 def test_resolve_after_a_stop_keeps_the_answers_that_are_awaited(flow, start, slow):
-    """Creates on the wire are still recorded, though an order is settled meanwhile."""
+    """Creates on the wire are still recorded, though an attempt is settled meanwhile."""
     flow.gateway.faults.script("create", "drop_after_accept", "slow", seconds=2.0)
     live = start()
     until(lambda: is_one_ambiguous(live))
@@ -623,7 +623,7 @@ def test_calls_of_several_threads_at_once_all_give_the_whole_table(flow, start, 
 
 
 def test_a_call_whose_run_went_on_with_another_table_says_what_is_left(flow, start, slow):
-    """Its rows that nobody ordered are told, with the table as it stands."""
+    """Its rows that nobody submitted are told, with the table as it stands."""
     waiting: list[object] = []
     thread = threading.Thread(target=lambda: waiting.extend(in_threads(lambda: flow.run(max_in_flight=1))))
     thread.start()

@@ -163,9 +163,9 @@ def test_cap_on_tasks_over_a_socket(n_most, n_rows, asks, asked, tmp_path):
             max_in_flight=60,
             progress=False,
         )
-        n_orders = len(gateway.invoice())
+        n_attempts = len(gateway.invoice())
     assert (done["status"] == "completed").all()
-    assert n_orders == n_rows
+    assert n_attempts == n_rows
     assert asked.n_refused() < 40  # the first burst of creates, and few trials
 
 
@@ -181,8 +181,8 @@ def test_cap_on_requests_over_a_socket(asks, asked, tmp_path):
             max_in_flight=60,
             progress=False,
         )
-        n_orders = len(gateway.invoice())
+        n_attempts = len(gateway.invoice())
     assert (done["status"] == "completed").all()
     assert done["output_error"].isna().all()
-    assert n_orders == 120
+    assert n_attempts == 120
     assert 0 < asked.n_refused() < 60  # of about 360: the bursts until the rate is known

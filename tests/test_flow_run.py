@@ -59,7 +59,7 @@ def jobs(reference, n: int = 4, **more) -> pd.DataFrame:
 
 
 def test_every_row_comes_back_with_picture_cost_and_the_users_columns(run, gateway, reference, tmp_path):
-    """Index, order and columns are the user's; each picture is on disk and the money is the invoice's."""
+    """Index, attempt and columns are the user's; each picture is on disk and the money is the invoice's."""
     table = jobs(reference, mine=[3, 1, None, 2]).set_axis(["d", "a", "a", "b"], axis=0)
     before = table.copy(deep=True)
     done = run(table)
@@ -91,7 +91,7 @@ def test_only_content_decides_what_is_bought(run, gateway, reference, tmp_path, 
 
 
 def test_an_extended_table_buys_only_what_is_new(run, gateway, reference):
-    """Two seeds more are two orders more."""
+    """Two seeds more are two attempts more."""
     run(jobs(reference, 2))
     done = run(jobs(reference, 4))
     assert sorted(line["seed"] for line in gateway.invoice()) == [0, 1, 2, 3]
@@ -157,7 +157,7 @@ def test_any_index_survives(run, reference, tmp_path, index):
 
 
 def test_an_empty_table_is_a_finished_run(run, gateway, reference):
-    """No rows, no orders, no error."""
+    """No rows, no attempts, no error."""
     done = run(jobs(reference, 0))
     assert len(done) == 0
     assert set(columns.OUTPUTS) <= set(done.columns)
@@ -175,7 +175,7 @@ def test_results_are_the_same_from_disk_parquet_and_csv(run, reference, tmp_path
 
 
 def test_invalid_rows_stop_the_call_before_anything_is_sent(run, gateway, reference, tmp_path):
-    """All problems are in the error, nothing was ordered, and no ledger was begun."""
+    """All problems are in the error, nothing was submitted, and no ledger was begun."""
     table = jobs(reference).assign(prompt=["", "on a beach", None, 5])
     with pytest.raises(dreamo.InvalidTable, match="3 of the rows") as caught:
         run(table)
@@ -256,8 +256,8 @@ def test_references_can_be_left_out(gateway, reference, tmp_path):
     assert not (tmp_path / "refused" / "inputs").exists()
 
 
-def test_a_failed_row_is_ordered_again_only_when_asked(run, gateway, reference, tmp_path):
-    """The same call leaves it failed; retry_failed orders it once more; both orders stay in the ledger."""
+def test_a_failed_row_is_submitted_again_only_when_asked(run, gateway, reference, tmp_path):
+    """The same call leaves it failed; retry_failed attempts it once more; both attempts stay in the ledger."""
     gateway.faults.script("create", "fail_095")
     table = jobs(reference, 2)
     first = run(table)
@@ -273,7 +273,7 @@ def test_a_failed_row_is_ordered_again_only_when_asked(run, gateway, reference, 
 
 
 def test_a_row_may_fail_twice_without_a_cost(run, gateway, reference):
-    """Several orders of which none has a cost leave the cost missing."""
+    """Several attempts of which none has a cost leave the cost missing."""
     table = jobs(reference, 1)
     gateway.faults.script("create", "fail_099", "fail_099")
     run(table)
@@ -283,7 +283,7 @@ def test_a_row_may_fail_twice_without_a_cost(run, gateway, reference):
 
 
 def test_attempts_are_made_only_for_unbilled_failures(run, gateway, reference):
-    """max_attempts=2 orders a 099 again by itself, and leaves a 096, which may be billed, alone."""
+    """max_attempts=2 attempts a 099 again by itself, and leaves a 096, which may be billed, alone."""
     gateway.faults.script("create", "fail_099")
     gateway.faults.script("create", "fail_096")
     done = run(jobs(reference, 3), max_attempts=2)
@@ -294,7 +294,7 @@ def test_attempts_are_made_only_for_unbilled_failures(run, gateway, reference):
 
 
 def test_an_ambiguous_row_is_held_until_it_is_settled(run, gateway, reference, tmp_path):
-    """A lost answer is never sent again by itself; the right task id makes the row whole without a new order."""
+    """A lost answer is never sent again by itself; the right task id makes the row whole without a new attempt."""
     gateway.faults.script("create", "drop_after_accept")
     table = jobs(reference)
     first = run(table)
@@ -311,7 +311,7 @@ def test_an_ambiguous_row_is_held_until_it_is_settled(run, gateway, reference, t
     assert len(gateway.invoice()) == 4
 
 
-def test_an_ambiguous_row_that_was_not_sent_is_ordered_after_the_users_word(
+def test_an_ambiguous_row_that_was_not_sent_is_submitted_after_the_users_word(
     run, gateway, reference, tmp_path
 ):
     """resolve(not_sent=True) frees the row for the next call."""
@@ -338,8 +338,8 @@ def test_ambiguous_rows_can_be_sent_again_knowingly(run, gateway, reference):
     assert done[columns.MAY_HAVE_BEEN_BILLED].sum() == 1
 
 
-def test_an_order_in_doubt_behind_a_later_one_is_settled_by_its_number(run, gateway, reference, tmp_path):
-    """Its cost and its picture come in; the row shows the latest order, and nothing is bought anew."""
+def test_an_attempt_in_doubt_behind_a_later_one_is_settled_by_its_number(run, gateway, reference, tmp_path):
+    """Its cost and its picture come in; the row shows the latest attempt, and nothing is bought anew."""
     run_dir, table = tmp_path / "run", jobs(reference, 1)
     for _ in range(2):
         gateway.faults.script("create", "drop_after_accept")
@@ -348,21 +348,23 @@ def test_an_order_in_doubt_behind_a_later_one_is_settled_by_its_number(run, gate
     first, second, third = (line["id"] for line in gateway.invoice())
     assert done[columns.TASK_ID].tolist() == [third]
 
-    with pytest.raises(errors.UsageError, match="say which: order=1 or order=2"):
+    with pytest.raises(errors.UsageError, match="say which: attempt=1 or attempt=2"):
         dreamo.resolve(run_dir, 0, task_id=first)
-    with pytest.raises(errors.UsageError, match="order 3 of row 0 is not ambiguous; give order=1 or order=2"):
-        dreamo.resolve(run_dir, 0, order=3, task_id=first)
-    with pytest.raises(errors.UsageError, match="is order 3 of job"):
-        dreamo.resolve(run_dir, 0, order=1, task_id=third)
-    dreamo.resolve(run_dir, 0, order=1, task_id=first)
+    with pytest.raises(
+        errors.UsageError, match="attempt 3 of row 0 is not ambiguous; give attempt=1 or attempt=2"
+    ):
+        dreamo.resolve(run_dir, 0, attempt=3, task_id=first)
+    with pytest.raises(errors.UsageError, match="is attempt 3 of job"):
+        dreamo.resolve(run_dir, 0, attempt=1, task_id=third)
+    dreamo.resolve(run_dir, 0, attempt=1, task_id=first)
     dreamo.resolve(run_dir, 0, not_sent=True)  # the only one that is left
     again = run(table)
 
     assert [line["id"] for line in gateway.invoice()] == [first, second, third]
-    orders = dreamo.attempts(run_dir)
-    assert orders[columns.TASK_ID].tolist() == [first, third]
+    attempts = dreamo.attempts(run_dir)
+    assert attempts[columns.TASK_ID].tolist() == [first, third]
     job_id = done[columns.JOB_ID].iloc[0]
-    assert orders[columns.OUTPUT_PATH].tolist() == [f"images/{job_id}-order-1.jpg", f"images/{job_id}.jpg"]
+    assert attempts[columns.OUTPUT_PATH].tolist() == [f"images/{job_id}-order-1.jpg", f"images/{job_id}.jpg"]
     assert again[columns.OUTPUT_PATH].equals(done[columns.OUTPUT_PATH])
     costs = {line["id"]: Decimal(line["cost"]) for line in gateway.invoice()}
     assert Decimal(again[columns.COST].iloc[0]) == costs[first] + costs[third]
@@ -391,7 +393,7 @@ def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
 
 
 def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
-    """Only the failed rows named, or of the class named, are ordered again."""
+    """Only the failed rows named, or of the class named, are submitted again."""
     gateway.faults.set({"create": {"fail_099": 1.0}})
     run(jobs(reference, 3))
     gateway.faults.clear()
@@ -435,7 +437,7 @@ def test_a_service_that_needs_a_key_is_not_asked_without_one(reference, tmp_path
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_picture_that_was_deleted_is_fetched_again_and_not_ordered(run, gateway, reference, tmp_path):
+def test_a_picture_that_was_deleted_is_fetched_again_and_not_submitted(run, gateway, reference, tmp_path):
     """The next call brings a missing picture back from the service."""
     table = jobs(reference, 2)
     done = run(table)
@@ -449,7 +451,7 @@ def test_a_picture_that_was_deleted_is_fetched_again_and_not_ordered(run, gatewa
 
 
 def test_pictures_can_be_left_and_fetched_later(run, gateway, reference):
-    """download=False leaves them at the service; a later call fetches without ordering."""
+    """download=False leaves them at the service; a later call fetches without submitting."""
     table = jobs(reference, 2)
     assert run(table, download=False)[columns.OUTPUT_PATH].isna().all()
     assert run(table)[columns.OUTPUT_PATH].notna().all()
@@ -457,7 +459,7 @@ def test_pictures_can_be_left_and_fetched_later(run, gateway, reference):
 
 
 def test_a_reference_that_changed_after_the_check_is_not_sent(run, gateway, reference, tmp_path):
-    """The worker hashes what it sends; other bytes than those planned are not ordered, and the row says so."""
+    """The worker hashes what it sends; other bytes than those planned are not submitted, and the row says so."""
     gateway.faults.script("create", "http_429_seconds")  # keeps the second row waiting for a second
     table = pd.concat([jobs(reference, 1), jobs(reference, 1).assign(image=str(_other(tmp_path)))])
     changing = threading.Thread(target=_change_once_asked, args=(tmp_path / "other.png", tmp_path / "run"))
@@ -482,8 +484,8 @@ def _change_once_asked(picture, run_dir) -> None:
     Image.new("RGB", (64, 64), "white").save(picture)
 
 
-def test_a_reference_that_is_gone_matters_only_for_new_orders(run, gateway, reference):
-    """Rows that were ordered keep their job and their picture although the file was deleted since."""
+def test_a_reference_that_is_gone_matters_only_for_new_attempts(run, gateway, reference):
+    """Rows that were submitted keep their job and their picture although the file was deleted since."""
     table = jobs(reference, 2)
     first = run(table, keep_references=False)
     reference.unlink()
@@ -496,12 +498,12 @@ def test_a_reference_that_is_gone_matters_only_for_new_orders(run, gateway, refe
     assert len(gateway.invoice()) == 2
 
 
-def test_orders_outside_the_table_stay_in_the_ledger_and_the_budget(run, gateway, reference, tmp_path):
-    """A table that shares nothing with the last is allowed; status still counts every order."""
+def test_attempts_outside_the_table_stay_in_the_ledger_and_the_budget(run, gateway, reference, tmp_path):
+    """A table that shares nothing with the last is allowed; status still counts every attempt."""
     run(jobs(reference, 2))
     run(jobs(reference, 2).assign(prompt="in the snow"))
     counted = dreamo.status(tmp_path / "run")
-    assert counted["orders"] == 4
+    assert counted["attempts"] == 4
     assert counted["rows"] == 2
     assert Decimal(counted["spent_usd"]) == sum(Decimal(line["cost"]) for line in gateway.invoice())
 
@@ -538,7 +540,7 @@ def test_a_running_gateway_can_be_given(gateway, reference, tmp_path):
     assert (done[columns.STATUS] == columns.COMPLETED).all()
 
 
-def _interrupt_once_ordered(gateway: dreamo.LocalGateway, n: int) -> threading.Thread:
+def _interrupt_once_submitted(gateway: dreamo.LocalGateway, n: int) -> threading.Thread:
     def wait_and_interrupt() -> None:
         while len(gateway.invoice()) < n:
             time.sleep(0.01)
@@ -556,7 +558,7 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         gateway.faults.script("create", "slow", seconds=4.0)
         table = jobs(reference, 20)
         service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "max_in_flight": 2}
-        thread = _interrupt_once_ordered(gateway, 1)
+        thread = _interrupt_once_submitted(gateway, 1)
         with pytest.raises(KeyboardInterrupt):
             dreamo.run(table, tmp_path / "run", **service)
         left_at = time.monotonic()
@@ -667,7 +669,7 @@ def test_a_run_without_standard_error_gives_its_results(gateway, reference, monk
     assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED]
 
 
-def test_the_bar_of_a_retry_counts_what_is_ordered_again(run, gateway, reference, tmp_path, monkeypatch):
+def test_the_bar_of_a_retry_counts_what_is_submitted_again(run, gateway, reference, tmp_path, monkeypatch):
     """From 0 to the number of rows chosen."""
     gateway.faults.script("create", "fail_096", "fail_096")
     run(jobs(reference, 5))
@@ -734,16 +736,16 @@ def test_what_ends_a_script_is_shown_at_its_own_line(reference, tmp_path, lines,
     assert f"\n{error}" in trace
 
 
-def test_a_job_settled_as_taken_is_not_ordered_again_though_a_later_order_failed(
+def test_a_job_settled_as_taken_is_not_submitted_again_though_a_later_attempt_failed(
     run, gateway, reference, tmp_path
 ):
-    """The order that has the picture speaks for the job: its status, its cost, and every later call."""
+    """The attempt that has the picture speaks for the job: its status, its cost, and every later call."""
     run_dir, table = tmp_path / "run", jobs(reference, 1)
     gateway.faults.script("create", "drop_after_accept", "error_code_message")
     run(table)
     run(table, on_ambiguous="resubmit")
     (line,) = gateway.invoice()
-    dreamo.resolve(run_dir, 0, order=1, task_id=line["id"])
+    dreamo.resolve(run_dir, 0, attempt=1, task_id=line["id"])
     for _ in range(2):
         done = run(table, retry_failed=True, on_ambiguous="resubmit", max_attempts=5)
         assert done["status"].tolist() == ["completed"]
@@ -763,14 +765,14 @@ def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, re
         dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
 
 
-def test_a_picture_that_is_there_shows_though_a_later_order_is_in_doubt(run, gateway, reference, tmp_path):
+def test_a_picture_that_is_there_shows_though_a_later_attempt_is_in_doubt(run, gateway, reference, tmp_path):
     """The row is completed and says that money may be gone; the doubt can still be settled, and nothing is bought."""
     run_dir, table = tmp_path / "run", jobs(reference, 1)
     gateway.faults.script("create", "drop_after_accept", "drop_after_accept")
     run(table)
     run(table, on_ambiguous="resubmit")
     first, second = gateway.invoice()
-    dreamo.resolve(run_dir, 0, order=1, task_id=first["id"])
+    dreamo.resolve(run_dir, 0, attempt=1, task_id=first["id"])
     done = run(table, retry_failed=True, on_ambiguous="resubmit", max_attempts=5)
     assert done["status"].tolist() == ["completed"]
     assert done["task_id"].tolist() == [first["id"]]

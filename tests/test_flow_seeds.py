@@ -475,7 +475,7 @@ def test_a_probe_buys_each_row_twice_and_says_what_that_costs(jobs, gateway, tmp
     seeds = [line["seed"] for line in gateway.invoice()]
     assert len(seeds) == 4
     assert sorted(set(seeds)) == sorted(probed["seed_sent"])
-    assert asked[0].startswith("Probing buys 2 rows twice: 4 new orders, for up to USD 0.0")
+    assert asked[0].startswith("Probing buys 2 rows twice: 4 new attempts, for up to USD 0.0")
     assert asked[0] in capsys.readouterr().err
     again = dreamo.probe_seeds(jobs, tmp_path / "probe", k=2, max_cost="1", ask=ask, gateway=gateway, **QUIET)
     assert (len(gateway.invoice()), len(asked)) == (4, 1)
@@ -528,7 +528,7 @@ def test_a_probe_without_a_known_price_is_refused_by_the_run(jobs, tmp_path):
 
 
 def test_half_a_pair_is_told(jobs, tmp_path):
-    """One order of four fails: its pair can't be compared, and says why."""
+    """One attempt of four fails: its pair can't be compared, and says why."""
     faults = {"script": {"create": [{"fault": "slow", "seconds": 0}, "fail_099"]}}
     with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
         probed = dreamo.probe_seeds(

@@ -15,7 +15,7 @@ from PIL import Image
 from dreamo_batch.gateway.pictures import (
     IMAGE_DESCRIPTION_TAG,
     SOFTWARE_TAG,
-    Order,
+    Drawing,
     banner,
     by_name,
     load,
@@ -25,11 +25,11 @@ from dreamo_batch.gateway.pictures import (
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
 PHOTO = (DATA / "chelsea.jpg").read_bytes()
-ORDER = Order("a fox on the beach at sunset", 42, 512, 512, use_rephraser=True)
+ORDER = Drawing("a fox on the beach at sunset", 42, 512, 512, use_rephraser=True)
 PURE_BLUE = (0, 0, 255)
 
 
-def painted(order: Order = ORDER, reference: bytes = MASCOT, engine: str = "preview") -> Image.Image:
+def painted(order: Drawing = ORDER, reference: bytes = MASCOT, engine: str = "preview") -> Image.Image:
     picture = by_name(engine).generate(order, reference)
     image = Image.open(io.BytesIO(picture.content))
     image.load()

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from dreamo_batch.gateway import schemas
 from dreamo_batch.gateway.desk import Settings, price_of, size_price, total
-from dreamo_batch.gateway.pictures import Order
+from dreamo_batch.gateway.pictures import Drawing
 from dreamo_batch.gateway.schemas import BadReference, look_at
 from dreamo_batch.gateway.tasks import Bucket, Slots, Store, Task, read_latency, retry_hint
 from tests.local_client import REFERENCE, body, picture_file
 
-ORDER = Order("a fox", 1, 512, 512, use_rephraser=True)
+ORDER = Drawing("a fox", 1, 512, 512, use_rephraser=True)
 
 
 def read(**params: object) -> schemas.Form:

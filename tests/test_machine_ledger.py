@@ -79,21 +79,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger is not None)
     @rule(job_id=st.sampled_from(JOBS), choice=st.integers(0, 3), is_new=st.booleans())
     def record(self, job_id: str, choice: int, *, is_new: bool) -> None:
-        orders = self.ledger.state.of(job_id)
-        latest = orders[-1] if orders else None
+        attempts = self.ledger.state.of(job_id)
+        latest = attempts[-1] if attempts else None
         kinds = NEXT[latest.stage] if latest else ()
         self.at += 0.000001 + choice
         if latest is None or not kinds or (is_new and latest.stage == "ambiguous"):
-            made = event(Kind.SENDING, job_id, len(orders) + 1, round(self.at, 6), reserved="0.03")
+            made = event(Kind.SENDING, job_id, len(attempts) + 1, round(self.at, 6), reserved="0.03")
         else:
             kind = kinds[choice % len(kinds)]
             fields = (
                 {"task_id": f"{job_id}-{self.at}"} if kind is Kind.ACCEPTED else {"error_message": "蓝\u2028"}
             )
-            made = event(kind, job_id, latest.order, round(self.at, 6), **fields)
-        (order,) = self.ledger.record([made])
+            made = event(kind, job_id, latest.attempt, round(self.at, 6), **fields)
+        (attempt,) = self.ledger.record([made])
         self.waiting.append(made)
-        assert order == self.ledger.state.find(job_id, made.order)
+        assert attempt == self.ledger.state.find(job_id, made.attempt)
 
     @precondition(lambda self: self.ledger is not None)
     @rule(cap=st.sampled_from([None, "5", "0.12"]))
@@ -188,12 +188,12 @@ def test_whatever_a_crash_leaves_is_read_the_same_in_both_ways(steps):
     ledger, known, at = Ledger(RunDirectory(folder), "loopback", "00ff"), State(), 0.0
     try:
         for job_id, choice, then in steps:
-            orders, at = known.of(job_id), at + 1.0
-            kinds = NEXT[orders[-1].stage] if orders else ()
+            attempts, at = known.of(job_id), at + 1.0
+            kinds = NEXT[attempts[-1].stage] if attempts else ()
             if kinds:
-                made = event(kinds[choice % len(kinds)], job_id, orders[-1].order, at)
+                made = event(kinds[choice % len(kinds)], job_id, attempts[-1].attempt, at)
             else:
-                made = event(Kind.SENDING, job_id, len(orders) + 1, at, reserved="0.03")
+                made = event(Kind.SENDING, job_id, len(attempts) + 1, at, reserved="0.03")
             ledger.record([made])
             known.apply(made)
             ledger.commit()
@@ -210,8 +210,8 @@ def test_whatever_a_crash_leaves_is_read_the_same_in_both_ways(steps):
 
 
 def assert_both_ways_agree(folder: Path) -> None:
-    """Folding all, and laying few events over many rows, give the same orders."""
+    """Folding all, and laying few events over many rows, give the same attempts."""
     directory = RunDirectory(folder)
     fast, slow = ledger_frame(directory), to_frame(to_arrow(read_state(directory)))
-    fast, key = fast[fast["stage"] != "pending"], ["job_id", "order", "stage"]
+    fast, key = fast[fast["stage"] != "pending"], ["job_id", "attempt", "stage"]
     pd.testing.assert_frame_equal(*(one.sort_values(key, ignore_index=True) for one in (fast, slow)))

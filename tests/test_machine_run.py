@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch.engine import plan, requests
-from dreamo_batch.engine.attempts import OPEN, ORDERED, Kind, Stage, State
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Kind, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, money, total
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
@@ -183,10 +183,10 @@ class MemoryLedger:
     def record(self, events):
         events = list(events)
         self.waiting += events
-        orders = [self.state.apply(one) for one in events]
+        attempts = [self.state.apply(one) for one in events]
         for one in events:
             self.watch(one)
-        return orders
+        return attempts
 
     def commit(self) -> None:
         self.committed += self.waiting
@@ -212,7 +212,7 @@ class World:
         self.service = Service(self.clock, self.source, weather)
         self.table = prepared(*(f"job-{i}" for i in range(n_jobs)))
         self.ledger = MemoryLedger()
-        self.found: list = []  # orders in doubt that were settled as taken
+        self.found: list = []  # attempts in doubt that were settled as taken
         self.n_creates_lost_on_the_wire = 0
 
     def call(
@@ -235,8 +235,8 @@ class World:
         what others do to the live run, and in which step.
         """
         state = self.ledger.state
-        for order in interrupted(state):
-            self.ledger.record([requests.interrupted(order, self.clock.wall())])
+        for attempt in interrupted(state):
+            self.ledger.record([requests.interrupted(attempt, self.clock.wall())])
         self.ledger.commit()
         self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
@@ -253,7 +253,7 @@ class World:
     def prepare(self, cap, *, limits, unit_cost, pilot, **options) -> tuple[Coordinator, Watch]:
         """Plan a call as it is planned in the runner's thread: nothing is changed yet."""
         state, before = self.ledger.state, self.runner.coordinator
-        budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, orders=state)
+        budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
         if before is not None and before.schedule.is_submitting and not before.schedule.is_halted:
             waiting = {job_id for job_id, _ in before.schedule.waiting}
             options["chosen"] = options.get("chosen", frozenset()) | waiting
@@ -294,28 +294,28 @@ class World:
             self.coordinator.halt()
 
     def settle(self) -> None:
-        """Settle an order in doubt, as who looks at the service's own list finds it."""
-        in_doubt = [order for order in self.ledger.state if order.stage is Stage.AMBIGUOUS]
+        """Settle an attempt in doubt, as who looks at the service's own list finds it."""
+        in_doubt = [attempt for attempt in self.ledger.state if attempt.stage is Stage.AMBIGUOUS]
         if not in_doubt:
             return
-        order = self.source.choice(in_doubt)
-        taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(order)]
-        self.found += [order] if taken else []
-        self.runner.settle(requests.resolved(order, self.clock.wall(), taken[0] if taken else None))
+        attempt = self.source.choice(in_doubt)
+        taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(attempt)]
+        self.found += [attempt] if taken else []
+        self.runner.settle(requests.resolved(attempt, self.clock.wall(), taken[0] if taken else None))
 
     def check(self) -> None:
         """Compare the ledger with the invoice."""
-        invoice, orders = self.service.invoice, list(self.ledger.state)
+        invoice, attempts = self.service.invoice, list(self.ledger.state)
         assert max(Counter(taken.key for taken in invoice.values()).values(), default=0) <= 1
-        for job_id in {order.job_id for order in orders if order.stage is Stage.COMPLETED}:
+        for job_id in {attempt.job_id for attempt in attempts if attempt.stage is Stage.COMPLETED}:
             assert self.ledger.state.deciding(job_id).stage is Stage.COMPLETED
-        known = {order.task_id: order for order in orders if order.task_id is not None}
-        doubtful = {(o.job_id, o.order) for o in orders if o.stage in (Stage.AMBIGUOUS, Stage.SENDING)}
+        known = {attempt.task_id: attempt for attempt in attempts if attempt.task_id is not None}
+        doubtful = {(o.job_id, o.attempt) for o in attempts if o.stage in (Stage.AMBIGUOUS, Stage.SENDING)}
         assert set(known) <= set(invoice)
         in_doubt = [taken for task_id, taken in invoice.items() if task_id not in known]
         assert all(taken.key in doubtful for taken in in_doubt)
-        unsettled = [invoice[task_id] for task_id, order in known.items() if order.cost is None]
-        spent = total(money(order.cost) for order in orders if order.cost is not None)
+        unsettled = [invoice[task_id] for task_id, attempt in known.items() if attempt.cost is None]
+        spent = total(money(attempt.cost) for attempt in attempts if attempt.cost is not None)
         billed = total(taken.cost for taken in invoice.values())
         assert spent + total(taken.cost for taken in (*in_doubt, *unsettled)) == billed
 
@@ -348,47 +348,49 @@ class Watch:
         self.settled_before = {key_of(o) for o in coordinator.ledger.state if o.stage is Stage.COMPLETED}
         # Pilots count over the directory's life.
         self.unpriced = {
-            key_of(o) for o in coordinator.ledger.state if o.stage in ORDERED and o.reserved is None
+            key_of(o) for o in coordinator.ledger.state if o.stage in SUBMITTED and o.reserved is None
         }
 
     def __call__(self, event) -> None:
         if event.kind is not Kind.SENDING:
             return
-        schedule, orders = self.coordinator.schedule, list(self.coordinator.ledger.state)
+        schedule, attempts = self.coordinator.schedule, list(self.coordinator.ledger.state)
         assert not schedule.is_paused
-        others = [o for o in orders if o.job_id == event.job_id and o.order != event.order]
+        others = [o for o in attempts if o.job_id == event.job_id and o.attempt != event.attempt]
         assert not any(o.stage in OPEN or o.stage is Stage.COMPLETED for o in others), (
-            "ordered once too often"
+            "submitted once too often"
         )
-        n_sending = sum(order.stage is Stage.SENDING for order in orders)
+        n_sending = sum(attempt.stage is Stage.SENDING for attempt in attempts)
         assert n_sending <= self.limits.n_creating
-        overdue = [o for o in orders if o.stage in OPEN and o.error_class == requests.TASK_TIMEOUT]
-        n_open = sum(order.stage in OPEN for order in orders)
+        overdue = [o for o in attempts if o.stage in OPEN and o.error_class == requests.TASK_TIMEOUT]
+        n_open = sum(attempt.stage in OPEN for attempt in attempts)
         assert n_open <= self.limits.max_in_flight + len(overdue)
         assert schedule.n_in_flight <= schedule.window.size <= self.limits.max_in_flight
         assert schedule.outage.mood != "down"
         if self.cap is not None:
-            self.look_at_money(event, orders)
+            self.look_at_money(event, attempts)
 
-    def look_at_money(self, event, orders) -> None:
+    def look_at_money(self, event, attempts) -> None:
         if "reserved" not in event.fields:
-            self.unpriced.add((event.job_id, event.order))
-            ordered = {key_of(order) for order in orders if order.stage in ORDERED}
-            assert len(self.unpriced & ordered) <= self.n_pilot
+            self.unpriced.add((event.job_id, event.attempt))
+            submitted = {key_of(attempt) for attempt in attempts if attempt.stage in SUBMITTED}
+            assert len(self.unpriced & submitted) <= self.n_pilot
             return
         price = self.coordinator.budget.price
-        completed = [o for o in orders if o.stage is Stage.COMPLETED and key_of(o) not in self.settled_before]
-        seen = [money(order.cost) for order in completed if order.cost is not None]
+        completed = [
+            o for o in attempts if o.stage is Stage.COMPLETED and key_of(o) not in self.settled_before
+        ]
+        seen = [money(attempt.cost) for attempt in completed if attempt.cost is not None]
         assert Decimal(event.fields["reserved"]) == price >= max(seen, default=0)
-        spent = total(money(order.cost) for order in orders if order.cost is not None)
-        owed = [o for o in orders if not (o.stage is Stage.FAILED and o.error_code in UNBILLED)]
-        held = [order for order in owed if order.stage in ORDERED and order.cost is None]
-        reserved = total(price if order.reserved is None else money(order.reserved) for order in held)
+        spent = total(money(attempt.cost) for attempt in attempts if attempt.cost is not None)
+        owed = [o for o in attempts if not (o.stage is Stage.FAILED and o.error_code in UNBILLED)]
+        held = [attempt for attempt in owed if attempt.stage in SUBMITTED and attempt.cost is None]
+        reserved = total(price if attempt.reserved is None else money(attempt.reserved) for attempt in held)
         assert spent + reserved <= self.cap
 
 
-def key_of(order) -> tuple[str, int]:
-    return order.job_id, order.order
+def key_of(attempt) -> tuple[str, int]:
+    return attempt.job_id, attempt.attempt
 
 
 class Loop:
@@ -418,8 +420,8 @@ class Loop:
             is_news = self.give()
             if self.coordinator.is_over():
                 self.world.ledger.commit()
-                orders = list(self.world.ledger.state)
-                assert all(order.stage is not Stage.SENDING for order in orders), (
+                attempts = list(self.world.ledger.state)
+                assert all(attempt.stage is not Stage.SENDING for attempt in attempts), (
                     "an answer is awaited by nobody"
                 )
                 return
@@ -558,7 +560,7 @@ calls = st.fixed_dictionaries(
     st.integers(0, 9999),
 )
 def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
-    """Through any faults, crashes and options: limits hold at every create, and every order is accounted for."""
+    """Through any faults, crashes and options: limits hold at every create, and every attempt is accounted for."""
     world = World(n_jobs, weather, seed)
     for call, pause_s in some_calls:
         world.call(**call)
@@ -587,10 +589,10 @@ def test_a_live_run_is_not_harmed_by_another_verb(what):
         world.service.weather = Weather()
         world.call(limits=limits)
         world.check()
-        stages = Counter(order.stage for order in world.ledger.state)
+        stages = Counter(attempt.stage for attempt in world.ledger.state)
         assert set(stages) <= {Stage.COMPLETED, Stage.FAILED, Stage.AMBIGUOUS}
-        assert {order.job_id for order in world.ledger.state} == set(world.table.jobs)
-        assert all(len(world.ledger.state.of(order.job_id)) == order.order for order in world.found)
+        assert {attempt.job_id for attempt in world.ledger.state} == set(world.table.jobs)
+        assert all(len(world.ledger.state.of(attempt.job_id)) == attempt.attempt for attempt in world.found)
 
 
 def test_a_fair_day_buys_each_job_once():
@@ -598,9 +600,9 @@ def test_a_fair_day_buys_each_job_once():
     world = World(30, Weather(), 0)
     world.call(limits=Limits())
     world.check()
-    orders = list(world.ledger.state)
-    assert [order.stage for order in orders] == [Stage.COMPLETED] * 30
-    assert all(order.output_path and order.cost for order in orders)
+    attempts = list(world.ledger.state)
+    assert [attempt.stage for attempt in attempts] == [Stage.COMPLETED] * 30
+    assert all(attempt.output_path and attempt.cost for attempt in attempts)
     n_events = len(world.ledger.committed)
     world.call(limits=Limits(), should_download=False)
     assert len(world.ledger.committed) == n_events
@@ -614,17 +616,17 @@ def test_a_crash_leaves_no_more_in_doubt_than_was_on_the_wire(seed, crash_after)
     world = World(12, Weather(latency_s=1.0), seed)
     limits = Limits(max_in_flight=4, n_workers=6)
     world.call(limits=limits, crash_after=crash_after)
-    n_on_the_wire = sum(order.stage is Stage.SENDING for order in world.ledger.state)
+    n_on_the_wire = sum(attempt.stage is Stage.SENDING for attempt in world.ledger.state)
     assert n_on_the_wire <= 4
     world.call(limits=limits)
     world.check()
-    stages = Counter(order.stage for order in world.ledger.state)
+    stages = Counter(attempt.stage for attempt in world.ledger.state)
     assert stages[Stage.AMBIGUOUS] == n_on_the_wire
     assert stages[Stage.COMPLETED] == 12 - n_on_the_wire
 
 
 def test_the_cap_binds_across_calls():
-    """A cap is for all that was ever ordered; reached, it says so, and raised, it goes on."""
+    """A cap is for all that was ever submitted; reached, it says so, and raised, it goes on."""
     world = World(10, Weather(), 0)
     for cap, n_bought in (("0.0857", 2), ("0.0858", 3), ("0.0858", 3), ("1", 10)):
         world.call(limits=Limits(), cap=Decimal(cap), unit_cost=Decimal("0.0286"))
@@ -638,12 +640,12 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
     world = World(3, Weather(stuck=1.0), 0)
     world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
-    assert "2 jobs were not ordered" in str(world.coordinator.stopped)
-    assert [order.error_class for order in world.ledger.state] == [requests.TASK_TIMEOUT]
+    assert "2 jobs were not submitted" in str(world.coordinator.stopped)
+    assert [attempt.error_class for attempt in world.ledger.state] == [requests.TASK_TIMEOUT]
 
 
 def test_pilots_show_the_price():
-    """Without a price as many orders as allowed go first; then the cap binds at what they cost."""
+    """Without a price as many attempts as allowed go first; then the cap binds at what they cost."""
     world = World(10, Weather(), 0)
     world.call(limits=Limits(), cap=Decimal("0.12"), pilot=2)
     assert len(world.service.invoice) == 4
@@ -659,10 +661,10 @@ def test_pilots_that_tell_no_price_end_the_call():
 
 
 def test_a_pilot_that_is_refused_is_not_used_up():
-    """A row that the service rejects was no order, so the next row may show the price."""
+    """A row that the service rejects was no attempt, so the next row may show the price."""
     world = World(10, Weather(rejected=1.0), 0)
     world.call(limits=Limits(), cap=Decimal("0.12"), pilot=1)
-    assert [order.stage for order in world.ledger.state] == [Stage.REFUSED] * 10
+    assert [attempt.stage for attempt in world.ledger.state] == [Stage.REFUSED] * 10
     assert world.coordinator.stopped is None
 
 
@@ -671,7 +673,7 @@ def test_no_access_stops_buying_and_finishes_what_is_in_flight():
     world = World(12, Weather(refused=0.4), 3)
     world.call(limits=Limits(max_in_flight=3))
     assert isinstance(world.coordinator.stopped, AccessRefused)
-    assert {order.stage for order in world.ledger.state} <= {Stage.COMPLETED, Stage.UNSENT}
+    assert {attempt.stage for attempt in world.ledger.state} <= {Stage.COMPLETED, Stage.UNSENT}
     assert world.coordinator.schedule.n_waiting > 0
     world.check()
 
@@ -681,10 +683,10 @@ def test_no_access_to_tasks_stops_asking_too():
     world = World(3, Weather(poll_refused=1.0), 0)
     world.call(limits=Limits())
     assert isinstance(world.coordinator.stopped, AccessRefused)
-    assert {order.stage for order in world.ledger.state} <= {Stage.ACCEPTED}
+    assert {attempt.stage for attempt in world.ledger.state} <= {Stage.ACCEPTED}
     world.service.weather = Weather()
     world.call(limits=Limits())
-    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
     world.check()
 
 
@@ -692,10 +694,10 @@ def test_pictures_asked_for_too_fast_come_in_the_end():
     """A host that limits downloads is given time, and no picture is given up for that."""
     world = World(12, Weather(save_limited=0.3), 2)
     world.call(limits=Limits())
-    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
     world.service.weather = Weather()
     world.call(limits=Limits())
-    assert all(order.output_path for order in world.ledger.state)
+    assert all(attempt.output_path for attempt in world.ledger.state)
 
 
 def test_an_outage_fails_no_row():
@@ -703,7 +705,7 @@ def test_an_outage_fails_no_row():
     world = World(20, Weather(outage_every_s=30.0), 1)
     world.call(limits=Limits(max_in_flight=3, n_workers=8))
     world.check()
-    stages = Counter(order.stage for order in world.ledger.state)
+    stages = Counter(attempt.stage for attempt in world.ledger.state)
     assert set(stages) <= {Stage.COMPLETED, Stage.AMBIGUOUS}
     assert world.coordinator.stopped is None
     assert any("waiting for it" in notice for notice in world.coordinator.notices)
@@ -716,7 +718,7 @@ def test_a_service_that_stays_away_is_given_up():
     world.call(limits=Limits(patience_s=120.0))
     assert isinstance(world.coordinator.stopped, ServiceUnreachable)
     assert "too long" in str(world.coordinator.stopped)
-    assert {order.stage for order in world.ledger.state} == {Stage.UNSENT}
+    assert {attempt.stage for attempt in world.ledger.state} == {Stage.UNSENT}
 
 
 def test_a_service_that_loses_creates_costs_a_handful():
@@ -734,30 +736,30 @@ def test_a_service_that_takes_few_at_a_time_is_not_hammered():
     world = World(100, Weather(concurrency=3, latency_s=1.0), 1)
     world.call(limits=Limits(max_in_flight=20))
     world.check()
-    refusals = [order.n_refusals or 0 for order in world.ledger.state]
+    refusals = [attempt.n_refusals or 0 for attempt in world.ledger.state]
     assert sum(refusals) < 60
-    assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+    assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
     waits = [
-        (order.waited_s, order.answered_at - order.sent_at)
-        for order in world.ledger.state
-        if order.n_refusals
+        (attempt.waited_s, attempt.answered_at - attempt.sent_at)
+        for attempt in world.ledger.state
+        if attempt.n_refusals
     ]
     assert all(waited_s > sent_for_s for waited_s, sent_for_s in waits)
 
 
-def test_unbilled_failures_are_ordered_again_within_the_attempts():
+def test_unbilled_failures_are_submitted_again_within_the_attempts():
     """Only as often as allowed, and only what the contract calls unbilled."""
     world = World(40, Weather(failing=1.0), 1)
     world.call(limits=Limits(), max_attempts=3)
     world.check()
     for job_id in world.table.jobs:
-        orders = world.ledger.state.of(job_id)
-        assert len(orders) <= 3
-        assert all(order.error_code in ("003011095", "003011099") for order in orders[:-1])
-        assert len(orders) == 3 or orders[-1].error_code in ("003011096", None)
+        attempts = world.ledger.state.of(job_id)
+        assert len(attempts) <= 3
+        assert all(attempt.error_code in ("003011095", "003011099") for attempt in attempts[:-1])
+        assert len(attempts) == 3 or attempts[-1].error_code in ("003011096", None)
 
 
-def test_nothing_is_ordered_again_by_itself():
+def test_nothing_is_submitted_again_by_itself():
     """By default a failed job is a failed job, whatever its code."""
     world = World(20, Weather(failing=1.0), 1)
     for _ in range(2):
@@ -770,7 +772,7 @@ def test_an_interrupted_call_leaves_nothing_in_doubt():
     for halt_after in range(12):
         world = World(12, Weather(), halt_after)
         world.call(limits=Limits(max_in_flight=4), halt_after=halt_after)
-        assert all(order.stage is not Stage.SENDING for order in world.ledger.state)
+        assert all(attempt.stage is not Stage.SENDING for attempt in world.ledger.state)
         world.call(limits=Limits())
-        assert {order.stage for order in world.ledger.state} == {Stage.COMPLETED}
+        assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
         world.check()

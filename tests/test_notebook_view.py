@@ -43,7 +43,7 @@ def test_only_what_makes_sense_can_be_clicked(phase, can_be_clicked):
 
 
 def test_without_failed_rows_there_is_nothing_to_retry():
-    """Retry says how many rows it would order again, and is off where there is none."""
+    """Retry says how many rows it would submit again, and is off where there is none."""
     retry = view_of(example(by_status={"completed": 4})).controls.retry
     assert (retry.words, retry.is_enabled) == ("Retry failed", False)
     assert "1,234 failed rows" in view_of(example(by_status={"failed": 1234})).controls.retry.tooltip
@@ -110,7 +110,7 @@ def test_a_cap_that_falls_short_is_said_beforehand(cap, warning, suggested):
     ],
 )
 def test_a_cap_that_stopped_the_run_can_be_raised(cap, projected, suggested):
-    """The suggestion is always higher than the cap, which may not be all that the next order lacked."""
+    """The suggestion is always higher than the cap, which may not be all that the next attempt lacked."""
     status = example(phase="stopped", problem=STOPPED, max_cost_usd=Decimal(cap), projected_usd=projected)
     assert view_of(status).controls.suggested_cap == suggested
 
@@ -141,8 +141,8 @@ def test_pace_is_told_while_there_is_one():
 @pytest.mark.parametrize(
     ("phase", "says"),
     [
-        ("paused", "Nothing more is ordered until you resume; 1 task at the service still fetched."),
-        ("stopping", "Nothing more is ordered; what was already sent is waited for."),
+        ("paused", "Nothing more is submitted until you resume; 1 task at the service still fetched."),
+        ("stopping", "Nothing more is submitted; what was already sent is waited for."),
         ("stopped", "1 row not settled."),
         ("idle", "Nobody is working on this run."),
         ("running", ""),

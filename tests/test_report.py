@@ -270,7 +270,7 @@ def test_an_empty_table(tmp_path, reference):
     page = page_of(tmp_path / "run")
     assert "The table is empty." in page.text
     assert "0 rows in, 0 accounted for" in page.text
-    assert "No images were ordered." in page.text
+    assert "No images were submitted." in page.text
     assert not page.all("svg")
 
 
@@ -281,7 +281,7 @@ def test_one_row(tmp_path, reference):
     assert "By prompt" not in page.text
 
 
-def test_rows_never_ordered(tmp_path, reference):
+def test_rows_never_submitted(tmp_path, reference):
     """Invalid rows that were skipped are accounted for."""
     jobs = dreamo.sweep(image=reference, prompt=["a", "b"], seed=[1], size="512x512")
     jobs.loc[1, "prompt"] = None
@@ -324,21 +324,21 @@ def many(folder, n):
     jobs = [f"{number:032x}" for number in range(n)]
     for number, job in enumerate(jobs):
         (folder / f"images/{job}.jpg").hardlink_to(folder / f"{number % 8}.jpg")
-    orders = [
+    attempts = [
         histories.completed(job, cost="0.0286", output_sha256=f"{number % 8}" * 64, output_url=None)
         for number, job in enumerate(jobs)
     ]
     seeds = pd.array([number % 10 for number in range(n)], dtype="Int64")
     prompts = [f"the fox walks through street number {number // 10}, in the rain" for number in range(n)]
-    results = histories.results(jobs, orders, prompt=prompts, seed=seeds)
+    results = histories.results(jobs, attempts, prompt=prompts, seed=seeds)
     results[columns.SEED_SENT] = seeds
-    told = history.joined({"runs/many": history.from_ledger(results, histories.ledger(orders))})
+    told = history.joined({"runs/many": history.from_ledger(results, histories.ledger(attempts))})
     decided = pd.DataFrame(
         {columns.JOB_ID: jobs, columns.PROMPT: prompts, columns.SEED_SENT: seeds, columns.IMAGE_DIGEST: "0"}
     ).assign(**{columns.WIDTH: 1328, columns.HEIGHT: 1328, columns.USE_REPHRASER: True, columns.REPLICATE: 0})
     for name in (columns.WIDTH, columns.HEIGHT):
         told.rows[columns.STORED_PREFIX + name] = 1328
-    summary = {"rows": n, "by_status": {"completed": n}, "orders": n, "spent_usd": "28.886"}
+    summary = {"rows": n, "by_status": {"completed": n}, "attempts": n, "spent_usd": "28.886"}
     summary |= {"reserved_usd": "0", "possibly_billed_usd": "0", "max_cost_usd": "30"}
     return Facts(
         name="runs/many",

@@ -36,7 +36,7 @@ def test_equal_pictures_score_one_and_others_less(measure):
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_scores_are_between_0_and_1_and_do_not_depend_on_the_order(first, second):
+def test_scores_are_between_0_and_1_and_do_not_depend_on_the_attempt(first, second):
     """Whatever the two pictures are."""
     one, other = (
         Image.frombytes("RGB", (4, 4), (seed.to_bytes(4, "big") * 12)).resize((40, 30))

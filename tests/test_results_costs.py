@@ -1,4 +1,4 @@
-"""Costs and attempts: exact sums, every order counted once, and nothing made up where nothing is known."""
+"""Costs and attempts: exact sums, every attempt counted once, and nothing made up where nothing is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
 from dreamo_batch.engine.budget import Budget, possibly_billed, text
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import costs, history
@@ -27,44 +27,44 @@ def whole(made, **options):
 
 
 def test_every_kind_of_row_is_counted():
-    """Rows by status, orders, usable pictures and orders without a known cost."""
-    orders = [completed("a"), failed("b"), ambiguous("c"), failed("d"), completed("d", 2)]
-    line = whole(told(["a", "a", "b", "c", "d", "e", None], orders))
-    counts = line[["rows", "completed", "failed", "ambiguous", "orders", "usable", "unpriced"]]
+    """Rows by status, attempts, usable pictures and attempts without a known cost."""
+    attempts = [completed("a"), failed("b"), ambiguous("c"), failed("d"), completed("d", 2)]
+    line = whole(told(["a", "a", "b", "c", "d", "e", None], attempts))
+    counts = line[["rows", "completed", "failed", "ambiguous", "attempts", "usable", "unpriced"]]
     assert counts.tolist() == [7, 3, 1, 1, 5, 2, 1]
 
 
 def test_money_is_told_apart():
     """Spent, wasted, possibly billed and saved are four different sums."""
-    orders = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
-    line = whole(told(["a", "a", "b", "c", "d"], orders))
+    attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
+    line = whole(told(["a", "a", "b", "c", "d"], attempts))
     sums = line[["spent", "waste", "possibly_billed", "saved"]].tolist()
     assert sums == ["0.0672", "0.0386", "0.03", "0.0286"]
     assert line["spent_usd"] == pytest.approx(0.0672)
-    assert line["usd_per_order"] == pytest.approx(0.0672 / 3)
+    assert line["usd_per_attempt"] == pytest.approx(0.0672 / 3)
     assert line["usd_per_picture"] == pytest.approx(0.0672)
 
 
 def test_unknown_stays_unknown():
-    """A cost that nobody named is missing, not 0; without orders there is none to name."""
+    """A cost that nobody named is missing, not 0; without attempts there is none to name."""
     unknown = told(["a", "b"], [completed("a", cost=None), ambiguous("b", reserved=None)])
     line = whole(unknown)
-    assert line[["spent", "possibly_billed", "list_usd", "usd_per_order", "usd_per_picture"]].isna().all()
+    assert line[["spent", "possibly_billed", "list_usd", "usd_per_attempt", "usd_per_picture"]].isna().all()
     assert line["unpriced"] == 2
     assert whole(told(["a"], []))[["spent", "waste", "possibly_billed", "saved"]].tolist() == ["0"] * 4
 
 
 def test_a_failure_that_was_not_billed_cost_nothing():
-    """The contract says which failures are free; their orders count as priced."""
+    """The contract says which failures are free; their attempts count as priced."""
     line = whole(told(["a"], [failed("a")]))
-    assert (line["spent"], line["unpriced"], line["usd_per_order"]) == ("0", 0, 0.0)
+    assert (line["spent"], line["unpriced"], line["usd_per_attempt"]) == ("0", 0, 0.0)
     assert pd.isna(line["usd_per_picture"])
 
 
 def test_list_price_is_told_where_the_discount_is_a_rate():
     """An amount, or no discount, leaves the list price open."""
-    orders = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
-    by_job = summarise_costs(told(["a", "b", "c"], orders, scene=["x", "y", "z"]), "scene")
+    attempts = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
+    by_job = summarise_costs(told(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
     np.testing.assert_allclose(by_job["list_usd"], [0.04, np.nan, 0.0286])
     np.testing.assert_allclose(by_job["discount_usd"], [0.02, np.nan, 0.0])
     assert by_job["rates"].tolist() == ["0.5", "0.003", "1"]
@@ -78,8 +78,8 @@ def test_nothing_is_saved_without_a_discount():
 
 
 def test_estimates_stand_beside_what_was_spent():
-    """What the budget reserved for settled orders, and what a plan had said."""
-    orders = [completed("a", reserved="0.03"), completed("b", reserved="0.03"), ambiguous("c")]
+    """What the budget reserved for settled attempts, and what a plan had said."""
+    attempts = [completed("a", reserved="0.03"), completed("b", reserved="0.03"), ambiguous("c")]
     plan = pd.DataFrame(
         {
             "action": ["new", "duplicate", "new", "invalid"],
@@ -89,7 +89,7 @@ def test_estimates_stand_beside_what_was_spent():
             "cost_high_usd": [0.03, 0.0, 0.03, 0.0],
         }
     )
-    line = whole(told(["a", "b", "c"], orders), plan=plan)
+    line = whole(told(["a", "b", "c"], attempts), plan=plan)
     assert line["estimated"] == "0.06"
     assert line[["planned_low_usd", "planned_high_usd"]].tolist() == pytest.approx([0.04, 0.06])
     with pytest.raises(UsageError, match="no plan"):
@@ -97,33 +97,33 @@ def test_estimates_stand_beside_what_was_spent():
 
 
 def test_groups_by_columns_buckets_and_directories():
-    """Keys are columns, sorted, and orders stand where their row or their time is."""
-    orders = [failed("a"), completed("a", 2), completed("b", sent_at=NOON + 30)]
-    made = told(["a", "b", "a"], orders, prompt=["fox", "owl", "fox"])
+    """Keys are columns, sorted, and attempts stand where their row or their time is."""
+    attempts = [failed("a"), completed("a", 2), completed("b", sent_at=NOON + 30)]
+    made = told(["a", "b", "a"], attempts, prompt=["fox", "owl", "fox"])
     by_prompt = summarise_costs(made, ["prompt", "run_dir"])
-    assert by_prompt[["prompt", "run_dir", "rows", "orders"]].to_numpy().tolist() == [
+    assert by_prompt[["prompt", "run_dir", "rows", "attempts"]].to_numpy().tolist() == [
         ["fox", "runs/a", 2, 2],
         ["owl", "runs/a", 1, 1],
     ]
     by_time = summarise_costs(made, "1h")
     assert by_time["submitted_at"].dt.hour.tolist() == [11, 12]
-    assert by_time["orders"].tolist() == [1, 2]
+    assert by_time["attempts"].tolist() == [1, 2]
     assert summarise_costs(made, "hour")["hour"].tolist() == [11, 12]
-    assert summarise_costs(made, "status")["orders"].tolist() == [3]
+    assert summarise_costs(made, "status")["attempts"].tolist() == [3]
 
 
 def test_size_is_told_from_what_is_known():
-    """Pictures received tell their size where no ledger tells what was ordered."""
+    """Pictures received tell their size where no ledger tells what was submitted."""
     table = results(["a", "b"], [completed("a", output_width=512, output_height=768)])
     sizes = summarise_costs(history.from_results(table), "size")
     assert sizes["size"].tolist()[0] == "512x768"
     assert sizes["size"].isna().tolist() == [False, True]
 
 
-def test_orders_of_dropped_rows_still_count():
+def test_attempts_of_dropped_rows_still_count():
     """Sums over all groups are those of the ledger, whatever the table is now."""
     by_prompt = summarise_costs(told(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
-    assert by_prompt["orders"].tolist() == [1, 1]
+    assert by_prompt["attempts"].tolist() == [1, 1]
     assert by_prompt["prompt"].isna().tolist() == [False, True]
 
 
@@ -138,10 +138,10 @@ def test_what_can_not_be_a_group_is_refused(by, message):
 
 
 def test_results_alone_tell_what_they_know():
-    """A job's orders are one line: waste and doubts of several can't be told apart, and stay unknown."""
-    once = results(["a", "a", "b"], [completed("a"), failed("b", cost="0.01")], order=[1, 2, 3])
+    """A job's attempts are one line: waste and doubts of several can't be told apart, and stay unknown."""
+    once = results(["a", "a", "b"], [completed("a"), failed("b", cost="0.01")], attempt=[1, 2, 3])
     line = whole(history.from_results(once))
-    assert line[["orders", "spent", "waste", "saved", "possibly_billed"]].tolist() == [
+    assert line[["attempts", "spent", "waste", "saved", "possibly_billed"]].tolist() == [
         2,
         "0.0386",
         "0.01",
@@ -150,12 +150,12 @@ def test_results_alone_tell_what_they_know():
     ]
     again = results(["a", "a"], [ambiguous("a"), completed("a", 2)])
     line = whole(history.from_results(again))
-    assert line[["orders", "spent", "unpriced"]].tolist() == [2, "0.0286", 1]
+    assert line[["attempts", "spent", "unpriced"]].tolist() == [2, "0.0286", 1]
     assert line[["waste", "saved", "possibly_billed", "list_usd"]].isna().all()
 
 
-def test_attempts_are_all_orders_with_their_rows():
-    """History is kept: the failed order stands before the one that followed, at its row's label."""
+def test_attempts_are_all_attempts_with_their_rows():
+    """History is kept: the failed attempt stands before the one that followed, at its row's label."""
     made = told(["a", "b"], [failed("a"), completed("a", 2), completed("x")], index=["one", "two"])
     table = list_attempts(made)
     assert list(table.columns) == list(columns.ATTEMPTS_MADE)
@@ -182,17 +182,17 @@ def test_directories_stand_behind_each_other():
 
 @settings(max_examples=settings.default.max_examples // 5)  # every example makes frames
 @given(histories())
-def test_totals_are_those_of_the_budget(orders):
+def test_totals_are_those_of_the_budget(attempts):
     """Over any ledger and any grouping, sums agree with what the budget counts."""
-    budget = Budget(orders=orders)
-    jobs = list(dict.fromkeys(order.job_id for order in orders))
-    line = whole(history.from_ledger(results(jobs, []), ledger(orders)))
-    ordered = [order for order in orders if order.stage in ORDERED]
-    assert line["orders"] == len(ordered)
+    budget = Budget(attempts=attempts)
+    jobs = list(dict.fromkeys(attempt.job_id for attempt in attempts))
+    line = whole(history.from_ledger(results(jobs, []), ledger(attempts)))
+    submitted = [attempt for attempt in attempts if attempt.stage in SUBMITTED]
+    assert line["attempts"] == len(submitted)
     assert pd.isna(line["spent"]) or Decimal(line["spent"]) == budget.spent
     assert budget.spent == 0 or not pd.isna(line["spent"])
-    doubtful = [order for order in ordered if order.cost is None]
-    if not any(order.may_have_been_billed for order in set(ordered) - set(doubtful)) and not pd.isna(
+    doubtful = [attempt for attempt in submitted if attempt.cost is None]
+    if not any(attempt.may_have_been_billed for attempt in set(submitted) - set(doubtful)) and not pd.isna(
         line["possibly_billed"]
     ):
         assert Decimal(line["possibly_billed"]) == possibly_billed(doubtful)
@@ -211,8 +211,8 @@ def test_sums_are_exact(cells):
     assert text(sum(expected, Decimal(0))).count("E") == 0
 
 
-def test_an_open_order_has_no_cost_yet():
-    """An order in progress is neither free nor doubtful."""
-    line = whole(told(["a"], [Order("a", 1, Stage.ACCEPTED, task_id="t", reserved="0.03", sent_at=NOON)]))
+def test_an_open_attempt_has_no_cost_yet():
+    """An attempt in progress is neither free nor doubtful."""
+    line = whole(told(["a"], [Attempt("a", 1, Stage.ACCEPTED, task_id="t", reserved="0.03", sent_at=NOON)]))
     assert line[["unpriced", "possibly_billed"]].tolist() == [1, "0"]
     assert pd.isna(line["spent"])

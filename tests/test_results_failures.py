@@ -8,7 +8,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Order, Stage
+from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import history
 from dreamo_batch.results.failures import meaning_of, pattern_of, summarise_failures
 from dreamo_batch.service import failures
@@ -19,16 +19,16 @@ from tests.histories import NOON, ambiguous, completed, failed, results, told
 
 def test_equal_causes_fall_together():
     """Numbers, ids and links do not keep apart what is the same; classes and codes do."""
-    orders = [
+    attempts = [
         failed("a", error_message="no room for task c0ffee1234567 after 3 s"),
         failed("b", error_message="no room for task deadbeef12345 after 4.5 s"),
         failed("c", error_class="result_error", error_code="003011096", may_have_been_billed=True),
     ]
-    table = summarise_failures(told(["a", "b", "c"], orders, index=["x", "y", "z"]))
+    table = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert list(table.columns) == list(columns.FAILURES)
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.FAILURES)
     assert table["pattern"].tolist() == ["no room for task <id> after <n> s", "Internal generation error"]
-    assert table[["rows", "orders", "may_have_been_billed", "example_rows"]].to_numpy().tolist() == [
+    assert table[["rows", "attempts", "may_have_been_billed", "example_rows"]].to_numpy().tolist() == [
         [2, 2, False, "x, y"],
         [1, 1, True, "z"],
     ]
@@ -38,16 +38,16 @@ def test_equal_causes_fall_together():
 
 def test_every_kind_of_failure_is_told():
     """Failed, ambiguous, invalid, overdue and unsaved rows each have a meaning and a call that suits."""
-    orders = [
+    attempts = [
         failed("a", cost="0.01"),
         ambiguous("b"),
         completed("c", output_error="link is gone"),
-        Order(
+        Attempt(
             "d", 1, Stage.ACCEPTED, error_class="task_timeout", error_message="no end after 9 s", sent_at=NOON
         ),
         completed("e"),
     ]
-    table = summarise_failures(told(["a", "b", "c", "d", "e", None], orders)).set_index("error_class")
+    table = summarise_failures(told(["a", "b", "c", "d", "e", None], attempts)).set_index("error_class")
     calls = table["call"].astype(object).where(table["call"].notna(), None).to_dict()
     assert calls == {
         "generation_error": 'dreamo.retry("runs/a", classes="generation_error")',
@@ -58,29 +58,29 @@ def test_every_kind_of_failure_is_told():
     }
     assert table.loc["generation_error", "spent"] == "0.01"
     assert table.loc["not_saved", "spent"] == "0.0286"
-    assert table.loc["invalid", "orders"] == 0
+    assert table.loc["invalid", "attempts"] == 0
     assert table[["meaning", "advice"]].notna().all(axis=None)
 
 
 def test_calls_name_just_these_rows():
     """Where the class alone would choose more, labels do; where labels stand for more, jobs do."""
-    orders = [failed("a"), failed("b", error_message="something else"), failed("c")]
-    apart = summarise_failures(told(["a", "b", "c"], orders, index=["x", "y", "z"]))
+    attempts = [failed("a"), failed("b", error_message="something else"), failed("c")]
+    apart = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert apart["call"].tolist() == [
         'dreamo.retry("runs/a", rows=["x", "z"], classes="generation_error")',
         'dreamo.retry("runs/a", rows=["y"], classes="generation_error")',
     ]
-    shared = summarise_failures(told(["a", "b", "c"], orders, index=["x", "x", "z"]))
+    shared = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "x", "z"]))
     assert shared["call"].tolist() == [
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["a", "c"]), classes="generation_error")',
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["b"]), classes="generation_error")',
     ]
 
 
-def test_orders_made_again_are_history():
-    """A failure that was retried with success has orders, and no rows to try again."""
+def test_attempts_made_again_are_history():
+    """A failure that was retried with success has attempts, and no rows to try again."""
     table = summarise_failures(told(["a"], [failed("a"), completed("a", 2)]))
-    assert table[["rows", "orders"]].to_numpy().tolist() == [[0, 1]]
+    assert table[["rows", "attempts"]].to_numpy().tolist() == [[0, 1]]
     assert table[["call", "example"]].isna().all(axis=None)
 
 
@@ -115,7 +115,7 @@ def test_patterns_are_short_and_stay_as_they_are(message):
 
 
 def test_the_calls_do_what_they_say(tmp_path, monkeypatch):
-    """Over a socket: each call, run as it stands, orders exactly its own rows again."""
+    """Over a socket: each call, run as it stands, attempts exactly its own rows again."""
     Image.new("RGB", (64, 64), "orange").save(tmp_path / "reference.png")
     jobs = dreamo.sweep(image=str(tmp_path / "reference.png"), prompt="a fox", seed=range(6), size="512x512")
     with dreamo.LocalGateway(engine="flat") as gateway:

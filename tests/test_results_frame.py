@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import ORDERED, STATUS_OF, Order, Stage, State
+from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
 from dreamo_batch.engine.budget import text
 from dreamo_batch.results import frame
 from tests.fakes import histories, prepared
@@ -39,7 +39,7 @@ def time(at: float | None):
     return pd.NaT if at is None else pd.Timestamp(round(at * 1e6), unit="us", tz="UTC")
 
 
-def expected(orders: tuple[Order, ...], row: pd.Series) -> dict:
+def expected(attempts: tuple[Attempt, ...], row: pd.Series) -> dict:
     """What the columns of a row mean, read one by one."""
     known: dict = dict.fromkeys(columns.OUTPUTS)
     known |= {"duplicate_of": row["duplicate_of"], "seed_sent": row["seed_sent"], "job_id": row["job_id"]}
@@ -50,8 +50,8 @@ def expected(orders: tuple[Order, ...], row: pd.Series) -> dict:
             | {"status": "invalid"}
             | {name: row[name] for name in ("error_class", "error_code", "error_message")}
         )
-    if orders:
-        known |= of_orders(orders)
+    if attempts:
+        known |= of_attempts(attempts)
     if not pd.isna(row["duplicate_of"]):
         known |= {"attempts": 0, "may_have_been_billed": False}
         if known["cost"] is not None:
@@ -59,18 +59,18 @@ def expected(orders: tuple[Order, ...], row: pd.Series) -> dict:
     return known
 
 
-def of_orders(orders: tuple[Order, ...]) -> dict:
-    latest = orders[-1]
+def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
+    latest = attempts[-1]
     if latest.stage in {Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST}:
-        for order in orders:  # one that came to nothing says nothing of a job that another one serves
-            if order.stage in {Stage.SENDING, Stage.ACCEPTED}:
-                latest = order
-    for order in orders:  # a picture that is there stands for its job, whatever became of a later order
-        if order.stage is Stage.COMPLETED:
-            latest = order
-    costs = [Decimal(order.cost) for order in orders if order.cost is not None]
-    cost = None if not costs else (latest.cost if len(orders) == 1 else text(sum(costs)))
-    billed = [order.may_have_been_billed for order in orders]
+        for attempt in attempts:  # one that came to nothing says nothing of a job that another one serves
+            if attempt.stage in {Stage.SENDING, Stage.ACCEPTED}:
+                latest = attempt
+    for attempt in attempts:  # a picture that is there stands for its job, whatever became of a later attempt
+        if attempt.stage is Stage.COMPLETED:
+            latest = attempt
+    costs = [Decimal(attempt.cost) for attempt in attempts if attempt.cost is not None]
+    cost = None if not costs else (latest.cost if len(attempts) == 1 else text(sum(costs)))
+    billed = [attempt.may_have_been_billed for attempt in attempts]
     latency_s = None
     if latest.completed_at is not None and latest.sent_at is not None:
         latency_s = (time(latest.completed_at) - time(latest.sent_at)).total_seconds()
@@ -80,15 +80,15 @@ def of_orders(orders: tuple[Order, ...]) -> dict:
         "cost": cost,
         "cost_usd": None if cost is None else float(cost),
         "may_have_been_billed": True if True in billed else (None if is_open else False),
-        "attempts": sum(order.stage in ORDERED for order in orders),
+        "attempts": sum(attempt.stage in SUBMITTED for attempt in attempts),
         "submitted_at": time(latest.sent_at),
         "completed_at": time(latest.completed_at),
         "latency_s": latency_s,
     }
 
 
-def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: list[Order], pending=()) -> pd.DataFrame:
-    laid_out = directory.to_frame(directory.to_arrow(State(orders), pending))
+def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: list[Attempt], pending=()) -> pd.DataFrame:
+    laid_out = directory.to_frame(directory.to_arrow(State(attempts), pending))
     return frame.assemble(user, rows, laid_out)
 
 
@@ -106,13 +106,13 @@ INDEXES = (
     st.sampled_from(INDEXES),
     st.booleans(),
 )
-def test_results_mean_what_their_columns_say(orders, names, make_index, is_pending_written):
-    """Any orders on any table, in any order, with duplicates and rows that can't be ordered."""
+def test_results_mean_what_their_columns_say(attempts, names, make_index, is_pending_written):
+    """Any attempts on any table, in any order, with duplicates and rows that can't be submitted."""
     table = prepared(*names)
     user = pd.DataFrame({"mine": np.arange(len(names)) * 1.5}, index=make_index(len(names)))
     before = user.copy()
-    state = State(orders)
-    got = assemble(user, table.rows, orders, table.jobs if is_pending_written else ())
+    state = State(attempts)
+    got = assemble(user, table.rows, attempts, table.jobs if is_pending_written else ())
     pd.testing.assert_frame_equal(user, before)
     assert list(got.columns) == ["mine", *columns.OUTPUTS]
     assert got.index.equals(user.index)
@@ -127,26 +127,26 @@ def test_results_mean_what_their_columns_say(orders, names, make_index, is_pendi
                 assert found == value, (name, found, value)
 
 
-def test_costs_of_several_orders_are_added_to_the_last_digit():
+def test_costs_of_several_attempts_are_added_to_the_last_digit():
     """The sum has no rounding in it, and a cost that is not known does not count as zero."""
     costs = ["0.1", "0.2", None, "0.0285714285714285714285714285714"]
-    orders = [Order("a", n, Stage.FAILED, cost=cost) for n, cost in enumerate(costs, start=1)]
-    got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, orders)
+    attempts = [Attempt("a", n, Stage.FAILED, cost=cost) for n, cost in enumerate(costs, start=1)]
+    got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, attempts)
     assert got["cost"].tolist() == ["0.3285714285714285714285714285714"]
     assert got["attempts"].tolist() == [4]
-    orders = [Order("a", n, Stage.LOST) for n in (1, 2)]
-    assert assemble(pd.DataFrame(index=[0]), prepared("a").rows, orders)["cost"].isna().all()
+    attempts = [Attempt("a", n, Stage.LOST) for n in (1, 2)]
+    assert assemble(pd.DataFrame(index=[0]), prepared("a").rows, attempts)["cost"].isna().all()
 
 
 @pytest.mark.parametrize("later", [stage for stage in Stage if stage is not Stage.COMPLETED])
-def test_a_completed_order_shows_whatever_became_of_a_later_one(later):
+def test_a_completed_attempt_shows_whatever_became_of_a_later_one(later):
     """Its status, its picture and its task stand in the row, the costs of both, and the doubt that is left."""
-    orders = [
+    attempts = [
         completed("a", task_id="t1", output_path="images/a.jpg", cost="0.03", may_have_been_billed=False),
-        Order("a", 2, later, task_id="t2", cost="0.01", may_have_been_billed=later is Stage.AMBIGUOUS),
-        Order("b", 1, Stage.FAILED),
+        Attempt("a", 2, later, task_id="t2", cost="0.01", may_have_been_billed=later is Stage.AMBIGUOUS),
+        Attempt("b", 1, Stage.FAILED),
     ]
-    got = assemble(pd.DataFrame(index=range(2)), prepared("b", "a").rows, orders)
+    got = assemble(pd.DataFrame(index=range(2)), prepared("b", "a").rows, attempts)
     assert got["status"].tolist() == ["failed", "completed"]
     assert got["task_id"].tolist()[1] == "t1"
     assert got["output_path"].tolist()[1] == "images/a.jpg"
@@ -154,28 +154,28 @@ def test_a_completed_order_shows_whatever_became_of_a_later_one(later):
     assert got["may_have_been_billed"].tolist()[1] is (later is Stage.AMBIGUOUS)
 
 
-def test_one_orders_cost_stands_as_the_service_wrote_it():
+def test_one_attempts_cost_stands_as_the_service_wrote_it():
     """Trailing zeros and all."""
     got = assemble(
-        pd.DataFrame(index=[0]), prepared("a").rows, [Order("a", 1, Stage.COMPLETED, cost="0.028600")]
+        pd.DataFrame(index=[0]), prepared("a").rows, [Attempt("a", 1, Stage.COMPLETED, cost="0.028600")]
     )
     assert (got["cost"].tolist(), got["cost_usd"].tolist()) == (["0.028600"], [0.0286])
 
 
 def test_a_duplicate_shows_the_picture_and_costs_nothing():
-    """The cost stands on the row that was bought, and sums over rows are sums over orders."""
-    orders = [Order("a", 1, Stage.COMPLETED, task_id="t", output_path="images/a.png", cost="0.03")]
-    got = assemble(pd.DataFrame(index=range(3)), prepared("a", "a", "a").rows, orders)
+    """The cost stands on the row that was bought, and sums over rows are sums over attempts."""
+    attempts = [Attempt("a", 1, Stage.COMPLETED, task_id="t", output_path="images/a.png", cost="0.03")]
+    got = assemble(pd.DataFrame(index=range(3)), prepared("a", "a", "a").rows, attempts)
     assert got["output_path"].tolist() == ["images/a.png"] * 3
     assert got["cost"].tolist() == ["0.03", "0", "0"]
     assert got["attempts"].tolist() == [1, 0, 0]
     assert got["duplicate_of"].tolist() == [pd.NA, 0, 0]
 
 
-@pytest.mark.parametrize("orders", [[], [Order("elsewhere", 1, Stage.COMPLETED, cost="1")]])
-def test_a_table_without_orders_is_pending(orders):
+@pytest.mark.parametrize("attempts", [[], [Attempt("elsewhere", 1, Stage.COMPLETED, cost="1")]])
+def test_a_table_without_attempts_is_pending(attempts):
     """Nothing is filled in from jobs that are not in the table."""
-    got = assemble(pd.DataFrame(index=range(2)), prepared("a", "b").rows, orders)
+    got = assemble(pd.DataFrame(index=range(2)), prepared("a", "b").rows, attempts)
     assert got["status"].tolist() == ["pending"] * 2
     assert got["cost"].isna().all()
     assert got["may_have_been_billed"].tolist() == [False] * 2
@@ -183,15 +183,15 @@ def test_a_table_without_orders_is_pending(orders):
 
 def test_an_empty_table_has_empty_results():
     """Columns and dtypes, and no row."""
-    got = assemble(pd.DataFrame({"mine": []}), prepared().rows, [Order("a", 1, Stage.COMPLETED)])
+    got = assemble(pd.DataFrame({"mine": []}), prepared().rows, [Attempt("a", 1, Stage.COMPLETED)])
     assert len(got) == 0
     assert {name: str(got[name].dtype) for name in columns.OUTPUTS} == columns.dtypes(columns.OUTPUTS)
 
 
 def test_results_survive_parquet(tmp_path):
     """Every dtype is the same after `pd.read_parquet`."""
-    orders = [
-        Order(
+    attempts = [
+        Attempt(
             "a",
             1,
             Stage.COMPLETED,
@@ -201,9 +201,9 @@ def test_results_survive_parquet(tmp_path):
             completed_at=7.5,
             output_bytes=9,
         ),
-        Order("b", 1, Stage.FAILED, error_code="003011001"),
+        Attempt("b", 1, Stage.FAILED, error_code="003011001"),
     ]
-    got = assemble(pd.DataFrame({"mine": [1, 2, 3]}), prepared("a", "b", None).rows, orders)
+    got = assemble(pd.DataFrame({"mine": [1, 2, 3]}), prepared("a", "b", None).rows, attempts)
     got.to_parquet(tmp_path / "results.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), got)
     assert got["latency_s"].tolist()[0] == 2.5

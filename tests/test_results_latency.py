@@ -1,4 +1,4 @@
-"""Times of orders by phase, throughput without gaps, and what holds a run up."""
+"""Times of attempts by phase, throughput without gaps, and what holds a run up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Order, Stage
+from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import history
 from dreamo_batch.results.history import list_attempts
@@ -29,7 +29,7 @@ from tests.histories import NOON, ambiguous, completed, failed, ledger, results,
 
 
 def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
-    """Orders sent at even intervals, each taking as long."""
+    """Attempts sent at even intervals, each taking as long."""
     return [
         completed(
             f"job{i}",
@@ -42,8 +42,8 @@ def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
     ]
 
 
-def pace_of(orders):
-    return measure_pace(told([order.job_id for order in orders], orders))
+def pace_of(attempts):
+    return measure_pace(told([attempt.job_id for attempt in attempts], attempts))
 
 
 def test_phases_are_told_apart():
@@ -72,11 +72,11 @@ def test_times_that_can_not_be_are_missing():
 def test_quantiles_by_group():
     """Quantiles are those of numpy, and a phase that nothing is known of has no line."""
     seconds = np.arange(1.0, 12.0)
-    orders = [completed(f"j{s}", completed_at=NOON + s, saved_at=None) for s in seconds]
+    attempts = [completed(f"j{s}", completed_at=NOON + s, saved_at=None) for s in seconds]
     scenes = ["short" if s < 6 else "long" for s in seconds]
-    table = summarise_latency(told([o.job_id for o in orders], orders, scene=scenes), "scene")
+    table = summarise_latency(told([o.job_id for o in attempts], attempts, scene=scenes), "scene")
     task = table[table["phase"] == "task"].set_index("scene")
-    assert task["orders"].to_dict() == {"long": 6, "short": 5}
+    assert task["attempts"].to_dict() == {"long": 6, "short": 5}
     for scene, values in (("short", seconds[:5]), ("long", seconds[5:])):
         expected = [values.mean(), *np.quantile(values, [0, 0.1, 0.5, 0.9, 0.99, 1])]
         assert task.loc[scene].tolist()[2:] == pytest.approx(expected)
@@ -91,9 +91,9 @@ def test_results_alone_tell_the_time_in_all():
 
 
 def test_throughput_has_no_gaps():
-    """Every order is counted once as sent and once as ended, and the flight is empty at the end."""
-    orders = [*steady(10), failed("f", sent_at=NOON, completed_at=NOON + 1, cost="0.01")]
-    table = count_throughput(told([o.job_id for o in orders], orders), "2s")
+    """Every attempt is counted once as sent and once as ended, and the flight is empty at the end."""
+    attempts = [*steady(10), failed("f", sent_at=NOON, completed_at=NOON + 1, cost="0.01")]
+    table = count_throughput(told([o.job_id for o in attempts], attempts), "2s")
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.THROUGHPUT)
     assert table[["sent", "completed", "failed"]].sum().tolist() == [11, 10, 1]
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("2s")]
@@ -105,19 +105,19 @@ def test_throughput_has_no_gaps():
 
 def test_throughput_chooses_a_length_that_suits():
     """A run of days is not cut into seconds; nothing sent gives an empty table."""
-    orders = [completed("a"), completed("b", sent_at=NOON, completed_at=NOON + 86_400 * 3)]
-    table = count_throughput(told(["a", "b"], orders))
+    attempts = [completed("a"), completed("b", sent_at=NOON, completed_at=NOON + 86_400 * 3)]
+    table = count_throughput(told(["a", "b"], attempts))
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("1h")]
     assert count_throughput(told(["a"], [])).empty
     for every in ("1us", "soon", "0s"):
         with pytest.raises(UsageError, match="every="):
-            count_throughput(told(["a", "b"], orders), every)
+            count_throughput(told(["a", "b"], attempts), every)
 
 
 def test_refusals_show_how_many_the_service_takes():
     """Where creates were refused, the peak is the cap, and waiting is told as a share."""
-    orders = steady(20, n_refusals=1, waited_s=0.5)
-    pace = pace_of(orders)
+    attempts = steady(20, n_refusals=1, waited_s=0.5)
+    pace = pace_of(attempts)
     assert (pace["peak_in_flight"], pace["refusals"], pace["max_in_flight"]) == (5, 20, 5)
     assert pace["busy_s"] == pytest.approx(24.5)
     assert pace["waiting_share"] == pytest.approx(10 / 24.5)
@@ -128,29 +128,29 @@ def test_refusals_show_how_many_the_service_takes():
 def test_ends_seen_late_do_not_widen_the_cap():
     """A run that was away for an hour sees ends late; the service's own times say when there was room."""
     times = json.dumps({"in_queue_at": 0.0, "completed_at": 3.0})
-    orders = steady(20, n_refusals=1, metadata=times, task_s=3600.0)
-    assert pace_of(orders)["max_in_flight"] == 3
+    attempts = steady(20, n_refusals=1, metadata=times, task_s=3600.0)
+    assert pace_of(attempts)["max_in_flight"] == 3
 
 
 def test_a_queue_at_the_service_shows_what_it_works_on():
     """More in flight than 1.2 times what the service works on only wait there."""
-    orders = []
+    attempts = []
     for i in range(20):  # two at once, 2 s each; what comes sooner queues
         queue_s = 2.0 * (i // 2) - i * 0.5 + 5
         times = json.dumps({"in_queue_at": queue_s, "completed_at": queue_s + 2})
-        orders.append(completed(f"j{i}", sent_at=NOON + i * 0.5, completed_at=NOON + 40, metadata=times))
-    pace = pace_of(orders)
+        attempts.append(completed(f"j{i}", sent_at=NOON + i * 0.5, completed_at=NOON + 40, metadata=times))
+    pace = pace_of(attempts)
     assert pace["max_in_flight"] == 3
-    assert "worked on 2 orders" in pace["advice"]
+    assert "worked on 2 attempts" in pace["advice"]
 
 
 def test_nothing_in_the_way_asks_for_more():
-    """No refusals and no queue: more may be faster; too few orders say nothing."""
+    """No refusals and no queue: more may be faster; too few attempts say nothing."""
     assert pace_of(steady(20))["max_in_flight"] == 10
-    few = pace_of([ambiguous("a"), Order("b", 1, Stage.ACCEPTED, sent_at=NOON, answered_at=NOON + 2)])
+    few = pace_of([ambiguous("a"), Attempt("b", 1, Stage.ACCEPTED, sent_at=NOON, answered_at=NOON + 2)])
     assert (few["max_in_flight"], few["peak_in_flight"], few["busy_s"]) == (None, 1, 2.0)
     nothing = pace_of([])
-    assert (nothing["orders"], nothing["per_minute"], nothing["waiting_share"]) == (0, None, None)
+    assert (nothing["attempts"], nothing["per_minute"], nothing["waiting_share"]) == (0, None, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=12))
@@ -165,14 +165,14 @@ def test_overlaps_agree_with_counting_second_by_second(intervals):
 
 @pytest.mark.parametrize("jump_s", [-2e9, -86_400.0, 86_400.0, 3e9])
 def test_a_clock_that_jumps_makes_durations_missing_and_nothing_fails(jump_s):
-    """Set back or forward while orders run: their times can't be told, the counts can."""
-    orders = [
+    """Set back or forward while attempts run: their times can't be told, the counts can."""
+    attempts = [
         *steady(3),
         completed("set", completed_at=NOON + jump_s, saved_at=NOON + jump_s + 1),
         failed("late", sent_at=NOON + jump_s, completed_at=NOON + 5),
     ]
-    jobs = [order.job_id for order in orders]
-    known = told(jobs, orders)
+    jobs = [attempt.job_id for attempt in attempts]
+    known = told(jobs, attempts)
     seconds = known.rows["latency_s"]
     assert seconds[:3].tolist() == [5.0] * 3
     is_possible = 0 <= jump_s < 30 * 86_400

@@ -48,8 +48,8 @@ def slow_hash(picture: Image.Image) -> int:
         for v in range(8)
         for u in range(8)
     ]
-    ordered = sorted(found)
-    median = (ordered[31] + ordered[32]) / 2
+    submitted = sorted(found)
+    median = (submitted[31] + submitted[32]) / 2
     return int("".join("1" if value > median else "0" for value in found), 2)
 
 

@@ -37,9 +37,9 @@ def _no_figure_stays():
 def history(n=30):
     """Rows of every kind, with prompts that are hard to write on a plot."""
     makers = [completed, completed, completed, failed, ambiguous]
-    orders = [makers[i % 5](f"j{i}", sent_at=NOON + i) for i in range(n)]
-    orders += [failed("x", cost="0.01", error_class="result_error", may_have_been_billed=True)]
-    return told([o.job_id for o in orders], orders, prompt=[PROMPTS[i % 7 % 5] for i in range(n + 1)])
+    attempts = [makers[i % 5](f"j{i}", sent_at=NOON + i) for i in range(n)]
+    attempts += [failed("x", cost="0.01", error_class="result_error", may_have_been_billed=True)]
+    return told([o.job_id for o in attempts], attempts, prompt=[PROMPTS[i % 7 % 5] for i in range(n + 1)])
 
 
 DRAWN = {
@@ -108,8 +108,8 @@ def test_spend_ends_at_the_sum_and_shows_the_cap():
 
 def test_costs_are_stacked_by_use():
     """Used, wasted and possibly billed parts of a bar add up to the group's money."""
-    orders = [completed("a"), failed("b", cost="0.01"), ambiguous("c")]
-    ax = plots.plot_costs(summarise_costs(told(["a", "b", "c"], orders)))
+    attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c")]
+    ax = plots.plot_costs(summarise_costs(told(["a", "b", "c"], attempts)))
     assert [patch.get_width() for patch in ax.patches] == pytest.approx([0.0286, 0.01, 0.03])
     assert [patch.get_x() for patch in ax.patches] == pytest.approx([0.0, 0.0286, 0.0386])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["all"]
@@ -117,15 +117,15 @@ def test_costs_are_stacked_by_use():
 
 def test_costs_over_time_stay_in_order():
     """Buckets of time are not sorted by money."""
-    orders = [completed(f"j{i}", sent_at=NOON + 3600 * i, cost=f"0.0{i + 1}") for i in range(3)]
-    ax = plots.plot_costs(summarise_costs(told([o.job_id for o in orders], orders), "1h"))
+    attempts = [completed(f"j{i}", sent_at=NOON + 3600 * i, cost=f"0.0{i + 1}") for i in range(3)]
+    ax = plots.plot_costs(summarise_costs(told([o.job_id for o in attempts], attempts), "1h"))
     assert [label.get_text()[-5:] for label in ax.get_yticklabels()] == ["12:00", "13:00", "14:00"]
 
 
 def test_many_groups_are_cut_and_counted():
     """A plot with a thousand bars says nothing."""
-    orders = [completed(f"j{i}") for i in range(40)]
-    made = told([o.job_id for o in orders], orders)
+    attempts = [completed(f"j{i}") for i in range(40)]
+    made = told([o.job_id for o in attempts], attempts)
     assert (
         plots.plot_costs(summarise_costs(made, "job_id")).get_title(loc="left") == "Cost by job_id (25 of 40)"
     )
@@ -144,9 +144,9 @@ def test_latency_shows_phases_or_groups():
 
 
 def test_failures_tell_what_may_be_billed():
-    """Bars are orders, or rows where there was none, and doubt is hatched."""
-    orders = [failed("a"), failed("b"), ambiguous("c")]
-    ax = plots.plot_failures(summarise_failures(told(["a", "b", "c", None], orders)))
+    """Bars are attempts, or rows where there was none, and doubt is hatched."""
+    attempts = [failed("a"), failed("b"), ambiguous("c")]
+    ax = plots.plot_failures(summarise_failures(told(["a", "b", "c", None], attempts)))
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["generation_error 003011095", "invalid prompt_missing", "no_answer"]
     widths = [(patch.get_width(), bool(patch.get_hatch())) for patch in ax.patches if patch.get_width()]
@@ -155,8 +155,8 @@ def test_failures_tell_what_may_be_billed():
 
 def test_throughput_of_a_single_moment_is_drawn():
     """One bucket is a bar all the same."""
-    orders = [completed("a", completed_at=NOON + 0.1, sent_at=NOON)]
-    ax = plots.plot_throughput(count_throughput(told(["a"], orders), "1h"))
+    attempts = [completed("a", completed_at=NOON + 0.1, sent_at=NOON)]
+    ax = plots.plot_throughput(count_throughput(told(["a"], attempts), "1h"))
     assert [patch.get_height() for patch in ax.patches] == [60.0]
 
 

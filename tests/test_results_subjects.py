@@ -11,13 +11,13 @@ from tests.histories import ambiguous, completed, failed, results
 
 def test_rows_without_a_picture_say_why(tmp_path):
     """Each status in its own words; a picture whose reference nobody knows is still a picture."""
-    orders = [
+    attempts = [
         completed("a", output_sha256="00"),
         completed("b", output_path=None),
         failed("c"),
         ambiguous("d"),
     ]
-    found = find_subjects(results(["a", "b", "c", "d", "e", None], orders), tmp_path)
+    found = find_subjects(results(["a", "b", "c", "d", "e", None], attempts), tmp_path)
     assert found.of_rows == [Subject(tmp_path / "images/a.jpg", "00", None), *[None] * 5]
     assert found.problems == [
         None,

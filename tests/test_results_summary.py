@@ -7,32 +7,32 @@ from decimal import Decimal
 import pandas as pd
 
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Order, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.results import frame
 from tests.fakes import prepared
 
-ORDERS = [
-    Order("a", 1, Stage.COMPLETED, cost="0.0300", may_have_been_billed=False),
-    Order("b", 1, Stage.AMBIGUOUS, reserved="0.0286", error_class="no_answer", may_have_been_billed=True),
-    Order("c", 1, Stage.FAILED, cost="0.01", may_have_been_billed=False),
-    Order("c", 2, Stage.ACCEPTED, reserved="0.03"),
-    Order("d", 1, Stage.REFUSED),
-    Order("outside", 1, Stage.LOST, reserved="0.05", may_have_been_billed=True),
+LEDGER = [
+    Attempt("a", 1, Stage.COMPLETED, cost="0.0300", may_have_been_billed=False),
+    Attempt("b", 1, Stage.AMBIGUOUS, reserved="0.0286", error_class="no_answer", may_have_been_billed=True),
+    Attempt("c", 1, Stage.FAILED, cost="0.01", may_have_been_billed=False),
+    Attempt("c", 2, Stage.ACCEPTED, reserved="0.03"),
+    Attempt("d", 1, Stage.REFUSED),
+    Attempt("outside", 1, Stage.LOST, reserved="0.05", may_have_been_billed=True),
 ]
 
 
-def results(*names: str | None, orders=ORDERS) -> pd.DataFrame:
-    laid_out = directory.to_frame(directory.to_arrow(State(orders)))
+def results(*names: str | None, attempts=LEDGER) -> pd.DataFrame:
+    laid_out = directory.to_frame(directory.to_arrow(State(attempts)))
     return frame.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
 
 
 def test_rows_and_money_are_summed_up():
-    """Rows of the table by status; money and orders of the whole directory, as exact text."""
-    got = frame.summarise(results("a", "a", "b", "c", "d", None), State(ORDERS), Decimal("5.00"))
+    """Rows of the table by status; money and attempts of the whole directory, as exact text."""
+    got = frame.summarise(results("a", "a", "b", "c", "d", None), State(LEDGER), Decimal("5.00"))
     assert got == {
         "rows": 6,
         "by_status": {"in_progress": 1, "completed": 2, "failed": 1, "invalid": 1, "ambiguous": 1},
-        "orders": 5,
+        "attempts": 5,
         "spent_usd": "0.0400",
         "reserved_usd": "0.1086",
         "possibly_billed_usd": "0.0786",
@@ -42,9 +42,9 @@ def test_rows_and_money_are_summed_up():
     assert frame.summarise(results(), State(), None)["max_cost_usd"] is None
 
 
-def test_what_a_doubtful_order_may_have_cost_is_unknown_without_a_price():
+def test_what_a_doubtful_attempt_may_have_cost_is_unknown_without_a_price():
     """Not 0: it was sent with nothing set aside for it."""
-    doubtful = State([Order("c", 1, Stage.AMBIGUOUS, may_have_been_billed=True)])
+    doubtful = State([Attempt("c", 1, Stage.AMBIGUOUS, may_have_been_billed=True)])
     assert frame.summarise(results(), doubtful, None)["possibly_billed_usd"] is None
 
 
@@ -74,17 +74,17 @@ def test_the_sentence_says_it_in_one_line():
 
 def test_ambiguous_rows_are_listed_with_what_they_may_have_cost():
     """Each once, by its label, with what to do at the end."""
-    lines = frame.ambiguous_lines(results("a", "b", "b"), State(ORDERS))
+    lines = frame.ambiguous_lines(results("a", "b", "b"), State(LEDGER))
     assert lines[0] == "row 1 is ambiguous (no_answer): job b, possibly billed up to $0.0286"
     assert "resolve(run_dir, row, task_id=...)" in lines[-1]
     assert len(lines) == 2
-    assert frame.ambiguous_lines(results("a"), State(ORDERS)) == []
+    assert frame.ambiguous_lines(results("a"), State(LEDGER)) == []
 
 
 def test_a_long_list_is_cut_and_unknown_costs_say_so():
     """Ten lines, how many more, and what to do."""
-    orders = [Order(f"job-{i:02}", 1, Stage.AMBIGUOUS, may_have_been_billed=True) for i in range(13)]
-    lines = frame.ambiguous_lines(results(*(o.job_id for o in orders), orders=orders), State(orders))
+    attempts = [Attempt(f"job-{i:02}", 1, Stage.AMBIGUOUS, may_have_been_billed=True) for i in range(13)]
+    lines = frame.ambiguous_lines(results(*(o.job_id for o in attempts), attempts=attempts), State(attempts))
     assert len(lines) == 12
     assert lines[10] == "... and 3 more"
     assert lines[0].endswith("possibly billed an unknown cost")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.engine.attempts import ORDERED, Order, Stage
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
 from dreamo_batch.engine.budget import (
     Budget,
     highest_price,
@@ -46,7 +46,7 @@ def test_amounts_are_read_exactly(amount):
 
 @given(st.lists(amounts.map(Decimal)))
 def test_sums_are_exact(parts):
-    """A sum of millionths has no rounding in it, whatever the order."""
+    """A sum of millionths has no rounding in it, whatever the attempt."""
     expected = sum(int(part.scaleb(6)) for part in parts)
     assert total(parts).scaleb(6) == total(reversed(parts)).scaleb(6) == expected
 
@@ -54,50 +54,50 @@ def test_sums_are_exact(parts):
 def test_long_amounts_stay_exact():
     """Digits beyond what a default context keeps are kept."""
     cost = "0.0285714285714285714285714285714285714285"
-    orders = [Order("a", n, Stage.COMPLETED, cost=cost) for n in (1, 2, 3)]
-    budget = Budget(orders=orders)
+    attempts = [Attempt("a", n, Stage.COMPLETED, cost=cost) for n in (1, 2, 3)]
+    budget = Budget(attempts=attempts)
     assert text(budget.spent) == "0.0857142857142857142857142857142857142855"
-    budget.change(orders[0], orders[0])
+    budget.change(attempts[0], attempts[0])
     assert text(budget.spent) == "0.0857142857142857142857142857142857142855"
     assert times(-1, Decimal(cost)) == Decimal("-" + cost)
-    held = Budget(orders=[Order("a", 1, Stage.ACCEPTED, reserved=cost), Order("a", 2, Stage.ACCEPTED)])
+    held = Budget(attempts=[Attempt("a", 1, Stage.ACCEPTED, reserved=cost), Attempt("a", 2, Stage.ACCEPTED)])
     assert text(held.reserved) == cost
     held.price = Decimal(cost)
     assert text(held.reserved) == "0.0571428571428571428571428571428571428570"
 
 
 @given(histories(), st.none() | amounts.map(Decimal))
-def test_following_orders_one_by_one_is_adding_them_up(orders, price):
-    """However orders came about, spent and reserved are those of a budget made from where they are."""
+def test_following_attempts_one_by_one_is_adding_them_up(attempts, price):
+    """However attempts came about, spent and reserved are those of a budget made from where they are."""
     followed = Budget(price=price)
-    for order in orders:
-        sent = Order(order.job_id, order.order, Stage.SENDING, reserved=order.reserved)
+    for attempt in attempts:
+        sent = Attempt(attempt.job_id, attempt.attempt, Stage.SENDING, reserved=attempt.reserved)
         followed.change(None, sent)
-        followed.change(sent, order)
-    fresh = Budget(price=followed.price, orders=orders)
+        followed.change(sent, attempt)
+    fresh = Budget(price=followed.price, attempts=attempts)
     assert (followed.spent, followed.reserved) == (fresh.spent, fresh.reserved)
-    settled = [money(order.cost) or 0 for order in orders if order.stage in ORDERED]
+    settled = [money(attempt.cost) or 0 for attempt in attempts if attempt.stage in SUBMITTED]
     assert followed.spent == sum(settled)
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_what_an_order_holds_back(stage):
-    """An order that exists, or may, holds its reservation until its cost is known; the rest hold nothing."""
-    budget = Budget(orders=[Order("a", 1, stage, reserved="0.03")])
-    assert budget.reserved == (Decimal("0.03") if stage in ORDERED else 0)
+def test_what_an_attempt_holds_back(stage):
+    """An attempt that exists, or may, holds its reservation until its cost is known; the rest hold nothing."""
+    budget = Budget(attempts=[Attempt("a", 1, stage, reserved="0.03")])
+    assert budget.reserved == (Decimal("0.03") if stage in SUBMITTED else 0)
     assert budget.spent == 0
-    budget = Budget(orders=[Order("a", 1, stage, reserved="0.03", cost="0.02")])
-    assert (budget.spent, budget.reserved) == ((Decimal("0.02") if stage in ORDERED else 0), 0)
+    budget = Budget(attempts=[Attempt("a", 1, stage, reserved="0.03", cost="0.02")])
+    assert (budget.spent, budget.reserved) == ((Decimal("0.02") if stage in SUBMITTED else 0), 0)
 
 
 @pytest.mark.parametrize("stage", ENDED)
-def test_an_order_that_ended_without_a_cost_keeps_its_reservation(stage):
+def test_an_attempt_that_ended_without_a_cost_keeps_its_reservation(stage):
     """Money that may be gone is not given out again, in this call or the next."""
-    sent = Order("a", 1, Stage.SENDING, reserved="0.03")
+    sent = Attempt("a", 1, Stage.SENDING, reserved="0.03")
     budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
     budget.change(None, sent)
     assert budget.verdict() == "wait"
-    budget.change(sent, Order("a", 1, stage, reserved="0.03"))
+    budget.change(sent, Attempt("a", 1, stage, reserved="0.03"))
     assert budget.reserved == Decimal("0.03")
     assert budget.verdict() == "stop"
 
@@ -105,30 +105,30 @@ def test_an_order_that_ended_without_a_cost_keeps_its_reservation(stage):
 @pytest.mark.parametrize("cost", [None, "0.02"])
 def test_a_failure_known_to_be_unbilled_holds_nothing_back(cost):
     """Neither its reservation nor, sent before any price was known, the price known now."""
-    sent = Order("a", 1, Stage.SENDING, reserved="0.03")
+    sent = Attempt("a", 1, Stage.SENDING, reserved="0.03")
     budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
     budget.change(None, sent)
-    ended = Order("a", 1, Stage.FAILED, reserved="0.03", cost=cost, may_have_been_billed=False)
+    ended = Attempt("a", 1, Stage.FAILED, reserved="0.03", cost=cost, may_have_been_billed=False)
     budget.change(sent, ended)
     assert (budget.reserved, budget.spent) == (0, Decimal(cost or "0"))
     assert budget.verdict() == "go"
-    pilot = Order("b", 1, Stage.FAILED, cost=cost, may_have_been_billed=False)
-    assert Budget(price=Decimal("0.03"), orders=[pilot, ended]).reserved == 0
+    pilot = Attempt("b", 1, Stage.FAILED, cost=cost, may_have_been_billed=False)
+    assert Budget(price=Decimal("0.03"), attempts=[pilot, ended]).reserved == 0
 
 
-def test_orders_sent_before_any_price_count_at_the_price_known_now():
-    """A pilot's order in flight holds back what its siblings turned out to cost."""
-    orders = [Order("a", n, Stage.ACCEPTED) for n in (1, 2)]
-    budget = Budget(cap=Decimal("0.10"), n_pilot=2, orders=orders)
+def test_attempts_sent_before_any_price_count_at_the_price_known_now():
+    """A pilot's attempt in flight holds back what its siblings turned out to cost."""
+    attempts = [Attempt("a", n, Stage.ACCEPTED) for n in (1, 2)]
+    budget = Budget(cap=Decimal("0.10"), n_pilot=2, attempts=attempts)
     assert budget.reserved == 0
-    budget.change(orders[0], Order("a", 1, Stage.COMPLETED, cost="0.04"))
+    budget.change(attempts[0], Attempt("a", 1, Stage.COMPLETED, cost="0.04"))
     assert (budget.spent, budget.reserved, budget.price) == (
         Decimal("0.04"),
         Decimal("0.04"),
         Decimal("0.04"),
     )
     assert budget.verdict() == "wait"
-    budget.change(orders[1], Order("a", 2, Stage.FAILED, cost="0"))
+    budget.change(attempts[1], Attempt("a", 2, Stage.FAILED, cost="0"))
     assert budget.verdict() == "go"
 
 
@@ -136,17 +136,17 @@ def test_a_higher_price_raises_what_follows():
     """Seen once, the highest price is what every later create reserves; a lower one changes nothing."""
     budget = Budget(price=Decimal("0.03"))
     for cost, price in (("0.05", "0.05"), ("0.01", "0.05"), ("0.06", "0.06")):
-        budget.change(Order("a", 1, Stage.ACCEPTED), Order("a", 1, Stage.COMPLETED, cost=cost))
+        budget.change(Attempt("a", 1, Stage.ACCEPTED), Attempt("a", 1, Stage.COMPLETED, cost=cost))
         assert budget.reserve() == price
 
 
 def test_only_pictures_show_a_price():
     """What a failed task cost is no price of one that completes."""
-    orders = [Order("a", 1, Stage.FAILED, cost="9"), Order("a", 2, Stage.COMPLETED, cost="0.02")]
-    assert highest_price(orders) == Decimal("0.02")
-    assert price_of(orders[0]) is None
+    attempts = [Attempt("a", 1, Stage.FAILED, cost="9"), Attempt("a", 2, Stage.COMPLETED, cost="0.02")]
+    assert highest_price(attempts) == Decimal("0.02")
+    assert price_of(attempts[0]) is None
     budget = Budget(price=Decimal("0.03"))
-    budget.change(None, orders[0])
+    budget.change(None, attempts[0])
     assert budget.price == Decimal("0.03")
 
 
@@ -154,7 +154,7 @@ def test_the_cap_is_met_to_the_last_digit():
     """Exactly the cap may be spent, and not a millionth more."""
     budget = Budget(cap=Decimal("0.090000"), price=Decimal("0.03"))
     for n in (1, 2):
-        budget.change(None, Order("a", n, Stage.COMPLETED, cost="0.03"))
+        budget.change(None, Attempt("a", n, Stage.COMPLETED, cost="0.03"))
     assert budget.verdict() == "go"
     budget.cap = Decimal("0.089999")
     assert budget.verdict() == "stop"
@@ -164,7 +164,7 @@ def test_the_cap_is_met_to_the_last_digit():
 def test_what_is_over_the_cap_is_told():
     """If a price exceeds its reservation, the excess is a number."""
     budget = Budget(cap=Decimal("0.03"), price=Decimal("0.03"))
-    budget.change(None, Order("a", 1, Stage.COMPLETED, cost="0.0400001"))
+    budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.0400001"))
     assert budget.excess == Decimal("0.0100001")
     assert Budget().excess == 0
 
@@ -178,35 +178,39 @@ def test_without_a_cap_everything_goes():
 
 
 def test_pilots_are_counted():
-    """At most as many orders as allowed go out before a price is known; those that never were come back."""
+    """At most as many attempts as allowed go out before a price is known; those that never were come back."""
     budget = Budget(cap=Decimal(5), n_pilot=2)
-    sent = [Order("a", n, Stage.SENDING) for n in (1, 2)]
-    for order in sent:
+    sent = [Attempt("a", n, Stage.SENDING) for n in (1, 2)]
+    for attempt in sent:
         assert budget.verdict() == "go"
         assert budget.reserve() is None
-        budget.change(None, order)
+        budget.change(None, attempt)
     assert budget.verdict() == "wait"
-    budget.change(sent[0], Order("a", 1, Stage.UNSENT))
+    budget.change(sent[0], Attempt("a", 1, Stage.UNSENT))
     assert budget.verdict() == "go"
     assert budget.reserve() is None
-    budget.change(Order("a", 1, Stage.UNSENT), sent[0])
-    budget.change(sent[0], Order("a", 1, Stage.REFUSED))
+    budget.change(Attempt("a", 1, Stage.UNSENT), sent[0])
+    budget.change(sent[0], Attempt("a", 1, Stage.REFUSED))
     assert budget.verdict() == "go"
-    budget.change(sent[1], Order("a", 2, Stage.AMBIGUOUS))
+    budget.change(sent[1], Attempt("a", 2, Stage.AMBIGUOUS))
     assert budget.reserve() is None
-    budget.change(None, Order("b", 1, Stage.SENDING))
+    budget.change(None, Attempt("b", 1, Stage.SENDING))
     assert budget.verdict() == "wait"
-    budget.change(Order("b", 1, Stage.SENDING), Order("b", 1, Stage.COMPLETED))
+    budget.change(Attempt("b", 1, Stage.SENDING), Attempt("b", 1, Stage.COMPLETED))
     assert budget.verdict() == "stop"
 
 
 def test_pilots_of_earlier_calls_count():
-    """The same call again buys no more orders without a price; a larger number buys the difference."""
-    orders = [Order("a", 1, Stage.COMPLETED), Order("b", 1, Stage.AMBIGUOUS), Order("c", 1, Stage.REFUSED)]
-    assert Budget(cap=Decimal(5), n_pilot=2, orders=orders).verdict() == "stop"
-    budget = Budget(cap=Decimal(5), n_pilot=3, orders=orders)
+    """The same call again buys no more attempts without a price; a larger number buys the difference."""
+    attempts = [
+        Attempt("a", 1, Stage.COMPLETED),
+        Attempt("b", 1, Stage.AMBIGUOUS),
+        Attempt("c", 1, Stage.REFUSED),
+    ]
+    assert Budget(cap=Decimal(5), n_pilot=2, attempts=attempts).verdict() == "stop"
+    budget = Budget(cap=Decimal(5), n_pilot=3, attempts=attempts)
     assert (budget.n_pilots, budget.verdict()) == (2, "go")
-    budget.change(orders[2], Order("c", 1, Stage.SENDING))
+    budget.change(attempts[2], Attempt("c", 1, Stage.SENDING))
     assert budget.verdict() == "wait"
 
 
@@ -219,18 +223,18 @@ def test_what_is_no_amount_of_money_is_none(amount):
     assert money(amount) is None
 
 
-def test_possibly_billed_counts_doubtful_orders_only():
-    """Orders that may have cost something nobody told, at what they hold back; unknown where one holds nothing."""
-    orders = [
-        Order("a", 1, Stage.AMBIGUOUS, reserved="0.03", may_have_been_billed=True),
-        Order("b", 1, Stage.LOST, reserved="0.04", may_have_been_billed=True),
-        Order("c", 1, Stage.FAILED, reserved="0.05", may_have_been_billed=False),
-        Order("d", 1, Stage.COMPLETED, reserved="0.06", cost="0.06", may_have_been_billed=True),
-        Order("f", 1, Stage.UNSENT, reserved="1", may_have_been_billed=True),
+def test_possibly_billed_counts_doubtful_attempts_only():
+    """Attempts that may have cost something nobody told, at what they hold back; unknown where one holds nothing."""
+    attempts = [
+        Attempt("a", 1, Stage.AMBIGUOUS, reserved="0.03", may_have_been_billed=True),
+        Attempt("b", 1, Stage.LOST, reserved="0.04", may_have_been_billed=True),
+        Attempt("c", 1, Stage.FAILED, reserved="0.05", may_have_been_billed=False),
+        Attempt("d", 1, Stage.COMPLETED, reserved="0.06", cost="0.06", may_have_been_billed=True),
+        Attempt("f", 1, Stage.UNSENT, reserved="1", may_have_been_billed=True),
     ]
-    assert possibly_billed(orders) == Decimal("0.07")
+    assert possibly_billed(attempts) == Decimal("0.07")
     assert possibly_billed([]) == 0
-    assert possibly_billed([*orders, Order("e", 1, Stage.AMBIGUOUS, may_have_been_billed=True)]) is None
+    assert possibly_billed([*attempts, Attempt("e", 1, Stage.AMBIGUOUS, may_have_been_billed=True)]) is None
 
 
 def test_the_users_decimal_context_changes_no_amount():
@@ -241,9 +245,9 @@ def test_the_users_decimal_context_changes_no_amount():
         assert (total(amounts), times(3, amounts[0])) == (Decimal("1234.5679"), Decimal("3703.7034"))
         assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "1234.5678")
         budget = Budget(cap=Decimal("0.01502"), price=Decimal("0.00501"))
-        budget.change(None, Order("a", 1, Stage.COMPLETED, cost="0.00501"))
+        budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.00501"))
         assert (budget.verdict(), budget.excess) == ("go", 0)
-        budget.change(None, Order("b", 1, Stage.COMPLETED, cost="0.00501"))
+        budget.change(None, Attempt("b", 1, Stage.COMPLETED, cost="0.00501"))
         assert budget.verdict() == "stop"
         plan = pd.DataFrame({"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]})
         assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._lead().as_text()
@@ -251,14 +255,14 @@ def test_the_users_decimal_context_changes_no_amount():
 
 def test_what_is_left_of_the_sum_of_a_call_is_what_it_did_not_commit():
     """What is reserved counts, a lower cost frees the rest of it, and nothing is owed beyond the sum."""
-    before = Order("a", 1, Stage.ACCEPTED, reserved="0.05")
-    budget = Budget(max_new=Decimal("0.10"), price=Decimal("0.03"), orders=[before])
+    before = Attempt("a", 1, Stage.ACCEPTED, reserved="0.05")
+    budget = Budget(max_new=Decimal("0.10"), price=Decimal("0.03"), attempts=[before])
     assert Budget().left is None
     assert budget.left == Decimal("0.10")
-    sent = Order("b", 1, Stage.ACCEPTED, reserved="0.03")
+    sent = Attempt("b", 1, Stage.ACCEPTED, reserved="0.03")
     budget.change(None, sent)
     assert budget.left == Decimal("0.07")
-    budget.change(sent, Order("b", 1, Stage.COMPLETED, reserved="0.03", cost="0.02"))
+    budget.change(sent, Attempt("b", 1, Stage.COMPLETED, reserved="0.03", cost="0.02"))
     assert budget.left == Decimal("0.08")
-    budget.change(before, Order("a", 1, Stage.COMPLETED, reserved="0.05", cost="9"))
+    budget.change(before, Attempt("a", 1, Stage.COMPLETED, reserved="0.05", cost="9"))
     assert budget.left == 0

@@ -14,16 +14,16 @@ from hypothesis import given
 
 from dreamo_batch import columns
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Order, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION
 from tests.fakes import histories
 
 META = directory.Meta(
     schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
 )
-FULL = Order(
+FULL = Attempt(
     job_id="a" * 32,
-    order=1,
+    attempt=1,
     stage=Stage.COMPLETED,
     task_id="cqexample",
     seed_sent=2**63 - 1,
@@ -49,16 +49,16 @@ FULL = Order(
 
 
 @given(histories())
-def test_any_state_comes_back(orders):
-    """Whatever orders hold, laying them out and reading them gives the same orders."""
-    state = State(orders)
+def test_any_state_comes_back(attempts):
+    """Whatever attempts hold, laying them out and reading them gives the same attempts."""
+    state = State(attempts)
     assert directory.to_state(directory.to_arrow(state, ["a" * 32, "f" * 32])) == state
 
 
 def test_a_file_comes_back_whole(tmp_path):
     """State and what the file says of itself survive the disk."""
     path = tmp_path / "checkpoint.parquet"
-    state = State([FULL, Order("a" * 32, 2, Stage.ACCEPTED), Order("b" * 32, 1, Stage.REFUSED)])
+    state = State([FULL, Attempt("a" * 32, 2, Stage.ACCEPTED), Attempt("b" * 32, 1, Stage.REFUSED)])
     directory.write(path, state, ["a" * 32], META)
     table, meta = directory.read_table(path)
     assert directory.to_state(table) == state
@@ -71,7 +71,7 @@ def test_plain_pandas_reads_it(tmp_path):
     path.parent.mkdir()
     directory.write(path, State([FULL]), ["a" * 32, "b" * 32], META)
     frame = pd.read_parquet(path)
-    assert list(frame.columns) == list(columns.ORDERS)
+    assert list(frame.columns) == list(columns.LEDGER)
     assert frame.loc[0, columns.COST] == "0.028571428571428571428571428571"
     assert frame.loc[0, columns.ERROR_CODE] == "003011095"
     assert frame.loc[0, columns.SENT_AT] == pd.Timestamp("2023-11-14T22:13:20.123456Z")
@@ -83,36 +83,36 @@ def test_a_file_of_format_1_lacks_what_was_added_later(tmp_path, schema):
     """It reads as nothing known; in a file of this format a column that is gone is damage."""
     path = tmp_path / "checkpoint.parquet"
     directory.write(path, State([FULL]), [], replace(META, schema=schema))
-    table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ORDERED_INPUTS])
+    table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ATTEMPT_INPUTS])
     pq.write_table(table, path)
     if schema == 1:
-        (order,) = directory.to_state(directory.read_table(path)[0])
-        assert (order.output_urls, order.inputs, order.task_id) == (None, None, FULL.task_id)
+        (attempt,) = directory.to_state(directory.read_table(path)[0])
+        assert (attempt.output_urls, attempt.inputs, attempt.task_id) == (None, None, FULL.task_id)
     else:
         with pytest.raises(ValueError, match="no column"):
             directory.read_table(path)
 
 
-@pytest.mark.parametrize("orders", [[], [FULL], [Order("b", 1)]])
-def test_frame_has_the_documented_dtypes(orders):
+@pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])
+def test_frame_has_the_documented_dtypes(attempts):
     """Also empty and with columns that are missing throughout."""
-    frame = directory.to_frame(directory.to_arrow(State(orders), ["c"]))
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.ORDERS)
+    frame = directory.to_frame(directory.to_arrow(State(attempts), ["c"]))
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.LEDGER)
 
 
-def test_jobs_never_ordered_have_a_row_without_an_order():
-    """A job without orders has one row; a job with orders has theirs only, however often it is named."""
-    state = State([FULL, Order("b" * 32, 1, Stage.UNSENT)])
+def test_jobs_never_submitted_have_a_row_without_an_attempt():
+    """A job without attempts has one row; a job with attempts has theirs only, however often it is named."""
+    state = State([FULL, Attempt("b" * 32, 1, Stage.UNSENT)])
     frame = directory.to_frame(directory.to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
     assert frame[columns.JOB_ID].tolist() == ["a" * 32, "b" * 32, "c" * 32]
     assert frame[columns.STAGE].tolist() == ["completed", "unsent", "pending"]
-    assert frame[columns.ORDER].isna().tolist() == [False, True, True]
+    assert frame[columns.ATTEMPT].isna().tolist() == [False, True, True]
 
 
 def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
-    """A flipped bit never changes an order or what the file covers without being noticed."""
+    """A flipped bit never changes an attempt or what the file covers without being noticed."""
     path = tmp_path / "checkpoint.parquet"
-    state = State([FULL, Order("b" * 32, 1, Stage.ACCEPTED, task_id="t2")])
+    state = State([FULL, Attempt("b" * 32, 1, Stage.ACCEPTED, task_id="t2")])
     directory.write(path, state, [], META)
     content = path.read_bytes()
     n_noticed = 0

@@ -58,7 +58,7 @@ def make(tmp_path, clock):
         *names, assignment: Assignment | None = None, max_attempts=1, should_download=True, max_in_flight=8
     ) -> Coordinator:
         options = plan.Options(max_attempts=max_attempts, should_download=should_download)
-        budget = Budget(price=Decimal("0.03"), orders=ledger.state)
+        budget = Budget(price=Decimal("0.03"), attempts=ledger.state)
         coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
@@ -114,8 +114,8 @@ def test_about_to_send_is_written_down_with_its_reservation(make, clock):
     """Seed, time and money stand in the ledger before the worker is called."""
     coordinator = make("a")
     ((action, _),) = coordinator.give(10)
-    order = latest(coordinator)
-    assert (order.stage, order.seed_sent, order.reserved, order.sent_at) == (
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.seed_sent, attempt.reserved, attempt.sent_at) == (
         Stage.SENDING,
         7,
         "0.03",
@@ -197,7 +197,7 @@ def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
     assert clock.now == pytest.approx(began + 900, abs=1)
     assert isinstance(coordinator.stopped, ServiceUnreachable)
     assert "with 429 (too many requests) for 900 s" in str(coordinator.stopped)
-    assert "2 jobs are not ordered" in str(coordinator.stopped)
+    assert "2 jobs are not submitted" in str(coordinator.stopped)
     assert len(coordinator.notices) == 1
     assert coordinator.snapshot().by_status["pending"] == 2
 
@@ -259,8 +259,8 @@ def test_a_service_that_takes_something_now_and_then_is_waited_for(make, clock):
     assert coordinator.notices[1:] == ["the service takes requests again; going on"]
 
 
-def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_latest(make, clock, tmp_path):
-    """An order that was in doubt while another one was made keeps a name of its own."""
+def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_latest(make, clock, tmp_path):
+    """An attempt that was in doubt while another one was made keeps a name of its own."""
     coordinator = make("a")
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
@@ -275,7 +275,7 @@ def test_the_picture_of_an_order_settled_late_does_not_replace_that_of_the_lates
 
 
 def with_a_resend_on_the_wire(make, clock, **options):
-    """Give a coordinator whose order 1 was in doubt; order 2 is on the wire when 1 is settled as taken."""
+    """Give a coordinator whose attempt 1 was in doubt; attempt 2 is on the wire when 1 is settled as taken."""
     coordinator = make("a")
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
@@ -300,16 +300,16 @@ def with_a_resend_on_the_wire(make, clock, **options):
     ],
 )
 def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, clock, failure):
-    """The order found to be taken serves the job: no create follows it, and its picture is the row's."""
+    """The attempt found to be taken serves the job: no create follows it, and its picture is the row's."""
     coordinator = with_a_resend_on_the_wire(make, clock)
     coordinator.take(CreateAnswer(("a", 2), failure))
     assert coordinator.schedule.waiting == ()
-    assert latest(coordinator).order == 1
+    assert latest(coordinator).attempt == 1
     assert coordinator.snapshot().by_status["in_progress"] == 1
 
 
-def test_a_resend_that_fails_is_not_ordered_again_once_the_first_was_taken(make, clock):
-    """Attempts that are left are not for a job whose other order is still being made."""
+def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(make, clock):
+    """Attempts that are left are not for a job whose other attempt is still being made."""
     coordinator = with_a_resend_on_the_wire(make, clock, max_attempts=5)
     coordinator.take(CreateAnswer(("a", 2), "t2"))
     clock.advance(60)
@@ -324,7 +324,7 @@ def test_a_resend_that_fails_is_not_ordered_again_once_the_first_was_taken(make,
     assert (
         plan.assignment(
             prepared("a"), coordinator.ledger.state, again, coordinator.ledger.directory.path
-        ).to_order
+        ).to_submit
         == []
     )
 
@@ -332,8 +332,8 @@ def test_a_resend_that_fails_is_not_ordered_again_once_the_first_was_taken(make,
 def test_a_completed_task_is_saved(make, clock):
     """Its cost takes the place of its reservation, and its picture is fetched."""
     coordinator = completed(make, clock)
-    order = latest(coordinator)
-    assert (order.stage, order.cost, order.n_polls) == (Stage.COMPLETED, "0.0286", 1)
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.cost, attempt.n_polls) == (Stage.COMPLETED, "0.0286", 1)
     assert (coordinator.budget.spent, coordinator.budget.reserved) == (Decimal("0.0286"), 0)
     assert given(coordinator) == [("save", KEY, "https://h/1")]
     assert not coordinator.is_over()
@@ -386,12 +386,12 @@ def test_a_completed_task_without_a_link_is_asked_again_first(make, clock):
 
 
 def test_a_failed_task_is_over(make, clock):
-    """With the service's own words, and without a second order."""
+    """With the service's own words, and without a second attempt."""
     coordinator = accepted(make, clock)
     task = Task("t1", "failed", cost="0", error=ServiceMessage("003011095", "Internal generation error"))
     coordinator.take(PollAnswer(Do.POLL, KEY, task))
-    order = latest(coordinator)
-    assert (order.stage, order.error_class, order.error_code) == (
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.error_class, attempt.error_code) == (
         Stage.FAILED,
         "generation_error",
         "003011095",
@@ -399,8 +399,8 @@ def test_a_failed_task_is_over(make, clock):
     assert coordinator.is_over()
 
 
-def test_an_unbilled_failure_is_ordered_again_where_that_is_allowed(make, clock):
-    """As a new order under the next number, up to the attempts."""
+def test_an_unbilled_failure_is_submitted_again_where_that_is_allowed(make, clock):
+    """As a new attempt under the next number, up to the attempts."""
     coordinator = accepted(make, clock, max_attempts=2)
     failed = Task("t1", "failed", error=ServiceMessage("003011099", None))
     coordinator.take(PollAnswer(Do.POLL, KEY, failed))
@@ -417,7 +417,7 @@ def test_an_unbilled_failure_is_ordered_again_where_that_is_allowed(make, clock)
     [{"cost": "0.0286"}, {"is_cost_unreadable": True}, {"urls": ("https://h/1",)}],
     ids=["cost", "unreadable-cost", "picture"],
 )
-def test_a_failure_that_may_have_cost_something_is_not_ordered_again_by_itself(make, clock, told):
+def test_a_failure_that_may_have_cost_something_is_not_submitted_again_by_itself(make, clock, told):
     """Whatever the code says: a cost is spent money, and a picture or an unreadable cost leave it open."""
     coordinator = accepted(make, clock, max_attempts=2)
     failed = Task("t1", "failed", error=ServiceMessage("003011099", None), **told)
@@ -427,7 +427,7 @@ def test_a_failure_that_may_have_cost_something_is_not_ordered_again_by_itself(m
     assert coordinator.budget.spent == Decimal(told.get("cost", "0"))
     assert coordinator.budget.reserved == (0 if "cost" in told else Decimal("0.03"))
     again = plan.decide(coordinator.ledger.state.of("a"), plan.Options(max_attempts=2), None)
-    assert not again.is_ordered
+    assert not again.is_submitted
 
 
 def test_an_unbilled_failure_holds_nothing_back(make, clock):
@@ -436,7 +436,7 @@ def test_an_unbilled_failure_holds_nothing_back(make, clock):
     assert coordinator.budget.reserved == Decimal("0.03")
     coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
     assert coordinator.budget.reserved == 0
-    assert Budget(orders=coordinator.ledger.state).reserved == 0
+    assert Budget(attempts=coordinator.ledger.state).reserved == 0
 
 
 def test_a_new_call_waits_its_own_time_for_an_old_task(make, clock):
@@ -494,9 +494,13 @@ def test_a_task_is_lost_only_if_nobody_knows_it_for_long(make, clock):
         assert latest(coordinator).stage is Stage.ACCEPTED
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
     coordinator.take(PollAnswer(Do.POLL, KEY, NOT_FOUND))
-    order = latest(coordinator)
-    assert (order.stage, order.error_class, order.may_have_been_billed) == (Stage.LOST, "task_lost", True)
-    assert order.reserved == "0.03"
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.error_class, attempt.may_have_been_billed) == (
+        Stage.LOST,
+        "task_lost",
+        True,
+    )
+    assert attempt.reserved == "0.03"
     assert coordinator.is_over()
 
 
@@ -545,9 +549,9 @@ def test_what_nobody_foresaw_is_raised(make):
         make("a").take(ZeroDivisionError())
 
 
-def test_an_order_that_is_not_in_the_ledger_can_not_be_asked_for(make):
+def test_an_attempt_that_is_not_in_the_ledger_can_not_be_asked_for(make):
     """An assignment and its ledger belong together."""
-    with pytest.raises(RunStopped, match="order 1 of job b is not in the ledger"):
+    with pytest.raises(RunStopped, match="attempt 1 of job b is not in the ledger"):
         make(assignment=Assignment({}, {}, 0, (), [("b", 1)], ()))
 
 
@@ -607,7 +611,7 @@ def _fail_unbilled(make, clock) -> Coordinator:
 
 
 def test_a_failure_that_waits_for_its_next_attempt_is_not_settled(make, clock):
-    """It is counted as failed, and as one of those that are ordered again."""
+    """It is counted as failed, and as one of those that are submitted again."""
     coordinator = _fail_unbilled(make, clock)
     assert (coordinator.snapshot().n_failed, coordinator.snapshot().n_settled) == (1, 0)
     coordinator.give(1)
@@ -626,22 +630,26 @@ def test_the_cap_stops_a_run_only_if_rows_are_left_over(make, clock):
 
 
 def test_the_cap_stops_a_run_with_rows_left_over(make):
-    """Rows that were asked for and not ordered raise."""
+    """Rows that were asked for and not submitted raise."""
     coordinator = make("a")
     coordinator.budget.cap = Decimal("0.01")
     assert coordinator.is_over()
     assert isinstance(coordinator.stopped, BudgetReached)
 
 
-def test_a_task_id_of_another_order_is_not_taken(make, clock):
+def test_a_task_id_of_another_attempt_is_not_taken(make, clock):
     """A cache or a connection out of step answered; the create may be billed, and its row is held."""
     coordinator = make("a", "b")
     assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
     coordinator.take(CreateAnswer(KEY, "t1"))
     coordinator.take(CreateAnswer(("b", 1), "t1"))
-    order = coordinator.ledger.state.deciding("b")
-    assert (order.stage, order.task_id, order.error_class) == (Stage.AMBIGUOUS, None, failures.OTHER_TASK)
-    assert "t1" in order.error_message
+    attempt = coordinator.ledger.state.deciding("b")
+    assert (attempt.stage, attempt.task_id, attempt.error_class) == (
+        Stage.AMBIGUOUS,
+        None,
+        failures.OTHER_TASK,
+    )
+    assert "t1" in attempt.error_message
     assert latest(coordinator).task_id == "t1"
     assert any("job b" in text and "t1" in text for text in coordinator.notices)
 
@@ -665,9 +673,9 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     assert len([text for text in coordinator.notices if "t9" in text]) == 1
     clock.advance(60.0)
     coordinator.take(PollAnswer(Do.POLL, KEY, other))
-    order = latest(coordinator)
-    assert (order.stage, order.error_class) == (Stage.ACCEPTED, requests.TASK_TIMEOUT)
-    assert "answered about t9" in order.error_message
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, requests.TASK_TIMEOUT)
+    assert "answered about t9" in attempt.error_message
 
 
 def test_an_unlisted_status_is_told_once(make, clock):
@@ -726,9 +734,9 @@ def test_a_403_to_one_create_fails_its_row_once_others_are_accepted(make, clock)
     assert ("create", KEY) in until_given(coordinator, clock)
     coordinator.take(CreateAnswer(KEY, FORBIDDEN))
     assert coordinator.stopped is None
-    order = latest(coordinator)
-    assert (order.stage, order.error_class) == (Stage.REFUSED, failures.FORBIDDEN)
-    assert order.error_message == "you have been blocked"
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.error_class) == (Stage.REFUSED, failures.FORBIDDEN)
+    assert attempt.error_message == "you have been blocked"
 
 
 def test_two_403_in_a_row_stop_the_run_and_fail_no_row(make):

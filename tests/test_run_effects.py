@@ -73,13 +73,13 @@ def test_a_failed_create_is_a_value(tmp_path, error):
 
 
 def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
-    """An id that was read is an order that is known."""
+    """An id that was read is an attempt that is known."""
     failure = Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
     assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job()) == CreateAnswer(KEY, "t1")
 
 
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
-    """An exception out of nowhere says nothing of whether the order was taken."""
+    """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):
         answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job())
     assert answer.result.kind is Kind.MAY_HAVE_ARRIVED

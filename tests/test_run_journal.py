@@ -179,8 +179,8 @@ def chained(*records: dict) -> bytes:
         ([{"kind": "sending"}], "not a journal's header"),
         ([{"journal": {"schema": 1}}], "not a journal's header"),
         ([{"journal": 5}], "not a journal's header"),
-        (["header", {"kind": "sending", "job": "a", "order": 1}], "not an event of this version"),
-        (["header", {"kind": "exploded", "job": "a", "order": 1, "at": 1}], "not an event of this version"),
+        (["header", {"kind": "sending", "job": "a", "attempt": 1}], "not an event of this version"),
+        (["header", {"kind": "exploded", "job": "a", "attempt": 1, "at": 1}], "not an event of this version"),
     ],
 )
 def test_lines_of_another_format_are_refused(tmp_path, records, text):

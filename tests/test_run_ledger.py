@@ -29,7 +29,7 @@ def opened(folder, service=SERVICE, **options) -> Ledger:
 
 
 def work(ledger: Ledger, job_id: str, *kinds: Kind) -> None:
-    """Record and commit events of a job's first order."""
+    """Record and commit events of a job's first attempt."""
     for at, kind in enumerate(kinds):
         fields = {"task_id": f"task-{job_id}"} if kind is Kind.ACCEPTED else {}
         ledger.record([event(kind, job_id, 1, float(at), **fields)])
@@ -37,7 +37,7 @@ def work(ledger: Ledger, job_id: str, *kinds: Kind) -> None:
 
 
 def stages(state: State) -> dict[str, str]:
-    return {order.job_id: str(order.stage) for order in state}
+    return {attempt.job_id: str(attempt.stage) for attempt in state}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_everything_recorded_is_there_again(busy):
     assert recovered.warnings == recovered.damaged == ()
     ledger = opened(busy)
     assert (stages(ledger.state), ledger.generation) == (BUSY, 2)
-    assert [order.job_id for order in interrupted(ledger.state)] == ["d"]
+    assert [attempt.job_id for attempt in interrupted(ledger.state)] == ["d"]
     assert ledger.state.deciding("a").task_id == "task-a"
     ledger.close(pending=[])
     assert stages(read(busy).state()) == BUSY
@@ -106,7 +106,7 @@ def test_what_is_not_committed_is_told_and_not_there(folder):
     """Events count once they are on the disk, and until then the ledger can name them."""
     ledger = opened(folder)
     events = [event(Kind.SENDING), event(Kind.ACCEPTED, at=6.0, task_id="t")]
-    assert [order.stage for order in ledger.record(iter(events))] == [Stage.SENDING, Stage.ACCEPTED]
+    assert [attempt.stage for attempt in ledger.record(iter(events))] == [Stage.SENDING, Stage.ACCEPTED]
     assert ledger.unwritten() == tuple(events)
     assert len(read(folder).state()) == 0
     ledger.commit()
@@ -116,7 +116,7 @@ def test_what_is_not_committed_is_told_and_not_there(folder):
 
 
 def test_checkpoints_grow_rarer_with_the_state(folder, monkeypatch):
-    """A checkpoint is due once as much has happened as there are orders, and no sooner than a minimum."""
+    """A checkpoint is due once as much has happened as there are attempts, and no sooner than a minimum."""
     monkeypatch.setattr(ledgers, "_EVENTS_BEFORE_CHECKPOINT", 10)
     ledger = opened(folder)
     after = []
@@ -253,7 +253,7 @@ def test_lines_lost_at_the_end_of_an_earlier_journal_are_noticed(folder):
 
 
 def test_pictures_the_ledger_does_not_know_are_refused(busy):
-    """A saved picture without an order tells of lines that were lost."""
+    """A saved picture without an attempt tells of lines that were lost."""
     images = RunDirectory(busy).images
     images.mkdir()
     (images / "notes.txt").touch()
@@ -265,7 +265,7 @@ def test_pictures_the_ledger_does_not_know_are_refused(busy):
 
 
 def test_results_the_ledger_does_not_know_are_refused(busy):
-    """A row that the results show as ordered has an order; results that can't be read show nothing."""
+    """A row that the results show as submitted has an attempt; results that can't be read show nothing."""
     results = RunDirectory(busy).results
     rows = pd.DataFrame({"job_id": ["a", None, "e"], "task_id": ["task-a", "t", None]}, dtype="str")
     rows.to_parquet(results)
@@ -410,12 +410,12 @@ def test_events_that_contradict_each_other_are_refused(folder):
     with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
         made.append([event(Kind.COMPLETED)])
         made.commit()
-    with pytest.raises(LedgerDamaged, match="the ledger contradicts itself: order 1 of job a is unsent"):
+    with pytest.raises(LedgerDamaged, match="the ledger contradicts itself: attempt 1 of job a is unsent"):
         opened(folder)
 
 
 def test_fields_of_another_version_are_refused(folder):
-    """An event that sets what orders do not have is not passed over."""
+    """An event that sets what attempts do not have is not passed over."""
     with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
         made.append([event(Kind.SENDING, colour="blue")])
         made.commit()
@@ -564,7 +564,7 @@ def answer(ledger: Ledger, *events: Event) -> None:
 def second_call(folder) -> Ledger:
     """Open as another process does: what nobody seems to wait for is in doubt."""
     ledger = opened(folder)
-    ledger.record([event(Kind.AMBIGUOUS, one.job_id, one.order, 9.0) for one in interrupted(ledger.state)])
+    ledger.record([event(Kind.AMBIGUOUS, one.job_id, one.attempt, 9.0) for one in interrupted(ledger.state)])
     ledger.commit()
     return ledger
 
@@ -583,12 +583,12 @@ def test_answers_after_the_lock_was_lost_are_folded_in_by_the_next_opening(robbe
     answer(robbed, event(Kind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))  # the first run may still be answered
     third.close([])
     robbed.abandon()
-    assert [order.task_id for order in reopened(folder).state] == ["task-a", None, "task-c"]
+    assert [attempt.task_id for attempt in reopened(folder).state] == ["task-a", None, "task-c"]
     assert not list(folder.glob("strays-*"))
-    assert [order.task_id for order in reopened(folder).state] == ["task-a", None, "task-c"]
+    assert [attempt.task_id for attempt in reopened(folder).state] == ["task-a", None, "task-c"]
 
 
-def test_a_task_whose_number_was_used_again_becomes_an_order_of_its_own(robbed, folder):
+def test_a_task_whose_number_was_used_again_becomes_an_attempt_of_its_own(robbed, folder):
     """The second call was told that nothing was sent, and sent again: both purchases are known then."""
     second = second_call(folder)
     second.record([event(Kind.NOT_SENT, "a", 1, 10.0), event(Kind.SENDING, "a", 1, 11.0)])
@@ -597,7 +597,10 @@ def test_a_task_whose_number_was_used_again_becomes_an_order_of_its_own(robbed, 
     answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="old"))
     for _ in range(2):
         ledger = opened(folder)
-        assert [(order.order, order.task_id) for order in ledger.state.of("a")] == [(1, "new"), (2, "old")]
+        assert [(attempt.attempt, attempt.task_id) for attempt in ledger.state.of("a")] == [
+            (1, "new"),
+            (2, "old"),
+        ]
         ledger.close([])
 
 
@@ -619,7 +622,7 @@ def test_what_a_writer_without_a_lock_wrote_too_late_does_not_break_the_chain(wr
 
 
 @pytest.mark.parametrize("is_made_again", [False, True])
-def test_a_deleted_directory_leaves_all_orders_beside_it(robbed, folder, is_made_again):
+def test_a_deleted_directory_leaves_all_attempts_beside_it(robbed, folder, is_made_again):
     """With the journals everything is gone but what the run remembers; the next one at this path begins with that."""
     robbed.record([event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a")])
     shutil.rmtree(folder)
@@ -631,7 +634,7 @@ def test_a_deleted_directory_leaves_all_orders_beside_it(robbed, folder, is_made
     folder.mkdir(exist_ok=True)
     assert (
         len(reopened(folder, service="loopback").state) == 0
-    )  # the orders are of another service, and stay there
+    )  # the attempts are of another service, and stay there
     strays = [*folder.glob("strays-*"), *folder.parent.glob("run-strays-*")]
     assert len(strays) == 1
     for path in folder.iterdir():
@@ -639,7 +642,7 @@ def test_a_deleted_directory_leaves_all_orders_beside_it(robbed, folder, is_made
             path.unlink()
     robbed.abandon()
     ledger = reopened(folder, entropy=robbed.entropy)
-    assert [order.task_id for order in ledger.state] == ["task-a", "task-b", "task-c"]
+    assert [attempt.task_id for attempt in ledger.state] == ["task-a", "task-b", "task-c"]
     assert not any(path.exists() for path in strays)
 
 

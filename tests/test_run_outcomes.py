@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dreamo_batch.engine import requests
-from dreamo_batch.engine.attempts import Kind, Order, Stage, advance
+from dreamo_batch.engine.attempts import Attempt, Kind, Stage, advance
 from dreamo_batch.engine.directory import Saved
 from dreamo_batch.engine.requests import CreateAnswer
 from dreamo_batch.service import contract, failures
@@ -16,14 +16,14 @@ from dreamo_batch.service.failures import Kind as FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
 
 KEY = ("a", 1)
-SENT = Order("a", 1, Stage.SENDING, sent_at=100.0, reserved="0.03")
+SENT = Attempt("a", 1, Stage.SENDING, sent_at=100.0, reserved="0.03")
 
 
-def ended(result, order: Order = SENT, at: float = 101.5):
-    return requests.create_ended(order, CreateAnswer(KEY, result), at)
+def ended(result, attempt: Attempt = SENT, at: float = 101.5):
+    return requests.create_ended(attempt, CreateAnswer(KEY, result), at)
 
 
-def test_a_task_id_is_an_accepted_order():
+def test_a_task_id_is_an_accepted_attempt():
     """The id is all there is to know."""
     assert ended("t1") == requests.Event(Kind.ACCEPTED, "a", 1, 101.5, {"task_id": "t1"})
 
@@ -42,14 +42,14 @@ def test_each_kind_of_failure_has_its_event(failure, kind, is_billed):
     """Refused, in doubt, or never sent; only doubt may have cost money."""
     event = ended(failure)
     assert event.kind is kind
-    order = advance(SENT, event)
-    assert order.may_have_been_billed is is_billed
-    assert (order.reserved is None) == (kind is not Kind.AMBIGUOUS)
+    attempt = advance(SENT, event)
+    assert attempt.may_have_been_billed is is_billed
+    assert (attempt.reserved is None) == (kind is not Kind.AMBIGUOUS)
     if kind is not Kind.NOT_SENT:
-        assert order.error_class == failure.error_class
-        assert order.error_message
+        assert attempt.error_class == failure.error_class
+        assert attempt.error_message
     else:
-        assert order.error_class is None
+        assert attempt.error_class is None
 
 
 def test_the_words_of_the_service_are_kept():
@@ -61,10 +61,10 @@ def test_the_words_of_the_service_are_kept():
 
 
 def test_waiting_counts_from_the_first_refusal_to_being_taken():
-    """Cool-downs and tries in between count; the first try, and orders never refused, do not."""
+    """Cool-downs and tries in between count; the first try, and attempts never refused, do not."""
     limited = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429)
     unreachable = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE)
-    order = Order("a", 1)
+    attempt = Attempt("a", 1)
     for sent_at, answered_at, result in (
         (100.0, 100.5, unreachable),
         (101.0, 102.0, limited),  # counted from here
@@ -72,18 +72,18 @@ def test_waiting_counts_from_the_first_refusal_to_being_taken():
         (120.0, 121.0, unreachable),
         (130.0, 131.0, "t1"),  # to here
     ):
-        order = advance(order, requests.sending(KEY, sent_at, seed=7, reserved="0.03", before=order))
-        order = advance(order, ended(result, order, answered_at))
-    assert (order.stage, order.n_refusals, order.waited_s) == (Stage.ACCEPTED, 2, 29.0)
-    order = advance(Order("b", 1), requests.sending(("b", 1), 1.0, seed=7, reserved=None, before=None))
-    order = advance(order, requests.create_ended(order, CreateAnswer(("b", 1), "t2"), 9.0))
-    assert (order.n_refusals, order.waited_s, order.reserved) == (None, None, None)
+        attempt = advance(attempt, requests.sending(KEY, sent_at, seed=7, reserved="0.03", before=attempt))
+        attempt = advance(attempt, ended(result, attempt, answered_at))
+    assert (attempt.stage, attempt.n_refusals, attempt.waited_s) == (Stage.ACCEPTED, 2, 29.0)
+    attempt = advance(Attempt("b", 1), requests.sending(("b", 1), 1.0, seed=7, reserved=None, before=None))
+    attempt = advance(attempt, requests.create_ended(attempt, CreateAnswer(("b", 1), "t2"), 9.0))
+    assert (attempt.n_refusals, attempt.waited_s, attempt.reserved) == (None, None, None)
 
 
 def test_a_clock_set_back_never_makes_waiting_negative():
     """Wall clocks jump; what is counted does not shrink."""
-    order = Order("a", 1, Stage.UNSENT, n_refusals=1, waited_s=5.0, answered_at=200.0)
-    assert requests.sending(KEY, 100.0, seed=7, reserved=None, before=order).fields["waited_s"] == 5.0
+    attempt = Attempt("a", 1, Stage.UNSENT, n_refusals=1, waited_s=5.0, answered_at=200.0)
+    assert requests.sending(KEY, 100.0, seed=7, reserved=None, before=attempt).fields["waited_s"] == 5.0
 
 
 def test_a_completed_task_keeps_what_it_says():
@@ -131,7 +131,7 @@ def test_completed_with_error_may_have_been_billed():
 
 
 def test_ends_that_nobody_told_us_of():
-    """Lost, overdue and interrupted orders say why, and whether money may be gone."""
+    """Lost, overdue and interrupted attempts say why, and whether money may be gone."""
     lost = requests.lost(KEY, 9.0, 5)
     assert (lost.kind, lost.fields["error_class"], lost.fields["may_have_been_billed"]) == (
         Kind.LOST,
@@ -161,20 +161,25 @@ def test_the_users_word_settles_doubt():
 
 def test_pictures_saved_and_not():
     """Where it is and what it is, or why not; a fresh link is kept as well."""
-    order = Order("a", 1, Stage.COMPLETED, output_url="https://h/old")
-    order = advance(order, requests.unsaved(KEY, 5.0, "not a picture"))
-    assert order.output_error == "not a picture"
-    order = advance(order, requests.new_links(order, 6.0, ("https://h/new",)))
-    assert (order.output_url, order.output_error) == ("https://h/new", "not a picture")
-    order = advance(order, requests.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
-    assert (order.output_path, order.output_sha256, order.output_bytes) == ("images/a.png", "ab", 10)
-    assert (order.output_width, order.output_height, order.saved_at, order.output_error) == (8, 4, 7.0, None)
+    attempt = Attempt("a", 1, Stage.COMPLETED, output_url="https://h/old")
+    attempt = advance(attempt, requests.unsaved(KEY, 5.0, "not a picture"))
+    assert attempt.output_error == "not a picture"
+    attempt = advance(attempt, requests.new_links(attempt, 6.0, ("https://h/new",)))
+    assert (attempt.output_url, attempt.output_error) == ("https://h/new", "not a picture")
+    attempt = advance(attempt, requests.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
+    assert (attempt.output_path, attempt.output_sha256, attempt.output_bytes) == ("images/a.png", "ab", 10)
+    assert (attempt.output_width, attempt.output_height, attempt.saved_at, attempt.output_error) == (
+        8,
+        4,
+        7.0,
+        None,
+    )
 
 
 def test_not_sending_after_all_leaves_no_trace_of_doubt():
-    """An order that could not be written down was not sent."""
-    order = advance(SENT, requests.not_sent(KEY, 101.0))
-    assert (order.stage, order.reserved, order.may_have_been_billed) == (Stage.UNSENT, None, None)
+    """An attempt that could not be written down was not sent."""
+    attempt = advance(SENT, requests.not_sent(KEY, 101.0))
+    assert (attempt.stage, attempt.reserved, attempt.may_have_been_billed) == (Stage.UNSENT, None, None)
 
 
 def test_text_that_utf8_can_not_hold_is_replaced():

@@ -10,7 +10,7 @@ import pytest
 
 from dreamo_batch import columns
 from dreamo_batch.engine import directory, plan
-from dreamo_batch.engine.attempts import Order, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.plan import Options, decide
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
@@ -30,17 +30,17 @@ SWITCHES = [
 UNBILLED = {"task_id": "t", "error_class": "generation_error", "error_code": "003011095"}
 
 
-def one(stage: Stage | None, **fields) -> tuple[Order, ...]:
-    return () if stage is None else (Order("a", 1, stage, **fields),)
+def one(stage: Stage | None, **fields) -> tuple[Attempt, ...]:
+    return () if stage is None else (Attempt("a", 1, stage, **fields),)
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
 @pytest.mark.parametrize("stage", [None, *Stage])
 def test_every_stage_under_every_option(tmp_path, stage, options):
-    """Only what the user named, or what costs nothing by contract, is ever ordered again."""
+    """Only what the user named, or what costs nothing by contract, is ever submitted again."""
     decision = decide(one(stage, task_id="t"), options, tmp_path)
     is_chosen = "a" in options.chosen
-    is_ordered = {
+    is_submitted = {
         None: True,
         Stage.UNSENT: True,
         Stage.SENDING: False,
@@ -59,8 +59,8 @@ def test_every_stage_under_every_option(tmp_path, stage, options):
         Stage.COMPLETED: "reuse",
         Stage.AMBIGUOUS: "ambiguous",
     }.get(stage, "failed")
-    assert decision.is_ordered is is_ordered
-    assert decision.action == ("new" if is_ordered else action)
+    assert decision.is_submitted is is_submitted
+    assert decision.action == ("new" if is_submitted else action)
     assert decision.is_polled is (stage is Stage.ACCEPTED)
     assert decision.is_fetched is (stage is Stage.COMPLETED and options.should_download)
     assert decision.action in columns.ACTIONS
@@ -69,11 +69,13 @@ def test_every_stage_under_every_option(tmp_path, stage, options):
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
 def test_unbilled_failures_have_attempts(options):
-    """As many orders in all as allowed, and no more; other failures have one."""
-    for n_orders in (1, 2, 3):
-        orders = tuple(Order("a", n, Stage.FAILED, **UNBILLED) for n in range(1, n_orders + 1))
+    """As many attempts in all as allowed, and no more; other failures have one."""
+    for n_attempts in (1, 2, 3):
+        attempts = tuple(Attempt("a", n, Stage.FAILED, **UNBILLED) for n in range(1, n_attempts + 1))
         is_asked_for = "a" in options.chosen or options.retry_failed
-        assert decide(orders, options, None).is_ordered == (is_asked_for or n_orders < options.max_attempts)
+        assert decide(attempts, options, None).is_submitted == (
+            is_asked_for or n_attempts < options.max_attempts
+        )
 
 
 @pytest.mark.parametrize(
@@ -87,40 +89,40 @@ def test_unbilled_failures_have_attempts(options):
         UNBILLED | {"may_have_been_billed": True},
     ],
 )
-def test_other_failures_are_not_ordered_again(fields):
+def test_other_failures_are_not_submitted_again(fields):
     """Moderated, maybe billed, or refused before it was a task: attempts are not for these."""
-    assert not decide(one(Stage.FAILED, **fields), Options(max_attempts=9), None).is_ordered
+    assert not decide(one(Stage.FAILED, **fields), Options(max_attempts=9), None).is_submitted
 
 
 def test_a_picture_in_place_is_not_fetched(tmp_path):
-    """One that is missing, or of another size, is fetched again and never ordered again."""
+    """One that is missing, or of another size, is fetched again and never submitted again."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"12345")
-    orders = one(Stage.COMPLETED, output_path="images/a.png", output_bytes=5)
-    assert decide(orders, Options(), tmp_path) == plan.Decision("reuse", "completed, picture on disk")
+    attempts = one(Stage.COMPLETED, output_path="images/a.png", output_bytes=5)
+    assert decide(attempts, Options(), tmp_path) == plan.Decision("reuse", "completed, picture on disk")
     (tmp_path / "images" / "a.png").write_bytes(b"1234")
-    assert decide(orders, Options(), tmp_path).is_fetched
-    assert not decide(orders, Options(should_download=False), tmp_path).is_fetched
+    assert decide(attempts, Options(), tmp_path).is_fetched
+    assert not decide(attempts, Options(should_download=False), tmp_path).is_fetched
 
 
 def test_the_assignment_covers_the_table_and_what_is_open_beside_it(tmp_path):
-    """Jobs of the table are ordered; tasks and pictures of any job are looked after."""
+    """Jobs of the table are submitted; tasks and pictures of any job are looked after."""
     state = State(
         [
-            Order("b", 1, Stage.ACCEPTED),
-            Order("c", 1, Stage.FAILED),
-            Order("d", 1, Stage.COMPLETED, output_url="https://h/d"),
-            Order("e", 1, Stage.COMPLETED),
-            Order("gone", 1, Stage.ACCEPTED),
-            Order("gone2", 1, Stage.COMPLETED, output_path="images/gone2.png", output_bytes=5),
-            Order("gone3", 1, Stage.UNSENT),
-            Order("gone4", 1, Stage.FAILED, **UNBILLED),
+            Attempt("b", 1, Stage.ACCEPTED),
+            Attempt("c", 1, Stage.FAILED),
+            Attempt("d", 1, Stage.COMPLETED, output_url="https://h/d"),
+            Attempt("e", 1, Stage.COMPLETED),
+            Attempt("gone", 1, Stage.ACCEPTED),
+            Attempt("gone2", 1, Stage.COMPLETED, output_path="images/gone2.png", output_bytes=5),
+            Attempt("gone3", 1, Stage.UNSENT),
+            Attempt("gone4", 1, Stage.FAILED, **UNBILLED),
         ]
     )
     table = prepared("a", "b", "b", None, "c", "d", "e", "a")
     options = Options(retry_failed=True, max_attempts=3)
     made = plan.assignment(table, state, options, tmp_path)
-    assert made.to_order == [("a", 1), ("c", 2)]
+    assert made.to_submit == [("a", 1), ("c", 2)]
     assert made.to_poll == [("b", 1), ("gone", 1)]
     assert made.to_save == [(("d", 1), False), (("e", 1), True), (("gone2", 1), True)]
     assert made.weights == {"a": 2, "b": 2, "c": 1, "d": 1, "e": 1}
@@ -133,10 +135,10 @@ def test_the_plan_stands_on_the_users_index():
     """One line per row, with action, reason, job and what it can cost."""
     state = State(
         [
-            Order("b", 1, Stage.COMPLETED, cost="0.02"),
-            Order("c", 1, Stage.AMBIGUOUS),
-            Order("d", 1, Stage.FAILED, error_class="rejected"),
-            Order("e", 1, Stage.COMPLETED, cost="0.05"),
+            Attempt("b", 1, Stage.COMPLETED, cost="0.02"),
+            Attempt("c", 1, Stage.AMBIGUOUS),
+            Attempt("d", 1, Stage.FAILED, error_class="rejected"),
+            Attempt("e", 1, Stage.COMPLETED, cost="0.05"),
         ]
     )
     table = prepared("a", "a", "b", "c", "d", "e", None)
@@ -171,13 +173,13 @@ def test_the_plan_of_nothing_has_its_columns():
 
 
 def test_new_rows_of_a_rephrased_seed_sweep_say_so():
-    """Only what is about to be ordered is told; what is bought already can't be helped."""
+    """Only what is about to be submitted is told; what is bought already can't be helped."""
     table = pd.DataFrame(
         {"image": "https://example.com/cat.png", "prompt": ["a", "a", "b"], "seed": [1, 2, 1]}
     )
     swept = prepare(table, entropy="e")
     first = next(iter(swept.jobs))
-    state = State([Order(first, 1, Stage.COMPLETED, output_path="images/x.png")])
+    state = State([Attempt(first, 1, Stage.COMPLETED, output_path="images/x.png")])
     options = Options(should_download=False)
     reasons = plan.table(swept, table.index, state, options, run_dir=None, unit_cost=None)["reason"]
     assert reasons.str.endswith(plan.REPHRASED).tolist() == [False, True, False]
@@ -213,7 +215,7 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     table = pd.DataFrame({"image": [URL], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
     bought = prepare(table, entropy="e")
     directory.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
-    state = State([Order(one, 1, Stage.COMPLETED) for one in bought.jobs])
+    state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     now = prepare(table.assign(**changed), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
     assert list(nearly.values()) == (
@@ -222,16 +224,16 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     assert plan.nearly_bought(now, State(), tmp_path / "jobs.parquet") == {}
     assert plan.nearly_bought(now, state, None) == {}
     frame = plan.table(now, table.index, state, Options(), run_dir=None, unit_cost=None, nearly=nearly)
-    assert (what or "not ordered yet") in frame["reason"].iloc[0]
+    assert (what or "not submitted yet") in frame["reason"].iloc[0]
     assert len(plan.nearly_bought_warnings(frame["reason"])) == (what is not None)
 
 
 @pytest.mark.parametrize("other", [Stage.COMPLETED, Stage.ACCEPTED, Stage.SENDING])
 @pytest.mark.parametrize("latest", [Stage.REFUSED, Stage.FAILED, Stage.LOST, Stage.UNSENT, Stage.AMBIGUOUS])
-def test_a_job_is_not_ordered_while_another_order_of_it_lives(other, latest):
-    """Whatever became of a later order, and whatever is asked for: one picture is there or on its way."""
-    orders = (Order("a", 1, other, task_id="t1"), Order("a", 2, latest))
+def test_a_job_is_not_submitted_while_another_attempt_of_it_lives(other, latest):
+    """Whatever became of a later attempt, and whatever is asked for: one picture is there or on its way."""
+    attempts = (Attempt("a", 1, other, task_id="t1"), Attempt("a", 2, latest))
     asked = Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset({"a"}))
-    assert not decide(orders, asked, None).is_ordered
-    assert not decide(orders, Options(), None).is_ordered
-    assert (decide(orders, asked, None).action == plan.REUSE) == (other is Stage.COMPLETED)
+    assert not decide(attempts, asked, None).is_submitted
+    assert not decide(attempts, Options(), None).is_submitted
+    assert (decide(attempts, asked, None).action == plan.REUSE) == (other is Stage.COMPLETED)

@@ -42,7 +42,7 @@ def test_a_resumed_bar_starts_where_the_last_call_ended():
     assert "spent=$0.03, failed=1" in out.getvalue()
 
 
-def test_a_row_ordered_again_takes_the_bar_back():
+def test_a_row_submitted_again_takes_the_bar_back():
     """A failed row that is retried is not settled any more."""
     bar = Bar(snapshot(failed=2), file=io.StringIO())
     bar.update(snapshot(failed=1, in_progress=1))
@@ -111,13 +111,13 @@ def test_warnings_are_logged_as_such_only_where_nothing_shows_them(caplog, monke
     assert (levels["not shown"], levels["shown"]) == (logging.WARNING, logging.INFO)
 
 
-def test_rows_that_wait_to_be_ordered_again_are_not_settled():
-    """A failed row counts again once its new order has ended."""
+def test_rows_that_wait_to_be_submitted_again_are_not_settled():
+    """A failed row counts again once its new attempt has ended."""
     assert snapshot(failed=2, completed=8, n_again=2).n_settled == 8
 
 
 def test_the_bar_of_a_retry_starts_at_0():
-    """It counts the rows that are ordered again, not those that were settled long before."""
+    """It counts the rows that are submitted again, not those that were settled long before."""
     bar = Bar(snapshot(failed=2, completed=8, n_again=2), n_before=8, file=io.StringIO())
     assert (bar._bar.n, bar._bar.total) == (0, 2)
     bar.update(snapshot(failed=1, completed=9))

@@ -86,7 +86,7 @@ class Call:
         self.session = at_work.open("loopback", SystemClock())
         self.on_open(self.session)
         ledger = self.session.ledger
-        budget = Budget(orders=ledger.state)
+        budget = Budget(attempts=ledger.state)
         self.coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
@@ -118,7 +118,7 @@ def service():
 
 
 def stages(folder) -> dict[str, str]:
-    return {order.job_id: str(order.stage) for order in read(folder).state()}
+    return {attempt.job_id: str(attempt.stage) for attempt in read(folder).state()}
 
 
 def until(condition) -> None:
@@ -139,7 +139,7 @@ def test_a_table_is_worked_off_and_everything_closed(folder, service):
     assert call.runner.error is None
     assert call.coordinator.stopped is None
     assert stages(folder) == dict.fromkeys(names, "completed")
-    assert all(order.output_path for order in read(folder).state())
+    assert all(attempt.output_path for attempt in read(folder).state())
     assert sorted(service.creates) == sorted((name, 1) for name in names)
     assert call.n_closed == 1
     assert call.runner.is_resting.is_set()
@@ -334,8 +334,8 @@ def test_many_at_once_go_on_one_after_the_other(folder, service):
     assert runner.live(folder) is None
 
 
-def test_an_order_is_settled_beside_the_call_under_way(folder, service):
-    """Settled as taken, its task is asked for; as not sent, it is ordered; counts and money follow."""
+def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
+    """Settled as taken, its task is asked for; as not sent, it is submitted; counts and money follow."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
     dead.record([event(Kind.SENDING, "a"), event(Kind.SENDING, "b")])
@@ -363,7 +363,7 @@ def test_an_order_is_settled_beside_the_call_under_way(folder, service):
     assert call.coordinator.snapshot().by_status["completed"] == 3
 
 
-def test_an_order_settled_as_taken_is_not_ordered_again(folder, service):
+def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
     """It was to be sent once more only because nobody knew."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
@@ -387,7 +387,7 @@ def test_an_order_settled_as_taken_is_not_ordered_again(folder, service):
 
 
 def test_settling_where_nobody_works_closes_the_directory_again(folder):
-    """The order is on disk and the lock free once it is told."""
+    """The attempt is on disk and the lock free once it is told."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
     dead.record([event(Kind.SENDING, "a")])
@@ -395,8 +395,8 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     dead.abandon()
 
     def settle(at_work: Runner) -> None:
-        order = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
-        at_work.settle(requests.resolved(order, 1.0, "task-a"))
+        attempt = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
+        at_work.settle(requests.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
     assert runner.live(folder) is None
@@ -437,7 +437,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     assert isinstance(call.coordinator.stopped, StorageFailed)
     assert call.runner.error is None
     assert service.creates == []
-    assert {order.stage for order in call.session.ledger.state} <= {Stage.UNSENT}
+    assert {attempt.stage for attempt in call.session.ledger.state} <= {Stage.UNSENT}
     assert stages(folder) == {}
     assert call.n_closed == 1
     again = Call(folder, service, "a", "b").start().wait()
@@ -596,7 +596,7 @@ def test_answers_to_an_earlier_call_are_not_taken_for_ones_own(folder, service):
     call.wait()
 
 
-def test_rows_are_counted_by_their_jobs_newest_order(folder, service):
+def test_rows_are_counted_by_their_jobs_newest_attempt(folder, service):
     """Duplicates count with the row they repeat; invalid rows stand apart."""
     call = Call(folder, service, "a", "a", "b", None)
     service.hold()

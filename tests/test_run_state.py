@@ -1,4 +1,4 @@
-"""Orders, events and their fold."""
+"""Attempts, events and their fold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import (
     OPEN,
-    ORDERED,
     STATUS_OF,
+    SUBMITTED,
+    Attempt,
     Event,
     ImpossibleEvent,
     Kind,
-    Order,
     Stage,
     State,
     advance,
@@ -56,36 +56,36 @@ PATHS = {
 
 
 def fold(kinds):
-    """Fold events a second apart into one order."""
-    order = Order("a", 1)
+    """Fold events a second apart into one attempt."""
+    attempt = Attempt("a", 1)
     for at, kind in enumerate(kinds):
-        order = advance(order, event(kind, at=float(at)))
-    return order
+        attempt = advance(attempt, event(kind, at=float(at)))
+    return attempt
 
 
 def test_order_has_the_columns_of_the_ledger_in_their_order():
-    """The checkpoint reads rows into orders by position, so fields and columns must not drift apart."""
-    assert [field.name for field in dataclasses.fields(Order)] == list(columns.ORDERS)
+    """The checkpoint reads rows into attempts by position, so fields and columns must not drift apart."""
+    assert [field.name for field in dataclasses.fields(Attempt)] == list(columns.LEDGER)
 
 
 def test_every_stage_has_a_status():
-    """No order can be in a stage that the results have no word for."""
+    """No attempt can be in a stage that the results have no word for."""
     assert set(STATUS_OF) == set(Stage)
     assert set(STATUS_OF.values()) <= set(columns.STATUSES)
-    assert OPEN < ORDERED
+    assert OPEN < SUBMITTED
 
 
 @pytest.mark.parametrize(("stage", "kind"), list(itertools.product(Stage, Kind)))
 def test_only_what_can_follow_follows(stage, kind):
     """Each event leads where the module's drawing says, and everything else is refused by name."""
-    order = fold(PATHS[stage])
-    assert order.stage is stage
+    attempt = fold(PATHS[stage])
+    assert attempt.stage is stage
     later = event(kind, at=99.0, error_message="later")
     if (stage, kind) in LEGAL:
-        assert advance(order, later).stage is LEGAL[stage, kind]
+        assert advance(attempt, later).stage is LEGAL[stage, kind]
     else:
-        with pytest.raises(ImpossibleEvent, match=f"order 1 of job a is {stage}, so it can't be {kind}"):
-            advance(order, later)
+        with pytest.raises(ImpossibleEvent, match=f"attempt 1 of job a is {stage}, so it can't be {kind}"):
+            advance(attempt, later)
 
 
 @given(st.data())
@@ -94,8 +94,8 @@ def test_applying_an_event_twice_changes_nothing(data):
     stage, kind = data.draw(st.sampled_from(sorted(LEGAL)))
     names = data.draw(st.sets(st.sampled_from(sorted(order_fields())), max_size=5))
     fields = {name: data.draw(order_fields()[name]) for name in sorted(names)}
-    order = advance(fold(PATHS[stage]), Event(kind, "a", 1, 9.0, fields))
-    assert advance(order, Event(kind, "a", 1, 9.0, fields)) == order
+    attempt = advance(fold(PATHS[stage]), Event(kind, "a", 1, 9.0, fields))
+    assert advance(attempt, Event(kind, "a", 1, 9.0, fields)) == attempt
 
 
 @pytest.mark.parametrize(
@@ -107,81 +107,81 @@ def test_applying_an_event_twice_changes_nothing(data):
     ],
 )
 def test_what_happened_once_can_not_happen_differently(path, again):
-    """A second create, task id or cost for the same order is a contradiction, never an overwrite."""
+    """A second create, task id or cost for the same attempt is a contradiction, never an overwrite."""
     with pytest.raises(ImpossibleEvent):
         advance(fold(path), again)
 
 
 def test_sending_again_forgets_the_refusal_but_not_the_waiting():
-    """An order that is sent again after a refusal carries no old error, and still counts its refusals."""
-    order = fold(())
-    order = advance(order, event(Kind.SENDING, reserved="0.03"))
-    order = advance(order, event(Kind.NOT_SENT, n_refusals=2, waited_s=1.5))
-    assert (order.stage, order.reserved) == (Stage.UNSENT, None)
-    order = advance(order, event(Kind.SENDING, at=8.0, reserved="0.04"))
-    assert (order.sent_at, order.answered_at, order.reserved) == (8.0, None, "0.04")
-    order = advance(order, event(Kind.REFUSED, error_class="rejected", may_have_been_billed=False))
-    order = advance(order, event(Kind.SENDING, at=9.0))
-    assert (order.error_class, order.may_have_been_billed) == (None, None)
-    assert (order.n_refusals, order.waited_s) == (2, 1.5)
+    """An attempt that is sent again after a refusal carries no old error, and still counts its refusals."""
+    attempt = fold(())
+    attempt = advance(attempt, event(Kind.SENDING, reserved="0.03"))
+    attempt = advance(attempt, event(Kind.NOT_SENT, n_refusals=2, waited_s=1.5))
+    assert (attempt.stage, attempt.reserved) == (Stage.UNSENT, None)
+    attempt = advance(attempt, event(Kind.SENDING, at=8.0, reserved="0.04"))
+    assert (attempt.sent_at, attempt.answered_at, attempt.reserved) == (8.0, None, "0.04")
+    attempt = advance(attempt, event(Kind.REFUSED, error_class="rejected", may_have_been_billed=False))
+    attempt = advance(attempt, event(Kind.SENDING, at=9.0))
+    assert (attempt.error_class, attempt.may_have_been_billed) == (None, None)
+    assert (attempt.n_refusals, attempt.waited_s) == (2, 1.5)
 
 
 def test_overdue_says_so_and_a_later_end_takes_it_back():
     """A task that took too long stays open with its class, until it ends after all."""
-    order = advance(fold(PATHS[Stage.ACCEPTED]), event(Kind.OVERDUE, error_class="task_timeout"))
-    assert (order.stage, order.error_class) == (Stage.ACCEPTED, "task_timeout")
-    assert advance(order, event(Kind.COMPLETED)).error_class is None
+    attempt = advance(fold(PATHS[Stage.ACCEPTED]), event(Kind.OVERDUE, error_class="task_timeout"))
+    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, "task_timeout")
+    assert advance(attempt, event(Kind.COMPLETED)).error_class is None
 
 
-def test_a_resolved_order_is_as_good_as_any():
-    """An ambiguous order told to be a task carries no doubt any more."""
-    order = advance(fold(()), event(Kind.SENDING))
-    order = advance(order, event(Kind.AMBIGUOUS, error_class="no_answer", may_have_been_billed=True))
-    order = advance(order, event(Kind.ACCEPTED, task_id="t"))
-    assert (order.task_id, order.error_class, order.may_have_been_billed) == ("t", None, None)
+def test_a_resolved_attempt_is_as_good_as_any():
+    """An ambiguous attempt told to be a task carries no doubt any more."""
+    attempt = advance(fold(()), event(Kind.SENDING))
+    attempt = advance(attempt, event(Kind.AMBIGUOUS, error_class="no_answer", may_have_been_billed=True))
+    attempt = advance(attempt, event(Kind.ACCEPTED, task_id="t"))
+    assert (attempt.task_id, attempt.error_class, attempt.may_have_been_billed) == ("t", None, None)
 
 
 def test_saving_takes_back_why_it_failed_before():
     """A picture saved at the second try leaves no error behind."""
-    order = advance(fold(PATHS[Stage.COMPLETED]), event(Kind.UNSAVED, output_error="not a picture"))
-    assert order.output_error == "not a picture"
-    assert advance(order, event(Kind.SAVED, output_path="images/a.png")).output_error is None
+    attempt = advance(fold(PATHS[Stage.COMPLETED]), event(Kind.UNSAVED, output_error="not a picture"))
+    assert attempt.output_error == "not a picture"
+    assert advance(attempt, event(Kind.SAVED, output_path="images/a.png")).output_error is None
 
 
-def test_orders_are_numbered_without_gaps():
-    """An order whose number is neither known nor the next can't be put."""
-    state = State([Order("a", 1)])
+def test_attempts_are_numbered_without_gaps():
+    """An attempt whose number is neither known nor the next can't be put."""
+    state = State([Attempt("a", 1)])
     for number in (0, -1, 3):
-        with pytest.raises(ImpossibleEvent, match=f"order {number} of job a follows 1 orders"):
-            state.put(Order("a", number))
+        with pytest.raises(ImpossibleEvent, match=f"attempt {number} of job a follows 1 attempts"):
+            state.put(Attempt("a", number))
     with pytest.raises(ImpossibleEvent):
-        state.apply(event(Kind.SENDING, order=4))
+        state.apply(event(Kind.SENDING, attempt=4))
 
 
-def test_putting_an_order_replaces_only_that_one():
-    """Orders before and after it stay as they are."""
-    orders = [Order("a", n, Stage.AMBIGUOUS) for n in (1, 2, 3)]
-    state = State(orders)
-    state.put(Order("a", 2, Stage.ACCEPTED))
-    assert [order.stage for order in state.of("a")] == [Stage.AMBIGUOUS, Stage.ACCEPTED, Stage.AMBIGUOUS]
-    assert state.deciding("a") == orders[2]
+def test_putting_an_attempt_replaces_only_that_one():
+    """Attempts before and after it stay as they are."""
+    attempts = [Attempt("a", n, Stage.AMBIGUOUS) for n in (1, 2, 3)]
+    state = State(attempts)
+    state.put(Attempt("a", 2, Stage.ACCEPTED))
+    assert [attempt.stage for attempt in state.of("a")] == [Stage.AMBIGUOUS, Stage.ACCEPTED, Stage.AMBIGUOUS]
+    assert state.deciding("a") == attempts[2]
 
 
 @given(histories())
-def test_state_finds_what_was_put(orders):
-    """Every way of asking gives the same orders."""
-    state = State(orders)
-    assert list(state) == orders
-    assert len(state) == len({order.job_id for order in orders})
-    assert state == State(orders)
-    for order in orders:
-        assert state.find(order.job_id, order.order) == order
-        assert state.of(order.job_id)[order.order - 1] == order
+def test_state_finds_what_was_put(attempts):
+    """Every way of asking gives the same attempts."""
+    state = State(attempts)
+    assert list(state) == attempts
+    assert len(state) == len({attempt.job_id for attempt in attempts})
+    assert state == State(attempts)
+    for attempt in attempts:
+        assert state.find(attempt.job_id, attempt.attempt) == attempt
+        assert state.of(attempt.job_id)[attempt.attempt - 1] == attempt
 
 
 def test_state_knows_nothing_of_other_jobs():
-    """Asking for what was never ordered gives nothing, whatever the number."""
-    state = State([Order("a", 1)])
+    """Asking for what was never submitted gives nothing, whatever the number."""
+    state = State([Attempt("a", 1)])
     assert (state.deciding("b"), state.of("b"), state.find("b", 1)) == (None, (), None)
     assert (state.find("a", 0), state.find("a", -1), state.find("a", 2)) == (None, None, None)
     assert state != State()
@@ -189,10 +189,10 @@ def test_state_knows_nothing_of_other_jobs():
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_only_an_order_that_never_arrived_is_sent_under_its_old_number(stage):
+def test_only_an_attempt_that_never_arrived_is_sent_under_its_old_number(stage):
     """A number that may stand on the invoice is never used for a second create."""
-    number = next_number((Order("a", 1, Stage.FAILED), Order("a", 2, stage)))
-    assert number == (3 if stage in ORDERED else 2)
+    number = next_number((Attempt("a", 1, Stage.FAILED), Attempt("a", 2, stage)))
+    assert number == (3 if stage in SUBMITTED else 2)
 
 
 def test_first_order_is_number_one():
@@ -201,18 +201,18 @@ def test_first_order_is_number_one():
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_cost_is_unresolved_while_an_order_may_exist_without_one(stage):
+def test_cost_is_unresolved_while_an_attempt_may_exist_without_one(stage):
     """What never reached the service costs nothing; what has a cost is settled."""
-    assert is_unresolved_cost(Order("a", 1, stage)) is (stage in ORDERED)
-    assert not is_unresolved_cost(Order("a", 1, stage, cost="0"))
+    assert is_unresolved_cost(Attempt("a", 1, stage)) is (stage in SUBMITTED)
+    assert not is_unresolved_cost(Attempt("a", 1, stage, cost="0"))
 
 
 def test_a_copy_is_the_state_as_it_was():
     """What happens later is not in it, nor the other way round."""
-    state = State([Order("a", 1, Stage.ACCEPTED)])
+    state = State([Attempt("a", 1, Stage.ACCEPTED)])
     copied = state.copy()
     assert copied == state
-    state.put(Order("a", 2))
-    copied.put(Order("b", 1))
-    assert [order.order for order in copied.of("a")] == [1]
+    state.put(Attempt("a", 2))
+    copied.put(Attempt("b", 1))
+    assert [attempt.attempt for attempt in copied.of("a")] == [1]
     assert state.deciding("b") is None

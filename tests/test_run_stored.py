@@ -56,7 +56,7 @@ USER = pd.DataFrame(
     ids=str,
 )
 def test_tables_come_back_on_their_index(tmp_path, index):
-    """Values, dtypes, order and every kind of index survive."""
+    """Values, dtypes, attempt and every kind of index survive."""
     user = USER.set_axis(index, axis=0)
     before = user.copy()
     back = round_trip(tmp_path, user)
@@ -127,7 +127,7 @@ def test_results_are_stored_without_a_second_warning(tmp_path):
 
 
 def test_decisions_and_jobs_come_back(tmp_path):
-    """Jobs in order, duplicates, seeds beyond what a float holds, and rows that can't be ordered."""
+    """Jobs in order, duplicates, seeds beyond what a float holds, and rows that can't be submitted."""
     path = tmp_path / "jobs.parquet"
     table = prepared("a", None, "b", "a")
     image = ImageSource("file", "/p/cat.png", "d1", "/p/fixed.png", "d2")

@@ -89,7 +89,7 @@ def test_an_answer_about_another_task_is_none(server, client):
 
 
 def test_a_precharge_sends_the_body_of_a_create(server, client):
-    """The same body to another path; nothing is ordered."""
+    """The same body to another path; nothing is submitted."""
     server.script[:] = [answer(b'{"status": "success", "data": {"cost": "0.0357", "currency": "USD"}}')]
     assert client.precharge(REQUEST).cost == "0.0357"
     [request] = server.requests
@@ -194,7 +194,7 @@ def test_a_create_that_was_sent_is_never_taken_for_one_that_was_not(server, clie
     "shape", ['{"request_id": "r-17", "status": "IN_QUEUE"}', '{"data": {"request_id": "r-17"}}']
 )
 def test_an_answer_of_the_queue_protocol_is_told_in_words(server, client, shape, status):
-    """The order may run; the request id is named, so that it can be looked for."""
+    """The attempt may run; the request id is named, so that it can be looked for."""
     server.script[:] = [answer(shape.encode(), status)]
     with pytest.raises(errors.RequestMayHaveArrived) as caught:
         client.create(REQUEST)

@@ -272,7 +272,7 @@ def test_only_what_the_table_calls_unbilled_is_worth_another_task(code, message,
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
-def test_completed_with_an_error_is_never_ordered_again_by_itself(code):
+def test_completed_with_an_error_is_never_submitted_again_by_itself(code):
     """The picture may have been made and billed."""
     error = ServiceMessage(code, "HTTP 503")
     failure = from_task(Task("a", "failed", error=error, is_completed_with_error=True))
@@ -315,7 +315,7 @@ def test_other_words_are_no_lack_of_credit(status, body):
     assert from_response("create", status, {}, json.dumps(body).encode()).error_class != "no_credit"
 
 
-def test_a_task_that_failed_for_lack_of_credit_is_not_ordered_again_by_itself():
+def test_a_task_that_failed_for_lack_of_credit_is_not_submitted_again_by_itself():
     """It would fail again."""
     failure = from_task(Task("a", "failed", error=ServiceMessage("003011099", "insufficient balance")))
     assert failure.error_class == "no_credit"
@@ -344,7 +344,7 @@ def test_a_403_has_a_class_of_its_own():
 @pytest.mark.parametrize("code", ["003011001", "003011002", "003011003", "003011004", 3011004])
 @pytest.mark.parametrize("status", [408, 500, 502, 503])
 def test_a_documented_rejection_is_one_at_any_status(status, code):
-    """Nothing was ordered, so the row is not in doubt."""
+    """Nothing was submitted, so the row is not in doubt."""
     failure = from_response("create", status, {}, json.dumps({"error": {"code": code}}).encode())
     assert (failure.kind, failure.error_class, failure.is_outage) == (PERMANENT, "rejected", False)
     vague = from_response("create", status, {}, b'{"error": {"code": "003011095"}}')

@@ -111,7 +111,7 @@ def test_a_spliced_picture_reads_back_as_json(prompt, seed, picture):
 
 @pytest.mark.parametrize("pictures", [{}, {"image_url": "https://x.example/a.png", "image_base64": b"/9j/"}])
 def test_a_request_has_exactly_one_picture(pictures):
-    """None or two can't be ordered."""
+    """None or two can't be submitted."""
     with pytest.raises(UsageError, match="exactly one picture"):
         Request("a", 1, 512, 512, use_rephraser=True, **pictures)
 
@@ -146,7 +146,7 @@ def test_a_numeric_id_is_read_as_its_text():
 @pytest.mark.parametrize(
     "body", [b"\xef\xbb\xbf" + written({"id": ID}), b'{"id": "' + ID.encode() + b'", "m": "\xff"}']
 )
-def test_byte_order_marks_and_invalid_utf8_cost_no_id(body):
+def test_byte_attempt_marks_and_invalid_utf8_cost_no_id(body):
     """What is readable of an answer is read."""
     assert messages.read_created(body) == ID
 
@@ -446,7 +446,7 @@ def test_a_discount_is_kept_as_it_was_written(discount, expected):
     ],
 )
 def test_every_link_of_every_group_is_collected(output, urls):
-    """In order, whatever the type says; what is no http(s) link is none, and a completed task without one is odd."""
+    """In attempt, whatever the type says; what is no http(s) link is none, and a completed task without one is odd."""
     task = read(output=output)
     assert (task.urls if isinstance(urls, tuple) else len(task.urls)) == urls
     assert task.status == "completed"

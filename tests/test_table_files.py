@@ -176,7 +176,7 @@ def test_columns_of_the_users_own_are_guessed_without_loss(cells, dtype, first, 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_byte_order_marks_and_utf_16_are_read(encoding, tmp_path):
+def test_byte_attempt_marks_and_utf_16_are_read(encoding, tmp_path):
     """What Excel writes for "CSV UTF-8" and "Unicode text" is read."""
     path = tmp_path / "jobs.csv"
     path.write_bytes("image,prompt\r\ncat.png,猫 🐈\r\n".encode(encoding))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import Seeds
-from dreamo_batch.jobs.identity import Order, encode, head_of, job_id, tail_of, text_of
+from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
 from dreamo_batch.jobs.prepare import Draw, prepare, user_columns
 from tests.pictures import encoded, plain
 
@@ -39,11 +39,13 @@ def _job(**cells):
 )
 def test_identity_is_the_hash_of_a_json_array(image, prompt, seed, rest, occurrence):
     """The array is put together from pieces, and still reads as JSON would write it."""
-    order = Order(head_of(json.dumps(["url", image], separators=(",", ":")), encode(prompt)), tail_of(*rest))
+    wanted = JobText(
+        head_of(json.dumps(["url", image], separators=(",", ":")), encode(prompt)), tail_of(*rest)
+    )
     array = ["spark_dreamo", ["url", image], prompt, seed, *rest]
     array += [] if occurrence is None else [occurrence]
     text = json.dumps(array, separators=(",", ":"))
-    assert text_of(order, seed, occurrence) == text
+    assert text_of(wanted, seed, occurrence) == text
     assert job_id(text) == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -73,7 +75,7 @@ def test_identities_stay_what_they_are():
         {"replicate": 1},
     ],
 )
-def test_whatever_is_ordered_counts(cells):
+def test_whatever_is_submitted_counts(cells):
     """A change to anything that is sent makes another job; texts are not normalised."""
     assert _job(**({"seed": 1} | cells)).job_id != _job(seed=1).job_id
 
@@ -93,7 +95,7 @@ def test_whatever_is_ordered_counts(cells):
     ],
 )
 def test_however_it_is_written_does_not_count(cells):
-    """Spelling out a default, or writing a number as text, orders the same."""
+    """Spelling out a default, or writing a number as text, attempts the same."""
     assert _job(**({"seed": 1} | cells)) == _job(seed=1)
 
 
@@ -215,26 +217,26 @@ def test_other_ways_of_drawing_are_refused():
         prepare(_table(), entropy="e", random_seed="none")
 
 
-def test_no_seed_is_drawn_twice_for_one_order(monkeypatch):
+def test_no_seed_is_drawn_twice_for_one_attempt(monkeypatch):
     """Two draws may coincide; the later one is drawn again, so that both pictures are bought."""
     monkeypatch.setattr("dreamo_batch.jobs.prepare.SEED_END", 5)
     draw = Draw("e")
-    order = Order("[", "]")
-    assert {draw(order)[0] for _ in range(4)} == {1, 2, 3, 4}
+    wanted = JobText("[", "]")
+    assert {draw(wanted)[0] for _ in range(4)} == {1, 2, 3, 4}
 
 
 @given(st.text(), st.integers(0, 20))
 def test_draws_are_in_range_and_repeatable(entropy, n_draws):
-    """The n-th draw depends on entropy, order and n only."""
-    order, other = Order('["a",', "]"), Order('["b",', "]")
+    """The n-th draw depends on entropy, attempt and n only."""
+    wanted, other = JobText('["a",', "]"), JobText('["b",', "]")
     draw, again = Draw(entropy), Draw(entropy)
-    drawn = [draw(order) for _ in range(n_draws)]
+    drawn = [draw(wanted) for _ in range(n_draws)]
     assert all(1 <= seed < 2**31 for seed, _ in drawn)
     assert len({one for _, one in drawn}) == n_draws
     repeated = []
     for _ in range(n_draws):
         again(other)
-        repeated.append(again(order))
+        repeated.append(again(wanted))
     assert repeated == drawn
 
 

@@ -72,25 +72,28 @@ def test_shown_table_goes_through_parquet(tmp_path):
 
 
 def test_no_problems_are_said_in_words():
-    """A table without problems is told how many rows can be ordered, in text and HTML."""
+    """A table without problems is told how many rows can be submitted, in text and HTML."""
     problems = dreamo.validate(_jobs())
-    assert repr(problems) == "No problems: 3 rows can be ordered."
-    assert "No problems: 3 rows can be ordered." in problems._repr_html_()
+    assert repr(problems) == "No problems: 3 rows can be submitted."
+    assert "No problems: 3 rows can be submitted." in problems._repr_html_()
     assert "<table" not in problems._repr_html_()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt": ["a", "", None]}, "2 of 3 rows can't be ordered; 1 can. 2 errors."),
-        ({"prompt": ["a", "x" * 301, ""]}, "1 of 3 rows can't be ordered; 2 can, 1 of them with a warning."),
-        ({"prompt": "x" * 301}, "3 rows can be ordered, with a warning. 3 warnings."),
-        ({"prompt": ["a", "a", "x" * 301]}, "3 rows can be ordered, 1 of them with a warning. 1 warning."),
-        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be ordered; 0 can. 3 errors."),
+        ({"prompt": ["a", "", None]}, "2 of 3 rows can't be submitted; 1 can. 2 errors."),
+        (
+            {"prompt": ["a", "x" * 301, ""]},
+            "1 of 3 rows can't be submitted; 2 can, 1 of them with a warning.",
+        ),
+        ({"prompt": "x" * 301}, "3 rows can be submitted, with a warning. 3 warnings."),
+        ({"prompt": ["a", "a", "x" * 301]}, "3 rows can be submitted, 1 of them with a warning. 1 warning."),
+        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be submitted; 0 can. 3 errors."),
     ],
 )
 def test_problems_are_counted_by_row(changes, said):
-    """The word above the problems tells rows that can be ordered from those that can't."""
+    """The word above the problems tells rows that can be submitted from those that can't."""
     assert repr(dreamo.validate(_jobs(**changes))).startswith(said)
 
 
@@ -182,16 +185,16 @@ def test_what_is_said_once_is_not_said_in_every_row():
     plan = dreamo.plan(_jobs(use_rephraser=True))
     html = plan._repr_html_()
     assert "Warning: use_rephraser is on in seed sweeps (rows: 3)" in html
-    assert html.count(">not ordered yet</td>") == 3
+    assert html.count(">not submitted yet</td>") == 3
     assert plan[columns.REASON].str.contains("use_rephraser").all()
     assert "Warning" not in dreamo.plan(_jobs())._repr_html_()
 
 
 def test_refused_table_shows_its_problems_alike(tmp_path):
-    """The problems that an error carries say how many rows can't be ordered."""
+    """The problems that an error carries say how many rows can't be submitted."""
     with pytest.raises(dreamo.InvalidTable) as refused:
         dreamo.run(_jobs(prompt=["a", "", "a"]), tmp_path, gateway="local", progress=False)
-    assert repr(refused.value.problems).startswith("1 of 3 rows can't be ordered; 2 can.")
+    assert repr(refused.value.problems).startswith("1 of 3 rows can't be submitted; 2 can.")
 
 
 def test_a_plan_is_compared_with_the_cap_that_the_run_would_get():

@@ -60,18 +60,18 @@ _CONSENT_DIGITS: Final = 9  # what a sum of floats is off by lies below
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What would be bought: orders, and the most that they can cost, USD; NaN where no price is known."""
+    """What would be bought: attempts, and the most that they can cost, USD; NaN where no price is known."""
 
-    n_orders: int
+    n_attempts: int
     cost_usd: float
 
     def sentence(self, service: str, *, max_cost: str | None = None) -> str:
         """Say it."""
-        orders = "1 new order" if self.n_orders == 1 else f"{self.n_orders} new orders"
+        attempts = "1 new attempt" if self.n_attempts == 1 else f"{self.n_attempts} new attempts"
         most = self.most()
         cost = "at a price not known yet" if most is None else f"for up to ${most}"
         cap = "" if money(max_cost) is None else f"; capped at ${max_cost} in all"
-        return f"{orders} at {service}, {cost}{cap}."
+        return f"{attempts} at {service}, {cost}{cap}."
 
     def most(self, margin: Decimal = Decimal(1)) -> str | None:
         """Give the sum that the offer comes to, times a margin, as USD text rounded up; None without a price."""
@@ -90,7 +90,7 @@ def ask(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) -
     """Ask whether what is planned may be bought, and return the sum agreed to."""
     _refuse_invalid(planned, options)
     offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
-    if not offer.n_orders:
+    if not offer.n_attempts:
         return None
     sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
     agree_to(sentence, settings, instead="see it row by row with --dry-run")
@@ -101,7 +101,7 @@ def bind(planned: pd.DataFrame, settings: Settings, options: Mapping[str, Any]) 
     """Say what a call agreed to with `--yes` may come to, and return the sum that it stops at, USD."""
     _refuse_invalid(planned, options)
     offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
-    if not offer.n_orders:
+    if not offer.n_attempts:
         return None
     most = offer.most(_MARGIN)
     stops = (
@@ -137,7 +137,7 @@ def _refuse_invalid(planned: pd.DataFrame, options: Mapping[str, Any]) -> None:
     invalid = planned[planned[columns.ACTION] == INVALID]
     if len(invalid) and options.get("on_invalid") == "raise":
         raise click.ClickException(
-            f"{len(invalid)} of the rows can't be ordered; nothing was sent. Row {invalid.index[0]}: "
+            f"{len(invalid)} of the rows can't be submitted; nothing was sent. Row {invalid.index[0]}: "
             f"{invalid[columns.REASON].iloc[0]} `dreamo-batch validate TABLE` lists every problem; "
             "--on-invalid skip leaves these rows out."
         )
@@ -158,9 +158,9 @@ _READING_ORDER: Final = (
     columns.REASON,
 )
 _HINTS: Final = {
-    columns.FAILED: "failed: `dreamo-batch results {0}` says why, `dreamo-batch retry {0}` orders them again.",
+    columns.FAILED: "failed: `dreamo-batch results {0}` says why, `dreamo-batch retry {0}` submits them again.",
     columns.AMBIGUOUS: "ambiguous: look at your bill, then `dreamo-batch resolve {0} ROW --task-id ID` or "
-    "`--not-sent`; `dreamo-batch retry {0} --classes ambiguous` orders them again and may pay twice.",
+    "`--not-sent`; `dreamo-batch retry {0} --classes ambiguous` submits them again and may pay twice.",
     columns.IN_PROGRESS: "in progress: the same command again asks for them.",
 }
 
@@ -266,9 +266,9 @@ _LEFT_OUT: Final = (columns.SPENT_USD, columns.ESTIMATED, columns.EXAMPLE, colum
 
 @click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, _BY, FORMAT])
 def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str) -> int:
-    """Say what orders cost, group by group.
+    """Say what attempts cost, group by group.
 
-    Of one run directory or several: rows, orders, spent, cost per usable picture, waste, what may be billed beside,
+    Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may be billed beside,
     what duplicates saved. Sums are exact and those of the ledger; what is not known is missing, never 0.
     """
     import dreamo_batch as dreamo
@@ -281,7 +281,7 @@ def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequen
 def latency(
     run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str
 ) -> int:
-    """Say how long orders took, phase by phase.
+    """Say how long attempts took, phase by phase.
 
     Mean and quantiles in seconds; on standard error what --max-in-flight would suit the service.
     """
@@ -336,7 +336,7 @@ def check(live: bool, base_url: str | None, yes: bool, format_: str) -> int:
     """Check that a service keeps its contract.
 
     Without --live it is the embedded local gateway that is checked, at no cost. With it the real service gets up to
-    two orders of small pictures; the most that they can cost is told first, and asked about.
+    two attempts of small pictures; the most that they can cost is told first, and asked about.
     """
     from dreamo_batch.gateway import LocalGateway
 
@@ -468,7 +468,7 @@ def results(
         ),
         *_RETRY,
         LOCAL,
-        click.Option(["--dry-run"], is_flag=True, help="Print what would be ordered, and send nothing."),
+        click.Option(["--dry-run"], is_flag=True, help="Print what would be submitted, and send nothing."),
         YES,
         NO_CAP,
         FORMAT,
@@ -487,7 +487,7 @@ def retry(
     format_: str,
     **options: Any,
 ) -> int:
-    """Order failed or ambiguous rows again.
+    """Attempt failed or ambiguous rows again.
 
     Each once; ambiguous ones only if named, since they may be paid twice. Asks before it spends money, as `run`
     does. The cap defaults to the stored one; a run of the local gateway is recognised by itself.
@@ -529,12 +529,14 @@ def retry(
             ["--order"],
             type=click.IntRange(min=1),
             metavar="N",
-            help="Number of the order, where several of the row are in doubt.",
+            help="Number of the attempt, where several of the row are in doubt.",
         ),
         click.Option(
-            ["--task-id"], metavar="ID", help="The order was taken, as this task; the next run asks for it."
+            ["--task-id"], metavar="ID", help="The attempt was taken, as this task; the next run asks for it."
         ),
-        click.Option(["--not-sent"], is_flag=True, help="The order was not taken; the next run orders it."),
+        click.Option(
+            ["--not-sent"], is_flag=True, help="The attempt was not taken; the next run submits it."
+        ),
         FORMAT,
     ]
 )
@@ -542,14 +544,14 @@ def resolve(
     words: Sequence[str],
     run_dir_option: str | None,
     *,
-    order: int | None,
+    attempt: int | None,
     task_id: str | None,
     not_sent: bool,
     format_: str,
 ) -> int:
     """Settle an ambiguous row by hand.
 
-    After a look at your bill: was the order taken, or not? ROW is the label of the row, or its job_id.
+    After a look at your bill: was the attempt taken, or not? ROW is the label of the row, or its job_id.
     """
     import dreamo_batch as dreamo
 
@@ -559,7 +561,7 @@ def resolve(
     path = run_dir_of(named[0] if named else None, run_dir_option)
     if (task_id is None) != not_sent:
         raise click.UsageError("say either --task-id ID (it was taken) or --not-sent (it was not)")
-    dreamo.resolve(path, row, order=order, task_id=task_id, not_sent=not_sent)
+    dreamo.resolve(path, row, attempt=attempt, task_id=task_id, not_sent=not_sent)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
     return process.DONE
@@ -724,16 +726,16 @@ def demo(run_dir: str, format_: str) -> int:
 
     folder = demo_folder()
     table = dreamo.read_table(folder / _TABLE)
-    n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_orders
+    n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_attempts
 
     def work() -> pd.DataFrame:
         return dreamo.run(table, run_dir, gateway="local", base_dir=folder, progress=not is_quiet())
 
     code = finish(work, run_dir, format_, with_pictures=True)
     hint(
-        f"{n_new} pictures were ordered; the local gateway makes up its prices."
+        f"{n_new} pictures were submitted; the local gateway makes up its prices."
         if n_new
-        else "Nothing was bought: every row had been ordered before."
+        else "Nothing was bought: every row had been submitted before."
     )
     _show_pictures(run_dir)
     return code
@@ -869,7 +871,7 @@ def validate(
     """List every problem of every row of TABLE.
 
     TABLE is CSV, TSV, text, JSON, JSON Lines, Parquet or Excel, by its suffix. Sends nothing. Exit code 2 if a row
-    can't be ordered.
+    can't be submitted.
     """
     import dreamo_batch as dreamo
     from dreamo_batch.jobs.rules import ERROR

@@ -36,7 +36,7 @@ RUN: Final[dict[str, click.Option]] = {
     "max_cost": _option(
         "--max-cost",
         metavar="USD",
-        help="Cap over everything ever ordered in the directory; stored until given anew, inf lifts it.",
+        help="Cap over everything ever submitted in the directory; stored until given anew, inf lifts it.",
     ),
     "max_new_cost": _option(
         "--max-new-cost",
@@ -46,13 +46,13 @@ RUN: Final[dict[str, click.Option]] = {
     "unit_cost": _option(
         "--unit-cost",
         metavar="USD",
-        help="What each order reserves; default: what the service tells, or was seen.",
+        help="What each attempt reserves; default: what the service tells, or was seen.",
     ),
     "pilot": _option(
         "--pilot",
         type=click.IntRange(min=1),
         metavar="N",
-        help="With a cap and no known price: buy up to N orders first, in all, which the cap can't bind.",
+        help="With a cap and no known price: buy up to N attempts first, in all, which the cap can't bind.",
     ),
     "max_in_flight": _option(
         "--max-in-flight",
@@ -78,14 +78,14 @@ RUN: Final[dict[str, click.Option]] = {
         type=click.Choice(["raise", "skip"]),
         default="raise",
         show_default=True,
-        help="What to do about rows that can't be ordered.",
+        help="What to do about rows that can't be submitted.",
     ),
     "on_ambiguous": _option(
         "--on-ambiguous",
         type=click.Choice(["hold", "resubmit"]),
         default="hold",
         show_default=True,
-        help="resubmit: order rows again that were ambiguous before; they may be paid twice.",
+        help="resubmit: attempt rows again that were ambiguous before; they may be paid twice.",
     ),
     "max_attempts": _option(
         "--max-attempts",
@@ -93,10 +93,10 @@ RUN: Final[dict[str, click.Option]] = {
         default=1,
         show_default=True,
         metavar="N",
-        help="Orders of a job in all, for failures that are known to be unbilled.",
+        help="Attempts of a job in all, for failures that are known to be unbilled.",
     ),
     "retry_failed": _option(
-        "--retry-failed", is_flag=True, help="Order rows again, once, that had failed before."
+        "--retry-failed", is_flag=True, help="Attempt rows again, once, that had failed before."
     ),
     "random_seed": _option(
         "--random-seed",
@@ -114,7 +114,9 @@ RUN: Final[dict[str, click.Option]] = {
         help="How long to wait for a task in this call; the next call asks for it again.",
     ),
     "adopt_copy": _option(
-        "--adopt-copy", is_flag=True, help="Order also in a copy of a run directory, whose original may, too."
+        "--adopt-copy",
+        is_flag=True,
+        help="Attempt also in a copy of a run directory, whose original may, too.",
     ),
     "base_dir": _option(
         "--base-dir",

@@ -768,7 +768,7 @@ function render({ model, el }) {
   const reach = position => {
     const from = order.indexOf(anchor === null ? position : anchor), to = order.indexOf(position);
     const now = chosen();
-    for (const one of order.slice(Math.min(from, to), Math.max(from, to) + 1)) if (isSeen(one)) now.add(one);
+    for (const one of attempt.slice(Math.min(from, to), Math.max(from, to) + 1)) if (isSeen(one)) now.add(one);
     choose(now);
   };
   const mark = () => {

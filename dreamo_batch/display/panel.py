@@ -52,7 +52,7 @@ class Controlled(Protocol):
     def retry(
         self, rows: Collection[Any] | None = None, classes: str | Collection[str] | None = None
     ) -> None:
-        """Order failed rows again in the background, each once."""
+        """Attempt failed rows again in the background, each once."""
         ...
 
     def raise_budget(self, max_cost: float | str | Decimal) -> None:

@@ -198,13 +198,13 @@ def _button(words: str, use: _Use, *, can_control: bool) -> Button:
 
 def _pausing(phase: Phase) -> _Use:
     if phase == "running":
-        return True, "Order nothing more for now; tasks at the service go on and their pictures are saved."
+        return True, "Attempt nothing more for now; tasks at the service go on and their pictures are saved."
     return False, "Already paused." if phase == "paused" else "The run is not going."
 
 
 def _resuming(status: Status) -> _Use:
     if status.phase == "paused":
-        return True, "Go on ordering."
+        return True, "Go on submitting."
     if status.phase == "stopped":
         return True, "Go on with the rows that are not settled; nothing is paid twice."
     return False, "The run is going." if status.phase == "running" else "There is nothing to resume."
@@ -212,7 +212,7 @@ def _resuming(status: Status) -> _Use:
 
 def _stopping(phase: Phase) -> _Use:
     if phase in ("running", "paused"):
-        return True, "Order nothing more and end. Safe: what was ordered is recorded, and Resume goes on."
+        return True, "Attempt nothing more and end. Safe: what was submitted is recorded, and Resume goes on."
     return False, "Already stopping." if phase == "stopping" else "The run is not going."
 
 
@@ -226,7 +226,7 @@ def _retry(status: Status, *, can_control: bool) -> Button:
     else:
         use = (
             True,
-            f"Order {count(n_failed, 'failed row')} again, each once; this may cost money again.",
+            f"Attempt {count(n_failed, 'failed row')} again, each once; this may cost money again.",
         )
     return _button(words, use, can_control=can_control)
 
@@ -382,9 +382,9 @@ def _detail(status: Status) -> str:
     in_flight = count(status.n_in_flight, "task")
     if status.phase == "paused":
         still = f"; {in_flight} at the service still fetched" if status.n_in_flight else ""
-        return f"Nothing more is ordered until you resume{still}."
+        return f"Nothing more is submitted until you resume{still}."
     if status.phase == "stopping":
-        return "Nothing more is ordered; what was already sent is waited for."
+        return "Nothing more is submitted; what was already sent is waited for."
     if status.phase == "idle":
         return "Nobody is working on this run. The same call again goes on with it."
     n_left = status.n_rows - status.n_settled

@@ -135,13 +135,13 @@ class Facts:
         return self.history.rows
 
     @property
-    def orders(self) -> pd.DataFrame:
-        """Every order of the directory."""
-        return self.history.orders
+    def ledger(self) -> pd.DataFrame:
+        """Every attempt of the directory."""
+        return self.history.attempts
 
     @property
     def attempts(self) -> pd.DataFrame:
-        """Every order with the row it was made for."""
+        """Every attempt with the row it was made for."""
         return list_attempts(self.history)
 
     @property
@@ -180,7 +180,7 @@ def methods(facts: Facts) -> dict[str, Any]:
 def _sentences(facts: Facts) -> list[str]:
     jobs = facts.decided[facts.decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID)
     if jobs.empty:
-        return ["No images were ordered."]
+        return ["No images were submitted."]
     n = {name: jobs[name].nunique() for name in (columns.PROMPT, columns.IMAGE_DIGEST)}
     where = (
         "a gateway on this machine (the one that comes with dreamo-batch draws previews, not the model's pictures)"
@@ -199,7 +199,7 @@ def _sentences(facts: Facts) -> list[str]:
 
 
 def _dates(facts: Facts) -> str:
-    sent = facts.orders[columns.SENT_AT].dropna()
+    sent = facts.ledger[columns.SENT_AT].dropna()
     if sent.empty:
         return ""
     first, last = f"{sent.min():%Y-%m-%d}", f"{sent.max():%Y-%m-%d}"
@@ -262,7 +262,7 @@ def _counts(facts: Facts) -> list[tuple[str, str]]:
             "Rows with the same job as an earlier one",
             f"{int(facts.rows[columns.DUPLICATE_OF].notna().sum()):,}",
         ),
-        ("Orders", f"{facts.summary['orders']:,}"),
+        ("Attempts", f"{facts.summary['attempts']:,}"),
         ("Prompts", f"{jobs[columns.PROMPT].nunique():,}"),
         ("Reference images", f"{jobs[columns.IMAGE_DIGEST].nunique():,}"),
         ("Seeds", f"{jobs[columns.SEED_SENT].nunique():,}"),
@@ -373,7 +373,7 @@ def money(facts: Facts) -> dict[str, Any]:
         "possibly_billed": usd(summary["possibly_billed_usd"]),
         "may_be_billed": summary["possibly_billed_usd"] is None
         or bool(amount_of(summary["possibly_billed_usd"])),
-        "unpriced": plural(n_unpriced, "order") if n_unpriced else "",
+        "unpriced": plural(n_unpriced, "attempt") if n_unpriced else "",
         "lines": _lines(facts, whole),
         "groups": [table for by in _GROUPED if (table := _grouped(facts, by))],
     }
@@ -386,20 +386,20 @@ def _lines(facts: Facts, whole: pd.Series) -> list[tuple[str, str, str]]:
         (
             "Spent",
             usd(summary["spent_usd"]),
-            f"known costs of {plural(summary['orders'], 'order')}, exact",
+            f"known costs of {plural(summary['attempts'], 'attempt')}, exact",
         ),
         (
             "Possibly billed",
             usd(summary["possibly_billed_usd"]),
-            "ambiguous, lost or unpriced orders",
+            "ambiguous, lost or unpriced attempts",
         ),
         (
             "Reserved",
             usd(summary["reserved_usd"]),
-            "held back for orders whose cost is not known yet",
+            "held back for attempts whose cost is not known yet",
         ),
         ("Cap", "none" if cap is None else usd(cap), _left(facts)),
-        ("Waste", usd(whole[columns.WASTE]), "paid for orders that gave no picture"),
+        ("Waste", usd(whole[columns.WASTE]), "paid for attempts that gave no picture"),
         ("Saved", usd(whole[columns.SAVED]), "rows with the same job, bought once"),
     ]
     if pd.notna(whole[columns.LIST_USD]):
@@ -413,7 +413,7 @@ def _left(facts: Facts) -> str:
         amount_of(facts.summary[name]) for name in ("max_cost_usd", "spent_usd", "reserved_usd")
     )
     if cap is None or spent is None or reserved is None:
-        return "over everything ever ordered here"
+        return "over everything ever submitted here"
     return f"{text(max(cap - spent - reserved, ZERO))} left"
 
 
@@ -450,7 +450,7 @@ def _line(line: dict[Any, Any], by: str, highest: float) -> dict[str, Any]:
 
 
 _PHASES: Final = {
-    columns.CREATE: "sending the order",
+    columns.CREATE: "sending the attempt",
     columns.QUOTA: "waiting for quota",
     columns.QUEUE: "in the service's queue",
     columns.GENERATION: "being made",
@@ -467,7 +467,7 @@ _SHOWN: Final = {
 
 
 def timing(facts: Facts) -> dict[str, Any]:
-    """Say how long orders took, and what to change."""
+    """Say how long attempts took, and what to change."""
     whole = summarise_latency(facts.history)
     pace = measure_pace(facts.history)
     return {
@@ -479,7 +479,7 @@ def timing(facts: Facts) -> dict[str, Any]:
         "sizes": _by_size(facts),
         "median": seconds(_median(whole)),
         "pace": _pace(pace, facts),
-        "advice": pace["advice"] if pace["orders"] else "",
+        "advice": pace["advice"] if pace["attempts"] else "",
     }
 
 
@@ -497,7 +497,7 @@ def _timing_line(name: str, line: dict[Any, Any], about: str = "") -> dict[str, 
     return {
         "name": name,
         "about": about,
-        "n": int(line[columns.N_ORDERS]),
+        "n": int(line[columns.ATTEMPTS]),
         "times": [seconds(line[column]) for column in _SHOWN],
     }
 
@@ -508,13 +508,13 @@ def _median(whole: pd.DataFrame) -> float | None:
 
 
 def _pace(pace: dict[str, Any], facts: Facts) -> list[tuple[str, str]]:
-    orders = facts.orders
+    attempts = facts.ledger
     share, speed = pace["waiting_share"], pace["per_minute"]
     return [
-        ("First order sent", moment(orders[columns.SENT_AT].min())),
-        ("Last end seen", moment(orders[columns.COMPLETED_AT].max())),
+        ("First attempt sent", moment(attempts[columns.SENT_AT].min())),
+        ("Last end seen", moment(attempts[columns.COMPLETED_AT].max())),
         ("Busy", seconds(pace["busy_s"])),
-        ("Orders completed a minute", UNKNOWN if speed is None else f"{speed:.3g}"),
+        ("Attempts completed a minute", UNKNOWN if speed is None else f"{speed:.3g}"),
         ("Most in flight at once", f"{pace['peak_in_flight']:,}"),
         ("Refused for quota (429)", f"{pace['refusals']:,}"),
         ("Time spent waiting for quota", UNKNOWN if share is None else f"{100 * share:.3g} %"),
@@ -534,10 +534,10 @@ def failures(facts: Facts) -> dict[str, Any]:
 
 
 def ambiguous(facts: Facts) -> dict[str, Any]:
-    """List rows that may have been ordered, with what each may cost, and how to settle it."""
+    """List rows that may have been submitted, with what each may cost, and how to settle it."""
     rows = facts.bought[facts.bought[columns.STATUS] == columns.AMBIGUOUS]
-    orders = facts.orders[facts.orders[columns.STAGE] == str(Stage.AMBIGUOUS)]
-    held = orders.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
+    attempts = facts.ledger[facts.ledger[columns.STAGE] == str(Stage.AMBIGUOUS)]
+    held = attempts.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
     return {
         "rows": [_row(row, held) for row in rows.head(N_MAX).to_dict("records")],
         "n_more": max(0, len(rows) - N_MAX),
@@ -552,7 +552,7 @@ def _kind(kind: dict[Any, Any]) -> dict[str, Any]:
         "name": words(kind[columns.ERROR_CLASS]),
         "code": "" if pd.isna(code) else words(code),
         "counts": f"{plural(int(kind[columns.N_ROWS]), 'row')}, "
-        + plural(int(kind[columns.N_ORDERS]), "order"),
+        + plural(int(kind[columns.ATTEMPTS]), "attempt"),
         "meaning": kind[columns.MEANING].rstrip(".") + ".",
         "advice": kind[columns.ADVICE],
         "billed": "may have been billed" if is_billed else f"billed: USD {usd(kind[columns.SPENT])}",
@@ -581,7 +581,7 @@ def _settling(facts: Facts, job_id: str) -> list[tuple[str, str]]:
     named = f"{json.dumps(facts.name, ensure_ascii=False)}, {json.dumps(job_id)}"
     calls = [
         ("It was taken, as this task", f'dreamo.resolve({named}, task_id="...")'),
-        ("It was not taken; the next run orders it", f"dreamo.resolve({named}, not_sent=True)"),
+        ("It was not taken; the next run submits it", f"dreamo.resolve({named}, not_sent=True)"),
     ]
     return [(what, words(call, 4000)) for what, call in calls]
 
@@ -632,7 +632,7 @@ _ACROSS: Final = ("xlink:href", "href")
 
 def charts(facts: Facts, *, prefix: str = "") -> dict[str, str]:
     """Draw what is worth a picture: money over time, latency by phase, and throughput."""
-    if facts.orders[columns.COMPLETED_AT].isna().all():
+    if facts.ledger[columns.COMPLETED_AT].isna().all():
         return {}
     cap = _visible_cap(facts)
     draw: dict[str, Callable[[Axes], object]] = {
@@ -699,7 +699,7 @@ def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
         "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
         "n_more": len(facts.results) - len(shown),
         "left": left_words(
-            int((facts.orders[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)).sum())
+            int((facts.ledger[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)).sum())
         ),
     }
 

@@ -40,7 +40,7 @@ class ButtonRow:
         self._retry = self._button("Retry failed", batch.retry)
         self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
         self._raise = self._button("Raise cap", self._raise_cap)
-        self._raise.tooltip = "Set a new cap over everything ever ordered in this directory."
+        self._raise.tooltip = "Set a new cap over everything ever submitted in this directory."
         self._why_not = ipywidgets.Label()
         self._all = [
             self._pause,

@@ -1,11 +1,11 @@
-"""Orders, the events that change them, and the fold of events into state: pure.
+"""Attempts, the events that change them, and the fold of events into state: pure.
 
-An order's way::
+An attempt's way::
 
     sending ──> accepted ──> completed | failed | lost
        │  └───> ambiguous ──(resolved)──> accepted | unsent
-       ├──────> unsent      nothing arrived: the same order may be sent again
-       └──────> refused     the service said no: nothing was ordered
+       ├──────> unsent      nothing arrived: the same attempt may be sent again
+       └──────> refused     the service said no: nothing was submitted
 
 The fold is total over events in the order they were written, and applying one event twice changes
 nothing, so a journal may be replayed over a checkpoint without care.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Stage(StrEnum):
-    """How far an order is."""
+    """How far an attempt is."""
 
     SENDING = "sending"
     UNSENT = "unsent"
@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
 
 class Kind(StrEnum):
-    """What happened to an order."""
+    """What happened to an attempt."""
 
     SENDING = "sending"
     NOT_SENT = "not_sent"
@@ -64,24 +64,24 @@ STATUS_OF: Final[Mapping[Stage, str]] = {
     Stage.LOST: columns.FAILED,
 }
 
-# Stages in which an order exists, or may exist, at the service.
-ORDERED: Final = frozenset(
+# Stages in which an attempt exists, or may exist, at the service.
+SUBMITTED: Final = frozenset(
     {Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST}
 )
-# Stages in which no picture is to be had from an order.
+# Stages in which no picture is to be had from an attempt.
 CAME_TO_NOTHING: Final = frozenset({Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST})
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """One order of a job; `order` counts from 1, times are Unix seconds, money is exact decimal text.
+class Attempt:
+    """One attempt of a job; `attempt` counts from 1, times are Unix seconds, money is exact decimal text.
 
-    Fields carry the names of `dreamo_batch.columns.ORDERS`.
+    Fields carry the names of `dreamo_batch.columns.LEDGER`.
     """
 
     job_id: str
-    order: int
+    attempt: int
     stage: Stage = Stage.UNSENT
     task_id: str | None = None
     seed_sent: int | None = None
@@ -124,17 +124,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an order at a time, with the fields it sets."""
+    """Something that happened to an attempt at a time, with the fields it sets."""
 
     kind: Kind
     job_id: str
-    order: int
+    attempt: int
     at: float
     fields: Mapping[str, Any]
 
 
 class ImpossibleEvent(ValueError):  # noqa: N818 - it names what the journal holds
-    """An event that can't follow what is known of its order."""
+    """An event that can't follow what is known of its attempt."""
 
 
 _NO_ERROR: Final[dict[str, Any]] = {
@@ -182,8 +182,8 @@ _RULES: Final[Mapping[Kind, _Rule]] = {
 }
 
 
-def advance(order: Order, event: Event) -> Order:
-    """Apply one event to its order."""
+def advance(attempt: Attempt, event: Event) -> Attempt:
+    """Apply one event to its attempt."""
     rule = _RULES[event.kind]
     changes = dict(rule.resets or ())
     if rule.stage is not None:
@@ -191,100 +191,106 @@ def advance(order: Order, event: Event) -> Order:
     if rule.time is not None:
         changes[rule.time] = event.at
     changes.update(event.fields)
-    changed = replace(order, **changes)
-    if order.stage not in rule.after and changed != order:  # the same event again changes nothing
+    changed = replace(attempt, **changes)
+    if attempt.stage not in rule.after and changed != attempt:  # the same event again changes nothing
         raise ImpossibleEvent(
-            f"order {event.order} of job {event.job_id} is {order.stage}, so it can't be {event.kind}"
+            f"attempt {event.attempt} of job {event.job_id} is {attempt.stage}, so it can't be {event.kind}"
         )
     return changed
 
 
 class State:
-    """All orders of a run directory, by job, in the order they were made, and the cap they stand under.
+    """All attempts of a run directory, by job, in the order they were made, and the cap they stand under.
 
     `cap` is exact decimal text in USD; None where there is none.
     """
 
-    def __init__(self, orders: Iterable[Order] = (), cap: str | None = None) -> None:
+    def __init__(self, attempts: Iterable[Attempt] = (), cap: str | None = None) -> None:
         self.cap = cap
-        self._orders: dict[str, tuple[Order, ...]] = {}
-        for order in orders:
-            self.put(order)
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        for attempt in attempts:
+            self.put(attempt)
 
     def __len__(self) -> int:
-        """Count the jobs with orders."""
-        return len(self._orders)
+        """Count the jobs with attempts."""
+        return len(self._attempts)
 
-    def __iter__(self) -> Iterator[Order]:
-        """Every order, job by job."""
-        for orders in self._orders.values():
-            yield from orders
+    def __iter__(self) -> Iterator[Attempt]:
+        """Every attempt, job by job."""
+        for attempts in self._attempts.values():
+            yield from attempts
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and (self._orders, self.cap) == (other._orders, other.cap)
+        return isinstance(other, State) and (self._attempts, self.cap) == (other._attempts, other.cap)
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
-    def of(self, job_id: str) -> tuple[Order, ...]:
-        """Give every order of a job, oldest first."""
-        return self._orders.get(job_id, ())
+    def of(self, job_id: str) -> tuple[Attempt, ...]:
+        """Give every attempt of a job, oldest first."""
+        return self._attempts.get(job_id, ())
 
-    def deciding(self, job_id: str) -> Order | None:
-        """Give the order that says how a job stands, or None; see `deciding`."""
+    def deciding(self, job_id: str) -> Attempt | None:
+        """Give the attempt that says how a job stands, or None; see `deciding`."""
         return deciding(self.of(job_id))
 
-    def find(self, job_id: str, number: int) -> Order | None:
-        """Give one order of a job, or None."""
-        orders = self._orders.get(job_id, ())
-        return orders[number - 1] if 0 < number <= len(orders) else None
+    def find(self, job_id: str, number: int) -> Attempt | None:
+        """Give one attempt of a job, or None."""
+        attempts = self._attempts.get(job_id, ())
+        return attempts[number - 1] if 0 < number <= len(attempts) else None
 
     def copy(self) -> State:
-        """Give the state as it is now; orders are never changed, so it costs little."""
+        """Give the state as it is now; attempts are never changed, so it costs little."""
         copied = State(cap=self.cap)
-        copied._orders = dict(self._orders)
+        copied._attempts = dict(self._attempts)
         return copied
 
-    def put(self, order: Order) -> None:
-        """Set an order; its number must be known or the next."""
-        orders = self._orders.get(order.job_id, ())
-        if not 0 < order.order <= len(orders) + 1:
-            raise ImpossibleEvent(f"order {order.order} of job {order.job_id} follows {len(orders)} orders")
-        self._orders[order.job_id] = (*orders[: order.order - 1], order, *orders[order.order :])
+    def put(self, attempt: Attempt) -> None:
+        """Set an attempt; its number must be known or the next."""
+        attempts = self._attempts.get(attempt.job_id, ())
+        if not 0 < attempt.attempt <= len(attempts) + 1:
+            raise ImpossibleEvent(
+                f"attempt {attempt.attempt} of job {attempt.job_id} follows {len(attempts)} attempts"
+            )
+        self._attempts[attempt.job_id] = (
+            *attempts[: attempt.attempt - 1],
+            attempt,
+            *attempts[attempt.attempt :],
+        )
 
-    def apply(self, event: Event) -> Order:
-        """Fold one event in and give the order it leads to."""
-        order = self.find(event.job_id, event.order) or Order(event.job_id, event.order)
-        order = advance(order, event)
-        self.put(order)
-        return order
+    def apply(self, event: Event) -> Attempt:
+        """Fold one event in and give the attempt it leads to."""
+        attempt = self.find(event.job_id, event.attempt) or Attempt(event.job_id, event.attempt)
+        attempt = advance(attempt, event)
+        self.put(attempt)
+        return attempt
 
 
-def deciding(orders: tuple[Order, ...]) -> Order | None:
-    """Give the order that says how its job stands.
+def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
+    """Give the attempt that says how its job stands.
 
     That is the last one completed, whatever became of a later one. Without one it is the latest, or if that came to
     nothing, the last one under way.
     """
-    if not orders:
+    if not attempts:
         return None
-    latest, backwards = orders[-1], orders[::-1]
+    latest, backwards = attempts[-1], attempts[::-1]
     under_way = OPEN if latest.stage in CAME_TO_NOTHING else frozenset[Stage]()
-    completed = next((order for order in backwards if order.stage is Stage.COMPLETED), None)
-    return completed or next((order for order in backwards if order.stage in under_way), latest)
+    completed = next((attempt for attempt in backwards if attempt.stage is Stage.COMPLETED), None)
+    return completed or next((attempt for attempt in backwards if attempt.stage in under_way), latest)
 
 
-def next_number(orders: tuple[Order, ...]) -> int:
-    """Give the number the next create of a job is sent under; one that never became an order is used again."""
-    if orders and orders[-1].stage in _SENDABLE:
-        return orders[-1].order
-    return len(orders) + 1
+def next_number(attempts: tuple[Attempt, ...]) -> int:
+    """Give the number the next create of a job is sent under; one that never became an attempt is used again."""
+    if attempts and attempts[-1].stage in _SENDABLE:
+        return attempts[-1].attempt
+    return len(attempts) + 1
 
 
-def is_unresolved_cost(order: Order) -> bool:
+def is_unresolved_cost(attempt: Attempt) -> bool:
     """Whether money may be gone, or be about to go, without a cost being known."""
-    return order.stage in ORDERED and order.cost is None and not is_unbilled(order)
+    return attempt.stage in SUBMITTED and attempt.cost is None and not is_unbilled(attempt)
 
 
-def is_unbilled(order: Order) -> bool:
-    """Whether an order ended without a picture and is known to have cost nothing."""
-    return order.stage is Stage.FAILED and order.may_have_been_billed is False and order.cost is None
+def is_unbilled(attempt: Attempt) -> bool:
+    """Whether an attempt ended without a picture and is known to have cost nothing."""
+    return attempt.stage is Stage.FAILED and attempt.may_have_been_billed is False and attempt.cost is None

@@ -1,6 +1,6 @@
 """The budget: reserve before sending, settle when the cost is known, refuse what could pass the cap. Pure.
 
-``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what orders
+``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what attempts
 without a cost hold back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
 A failure that is known to be unbilled holds nothing back.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Context, Decimal, InvalidOperation, localcontext
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamo_batch.engine.attempts import OPEN, ORDERED, Order, Stage, is_unbilled, is_unresolved_cost
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, Stage, is_unbilled, is_unresolved_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ class Budget:
         max_new: Decimal | None = None,
         price: Decimal | None = None,
         n_pilot: int = 0,
-        orders: Iterable[Order] = (),
+        attempts: Iterable[Attempt] = (),
     ) -> None:
         self.cap = cap
         self.price = price
@@ -73,13 +73,13 @@ class Budget:
         self._n_open = 0
         self._n_pilot = n_pilot
         self.n_pilots = 0
-        for order in orders:
-            self._add(order, 1)
+        for attempt in attempts:
+            self._add(attempt, 1)
         self.call_limit = None if max_new is None else total((self._committed(), max_new))
 
     @property
     def reserved(self) -> Decimal:
-        """USD held back; an order sent before any price was known counts at the price known now."""
+        """USD held back; an attempt sent before any price was known counts at the price known now."""
         return total((self._held, times(self._n_unpriced, self.price or ZERO)))
 
     @property
@@ -112,8 +112,8 @@ class Budget:
         """Take the reservation of the next create, as exact text; None while no price is known."""
         return None if self.price is None else text(self.price)
 
-    def change(self, before: Order | None, after: Order) -> None:
-        """Follow an order from one state to the next."""
+    def change(self, before: Attempt | None, after: Attempt) -> None:
+        """Follow an attempt from one state to the next."""
         if before is not None:
             self._add(before, -1)
         self._add(after, 1)
@@ -124,15 +124,15 @@ class Budget:
     def _committed(self) -> Decimal:
         return total((self.spent, self.reserved))
 
-    def _add(self, order: Order, sign: int) -> None:
-        if order.stage not in ORDERED:
+    def _add(self, attempt: Attempt, sign: int) -> None:
+        if attempt.stage not in SUBMITTED:
             return
-        self._n_open += sign * (order.stage in OPEN)
-        self.n_pilots += sign * (order.reserved is None)
-        cost, held = money(order.cost), money(order.reserved)
+        self._n_open += sign * (attempt.stage in OPEN)
+        self.n_pilots += sign * (attempt.reserved is None)
+        cost, held = money(attempt.cost), money(attempt.reserved)
         if cost is not None:
             self.spent = total((self.spent, times(sign, cost)))
-        elif is_unbilled(order):
+        elif is_unbilled(attempt):
             return
         elif held is not None:
             self._held = total((self._held, times(sign, held)))
@@ -140,20 +140,22 @@ class Budget:
             self._n_unpriced += sign
 
 
-def price_of(order: Order) -> Decimal | None:
-    """Give what an order shows of the price: the cost of one that completed."""
-    return money(order.cost) if order.stage is Stage.COMPLETED else None
+def price_of(attempt: Attempt) -> Decimal | None:
+    """Give what an attempt shows of the price: the cost of one that completed."""
+    return money(attempt.cost) if attempt.stage is Stage.COMPLETED else None
 
 
-def highest_price(orders: Iterable[Order]) -> Decimal | None:
+def highest_price(attempts: Iterable[Attempt]) -> Decimal | None:
     """Give the highest price seen; None if none was."""
-    return max((price for order in orders if (price := price_of(order)) is not None), default=None)
+    return max((price for attempt in attempts if (price := price_of(attempt)) is not None), default=None)
 
 
-def possibly_billed(orders: Iterable[Order]) -> Decimal | None:
-    """Add up what orders that may have been billed without a known cost hold back; None if one has no price."""
+def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
+    """Add up what attempts that may have been billed without a known cost hold back; None if one has no price."""
     held = [
-        money(order.reserved) for order in orders if is_unresolved_cost(order) and order.may_have_been_billed
+        money(attempt.reserved)
+        for attempt in attempts
+        if is_unresolved_cost(attempt) and attempt.may_have_been_billed
     ]
     known = [amount for amount in held if amount is not None]
     return total(known) if len(known) == len(held) else None

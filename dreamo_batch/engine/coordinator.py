@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from dreamo_batch import columns
 from dreamo_batch.engine import budget as money
 from dreamo_batch.engine import requests
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING, STATUS_OF, Event, Order, Stage, next_number
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING, STATUS_OF, Attempt, Event, Stage, next_number
 from dreamo_batch.engine.attempts import Kind as EventKind
 from dreamo_batch.engine.budget import ZERO
 from dreamo_batch.engine.schedule import Action, Do, Key
@@ -74,7 +74,7 @@ _REFUSALS: Final = {
     failures.ACCESS_REFUSED: "the service refused access",
     failures.FORBIDDEN: "the service refused access several times in a row",
     failures.NO_CREDIT: "the account has no credit",
-    failures.NOT_OFFERED: "the service takes no orders at this address",
+    failures.NOT_OFFERED: "the service takes no attempts at this address",
 }
 _SAME: Final = {
     "output_url": "the service gave both the same link to a picture",
@@ -86,20 +86,20 @@ _SAME: Final = {
 class Assignment:
     """What one call is to do: the jobs of its table, and what the plan says of them.
 
-    `weights` counts the rows of each job, `n_invalid` the rows without one; `to_order` are new orders,
-    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_order` nothing is
-    ordered, whatever becomes known. `describe` gives what the ledger keeps of a job's row, as JSON.
+    `weights` counts the rows of each job, `n_invalid` the rows without one; `to_submit` are new attempts,
+    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_submit` nothing
+    is submitted, whatever becomes known. `describe` gives what the ledger keeps of a job's row, as JSON.
     """
 
     jobs: Mapping[str, Job]
     weights: Mapping[str, int]
     n_invalid: int
-    to_order: Sequence[Key]
+    to_submit: Sequence[Key]
     to_poll: Sequence[Key]
     to_save: Sequence[tuple[Key, bool]]
     max_attempts: int = 1
     should_download: bool = True
-    may_order: bool = True
+    may_submit: bool = True
     describe: Callable[[Job], str | None] = lambda _job: None
 
 
@@ -122,11 +122,11 @@ class Coordinator:
         self.assignment = assignment
         self.stopped: DreamoError | None = None
         self.notices: list[str] = []
-        self.on_change: Callable[[Order | None, Order], None] = _ignore
+        self.on_change: Callable[[Attempt | None, Attempt], None] = _ignore
         self._effects = effects
         self._clock = clock
         self._by_status = self._count()
-        self._again = {job_id for job_id, _ in assignment.to_order if self._is_settled(job_id)}
+        self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
         self._is_outage_told = False
         self._is_standstill_told = False
@@ -141,20 +141,20 @@ class Coordinator:
         self._is_poll_forbidden = False
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
-        for order in ledger.state:
+        for attempt in ledger.state:
             for name in ("task_id", *_SAME):
-                self._other_job_with(order, name)
+                self._other_job_with(attempt, name)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything; creates of an earlier call that are still on the wire are waited for."""
         now, wall = self._clock.monotonic(), self._clock.wall()
         self.schedule.adopt(on_the_wire)
         for key in self.assignment.to_poll:
-            order = self._order(key)
-            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
+            attempt = self._attempt(key)
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
         for key, refresh_first in self.assignment.to_save:
             self.schedule.add_save(key, refresh_first=refresh_first, now=now)
-        self.schedule.add_jobs(self.assignment.to_order)
+        self.schedule.add_jobs(self.assignment.to_submit)
 
     # Giving out.
 
@@ -195,7 +195,7 @@ class Coordinator:
 
     def _out_of_money(self) -> None:
         """Stop if rows are left over; a failure that can't be tried again by itself is none of them."""
-        asked = set(self.assignment.to_order)
+        asked = set(self.assignment.to_submit)
         error = self._out_of_budget()
         if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
             self.stop(error)
@@ -223,17 +223,21 @@ class Coordinator:
             return lambda: self._effects.create(key, job)
         if action.do is Do.PROBE:
             return self._effects.probe
-        order = self._order(key)
+        attempt = self._attempt(key)
         if action.do is Do.SAVE:
             name = self._picture_name(key)
-            return lambda: self._effects.save(key, order.links, name=name, told_bytes=order.output_bytes_told)
-        return lambda: self._effects.fetch(action.do, key, order.task_id or "")
+            return lambda: self._effects.save(
+                key, attempt.links, name=name, told_bytes=attempt.output_bytes_told
+            )
+        return lambda: self._effects.fetch(action.do, key, attempt.task_id or "")
 
     def _picture_name(self, key: Key) -> str:
-        """Name the picture of the last order that may make one by the job; one settled late by its number, too."""
-        orders = self.ledger.state.of(key[0])
-        last = max(order.order for order in orders if order.stage not in CAME_TO_NOTHING)
-        others = {Path(o.output_path).stem for o in orders if o.output_path is not None and o.order != key[1]}
+        """Name the picture of the last attempt that may make one by the job; one settled late by its number, too."""
+        attempts = self.ledger.state.of(key[0])
+        last = max(attempt.attempt for attempt in attempts if attempt.stage not in CAME_TO_NOTHING)
+        others = {
+            Path(o.output_path).stem for o in attempts if o.output_path is not None and o.attempt != key[1]
+        }
         is_jobs_own = last == key[1] and key[0] not in others
         return key[0] if is_jobs_own else f"{key[0]}-order-{key[1]}"
 
@@ -261,9 +265,9 @@ class Coordinator:
             case BaseException():
                 raise answer
 
-    def record(self, event: Event) -> Order:
+    def record(self, event: Event) -> Attempt:
         """Fold an event into the ledger, the budget and the counts."""
-        before = self.ledger.state.find(event.job_id, event.order)
+        before = self.ledger.state.find(event.job_id, event.attempt)
         old = self.ledger.state.deciding(event.job_id)
         (after,) = self.ledger.record([event])
         self.budget.change(before, after)
@@ -278,13 +282,13 @@ class Coordinator:
         return after
 
     def settle(self, event: Event) -> None:
-        """Take in what somebody found out about an ambiguous order: ask for its task, or order it."""
-        order, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
-        key = (order.job_id, order.order)
-        if order.stage is Stage.ACCEPTED:
-            self.schedule.withdraw(order.job_id)  # it was to be ordered again only because of the doubt
-            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (order.sent_at or wall)))
-        elif self._is_to_be_ordered(order):
+        """Take in what somebody found out about an ambiguous attempt: ask for its task, or submit it."""
+        attempt, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
+        key = (attempt.job_id, attempt.attempt)
+        if attempt.stage is Stage.ACCEPTED:
+            self.schedule.withdraw(attempt.job_id)  # it was to be submitted again only because of the doubt
+            self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
+        elif self._is_to_be_submitted(attempt):
             self.schedule.add_jobs([key])
 
     def stop(self, error: DreamoError) -> None:
@@ -334,7 +338,7 @@ class Coordinator:
         )
 
     def _create_ended(self, answer: requests.CreateAnswer) -> None:
-        order = self._order(answer.key)
+        attempt = self._attempt(answer.key)
         if isinstance(answer.result, str):
             answer = replace(answer, result=self._own_task(answer.key, answer.result))
         if isinstance(answer.result, str):
@@ -342,7 +346,7 @@ class Coordinator:
             self._has_accepted = True
         elif answer.result.error_class == failures.FORBIDDEN:
             answer = replace(answer, result=self._row_or_account(answer.key[0], answer.result))
-        self.record(requests.create_ended(order, answer, self._clock.wall()))
+        self.record(requests.create_ended(attempt, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
             self.schedule.accepted(answer.key, now=now)
@@ -350,10 +354,10 @@ class Coordinator:
             self._create_failed(answer.key, answer.result, now)
 
     def _own_task(self, key: Key, task_id: str) -> str | Failure:
-        """Take a task id, unless it is another order's: then nobody knows what became of this create."""
+        """Take a task id, unless it is another attempt's: then nobody knows what became of this create."""
         owner = self._job_of.get(("task_id", task_id), key[0])
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
-        if known is None or (known.job_id, known.order) == key:
+        if known is None or (known.job_id, known.attempt) == key:
             return task_id
         return Failure(
             Kind.MAY_HAVE_ARRIVED,
@@ -362,19 +366,19 @@ class Coordinator:
             message=f"the service answered with task {task_id}, which is the task of job {owner} already",
         )
 
-    def _other_job_with(self, order: Order, name: str) -> str | None:
+    def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
         """Remember whose task, link or file it is; name the other job that had it before."""
-        value = getattr(order, name)
-        owner = order.job_id if value is None else self._job_of.setdefault((name, value), order.job_id)
-        return None if owner == order.job_id else owner
+        value = getattr(attempt, name)
+        owner = attempt.job_id if value is None else self._job_of.setdefault((name, value), attempt.job_id)
+        return None if owner == attempt.job_id else owner
 
-    def _tell_same_picture(self, order: Order, name: str) -> None:
+    def _tell_same_picture(self, attempt: Attempt, name: str) -> None:
         """Warn where two jobs were given one picture: one of them may hold what was made for the other."""
-        other = self._other_job_with(order, name)
+        other = self._other_job_with(attempt, name)
         if other is not None:
             self._tell(
                 name,
-                f"jobs {other} and {order.job_id} differ, but {_SAME[name]}; look at both pictures before you use them",
+                f"jobs {other} and {attempt.job_id} differ, but {_SAME[name]}; look at both before you use them",
             )
 
     def _tell(self, kind: str, text: str) -> None:
@@ -445,19 +449,19 @@ class Coordinator:
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
         price, excess = self.budget.price, self.budget.excess
-        order = self.record(requests.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        attempt = self.record(requests.task_ended(key, answer.result, self._clock.wall(), n_polls))
         self._tell_money(price, excess)
-        if order.stage is Stage.COMPLETED:
-            self._tell_same_picture(order, "output_url")
-            self._save(key, order, now)
-        elif order.error_class == failures.NO_CREDIT:
+        if attempt.stage is Stage.COMPLETED:
+            self._tell_same_picture(attempt, "output_url")
+            self._save(key, attempt, now)
+        elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
-        elif requests.is_retryable(order):
-            self._order_anew(key[0])
+        elif requests.is_retryable(attempt):
+            self._submit_again(key[0])
 
     def _look_at_echo(self, key: Key, task: Task) -> None:
         """Say so where the service names a status that is not listed, or another seed than was sent."""
-        word, sent = task.unlisted_status, self._order(key).seed_sent
+        word, sent = task.unlisted_status, self._attempt(key).seed_sent
         if word is not None and task.status == "in_progress" and word not in self._unlisted:
             self._unlisted.add(word)
             self._tell(
@@ -471,19 +475,19 @@ class Coordinator:
             )
 
     def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:
-        """Say so under a cap when an order cost more than was reserved, and when that passes the cap."""
+        """Say so under a cap when an attempt cost more than was reserved, and when that passes the cap."""
         if self.budget.cap is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
             self.notices.append(
-                f"an order cost {money.text(self.budget.price)} USD where {money.text(price)} were reserved; from now "
-                "on as much is reserved for each"
+                f"an attempt cost {money.text(self.budget.price)} USD where {money.text(price)} were reserved; from "
+                "now on as much is reserved for each"
             )
         if self.budget.excess > excess:
             self.notices.append(
                 f"spent and reserved are {money.text(self.budget.excess)} USD over the cap of "
-                f"{money.text(self.budget.cap)}, because orders in flight cost more than was reserved; nothing more is "
-                "ordered under this cap"
+                f"{money.text(self.budget.cap)}, because attempts in flight cost more than was reserved; nothing more "
+                "is submitted under this cap"
             )
 
     def _poll_failed(self, key: Key, failure: Failure, now: float) -> None:
@@ -525,8 +529,8 @@ class Coordinator:
             if self.schedule.is_polling and (task.is_outage or task.error_class == failures.RATE_LIMITED):
                 self.schedule.refresh_failed(key, now)
                 return
-        elif task.urls and task.urls != self._order(key).links:
-            self.record(requests.new_links(self._order(key), self._clock.wall(), task.urls))
+        elif task.urls and task.urls != self._attempt(key).links:
+            self.record(requests.new_links(self._attempt(key), self._clock.wall(), task.urls))
         self.schedule.refreshed(key, now)
 
     def _save_ended(self, answer: requests.SaveAnswer) -> None:
@@ -571,28 +575,28 @@ class Coordinator:
             self._is_standstill_told = False
             self.notices.append("the service takes requests again; going on")
 
-    def _save(self, key: Key, order: Order, now: float) -> None:
+    def _save(self, key: Key, attempt: Attempt, now: float) -> None:
         if self.assignment.should_download:
-            self.schedule.add_save(key, refresh_first=order.output_url is None, now=now)
+            self.schedule.add_save(key, refresh_first=attempt.output_url is None, now=now)
 
-    def _order_anew(self, job_id: str) -> None:
-        orders = self.ledger.state.of(job_id)
+    def _submit_again(self, job_id: str) -> None:
+        attempts = self.ledger.state.of(job_id)
         is_wanted = job_id in self.assignment.jobs and self._came_to_nothing(job_id)
-        if len(orders) < self.assignment.max_attempts and is_wanted:
-            self.schedule.add_jobs([(job_id, next_number(orders))])
+        if len(attempts) < self.assignment.max_attempts and is_wanted:
+            self.schedule.add_jobs([(job_id, next_number(attempts))])
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
 
     def _came_to_nothing(self, job_id: str) -> bool:
-        """Whether no order of a job is under way or has its picture."""
+        """Whether no attempt of a job is under way or has its picture."""
         chosen = self.ledger.state.deciding(job_id)
         return chosen is None or chosen.stage in CAME_TO_NOTHING
 
-    def _is_to_be_ordered(self, order: Order) -> bool:
-        """Whether an order that was never taken is to be sent in this call, and is not waiting for that already."""
-        is_wanted = self.assignment.may_order and order.job_id in self.assignment.jobs
-        is_deciding = self.ledger.state.deciding(order.job_id) == order
-        return is_wanted and is_deciding and all(key[0] != order.job_id for key in self.schedule.waiting)
+    def _is_to_be_submitted(self, attempt: Attempt) -> bool:
+        """Whether an attempt that was never taken is to be sent in this call, and is not waiting for that already."""
+        is_wanted = self.assignment.may_submit and attempt.job_id in self.assignment.jobs
+        is_deciding = self.ledger.state.deciding(attempt.job_id) == attempt
+        return is_wanted and is_deciding and all(key[0] != attempt.job_id for key in self.schedule.waiting)
 
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:
@@ -603,7 +607,7 @@ class Coordinator:
         self.stop(
             AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
-                "ordered; what is in flight is finished. Once that is settled, run the same call again."
+                "submitted; what is in flight is finished. Once that is settled, run the same call again."
             )
         )
 
@@ -633,16 +637,16 @@ class Coordinator:
         asked = f", and asks to wait for another {left_s:.0f} s" if left_s else ""
         return (
             f"the service has answered every request with 429{_reason(self._limited) or _TOO_MANY} for "
-            f"{waited_s:.0f} s{asked}; {schedule.n_waiting} jobs are not ordered"
+            f"{waited_s:.0f} s{asked}; {schedule.n_waiting} jobs are not submitted"
         )
 
     def _out_of_budget(self) -> DreamoError:
         if self.budget.price is None:
             return PriceUnknown(
-                f"no order has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more is "
-                "ordered under a cap that can't be kept. Give unit_cost= (USD an order), or "
-                f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such order of this directory, and the "
-                "cap can't bind them."
+                f"no attempt has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more "
+                "is submitted under a cap that can't be kept. Give unit_cost= (USD an attempt), or "
+                f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such attempt of this directory, and "
+                "the cap can't bind them."
             )
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
@@ -651,13 +655,13 @@ class Coordinator:
         why = (
             " before this call began"
             if self._was_over_cap
-            else ", because orders in flight cost more than reserved"
+            else ", because attempts in flight cost more than reserved"
         )
         over = f", {excess} over it{why}" if self.budget.excess else ""
         return BudgetReached(
             f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
-            f"{spent} spent, {reserved} reserved, and the next order may cost {money.text(self.budget.price)}. "
-            f"{self.schedule.n_waiting} jobs were not ordered. "
+            f"{spent} spent, {reserved} reserved, and the next attempt may cost {money.text(self.budget.price)}. "
+            f"{self.schedule.n_waiting} jobs were not submitted. "
             f"Run again with a higher {'max_new_cost' if is_of_call else 'max_cost'}= to go on."
         )
 
@@ -666,21 +670,21 @@ class Coordinator:
         if directory.is_in_place():
             return (
                 f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing more is "
-                "ordered. Make room or mend the directory, then run the same call again: what is in flight is picked "
+                "submitted. Make room or mend the directory, then run the same call again: what is in flight is picked "
                 "up."
             )
         return (
             f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
-            "on it. Nothing more is ordered; answers that still arrive are kept in a file strays-*.jsonl, which the "
+            "on it. Nothing more is submitted; answers that still arrive are kept in a file strays-*.jsonl, which the "
             "next call on the directory reads. Put the directory back, or run the same call on its new path: what is "
             "in flight is picked up. .results of this error holds the task ids, too."
         )
 
-    def _order(self, key: Key) -> Order:
-        order = self.ledger.state.find(*key)
-        if order is None:
-            raise RunStopped(f"order {key[1]} of job {key[0]} is not in the ledger")
-        return order
+    def _attempt(self, key: Key) -> Attempt:
+        attempt = self.ledger.state.find(*key)
+        if attempt is None:
+            raise RunStopped(f"attempt {key[1]} of job {key[0]} is not in the ledger")
+        return attempt
 
     def _is_settled(self, job_id: str) -> bool:
         return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
@@ -693,8 +697,8 @@ class Coordinator:
         return counts
 
 
-def _ignore(_before: Order | None, _after: Order) -> None:
-    """Nobody follows the orders."""
+def _ignore(_before: Attempt | None, _after: Attempt) -> None:
+    """Nobody follows the attempts."""
 
 
 def _reason(failure: Failure | None) -> str:
@@ -705,6 +709,6 @@ def _reason(failure: Failure | None) -> str:
     return f" ({status}{failure.message})"
 
 
-def status_of(order: Order | None) -> str:
-    """Give the status of a job by the order that says how it stands."""
-    return columns.PENDING if order is None else STATUS_OF[order.stage]
+def status_of(attempt: Attempt | None) -> str:
+    """Give the status of a job by the attempt that says how it stands."""
+    return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]

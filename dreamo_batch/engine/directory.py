@@ -1,7 +1,7 @@
 """Answers that arrived when the run directory no longer belonged to the run: kept in a file beside its journals.
 
 A run whose lock or directory was deleted, moved or replaced must not write to the journals any more, because another
-run may have read them already. It writes the orders that changed to `strays-*.jsonl`, one a line with a checksum, and
+run may have read them already. It writes the attempts that changed to `strays-*.jsonl`, one a line with a checksum, and
 the next opening folds them into the ledger. Folding is safe to repeat: a task that the ledger knows is left as it is.
 """
 
@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch import files as durable
-from dreamo_batch.engine.attempts import ORDERED, Event, Kind, Order, Stage, State, next_number
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, Kind, Stage, State, next_number
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.files import TEMPORARY, fsync_file, fsync_folder
 from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
@@ -60,7 +60,7 @@ _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file of strays: the service and the entropy of the run that wrote it, and its orders as they stood last.
+    """A file of strays: the service and the entropy of the run that wrote it, and its attempts as they stood last.
 
     `n_bytes` is how much of it was read.
     """
@@ -69,11 +69,11 @@ class Kept:
     n_bytes: int
     service: str
     entropy: str
-    orders: tuple[Order, ...]
+    attempts: tuple[Attempt, ...]
 
 
 class Strays:
-    """The file of one run for what its journal can't take; made with the first order."""
+    """The file of one run for what its journal can't take; made with the first attempt."""
 
     def __init__(self, path: Path, folder_fd: int | None, service: str, entropy: str) -> None:
         self._path = path
@@ -81,9 +81,9 @@ class Strays:
         self._run = {"service": service, "entropy": entropy}
         self._fd: int | None = None
 
-    def write(self, orders: Iterable[Order]) -> None:
-        """Append orders as they stand now, durably."""
-        lines = b"".join(_line(self._run | {"order": asdict(order)}) for order in orders)
+    def write(self, attempts: Iterable[Attempt]) -> None:
+        """Append attempts as they stand now, durably."""
+        lines = b"".join(_line(self._run | {"attempt": asdict(attempt)}) for attempt in attempts)
         if not lines:
             return
         if self._fd is None:
@@ -136,8 +136,8 @@ def read(folder: Path) -> tuple[Kept, ...]:
             continue
         records = list(_records(content.split(b"\n")[:-1], path))
         if records:
-            orders = (_order_of_line(record["order"], path) for record in records)
-            latest = {(order.job_id, order.order): order for order in orders}
+            attempts = (_attempt_of_line(record["attempt"], path) for record in records)
+            latest = {(attempt.job_id, attempt.attempt): attempt for attempt in attempts}
             run = records[-1]
             kept = Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values()))
             found.append(kept)
@@ -160,7 +160,7 @@ def remove(kept: Kept) -> None:
         os.close(fd)
 
 
-def fold(state: State, strays: Iterable[Order]) -> list[Event]:
+def fold(state: State, strays: Iterable[Attempt]) -> list[Event]:
     """Fold strays into a state, and give the events that did it; what the state knows already adds none."""
     added: list[Event] = []
     for stray in strays:
@@ -170,39 +170,39 @@ def fold(state: State, strays: Iterable[Order]) -> list[Event]:
     return added
 
 
-def _events(state: State, stray: Order) -> Iterator[Event]:
-    orders = state.of(stray.job_id)
-    known = state.find(stray.job_id, stray.order)
+def _events(state: State, stray: Attempt) -> Iterator[Event]:
+    attempts = state.of(stray.job_id)
+    known = state.find(stray.job_id, stray.attempt)
     is_same = known is not None and known.sent_at == stray.sent_at
     if stray.task_id is None:
         if is_same and known is not None and known.stage is Stage.AMBIGUOUS and stray.stage in _NOT_TAKEN:
-            yield _event(Kind.NOT_SENT, stray, stray.order)
+            yield _event(Kind.NOT_SENT, stray, stray.attempt)
         elif known is None and stray.stage in _IN_DOUBT:  # of a directory that was deleted: it may be bought
-            number = next_number(orders)
+            number = next_number(attempts)
             yield _sending(stray, number)
             yield _event(Kind.AMBIGUOUS, stray, number, **_doubt(stray))
-    elif any(order.task_id == stray.task_id for order in orders):
+    elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
     elif is_same and known is not None and known.stage in _IN_DOUBT:
-        yield _event(Kind.ACCEPTED, stray, stray.order, task_id=stray.task_id)
+        yield _event(Kind.ACCEPTED, stray, stray.attempt, task_id=stray.task_id)
     else:
-        number = next_number(orders)
+        number = next_number(attempts)
         yield _sending(stray, number)
         yield _event(Kind.ACCEPTED, stray, number, task_id=stray.task_id)
 
 
-def _sending(stray: Order, number: int) -> Event:
+def _sending(stray: Attempt, number: int) -> Event:
     known = {"seed_sent": stray.seed_sent, "reserved": stray.reserved}
     fields = {name: value for name, value in known.items() if value is not None}
     return Event(Kind.SENDING, stray.job_id, number, stray.sent_at or 0.0, fields)
 
 
-def _event(kind: Kind, stray: Order, number: int, **fields: Any) -> Event:
+def _event(kind: Kind, stray: Attempt, number: int, **fields: Any) -> Event:
     return Event(kind, stray.job_id, number, stray.answered_at or stray.sent_at or 0.0, fields)
 
 
-def _doubt(stray: Order) -> dict[str, Any]:
-    message = stray.error_message or "the answer to this order is not known; it may have been taken"
+def _doubt(stray: Attempt) -> dict[str, Any]:
+    message = stray.error_message or "the answer to this attempt is not known; it may have been taken"
     return {
         "error_class": stray.error_class or "interrupted",
         "error_message": message,
@@ -210,9 +210,9 @@ def _doubt(stray: Order) -> dict[str, Any]:
     }
 
 
-def worth_keeping(orders: Iterable[Order]) -> list[Order]:
-    """Give the orders that exist, or may, at the service."""
-    return [order for order in orders if order.stage in ORDERED]
+def worth_keeping(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Give the attempts that exist, or may, at the service."""
+    return [attempt for attempt in attempts if attempt.stage in SUBMITTED]
 
 
 def _line(record: dict[str, Any]) -> bytes:
@@ -231,11 +231,11 @@ def _records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(body)
 
 
-def _order_of_line(fields: dict[str, Any], path: Path) -> Order:
+def _attempt_of_line(fields: dict[str, Any], path: Path) -> Attempt:
     try:
-        return Order(**fields | {"stage": Stage(fields["stage"])})
+        return Attempt(**fields | {"stage": Stage(fields["stage"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise LedgerDamaged(f"{path}: a line is not an order of this version ({error}).") from error
+        raise LedgerDamaged(f"{path}: a line is not an attempt of this version ({error}).") from error
 
 
 def _escaped(name: str) -> str:
@@ -564,10 +564,10 @@ _ARROW: Final = {
     columns.BOOL: pa.bool_(),
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
-SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.ORDERS.values()])
+SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.LEDGER.values()])
 # Columns that files of format 1 lack.
 _ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
-_TIMES: Final = frozenset(c.name for c in columns.ORDERS.values() if c.dtype == columns.TIME)
+_TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
 _PANDAS: Final = {
     pa.int64(): pd.Int64Dtype(),
     pa.bool_(): pd.BooleanDtype(),
@@ -595,7 +595,7 @@ class Meta:
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
-    """Write the state, and a row for each job that was never ordered."""
+    """Write the state, and a row for each job that was never submitted."""
     table = to_arrow(state, pending)
     note = asdict(meta) | {_N_ROWS: table.num_rows}
     metadata = {_META: _sealed(json.dumps(note).encode())}
@@ -604,15 +604,15 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
 
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
-    """Lay the orders out as an Arrow table with the columns of `dreamo_batch.columns.ORDERS`."""
+    """Lay the attempts out as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
     never = [job_id for job_id in pending if not state.of(job_id)]
-    orders = list(state)
-    arrays = [pa.array(chain(_cells(orders, f), _absent(never, f)), f.type) for f in SCHEMA]
+    attempts = list(state)
+    arrays = [pa.array(chain(_cells(attempts, f), _absent(never, f)), f.type) for f in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Give the orders as a DataFrame with the dtypes of `dreamo_batch.columns.ORDERS`."""
+    """Give the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
     return frame
 
@@ -646,17 +646,17 @@ def read_version(path: Path) -> int:
 
 
 def to_state(table: pa.Table) -> State:
-    """Rebuild the orders from an Arrow table."""
+    """Rebuild the attempts from an Arrow table."""
     state = State()
     readers = (_reader(field)(table.column(field.name)) for field in SCHEMA)
     for cells in zip(*readers, strict=True):
         if cells[_STAGE_AT] != _PENDING:
-            state.put(_order(cells, state))
+            state.put(_attempt(cells, state))
     return state
 
 
 _STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
-_ORDER_AT: Final = SCHEMA.names.index(columns.ORDER)
+_ATTEMPT_AT: Final = SCHEMA.names.index(columns.ATTEMPT)
 
 
 def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -687,12 +687,12 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
     return note
 
 
-def _cells(orders: Sequence[Order], field: pa.Field) -> Iterable[Any]:
-    values = map(attrgetter(field.name), orders)
+def _cells(attempts: Sequence[Attempt], field: pa.Field) -> Iterable[Any]:
+    values = map(attrgetter(field.name), attempts)
     if field.name in _TIMES:
         return (None if at is None else round(at * _MICROSECONDS) for at in values)
-    if field.name == columns.ORDER:
-        return (order.order if order.stage in ORDERED else None for order in orders)
+    if field.name == columns.ATTEMPT:
+        return (attempt.attempt if attempt.stage in SUBMITTED else None for attempt in attempts)
     return values
 
 
@@ -710,13 +710,13 @@ def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
     return lambda column: column.to_pylist()
 
 
-def _order(cells: tuple[Any, ...], state: State) -> Order:
-    """Number an order that never reached the service by its place: it is always its job's last."""
-    number = cells[_ORDER_AT] or len(state.of(cells[0])) + 1
-    return Order(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])
+def _attempt(cells: tuple[Any, ...], state: State) -> Attempt:
+    """Number an attempt that never reached the service by its place: it is always its job's last."""
+    number = cells[_ATTEMPT_AT] or len(state.of(cells[0])) + 1
+    return Attempt(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])
 
 
-_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(order-)?\d+)?\.\w+")
+_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
 
 
 def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
@@ -747,7 +747,7 @@ def pictures(directory: RunDirectory) -> list[Path]:
 
 
 def _bought(results: Path) -> list[str]:
-    """List the jobs that the results show as ordered; results that can't be read show nothing."""
+    """List the jobs that the results show as submitted; results that can't be read show nothing."""
     try:
         table = pq.read_table(results, columns=[columns.JOB_ID, columns.TASK_ID])
         is_bought = pc.and_(pc.is_valid(table[columns.TASK_ID]), pc.is_valid(table[columns.JOB_ID]))
@@ -822,7 +822,7 @@ class StoredTable:
 
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
-    """Return what writes down as JSON what a job orders: its fields, and the first row of it in the user's table."""
+    """Return what writes down as JSON what a job attempts: its fields, and the first row of it in the user's table."""
     firsts = {
         job_id: place
         for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
@@ -903,7 +903,7 @@ def read_jobs(path: Path) -> StoredTable:
 def known_images(path: Path) -> dict[str, ImageSource]:
     """Return the reference pictures of the last call's table by absolute path or canonical URL.
 
-    A file that is gone since then, or a link that has expired, matters only for jobs that were never ordered.
+    A file that is gone since then, or a link that has expired, matters only for jobs that were never submitted.
     """
     names = [columns.STORED_PREFIX + name for name in _IMAGE]
     try:

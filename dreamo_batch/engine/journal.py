@@ -273,12 +273,12 @@ def _header(record: dict[str, Any], path: Path) -> Header:
 
 
 def _to_json(event: Event) -> dict[str, Any]:
-    return {"kind": event.kind, "job": event.job_id, "order": event.order, "at": event.at, **event.fields}
+    return {"kind": event.kind, "job": event.job_id, "attempt": event.attempt, "at": event.at, **event.fields}
 
 
 def _from_json(record: dict[str, Any], path: Path) -> Event:
     try:
-        kind, job_id, order, at = (record.pop(name) for name in ("kind", "job", "order", "at"))
-        return Event(Kind(kind), job_id, order, at, record)
+        kind, job_id, attempt, at = (record.pop(name) for name in ("kind", "job", "attempt", "at"))
+        return Event(Kind(kind), job_id, attempt, at, record)
     except (KeyError, ValueError) as error:
         raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error

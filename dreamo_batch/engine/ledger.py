@@ -1,4 +1,4 @@
-"""The ledger: checkpoint + journals = every order ever made in a run directory.
+"""The ledger: checkpoint + journals = every attempt ever made in a run directory.
 
 `Ledger` is the one writer; `read` is for everybody else and never blocks it.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.engine import directory as strays
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Event, Order, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Event, Stage, State
 from dreamo_batch.engine.directory import (
     NAME,
     PREVIOUS,
@@ -58,7 +58,7 @@ class Recovered:
     `snapshot`, `tail` and `cap` are the parts that `state` is folded from, `covers` the last journal that is in the
     snapshot, `meta` the newest word on whose ledger it is, `checksum` that of the last line of the last journal;
     `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped. `strays` are files of
-    orders beside the journals.
+    attempts beside the journals.
     """
 
     snapshot: pa.Table | None
@@ -76,10 +76,10 @@ class Recovered:
         """Fold everything, or of the snapshot only the rows of the jobs that are wanted."""
         return self.folded(is_wanted)[0]
 
-    def stray_orders(self, service: str | None = None) -> list[Order]:
-        """Give the orders beside the journals that were sent to the service, by default that of the ledger."""
+    def stray_attempts(self, service: str | None = None) -> list[Attempt]:
+        """Give the attempts beside the journals that were sent to the service, by default that of the ledger."""
         known = self.meta.service if self.meta is not None else service
-        return [order for kept in self.strays if kept.service == known for order in kept.orders]
+        return [attempt for kept in self.strays if kept.service == known for attempt in kept.attempts]
 
     def folded(
         self, is_wanted: NDArray[np.bool_] | None = None, service: str | None = None
@@ -93,7 +93,7 @@ class Recovered:
             state.cap = self.cap
             for event in self.tail:
                 state.apply(event)
-            added = strays.fold(state, self.stray_orders(service))
+            added = strays.fold(state, self.stray_attempts(service))
         except (
             Exception
         ) as error:  # an impossible event, fields nobody knows: whatever it is, it is the ledger's
@@ -282,7 +282,7 @@ def peek_entropy(directory: RunDirectory) -> str | None:
 
 
 class Ledger:
-    """The open ledger of a run directory: the one place that writes what was ordered."""
+    """The open ledger of a run directory: the one place that writes what was submitted."""
 
     def __init__(self, directory: RunDirectory, service: str, entropy: str | None = None) -> None:
         self.directory = directory
@@ -315,14 +315,14 @@ class Ledger:
             self.abandon()
             raise
 
-    def record(self, events: Iterable[Event]) -> list[Order]:
+    def record(self, events: Iterable[Event]) -> list[Attempt]:
         """Fold events in and put them in the journal's buffer; they count once `commit` has returned."""
         events = list(events)
-        orders = [self.state.apply(event) for event in events]
+        attempts = [self.state.apply(event) for event in events]
         self._journal.append(events)
         self._unwritten += events
         self._n_since += len(events)
-        return orders
+        return attempts
 
     def set_cap(self, cap: str | None, at: float) -> None:
         """Put a cap in force, USD as exact decimal text, None for no cap; it counts once `commit` has returned."""
@@ -349,8 +349,8 @@ class Ledger:
         if self._journal.is_deleted() and not self._is_all_aside:
             self._strays.write(worth_keeping(self.state))
             self._is_all_aside = True
-        changed = dict.fromkeys((event.job_id, event.order) for event in self._unwritten)
-        self._strays.write(order for key in changed if (order := self.state.find(*key)) is not None)
+        changed = dict.fromkeys((event.job_id, event.attempt) for event in self._unwritten)
+        self._strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
         self._unwritten.clear()
 
     def unwritten(self) -> tuple[Event, ...]:
@@ -424,9 +424,9 @@ class Ledger:
         return journal.Journal(self.directory.path, header)
 
 
-def interrupted(state: State) -> list[Order]:
-    """List the orders that were on the wire when the last writer died."""
-    return [order for order in state if order.stage is Stage.SENDING]
+def interrupted(state: State) -> list[Attempt]:
+    """List the attempts that were on the wire when the last writer died."""
+    return [attempt for attempt in state if attempt.stage is Stage.SENDING]
 
 
 def _set_aside(folder: Path, damaged: Iterable[str]) -> None:
@@ -446,7 +446,7 @@ def _opened(manifest: Manifest, generation: int) -> Manifest:
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
     """Join manifest and ledger, and refuse where they show purchases that the ledger has lost."""
     manifest, meta = directory.read_manifest(), recovered.meta
-    is_traced = bool(recovered.stray_orders(service))  # then each purchase has to be among these
+    is_traced = bool(recovered.stray_attempts(service))  # then each purchase has to be among these
     if (
         meta is None
         and not is_traced

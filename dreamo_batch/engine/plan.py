@@ -15,7 +15,7 @@ import pandas as pd
 from dreamo_batch import columns, frames
 from dreamo_batch.engine import directory
 from dreamo_batch.engine import directory as stored
-from dreamo_batch.engine.attempts import OPEN, Order, Stage, State, deciding, next_number
+from dreamo_batch.engine.attempts import OPEN, Attempt, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.requests import is_retryable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
-_CHOSEN: Final = "ordered again, as asked"
+_CHOSEN: Final = "submitted again, as asked"
 _NEARLY: Final = "nearly equals a bought row; differs only in "
 _NOT_READ: Final = "column-not-read"
 REPHRASED: Final = (
@@ -46,9 +46,9 @@ REPHRASED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user allows to be ordered again.
+    """What the user allows to be submitted again.
 
-    `chosen` are jobs named for a retry; failed and ambiguous ones among them are ordered anew.
+    `chosen` are jobs named for a retry; failed and ambiguous ones among them are submitted anew.
     """
 
     retry_failed: bool = False
@@ -64,52 +64,52 @@ class Decision:
 
     action: str
     reason: str
-    is_ordered: bool = False
+    is_submitted: bool = False
     is_polled: bool = False
     is_fetched: bool = False
 
 
-def decide(orders: tuple[Order, ...], options: Options, run_dir: Path | None) -> Decision:
+def decide(attempts: tuple[Attempt, ...], options: Options, run_dir: Path | None) -> Decision:
     """Decide what happens to one job."""
-    latest = deciding(orders)
+    latest = deciding(attempts)
     if latest is None:
-        return Decision(NEW, "not ordered yet", is_ordered=True)
+        return Decision(NEW, "not submitted yet", is_submitted=True)
     if latest.stage is Stage.UNSENT:
-        return Decision(NEW, "an earlier create did not arrive", is_ordered=True)
+        return Decision(NEW, "an earlier create did not arrive", is_submitted=True)
     if latest.stage is Stage.SENDING:
         return Decision(IN_FLIGHT, "its create is being answered")
     if latest.stage is Stage.ACCEPTED:
-        return Decision(IN_FLIGHT, f"ordered as task {latest.task_id}", is_polled=True)
+        return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}", is_polled=True)
     if latest.stage is Stage.COMPLETED:
         return _completed(latest, options, run_dir)
-    return _ended_badly(orders, options)
+    return _ended_badly(attempts, options)
 
 
 def assignment(
     prepared: Prepared, state: State, options: Options, run_dir: Path, *, others: bool = True
 ) -> Assignment:
-    """Turn the plan into what a runner is to do; `others` takes open orders outside the table along."""
-    to_order: list[Key] = []
+    """Turn the plan into what a runner is to do; `others` takes open attempts outside the table along."""
+    to_submit: list[Key] = []
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
     known = _outside(state, prepared.jobs) if others else ()
     for job_id in (*prepared.jobs, *known):
-        orders = state.of(job_id)
-        decision = decide(orders, options, run_dir)
-        if decision.is_ordered and job_id in prepared.jobs:
-            to_order.append((job_id, next_number(orders)))
-        to_poll += [(o.job_id, o.order) for o in orders if o.stage is Stage.ACCEPTED]
+        attempts = state.of(job_id)
+        decision = decide(attempts, options, run_dir)
+        if decision.is_submitted and job_id in prepared.jobs:
+            to_submit.append((job_id, next_number(attempts)))
+        to_poll += [(o.job_id, o.attempt) for o in attempts if o.stage is Stage.ACCEPTED]
         if decision.is_fetched:
-            latest = deciding(orders) or orders[-1]
+            latest = deciding(attempts) or attempts[-1]
             to_save.append(
-                ((job_id, latest.order), latest.output_path is not None or latest.output_url is None)
+                ((job_id, latest.attempt), latest.output_path is not None or latest.output_url is None)
             )
     job_ids = prepared.rows[columns.JOB_ID]
     return Assignment(
         jobs=prepared.jobs,
         weights=job_ids.value_counts().to_dict(),
         n_invalid=int(job_ids.isna().sum()),
-        to_order=to_order,
+        to_submit=to_submit,
         to_poll=to_poll,
         to_save=to_save,
         max_attempts=options.max_attempts,
@@ -120,7 +120,7 @@ def assignment(
 def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignment:
     """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs."""
     to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
-    return replace(assignment, to_order=(), to_save=to_save, max_attempts=1, may_order=False)
+    return replace(assignment, to_submit=(), to_save=to_save, max_attempts=1, may_submit=False)
 
 
 def table(
@@ -153,15 +153,15 @@ def table(
     return frame.astype(dtypes)
 
 
-def warnings_of(prepared: Prepared, to_order: Collection[Key]) -> tuple[str, ...]:
-    """Say what should be known of the jobs that are about to be ordered."""
-    n = len({job_id for job_id, _ in to_order} & prepared.rephrased)
-    said = misnamed_columns(prepared) if to_order else ()
+def warnings_of(prepared: Prepared, to_submit: Collection[Key]) -> tuple[str, ...]:
+    """Say what should be known of the jobs that are about to be submitted."""
+    n = len({job_id for job_id, _ in to_submit} & prepared.rephrased)
+    said = misnamed_columns(prepared) if to_submit else ()
     return (*said, rephrased_warning(n)) if n else said
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
-    """Find jobs never ordered that nearly equal one of the last table that was."""
+    """Find jobs never submitted that nearly equal one of the last table that was."""
     fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
     if jobs_path is None or not fresh or not any(True for _ in state):
         return {}
@@ -201,8 +201,8 @@ def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...
     )
 
 
-def _is_paid(order: Order) -> bool:
-    return order.stage is Stage.COMPLETED or bool(money(order.cost))
+def _is_paid(attempt: Attempt) -> bool:
+    return attempt.stage is Stage.COMPLETED or bool(money(attempt.cost))
 
 
 def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
@@ -228,33 +228,33 @@ def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]
     )
 
 
-def _completed(order: Order, options: Options, run_dir: Path | None) -> Decision:
+def _completed(attempt: Attempt, options: Options, run_dir: Path | None) -> Decision:
     if not options.should_download:
         return Decision(REUSE, "completed")
-    if run_dir is not None and directory.is_in_place(run_dir, order.output_path, order.output_bytes):
+    if run_dir is not None and directory.is_in_place(run_dir, attempt.output_path, attempt.output_bytes):
         return Decision(REUSE, "completed, picture on disk")
     return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
 
 
-def _ended_badly(orders: tuple[Order, ...], options: Options) -> Decision:
-    latest = orders[-1]
+def _ended_badly(attempts: tuple[Attempt, ...], options: Options) -> Decision:
+    latest = attempts[-1]
     is_chosen = latest.job_id in options.chosen
     if latest.stage is Stage.AMBIGUOUS:
-        if any(order.stage in OPEN for order in orders):
-            return Decision(AMBIGUOUS, "another order of it is under way; resolve this one")
+        if any(attempt.stage in OPEN for attempt in attempts):
+            return Decision(AMBIGUOUS, "another attempt of it is under way; resolve this one")
         if is_chosen or options.resubmit_ambiguous:
-            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_ordered=True)
-        return Decision(AMBIGUOUS, "may have been ordered: resolve it, or have it sent again")
+            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_submitted=True)
+        return Decision(AMBIGUOUS, "may have been submitted: resolve it, or have it sent again")
     if is_chosen or options.retry_failed:
-        return Decision(NEW, f"failed, {_CHOSEN}", is_ordered=True)
-    if len(orders) < options.max_attempts and is_retryable(latest):
-        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_ordered=True)
+        return Decision(NEW, f"failed, {_CHOSEN}", is_submitted=True)
+    if len(attempts) < options.max_attempts and is_retryable(latest):
+        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_submitted=True)
     return Decision(FAILED, f"failed: {latest.error_class}")
 
 
 def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
-    """List the jobs with orders that are not in the table; what is open among them was paid for."""
-    return tuple({order.job_id: None for order in state if order.job_id not in jobs})
+    """List the jobs with attempts that are not in the table; what is open among them was paid for."""
+    return tuple({attempt.job_id: None for attempt in state if attempt.job_id not in jobs})
 
 
 def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
@@ -265,8 +265,8 @@ def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]
     return float(min(prices, default=missing)), float(highest_price(state) or max(prices, default=missing))
 
 
-def _prices(orders: Iterable[Order]) -> Collection[Decimal]:
-    return [price for order in orders if (price := price_of(order)) is not None]
+def _prices(attempts: Iterable[Attempt]) -> Collection[Decimal]:
+    return [price for attempt in attempts if (price := price_of(attempt)) is not None]
 
 
 def _row(
@@ -482,7 +482,7 @@ def _headline(n_rows: int, n_new: int) -> str:
 
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if low is None or high is None:
-        return "What it costs is not known yet: the first order tells, or give unit_cost=."
+        return "What it costs is not known yet: the first attempt tells, or give unit_cost=."
     if not high:
         return "From now on it costs nothing."
     if low == high:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
 from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.jobs import sources as links
@@ -115,7 +115,7 @@ def _read(image: ImageSource) -> bytes:
     if hashlib.sha256(content).hexdigest() != image.sent_digest:
         raise ImageChanged(
             f"the reference picture {image.sent_location} changed after the table was checked; nothing was sent. "
-            "Run again to order the row with the new picture."
+            "Run again to submit the row with the new picture."
         )
     return content
 
@@ -167,17 +167,17 @@ def sending(
     *,
     seed: int,
     reserved: str | None,
-    before: Order | None = None,
+    before: Attempt | None = None,
     inputs: str | None = None,
 ) -> Event:
-    """About to send a create; `before` is the order as earlier tries left it, `inputs` what is ordered, as JSON."""
+    """About to send a create; `before` is the attempt as earlier tries left it, `inputs` what is submitted, as JSON."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
     return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs)
 
 
-def create_ended(order: Order, answer: CreateAnswer, at: float) -> Event:
+def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
     """Turn the end of a create into its event."""
-    waited_s = _waited_s(order, order.sent_at, at)
+    waited_s = _waited_s(attempt, attempt.sent_at, at)
     if isinstance(answer.result, str):
         return _event(Kind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
     failure = answer.result
@@ -187,7 +187,7 @@ def create_ended(order: Order, answer: CreateAnswer, at: float) -> Event:
     if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
         return _event(Kind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
     is_refusal = failure.error_class == failures.RATE_LIMITED
-    n_refusals = (order.n_refusals or 0) + 1 if is_refusal else None
+    n_refusals = (attempt.n_refusals or 0) + 1 if is_refusal else None
     return _event(Kind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
 
 
@@ -196,22 +196,22 @@ def not_sent(key: Key, at: float) -> Event:
     return _event(Kind.NOT_SENT, key, at)
 
 
-def resolved(order: Order, at: float, task_id: str | None) -> Event:
-    """Settle an ambiguous order by the user's word: taken as a task, or never taken."""
-    key = (order.job_id, order.order)
+def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
+    """Settle an ambiguous attempt by the user's word: taken as a task, or never taken."""
+    key = (attempt.job_id, attempt.attempt)
     return (
         _event(Kind.NOT_SENT, key, at) if task_id is None else _event(Kind.ACCEPTED, key, at, task_id=task_id)
     )
 
 
-def interrupted(order: Order, at: float) -> Event:
+def interrupted(attempt: Attempt, at: float) -> Event:
     """Say that the writer died while the create was on the wire."""
     return _event(
         Kind.AMBIGUOUS,
-        (order.job_id, order.order),
+        (attempt.job_id, attempt.attempt),
         at,
         error_class=INTERRUPTED,
-        error_message="the program ended before the service had answered; the order may have been taken",
+        error_message="the program ended before the service had answered; the attempt may have been taken",
         may_have_been_billed=True,
     )
 
@@ -245,15 +245,18 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
     )
 
 
-def is_retryable(order: Order) -> bool:
-    """Whether a failed task is worth a new order and is known to have cost nothing."""
-    if order.stage is not Stage.FAILED or order.task_id is None:
+def is_retryable(attempt: Attempt) -> bool:
+    """Whether a failed task is worth a new attempt and is known to have cost nothing."""
+    if attempt.stage is not Stage.FAILED or attempt.task_id is None:
         return False
-    if order.may_have_been_billed or money(order.cost):
+    if attempt.may_have_been_billed or money(attempt.cost):
         return False
     return failures.is_unbilled_and_retryable(
         Failure(
-            FailureKind.PERMANENT, order.error_class or "", code=order.error_code, message=order.error_message
+            FailureKind.PERMANENT,
+            attempt.error_class or "",
+            code=attempt.error_code,
+            message=attempt.error_message,
         )
     )
 
@@ -301,10 +304,12 @@ def unsaved(key: Key, at: float, reason: str) -> Event:
     return _event(Kind.UNSAVED, key, at, output_error=reason)
 
 
-def new_links(order: Order, at: float, urls: tuple[str, ...]) -> Event:
+def new_links(attempt: Attempt, at: float, urls: tuple[str, ...]) -> Event:
     """Keep fresh links to the pictures of a task."""
-    several = json.dumps(urls) if len(urls) > 1 or order.output_urls is not None else None
-    return _event(Kind.UNSAVED, (order.job_id, order.order), at, output_url=urls[0], output_urls=several)
+    several = json.dumps(urls) if len(urls) > 1 or attempt.output_urls is not None else None
+    return _event(
+        Kind.UNSAVED, (attempt.job_id, attempt.attempt), at, output_url=urls[0], output_urls=several
+    )
 
 
 def _event(kind: Kind, key: Key, at: float, **fields: Any) -> Event:
@@ -331,11 +336,11 @@ def _may_be_billed(task: Task, failure: Failure) -> bool:
     return not (known and known.is_unbilled)
 
 
-def _waited_s(order: Order, since: float | None, at: float) -> float | None:
+def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
     """Seconds from the first refusal up to now, where `since` is the last time they were counted."""
-    if not order.n_refusals or since is None:
+    if not attempt.n_refusals or since is None:
         return None
-    return round((order.waited_s or 0.0) + max(0.0, at - since), 6)
+    return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
 
 
 def _storable(value: Any) -> Any:

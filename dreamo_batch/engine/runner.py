@@ -49,7 +49,9 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
             undo.callback(directory.unlock)
             ledger = Ledger(directory, service, entropy)
             undo.callback(ledger.abandon)
-            ledger.record(requests.interrupted(order, clock.wall()) for order in interrupted(ledger.state))
+            ledger.record(
+                requests.interrupted(attempt, clock.wall()) for attempt in interrupted(ledger.state)
+            )
             ledger.commit()
         except OSError as error:
             raise storage_failed(directory, error) from error
@@ -60,7 +62,7 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
 def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     """Say that a call can't begin, since the disk does not let it."""
     return StorageFailed(
-        f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is ordered. Make "
+        f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is submitted. Make "
         "room or mend the directory, then run the same call again.",
         run_dir=directory.path,
     )
@@ -236,7 +238,7 @@ class Runner:
         self.is_resting.clear()
 
     def settle(self, event: Event) -> None:
-        """Record what somebody found out about an order; a call under way goes on with it."""
+        """Record what somebody found out about an attempt; a call under way goes on with it."""
         assert self.session is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
             self.session.ledger.record([event])

@@ -1,6 +1,6 @@
 """What to do next: state + now -> the next request. Pure, deterministic, and told the time.
 
-The schedule knows which jobs wait to be ordered, which tasks are open and when each is due, which pictures
+The schedule knows which jobs wait to be submitted, which tasks are open and when each is due, which pictures
 wait to be saved, and what the limits are. It never sends anything: `next_action` names one request for a free
 worker, and the runner tells it how each ended.
 """
@@ -44,7 +44,7 @@ class Do(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One request: what, and for which order of which job."""
+    """One request: what, and for which attempt of which job."""
 
     do: Do
     key: Key = ("", 0)
@@ -118,7 +118,7 @@ class Schedule:
         self._waiting.extend(keys)
 
     def withdraw(self, job_id: str) -> None:
-        """Take what was still to be ordered of a job off the queue."""
+        """Take what was still to be submitted of a job off the queue."""
         self._waiting = deque(key for key in self._waiting if key[0] != job_id)
 
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
@@ -204,17 +204,17 @@ class Schedule:
 
     @property
     def n_waiting(self) -> int:
-        """Jobs not ordered yet."""
+        """Jobs not submitted yet."""
         return len(self._waiting)
 
     @property
     def waiting(self) -> tuple[Key, ...]:
-        """Orders that are still to be sent."""
+        """Attempts that are still to be sent."""
         return tuple(self._waiting)
 
     @property
     def creating(self) -> frozenset[Key]:
-        """Orders whose create is on the wire."""
+        """Attempts whose create is on the wire."""
         return frozenset(self._busy[Do.CREATE])
 
     def cool_down_left_s(self, now: float) -> float:

@@ -40,7 +40,7 @@ class Snapshot:
     reserved_usd: Decimal
     max_cost_usd: Decimal | None
     n_in_flight: int
-    n_again: int = 0  # rows that have an outcome, and wait to be ordered again
+    n_again: int = 0  # rows that have an outcome, and wait to be submitted again
 
     @property
     def n_rows(self) -> int:
@@ -170,7 +170,7 @@ class Bar:
         self._bar.set_postfix_str(postfix(snapshot), refresh=False)
         if n_settled > self._bar.n:
             self._bar.update(n_settled - self._bar.n)
-        elif n_settled < self._bar.n:  # a failed row is ordered again
+        elif n_settled < self._bar.n:  # a failed row is submitted again
             self._bar.n = n_settled
             self._bar.refresh()
         elif self._clock() >= self._ticks_at:
@@ -380,7 +380,7 @@ class Status(Snapshot):
     by_status : mapping of str to int
         Rows of the table by status.
     spent_usd, reserved_usd : Decimal
-        Over every order of the directory: what is known to be paid, and what is set aside.
+        Over every attempt of the directory: what is known to be paid, and what is set aside.
     max_cost_usd : Decimal or None
         The cap.
     projected_usd : tuple of Decimal (low, likely, high), or None

@@ -366,7 +366,7 @@ class Ordering:
         )
 
     async def create(self, request: Request) -> Response:
-        """Order a picture."""
+        """Drawing a picture."""
         form = await self._form(request)
         if form.problem and self._desk.settings.errors_as == "http":
             raise Halt(error_answer(400, form.problem.code, form.problem.message))

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 import h11
 
 from dreamo_batch.gateway import answers
-from dreamo_batch.gateway.pictures import Engine, Order, Picture
+from dreamo_batch.gateway.pictures import Drawing, Engine, Picture
 from dreamo_batch.gateway.schemas import References, Refused, check_url, look_at
 from dreamo_batch.gateway.tasks import (
     INSTANT,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dreamo_batch.gateway.schemas import Form
     from dreamo_batch.gateway.tasks import Store
 
-    Price: TypeAlias = "str | Callable[[Order], str] | None"
+    Price: TypeAlias = "str | Callable[[Drawing], str] | None"
 
 
 DEFAULT_USD = Decimal("0.0286")
@@ -56,7 +56,7 @@ def size_price(width: int, height: int) -> str:
     return format((DEFAULT_USD * share).quantize(SMALLEST_USD).normalize(), "f")
 
 
-def price_of(order: Order, price: Price) -> str:
+def price_of(order: Drawing, price: Price) -> str:
     """Give the price of one order under the gateway's setting."""
     text = size_price(order.width, order.height) if price is None else price
     return plain_decimal(text(order) if callable(text) else text)
@@ -390,7 +390,7 @@ class Studio:
         return digest
 
     def _draw(self, task: Task, digest: str) -> None:
-        order = Order(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
+        order = Drawing(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
         try:
             self._save(task, self._engine.generate(order, self._references.read(digest)))
         except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
@@ -491,7 +491,7 @@ class Desk:
 
     def price(self, form: Form) -> str:
         """Give what an order costs."""
-        order = Order(form.prompt, form.seed, form.width, form.height, form.use_rephraser)
+        order = Drawing(form.prompt, form.seed, form.width, form.height, form.use_rephraser)
         return price_of(order, self.settings.price)
 
     async def find(self, task_id: str) -> Task | None:

@@ -32,7 +32,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Drawing:
     """What is to be drawn: prompt, seed as drawn (not -1), size in pixels, and the rephraser's switch."""
 
     prompt: str
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
     name: str
 
-    def generate(self, order: Order, reference: bytes) -> Picture:
+    def generate(self, order: Drawing, reference: bytes) -> Picture:
         """Draw the order around the reference, a JPEG or PNG file's bytes; ValueError if it can't be read."""
         ...
 
@@ -80,7 +80,7 @@ def banner(seed: int) -> str:
     return f"local preview - not a real DreamO result · seed {seed}"
 
 
-def comment(engine: str, order: Order, reference: bytes) -> bytes:
+def comment(engine: str, order: Drawing, reference: bytes) -> bytes:
     """Give the JPEG comment: what was ordered, as JSON in ASCII."""
     ordered = asdict(order) | {"prompt": order.prompt[:_PROMPT_CHARACTERS]}
     return json.dumps({"engine": engine, **ordered, "reference_crc32": zlib.crc32(reference)}).encode()
@@ -105,7 +105,7 @@ class Flat:
 
     name = "flat"
 
-    def generate(self, order: Order, reference: bytes) -> Picture:
+    def generate(self, order: Drawing, reference: bytes) -> Picture:
         """Give a JPEG of one colour."""
         hue = zlib.crc32(repr((order.seed, order.prompt)).encode()) % _N_COLOURS
         remark = comment(self.name, order, reference)
@@ -137,7 +137,7 @@ class Preview:
 
     name = "preview"
 
-    def generate(self, order: Order, reference: bytes) -> Picture:
+    def generate(self, order: Drawing, reference: bytes) -> Picture:
         """Draw a picture."""
         figure = load(reference, max(order.width, order.height))
         rng = np.random.default_rng(_entropy(order.prompt, order.seed, order.use_rephraser))

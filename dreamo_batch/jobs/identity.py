@@ -1,6 +1,6 @@
-"""What makes a job this job: the hash of everything that is ordered.
+"""What makes a job this job: the hash of everything that is submitted.
 
-The hash is taken of a JSON array, so that no two different orders can read the same::
+The hash is taken of a JSON array, so that no two different texts can read the same::
 
     [model, image, prompt, seed, width, height, use_rephraser, replicate]
 
@@ -24,8 +24,8 @@ _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 _INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
-class Order(NamedTuple):
-    """All of an order but its seed: the text before it and the text behind it.
+class JobText(NamedTuple):
+    """All of a job but its seed: the text before it and the text behind it.
 
     A tuple, since hundreds of thousands are compared and hashed.
     """
@@ -49,14 +49,14 @@ def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str
     return f",{width},{height},{'true' if use_rephraser else 'false'},{replicate}]"
 
 
-def text_of(order: Order, seed: int | None, occurrence: int | None = None) -> str:
-    """Write an order as a JSON array."""
-    written = f"{order.head}{'null' if seed is None else seed}{order.tail}"
+def text_of(wanted: JobText, seed: int | None, occurrence: int | None = None) -> str:
+    """Write a job as a JSON array."""
+    written = f"{wanted.head}{'null' if seed is None else seed}{wanted.tail}"
     return written if occurrence is None else f"{written[:-1]},{occurrence}]"
 
 
 def job_id(text: str) -> str:
-    """Give the id of an order."""
+    """Give the id of a job."""
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_ID_CHARACTERS]
 
 

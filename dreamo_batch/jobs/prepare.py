@@ -16,7 +16,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
-from dreamo_batch.jobs.identity import Order, encode, head_of, job_id, tail_of, text_of
+from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs
 from dreamo_batch.jobs.rules import ERROR
 from dreamo_batch.jobs.validate import Reading, absolute, read
@@ -35,33 +35,33 @@ SEED_END: Final = 2**31
 
 
 class Draw:
-    """Draws seeds in 1 to 2**31-1 from entropy, the order and its occurrence, never the same twice.
+    """Draws seeds in 1 to 2**31-1 from entropy, the job and its occurrence, never the same twice.
 
-    The n-th row of an order gets the n-th seed of that order, whatever stands between them in the table.
+    The n-th row of a job gets the n-th seed of that job, whatever stands between them in the table.
     So a table can be sorted or extended without losing what was bought.
     """
 
     def __init__(self, entropy: str) -> None:
         self._entropy = json.dumps(entropy)
-        # Hashes stand for the orders here: a million prompts would be much to keep.
+        # Hashes stand for the texts here: a million prompts would be much to keep.
         self._n_seen: Counter[str] = Counter()
         self._drawn: set[str] = set()
 
-    def __call__(self, order: Order) -> tuple[int, str]:
-        """Give the next seed for an order, and the id of its job."""
-        occurrence = _next(self._n_seen, order)
+    def __call__(self, wanted: JobText) -> tuple[int, str]:
+        """Give the next seed for a job, and the id of its job."""
+        occurrence = _next(self._n_seen, wanted)
         n_tries = 0
         while True:
-            seed = self._hashed(order, occurrence, n_tries)
-            one = job_id(text_of(order, seed))
+            seed = self._hashed(wanted, occurrence, n_tries)
+            one = job_id(text_of(wanted, seed))
             # Two draws of thousands may coincide, and would then be one job; the later one is drawn again.
             if one not in self._drawn:
                 self._drawn.add(one)
                 return seed, one
             n_tries += 1
 
-    def _hashed(self, order: Order, occurrence: int, n_tries: int) -> int:
-        text = f"[{self._entropy},{text_of(order, None, occurrence)},{n_tries}]"
+    def _hashed(self, wanted: JobText, occurrence: int, n_tries: int) -> int:
+        text = f"[{self._entropy},{text_of(wanted, None, occurrence)},{n_tries}]"
         head = hashlib.sha256(text.encode("ascii")).digest()[:8]
         return int.from_bytes(head, "big") % (SEED_END - 1) + 1
 
@@ -72,14 +72,14 @@ class Leave:
     def __init__(self) -> None:
         self._n_seen: Counter[str] = Counter()
 
-    def __call__(self, order: Order) -> tuple[int, str]:
+    def __call__(self, wanted: JobText) -> tuple[int, str]:
         """Give -1, and the id of the job."""
         seed = contract.SEED_RANDOM.value
-        return seed, job_id(text_of(order, seed, _next(self._n_seen, order)))
+        return seed, job_id(text_of(wanted, seed, _next(self._n_seen, wanted)))
 
 
-def _next(n_seen: Counter[str], order: Order) -> int:
-    rest = job_id(text_of(order, None))
+def _next(n_seen: Counter[str], wanted: JobText) -> int:
+    rest = job_id(text_of(wanted, None))
     n_seen[rest] += 1
     return n_seen[rest] - 1
 
@@ -111,7 +111,7 @@ class Prepared:
 
     `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
     position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
-    can't be ordered what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
+    can't be submitted what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
     whose prompts the service may rewrite, `drawn` those whose seed was drawn.
     """
 
@@ -148,7 +148,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wanted:
-    """Of each row that can be ordered: position, job id, seed sent, and where that job is first."""
+    """Of each row that can be submitted: position, job id, seed sent, and where that job is first."""
 
     positions: NDArray[np.intp]
     ids: list[str]
@@ -159,7 +159,7 @@ class _Wanted:
 def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
     positions = np.flatnonzero(reading.is_orderable)
     settle = Draw(entropy) if random_seed == RECORD else Leave()
-    seeds, ids = _seeds_and_ids(_orders(reading, positions), reading.seeds, positions, settle)
+    seeds, ids = _seeds_and_ids(_texts(reading, positions), reading.seeds, positions, settle)
     first_at: dict[str, int] = {}
     firsts = [
         first_at.setdefault(one, position) for one, position in zip(ids, positions.tolist(), strict=True)
@@ -167,7 +167,7 @@ def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
     return _Wanted(positions, ids, seeds, np.array(firsts, dtype=np.intp))
 
 
-def _orders(reading: Reading, positions: NDArray[np.intp]) -> Iterator[Order]:
+def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     images = reading.images.identities
     prompts = [encode(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
     in_image = reading.images.numbers[positions].tolist()
@@ -175,7 +175,7 @@ def _orders(reading: Reading, positions: NDArray[np.intp]) -> Iterator[Order]:
     heads = (
         head_of(images[image], prompts[prompt]) for image, prompt in zip(in_image, in_prompt, strict=True)
     )
-    return map(Order, heads, _tails(reading, positions))
+    return map(JobText, heads, _tails(reading, positions))
 
 
 def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
@@ -190,15 +190,15 @@ def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
 
 
 def _seeds_and_ids(
-    orders: Iterator[Order], seeds: Seeds, positions: NDArray[np.intp], settle: Draw | Leave
+    texts: Iterator[JobText], seeds: Seeds, positions: NDArray[np.intp], settle: Draw | Leave
 ) -> tuple[list[int], list[str]]:
     sent = seeds.numbers[positions].tolist()
     ids: list[str] = []
-    for number, (order, is_given) in enumerate(zip(orders, seeds.is_given[positions].tolist(), strict=True)):
+    for number, (wanted, is_given) in enumerate(zip(texts, seeds.is_given[positions].tolist(), strict=True)):
         if is_given:
-            ids.append(job_id(text_of(order, sent[number])))
+            ids.append(job_id(text_of(wanted, sent[number])))
         else:
-            sent[number], one = settle(order)
+            sent[number], one = settle(wanted)
             ids.append(one)
     return sent, ids
 

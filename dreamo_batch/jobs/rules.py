@@ -97,8 +97,8 @@ _FILES = (
     Rule(
         "image-gone",
         WARNING,
-        "{path} can't be read any more; earlier orders for it are still known.",
-        "Put the file back if rows that were not ordered yet are to be.",
+        "{path} can't be read any more; earlier attempts for it are still known.",
+        "Put the file back if rows that were not submitted yet are to be.",
     ),
     Rule(
         "image-kept",
@@ -431,7 +431,7 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
-        """Whether the row can't be ordered."""
+        """Whether the row can't be submitted."""
         return self.severity == ERROR
 
 
@@ -474,7 +474,7 @@ class Findings:
             self._parts.append(_Part(column, positions, shown[numbers], layer[numbers]))
 
     def is_in_error(self) -> NDArray[np.bool_]:
-        """Say which rows can't be ordered."""
+        """Say which rows can't be submitted."""
         mask = np.zeros(len(self.of_table), dtype=bool)
         for part in self._parts:
             mask[part.positions[[finding.is_error for finding in part.findings]]] = True
@@ -550,7 +550,7 @@ class Problems(Shown):
         return shown
 
     def _lead(self) -> Lead | None:
-        """Say how many rows can be ordered."""
+        """Say how many rows can be submitted."""
         if not set(self.columns) >= _NEEDED:
             return None
         positions = {
@@ -571,8 +571,8 @@ def _headline(n_rows: int, n_errors: int, n_warned: int) -> str:
     share = "" if n_warned == n_rows - n_errors else f" {n_warned:,} of them"
     warned = f",{share} with a warning" if n_warned else ""
     if not n_errors:
-        return f"{'' if n_warned else 'No problems: '}{rows} can be ordered{warned}."
-    return f"{n_errors:,} of {rows} can't be ordered; {n_rows - n_errors:,} can{warned}."
+        return f"{'' if n_warned else 'No problems: '}{rows} can be submitted{warned}."
+    return f"{n_errors:,} of {rows} can't be submitted; {n_rows - n_errors:,} can{warned}."
 
 
 def _plural(word: str, n: Any) -> str:

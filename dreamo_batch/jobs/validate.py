@@ -134,7 +134,7 @@ def validate(
     -------
     pandas.DataFrame
         Columns and dtypes of `columns.PROBLEMS`, one line per problem, in the table's order; empty if
-        there is none. A notebook shows above them how many rows can be ordered.
+        there is none. A notebook shows above them how many rows can be submitted.
 
     Raises
     ------

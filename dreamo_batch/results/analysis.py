@@ -28,17 +28,17 @@ def costs(
     *,
     plan: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Say what orders cost, what of it was of use, and what is not known, group by group.
+    """Say what attempts cost, what of it was of use, and what is not known, group by group.
 
     Parameters
     ----------
     source : path-like, iterable of path-like, or pandas.DataFrame
         A run directory, several at once, or results. From a directory the sums are those of its ledger, to the
-        last digit, over every order ever made there. Results know less: only the sum of all orders of a job, and
+        last digit, over every attempt ever made there. Results know less: only the sum of all attempts of a job, and
         nothing of what was reserved.
     by : str, sequence of str, or None
         Columns of the results, ``"run_dir"``, ``"size"``, ``"hour"`` (UTC), or a length of time such as ``"1h"``
-        (buckets of when orders were sent, column `submitted_at`). None: the whole.
+        (buckets of when attempts were sent, column `submitted_at`). None: the whole.
     plan : pandas.DataFrame, optional
         What `plan` had said beforehand; adds `planned_low_usd` and `planned_high_usd`.
 
@@ -46,7 +46,7 @@ def costs(
     -------
     pandas.DataFrame
         One line per group: its keys, then the columns of `dreamo_batch.columns.COSTS`; exact USD as decimal
-        text. What is not known is missing, never 0. Orders stand in the group of the row they were made for;
+        text. What is not known is missing, never 0. Attempts stand in the group of the row they were made for;
         those whose row is no longer in the table in that of what it held when they were made.
 
     Raises
@@ -63,9 +63,9 @@ def costs(
     >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=[1], size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
-    >>> dreamo.costs(run_dir, by="prompt")[["prompt", "orders", "spent"]].to_dict("records")
-    [{'prompt': 'in the snow', 'orders': 1, 'spent': '0.004251183'},
-     {'prompt': 'on a beach', 'orders': 1, 'spent': '0.004251183'}]
+    >>> dreamo.costs(run_dir, by="prompt")[["prompt", "attempts", "spent"]].to_dict("records")
+    [{'prompt': 'in the snow', 'attempts': 1, 'spent': '0.004251183'},
+     {'prompt': 'on a beach', 'attempts': 1, 'spent': '0.004251183'}]
     >>> dreamo.costs(run_dir)["spent"].item()
     '0.008502366'
     """
@@ -73,7 +73,7 @@ def costs(
 
 
 def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
-    """List every order ever made, also those that failed and were made again, in the order they were sent.
+    """List every attempt ever made, also those that failed and were made again, in the order they were sent.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
-    >>> dreamo.attempts(run_dir)[["order", "stage", "cost"]].to_dict("records")[0]
-    {'order': 1, 'stage': 'completed', 'cost': '0.004251183'}
+    >>> dreamo.attempts(run_dir)[["attempt", "stage", "cost"]].to_dict("records")[0]
+    {'attempt': 1, 'stage': 'completed', 'cost': '0.004251183'}
     """
     return list_attempts(_read_directories(as_paths(run_dir)))
 
@@ -109,12 +109,12 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
 def latency(
     source: pd.DataFrame | RunDir | Iterable[RunDir], by: str | Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Say how long orders took: creating, waiting for quota, queue, generation, download, and in all.
+    """Say how long attempts took: creating, waiting for quota, queue, generation, download, and in all.
 
     Parameters
     ----------
     source : path-like, iterable of path-like, or pandas.DataFrame
-        A run directory, several at once, or results; results only know the time in all, of each job's last order.
+        A run directory, several at once, or results; results only know the time in all, of each job's last attempt.
     by : str, sequence of str, or None
         As for `costs`; ``["size", "use_rephraser"]`` and ``"hour"`` are what it mostly depends on.
 
@@ -137,14 +137,14 @@ def latency(
     >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
-    >>> dreamo.latency(run_dir, by="size")[["size", "phase", "orders"]].tail(1).to_dict("records")
-    [{'size': '512x512', 'phase': 'download', 'orders': 2}]
+    >>> dreamo.latency(run_dir, by="size")[["size", "phase", "attempts"]].tail(1).to_dict("records")
+    [{'size': '512x512', 'phase': 'download', 'attempts': 2}]
     """
     return summarise_latency(read_history(source), by)
 
 
 def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str | None = None) -> pd.DataFrame:
-    """Count orders sent and ended, and money spent, in each stretch of time.
+    """Count attempts sent and ended, and money spent, in each stretch of time.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str |
     Returns
     -------
     pandas.DataFrame
-        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, from the first order to the last end.
+        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, from the first attempt to the last end.
 
     Raises
     ------
@@ -189,8 +189,8 @@ def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``orders``, ``busy_s`` (seconds in which any order was under way), ``per_minute`` (orders completed, by busy
-        minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (of the busy time, in which an order waited
+        ``attempts``, ``busy_s`` (seconds in which any attempt was under way), ``per_minute`` (attempts completed, by
+        busy minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (of the busy time, in which an attempt waited
         for quota), ``max_in_flight`` (advised) and ``advice``; None where it can't be told.
 
     Raises
@@ -208,7 +208,7 @@ def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     >>> run_dir = tempfile.mkdtemp()
     >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
     >>> dreamo.pace(run_dir)["advice"]
-    '2 orders ended; at least 8 are needed to say anything.'
+    '2 attempts ended; at least 8 are needed to say anything.'
     """
     return measure_pace(_read_directories(as_paths(source)))
 
@@ -219,7 +219,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
     Parameters
     ----------
     source : path-like, iterable of path-like, or pandas.DataFrame
-        A run directory, several at once, or results. A directory also knows of orders that failed before another
+        A run directory, several at once, or results. A directory also knows of attempts that failed before another
         one did better.
 
     Returns
@@ -251,7 +251,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
 
 
 def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
-    """Read rows and orders, from wherever they are told."""
+    """Read rows and attempts, from wherever they are told."""
     return (
         history.from_results(source)
         if isinstance(source, pd.DataFrame)
@@ -272,5 +272,5 @@ def _read_directory(run_dir: RunDir) -> History:
             results[columns.STORED_PREFIX + name] = decided[name].array
             if name not in results.columns:
                 results[name] = decided[name].array
-    orders = to_frame(to_arrow(read_state(directory)))
-    return history.from_ledger(results, orders)
+    attempts = to_frame(to_arrow(read_state(directory)))
+    return history.from_ledger(results, attempts)

@@ -50,40 +50,40 @@ _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
 def summarise_costs(
     history: History, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Count orders and add up money, group by group."""
+    """Count attempts and add up money, group by group."""
     groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
     counts = _counts(history, groups)
-    spent = _money(history.orders, groups, _saved(history, groups))
+    spent = _money(history.attempts, groups, _saved(history, groups))
     table = pd.concat([counts, spent], axis=1)
-    _divide(table, history.orders, groups)
+    _divide(table, history.attempts, groups)
     shaped = table[list(columns.COSTS)].astype(columns.dtypes(columns.COSTS))
     planned = [] if plan is None else [_planned(plan, history, groups)]
     return pd.concat([groups.keys, shaped, *planned], axis=1)
 
 
-def is_usable(orders: pd.DataFrame) -> pd.Series:
-    """Say which orders gave a picture that is, or can still be, on disk."""
-    has_picture = orders[columns.OUTPUT_URL].notna() | orders[columns.OUTPUT_PATH].notna()
-    is_completed = orders[columns.STAGE] == str(Stage.COMPLETED)
-    return is_completed & has_picture & orders[columns.OUTPUT_ERROR].isna()
+def is_usable(attempts: pd.DataFrame) -> pd.Series:
+    """Say which attempts gave a picture that is, or can still be, on disk."""
+    has_picture = attempts[columns.OUTPUT_URL].notna() | attempts[columns.OUTPUT_PATH].notna()
+    is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
+    return is_completed & has_picture & attempts[columns.OUTPUT_ERROR].isna()
 
 
-def is_unpriced(orders: pd.DataFrame) -> pd.Series:
-    """Say which orders' cost is not known; one that failed and can't have been billed cost nothing."""
-    billed = orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
-    is_free = (orders[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
-    is_unknown = orders[columns.COST].isna() & ~is_free
+def is_unpriced(attempts: pd.DataFrame) -> pd.Series:
+    """Say which attempts' cost is not known; one that failed and can't have been billed cost nothing."""
+    billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
+    is_free = (attempts[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
+    is_unknown = attempts[columns.COST].isna() & ~is_free
     return (is_unknown | billed.fillna(value=False)).astype(bool)  # several on one line may be known in part
 
 
 def _counts(history: History, groups: Groups) -> pd.DataFrame:
     status = history.rows[columns.STATUS]
-    orders, weights = history.orders, history.orders[columns.ATTEMPTS]
+    attempts, weights = history.attempts, history.attempts[columns.ATTEMPTS]
     counts = {columns.N_ROWS: _count(groups.of_rows, groups)}
     counts |= {name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED}
-    counts[columns.N_ORDERS] = _count(groups.of_orders, groups, weights.to_numpy(dtype=float))
-    counts[columns.N_USABLE] = _count(groups.of_orders[is_usable(orders).to_numpy()], groups)
-    counts[columns.N_UNPRICED] = _count(groups.of_orders[is_unpriced(orders).to_numpy()], groups)
+    counts[columns.ATTEMPTS] = _count(groups.of_attempts, groups, weights.to_numpy(dtype=float))
+    counts[columns.N_USABLE] = _count(groups.of_attempts[is_usable(attempts).to_numpy()], groups)
+    counts[columns.N_UNPRICED] = _count(groups.of_attempts[is_unpriced(attempts).to_numpy()], groups)
     return pd.DataFrame(counts)
 
 
@@ -91,31 +91,31 @@ def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = Non
     return np.bincount(numbers, weights, minlength=len(groups.keys)).astype(np.int64)
 
 
-def _money(orders: pd.DataFrame, groups: Groups, saved: pd.Series) -> pd.DataFrame:
-    cost, unpriced = orders[columns.COST], is_unpriced(orders)
-    may_be_billed = orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
+def _money(attempts: pd.DataFrame, groups: Groups, saved: pd.Series) -> pd.DataFrame:
+    cost, unpriced = attempts[columns.COST], is_unpriced(attempts)
+    may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
     may_be_billed = may_be_billed.astype(bool)
-    is_several = orders[columns.ATTEMPTS] > 1  # on one line, where nobody can tell which of them was paid
+    is_several = attempts[columns.ATTEMPTS] > 1  # on one line, where nobody can tell which of them was paid
     spent = _sum(cost, groups, cost.notna())
     nothing_known = _any(unpriced, groups) & ~_any(~unpriced | cost.notna(), groups)
     return pd.DataFrame(
         {
             columns.SPENT: spent.mask(nothing_known),
-            columns.WASTE: _sum(cost, groups, ~is_usable(orders)).mask(
-                _any((is_usable(orders) & is_several).astype(bool), groups)
+            columns.WASTE: _sum(cost, groups, ~is_usable(attempts)).mask(
+                _any((is_usable(attempts) & is_several).astype(bool), groups)
             ),
-            columns.POSSIBLY_BILLED: _known_sum(orders[columns.RESERVED], groups, may_be_billed),
-            columns.ESTIMATED: _known_sum(orders[columns.RESERVED], groups, cost.notna()),
+            columns.POSSIBLY_BILLED: _known_sum(attempts[columns.RESERVED], groups, may_be_billed),
+            columns.ESTIMATED: _known_sum(attempts[columns.RESERVED], groups, cost.notna()),
             columns.SAVED: saved,
-            columns.RATES: _rates(orders, groups),
-            columns.LIST_USD: _list_usd(orders, groups),
+            columns.RATES: _rates(attempts, groups),
+            columns.LIST_USD: _list_usd(attempts, groups),
         }
     )
 
 
 def _sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
     is_chosen = chosen.to_numpy(dtype=bool)
-    return sums(texts[is_chosen], groups.of_orders[is_chosen], len(groups.keys))
+    return sums(texts[is_chosen], groups.of_attempts[is_chosen], len(groups.keys))
 
 
 def _known_sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
@@ -124,15 +124,15 @@ def _known_sum(texts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series
 
 
 def _any(is_true: pd.Series, groups: Groups) -> np.ndarray:
-    found: np.ndarray = _count(groups.of_orders[is_true.to_numpy(dtype=bool)], groups) > 0
+    found: np.ndarray = _count(groups.of_attempts[is_true.to_numpy(dtype=bool)], groups) > 0
     return found
 
 
 def _saved(history: History, groups: Groups) -> pd.Series:
     """Sum up what duplicates of completed jobs would have cost again."""
-    rows, orders = history.rows, history.orders
-    keys = [columns.JOB_ID] if columns.RUN_DIR not in orders else [columns.RUN_DIR, columns.JOB_ID]
-    usable = orders.loc[is_usable(orders), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
+    rows, attempts = history.rows, history.attempts
+    keys = [columns.JOB_ID] if columns.RUN_DIR not in attempts else [columns.RUN_DIR, columns.JOB_ID]
+    usable = attempts.loc[is_usable(attempts), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
     is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
     told = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
     prices = told.rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
@@ -142,34 +142,36 @@ def _saved(history: History, groups: Groups) -> pd.Series:
     return sums(prices[columns.COST], numbers, len(groups.keys)).mask(is_unknown)
 
 
-def _rates(orders: pd.DataFrame, groups: Groups) -> pd.Series:
-    told = orders[columns.DISCOUNT].dropna()
-    numbers = groups.of_orders[orders[columns.DISCOUNT].notna().to_numpy()]
+def _rates(attempts: pd.DataFrame, groups: Groups) -> pd.Series:
+    told = attempts[columns.DISCOUNT].dropna()
+    numbers = groups.of_attempts[attempts[columns.DISCOUNT].notna().to_numpy()]
     listed = told.groupby(numbers).agg(lambda rates: ", ".join(sorted(set(rates))))
     return listed.reindex(range(len(groups.keys))).astype(columns.STR)
 
 
-def _list_usd(orders: pd.DataFrame, groups: Groups) -> pd.Series:
+def _list_usd(attempts: pd.DataFrame, groups: Groups) -> pd.Series:
     """Cost by rate; a cost of nothing has no list price to be read off."""
-    cost = pd.to_numeric(orders[columns.COST]).astype(columns.FLOAT)
-    rate = pd.to_numeric(orders[columns.DISCOUNT], errors="coerce").astype(columns.FLOAT)
-    rate = rate.where((rate >= _RATE_MIN) & (rate <= 1) & (orders[columns.ATTEMPTS] == 1).astype(bool))
+    cost = pd.to_numeric(attempts[columns.COST]).astype(columns.FLOAT)
+    rate = pd.to_numeric(attempts[columns.DISCOUNT], errors="coerce").astype(columns.FLOAT)
+    rate = rate.where((rate >= _RATE_MIN) & (rate <= 1) & (attempts[columns.ATTEMPTS] == 1).astype(bool))
     is_paid = cost > 0
     listed = np.bincount(
-        groups.of_orders[is_paid], (cost / rate)[is_paid].fillna(0.0), minlength=len(groups.keys)
+        groups.of_attempts[is_paid], (cost / rate)[is_paid].fillna(0.0), minlength=len(groups.keys)
     )
     return pd.Series(listed).mask(_any(is_paid & rate.isna(), groups) | ~_any(is_paid, groups))
 
 
-def _divide(table: pd.DataFrame, orders: pd.DataFrame, groups: Groups) -> None:
+def _divide(table: pd.DataFrame, attempts: pd.DataFrame, groups: Groups) -> None:
     spent = pd.to_numeric(table[columns.SPENT]).astype(columns.FLOAT)
     n_priced = _count(
-        groups.of_orders, groups, (orders[columns.ATTEMPTS] * ~is_unpriced(orders)).to_numpy(dtype=float)
+        groups.of_attempts,
+        groups,
+        (attempts[columns.ATTEMPTS] * ~is_unpriced(attempts)).to_numpy(dtype=float),
     )
-    is_priced = is_usable(orders) & orders[columns.COST].notna()
-    n_pictures = _count(groups.of_orders[is_priced.to_numpy(dtype=bool)], groups)
+    is_priced = is_usable(attempts) & attempts[columns.COST].notna()
+    n_pictures = _count(groups.of_attempts[is_priced.to_numpy(dtype=bool)], groups)
     table[columns.SPENT_USD] = spent
-    table[columns.USD_PER_ORDER] = spent / pd.Series(n_priced).where(n_priced > 0)
+    table[columns.USD_PER_ATTEMPT] = spent / pd.Series(n_priced).where(n_priced > 0)
     table[columns.USD_PER_PICTURE] = spent / pd.Series(n_pictures).where(n_pictures > 0)
     # Rounded far below a price, so that a difference of equal amounts is 0.
     table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_COST_DIGITS) + 0.0

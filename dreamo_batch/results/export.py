@@ -223,7 +223,7 @@ _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
 _KNOWN: Final = columns.INPUTS | columns.OUTPUTS
 _README: Final = """# Results of dreamo-batch
 
-{n_rows} rows of image-to-image jobs ordered from `{model}`{pictures}.
+{n_rows} rows of image-to-image jobs submitted from `{model}`{pictures}.
 
 Missing cells mean unknown, never 0. `cost` is exact; `cost_usd` is the same as a float. Times are UTC.
 `export.json` lists the files of this folder with their SHA-256.

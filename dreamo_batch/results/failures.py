@@ -34,21 +34,21 @@ class Meaning:
     advice: str
 
 
-_LOOK_FIRST: Final = "Look at the service's own list or bill, then settle it with resolve, or order again."
+_LOOK_FIRST: Final = "Look at the service's own list or bill, then settle it with resolve, or submit again."
 _MAY_HAVE_ARRIVED: Final = "It may have been taken and billed: "
 
 _CLASSES: Final = {
-    failures.REJECTED: Meaning("The service refused the request; nothing was ordered.", "Fix the row."),
+    failures.REJECTED: Meaning("The service refused the request; nothing was submitted.", "Fix the row."),
     failures.MODERATION: Meaning(
         "The prompt or the picture was refused for its content.", "Change the row; the same one fails again."
     ),
     failures.FORBIDDEN: Meaning(
-        "The service, or a firewall before it, refused this row with 403 and took others; nothing was ordered.",
+        "The service, or a firewall before it, refused this row with 403 and took others; nothing was submitted.",
         "Change the row's prompt or picture, then retry.",
     ),
     failures.NO_CREDIT: Meaning("The account has no credit.", "Add credit, then retry."),
     failures.OTHER_TASK: Meaning(
-        _MAY_HAVE_ARRIVED + "the create was answered with the task of another order.", _LOOK_FIRST
+        _MAY_HAVE_ARRIVED + "the create was answered with the task of another attempt.", _LOOK_FIRST
     ),
     failures.OUTPUT_REJECTED: Meaning(
         "The finished picture was refused for its content.", "Try another seed: another picture may pass."
@@ -72,11 +72,11 @@ _CLASSES: Final = {
         _MAY_HAVE_ARRIVED + "the program ended before the answer came.", _LOOK_FIRST
     ),
     requests.TASK_LOST: Meaning(
-        "The service took the order and does not know it any more; it may be billed.", "Retry on request."
+        "The service took the attempt and does not know it any more; it may be billed.", "Retry on request."
     ),
     requests.TASK_TIMEOUT: Meaning(
         "The task had not ended when the call stopped waiting.",
-        "Run again: it is asked for, not ordered, again.",
+        "Run again: it is asked for, not submitted, again.",
     ),
     failures.NOT_BUILT: Meaning(
         "The request could not be built on this machine; nothing was sent.",
@@ -86,13 +86,13 @@ _CLASSES: Final = {
         "The reference picture is not the one that was checked; nothing was sent.",
         "Put it back, or run again.",
     ),
-    columns.INVALID: Meaning("The row can't be ordered; nothing was sent.", "Fix the row, then run again."),
+    columns.INVALID: Meaning("The row can't be submitted; nothing was sent.", "Fix the row, then run again."),
     NOT_SAVED: Meaning(
         "The picture was made and paid, and could not be saved.",
-        "Run again: it is fetched, not ordered, again.",
+        "Run again: it is fetched, not submitted, again.",
     ),
 }
-# What the same row gets again, however often it is ordered.
+# What the same row gets again, however often it is submitted.
 _FAILS_AGAIN: Final = frozenset(
     {failures.REJECTED, failures.MODERATION, failures.FORBIDDEN, failures.OUTPUT_REJECTED}
 )
@@ -111,7 +111,7 @@ def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
 
 
 def may_pass_again(error_class: str | None) -> bool:
-    """Whether the same row, ordered again, may end otherwise."""
+    """Whether the same row, submitted again, may end otherwise."""
     return error_class not in _FAILS_AGAIN
 
 
@@ -123,7 +123,7 @@ def classes() -> frozenset[str]:
 _KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
 _N_EXAMPLES: Final = 3
 _PATTERN_CHARACTERS: Final = 120
-# Orders that ended badly, or have something said of them while they are open.
+# Attempts that ended badly, or have something said of them while they are open.
 _BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
 _RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
 _PARTS: Final = (
@@ -137,16 +137,16 @@ _PARTS: Final = (
 
 def summarise_failures(history: History) -> pd.DataFrame:
     """Group what failed, the most frequent first."""
-    rows, orders = _bad_rows(history), _bad_orders(history)
-    both = pd.concat([rows[_KEYS], orders[_KEYS]], ignore_index=True)
+    rows, attempts = _bad_rows(history), _bad_attempts(history)
+    both = pd.concat([rows[_KEYS], attempts[_KEYS]], ignore_index=True)
     numbers = both.groupby(_KEYS, dropna=False, sort=False).ngroup().to_numpy()
-    of_rows, of_orders = numbers[: len(rows)], numbers[len(rows) :]
+    of_rows, of_attempts = numbers[: len(rows)], numbers[len(rows) :]
     table = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
-    _count(table, orders, of_rows, of_orders)
+    _count(table, attempts, of_rows, of_attempts)
     _explain(table)
     _exemplify(table, rows, of_rows)
     table = table.sort_values(
-        [columns.N_ROWS, columns.N_ORDERS], ascending=False, kind="stable", ignore_index=True
+        [columns.N_ROWS, columns.ATTEMPTS], ascending=False, kind="stable", ignore_index=True
     )
     return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
 
@@ -170,11 +170,11 @@ def _bad_rows(history: History) -> pd.DataFrame:
     return _keyed(bad)
 
 
-def _bad_orders(history: History) -> pd.DataFrame:
-    orders = history.orders
-    is_unsaved = (orders[columns.STAGE] == str(Stage.COMPLETED)) & orders[columns.OUTPUT_ERROR].notna()
-    is_bad = orders[columns.STAGE].isin(_BAD) & orders[columns.ERROR_CLASS].notna()
-    bad = _told(orders[is_bad | is_unsaved])
+def _bad_attempts(history: History) -> pd.DataFrame:
+    attempts = history.attempts
+    is_unsaved = (attempts[columns.STAGE] == str(Stage.COMPLETED)) & attempts[columns.OUTPUT_ERROR].notna()
+    is_bad = attempts[columns.STAGE].isin(_BAD) & attempts[columns.ERROR_CLASS].notna()
+    bad = _told(attempts[is_bad | is_unsaved])
     bad[columns.RUN_DIR] = bad.get(columns.RUN_DIR)
     return _keyed(bad)
 
@@ -193,15 +193,15 @@ def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.astype(dict.fromkeys(_KEYS, columns.STR))
 
 
-def _count(table: pd.DataFrame, orders: pd.DataFrame, of_rows: np.ndarray, of_orders: np.ndarray) -> None:
+def _count(table: pd.DataFrame, attempts: pd.DataFrame, of_rows: np.ndarray, of_attempts: np.ndarray) -> None:
     n = len(table)
     billed = (
-        orders[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(dtype=bool)
+        attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(dtype=bool)
     )
     table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)
-    table[columns.N_ORDERS] = np.bincount(of_orders, minlength=n)
-    table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_orders[billed], minlength=n) > 0
-    table[columns.SPENT] = costs.sums(orders[columns.COST], of_orders, n)
+    table[columns.ATTEMPTS] = np.bincount(of_attempts, minlength=n)
+    table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_attempts[billed], minlength=n) > 0
+    table[columns.SPENT] = costs.sums(attempts[columns.COST], of_attempts, n)
 
 
 def _explain(table: pd.DataFrame) -> None:
@@ -222,7 +222,7 @@ def _exemplify(table: pd.DataFrame, rows: pd.DataFrame, of_rows: np.ndarray) -> 
 
 
 def _call(part: pd.DataFrame, rows: pd.DataFrame) -> str | None:
-    """Write the call that orders just these rows again; what was paid for is only asked for again."""
+    """Write the call that attempts just these rows again; what was paid for is only asked for again."""
     if not len(part):
         return None
     first = part.iloc[0]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, ORDERED, STATUS_OF, Stage, State
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, STATUS_OF, SUBMITTED, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
 from dreamo_batch.engine.status import dollars
 from dreamo_batch.errors import UsageError
@@ -118,13 +118,13 @@ def _only_known(results: pd.DataFrame) -> Path:
     return Path(places[0])
 
 
-# Where the user's own cells of a row stand in `columns.ORDERED_INPUTS`.
+# Where the user's own cells of a row stand in `columns.ATTEMPT_INPUTS`.
 _USER: Final = "columns"
 Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
-# Columns that the results take as they are from the order that says how its job stands.
+# Columns that the results take as they are from the attempt that says how its job stands.
 _COPIED: Final = (
     columns.TASK_ID,
     columns.OUTPUT_URL,
@@ -144,9 +144,9 @@ _COPIED: Final = (
 )
 
 
-def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
+def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
     """Lay what became of the jobs beside the user's table."""
-    outcome = _to_rows(_by_job(orders), rows)
+    outcome = _to_rows(_by_job(attempts), rows)
     _mark_invalid(outcome, rows)
     _mark_duplicates(outcome, rows)
     outcome[columns.JOB_ID] = rows[columns.JOB_ID].to_numpy()
@@ -159,15 +159,15 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, orders: pd.DataFrame) -> pd
     return pd.concat([user, outcome], axis=1)
 
 
-def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
-    """Add a row for each job that the table no longer has, with what its row held when it was ordered."""
+def with_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
+    """Add a row for each job that the table no longer has, with what its row held when it was submitted."""
     results = results.assign(**{columns.IN_TABLE: True})
-    if not len(orders):
+    if not len(attempts):
         return results
-    orders = orders.reset_index(drop=True)
-    latest = _with_deciding_last(orders).drop_duplicates(columns.JOB_ID, keep="last")
+    attempts = attempts.reset_index(drop=True)
+    latest = _with_deciding_last(attempts).drop_duplicates(columns.JOB_ID, keep="last")
     latest = latest.sort_index().reset_index(drop=True)
-    told = [read_inputs(text) for text in latest[columns.ORDERED_INPUTS]]
+    told = [read_inputs(text) for text in latest[columns.ATTEMPT_INPUTS]]
     user = pd.DataFrame([own_cells(one) for one in told], index=latest.index)
     named = [
         columns.JOB_ID,
@@ -177,7 +177,7 @@ def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
         columns.ERROR_MESSAGE,
     ]
     rows = latest[named].assign(**{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)})
-    left = assemble(user[[name for name in user if name not in columns.OUTPUTS]], rows, orders)
+    left = assemble(user[[name for name in user if name not in columns.OUTPUTS]], rows, attempts)
     left.index = _labels(results.index, [one.get(columns.ROW) for one in told])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
     own = [name for name in whole.columns if name not in columns.OUTPUTS]
@@ -185,7 +185,7 @@ def with_left(results: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user's columns of an ordered row, with what was sent where the row had none of its own."""
+    """Return the user's columns of a submitted row, with what was sent where the row had none of its own."""
     sent = {columns.PROMPT: inputs.get(columns.PROMPT)}
     own = inputs.get(_USER, {})
     if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES)):
@@ -194,7 +194,7 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_inputs(text: object) -> dict[str, Any]:
-    """Read what was ordered; nothing of it is known of orders that an older version made."""
+    """Read what was submitted; nothing of it is known of attempts that an older version made."""
     read: dict[str, Any] = json.loads(text) if isinstance(text, str) else {}
     return read
 
@@ -222,36 +222,38 @@ def output_dtypes() -> dict[str, object]:
     return {**columns.dtypes(columns.OUTPUTS), columns.STATUS: pd.CategoricalDtype(columns.STATUSES)}
 
 
-def _by_job(orders: pd.DataFrame) -> pd.DataFrame:
-    """One row per job: the order that says how it stands, with sums over all of them."""
-    orders = orders.assign(**{columns.ATTEMPTS: orders[columns.STAGE].isin([str(s) for s in ORDERED])})
-    orders[columns.ATTEMPTS] = orders[columns.ATTEMPTS].astype(columns.INT)
-    orders = _with_deciding_last(orders)
-    is_followed = orders[columns.JOB_ID].duplicated(keep="last")
+def _by_job(attempts: pd.DataFrame) -> pd.DataFrame:
+    """One row per job: the attempt that says how it stands, with sums over all of them."""
+    attempts = attempts.assign(
+        **{columns.ATTEMPTS: attempts[columns.STAGE].isin([str(s) for s in SUBMITTED])}
+    )
+    attempts[columns.ATTEMPTS] = attempts[columns.ATTEMPTS].astype(columns.INT)
+    attempts = _with_deciding_last(attempts)
+    is_followed = attempts[columns.JOB_ID].duplicated(keep="last")
     if not is_followed.any():
-        return _shape(orders.set_index(columns.JOB_ID, drop=False))
-    latest = orders[~is_followed].set_index(columns.JOB_ID, drop=False)
-    _add_up(latest, orders[orders[columns.JOB_ID].duplicated(keep=False)])
+        return _shape(attempts.set_index(columns.JOB_ID, drop=False))
+    latest = attempts[~is_followed].set_index(columns.JOB_ID, drop=False)
+    _add_up(latest, attempts[attempts[columns.JOB_ID].duplicated(keep=False)])
     return _shape(latest)
 
 
-def _with_deciding_last(orders: pd.DataFrame) -> pd.DataFrame:
-    """Put the order that says how its job stands behind the others; see `dreamo_batch.engine.attempts.deciding`."""
-    is_one_of_several = orders[columns.JOB_ID].duplicated(keep=False)
+def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Put the attempt that says how its job stands behind the others; see `dreamo_batch.engine.attempts.deciding`."""
+    is_one_of_several = attempts[columns.JOB_ID].duplicated(keep=False)
     if not is_one_of_several.any():
-        return orders
-    several = orders[is_one_of_several]
+        return attempts
+    several = attempts[is_one_of_several]
     jobs, stages = several[columns.JOB_ID], several[columns.STAGE]
     is_completed = stages == str(Stage.COMPLETED)
     is_idle = ~jobs.duplicated(keep="last") & stages.isin([str(stage) for stage in CAME_TO_NOTHING])
     is_under_way = stages.isin([str(stage) for stage in OPEN]) & jobs.isin(jobs[is_idle])
     is_chosen = is_completed | (is_under_way & ~jobs.isin(jobs[is_completed]))
     chosen = several[is_chosen].drop_duplicates(columns.JOB_ID, keep="last")
-    return orders if chosen.empty else pd.concat([orders.drop(chosen.index), chosen])
+    return attempts if chosen.empty else pd.concat([attempts.drop(chosen.index), chosen])
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
-    """Give jobs with several orders the sums over all of them."""
+    """Give jobs with several attempts the sums over all of them."""
     by_job = several.groupby(columns.JOB_ID, sort=False)
     attempts = by_job[columns.ATTEMPTS].sum()
     latest.loc[attempts.index, columns.ATTEMPTS] = attempts
@@ -277,7 +279,7 @@ def _shape(latest: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_rows(jobs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Repeat each job's outcome on its rows; rows without an order are pending."""
+    """Repeat each job's outcome on its rows; rows without an attempt are pending."""
     wanted = rows[columns.JOB_ID]
     if len(jobs) == len(wanted) and (jobs.index.to_numpy() == wanted.to_numpy()).all():
         outcome = jobs.reset_index(drop=True)
@@ -323,12 +325,12 @@ _LISTED_MAX: Final = 10
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
     """Count rows and add up money."""
     doubtful = possibly_billed(state)
-    budget = Budget(cap=cap, orders=state)
+    budget = Budget(cap=cap, attempts=state)
     counts = results[columns.STATUS].value_counts()
     return {
         "rows": len(results),
         "by_status": {status: int(counts[status]) for status in columns.STATUSES if counts[status]},
-        "orders": sum(order.stage in ORDERED for order in state),
+        "attempts": sum(attempt.stage in SUBMITTED for attempt in state),
         "spent_usd": text(budget.spent),
         "reserved_usd": text(budget.reserved),
         "possibly_billed_usd": None if doubtful is None else text(doubtful),
@@ -366,21 +368,21 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
         lines.append(f"... and {len(rows) - _LISTED_MAX} more")
     if lines:
         lines.append(
-            "ambiguous rows may have been ordered and billed; they are never sent again by themselves. Settle each "
-            "with resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or order again with "
+            "ambiguous rows may have been submitted and billed; they are never sent again by themselves. Settle each "
+            "with resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or submit again with "
             'on_ambiguous="resubmit".'
         )
     return lines
 
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
-    order = state.deciding(job_id)
+    attempt = state.deciding(job_id)
     price = highest_price(state)
-    if order is not None and order.reserved is not None:
-        cost = f"up to ${order.reserved}"
+    if attempt is not None and attempt.reserved is not None:
+        cost = f"up to ${attempt.reserved}"
     else:
         cost = "an unknown cost" if price is None else f"perhaps ${text(price)}, the highest price seen here"
-    why = "" if order is None else f" ({order.error_class})"
+    why = "" if attempt is None else f" ({attempt.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"
 
 
@@ -399,14 +401,14 @@ _LOADED: Final = ("file_name", "file_names")
 
 
 def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
-    """Make one flat table: the index as columns, and beside each row what was ordered where it had said nothing."""
+    """Make one flat table: the index as columns, and beside each row what was submitted where it had said nothing."""
     table = with_index_as_columns(results).drop(
         columns=columns.RUN_DIR, errors="ignore"
     )  # it is not given away
     jobs = decided.reindex(table[columns.JOB_ID])
     for name in _ORDERED:
-        ordered = jobs[name].astype(columns.INPUTS[name].dtype).set_axis(table.index)
-        table[name] = ordered if name not in table else table[name].astype(object).fillna(ordered)
+        submitted = jobs[name].astype(columns.INPUTS[name].dtype).set_axis(table.index)
+        table[name] = submitted if name not in table else table[name].astype(object).fillna(submitted)
         table[name] = table[name].astype(columns.INPUTS[name].dtype)
     return table
 

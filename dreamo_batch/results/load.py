@@ -47,8 +47,8 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     run_dir : path-like, or iterable of path-like
         The run directory, or several.
     all : bool
-        Add what was ordered for rows that later tables no longer had, one row per job, with the row's own columns
-        as they were when it was ordered; the column `in_table` tells them apart.
+        Add what was submitted for rows that later tables no longer had, one row per job, with the row's own columns
+        as they were when it was submitted; the column `in_table` tells them apart.
 
     Returns
     -------
@@ -105,9 +105,9 @@ def _load(run_dir: RunDir) -> pd.DataFrame:
 
 def _load_all(run_dir: RunDir) -> pd.DataFrame:
     results, directory = _load(run_dir), existing(run_dir)
-    orders = ledger_frame(directory)
-    is_left = orders[columns.ORDER].notna() & ~orders[columns.JOB_ID].isin(results[columns.JOB_ID])
-    return frame.mark(frame.with_left(results, orders[is_left]), directory)
+    attempts = ledger_frame(directory)
+    is_left = attempts[columns.ATTEMPT].notna() & ~attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
+    return frame.mark(frame.with_left(results, attempts[is_left]), directory)
 
 
 def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -121,9 +121,9 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows``, ``by_status``, ``orders``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``; money is exact decimal text and covers every order of the directory. What is possibly
-        billed is None if one such order was sent without a price.
+        ``rows``, ``by_status``, ``attempts``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
+        ``max_cost_usd``; money is exact decimal text and covers every attempt of the directory. What is possibly
+        billed is None if one such attempt was sent without a price.
 
     Raises
     ------
@@ -158,8 +158,8 @@ def read_state(directory: RunDirectory) -> State:
 
 
 def _settled(state: State) -> State:
-    for order in ledger.interrupted(state):
-        state.apply(requests.interrupted(order, order.sent_at or time.time()))
+    for attempt in ledger.interrupted(state):
+        state.apply(requests.interrupted(attempt, attempt.sent_at or time.time()))
     return state
 
 
@@ -209,27 +209,27 @@ def _finished(directory: RunDirectory) -> pd.DataFrame | None:
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Make the results anew from the table of the last call and the ledger."""
     table = read_jobs(directory.jobs)
-    orders = ledger_frame(directory)
-    return frame.assemble(table.user, table.rows, orders)
+    attempts = ledger_frame(directory)
+    return frame.assemble(table.user, table.rows, attempts)
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
     """Count the saved pictures of jobs that the tables of run directories have no row of any more."""
     n = 0
     for run_dir in run_dirs:
-        orders = ledger_frame(existing(run_dir))
-        saved = orders.loc[orders[columns.OUTPUT_PATH].notna(), columns.JOB_ID]
+        attempts = ledger_frame(existing(run_dir))
+        saved = attempts.loc[attempts[columns.OUTPUT_PATH].notna(), columns.JOB_ID]
         here = results.loc[results[columns.RUN_DIR] == os.fspath(run_dir), columns.JOB_ID]
         n += int((~saved.isin(here)).sum())
     return n
 
 
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
-    """Lay the journals' few events over the checkpoint's many rows: a line per order, as `read_state` has them."""
+    """Lay the journals' few events over the checkpoint's many rows: a line per attempt, as `read_state` has them."""
     is_worked_on = directory.is_locked()
     recovered = ledger.read(directory.path)
     touched = {event.job_id for event in recovered.tail}
-    touched |= {order.job_id for order in recovered.stray_orders()}
+    touched |= {attempt.job_id for attempt in recovered.stray_attempts()}
     if recovered.snapshot is None:
         state = recovered.state()
         return to_frame(to_arrow(state if is_worked_on else _settled(state)))
@@ -238,7 +238,7 @@ def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
         touched |= set(base.loc[base[columns.STAGE] == str(Stage.SENDING), columns.JOB_ID])
     if not touched:
         return base
-    # All orders of a job or none: an order's number says how many came before it.
+    # All attempts of a job or none: an attempt's number says how many came before it.
     is_stale = base[columns.JOB_ID].isin(touched)
     state = recovered.state(is_stale.to_numpy())
     fresh = to_frame(to_arrow(state if is_worked_on else _settled(state)))

@@ -285,7 +285,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw how long orders took: the median, from where 10 % to where 90 % were done, and the extremes.
+    """Draw how long attempts took: the median, from where 10 % to where 90 % were done, and the extremes.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
 
 
 def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how many orders and rows failed, by class and code, and which may have been billed.
+    """Draw how many attempts and rows failed, by class and code, and which may have been billed.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if not len(failures):
         return say_nothing(ax, look, title)
     labels = failures[columns.ERROR_CLASS] + (" " + failures[columns.ERROR_CODE]).fillna("")
-    n = failures[[columns.N_ROWS, columns.N_ORDERS]].astype(columns.FLOAT).max(axis=1)
+    n = failures[[columns.N_ROWS, columns.ATTEMPTS]].astype(columns.FLOAT).max(axis=1)
     billed = n.where(failures[columns.MAY_HAVE_BEEN_BILLED].astype(bool), 0.0)
     counts = pd.DataFrame({"n": n, "billed": billed}).groupby(labels).sum()
     counts = counts.sort_values("n", ascending=False, kind="stable")
@@ -378,11 +378,11 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     )
     name_lines(ax, shown.index.tolist())
     _count_in_ones(ax, float(shown["n"].max()))
-    return finish(ax, look, title=title + _left_out(len(counts)), x="orders, or rows never ordered")
+    return finish(ax, look, title=title + _left_out(len(counts)), x="attempts, or rows never submitted")
 
 
 def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how many orders a minute were seen completed, and failed, over time.
+    """Draw how many attempts a minute were seen completed, and failed, over time.
 
     Parameters
     ----------
@@ -404,11 +404,11 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     --------
     >>> from dreamo_batch.columns import THROUGHPUT
     >>> plot_throughput(pd.DataFrame(columns=list(THROUGHPUT))).get_title(loc="left")
-    'Orders a minute'
+    'Attempts a minute'
     """
     _check(throughput, columns.THROUGHPUT, "throughput")
     ax, look = prepare(ax)
-    title = "Orders a minute"
+    title = "Attempts a minute"
     if not len(throughput):
         return say_nothing(ax, look, title)
     at = throughput[columns.AT]
@@ -423,7 +423,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
         ax.bar(at, failed, bottom=completed, width=step, align="edge", label="failed", **style)
     ax.grid(axis="y", color=look.faint, linewidth=0.6)
     _date(ax)
-    return finish(ax, look, title=title, x="time (UTC)", y="orders a minute")
+    return finish(ax, look, title=title, x="time (UTC)", y="attempts a minute")
 
 
 def _check(table: pd.DataFrame, expected: Mapping[str, Any], function: str) -> None:
@@ -462,7 +462,7 @@ def _sum(costs: pd.Series) -> Decimal:
 
 
 def _draw_doubt(ax: Axes, look: Theme, attempts: pd.DataFrame, spent: float) -> None:
-    """Draw what orders may cost that were possibly billed, on top of what was spent."""
+    """Draw what attempts may cost that were possibly billed, on top of what was spent."""
     is_doubtful = attempts[columns.MAY_HAVE_BEEN_BILLED].fillna(value=False).astype(bool)
     held = _sum(attempts.loc[is_doubtful & attempts[columns.COST].isna(), columns.RESERVED].dropna())
     if held:
@@ -501,7 +501,7 @@ def _date(ax: Axes) -> None:
 
     dates: Any = matplotlib.dates  # whose annotations are incomplete
     low, high = ax.dataLim.intervalx
-    if high - low < _SPAN_MIN_DAYS:  # one order alone, for which matplotlib shows four years
+    if high - low < _SPAN_MIN_DAYS:  # one attempt alone, for which matplotlib shows four years
         ax.set_xlim(low - _SPAN_MIN_DAYS / 2, high + _SPAN_MIN_DAYS / 2)
     locator = dates.AutoDateLocator(maxticks=7)
     ax.xaxis.set_major_locator(locator)

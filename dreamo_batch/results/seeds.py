@@ -374,8 +374,8 @@ def _jobs(results: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
 
 def _pairs(rows: pd.DataFrame) -> list[tuple[int, int]]:
     """Pair each job with the one of its kind that has the lowest number; positions in the results."""
-    ordered = rows.sort_values(columns.REPLICATE, kind="stable")
-    firsts = ordered.groupby(list(_SAME), sort=False, dropna=False)[columns.REPLICATE].transform(
+    submitted = rows.sort_values(columns.REPLICATE, kind="stable")
+    firsts = submitted.groupby(list(_SAME), sort=False, dropna=False)[columns.REPLICATE].transform(
         lambda numbers: numbers.index[0]
     )
     return [(int(first), int(at)) for at, first in sorted(firsts.items()) if at != first]
@@ -615,7 +615,7 @@ def rank(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Order pictures within their groups over several measures.
+    """Attempt pictures within their groups over several measures.
 
     In each measure a picture stands between 1, the best of its group, and 0, the last (ties share their mean; one
     alone stands at 0.5), so that units don't matter. Its score is the weighted mean of these, and its rank the order of

@@ -1,4 +1,4 @@
-"""How long orders took, phase by phase, and how many were done when."""
+"""How long attempts took, phase by phase, and how many were done when."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
 def summarise_latency(history: History, by: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Give mean and quantiles of each phase, group by group."""
     groups = group(history, by, reserved=columns.LATENCY)
-    seconds = phases(history.orders)
+    seconds = phases(history.attempts)
     parts = [
-        _quantiles(seconds[phase], groups.of_orders).assign(**{columns.PHASE: phase}) for phase in seconds
+        _quantiles(seconds[phase], groups.of_attempts).assign(**{columns.PHASE: phase}) for phase in seconds
     ]
     table = pd.concat(parts).reset_index(names=_GROUP)
     table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
@@ -53,37 +53,40 @@ def summarise_latency(history: History, by: str | Sequence[str] | None = None) -
     return pd.concat([groups.keys.take(table[_GROUP]).reset_index(drop=True), shaped], axis=1)
 
 
-def phases(orders: pd.DataFrame) -> pd.DataFrame:
-    """Measure the phases of each order."""
-    known = _service_times(orders[columns.METADATA])
+def phases(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Measure the phases of each attempt."""
+    known = _service_times(attempts[columns.METADATA])
     measured = {
-        columns.CREATE: _between(orders, columns.SENT_AT, columns.ANSWERED_AT),
-        columns.QUOTA: orders[columns.WAITED_S].astype(columns.FLOAT),
+        columns.CREATE: _between(attempts, columns.SENT_AT, columns.ANSWERED_AT),
+        columns.QUOTA: attempts[columns.WAITED_S].astype(columns.FLOAT),
         columns.QUEUE: known["in_queue_at"],
         columns.GENERATION: known["completed_at"] - known["in_queue_at"],
         columns.UPLOAD: known["upload_at"] - known["completed_at"],
-        columns.TASK: _between(orders, columns.SENT_AT, columns.COMPLETED_AT),
-        columns.DOWNLOAD: _between(orders, columns.COMPLETED_AT, columns.SAVED_AT),
+        columns.TASK: _between(attempts, columns.SENT_AT, columns.COMPLETED_AT),
+        columns.DOWNLOAD: _between(attempts, columns.COMPLETED_AT, columns.SAVED_AT),
     }
-    seconds = pd.DataFrame(measured, index=orders.index)
+    seconds = pd.DataFrame(measured, index=attempts.index)
     return plausible(seconds)
 
 
 def count_throughput(history: History, every: str | None = None) -> pd.DataFrame:
-    """Count what was sent and done in each stretch of time, from the first order to the last end."""
-    orders = history.orders[history.orders[columns.SENT_AT].notna()]
-    if not len(orders):
+    """Count what was sent and done in each stretch of time, from the first attempt to the last end."""
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    if not len(attempts):
         return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
-    begin, end = orders[columns.SENT_AT].min(), orders[[columns.SENT_AT, columns.COMPLETED_AT]].max().max()
+    begin, end = (
+        attempts[columns.SENT_AT].min(),
+        attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max(),
+    )
     step = _step(every, end - begin)
     starts = pd.date_range(begin.floor(step), end, freq=step)
-    return _counted(orders, starts, step)
+    return _counted(attempts, starts, step)
 
 
-def _counted(orders: pd.DataFrame, starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DataFrame:
-    sent = _numbers(orders[columns.SENT_AT], starts)
-    is_ended = orders[columns.COMPLETED_AT].notna().to_numpy()
-    ended = orders[is_ended]
+def _counted(attempts: pd.DataFrame, starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DataFrame:
+    sent = _numbers(attempts[columns.SENT_AT], starts)
+    is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
+    ended = attempts[is_ended]
     ends = np.maximum(
         _numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended]
     )  # where a clock was set back
@@ -121,7 +124,7 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     if not step > pd.Timedelta(0):
         raise UsageError(f'every={every!r} is no length of time; write one such as "1min" or "1h".')
     if span / step > _N_BUCKETS_MAX:
-        raise UsageError(f"every={every!r} is too short for orders that span {span}; take a longer one.")
+        raise UsageError(f"every={every!r} is too short for attempts that span {span}; take a longer one.")
     return step
 
 
@@ -132,22 +135,22 @@ def _quantiles(seconds: pd.Series, numbers: np.ndarray) -> pd.DataFrame:
     known = seconds.notna().to_numpy()
     grouped = seconds[known].groupby(numbers[known])
     measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
-    return pd.DataFrame({columns.N_ORDERS: grouped.size(), columns.MEAN_S: grouped.mean(), **measured})
+    return pd.DataFrame({columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean(), **measured})
 
 
-def _between(orders: pd.DataFrame, begin: str, end: str) -> pd.Series:
-    return (orders[end] - orders[begin]).dt.total_seconds()
+def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
+    return (attempts[end] - attempts[begin]).dt.total_seconds()
 
 
 def _service_times(texts: pd.Series) -> pd.DataFrame:
-    """Read the service's own times: seconds since it took the order."""
+    """Read the service's own times: seconds since it took the attempt."""
     names = ["in_queue_at", "completed_at", "upload_at"]
     told = [json.loads(text) if isinstance(text, str) else {} for text in texts]
     cells = [[times.get(name) for name in names] for times in told]
     return pd.DataFrame(cells, columns=names, index=texts.index, dtype=columns.FLOAT)
 
 
-_N_MIN: Final = 8  # fewer orders tell nothing
+_N_MIN: Final = 8  # fewer attempts tell nothing
 _QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service works off only so many
 _HEADROOM: Final = 1.2  # in flight, so that a place that falls free is taken at once
 _GROWTH: Final = 2
@@ -156,17 +159,17 @@ _SECOND_US: Final = 1e6
 
 def measure_pace(history: History) -> dict[str, Any]:
     """Measure a run's pace and say what to change."""
-    orders = history.orders[history.orders[columns.SENT_AT].notna()]
-    waited_s = orders[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
-    taken, ended = _times(orders)
-    busy_s = _covered_s(_seconds(orders[columns.SENT_AT]) - waited_s, ended)
-    n_completed = int((orders[columns.STAGE] == str(Stage.COMPLETED)).sum())
-    n_refusals = int(orders[columns.N_REFUSALS].fillna(0).sum())
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
+    taken, ended = _times(attempts)
+    busy_s = _covered_s(_seconds(attempts[columns.SENT_AT]) - waited_s, ended)
+    n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
+    n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
     peak = _peak(taken, ended)
-    n_held = _n_held(orders, taken, _ended_there(orders, taken, ended)) if n_refusals else None
-    advised, advice = _advise(orders, n_refusals, peak, n_held)
+    n_held = _n_held(attempts, taken, _ended_there(attempts, taken, ended)) if n_refusals else None
+    advised, advice = _advise(attempts, n_refusals, peak, n_held)
     return {
-        "orders": len(orders),
+        "attempts": len(attempts),
         "busy_s": busy_s,
         "per_minute": 60 * n_completed / busy_s if busy_s else None,
         "peak_in_flight": peak,
@@ -177,31 +180,31 @@ def measure_pace(history: History) -> dict[str, Any]:
     }
 
 
-def _advise(orders: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
-    n_ended = int(orders[columns.COMPLETED_AT].notna().sum())
+def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
+    n_ended = int(attempts[columns.COMPLETED_AT].notna().sum())
     if n_ended < _N_MIN:
-        return None, f"{n_ended} orders ended; at least {_N_MIN} are needed to say anything."
+        return None, f"{n_ended} attempts ended; at least {_N_MIN} are needed to say anything."
     if n_held is not None:
         return n_held, (
-            f"The service refused creates {n_refusals} times, and held {n_held} orders when it took those that it "
+            f"The service refused creates {n_refusals} times, and held {n_held} attempts when it took those that it "
             f"had refused: max_in_flight={n_held} is as fast, without the refusals."
         )
-    n_running = _n_running(orders)
+    n_running = _n_running(attempts)
     if n_running is not None:
         advised = math.ceil(_HEADROOM * n_running)
         return advised, (
-            f"The service worked on {n_running} orders at once and let the others queue: max_in_flight={advised} "
+            f"The service worked on {n_running} attempts at once and let the others queue: max_in_flight={advised} "
             "keeps it busy; more only wait there instead of here."
         )
     return _GROWTH * peak, (
-        f"Up to {peak} orders were in flight; none was refused, and no queue at the service shows: "
+        f"Up to {peak} attempts were in flight; none was refused, and no queue at the service shows: "
         f"max_in_flight={_GROWTH * peak} may be faster."
     )
 
 
-def _n_held(orders: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
-    """Say how many orders the service held, in the middle, when it took one that it had refused before."""
-    is_refused = (orders[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
+def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
+    """Say how many attempts the service held, in the middle, when it took one that it had refused before."""
+    is_refused = (attempts[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
     at = taken[is_refused]
     held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
         np.sort(ended), at, side="right"
@@ -209,29 +212,29 @@ def _n_held(orders: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
     return max(1, round(float(np.median(held))))
 
 
-def _ended_there(orders: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Give when each order ended at the service, which is before its end was seen; that where nothing tells."""
-    known = phases(orders)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
+def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Give when each attempt ended at the service, which is before its end was seen; that where nothing tells."""
+    known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
     ended: np.ndarray = np.fmin(taken + known, seen)
     return ended
 
 
-def _n_running(orders: pd.DataFrame) -> int | None:
-    """Say how many orders the service worked on at once; None unless the others queued."""
-    seconds = phases(orders)
+def _n_running(attempts: pd.DataFrame) -> int | None:
+    """Say how many attempts the service worked on at once; None unless the others queued."""
+    seconds = phases(attempts)
     known = seconds[[columns.QUEUE, columns.GENERATION]].dropna()
     queue_s, generation_s = known[columns.QUEUE], known[columns.GENERATION]
     if len(known) < _N_MIN or queue_s.median() <= _QUEUE_SHARE * generation_s.median():
         return None
-    begin = _seconds(orders.loc[known.index, columns.SENT_AT]) + queue_s.to_numpy()
+    begin = _seconds(attempts.loc[known.index, columns.SENT_AT]) + queue_s.to_numpy()
     return _peak(begin, begin + generation_s.to_numpy())
 
 
-def _times(orders: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Give when each order was taken and when its end was seen, in Unix seconds; an open one goes on."""
-    taken = _seconds(orders[columns.ANSWERED_AT].fillna(orders[columns.SENT_AT]))
-    last = orders[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
-    ended = orders[columns.COMPLETED_AT].fillna(last)
+def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Give when each attempt was taken and when its end was seen, in Unix seconds; an open one goes on."""
+    taken = _seconds(attempts[columns.ANSWERED_AT].fillna(attempts[columns.SENT_AT]))
+    last = attempts[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
+    ended = attempts[columns.COMPLETED_AT].fillna(last)
     return taken, np.maximum(_seconds(ended), taken)
 
 

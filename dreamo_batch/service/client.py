@@ -378,7 +378,7 @@ class Client:
         )
 
     def create(self, request: Request) -> str:
-        """Order one picture. Never repeated here: whether to send again is for the caller to decide.
+        """Attempt one picture. Never repeated here: whether to send again is for the caller to decide.
 
         Parameters
         ----------
@@ -448,7 +448,7 @@ class Client:
         return self._api.call("fetch", self._task_form, lambda body: self._task(body, task_id), path=path)
 
     def precharge(self, request: Request) -> Price:
-        """Ask what a create would cost; nothing is ordered.
+        """Ask what a create would cost; nothing is submitted.
 
         Parameters
         ----------
@@ -695,7 +695,7 @@ class Client:
     def _in_another_protocol(self, queue_id: str) -> Failure:
         message = (
             f"the service answered with request_id {queue_id} and no id: it speaks a queue protocol, which this "
-            "package can't poll; the order may run and be billed. Check the base URL"
+            "package can't poll; the attempt may run and be billed. Check the base URL"
         )
         return Failure(
             Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, HTTPStatus.OK, message=self._api.masked(message)

@@ -354,7 +354,7 @@ _NO_CREDIT: Final = re.compile(
     r"|余额不足|额度不足|欠费",
     re.IGNORECASE,
 )
-# Documented codes that say no, and mean that nothing was ordered.
+# Documented codes that say no, and mean that nothing was submitted.
 _REJECTIONS: Final = frozenset(code for code, row in ERROR_CODES.items() if row.error_class == REJECTED)
 # Their texts may speak of moderation; the other documented codes mean what they say.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)

@@ -9,7 +9,7 @@ import pandas as pd
 from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
-from dreamo_batch.engine.attempts import Event, Kind, Order, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
 from dreamo_batch.engine.directory import NAME, ROWS, RunDirectory, write_frame, write_jobs
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.jobs.prepare import Job, Prepared
@@ -43,7 +43,7 @@ def _build(directory: RunDirectory) -> None:
     image = ImageSource("file", "data/mascot.png", "0" * 64, "data/mascot.png", "0" * 64)
     jobs = {f"{i:032x}": Job(f"{i:032x}", "on a beach", i, 1328, 1328, True, 0, image) for i in range(_N)}
     for i, job_id in enumerate(jobs):
-        ledger.state.put(_order(job_id, i))
+        ledger.state.put(_attempt(job_id, i))
     ledger.checkpoint(())
     last = f"{_N - 1:032x}"
     ledger.record([Event(Kind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
@@ -54,8 +54,8 @@ def _build(directory: RunDirectory) -> None:
     directory.unlock()
 
 
-def _order(job_id: str, i: int) -> Order:
-    return Order(
+def _attempt(job_id: str, i: int) -> Attempt:
+    return Attempt(
         job_id,
         1,
         Stage.COMPLETED,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ASKS = ("none", "seconds")
-_WARM_UP = 0.25  # of the time in which there is something to order, or to ask
+_WARM_UP = 0.25  # of the time in which there is something to submit, or to ask
 
 
 def main() -> None:

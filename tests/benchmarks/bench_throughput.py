@@ -57,11 +57,11 @@ def _bare() -> float:
         image = base64.b64encode(_reference(folder).read_bytes()).decode()
         local = threading.local()
         with ThreadPoolExecutor(_THREADS) as pool, timed() as timer:
-            list(pool.map(lambda seed: _order(served, image, seed, local), range(_N)))
+            list(pool.map(lambda seed: _attempt(served, image, seed, local), range(_N)))
     return timer.seconds
 
 
-def _order(served: Gateway, image: str, seed: int, local: threading.local) -> None:
+def _attempt(served: Gateway, image: str, seed: int, local: threading.local) -> None:
     if not hasattr(local, "session"):
         local.session = requests.Session()
         local.session.headers["Authorization"] = f"Bearer {served.api_key}"

@@ -69,14 +69,14 @@ class Shop:
         self.gateway.stop()
 
     def finish_tasks(self) -> None:
-        """End the tasks that are at the service now; those ordered afterwards wait for the next time."""
+        """End the tasks that are at the service now; those submitted afterwards wait for the next time."""
         self._clock.advance(TASK_S)
 
     def open_for_good(self) -> None:
         """Let every task end in its time from now on."""
         self._clock.go()
 
-    def n_orders(self) -> int:
+    def n_attempts(self) -> int:
         return len(self.gateway.invoice())
 
     def setup(self, n_rows: int = 6, prompts: tuple[str, ...] = ("on a beach",)) -> str:
@@ -95,7 +95,7 @@ class Shop:
         return f"{name} = dreamo.{verb}(jobs, {str(self.run_dir)!r}{given})"
 
     def assert_bought_once(self, n_rows: int) -> None:
-        """Every row is there with its picture, each was ordered once, and the ledger has what the invoice has."""
+        """Every row is there with its picture, each was submitted once, and the ledger has what the invoice has."""
         done, invoice = dreamo.load(self.run_dir), self.gateway.invoice()
         assert done["status"].tolist() == ["completed"] * n_rows
         assert sorted(done["task_id"]) == sorted(line["id"] for line in invoice)

@@ -47,16 +47,16 @@ def test_stop_button_gives_control_back_and_the_same_cell_goes_on(shop, notebook
     assert output.inner_text().count("The same call goes on where this one ended") == 1
     screen.take_all("bar-interrupted", output)
     shop.open_for_good()
-    assert shop.n_orders() == 2
+    assert shop.n_attempts() == 2
     book.run(RUN)
     shop.assert_bought_once(n_rows=6)
 
 
 def test_run_goes_on_after_the_kernel_was_restarted_in_the_middle(shop, notebook):
-    """What was ordered by the kernel that is gone is fetched, not ordered again."""
+    """What was submitted by the kernel that is gone is fetched, not submitted again."""
     book, _ = opened(notebook, shop)
     book.restart()
     shop.open_for_good()
-    assert shop.n_orders() == 2
+    assert shop.n_attempts() == 2
     book.run(0, RUN)
     shop.assert_bought_once(n_rows=6)

@@ -19,7 +19,7 @@ _ALL_SHOWN: Final = "pictures => pictures.every(one => one.complete && one.natur
 
 
 def opened(notebook, shop, call, *cells):
-    """Open a notebook, order six rows, and show the gallery."""
+    """Open a notebook, attempt six rows, and show the gallery."""
     book = notebook(shop.setup(n_rows=6, prompts=PROMPTS), call, *cells)
     book.run(0, RUN, GALLERY)
     return book, book.output(GALLERY).locator(".dreamo-gallery").first
@@ -59,7 +59,7 @@ def test_gallery_shows_pictures_a_click_enlarges_and_what_is_chosen_comes_back(s
 
 
 def test_gallery_of_a_run_under_way_draws_what_is_not_there_yet(shop, notebook, screen):
-    """Rows at the service and rows not ordered yet stand in their places, and give way to pictures."""
+    """Rows at the service and rows not submitted yet stand in their places, and give way to pictures."""
     started = shop.call("start", "live", max_in_flight=2)
     book, gallery = opened(notebook, shop, started, "dreamo.gallery(live.results())", "done = live.wait()")
     expect(gallery).to_contain_text("pending")

@@ -35,7 +35,7 @@ def press(panel, words):
 
 
 def test_panel_moves_while_the_kernel_is_idle_and_pause_is_obeyed(shop, notebook, screen):
-    """Numbers and pictures come by themselves; after Pause nothing is ordered, and Resume goes on to the end."""
+    """Numbers and pictures come by themselves; after Pause nothing is submitted, and Resume goes on to the end."""
     book, panel = opened(notebook, shop, "live.panel()")
     shop.finish_tasks()
     expect(panel).to_contain_text("2 of 12 rows settled")
@@ -46,13 +46,13 @@ def test_panel_moves_while_the_kernel_is_idle_and_pause_is_obeyed(shop, notebook
     expect(panel).to_contain_text("2 tasks at the service still fetched")
     shop.finish_tasks()
     expect(panel).to_contain_text("4 of 12 rows settled")
-    expect(panel).to_contain_text("Nothing more is ordered until you resume.")
+    expect(panel).to_contain_text("Nothing more is submitted until you resume.")
     book.run(SHOW)
     another = panel_of(book, SHOW)
     expect(another).to_contain_text("Paused")
     screen.take_all("panel-paused", panel)
     shop.open_for_good()
-    assert shop.n_orders() == 4
+    assert shop.n_attempts() == 4
     press(another, "Resume")
     for shown in (panel, another):
         expect(shown).to_contain_text(IS_WHOLE)
@@ -62,13 +62,13 @@ def test_panel_moves_while_the_kernel_is_idle_and_pause_is_obeyed(shop, notebook
 
 
 def test_stop_is_obeyed_and_a_new_kernel_goes_on(shop, notebook, screen):
-    """After Stop nothing is ordered; the kernel is restarted, the same cells are run, and nothing is bought twice."""
+    """After Stop nothing is submitted; the kernel is restarted, the same cells are run, and nothing is bought twice."""
     book, panel = opened(notebook, shop)
     press(panel, "Stop")
     expect(panel).to_contain_text("Stopped")
     shop.open_for_good()
     screen.take_all("panel-stopped", panel)
-    assert shop.n_orders() == 2
+    assert shop.n_attempts() == 2
     book.restart()
     book.run(0, START)
     expect(panel_of(book, START)).to_contain_text(IS_WHOLE)
@@ -76,18 +76,18 @@ def test_stop_is_obeyed_and_a_new_kernel_goes_on(shop, notebook, screen):
 
 
 def test_kernel_that_is_restarted_under_a_run_loses_nothing(shop, notebook):
-    """Tasks that the old kernel had ordered are fetched by the new one."""
+    """Tasks that the old kernel had submitted are fetched by the new one."""
     book, _ = opened(notebook, shop)
     book.restart()
     shop.open_for_good()
-    assert shop.n_orders() == 2
+    assert shop.n_attempts() == 2
     book.run(0, START)
     expect(panel_of(book, START)).to_contain_text(IS_WHOLE)
     shop.assert_bought_once(n_rows=12)
 
 
-def test_failed_rows_are_told_and_ordered_again_by_a_click(shop, notebook, screen):
-    """The panel says how many failed and why; Retry failed orders just those, once."""
+def test_failed_rows_are_told_and_submitted_again_by_a_click(shop, notebook, screen):
+    """The panel says how many failed and why; Retry failed attempts just those, once."""
     shop.gateway.faults.script("create", "fail_moderation", "fail_095")
     _, panel = opened(notebook, shop, n_rows=4)
     shop.open_for_good()
@@ -98,7 +98,7 @@ def test_failed_rows_are_told_and_ordered_again_by_a_click(shop, notebook, scree
     expect(panel.locator(".dreamo-legend")).to_contain_text(re.compile(r"4\s*completed"))
     expect(panel).to_contain_text("Finished")
     assert dreamo.load(shop.run_dir)["status"].tolist() == ["completed"] * 4
-    assert shop.n_orders() == 6
+    assert shop.n_attempts() == 6
 
 
 def test_finished_panel_is_kept_by_the_notebook_without_its_kernel(shop, notebook, screen):
@@ -124,4 +124,4 @@ def test_buttons_work_while_a_cell_awaits_the_run(shop, notebook):
     book.wait(SHOW)
     expect(panel).to_contain_text("Stopped")
     expect(output).to_contain_text("pending")
-    assert shop.n_orders() == 2
+    assert shop.n_attempts() == 2

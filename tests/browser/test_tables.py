@@ -22,4 +22,4 @@ def test_plan_and_problems_are_summed_up_above_their_tables(shop, notebook, scre
     screen.take_all("problems", book.output(2))
     screen.take_all("jobs", book.output(3))
     assert book.page.evaluate("window.isHarmed") is None
-    assert shop.n_orders() == 0
+    assert shop.n_attempts() == 0

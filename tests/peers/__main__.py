@@ -34,7 +34,7 @@ COLUMNS = (
     "kill -9, again",
     "Ctrl-C, again",
     "control back in",
-    "ordered meanwhile",
+    "submitted meanwhile",
     "finished, again",
     "reordered",
     "a row added",
@@ -67,7 +67,7 @@ def _cells(name: str) -> list[str]:
         str(killed),
         str(interrupted),
         f"{stroke.until_exit_s:.1f} s",
-        str(stroke.n_ordered_after),
+        str(stroke.n_submitted_after),
         *map(str, after_plain[1:]),
     ]
 

@@ -43,7 +43,7 @@ class Interrupt:
     """What Ctrl-C came to."""
 
     until_exit_s: float
-    n_ordered_after: int
+    n_submitted_after: int
 
 
 class BadDay:
@@ -90,10 +90,10 @@ class BadDay:
     def ctrl_c(self) -> Verdict:
         folder = self._begin("ctrl-c")
         process = self._start_and_wait(folder)
-        n_before, begin_s = len(self._evidence.orders()), time.monotonic()
+        n_before, begin_s = len(self._evidence.attempts()), time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         self._finish(process)
-        self.interrupt = Interrupt(time.monotonic() - begin_s, len(self._evidence.orders()) - n_before)
+        self.interrupt = Interrupt(time.monotonic() - begin_s, len(self._evidence.attempts()) - n_before)
         self._repeat(folder)
         return self._evidence.judge(folder)
 
@@ -119,7 +119,7 @@ class BadDay:
         before = None
         for n_runs in range(1, N_RUNS_MAX + 1):
             self._finish(self._start(folder))
-            now = len(self._evidence.orders()), self._evidence.n_right(folder)
+            now = len(self._evidence.attempts()), self._evidence.n_right(folder)
             if now in (before, (now[0], len(JOBS))):
                 return n_runs
             before = now
@@ -128,7 +128,7 @@ class BadDay:
     def _start_and_wait(self, folder: Path) -> subprocess.Popen[bytes]:
         """Start, and come back in the middle of the work."""
         process = self._start(folder)
-        while len(self._evidence.orders()) < N_ORDERS_AT_STROKE and process.poll() is None:
+        while len(self._evidence.attempts()) < N_ORDERS_AT_STROKE and process.poll() is None:
             time.sleep(0.02)
         return process
 

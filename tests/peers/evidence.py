@@ -21,7 +21,7 @@ TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a table: orders beyond one per job, and rows that came out badly."""
+    """What became of a table: attempts beyond one per job, and rows that came out badly."""
 
     n_extra: int
     n_most_per_job: int
@@ -32,7 +32,7 @@ class Verdict:
 
     def __str__(self) -> str:
         said = [f"+{self.n_extra} (max {self.n_most_per_job})"] if self.n_extra else []
-        counts = {"wrong": self.n_wrong, "lost": self.n_lost, "not ordered": self.n_absent}
+        counts = {"wrong": self.n_wrong, "lost": self.n_lost, "not submitted": self.n_absent}
         said += [f"{n} {word}" for word, n in counts.items() if n]
         return ("stops with an error, " if self.is_refused else "") + (", ".join(said) or "0")
 
@@ -45,9 +45,9 @@ class Evidence:
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {gateway.api_key}"
         self._n_before = 0
-        self._n_before = len(self.orders())
+        self._n_before = len(self.attempts())
 
-    def orders(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, Any]]:
         return self._get("/local/invoice").json()["tasks"][self._n_before :]
 
     def script(self, *faults: str | dict[str, Any]) -> None:
@@ -59,12 +59,12 @@ class Evidence:
         return sum(is_right for is_right, _ in self._rows(folder))
 
     def n_extra(self) -> int:
-        orders = self.orders()
-        return len(orders) - len({_key(order) for order in orders})
+        attempts = self.attempts()
+        return len(attempts) - len({_key(attempt) for attempt in attempts})
 
     def judge(self, folder: Path, *, is_refused: bool = False) -> Verdict:
-        """Compare what a tool shows with what was ordered."""
-        per_job = Counter(_key(order) for order in self.orders())
+        """Compare what a tool shows with what was submitted."""
+        per_job = Counter(_key(attempt) for attempt in self.attempts())
         rows = self._rows(folder)
         lacking = [key for is_right, (key, digest) in rows if not is_right and digest is None]
         return Verdict(
@@ -83,13 +83,13 @@ class Evidence:
         return [(shown.get(key) in bought.get(key, ()), (key, shown.get(key))) for key in keys]
 
     def _bought(self) -> dict[Key, set[str]]:
-        """Digests of the pictures that each job's orders came to."""
+        """Digests of the pictures that each job's attempts came to."""
         bought: dict[Key, set[str]] = {}
-        for order in self.orders():
-            if order["state"] == "completed":
-                task = self._get(f"/model/v1/generation/task/{order['id']}").json()
+        for attempt in self.attempts():
+            if attempt["state"] == "completed":
+                task = self._get(f"/model/v1/generation/task/{attempt['id']}").json()
                 picture = requests.get(task["output"][0]["content"][0]["url"], timeout=TIMEOUT_S).content
-                bought.setdefault(_key(order), set()).add(hashlib.sha256(picture).hexdigest())
+                bought.setdefault(_key(attempt), set()).add(hashlib.sha256(picture).hexdigest())
         return bought
 
     def _get(self, path: str) -> requests.Response:

@@ -21,7 +21,7 @@ HEADERS = {"Authorization": f"Bearer {os.environ['SERVICE_KEY']}"}
 
 
 def draw(image: str, prompt: str, seed: int) -> str:
-    """Order one picture, wait for it, save it, and give its path."""
+    """Attempt one picture, wait for it, save it, and give its path."""
     task_id = create(image, prompt, seed)
     return save(wait(task_id), Path("pictures") / f"{task_id}.jpg")
 

@@ -1,7 +1,7 @@
 """requests + tenacity, written with care: every request is retried by itself, and a picture on disk is not drawn again.
 
 `stop_after_attempt`, `wait_exponential` and `retry_if_exception_type` as in tenacity's examples. Pictures are named by
-what was ordered and moved into place whole; Ctrl-C drops what is queued, with `shutdown(cancel_futures=True)` of
+what was submitted and moved into place whole; Ctrl-C drops what is queued, with `shutdown(cancel_futures=True)` of
 Python's `concurrent.futures`.
 """
 
