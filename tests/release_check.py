@@ -18,7 +18,7 @@ import dreamo_batch as dreamo
 ROOT = Path(__file__).parent.parent
 UV = Path(sys.executable).with_name("uv")
 PYTHONS = ("3.11", "3.12", "3.13")
-TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_table_files.py")
+TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_jobs_files.py")
 # What these tests need beside the package itself.
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "nbformat")
 
