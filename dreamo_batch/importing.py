@@ -10,10 +10,13 @@ import importlib
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, ModuleType
+
+_Loaded = TypeVar("_Loaded")
 
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
 
@@ -21,20 +24,26 @@ _IMPORTS: Final = "<frozen importlib._bootstrap>"
 def load_module(name: str) -> ModuleType:
     """Import a module so that no interrupt leaves it half loaded."""
     module = sys.modules.get(name)
-    is_loaded = module is not None and not getattr(module.__spec__, "_initializing", False)
+    if module is not None and not getattr(module.__spec__, "_initializing", False):
+        return module
+    return uninterrupted(importlib.import_module, name)
+
+
+def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:
+    """Call a function that imports modules so that no interrupt leaves one half loaded."""
     # In the middle of an import another thread could wait for a module that only this one can finish.
-    if is_loaded or threading.current_thread() is not threading.main_thread() or _is_importing():
-        return importlib.import_module(name)
-    loaded: list[ModuleType] = []
-    thread = threading.Thread(target=_load_now, args=(name, loaded), name="dreamo-importing", daemon=True)
+    if threading.current_thread() is not threading.main_thread() or _is_importing():
+        return load(name)
+    loaded: list[_Loaded] = []
+
+    def keep() -> None:
+        with suppress(Exception):
+            loaded.append(load(name))
+
+    thread = threading.Thread(target=keep, name="dreamo-importing", daemon=True)
     thread.start()
     thread.join()
-    return loaded[0] if loaded else importlib.import_module(name)  # again, for the error that it ended with
-
-
-def _load_now(name: str, loaded: list[ModuleType]) -> None:
-    with suppress(Exception):
-        loaded.append(importlib.import_module(name))
+    return loaded[0] if loaded else load(name)  # again, for the error that it ended with
 
 
 def _is_importing() -> bool:

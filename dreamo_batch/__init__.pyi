@@ -1,0 +1,120 @@
+from .batch import Batch, plan, retry, run, start, watch
+from .display.gallery import Gallery
+from .display.report import report
+from .display.sheet import contact_sheet, gallery
+from .engine.plan import Plan
+from .engine.status import Status
+from .errors import (
+    AccessRefused,
+    BudgetReached,
+    DirectoryError,
+    DirectoryLocked,
+    DreamoError,
+    InvalidTable,
+    KeyMissing,
+    LedgerDamaged,
+    OtherService,
+    PriceUnknown,
+    RequestMayHaveArrived,
+    RequestNotTaken,
+    RequestRejected,
+    RunStopped,
+    ServiceError,
+    ServiceRefused,
+    ServiceUnreachable,
+    SettingsError,
+    StorageFailed,
+    TableError,
+    UsageError,
+)
+from .gateway import LocalGateway
+from .gateway.faults import FaultPlan
+from .jobs.rules import Problems
+from .jobs.sweep import sweep
+from .jobs.tables import read_table, write_table
+from .jobs.validate import validate
+from .probe import check_service, probe_seeds
+from .results.analysis import attempts, costs, failures, latency, pace, throughput
+from .results.export import export
+from .results.load import load, status
+from .results.measure import Metric
+from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
+from .results.seeds import best_seeds, compare_replicates, diversity, measure, near_duplicates, rank
+from .service.client import Client
+from .service.failures import Failure
+from .service.messages import Request
+from .settle import download, resolve, verify
+
+__version__: str
+
+__all__ = [
+    "AccessRefused",
+    "Batch",
+    "BudgetReached",
+    "Client",
+    "DirectoryError",
+    "DirectoryLocked",
+    "DreamoError",
+    "Failure",
+    "FaultPlan",
+    "Gallery",
+    "InvalidTable",
+    "KeyMissing",
+    "LedgerDamaged",
+    "LocalGateway",
+    "Metric",
+    "OtherService",
+    "Plan",
+    "PriceUnknown",
+    "Problems",
+    "Request",
+    "RequestMayHaveArrived",
+    "RequestNotTaken",
+    "RequestRejected",
+    "RunStopped",
+    "ServiceError",
+    "ServiceRefused",
+    "ServiceUnreachable",
+    "SettingsError",
+    "Status",
+    "StorageFailed",
+    "TableError",
+    "UsageError",
+    "attempts",
+    "best_seeds",
+    "check_service",
+    "compare_replicates",
+    "contact_sheet",
+    "costs",
+    "diversity",
+    "download",
+    "export",
+    "failures",
+    "gallery",
+    "latency",
+    "load",
+    "measure",
+    "near_duplicates",
+    "pace",
+    "plan",
+    "plot_costs",
+    "plot_failures",
+    "plot_latency",
+    "plot_spend",
+    "plot_throughput",
+    "probe_seeds",
+    "rank",
+    "read_table",
+    "report",
+    "resolve",
+    "retry",
+    "run",
+    "start",
+    "status",
+    "sweep",
+    "throughput",
+    "validate",
+    "verify",
+    "watch",
+    "write_table",
+]
