@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.gateway.pictures import Attempt, Picture
+from dreamo_batch.gateway.pictures import Drawing, Picture
 
 if TYPE_CHECKING:
     from dreamo_batch.gateway.gateway import LocalGateway
@@ -33,13 +33,13 @@ class FakeEngine:
 
     name = "fake"
 
-    def generate(self, attempt: Attempt, reference: bytes) -> Picture:
-        if attempt.prompt == "unreadable":
+    def generate(self, drawing: Drawing, reference: bytes) -> Picture:
+        if drawing.prompt == "unreadable":
             raise ValueError("the reference can't be decoded")
-        if attempt.prompt == "broken":
+        if drawing.prompt == "broken":
             raise ZeroDivisionError
-        content = json.dumps([attempt.prompt, attempt.seed, len(reference)]).encode()
-        return Picture(content, "image/png", attempt.width, attempt.height)
+        content = json.dumps([drawing.prompt, drawing.seed, len(reference)]).encode()
+        return Picture(content, "image/png", drawing.width, drawing.height)
 
 
 def body(**params: Any) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class LocalClient:
         url = path if path.startswith("http") else self.gateway.base_url + path
         return self.session.request(method, url, timeout=20, allow_redirects=False, **options)
 
-    def attempt(self, **params: Any) -> requests.Response:
+    def order(self, **params: Any) -> requests.Response:
         return self.ask("POST", CREATE, json=body(**params))
 
     def create(self, **params: Any) -> str:
-        answer = self.attempt(**params)
+        answer = self.order(**params)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

@@ -397,8 +397,8 @@ def test_ambiguous_rows_leave_with_1_and_are_resolved_by_hand(table, run_dir, en
     held = json.loads(call("results", run_dir, "--format", "json").stdout)
     (row,) = (number for number, record in enumerate(held) if record["status"] == "ambiguous")
     assert call("resolve", run_dir, (row + 1) % 3, "--not-sent").exit_code == 2
-    assert call("resolve", run_dir, row, "--order", 2, "--not-sent").exit_code == 2
-    settled = call("resolve", "--run-dir", run_dir, row, "--order", 1, "--not-sent", "--format", "json")
+    assert call("resolve", run_dir, row, "--attempt", 2, "--not-sent").exit_code == 2
+    settled = call("resolve", "--run-dir", run_dir, row, "--attempt", 1, "--not-sent", "--format", "json")
     assert settled.exit_code == 0
     assert json.loads(settled.stdout)["by_status"] == {"pending": 1, "completed": 2}
     assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 0

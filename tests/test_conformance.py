@@ -172,7 +172,7 @@ BREAKS = {
     "refuses_a_wrong_key": ("stranger", said(404, message="Task not found"), set()),
     "does_not_find_an_unknown_task": ("unknown", lambda server: task(server.url), set()),
     "tells_a_price_or_none": ("price", answer(b"<html>"), set()),
-    "refuses_an_invalid_order": ("bad attempt", said(id="cq0example", status="in_progress"), set()),
+    "refuses_an_invalid_create": ("bad attempt", said(id="cq0example", status="in_progress"), set()),
     "takes_a_create": ("attempt", said(500), OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
     "brings_a_task_to_its_end": (
         "poll",

@@ -271,7 +271,7 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
-    assert given(coordinator) == [("save", KEY, "https://h/1", "a-order-1")]
+    assert given(coordinator) == [("save", KEY, "https://h/1", "a-attempt-1")]
 
 
 def with_a_resend_on_the_wire(make, clock, **options):

@@ -444,7 +444,7 @@ def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatc
     def unreadable(_path):
         raise KeyError("colour")
 
-    monkeypatch.setattr(checkpoint, "read_table", unreadable)
+    monkeypatch.setattr(ledgers, "read_table", unreadable)
     with pytest.raises(DirectoryError, match="newer version"):
         read(busy)
 
@@ -471,7 +471,7 @@ def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
     ledger = opened(folder)
     work(ledger, "a", Kind.SENDING)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write", full)
+        patched.setattr(ledgers, "write", full)
         with pytest.raises(OSError, match="space"):
             ledger.checkpoint([])
     ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
@@ -488,7 +488,7 @@ def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
     ledger = opened(folder)
     work(ledger, "a", Kind.SENDING, Kind.ACCEPTED)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write", full)
+        patched.setattr(ledgers, "write", full)
         with pytest.raises(OSError, match="space"):
             ledger.close(pending=[])
     ledger.abandon()

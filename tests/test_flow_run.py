@@ -364,7 +364,10 @@ def test_an_attempt_in_doubt_behind_a_later_one_is_settled_by_its_number(run, ga
     attempts = dreamo.attempts(run_dir)
     assert attempts[columns.TASK_ID].tolist() == [first, third]
     job_id = done[columns.JOB_ID].iloc[0]
-    assert attempts[columns.OUTPUT_PATH].tolist() == [f"images/{job_id}-order-1.jpg", f"images/{job_id}.jpg"]
+    assert attempts[columns.OUTPUT_PATH].tolist() == [
+        f"images/{job_id}-attempt-1.jpg",
+        f"images/{job_id}.jpg",
+    ]
     assert again[columns.OUTPUT_PATH].equals(done[columns.OUTPUT_PATH])
     costs = {line["id"]: Decimal(line["cost"]) for line in gateway.invoice()}
     assert Decimal(again[columns.COST].iloc[0]) == costs[first] + costs[third]

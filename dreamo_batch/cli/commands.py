@@ -526,7 +526,7 @@ def retry(
         click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
         RUN_DIR_OPTION,
         click.Option(
-            ["--order"],
+            ["--attempt"],
             type=click.IntRange(min=1),
             metavar="N",
             help="Number of the attempt, where several of the row are in doubt.",

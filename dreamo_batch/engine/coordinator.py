@@ -239,7 +239,7 @@ class Coordinator:
             Path(o.output_path).stem for o in attempts if o.output_path is not None and o.attempt != key[1]
         }
         is_jobs_own = last == key[1] and key[0] not in others
-        return key[0] if is_jobs_own else f"{key[0]}-order-{key[1]}"
+        return key[0] if is_jobs_own else f"{key[0]}-attempt-{key[1]}"
 
     # Taking in.
 

@@ -404,6 +404,7 @@ class Client:
 
         Examples
         --------
+        >>> from dreamo_batch import Request
         >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
         ...     client.create(Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
         Traceback (most recent call last):
@@ -470,6 +471,7 @@ class Client:
 
         Examples
         --------
+        >>> from dreamo_batch import Request
         >>> with Client("sk-example-key", "http://127.0.0.1:9") as client:
         ...     client.precharge(Request("a", 7, 512, 512, True, image_url="https://example.org/a.png"))
         Traceback (most recent call last):
