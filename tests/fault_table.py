@@ -1,7 +1,7 @@
 """The fault table: what a user sees, and what the toolkit does, when a request of one row is struck by a fault.
 
 One outcome per stage and fault of the local gateway. `test_flow_faults.py` brings each about over a real socket and
-holds the table to what happens; `readme.py` writes it into the README. Each fault strikes once, in the first of
+holds the table to what happens; `reference.py` writes it into the docs. Each fault strikes once, in the first of
 three rows, worked off one at a time; precharge is asked for because a cap is given without a price.
 """
 
@@ -216,7 +216,11 @@ ROWS: Final = [(group.stage, fault, group.outcome) for group in GROUPS for fault
 
 
 def rendered() -> Iterator[tuple[str, ...]]:
+<<<<<<< HEAD
     """Give the lines of the README's table: groups that differ only in the number of attempts share one."""
+=======
+    """Give the lines of the docs's table: groups that differ only in the number of orders share one."""
+>>>>>>> 584e111 (Move the documentation into a site of its own)
     merged: dict[tuple[str, Outcome], list[Group]] = {}
     for group in GROUPS:
         merged.setdefault((group.stage, replace(group.outcome, n_attempts=0)), []).append(group)

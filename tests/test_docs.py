@@ -4,44 +4,160 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import sys
+import tomllib
+import types
+from contextlib import nullcontext
 from pathlib import Path
 
+import click
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import errors
+from dreamo_batch import cli, errors
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-import readme  # noqa: E402 - it stands beside this file, which is no package
+import reference  # noqa: E402 - it stands beside this file, which is no package
 
-TEXT = readme.README.read_text(encoding="utf-8")
-
-
-def test_readme_tables_are_those_of_the_code():
-    """Every generated section is fresh; `make docs` writes them."""
-    assert readme.fresh(TEXT) == TEXT
-
-
-def test_readme_has_every_generated_section():
-    """No table that can be generated was left out."""
-    assert readme.sections(TEXT) == set(readme.SECTIONS)
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *reference.pages())
+}
+_BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
-def test_readme_links_and_pictures_exist():
-    """A relative link in the README leads to a file of the repository."""
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+def blocks(text, language):
+    """Return the code blocks of a page in one language, in order."""
+    return [code for _, tag, code in _BLOCK.findall(text) if tag == language]
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
-def test_readme_examples_run(block, tmp_path, monkeypatch):
-    """Every Python example of the README runs from the repository's root, against the local gateway."""
-    monkeypatch.chdir(ROOT)
+PYTHON_PAGES = [name for name, text in PAGES.items() if blocks(text, "python")]
+SHELL_BLOCKS = [(name, block) for name, text in PAGES.items() for block in blocks(text, "sh")]
+
+
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if reference.parts(text)])
+def test_generated_parts_are_fresh(name):
+    """`make docs` writes them."""
+    assert reference.fresh(PAGES[name]) == PAGES[name]
+
+
+def test_every_part_that_can_be_generated_is_in_one_page():
+    """No table was left out, and none is there twice."""
+    assert sorted(part for text in PAGES.values() for part in reference.parts(text)) == sorted(
+        reference.PARTS
+    )
+
+
+def test_code_blocks_name_a_language_that_is_tested():
+    """A block that nothing checks is marked as plain text."""
+    assert {tag for text in PAGES.values() for _, tag, _ in _BLOCK.findall(text)} <= {"python", "sh", "text"}
+
+
+def _open_clip():
+    """Return stand-ins for the two packages that the example of a metric imports."""
+    torch = types.ModuleType("torch")
+    torch.no_grad = nullcontext
+    torch.stack = list
+    torch.cosine_similarity = lambda *_pair, **_options: types.SimpleNamespace(item=lambda: 0.5)
+    clip = types.ModuleType("open_clip")
+    model = types.SimpleNamespace(encode_image=lambda pictures: pictures)
+    clip.create_model_and_transforms = lambda *_names, **_options: (model, None, lambda picture: picture)
+    return {"torch": torch, "open_clip": clip}
+
+
+@pytest.mark.parametrize("name", PYTHON_PAGES)
+def test_python_of_a_page_runs(name, tmp_path, monkeypatch):
+    """All Python blocks of a page, one after another, from the repository's root, on the local gateway."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    code = block.replace('"runs/', f'"{tmp_path}/runs/')
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme_example"})  # noqa: S102 - our own README
+    for module, stand_in in _open_clip().items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    names = {"__name__": "page"}
+    for block in blocks(PAGES[name], "python"):
+        exec(compile(block, name, "exec"), names)  # noqa: S102 - our own docs
+
+
+def _commands(block):
+    """Return the commands of a shell block as lists of words, without comments and redirections."""
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        for operator in ("&&", "||", ">", "|"):
+            words = words[: words.index(operator)] if operator in words else words
+        if words:
+            yield words
+
+
+def _check_make(words):
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(words[1:]) <= set(targets[1].split())
+
+
+def _check_pip(words):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.findall(r"\[(.*?)\]", words[-1])
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+def _check_command_line(words):
+    with click.Context(cli.main, info_name="dreamo-batch") as context:
+        name, command, arguments = cli.main.resolve_command(context, words[1:])
+        # Files that another command of the page would have written are not there to be checked.
+        paths = {id(p.type): p.type.exists for p in command.params if isinstance(p.type, click.Path)}
+        assert paths is not None
+        command.make_context(name, arguments, parent=context)
+
+
+_CHECKS = {"make": _check_make, "pip": _check_pip, "dreamo-batch": _check_command_line}
+_SHELL_WORDS = {"for", "done", "[", "sleep"}
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), SHELL_BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SHELL_BLOCKS)]
+)
+def test_commands_of_a_shell_block_are_understood(name, block, monkeypatch):
+    """The command line takes each command with its options; `make` and the extras exist."""
+    monkeypatch.chdir(ROOT)
+    for words in _commands(block):
+        if words[0] not in _SHELL_WORDS:
+            _CHECKS[words[0]](words)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(n for n in PAGES if n.startswith("docs"))])
+def test_links_and_pictures_exist(name):
+    """A relative link leads to a file of the repository, and to a heading of it where it names one."""
+    text = PAGES[name]
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    folder = (ROOT / name).parent
+    assert [target for target in targets if not (folder / target).exists()] == []
+
+
+def test_readme_is_short():
+    """What is longer belongs into the guide."""
+    assert len(PAGES["README.md"].encode()) < 12_000
+
+
+def test_the_api_reference_has_every_public_name_once():
+    """Whoever adds a public name adds it to a page of docs/reference/api."""
+    shown = [name for text in PAGES.values() for name in re.findall(r"^::: dreamo_batch\.(\w+)$", text, re.M)]
+    assert sorted(shown) == sorted(set(dreamo.__all__) - {"__version__"})
+
+
+def test_troubleshooting_has_every_error_class():
+    """Under a heading of its own, with what to do."""
+    headings = re.findall(r"^### (\w+)$", PAGES["docs/guide/troubleshooting.md"], re.M)
+    assert headings == [name for name, value in vars(errors).items() if _is_error(value)]
+
+
+def test_pages_of_the_site_are_all_in_its_menu():
+    """A page that the menu lacks is not found."""
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [
+        name for name in PAGES if name.startswith("docs/") and name.removeprefix("docs/") not in menu
+    ]
+    assert missing == []
 
 
 def test_public_names_are_listed_once():

@@ -1,7 +1,7 @@
-"""Write the generated tables of README.md from the code: `python tests/readme.py`, or `make docs`.
+"""Write the generated parts of docs/ from the code: `python tests/reference.py`, or `make docs`.
 
-A section stands between `<!-- generated: name -->` and `<!-- end: name -->`; `tests/test_docs.py` holds that
-each is fresh.
+A part stands between `<!-- generated: name -->` and `<!-- end: name -->`; `tests/test_docs.py` checks that each is
+fresh.
 """
 
 from __future__ import annotations
@@ -16,23 +16,33 @@ import fault_table
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
+<<<<<<< HEAD:tests/readme.py
+=======
+from dreamo_batch.gateway import faults
+from dreamo_batch.results import failures
+>>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-README = Path(__file__).parent.parent / "README.md"
-_SECTION = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+DOCS = Path(__file__).parent.parent / "docs"
+_PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return every page of the docs."""
+    return sorted(DOCS.rglob("*.md"))
 
 
 def fresh(text: str) -> str:
-    """Give the text with every generated section made anew."""
-    return _SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
+    """Return the text with every generated part made anew."""
+    return _PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n\n{match[3]}", text)
 
 
-def sections(text: str) -> set[str]:
-    """Name the generated sections of a text."""
-    return {match[2] for match in _SECTION.finditer(text)}
+def parts(text: str) -> list[str]:
+    """Name the generated parts of a text."""
+    return [match[2] for match in _PART.finditer(text)]
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -86,47 +96,72 @@ def _errors() -> str:
     )
 
 
+def _row_classes() -> str:
+    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failures._CLASSES.items()]
+    return _table(("`error_class`", "meaning", "advice"), rows)
+
+
 def _options() -> str:
-    parts = inspect.getdoc(dreamo.run).split("Parameters\n----------\n")[1].split("\n\nReturns")[0]
-    entries = re.split(r"\n(?=\S)", parts)
+    described = inspect.getdoc(dreamo.run).split("Parameters\n----------\n")[1].split("\n\nReturns")[0]
     rows = []
     defaults = inspect.signature(dreamo.run).parameters
-    for entry in entries:
+    for entry in re.split(r"\n(?=\S)", described):
         names, meaning = entry.split("\n", 1)
         for name in names.split(" : ")[0].split(", "):
             default = defaults[name].default
             shown = "" if default is inspect.Parameter.empty else f"`{default!r}`"
             rows.append((f"`{name}`", shown, " ".join(meaning.split()).replace("``", "`")))
-    return _table(("argument", "default", "meaning"), rows)
+    return _table(("option", "default", "meaning"), rows)
 
 
 def _commands() -> str:
     context = click.Context(cli.main, info_name="dreamo-batch")
-    parts = []
+    texts = []
     for name in cli.main.list_commands(context):
         command = cli.main.get_command(context, name)
         with click.Context(command, info_name=name, parent=context, terminal_width=100) as inner:
-            parts.append(f"```text\n{command.get_help(inner)}\n```")
-    return "\n\n".join(parts)
+            texts.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```")
+    return "\n\n".join(texts)
 
 
 def _faults() -> str:
     header = (
-        "asked",
+        "request",
         "fault, once",
         "the row",
         "`may_have_been_billed`",
+<<<<<<< HEAD:tests/readme.py
         "the toolkit",
         "attempts",
         "cost told",
+=======
+        "what the toolkit does",
+        "attempts billed",
+        "cost",
+>>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
     )
     return _table(header, fault_table.rendered())
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
+def _fault_names() -> str:
+    rows = [(f"`{fault.name}`", ", ".join(fault.stages), fault.meaning) for fault in faults.FAULTS.values()]
+    return _table(("fault", "requests", "what the gateway does"), rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
     "columns-in": lambda: _columns(columns.INPUTS),
+    "columns-problems": lambda: _columns(columns.PROBLEMS),
     "columns-out": lambda: _columns(columns.OUTPUTS),
+<<<<<<< HEAD:tests/readme.py
     "columns-orders": lambda: _columns(columns.LEDGER),
+=======
+    "columns-plan": lambda: _columns(columns.PLAN),
+    "columns-attempts": lambda: _columns(columns.LEDGER),
+    "columns-costs": lambda: _columns(columns.COSTS),
+    "columns-latency": lambda: _columns(columns.LATENCY),
+    "columns-throughput": lambda: _columns(columns.THROUGHPUT),
+    "columns-failures": lambda: _columns(columns.FAILURES),
+>>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
     "columns-diversity": lambda: _columns(columns.DIVERSITY),
     "columns-near-duplicates": lambda: _columns(columns.NEAR_DUPLICATES),
     "columns-replicates": lambda: _columns(columns.REPLICATES),
@@ -136,10 +171,13 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "codes": _codes,
     "sizes": _sizes,
     "errors": _errors,
+    "row-classes": _row_classes,
     "options": _options,
     "commands": _commands,
     "faults": _faults,
+    "fault-names": _fault_names,
 }
 
 if __name__ == "__main__":
-    README.write_text(fresh(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        page.write_text(fresh(page.read_text(encoding="utf-8")), encoding="utf-8")
