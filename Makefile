@@ -27,9 +27,10 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Writes the tables of README.md from the code.
+# Writes the generated parts of docs/ from the code, and builds the site into site/.
 docs: $(READY)
-	$(PYTHON) tests/readme.py
+	$(PYTHON) tests/reference.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # Runs the notebooks and keeps their outputs.
 notebooks: $(READY)
@@ -69,4 +70,4 @@ $(PEERS)/.ready: tests/peers/constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(PEERS) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

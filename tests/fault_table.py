@@ -216,11 +216,7 @@ ROWS: Final = [(group.stage, fault, group.outcome) for group in GROUPS for fault
 
 
 def rendered() -> Iterator[tuple[str, ...]]:
-<<<<<<< HEAD
-    """Give the lines of the README's table: groups that differ only in the number of attempts share one."""
-=======
-    """Give the lines of the docs's table: groups that differ only in the number of orders share one."""
->>>>>>> 584e111 (Move the documentation into a site of its own)
+    """Give the lines of the table in the docs: groups that differ only in the number of attempts share one."""
     merged: dict[tuple[str, Outcome], list[Group]] = {}
     for group in GROUPS:
         merged.setdefault((group.stage, replace(group.outcome, n_attempts=0)), []).append(group)

@@ -16,11 +16,8 @@ import fault_table
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
-<<<<<<< HEAD:tests/readme.py
-=======
 from dreamo_batch.gateway import faults
 from dreamo_batch.results import failures
->>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -130,15 +127,9 @@ def _faults() -> str:
         "fault, once",
         "the row",
         "`may_have_been_billed`",
-<<<<<<< HEAD:tests/readme.py
-        "the toolkit",
-        "attempts",
-        "cost told",
-=======
         "what the toolkit does",
         "attempts billed",
         "cost",
->>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
     )
     return _table(header, fault_table.rendered())
 
@@ -152,16 +143,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns-in": lambda: _columns(columns.INPUTS),
     "columns-problems": lambda: _columns(columns.PROBLEMS),
     "columns-out": lambda: _columns(columns.OUTPUTS),
-<<<<<<< HEAD:tests/readme.py
-    "columns-orders": lambda: _columns(columns.LEDGER),
-=======
     "columns-plan": lambda: _columns(columns.PLAN),
     "columns-attempts": lambda: _columns(columns.LEDGER),
     "columns-costs": lambda: _columns(columns.COSTS),
     "columns-latency": lambda: _columns(columns.LATENCY),
     "columns-throughput": lambda: _columns(columns.THROUGHPUT),
     "columns-failures": lambda: _columns(columns.FAILURES),
->>>>>>> 584e111 (Move the documentation into a site of its own):tests/reference.py
     "columns-diversity": lambda: _columns(columns.DIVERSITY),
     "columns-near-duplicates": lambda: _columns(columns.NEAR_DUPLICATES),
     "columns-replicates": lambda: _columns(columns.REPLICATES),

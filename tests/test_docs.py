@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 import types
 from contextlib import nullcontext
 from pathlib import Path
 
-import click
 import pytest
 
 import dreamo_batch as dreamo
@@ -55,6 +56,13 @@ def test_code_blocks_name_a_language_that_is_tested():
     assert {tag for text in PAGES.values() for _, tag, _ in _BLOCK.findall(text)} <= {"python", "sh", "text"}
 
 
+def _stand_in_root(tmp_path, monkeypatch):
+    """Work in a folder that has the repository's data, and is thrown away."""
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
 def _open_clip():
     """Return stand-ins for the two packages that the example of a metric imports."""
     torch = types.ModuleType("torch")
@@ -70,11 +78,10 @@ def _open_clip():
 @pytest.mark.parametrize("name", PYTHON_PAGES)
 def test_python_of_a_page_runs(name, tmp_path, monkeypatch):
     """All Python blocks of a page, one after another, from the repository's root, on the local gateway."""
-    monkeypatch.chdir(tmp_path)
+    _stand_in_root(tmp_path, monkeypatch)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     for module, stand_in in _open_clip().items():
         monkeypatch.setitem(sys.modules, module, stand_in)
-    (tmp_path / "data").symlink_to(ROOT / "data")
     names = {"__name__": "page"}
     for block in blocks(PAGES[name], "python"):
         exec(compile(block, name, "exec"), names)  # noqa: S102 - our own docs
@@ -102,12 +109,10 @@ def _check_pip(words):
 
 
 def _check_command_line(words):
-    with click.Context(cli.main, info_name="dreamo-batch") as context:
-        name, command, arguments = cli.main.resolve_command(context, words[1:])
-        # Files that another command of the page would have written are not there to be checked.
-        paths = {id(p.type): p.type.exists for p in command.params if isinstance(p.type, click.Path)}
-        assert paths is not None
-        command.make_context(name, arguments, parent=context)
+    with cli.main.make_context("dreamo-batch", words[1:]) as context:
+        name, command, arguments = cli.main.resolve_command(context, context._protected_args + context.args)
+        with command.make_context(name, arguments, parent=context):
+            pass
 
 
 _CHECKS = {"make": _check_make, "pip": _check_pip, "dreamo-batch": _check_command_line}
@@ -117,15 +122,17 @@ _SHELL_WORDS = {"for", "done", "[", "sleep"}
 @pytest.mark.parametrize(
     ("name", "block"), SHELL_BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SHELL_BLOCKS)]
 )
-def test_commands_of_a_shell_block_are_understood(name, block, monkeypatch):
+def test_commands_of_a_shell_block_are_understood(name, block, tmp_path, monkeypatch):
     """The command line takes each command with its options; `make` and the extras exist."""
-    monkeypatch.chdir(ROOT)
+    _stand_in_root(tmp_path, monkeypatch)
     for words in _commands(block):
         if words[0] not in _SHELL_WORDS:
             _CHECKS[words[0]](words)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(n for n in PAGES if n.startswith("docs"))])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(n for n in PAGES if n.startswith("docs"))]
+)
 def test_links_and_pictures_exist(name):
     """A relative link leads to a file of the repository, and to a heading of it where it names one."""
     text = PAGES[name]
@@ -141,23 +148,35 @@ def test_readme_is_short():
 
 def test_the_api_reference_has_every_public_name_once():
     """Whoever adds a public name adds it to a page of docs/reference/api."""
-    shown = [name for text in PAGES.values() for name in re.findall(r"^::: dreamo_batch\.(\w+)$", text, re.M)]
+    shown = [
+        name
+        for text in PAGES.values()
+        for name in re.findall(r"^::: dreamo_batch\.(\w+)$", text, re.MULTILINE)
+    ]
     assert sorted(shown) == sorted(set(dreamo.__all__) - {"__version__"})
 
 
 def test_troubleshooting_has_every_error_class():
     """Under a heading of its own, with what to do."""
-    headings = re.findall(r"^### (\w+)$", PAGES["docs/guide/troubleshooting.md"], re.M)
+    headings = re.findall(r"^### (\w+)$", PAGES["docs/guide/troubleshooting.md"], re.MULTILINE)
     assert headings == [name for name, value in vars(errors).items() if _is_error(value)]
 
 
 def test_pages_of_the_site_are_all_in_its_menu():
     """A page that the menu lacks is not found."""
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    missing = [
-        name for name in PAGES if name.startswith("docs/") and name.removeprefix("docs/") not in menu
-    ]
+    missing = [name for name in PAGES if name.startswith("docs/") and name.removeprefix("docs/") not in menu]
     assert missing == []
+
+
+@pytest.mark.slow
+def test_site_builds_without_a_warning(tmp_path):
+    """Links, anchors, menu and docstrings of the API."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stderr) == (0, "")
+    assert 'id="dreamo_batch.run"' in (tmp_path / "reference/api/running.html").read_text(encoding="utf-8")
 
 
 def test_public_names_are_listed_once():
