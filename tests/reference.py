@@ -121,17 +121,9 @@ def _commands() -> str:
     return "\n\n".join(texts)
 
 
-def _faults() -> str:
-    header = (
-        "request",
-        "fault, once",
-        "the row",
-        "`may_have_been_billed`",
-        "what the toolkit does",
-        "attempts billed",
-        "cost",
-    )
-    return _table(header, fault_table.rendered())
+def _faults(stage: str) -> str:
+    header = ("fault, once", "the row", "possibly billed", "what the toolkit does", "attempts billed", "cost")
+    return _table(header, (cells for asked, *cells in fault_table.rendered() if asked == stage))
 
 
 def _fault_names() -> str:
@@ -161,7 +153,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "row-classes": _row_classes,
     "options": _options,
     "commands": _commands,
-    "faults": _faults,
+    "faults-create": lambda: _faults("create"),
+    "faults-poll": lambda: _faults("poll"),
+    "faults-precharge": lambda: _faults("precharge"),
+    "faults-download": lambda: _faults("download"),
     "fault-names": _fault_names,
 }
 
