@@ -17,6 +17,7 @@ import fault_table
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
 from dreamo_batch.gateway import faults
+from dreamo_batch.jobs import rules
 from dreamo_batch.results import failures
 from dreamo_batch.service import contract
 
@@ -98,6 +99,14 @@ def _row_classes() -> str:
     return _table(("`error_class`", "meaning", "advice"), rows)
 
 
+def _rules() -> str:
+    found = [
+        (f"`{rule.code}`", rule.severity, rule.message, rule.fix, rule.repair)
+        for rule in rules.RULES.values()
+    ]
+    return _table(("code", "severity", "message", "what to do", "repair"), found)
+
+
 def _options() -> str:
     described = inspect.getdoc(dreamo.run).split("Parameters\n----------\n")[1].split("\n\nReturns")[0]
     rows = []
@@ -149,6 +158,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "facts": _facts,
     "codes": _codes,
     "sizes": _sizes,
+    "rules": _rules,
     "errors": _errors,
     "row-classes": _row_classes,
     "options": _options,

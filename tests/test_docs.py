@@ -169,6 +169,14 @@ def test_pages_of_the_site_are_all_in_its_menu():
     assert missing == []
 
 
+def test_map_of_the_package_has_every_module():
+    """In CONTRIBUTING, by name."""
+    drawn = re.search(r"```text\n(dreamo_batch/.*?)```", PAGES["CONTRIBUTING.md"], re.DOTALL)[1]
+    shown = set(re.findall(r"\w+", re.sub(r"\(.*?\)", "", drawn)))
+    modules = {path.stem for path in (ROOT / "dreamo_batch").rglob("[a-z]*.py")}
+    assert modules - shown == set()
+
+
 @pytest.mark.slow
 def test_site_builds_without_a_warning(tmp_path):
     """Links, anchors, menu and docstrings of the API."""
