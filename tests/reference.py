@@ -1,18 +1,25 @@
 """Write the generated parts of docs/ from the code: `python tests/reference.py`, or `make docs`.
 
-A part stands between `<!-- generated: name -->` and `<!-- end: name -->`; `tests/test_docs.py` checks that each is
-fresh.
+A part stands between `<!-- generated: name -->` and `<!-- end: name -->`. What a Python block shows stands after it,
+between `<!-- output -->` and `<!-- end: output -->`. `tests/test_docs.py` checks that both are fresh.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import os
 import re
+import sys
+import tempfile
+import types
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import fault_table
+import pandas as pd
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
@@ -24,7 +31,10 @@ from dreamo_batch.service import contract
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+_OUTPUT = re.compile(r"(?<=^<!-- output -->\n).*?(?=^<!-- end: output -->)", re.DOTALL | re.MULTILINE)
 _PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -36,6 +46,60 @@ def pages() -> list[Path]:
 def fresh(text: str) -> str:
     """Return the text with every generated part made anew."""
     return _PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n\n{match[3]}", text)
+
+
+def run_page(text: str, folder: Path) -> str:
+    """Run the Python blocks of a page in a folder, one after another; return the page with what they show."""
+    before = Path.cwd()
+    (folder / "data").symlink_to(ROOT / "data")
+    (folder / "runs").mkdir()
+    os.environ["TQDM_DISABLE"] = "1"
+    sys.modules.update(_stand_ins())
+    os.chdir(folder)
+    try:
+        return _with_outputs(text)
+    finally:
+        os.chdir(before)
+        for name in _stand_ins():
+            del sys.modules[name]
+
+
+def _with_outputs(text: str) -> str:
+    names: dict[str, Any] = {"__name__": "page"}
+    pieces, end = [], 0
+    for block in BLOCK.finditer(text):
+        if block[2] != "python":
+            continue
+        shown = _run(block[3], names)
+        output = _OUTPUT.search(text, block.end())
+        if output and not text[block.end() : output.start()].strip().removesuffix("<!-- output -->").strip():
+            pieces += [text[end : output.start()], f"\n```text\n{shown}\n```\n\n"]
+            end = output.end()
+    return "".join([*pieces, text[end:]])
+
+
+def _run(code: str, names: dict[str, Any]) -> str:
+    """Run a block as a notebook does: what its last line comes to is shown."""
+    *lines, last = ast.parse(code).body
+    if not isinstance(last, ast.Expr):
+        lines.append(last)
+    exec(compile(ast.Module(lines, []), "block", "exec"), names)  # noqa: S102 - our own docs
+    if not isinstance(last, ast.Expr):
+        return ""
+    value = eval(compile(ast.Expression(last.value), "block", "eval"), names)  # noqa: S307 - our own docs
+    with pd.option_context("display.width", 110, "display.max_columns", 20, "display.max_colwidth", 70):
+        return "\n".join(line.rstrip() for line in str(value).splitlines())
+
+
+def _stand_ins() -> dict[str, types.ModuleType]:
+    """Return stand-ins for the two packages that the example of a metric imports."""
+    torch, clip = types.ModuleType("torch"), types.ModuleType("open_clip")
+    torch.no_grad = nullcontext
+    torch.stack = list
+    torch.cosine_similarity = lambda *_pair, **_options: types.SimpleNamespace(item=lambda: 0.5)
+    model = types.SimpleNamespace(encode_image=lambda pictures: pictures)
+    clip.create_model_and_transforms = lambda *_names, **_options: (model, None, lambda picture: picture)
+    return {"torch": torch, "open_clip": clip}
 
 
 def parts(text: str) -> list[str]:
@@ -172,4 +236,8 @@ PARTS: dict[str, Callable[[], str]] = {
 
 if __name__ == "__main__":
     for page in pages():
-        page.write_text(fresh(page.read_text(encoding="utf-8")), encoding="utf-8")
+        text = fresh(page.read_text(encoding="utf-8"))
+        if "<!-- output -->" in text:
+            with tempfile.TemporaryDirectory() as folder:
+                text = run_page(text, Path(folder))
+        page.write_text(text, encoding="utf-8")
