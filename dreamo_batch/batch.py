@@ -70,7 +70,7 @@ from dreamo_batch.engine.plan import (
 from dreamo_batch.engine.requests import Effects, ImageChanged, ImageGone, Payloads
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
-from dreamo_batch.engine.status import ErrorGroup, Phase, Picture, Progress, Silent, Status, dollars, shown
+from dreamo_batch.engine.status import ErrorGroup, Phase, Picture, Progress, Silent, Status, shown
 from dreamo_batch.errors import (
     AccessRefused,
     DirectoryError,
@@ -94,7 +94,7 @@ from dreamo_batch.results import failures, frame
 from dreamo_batch.results.load import existing, load, read_state
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.failures import FORBIDDEN, Failure, Kind
-from dreamo_batch.text import harmless
+from dreamo_batch.text import dollars, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -1864,10 +1864,10 @@ class Batch:
 
     def __repr__(self) -> str:
         status = self.status
-        cap = "" if status.max_cost_usd is None else f" of ${dollars(status.max_cost_usd)}"
+        cap = "" if status.max_cost_usd is None else f" of {dollars(status.max_cost_usd)}"
         return (
             f"<Batch {self.run_dir}: {status.phase}, {status.n_settled} of {status.n_rows} rows settled, "
-            f"${dollars(status.spent_usd)}{cap} spent>"
+            f"{dollars(status.spent_usd)}{cap} spent>"
         )
 
     def _repr_mimebundle_(self, **_: Any) -> Any:

@@ -1,18 +1,77 @@
-"""Other people's words, made fit to be shown."""
+"""Text for people: other people's words made safe, counts, money and times, and the HTML templates."""
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Final
+from decimal import ROUND_HALF_UP, Context, Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
 _HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CENTS: Final = Decimal("0.01")
+_FINEST: Final = Decimal("0.0001")
+_EXACT: Final = Context(prec=60)
+_MINUTE_S: Final = 60
+_UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
+_FOLDER: Final = Path(__file__).parent / "display"
 
-
-# Classes of HTML that a notebook does not look for formulas in: two amounts with a dollar sign would be set as one.
+# Classes of HTML in which a notebook looks for no formulas: it would set two amounts with a dollar sign as one.
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 
 def harmless(text: str) -> str:
-    """Write out what would do something to a terminal instead of being shown."""
+    """Escape characters that a terminal or a page would act on instead of showing."""
     return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(words: object, n_max: int) -> str:
+    """Return anybody's words as one harmless line of limited length."""
+    return shortened(harmless(" ".join(str(words).split())), n_max)
+
+
+def shortened(text: str, n_max: int) -> str:
+    """Cut a text to a length, with an ellipsis where it was cut."""
+    return text if len(text) <= n_max else text[: n_max - 1].rstrip() + "…"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a count with its noun: "1 row", "2,000 rows"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def dollars(amount: Decimal) -> str:
+    """Return an amount in USD for reading: in cents, with up to four decimals below a dollar."""
+    fine, coarse = (amount.quantize(step, ROUND_HALF_UP, _EXACT) for step in (_FINEST, _CENTS))
+    return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units."""
+    whole = max(0, round(seconds))
+    for unit_s, unit, part_s, part in _UNITS:
+        if whole >= unit_s:
+            rest = whole % unit_s // part_s
+            return f"{whole // unit_s} {unit}" + (f" {rest} {part}" if rest else "")
+    return f"{whole} s"
+
+
+@functools.cache
+def templates() -> Environment:
+    """Return the environment of the HTML templates and style sheets; it escapes every value."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([_FOLDER / "templates", _FOLDER / "assets"]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = "{:,}".format
+    environment.globals["no_formulas"] = NO_FORMULAS
+    return environment

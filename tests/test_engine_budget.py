@@ -21,7 +21,7 @@ from dreamo_batch.engine.budget import (
     total,
 )
 from dreamo_batch.engine.plan import Plan
-from dreamo_batch.engine.status import dollars
+from dreamo_batch.text import dollars
 from tests.fakes import amounts, histories
 
 ENDED = (Stage.COMPLETED, Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS)
@@ -243,14 +243,14 @@ def test_the_users_decimal_context_changes_no_amount():
     traps = [Inexact, Rounded, FloatOperation]
     with localcontext(Context(prec=2, rounding=ROUND_DOWN, Emax=3, Emin=-3, traps=traps)):
         assert (total(amounts), times(3, amounts[0])) == (Decimal("1234.5679"), Decimal("3703.7034"))
-        assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "1234.5678")
+        assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "$1,234.57")
         budget = Budget(cap=Decimal("0.01502"), price=Decimal("0.00501"))
         budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.00501"))
         assert (budget.verdict(), budget.excess) == ("go", 0)
         budget.change(None, Attempt("b", 1, Stage.COMPLETED, cost="0.00501"))
         assert budget.verdict() == "stop"
         plan = pd.DataFrame({"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]})
-        assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._lead().as_text()
+        assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._headline().as_text()
 
 
 def test_what_is_left_of_the_sum_of_a_call_is_what_it_did_not_commit():

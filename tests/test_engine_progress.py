@@ -14,7 +14,8 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
-from dreamo_batch.engine.status import Bar, Lines, Shown, Silent, Snapshot, dollars, postfix
+from dreamo_batch.engine.status import Bar, Lines, Shown, Silent, Snapshot, postfix
+from dreamo_batch.text import dollars
 
 
 def snapshot(spent="0", cap=None, n_in_flight=0, n_again=0, **by_status) -> Snapshot:
@@ -95,9 +96,9 @@ def test_silence_is_logged(caplog, clock):
         silent.close()
         silent.close()
     assert caplog.messages == [
-        "0 of 3 rows settled, spent=$0, failed=0",
+        "0 of 3 rows settled, spent=$0.00, failed=0",
         "3 rows",
-        "3 of 3 rows settled, spent=$0, failed=0",
+        "3 of 3 rows settled, spent=$0.00, failed=0",
     ]
 
 
@@ -190,7 +191,7 @@ def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
         shown.close()
         monkeypatch.undo()
     assert caplog.messages.count("row 1 is ambiguous") == 6
-    assert "2 of 2 rows settled, spent=$0, failed=0" in caplog.messages
+    assert "2 of 2 rows settled, spent=$0.00, failed=0" in caplog.messages
 
 
 def test_a_bar_that_fails_holds_no_lock_of_tqdm(monkeypatch):
@@ -230,25 +231,25 @@ def test_a_log_that_fails_fails_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("amount", "text"),
     [
-        ("0", "0"),
-        ("12", "12"),
-        ("12.50", "12.5"),
-        ("0.028571428", "0.0286"),
-        ("0.00001", "0"),
-        ("100", "100"),
-        ("1E+2", "100"),
+        ("0", "$0.00"),
+        ("12", "$12.00"),
+        ("12.50", "$12.50"),
+        ("0.028571428", "$0.0286"),
+        ("0.00001", "$0.00"),
+        ("100", "$100.00"),
+        ("1E+2", "$100.00"),
     ],
 )
 def test_dollars_are_readable(amount, text):
-    """At most four decimals, no exponent, no trailing zeros behind the point."""
+    """Cents, with up to four decimals below a dollar, and no exponent."""
     assert dollars(Decimal(amount)) == text
 
 
 def test_the_postfix_tells_what_matters():
     """Money against the cap, failures, doubt and what is in flight, each only where there is any."""
-    assert postfix(snapshot()) == "spent=$0, failed=0"
+    assert postfix(snapshot()) == "spent=$0.00, failed=0"
     assert postfix(snapshot("0.0286", "10.00", 3, failed=2, ambiguous=1)) == (
-        "spent=$0.0286/10, failed=2, ambiguous=1, in flight=3"
+        "spent=$0.0286/$10.00, failed=2, ambiguous=1, in flight=3"
     )
 
 

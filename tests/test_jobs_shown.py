@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -104,7 +105,7 @@ def test_problems_are_shown_whole_and_harmless():
     assert "<script>" not in html
     assert "\x1b" not in html + repr(problems)
     assert "&lt;script&gt;" in html
-    assert problems["fix"][0] in html.replace("&quot;", '"')
+    assert problems["fix"][0] in unescape(html)
     assert HOSTILE * 2 not in html
 
 
@@ -124,18 +125,18 @@ def test_labels_of_rows_are_escaped():
             _planned(["new", "reuse"], [0.03, 0], [0.03, 0]),
             "1 of 2 rows is to be bought. 1 new, 1 reuse. From now on it costs $0.03.",
         ),
-        (_planned(["new", "new"], [0.1, 0.2], [0.1, 0.2]), "From now on it costs $0.3."),
+        (_planned(["new", "new"], [0.1, 0.2], [0.1, 0.2]), "From now on it costs $0.30."),
         (
             _planned(["new"], [0.1], [0.2], cap="5", spent="1"),
-            "between $0.1 and $0.2. $1 was spent here before.",
+            "between $0.10 and $0.20. $1.00 was spent here before.",
         ),
         (_planned(["new"], [0.1], [0.2], cap="0.15"), "The cap is $0.15. It may stop at the cap."),
-        (_planned(["new"], [0.1], [0.1], cap="0.1"), "$0.1. The cap is $0.1.\n"),
+        (_planned(["new"], [0.1], [0.1], cap="0.1"), "$0.10. The cap is $0.10.\n"),
         (
             _planned(["reuse"], [0.0], [0.0]),
             "Nothing is to be bought. 1 reuse. From now on it costs nothing.",
         ),
-        (_planned(["ambiguous"], [0.0], [0.5]), "From now on it costs up to $0.5."),
+        (_planned(["ambiguous"], [0.0], [0.5]), "From now on it costs up to $0.50."),
         (_planned(["new"], [float("nan")], [float("nan")]), "What it costs is not known yet"),
         (_planned([], [], []), "Nothing is to be bought."),
     ],
@@ -152,7 +153,7 @@ def test_cap_and_spending_come_from_the_run_directory(tmp_path):
     with dreamo.LocalGateway(engine="flat") as gateway:
         done = dreamo.run(jobs, tmp_path, gateway=gateway, max_cost="0.5", progress=False)
     spent = round(done["cost_usd"].sum(), 4)
-    assert f"${spent} was spent here before. The cap is $0.5." in repr(dreamo.plan(jobs, tmp_path))
+    assert f"${spent} was spent here before. The cap is $0.50." in repr(dreamo.plan(jobs, tmp_path))
 
 
 def test_long_tables_are_cut_as_pandas_cuts_them():

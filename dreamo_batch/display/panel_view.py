@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
+from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.engine.budget import EXACT, total
 from dreamo_batch.engine.status import ErrorGroup, Status
-from dreamo_batch.text import harmless
+from dreamo_batch.text import dollars, harmless
 
 if TYPE_CHECKING:
     from dreamo_batch.engine.status import Phase, Picture
@@ -25,12 +25,6 @@ _STEP_S: Final = 5
 _TEN: Final = 10
 _CENTS: Final = Decimal("0.01")
 _FINEST: Final = Decimal("0.0001")
-
-
-def dollars(amount: Decimal) -> str:
-    """Write an amount of USD in cents, or finer below a dollar."""
-    fine, coarse = (amount.quantize(step, ROUND_HALF_UP, EXACT) for step in (_FINEST, _CENTS))
-    return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
 
 
 def length(seconds: float) -> str:

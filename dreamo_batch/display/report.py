@@ -24,7 +24,6 @@ from dreamo_batch.engine.budget import ZERO, text, total
 from dreamo_batch.engine.budget import money as amount_of
 from dreamo_batch.engine.directory import read_jobs
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.engine.status import dollars
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
@@ -43,7 +42,7 @@ from dreamo_batch.results.seeds import (
 )
 from dreamo_batch.results.timing import count_throughput, measure_pace, summarise_latency
 from dreamo_batch.service import contract
-from dreamo_batch.text import harmless
+from dreamo_batch.text import dollars, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns, frames
+from dreamo_batch import columns
 from dreamo_batch.engine import directory
 from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine.attempts import OPEN, Attempt, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.requests import is_retryable
-from dreamo_batch.engine.status import dollars
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.frames import Count, Lead, Shown
+from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.sources import URL
+from dreamo_batch.palette import PALETTE
+from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -413,19 +414,25 @@ def _amount(name: str, value: Amount | None) -> None:
         raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {value!r}")
 
 
-_COLOURS: Final = dict(
-    zip(
-        columns.ACTIONS,
-        (frames.NEW, frames.GOOD, frames.PALE, frames.OPEN, frames.WARN, frames.BAD, frames.BAD),
-        strict=True,
-    )
+# In the order of `columns.ACTIONS`: what is bought is like what is in progress, a duplicate waits like what is pending.
+_ALIKE: Final = (
+    columns.IN_PROGRESS,
+    columns.COMPLETED,
+    columns.PENDING,
+    columns.SUBMITTING,
+    columns.AMBIGUOUS,
+    columns.INVALID,
+    columns.FAILED,
 )
+_COLOURS: Final = {
+    action: PALETTE[status].colour for action, status in zip(columns.ACTIONS, _ALIKE, strict=True)
+}
 _NEW: Final = columns.ACTIONS[0]
 _REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
 
 
-class Plan(Shown):
+class Plan(HeadedFrame):
     """What `plan` gives: columns of `dreamo_batch.columns.PLAN`, on the index of the user's table."""
 
     _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
@@ -440,7 +447,7 @@ class Plan(Shown):
         made._cap, made._spent, made._remarks = cap, spent, remarks
         return made
 
-    def _lead(self) -> Lead | None:
+    def _headline(self) -> Headline | None:
         if not set(self.columns) >= _NEEDED:
             return None
         counts = self[columns.ACTION].value_counts()
@@ -451,11 +458,11 @@ class Plan(Shown):
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
         notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
         notes += tuple(f"Warning: {warning}" for warning in self.warnings())
-        return Lead(_headline(len(self), n_new), told, notes)
+        return Headline(_headline(len(self), n_new), told, notes)
 
-    def _told(self, name: object, text: str) -> str:
+    def _cell_text(self, column: str, text: str) -> str:
         """Leave out of each row's reason what stands once above all of them."""
-        return text.removesuffix(_REPHRASED) if name == columns.REASON else text
+        return text.removesuffix(_REPHRASED) if column == columns.REASON else text
 
     def warnings(self) -> list[str]:
         """Say what should be known before these rows are bought."""
@@ -486,17 +493,17 @@ def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if not high:
         return "From now on it costs nothing."
     if low == high:
-        return f"From now on it costs ${dollars(high)}."
+        return f"From now on it costs {dollars(high)}."
     if not low:
-        return f"From now on it costs up to ${dollars(high)}."
-    return f"From now on it costs between ${dollars(low)} and ${dollars(high)}."
+        return f"From now on it costs up to {dollars(high)}."
+    return f"From now on it costs between {dollars(low)} and {dollars(high)}."
 
 
 def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) -> list[str]:
-    said = [f"${dollars(spent)} was spent here before."] if spent else []
+    said = [f"{dollars(spent)} was spent here before."] if spent else []
     if cap is None:
         return said
-    said.append(f"The cap is ${dollars(cap)}.")
+    said.append(f"The cap is {dollars(cap)}.")
     if high is not None and total((spent, high)) > cap:
         said.append("It may stop at the cap.")
     return said

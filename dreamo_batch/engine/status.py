@@ -10,22 +10,20 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import EXACT
 from dreamo_batch.importing import load_module
-from dreamo_batch.text import harmless
+from dreamo_batch.text import dollars, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from decimal import Decimal
     from pathlib import Path
 
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_USD: Final = Decimal("0.0001")
 _PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
@@ -325,20 +323,13 @@ def _displayed(container: Any) -> Any:
 
 def postfix(snapshot: Snapshot) -> str:
     """Tell money, failures and what is in flight in a few words."""
-    cap = "" if snapshot.max_cost_usd is None else f"/{snapshot.max_cost_usd.normalize(EXACT):f}"
-    parts = [f"spent=${dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
+    cap = "" if snapshot.max_cost_usd is None else f"/{dollars(snapshot.max_cost_usd)}"
+    parts = [f"spent={dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
     if snapshot.by_status.get(columns.AMBIGUOUS):
         parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
     if snapshot.n_in_flight:
         parts.append(f"in flight={snapshot.n_in_flight}")
     return ", ".join(parts)
-
-
-def dollars(amount: Decimal) -> str:
-    """Write an amount for reading, with at most four decimals."""
-    if "." not in f"{amount:f}":
-        return f"{amount:f}"
-    return f"{amount.quantize(_SHOWN_USD, context=EXACT):f}".rstrip("0").rstrip(".")
 
 
 Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.frames import BAD, WARN, Count, Lead, Shown
+from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show
+from dreamo_batch.palette import PALETTE
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -532,11 +533,11 @@ def _objects(values: Sequence[Any]) -> NDArray[np.object_]:
     return array
 
 
-_COLOURS: Final = {ERROR: BAD, WARNING: WARN}
+_COLOURS: Final = {ERROR: PALETTE[columns.FAILED].colour, WARNING: PALETTE[columns.AMBIGUOUS].colour}
 _NEEDED: Final = frozenset({columns.POSITION, columns.SEVERITY})
 
 
-class Problems(Shown):
+class Problems(HeadedFrame):
     """What `validate` gives: columns of `dreamo_batch.columns.PROBLEMS`, of a table of `n_rows` rows."""
 
     _metadata = ["_n_rows"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
@@ -549,7 +550,7 @@ class Problems(Shown):
         shown._n_rows = n_rows
         return shown
 
-    def _lead(self) -> Lead | None:
+    def _headline(self) -> Headline | None:
         """Say how many rows can be submitted."""
         if not set(self.columns) >= _NEEDED:
             return None
@@ -563,7 +564,7 @@ class Problems(Shown):
             for kind, n in zip(_COLOURS, counts, strict=True)
             if n
         )
-        return Lead(_headline(self._n_rows, n_errors, n_warned), told)
+        return Headline(_headline(self._n_rows, n_errors, n_warned), told)
 
 
 def _headline(n_rows: int, n_errors: int, n_warned: int) -> str:

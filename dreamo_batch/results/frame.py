@@ -17,10 +17,10 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, STATUS_OF, SUBMITTED, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
-from dreamo_batch.engine.status import dollars
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.tables import with_index_as_columns
+from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     import os
@@ -355,7 +355,7 @@ def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
     """Say the reconciliation in one line."""
     counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
-    return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; ${dollars(spent_usd)} spent"
+    return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
 
 
 def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
