@@ -47,7 +47,7 @@ def counted(n: int, noun: str) -> str:
 def dollars(amount: Decimal) -> str:
     """Return an amount in USD for reading: in cents, with up to four decimals below a dollar."""
     fine, coarse = (amount.quantize(step, ROUND_HALF_UP, _EXACT) for step in (_FINEST, _CENTS))
-    return f"${fine if fine != coarse and abs(amount) < 1 else coarse:,f}"
+    return f"${fine if fine != coarse and amount.copy_abs() < 1 else coarse:,f}"
 
 
 def duration(seconds: float) -> str:
