@@ -35,9 +35,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
-import numpy as np
-import pandas as pd
-
 from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost
@@ -99,6 +96,8 @@ from dreamo_batch.text import dollars, harmless
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
     from types import FrameType, TracebackType
+
+    import pandas as pd
 
     from dreamo_batch.engine.coordinator import Clock
     from dreamo_batch.engine.directory import StoredTable
@@ -544,21 +543,8 @@ def choose(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= _mask(results.index, rows)
+        wanted &= frame.row_mask(results.index, rows)
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())
-
-
-def _mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> Any:
-    labels = rows if isinstance(rows, pd.Series) else pd.Series(list(rows), dtype=object)
-    values = labels.to_numpy()
-    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
-        return values.astype(bool)
-    wanted = {str(value) for value in values}
-    texts = index.map(str)
-    missing = sorted(wanted - set(texts))
-    if missing:
-        raise UsageError(f"row {missing[0]!r} is not in the table; labels look like {list(texts[:3])}")
-    return texts.isin(wanted)
 
 
 _LOOK_EVERY_S: Final = 0.1

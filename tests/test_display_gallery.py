@@ -279,9 +279,10 @@ def test_rows_are_chosen_by_label_or_by_mask(shown, table):
     assert shown.selection.empty
     assert shown.select([3, 0]).index.tolist() == [0, 3]
     assert shown.select(table["seed"] == 2)["prompt"].tolist() == ["a", "b"]
+    assert shown.select(["1", "3"]).index.tolist() == [1, 3]  # as retry(rows=["1"]) takes them
     assert shown.select(None).empty
     assert shown.selection.attrs == table.attrs
-    with pytest.raises(UsageError, match="row 9 is not in the table"):
+    with pytest.raises(UsageError, match="Row 9 is not in the table"):
         shown.select([9])
 
 

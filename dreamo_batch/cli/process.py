@@ -79,7 +79,6 @@ _EXTRAS: Final = {
     "fastapi": "local",
     "uvicorn": "local",
     "openpyxl": "excel",
-    "jinja2": "report",
     "matplotlib": "plots",
 }
 

@@ -1,6 +1,26 @@
-"""What a notebook shows of a run: the panel, and the same as HTML and text where widgets can't be used.
+"""What people look at: the gallery, contact sheets, the live panel and the report."""
 
-`Status -> view.view_of -> markup -> static` or ``-> widget``: what is shown is decided once, in `view`, without any
-widget; HTML is written in one place, `markup`, and escaped there. Nothing here is imported by the layers below:
-a `Batch` reaches its panel by name.
-"""
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ASSETS: Final = Path(__file__).parent / "assets"
+
+
+@functools.cache
+def templates() -> Environment:
+    """Return the environment of the HTML templates, which escape every value."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("dreamo_batch.display"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 
 from dreamo_batch import columns, files
 from dreamo_batch.display import grid as axes
@@ -30,30 +29,17 @@ from dreamo_batch.display.grid import (
 from dreamo_batch.display.references import References, beside
 from dreamo_batch.display.thumbnails import BYTES_MAX, Thumbnails, is_there, shown
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results.frame import folders_of, run_dir_of
+from dreamo_batch.results.frame import folders_of, row_mask, run_dir_of
 from dreamo_batch.text import NO_FORMULAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    import pandas as pd
+
     from dreamo_batch.display.grid import Entry, Grid, Names
     from dreamo_batch.display.references import Beside, Reference
     from dreamo_batch.display.thumbnails import Thumbnail
-
-
-def positions(index: pd.Index, rows: Collection[Any] | pd.Series) -> list[int]:
-    """Find rows."""
-    values = list(rows)
-    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
-        return [position for position, is_meant in enumerate(values) if is_meant]
-    wanted = pd.Index(values) if index.nlevels == 1 else pd.MultiIndex.from_tuples(values)
-    absent = [label for label in values if label not in index]
-    if absent:
-        raise UsageError(
-            f"row {absent[0]!r} is not in the table; labels look like {index[:3].tolist()}. Give labels, or a boolean "
-            "for every row."
-        )
-    return [int(position) for position in np.flatnonzero(index.isin(wanted))]
 
 
 CELL_PX: Final = ((3, 216), (4, 176), (6, 144), (9, 112), (10**9, 88))
@@ -1136,7 +1122,7 @@ class Gallery:
         UsageError
             If a label is not in the table.
         """
-        self.choose(positions(self.results.index, [] if rows is None else rows))
+        self.choose(np.flatnonzero(row_mask(self.results.index, [] if rows is None else rows)).tolist())
         return self.selection
 
     def choose(self, positions: Sequence[int]) -> None:

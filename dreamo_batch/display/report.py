@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import __version__, columns, files
+from dreamo_batch.display import templates
 from dreamo_batch.display.gallery import make_gallery
 from dreamo_batch.display.grid import left_words
 from dreamo_batch.display.thumbnails import Thumbnails
@@ -47,7 +48,6 @@ from dreamo_batch.text import dollars, harmless
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from jinja2 import Environment
     from matplotlib.axes import Axes
 
     from dreamo_batch.engine.directory import Manifest
@@ -761,7 +761,7 @@ def _seed(seed: object) -> str:
 
 def render(facts: Sequence[Facts]) -> str:
     """Lay runs out as one page of HTML that needs nothing from outside."""
-    environment = _environment()
+    environment = templates()
     runs = [
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
         for number, run in enumerate(facts, 1)
@@ -803,20 +803,6 @@ def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, An
     }
 
 
-def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise UsageError(f"The report needs Jinja2 ({error}): pip install 'dreamo-batch[report]'.") from None
-    return Environment(
-        loader=PackageLoader("dreamo_batch.display"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 NAME = "report.html"
 
 
@@ -849,8 +835,7 @@ def report(
     DirectoryError
         If it is not a run directory, or can't be read.
     UsageError
-        If the file's folder does not exist, no file is given for several directories, or Jinja2 or matplotlib is not
-        installed.
+        If the file's folder does not exist, no file is given for several directories, or matplotlib is not installed.
     OSError
         If the file can't be written.
 

@@ -7,6 +7,7 @@ table's `attrs` know the absolute places, for a process that has moved to anothe
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -24,8 +25,10 @@ from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from decimal import Decimal
+
+    from numpy.typing import NDArray
 
     from dreamo_batch.engine.directory import RunDirectory
 
@@ -87,6 +90,30 @@ def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
         )
     anywhere = next(iter(found.values()))  # for rows that have no picture, and none to be looked for
     return [anywhere if is_missing(name) else found[name] for name in names]
+
+
+def row_mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> NDArray[np.bool_]:
+    """Mark the rows meant by labels, or by texts of labels as a command line passes them, or by a boolean per row."""
+    values = list(rows)
+    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
+        return np.array(values, dtype=bool)
+    places: dict[Any, list[int]] = {}
+    for position, label in enumerate(index.tolist()):
+        for key in {label, str(label)}:
+            places.setdefault(key, []).append(position)
+    mask = np.zeros(len(index), dtype=bool)
+    for value in values:
+        is_key = isinstance(value, Hashable) and not isinstance(
+            value, bool | np.bool_
+        )  # True would find row 1
+        found = places.get(value if is_key else str(value)) or places.get(str(value))
+        if found is None:
+            raise UsageError(
+                f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
+                "Pass labels, or a boolean for every row."
+            )
+        mask[found] = True
+    return mask
 
 
 def _named(results: pd.DataFrame) -> dict[str, Path]:
