@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import __version__, columns, files
-from dreamo_batch.display import templates
 from dreamo_batch.display.gallery import make_gallery
 from dreamo_batch.display.grid import left_words
 from dreamo_batch.display.thumbnails import Thumbnails
@@ -43,7 +42,7 @@ from dreamo_batch.results.seeds import (
 )
 from dreamo_batch.results.timing import count_throughput, measure_pace, summarise_latency
 from dreamo_batch.service import contract
-from dreamo_batch.text import dollars, harmless
+from dreamo_batch.text import dollars, harmless, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
