@@ -32,7 +32,7 @@ docs: $(READY)
 	$(PYTHON) tests/reference.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-# Runs the notebooks and keeps their outputs.
+# Runs the notebooks and keeps their outputs; draws the pictures of docs/.
 notebooks: $(READY)
 	$(PYTHON) tests/publish.py
 

@@ -1,4 +1,4 @@
-"""Run the notebooks and keep their outputs, small enough for a repository page: `make notebooks`.
+"""Run the notebooks and keep their outputs, and draw the pictures of the docs: `make notebooks`.
 
 What such a page can't show is made into what it can: live widgets mean nothing without their kernel and break the
 viewer, so what they show beside them is kept; pictures within HTML are not let through, so that HTML becomes a picture.
@@ -7,6 +7,7 @@ viewer, so what they show beside them is kept; pictures within HTML are not let 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import sys
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
-from PIL import Image
+import reference
+from PIL import Image, ImageChops
 from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_notebooks import FOLDER, NOTEBOOKS, run_notebook
+
+import dreamo_batch as dreamo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +83,39 @@ def _picture_of(html: str, browser: Browser) -> bytes:
     return picture
 
 
+def draw_docs(browser: Browser) -> None:
+    """Draw contact sheet, gallery, report and dashboard of the README's example."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        names = reference.run_page((reference.ROOT / "README.md").read_text(encoding="utf-8"), Path(folder))[
+            1
+        ]
+        done = names["done"]
+        dreamo.contact_sheet(done, "sheet.png", rows="prompt", columns="seed", progress=False)
+        _keep("first_run", Path("sheet.png").read_bytes())
+        done.dreamo.gallery(rows="prompt", columns="seed").to_html("gallery.html", progress=False)
+        dreamo.report("runs/first", "report.html", progress=False)
+        for name, height in (("gallery", 760), ("report", 900)):
+            page = browser.new_page(viewport={"width": _VIEW_PX, "height": height})
+            page.goto(Path(f"{name}.html").absolute().as_uri())
+            _keep(name, page.screenshot())
+        gateway = dreamo.LocalGateway(faults={"script": {"create": ["fail_moderation"]}})
+        live = dreamo.start(names["jobs"], "runs/live", gateway=gateway, max_cost=5, max_in_flight=1)
+        live.wait(progress=False)
+        _keep("dashboard", _picture_of(live._repr_mimebundle_()[_HTML].replace(f"{folder}/", ""), browser))
+
+
+def _keep(name: str, encoded: bytes) -> None:
+    """Write a picture of the docs, without the empty margin around it."""
+    with Image.open(io.BytesIO(encoded)) as picture:
+        opened = picture.convert("RGB")
+    empty = Image.new("RGB", opened.size, opened.getpixel((0, 0)))
+    left, top, right, bottom = ImageChops.difference(opened, empty).getbbox()
+    box = max(0, left - 12), max(0, top - 12), min(opened.width, right + 12), min(opened.height, bottom + 12)
+    trimmed = io.BytesIO()
+    opened.crop(box).save(trimmed, "PNG")
+    (reference.DOCS / "pictures" / f"{name}.jpg").write_bytes(base64.b64decode(_small(trimmed.getvalue())))
+
+
 def _small(encoded: bytes) -> str:
     """Scale a picture to the width of a page, as base64."""
     small = io.BytesIO()
@@ -95,3 +132,5 @@ if __name__ == "__main__":
         for notebook in NOTEBOOKS:
             if wanted.search(notebook.name):
                 publish(notebook, chromium)
+        if wanted.search("docs"):
+            draw_docs(chromium)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import pprint
 import re
 import sys
 import tempfile
 import types
-from contextlib import nullcontext
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import click
 import fault_table
@@ -29,12 +31,12 @@ from dreamo_batch.results import failures
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-_OUTPUT = re.compile(r"(?<=^<!-- output -->\n).*?(?=^<!-- end: output -->)", re.DOTALL | re.MULTILINE)
+_OUTPUT = re.compile(r"\n\n<!-- output -->\n(.*?)<!-- end: output -->", re.DOTALL)
 _PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -48,34 +50,22 @@ def fresh(text: str) -> str:
     return _PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n\n{match[3]}", text)
 
 
-def run_page(text: str, folder: Path) -> str:
-    """Run the Python blocks of a page in a folder, one after another; return the page with what they show."""
-    before = Path.cwd()
+def run_page(text: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Run the Python blocks of a page in a folder; return the page with what they show, and their names."""
     (folder / "data").symlink_to(ROOT / "data")
     (folder / "runs").mkdir()
-    os.environ["TQDM_DISABLE"] = "1"
-    sys.modules.update(_stand_ins())
-    os.chdir(folder)
-    try:
-        return _with_outputs(text)
-    finally:
-        os.chdir(before)
-        for name in _stand_ins():
-            del sys.modules[name]
-
-
-def _with_outputs(text: str) -> str:
     names: dict[str, Any] = {"__name__": "page"}
     pieces, end = [], 0
-    for block in BLOCK.finditer(text):
-        if block[2] != "python":
-            continue
-        shown = _run(block[3], names)
-        output = _OUTPUT.search(text, block.end())
-        if output and not text[block.end() : output.start()].strip().removesuffix("<!-- output -->").strip():
-            pieces += [text[end : output.start()], f"\n```text\n{shown}\n```\n\n"]
-            end = output.end()
-    return "".join([*pieces, text[end:]])
+    with chdir(folder), _stand_ins(), patch.dict(os.environ, TQDM_DISABLE="1"):
+        for block in BLOCK.finditer(text):
+            if block[2] != "python":
+                continue
+            shown = _run(block[3], names)
+            output = _OUTPUT.match(text, block.end())
+            if output:
+                pieces += [text[end : output.start(1)], f"\n```text\n{shown}\n```\n\n"]
+                end = output.end(1)
+    return "".join([*pieces, text[end:]]), names
 
 
 def _run(code: str, names: dict[str, Any]) -> str:
@@ -88,18 +78,22 @@ def _run(code: str, names: dict[str, Any]) -> str:
         return ""
     value = eval(compile(ast.Expression(last.value), "block", "eval"), names)  # noqa: S307 - our own docs
     with pd.option_context("display.width", 110, "display.max_columns", 20, "display.max_colwidth", 70):
-        return "\n".join(line.rstrip() for line in str(value).splitlines())
+        text = pprint.pformat(value, width=110, sort_dicts=False) if isinstance(value, dict) else str(value)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _stand_ins() -> dict[str, types.ModuleType]:
-    """Return stand-ins for the two packages that the example of a metric imports."""
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Stand in for the two packages that the example of a metric imports."""
     torch, clip = types.ModuleType("torch"), types.ModuleType("open_clip")
     torch.no_grad = nullcontext
     torch.stack = list
     torch.cosine_similarity = lambda *_pair, **_options: types.SimpleNamespace(item=lambda: 0.5)
     model = types.SimpleNamespace(encode_image=lambda pictures: pictures)
     clip.create_model_and_transforms = lambda *_names, **_options: (model, None, lambda picture: picture)
-    return {"torch": torch, "open_clip": clip}
+    sys.modules.update(torch=torch, open_clip=clip)
+    yield
+    del sys.modules["torch"], sys.modules["open_clip"]
 
 
 def parts(text: str) -> list[str]:
@@ -239,5 +233,5 @@ if __name__ == "__main__":
         text = fresh(page.read_text(encoding="utf-8"))
         if "<!-- output -->" in text:
             with tempfile.TemporaryDirectory() as folder:
-                text = run_page(text, Path(folder))
+                text = run_page(text, Path(folder))[0]
         page.write_text(text, encoding="utf-8")
