@@ -70,6 +70,7 @@ from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.engine.status import ErrorGroup, Phase, Picture, Progress, Silent, Status, shown
 from dreamo_batch.errors import (
     AccessRefused,
+    BudgetReached,
     DirectoryError,
     InvalidTable,
     KeyMissing,
@@ -1102,6 +1103,7 @@ class Work:
             newest=tally.newest(),
             notices=tuple(self._notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
+            is_cap_reached=_is_cap_reached(call),
             at=datetime.now(UTC),
         )
 
@@ -1150,6 +1152,11 @@ def _unpause(coordinator: Coordinator) -> bool:
 def _problem(call: Call) -> str | None:
     problem = call.runner.error or call.coordinator.stopped
     return None if problem is None else harmless(str(problem) or type(problem).__name__)
+
+
+def _is_cap_reached(call: Call) -> bool:
+    budget = call.coordinator.budget
+    return isinstance(call.coordinator.stopped, BudgetReached) and budget.limit == budget.cap
 
 
 def cap_of(max_cost: Any) -> Decimal | None:

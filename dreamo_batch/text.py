@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import re
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -73,5 +74,6 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = "{:,}".format
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
     environment.globals["no_formulas"] = NO_FORMULAS
     return environment

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
 from dreamo_batch.engine.directory import ROWS
+from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
 
@@ -139,3 +142,26 @@ def prepared(*names: str | None) -> Prepared:
             rows.loc[position, columns.DUPLICATE_OF] = first[name]
     problems = pd.DataFrame(columns=list(columns.PROBLEMS))
     return Prepared({name: job(name) for name in first}, rows, problems)
+
+
+def small_run(**changes: Any) -> Status:
+    """Return a small run that is under way."""
+    fields: dict[str, Any] = {
+        "run_dir": Path("runs/example"),
+        "phase": "running",
+        "by_status": {columns.COMPLETED: 2, columns.FAILED: 1, columns.IN_PROGRESS: 1},
+        "spent_usd": Decimal("0.06"),
+        "reserved_usd": Decimal("0.03"),
+        "max_cost_usd": Decimal("0.5"),
+        "projected_usd": (Decimal("0.11"), Decimal("0.12"), Decimal("0.13")),
+        "n_in_flight": 1,
+        "rows_per_s": 0.5,
+        "eta_s": 2.0,
+        "elapsed_s": 6.0,
+        "errors": (ErrorGroup("permanent", 1, 2, "Invalid parameter"),),
+        "newest": (),
+        "notices": (),
+        "problem": None,
+        "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    }
+    return Status(**{**fields, **changes})

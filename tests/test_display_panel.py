@@ -14,9 +14,9 @@ import pytest
 
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.panel import _displayed, mimebundle, show, start
-from dreamo_batch.display.panel_view import example
 from dreamo_batch.display.widgets import VIEW_TYPE, Panel
 from dreamo_batch.engine.status import Picture
+from tests.fakes import small_run
 from tests.pictures import encoded, plain
 
 SOON_S = 20
@@ -26,7 +26,7 @@ class FakeBatch:
     """A run that stands where a test puts it, and writes down what it is told."""
 
     def __init__(self, **changes):
-        self.state = example(**changes)
+        self.state = small_run(**changes)
         self.can_control = True
         self.calls = queue.Queue()
         self.error = None
@@ -126,7 +126,7 @@ def text(panel):
 def sent(panel):
     """Record every trait that is sent from now on."""
     changes = []
-    for widget in {*widgets(panel.box), *panel._strip._places}:
+    for widget in {*widgets(panel.box), *panel._pictures._places}:
         widget.observe(lambda change: changes.append(change["name"]))
         widget.layout.observe(lambda change: changes.append(change["name"]))
     return changes
@@ -153,7 +153,7 @@ def test_a_click_tells_the_run(batch, panel, words, call):
 
 def test_buttons_follow_the_phase(batch, panel):
     """A paused run can be resumed and not paused again; of somebody else's nothing can be clicked."""
-    batch.state = example(phase="paused")
+    batch.state = small_run(phase="paused")
     panel.paint()
     assert (button(panel, "Pause").disabled, button(panel, "Resume").disabled) == (True, False)
     button(panel, "Resume").click()
@@ -204,7 +204,7 @@ def test_a_cap_can_be_raised_where_it_falls_short(batch, panel):
     """The field begins with a cap that would last, and what is typed is sent as an exact amount."""
     field = button(panel, "New cap")
     assert not is_shown(field)
-    batch.state = example(max_cost_usd=Decimal("0.1"))
+    batch.state = small_run(max_cost_usd=Decimal("0.1"))
     panel.paint()
     assert (is_shown(field), field.value) == (True, "0.13")
     field.value = " 7.50 "
@@ -217,7 +217,7 @@ def test_a_cap_can_be_raised_where_it_falls_short(batch, panel):
 @pytest.mark.parametrize("typed", ["", "much", "-1", "inf"])
 def test_what_is_no_amount_does_not_reach_the_run(batch, panel, typed):
     """No cap at all is never set by a slip of the finger."""
-    batch.state = example(max_cost_usd=Decimal("0.1"))
+    batch.state = small_run(max_cost_usd=Decimal("0.1"))
     panel.paint()
     button(panel, "New cap").value = typed
     button(panel, "Raise cap").click()
@@ -233,7 +233,7 @@ def test_what_has_not_changed_is_not_sent(batch, panel):
     changes = sent(panel)
     panel.paint()
     assert changes == []
-    batch.state = example(rows_per_s=0.25)
+    batch.state = small_run(rows_per_s=0.25)
     panel.paint()
     assert changes == ["value"]
 
@@ -244,14 +244,14 @@ def test_only_new_pictures_are_sent(batch, panel, tmp_path):
     for number in range(14):
         (tmp_path / f"{number}.png").write_bytes(encoded(plain(32, 32, colour=(number, 0, 0))))
         pictures.insert(0, Picture(number, f"job{number}", "p", 1, tmp_path / f"{number}.png", None))
-    batch.state = example(newest=tuple(pictures[1:13]))
+    batch.state = small_run(newest=tuple(pictures[1:13]))
     for _ in range(5):
         panel.paint()
     changes = sent(panel)
-    batch.state = example(newest=tuple(pictures[:12]))
+    batch.state = small_run(newest=tuple(pictures[:12]))
     panel.paint()
     assert sorted(changes) == ["children", "value"]
-    rows = [place.value for place in panel._strip._row.children]
+    rows = [place.value for place in panel._pictures._row.children]
     assert [f"row {number}<" in html for number, html in zip(range(13, 1, -1), rows, strict=True)] == [
         True
     ] * 12
@@ -263,11 +263,11 @@ def test_numbers_do_not_wait_for_pictures(batch, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(encoded(plain(32, 32)))
     shown = tuple(Picture(n, f"j{n}", "p", 1, tmp_path / f"{n}.png", None) for n in range(5))
-    batch.state = example(phase="finished", newest=shown)
+    batch.state = small_run(phase="finished", newest=shown)
     panel = Panel(batch)
-    assert text(panel).count("&hellip;") == 5
+    assert text(panel).count("…") == 5
     assert [panel.paint(), panel.paint()] == [False, True]
-    assert "&hellip;" not in text(panel)
+    assert "…" not in text(panel)
     panel.close()
 
 
@@ -277,7 +277,7 @@ def test_a_state_that_cannot_be_read_is_said(batch, panel):
     assert not panel.paint()
     assert "&lt;gone&gt;" in text(panel)
     assert "3 of 4 rows settled" in text(panel)
-    batch.state = example()
+    batch.state = small_run()
     panel.paint()
     assert "gone" not in text(panel)
 
@@ -285,7 +285,7 @@ def test_a_state_that_cannot_be_read_is_said(batch, panel):
 def test_two_panels_of_a_run_are_both_right(batch):
     """Each has its own widgets and its own painter."""
     one, two = Panel(batch), Panel(batch)
-    batch.state = example(phase="paused")
+    batch.state = small_run(phase="paused")
     one.paint()
     two.paint()
     assert "Paused" in text(one)
@@ -303,7 +303,7 @@ def test_the_painter_shows_the_last_state_and_ends_with_its_panel(batch):
     for widget in widgets(panel.box):
         widget.observe(lambda change: painted.put(str(change["new"])), names="value")
     thread = start(panel)
-    batch.state = example(phase="finished", by_status={"completed": 4})
+    batch.state = small_run(phase="finished", by_status={"completed": 4})
     panel.wake.set()
     while "4 of 4 rows settled" not in painted.get(timeout=SOON_S):
         pass
@@ -346,13 +346,13 @@ def test_outputs_keep_the_last_state(batch, panel, outputs):
     """When the run is over its last state is written into every output: alone where nothing is left to click."""
     panel.box._ipython_display_()
     assert VIEW_TYPE in outputs[-1]
-    batch.state = example(phase="finished", by_status={"completed": 4})
+    batch.state = small_run(phase="finished", by_status={"completed": 4})
     panel.paint()
     panel.paint()
     assert len(outputs) == 2, "once"
     assert set(outputs[-1]) == {"text/plain", "text/html"}
     assert "4 of 4 rows settled" in outputs[-1]["text/html"]
-    batch.state = example()
+    batch.state = small_run()
     panel.paint()
     assert VIEW_TYPE in outputs[-1], "the buttons are back when it goes on"
 
@@ -360,11 +360,11 @@ def test_outputs_keep_the_last_state(batch, panel, outputs):
 def test_outputs_keep_their_buttons_where_they_are_of_use(batch, panel, outputs):
     """A stopped run can be resumed, so its widget stays; going on again changes no output."""
     panel.display()
-    batch.state = example(phase="stopped")
+    batch.state = small_run(phase="stopped")
     panel.paint()
     assert VIEW_TYPE in outputs[-1]
     assert "Stopped" in outputs[-1]["text/html"]
-    batch.state = example()
+    batch.state = small_run()
     panel.paint()
     assert len(outputs) == 2
 
@@ -412,8 +412,8 @@ def test_the_static_form_loads_no_widgets():
     """Neither does asking for the bundle outside of a notebook load IPython."""
     code = (
         "import sys\nfrom dreamo_batch.display.panel import mimebundle\n"
-        "from dreamo_batch.display.panel_view import example\n"
-        "class Batch: status = example()\n"
+        "from tests.fakes import small_run\n"
+        "class Batch: status = small_run()\n"
         "assert set(mimebundle(Batch())) == {'text/plain', 'text/html'}\n"
         "assert not {'ipywidgets', 'IPython'} & set(sys.modules)"
     )

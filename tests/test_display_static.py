@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreamo_batch.display import markup
-from dreamo_batch.display.panel import status_html, status_text
-from dreamo_batch.display.panel_view import example, view_of
+from dreamo_batch.display.panel import html_blocks, status_html, status_text
+from dreamo_batch.display.panel_view import view_of
 from dreamo_batch.display.thumbnails import PanelThumbnails as Thumbnails
 from dreamo_batch.display.thumbnails import small
 from dreamo_batch.engine.status import ErrorGroup, Picture
+from tests.fakes import small_run
 from tests.pictures import encoded, noisy, plain
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;x\x07"
@@ -49,7 +49,7 @@ def saved(tmp_path):
 
 def test_everything_of_the_panel_is_in_the_html(saved):
     """Progress, money, errors, pictures, notices, the problem, and when it was so."""
-    html = status_html(example(newest=(picture(saved),), notices=("busy",), problem="no more money"))
+    html = status_html(small_run(newest=(picture(saved),), notices=("busy",), problem="no more money"))
     for words in ("3 of 4 rows settled", "$0.06", "$0.50", "permanent", "a fox", "busy", "no more money"):
         assert words in html
     assert "as of 2026-01-02 03:04:05 UTC" in html
@@ -58,7 +58,7 @@ def test_everything_of_the_panel_is_in_the_html(saved):
 
 def test_words_of_others_are_only_words(saved):
     """Nothing that a prompt, a label, a notice or the service says becomes an element or an attribute."""
-    status = example(
+    status = small_run(
         errors=(ErrorGroup(HOSTILE, 1, HOSTILE, HOSTILE),),
         newest=(picture(saved, HOSTILE, HOSTILE), picture("gone.png", HOSTILE)),
         notices=(HOSTILE,),
@@ -78,7 +78,7 @@ def test_the_html_needs_nothing_from_elsewhere(saved):
     """A saved notebook shows it without a network, and twelve pictures stay small."""
     noisy(900, 900).save(saved)
     shown = tuple(picture(saved, job_id=str(number)) for number in range(12))
-    html = status_html(example(newest=shown))
+    html = status_html(small_run(newest=shown))
     assert "http" not in html
     assert "url(" not in html
     assert len(html) < 300_000
@@ -86,33 +86,33 @@ def test_the_html_needs_nothing_from_elsewhere(saved):
 
 def test_amounts_are_not_set_as_formulas():
     """JupyterLab sets what stands between two dollar signs as a formula, unless it is told not to."""
-    assert Tags(status_html(example())).tags[0][1]["class"].endswith("mathjax_ignore tex2jax_ignore")
+    assert Tags(status_html(small_run())).tags[0][1]["class"].endswith("mathjax_ignore tex2jax_ignore")
 
 
 def test_text_tells_the_same():
     """A terminal gets lines: what stopped the run, the warning about the cap, and no line that says nothing."""
     text = status_text(
-        example(phase="stopped", problem="no more money\nraise the cap", reserved_usd=0, errors=())
+        small_run(phase="stopped", problem="no more money\nraise the cap", reserved_usd=0, errors=())
     )
-    assert text.startswith("Stopped: 3 of 4 rows settled (75 %)  runs/example\n  [####")
+    assert text.startswith("Stopped: 3 of 4 rows settled (75 %)  runs/example\n  [✓✓✓✓")
     assert "  no more money\n  raise the cap" in text
     assert "reserved" not in text
     assert all(line.strip() for line in text.split("\n"))
-    assert "[" not in status_text(example(by_status={}))
+    assert "[" not in status_text(small_run(by_status={}))
 
 
 def test_a_picture_that_is_not_there_is_said():
     """In the place of a picture stands a word: it is still being read, or can't be."""
-    caption = view_of(example(newest=(picture("gone.png"),))).pictures[0]
-    assert "&hellip;" in markup.picture(caption, None)
-    assert "can't be read" in markup.picture(caption, b"")
+    caption = view_of(small_run(newest=(picture("gone.png"),))).pictures[0]
+    assert "…" in html_blocks().picture(caption, None)
+    assert "can't be read" in html_blocks().picture(caption, b"")
 
 
 def test_empty_blocks_are_left_out():
     """Without errors, notices, pictures and problem there are no headings for them."""
-    html = status_html(example(errors=()))
+    html = status_html(small_run(errors=()))
     assert not any(f"<b>{words}</b>" in html for words in ("Errors", "Notices", "Newest pictures"))
-    assert markup.problem(view_of(example())) == ""
+    assert html_blocks().problem(view_of(small_run())).strip() == ""
 
 
 def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture_is(tmp_path):

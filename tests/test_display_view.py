@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from dreamo_batch.display.markup import COLOURS, TONES
-from dreamo_batch.display.panel_view import about, example, length, message, rate, shortened, view_of
+from dreamo_batch.display.panel_view import about, message, rate, view_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
+from dreamo_batch.palette import PALETTE
+from dreamo_batch.text import duration, one_line
+from tests.fakes import small_run
 
-STOPPED = "the cap of 0.1 USD is reached. Run again with a higher max_cost= to go on."
+STOPPED = "the cap of 0.1 USD is reached."
 
 
 def enabled(status, *, can_control=True):
@@ -34,7 +37,7 @@ def enabled(status, *, can_control=True):
 )
 def test_only_what_makes_sense_can_be_clicked(phase, can_be_clicked):
     """Each phase has its buttons; each that is off says why."""
-    status = example(phase=phase)
+    status = small_run(phase=phase)
     assert enabled(status) == can_be_clicked
     controls = view_of(status).controls
     assert all(b.tooltip for b in (controls.pause, controls.resume, controls.stop, controls.retry))
@@ -44,16 +47,16 @@ def test_only_what_makes_sense_can_be_clicked(phase, can_be_clicked):
 
 def test_without_failed_rows_there_is_nothing_to_retry():
     """Retry says how many rows it would submit again, and is off where there is none."""
-    retry = view_of(example(by_status={"completed": 4})).controls.retry
+    retry = view_of(small_run(by_status={"completed": 4})).controls.retry
     assert (retry.words, retry.is_enabled) == ("Retry failed", False)
-    assert "1,234 failed rows" in view_of(example(by_status={"failed": 1234})).controls.retry.tooltip
+    assert "1,234 failed rows" in view_of(small_run(by_status={"failed": 1234})).controls.retry.tooltip
 
 
 def test_every_status_has_its_place_in_the_bar():
     """Shares add up, settled rows come first, and statuses without a row are left out."""
     by_status = {"pending": 4, "submitting": 1, "in_progress": 1, "invalid": 1, "ambiguous": 1, "failed": 0}
-    view = view_of(example(by_status=by_status))
-    assert [part.name for part in view.segments] == [
+    view = view_of(small_run(by_status=by_status))
+    assert [part.status for part in view.segments] == [
         "ambiguous", "invalid", "in_progress", "submitting", "pending",
     ]  # fmt: skip
     assert sum(part.share for part in view.segments) == pytest.approx(1)
@@ -62,25 +65,25 @@ def test_every_status_has_its_place_in_the_bar():
 
 def test_a_table_without_rows_is_shown():
     """Nothing is divided by zero."""
-    view = view_of(example(by_status={}, phase="finished", projected_usd=None, max_cost_usd=Decimal(0)))
+    view = view_of(small_run(by_status={}, phase="finished", projected_usd=None, max_cost_usd=Decimal(0)))
     assert (view.progress, view.segments, view.money.has_bar) == ("no rows", (), False)
 
 
 def test_money_is_measured_by_the_cap():
     """What is spent and set aside never passes the end of the bar, nor do the marks."""
-    over = example(spent_usd=Decimal("0.45"), reserved_usd=Decimal("0.2"), max_cost_usd=Decimal("0.5"))
+    over = small_run(spent_usd=Decimal("0.45"), reserved_usd=Decimal("0.2"), max_cost_usd=Decimal("0.5"))
     money = view_of(over).money
     assert (money.spent_share, money.reserved_share) == (0.9, pytest.approx(0.1))
-    assert view_of(example(max_cost_usd=Decimal("0.1"))).money.projected_shares == (1.0, 1.0, 1.0)
+    assert view_of(small_run(max_cost_usd=Decimal("0.1"))).money.projected_shares == (1.0, 1.0, 1.0)
 
 
 def test_without_a_cap_money_is_measured_by_the_projection():
     """The bar ends at the highest projection, or has none before the first price."""
-    money = view_of(example(max_cost_usd=None)).money
+    money = view_of(small_run(max_cost_usd=None)).money
     assert money.cap == "none"
     assert money.projected_shares == pytest.approx((0.11 / 0.13, 0.12 / 0.13, 1))
     nothing = view_of(
-        example(max_cost_usd=None, projected_usd=None, spent_usd=Decimal(0), reserved_usd=Decimal(0))
+        small_run(max_cost_usd=None, projected_usd=None, spent_usd=Decimal(0), reserved_usd=Decimal(0))
     )
     assert (nothing.money.has_bar, nothing.money.projected, nothing.money.reserved) == (False, "", "")
 
@@ -95,9 +98,9 @@ def test_without_a_cap_money_is_measured_by_the_projection():
 )
 def test_a_cap_that_falls_short_is_said_beforehand(cap, warning, suggested):
     """The warning comes with a field for a cap that would last."""
-    view = view_of(example(max_cost_usd=Decimal(cap)))
+    view = view_of(small_run(max_cost_usd=Decimal(cap)))
     assert (view.money.warning, view.controls.suggested_cap) == (warning, suggested)
-    assert not view_of(example(max_cost_usd=Decimal(cap)), can_control=False).controls.suggested_cap
+    assert not view_of(small_run(max_cost_usd=Decimal(cap)), can_control=False).controls.suggested_cap
 
 
 @pytest.mark.parametrize(
@@ -111,46 +114,56 @@ def test_a_cap_that_falls_short_is_said_beforehand(cap, warning, suggested):
 )
 def test_a_cap_that_stopped_the_run_can_be_raised(cap, projected, suggested):
     """The suggestion is always higher than the cap, which may not be all that the next attempt lacked."""
-    status = example(phase="stopped", problem=STOPPED, max_cost_usd=Decimal(cap), projected_usd=projected)
+    status = small_run(
+        phase="stopped",
+        problem=STOPPED,
+        max_cost_usd=Decimal(cap),
+        projected_usd=projected,
+        is_cap_reached=True,
+    )
     assert view_of(status).controls.suggested_cap == suggested
 
 
 def test_a_run_stopped_by_something_else_asks_for_no_cap():
     """A refused key is not mended with money."""
-    view = view_of(example(phase="stopped", problem="401: key refused."))
-    assert (view.controls.suggested_cap, view.problem, view.tone) == ("", "401: key refused.", "bad")
+    view = view_of(small_run(phase="stopped", problem="401: key refused."))
+    assert (view.controls.suggested_cap, view.problem, view.colour) == (
+        "",
+        "401: key refused.",
+        PALETTE["failed"].colour,
+    )
 
 
 def test_settled_rows_need_no_projection():
     """Once everything is settled only what was spent is of interest."""
-    view = view_of(example(by_status={"completed": 4}, max_cost_usd=Decimal("0.01"), phase="finished"))
+    view = view_of(small_run(by_status={"completed": 4}, max_cost_usd=Decimal("0.01"), phase="finished"))
     assert (view.money.projected, view.money.projected_shares, view.money.warning) == ("", None, "")
     assert view.controls.suggested_cap == ""
 
 
 def test_pace_is_told_while_there_is_one():
     """A paused run has no rate; a run that is over says how long it took; of others' runs nobody knows."""
-    assert view_of(example()).pace == "6 s so far · 1 in flight · 30 rows/min · about 5 s left"
-    assert view_of(example(phase="paused")).pace == "6 s so far · 1 in flight"
-    assert view_of(example(phase="finished")).pace == "took 6 s"
-    assert view_of(example(phase="finished"), can_control=False).pace == ""
-    assert view_of(example(n_in_flight=0, rows_per_s=None, eta_s=None)).pace == "6 s so far"
-    assert view_of(example(n_in_flight=0), can_control=False).pace == "30 rows/min · about 5 s left"
+    assert view_of(small_run()).pace == "6 s so far · 1 in flight · 30 rows/min · about 5 s left"
+    assert view_of(small_run(phase="paused")).pace == "6 s so far · 1 in flight"
+    assert view_of(small_run(phase="finished")).pace == "took 6 s"
+    assert view_of(small_run(phase="finished"), can_control=False).pace == ""
+    assert view_of(small_run(n_in_flight=0, rows_per_s=None, eta_s=None)).pace == "6 s so far"
+    assert view_of(small_run(n_in_flight=0), can_control=False).pace == "30 rows/min · about 5 s left"
 
 
 @pytest.mark.parametrize(
     ("phase", "says"),
     [
-        ("paused", "Nothing more is submitted until you resume; 1 task at the service still fetched."),
-        ("stopping", "Nothing more is submitted; what was already sent is waited for."),
+        ("paused", "Nothing more is submitted until you resume. Waiting for 1 submitted task."),
+        ("stopping", "Nothing more is submitted. Waiting for requests that were already sent."),
         ("stopped", "1 row not settled."),
-        ("idle", "Nobody is working on this run."),
+        ("idle", "No process is working on this run."),
         ("running", ""),
     ],
 )
 def test_a_phase_says_what_it_means(phase, says):
     """What a word like "paused" means for money is said beside it."""
-    assert view_of(example(phase=phase)).detail.startswith(says)
+    assert view_of(small_run(phase=phase)).detail.startswith(says)
 
 
 def test_words_of_others_are_harmless_and_short():
@@ -158,7 +171,7 @@ def test_words_of_others_are_harmless_and_short():
     long = "\x1b[31m" + "x" * 5000
     picture = Picture((1, "雪"), "a", long, None, Path("a.png"), None)
     view = view_of(
-        example(
+        small_run(
             errors=(ErrorGroup(long, 1, long, long),),
             newest=(picture,),
             notices=("first", long),
@@ -174,7 +187,7 @@ def test_words_of_others_are_harmless_and_short():
 def test_a_picture_tells_its_row_cost_and_seed():
     """A caption is enough to find the row."""
     caption = view_of(
-        example(newest=(Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286")),))
+        small_run(newest=(Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286")),))
     ).pictures[0]
     assert (caption.label, caption.seed) == ("row 7 · $0.0286", "seed 1099511627776")
 
@@ -184,14 +197,15 @@ def test_every_name_has_a_colour():
     by_status = dict.fromkeys(
         ("completed", "failed", "ambiguous", "invalid", "in_progress", "submitting", "pending"), 1
     )
-    assert {part.name for part in view_of(example(by_status=by_status)).segments} <= set(COLOURS)
+    segments = view_of(small_run(by_status=by_status)).segments
+    assert [part.style for part in segments] == [PALETTE[status] for status in by_status]
     phases = ("running", "paused", "stopping", "stopped", "finished", "idle")
-    assert {view_of(example(phase=phase)).tone for phase in phases} <= set(TONES)
+    assert all(re.fullmatch("#[0-9a-f]{6}", view_of(small_run(phase=phase)).colour) for phase in phases)
 
 
 def test_lengths_and_rates_are_readable():
     """Never more than two units, never a negative time."""
-    assert (length(-1), length(60), length(86_400)) == ("0 s", "1 min", "1 d")
+    assert (duration(-1), duration(60), duration(86_400)) == ("0 s", "1 min", "1 d")
     assert (about(0.1), about(61)) == ("5 s", "2 min")
     assert (rate(1), rate(0.0001), rate(1 / 60)) == ("1 rows/s", "0.4 rows/h", "1 rows/min")
 
@@ -199,4 +213,4 @@ def test_lengths_and_rates_are_readable():
 def test_messages_keep_their_lines():
     """What to do often stands on a line of its own; short texts are one line."""
     assert message("a\n  b\x00") == "a\n  b\\x00"
-    assert shortened("a\u2028b\nc", 10) == "a b c"
+    assert one_line("a\u2028b\nc", 10) == "a b c"

@@ -1,152 +1,67 @@
-"""What a panel needs of a run in the background: its state, and a hand on it."""
+"""The panel of a run in a notebook, and its static form: HTML and text that need no widgets."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
-from html import escape
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dreamo_batch import columns
-from dreamo_batch.display import markup
-from dreamo_batch.display.markup import SHEET
 from dreamo_batch.display.panel_view import view_of
 from dreamo_batch.display.thumbnails import SHARED
-from dreamo_batch.text import NO_FORMULAS
+from dreamo_batch.palette import PALETTE
+from dreamo_batch.text import templates
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from decimal import Decimal
 
-    from dreamo_batch.display.panel_view import View
     from dreamo_batch.display.widgets import Panel
     from dreamo_batch.engine.status import Status
 
+_BAR_CHARACTERS: Final = 40
+_EVERY_S: Final = 0.25
+_SELDOM_S: Final = 5.0
+
+# One panel for every display of the same run: showing it again adds a view, not another painter.
+_displayed: dict[int, Panel] = {}
+
 
 class Controlled(Protocol):
-    """A run that is shown and held; every method returns at once and may be called from any thread."""
+    """A run that a panel shows and controls; every method returns at once and may be called from any thread."""
 
     @property
     def status(self) -> Status:
-        """The run at this moment; read from any thread, four times a second."""
+        """The run at this moment."""
         ...
 
     @property
     def can_control(self) -> bool:
-        """Whether this process works on the run; False: another one does, which can only be watched."""
+        """Whether this process works on the run; if not, it can only be watched."""
         ...
 
     def pause(self) -> None:
-        """Send nothing more until `resume`; what is in flight goes on."""
+        """Submit nothing more until `resume`; tasks in flight continue."""
         ...
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue submitting."""
         ...
 
     def stop(self) -> None:
-        """Send nothing more, and end once what was sent is answered."""
+        """Submit nothing more, and end once everything that was sent has been answered."""
         ...
 
     def retry(
         self, rows: Collection[Any] | None = None, classes: str | Collection[str] | None = None
     ) -> None:
-        """Attempt failed rows again in the background, each once."""
+        """Submit failed rows again in the background, each once."""
         ...
 
     def raise_budget(self, max_cost: float | str | Decimal) -> None:
         """Set a new cap in USD."""
         ...
-
-
-_BAR_CHARACTERS: Final = 40
-_SETTLED: Final = {columns.COMPLETED: "#", columns.FAILED: "x", columns.AMBIGUOUS: "?", columns.INVALID: "-"}
-
-
-def status_html(status: Status) -> str:
-    """Write a run at one moment as HTML that needs nothing else: no scripts, no network."""
-    view = view_of(status)
-    thumbnails = SHARED.of(caption.path for caption in view.pictures)
-    shown = [markup.picture(caption, thumbnails.get(caption.path)) for caption in view.pictures]
-    blocks = [markup.heading(view), markup.progress(view), markup.money(view), markup.problem(view)]
-    blocks += [markup.errors(view), markup.gallery(shown), markup.notices(view)]
-    as_of = f'<div class="dreamo-faint" style="font-size: 11px">as of {escape(view.at)}</div>'
-    inner = "".join(filter(None, (*blocks, as_of)))
-    return f'<div class="dreamo-panel dreamo-static {NO_FORMULAS}"><style>{SHEET}</style>{inner}</div>'
-
-
-def static_bundle(status: Status) -> dict[str, str]:
-    """Give both forms by MIME type."""
-    return {"text/plain": status_text(status), "text/html": status_html(status)}
-
-
-def status_text(status: Status) -> str:
-    """Write a run at one moment as lines of text, harmless to a terminal."""
-    view = view_of(status)
-    lines = [
-        _text_bar(view),
-        ", ".join(f"{part.n_rows:,} {part.label}" for part in view.segments),
-        _money(view),
-        view.pace,
-        view.detail,
-        *view.problem.split("\n"),
-        *(f"{line.name}, {line.count}; for example row {line.row}: {line.message}" for line in view.errors),
-    ]
-    head = f"{view.title}: {view.progress}  {view.place}"
-    return "\n".join([head, *(f"  {line}" for line in lines if line)])
-
-
-def _text_bar(view: View) -> str:
-    drawn = "".join(
-        _SETTLED.get(part.name, "") * round(part.share * _BAR_CHARACTERS) for part in view.segments
-    )
-    return f"[{drawn[:_BAR_CHARACTERS]:.<{_BAR_CHARACTERS}}]" if view.segments else ""
-
-
-def _money(view: View) -> str:
-    money = view.money
-    parts = [f"spent {money.spent}", f"reserved {money.reserved}" if money.reserved else ""]
-    parts += [f"cap {money.cap}", f"projected {money.projected}" if money.projected else "", money.warning]
-    return ", ".join(filter(None, parts))
-
-
-_EVERY_S: Final = 0.25
-_SELDOM_S: Final = 5.0
-
-
-def start(panel: Panel) -> threading.Thread:
-    """Paint a panel until it is closed or forgotten; the thread does not keep the process alive."""
-    thread = threading.Thread(
-        target=_paint, args=(weakref.ref(panel), panel.wake), name="dreamo-panel", daemon=True
-    )
-    weakref.finalize(panel, panel.wake.set).atexit = False
-    thread.start()
-    return thread
-
-
-def pause_s(n_times_over: int) -> float:
-    """Say how long to wait: four times a second, and ever longer once there is nothing new to expect.
-
-    A run that was over may go on, by a click, a call or another process, so the painter never quite stops looking.
-    """
-    return min(_SELDOM_S, _EVERY_S * 2.0 ** min(n_times_over, 10))
-
-
-def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
-    n_times_over = 0
-    while (panel := panel_or_none()) is not None and not panel.is_closed:
-        wake.clear()
-        n_times_over = n_times_over + 1 if panel.paint() else 0
-        del panel  # it may be forgotten while this thread waits
-        if wake.wait(pause_s(n_times_over)):
-            n_times_over = 0
-    if panel is not None:
-        panel.close()
-
-
-# One panel for every display of the same run: showing it again adds a view, not another painter.
-_displayed: dict[int, Panel] = {}
 
 
 def panel(batch: Controlled) -> Any:
@@ -155,12 +70,12 @@ def panel(batch: Controlled) -> Any:
 
 
 def mimebundle(batch: Controlled) -> dict[str, Any]:
-    """Give what a notebook displays of a run: the panel, and the same as static HTML and as text."""
+    """Return what a notebook displays of a run: the panel, and the same as static HTML and as text."""
     return _panel_of(batch).bundle() if can_show_widgets() else static_bundle(batch.status)
 
 
 def show(batch: Controlled) -> None:
-    """Display a run in the output of the cell that runs now, and leave its last state there when it is over."""
+    """Display a run in the output of the current cell, and leave its last state there when it is over."""
     if can_show_widgets():
         _panel_of(batch).display()
     else:
@@ -170,7 +85,7 @@ def show(batch: Controlled) -> None:
 
 
 def can_show_widgets() -> bool:
-    """Whether there is a kernel with a front end, and ipywidgets."""
+    """Return whether there is a kernel with a front end, and ipywidgets."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -184,8 +99,68 @@ def can_show_widgets() -> bool:
     return True
 
 
-def _build(batch: Controlled) -> Panel:
+def static_bundle(status: Status) -> dict[str, str]:
+    """Return both static forms by MIME type."""
+    return {"text/plain": status_text(status), "text/html": status_html(status)}
 
+
+def status_html(status: Status) -> str:
+    """Return a run at one moment as HTML that needs no scripts and no network."""
+    view = view_of(status)
+    thumbnails = SHARED.of(caption.path for caption in view.pictures)
+    template = templates().get_template("panel.html.j2")
+    return template.render(view=view, blocks=html_blocks(), thumbnails=thumbnails)
+
+
+@functools.cache
+def html_blocks() -> Any:
+    """Return the blocks of a panel: functions of a view (or of a picture) that return HTML."""
+    return templates().get_template("panel_blocks.html.j2").make_module({"palette": PALETTE})
+
+
+def status_text(status: Status) -> str:
+    """Return a run at one moment as lines of text, harmless to a terminal."""
+    view = view_of(status)
+    bar = "".join(part.style.sign * round(part.share * _BAR_CHARACTERS) for part in view.segments)
+    money = view.money
+    amounts = [f"spent {money.spent}", f"reserved {money.reserved}" if money.reserved else ""]
+    amounts += [f"cap {money.cap}", f"projected {money.projected}" if money.projected else "", money.warning]
+    lines = [
+        bar and f"[{bar[:_BAR_CHARACTERS]:{view.segments[-1].style.sign}<{_BAR_CHARACTERS}}]",
+        view.counts,
+        ", ".join(filter(None, amounts)),
+        view.pace,
+        view.detail,
+        *view.problem.split("\n"),
+        *(f"{line.name}, {line.count}; for example row {line.row}: {line.message}" for line in view.errors),
+    ]
+    return "\n  ".join([f"{view.title}: {view.progress}  {view.place}", *filter(None, lines)])
+
+
+def start(panel: Panel) -> threading.Thread:
+    """Paint a panel until it is closed or forgotten, in a thread that doesn't keep the process alive."""
+    thread = threading.Thread(
+        target=_paint, args=(weakref.ref(panel), panel.wake), name="dreamo-panel", daemon=True
+    )
+    weakref.finalize(panel, panel.wake.set).atexit = False
+    thread.start()
+    return thread
+
+
+def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
+    """Paint four times a second, and ever less often once the run is over, though a call may resume it."""
+    wait_s = _EVERY_S
+    while (panel := panel_or_none()) is not None and not panel.is_closed:
+        wake.clear()
+        wait_s = min(_SELDOM_S, 2 * wait_s) if panel.paint() else _EVERY_S
+        del panel  # it may be forgotten while this thread waits
+        if wake.wait(wait_s):
+            wait_s = _EVERY_S
+    if panel is not None:
+        panel.close()
+
+
+def _build(batch: Controlled) -> Panel:
     from dreamo_batch.display.widgets import Panel
 
     built = Panel(batch)

@@ -1,4 +1,4 @@
-"""The buttons of a panel: a click calls the run and returns, and what goes wrong is told, not raised."""
+"""The widgets of a panel. A click calls the run and returns; what goes wrong is shown, not raised."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ipywidgets
 
-from dreamo_batch.display import markup
-from dreamo_batch.display.markup import SHEET
-from dreamo_batch.display.panel import static_bundle
+from dreamo_batch.display.panel import html_blocks, static_bundle
 from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import SHARED
 from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
+from dreamo_batch.text import templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dreamo_batch.display.panel import Controlled
-    from dreamo_batch.display.panel_view import Button, Caption, Controls, View
+    from dreamo_batch.display.panel_view import Caption, Controls, View
 
+VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
+_N_PLACES: Final = 12
+_N_NEW: Final = 3  # thumbnails a round, so that numbers never wait long for pictures
+_ABOVE_BUTTONS: Final = ("heading", "progress", "money", "problem")
 
 logger = logging.getLogger(__name__)
 
@@ -30,51 +33,40 @@ logger = logging.getLogger(__name__)
 class ButtonRow:
     """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
 
-    def __init__(self, batch: Controlled, tell: Callable[[str], None]) -> None:
+    def __init__(self, batch: Controlled, report: Callable[[str], None]) -> None:
         self._batch = batch
-        self._tell = tell
+        self._report = report
         self._under_way: set[str] = set()
-        self._pause = self._button("Pause", batch.pause)
-        self._resume = self._button("Resume", batch.resume)
-        self._stop = self._button("Stop", batch.stop)
-        self._retry = self._button("Retry failed", batch.retry)
+        self._buttons = {
+            "pause": self._button("Pause", batch.pause),
+            "resume": self._button("Resume", batch.resume),
+            "stop": self._button("Stop", batch.stop),
+            "retry": self._button("Retry failed", batch.retry),
+        }
         self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
         self._raise = self._button("Raise cap", self._raise_cap)
-        self._raise.tooltip = "Set a new cap over everything ever submitted in this directory."
+        self._raise.tooltip = "Set a new cap on everything ever submitted in this directory."
         self._why_not = ipywidgets.Label()
-        self._all = [
-            self._pause,
-            self._resume,
-            self._stop,
-            self._retry,
-            self._cap,
-            self._raise,
-            self._why_not,
-        ]
-        self.box = ipywidgets.Box(self._all)
+        self.box = ipywidgets.Box([*self._buttons.values(), self._cap, self._raise, self._why_not])
         self.box.add_class("dreamo-buttons")
 
     def show(self, controls: Controls) -> None:
-        """Show which can be clicked, and why the others can't."""
-        _show(self._pause, controls.pause)
-        _show(self._resume, controls.resume)
-        _show(self._stop, controls.stop)
-        _show(self._retry, controls.retry)
-        self._offer_cap(controls.suggested_cap)
+        """Show which buttons can be clicked, and why the others can't."""
+        for name, widget in self._buttons.items():
+            button = getattr(controls, name)
+            widget.description, widget.tooltip = button.words, button.tooltip
+            widget.disabled = not button.is_enabled
+        if controls.suggested_cap and self._cap.layout.display != "":
+            self._cap.value = controls.suggested_cap  # but never over what somebody is typing
+        _reveal(self._cap, is_shown=bool(controls.suggested_cap))
+        _reveal(self._raise, is_shown=bool(controls.suggested_cap))
         self._why_not.value = controls.why_not
         _reveal(self._why_not, is_shown=bool(controls.why_not))
 
     def close(self) -> None:
         """Close every widget."""
-        for widget in (*self._all, self.box):
+        for widget in (*self.box.children, self.box):
             widget.close()
-
-    def _offer_cap(self, suggested: str) -> None:
-        """Ask for a new cap; what somebody is typing is never written over."""
-        if suggested and self._cap.layout.display != "":
-            self._cap.value = suggested
-        _reveal(self._cap, is_shown=bool(suggested))
-        _reveal(self._raise, is_shown=bool(suggested))
 
     def _raise_cap(self) -> None:
         amount = money(self._cap.value)
@@ -88,12 +80,12 @@ class ButtonRow:
         return button
 
     def _click(self, words: str, action: Callable[[], None]) -> None:
-        """Do it in a thread of its own: going on may ask the service for its price first, which takes a while."""
+        """Act in another thread: resuming may ask the service for its price first, which takes a while."""
         if words not in self._under_way:
             self._under_way.add(words)
-            threading.Thread(target=self._do, args=(words, action), name="dreamo-click", daemon=True).start()
+            threading.Thread(target=self._act, args=(words, action), name="dreamo-click", daemon=True).start()
 
-    def _do(self, words: str, action: Callable[[], None]) -> None:
+    def _act(self, words: str, action: Callable[[], None]) -> None:
         trouble = ""
         try:
             action()
@@ -101,41 +93,36 @@ class ButtonRow:
             logger.debug("%s", words, exc_info=True)
             trouble = f"{words}: {str(error) or type(error).__name__}"
         self._under_way.discard(words)
-        self._tell(trouble)
-
-
-def _show(widget: Any, button: Button) -> None:
-    widget.description = button.words
-    widget.disabled = not button.is_enabled
-    widget.tooltip = button.tooltip
+        self._report(trouble)
 
 
 def _reveal(widget: Any, *, is_shown: bool) -> None:
     widget.layout.display = "" if is_shown else "none"
 
 
-_N_PLACES: Final = 12
-
-
-class FilmStrip:
-    """A row of pictures that wraps."""
+class PictureRow:
+    """The newest pictures, in a row that wraps."""
 
     def __init__(self) -> None:
         self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
         self._taken: dict[Caption, Any] = {}
-        self._heading = ipywidgets.HTML(markup.NEWEST)
+        self._heading = ipywidgets.HTML(html_blocks().newest())
         self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
         self._row.add_class("dreamo-pictures")
         self.box = ipywidgets.VBox([self._heading, self._row], layout={"display": "none"})
         self.box.add_class("dreamo-block")
 
     def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
-        """Show pictures, newest first; those that stay keep their place, so that only new ones are sent."""
+        """Show pictures, newest first; return whether all have their thumbnails."""
         shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
         thumbnails = SHARED.of((caption.path for caption in shown), n_new=n_new)
-        self._settle(shown)
+        # Pictures that stay keep their widget, so that only new ones are sent.
+        kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
+        used = {place.model_id for place in kept.values()}
+        free = iter([place for place in self._places if place.model_id not in used])
+        self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
         for caption, place in self._taken.items():
-            place.value = markup.picture(caption, thumbnails.get(caption.path))
+            place.value = html_blocks().picture(caption, thumbnails.get(caption.path))
         self._row.children = tuple(self._taken.values())
         self.box.layout.display = None if shown else "none"
         return all(caption.path in thumbnails for caption in shown)
@@ -145,20 +132,9 @@ class FilmStrip:
         for widget in (*self._places, self._heading, self._row, self.box):
             widget.close()
 
-    def _settle(self, shown: tuple[Caption, ...]) -> None:
-        kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
-        used = {place.model_id for place in kept.values()}
-        free = iter([place for place in self._places if place.model_id not in used])
-        self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
-
-
-VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
-_N_NEW: Final = 3  # so that numbers never wait long for pictures
-_BLOCKS: Final = ("heading", "progress", "money", "problem", "errors", "notices")
-
 
 class Panel:
-    """The widgets of one panel: what they show, and the outputs that show them."""
+    """The widgets of one panel, and the outputs that show them."""
 
     def __init__(self, batch: Controlled) -> None:
         self.batch = batch
@@ -166,10 +142,11 @@ class Panel:
         self._trouble = ""
         self._outputs: list[Any] = []
         self._kept: View | None = None
-        self._sheet = ipywidgets.HTML(f"<style>{SHEET}</style>", layout={"display": "none"})
-        self._blocks = {name: ipywidgets.HTML() for name in (*_BLOCKS, "trouble")}
-        self._buttons = ButtonRow(batch, self._tell)
-        self._strip = FilmStrip()
+        sheet = templates().get_template("panel.css").render()
+        self._sheet = ipywidgets.HTML(f"<style>{sheet}</style>", layout={"display": "none"})
+        self._blocks = {name: ipywidgets.HTML() for name in (*_ABOVE_BUTTONS, "trouble", "errors", "notices")}
+        self._buttons = ButtonRow(batch, self._report)
+        self._pictures = PictureRow()
         self.box = self._assemble()
         self.paint(n_new=0)  # the thread that asks for a panel does not wait for pictures
 
@@ -179,22 +156,23 @@ class Panel:
         return self.box.comm is None
 
     def paint(self, *, n_new: int = _N_NEW) -> bool:
-        """Show the run as it is now; what has not changed is not sent."""
+        """Show the run as it is now, sending only what has changed; return whether it is over and shown whole."""
+        blocks = html_blocks()
         try:
             view = view_of(self.batch.status, can_control=self.batch.can_control)
-        except Exception as error:  # noqa: BLE001 - the user must see it, and the next look may succeed
-            self._show("trouble", markup.warning_box(message(f"The run can't be read: {error!r}")))
+        except Exception as error:  # noqa: BLE001 - the user must see it, and the next attempt may succeed
+            self._show("trouble", blocks.warning_box(message(f"Can't read the run: {error!r}")))
             return False
-        for name in _BLOCKS:
-            self._show(name, getattr(markup, name)(view))
-        self._show("trouble", markup.warning_box(self._trouble) if self._trouble else "")
+        for name in (*_ABOVE_BUTTONS, "errors", "notices"):
+            self._show(name, getattr(blocks, name)(view))
+        self._show("trouble", blocks.warning_box(self._trouble))
         self._buttons.show(view.controls)
-        is_whole = self._strip.show(view.pictures, n_new=n_new)
+        is_whole = self._pictures.show(view.pictures, n_new=n_new)
         self._keep(view if is_whole and view.is_over else None)
         return is_whole and view.is_over
 
     def display(self) -> None:
-        """Show the panel in the output of the cell that runs now."""
+        """Show the panel in the output of the current cell."""
         from IPython.display import display
 
         output = display(self.bundle(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -202,10 +180,10 @@ class Panel:
             self._outputs.append(output)
 
     def bundle(self, **_: Any) -> dict[str, Any]:
-        """Give the widget together with the static form of the same moment.
+        """Return the widget together with the static form of the same moment.
 
-        Once a run is over and nothing can be clicked, the static form stands alone: it shows in a notebook that is
-        opened again without its kernel, where the widget would not.
+        Once a run is over and nothing can be clicked, the static form is returned alone: a notebook that is opened
+        again without its kernel shows it, where it would not show the widget.
         """
         status = self.batch.status
         controls = view_of(status, can_control=self.batch.can_control).controls
@@ -216,12 +194,12 @@ class Panel:
 
     def close(self) -> None:
         """Close every widget."""
-        for part in (self._sheet, *self._blocks.values(), self._buttons, self._strip, self.box):
+        for part in (self._sheet, *self._blocks.values(), self._buttons, self._pictures, self.box):
             part.close()
 
     def _assemble(self) -> Any:
-        above = [self._blocks[name] for name in ("heading", "progress", "money", "problem", "trouble")]
-        below = [self._blocks["errors"], self._strip.box, self._blocks["notices"]]
+        above = [self._blocks[name] for name in (*_ABOVE_BUTTONS, "trouble")]
+        below = [self._blocks["errors"], self._pictures.box, self._blocks["notices"]]
         box = ipywidgets.VBox([self._sheet, *above, self._buttons.box, *below])
         box.add_class("dreamo-panel")
         wake = self.wake
@@ -231,16 +209,17 @@ class Panel:
         return box
 
     def _show(self, name: str, html: str) -> None:
+        html = html.strip()
         self._blocks[name].value = html
-        self._blocks[name].layout.display = "" if html else "none"
+        _reveal(self._blocks[name], is_shown=bool(html))
 
-    def _tell(self, trouble: str) -> None:
-        """Take what a click led to, in whatever thread; the painter shows it."""
+    def _report(self, trouble: str) -> None:
+        """Store what a click led to, from any thread; the painter shows it."""
         self._trouble = message(trouble)
         self.wake.set()
 
     def _keep(self, view: View | None) -> None:
-        """Write the last state into the outputs, where a saved notebook keeps it; if it goes on, bring buttons back."""
+        """Write the last state into the outputs, where a saved notebook keeps it; after a resume, the buttons again."""
         last = None if view is None else dataclasses.replace(view, at="")
         is_gone = self._kept is not None and not self._kept.controls.has_any
         if last != self._kept and (last is not None or is_gone):

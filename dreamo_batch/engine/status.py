@@ -392,6 +392,8 @@ class Status(Snapshot):
         What was to be said, oldest first, the last 20.
     problem : str or None
         What stopped the run early, with what to do.
+    is_cap_reached : bool
+        Whether the cap stopped it.
     at : datetime
         When this was so (UTC).
     """
@@ -406,6 +408,7 @@ class Status(Snapshot):
     newest: tuple[Picture, ...]
     notices: tuple[str, ...]
     problem: str | None
+    is_cap_reached: bool = False
     at: datetime
 
     @property

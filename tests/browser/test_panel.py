@@ -43,7 +43,7 @@ def test_panel_moves_while_the_kernel_is_idle_and_pause_is_obeyed(shop, notebook
     expect(panel).to_contain_text("2 in flight")
     screen.take_all("panel-running", panel)
     press(panel, "Pause")
-    expect(panel).to_contain_text("2 tasks at the service still fetched")
+    expect(panel).to_contain_text("Waiting for 2 submitted tasks")
     shop.finish_tasks()
     expect(panel).to_contain_text("4 of 12 rows settled")
     expect(panel).to_contain_text("Nothing more is submitted until you resume.")
