@@ -34,12 +34,15 @@ from .jobs.sweep import sweep
 from .jobs.tables import read_table, write_table
 from .jobs.validate import validate
 from .probe import check_service, probe_seeds
-from .results.analysis import attempts, costs, failures, latency, pace, throughput
+from .results.costs import costs
 from .results.export import export
+from .results.failures import failures
+from .results.history import attempts
 from .results.load import load, status
 from .results.measure import Metric
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.seeds import best_seeds, compare_replicates, diversity, measure, near_duplicates, rank
+from .results.timing import latency, pace, throughput
 from .service.client import Client
 from .service.failures import Failure
 from .service.messages import Request

@@ -536,7 +536,7 @@ def choose(
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
         names = {classes} if isinstance(classes, str) else set(classes)
-        known = failures.classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        known = failures.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
             near = difflib.get_close_matches(str(unknown[0]), known, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."

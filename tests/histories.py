@@ -67,7 +67,9 @@ def results(
     return frame.assemble(table, frames, ledger(attempts))
 
 
-def told(jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any) -> History:
+def history_of(
+    jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any
+) -> History:
     """Give what the ledger of one directory tells."""
     part = history.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
     return history.joined({"runs/a": part})

@@ -153,7 +153,7 @@ def _errors() -> str:
 
 
 def _row_classes() -> str:
-    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failures._CLASSES.items()]
+    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failures.CLASSES.items()]
     return _table(("`error_class`", "meaning", "advice"), rows)
 
 

@@ -412,7 +412,7 @@ def test_places_and_tables_that_do_not_do(run_dir, folder):
     folder.write_text("a file")
     with pytest.raises(dreamo.UsageError, match="no folder"):
         dreamo.export(run_dir, folder)
-    with pytest.raises(dreamo.UsageError, match="no results"):
+    with pytest.raises(dreamo.UsageError, match="Not a results table"):
         dreamo.export(pd.DataFrame({"prompt": ["a"]}), folder)
 
 

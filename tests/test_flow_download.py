@@ -109,7 +109,7 @@ def test_directory_stands_for_all_of_its_table(flow):
 
 def test_what_is_no_result_is_refused(flow):
     """A table of jobs has no pictures yet."""
-    with pytest.raises(UsageError, match="are no results"):
+    with pytest.raises(UsageError, match="Not a results table"):
         _download(flow, flow.table)
 
 

@@ -283,7 +283,7 @@ def test_results_of_unknown_origin_and_other_tables_are_refused(run_dir):
         with pytest.raises(UsageError, match="run_dir="):
             function(done)
         assert len(function(done, run_dir=run_dir, **QUIET)) >= 0
-        with pytest.raises(UsageError, match="These are no results"):
+        with pytest.raises(UsageError, match="Not a results table"):
             function(pd.DataFrame({"prompt": ["a"]}))
 
 

@@ -19,7 +19,7 @@ from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.history import list_attempts
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
-from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
+from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
 
 def whole(made, **options):
@@ -29,7 +29,7 @@ def whole(made, **options):
 def test_every_kind_of_row_is_counted():
     """Rows by status, attempts, usable pictures and attempts without a known cost."""
     attempts = [completed("a"), failed("b"), ambiguous("c"), failed("d"), completed("d", 2)]
-    line = whole(told(["a", "a", "b", "c", "d", "e", None], attempts))
+    line = whole(history_of(["a", "a", "b", "c", "d", "e", None], attempts))
     counts = line[["rows", "completed", "failed", "ambiguous", "attempts", "usable", "unpriced"]]
     assert counts.tolist() == [7, 3, 1, 1, 5, 2, 1]
 
@@ -37,7 +37,7 @@ def test_every_kind_of_row_is_counted():
 def test_money_is_told_apart():
     """Spent, wasted, possibly billed and saved are four different sums."""
     attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
-    line = whole(told(["a", "a", "b", "c", "d"], attempts))
+    line = whole(history_of(["a", "a", "b", "c", "d"], attempts))
     sums = line[["spent", "waste", "possibly_billed", "saved"]].tolist()
     assert sums == ["0.0672", "0.0386", "0.03", "0.0286"]
     assert line["spent_usd"] == pytest.approx(0.0672)
@@ -47,16 +47,16 @@ def test_money_is_told_apart():
 
 def test_unknown_stays_unknown():
     """A cost that nobody named is missing, not 0; without attempts there is none to name."""
-    unknown = told(["a", "b"], [completed("a", cost=None), ambiguous("b", reserved=None)])
+    unknown = history_of(["a", "b"], [completed("a", cost=None), ambiguous("b", reserved=None)])
     line = whole(unknown)
     assert line[["spent", "possibly_billed", "list_usd", "usd_per_attempt", "usd_per_picture"]].isna().all()
     assert line["unpriced"] == 2
-    assert whole(told(["a"], []))[["spent", "waste", "possibly_billed", "saved"]].tolist() == ["0"] * 4
+    assert whole(history_of(["a"], []))[["spent", "waste", "possibly_billed", "saved"]].tolist() == ["0"] * 4
 
 
 def test_a_failure_that_was_not_billed_cost_nothing():
     """The contract says which failures are free; their attempts count as priced."""
-    line = whole(told(["a"], [failed("a")]))
+    line = whole(history_of(["a"], [failed("a")]))
     assert (line["spent"], line["unpriced"], line["usd_per_attempt"]) == ("0", 0, 0.0)
     assert pd.isna(line["usd_per_picture"])
 
@@ -64,7 +64,7 @@ def test_a_failure_that_was_not_billed_cost_nothing():
 def test_list_price_is_told_where_the_discount_is_a_rate():
     """An amount, or no discount, leaves the list price open."""
     attempts = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
-    by_job = summarise_costs(told(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
+    by_job = summarise_costs(history_of(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
     np.testing.assert_allclose(by_job["list_usd"], [0.04, np.nan, 0.0286])
     np.testing.assert_allclose(by_job["discount_usd"], [0.02, np.nan, 0.0])
     assert by_job["rates"].tolist() == ["0.5", "0.003", "1"]
@@ -73,7 +73,7 @@ def test_list_price_is_told_where_the_discount_is_a_rate():
 def test_nothing_is_saved_without_a_discount():
     """0 to the last digit, though floats of many equal prices don't add up to the float of their sum."""
     names = [str(number) for number in range(100)]
-    line = whole(told(names, [completed(name, cost="0.004251183") for name in names]))
+    line = whole(history_of(names, [completed(name, cost="0.004251183") for name in names]))
     assert str(line["discount_usd"]) == "0.0"
 
 
@@ -89,17 +89,17 @@ def test_estimates_stand_beside_what_was_spent():
             "cost_high_usd": [0.03, 0.0, 0.03, 0.0],
         }
     )
-    line = whole(told(["a", "b", "c"], attempts), plan=plan)
+    line = whole(history_of(["a", "b", "c"], attempts), plan=plan)
     assert line["estimated"] == "0.06"
     assert line[["planned_low_usd", "planned_high_usd"]].tolist() == pytest.approx([0.04, 0.06])
-    with pytest.raises(UsageError, match="no plan"):
-        whole(told(["a"], []), plan=plan[["job_id"]])
+    with pytest.raises(UsageError, match="no .action. column"):
+        whole(history_of(["a"], []), plan=plan[["job_id"]])
 
 
 def test_groups_by_columns_buckets_and_directories():
     """Keys are columns, sorted, and attempts stand where their row or their time is."""
     attempts = [failed("a"), completed("a", 2), completed("b", sent_at=NOON + 30)]
-    made = told(["a", "b", "a"], attempts, prompt=["fox", "owl", "fox"])
+    made = history_of(["a", "b", "a"], attempts, prompt=["fox", "owl", "fox"])
     by_prompt = summarise_costs(made, ["prompt", "run_dir"])
     assert by_prompt[["prompt", "run_dir", "rows", "attempts"]].to_numpy().tolist() == [
         ["fox", "runs/a", 2, 2],
@@ -122,7 +122,7 @@ def test_size_is_told_from_what_is_known():
 
 def test_attempts_of_dropped_rows_still_count():
     """Sums over all groups are those of the ledger, whatever the table is now."""
-    by_prompt = summarise_costs(told(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
+    by_prompt = summarise_costs(history_of(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
     assert by_prompt["attempts"].tolist() == [1, 1]
     assert by_prompt["prompt"].isna().tolist() == [False, True]
 
@@ -134,7 +134,7 @@ def test_attempts_of_dropped_rows_still_count():
 def test_what_can_not_be_a_group_is_refused(by, message):
     """A misspelt column, no length of time, a name that is taken, and cells that can't be compared."""
     with pytest.raises(UsageError, match=message):
-        summarise_costs(told(["a"], [], spent=["x"], cell=[[1]]), by)
+        summarise_costs(history_of(["a"], [], spent=["x"], cell=[[1]]), by)
 
 
 def test_results_alone_tell_what_they_know():
@@ -156,7 +156,7 @@ def test_results_alone_tell_what_they_know():
 
 def test_attempts_are_all_attempts_with_their_rows():
     """History is kept: the failed attempt stands before the one that followed, at its row's label."""
-    made = told(["a", "b"], [failed("a"), completed("a", 2), completed("x")], index=["one", "two"])
+    made = history_of(["a", "b"], [failed("a"), completed("a", 2), completed("x")], index=["one", "two"])
     table = list_attempts(made)
     assert list(table.columns) == list(columns.ATTEMPTS_MADE)
     assert table["stage"].tolist() == ["failed", "completed", "completed"]
@@ -213,6 +213,8 @@ def test_sums_are_exact(cells):
 
 def test_an_open_attempt_has_no_cost_yet():
     """An attempt in progress is neither free nor doubtful."""
-    line = whole(told(["a"], [Attempt("a", 1, Stage.ACCEPTED, task_id="t", reserved="0.03", sent_at=NOON)]))
+    line = whole(
+        history_of(["a"], [Attempt("a", 1, Stage.ACCEPTED, task_id="t", reserved="0.03", sent_at=NOON)])
+    )
     assert line[["unpriced", "possibly_billed"]].tolist() == [1, "0"]
     assert pd.isna(line["spent"])

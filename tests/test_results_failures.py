@@ -14,7 +14,7 @@ from dreamo_batch.results.failures import meaning_of, pattern_of, summarise_fail
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts
-from tests.histories import NOON, ambiguous, completed, failed, results, told
+from tests.histories import NOON, ambiguous, completed, failed, history_of, results
 
 
 def test_equal_causes_fall_together():
@@ -24,7 +24,7 @@ def test_equal_causes_fall_together():
         failed("b", error_message="no room for task deadbeef12345 after 4.5 s"),
         failed("c", error_class="result_error", error_code="003011096", may_have_been_billed=True),
     ]
-    table = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "y", "z"]))
+    table = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert list(table.columns) == list(columns.FAILURES)
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.FAILURES)
     assert table["pattern"].tolist() == ["no room for task <id> after <n> s", "Internal generation error"]
@@ -47,7 +47,7 @@ def test_every_kind_of_failure_is_told():
         ),
         completed("e"),
     ]
-    table = summarise_failures(told(["a", "b", "c", "d", "e", None], attempts)).set_index("error_class")
+    table = summarise_failures(history_of(["a", "b", "c", "d", "e", None], attempts)).set_index("error_class")
     calls = table["call"].astype(object).where(table["call"].notna(), None).to_dict()
     assert calls == {
         "generation_error": 'dreamo.retry("runs/a", classes="generation_error")',
@@ -65,12 +65,12 @@ def test_every_kind_of_failure_is_told():
 def test_calls_name_just_these_rows():
     """Where the class alone would choose more, labels do; where labels stand for more, jobs do."""
     attempts = [failed("a"), failed("b", error_message="something else"), failed("c")]
-    apart = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "y", "z"]))
+    apart = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert apart["call"].tolist() == [
         'dreamo.retry("runs/a", rows=["x", "z"], classes="generation_error")',
         'dreamo.retry("runs/a", rows=["y"], classes="generation_error")',
     ]
-    shared = summarise_failures(told(["a", "b", "c"], attempts, index=["x", "x", "z"]))
+    shared = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "x", "z"]))
     assert shared["call"].tolist() == [
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["a", "c"]), classes="generation_error")',
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["b"]), classes="generation_error")',
@@ -79,7 +79,7 @@ def test_calls_name_just_these_rows():
 
 def test_attempts_made_again_are_history():
     """A failure that was retried with success has attempts, and no rows to try again."""
-    table = summarise_failures(told(["a"], [failed("a"), completed("a", 2)]))
+    table = summarise_failures(history_of(["a"], [failed("a"), completed("a", 2)]))
     assert table[["rows", "attempts"]].to_numpy().tolist() == [[0, 1]]
     assert table[["call", "example"]].isna().all(axis=None)
 
@@ -125,9 +125,9 @@ def test_the_calls_do_what_they_say(tmp_path, monkeypatch):
             "create", "fail_096", "fail_upstream_503", "fail_upstream_400", "drop_before_accept"
         )
         dreamo.run(jobs, tmp_path / "run", max_in_flight=1, progress=False)
-        told_of = dreamo.failures(tmp_path / "run")
-        assert sorted(told_of["rows"]) == [1, 1, 1, 1]
-        for n_left, call in zip((3, 2, 1, 0), told_of["call"], strict=True):
+        found = dreamo.failures(tmp_path / "run")
+        assert sorted(found["rows"]) == [1, 1, 1, 1]
+        for n_left, call in zip((3, 2, 1, 0), found["call"], strict=True):
             n_before = len(gateway.invoice())
             again = eval(call, {"dreamo": dreamo})  # noqa: S307 - the text is what is tested
             assert len(gateway.invoice()) == n_before + 1, call

@@ -25,7 +25,7 @@ from dreamo_batch.results.timing import (
     phases,
     summarise_latency,
 )
-from tests.histories import NOON, ambiguous, completed, failed, ledger, results, told
+from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
 
 def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
@@ -43,7 +43,7 @@ def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
 
 
 def pace_of(attempts):
-    return measure_pace(told([attempt.job_id for attempt in attempts], attempts))
+    return measure_pace(history_of([attempt.job_id for attempt in attempts], attempts))
 
 
 def test_phases_are_told_apart():
@@ -74,7 +74,7 @@ def test_quantiles_by_group():
     seconds = np.arange(1.0, 12.0)
     attempts = [completed(f"j{s}", completed_at=NOON + s, saved_at=None) for s in seconds]
     scenes = ["short" if s < 6 else "long" for s in seconds]
-    table = summarise_latency(told([o.job_id for o in attempts], attempts, scene=scenes), "scene")
+    table = summarise_latency(history_of([o.job_id for o in attempts], attempts, scene=scenes), "scene")
     task = table[table["phase"] == "task"].set_index("scene")
     assert task["attempts"].to_dict() == {"long": 6, "short": 5}
     for scene, values in (("short", seconds[:5]), ("long", seconds[5:])):
@@ -93,7 +93,7 @@ def test_results_alone_tell_the_time_in_all():
 def test_throughput_has_no_gaps():
     """Every attempt is counted once as sent and once as ended, and the flight is empty at the end."""
     attempts = [*steady(10), failed("f", sent_at=NOON, completed_at=NOON + 1, cost="0.01")]
-    table = count_throughput(told([o.job_id for o in attempts], attempts), "2s")
+    table = count_throughput(history_of([o.job_id for o in attempts], attempts), "2s")
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.THROUGHPUT)
     assert table[["sent", "completed", "failed"]].sum().tolist() == [11, 10, 1]
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("2s")]
@@ -106,12 +106,12 @@ def test_throughput_has_no_gaps():
 def test_throughput_chooses_a_length_that_suits():
     """A run of days is not cut into seconds; nothing sent gives an empty table."""
     attempts = [completed("a"), completed("b", sent_at=NOON, completed_at=NOON + 86_400 * 3)]
-    table = count_throughput(told(["a", "b"], attempts))
+    table = count_throughput(history_of(["a", "b"], attempts))
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("1h")]
-    assert count_throughput(told(["a"], [])).empty
+    assert count_throughput(history_of(["a"], [])).empty
     for every in ("1us", "soon", "0s"):
         with pytest.raises(UsageError, match="every="):
-            count_throughput(told(["a", "b"], attempts), every)
+            count_throughput(history_of(["a", "b"], attempts), every)
 
 
 def test_refusals_show_how_many_the_service_takes():
@@ -172,7 +172,7 @@ def test_a_clock_that_jumps_makes_durations_missing_and_nothing_fails(jump_s):
         failed("late", sent_at=NOON + jump_s, completed_at=NOON + 5),
     ]
     jobs = [attempt.job_id for attempt in attempts]
-    known = told(jobs, attempts)
+    known = history_of(jobs, attempts)
     seconds = known.rows["latency_s"]
     assert seconds[:3].tolist() == [5.0] * 3
     is_possible = 0 <= jump_s < 30 * 86_400

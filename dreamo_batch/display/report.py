@@ -27,10 +27,9 @@ from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.analysis import read_history
 from dreamo_batch.results.costs import summarise_costs
 from dreamo_batch.results.failures import summarise_failures
-from dreamo_batch.results.history import LABEL, list_attempts
+from dreamo_batch.results.history import LABEL, list_attempts, read_history
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
 from dreamo_batch.results.seeds import (
     BITS_MAX,

@@ -1,7 +1,8 @@
-"""Rows and the attempts behind them, side by side: what every analysis starts from."""
+"""The history of runs: rows beside every attempt for them, read from run directories or from results alone."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,143 +11,221 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
+from dreamo_batch.engine.directory import RunDirectory, read_jobs, to_arrow, to_frame
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.frame import own_cells, read_inputs
+from dreamo_batch.results.load import RunDir, as_paths, load, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-
-_ORDERED: Final = [str(stage) for stage in SUBMITTED]
+_SUBMITTED: Final = [str(stage) for stage in SUBMITTED]
 # Statuses of rows whose latest attempt exists at the service, and the stage that attempt is in.
 _STAGES: Final = {STATUS_OF[stage]: str(stage) for stage in sorted(SUBMITTED, reverse=True)}
 # Columns of `History.rows` that no user's column can clash with.
 LABEL: Final = columns.STORED_PREFIX + columns.ROW
 DIRECTORY: Final = columns.STORED_PREFIX + columns.RUN_DIR
-# Columns of an attempt that results tell under another name.
-_RENAMED: Final = {columns.SUBMITTED_AT: columns.SENT_AT, columns.ATTEMPTS: columns.ATTEMPT}
+HOUR: Final = "hour"
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Rows, and every attempt made for them."""
+    """Rows, every attempt for them, and the position of each attempt's row (-1 if it left the table)."""
 
     rows: pd.DataFrame
     attempts: pd.DataFrame
     places: np.ndarray
 
 
-def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
-    """Lay the attempts of a ledger beside the results of its table."""
-    made = attempts[attempts[columns.STAGE].isin(_ORDERED)].reset_index(drop=True)
-    made = made.assign(**{columns.ATTEMPTS: pd.Series(1, index=made.index, dtype=columns.INT)})
-    rows = _labelled(results)
-    return History(rows, made, _places(rows, made))
-
-
-def from_results(results: pd.DataFrame) -> History:
-    """Read the attempts off results alone: those of a job are one line, with the sum of their costs."""
-    refuse_other_tables(results)
-    rows = _labelled(results)
-    if columns.RUN_DIR not in rows:
-        rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)
-    is_made = (rows[columns.ATTEMPTS].fillna(0) > 0) & rows[columns.DUPLICATE_OF].isna()
-    made = rows.loc[is_made, list(columns.OUTPUTS)].rename(columns=_RENAMED)
-    made[columns.ATTEMPTS] = made[columns.ATTEMPT]
-    made[columns.STAGE] = made[columns.STATUS].astype(columns.STR).map(_STAGES)
-    attempts = made.reindex(columns=[*columns.LEDGER, columns.ATTEMPTS])
-    attempts = attempts.astype(columns.dtypes(columns.LEDGER) | {columns.ATTEMPTS: columns.INT})
-    if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as from `joined`
-        rows = rows.assign(**{DIRECTORY: rows[columns.RUN_DIR]})
-        attempts[columns.RUN_DIR] = rows.loc[is_made, columns.RUN_DIR]
-    return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_made.to_numpy()))
-
-
-def refuse_other_tables(results: pd.DataFrame) -> None:
-    """Refuse a table that is no results."""
-    absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
-    if absent:
-        raise UsageError(
-            f"These are no results: there is no column {absent[0]!r}. Give the table that run or load "
-            "gave back, or rows of it, or a run directory."
-        )
-
-
-def joined(histories: Mapping[str, History]) -> History:
-    """Put directories behind each other."""
-    starts = np.cumsum([0, *(len(history.rows) for history in histories.values())])
-    parts = list(zip(histories.items(), starts, strict=False))
-    rows = [history.rows.assign(**{DIRECTORY: name}) for (name, history), _ in parts]
-    attempts = [history.attempts.assign(**{columns.RUN_DIR: name}) for (name, history), _ in parts]
-    places = [np.where(h.places < 0, -1, h.places + start) for (_, h), start in parts]
-    return History(
-        pd.concat(rows, ignore_index=True), pd.concat(attempts, ignore_index=True), np.concatenate(places)
-    )
-
-
-def _labelled(results: pd.DataFrame) -> pd.DataFrame:
-    labels = pd.Series([str(label) for label in results.index], dtype=columns.STR)
-    return results.reset_index(drop=True).assign(**{LABEL: labels})
-
-
-def _places(rows: pd.DataFrame, attempts: pd.DataFrame) -> np.ndarray:
-    bought = rows.loc[rows[columns.DUPLICATE_OF].isna() & rows[columns.JOB_ID].notna(), columns.JOB_ID]
-    found = pd.Index(bought).get_indexer(attempts[columns.JOB_ID])
-    places = bought.index.to_numpy()[found] if len(bought) else np.full(len(attempts), -1)
-    return np.where(found < 0, -1, places)
-
-
-HOUR: Final = "hour"
-
-
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups of rows and of attempts."""
+    """The keys of groups, and the number of the group of each row and of each attempt."""
 
     keys: pd.DataFrame
     of_rows: np.ndarray
     of_attempts: np.ndarray
 
 
+def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """List every attempt, failed ones included, in the order they were sent.
+
+    Parameters
+    ----------
+    run_dir : path-like, or iterable of path-like
+        One or more run directories.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.ATTEMPTS_MADE` on a RangeIndex; times in UTC, cost in USD both as exact
+        text and as a float.
+
+    Raises
+    ------
+    UsageError
+        If `run_dir` is not a path.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.attempts(run_dir)[["attempt", "stage", "cost"]].to_dict("records")[0]
+    {'attempt': 1, 'stage': 'completed', 'cost': '0.004251183'}
+    """
+    return list_attempts(read_directories(run_dir))
+
+
+def list_attempts(history: History) -> pd.DataFrame:
+    """Return every attempt with its directory and its row, in the order they were sent."""
+    attempts, rows = history.attempts, history.rows
+    positions = rows.groupby(DIRECTORY, sort=False).cumcount().astype(columns.INT)
+    labels = pd.DataFrame({columns.ROW: rows[LABEL], columns.POSITION: positions})
+    table = pd.concat([attempts, labels.reindex(history.places).set_axis(attempts.index)], axis=1)
+    table[columns.COST_USD] = pd.to_numeric(attempts[columns.COST])
+    table = table[list(columns.ATTEMPTS_MADE)].sort_values(columns.SENT_AT, kind="stable", ignore_index=True)
+    return table.astype(columns.dtypes(columns.ATTEMPTS_MADE))
+
+
+def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
+    """Read the history from results or from run directories."""
+    return from_results(source) if isinstance(source, pd.DataFrame) else read_directories(source)
+
+
+def read_directories(source: RunDir | Iterable[RunDir]) -> History:
+    """Read the history of one or more run directories."""
+    return joined({os.fspath(run_dir): _read_directory(run_dir) for run_dir in as_paths(source)})
+
+
+def _read_directory(run_dir: RunDir) -> History:
+    """Read one directory; what was sent stands beside what the user's table leaves to the defaults."""
+    results, directory = load(run_dir), RunDirectory(run_dir)
+    decided = read_jobs(directory.jobs).decided
+    if len(decided) == len(results):
+        for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER):
+            results[columns.STORED_PREFIX + name] = decided[name].array
+            if name not in results.columns:
+                results[name] = decided[name].array
+    return from_ledger(results, to_frame(to_arrow(read_state(directory))))
+
+
+def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
+    """Match the attempts of a ledger to the results of its table."""
+    submitted = attempts[attempts[columns.STAGE].isin(_SUBMITTED)].reset_index(drop=True)
+    submitted[columns.ATTEMPTS] = pd.Series(1, index=submitted.index, dtype=columns.INT)
+    rows = labelled(results)
+    firsts = rows.loc[rows[columns.DUPLICATE_OF].isna() & rows[columns.JOB_ID].notna(), columns.JOB_ID]
+    found = pd.Index(firsts).get_indexer(submitted[columns.JOB_ID])
+    places = np.append(firsts.index.to_numpy(), -1)[found]  # those not found, at -1, take the last
+    return History(rows, submitted, places)
+
+
+def from_results(results: pd.DataFrame) -> History:
+    """Read the attempts off results alone: those of a job are one line, with the sum of their costs."""
+    refuse_other_tables(results)
+    rows = labelled(results)
+    if columns.RUN_DIR not in rows:
+        rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)
+    is_submitted = (rows[columns.ATTEMPTS].fillna(0) > 0) & rows[columns.DUPLICATE_OF].isna()
+    attempts = rows.loc[is_submitted, list(columns.OUTPUTS)].rename(
+        columns={columns.SUBMITTED_AT: columns.SENT_AT, columns.ATTEMPTS: columns.ATTEMPT}
+    )
+    attempts[columns.ATTEMPTS] = attempts[columns.ATTEMPT]
+    attempts[columns.STAGE] = attempts[columns.STATUS].astype(columns.STR).map(_STAGES)
+    attempts = attempts.reindex(columns=[*columns.LEDGER, columns.ATTEMPTS])
+    attempts = attempts.astype(columns.dtypes(columns.LEDGER) | {columns.ATTEMPTS: columns.INT})
+    if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as from `joined`
+        rows = rows.assign(**{DIRECTORY: rows[columns.RUN_DIR]})
+        attempts[columns.RUN_DIR] = rows.loc[is_submitted, columns.RUN_DIR]
+    return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_submitted.to_numpy()))
+
+
+def refuse_other_tables(results: pd.DataFrame) -> None:
+    """Raise if a table does not hold results."""
+    absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
+    if absent:
+        raise UsageError(
+            f"Not a results table (no {absent[0]!r} column). Pass what run() or load() returned."
+        )
+
+
+def joined(histories: Mapping[str, History]) -> History:
+    """Concatenate the histories of several directories."""
+    starts = np.cumsum([0, *(len(history.rows) for history in histories.values())])
+    return History(
+        pd.concat([h.rows.assign(**{DIRECTORY: name}) for name, h in histories.items()], ignore_index=True),
+        pd.concat(
+            [h.attempts.assign(**{columns.RUN_DIR: name}) for name, h in histories.items()], ignore_index=True
+        ),
+        np.concatenate(
+            [
+                np.where(h.places < 0, -1, h.places + start)
+                for h, start in zip(histories.values(), starts, strict=False)
+            ]
+        ),
+    )
+
+
+def labelled(results: pd.DataFrame) -> pd.DataFrame:
+    """Return results on a RangeIndex, with their labels as text in the column `LABEL`."""
+    labels = pd.Series([str(label) for label in results.index], dtype=columns.STR)
+    return results.reset_index(drop=True).assign(**{LABEL: labels})
+
+
 def group(history: History, by: str | Sequence[str] | None, *, reserved: Collection[str] = ()) -> Groups:
-    """Find the groups."""
+    """Group rows and attempts by columns, the size, or the time; None: all are one group."""
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
         column, of_rows, of_attempts = _key(history, name)
         if column in reserved:
-            raise UsageError(f"by={name!r}: the result has a column of that name; rename yours before.")
+            raise UsageError(f"by={name!r}: the result has a column {name!r}, too. Rename yours first.")
         rows[column], attempts[column] = of_rows, of_attempts
-    return _numbered(rows, attempts)
-
-
-def _numbered(rows: pd.DataFrame, attempts: pd.DataFrame) -> Groups:
-    if not len(rows.columns):
+    if not names:
         whole = pd.DataFrame(index=pd.RangeIndex(1))
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
     both = pd.concat([rows, attempts], ignore_index=True)
     try:
-        grouped = both.groupby(list(both.columns), dropna=False, sort=True, observed=True)
-        numbers = grouped.ngroup().to_numpy()
+        numbers = both.groupby(list(both.columns), dropna=False, observed=True).ngroup().to_numpy()
     except TypeError as error:
-        raise UsageError(f"by={list(both.columns)}: its values can't be grouped ({error}).") from None
-    firsts = np.unique(numbers, return_index=True)[1]
-    keys = both.iloc[firsts].reset_index(drop=True)
+        raise UsageError(f"Can't group by {', '.join(both.columns)}: {error}.") from None
+    keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
 
 
 def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
-    """Give the name of a part of the key, its values for rows, and for attempts."""
-    if name == columns.RUN_DIR and DIRECTORY in history.rows.columns:
-        return name, history.rows[DIRECTORY], history.attempts[name]
-    if name in history.rows.columns:
-        return name, history.rows[name], _of_attempts(history.rows[name], history, name)
-    if name == columns.SIZE:
-        values = _size(history.rows)
+    """Return the name of a part of the key, its values for rows, and for attempts."""
+    rows, attempts = history.rows, history.attempts
+    if name == columns.RUN_DIR and DIRECTORY in rows.columns:
+        return name, rows[DIRECTORY], attempts[name]
+    if name in rows.columns or name == columns.SIZE:
+        values = rows[name] if name in rows.columns else _size(rows)
         return name, values, _of_attempts(values, history, name)
+    times = [rows[columns.SUBMITTED_AT], attempts[columns.SENT_AT]]
     if name == HOUR:
-        return name, *(times.dt.hour.astype(columns.INT) for times in _times(history))
-    return columns.SUBMITTED_AT, *_buckets(history, name)
+        of_rows, of_attempts = (time.dt.hour.astype(columns.INT) for time in times)
+        return name, of_rows, of_attempts
+    length = as_length(name)
+    if length is None:
+        known = ", ".join(str(own) for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX))
+        raise UsageError(
+            f'by={name!r} is neither a column nor a length of time such as "1h"; the columns are {known}.'
+        )
+    of_rows, of_attempts = (time.dt.floor(length) for time in times)
+    return columns.SUBMITTED_AT, of_rows, of_attempts
+
+
+def as_length(text: str) -> pd.Timedelta | None:
+    """Read a length of time above zero; None if it is none."""
+    try:
+        length = pd.Timedelta(text)
+    except (ValueError, TypeError):
+        return None
+    return length if length > pd.Timedelta(0) else None
 
 
 def _of_attempts(values: pd.Series, history: History, name: str) -> pd.Series:
@@ -155,12 +234,12 @@ def _of_attempts(values: pd.Series, history: History, name: str) -> pd.Series:
         return values.reindex(history.places).set_axis(is_left.index)
     taken = values.astype(object).reindex(history.places)  # -1 is no label of a RangeIndex, so it is missing
     taken = taken.set_axis(is_left.index)
-    known = [_ordered(text, name) for text in history.attempts.loc[is_left, columns.ATTEMPT_INPUTS]]
+    known = [_submitted_cell(text, name) for text in history.attempts.loc[is_left, columns.ATTEMPT_INPUTS]]
     left = pd.Series(known, index=taken.index[is_left], dtype=object)
     return taken.where(~is_left, left.reindex(taken.index)).infer_objects()
 
 
-def _ordered(text: object, name: str) -> object:
+def _submitted_cell(text: object, name: str) -> object:
     """Return what a row that left the table held when it was submitted."""
     inputs = read_inputs(text)
     if name == columns.SIZE and inputs and not inputs["columns"].get(name):
@@ -168,47 +247,10 @@ def _ordered(text: object, name: str) -> object:
     return own_cells(inputs).get(name, inputs.get(name)) if inputs else None
 
 
-def _times(history: History) -> tuple[pd.Series, pd.Series]:
-    return history.rows[columns.SUBMITTED_AT], history.attempts[columns.SENT_AT]
-
-
-def _buckets(history: History, length: str) -> list[pd.Series]:
-    if not _is_length(length):
-        names = [str(name) for name in history.rows.columns]
-        known = ", ".join(name for name in names if not name.startswith(columns.STORED_PREFIX))
-        raise UsageError(
-            f'by={length!r} is no column of the results, and no length of time such as "1h"; the columns are {known}.'
-        )
-    return [times.dt.floor(pd.Timedelta(length)) for times in _times(history)]
-
-
-def _is_length(text: str) -> bool:
-    try:
-        return bool(pd.Timedelta(text) > pd.Timedelta(0))
-    except (ValueError, TypeError):
-        return False
-
-
 def _size(rows: pd.DataFrame) -> pd.Series:
-    """Width x height as submitted where a ledger tells, else as received."""
+    """Return width x height as submitted where the ledger knows, else as received."""
     names = [columns.STORED_PREFIX + name for name in (columns.WIDTH, columns.HEIGHT)]
     if names[0] not in rows.columns:
         names = [columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT]
     width, height = (rows[name].astype(columns.STR) for name in names)
     return width + "x" + height
-
-
-def list_attempts(history: History) -> pd.DataFrame:
-    """Lay out every attempt with its directory and its row, in the order they were sent."""
-    attempts = history.attempts
-    rows = pd.DataFrame({columns.ROW: history.rows[LABEL], columns.POSITION: _positions(history.rows)})
-    told = rows.reindex(history.places).set_axis(attempts.index)
-    told[columns.COST_USD] = pd.to_numeric(attempts[columns.COST])
-    table = pd.concat([attempts, told], axis=1)[list(columns.ATTEMPTS_MADE)]
-    table = table.sort_values(columns.SENT_AT, kind="stable", ignore_index=True)
-    return table.astype(columns.dtypes(columns.ATTEMPTS_MADE))
-
-
-def _positions(rows: pd.DataFrame) -> pd.Series:
-    """Give each row's position in its own directory's table."""
-    return rows.groupby(DIRECTORY, sort=False).cumcount().astype(columns.INT)

@@ -1,4 +1,4 @@
-"""How long attempts took, phase by phase, and how many were done when."""
+"""How long attempts took, phase by phase, how many were done when, and how many are worth having in flight."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.frame import plausible
-from dreamo_batch.results.history import group
+from dreamo_batch.results.history import History, as_length, group, read_directories, read_history
+from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from dreamo_batch.results.history import History
-
+    from dreamo_batch.results.load import RunDir
 
 _QUANTILES: Final = {
     columns.MIN_S: 0.0,
@@ -35,27 +35,146 @@ _N_BUCKETS_MAX: Final = 100_000
 _ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
     (str(Stage.FAILED), str(Stage.LOST)), columns.FAILED
 )
+_SERVICE_TIMES: Final = ["in_queue_at", "completed_at", "upload_at"]
+_GROUP: Final = "group"
+
+_N_MIN: Final = 8  # attempts, for advice
+_QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service limits how many run
+_HEADROOM: Final = 1.2  # in flight, so that a free place is taken at once
+_GROWTH: Final = 2
+_SECOND_US: Final = 1e6
+
+
+def latency(
+    source: pd.DataFrame | RunDir | Iterable[RunDir], by: str | Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Measure how long attempts took: creating, waiting for quota, queue, generation, download, and in all.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        One or more run directories, or results; results hold only the total time of each job's last attempt.
+    by : str, sequence of str, or None
+        As for `costs`. Latency depends mostly on ``["size", "use_rephraser"]`` and ``"hour"``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per group and phase: the group's keys, then the columns of `dreamo_batch.columns.LATENCY`; seconds.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `by` is not a column.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.latency(run_dir, by="size")[["size", "phase", "attempts"]].tail(1).to_dict("records")
+    [{'size': '512x512', 'phase': 'download', 'attempts': 2}]
+    """
+    return summarise_latency(read_history(source), by)
+
+
+def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str | None = None) -> pd.DataFrame:
+    """Count attempts sent and ended, and add up money spent, per interval of time.
+
+    Parameters
+    ----------
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        As for `latency`.
+    every : str, optional
+        Length of an interval, such as ``"1min"``; default: one that gives at most 120 intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, from the first attempt to the last end.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `every` is not a suitable length of time.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
+    2
+    """
+    return count_throughput(read_history(source), every)
+
+
+def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
+    """Measure how fast a run went and how long it waited for the service's quota, and advise what to change.
+
+    Parameters
+    ----------
+    source : path-like, or iterable of path-like
+        One run directory, or several that ran at the same time.
+
+    Returns
+    -------
+    dict
+        ``attempts``, ``busy_s`` (seconds in which any attempt was in progress), ``per_minute`` (attempts completed
+        per busy minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (part of the busy time in which an attempt
+        waited for quota), ``max_in_flight`` (advised) and ``advice``; None where unknown.
+
+    Raises
+    ------
+    UsageError
+        If `source` is not a path.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.pace(run_dir)["advice"]
+    'Only 2 attempts have ended; advice needs at least 8.'
+    """
+    return measure_pace(read_directories(source))
 
 
 def summarise_latency(history: History, by: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """Give mean and quantiles of each phase, group by group."""
+    """Return the mean and the quantiles of each phase, group by group."""
     groups = group(history, by, reserved=columns.LATENCY)
-    seconds = phases(history.attempts)
-    parts = [
-        _quantiles(seconds[phase], groups.of_attempts).assign(**{columns.PHASE: phase}) for phase in seconds
-    ]
+    parts = []
+    for phase, seconds in phases(history.attempts).items():
+        known = seconds.notna().to_numpy()
+        grouped = seconds[known].groupby(groups.of_attempts[known])
+        measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
+        measured |= {columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean()}
+        parts.append(pd.DataFrame(measured).assign(**{columns.PHASE: phase}))
     table = pd.concat(parts).reset_index(names=_GROUP)
     table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
     table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
-    shaped = table[list(columns.LATENCY)].astype(
-        columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
-    )
-    return pd.concat([groups.keys.take(table[_GROUP]).reset_index(drop=True), shaped], axis=1)
+    dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
+    keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
+    return pd.concat([keys, table[list(columns.LATENCY)].astype(dtypes)], axis=1)
 
 
 def phases(attempts: pd.DataFrame) -> pd.DataFrame:
-    """Measure the phases of each attempt."""
-    known = _service_times(attempts[columns.METADATA])
+    """Measure the phases of each attempt, in seconds; the service's own times count from when it took the attempt."""
+    read = [json.loads(text) if isinstance(text, str) else {} for text in attempts[columns.METADATA]]
+    cells = [[times.get(name) for name in _SERVICE_TIMES] for times in read]
+    known = pd.DataFrame(cells, columns=_SERVICE_TIMES, index=attempts.index, dtype=columns.FLOAT)
     measured = {
         columns.CREATE: _between(attempts, columns.SENT_AT, columns.ANSWERED_AT),
         columns.QUOTA: attempts[columns.WAITED_S].astype(columns.FLOAT),
@@ -65,31 +184,27 @@ def phases(attempts: pd.DataFrame) -> pd.DataFrame:
         columns.TASK: _between(attempts, columns.SENT_AT, columns.COMPLETED_AT),
         columns.DOWNLOAD: _between(attempts, columns.COMPLETED_AT, columns.SAVED_AT),
     }
-    seconds = pd.DataFrame(measured, index=attempts.index)
-    return plausible(seconds)
+    return plausible(pd.DataFrame(measured, index=attempts.index))
+
+
+def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
+    return (attempts[end] - attempts[begin]).dt.total_seconds()
 
 
 def count_throughput(history: History, every: str | None = None) -> pd.DataFrame:
-    """Count what was sent and done in each stretch of time, from the first attempt to the last end."""
+    """Count what was sent and done per interval, from the first attempt to the last end."""
     attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
     if not len(attempts):
         return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
-    begin, end = (
-        attempts[columns.SENT_AT].min(),
-        attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max(),
-    )
+    begin = attempts[columns.SENT_AT].min()
+    end = attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max()
     step = _step(every, end - begin)
     starts = pd.date_range(begin.floor(step), end, freq=step)
-    return _counted(attempts, starts, step)
-
-
-def _counted(attempts: pd.DataFrame, starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DataFrame:
     sent = _numbers(attempts[columns.SENT_AT], starts)
     is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
     ended = attempts[is_ended]
-    ends = np.maximum(
-        _numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended]
-    )  # where a clock was set back
+    # A clock that was set back may say that an attempt ended before it was sent.
+    ends = np.maximum(_numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended])
     words = ended[columns.STAGE].map(_ENDED)
     counts = {
         word: np.bincount(ends[(words == word).to_numpy()], minlength=len(starts))
@@ -117,48 +232,16 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     if every is None:
         steps = [pd.Timedelta(step) for step in _STEPS]
         return next((step for step in steps if span / step <= _N_BUCKETS), steps[-1])
-    try:
-        step = pd.Timedelta(every)
-    except ValueError:
-        step = pd.Timedelta(0)
-    if not step > pd.Timedelta(0):
-        raise UsageError(f'every={every!r} is no length of time; write one such as "1min" or "1h".')
+    step = as_length(every)
+    if step is None:
+        raise UsageError(f'every={every!r} isn\'t a length of time; write one such as "1min" or "1h".')
     if span / step > _N_BUCKETS_MAX:
-        raise UsageError(f"every={every!r} is too short for attempts that span {span}; take a longer one.")
+        raise UsageError(f"every={every!r} is too short for attempts that span {span}; pass a longer one.")
     return step
 
 
-_GROUP: Final = "group"
-
-
-def _quantiles(seconds: pd.Series, numbers: np.ndarray) -> pd.DataFrame:
-    known = seconds.notna().to_numpy()
-    grouped = seconds[known].groupby(numbers[known])
-    measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
-    return pd.DataFrame({columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean(), **measured})
-
-
-def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
-    return (attempts[end] - attempts[begin]).dt.total_seconds()
-
-
-def _service_times(texts: pd.Series) -> pd.DataFrame:
-    """Read the service's own times: seconds since it took the attempt."""
-    names = ["in_queue_at", "completed_at", "upload_at"]
-    told = [json.loads(text) if isinstance(text, str) else {} for text in texts]
-    cells = [[times.get(name) for name in names] for times in told]
-    return pd.DataFrame(cells, columns=names, index=texts.index, dtype=columns.FLOAT)
-
-
-_N_MIN: Final = 8  # fewer attempts tell nothing
-_QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service works off only so many
-_HEADROOM: Final = 1.2  # in flight, so that a place that falls free is taken at once
-_GROWTH: Final = 2
-_SECOND_US: Final = 1e6
-
-
 def measure_pace(history: History) -> dict[str, Any]:
-    """Measure a run's pace and say what to change."""
+    """Measure a run's pace and advise what to change."""
     attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
     waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
     taken, ended = _times(attempts)
@@ -181,29 +264,31 @@ def measure_pace(history: History) -> dict[str, Any]:
 
 
 def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
+    """Return the number of attempts in flight to advise, and why."""
     n_ended = int(attempts[columns.COMPLETED_AT].notna().sum())
     if n_ended < _N_MIN:
-        return None, f"{n_ended} attempts ended; at least {_N_MIN} are needed to say anything."
+        only = f"Only {counted(n_ended, 'attempt')} {'has' if n_ended == 1 else 'have'} ended"
+        return None, f"{only if n_ended else 'No attempt has ended'}; advice needs at least {_N_MIN}."
     if n_held is not None:
         return n_held, (
-            f"The service refused creates {n_refusals} times, and held {n_held} attempts when it took those that it "
-            f"had refused: max_in_flight={n_held} is as fast, without the refusals."
+            f"The service refused {counted(n_refusals, 'create')}, and held {counted(n_held, 'attempt')} whenever it "
+            f"accepted again: max_in_flight={n_held} is as fast, without the refusals."
         )
     n_running = _n_running(attempts)
     if n_running is not None:
         advised = math.ceil(_HEADROOM * n_running)
         return advised, (
-            f"The service worked on {n_running} attempts at once and let the others queue: max_in_flight={advised} "
-            "keeps it busy; more only wait there instead of here."
+            f"The service worked on {counted(n_running, 'attempt')} at once and queued the others: "
+            f"max_in_flight={advised} keeps it busy; more would only wait in its queue."
         )
     return _GROWTH * peak, (
-        f"Up to {peak} attempts were in flight; none was refused, and no queue at the service shows: "
+        f"Up to {counted(peak, 'attempt')} were in flight, none was refused, and the service shows no queue: "
         f"max_in_flight={_GROWTH * peak} may be faster."
     )
 
 
 def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
-    """Say how many attempts the service held, in the middle, when it took one that it had refused before."""
+    """Return the median number of attempts that the service held when it took one that it had refused before."""
     is_refused = (attempts[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
     at = taken[is_refused]
     held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
@@ -213,14 +298,14 @@ def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int
 
 
 def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Give when each attempt ended at the service, which is before its end was seen; that where nothing tells."""
+    """Return when each attempt ended at the service; if unknown, when its end was seen."""
     known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
     ended: np.ndarray = np.fmin(taken + known, seen)
     return ended
 
 
 def _n_running(attempts: pd.DataFrame) -> int | None:
-    """Say how many attempts the service worked on at once; None unless the others queued."""
+    """Return how many attempts the service worked on at once; None unless the others queued."""
     seconds = phases(attempts)
     known = seconds[[columns.QUEUE, columns.GENERATION]].dropna()
     queue_s, generation_s = known[columns.QUEUE], known[columns.GENERATION]
@@ -231,7 +316,7 @@ def _n_running(attempts: pd.DataFrame) -> int | None:
 
 
 def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Give when each attempt was taken and when its end was seen, in Unix seconds; an open one goes on."""
+    """Return when each attempt was taken and when its end was seen, in Unix seconds; an open one goes on."""
     taken = _seconds(attempts[columns.ANSWERED_AT].fillna(attempts[columns.SENT_AT]))
     last = attempts[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
     ended = attempts[columns.COMPLETED_AT].fillna(last)
@@ -244,7 +329,7 @@ def _seconds(times: pd.Series) -> np.ndarray:
 
 
 def _peak(begin: np.ndarray, end: np.ndarray) -> int:
-    """Most intervals that overlap; one that ends as another begins does not."""
+    """Return the most intervals that overlap; one that ends as another begins does not."""
     times = np.concatenate([end, begin])
     steps = np.concatenate([np.full(len(end), -1), np.full(len(begin), 1)])
     order = np.argsort(times, kind="stable")
@@ -252,7 +337,7 @@ def _peak(begin: np.ndarray, end: np.ndarray) -> int:
 
 
 def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     order = np.argsort(begin, kind="stable")
     begin, end = begin[order], np.maximum.accumulate(end[order])
     covered_to = np.concatenate([begin[:1], end[:-1]])
