@@ -115,4 +115,4 @@ def test_a_group_that_is_none_leaves_with_2(run_dir):
     """The columns there are, are named."""
     result = call("costs", run_dir, "--by", "colour")
     assert result.exit_code == 2
-    assert "'colour' is no column" in result.stderr
+    assert "'colour' is neither a column" in result.stderr

@@ -394,7 +394,6 @@ def test_places_that_do_not_do(run, tmp_path):
 def test_without_matplotlib_the_extra_is_named(run, tmp_path, monkeypatch):
     """With the command that installs it."""
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.delitem(__import__("sys").modules, "dreamo_batch.results.figure", raising=False)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(dreamo.UsageError, match=r"dreamo-batch\[report\]"):
         dreamo.report(run[0], tmp_path / "r.html")

@@ -92,7 +92,7 @@ def test_estimates_stand_beside_what_was_spent():
     line = whole(history_of(["a", "b", "c"], attempts), plan=plan)
     assert line["estimated"] == "0.06"
     assert line[["planned_low_usd", "planned_high_usd"]].tolist() == pytest.approx([0.04, 0.06])
-    with pytest.raises(UsageError, match="no .action. column"):
+    with pytest.raises(UsageError, match="no 'action' column"):
         whole(history_of(["a"], []), plan=plan[["job_id"]])
 
 
@@ -129,7 +129,12 @@ def test_attempts_of_dropped_rows_still_count():
 
 @pytest.mark.parametrize(
     ("by", "message"),
-    [("promt", "no column"), ("0h", "no column"), ("spent", "of that name"), ("cell", "grouped")],
+    [
+        ("promt", "neither a column"),
+        ("0h", "neither a column"),
+        ("spent", "Rename"),
+        ("cell", "group by cell"),
+    ],
 )
 def test_what_can_not_be_a_group_is_refused(by, message):
     """A misspelt column, no length of time, a name that is taken, and cells that can't be compared."""

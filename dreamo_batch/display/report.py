@@ -649,14 +649,12 @@ def _visible_cap(facts: Facts) -> str | None:
 def _drawn(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
     try:
         import matplotlib as mpl
-
-        from dreamo_batch.results.figure import Sheet
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
             f"The report needs matplotlib ({error}): pip install 'dreamo-batch[report]'."
         ) from None
-    sheet = Sheet()
-    sheet.set_size_inches(*_SIZE_IN)
+    sheet = Figure(figsize=_SIZE_IN, layout="constrained")
     sheet.patch.set_alpha(0)
     ax = sheet.subplots()
     ax.patch.set_alpha(0)

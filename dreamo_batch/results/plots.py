@@ -1,17 +1,20 @@
-"""How plots look: colours that suit the background they are drawn on, in print and on dark pages alike."""
+"""Plots of costs, times and failures, in colours that suit the background and are distinct to colour-blind readers."""
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import ZERO, money, text, total
+from dreamo_batch.engine.budget import ZERO, money, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Lettering
+from dreamo_batch.palette import PALETTE
+from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,20 +22,23 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-
+_SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
 _UNDRAWABLE: Final = "\u25a1"
 _LEGEND_SHARE: Final = (
-    0.94  # of the figure's width; it begins at the right, and lines have their names at the left
+    0.94  # of the figure's width: it begins at the right, and names of lines are at the left
 )
-_LEGEND_BELOW_PT: Final = 38  # under the ticks and what names the axis
-_MIDDLE: Final = 0.5
+_LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
 _LUMINANCE: Final = (0.2126, 0.7152, 0.0722)
+_N_LINES: Final = 25
+_BAR: Final = 0.62
+_HATCH: Final = "////"
+_SPAN_MIN_DAYS: Final = 1 / 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours, told apart by those who see few, and each with a hatch beside it where areas meet."""
+    """Colours of a plot; where areas meet, a hatch distinguishes them too."""
 
     ink: str
     faint: str
@@ -41,37 +47,294 @@ class Theme:
     open: str
 
 
-ON_LIGHT: Final = Theme(ink="#222222", faint="#d5d5d5", good="#0072b2", bad="#d55e00", open="#767676")
+ON_LIGHT: Final = Theme(
+    ink="#222222",
+    faint="#d5d5d5",
+    good=PALETTE[columns.COMPLETED].colour,
+    bad=PALETTE[columns.FAILED].colour,
+    open="#767676",
+)
 _ON_DARK: Final = Theme(ink="#ececec", faint="#4a4a4a", good="#56b4e9", bad="#f0a04b", open="#a8a8a8")
 
 
-def prepare(ax: Axes | None) -> tuple[Axes, Theme]:
-    """Give axes to draw on, and the colours for their background."""
-    drawn = _fresh() if ax is None else ax
-    theme = _theme(drawn)
-    for side in ("top", "right"):
-        drawn.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        drawn.spines[side].set_color(theme.open)
-    drawn.tick_params(colors=theme.ink, which="both", length=3)
-    drawn.set_axisbelow(True)
-    return drawn, theme
+def plot_spend(
+    attempts: pd.DataFrame, *, cap: float | str | Decimal | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the money spent over time, what may be billed on top, and the cap.
+
+    Parameters
+    ----------
+    attempts : pandas.DataFrame
+        What `dreamo_batch.attempts` returned.
+    cap : float, str or Decimal, optional
+        Spending cap in USD, drawn as a line.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure, which becomes pyplot's current one.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If it is not a table of `attempts`, `cap` is not an amount, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from dreamo_batch.columns import ATTEMPTS_MADE, dtypes
+    >>> attempts = pd.DataFrame(columns=list(ATTEMPTS_MADE)).astype(dtypes(ATTEMPTS_MADE))
+    >>> plot_spend(attempts).get_title(loc="left")
+    'Money spent: $0.00'
+    """
+    _check(attempts, columns.ATTEMPTS_MADE, "attempts")
+    limit = None if cap is None else money(cap)
+    if cap is not None and limit is None:
+        raise UsageError(f"cap={cap!r} isn't an amount of at least 0 USD.")
+    ax, theme = _prepare(ax)
+    paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
+    title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"
+    if not len(paid):
+        return _say_nothing(ax, theme, title)
+    paid = paid.sort_values(columns.COMPLETED_AT)
+    times, spent = paid[columns.COMPLETED_AT], paid[columns.COST_USD].cumsum()
+    ax.step(times, spent, where="post", color=theme.good, linewidth=2, label="spent")
+    ax.fill_between(times, spent, step="post", color=theme.good, alpha=0.18, linewidth=0)
+    _draw_doubt(ax, theme, attempts, float(spent.iloc[-1]))
+    if limit is not None:
+        ax.axhline(
+            float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=f"cap: {dollars(limit)}"
+        )
+    ax.set_ylim(bottom=0)
+    ax.grid(axis="y", color=theme.faint, linewidth=0.6)
+    _date(ax)
+    return _finish(ax, theme, title=title, x="time (UTC)", y="USD")
 
 
-def finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "") -> Axes:
-    """Name the plot and its axes, and show what the colours mean where there are several."""
-    title = drawable(title)
+def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the cost of each group: what was useful, what was wasted, and what may be billed on top.
+
+    Parameters
+    ----------
+    costs : pandas.DataFrame
+        What `dreamo_batch.costs` returned. Only the 25 most expensive groups are drawn; the title counts all.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure, which becomes pyplot's current one.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If it is not a table of `costs`, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from dreamo_batch.columns import COSTS
+    >>> plot_costs(pd.DataFrame(columns=list(COSTS))).get_title(loc="left")
+    'Cost by group'
+    """
+    _check(costs, columns.COSTS, "costs")
+    ax, theme = _prepare(ax)
+    keys = _keys(costs, columns.COSTS | columns.COSTS_PLANNED)
+    title = f"Cost by {', '.join(keys) or 'group'}"
+    if not len(costs):
+        return _say_nothing(ax, theme, title)
+    shown = costs if keys == [columns.SUBMITTED_AT] else costs.sort_values(columns.SPENT_USD, ascending=False)
+    shown = shown.head(_N_LINES)
+    waste, doubt = (
+        pd.to_numeric(shown[name]).fillna(0.0) for name in (columns.WASTE, columns.POSSIBLY_BILLED)
+    )
+    spent = shown[columns.SPENT_USD].astype(columns.FLOAT).fillna(0.0)
+    bars: dict[str, tuple[pd.Series, dict[str, Any]]] = {
+        "useful": (spent - waste, {"color": theme.good}),
+        "wasted": (waste, _hatched(ax, theme)),
+        "possibly billed": (doubt, {"facecolor": "none", "edgecolor": theme.open, "linestyle": "--"}),
+    }
+    _stack(ax, bars)
+    _name_lines(ax, _labels(shown, keys))
+    ax.grid(axis="x", color=theme.faint, linewidth=0.6)
+    return _finish(ax, theme, title=title + _n_shown(len(costs)), x="USD")
+
+
+def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw how long attempts took: the median, the range from 10 % to 90 %, and the extremes.
+
+    Parameters
+    ----------
+    latency : pandas.DataFrame
+        What `dreamo_batch.latency` returned.
+    phase : str, optional
+        One phase only; default: every phase if there are no groups, else ``"task"``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure, which becomes pyplot's current one.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If it is not a table of `latency`, the phase is unknown, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from dreamo_batch.columns import LATENCY
+    >>> plot_latency(pd.DataFrame(columns=list(LATENCY))).get_title(loc="left")
+    'Seconds by phase'
+    """
+    _check(latency, columns.LATENCY, "latency")
+    if phase is not None and phase not in columns.PHASES:
+        raise UsageError(f"There is no phase {phase!r}; the phases are {', '.join(columns.PHASES)}.")
+    ax, theme = _prepare(ax)
+    keys = _keys(latency, columns.LATENCY)
+    wanted = phase or (columns.TASK if keys else None)
+    by = f" by {', '.join(keys)}" if keys else ""
+    title = "Seconds by phase" if wanted is None else f"Seconds of {wanted}{by}"
+    shown = latency if wanted is None else latency[latency[columns.PHASE] == wanted]
+    if not len(shown):
+        return _say_nothing(ax, theme, title)
+    n_all, shown = len(shown), shown.head(_N_LINES)
+    _draw_ranges(ax, theme, shown)
+    _name_lines(ax, _labels(shown, keys or [columns.PHASE]))
+    ax.grid(axis="x", color=theme.faint, linewidth=0.6)
+    return _finish(ax, theme, title=title + _n_shown(n_all), x="seconds")
+
+
+def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how many attempts and rows failed, by class and code, and which may have been billed.
+
+    Parameters
+    ----------
+    failures : pandas.DataFrame
+        What `dreamo_batch.failures` returned.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure, which becomes pyplot's current one.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If it is not a table of `failures`, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from dreamo_batch.columns import FAILURES
+    >>> plot_failures(pd.DataFrame(columns=list(FAILURES))).get_title(loc="left")
+    'Failures by class'
+    """
+    _check(failures, columns.FAILURES, "failures")
+    ax, theme = _prepare(ax)
+    title = "Failures by class"
+    if not len(failures):
+        return _say_nothing(ax, theme, title)
+    labels = failures[columns.ERROR_CLASS] + (" " + failures[columns.ERROR_CODE]).fillna("")
+    n = failures[[columns.N_ROWS, columns.ATTEMPTS]].astype(columns.FLOAT).max(axis=1)
+    billed = n.where(failures[columns.MAY_HAVE_BEEN_BILLED].astype(bool), 0.0)
+    counts = pd.DataFrame({"n": n, "billed": billed}).groupby(labels).sum()
+    shown = counts.sort_values("n", ascending=False, kind="stable").head(_N_LINES)
+    bars: dict[str, tuple[pd.Series, dict[str, Any]]] = {
+        "not billed": (shown["n"] - shown["billed"], {"color": theme.open}),
+        "may have been billed": (shown["billed"], _hatched(ax, theme)),
+    }
+    _stack(ax, bars)
+    _name_lines(ax, shown.index.tolist())
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlim(0, float(shown["n"].max()) * 1.05)
+    return _finish(ax, theme, title=title + _n_shown(len(counts)), x="attempts, or rows never submitted")
+
+
+def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how many attempts completed and failed per minute, over time.
+
+    Parameters
+    ----------
+    throughput : pandas.DataFrame
+        What `dreamo_batch.throughput` returned.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure, which becomes pyplot's current one.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If it is not a table of `throughput`, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from dreamo_batch.columns import THROUGHPUT
+    >>> plot_throughput(pd.DataFrame(columns=list(THROUGHPUT))).get_title(loc="left")
+    'Attempts per minute'
+    """
+    _check(throughput, columns.THROUGHPUT, "throughput")
+    ax, theme = _prepare(ax)
+    title = "Attempts per minute"
+    if not len(throughput):
+        return _say_nothing(ax, theme, title)
+    at = throughput[columns.AT]
+    step = at.diff().iloc[-1] if len(at) > 1 else pd.Timedelta("1s")
+    minutes = step / pd.Timedelta("1min")
+    completed, failed = (
+        throughput[name].astype(columns.FLOAT) / minutes for name in (columns.COMPLETED, columns.FAILED)
+    )
+    ax.bar(at, completed, width=step, align="edge", color=theme.good, label="completed")
+    if failed.any():
+        style = _hatched(ax, theme)
+        ax.bar(at, failed, bottom=completed, width=step, align="edge", label="failed", **style)
+    ax.grid(axis="y", color=theme.faint, linewidth=0.6)
+    _date(ax)
+    return _finish(ax, theme, title=title, x="time (UTC)", y="attempts per minute")
+
+
+def _prepare(ax: Axes | None) -> tuple[Axes, Theme]:
+    """Return axes to draw on, and the colours for their background."""
+    if ax is None:
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise UsageError(f"Plots need matplotlib ({error}): pip install 'dreamo-batch[plots]'.") from None
+        ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
+    theme = _theme(ax)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(theme.open)
+    ax.tick_params(colors=theme.ink, which="both", length=3)
+    ax.set_axisbelow(True)
+    return ax, theme
+
+
+def _theme(ax: Axes) -> Theme:
+    """Choose by what is behind the axes: the figure if they are transparent, and a light page if that is too."""
+    from matplotlib.colors import to_rgba
+
+    behind = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
+    red, green, blue, _ = next((colour for colour in behind if colour[3] > 1 / 2), (1, 1, 1, 1))
+    luminance = sum(weight * part for weight, part in zip(_LUMINANCE, (red, green, blue), strict=True))
+    return ON_LIGHT if luminance > 1 / 2 else _ON_DARK
+
+
+def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "") -> Axes:
+    """Write the title, the names of the axes, and a legend if there are several colours."""
+    title = _drawable(title)
     style: dict[str, Any] = {"fontfamily": _families(title), "parse_math": False}
     ax.set_title(title, color=theme.ink, loc="left", fontsize="medium", **style)
     ax.set_xlabel(x, color=theme.ink)
     ax.set_ylabel(y, color=theme.ink)
     if len(ax.get_legend_handles_labels()[0]) > 1:
-        _explain(ax, theme)
+        _add_legend(ax, theme)
     return ax
 
 
-def _explain(ax: Axes, theme: Theme) -> None:
-    """Say what the colours mean: below the axes where the figure makes room for it, else within them."""
+def _add_legend(ax: Axes, theme: Theme) -> None:
+    """Put the legend below the axes if the figure makes room for it, else inside them."""
     style: dict[str, Any] = {"labelcolor": theme.ink, "fontsize": "small"}
     figure: Any = ax.get_figure(root=True)
     if figure.get_layout_engine() is None:
@@ -87,31 +350,46 @@ def _explain(ax: Axes, theme: Theme) -> None:
             return
 
 
-def say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
-    """Say that there is nothing to draw, rather than show empty axes."""
+def _say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
+    """Write that there is nothing to draw, rather than show empty axes."""
     ax.text(0.5, 0.5, "nothing to show", color=theme.ink, ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
-    return finish(ax, theme, title=title)
+    return _finish(ax, theme, title=title)
 
 
-def name_lines(ax: Axes, labels: Sequence[Any]) -> None:
+def _name_lines(ax: Axes, labels: Sequence[str]) -> None:
     """Label horizontal lines from the top down."""
-    ax.set_yticks(range(len(labels)), [shortened(label) for label in labels], parse_math=False)
+    ax.set_yticks(range(len(labels)), _distinct([_drawable(label) for label in labels]), parse_math=False)
     for tick in ax.get_yticklabels():
         tick.set_fontfamily(_families(tick.get_text()))
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
 
-def shortened(label: object) -> str:
-    """Make one short line of a label, of characters that can be drawn."""
-    text = "(none)" if label is None or label != label else " ".join(str(label).split())  # noqa: PLR0124 - NaN
-    text = drawable(text)
-    return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 3] + "..."
+def _distinct(texts: Sequence[str]) -> list[str]:
+    """Shorten texts so that different ones stay different: in the middle, else to where they differ."""
+    labels = {text: _shortened(text, len(text)) for text in texts}
+    for label in {label for label, n in Counter(labels.values()).items() if n > 1}:
+        alike = [text for text in labels if labels[text] == label]
+        start = next(at for at, letters in enumerate(zip(*alike, strict=False)) if len(set(letters)) > 1)
+        labels |= {text: _shortened(text, start + _LABEL_CHARACTERS // 4) for text in alike}
+    if len(set(labels.values())) < len(labels):  # they differ in several places
+        labels = {text: f"{number}. {label}" for number, (text, label) in enumerate(labels.items(), 1)}
+    return [labels[text] for text in texts]
 
 
-def drawable(text: str) -> str:
-    """Put a box for every letter that no font here has."""
+def _shortened(text: str, end: int) -> str:
+    """Shorten a text to its beginning and a piece that ends at a place."""
+    if len(text) <= _LABEL_CHARACTERS:
+        return text
+    n_first = _LABEL_CHARACTERS // 2 - 1
+    n_last = _LABEL_CHARACTERS - n_first - 2
+    piece = text[max(n_first, end - n_last) :][:n_last]
+    return f"{text[:n_first]}…{piece}" + ("" if text.endswith(piece) else "…")
+
+
+def _drawable(text: str) -> str:
+    """Replace every letter that no font here has by a box."""
     known = [_charmap(file) for file in _files()]
     box = _UNDRAWABLE if ord(_UNDRAWABLE) in known[0] else "?"
     return "".join(c if c.isprintable() and any(ord(c) in one for one in known) else box for c in text)
@@ -150,290 +428,14 @@ def _charmap(file: str) -> frozenset[int]:
         return frozenset()
 
 
-def _fresh() -> Axes:
-    try:
-        from dreamo_batch.results.figure import Sheet
-    except ImportError as error:
-        raise UsageError(f"Plots need matplotlib ({error}): pip install 'dreamo-batch[plots]'.") from None
-    import matplotlib.pyplot as plt
-
-    return plt.figure(FigureClass=Sheet).subplots()
-
-
-def _theme(ax: Axes) -> Theme:
-    """Choose by what is behind the axes; what is transparent shows the figure, and that a page taken as light."""
-    from matplotlib.colors import to_rgba
-
-    colours = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
-    behind = next((colour for colour in colours if colour[3] > _MIDDLE), None)
-    if behind is None:
-        return ON_LIGHT
-    luminance = sum(weight * part for weight, part in zip(_LUMINANCE, behind, strict=False))
-    return ON_LIGHT if luminance > _MIDDLE else _ON_DARK
-
-
-_N_LINES: Final = 25
-_BAR: Final = 0.62
-_HATCH: Final = "////"
-_SPAN_MIN_DAYS: Final = 1 / 86_400
-
-
-def plot_spend(
-    attempts: pd.DataFrame, *, cap: float | str | Decimal | None = None, ax: Axes | None = None
-) -> Axes:
-    """Draw the money spent over time, what may be billed beside it, and the cap.
-
-    Parameters
-    ----------
-    attempts : pandas.DataFrame
-        As from `dreamo_batch.attempts`.
-    cap : float, str or Decimal, optional
-        USD that the run was not to pass.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, pyplot's current one from then on.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    UsageError
-        If it is not what `attempts` gives, `cap` is no amount, or matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.columns import ATTEMPTS_MADE, dtypes
-    >>> attempts = pd.DataFrame(columns=list(ATTEMPTS_MADE)).astype(dtypes(ATTEMPTS_MADE))
-    >>> plot_spend(attempts).get_title(loc="left")
-    'Money spent: USD 0'
-    """
-    _check(attempts, columns.ATTEMPTS_MADE, "attempts")
-    limit = None if cap is None else money(cap)
-    if cap is not None and limit is None:
-        raise UsageError(f"cap={cap!r} is no amount of at least 0 USD.")
-    ax, look = prepare(ax)
-    paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
-    title = f"Money spent: USD {text(_sum(paid[columns.COST]))}"
-    if not len(paid):
-        return say_nothing(ax, look, title)
-    paid = paid.sort_values(columns.COMPLETED_AT)
-    times, spent = paid[columns.COMPLETED_AT], paid[columns.COST_USD].cumsum()
-    ax.step(times, spent, where="post", color=look.good, linewidth=2, label="spent")
-    ax.fill_between(times, spent, step="post", color=look.good, alpha=0.18, linewidth=0)
-    _draw_doubt(ax, look, attempts, float(spent.iloc[-1]))
-    if limit is not None:
-        ax.axhline(
-            float(limit), color=look.bad, linestyle="--", linewidth=1.5, label=f"cap: USD {text(limit)}"
-        )
-    ax.set_ylim(bottom=0)
-    ax.grid(axis="y", color=look.faint, linewidth=0.6)
-    _date(ax)
-    return finish(ax, look, title=title, x="time (UTC)", y="USD")
-
-
-def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the cost of each group: what was of use, what was wasted, and what may be billed beside it.
-
-    Parameters
-    ----------
-    costs : pandas.DataFrame
-        As from `dreamo_batch.costs`; groups beyond the 25 most expensive are left out, and counted in the title.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, pyplot's current one from then on.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    UsageError
-        If it is not what `costs` gives, or matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.columns import COSTS
-    >>> plot_costs(pd.DataFrame(columns=list(COSTS))).get_title(loc="left")
-    'Cost by group'
-    """
-    _check(costs, columns.COSTS, "costs")
-    ax, look = prepare(ax)
-    keys = _keys(costs, columns.COSTS | columns.COSTS_PLANNED)
-    title = f"Cost by {', '.join(keys) or 'group'}"
-    if not len(costs):
-        return say_nothing(ax, look, title)
-    is_timed = keys == [columns.SUBMITTED_AT]
-    shown = (
-        costs.head(_N_LINES)
-        if is_timed
-        else costs.sort_values(columns.SPENT_USD, ascending=False).head(_N_LINES)
-    )
-    waste, doubt = (
-        pd.to_numeric(shown[name]).fillna(0.0) for name in (columns.WASTE, columns.POSSIBLY_BILLED)
-    )
-    spent = shown[columns.SPENT_USD].astype(columns.FLOAT).fillna(0.0)
-    bars: dict[str, tuple[pd.Series, dict[str, Any]]] = {
-        "of use": (spent - waste, {"color": look.good}),
-        "wasted": (waste, {"color": look.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}),
-        "possibly billed": (doubt, {"facecolor": "none", "edgecolor": look.open, "linestyle": "--"}),
-    }
-    _stack(ax, bars)
-    name_lines(ax, _labels(shown, keys))
-    ax.grid(axis="x", color=look.faint, linewidth=0.6)
-    return finish(ax, look, title=title + _left_out(len(costs)), x="USD")
-
-
-def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw how long attempts took: the median, from where 10 % to where 90 % were done, and the extremes.
-
-    Parameters
-    ----------
-    latency : pandas.DataFrame
-        As from `dreamo_batch.latency`.
-    phase : str, optional
-        One phase only; default: every phase of the whole, and ``"task"`` where there are groups.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, pyplot's current one from then on.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    UsageError
-        If it is not what `latency` gives, there is no such phase, or matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.columns import LATENCY
-    >>> plot_latency(pd.DataFrame(columns=list(LATENCY))).get_title(loc="left")
-    'Seconds by phase'
-    """
-    _check(latency, columns.LATENCY, "latency")
-    if phase is not None and phase not in columns.PHASES:
-        raise UsageError(f"There is no phase {phase!r}; there are {', '.join(columns.PHASES)}.")
-    ax, look = prepare(ax)
-    keys = _keys(latency, columns.LATENCY)
-    wanted = phase or (columns.TASK if keys else None)
-    title = (
-        f"Seconds by phase{''.join(f', {key}' for key in keys)}"
-        if wanted is None
-        else (f"Seconds of {wanted}" + (f" by {', '.join(keys)}" if keys else ""))
-    )
-    shown = latency if wanted is None else latency[latency[columns.PHASE] == wanted]
-    if not len(shown):
-        return say_nothing(ax, look, title)
-    n_all, shown = len(shown), shown.head(_N_LINES)
-    _draw_ranges(ax, look, shown)
-    name_lines(ax, _labels(shown, keys or [columns.PHASE]))
-    ax.grid(axis="x", color=look.faint, linewidth=0.6)
-    return finish(ax, look, title=title + _left_out(n_all), x="seconds")
-
-
-def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how many attempts and rows failed, by class and code, and which may have been billed.
-
-    Parameters
-    ----------
-    failures : pandas.DataFrame
-        As from `dreamo_batch.failures`.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, pyplot's current one from then on.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    UsageError
-        If it is not what `failures` gives, or matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.columns import FAILURES
-    >>> plot_failures(pd.DataFrame(columns=list(FAILURES))).get_title(loc="left")
-    'Failures by class'
-    """
-    _check(failures, columns.FAILURES, "failures")
-    ax, look = prepare(ax)
-    title = "Failures by class"
-    if not len(failures):
-        return say_nothing(ax, look, title)
-    labels = failures[columns.ERROR_CLASS] + (" " + failures[columns.ERROR_CODE]).fillna("")
-    n = failures[[columns.N_ROWS, columns.ATTEMPTS]].astype(columns.FLOAT).max(axis=1)
-    billed = n.where(failures[columns.MAY_HAVE_BEEN_BILLED].astype(bool), 0.0)
-    counts = pd.DataFrame({"n": n, "billed": billed}).groupby(labels).sum()
-    counts = counts.sort_values("n", ascending=False, kind="stable")
-    shown = counts.head(_N_LINES)
-    style = {"color": look.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}
-    _stack(
-        ax,
-        {
-            "not billed": (shown["n"] - shown["billed"], {"color": look.open}),
-            "may have been billed": (shown["billed"], style),
-        },
-    )
-    name_lines(ax, shown.index.tolist())
-    _count_in_ones(ax, float(shown["n"].max()))
-    return finish(ax, look, title=title + _left_out(len(counts)), x="attempts, or rows never submitted")
-
-
-def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how many attempts a minute were seen completed, and failed, over time.
-
-    Parameters
-    ----------
-    throughput : pandas.DataFrame
-        As from `dreamo_batch.throughput`.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, pyplot's current one from then on.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    UsageError
-        If it is not what `throughput` gives, or matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from dreamo_batch.columns import THROUGHPUT
-    >>> plot_throughput(pd.DataFrame(columns=list(THROUGHPUT))).get_title(loc="left")
-    'Attempts a minute'
-    """
-    _check(throughput, columns.THROUGHPUT, "throughput")
-    ax, look = prepare(ax)
-    title = "Attempts a minute"
-    if not len(throughput):
-        return say_nothing(ax, look, title)
-    at = throughput[columns.AT]
-    step = at.diff().iloc[-1] if len(at) > 1 else pd.Timedelta("1s")
-    a_minute = step / pd.Timedelta("1min")
-    completed, failed = (
-        throughput[n].astype(columns.FLOAT) / a_minute for n in (columns.COMPLETED, columns.FAILED)
-    )
-    ax.bar(at, completed, width=step, align="edge", color=look.good, label="completed")
-    if failed.any():
-        style: dict[str, Any] = {"color": look.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}
-        ax.bar(at, failed, bottom=completed, width=step, align="edge", label="failed", **style)
-    ax.grid(axis="y", color=look.faint, linewidth=0.6)
-    _date(ax)
-    return finish(ax, look, title=title, x="time (UTC)", y="attempts a minute")
-
-
 def _check(table: pd.DataFrame, expected: Mapping[str, Any], function: str) -> None:
     if not isinstance(table, pd.DataFrame):
         raise UsageError(
-            f"A DataFrame was expected, not a {type(table).__name__}; give what {function}() gave back."
+            f"Expected a DataFrame, got {type(table).__name__}. Pass what {function}() returned."
         )
     absent = [name for name in expected if name not in table.columns]
     if absent:
-        raise UsageError(f"There is no column {absent[0]!r}; give what {function}() gave back.")
+        raise UsageError(f"The table has no {absent[0]!r} column. Pass what {function}() returned.")
 
 
 def _keys(table: pd.DataFrame, own: Mapping[str, Any]) -> list[str]:
@@ -441,19 +443,18 @@ def _keys(table: pd.DataFrame, own: Mapping[str, Any]) -> list[str]:
 
 
 def _labels(table: pd.DataFrame, keys: list[str]) -> list[str]:
-    if not keys:
-        return ["all"] * len(table)
-    cells = table[keys].astype(object).itertuples(index=False, name=None)
-    return [
-        ", ".join(shortened(None if pd.isna(cell) else _short_time(cell)) for cell in row) for row in cells
-    ]
+    rows = table[keys].astype(object).itertuples(index=False, name=None)
+    return [", ".join(map(_label, row)) for row in rows] if keys else ["all"] * len(table)
 
 
-def _short_time(cell: Any) -> Any:
-    return cell.strftime("%Y-%m-%d %H:%M") if isinstance(cell, pd.Timestamp) else cell
+def _label(cell: Any) -> str:
+    if pd.isna(cell):
+        return "(none)"
+    time = cell.strftime("%Y-%m-%d %H:%M") if isinstance(cell, pd.Timestamp) else cell
+    return " ".join(str(time).split())
 
 
-def _left_out(n: int) -> str:
+def _n_shown(n: int) -> str:
     return "" if n <= _N_LINES else f" ({_N_LINES} of {n})"
 
 
@@ -461,13 +462,17 @@ def _sum(costs: pd.Series) -> Decimal:
     return total(money(cost) or ZERO for cost in costs)
 
 
-def _draw_doubt(ax: Axes, look: Theme, attempts: pd.DataFrame, spent: float) -> None:
-    """Draw what attempts may cost that were possibly billed, on top of what was spent."""
+def _draw_doubt(ax: Axes, theme: Theme, attempts: pd.DataFrame, spent: float) -> None:
+    """Draw what may be billed on top of what was spent."""
     is_doubtful = attempts[columns.MAY_HAVE_BEEN_BILLED].fillna(value=False).astype(bool)
     held = _sum(attempts.loc[is_doubtful & attempts[columns.COST].isna(), columns.RESERVED].dropna())
     if held:
-        label = f"with what is possibly billed: USD {text(held)} more"
-        ax.axhline(spent + float(held), color=look.open, linestyle=":", linewidth=1.5, label=label)
+        label = f"possibly billed: {dollars(held)} more"
+        ax.axhline(spent + float(held), color=theme.open, linestyle=":", linewidth=1.5, label=label)
+
+
+def _hatched(ax: Axes, theme: Theme) -> dict[str, Any]:
+    return {"color": theme.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}
 
 
 def _stack(ax: Axes, bars: Mapping[str, tuple[pd.Series, Mapping[str, Any]]]) -> None:
@@ -478,25 +483,18 @@ def _stack(ax: Axes, bars: Mapping[str, tuple[pd.Series, Mapping[str, Any]]]) ->
         left = left + lengths.to_numpy()
 
 
-def _draw_ranges(ax: Axes, look: Theme, shown: pd.DataFrame) -> None:
+def _draw_ranges(ax: Axes, theme: Theme, shown: pd.DataFrame) -> None:
     lines = range(len(shown))
-    ax.hlines(lines, shown[columns.MIN_S], shown[columns.MAX_S], color=look.open, linewidth=1, label="all")
+    ax.hlines(lines, shown[columns.MIN_S], shown[columns.MAX_S], color=theme.open, linewidth=1, label="all")
     ax.hlines(
-        lines, shown[columns.P10_S], shown[columns.P90_S], color=look.good, linewidth=7, label="10 to 90 %"
+        lines, shown[columns.P10_S], shown[columns.P90_S], color=theme.good, linewidth=7, label="10 to 90 %"
     )
-    ax.plot(shown[columns.P50_S], lines, "o", color=look.ink, markersize=5, label="median")
+    ax.plot(shown[columns.P50_S], lines, "o", color=theme.ink, markersize=5, label="median")
     ax.set_xlim(left=0)
 
 
-def _count_in_ones(ax: Axes, highest: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlim(0, highest * 1.05)
-
-
 def _date(ax: Axes) -> None:
-    """Write times as short as they can be told apart."""
+    """Write times as short as is unambiguous."""
     import matplotlib.dates
 
     dates: Any = matplotlib.dates  # whose annotations are incomplete
