@@ -49,7 +49,17 @@ _PACKAGE: Final = __file__.removesuffix("errors.py")
 
 
 class DreamoError(Exception):
-    """Anything this toolkit raises on purpose."""
+    """Anything this toolkit raises on purpose.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> try:
+    ...     dreamo.load("runs/no-such-run")
+    ... except dreamo.DreamoError as error:
+    ...     print(type(error).__name__)
+    DirectoryError
+    """
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows: the user's own lines."""
@@ -57,11 +67,31 @@ class DreamoError(Exception):
 
 
 class UsageError(DreamoError, ValueError):
-    """An argument can't be used; nothing was sent and nothing was bought."""
+    """An argument can't be used; nothing was sent and nothing was bought.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> try:
+    ...     dreamo.sweep(image=[], prompt="on a beach")
+    ... except dreamo.UsageError:
+    ...     print("an axis without values")
+    an axis without values
+    """
 
 
 class TableError(UsageError):
-    """A table can't be read, or its columns are not what was expected."""
+    """A table can't be read, or its columns are not what was expected.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> try:
+    ...     dreamo.read_table("no-such-table.csv")
+    ... except dreamo.TableError:
+    ...     print("check the path")
+    check the path
+    """
 
 
 class InvalidTable(TableError):
@@ -71,6 +101,16 @@ class InvalidTable(TableError):
     ----------
     problems : pandas.DataFrame
         One line per problem, columns as in `dreamo_batch.columns.PROBLEMS`.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, -5])
+    >>> try:
+    ...     dreamo.run(jobs, "runs/invalid", gateway="local")
+    ... except dreamo.InvalidTable as error:
+    ...     print(error.problems[["row", "column"]].values.tolist())
+    [['1', 'seed']]
     """
 
     def __init__(self, message: str, problems: pd.DataFrame) -> None:
@@ -79,7 +119,17 @@ class InvalidTable(TableError):
 
 
 class SettingsError(UsageError):
-    """The base URL or the key can't be used."""
+    """The base URL or the key can't be used.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> try:
+    ...     dreamo.Client(api_key="a key with blanks")
+    ... except dreamo.SettingsError:
+    ...     print("check DREAMO_API_KEY")
+    check DREAMO_API_KEY
+    """
 
 
 class PriceUnknown(UsageError):
@@ -91,6 +141,18 @@ class PriceUnknown(UsageError):
         The table as it stands, where attempts had been sent before that was found out.
     run_dir : pathlib.Path or None
         Where the run is kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=1, size="512x512")
+    >>> gateway = dreamo.LocalGateway(precharge="missing")
+    >>> try:
+    ...     dreamo.run(jobs, tempfile.mkdtemp(), gateway=gateway, max_cost=1, progress=False)
+    ... except dreamo.PriceUnknown:
+    ...     print("pass unit_cost= or pilot=")
+    pass unit_cost= or pilot=
     """
 
     results: pd.DataFrame | None = None
@@ -98,19 +160,63 @@ class PriceUnknown(UsageError):
 
 
 class DirectoryError(DreamoError):
-    """A run directory can't be used."""
+    """A run directory can't be used.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> try:
+    ...     dreamo.status("runs/no-such-run")
+    ... except dreamo.DirectoryError:
+    ...     print("no run directory there")
+    no run directory there
+    """
 
 
 class DirectoryLocked(DirectoryError):
-    """Another process is writing to the run directory."""
+    """Another process is writing to the run directory.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> def run_or_follow(jobs, run_dir):
+    ...     try:
+    ...         return dreamo.run(jobs, run_dir)
+    ...     except dreamo.DirectoryLocked:
+    ...         return dreamo.watch(run_dir).wait()
+    """
 
 
 class OtherService(DirectoryError):
-    """The run directory belongs to another service."""
+    """The run directory belongs to another service.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> run_dir = tempfile.mkdtemp()
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=1, size="512x512")
+    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> try:
+    ...     dreamo.run(jobs, run_dir, api_key="sk-example-key", progress=False)
+    ... except dreamo.OtherService:
+    ...     print("use another run directory")
+    use another run directory
+    """
 
 
 class LedgerDamaged(DirectoryError):
-    """The ledger can't be trusted, so nothing may be bought on its word."""
+    """The ledger can't be trusted, so nothing may be bought on its word.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> def what_is_damaged(jobs, run_dir):
+    ...     try:
+    ...         dreamo.run(jobs, run_dir)
+    ...     except dreamo.LedgerDamaged:
+    ...         return dreamo.verify(run_dir)
+    """
 
 
 class RunStopped(DreamoError):
@@ -122,6 +228,15 @@ class RunStopped(DreamoError):
         The table as it stands.
     run_dir : pathlib.Path or None
         Where the run is kept.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> def run_as_far_as_possible(jobs, run_dir, **options):
+    ...     try:
+    ...         return dreamo.run(jobs, run_dir, **options)
+    ...     except dreamo.RunStopped as stopped:
+    ...         return stopped.results
     """
 
     def __init__(
@@ -133,23 +248,84 @@ class RunStopped(DreamoError):
 
 
 class BudgetReached(RunStopped):
-    """The next attempt could pass the cap."""
+    """The next attempt could pass the cap.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 4), size="512x512")
+    >>> options = {"gateway": "local", "unit_cost": "0.03", "max_cost": "0.03", "progress": False}
+    >>> try:
+    ...     dreamo.run(jobs, tempfile.mkdtemp(), max_in_flight=1, **options)
+    ... except dreamo.BudgetReached as stopped:
+    ...     print(stopped.results["status"].isin(["completed", "pending"]).all())
+    True
+    """
 
 
 class AccessRefused(RunStopped):
-    """The service refused the key, the credit, the permission, or any attempt at this address."""
+    """The service refused the key, the credit, the permission, or any attempt at this address.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=1, size="512x512")
+    >>> with dreamo.LocalGateway() as gateway:
+    ...     try:
+    ...         dreamo.run(
+    ...             jobs, tempfile.mkdtemp(), api_key="sk-wrong", base_url=gateway.base_url, progress=False
+    ...         )
+    ...     except dreamo.AccessRefused as stopped:
+    ...         print(stopped.results["status"].tolist())
+    ['pending']
+    """
 
 
 class KeyMissing(RunStopped):
-    """No API key was given for a service that needs one."""
+    """No API key was given for a service that needs one.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=1, size="512x512")
+    >>> _ = os.environ.pop("DREAMO_API_KEY", None)
+    >>> try:
+    ...     dreamo.run(jobs, tempfile.mkdtemp(), base_url="https://example.com", progress=False)
+    ... except dreamo.KeyMissing:
+    ...     print("set DREAMO_API_KEY")
+    set DREAMO_API_KEY
+    """
 
 
 class StorageFailed(RunStopped):
-    """The run directory can't be written to."""
+    """The run directory can't be written to.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> def run_until_the_disk_is_full(jobs, run_dir):
+    ...     try:
+    ...         return dreamo.run(jobs, run_dir)
+    ...     except dreamo.StorageFailed as stopped:
+    ...         return stopped.results  # make room, then call it again
+    """
 
 
 class ServiceUnreachable(RunStopped):
-    """The service could not be reached for longer than the run was told to wait."""
+    """The service could not be reached for longer than the run was told to wait.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> def run_if_the_service_is_there(jobs, run_dir):
+    ...     try:
+    ...         return dreamo.run(jobs, run_dir, task_timeout_s=60)
+    ...     except dreamo.ServiceUnreachable as stopped:
+    ...         return stopped.results  # nothing failed; call it again later
+    """
 
 
 class ServiceError(DreamoError):
@@ -159,6 +335,18 @@ class ServiceError(DreamoError):
     ----------
     failure : dreamo_batch.service.failures.Failure
         What is known of it: kind, class, HTTP status, code, message.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> request = dreamo.Request("on a beach", 1, 512, 512, True, image_url="https://example.com/fox.png")
+    >>> with dreamo.LocalGateway(faults={"script": {"create": ["http_500_after_accept"]}}) as gateway:
+    ...     client = dreamo.Client(api_key=gateway.api_key, base_url=gateway.base_url)
+    ...     try:
+    ...         client.create(request)
+    ...     except dreamo.ServiceError as error:
+    ...         print(error.failure.http_status)
+    500
     """
 
     def __init__(self, failure: Any) -> None:
@@ -167,19 +355,71 @@ class ServiceError(DreamoError):
 
 
 class RequestRejected(ServiceError):
-    """Permanent: the same request will be answered the same way."""
+    """Permanent: the same request will be answered the same way.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> request = dreamo.Request("on a beach", 1, 512, 512, True, image_url="https://example.com/fox.png")
+    >>> with dreamo.LocalGateway(faults={"script": {"create": ["error_code_error_message"]}}) as gateway:
+    ...     client = dreamo.Client(api_key=gateway.api_key, base_url=gateway.base_url)
+    ...     try:
+    ...         client.create(request)
+    ...     except dreamo.RequestRejected as error:
+    ...         print(type(error).__name__)
+    RequestRejected
+    """
 
 
 class RequestNotTaken(ServiceError):
-    """Transient: nothing arrived, or the question may simply be asked again."""
+    """Transient: nothing arrived, or the question may simply be asked again.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> request = dreamo.Request("on a beach", 1, 512, 512, True, image_url="https://example.com/fox.png")
+    >>> with dreamo.LocalGateway(faults={"script": {"create": ["http_429"]}}) as gateway:
+    ...     client = dreamo.Client(api_key=gateway.api_key, base_url=gateway.base_url)
+    ...     try:
+    ...         client.create(request)
+    ...     except dreamo.RequestNotTaken as error:
+    ...         print(error.failure.http_status)
+    429
+    """
 
 
 class ServiceRefused(ServiceError):
-    """Stop the run: the key, the credit or the permission was refused."""
+    """Stop the run: the key, the credit or the permission was refused.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> request = dreamo.Request("on a beach", 1, 512, 512, True, image_url="https://example.com/fox.png")
+    >>> with dreamo.LocalGateway(faults={"script": {"create": ["http_401"]}}) as gateway:
+    ...     client = dreamo.Client(api_key=gateway.api_key, base_url=gateway.base_url)
+    ...     try:
+    ...         client.create(request)
+    ...     except dreamo.ServiceRefused as error:
+    ...         print(error.failure.http_status)
+    401
+    """
 
 
 class RequestMayHaveArrived(ServiceError):
-    """The request may have been taken and billed, and nobody can tell."""
+    """The request may have been taken and billed, and nobody can tell.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> request = dreamo.Request("on a beach", 1, 512, 512, True, image_url="https://example.com/fox.png")
+    >>> with dreamo.LocalGateway(faults={"script": {"create": ["drop_after_accept"]}}) as gateway:
+    ...     client = dreamo.Client(api_key=gateway.api_key, base_url=gateway.base_url)
+    ...     try:
+    ...         client.create(request)
+    ...     except dreamo.RequestMayHaveArrived as error:
+    ...         print(error.failure.error_class)
+    no_answer
+    """
 
 
 def path_given(name: str, path: object) -> str:

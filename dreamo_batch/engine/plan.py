@@ -433,7 +433,18 @@ _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_H
 
 
 class Plan(HeadedFrame):
-    """What `plan` gives: columns of `dreamo_batch.columns.PLAN`, on the index of the user's table."""
+    """What `plan` returns: columns of `dreamo_batch.columns.PLAN`, on the index of the user's table.
+
+    A DataFrame that shows what it comes to above its rows; what is made from it is a plain one.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), use_rephraser=False)
+    >>> planned = dreamo.plan(jobs, unit_cost="0.03")
+    >>> planned["action"].tolist(), planned["cost_high_usd"].sum()
+    (['new', 'new'], np.float64(0.06))
+    """
 
     _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
     _colours = _COLOURS

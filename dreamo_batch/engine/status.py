@@ -396,6 +396,16 @@ class Status(Snapshot):
         Whether the cap stopped it.
     at : datetime
         When this was so (UTC).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=1, size="512x512")
+    >>> with dreamo.start(jobs, tempfile.mkdtemp(), gateway="local") as live:
+    ...     done = live.wait(progress=False)
+    >>> live.status.by_status["completed"], live.status.n_in_flight
+    (1, 0)
     """
 
     run_dir: Path

@@ -538,7 +538,18 @@ _NEEDED: Final = frozenset({columns.POSITION, columns.SEVERITY})
 
 
 class Problems(HeadedFrame):
-    """What `validate` gives: columns of `dreamo_batch.columns.PROBLEMS`, of a table of `n_rows` rows."""
+    """What `validate` returns: columns of `dreamo_batch.columns.PROBLEMS`, one row per problem.
+
+    A DataFrame that shows what it comes to above its rows; what is made from it is a plain one.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["on a beach", " "], seed=1)
+    >>> problems = dreamo.validate(jobs)
+    >>> problems[["row", "column", "severity"]].values.tolist()
+    [['1', 'prompt', 'error']]
+    """
 
     _metadata = ["_n_rows"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
     _colours = _COLOURS
