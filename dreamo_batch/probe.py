@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch import connect, path_of, plan, run, service_given, with_key
+from dreamo_batch.batch import path_of, plan, run
+from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money, text
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, look, read_jobs
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from typing import Literal
 
-    from dreamo_batch.batch import Amount, Gateway
+    from dreamo_batch.batch import Amount
+    from dreamo_batch.connect import Gateway
     from dreamo_batch.jobs.prepare import Job, Prepared
 
 
@@ -134,7 +136,7 @@ def probe_seeds(
     directory = RunDirectory(run_dir)
     probe, prepared = _probe(table, k, base_dir)
     _refuse_other_table(directory, probe, base_dir)
-    service = service_given(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
+    service = Service(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
     planned = plan(probe, run_dir, unit_cost=unit_cost, base_dir=base_dir)
     n_new = int((planned[columns.ACTION] == _NEW).sum())
     if n_new:
@@ -227,7 +229,7 @@ def _refuse_other_table(
 
 
 def _price(
-    planned: pd.DataFrame, directory: RunDirectory, service: dict[str, Any], prepared: Prepared
+    planned: pd.DataFrame, directory: RunDirectory, service: Service, prepared: Prepared
 ) -> Decimal | None:
     """Give the most that an attempt costs: as planned, else as the service tells; None if nobody does."""
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
@@ -235,7 +237,7 @@ def _price(
         return money(str(known))
     largest: Job = max(prepared.jobs.values(), key=lambda job: job.width * job.height)
     with ExitStack() as resources:
-        client = connect(resources, directory, **service)
+        client = service.connect(resources, directory)
         try:
             return money(client.precharge(Payloads().request(largest)).cost) or None
         except (ServiceError, ImageChanged, ImageGone):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch import Task, known_service, results_of, service_given, work_off
+from dreamo_batch.call import Call, Task, results_of
+from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal, ledger, requests, runner
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.coordinator import SystemClock
@@ -32,6 +33,7 @@ from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.fields import user_columns
+from dreamo_batch.live import work_off
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import frame, history
 from dreamo_batch.results import load as reading
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from dreamo_batch.batch import Gateway
+    from dreamo_batch.connect import Gateway
     from dreamo_batch.engine.attempts import Attempt, State
     from dreamo_batch.engine.ledger import Recovered
     from dreamo_batch.service.client import Client
@@ -202,25 +204,20 @@ def download(
     >>> done["output_path"].isna().tolist(), saved["output_path"].isna().tolist()
     ([True, True], [False])
     """
+    service = Service.of(locals())
     rows = results if isinstance(results, pd.DataFrame) else load(results)
     history.refuse_other_tables(rows)
     directory = RunDirectory(frame.run_dir_of(rows, run_dir))
-    service = service_given(
-        client=client,
-        api_key=api_key,
-        base_url=base_url,
-        gateway=gateway,
-        allow_private_links=allow_private_links,
-    )
-    work_off(*_nothing_submitted(directory, rows), known_service(directory, service), show=progress)
+    work_off(_fetching(directory, rows, service.or_local(directory)), show=progress)
     return _as_they_stand(rows, directory)
 
 
-def _nothing_submitted(directory: RunDirectory, rows: pd.DataFrame) -> tuple[RunDirectory, Task, str]:
+def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> Call:
+    """Make a call that fetches the pictures of these rows and submits nothing."""
     table = read_jobs(directory.jobs)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
     task = Task(table.user, table.prepared, RunOptions(), fetched=wanted)
-    return directory, task, peek_entropy(directory) or new_entropy()
+    return Call(directory, task, peek_entropy(directory) or new_entropy(), service)
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dreamo_batch import batch
+from dreamo_batch import call
 from dreamo_batch.engine.coordinator import Coordinator
 
 if TYPE_CHECKING:
@@ -34,6 +34,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if seconds is None else seconds / HURRY
 
     monkeypatch.setattr(Coordinator, "wait_s", wait_s)
-    monkeypatch.setattr(batch, "SystemClock", HurriedClock)
-    monkeypatch.setattr(batch, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
-    monkeypatch.setattr(batch, "_PRECHARGE_WAIT_MAX_S", 0.001)
+    monkeypatch.setattr(call, "SystemClock", HurriedClock)
+    monkeypatch.setattr(call, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
+    monkeypatch.setattr(call, "_PRECHARGE_WAIT_MAX_S", 0.001)

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch import Call, Task
+from dreamo_batch.call import Call, Task
+from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.directory import RunDirectory, _sealed, new_entropy, read_table, to_state, write
 from dreamo_batch.engine.ledger import peek_entropy
@@ -609,7 +610,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow):
         prepared = prepare(table, entropy=entropy, inputs_dir=directory.inputs)
         with Client(api_key=slow.gateway.api_key, base_url=slow.gateway.base_url) as client:
             task = Task(table, prepared, options)
-            service = {"client": client, "api_key": None, "base_url": None, "gateway": None}
+            service = Service(client=client)
             call = Call(directory, task, entropy, service, clock=JumpingClock())
             call.begin()
             assert call.runner.is_closed.wait(30)

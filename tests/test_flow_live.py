@@ -19,7 +19,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
-from dreamo_batch.batch import Call
+from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
 from tests.flows import Flow, Slow
@@ -170,20 +170,18 @@ def test_the_same_cell_again_goes_on_with_the_running_run(flow, start, slow):
     flow.assert_finishes()
 
 
-def test_run_takes_a_batch_over_which_then_follows_it(flow, start, slow):
-    """A foreground run goes on with what the batch had in flight; the batch shows it and controls nothing."""
+def test_run_goes_on_with_a_batch_that_then_shows_it(flow, start, slow):
+    """A foreground run goes on with what the batch had in flight; the batch shows that run from then on."""
     live = start(flow.table.head(2))
     until(lambda: are_two_under_way(live))
     slow.let_tasks_end()
     table = flow.table.head(2)
     done = flow.run(table)
     assert done[columns.STATUS].tolist() == [columns.COMPLETED] * 2
-    assert not live.can_control
-    until(lambda: live.status.phase == "finished")
+    assert live.can_control
+    assert live.status.phase == "finished"
     pd.testing.assert_frame_equal(live.results(), done)
     pd.testing.assert_frame_equal(live.wait(progress=False), done)
-    with pytest.raises(errors.UsageError, match="pause: this only follows"):
-        live.pause()
     assert len(flow.invoice()) == 2
 
 

@@ -566,7 +566,7 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
             dreamo.run(table, tmp_path / "run", **service)
         left_at = time.monotonic()
         thread.join()
-        assert "The same call goes on" in capsys.readouterr().err
+        assert "Run the same call again to resume" in capsys.readouterr().err
         slow.hurry()
         done = dreamo.run(table, tmp_path / "run", **service, progress=False)
         assert time.monotonic() - left_at < 60
@@ -763,7 +763,7 @@ def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, re
     assert done["status"].tolist() == ["completed"]
     with (
         dreamo.Client(base_url=gateway.base_url, api_key=gateway.api_key) as client,
-        pytest.raises(errors.UsageError, match="give allow_private_links= to the Client"),
+        pytest.raises(errors.UsageError, match="Pass allow_private_links= to the Client"),
     ):
         dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
 

@@ -349,7 +349,7 @@ def check(live: bool, base_url: str | None, yes: bool, format_: str) -> int:
 
 
 def _check(base_url: str | None, api_key: str | None, format_: str, *, is_agreed: bool) -> int:
-    from dreamo_batch.batch import with_key
+    from dreamo_batch.connect import with_key
     from dreamo_batch.probe import N_ORDERS_MAX, check_service, most_it_costs
     from dreamo_batch.service.client import Client
 

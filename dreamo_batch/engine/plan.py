@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -340,6 +340,11 @@ class RunOptions:
     random_seed: Literal["record", "service"] = "record"
     task_timeout_s: float = 900.0
     adopt_copy: bool = False
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> RunOptions:
+        """Pick the arguments of a call that are options, and check them."""
+        return cls(**{one.name: arguments[one.name] for one in fields(cls) if one.name in arguments})
 
     def __post_init__(self) -> None:
         """Check everything at once."""

@@ -44,7 +44,7 @@ def test_stop_button_gives_control_back_and_the_same_cell_goes_on(shop, notebook
     measured(f"stop button: control back after {took_s:.2f} s (promised: {PROMISED_S:.0f} s)")
     assert took_s < ALLOWED_S
     book.wait(RUN)
-    assert output.inner_text().count("The same call goes on where this one ended") == 1
+    assert output.inner_text().count("Run the same call again to resume") == 1
     screen.take_all("bar-interrupted", output)
     shop.open_for_good()
     assert shop.n_attempts() == 2

@@ -1,0 +1,409 @@
+"""One call on a run directory: checked as a whole, then handed to the runner's thread."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch import columns
+from dreamo_batch.engine import plan as planning
+from dreamo_batch.engine.attempts import State
+from dreamo_batch.engine.budget import Budget, highest_price, money, text
+from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
+from dreamo_batch.engine.directory import RunDirectory, describer, to_arrow, to_frame, write_frame, write_jobs
+from dreamo_batch.engine.plan import (
+    RunOptions,
+    fetching_only,
+    nearly_bought,
+    nearly_bought_warnings,
+    warnings_of,
+)
+from dreamo_batch.engine.requests import Effects, ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
+from dreamo_batch.engine.schedule import Limits, Schedule
+from dreamo_batch.errors import (
+    AccessRefused,
+    DirectoryError,
+    PriceUnknown,
+    RunStopped,
+    ServiceError,
+    ServiceUnreachable,
+    UsageError,
+)
+from dreamo_batch.results import failures, frame
+from dreamo_batch.results.load import read_state
+from dreamo_batch.service.failures import FORBIDDEN, Failure, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from decimal import Decimal
+
+    import pandas as pd
+
+    from dreamo_batch.connect import Service
+    from dreamo_batch.engine.coordinator import Clock
+    from dreamo_batch.engine.directory import StoredTable
+    from dreamo_batch.engine.ledger import Ledger
+    from dreamo_batch.engine.status import Snapshot
+    from dreamo_batch.jobs.prepare import Job, Prepared
+    from dreamo_batch.service.client import Client
+
+_WORKERS_MAX: Final = 16
+_WORKERS_MIN: Final = 4
+_PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
+_PRECHARGE_WAIT_MAX_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a call is given: the user's columns, what was decided for each row, and the options.
+
+    `chosen` are jobs named for a retry. With `fetched`, nothing is submitted, and of the pictures that are missing only
+    those of these jobs are fetched. `before` is the budget of the call that this one goes on with, also if that was
+    stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
+    """
+
+    user: pd.DataFrame
+    prepared: Prepared
+    options: RunOptions
+    chosen: frozenset[str] = frozenset()
+    fetched: frozenset[str] | None = None
+    before: Budget | None = None
+
+
+def _ignore(_call: Call) -> None:
+    """Nobody follows the call."""
+
+
+class Call:
+    """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
+
+    client: Client
+    runner: Runner
+    coordinator: Coordinator
+    ledger: Ledger
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        task: Task,
+        entropy: str,
+        service: Service,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self.directory = directory
+        self.task = task
+        self.results: pd.DataFrame | None = None
+        self.reconciliation: dict[str, Any] = {}
+        self.warnings: tuple[str, ...] = ()
+        self.is_begun = False
+        self._entropy = entropy
+        self._service = service
+        self._clock = clock or SystemClock()
+        self._table_id = uuid.uuid4().hex
+        self._is_stopped = False
+        self._why_no_price: str | None = None
+        self._unasked: Failure | None = None
+
+    def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
+        """Check everything, then go on in place of whatever call is live on the directory.
+
+        Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
+        first request.
+        """
+        with ExitStack() as resources:
+            self.client = self._service.connect(resources, self.directory)
+            try:
+                price = self._told_price()
+                ask(self.directory, partial(self._install, price, resources, on_begin))
+            except AccessRefused as refused:
+                if live(self.directory.path) is None:
+                    ask(self.directory, partial(self._keep, refused))
+                raise
+            except BaseException:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """Send nothing more for this call, begun or not; creates on the wire are still recorded."""
+        self._is_stopped = True
+        if self.is_begun:
+            self.runner.interrupt(self.coordinator)
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another call of this process went on with the directory, or this process is only a fork."""
+        return self.is_begun and (self.runner.is_of_parent or self.runner.coordinator is not self.coordinator)
+
+    @property
+    def call(self) -> Call:
+        """The call itself, as `LiveRun.call` is the one under way."""
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the runner has closed the directory."""
+        return self.runner.is_closed.is_set()
+
+    def snapshot(self) -> Snapshot:
+        """Count the rows by status, and the money."""
+        return self.coordinator.snapshot()
+
+    def pause_for(self, seconds: float) -> None:
+        """Wait, or until the call is over."""
+        self.runner.is_closed.wait(seconds)
+
+    @property
+    def ending(self) -> str:
+        """What the call came to, in one line."""
+        return frame.sentence(self.reconciliation, self.coordinator.budget.spent)
+
+    def again(self, task: Task) -> Call:
+        """Return a call that goes on with this one."""
+        return Call(self.directory, task, self._entropy, self._service)
+
+    def results_now(self) -> pd.DataFrame:
+        """Return the table as it stands, whoever works on the directory."""
+        results = results_of(self.task.user, self.task.prepared, self.ledger.state.copy())
+        return frame.mark(results, self.directory)
+
+    # In the runner's thread.
+
+    def _install(
+        self,
+        price: Decimal | None,
+        resources: ExitStack,
+        on_begin: Callable[[Call], None],
+        at_work: Runner,
+    ) -> None:
+        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        before = at_work.coordinator
+        assignment = self._assignment(session.ledger.state, before)
+        budget = self._budget(assignment, session.ledger.state, price)
+        n_workers = at_work.workers.n if at_work.workers else _n_workers(self.task.options.max_in_flight)
+        self._refuse_copy(session.ledger, assignment)
+        coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
+        warnings = self._warnings(session.ledger, assignment, before)
+        if self._is_stopped:
+            raise RunStopped("stopped before it began")  # nobody waits for it any more
+        try:
+            self._remember(session.ledger, budget.cap)
+        except OSError as error:
+            raise storage_failed(self.directory, error) from error
+        self.warnings = warnings
+        session.resources.push(resources.pop_all())
+        self.runner, self.coordinator, self.ledger = at_work, coordinator, session.ledger
+        on_begin(self)
+        at_work.take_on(coordinator, self._finish, n_workers)
+        self.is_begun = True
+        if self._is_stopped:
+            coordinator.halt()
+
+    def _assignment(self, state: State, before: Coordinator | None) -> Assignment:
+        task = self.task
+        if task.fetched is not None and before is not None and not before.schedule.is_halted:
+            raise UsageError(
+                f"A run is going on in {self.directory.path}; it saves its pictures itself. Stop it, or wait."
+            )
+        chosen = task.chosen
+        if before is not None and (
+            task.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
+        ):
+            chosen |= {job_id for job_id, _ in before.schedule.waiting}
+        assignment = planning.assignment(
+            task.prepared, state, task.options.plan_options(chosen), self.directory.path
+        )
+        describe = describer(task.user, task.prepared.rows)
+        assignment = replace(assignment, describe=describe)
+        return assignment if task.fetched is None else fetching_only(assignment, task.fetched)
+
+    def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
+        """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
+        may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
+        if ledger.is_copy and may_submit and not self.task.options.adopt_copy:
+            raise DirectoryError(
+                f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
+                "submitted: what the original submitted since then isn't known here and could be paid twice. Pass "
+                "adopt_copy=True to submit in the copy, or run the same call on the original."
+            )
+
+    def _warnings(
+        self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
+    ) -> tuple[str, ...]:
+        warnings = ledger.warnings + tuple(warnings_of(self.task.prepared, assignment.to_submit))
+        nearly = nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
+        warnings += nearly_bought_warnings(
+            nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly
+        )
+        if before is not None and before.schedule.is_paused:
+            warnings += ("the run on this directory was paused; this call goes on with it",)
+        return warnings
+
+    def _coordinator(
+        self, ledger: Ledger, assignment: Assignment, budget: Budget, n_workers: int
+    ) -> Coordinator:
+        options = self.task.options
+        limits = Limits(
+            max_in_flight=options.max_in_flight,
+            n_workers=n_workers,
+            task_timeout_s=options.task_timeout_s,
+            patience_s=options.task_timeout_s,
+        )
+        return Coordinator(
+            ledger=ledger,
+            budget=budget,
+            schedule=Schedule(limits, budget),
+            effects=Effects(self.client, self.directory.path),
+            clock=self._clock,
+            assignment=assignment,
+        )
+
+    def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
+        options = self.task.options
+        cap = options.cap(state.cap)
+        agreed = self.task.before
+        max_new = money(options.max_new_cost) if agreed is None else agreed.left
+        is_limited = cap is not None or max_new is not None
+        price = price if price is not None else highest_price(state)
+        if is_limited and price is None and assignment.to_submit and options.pilot is None:
+            limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
+            if self._unasked is not None and self._unasked.http_status is None:
+                raise ServiceUnreachable(
+                    f"could not ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
+                )
+            why = f" ({self._why_no_price})" if self._why_no_price else ""
+            raise PriceUnknown(
+                f"{limit} can't be kept: no price is known. None was given, none was seen in "
+                f"{self.directory.path}, and the service does not tell one{why}. Give unit_cost= (USD an attempt), or "
+                "pilot=k to buy up to k attempts first, counted over the directory's life, which the cap can't "
+                "bind, and "
+                "go on at the price they show."
+            )
+        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
+
+    def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
+        write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
+        ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
+        ledger.commit()
+        if self.task.options.adopt_copy and ledger.is_copy:
+            ledger.adopt(self.task.prepared.jobs)
+        ledger.directory.update_manifest(table_id=self._table_id, settings=self.task.options.as_settings())
+
+    def _finish(self) -> None:
+        """Write the results, once the ledger is closed."""
+        ledger = self.ledger
+        results = results_of(self.task.user, self.task.prepared, ledger.state)
+        self.reconciliation = frame.reconcile(len(self.task.user), results)
+        try:
+            ledger.directory.refuse_loss()  # another run may have written its own
+            write_frame(
+                ledger.directory.results,
+                results,
+                {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
+            )
+            ledger.directory.update_manifest(reconciliation=self.reconciliation)
+        except OSError as error:
+            self.coordinator.storage_failed(error)
+        self.results = frame.mark(results, self.directory)  # last: other threads look for it
+
+    def _keep(self, refused: AccessRefused, at_work: Runner) -> None:
+        """Leave the table in the directory, though nothing was submitted, and say how it stands."""
+        if at_work.coordinator is not None:
+            return
+        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        try:
+            self._remember(session.ledger, self.task.options.cap(session.ledger.state.cap))
+        except OSError as error:
+            raise storage_failed(self.directory, error) from error
+        refused.run_dir = self.directory.path
+        results = results_of(self.task.user, self.task.prepared, session.ledger.state)
+        refused.results = frame.mark(results, self.directory)
+
+    # What it may cost.
+
+    def _told_price(self) -> Decimal | None:
+        """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
+        price, max_new = money(self.task.options.unit_cost), money(self.task.options.max_new_cost)
+        if price is not None or self.task.fetched is not None:
+            return price
+        state = read_state(self.directory) if self.directory.path.is_dir() else State()
+        if self.task.options.cap(state.cap) is None and max_new is None:
+            return None
+        options = self.task.options.plan_options(self.task.chosen)
+        assignment = planning.assignment(self.task.prepared, state, options, self.directory.path)
+        jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
+        return self._asked_price(jobs) if jobs else None
+
+    def _asked_price(self, jobs: list[Job]) -> Decimal | None:
+        """Ask the service what its largest picture costs; None where it does not tell, `_why_no_price` says why."""
+        by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)[:2]
+        job, waits = by_size[0], iter(_PRECHARGE_WAITS_S)
+        while True:
+            try:
+                price = self.client.precharge(Payloads().request(job))
+            except (ImageChanged, ImageGone):
+                return None
+            except ServiceError as error:
+                failure = error.failure
+            else:
+                self._why_no_price, self._unasked = price.reason, None
+                return money(price.cost) or None
+            self._why_no_price, self._unasked = str(failure), failure
+            if failure.error_class == FORBIDDEN and by_size:
+                job, by_size = by_size[-1], []  # a firewall may dislike one prompt
+                continue
+            if failure.kind is Kind.STOP:
+                raise AccessRefused(
+                    f"the service refused access: {failure}. Nothing was submitted. Once that is settled, run the "
+                    "same call again."
+                )
+            wait_s = next(waits)
+            if failure.kind is not Kind.TRANSIENT or wait_s is None:
+                return None
+            threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
+
+
+def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
+    """Lay what the ledger knows beside the user's table."""
+    attempts = to_frame(to_arrow(state, prepared.jobs))
+    return frame.assemble(user, prepared.rows, attempts)
+
+
+def n_ambiguous(results: pd.DataFrame) -> int:
+    """Count ambiguous rows."""
+    return int((results[columns.STATUS] == columns.AMBIGUOUS).sum())
+
+
+def _n_workers(max_in_flight: int) -> int:
+    return min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
+
+
+def choose(
+    directory: RunDirectory,
+    table: StoredTable,
+    rows: Collection[Any] | pd.Series | None,
+    classes: str | Collection[str] | None,
+) -> frozenset[str]:
+    """Give the jobs that a retry is about."""
+    results = results_of(table.user, table.prepared, read_state(directory))
+    is_failed = results[columns.STATUS] == columns.FAILED
+    is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
+    wanted = is_failed if rows is None else is_failed | is_ambiguous
+    if classes is not None:
+        names = {classes} if isinstance(classes, str) else set(classes)
+        known = failures.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        if unknown := sorted(names - known):
+            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
+            raise UsageError(f"classes: {unknown[0]!r} is no class of failures{meant}")
+        of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
+        wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
+    if rows is not None:
+        wanted &= frame.row_mask(results.index, rows)
+    return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

@@ -1,0 +1,269 @@
+"""What a run comes to: errors by class, the newest pictures, the rate, and what it will have cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from decimal import Context, Decimal, localcontext
+from typing import TYPE_CHECKING, Final
+
+from dreamo_batch import columns
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost
+from dreamo_batch.engine.budget import ZERO, money, price_of, times, total
+from dreamo_batch.engine.coordinator import status_of
+from dreamo_batch.engine.status import ErrorGroup, Picture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    import pandas as pd
+
+    from dreamo_batch.jobs.prepare import Job, Prepared
+
+_SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
+N_NEWEST: Final = 12
+_ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
+_MEAN_DIGITS: Final = 12
+
+Forecast = tuple[Decimal, Decimal, Decimal]
+"""Low, likely, high; USD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What of a table a status needs: its jobs, the label of each job's first row, rows per job, invalid rows."""
+
+    jobs: Mapping[str, Job]
+    labels: Mapping[str, Any]
+    weights: Mapping[str, int]
+    invalid: tuple[ErrorGroup, ...] = ()
+
+
+def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
+    """Read off a prepared table what a status needs of it."""
+    job_ids = prepared.rows[columns.JOB_ID]
+    is_job = job_ids.notna()
+    is_first = is_job & prepared.rows[columns.DUPLICATE_OF].isna()
+    labels = dict(zip(job_ids[is_first], index[is_first.to_numpy()], strict=True))
+    weights = job_ids.value_counts().to_dict()
+    return Rows(prepared.jobs, labels, weights, _invalid(index, prepared.rows[~is_job]))
+
+
+def _invalid(index: pd.Index, rows: pd.DataFrame) -> tuple[ErrorGroup, ...]:
+    if not len(rows):
+        return ()
+    position, message = rows.index[0], rows[columns.ERROR_MESSAGE].iloc[0]
+    return (ErrorGroup(columns.INVALID, len(rows), index[position], str(message)),)
+
+
+@dataclass(slots=True)
+class _Prices:
+    """Prices seen for pictures of one size."""
+
+    n: int = 0
+    sum_usd: Decimal = ZERO
+    low: Decimal = ZERO
+    high: Decimal = ZERO
+
+    def add(self, price: Decimal) -> None:
+        self.low = min(self.low, price) if self.n else price
+        self.high = max(self.high, price)
+        self.n, self.sum_usd = self.n + 1, total((self.sum_usd, price))
+
+    def forecast(self) -> Forecast:
+        with localcontext(Context(prec=_MEAN_DIGITS)):
+            return self.low, self.sum_usd / self.n, self.high
+
+
+@dataclass(slots=True)
+class _Errors:
+    """Jobs that stand at an error of one class, first to come first."""
+
+    n_rows: int = 0
+    messages: dict[str, str] = field(default_factory=dict)
+
+
+class Tally:
+    """Follows the attempts of a run; fed by one thread, read by any."""
+
+    def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
+        self._rows = rows
+        self._run_dir = run_dir
+        self._lock = threading.Lock()
+        self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
+        self._errors: dict[str, _Errors] = {}
+        self._class_of: dict[str, str] = {}
+        self._prices: dict[int | None, _Prices] = {}
+        self._unsettled: Counter[int | None] = Counter()
+        self._status: dict[str, str] = {}
+        self._unknown = ZERO  # held back for attempts that ended without a cost
+        self._start(state)
+
+    def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
+        """Take in what became of an attempt; `deciding` is the one that says how its job stands now."""
+        with self._lock:
+            self._count_money(before, after)
+            if after.job_id in self._rows.weights and _is_newly_saved(before, after):
+                self._newest.append(after)
+            self._settle(deciding)
+
+    def errors(self) -> tuple[ErrorGroup, ...]:
+        """Give rows that failed or may have been submitted, by class, most frequent first."""
+        with self._lock:
+            groups = [self._group(name, errors) for name, errors in self._errors.items() if errors.messages]
+        return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
+
+    def newest(self) -> tuple[Picture, ...]:
+        """Give the pictures saved last, newest first."""
+        with self._lock:
+            return tuple(self._picture(attempt) for attempt in reversed(self._newest))
+
+    def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
+        """Say what the directory will have cost once every row is settled."""
+        with self._lock:
+            at_any = self._overall() or (None if price is None else (price, price, price))
+            parts: list[Forecast] = [(spent_usd, spent_usd, spent_usd), (ZERO, self._unknown, self._unknown)]
+            for n_pixels, n_jobs in (+self._unsettled).items():
+                each = self._prices[n_pixels].forecast() if n_pixels in self._prices else at_any
+                if each is None:
+                    return None
+                parts.append((times(n_jobs, each[0]), times(n_jobs, each[1]), times(n_jobs, each[2])))
+        low, likely, high = (total(part[place] for part in parts) for place in range(3))
+        return low, likely, high
+
+    # Private; called with the lock held, but for the start.
+
+    def _start(self, state: State) -> None:
+        for attempt in state:
+            self._count_money(None, attempt)
+        saved = (
+            attempt
+            for attempt in state
+            if attempt.output_path is not None and attempt.job_id in self._rows.weights
+        )
+        self._newest.extend(sorted(saved, key=lambda attempt: attempt.saved_at or 0.0)[-N_NEWEST:])
+        for job_id in self._rows.weights:
+            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
+        for job_id in {attempt.job_id for attempt in state} - self._rows.weights.keys():
+            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
+
+    def _count_money(self, before: Attempt | None, after: Attempt) -> None:
+        self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
+        price = price_of(after)
+        if price is not None and (before is None or price_of(before) is None):
+            self._prices.setdefault(self._n_pixels(after.job_id), _Prices()).add(price)
+
+    def _settle(self, attempt: Attempt) -> None:
+        status, n_pixels = status_of(attempt), self._n_pixels(attempt.job_id)
+        if attempt.job_id not in self._rows.weights and attempt.stage not in OPEN:
+            status = ""  # no row waits for it
+        self._unsettled[n_pixels] += (status in columns.UNSETTLED) - (
+            self._status.get(attempt.job_id) in columns.UNSETTLED
+        )
+        self._status[attempt.job_id] = status
+        self._set_error(attempt, status)
+
+    def _set_error(self, attempt: Attempt, status: str) -> None:
+        weight = self._rows.weights.get(attempt.job_id, 0)
+        old = self._class_of.pop(attempt.job_id, None)
+        if old is not None:
+            self._errors[old].n_rows -= weight
+            del self._errors[old].messages[attempt.job_id]
+        message = attempt.error_message or attempt.output_error
+        name = _class(attempt, status)
+        if name is not None and weight:
+            errors = self._errors.setdefault(name, _Errors())
+            errors.n_rows += weight
+            errors.messages[attempt.job_id] = message or ""
+            self._class_of[attempt.job_id] = name
+
+    def _group(self, name: str, errors: _Errors) -> ErrorGroup:
+        job_id, message = next(iter(errors.messages.items()))
+        return ErrorGroup(name, errors.n_rows, self._rows.labels.get(job_id), message)
+
+    def _picture(self, attempt: Attempt) -> Picture:
+        job = self._rows.jobs.get(attempt.job_id)
+        return Picture(
+            row=self._rows.labels.get(attempt.job_id),
+            job_id=attempt.job_id,
+            prompt="" if job is None else job.prompt,
+            seed=attempt.seed_sent,
+            path=self._run_dir / str(attempt.output_path),
+            cost_usd=money(attempt.cost),
+        )
+
+    def _n_pixels(self, job_id: str) -> int | None:
+        job = self._rows.jobs.get(job_id)
+        return None if job is None else job.width * job.height
+
+    def _overall(self) -> Forecast | None:
+        if not self._prices:
+            return None
+        known = self._prices.values()
+        whole = _Prices(
+            n=sum(one.n for one in known),
+            sum_usd=total(one.sum_usd for one in known),
+            low=min(one.low for one in known),
+            high=max(one.high for one in known),
+        )
+        return whole.forecast()
+
+
+def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:
+    return after.output_path is not None and (before is None or before.output_path != after.output_path)
+
+
+def _class(attempt: Attempt, status: str) -> str | None:
+    """Name the error that a job stands at; None where there is none."""
+    if status in _ENDED_BADLY:
+        return attempt.error_class or status
+    return columns.OUTPUT_ERROR if attempt.output_error is not None else None
+
+
+def _unknown(attempt: Attempt | None) -> Decimal:
+    """Give what is held back for an attempt that ended, or may have been taken, without a known cost."""
+    if (
+        attempt is None
+        or attempt.stage not in SUBMITTED
+        or attempt.stage in OPEN
+        or not is_unresolved_cost(attempt)
+    ):
+        return ZERO
+    return money(attempt.reserved) or ZERO
+
+
+def count_rows(rows: Rows, state: State) -> Mapping[str, int]:
+    """Count the rows of each status."""
+    counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
+    counts[columns.INVALID] = sum(group.n_rows for group in rows.invalid)
+    for job_id, weight in rows.weights.items():
+        counts[status_of(state.deciding(job_id))] += weight
+    return dict(counts)
+
+
+class Speed:
+    """How many rows are settled in a second, lately."""
+
+    def __init__(self, began_at: float, n_settled: int) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)
+
+    def note(self, now: float, n_settled: int) -> None:
+        """Take in how many rows are settled now."""
+        if n_settled != self._marks[-1][1]:
+            self._marks.append((now, n_settled))
+
+    def rows_per_s(self, now: float) -> float | None:
+        """Tell the rate; None before the first row."""
+        first, last = self._marks[0], self._marks[-1]
+        n_rows = last[1] - first[1]
+        return n_rows / (now - first[0]) if n_rows > 0 and now > first[0] else None
+
+
+def left_s(n_left: int, rows_per_s: float | None) -> float | None:
+    """Tell how many seconds are left; None if it can't be told."""
+    if n_left == 0:
+        return 0.0
+    return n_left / rows_per_s if rows_per_s else None

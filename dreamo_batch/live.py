@@ -1,0 +1,529 @@
+"""A run as it goes: worked on by this process, in the foreground or behind a cell, or followed on disk."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch import columns
+from dreamo_batch.call import Call, choose
+from dreamo_batch.engine.attempts import OPEN
+from dreamo_batch.engine.budget import Budget, highest_price, money, text
+from dreamo_batch.engine.directory import read_jobs, read_table_meta
+from dreamo_batch.engine.forecast import Rows, Speed, Tally, count_rows, left_s, rows_of
+from dreamo_batch.engine.status import Progress, Status, shown
+from dreamo_batch.errors import (
+    BudgetReached,
+    DirectoryError,
+    PriceUnknown,
+    RunStopped,
+    UsageError,
+    interrupts_without_our_lines,
+)
+from dreamo_batch.results import frame
+from dreamo_batch.results.load import existing, load, read_state
+from dreamo_batch.text import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from decimal import Decimal
+    from types import FrameType
+
+    import pandas as pd
+
+    from dreamo_batch.engine.attempts import Attempt
+    from dreamo_batch.engine.coordinator import Coordinator
+    from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.runner import Runner
+    from dreamo_batch.engine.status import Phase, Snapshot
+
+_LOOK_EVERY_S: Final = 0.1
+_REST_S: Final = 1.5
+_N_NOTICES: Final = 20
+_READ_EVERY_S: Final = 1.0
+_READING_SHARE: Final = 5.0  # reading takes at most a fifth of the time, however large the run
+
+_runs: Final[weakref.WeakValueDictionary[Any, LiveRun]] = weakref.WeakValueDictionary()
+_runs_lock: Final = threading.Lock()
+
+
+def _forget_parent() -> None:
+    """Leave the parent's runs to the parent; called in a child that was just forked."""
+    _runs.clear()
+    _runs_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_runs_lock.acquire, after_in_parent=_runs_lock.release, after_in_child=_forget_parent
+    )
+
+
+def live_run(directory: RunDirectory) -> LiveRun | None:
+    """Return this process's run on a directory, if one was ever begun and anybody still refers to it."""
+    with _runs_lock:
+        run = _runs.get(directory.path)
+    return run if run is not None and run.has_begun else None
+
+
+def begin(call: Call, *, is_watched: bool = True) -> LiveRun:
+    """Begin a call in the background; a run that is live on the directory goes on with it.
+
+    Without `is_watched`, what only a status tells is counted when one is first asked for.
+    """
+    with _runs_lock:
+        run = _runs.get(call.directory.path)
+        if run is None:
+            run = _runs[call.directory.path] = LiveRun(call.directory)
+    run.begin(call, is_watched=is_watched)
+    return run
+
+
+def work_off(call: Call, *, show: bool) -> pd.DataFrame:
+    """Run a call to its end in the foreground and return the table; raises what stopped it early."""
+    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
+    bar: Progress | None = None
+    with _interrupts():
+        try:
+            run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
+            bar = _bar(call, show=show)
+            follow(call, bar)
+        except BaseException as error:
+            call.stop()
+            if isinstance(error, KeyboardInterrupt) and call.is_begun:
+                bar = bar or _bar(call, show=show)
+                _say_stopped(call, bar)
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+    return end(call, bar)
+
+
+def follow(run: Call | LiveRun | FollowedRun, bar: Progress, timeout_s: float | None = None) -> bool:
+    """Show a run until it is over, or the time is; True if it is the run."""
+    __tracebackhide__ = True
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    call, n_said = None, 0
+    while True:
+        is_over = run.is_over
+        bar.update(run.snapshot())
+        if call is not run.call:
+            call, n_said = run.call, 0
+        if call is not None:
+            notices = call.coordinator.notices
+            for line in notices[n_said:]:
+                bar.say(line, logging.WARNING)
+                n_said += 1
+        if is_over or (until is not None and time.monotonic() >= until):
+            return is_over
+        run.pause_for(
+            _LOOK_EVERY_S if until is None else max(0.0, min(_LOOK_EVERY_S, until - time.monotonic()))
+        )
+
+
+def end(call: Call, bar: Progress) -> pd.DataFrame:
+    """Say what a call came to and return its table; raises what stopped it."""
+    __tracebackhide__ = True
+    if call.runner.error is not None:
+        raise call.runner.error
+    if call.is_taken_over:
+        return _end_with_another(call)
+    if call.results is not None:
+        bar.say(call.ending)
+        for line in frame.ambiguous_lines(call.results, call.ledger.state):
+            bar.say(line, logging.WARNING)
+    if call.coordinator.stopped is not None:
+        if isinstance(call.coordinator.stopped, RunStopped | PriceUnknown):
+            call.coordinator.stopped.results = call.results
+            call.coordinator.stopped.run_dir = call.directory.path
+        raise call.coordinator.stopped
+    assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
+    return call.results.copy()
+
+
+def _end_with_another(call: Call) -> pd.DataFrame:
+    """Return the table once the call that went on with the run is over; raises what stopped that one."""
+    __tracebackhide__ = True
+    results = call.results_now()
+    stopped = call.runner.coordinator.stopped if call.runner.coordinator is not None else None
+    n_left = int(results[columns.STATUS].isin(columns.UNSETTLED).sum())
+    if stopped is None and not n_left:
+        return results
+    left = RunStopped(
+        f"Another call of this process took over {call.directory.path} and left {n_left} rows of this table "
+        "unsettled. Run the same call again to resume; nothing is bought twice."
+    )
+    raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
+    if isinstance(raised, RunStopped | PriceUnknown):
+        raised.results, raised.run_dir = results, call.directory.path
+    raise raised
+
+
+def _bar(call: Call, *, show: bool) -> Progress:
+    first = call.snapshot()
+    n_left = first.n_rows - first.n_settled
+    bar = shown(first, show=show, n_before=first.n_settled if call.task.chosen and n_left else 0)
+    for warning in call.warnings:
+        bar.say(f"warning: {warning}", logging.WARNING)
+    return bar
+
+
+def _say_stopped(call: Call, bar: Progress) -> None:
+    if call.is_taken_over:
+        bar.say(f"Stopped waiting. Another call of this process goes on with {call.directory.path}.")
+        return
+    call.runner.is_resting.wait(_REST_S)
+    follow(call, bar, timeout_s=0.0)
+    n = call.runner.n_on_the_wire
+    requests = "1 submitted request" if n == 1 else f"{n} submitted requests"
+    waiting = f" Waiting for {requests} to be recorded." if n else ""
+    bar.say(f"Stopped.{waiting} Run the same call again to resume ({call.directory.path}).", logging.WARNING)
+
+
+@contextmanager
+def in_front() -> Iterator[None]:
+    """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
+    with interrupts_without_our_lines():
+        if getattr(sys.stderr, "closed", False):
+            with redirect_stderr(None):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as an interrupt, where nobody else handles them."""
+    restore: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(name)
+            if handler is signal.SIG_DFL:
+                signal.signal(name, signal.default_int_handler)
+                restore.append((name, handler))
+    try:
+        yield
+    finally:
+        for name, handler in restore:
+            signal.signal(name, handler)
+
+
+class LiveRun:
+    """What this process does on one run directory: the call under way, or the last one."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.call: Call | None = None
+        self._changing = threading.RLock()
+        self._tally: Tally | None = None
+        self._speed: Speed | None = None
+        self._is_stop_asked = False
+        self._began_at = 0.0
+        self._ended_at: float | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any call was begun."""
+        return self.call is not None
+
+    @property
+    def latest(self) -> Call:
+        """The call under way, or the last one."""
+        assert self.call is not None  # noqa: S101 - begun before anybody gets to see the run
+        return self.call
+
+    def begin(self, call: Call, *, is_watched: bool = True) -> None:
+        """Begin a call, in place of the one under way; requests already sent are still recorded."""
+        with self._changing:
+            call.begin(partial(self._follow, is_watched=is_watched))
+
+    def _follow(self, call: Call, *, is_watched: bool) -> None:
+        """Watch this call from now on; called in the runner's thread, before the first request."""
+        call.coordinator.on_change = self._note  # which keeps this run alive as long as its coordinator
+        self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
+        self._tally = self._count(call) if is_watched else None
+        self._speed = Speed(self._began_at, call.snapshot().n_settled)
+        self.call = call
+
+    def pause(self) -> None:
+        """Submit nothing more for now; what is in flight is finished and saved."""
+        self._ask(lambda coordinator: coordinator.pause(is_paused=True))
+
+    def resume(self) -> None:
+        """Go on after a pause, or after the run stopped."""
+        with self._changing:
+            if not self._ask(_unpause) or self._is_stop_asked:
+                self._begin_again()
+
+    def stop(self) -> None:
+        """Send nothing more; requests already sent are still recorded when they are answered."""
+        self._is_stop_asked = True
+        self.latest.stop()
+
+    def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
+        """Submit chosen rows again, once, beside what is under way."""
+        with self._changing:
+            table = read_jobs(self.directory.jobs)
+            self._begin_again(choose(self.directory, table, rows, classes))
+
+    def raise_budget(self, max_cost: Decimal | None) -> None:
+        """Set a higher cap, None for none; a run that had stopped goes on."""
+        with self._changing:
+            call = self.latest
+            cap = call.coordinator.budget.cap
+            if cap is None or (max_cost is not None and max_cost <= cap):
+                has = "there is no cap" if cap is None else f"the cap is ${text(cap)} already"
+                raise UsageError(
+                    f"max_cost={max_cost}: {has}. A running batch takes only a higher cap; to lower it, stop the "
+                    "batch and start again with max_cost=."
+                )
+            goes_on = self._ask(lambda coordinator: _set_cap(coordinator, max_cost))
+            kept = replace(call.task.options, max_cost="inf" if max_cost is None else text(max_cost))
+            call.task = replace(call.task, options=kept)
+            if not goes_on:
+                self._begin_again()
+
+    def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
+        """Go on with the same task; what was submitted again once is not submitted once more.
+
+        What the run may still add to the cost is what the calls before left of it.
+        """
+        call = self.latest
+        task = call.task
+        still_asked = frozenset(key[0] for key in call.coordinator.schedule.waiting)
+        self.begin(
+            call.again(
+                replace(
+                    task,
+                    options=replace(task.options, retry_failed=False, on_ambiguous="hold"),
+                    chosen=chosen | still_asked,
+                    before=call.coordinator.budget,
+                )
+            )
+        )
+
+    def _ask(self, do: Callable[[Coordinator], Any]) -> bool:
+        """Have something done in the runner's thread; False if the run is over, or it says so."""
+        call = self.latest
+
+        def on_this_call(runner: Runner) -> Any:
+            if runner.coordinator is not call.coordinator:
+                raise UsageError(
+                    f"Another call of this process took over {self.directory.path}; use start or run once it is over."
+                )
+            return do(call.coordinator)
+
+        reply = call.runner.ask(on_this_call)
+        return not reply.cancelled() and reply.result() is not False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended."""
+        return self.latest.is_over
+
+    def snapshot(self) -> Snapshot:
+        """Count the rows by status, and the money."""
+        return self.latest.snapshot()
+
+    def pause_for(self, seconds: float) -> None:
+        """Wait, or until the call is over."""
+        self.latest.pause_for(seconds)
+
+    def status(self) -> Status:
+        """Say how the run stands."""
+        call, now = self.latest, time.monotonic()
+        tally = self._counted(call)
+        snapshot = call.snapshot()
+        phase = self._phase(call, snapshot.by_status)
+        if call.is_over and self._ended_at is None:
+            self._ended_at = now
+        is_going = phase in ("running", "stopping") and self._speed is not None
+        speed = self._speed.rows_per_s(now) if self._speed is not None and is_going else None
+        return Status(
+            run_dir=self.directory.path,
+            phase=phase,
+            by_status=snapshot.by_status,
+            spent_usd=snapshot.spent_usd,
+            reserved_usd=snapshot.reserved_usd,
+            max_cost_usd=snapshot.max_cost_usd,
+            projected_usd=tally.forecast(snapshot.spent_usd, call.coordinator.budget.price),
+            n_in_flight=snapshot.n_in_flight,
+            n_again=snapshot.n_again,
+            rows_per_s=speed,
+            eta_s=left_s(snapshot.n_rows - snapshot.n_settled, speed),
+            elapsed_s=(self._ended_at or now) - self._began_at,
+            errors=tally.errors(),
+            newest=tally.newest(),
+            notices=tuple(_notices(call)[-_N_NOTICES:]),
+            problem=_problem(call),
+            is_cap_reached=_is_cap_reached(call),
+            at=datetime.now(UTC),
+        )
+
+    def results(self) -> pd.DataFrame:
+        """Return the table as it stands now."""
+        call = self.latest
+        return call.results_now() if call.results is None else call.results.copy()
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether this process is only a fork of the one that works on the run."""
+        return self.latest.is_taken_over
+
+    def _phase(self, call: Call, by_status: Any) -> Phase:
+        if not call.is_over:
+            is_ending = self._is_stop_asked or call.coordinator.stopped is not None
+            is_paused = call.coordinator.schedule.is_paused
+            return "stopping" if is_ending else "paused" if is_paused else "running"
+        is_whole = not any(by_status.get(status, 0) for status in columns.UNSETTLED)
+        return "finished" if is_whole and _problem(call) is None else "stopped"
+
+    def _counted(self, call: Call) -> Tally:
+        """Return the tally; if it has to be made, then in the runner's thread, where nothing changes meanwhile."""
+        if self._tally is None:
+            reply = call.runner.ask(lambda _runner: self._count(call))
+            self._tally = self._count(call) if reply.cancelled() else reply.result()
+        return self._tally
+
+    def _count(self, call: Call) -> Tally:
+        self._tally = Tally(
+            rows_of(call.task.user.index, call.task.prepared), call.ledger.state, self.directory.path
+        )
+        return self._tally
+
+    def _note(self, before: Attempt | None, after: Attempt) -> None:
+        call = self.latest
+        if self._tally is not None:
+            self._tally.note(before, after, call.ledger.state.deciding(after.job_id) or after)
+        if self._speed is not None:
+            self._speed.note(time.monotonic(), call.snapshot().n_settled)
+
+
+def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:
+    coordinator.ledger.set_cap(None if max_cost is None else text(max_cost), time.time())
+    coordinator.ledger.commit()
+    coordinator.budget.cap = max_cost
+    return coordinator.stopped is None
+
+
+def _unpause(coordinator: Coordinator) -> bool:
+    coordinator.pause(is_paused=False)
+    return coordinator.stopped is None
+
+
+def _notices(call: Call) -> list[str]:
+    lines = [f"warning: {warning}" for warning in call.warnings]
+    lines += [harmless(line) for line in call.coordinator.notices[-_N_NOTICES:]]
+    return [*lines, harmless(call.ending)] if call.results is not None else lines
+
+
+def _problem(call: Call) -> str | None:
+    problem = call.runner.error or call.coordinator.stopped
+    return None if problem is None else harmless(str(problem) or type(problem).__name__)
+
+
+def _is_cap_reached(call: Call) -> bool:
+    budget = call.coordinator.budget
+    return isinstance(call.coordinator.stopped, BudgetReached) and budget.limit == budget.cap
+
+
+class FollowedRun:
+    """A run directory that somebody else may work on, read again and again as seldom as is good for it."""
+
+    call: Final = None
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self.directory = existing(run_dir)
+        self._began_at = time.monotonic()
+        self._next_at = self._began_at
+        self._table_id = ""
+        self._rows = Rows({}, {}, {})
+        self._speed: Speed | None = None
+        self._status = self._read()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on it."""
+        return self.status().is_over
+
+    def snapshot(self) -> Snapshot:
+        """Count the rows by status, and the money."""
+        return self.status()
+
+    def pause_for(self, seconds: float) -> None:
+        """Wait."""
+        threading.Event().wait(seconds)
+
+    def status(self) -> Status:
+        """Say how the run stands; at most a second old, more for large runs."""
+        began_at = time.monotonic()
+        if began_at >= self._next_at:
+            try:
+                self._status = self._read()
+            except DirectoryError as error:
+                if not self.directory.path.is_dir():
+                    raise
+                self._status = replace(self._status, problem=str(error), at=datetime.now(UTC))
+            took_s = time.monotonic() - began_at
+            self._next_at = began_at + max(_READ_EVERY_S, took_s * _READING_SHARE)
+        return self._status
+
+    def results(self) -> pd.DataFrame:
+        """Return the table as it stands on disk."""
+        return load(self.directory.path)
+
+    def _read(self) -> Status:
+        is_worked_on = self.directory.is_locked()
+        self._read_table()
+        state, now = read_state(self.directory), time.monotonic()
+        price = highest_price(state)
+        budget = Budget(cap=money(state.cap), price=price, attempts=state)
+        by_status, tally = count_rows(self._rows, state), Tally(self._rows, state, self.directory.path)
+        n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
+        speed = self._rate(now, sum(by_status.values()) - n_left) if is_worked_on else None
+        return Status(
+            run_dir=self.directory.path,
+            phase="running" if is_worked_on else "idle" if n_left else "finished",
+            by_status=by_status,
+            spent_usd=budget.spent,
+            reserved_usd=budget.reserved,
+            max_cost_usd=budget.cap,
+            projected_usd=tally.forecast(budget.spent, price),
+            n_in_flight=sum(attempt.stage in OPEN for attempt in state),
+            rows_per_s=speed,
+            eta_s=left_s(n_left, speed),
+            elapsed_s=now - self._began_at,
+            errors=tally.errors(),
+            newest=tally.newest(),
+            notices=(),
+            problem=None,
+            at=datetime.now(UTC),
+        )
+
+    def _read_table(self) -> None:
+        """Read the table, which takes a while, only if it is another one than before."""
+        if not self.directory.jobs.exists():
+            raise DirectoryError(f"{self.directory.path} has no {self.directory.jobs.name} any more.")
+        table_id = str(read_table_meta(self.directory.jobs).get("table_id"))
+        if table_id != self._table_id:
+            table = read_jobs(self.directory.jobs)
+            self._rows = rows_of(table.user.index, table.prepared)
+            self._table_id, self._speed = table.table_id, None
+
+    def _rate(self, now: float, n_settled: int) -> float | None:
+        if self._speed is None:
+            self._speed = Speed(now, n_settled)
+        self._speed.note(now, n_settled)
+        return self._speed.rows_per_s(now)
