@@ -30,7 +30,7 @@ from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money
 from dreamo_batch.engine.directory import RunDirectory, known_images, new_entropy, read_jobs
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import Plan, RunOptions, flag, leaving, misnamed_columns, nearly_bought
+from dreamo_batch.engine.plan import COPIED, Plan, RunOptions, flag, leaving, misnamed_columns, nearly_bought
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.engine.status import Progress, Silent, Status, shown
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
@@ -40,7 +40,7 @@ from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, Problems
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
 from dreamo_batch.parallel import bars
-from dreamo_batch.results.load import read_state
+from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def plan(
     )
     directory = None if run_dir is None else RunDirectory(run_dir)
     is_known = directory is not None and directory.path.is_dir()
-    state = read_state(directory) if directory is not None and is_known else State()
+    state, is_copy = read_ledger(directory) if directory is not None and is_known else (State(), False)
     entropy = (peek_entropy(directory) if directory is not None and is_known else None) or new_entropy()
     prepared = prepare(
         table,
@@ -277,6 +277,8 @@ def plan(
     remarks = misnamed_columns(prepared)
     if directory is not None:
         remarks += leaving(prepared, state, directory.jobs)
+    if is_copy:
+        remarks += (COPIED,)
     return Plan.of(planned, cap=cap, spent=Budget(attempts=state).spent, remarks=remarks)
 
 
@@ -428,7 +430,7 @@ def plan_retry(
         checked = RunOptions(**options)
     except TypeError as error:
         raise UsageError(f"retry: {error}") from None
-    state = read_state(directory)
+    state, is_copy = read_ledger(directory)
     planned = planning.table(
         table.prepared,
         table.user.index,
@@ -437,7 +439,8 @@ def plan_retry(
         run_dir=directory.path,
         unit_cost=money(checked.unit_cost),
     )
-    return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent)
+    remarks = (COPIED,) if is_copy else ()
+    return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
 
 
 _WAIT_EVERY_S: Final = 0.1

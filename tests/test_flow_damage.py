@@ -22,7 +22,7 @@ from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.directory import RunDirectory, _sealed, new_entropy, read_table, to_state, write
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.plan import COPIED, RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.service.client import Client
@@ -425,7 +425,7 @@ def test_a_moved_run_directory_works(done, tmp_path):
     assert done.invoice() == invoice
 
 
-def test_a_copied_run_directory_is_read_but_attempts_only_when_asked(tmp_path):
+def test_a_copied_run_directory_is_read_but_submits_only_when_asked(tmp_path):
     """What the original submits meanwhile could be paid twice; nothing to submit is nothing to ask for."""
     with dreamo.LocalGateway(engine="flat") as gateway:
         flow = Flow(tmp_path, gateway, n_rows=6)
@@ -437,7 +437,10 @@ def test_a_copied_run_directory_is_read_but_attempts_only_when_asked(tmp_path):
             with pytest.raises(DirectoryError, match="adopt_copy=True"):
                 copied.run()
         assert len(flow.invoice()) == 3
+        assert COPIED in dreamo.plan(flow.table, copied.run_dir).warnings()
+        assert COPIED not in dreamo.plan(flow.table, flow.run_dir).warnings()
         copied.run(flow.table.head(4), adopt_copy=True)
+        assert COPIED not in dreamo.plan(flow.table, copied.run_dir).warnings()
         assert len(flow.invoice()) == 4
         copied.assert_finishes()
 

@@ -187,6 +187,12 @@ def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+COPIED: Final = (
+    "This is a copy of a run directory (or was moved to another disk); what the original submitted since isn't known "
+    "here. `run` refuses to submit unless you pass adopt_copy=True."
+)
+
+
 def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
     """Say how many paid rows of the last call's table are not in this one."""
     try:

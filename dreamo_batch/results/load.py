@@ -16,6 +16,7 @@ from dreamo_batch.engine.budget import money
 from dreamo_batch.engine.directory import (
     NAME,
     RunDirectory,
+    is_same_place,
     read_frame,
     read_jobs,
     read_meta,
@@ -149,12 +150,19 @@ def stored_cap(directory: RunDirectory) -> Decimal | None:
 
 def read_state(directory: RunDirectory) -> State:
     """Fold the ledger; creates nobody is waiting for any more are ambiguous."""
+    return read_ledger(directory)[0]
+
+
+def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
+    """Fold the ledger as `read_state` does, and say whether the directory is a copy of the one it was written in."""
     is_worked_on = directory.is_locked()
     try:
-        state = ledger.read(directory.path).state()
+        recovered = ledger.read(directory.path)
+        is_copy = recovered.meta is not None and not is_same_place(recovered.meta.place, directory.place())
     except OSError as error:
         raise _unreadable(directory, error) from error
-    return state if is_worked_on else _settled(state)
+    state = recovered.state()
+    return state if is_worked_on else _settled(state), is_copy
 
 
 def _settled(state: State) -> State:
