@@ -1,7 +1,7 @@
 from .batch import Batch, plan, retry, run, start, watch
-from .display.gallery import Gallery
+from .display.gallery import Gallery, gallery
 from .display.report import report
-from .display.sheet import contact_sheet, gallery
+from .display.sheet import contact_sheet
 from .engine.plan import Plan
 from .engine.status import Status
 from .errors import (

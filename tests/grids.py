@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -31,3 +32,25 @@ def draw(
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(folder / name)
     return name
+
+
+class Page(HTMLParser):
+    """What stands on a page: its elements with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    @property
+    def kinds(self):
+        return [attrs["data-kind"] for _, attrs in self.elements if "data-kind" in attrs]

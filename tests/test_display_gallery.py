@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -11,35 +10,13 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.display import gallery
-from dreamo_batch.display.gallery import UNFOLDED_MAX, make_gallery
-from dreamo_batch.display.thumbnails import Thumbnails
+from dreamo_batch.display import gallery as galleries
+from dreamo_batch.display.gallery import UNFOLDED_MAX, gallery
+from dreamo_batch.display.thumbnails import Thumbnails, make_thumbnail
 from dreamo_batch.errors import UsageError
-from tests.grids import BLUE, GREEN, RED, draw, results
+from tests.grids import BLUE, GREEN, RED, Page, draw, results
 
 EVIL = '</script><img src=x onerror="alert(1)">\x1b[31m&'
-
-
-class Page(HTMLParser):
-    """What stands on a page: its elements with their attributes, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.elements if name == tag]
-
-    @property
-    def kinds(self):
-        return [attrs["data-kind"] for _, attrs in self.elements if "data-kind" in attrs]
 
 
 @pytest.fixture
@@ -63,7 +40,7 @@ def table(tmp_path):
 
 @pytest.fixture
 def shown(table, tmp_path):
-    return make_gallery(table, run_dir=tmp_path)
+    return gallery(table, run_dir=tmp_path)
 
 
 def test_a_cell_is_drawn_as_what_it_is(shown):
@@ -80,7 +57,7 @@ def test_a_cell_is_drawn_as_what_it_is(shown):
 
 def test_a_missing_combination_is_a_gap(table, tmp_path):
     """Said to be missing, not left out."""
-    page = Page(make_gallery(table.drop(index=1), run_dir=tmp_path).fragment())
+    page = Page(gallery(table.drop(index=1), run_dir=tmp_path).fragment())
     assert [cell["title"] for cell in page.all("td") if cell.get("class") == "dg-none"] == [
         "not in the table"
     ]
@@ -90,21 +67,21 @@ def test_the_reference_stands_beside_its_rows_where_they_differ(table, tmp_path)
     """Beside rows, over columns, or once."""
     draw(tmp_path, "other.png", RED)
     mixed = table.assign(image=[table["image"][0]] * 2 + [str(tmp_path / "other.png")] * 2)
-    by_row = make_gallery(mixed, run_dir=tmp_path).fragment()
+    by_row = gallery(mixed, run_dir=tmp_path).fragment()
     assert re.findall(
         r'<th scope="row"><div class="dg-references"><figure><img[^>]*alt="([^"]*)"', by_row
     ) == [
         "reference reference.png",
         "reference other.png",
     ]
-    over = make_gallery(mixed, "seed", "image", run_dir=tmp_path).fragment()
+    over = gallery(mixed, "seed", "image", run_dir=tmp_path).fragment()
     assert over.count('<th scope="col"><div class="dg-references">') == 2
 
 
 def test_several_references_in_a_line_are_counted(table, tmp_path):
     """Three are drawn at once, the others are unfolded."""
     names = [str(tmp_path / draw(tmp_path, f"r{n}.png")) for n in range(4)]
-    crowded = make_gallery(table.assign(image=names, prompt="a"), "prompt", "seed", run_dir=tmp_path)
+    crowded = gallery(table.assign(image=names, prompt="a"), "prompt", "seed", run_dir=tmp_path)
     page = Page(crowded.fragment())
     assert "+1 more" in page.texts
     assert "reference r3.png" in [image["alt"] for image in page.all("img")]
@@ -124,7 +101,7 @@ def test_a_reference_may_be_anything(table, tmp_path, kind):
         "nonsense": 3,
     }[kind]
     with_cell = table.assign(image=pd.Series([cell] * 4, dtype=object))
-    page = Page(make_gallery(with_cell, run_dir=tmp_path).fragment())
+    page = Page(gallery(with_cell, run_dir=tmp_path).fragment())
     n_drawn = len(page.all("img")) - 2
     assert n_drawn == (1 if kind in {"bytes", "uri", "pixels"} else 0)
     assert ("reference a fox.png" in page.texts) == (kind == "url")
@@ -137,27 +114,26 @@ def crowd(table, n, **own):
 
 def test_several_rows_of_a_cell_are_shown_and_the_others_unfolded(table, tmp_path):
     """Four at once, the others behind what counts them; every one is a picture, in the cell and in the count."""
-    shown = make_gallery(crowd(table, 6, tag=range(6)), "prompt", "seed", run_dir=tmp_path)
+    shown = gallery(crowd(table, 6, tag=range(6)), "prompt", "seed", run_dir=tmp_path)
     page = Page(shown.fragment())
     assert page.kinds == ["picture"] * 6
     assert {"+2 more", "tag 0", "tag 5", "6 pictures"} <= set(page.texts)
-    assert "file gone or damaged" not in shown.to_html()
-    (cell,) = shown.content()["rows"][0]["cells"]
-    assert [len(cell["entries"]), len(cell["more"]), cell["n_more"]] == [4, 2, 2]
-    assert all(entry["thumbnail"] for entry in cell["more"])
+    assert "file missing or damaged" not in shown.to_html()
+    at_once, unfolded = shown.fragment().split('<details class="dg-more">')
+    assert [at_once.count("<img"), unfolded.count("<img")] == [1 + 4, 2]  # the reference, too
 
 
 def test_a_cell_says_how_many_rows_it_does_not_even_unfold(table, tmp_path):
     """The count knows them as the pictures that they are, and one that is gone as gone."""
     many = crowd(table, UNFOLDED_MAX + 3)
     many.loc[UNFOLDED_MAX + 2, "output_path"] = "images/gone.png"
-    shown = make_gallery(many, "prompt", "seed", run_dir=tmp_path)
+    shown = gallery(many, "prompt", "seed", run_dir=tmp_path)
     texts = Page(shown.fragment()).texts
-    assert {f"{UNFOLDED_MAX + 2} pictures", "1 file gone or damaged", f"+{UNFOLDED_MAX - 1} more"} <= set(
+    assert {f"{UNFOLDED_MAX + 2} pictures", "1 file missing or damaged", f"+{UNFOLDED_MAX - 1} more"} <= set(
         texts
     )
     assert any(text.startswith("3 more not shown here") for text in texts)
-    assert shown.content()["rows"][0]["cells"][0]["beyond"].startswith("3 more not shown here")
+    assert "3 more not shown here" in shown.widget().content["html"]
 
 
 @pytest.mark.parametrize("name", ["image", "size", "use_rephraser", "replicate", "run_dir", "tag"])
@@ -165,25 +141,25 @@ def test_columns_that_tell_rows_of_a_cell_apart_join_the_axes(table, tmp_path, n
     """Whatever was varied, every row has a cell of its own unless the user chose the axes."""
     values = {"use_rephraser": [True, False], "replicate": [0, 1], "image": ["a.png", "b.png"]}
     varied = crowd(table, 2, **{name: values.get(name, ["1:1", "16:9"])})
-    shown = make_gallery(varied, run_dir=tmp_path)
+    shown = gallery(varied, run_dir=tmp_path)
     assert name in (*shown.grid.rows.names, *shown.grid.columns.names)
     assert [len(shown.grid.positions(*cell)) for cell in np.ndindex(shown.grid.shape)] == [1, 1]
-    assert make_gallery(varied, "prompt", "seed", run_dir=tmp_path).grid.shape == (1, 1)
+    assert gallery(varied, "prompt", "seed", run_dir=tmp_path).grid.shape == (1, 1)
 
 
 def test_columns_that_are_told_by_others_do_not_join(table, tmp_path):
     """One picture for each prompt is no second axis, and neither is a name for each row."""
     told = table.assign(image=["a.png", "a.png", "b.png", "b.png"], name=list("wxyz"))
-    assert make_gallery(told, run_dir=tmp_path).grid.rows.names == ("prompt",)
+    assert gallery(told, run_dir=tmp_path).grid.rows.names == ("prompt",)
 
 
 def test_drawn_seeds_are_counted_for_each_picture_and_replicate(table, tmp_path):
     """What was asked for in different ways does not share a line of drawn seeds."""
     drawn = table.assign(prompt="a", seed=None, seed_sent=[7, 8, 9, 10], image=["a.png", "b.png"] * 2)
-    shown = make_gallery(drawn, run_dir=tmp_path)
+    shown = gallery(drawn, run_dir=tmp_path)
     assert shown.grid.rows.names == ("prompt", "image")
     assert shown.grid.columns.labels == (("drawn 1",), ("drawn 2",))
-    again = make_gallery(drawn.assign(image="a.png", replicate=[0, 0, 1, 1]), run_dir=tmp_path)
+    again = gallery(drawn.assign(image="a.png", replicate=[0, 0, 1, 1]), run_dir=tmp_path)
     assert (again.grid.rows.names, again.grid.columns.names) == (("prompt",), ("seed", "replicate"))
     assert again.grid.columns.labels[0] == ("drawn 1", "replicate 0")
 
@@ -191,22 +167,22 @@ def test_drawn_seeds_are_counted_for_each_picture_and_replicate(table, tmp_path)
 def test_seeds_that_leave_mostly_gaps_are_counted(tmp_path):
     """Each prompt with a seed of its own makes one column, and the seed stands below its picture."""
     lonely = results({"prompt": [f"p{n}" for n in range(6)], "seed": range(6)})
-    shown = make_gallery(lonely, run_dir=tmp_path)
+    shown = gallery(lonely, run_dir=tmp_path)
     assert shown.grid.shape == (6, 1)
-    assert shown.grid.entries(3, 0)[0].told == "seed 3"
+    assert shown.grid.entries(3, 0)[0].caption == "seed 3"
 
 
 def test_a_row_that_a_merge_left_without_results_says_so(table, tmp_path):
     """It is neither an error nor a picture that is gone."""
     notes = pd.DataFrame({"prompt": ["a", "b", "c"], "note": ["x", "y", "z"]})
     merged = notes.merge(table, on="prompt", how="left")
-    assert "no_result" in Page(make_gallery(merged, run_dir=tmp_path).fragment()).kinds
+    assert "no_result" in Page(gallery(merged, run_dir=tmp_path).fragment()).kinds
 
 
 def test_a_duplicate_says_so(table, tmp_path):
     """It shows the picture of the row that was bought."""
     doubled = table.assign(duplicate_of=pd.array([None, None, None, 0], dtype="Int64"))
-    assert "duplicate" in Page(make_gallery(doubled, run_dir=tmp_path).fragment()).texts
+    assert "duplicate" in Page(gallery(doubled, run_dir=tmp_path).fragment()).texts
 
 
 def test_nothing_of_the_table_is_markup(table, tmp_path):
@@ -215,7 +191,7 @@ def test_nothing_of_the_table_is_markup(table, tmp_path):
         prompt=EVIL, note=EVIL, error_message=EVIL, image="https://example.com/" + EVIL, job_id=[EVIL] * 4
     )
     evil.index = pd.Index([EVIL + str(n) for n in range(4)])
-    page = Page(make_gallery(evil, ["prompt", "note"], run_dir=tmp_path, title=EVIL).to_html())
+    page = Page(gallery(evil, ["prompt", "note"], run_dir=tmp_path, title=EVIL).to_html())
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert len(page.all("script")) == 1
@@ -251,15 +227,15 @@ def test_pictures_are_linked_where_the_page_moves_with_them(shown, tmp_path):
 
 def test_a_notebook_shows_one_page_and_says_where_the_others_are(table, tmp_path):
     """Turned with page()."""
-    paged = make_gallery(table, run_dir=tmp_path, page_rows=1, page_columns=1)
+    paged = gallery(table, run_dir=tmp_path, page_rows=1, page_columns=1)
     assert "page 1 of 4" in paged._repr_html_()
     assert "rows 1 to 1 of 2, columns 1 to 1 of 2" in Page(paged._repr_html_()).texts
     assert Page(paged.page(4).fragment()).kinds == ["picture"]
     assert repr(paged) == "<gallery of 4 rows: 2 x 2 cells, prompt by seed, page 4 of 4>"
     with pytest.raises(UsageError, match="pages 1 to 4"):
         paged.page(5)
-    with pytest.raises(UsageError, match="page_rows"):
-        make_gallery(table, run_dir=tmp_path, page_rows=0)
+    with pytest.raises(UsageError, match="page_rows=0: expected at least 1"):
+        gallery(table, run_dir=tmp_path, page_rows=0)
 
 
 def test_cells_that_only_show(shown):
@@ -269,7 +245,7 @@ def test_cells_that_only_show(shown):
 
 def test_an_empty_table_says_so(tmp_path):
     """Rather than show nothing."""
-    empty = make_gallery(results({"prompt": [], "seed": []}), run_dir=tmp_path)
+    empty = gallery(results({"prompt": [], "seed": []}), run_dir=tmp_path)
     assert "nothing to show" in empty.fragment()
     assert "nothing to show" in empty.to_html()
 
@@ -321,7 +297,7 @@ def noisy_run(folder, n_rows, n_columns, n_files=40):
 
 def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
     """A page of all of them under 12 MB, what a notebook keeps under 3, whatever the pictures are."""
-    large = make_gallery(noisy_run(tmp_path, 250, 20), run_dir=tmp_path)
+    large = gallery(noisy_run(tmp_path, 250, 20), run_dir=tmp_path)
     assert len(large._repr_html_().encode()) < 3_000_000
     page = large.to_html()
     assert page.count("<img") == 5_000
@@ -330,8 +306,8 @@ def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
 
 def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monkeypatch):
     """They are not taken for gone, and what is gone is not taken for one of them."""
-    monkeypatch.setattr(gallery, "EMBEDDED_MAX", 1)
-    page = Page(make_gallery(table, run_dir=tmp_path).to_html())
+    monkeypatch.setattr(galleries, "EMBEDDED_MAX", 1)
+    page = Page(gallery(table, run_dir=tmp_path).to_html())
     assert page.kinds == ["picture", "failed", "gone", "picture"]
     assert "picture not embedded" in page.texts
 
@@ -370,4 +346,4 @@ def test_what_is_no_picture_has_no_thumbnail(tmp_path):
     """Damaged files, folders and impossible names are gone rather than an error."""
     (tmp_path / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     assert Thumbnails().of_files([tmp_path / "half.jpg", tmp_path, tmp_path / "a\0b"]) == [None] * 3
-    assert Thumbnails().of_content(b"no picture") is None
+    assert make_thumbnail(b"no picture", 1_000) is None

@@ -43,7 +43,7 @@ def test_drawn_seeds_are_counted():
     grid = lay_out(table)
     assert labels(grid.columns) == ["7", "drawn 1", "drawn 2"]
     assert cells(grid) == [[[], [0], [1]], [[3], [2], []]]
-    assert [entry.told for entry in grid.shown()] == ["seed 11", "seed 12", "", "seed 13"]
+    assert [entry.caption for entry in grid.shown()] == ["seed 11", "seed 12", "", "seed 13"]
 
 
 def test_a_table_without_its_seeds_tells_them_by_those_that_recur():
@@ -108,8 +108,8 @@ def test_rows_in_one_cell_are_told_apart():
     """By the columns of the user's own in which they differ, and by no others."""
     own = {"prompt": "a", "seed": 1, "size": ["1:1", "16:9"], "note": "same"}
     table = results(own)
-    assert [entry.told for entry in lay_out(table).entries(0, 0)] == ["size 1:1", "size 16:9"]
-    assert [entry.told for entry in lay_out(table).entries(0, 0, n_max=1)] == ["size 1:1"]
+    assert [entry.caption for entry in lay_out(table).entries(0, 0)] == ["size 1:1", "size 16:9"]
+    assert [entry.caption for entry in lay_out(table).entries(0, 0, n_max=1)] == ["size 1:1"]
 
 
 def test_every_status_is_told_with_its_reason():
@@ -152,7 +152,7 @@ def test_pages_cover_the_grid():
     ]
     assert pages[0].n_pages == 6
     assert sorted(entry.position for page in pages for entry in page.shown()) == list(range(15))
-    assert len(pages[-1].whole().shown()) == 15
+    assert len(grid.shown()) == 15
     with pytest.raises(UsageError, match="pages 1 to 6"):
         grid.page(7, 2, 2)
 
@@ -168,7 +168,7 @@ def test_an_empty_table_is_an_empty_grid():
     [
         ("promt", "seed", "no column 'promt'"),
         ("prompt", ["prompt"], "named twice"),
-        ("prompt", "size", "tells no size"),
+        ("prompt", "size", "has no size"),
     ],
 )
 def test_axes_that_can_not_be_are_refused(rows, across, words):
@@ -179,7 +179,7 @@ def test_axes_that_can_not_be_are_refused(rows, across, words):
 
 def test_a_table_without_results_is_refused():
     """What run() and load() give is asked for."""
-    with pytest.raises(UsageError, match="column status"):
+    with pytest.raises(UsageError, match="no 'status' column"):
         lay_out(pd.DataFrame(SWEEP))
 
 

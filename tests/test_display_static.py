@@ -11,8 +11,7 @@ from PIL import Image
 
 from dreamo_batch.display.panel import html_blocks, status_html, status_text
 from dreamo_batch.display.panel_view import view_of
-from dreamo_batch.display.thumbnails import PanelThumbnails as Thumbnails
-from dreamo_batch.display.thumbnails import small
+from dreamo_batch.display.thumbnails import Thumbnail, Thumbnails
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from tests.fakes import small_run
 from tests.pictures import encoded, noisy, plain
@@ -123,7 +122,7 @@ def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture_is(tmp_path):
         path.write_bytes(encoded(plain(640, 320, mode), kind))
         with Image.open(path) as before:
             assert before.mode == mode
-        (tmp_path / "small.jpg").write_bytes(small(path))
+        (tmp_path / "small.jpg").write_bytes(Thumbnails().of([path])[path])
         with Image.open(tmp_path / "small.jpg") as made:
             assert (made.size, made.format, made.mode) == ((160, 80), "JPEG", "RGB")
 
@@ -131,7 +130,8 @@ def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture_is(tmp_path):
 def test_what_is_see_through_is_white(tmp_path):
     """JPEG has no transparency, and black would look like a picture."""
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    (tmp_path / "small.jpg").write_bytes(small(tmp_path / "clear.png"))
+    clear = tmp_path / "clear.png"
+    (tmp_path / "small.jpg").write_bytes(Thumbnails().of([clear])[clear])
     with Image.open(tmp_path / "small.jpg") as made:
         assert made.getpixel((5, 5)) == (255, 255, 255)
 
@@ -146,7 +146,9 @@ def test_damaged_and_missing_pictures_have_an_empty_thumbnail(tmp_path):
 def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
     """It is made again only when the file is another one."""
     made = []
-    monkeypatch.setattr("dreamo_batch.display.thumbnails.small", lambda path: made.append(path) or b"jpeg")
+    jpeg = Thumbnail(b"jpeg", 1, 1)
+    maker = "dreamo_batch.display.thumbnails.make_thumbnail"
+    monkeypatch.setattr(maker, lambda path, *_: made.append(path) or jpeg)
     thumbnails = Thumbnails()
     thumbnails.of([saved])
     assert thumbnails.of([saved], n_new=0) == {saved: b"jpeg"}
@@ -160,7 +162,8 @@ def test_thumbnails_take_bounded_memory(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(encoded(plain(16, 16)))
-    thumbnails = Thumbnails(n_kept=2)
+    n_bytes = len(Thumbnails().of(paths[:1])[paths[0]])
+    thumbnails = Thumbnails(cache_bytes_max=2 * (n_bytes + 250))
     thumbnails.of(paths[:2])
     thumbnails.of(paths[:1])
     thumbnails.of(paths[2:])

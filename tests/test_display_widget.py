@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import builtins
+import re
+from importlib.resources import files
 
 import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.display import gallery
-from dreamo_batch.display.gallery import ESM, make_gallery
+from dreamo_batch.display import gallery as galleries
+from dreamo_batch.display.gallery import full_picture, gallery
 from dreamo_batch.errors import UsageError
-from tests.grids import draw, results
+from tests.grids import Page, draw, results
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -26,7 +28,7 @@ def shown(tmp_path):
         job_id=["j1", "j2", "j3", "j4"],
     )
     table.index = ["w", "x", "y", "z"]
-    return make_gallery(table, run_dir=tmp_path)
+    return gallery(table, run_dir=tmp_path)
 
 
 @pytest.fixture
@@ -42,27 +44,23 @@ def ask(shown, **message):
     shown.widget()._handle_custom_msg(message, [])
 
 
-def cells(shown):
-    return [cell["entries"] for row in shown.widget().content["rows"] for cell in row["cells"]]
+def page_of(shown):
+    return Page(shown.widget().content["html"])
 
 
 def test_the_widget_shows_the_page(shown):
-    """Labels, kinds, thumbnails as bytes, and what is known of each cell."""
-    content = shown.widget().content
-    assert [row["labels"] for row in content["rows"]] == [["a"], ["b"]]
-    assert [column["labels"] for column in content["columns"]] == [["1"], ["2"]]
-    assert [entry["kind"] for (entry,) in cells(shown)] == ["picture", "failed", "gone", "picture"]
-    first = cells(shown)[0][0]
-    assert first["thumbnail"][0][:2] == b"\xff\xd8"
-    assert {("cost", "$0.5"), ("job_id", "j1"), ("seed", "1"), ("prompt", "a")} <= set(
-        map(tuple, first["facts"])
-    )
-    assert cells(shown)[2][0]["thumbnail"] is None
-    assert content["counts"] == [
-        ["picture", "2 pictures"],
-        ["gone", "1 file gone or damaged"],
-        ["failed", "1 failed"],
-    ]
+    """Labels, kinds, thumbnails, and what is known of each cell, as the static page has them."""
+    html = shown.widget().content["html"]
+    page = Page(html)
+    assert re.findall(r'<th scope="row"><span class="dg-label">(.*?)</span>', html) == ["a", "b"]
+    assert re.findall(r'<th scope="col"><span class="dg-label">(.*?)</span>', html) == ["1", "2"]
+    assert page.kinds == ["picture", "failed", "gone", "picture"]
+    assert [image["alt"] for image in page.all("img")] == ["a, seed 1", "b, seed 2"]
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.split("</dl>")[0])
+    assert {("cost", "$0.5"), ("job_id", "j1"), ("seed", "1")} <= set(facts)
+    assert {"2 pictures", "1 file missing or damaged", "1 failed"} <= set(page.texts)
+    assert "<style" not in html  # the widget has its style sheet from the package
 
 
 def test_what_is_chosen_in_the_widget_is_the_selection(shown):
@@ -78,13 +76,13 @@ def test_what_is_chosen_in_the_widget_is_the_selection(shown):
 
 def test_pages_are_turned_from_both_sides(shown, tmp_path):
     """And what is chosen stays chosen."""
-    paged = make_gallery(shown.results, run_dir=tmp_path, page_rows=1, page_columns=1)
+    paged = gallery(shown.results, run_dir=tmp_path, page_rows=1, page_columns=1)
     paged.select(["w"])
     ask(paged, type="turn", number=4)
     assert (paged.widget().content["number"], paged.widget().content["pages"]) == (4, 4)
-    assert cells(paged)[0][0]["position"] == 3
+    assert 'data-position="3"' in paged.widget().content["html"]
     paged.page(2)
-    assert paged.widget().content["extent"] == "rows 1 to 1 of 2, columns 2 to 2 of 2"
+    assert "rows 1 to 1 of 2, columns 2 to 2 of 2" in page_of(paged).texts
     ask(paged, type="turn", number=5)
     assert paged.widget().content["number"] == 2
     assert paged.selection.index.tolist() == ["w"]
@@ -111,13 +109,13 @@ def test_other_messages_are_let_go(shown, sent, message):
 def test_heavy_and_strange_pictures_become_jpeg(tmp_path):
     """A browser can show each, and no more than is allowed is sent as it is."""
     Image.new("RGB", (3_000, 30), "red").save(tmp_path / "wide.bmp")
-    media, content = gallery.full(tmp_path / "wide.bmp")
+    media, content = full_picture(tmp_path / "wide.bmp")
     assert (media, content[:2]) == ("image/jpeg", b"\xff\xd8")
     draw(tmp_path, "large.png", size=(300, 300))
-    assert gallery.full(tmp_path / "large.png", bytes_max=10)[0] == "image/jpeg"
-    assert gallery.full(tmp_path / "large.png")[0] == "image/png"
+    assert full_picture(tmp_path / "large.png", bytes_max=10)[0] == "image/jpeg"
+    assert full_picture(tmp_path / "large.png")[0] == "image/png"
     (tmp_path / "none.jpg").write_bytes(b"nothing of the kind")
-    assert gallery.full(tmp_path / "none.jpg") is None
+    assert full_picture(tmp_path / "none.jpg") is None
 
 
 def test_a_notebook_gets_the_widget_and_the_static_page_beside_it(shown):
@@ -136,7 +134,7 @@ def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
             raise ModuleNotFoundError("No module named 'anywidget'", name=name)
         return real(name, *rest)
 
-    gallery._class.cache_clear()
+    galleries._widget_class.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
     assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
     with pytest.raises(UsageError, match=r"dreamo-batch\[gallery\]"):
@@ -154,13 +152,25 @@ def test_a_gallery_of_a_directory_is_read_anew(tmp_path):
         seen.select([0])
         dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
     ask(seen, type="refresh")
-    assert [entry["kind"] for (entry,) in cells(seen)] == ["picture", "picture"]
+    assert page_of(seen).kinds == ["picture", "picture"]
     assert seen.selection.index.tolist() == [0]
     with pytest.raises(UsageError, match="run directory"):
         dreamo.gallery(seen.results).refresh()
 
 
-def test_the_front_end_writes_words_only():
-    """Nothing of a table is ever read as markup, and nothing is fetched."""
+def test_the_script_only_parses_what_the_template_escaped():
+    """The page in `content` is the only markup that it reads, and nothing is fetched or evaluated."""
+    script = (files("dreamo_batch") / "display/assets/gallery.js").read_text(encoding="utf-8")
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch(", "http"):
-        assert word not in ESM
+        assert word not in script
+    assert re.findall(r"parseFromString\((.*?),", script) == ['model.get("content").html']
+
+
+def test_nothing_of_the_table_is_markup_in_the_widget(tmp_path):
+    """Prompts, labels, messages and the title are escaped."""
+    evil = '<img src=x onerror="alert(1)">'
+    table = results({"prompt": evil, "seed": [1]}, status="failed", error_message=evil)
+    page = page_of(gallery(table, run_dir=tmp_path, title=evil))
+    assert page.all("img") == []
+    assert page.texts.count(evil) == 4  # heading, label, box and facts
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)

@@ -522,7 +522,7 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
     assert "image-damaged" in _codes(content)
     with pytest.raises(directory.NotAPicture):
         directory.look(content)
-    assert thumbnails.shown(io.BytesIO(content), 64) is None
+    assert thumbnails.small_picture(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
 
 
@@ -606,7 +606,7 @@ def test_deep_grey_has_one_reading(tmp_path):
     content = encoded(Image.fromarray((RAMP * 65535).astype("uint16")))
     (tmp_path / "a.png").write_bytes(content)
     copy = np.asarray(opened(repair(content)).convert("L")).astype(int)
-    shown = np.asarray(thumbnails.shown(io.BytesIO(content), 64).convert("L")).astype(int)
+    shown = np.asarray(thumbnails.small_picture(io.BytesIO(content), 64).convert("L")).astype(int)
     measured = np.asarray(read(tmp_path / "a.png", hashlib.sha256(content).hexdigest()).convert("L")).astype(
         int
     )

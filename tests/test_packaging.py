@@ -59,10 +59,14 @@ def test_wheel_holds_the_package_its_types_and_the_demo(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
         names = set(content.namelist())
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamo_batch").rglob("*.py")}
-    assert modules <= names
-    templates = {f"dreamo_batch/display/templates/{name}" for name in ("report.html.j2", "report.css")}
-    assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv", *templates} <= names
+    display = ROOT / "dreamo_batch" / "display"
+    files = [*(ROOT / "dreamo_batch").rglob("*.py"), *display.glob("assets/*"), *display.glob("templates/*")]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= names
+    assert {"dreamo_batch/py.typed", "dreamo_batch/demo_data/jobs_small.csv"} <= names
+    assert {
+        "dreamo_batch/display/assets/gallery.js",
+        "dreamo_batch/display/templates/gallery.html.j2",
+    } <= names
     assert not any(name.startswith(("tests/", "notebooks/")) for name in names)
 
 

@@ -95,8 +95,8 @@ def test_pictures_are_found_after_tables_were_put_together(two, put_together):
     table = put_together(dreamo.load(first), results)
     assert all(path.is_file() for path in found(table))
     seen = dreamo.gallery(table)
-    assert "file gone" not in seen.to_html()
-    assert {entry.kind for entry in seen.grid.whole().shown()} == {"picture"}
+    assert "file missing" not in seen.to_html()
+    assert {entry.kind for entry in seen._whole.shown()} == {"picture"}
 
 
 def test_a_sheet_and_a_gallery_tell_several_runs_apart(two, tmp_path):
@@ -164,11 +164,11 @@ def test_pictures_of_rows_that_left_the_table_are_told(tmp_path):
     jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 2, 3], size="512x512")
     dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
     dreamo.run(jobs[:1], tmp_path / "run", gateway="local", progress=False)
-    told = "not shown: 2 pictures of rows that are no longer in the table; they are in images/"
+    told = "not shown: 2 pictures of rows no longer in the table; they are in images/"
     seen = dreamo.gallery(tmp_path / "run")
     assert told in seen.fragment()
     assert told in seen.to_html()
-    assert seen.content()["extent"] == told
+    assert told in seen.widget().content["html"]
     assert told in dreamo.report(tmp_path / "run").read_text(encoding="utf-8")
     notices = []
     for axes in ({}, {"rows": ..., "columns": ...}):

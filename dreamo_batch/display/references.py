@@ -1,20 +1,15 @@
-"""The reference pictures of results, found without asking anybody over the network.
-
-A run directory knows where each picture was, or keeps a copy of it; where it does not tell, the table's cell does.
-"""
+"""The reference pictures of results, found without the network: from the run directory, else from the table's cells."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamo_batch import columns
 from dreamo_batch.display.grid import key_of, label_of
-from dreamo_batch.display.thumbnails import shown
-from dreamo_batch.engine import directory
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.display.thumbnails import make_thumbnail, small_picture
+from dreamo_batch.engine.directory import RunDirectory, read_jobs
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import image_columns
@@ -32,23 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One reference picture: what tells it from others, its name, and where it is."""
+    """A reference picture: its key, its name, and its path or content; None for a URL."""
 
     key: str
     label: str
     content: Any = None
 
     def image(self, side_px: int) -> Image.Image | None:
-        """Read it, at most so large; None for one at a URL, and for one that is gone."""
-        if self.content is None:
-            return None
-        return shown(io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content, side_px)
+        """Read it, at most so large; None for a URL or a missing file."""
+        return None if self.content is None else small_picture(self.content, side_px)
 
-    def picture(self, thumbnails: Thumbnails, bytes_max: int) -> Thumbnail | None:
-        """Make it small; None for one at a URL, and for one that is gone."""
+    def thumbnail(self, thumbnails: Thumbnails, bytes_max: int) -> Thumbnail | None:
+        """Make its thumbnail; None for a URL or a missing file."""
         if isinstance(self.content, Path):
             return thumbnails.of_files([self.content], bytes_max=bytes_max)[0]
-        return None if self.content is None else thumbnails.of_content(self.content, bytes_max=bytes_max)
+        return None if self.content is None else make_thumbnail(self.content, bytes_max)
 
 
 class References:
@@ -59,87 +52,74 @@ class References:
         self._jobs = results[columns.JOB_ID].to_numpy(dtype=object) if columns.JOB_ID in results else None
         self._folders = folders
         self._recorded = {folder: _recorded(folder) for folder in dict.fromkeys(folders)}
-        self._read: dict[str, Reference] = {}
+        self._known: dict[str, Reference] = {}
 
-    def of_rows(self, positions: Iterable[int]) -> tuple[Reference, ...]:
-        """Give the different ones of some rows, in their order."""
-        found = (self.of_row(position) for position in positions)
-        return tuple({one.key: one for one in found if one is not None}.values())
+    def of_rows(self, positions: Iterable[int]) -> dict[str, Reference]:
+        """Return those of some rows by key, in order."""
+        found = (self._of_row(position) for position in positions)
+        return {one.key: one for one in found if one is not None}
 
-    def of_row(self, position: int) -> Reference | None:
-        """Give that of one row; None where none can be told."""
-        cells = (given[position] for given in self._cells)
-        cell = next((cell for cell in cells if not is_missing(cell)), None)
+    def _of_row(self, position: int) -> Reference | None:
+        values = (cells[position] for cells in self._cells)
+        cell = next((value for value in values if not is_missing(value)), None)
         job_id = None if self._jobs is None else self._jobs[position]
-        recorded = self._recorded[self._folders[position]]
-        record = None if is_missing(job_id) else recorded.get(str(job_id))
-        key = record[0] if record else key_of(cell)
+        key, sent = self._recorded[self._folders[position]].get(str(job_id), (key_of(cell), None))
         if key is None:
             return None
-        if key not in self._read:
-            name = label_of(cell if cell is not None else record and record[1], is_picture=True)
-            self._read[key] = Reference(key, name, _content(cell, record))
-        return self._read[key]
+        if key not in self._known:
+            label = label_of(sent if cell is None else cell, is_picture=True)
+            self._known[key] = Reference(key, label, _content(cell, sent))
+        return self._known[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Where a page shows its reference pictures: once, or beside its rows, or over its columns."""
+    """Where a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
 
-    once: tuple[Reference, ...]
-    by_row: tuple[tuple[Reference, ...], ...]
-    by_column: tuple[tuple[Reference, ...], ...]
+    once: tuple[Reference, ...] = ()
+    by_row: Mapping[int, tuple[Reference, ...]] = field(default_factory=dict)
+    by_column: Mapping[int, tuple[Reference, ...]] = field(default_factory=dict)
 
     @property
-    def all(self) -> tuple[Reference, ...]:
+    def all(self) -> list[Reference]:
         """Each of them once."""
-        found = (one for line in (self.once, *self.by_row, *self.by_column) for one in line)
-        return tuple({one.key: one for one in found}.values())
+        found = (one for line in (self.once, *self.by_row.values(), *self.by_column.values()) for one in line)
+        return list({one.key: one for one in found}.values())
 
 
 def beside(grid: Grid, references: References) -> Beside:
-    """Decide where the reference pictures of a page stand."""
-    cells = {
-        (row, column): references.of_rows(grid.positions(row, column))
-        for row in grid.shown_rows
-        for column in grid.shown_columns
-    }
-    different = {one.key: one for cell in cells.values() for one in cell}
+    """Choose where the reference pictures of a page stand."""
+    by_row: dict[int, dict[str, Reference]] = {row: {} for row in grid.shown_rows}
+    by_column: dict[int, dict[str, Reference]] = {column: {} for column in grid.shown_columns}
+    for row in grid.shown_rows:
+        for column in grid.shown_columns:
+            found = references.of_rows(grid.positions(row, column))
+            by_row[row] |= found
+            by_column[column] |= found
+    different = {key: one for line in by_row.values() for key, one in line.items()}
     if len(different) <= 1:
-        return Beside(tuple(different.values()), (), ())
-    by_row = _merged(cells, 0, grid.shown_rows)
-    by_column = _merged(cells, 1, grid.shown_columns)
-    if max(map(len, by_column)) == 1 < max(map(len, by_row)):
-        return Beside((), (), by_column)
-    return Beside((), by_row, ())
-
-
-def _merged(
-    cells: Mapping[tuple[int, int], tuple[Reference, ...]], side: int, lines: Iterable[int]
-) -> tuple[tuple[Reference, ...], ...]:
-    merged: dict[int, dict[str, Reference]] = {line: {} for line in lines}
-    for place, cell in cells.items():
-        merged[place[side]] |= {one.key: one for one in cell}
-    return tuple(tuple(line.values()) for line in merged.values())
+        return Beside(once=tuple(different.values()))
+    if max(map(len, by_column.values())) == 1 < max(map(len, by_row.values())):
+        return Beside(by_column={column: tuple(line.values()) for column, line in by_column.items()})
+    return Beside(by_row={row: tuple(line.values()) for row, line in by_row.items()})
 
 
 def _recorded(run_dir: Path) -> Mapping[str, tuple[str, str]]:
-    """Give digest and place of the picture of each job that the run directory knows."""
+    """Return digest and location of the picture of each job that the run directory knows."""
     try:
-        decided = directory.read_jobs(RunDirectory(run_dir).jobs).decided
+        decided = read_jobs(RunDirectory(run_dir).jobs).decided
     except DirectoryError:
         return {}
     known = decided[decided[columns.JOB_ID].notna()]
-    told = zip(known[columns.IMAGE_DIGEST], known[columns.IMAGE_SENT], strict=True)
-    return dict(zip(known[columns.JOB_ID], told, strict=True))
+    pairs = zip(known[columns.IMAGE_DIGEST], known[columns.IMAGE_SENT], strict=True)
+    return dict(zip(known[columns.JOB_ID], pairs, strict=True))
 
 
-def _content(cell: Any, record: tuple[str, str] | None) -> Any:
-    """Give a file or a picture in memory; None for a URL, and for what is no picture."""
-    place = record[1] if record and not is_missing(record[1]) else None
-    if place is not None and Path(place).is_absolute() and Path(place).is_file():
-        return Path(place)
-    read = None if is_missing(cell) else read_source(cell, Path.cwd())
-    if not isinstance(read, Source) or read.kind == URL:
+def _content(cell: Any, sent: str | None) -> Any:
+    """Return a path, or a picture in memory; None for a URL, and for what is no picture."""
+    if not is_missing(sent) and Path(str(sent)).is_absolute() and Path(str(sent)).is_file():
+        return Path(str(sent))
+    source = None if is_missing(cell) else read_source(cell, Path.cwd())
+    if not isinstance(source, Source) or source.kind == URL:
         return None
-    return Path(read.location) if read.kind == FILE else read.content
+    return Path(source.location) if source.kind == FILE else source.content

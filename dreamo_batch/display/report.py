@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import __version__, columns, files
-from dreamo_batch.display.gallery import make_gallery
-from dreamo_batch.display.grid import left_words
+from dreamo_batch.display.gallery import gallery
+from dreamo_batch.display.grid import removed_rows_notice
 from dreamo_batch.display.thumbnails import Thumbnails
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import ZERO, text, total
@@ -688,12 +688,12 @@ _GROUPS_MAX: Final = 40
 def seed_grid(facts: Facts, *, n_runs: int = 1) -> dict[str, Any]:
     """Draw prompts against seeds, with what failed or is missing drawn as what it is."""
     shown = facts.results.iloc[:N_ROWS_MAX]
-    gallery = make_gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
+    seen = gallery(shown, run_dir=facts.path, page_rows=_ANY_SIZE, page_columns=_ANY_SIZE)
     return {
-        "markup": gallery.fragment(bytes_max=_BYTES_MAX // n_runs, progress=True),
-        "is_wide": gallery.grid.shape[1] > _COLUMNS_MAX,
+        "markup": seen.fragment(bytes_max=_BYTES_MAX // n_runs, progress=True),
+        "is_wide": seen.grid.shape[1] > _COLUMNS_MAX,
         "n_more": len(facts.results) - len(shown),
-        "left": left_words(
+        "left": removed_rows_notice(
             int((facts.ledger[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)).sum())
         ),
     }

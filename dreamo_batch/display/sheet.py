@@ -14,22 +14,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dreamo_batch import columns, files
 from dreamo_batch import columns as names
-from dreamo_batch.display.gallery import PAGE_COLUMNS, PAGE_ROWS, WORDS, Gallery, make_gallery
-from dreamo_batch.display.grid import (
-    GONE,
-    NUMBER,
-    PICTURE,
-    choose_axes,
-    label_of,
-    lay_out,
-    left_words,
-    refuse_other_tables,
-)
+from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
 from dreamo_batch.display.references import References, beside
-from dreamo_batch.display.thumbnails import shown
+from dreamo_batch.display.thumbnails import small_picture
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Lettering, fitted, is_cut, line_px, wrapped
 from dreamo_batch.jobs.references import pillow_settings
+from dreamo_batch.palette import GONE, PALETTE, PICTURE
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
@@ -228,7 +219,7 @@ class Drawing:
         pen.fitted((MARGIN, below - room[1]), names[0], SMALL, _FAINT, room)
         for place, column in enumerate(grid.shown_columns):
             left, width = self.layout.left(place), self.layout.cell_width
-            if self.beside.by_column and self.beside.by_column[column]:
+            if self.beside.by_column.get(column):
                 self._reference(
                     pen,
                     (left + (width - REFERENCE) // 2, MARGIN + self.layout.head),
@@ -248,7 +239,7 @@ class Drawing:
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
         top = self.layout.top + place * self.layout.row_step
         room = self.layout.cell_height
-        if self.beside.by_row and self.beside.by_row[row]:
+        if self.beside.by_row.get(row):
             self._reference(pen, (MARGIN, top), self.beside.by_row[row][0], side_px=min(REFERENCE, room // 2))
             top, room = top + room // 2 + 2 * GAP + SMALL_PX, room // 2 - SMALL_PX - 2 * GAP
         self._names(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - GAP, room))
@@ -285,7 +276,7 @@ class Drawing:
         entry = entries[0]
         for _ in grid.positions(*cell):
             self.tick()
-        small = shown(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
+        small = small_picture(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
         if small is None:
             self._face(pen, entry, corner)
         else:
@@ -304,7 +295,10 @@ class Drawing:
         pen.box(corner, (width, height), wash, line)
         left, room = corner[0] + GAP, width - 2 * GAP
         top = corner[1] + GAP
-        top += pen.fitted((left, top), WORDS[kind], _CAPTION_SIZES_PX, line, (room, 2 * line_px(TEXT_PX))) + 6
+        top += (
+            pen.fitted((left, top), PALETTE[kind].word, _CAPTION_SIZES_PX, line, (room, 2 * line_px(TEXT_PX)))
+            + 6
+        )
         reason = entry.path or "" if kind == GONE else entry.note
         rest = max(line_px(SMALL[-1]), corner[1] + height - GAP - top)
         pen.fitted((left, top), self.label(reason, "M"), SMALL, _INK, (room, rest))
@@ -351,7 +345,7 @@ class Drawing:
 def caption(grid: Grid, cell: tuple[int, int]) -> str:
     """Say what tells a cell from others of its line, and how many rows of the table it stands for."""
     entries, n = grid.entries(*cell, n_max=1), len(grid.positions(*cell))
-    told = [entry.told for entry in entries] + ([f"{n} rows with the same job"] if n > 1 else [])
+    told = [entry.caption for entry in entries] + ([f"{n} rows with the same job"] if n > 1 else [])
     return ", ".join(part for part in told if part)
 
 
@@ -562,10 +556,9 @@ def draw_sheet(
         raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
     with pillow_settings:  # the user's limit of pixels would be one of letters, too
         if rows is not None or columns is not None:
-            chosen = choose_axes(refuse_other_tables(results), rows, columns)
             with ticking(len(results), _BAR, unit="row", progress=progress) as tick:
                 return write_grid(
-                    lay_out(results, *chosen, is_spread=True),
+                    lay_out(results, rows, columns, is_spread=True),
                     target,
                     kind,
                     folders=folders,
@@ -619,7 +612,7 @@ class _Sheet:
 
     def has_pictures(self) -> bool:
         """Say whether there is anything to draw."""
-        return any(shown(self._path(row), 1) is not None for row in self._rows)
+        return any(small_picture(self._path(row), 1) is not None for row in self._rows)
 
     def __len__(self) -> int:
         """Count the files to be drawn."""
@@ -642,7 +635,7 @@ class _Sheet:
         return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
 
     def _cell(self, row: dict[Any, Any]) -> _Cell:
-        small = shown(self._path(row), _CELL_PX)
+        small = small_picture(self._path(row), _CELL_PX)
         self.n_drawn += small is not None
         if small is not None and max(small.size) < _CELL_PX:
             small = ImageOps.contain(small, (_CELL_PX, _CELL_PX))
@@ -684,7 +677,7 @@ class _Sheet:
         pen = ImageDraw.Draw(sheet)
         if cell.picture is None:
             pen.rectangle((left, top, left + _CELL_PX - 1, top + _CELL_PX - 1), outline=_BAD)
-            for number, (text, font) in enumerate(self._lines(WORDS[GONE], cell.path)):
+            for number, (text, font) in enumerate(self._lines(PALETTE[GONE].word, cell.path)):
                 pen.text((left + 8, top + 8 + number * _LINE_PX), text, fill=_BAD, font=font)
         else:
             place = left + (_CELL_PX - cell.picture.width) // 2, top + _CELL_PX - cell.picture.height
@@ -711,87 +704,6 @@ def _drawable(text: str, letters: Lettering) -> str:
         if letters.font_for(kept, _TEXT_PX) is not None:
             return " ".join(kept.split())
     return " ".join(latin.split())
-
-
-def gallery(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
-    rows: Names = ...,
-    columns: Names = ...,
-    *,
-    run_dir: str | os.PathLike[str] | None = None,
-    page_rows: int = PAGE_ROWS,
-    page_columns: int = PAGE_COLUMNS,
-    title: str = "",
-) -> Gallery:
-    """Look at results as a grid of pictures, with the reference picture beside it.
-
-    What failed, is pending, invalid or ambiguous, was not saved, or whose file is gone, is drawn as what it is, and a
-    combination that the table lacks as a gap; so a run that is still going on can be looked at too.
-
-    Parameters
-    ----------
-    source : pandas.DataFrame, path-like or iterable of path-like
-        Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
-        loaded.
-    rows, columns : str, sequence of str, or None, optional
-        Columns of the results that the lines down and across stand for; several are nested. Default: prompts down and
-        seeds across, joined by every column that tells apart what would else share a cell (picture, size, rephraser,
-        replicate, run directory, your own); where seeds leave mostly gaps, the pictures of a line are counted instead.
-        ``"seed"`` is the seed that was sent; seeds that were drawn, and so differ from row to row, are counted:
-        ``drawn 1``, ... None for `rows`: one line; None for `columns`: what stands in a line is counted. Where several
-        rows of the table fall into one cell all the same, the first four are shown, and ``+n more`` unfolds the others.
-    run_dir : path-like, optional
-        Where the pictures are; default: where the results came from.
-    page_rows, page_columns : int
-        Lines that a page shows.
-    title : str
-        A heading.
-
-    Returns
-    -------
-    Gallery
-        A notebook shows it: a widget with the extra `gallery`, else a static grid; `to_html` writes a page of its own,
-        `selection` gives the chosen rows.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or it is not known where the pictures are.
-    DirectoryError
-        If a run directory can't be read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=range(1, 4), size="512x512")
-    >>> run_dir = tempfile.mkdtemp()
-    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
-    >>> seen = dreamo.gallery(done, rows="prompt", columns="seed")
-    >>> seen
-    <gallery of 6 rows: 2 x 3 cells, prompt by seed, page 1 of 1>
-    >>> seen.select([0, 4])["prompt"].tolist()
-    ['a beach', 'snow']
-    >>> page = seen.to_html(run_dir + "/gallery.html")
-    >>> page.read_text().count("<img")  # six pictures, and the reference once
-    7
-    """
-    again, notice = None, None
-    if not isinstance(source, pd.DataFrame):
-        run_dirs = as_paths(source)
-        again, notice = functools.partial(load, run_dirs), functools.partial(_left, run_dirs)
-        source = again()
-    return make_gallery(
-        source,
-        rows,
-        columns,
-        run_dir=run_dir,
-        page_rows=page_rows,
-        page_columns=page_columns,
-        title=title,
-        reload=again,
-        notice=notice,
-    )
 
 
 def contact_sheet(
@@ -885,4 +797,4 @@ def contact_sheet(
 
 
 def _left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> str:
-    return left_words(pictures_left(run_dirs, results))
+    return removed_rows_notice(pictures_left(run_dirs, results))

@@ -1,4 +1,4 @@
-"""Small pictures: at most 320 px, JPEG, no more bytes than asked for, each made once."""
+"""The one maker of small pictures: JPEG, within a side and a number of bytes, each file read once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
 
-
-SIDE_MAX_PX: Final = 320
 BYTES_MAX: Final = 40_000
-# Side, JPEG quality, and what a pixel weighs at that quality against the first; tried from the top until the bytes
-# fit, the last is taken whatever it weighs.
+_PANEL_PX: Final = 160
+# Side, JPEG quality, and what a pixel weighs at that quality compared to the first. The largest that fits the bytes is
+# taken, and the last in any case.
 _STEPS: Final = (
     (320, 82, 1.0),
     (320, 70, 0.72),
     (256, 70, 0.76),
     (200, 68, 0.76),
+    (160, 75, 0.85),
     (160, 65, 0.75),
     (128, 60, 0.72),
     (96, 55, 0.7),
@@ -37,12 +37,12 @@ _STEPS: Final = (
     (56, 42, 0.66),
     (40, 35, 0.65),
 )
-# A step that would weigh so much more than asked for is not worth encoding; photographs weigh about this.
+# Steps far above the limit aren't worth encoding; photographs weigh about this.
 _BYTES_PER_PIXEL: Final = 0.06
-_HOPE: Final = 1.1  # what a step weighs is guessed from the one before, and may be a little less
+_TOLERANCE: Final = 1.1  # the weight of a step is estimated from the one before, and may be a little less
 _CACHE_BYTES_MAX: Final = 48_000_000
+_ENTRY_BYTES: Final = 200  # what the cache counts for an entry besides its JPEG
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
-_PAPER: Final = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class Thumbnail:
 
     @property
     def data_uri(self) -> str:
-        """The picture as text that a page can hold."""
+        """The picture as text to embed in a page."""
         return "data:image/jpeg;base64," + base64.b64encode(self.content).decode("ascii")
 
 
 class Thumbnails:
-    """Makes thumbnails and remembers them, by content where that is known, within bounded memory."""
+    """Makes thumbnails and keeps them, by content where its digest is known; may be used from any thread."""
 
     def __init__(self, cache_bytes_max: int = _CACHE_BYTES_MAX) -> None:
-        self._cache: OrderedDict[Hashable, Thumbnail] = OrderedDict()
+        self._cache: OrderedDict[Hashable, Thumbnail | None] = OrderedDict()
         self._n_bytes, self._n_bytes_max = 0, cache_bytes_max
         self._lock = threading.Lock()
 
@@ -75,155 +75,121 @@ class Thumbnails:
         digests: Iterable[str | None] | None = None,
         progress: bool = False,
     ) -> list[Thumbnail | None]:
-        """Make thumbnails of files, several at once."""
-        known = [None] * len(paths) if digests is None else list(digests)
-        made = []
+        """Make thumbnails of files, several at once; None for a file that is missing or damaged."""
+        found = []
+        jobs = zip(paths, [None] * len(paths) if digests is None else digests, strict=True)
         bar = ticking(len(paths), "thumbnails", progress=progress)
         with ThreadPoolExecutor(_WORKERS) as pool, bar as tick:
-            for small in pool.map(self._of_file, paths, known, [bytes_max] * len(paths)):
-                made.append(small)
+            for thumbnail in pool.map(lambda job: self._of_file(*job, bytes_max=bytes_max), jobs):
+                found.append(thumbnail)
                 tick()
-        return made
+        return found
 
-    def of_content(self, content: bytes | Image.Image, *, bytes_max: int = BYTES_MAX) -> Thumbnail | None:
-        """Make the thumbnail of a picture in memory; None if it can't be read."""
-        return _made(content if isinstance(content, Image.Image) else io.BytesIO(content), bytes_max)
+    def of(self, paths: Iterable[Path], *, n_new: int | None = None) -> dict[Path, bytes]:
+        """Return the panel's thumbnails as JPEG, making `n_new` at most; empty for missing or damaged files."""
+        found: dict[Path, bytes] = {}
+        for path in paths:
+            key = _key(path, None, BYTES_MAX, _PANEL_PX)
+            is_known = key is None or self._is_kept(key)
+            if not is_known and n_new == 0:
+                continue
+            n_new = n_new if is_known or n_new is None else n_new - 1
+            thumbnail = self._of_file(path, None, bytes_max=BYTES_MAX, side_px=_PANEL_PX)
+            found[path] = b"" if thumbnail is None else thumbnail.content
+        return found
 
-    def _of_file(self, path: Path, digest: str | None, bytes_max: int) -> Thumbnail | None:
-        try:
-            found = path.stat()  # also where it is remembered: a picture that is gone is shown as gone
-        except (OSError, ValueError):
+    def _of_file(
+        self, path: Path, digest: str | None, *, bytes_max: int, side_px: int = _STEPS[0][0]
+    ) -> Thumbnail | None:
+        key = _key(path, digest, bytes_max, side_px)
+        if key is None:
             return None
-        key = (digest or (str(path), found.st_mtime_ns), found.st_size, bytes_max)
-        known = self._remembered(key)
-        if known is None and (known := _made(path, bytes_max)) is not None:
-            self._remember(key, known)
-        return known
-
-    def _remembered(self, key: Hashable) -> Thumbnail | None:
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
-            return self._cache.get(key)
+                return self._cache[key]
+        thumbnail = make_thumbnail(path, bytes_max, side_px)
+        if thumbnail is not None or digest is None:  # a damaged file doesn't stand for its whole copies
+            self._keep(key, thumbnail)
+        return thumbnail
 
-    def _remember(self, key: Hashable, made: Thumbnail) -> None:
+    def _is_kept(self, key: Hashable) -> bool:
         with self._lock:
-            replaced = self._cache.pop(key, None)
-            self._cache[key] = made
-            self._n_bytes += len(made.content) - (len(replaced.content) if replaced else 0)
+            return key in self._cache
+
+    def _keep(self, key: Hashable, thumbnail: Thumbnail | None) -> None:
+        with self._lock:
+            if key not in self._cache:
+                self._n_bytes += _weight(thumbnail)
+            self._cache[key] = thumbnail
             while self._n_bytes > self._n_bytes_max:
-                self._n_bytes -= len(self._cache.popitem(last=False)[1].content)
+                self._n_bytes -= _weight(self._cache.popitem(last=False)[1])
 
 
-def is_there(path: Path) -> bool:
-    """Say whether there is a file; an impossible name has none."""
+SHARED: Final = Thumbnails()
+"""The maker that galleries and panels share, so that drawing again costs nothing."""
+
+
+def make_thumbnail(picture: Any, bytes_max: int, side_px: int = _STEPS[0][0]) -> Thumbnail | None:
+    """Make the thumbnail of a file or a picture in memory; None if it can't be read."""
+    fitting = [
+        step for step in _STEPS if step[0] <= side_px and step[0] ** 2 * _BYTES_PER_PIXEL <= 4 * bytes_max
+    ]
+    steps = fitting or [_STEPS[-1]]
+    picture = small_picture(picture, steps[0][0])
+    if picture is None:
+        return None
+    while True:
+        side, quality, weight = steps.pop(0)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= bytes_max or not steps:
+            return Thumbnail(buffer.getvalue(), *picture.size)
+        per_pixel = buffer.tell() / (side**2 * weight)
+        fitting = [step for step in steps if step[0] ** 2 * step[2] * per_pixel <= _TOLERANCE * bytes_max]
+        steps = fitting or steps[-1:]
+
+
+def small_picture(picture: Any, side_px: int) -> Image.Image | None:
+    """Read a file, bytes or a picture, upright, on white, at most so large; None if it is missing or damaged."""
+    try:
+        if isinstance(picture, Image.Image):
+            return _on_white(picture, side_px)
+        with opened(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
+            return _on_white(image, side_px)
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything for damaged files
+        return None
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; an impossible name has none."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
 
 
-def shown(picture: Path | io.BytesIO | Image.Image, side_px: int) -> Image.Image | None:
-    """Read a picture, upright and at most so large, on white; None if it is gone or damaged."""
+def _key(path: Path, digest: str | None, bytes_max: int, side_px: int) -> Hashable | None:
+    """Return what tells a file's thumbnail from others; None for a missing file, also if its thumbnail is kept."""
     try:
-        if isinstance(picture, Image.Image):
-            return _small(picture, side_px)
-        with opened(picture) as image:
-            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
-            return _small(image, side_px)
-    except Exception:  # noqa: BLE001 - Pillow lets nearly any exception out of damaged files
+        found = path.stat()
+    except (OSError, ValueError):
         return None
+    return digest or (str(path), found.st_mtime_ns), found.st_size, bytes_max, side_px
 
 
-def _small(picture: Image.Image, side_px: int) -> Image.Image:
+def _weight(thumbnail: Thumbnail | None) -> int:
+    return _ENTRY_BYTES + (0 if thumbnail is None else len(thumbnail.content))
+
+
+def _on_white(picture: Image.Image, side_px: int) -> Image.Image:
     upright = in_eight_bits(ImageOps.exif_transpose(picture))
     if upright.mode in {"P", "PA", "LA", "RGBA"} or "transparency" in upright.info:
         upright = upright.convert("RGBA")
-        paper = Image.new("RGBA", upright.size, (*_PAPER, 255))
-        upright = Image.alpha_composite(paper, upright)
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     plain = upright.convert("RGB")
     if max(plain.size) > side_px:
         plain.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     return plain
-
-
-def _made(picture: Any, bytes_max: int) -> Thumbnail | None:
-    steps = [step for step in _STEPS if step[0] ** 2 * _BYTES_PER_PIXEL <= 4 * bytes_max] or [_STEPS[-1]]
-    small = shown(picture, steps[0][0])
-    if small is None:
-        return None
-    while True:
-        side_px, quality, weight = steps.pop(0)
-        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= bytes_max or not steps:
-            return Thumbnail(buffer.getvalue(), *small.size)
-        per_pixel = buffer.tell() / (side_px**2 * weight)
-        fitting = [step for step in steps if step[0] ** 2 * step[2] * per_pixel <= _HOPE * bytes_max]
-        steps = fitting or steps[-1:]
-
-
-_SIDE_PX: Final = 160
-_QUALITY: Final = 75
-_N_KEPT: Final = 96
-
-# A file as it was: replaced by another, it is read anew.
-_Key = tuple[str, int]
-
-
-class PanelThumbnails:
-    """Thumbnails of files as JPEG bytes, at most 160 px a side; may be used from any thread."""
-
-    def __init__(self, n_kept: int = _N_KEPT) -> None:
-        self._n_kept = n_kept
-        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, paths: Iterable[Path], *, n_new: int | None = None) -> dict[Path, bytes]:
-        """Give the thumbnails of some files."""
-        found: dict[Path, bytes] = {}
-        for path in paths:
-            key = _key(path)
-            content = b"" if key is None else self._known(key)
-            if content is None and n_new != 0:
-                content = self._keep(key, small(path))
-                n_new = None if n_new is None else n_new - 1
-            if content is not None:
-                found[path] = content
-        return found
-
-    def _known(self, key: _Key) -> bytes | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def _keep(self, key: _Key | None, content: bytes) -> bytes:
-        with self._lock:
-            if key is not None:
-                self._kept[key] = content
-            while len(self._kept) > self._n_kept:
-                self._kept.popitem(last=False)
-        return content
-
-
-def small(path: Path) -> bytes:
-    """Make the thumbnail of a file; empty bytes if it can't be read."""
-    picture = shown(path, _SIDE_PX)
-    if picture is None:
-        return b""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return buffer.getvalue()
-
-
-def _key(path: Path) -> _Key | None:
-    try:
-        return str(path), path.stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-# Shared by every panel and by the static form: the same pictures are shown by all of them.
-SHARED: Final = PanelThumbnails()

@@ -7,7 +7,7 @@ from typing import Final
 
 from playwright.sync_api import expect
 
-from dreamo_batch.display.gallery import make_gallery
+import dreamo_batch as dreamo
 from tests import grids
 
 PROMPTS: Final = (
@@ -51,7 +51,7 @@ def test_gallery_shows_pictures_a_click_enlarges_and_what_is_chosen_comes_back(s
     expect(dialog).to_be_hidden()
     for at in (0, 1):
         pictures.nth(at).hover()
-        gallery.locator(".dg-live-entry:has(img) .dg-tick").nth(at).click()
+        gallery.locator(".dg-entry:has(img) .dg-tick").nth(at).click()
     expect(gallery).to_contain_text("2 chosen")
     screen.take("gallery-chosen", gallery)
     expect(book.run(AFTER)).to_contain_text("[1, 2]")
@@ -107,7 +107,7 @@ def test_a_page_unfolds_what_a_cell_has_no_room_for(browser, tmp_path):
     table = grids.results(
         {"prompt": "a", "seed": 1, "tag": range(6)}, output_path=grids.draw(tmp_path, "a.png")
     )
-    path = make_gallery(table, "prompt", "seed", run_dir=tmp_path).to_html(tmp_path / "page.html")
+    path = dreamo.gallery(table, "prompt", "seed", run_dir=tmp_path).to_html(tmp_path / "page.html")
     page = browser.new_page()
     page.goto(path.as_uri())
     pictures = page.locator("tbody td img")
