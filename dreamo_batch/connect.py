@@ -96,16 +96,15 @@ def with_key(client: Client) -> Client:
 
 
 def _running(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:
-    """Return a running gateway; one that is started here is stopped with `resources`."""
+    """Return a running gateway; one that is started here is stopped when its last user closes its `resources`."""
     if isinstance(gateway, str):
         gateway = _local_gateway()
-    start: Any = getattr(gateway, "start", None)
-    if start is not None and not getattr(gateway, "is_running", True):
+    in_use: Any = getattr(gateway, "in_use", None)
+    if in_use is not None:
         try:
-            start(directory.gateway)
+            resources.enter_context(in_use(directory.gateway))
         except (FileExistsError, NotADirectoryError):
             raise DirectoryError(f"{directory.path} is not a folder; pass another run directory.") from None
-        resources.callback(gateway.stop)  # type: ignore[attr-defined]
     return gateway
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.gateway.pictures import Drawing, Picture
+from dreamo_batch.gateway.pictures import DrawRequest, RenderedPicture
 
 if TYPE_CHECKING:
     from dreamo_batch.gateway.gateway import LocalGateway
@@ -33,13 +33,13 @@ class FakeEngine:
 
     name = "fake"
 
-    def generate(self, drawing: Drawing, reference: bytes) -> Picture:
-        if drawing.prompt == "unreadable":
+    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+        if request.prompt == "unreadable":
             raise ValueError("the reference can't be decoded")
-        if drawing.prompt == "broken":
+        if request.prompt == "broken":
             raise ZeroDivisionError
-        content = json.dumps([drawing.prompt, drawing.seed, len(reference)]).encode()
-        return Picture(content, "image/png", drawing.width, drawing.height)
+        content = json.dumps([request.prompt, request.seed, len(reference)]).encode()
+        return RenderedPicture(content, "image/png", request.width, request.height)
 
 
 def body(**params: Any) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class LocalClient:
         url = path if path.startswith("http") else self.gateway.base_url + path
         return self.session.request(method, url, timeout=20, allow_redirects=False, **options)
 
-    def order(self, **params: Any) -> requests.Response:
+    def send_create(self, **params: Any) -> requests.Response:
         return self.ask("POST", CREATE, json=body(**params))
 
     def create(self, **params: Any) -> str:
-        answer = self.order(**params)
+        answer = self.send_create(**params)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

@@ -781,3 +781,22 @@ def test_waiting_without_a_bar_warns_of_money_alone(start, slow, caplog):
     assert not [
         record for record in caplog.records if "accounted for" in record.message and record.levelno > 20
     ]
+
+
+def test_gateway_shared_by_two_runs_stays_open_until_both_have_ended(tmp_path, slow):
+    """The run that started the gateway ends first, and the other one still gets its pictures."""
+    gateway = dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=slow, price="0.03")
+    lives = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        flow = Flow(tmp_path / name, gateway, n_rows=2)
+        lives.append(dreamo.start(flow.table, flow.run_dir, gateway=gateway, unit_cost="0.03"))
+    first, second = lives
+    until(lambda: len(gateway.invoice()) == 4)
+    first.stop()
+    until(lambda: first.status.is_over)
+    assert gateway.is_running
+    slow.let_tasks_end()
+    second.wait()
+    assert (second.results()[columns.STATUS] == columns.COMPLETED).all()
+    until(lambda: not gateway.is_running)

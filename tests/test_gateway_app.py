@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch.gateway.app import BODY_BYTES_MAX
 from dreamo_batch.gateway.gateway import LocalGateway
+from dreamo_batch.gateway.pictures import DrawRequest
 from dreamo_batch.gateway.tasks import request_digest
 from tests.local_client import CREATE, PRECHARGE, REFERENCE, FakeEngine, LocalClient, body
 
@@ -64,9 +65,9 @@ def check_described(client: LocalClient, method: str, path: str, answer) -> None
         jsonschema.validate(answer.json(), schema)
 
 
-def test_an_order_goes_from_create_to_picture(client):
+def test_a_create_leads_to_a_picture(client):
     """Create, poll and download, with the fields of the contract."""
-    created = client.order(prompt="雪山", seed=7).json()
+    created = client.send_create(prompt="雪山", seed=7).json()
     assert set(created) == {"id", "created_at", "status", "model"}
     assert XID.fullmatch(created["id"])
     assert created["status"] == "in_progress"
@@ -107,7 +108,7 @@ def test_every_endpoint_but_the_public_ones_wants_the_key(client):
 
 
 def test_a_missing_seed_is_drawn_and_a_given_one_kept(client):
-    """The invoice tells the seed ordered and the seed used."""
+    """The invoice tells the seed sent and the seed used."""
     for given_seed in (-1, 5):
         client.create(prompt="seeds", seed=given_seed)
     drawn, kept = client.gateway.invoice()[-2:]
@@ -116,22 +117,20 @@ def test_a_missing_seed_is_drawn_and_a_given_one_kept(client):
     assert kept["seed"] == kept["seed_drawn"] == 5
 
 
-def test_the_invoice_names_what_was_ordered_and_what_it_cost(client):
-    """Digest, price and cost are those of the order; HTTP and process see the same."""
+def test_the_invoice_names_what_was_requested_and_what_it_cost(client):
+    """Digest, price and cost are those of the request; HTTP and process see the same."""
     task_id = client.create(prompt="invoice", seed=3, width=640, height=512, use_rephraser=False)
     line = client.gateway.invoice()[-1]
-    digest = request_digest(
-        prompt="invoice", seed=3, width=640, height=512, use_rephraser=False, image=line["image"]
-    )
+    digest = request_digest(DrawRequest("invoice", 3, 640, 512, use_rephraser=False), line["image"])
     assert (line["id"], line["digest"], line["state"], line["billed"]) == (task_id, digest, "completed", True)
     assert line["cost"] == line["price"] == client.poll(task_id)["usage"]["cost"]
     invoice = client.ask("GET", "/local/invoice").json()
     assert invoice["tasks"][-1] == line
-    assert invoice["n_orders"] == len(invoice["tasks"])
+    assert invoice["n_attempts"] == len(invoice["tasks"])
 
 
-def test_bad_orders_are_refused_and_not_invoiced(client):
-    """Codes 001 to 004 come as HTTP 400, and nothing is ordered."""
+def test_bad_creates_are_refused_and_not_invoiced(client):
+    """Codes 001 to 004 come as HTTP 400, and nothing is accepted."""
     n_before = len(client.gateway.invoice())
     bad = {
         "003011001": {"prompt": ""},
@@ -139,13 +138,13 @@ def test_bad_orders_are_refused_and_not_invoiced(client):
         "003011003": {"prompt": "x" * 10_001},
     }
     for code, params in (bad | {"003011004": {"width": 1}}).items():
-        answer = client.order(**params)
+        answer = client.send_create(**params)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert client.ask("POST", CREATE, data=b"{").status_code == 400
     assert len(client.gateway.invoice()) == n_before
 
 
-def test_bad_orders_may_be_tasks_that_fail(run):
+def test_bad_creates_may_be_tasks_that_fail(run):
     """So configured, 001 to 004 are accepted, and fail without a cost."""
     client = run(errors_as="task")
     done = client.poll(client.create(prompt=""))
@@ -195,7 +194,7 @@ def test_what_is_over_the_concurrency_is_refused(run):
     client.create()
     clock.now += 1
     client.create()
-    answer = client.order()
+    answer = client.send_create()
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "3")
     clock.now += 3
     client.create()
@@ -236,7 +235,7 @@ def test_unknown_tasks_and_files_are_not_found(client):
         "%2e%2e/tasks.sqlite",
         "%00",
         "../tasks.sqlite",
-        "pictures.pack",
+        "tasks.sqlite-wal",
         "%FF",
     )
     for name in names:
@@ -260,8 +259,8 @@ def test_links_may_expire(run):
     assert client.ask("GET", client.link(task_id)).status_code == 200
 
 
-def test_precharge_gives_the_price_of_the_same_order(client):
-    """Same price as the invoice, same refusals as a create, and nothing is ordered."""
+def test_precharge_gives_the_price_of_the_same_request(client):
+    """Same price as the invoice, same refusals as a create, and nothing is accepted."""
     n_before = len(client.gateway.invoice())
     answer = client.ask("POST", PRECHARGE, json=body(width=700, height=900)).json()
     assert answer["status"] == "success"
@@ -302,11 +301,11 @@ def test_bodies_have_a_limit_and_are_not_unpacked(client):
     assert client.ask("POST", CREATE, data=chunks).status_code == 413
     packed = {"Content-Encoding": "gzip"}
     assert client.ask("POST", CREATE, json=body(), headers=packed).status_code == 415
-    assert client.order().status_code == 200
+    assert client.send_create().status_code == 200
 
 
 def test_a_large_reference_is_taken_and_kept_once(run, tmp_path):
-    """Two orders of one picture of megabytes make one file."""
+    """Two creates with one picture of megabytes make one file."""
     client = run(state_dir=tmp_path)
     large = base64.b64encode(REFERENCE + b"\0" * 3_000_000).decode()
     for seed in (1, 2):
@@ -315,13 +314,13 @@ def test_a_large_reference_is_taken_and_kept_once(run, tmp_path):
     assert kept.stat().st_size == 3_000_000 + len(REFERENCE)
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_body_orders_nothing(client, capfd):
-    """Half a body is no order, and no word is printed about it."""
+def test_a_client_that_leaves_in_the_middle_of_a_body_creates_nothing(client, capfd):
+    """Half a body creates no task, and no word is printed about it."""
     n_before = len(client.gateway.invoice())
     head = f"POST {CREATE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.gateway.api_key}\r\n"
     with socket.create_connection(client.address) as raw:
         raw.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
-    assert client.order().status_code == 200
+    assert client.send_create().status_code == 200
     assert len(client.gateway.invoice()) == n_before + 1
     assert capfd.readouterr() == ("", "")
 
@@ -331,9 +330,9 @@ def test_answers_are_as_the_description_says(client):
     task_id, failed = client.create(), client.create(prompt="broken")
     task_path = "/model/v1/generation/task/{task_id}"
     asked = [
-        ("post", CREATE, client.order()),
-        ("post", CREATE, client.order(prompt="")),
-        ("post", CREATE, client.order(seed=0.5)),
+        ("post", CREATE, client.send_create()),
+        ("post", CREATE, client.send_create(prompt="")),
+        ("post", CREATE, client.send_create(seed=0.5)),
         ("post", CREATE, client.ask("POST", CREATE, headers={"Authorization": None})),
         ("post", CREATE, client.ask("POST", CREATE, headers={"Content-Encoding": "br"})),
         ("post", PRECHARGE, client.ask("POST", PRECHARGE, json=body())),
@@ -370,7 +369,7 @@ def test_no_json_makes_the_gateway_stumble(client, payload):
 
 
 def test_many_clients_at_once_are_all_served(run):
-    """Two hundred connections order and poll at the same time; every order is on the invoice once."""
+    """Two hundred connections create and poll at the same time; every task is on the invoice once."""
     client, ids, lock = run(), [], threading.Lock()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""The pictures of the local gateway: equal for equal orders, different otherwise, and labelled."""
+"""The pictures of the local gateway: equal for equal requests, different otherwise, and labelled."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from PIL import Image
 from dreamo_batch.gateway.pictures import (
     IMAGE_DESCRIPTION_TAG,
     SOFTWARE_TAG,
-    Drawing,
+    DrawRequest,
     banner,
-    by_name,
-    load,
-    read,
+    engine_named,
+    load_reference,
+    read_words,
 )
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
 PHOTO = (DATA / "chelsea.jpg").read_bytes()
-ORDER = Drawing("a fox on the beach at sunset", 42, 512, 512, use_rephraser=True)
+REQUEST = DrawRequest("a fox on the beach at sunset", 42, 512, 512, use_rephraser=True)
 PURE_BLUE = (0, 0, 255)
 
 
-def painted(order: Drawing = ORDER, reference: bytes = MASCOT, engine: str = "preview") -> Image.Image:
-    picture = by_name(engine).generate(order, reference)
+def painted(
+    request: DrawRequest = REQUEST, reference: bytes = MASCOT, engine: str = "preview"
+) -> Image.Image:
+    picture = engine_named(engine).generate(request, reference)
     image = Image.open(io.BytesIO(picture.content))
     image.load()
     assert image.size == (picture.width, picture.height)
@@ -56,10 +58,10 @@ def blue_share(image: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
-def test_equal_orders_give_equal_files(engine):
-    """A repeated order gives the same bytes, from another engine object and another thread too."""
+def test_equal_requests_give_equal_files(engine):
+    """A repeated request gives the same bytes, from another engine object and another thread too."""
     with ThreadPoolExecutor(4) as pool:
-        pictures = list(pool.map(lambda _: by_name(engine).generate(ORDER, MASCOT), range(4)))
+        pictures = list(pool.map(lambda _: engine_named(engine).generate(REQUEST, MASCOT), range(4)))
     assert len({picture.content for picture in pictures}) == 1
     assert pictures[0].media_type == "image/jpeg"
 
@@ -69,16 +71,16 @@ def test_equal_orders_give_equal_files(engine):
     "change",
     [{"seed": 43}, {"prompt": "a fox on the beach at sunset!"}, {"use_rephraser": False}, {"width": 520}],
 )
-def test_different_orders_give_different_files(engine, change):
-    """Whatever is ordered differently, the file differs."""
-    other = by_name(engine).generate(replace(ORDER, **change), MASCOT)
-    assert other.content != by_name(engine).generate(ORDER, MASCOT).content
+def test_different_requests_give_different_files(engine, change):
+    """Whatever is requested differently, the file differs."""
+    other = engine_named(engine).generate(replace(REQUEST, **change), MASCOT)
+    assert other.content != engine_named(engine).generate(REQUEST, MASCOT).content
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 def test_another_reference_gives_another_file(engine):
     """The reference counts, also where it is not looked at."""
-    one, other = (by_name(engine).generate(ORDER, reference).content for reference in (MASCOT, PHOTO))
+    one, other = (engine_named(engine).generate(REQUEST, reference).content for reference in (MASCOT, PHOTO))
     assert one != other
 
 
@@ -86,18 +88,18 @@ def test_another_reference_gives_another_file(engine):
 @pytest.mark.parametrize(
     "size", [(512, 512), (512, 2048), (1664, 936), (4096, 512), (512, 4096), (8191, 512)]
 )
-def test_pictures_have_the_size_ordered(engine, size):
-    """All sizes that may be ordered work, thin ones too, and the file says JPEG."""
-    image = painted(replace(ORDER, width=size[0], height=size[1]), engine=engine)
+def test_pictures_have_the_size_requested(engine, size):
+    """All sizes that may be requested work, thin ones too, and the file says JPEG."""
+    image = painted(replace(REQUEST, width=size[0], height=size[1]), engine=engine)
     assert image.size == size
     assert image.format == "JPEG"
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 def test_files_say_what_they_are(engine):
-    """EXIF and JPEG comment carry the label, and the comment the whole order."""
-    order = replace(ORDER, prompt="狐狸 \U0001f98a")
-    image = painted(order, engine=engine)
+    """EXIF and JPEG comment carry the label, and the comment the whole request."""
+    request = replace(REQUEST, prompt="狐狸 \U0001f98a")
+    image = painted(request, engine=engine)
     assert image.getexif()[IMAGE_DESCRIPTION_TAG] == "Local preview, not a real DreamO result"
     assert image.getexif()[SOFTWARE_TAG] == f"dreamo-batch local gateway, engine {engine}"
     comment = json.loads(image.info["comment"])
@@ -114,7 +116,7 @@ def test_files_say_what_they_are(engine):
 
 def test_comment_holds_the_longest_prompt():
     """A prompt that would burst a JPEG comment is cut, and the picture still opens."""
-    image = painted(replace(ORDER, prompt="\U0001f98a" * 20_000), engine="flat")
+    image = painted(replace(REQUEST, prompt="\U0001f98a" * 20_000), engine="flat")
     assert len(json.loads(image.info["comment"])["prompt"]) == 5000
 
 
@@ -128,7 +130,7 @@ def test_preview_is_signed_in_the_picture():
 
 def test_seeds_look_different():
     """Six seeds of one prompt are far from each other, seen as thumbnails."""
-    images = [painted(replace(ORDER, prompt="a fox in the mountains", seed=seed)) for seed in range(6)]
+    images = [painted(replace(REQUEST, prompt="a fox in the mountains", seed=seed)) for seed in range(6)]
     pairs = [difference(one, other) for k, one in enumerate(images) for other in images[:k]]
     assert min(pairs) > 8
     assert np.mean(pairs) > 25
@@ -137,7 +139,7 @@ def test_seeds_look_different():
 def test_prompts_look_different():
     """Different scenes, and words that are not known, are far from each other."""
     prompts = ["beach", "space", "snowy night", "cafe", "a wug", "a gostak", "forest", "城市"]
-    images = [painted(replace(ORDER, prompt=prompt)) for prompt in prompts]
+    images = [painted(replace(REQUEST, prompt=prompt)) for prompt in prompts]
     pairs = [difference(one, other) for k, one in enumerate(images) for other in images[:k]]
     assert min(pairs) > 8
 
@@ -160,9 +162,9 @@ def test_prompts_look_different():
 def test_scenes_are_read_in_both_languages(english, chinese, scene):
     """English and Chinese name the same scenes, and each can be painted, light or dark."""
     for prompt in (english, chinese):
-        assert read(prompt)["scene"] == scene
+        assert read_words(prompt)["scene"] == scene
     for hour in ("dawn", "night"):
-        image = painted(replace(ORDER, prompt=f"{english} at {hour}", seed=5))
+        image = painted(replace(REQUEST, prompt=f"{english} at {hour}", seed=5))
         assert image.convert("L").getextrema()[1] > 60
 
 
@@ -182,19 +184,19 @@ def test_scenes_are_read_in_both_languages(english, chinese, scene):
 )
 def test_what_the_prompt_asks_for_changes_the_look(prompt):
     """Weather, hour, colour and framing are seen in the picture."""
-    assert difference(painted(replace(ORDER, prompt=prompt)), painted(replace(ORDER, prompt=""))) > 3
+    assert difference(painted(replace(REQUEST, prompt=prompt)), painted(replace(REQUEST, prompt=""))) > 3
 
 
 def test_words_are_matched_whole():
     """A scene's word inside another word isn't that scene; plurals are."""
-    assert "scene" not in read("a handsome barista")
-    assert read("two foxes on beaches")["scene"] == "coast"
+    assert "scene" not in read_words("a handsome barista")
+    assert read_words("two foxes on beaches")["scene"] == "coast"
 
 
 def test_colours_named_tint_the_picture():
     """A red and a blue picture of the same seed differ in red and blue."""
     means = {
-        name: np.asarray(painted(replace(ORDER, prompt=f"{name} meadow at noon"))).mean(axis=(0, 1))
+        name: np.asarray(painted(replace(REQUEST, prompt=f"{name} meadow at noon"))).mean(axis=(0, 1))
         for name in ("crimson", "azure")
     }
     assert means["crimson"][0] - means["crimson"][2] > means["azure"][0] - means["azure"][2] + 15
@@ -204,7 +206,7 @@ def test_a_figure_with_alpha_is_cut_out():
     """Only what the alpha shows is pasted: green lies under it and is not seen."""
     sheet = Image.new("RGBA", (200, 200), (0, 255, 0, 0))
     sheet.paste((0, 0, 255, 255), (60, 40, 140, 200))
-    image = painted(replace(ORDER, prompt="desert at noon"), encoded(sheet))
+    image = painted(replace(REQUEST, prompt="desert at noon"), encoded(sheet))
     red, green, blue = np.moveaxis(np.asarray(image, dtype=int), -1, 0)
     assert blue_share(image) > 0.05
     assert not ((green > 200) & (red < 90) & (blue < 90)).any()
@@ -213,7 +215,7 @@ def test_a_figure_with_alpha_is_cut_out():
 def test_a_picture_without_alpha_is_a_card():
     """The whole picture is shown, with a light border around it."""
     reference = encoded(Image.new("RGB", (200, 200), PURE_BLUE))
-    image = painted(replace(ORDER, prompt="desert at night"), reference)
+    image = painted(replace(REQUEST, prompt="desert at night"), reference)
     assert blue_share(image) > 0.1
     assert (np.asarray(image).min(axis=2) > 235).mean() > 0.01
 
@@ -224,7 +226,7 @@ def test_framing_words_set_the_figure_s_size_and_place():
     sheet.paste((0, 0, 255, 255), (30, 0, 70, 100))
     reference = encoded(sheet)
     image = {
-        word: painted(replace(ORDER, prompt=f"{word} desert at noon"), reference)
+        word: painted(replace(REQUEST, prompt=f"{word} desert at noon"), reference)
         for word in ("close-up", "distant", "left", "right", "远景")
     }
     assert blue_share(image["close-up"]) > 4 * blue_share(image["distant"]) > 0
@@ -244,7 +246,7 @@ def test_references_of_every_mode_are_read(mode):
     else:
         kind = {"CMYK": "JPEG", "PA": "TIFF"}.get(mode, "PNG")
         reference = encoded(Image.new("RGB", (40, 40), (200, 200, 200)).convert(mode), kind)
-    loaded = load(reference, 64)
+    loaded = load_reference(reference, 64)
     assert loaded.mode == "RGBA"
     assert loaded.getpixel((20, 20))[0] > 140
     assert painted(reference=reference).size == (512, 512)
@@ -265,12 +267,12 @@ def test_references_are_turned_upright():
     """EXIF orientation is followed, so that phones' pictures do not lie on their side."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert load(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
+    assert load_reference(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
 
 
 def test_large_references_are_reduced():
     """No more of a reference is kept than the picture can show."""
-    assert load(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
+    assert load_reference(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)
 
 
 def test_an_invisible_figure_is_treated_as_a_card():
@@ -296,23 +298,23 @@ def test_the_smallest_references_are_shown(shape):
 def test_unreadable_references_are_refused_in_words(reference, reason):
     """What is no picture, broken or a bomb is a ValueError that says so."""
     with pytest.raises(ValueError, match=f"can't be read: .*{reason}"):
-        by_name("preview").generate(ORDER, reference)
+        engine_named("preview").generate(REQUEST, reference)
 
 
 def test_pictures_between_a_bomb_and_the_limit_are_refused():
     """Pictures that Pillow would open but that are far beyond the service's limit are not decoded."""
     with pytest.raises(ValueError, match="5200x5200 px are more than"):
-        load(encoded(Image.new("1", (5200, 5200))), 64)
+        load_reference(encoded(Image.new("1", (5200, 5200))), 64)
 
 
 def test_unknown_engines_are_refused_with_the_names_there_are():
     """A typo is answered with the choices."""
     with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview\."):
-        by_name("preveiw")
+        engine_named("preveiw")
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 @pytest.mark.parametrize("prompt", ["", " ", "\ud83e", "\0", "🦊" * 400, "b" * 800])
 def test_odd_prompts_are_painted(engine, prompt):
     """Empty, broken, foreign and very long prompts give pictures too."""
-    assert painted(replace(ORDER, prompt=prompt, seed=-1), engine=engine).size == (512, 512)
+    assert painted(replace(REQUEST, prompt=prompt, seed=-1), engine=engine).size == (512, 512)

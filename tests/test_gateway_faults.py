@@ -71,7 +71,7 @@ def test_the_table_holds_what_the_contract_knows():
 
 @pytest.mark.parametrize(("stage", "name"), STRIKES)
 def test_each_fault_strikes_once_and_the_invoice_knows(client, done, failed, stage, name):
-    """The scripted request goes wrong, the next goes right; an order counts only if the fault says accepted."""
+    """The scripted request goes wrong, the next goes right; a create counts only if the fault says accepted."""
     fault = FAULTS[name]
     task_id = failed if fault.needs == "failed" else done
     link = client.link(done)
@@ -87,8 +87,8 @@ def test_each_fault_strikes_once_and_the_invoice_knows(client, done, failed, sta
             assert (struck.status_code, struck.content) != (right.status_code, right.content)
         if fault.effect == Effect.ANSWER and fault.status:
             assert struck.status_code == fault.status
-    n_orders = 1 if stage == "create" and fault.is_accepted else 0
-    assert len(client.gateway.invoice()) == n_before + n_orders
+    n_accepted = 1 if stage == "create" and fault.is_accepted else 0
+    assert len(client.gateway.invoice()) == n_before + n_accepted
     assert client.gateway.faults.describe()["script"] == {}
     assert ask(client, stage, task_id, link).status_code == 200
 
@@ -169,14 +169,14 @@ def test_retry_after_tells_the_seconds_of_the_script(client):
     client.gateway.faults.script(
         "create", "http_429_seconds", "http_429_body", {"fault": "http_429_date"}, seconds=7
     )
-    answers = [client.order() for _ in range(3)]
+    answers = [client.send_create() for _ in range(3)]
     assert answers[0].headers["Retry-After"] == "7"
     assert answers[1].json()["retry_after"] == 7
     assert answers[2].headers["Retry-After"].endswith("GMT")
 
 
-def test_slow_answers_keep_the_order(client):
-    """A client that gives up on a slow answer has ordered all the same."""
+def test_slow_answers_keep_the_task(client):
+    """A client that gives up on a slow answer has a task all the same."""
     n_before = len(client.gateway.invoice())
     client.gateway.faults.script("create", "slow", seconds=30)
     with pytest.raises(requests.ReadTimeout):
@@ -187,10 +187,10 @@ def test_slow_answers_keep_the_order(client):
 def test_refused_requests_meet_no_fault(client, done):
     """What is wrong by itself gets its own answer, and a script is not used up by it."""
     client.gateway.faults.script("create", "drop_after_accept")
-    assert client.order(prompt="").status_code == 400
+    assert client.send_create(prompt="").status_code == 400
     assert client.ask("POST", CREATE, headers={"Authorization": None}).status_code == 401
     with pytest.raises(BROKEN):
-        client.order()
+        client.send_create()
 
 
 def test_faults_can_be_planned_over_http(client):
@@ -198,7 +198,7 @@ def test_faults_can_be_planned_over_http(client):
     plan = {"poll": {"http_503": 1}, "script": {"create": [{"fault": "http_429_seconds", "seconds": 3}]}}
     told = client.ask("POST", "/local/faults", json=plan).json()
     assert told == {"probabilities": {"poll": {"http_503": 1.0}}, "script": {"create": ["http_429_seconds"]}}
-    assert client.order().headers["Retry-After"] == "3"
+    assert client.send_create().headers["Retry-After"] == "3"
     assert client.ask("GET", f"{CREATE}/task/{client.create()}").status_code == 503
     for bad in (
         b"{",

@@ -1,4 +1,4 @@
-"""The local gateway against clients that mean ill: no 5xx, no order, no word printed, and it goes on serving."""
+"""The local gateway against clients that mean ill: no 5xx, no task, no word printed, and it goes on serving."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client():
 
 @pytest.fixture(autouse=True)
 def _goes_on(client, capfd):
-    """After whatever a test did: nothing was ordered or printed, and a good order is served."""
+    """After whatever a test did: nothing was accepted or printed, and a good create is served."""
     n_before = len(client.gateway.invoice())
     yield
     assert capfd.readouterr() == ("", "")
@@ -137,7 +137,7 @@ PATHS = [
     "/files/%2fetc%2fpasswd",
     "/files/%252e%252e%252fetc%252fpasswd",
     "/files/%c0%ae%c0%ae/etc/passwd",
-    "/files/pictures.pack",
+    "/files/../pictures",
     "/files/tasks.sqlite-wal",
     "/files/a%00.png",
     "/files/" + "a" * 10_000,
@@ -179,8 +179,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_for_a_reference_is_refused_by_its_header(client, name):
-    """Before anything is unpacked, and before anything is ordered."""
-    answer = client.order(binary_data_base64=[base64.b64encode(BOMBS[name]).decode()])
+    """Before anything is unpacked, and before anything is accepted."""
+    answer = client.send_create(binary_data_base64=[base64.b64encode(BOMBS[name]).decode()])
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "003011004"
 
@@ -197,16 +197,16 @@ def test_texts_that_unpack_to_gigabytes_stay_packed(tmp_path):
     pixels = chunk(b"IDAT", zlib.compress(b"\0" * (64 * 3 + 1) * 64))
     bomb = png(64, 64, chunk(b"zTXt", b"a\0\0" + vast) + chunk(b"iCCP", b"a\0\0" + vast) + pixels)
     with LocalGateway(tmp_path, engine="flat") as gateway, LocalClient(gateway) as one:
-        answer = one.order(binary_data_base64=[base64.b64encode(bomb).decode()])
+        answer = one.send_create(binary_data_base64=[base64.b64encode(bomb).decode()])
         if answer.status_code == 200:
             assert one.poll(answer.json()["id"])["status"] in {"in_progress", "completed", "failed"}
         else:
             assert answer.status_code == 400
-        assert one.order().status_code == 200
+        assert one.send_create().status_code == 200
 
 
 def test_two_hundred_clients_of_every_kind_at_once_are_told_apart(tmp_path):
-    """Good orders are all taken once while others send rubbish, wrong keys and half requests."""
+    """Good creates are all taken once while others send rubbish, wrong keys and half requests."""
     statuses: Counter[tuple[str, int | None]] = Counter()
     lock, ids = threading.Lock(), []
 
@@ -214,7 +214,7 @@ def test_two_hundred_clients_of_every_kind_at_once_are_told_apart(tmp_path):
         with LocalClient(gateway) as one:
             kind = ("good", "wrong key", "rubbish", "half")[n % 4]
             if kind == "good":
-                answer = one.order(seed=n)
+                answer = one.send_create(seed=n)
                 status = answer.status_code
                 with lock:
                     ids.append(answer.json()["id"])

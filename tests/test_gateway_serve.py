@@ -39,9 +39,9 @@ class GatedEngine(FakeEngine):
     def __init__(self) -> None:
         self.gate = threading.Event()
 
-    def generate(self, order, reference):
+    def generate(self, request, reference):
         self.gate.wait(10)
-        return super().generate(order, reference)
+        return super().generate(request, reference)
 
 
 class SentParts(asyncio.Transport):
@@ -216,7 +216,7 @@ def test_slots_survive_a_restart(tmp_path):
     with LocalGateway(tmp_path, **options) as gateway, LocalClient(gateway) as client:
         client.create()
     with LocalGateway(tmp_path, **options) as gateway, LocalClient(gateway) as client:
-        assert client.order().status_code == 429
+        assert client.send_create().status_code == 429
 
 
 def test_a_port_in_use_and_a_folder_of_another_version_are_refused(tmp_path):
@@ -270,11 +270,11 @@ def test_nothing_is_logged_or_printed(caplog, capfd):
     caplog.set_level(logging.DEBUG)
     with LocalGateway(engine=FakeEngine()) as gateway, LocalClient(gateway) as client:
         client.poll(client.create(prompt="broken"))
-        client.order(prompt="")
+        client.send_create(prompt="")
         gateway.faults.script("create", "drop_after_accept", "http_500", "content_length_too_short")
         for _ in range(3):
             with contextlib.suppress(requests.RequestException):
-                client.order()
+                client.send_create()
         with socket.create_connection(client.address) as raw:
             raw.sendall(b"nonsense\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
@@ -310,8 +310,8 @@ def test_a_served_gateway_ends_by_a_signal(tmp_path, number):
         assert len(gateway.invoice()) == 1
 
 
-def test_a_kill_loses_no_order_that_was_answered(tmp_path):
-    """SIGKILL in the middle of many orders: each answered id is known to the next gateway, and completes."""
+def test_a_kill_loses_no_task_that_was_answered(tmp_path):
+    """SIGKILL in the middle of many creates: each answered id is known to the next gateway, and completes."""
     answered, lock = [], threading.Lock()
 
     def work(base_url: str, headers: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Start and stop the local gateway: inside a process, or as the whole of one."""
+"""The local gateway: started and stopped inside a process, or served as a process."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import signal
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dreamo_batch.gateway import desk
-from dreamo_batch.gateway.app import Rooms
+from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.faults import FaultPlan
-from dreamo_batch.gateway.pictures import Engine, by_name
+from dreamo_batch.gateway.pictures import Engine, engine_named
+from dreamo_batch.gateway.rendering import Renderer
 from dreamo_batch.gateway.server import ThreadedServer, listen
-from dreamo_batch.gateway.tasks import Latency, read_latency
+from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStore, read_latency
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from dreamo_batch.gateway.desk import Price
-    from dreamo_batch.gateway.tasks import RetryAfter
+    from dreamo_batch.gateway.billing import PriceSetting
+    from dreamo_batch.gateway.server import Transports
+    from dreamo_batch.gateway.tasks import ErrorsAs, Precharge, RetryAfter, WhenFull
 
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what links say instead of these
@@ -32,7 +34,71 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LocalGateway:
-    """The service on this machine: the same contract, made-up pictures, an invoice, and faults on demand."""
+    """The service on this machine: the same contract, made-up pictures, an invoice, and faults on demand.
+
+    Parameters
+    ----------
+    state_dir : str, Path or None
+        Folder for tasks and pictures, so that a later gateway knows them; None for a temporary folder that is removed
+        with the gateway.
+    host : str
+        Address to listen on.
+    port : int
+        Port to listen on, 0 for any free one.
+    api_key : str or None
+        The key that clients must send; None to make one up. It is never stored.
+    engine : str or Engine
+        What makes the pictures: ``"preview"``, ``"flat"`` or your own engine.
+    latency : str, float or Latency
+        How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
+        ``"lognormal:3,0.5"`` (median, sigma).
+    faults : mapping, str, Path or None
+        What goes wrong, see `FaultPlan.change`; or the path of a JSON file with it.
+    clock : callable
+        Returns Unix seconds; tasks advance by it.
+    price : str, callable or None
+        Price of a picture in USD as decimal text, or a function of the request that returns it; None to scale the
+        service's price by the number of pixels.
+    discount : str
+        Decimal number that is sent beside the cost and does not change it.
+    bills_failures : bool
+        Whether failed tasks cost their price, too.
+    precharge : {"price", "cache_miss", "missing"}
+        Answer to a precharge: the price, COST_CACHE_MISS, or HTTP 404.
+    errors_as : {"http", "task"}
+        Whether a bad parameter (001 to 004) is refused with HTTP 400, or accepted as a task that fails.
+    max_concurrent : int or None
+        Tasks that run at once; None for no limit.
+    when_full : {"refuse", "queue"}
+        Whether a create above that number is answered 429, or waits for a slot.
+    max_requests_per_s : float or None
+        Requests of any kind, above which the answer is 429; None for no limit.
+    retry_after : {"none", "seconds", "date", "body"}
+        How a 429 of these limits says when to come again.
+    links_live_s : float or None
+        Seconds for which the link to a picture works after the poll that returned it; None for ever.
+    seed : int or None
+        Makes latencies, drawn seeds and faults repeatable.
+
+    Attributes
+    ----------
+    api_key : str
+        The key.
+    faults : FaultPlan
+        What goes wrong; may be changed at any time.
+
+    Raises
+    ------
+    ValueError
+        If an option has no such value.
+
+    Examples
+    --------
+    >>> gateway = LocalGateway(engine="flat", latency="fixed:3", max_concurrent=2, when_full="queue")
+    >>> gateway.faults.script("create", "drop_after_accept")
+    >>> gateway
+    <LocalGateway, not running>
+    """
 
     def __init__(
         self,
@@ -45,21 +111,21 @@ class LocalGateway:
         latency: str | float | Latency = "instant",
         faults: Mapping[str, Any] | str | Path | None = None,
         clock: Callable[[], float] = time.time,
-        price: Price = None,
+        price: PriceSetting = None,
         discount: str = "1",
         bills_failures: bool = False,
-        precharge: desk.Precharge = "price",
-        errors_as: desk.ErrorsAs = "http",
+        precharge: Precharge = "price",
+        errors_as: ErrorsAs = "http",
         max_concurrent: int | None = None,
-        when_full: desk.WhenFull = "refuse",
+        when_full: WhenFull = "refuse",
         max_requests_per_s: float | None = None,
         retry_after: RetryAfter = "none",
         links_live_s: float | None = None,
         seed: int | None = None,
     ) -> None:
-        self.api_key = _checked(api_key) if api_key is not None else f"local-{secrets.token_hex(16)}"
+        self.api_key = f"local-{secrets.token_hex(16)}" if api_key is None else _check_key(api_key)
         self.faults = FaultPlan(faults, seed=seed)
-        self._settings = desk.Settings(
+        self._settings = GatewaySettings(
             latency=read_latency(latency),
             price=price,
             discount=discount,
@@ -73,15 +139,17 @@ class LocalGateway:
             links_live_s=links_live_s,
             seed=seed,
         )
-        self._engine = by_name(engine) if isinstance(engine, str) else engine
+        self._engine = engine_named(engine) if isinstance(engine, str) else engine
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._address = (host, port)
         self._clock = clock
-        self._rooms: Rooms | None = None
+        self._running: _Running | None = None
         self._resources = contextlib.ExitStack()
+        self._lock = threading.RLock()
+        self._n_users = 0
 
     def __repr__(self) -> str:
-        return f"<LocalGateway, {self._rooms.base_url if self._rooms else 'not running'}>"
+        return f"<LocalGateway, {self._running.base_url if self._running else 'not running'}>"
 
     def __enter__(self) -> Self:
         return self.start()
@@ -94,64 +162,159 @@ class LocalGateway:
     @property
     def is_running(self) -> bool:
         """Whether it was started, and not stopped."""
-        return self._rooms is not None
+        return self._running is not None
 
     @property
     def base_url(self) -> str:
-        """Where the gateway is, while it runs."""
-        return self._open_rooms().base_url
+        """The gateway's URL, while it runs."""
+        return self._check_running().base_url
 
     def start(self, state_dir: str | Path | None = None) -> Self:
-        """Start the gateway; on return it accepts connections."""
-        if self._rooms is not None:
-            raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
-        with contextlib.ExitStack() as stack:
-            kept = self._state_dir or state_dir
-            folder = Path(stack.enter_context(_temporary_folder()) if kept is None else kept)
+        """Start the gateway; on return it accepts connections.
+
+        Parameters
+        ----------
+        state_dir : str, Path or None
+            Folder for tasks and pictures, if the gateway was made without one.
+
+        Returns
+        -------
+        LocalGateway
+            Itself.
+
+        Raises
+        ------
+        RuntimeError
+            If it is running already.
+        OSError
+            If the address or the folder can't be used.
+        """
+        with self._lock, contextlib.ExitStack() as stack:
+            if self._running is not None:
+                raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
+            folder = Path(self._state_dir or state_dir or stack.enter_context(_temporary_folder()))
+            folder.mkdir(parents=True, exist_ok=True)
             sock = stack.enter_context(listen(*self._address))
-            rooms = Rooms(folder, _url(sock), self._settings, self._engine, self._clock)
-            stack.callback(rooms.close)
-            app = rooms.make_app(self.api_key, self.faults)
-            rooms.server = ThreadedServer(app, sock, rooms.transports, rooms.desk.open, rooms.studio.close)
-            rooms.server.start()
-            stack.callback(rooms.server.stop)
-            self._resources, self._rooms = stack.pop_all(), rooms
+            base_url = _url(sock)
+            transports: Transports = {}
+            store = stack.enter_context(contextlib.closing(TaskStore(folder / "tasks.sqlite")))
+            renderer = Renderer(self._engine, store, folder)
+            tasks = Tasks(self._settings, store, renderer, self._clock)
+            endpoints = Endpoints(
+                tasks,
+                renderer,
+                self.faults,
+                api_key=self.api_key,
+                base_url=base_url,
+                transports=transports,
+            )
+            app = make_app(endpoints)
+            server = ThreadedServer(app, sock, transports, on_start=tasks.resume, on_stop=renderer.close)
+            server.start()
+            stack.callback(server.stop)
+            self._resources, self._running = stack.pop_all(), _Running(base_url, server, tasks)
         return self
 
     def stop(self) -> None:
         """Stop the gateway; connections are closed, and a temporary folder is removed."""
-        self._rooms = None
-        self._resources.close()
+        with self._lock:
+            self._running = None
+            self._resources.close()
+
+    @contextlib.contextmanager
+    def in_use(self, state_dir: str | Path | None = None) -> Iterator[Self]:
+        """Run the gateway for a block: started by the first of several users, stopped when the last has ended.
+
+        A gateway that runs already without such users is left running.
+
+        Parameters
+        ----------
+        state_dir : str, Path or None
+            As for `start`, where this starts it.
+
+        Yields
+        ------
+        LocalGateway
+            Itself, running.
+
+        Examples
+        --------
+        >>> gateway = LocalGateway(engine="flat")
+        >>> with gateway.in_use():
+        ...     with gateway.in_use():
+        ...         pass
+        ...     gateway.is_running
+        True
+        >>> gateway.is_running
+        False
+        """
+        with self._lock:
+            is_counted = self._n_users > 0 or self._running is None
+            if self._running is None:
+                self.start(state_dir)
+            self._n_users += is_counted
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._n_users -= is_counted
+                if is_counted and self._n_users == 0:
+                    self.stop()
 
     def invoice(self) -> list[dict[str, Any]]:
-        """Give every order ever accepted, in that order, with its cost.
+        """Return every create accepted, oldest first, with its cost.
 
         Pictures that are due are waited for, so that what is billed does not change a moment later.
-        """
-        rooms = self._open_rooms()
-        return rooms.server.call(rooms.desk.invoice())
 
-    def _open_rooms(self) -> Rooms:
-        if self._rooms is None:
+        Returns
+        -------
+        list of dict
+            Per task: id, digest, prompt, seed, seed_drawn, width, height, use_rephraser, image, accepted_at (Unix
+            seconds), latency_s, state, error_code, price, cost (USD as exact decimal text; empty unless the task is
+            billed) and billed.
+
+        Raises
+        ------
+        RuntimeError
+            If the gateway is not running.
+
+        Examples
+        --------
+        >>> with LocalGateway(engine="flat") as gateway:
+        ...     len(gateway.invoice())
+        0
+        """
+        running = self._check_running()
+        return running.server.call(running.tasks.invoice())
+
+    def _check_running(self) -> _Running:
+        if self._running is None:
             raise RuntimeError("The local gateway is not running; start it with `with` or `.start()`.")
-        return self._rooms
+        return self._running
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    base_url: str
+    server: ThreadedServer
+    tasks: Tasks
 
 
 def serve(*, on_ready: Callable[[LocalGateway], None], **options: Any) -> None:
-    """Run a gateway until SIGINT, SIGTERM or SIGHUP; for the main thread of a process of its own."""
+    """Run a gateway until SIGINT, SIGTERM or SIGHUP; call it in the main thread of a separate process."""
     with contextlib.suppress(_Ended), _ended_by_signals(), LocalGateway(**options) as gateway:
         on_ready(gateway)
         threading.Event().wait()
 
 
 class _Ended(BaseException):
-    """Someone has asked the process to end; no error, and not to be caught as one on the way out."""
+    """A signal has asked the process to end: no error, and nothing on the way out may catch it as one."""
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
     def end(*_: object) -> None:
-        # The first is enough: what is being closed is not to be interrupted.
+        # The first is enough; further ones must not interrupt the closing.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise _Ended
@@ -165,7 +328,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    # A picture may still be on its way to the disk while the folder goes.
+    # A picture may still be on its way to the disk while the folder is removed.
     return tempfile.TemporaryDirectory(prefix="dreamo-gateway-", ignore_cleanup_errors=True)
 
 
@@ -175,9 +338,9 @@ def _url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _checked(api_key: str) -> str:
+def _check_key(api_key: str) -> str:
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise ValueError(
-            "The gateway's key must be printable ASCII without spaces; leave it out to have one made."
+            "The gateway's key must be printable ASCII without spaces; leave it out to make one up."
         )
     return api_key

@@ -1,7 +1,7 @@
-"""What makes the pictures of the local gateway: one protocol, two engines, chosen by name.
+"""The two engines that make the local gateway's pictures, chosen by name.
 
-`preview` draws a scene from the prompt's words and puts the reference into it; `flat` makes one plain
-colour in well under a millisecond, for tests. Neither is DreamO, and every picture says so (see `label`).
+`preview` paints a scene from the prompt's words around the reference; `flat` makes one plain colour in under a
+millisecond, for tests. Neither is DreamO, and every picture says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+DESCRIPTION: Final = "Local preview, not a real DreamO result"
+IMAGE_DESCRIPTION_TAG: Final = 270
+SOFTWARE_TAG: Final = 305
+# A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
+_PROMPT_CHARACTERS: Final = 5000
+_N_COLOURS: Final = 24
+
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RenderedPicture:
     """A finished picture: the file's bytes, their media type, and the size in pixels."""
 
     content: bytes
@@ -32,8 +39,8 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """What is to be drawn: prompt, seed as drawn (not -1), size in pixels, and the rephraser's switch."""
+class DrawRequest:
+    """What to draw. The engines get the seed as drawn, a price function the seed as sent (-1 for a random one)."""
 
     prompt: str
     seed: int
@@ -43,83 +50,50 @@ class Drawing:
 
 
 class Engine(Protocol):
-    """Makes one picture per order; safe to be called from several threads at once."""
+    """Makes one picture per request; several threads may call it at once."""
 
     name: str
 
-    def generate(self, order: Drawing, reference: bytes) -> Picture:
-        """Draw the order around the reference, a JPEG or PNG file's bytes; ValueError if it can't be read."""
+    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+        """Draw around the reference (a JPEG or PNG file's bytes); raise ValueError if it can't be read."""
         ...
 
 
-def by_name(name: str) -> Engine:
-    """Give the engine of this name."""
-    # Imported here: the engines import this module, and `flat` needs nothing of what `preview` loads.
-
-    engines: dict[str, type[Engine]] = {"flat": Flat, "preview": Preview}
-    if name not in engines:
-        raise ValueError(f"No engine is called {name!r}; choose one of {', '.join(sorted(engines))}.")
-    return engines[name]()
-
-
-DESCRIPTION: Final = "Local preview, not a real DreamO result"
-IMAGE_DESCRIPTION_TAG: Final = 270
-SOFTWARE_TAG: Final = 305
-
-
-def exif(engine: str) -> Image.Exif:
-    """Give the EXIF block of a picture made by this engine."""
-    block = Image.Exif()
-    block[IMAGE_DESCRIPTION_TAG] = DESCRIPTION
-    block[SOFTWARE_TAG] = f"dreamo-batch local gateway, engine {engine}"
-    return block
-
-
-def banner(seed: int) -> str:
-    """Give the words that are written into the picture."""
-    return f"local preview - not a real DreamO result · seed {seed}"
-
-
-def comment(engine: str, order: Drawing, reference: bytes) -> bytes:
-    """Give the JPEG comment: what was ordered, as JSON in ASCII."""
-    ordered = asdict(order) | {"prompt": order.prompt[:_PROMPT_CHARACTERS]}
-    return json.dumps({"engine": engine, **ordered, "reference_crc32": zlib.crc32(reference)}).encode()
-
-
-def with_comment(jpeg: bytes, remark: bytes) -> bytes:
-    """Put a comment into a JPEG file that Pillow wrote, without encoding it anew."""
-    behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
-    segment = b"\xff\xfe" + (len(remark) + 2).to_bytes(2, "big") + remark
-    return jpeg[:behind_app0] + segment + jpeg[behind_app0:]
-
-
-# A character is at most twelve bytes in JSON's ASCII (a pair of surrogates), and a comment holds 65,533.
-_PROMPT_CHARACTERS: Final = 5000
-
-
-_N_COLOURS = 24
-
-
 class Flat:
-    """Plain pictures: equal orders give equal bytes, different orders different ones."""
+    """Plain pictures: equal requests get equal bytes, different requests different ones."""
 
     name = "flat"
 
-    def generate(self, order: Drawing, reference: bytes) -> Picture:
-        """Give a JPEG of one colour."""
-        hue = zlib.crc32(repr((order.seed, order.prompt)).encode()) % _N_COLOURS
-        remark = comment(self.name, order, reference)
-        content = with_comment(_plain(order.width, order.height, hue), remark)
-        return Picture(content, "image/jpeg", order.width, order.height)
+    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+        """Return a JPEG of one colour."""
+        hue = zlib.crc32(repr((request.seed, request.prompt)).encode()) % _N_COLOURS
+        return _labelled(self.name, _plain(request.width, request.height, hue), request, reference)
 
 
 @lru_cache(maxsize=128)
 def _plain(width: int, height: int, hue: int) -> bytes:
-    """Encoding takes 10 ms at 1328x1328, so each colour and size is encoded once."""
+    """Encode each colour and size once: it takes 10 ms at 1328x1328."""
     colour = Image.new("HSV", (1, 1), (hue * 255 // _N_COLOURS, 96, 224)).convert("RGB").getpixel((0, 0))
+    return _encoded(Flat.name, Image.new("RGB", (width, height), colour), quality=60)
+
+
+def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
+    exif = Image.Exif()
+    exif[IMAGE_DESCRIPTION_TAG] = DESCRIPTION
+    exif[SOFTWARE_TAG] = f"dreamo-batch local gateway, engine {engine}"
     file = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(file, "JPEG", quality=60, exif=exif(Flat.name))
+    image.save(file, "JPEG", quality=quality, exif=exif)
     return file.getvalue()
+
+
+def _labelled(engine: str, jpeg: bytes, request: DrawRequest, reference: bytes) -> RenderedPicture:
+    """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
+    label = asdict(request) | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}
+    comment = json.dumps({"engine": engine, **label, "reference_crc32": zlib.crc32(reference)}).encode()
+    behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
+    return RenderedPicture(content, "image/jpeg", request.width, request.height)
 
 
 Rgb: TypeAlias = tuple[int, ...]
@@ -133,31 +107,44 @@ _WHITE: Final = (255, 255, 255)
 
 
 class Preview:
-    """Draws the prompt around the reference; equal requests with equal references give equal files."""
+    """Paints the prompt around the reference; equal requests with equal references get equal files."""
 
     name = "preview"
 
-    def generate(self, order: Drawing, reference: bytes) -> Picture:
-        """Draw a picture."""
-        figure = load(reference, max(order.width, order.height))
-        rng = np.random.default_rng(_entropy(order.prompt, order.seed, order.use_rephraser))
-        words = read(order.prompt)
-        scene = words.get("scene") or list(_ART["scenes"])[_entropy(order.prompt) % len(_ART["scenes"])]
+    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+        """Paint a picture."""
+        width, height = request.width, request.height
+        figure = load_reference(reference, max(width, height))
+        rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
+        words = read_words(request.prompt)
+        scene = words.get("scene") or list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])]
         hour = words.get("hour") or str(rng.choice(_HOURS))
-        scale = min(1.0, (_PAINTED_PX / (order.width * order.height)) ** 0.5)
-        size = max(1, round(order.width * scale)), max(1, round(order.height * scale))
+        scale = min(1.0, (_PAINTED_PX / (width * height)) ** 0.5)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
         painter = _Painter(size, rng, "night" if scene == "space" else hour, words.get("tint"))
         image = painter.paint(scene, words.get("weather"))
-        image = image.resize((order.width, order.height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         _put(image, figure, words.get("frame"), rng, floats=scene in {"space", "sky"})
-        _sign(image, banner(order.seed))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=_JPEG_QUALITY, exif=exif(self.name))
-        content = with_comment(file.getvalue(), comment(self.name, order, reference))
-        return Picture(content, "image/jpeg", order.width, order.height)
+        _sign(image, banner(request.seed))
+        return _labelled(self.name, _encoded(self.name, image, _JPEG_QUALITY), request, reference)
 
 
-def read(prompt: str) -> dict[str, str]:
+def banner(seed: int) -> str:
+    """Return the words written into the picture."""
+    return f"local preview - not a real DreamO result · seed {seed}"
+
+
+ENGINES: Final[dict[str, type[Engine]]] = {engine.name: engine for engine in (Flat, Preview)}
+
+
+def engine_named(name: str) -> Engine:
+    """Make the engine of this name."""
+    if name not in ENGINES:
+        raise ValueError(f"No engine is called {name!r}; choose one of {', '.join(ENGINES)}.")
+    return ENGINES[name]()
+
+
+def read_words(prompt: str) -> dict[str, str]:
     """Return what the prompt names of each kind in `preview.toml`; the first word of a kind wins."""
     found: dict[str, str] = {}
     for match in _PATTERN.finditer(prompt.lower()):
@@ -166,7 +153,7 @@ def read(prompt: str) -> dict[str, str]:
     return found
 
 
-def load(reference: bytes, side_px: int) -> Image.Image:
+def load_reference(reference: bytes, side_px: int) -> Image.Image:
     """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
     try:
         picture = _decoded(reference, side_px)

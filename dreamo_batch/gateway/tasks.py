@@ -1,4 +1,4 @@
-"""A task of the gateway: what was ordered, what becomes of it, and what its state is at a given time."""
+"""The tasks of the local gateway: accepting a create, keeping it on disk, and what became of it at a given time."""
 
 from __future__ import annotations
 
@@ -10,33 +10,117 @@ import itertools
 import json
 import math
 import os
+import random
 import sqlite3
 import threading
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from dreamo_batch.gateway.billing import check_decimal, invoice_line, price_of
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from dreamo_batch.gateway.billing import PriceSetting
+    from dreamo_batch.gateway.faults import Strike
+    from dreamo_batch.gateway.pictures import DrawRequest
+    from dreamo_batch.gateway.rendering import Renderer
+    from dreamo_batch.gateway.schemas import Create, Problem
 
 
 State = Literal["in_progress", "completed", "failed"]
-IN_PROGRESS: State = "in_progress"
-COMPLETED: State = "completed"
-FAILED: State = "failed"
-
 # What is going to become of a task, settled when it is accepted.
 Fate = Literal["normal", "stuck", "forgotten", "completed_with_error"]
-PROGRESS_MOST = 0.99
+RetryAfter = Literal["none", "seconds", "date", "body"]
+WhenFull = Literal["refuse", "queue"]
+Precharge = Literal["price", "cache_miss", "missing"]
+ErrorsAs = Literal["http", "task"]
+_CHOICES: Final = {
+    "when_full": WhenFull,
+    "precharge": Precharge,
+    "errors_as": ErrorsAs,
+    "retry_after": RetryAfter,
+}
+
+PROGRESS_MAX: Final = 0.99
+SEEDS_FROM, SEEDS_TO = 1, 2**31
+# How long a poll that is due may wait for its picture, and an invoice for all pictures that are due.
+PATIENCE_S: Final = 10.0
+LATENCY_FORMS: Final = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One accepted order."""
+class Latency:
+    """A log-normal latency; fixed if sigma is 0, and instant if the median is 0."""
+
+    median_s: float
+    sigma: float = 0.0
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether a task is done as soon as someone asks."""
+        return self.median_s == 0
+
+    def draw_s(self, rng: random.Random) -> float:
+        """Draw the latency of one task."""
+        return self.median_s * math.exp(rng.gauss(0.0, self.sigma)) if self.sigma else self.median_s
+
+
+def read_latency(value: str | float | Latency) -> Latency:
+    """Read a latency as it is written on a command line."""
+    if isinstance(value, Latency):
+        return value
+    kind, _, numbers = (value if isinstance(value, str) else f"fixed:{value}").strip().lower().partition(":")
+    try:
+        values = [float(number) for number in numbers.split(",")] if numbers else []
+    except ValueError:
+        values = [math.nan]
+    if all(0 <= number < math.inf for number in values):
+        match kind, values:
+            case ("instant", []):
+                return Latency(0.0)
+            case ("fixed", [median_s]):
+                return Latency(median_s)
+            case ("lognormal", [median_s, sigma]):
+                return Latency(median_s, sigma)
+    raise ValueError(f"Can't read the latency {value!r}; write {LATENCY_FORMS}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """The options of `LocalGateway` that stay as they are while it runs."""
+
+    latency: Latency = Latency(0.0)
+    price: PriceSetting = None
+    discount: str = "1"
+    bills_failures: bool = False
+    precharge: Precharge = "price"
+    errors_as: ErrorsAs = "http"
+    max_concurrent: int | None = None
+    when_full: WhenFull = "refuse"
+    max_requests_per_s: float | None = None
+    retry_after: RetryAfter = "none"
+    links_live_s: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(choices)))}.")
+        for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name}={value!r} must be greater than 0; leave it out for no limit.")
+        for text in (self.price, self.discount):
+            if isinstance(text, str):
+                check_decimal(text)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTask:
+    """One accepted create."""
 
     task_id: str
     digest: str
@@ -57,47 +141,35 @@ class Task:
     error_code: str | None = None
     error_message: str | None = None
     picture: str | None = None
-    media_type: str | None = None
-    picture_start: int | None = None
     picture_bytes: int | None = None
 
     @property
     def needs_picture(self) -> bool:
-        """Whether a picture is still to be made before the task can end."""
+        """Whether a picture must be made before the task can end."""
         return self.picture is None and self.error_message is None and self.fate != "stuck"
 
     def state(self, now: float) -> State:
-        """Give the state at a time: never completed before the picture exists."""
+        """Return the state at a time: never completed before the picture exists."""
         if self.fate == "stuck" or now < self.due_at:
-            return IN_PROGRESS
+            return "in_progress"
         if self.error_message is not None:
-            return FAILED
-        return IN_PROGRESS if self.picture is None else COMPLETED
+            return "failed"
+        return "in_progress" if self.picture is None else "completed"
 
     def cost(self, now: float) -> str:
-        """Give what the task has cost so far."""
-        return {IN_PROGRESS: "", FAILED: self.failed_price, COMPLETED: self.price}[self.state(now)]
+        """Return what the task has cost by a time."""
+        return {"in_progress": "", "failed": self.failed_price, "completed": self.price}[self.state(now)]
 
     def progress(self, now: float) -> float:
-        """Give the share done as the clock has it, below 1 until the end."""
+        """Return the share done by the clock, below 1 until the end."""
         duration_s = self.due_at - self.starts_at
-        share = (now - self.starts_at) / duration_s if duration_s > 0 else PROGRESS_MOST
-        return min(max(share, 0.0), PROGRESS_MOST)
+        share = (now - self.starts_at) / duration_s if duration_s > 0 else PROGRESS_MAX
+        return min(max(share, 0.0), PROGRESS_MAX)
 
 
-def request_digest(
-    *, prompt: str, seed: int, width: int, height: int, use_rephraser: bool, image: str
-) -> str:
-    """Name an order by what it asks for, so that a test can tell two equal ones."""
-    description = {
-        "model": contract.MODEL,
-        "prompt": prompt,
-        "seed": seed,
-        "width": width,
-        "height": height,
-        "use_rephraser": use_rephraser,
-        "image": image,
-    }
+def request_digest(request: DrawRequest, image: str) -> str:
+    """Identify a create by what it asks for, so that a test can recognise two equal ones."""
+    description = {"model": contract.MODEL, "image": image, **dataclasses.asdict(request)}
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -107,7 +179,7 @@ class TaskIds:
 
     def __init__(self) -> None:
         self._maker = os.urandom(5)
-        # Starts low enough that ids of one gateway sort by time for the first eight million.
+        # Starts low enough that the first eight million ids of one gateway sort by time.
         self._numbers = itertools.count(int.from_bytes(os.urandom(3)) // 2)
 
     def make(self, now: float) -> str:
@@ -117,21 +189,20 @@ class TaskIds:
         return base64.b32hexencode(raw)[:20].decode().lower()
 
 
-LAYOUT = 1
+LAYOUT: Final = 2
 _UNMADE = "picture IS NULL AND error_message IS NULL AND fate != 'stuck'"
-_COLUMNS = tuple(field.name for field in dataclasses.fields(Task))
-_TABLE = ", ".join(_COLUMNS) + ", PRIMARY KEY (task_id), UNIQUE (picture)"
-_CREATE = f"CREATE TABLE IF NOT EXISTS tasks ({_TABLE})"
-_SWITCH = _COLUMNS.index("use_rephraser")  # SQLite has no booleans
+_COLUMNS = tuple(field.name for field in dataclasses.fields(GatewayTask))
+_REPHRASER = _COLUMNS.index("use_rephraser")  # SQLite has no booleans
+_CREATE_TABLE = f"CREATE TABLE IF NOT EXISTS tasks ({', '.join(_COLUMNS)}, PRIMARY KEY (task_id))"
 _ADD = f"INSERT INTO tasks VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - only our own names
 _READ = f"SELECT {', '.join(_COLUMNS)} FROM tasks "  # noqa: S608 - only our own names
 
 
-class Store:
-    """Tasks on disk, safe to use from several threads.
+class TaskStore:
+    """Tasks on disk; several threads may use it.
 
-    Every change is committed before the call returns. It is handed to the operating system and not synced:
-    the process may be killed at any moment and nothing is lost; a power cut is not survived, and need not be.
+    Every change is committed before the call returns, but not synced: nothing is lost when the process is killed at any
+    moment; a power cut may lose tasks.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -143,45 +214,44 @@ class Store:
             self._connection.close()
             raise
 
-    def add(self, task: Task) -> None:
+    def add(self, task: GatewayTask) -> None:
         """Keep a new task."""
-        self._run(_ADD, [getattr(task, name) for name in _COLUMNS])
+        self._run(_ADD, *(getattr(task, name) for name in _COLUMNS))
 
-    def get(self, task_id: str) -> Task | None:
-        """Give a task by its id, or None."""
-        return self._one("WHERE task_id = ?", task_id)
+    def get(self, task_id: str) -> GatewayTask | None:
+        """Return a task by its id, or None."""
+        rows = self._run(f"{_READ} WHERE task_id = ?", task_id)
+        return _task(rows[0]) if rows else None
 
-    def by_picture(self, picture: str) -> Task | None:
-        """Give the task whose picture has this name, or None."""
-        return self._one("WHERE picture = ?", picture)
-
-    def all(self) -> list[Task]:
-        """Give every task in the order of acceptance."""
+    def all(self) -> list[GatewayTask]:
+        """Return every task in the order of acceptance."""
         return [_task(row) for row in self._run(f"{_READ} ORDER BY rowid")]
 
-    def unfinished(self, now: float) -> list[Task]:
-        """Give the tasks that a gateway has to take up when it starts."""
-        rows = self._run(f"{_READ} WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", [now])
-        return [_task(row) for row in rows]
+    def unfinished(self, now: float) -> list[GatewayTask]:
+        """Return the tasks that a gateway has to take up when it starts."""
+        return [
+            _task(row) for row in self._run(f"{_READ} WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", now)
+        ]
 
     def overdue(self, now: float) -> list[str]:
-        """Give the ids of tasks that are due and still wait for their picture."""
-        rows = self._run(f"SELECT task_id FROM tasks WHERE due_at <= ? AND {_UNMADE}", [now])  # noqa: S608 - ours
+        """Return the ids of tasks that are due and have no picture yet."""
+        rows = self._run(f"SELECT task_id FROM tasks WHERE due_at <= ? AND {_UNMADE}", now)  # noqa: S608 - ours
         return [task_id for (task_id,) in rows]
 
-    def develop(self, task_id: str, *, picture: str, media_type: str, start: int, n_bytes: int) -> None:
-        """Keep that a task's picture exists."""
-        change = "UPDATE tasks SET picture = ?, media_type = ?, picture_start = ?, picture_bytes = ? WHERE task_id = ?"
-        self._run(change, [picture, media_type, start, n_bytes, task_id])
+    def complete(self, task_id: str, picture: str, n_bytes: int) -> None:
+        """Record the file name and size of a task's picture."""
+        self._run(
+            "UPDATE tasks SET picture = ?, picture_bytes = ? WHERE task_id = ?", picture, n_bytes, task_id
+        )
 
     def fail(self, task_id: str, code: str, message: str) -> None:
-        """Keep that no picture could be made."""
+        """Record that no picture could be made."""
         self._run(
-            "UPDATE tasks SET error_code = ?, error_message = ? WHERE task_id = ?", [code, message, task_id]
+            "UPDATE tasks SET error_code = ?, error_message = ? WHERE task_id = ?", code, message, task_id
         )
 
     def close(self) -> None:
-        """Let go of the file; later calls raise `sqlite3.ProgrammingError`."""
+        """Close the file; later calls raise `sqlite3.ProgrammingError`."""
         with self._lock:
             self._connection.close()
 
@@ -189,35 +259,28 @@ class Store:
         (layout,) = self._run("PRAGMA user_version")[0]
         if layout not in (0, LAYOUT):
             raise RuntimeError(
-                f"The gateway's state in {path} has layout {layout}, and this version reads {LAYOUT}. "
+                f"The gateway's state in {path} has layout {layout}; this version reads layout {LAYOUT}. "
                 "Use the version that wrote it, or another state directory."
             )
-        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", _CREATE):
+        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", _CREATE_TABLE):
             self._run(statement)
         self._run(f"PRAGMA user_version = {LAYOUT}")
 
-    def _one(self, condition: str, value: str) -> Task | None:
-        rows = self._run(_READ + condition, [value])
-        return _task(rows[0]) if rows else None
-
-    def _run(self, statement: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._connection.execute(statement, values or []).fetchall()
+            return self._connection.execute(statement, values).fetchall()
 
 
-def _task(row: tuple[Any, ...]) -> Task:
+def _task(row: tuple[Any, ...]) -> GatewayTask:
     values = list(row)
-    values[_SWITCH] = bool(row[_SWITCH])
-    return Task(*values)
-
-
-RetryAfter = Literal["none", "seconds", "date", "body"]
+    values[_REPHRASER] = bool(row[_REPHRASER])
+    return GatewayTask(*values)
 
 
 class Slots:
-    """The tasks that may run at once; what is over is refused, or waits for the first slot to come free.
+    """The tasks that may run at once; further ones are refused, or wait for the first free slot.
 
-    Nothing has to run for this: each slot is known by when its last task ends.
+    No timer is needed: a slot is known by the time at which its last task ends.
     """
 
     def __init__(self, n_slots: int | None, *, does_queue: bool = False, ends: Iterable[float] = ()) -> None:
@@ -227,13 +290,13 @@ class Slots:
         heapq.heapify(self._ends)
 
     def wait_s(self, now: float) -> float:
-        """Give the seconds until a task may be taken: 0 unless the gateway is full and refuses."""
+        """Return the seconds until a task may start: 0 unless the gateway is full and refuses."""
         self._free(now)
         is_open = self._does_queue or self._n_slots is None or len(self._ends) < self._n_slots
         return 0.0 if is_open else self._ends[0] - now
 
     def take(self, now: float, duration_s: float) -> float:
-        """Give a task its slot."""
+        """Take a slot and return when its task starts."""
         if self._n_slots is None:
             return now
         self._free(now)
@@ -247,7 +310,7 @@ class Slots:
 
 
 class Bucket:
-    """A token bucket: so many requests a second, with a burst of one second's worth."""
+    """A token bucket: a number of requests a second, with a burst of one second's worth."""
 
     def __init__(self, rate_per_s: float | None) -> None:
         self._rate_per_s = rate_per_s
@@ -256,7 +319,7 @@ class Bucket:
         self._filled_at = -math.inf
 
     def take(self, now: float) -> float:
-        """Take a token, or give the seconds until there is one."""
+        """Take a token, or return the seconds until there is one."""
         if self._rate_per_s is None:
             return 0.0
         self._n_tokens = min(self._n_most, self._n_tokens + (now - self._filled_at) * self._rate_per_s)
@@ -268,7 +331,7 @@ class Bucket:
 
 
 def retry_hint(style: RetryAfter, wait_s: float, now: float) -> tuple[dict[str, str], dict[str, float]]:
-    """Say when to come again: in a header (seconds or a date), in the body, or not at all."""
+    """Return the headers and the body's fields that say when to come again: seconds, a date, or nothing."""
     whole_s = max(1, math.ceil(wait_s))
     match style:
         case "seconds":
@@ -280,52 +343,92 @@ def retry_hint(style: RetryAfter, wait_s: float, now: float) -> tuple[dict[str, 
     return {}, {}
 
 
-FORMS = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
+class Tasks:
+    """Accepts creates and follows their tasks; used on the gateway's event loop only."""
+
+    def __init__(
+        self, settings: GatewaySettings, store: TaskStore, renderer: Renderer, clock: Callable[[], float]
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._store = store
+        self._renderer = renderer
+        self._rng = random.Random(settings.seed)
+        self._ids = TaskIds()
+        self._slots = Slots(None)
+
+    def resume(self) -> None:
+        """Take up the tasks that an earlier gateway left in this folder."""
+        now = self.clock()
+        tasks = self._store.unfinished(now)
+        ends = [task.due_at for task in tasks if task.due_at > now]
+        does_queue = self.settings.when_full == "queue"
+        self._slots = Slots(self.settings.max_concurrent, does_queue=does_queue, ends=ends)
+        self._render(*tasks)
+
+    def wait_s(self) -> float:
+        """Return the seconds until another create may be accepted."""
+        return self._slots.wait_s(self.clock())
+
+    def accept(self, create: Create, strike: Strike | None) -> GatewayTask:
+        """Accept a create: from here on it is on the invoice."""
+        now, request = self.clock(), create.request
+        duration_s = self.settings.latency.draw_s(self._rng)
+        starts_at = self._slots.take(now, duration_s)
+        price = self.price(request)
+        fate, code, message = _outcome(create.problem, strike)
+        task = GatewayTask(
+            task_id=self._ids.make(now),
+            digest=create.digest,
+            **dataclasses.asdict(request),
+            image=create.reference.digest,
+            image_url=create.reference.url,
+            seed_drawn=request.seed if request.seed >= 0 else self._rng.randrange(SEEDS_FROM, SEEDS_TO),
+            accepted_at=now,
+            starts_at=starts_at,
+            due_at=starts_at + duration_s,
+            price=price,
+            failed_price=price if self.settings.bills_failures else "",
+            fate=fate,
+            error_code=code,
+            error_message=message,
+        )
+        self._store.add(task)
+        self._render(task)
+        return task
+
+    def price(self, request: DrawRequest) -> str:
+        """Return what a create costs."""
+        return price_of(request, self.settings.price)
+
+    async def find(self, task_id: str) -> GatewayTask | None:
+        """Return the task of a poll; if tasks are instant, once its picture is there."""
+        task = self._store.get(task_id)
+        if task is None or task.fate == "forgotten":
+            return None
+        if task.needs_picture and self.settings.latency.is_instant and self.clock() >= task.due_at:
+            await self._renderer.wait_for([task_id], PATIENCE_S)
+            task = self._store.get(task_id)
+        return task
+
+    async def invoice(self) -> list[dict[str, Any]]:
+        """Return every create accepted, oldest first, once the pictures that are due are made."""
+        now, in_thread = self.clock(), self._renderer.in_thread
+        await self._renderer.wait_for(await in_thread(self._store.overdue, now), PATIENCE_S)
+        return await in_thread(lambda: [invoice_line(task, now) for task in self._store.all()])
+
+    def _render(self, *tasks: GatewayTask) -> None:
+        for task in tasks:
+            if task.needs_picture:
+                self._renderer.begin(task)
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """A log-normal latency; fixed with sigma 0, and instant with median 0."""
-
-    median_s: float
-    sigma: float = 0.0
-
-    @property
-    def is_instant(self) -> bool:
-        """Whether a task is done as soon as someone asks."""
-        return self.median_s == 0
-
-    def draw_s(self, rng: random.Random) -> float:
-        """Draw the latency of one task."""
-        if self.sigma == 0:
-            return self.median_s
-        return self.median_s * math.exp(rng.gauss(0.0, self.sigma))
-
-
-INSTANT = Latency(0.0)
-
-
-def read_latency(value: str | float | Latency) -> Latency:
-    """Read a latency as it is written on a command line."""
-    if isinstance(value, Latency):
-        return value
-    try:
-        latency = _parse(value) if isinstance(value, str) else Latency(float(value))
-    except ValueError:
-        latency = None
-    if latency is None or not all(0 <= number < math.inf for number in (latency.median_s, latency.sigma)):
-        raise ValueError(f"Latency {value!r} can't be read; write {FORMS}.") from None
-    return latency
-
-
-def _parse(text: str) -> Latency | None:
-    kind, _, numbers = text.strip().lower().partition(":")
-    values = [float(number) for number in numbers.split(",")] if numbers else []
-    match kind, values:
-        case "instant", []:
-            return INSTANT
-        case "fixed", [seconds]:
-            return Latency(seconds)
-        case "lognormal", [median_s, sigma]:
-            return Latency(median_s, sigma)
-    return None
+def _outcome(problem: Problem | None, strike: Strike | None) -> tuple[Fate, str | None, str | None]:
+    """Return the fate of a task and, if it is to fail, its error code and message."""
+    if problem:
+        return "normal", problem.code, problem.message
+    if strike is None or strike.fault.effect != "fate":
+        return "normal", None, None
+    if strike.fault.code:
+        return "normal", strike.fault.code, strike.fault.word
+    return strike.fault.word, None, None  # type: ignore[return-value]  # the words of those faults are fates

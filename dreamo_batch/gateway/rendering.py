@@ -1,0 +1,257 @@
+"""Rendering the pictures of accepted tasks: their references, fetched by URL if need be, and the drawing threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import queue
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from urllib.parse import urljoin
+
+import requests
+
+from dreamo_batch.gateway.pictures import DrawRequest
+from dreamo_batch.gateway.schemas import INVALID, check_url, read_header
+from dreamo_batch.service import contract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from dreamo_batch.gateway.pictures import Engine
+    from dreamo_batch.gateway.tasks import GatewayTask, TaskStore
+
+
+T = TypeVar("T")
+Work: TypeAlias = "Future[None] | asyncio.Task[None]"
+
+N_THREADS: Final = 2
+N_HELPERS: Final = 4
+N_REDIRECTS: Final = 3
+CHUNK_BYTES: Final = 65_536
+FETCH_TIMEOUT_S: Final = 10.0
+N_REFERENCES_IN_MEMORY: Final = 4
+INTERNAL, UPSTREAM = "003011095", "003011097"
+SUFFIXES: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+
+
+class FetchError(Exception):
+    """A reference can't be fetched from its URL."""
+
+
+def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
+    """Fetch a file by URL, following a few redirects, with limits on size and time."""
+    deadline = time.monotonic() + timeout_s
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            for _ in range(N_REDIRECTS + 1):
+                content = _get(session, url, max_bytes, deadline)
+                if isinstance(content, bytes):
+                    return content
+                url = content
+    except (OSError, ValueError):  # requests raises both; the latter for names that can't be looked up
+        if time.monotonic() >= deadline:
+            raise FetchError(f"the image URL sent no picture within {timeout_s:g} s") from None
+        raise FetchError("the image URL can't be reached") from None
+    raise FetchError(f"the image URL redirects more than {N_REDIRECTS} times")
+
+
+def _get(session: requests.Session, url: str, max_bytes: int, deadline: float) -> bytes | str:
+    """Return the content at a URL, or the URL that it redirects to."""
+    try:
+        check_url(url)
+    except ValueError:
+        raise FetchError("the image URL redirects to one that is not http or https") from None
+    options: dict[str, Any] = {
+        "headers": {"Accept-Encoding": "identity", "Connection": "close"},
+        "allow_redirects": False,
+        "stream": True,
+    }
+    with session.get(url, timeout=max(deadline - time.monotonic(), 1e-3), **options) as response:
+        if response.status_code in _REDIRECTS and "location" in response.headers:
+            return urljoin(url, response.headers["location"])
+        if response.status_code != requests.codes.ok:
+            raise FetchError(f"{response.status_code} from the image URL")
+        # It was asked for identity; what unpacks to gigabytes must stay packed.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise FetchError("the image URL sends a compressed body")
+        content = bytearray()
+        for chunk in response.iter_content(CHUNK_BYTES):
+            content += chunk
+            if len(content) > max_bytes:
+                raise FetchError(f"the image URL sends more than {max_bytes} bytes")
+            if time.monotonic() >= deadline:
+                raise requests.Timeout
+        return bytes(content)
+
+
+class ReferenceStore:
+    """Reference pictures on disk, each content once, named by its SHA-256."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known = {path.name for path in folder.iterdir()}
+        # The rows of a table share few references.
+        self.read = functools.lru_cache(maxsize=N_REFERENCES_IN_MEMORY)(self._read)
+
+    def keep(self, digest: str, content: bytes) -> None:
+        """Write a picture unless it is there; the file is whole or missing, should the process be killed."""
+        if digest not in self._known:
+            draft = self._folder / f"{digest}.{secrets.token_hex(4)}.part"
+            draft.write_bytes(content)
+            draft.replace(self._folder / digest)
+            self._known.add(digest)
+
+    def _read(self, digest: str) -> bytes:
+        return (self._folder / digest).read_bytes()
+
+
+class DaemonThreads:
+    """A pool of threads that takes work until it is shut down, also while the process ends.
+
+    The pools of `concurrent.futures` take none by then, and a run that waits for its last answers would lose them.
+    """
+
+    def __init__(self, n: int, name: str) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._n = n
+        for number in range(n):
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+
+    def submit(self, do: Callable[..., T], *args: Any) -> Future[T]:
+        """Call a function in one of the threads."""
+        future: Future[T] = Future()
+        self._work.put((future, functools.partial(do, *args)))
+        return future
+
+    def shutdown(self) -> None:
+        """End the threads; what has not begun is cancelled."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (work := self._work.get_nowait()) is not None:
+                    work[0].cancel()
+        for _ in range(self._n):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, do = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(do())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                future.set_exception(error)
+
+
+class Renderer:
+    """Renders the pictures of accepted tasks into files named at random."""
+
+    def __init__(self, engine: Engine, store: TaskStore, folder: Path) -> None:
+        self._engine = engine
+        self._store = store
+        self._pictures = folder / "pictures"
+        for path in (self._pictures, folder / "references"):
+            path.mkdir(parents=True, exist_ok=True)
+        self.references = ReferenceStore(folder / "references")
+        self._threads = DaemonThreads(N_THREADS, "gateway-renderer")
+        self._helpers = DaemonThreads(N_HELPERS, "gateway-helper")
+        self._fetchers = DaemonThreads(N_HELPERS, "gateway-fetcher")
+        self._work: dict[str, Work] = {}
+        self._fetches: dict[str, asyncio.Task[str]] = {}
+        self._is_closed = False
+
+    def begin(self, task: GatewayTask) -> None:
+        """Begin the picture of a task."""
+        if task.image_url is None:
+            work: Work = self._threads.submit(self._render, task, task.image)
+        else:
+            work = asyncio.get_running_loop().create_task(self._fetch_and_render(task, task.image_url))
+        self._work[task.task_id] = work
+        work.add_done_callback(lambda _: self._work.pop(task.task_id, None))
+
+    async def wait_for(self, task_ids: Iterable[str], patience_s: float) -> None:
+        """Wait until pictures are made or have failed, up to a time limit."""
+        work = [self._work[task_id] for task_id in task_ids if task_id in self._work]
+        if work:
+            futures = [one if isinstance(one, asyncio.Task) else asyncio.wrap_future(one) for one in work]
+            await asyncio.wait(futures, timeout=patience_s)
+
+    def close(self) -> None:
+        """Stop: what has not begun is left to the next start, what is being drawn is thrown away."""
+        self._is_closed = True
+        for work in (*self._work.values(), *self._fetches.values()):
+            work.cancel()
+        for threads in (self._threads, self._helpers, self._fetchers):
+            threads.shutdown()
+
+    async def in_thread(self, do: Callable[..., T], *args: Any) -> T:
+        """Call a function beside the event loop, and return its result."""
+        return await asyncio.wrap_future(self._helpers.submit(do, *args))
+
+    def read(self, picture: str) -> bytes:
+        """Return the content of a rendered picture."""
+        return (self._pictures / picture).read_bytes()
+
+    async def _fetch_and_render(self, task: GatewayTask, url: str) -> None:
+        try:
+            digest = await self._fetched(url)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
+            self._store.fail(task.task_id, *_failure(error))
+        else:
+            await asyncio.wrap_future(self._threads.submit(self._render, task, digest))
+
+    async def _fetched(self, url: str) -> str:
+        """Return the digest of the picture at a URL; tasks that share the URL fetch it once."""
+        if url not in self._fetches:
+            self._fetches[url] = asyncio.get_running_loop().create_task(self._fetch(url))
+        try:
+            return await asyncio.shield(self._fetches[url])
+        except Exception:
+            self._fetches.pop(url, None)
+            raise
+
+    async def _fetch(self, url: str) -> str:
+        get = functools.partial(fetch, max_bytes=contract.INPUT_BYTES_MAX.value, timeout_s=FETCH_TIMEOUT_S)
+        try:
+            # A site that sends its answer byte by byte holds up the thread, but not the task.
+            content = await asyncio.wait_for(
+                asyncio.wrap_future(self._fetchers.submit(get, url)), FETCH_TIMEOUT_S + 1
+            )
+        except TimeoutError:
+            raise FetchError(f"the image URL sent no picture within {FETCH_TIMEOUT_S:g} s") from None
+        read_header(content)
+        digest = hashlib.sha256(content).hexdigest()
+        self.references.keep(digest, content)
+        return digest
+
+    def _render(self, task: GatewayTask, digest: str) -> None:
+        request = DrawRequest(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
+        try:
+            picture = self._engine.generate(request, self.references.read(digest))
+            if not self._is_closed:
+                name = secrets.token_hex(16) + SUFFIXES.get(picture.media_type, ".bin")
+                (self._pictures / name).write_bytes(picture.content)
+                self._store.complete(task.task_id, name, len(picture.content))
+        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
+            self._store.fail(task.task_id, *_failure(error))
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Return the service's code and message for what went wrong."""
+    match error:
+        case FetchError():
+            code, detail = UPSTREAM, str(error)
+        case ValueError():
+            code, detail = INVALID, str(error)
+        case _:
+            code, detail = INTERNAL, type(error).__name__
+    return code, f"{contract.ERROR_CODES[code].meaning}: {detail}"
