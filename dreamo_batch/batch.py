@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, Task, choose
+from dreamo_batch.call import Call, CallInputs, choose
 from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.display import panel as panels
 from dreamo_batch.engine import plan as planning
@@ -194,7 +194,7 @@ def _call(
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
     prepared = _prepare(table, directory, options, entropy, base_dir=base_dir)
-    return Call(directory, Task(named[user_columns(named)], prepared, options), entropy, service)
+    return Call(directory, CallInputs(named[user_columns(named)], prepared, options), entropy, service)
 
 
 def plan(
@@ -341,7 +341,7 @@ def retry(
         table = read_jobs(directory.jobs)
         chosen = choose(directory, table, rows, classes)
         try:
-            task = Task(table.user, table.prepared, RunOptions(**options), chosen)
+            task = CallInputs(table.user, table.prepared, RunOptions(**options), chosen)
         except TypeError as error:
             raise UsageError(f"retry: {error}") from None
         entropy = peek_entropy(directory) or new_entropy()

@@ -16,6 +16,7 @@ from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, highest_price, money, text
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, describer, to_arrow, to_frame, write_frame, write_jobs
+from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads
 from dreamo_batch.engine.plan import (
     RunOptions,
     fetching_only,
@@ -23,7 +24,6 @@ from dreamo_batch.engine.plan import (
     nearly_bought_warnings,
     warnings_of,
 )
-from dreamo_batch.engine.requests import Effects, ImageChanged, ImageGone, Payloads
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
@@ -37,7 +37,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.results import failures, frame
 from dreamo_batch.results.load import read_state
-from dreamo_batch.service.failures import FORBIDDEN, Failure, Kind
+from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -60,7 +60,7 @@ _PRECHARGE_WAIT_MAX_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CallInputs:
     """What a call is given: the user's columns, what was decided for each row, and the options.
 
     `chosen` are jobs named for a retry. With `fetched`, nothing is submitted, and of the pictures that are missing only
@@ -91,14 +91,14 @@ class Call:
     def __init__(
         self,
         directory: RunDirectory,
-        task: Task,
+        inputs: CallInputs,
         entropy: str,
         service: Service,
         *,
         clock: Clock | None = None,
     ) -> None:
         self.directory = directory
-        self.task = task
+        self.inputs = inputs
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
@@ -164,13 +164,13 @@ class Call:
         """What the call came to, in one line."""
         return frame.sentence(self.reconciliation, self.coordinator.budget.spent)
 
-    def again(self, task: Task) -> Call:
+    def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""
-        return Call(self.directory, task, self._entropy, self._service)
+        return Call(self.directory, inputs, self._entropy, self._service)
 
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands, whoever works on the directory."""
-        results = results_of(self.task.user, self.task.prepared, self.ledger.state.copy())
+        results = results_of(self.inputs.user, self.inputs.prepared, self.ledger.state.copy())
         return frame.mark(results, self.directory)
 
     # In the runner's thread.
@@ -186,7 +186,7 @@ class Call:
         before = at_work.coordinator
         assignment = self._assignment(session.ledger.state, before)
         budget = self._budget(assignment, session.ledger.state, price)
-        n_workers = at_work.workers.n if at_work.workers else _n_workers(self.task.options.max_in_flight)
+        n_workers = at_work.workers.n if at_work.workers else _n_workers(self.inputs.options.max_in_flight)
         self._refuse_copy(session.ledger, assignment)
         coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
         warnings = self._warnings(session.ledger, assignment, before)
@@ -206,27 +206,27 @@ class Call:
             coordinator.halt()
 
     def _assignment(self, state: State, before: Coordinator | None) -> Assignment:
-        task = self.task
-        if task.fetched is not None and before is not None and not before.schedule.is_halted:
+        inputs = self.inputs
+        if inputs.fetched is not None and before is not None and not before.schedule.is_halted:
             raise UsageError(
                 f"A run is going on in {self.directory.path}; it saves its pictures itself. Stop it, or wait."
             )
-        chosen = task.chosen
+        chosen = inputs.chosen
         if before is not None and (
-            task.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
+            inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
             chosen |= {job_id for job_id, _ in before.schedule.waiting}
         assignment = planning.assignment(
-            task.prepared, state, task.options.plan_options(chosen), self.directory.path
+            inputs.prepared, state, inputs.options.plan_options(chosen), self.directory.path
         )
-        describe = describer(task.user, task.prepared.rows)
+        describe = describer(inputs.user, inputs.prepared.rows)
         assignment = replace(assignment, describe=describe)
-        return assignment if task.fetched is None else fetching_only(assignment, task.fetched)
+        return assignment if inputs.fetched is None else fetching_only(assignment, inputs.fetched)
 
     def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
         """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
-        if ledger.is_copy and may_submit and not self.task.options.adopt_copy:
+        if ledger.is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise DirectoryError(
                 f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
                 "submitted: what the original submitted since then isn't known here and could be paid twice. Pass "
@@ -236,8 +236,8 @@ class Call:
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
-        warnings = ledger.warnings + tuple(warnings_of(self.task.prepared, assignment.to_submit))
-        nearly = nearly_bought(self.task.prepared, ledger.state, self.directory.jobs)
+        warnings = ledger.warnings + tuple(warnings_of(self.inputs.prepared, assignment.to_submit))
+        nearly = nearly_bought(self.inputs.prepared, ledger.state, self.directory.jobs)
         warnings += nearly_bought_warnings(
             nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly
         )
@@ -248,7 +248,7 @@ class Call:
     def _coordinator(
         self, ledger: Ledger, assignment: Assignment, budget: Budget, n_workers: int
     ) -> Coordinator:
-        options = self.task.options
+        options = self.inputs.options
         limits = Limits(
             max_in_flight=options.max_in_flight,
             n_workers=n_workers,
@@ -265,9 +265,9 @@ class Call:
         )
 
     def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
-        options = self.task.options
+        options = self.inputs.options
         cap = options.cap(state.cap)
-        agreed = self.task.before
+        agreed = self.inputs.before
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
         is_limited = cap is not None or max_new is not None
         price = price if price is not None else highest_price(state)
@@ -288,18 +288,18 @@ class Call:
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
-        write_jobs(ledger.directory.jobs, self.task.user, self.task.prepared, self._table_id)
+        write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
         ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
         ledger.commit()
-        if self.task.options.adopt_copy and ledger.is_copy:
-            ledger.adopt(self.task.prepared.jobs)
-        ledger.directory.update_manifest(table_id=self._table_id, settings=self.task.options.as_settings())
+        if self.inputs.options.adopt_copy and ledger.is_copy:
+            ledger.adopt(self.inputs.prepared.jobs)
+        ledger.directory.update_manifest(table_id=self._table_id, settings=self.inputs.options.as_settings())
 
     def _finish(self) -> None:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
-        results = results_of(self.task.user, self.task.prepared, ledger.state)
-        self.reconciliation = frame.reconcile(len(self.task.user), results)
+        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
+        self.reconciliation = frame.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
             write_frame(
@@ -318,25 +318,25 @@ class Call:
             return
         session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
         try:
-            self._remember(session.ledger, self.task.options.cap(session.ledger.state.cap))
+            self._remember(session.ledger, self.inputs.options.cap(session.ledger.state.cap))
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
-        results = results_of(self.task.user, self.task.prepared, session.ledger.state)
+        results = results_of(self.inputs.user, self.inputs.prepared, session.ledger.state)
         refused.results = frame.mark(results, self.directory)
 
     # What it may cost.
 
     def _told_price(self) -> Decimal | None:
         """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
-        price, max_new = money(self.task.options.unit_cost), money(self.task.options.max_new_cost)
-        if price is not None or self.task.fetched is not None:
+        price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
+        if price is not None or self.inputs.fetched is not None:
             return price
         state = read_state(self.directory) if self.directory.path.is_dir() else State()
-        if self.task.options.cap(state.cap) is None and max_new is None:
+        if self.inputs.options.cap(state.cap) is None and max_new is None:
             return None
-        options = self.task.options.plan_options(self.task.chosen)
-        assignment = planning.assignment(self.task.prepared, state, options, self.directory.path)
+        options = self.inputs.options.plan_options(self.inputs.chosen)
+        assignment = planning.assignment(self.inputs.prepared, state, options, self.directory.path)
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         return self._asked_price(jobs) if jobs else None
 
@@ -358,13 +358,13 @@ class Call:
             if failure.error_class == FORBIDDEN and by_size:
                 job, by_size = by_size[-1], []  # a firewall may dislike one prompt
                 continue
-            if failure.kind is Kind.STOP:
+            if failure.kind is FailureKind.STOP:
                 raise AccessRefused(
                     f"the service refused access: {failure}. Nothing was submitted. Once that is settled, run the "
                     "same call again."
                 )
             wait_s = next(waits)
-            if failure.kind is not Kind.TRANSIENT or wait_s is None:
+            if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
                 return None
             threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 

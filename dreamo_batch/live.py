@@ -174,7 +174,7 @@ def _end_with_another(call: Call) -> pd.DataFrame:
 def _bar(call: Call, *, show: bool) -> Progress:
     first = call.snapshot()
     n_left = first.n_rows - first.n_settled
-    bar = shown(first, show=show, n_before=first.n_settled if call.task.chosen and n_left else 0)
+    bar = shown(first, show=show, n_before=first.n_settled if call.inputs.chosen and n_left else 0)
     for warning in call.warnings:
         bar.say(f"warning: {warning}", logging.WARNING)
     return bar
@@ -290,8 +290,8 @@ class LiveRun:
                     "batch and start again with max_cost=."
                 )
             goes_on = self._ask(lambda coordinator: _set_cap(coordinator, max_cost))
-            kept = replace(call.task.options, max_cost="inf" if max_cost is None else text(max_cost))
-            call.task = replace(call.task, options=kept)
+            kept = replace(call.inputs.options, max_cost="inf" if max_cost is None else text(max_cost))
+            call.inputs = replace(call.inputs, options=kept)
             if not goes_on:
                 self._begin_again()
 
@@ -301,13 +301,13 @@ class LiveRun:
         What the run may still add to the cost is what the calls before left of it.
         """
         call = self.latest
-        task = call.task
+        inputs = call.inputs
         still_asked = frozenset(key[0] for key in call.coordinator.schedule.waiting)
         self.begin(
             call.again(
                 replace(
-                    task,
-                    options=replace(task.options, retry_failed=False, on_ambiguous="hold"),
+                    inputs,
+                    options=replace(inputs.options, retry_failed=False, on_ambiguous="hold"),
                     chosen=chosen | still_asked,
                     before=call.coordinator.budget,
                 )
@@ -399,7 +399,7 @@ class LiveRun:
 
     def _count(self, call: Call) -> Tally:
         self._tally = Tally(
-            rows_of(call.task.user.index, call.task.prepared), call.ledger.state, self.directory.path
+            rows_of(call.inputs.user.index, call.inputs.prepared), call.ledger.state, self.directory.path
         )
         return self._tally
 

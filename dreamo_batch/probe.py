@@ -19,7 +19,7 @@ from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money, text
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, look, read_jobs
-from dreamo_batch.engine.requests import ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
 from dreamo_batch.errors import (
     DirectoryError,
     InvalidTable,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, Task, results_of
+from dreamo_batch.call import Call, CallInputs, results_of
 from dreamo_batch.connect import Service
-from dreamo_batch.engine import journal, ledger, requests, runner
+from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.coordinator import SystemClock
 from dreamo_batch.engine.directory import (
@@ -109,7 +109,7 @@ def resolve(
         state = at_work.open(service, SystemClock()).ledger.state
         settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
-        at_work.settle(requests.resolved(settled, SystemClock().wall(), task_id))
+        at_work.settle(effects.resolved(settled, SystemClock().wall(), task_id))
         return state.copy()
 
     return results_of(table.user, table.prepared, runner.ask(directory, settle))
@@ -216,7 +216,7 @@ def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> 
     """Make a call that fetches the pictures of these rows and submits nothing."""
     table = read_jobs(directory.jobs)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
-    task = Task(table.user, table.prepared, RunOptions(), fetched=wanted)
+    task = CallInputs(table.user, table.prepared, RunOptions(), fetched=wanted)
     return Call(directory, task, peek_entropy(directory) or new_entropy(), service)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.directory import ROWS
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
@@ -55,7 +55,7 @@ class FakeClock:
         self.now += seconds
 
 
-def event(kind: Kind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
+def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
     return Event(kind, job_id, attempt, at, fields)
 
 

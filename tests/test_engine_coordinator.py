@@ -7,25 +7,25 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.engine import plan, requests
+from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
+from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger
-from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.service import failures
-from dreamo_batch.service.failures import Failure, Kind
+from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import prepared
 
 KEY = ("a", 1)
 SAVED = Saved("images/a.jpg", "00", 5, 8, 8)
-LIMITED = Failure(Kind.TRANSIENT, failures.RATE_LIMITED, http_status=429)
-AWAY = Failure(Kind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
-NOT_FOUND = Failure(Kind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
+LIMITED = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, http_status=429)
+AWAY = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
+NOT_FOUND = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
 DONE = Task("t1", "completed", urls=("https://h/1",), cost="0.0286")
 
 
@@ -142,12 +142,17 @@ def test_no_more_is_given_than_workers_are_free(make):
 @pytest.mark.parametrize(
     ("failure", "stage", "n_waiting", "mood"),
     [
-        (Failure(Kind.PERMANENT, failures.REJECTED, http_status=400), Stage.REFUSED, 0, "open"),
-        (Failure(Kind.PERMANENT, requests.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
-        (Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True), Stage.AMBIGUOUS, 0, "down"),
+        (Failure(FailureKind.PERMANENT, failures.REJECTED, http_status=400), Stage.REFUSED, 0, "open"),
+        (Failure(FailureKind.PERMANENT, effects.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
+        (
+            Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True),
+            Stage.AMBIGUOUS,
+            0,
+            "down",
+        ),
         (AWAY, Stage.UNSENT, 1, "down"),
-        (Failure(Kind.TRANSIENT, failures.RATE_LIMITED, http_status=429), Stage.UNSENT, 1, "open"),
-        (Failure(Kind.STOP, failures.ACCESS_REFUSED, http_status=402), Stage.UNSENT, 1, "open"),
+        (Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, http_status=429), Stage.UNSENT, 1, "open"),
+        (Failure(FailureKind.STOP, failures.ACCESS_REFUSED, http_status=402), Stage.UNSENT, 1, "open"),
     ],
 )
 def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
@@ -159,7 +164,7 @@ def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
     assert coordinator.schedule.n_waiting == n_waiting
     assert coordinator.schedule.outage.mood == mood
     assert coordinator.schedule.n_in_flight == 1
-    assert isinstance(coordinator.stopped, AccessRefused) == (failure.kind is Kind.STOP)
+    assert isinstance(coordinator.stopped, AccessRefused) == (failure.kind is FailureKind.STOP)
     assert any("may have been accepted" in text for text in coordinator.notices) == (stage is Stage.AMBIGUOUS)
     assert coordinator.budget.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
 
@@ -168,7 +173,9 @@ def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
     """Then it is sent again under the same number."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=7.0)))
+    coordinator.take(
+        CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=7.0))
+    )
     assert given(coordinator) == []
     assert 0 < coordinator.wait_s(10) <= 7.0
     clock.advance(6.9)
@@ -181,7 +188,9 @@ def test_a_wait_of_years_is_slept_in_pieces(make):
     """What a queue can be told to wait has an end, whatever a service asks for."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=1e12)))
+    coordinator.take(
+        CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=1e12))
+    )
     assert coordinator.wait_s(10) <= 3600
 
 
@@ -207,7 +216,7 @@ def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, c
     coordinator = make("a")
     given(coordinator)
     coordinator.take(
-        CreateAnswer(KEY, Failure(Kind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=86_400.0))
+        CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=86_400.0))
     )
     assert not coordinator.is_over()
     (told,) = coordinator.notices
@@ -263,10 +272,10 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     """An attempt that was in doubt while another one was made keeps a name of its own."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     ledger = coordinator.ledger
-    ledger.record([requests.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
-    ledger.record([requests.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
+    ledger.record([effects.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
+    ledger.record([effects.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
     options = plan.Options()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
@@ -278,7 +287,7 @@ def with_a_resend_on_the_wire(make, clock, **options):
     """Give a coordinator whose attempt 1 was in doubt; attempt 2 is on the wire when 1 is settled as taken."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     asked = plan.Options(resubmit_ambiguous=True, **options)
     assignment = plan.assignment(
         prepared("a"), coordinator.ledger.state, asked, coordinator.ledger.directory.path
@@ -286,7 +295,7 @@ def with_a_resend_on_the_wire(make, clock, **options):
     coordinator = make(assignment=assignment)
     assert given(coordinator) == [("create", ("a", 2))]
     first = coordinator.ledger.state.find("a", 1)
-    coordinator.settle(requests.resolved(first, clock.wall(), "t1"))
+    coordinator.settle(effects.resolved(first, clock.wall(), "t1"))
     return coordinator
 
 
@@ -295,8 +304,8 @@ def with_a_resend_on_the_wire(make, clock, **options):
     [
         LIMITED,
         AWAY,
-        Failure(Kind.STOP, failures.FORBIDDEN, http_status=403),
-        Failure(Kind.PERMANENT, failures.REJECTED, http_status=400),
+        Failure(FailureKind.STOP, failures.FORBIDDEN, http_status=403),
+        Failure(FailureKind.PERMANENT, failures.REJECTED, http_status=400),
     ],
 )
 def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, clock, failure):
@@ -316,7 +325,7 @@ def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(mak
     given(coordinator)
     failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
     coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
-    assert requests.is_retryable(coordinator.ledger.state.find("a", 2))
+    assert effects.is_retryable(coordinator.ledger.state.find("a", 2))
     assert coordinator.schedule.waiting == ()
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.snapshot().by_status["completed"] == 1
@@ -665,7 +674,9 @@ def test_a_task_id_of_an_earlier_call_is_not_taken_either(make, clock):
 
 def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, clock):
     """The row is held until its own task is told of."""
-    other = Failure(Kind.TRANSIENT, failures.OTHER_TASK, 200, message="asked for t1, answered about t9")
+    other = Failure(
+        FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message="asked for t1, answered about t9"
+    )
     coordinator = accepted(make, clock)
     for _ in range(3):
         coordinator.take(PollAnswer(Do.POLL, KEY, other))
@@ -674,7 +685,7 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     clock.advance(60.0)
     coordinator.take(PollAnswer(Do.POLL, KEY, other))
     attempt = latest(coordinator)
-    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, requests.TASK_TIMEOUT)
+    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, effects.TASK_TIMEOUT)
     assert "answered about t9" in attempt.error_message
 
 
@@ -714,7 +725,7 @@ def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
     assert [words in text for text in told] == ([] if words is None else [True])
 
 
-FORBIDDEN = Failure(Kind.STOP, failures.FORBIDDEN, http_status=403, message="you have been blocked")
+FORBIDDEN = Failure(FailureKind.STOP, failures.FORBIDDEN, http_status=403, message="you have been blocked")
 
 
 def _of_two(make) -> Coordinator:
@@ -778,7 +789,7 @@ def test_what_is_the_accounts_stops_at_once(make, error_class):
     """With the service's words; the rows stay pending."""
     coordinator = make("a", "b", max_in_flight=1)
     assert given(coordinator) == [("create", KEY)]
-    coordinator.take(CreateAnswer(KEY, Failure(Kind.STOP, error_class, 400, message="out of paint")))
+    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.STOP, error_class, 400, message="out of paint")))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert "out of paint" in str(coordinator.stopped)
     assert latest(coordinator).stage is Stage.UNSENT

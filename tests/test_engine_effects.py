@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from dreamo_batch.engine.directory import Saved
-from dreamo_batch.engine.requests import (
+from dreamo_batch.engine.effects import (
     IMAGE_CHANGED,
     CreateAnswer,
     Effects,
@@ -20,12 +20,12 @@ from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
-from dreamo_batch.service.failures import Failure, Kind
+from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task
 from tests.fakes import job, picture
 
 KEY = ("a" * 32, 1)
-AWAY = Failure(Kind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
+AWAY = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
 
 
 class ScriptedClient:
@@ -74,7 +74,7 @@ def test_a_failed_create_is_a_value(tmp_path, error):
 
 def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     """An id that was read is an attempt that is known."""
-    failure = Failure(Kind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
+    failure = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
     assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job()) == CreateAnswer(KEY, "t1")
 
 
@@ -82,7 +82,7 @@ def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):
         answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job())
-    assert answer.result.kind is Kind.MAY_HAVE_ARRIVED
+    assert answer.result.kind is FailureKind.MAY_HAVE_ARRIVED
     assert "nobody foresaw" in caplog.text
 
 
@@ -92,7 +92,7 @@ def test_a_request_that_can_not_be_built_is_not_sent(tmp_path, monkeypatch, erro
     made = effects("t1", tmp_path)
     monkeypatch.setattr(made._payloads, "request", lambda _: _raise(error))
     failure = made.create(KEY, job()).result
-    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, failures.NOT_BUILT)
+    assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, failures.NOT_BUILT)
     assert type(error).__name__ in failure.message
     assert made._client.asked == []
 
@@ -110,7 +110,11 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_ther
     image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
     made = effects("t1", tmp_path)
     failure = made.create(KEY, job(image=image)).result
-    assert (failure.kind, failure.error_class, failure.http_status) == (Kind.PERMANENT, IMAGE_CHANGED, None)
+    assert (failure.kind, failure.error_class, failure.http_status) == (
+        FailureKind.PERMANENT,
+        IMAGE_CHANGED,
+        None,
+    )
     assert "cat.png" in failure.message
     assert made._client.asked == []
 
@@ -215,7 +219,7 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
     [
         (None, True),
         (RequestNotTaken(AWAY), False),
-        (RequestRejected(Failure(Kind.PERMANENT, failures.REJECTED, 404)), True),
+        (RequestRejected(Failure(FailureKind.PERMANENT, failures.REJECTED, 404)), True),
     ],
 )
 def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_there):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage, State, next_number
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, next_number
 from dreamo_batch.engine.forecast import N_NEWEST, Rows, Tally, rows_of
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
@@ -19,25 +19,25 @@ from tests.histories import ambiguous, completed, failed
 RUN_DIR = Path("runs/x")
 # What may follow what, and the fields that matter here.
 NEXT = {
-    Stage.UNSENT: [(Kind.SENDING, {"reserved": "0.04"})],
-    Stage.REFUSED: [(Kind.SENDING, {"reserved": "0.04"})],
+    Stage.UNSENT: [(EventKind.SENDING, {"reserved": "0.04"})],
+    Stage.REFUSED: [(EventKind.SENDING, {"reserved": "0.04"})],
     Stage.SENDING: [
-        (Kind.ACCEPTED, {"task_id": "t"}),
-        (Kind.NOT_SENT, {}),
-        (Kind.REFUSED, {"error_class": "bad_request", "error_message": "no"}),
-        (Kind.AMBIGUOUS, {"error_class": "no_answer", "may_have_been_billed": True}),
+        (EventKind.ACCEPTED, {"task_id": "t"}),
+        (EventKind.NOT_SENT, {}),
+        (EventKind.REFUSED, {"error_class": "bad_request", "error_message": "no"}),
+        (EventKind.AMBIGUOUS, {"error_class": "no_answer", "may_have_been_billed": True}),
     ],
-    Stage.AMBIGUOUS: [(Kind.ACCEPTED, {"task_id": "t"}), (Kind.NOT_SENT, {})],
+    Stage.AMBIGUOUS: [(EventKind.ACCEPTED, {"task_id": "t"}), (EventKind.NOT_SENT, {})],
     Stage.ACCEPTED: [
-        (Kind.COMPLETED, {"cost": "0.03"}),
-        (Kind.COMPLETED, {"cost": "0.05"}),
-        (Kind.COMPLETED, {}),
-        (Kind.FAILED, {"error_class": "moderated", "error_message": "Risk Not Pass"}),
-        (Kind.LOST, {"error_class": "task_lost"}),
+        (EventKind.COMPLETED, {"cost": "0.03"}),
+        (EventKind.COMPLETED, {"cost": "0.05"}),
+        (EventKind.COMPLETED, {}),
+        (EventKind.FAILED, {"error_class": "moderated", "error_message": "Risk Not Pass"}),
+        (EventKind.LOST, {"error_class": "task_lost"}),
     ],
     Stage.COMPLETED: [
-        (Kind.SAVED, {"output_path": "images/x.jpg"}),
-        (Kind.UNSAVED, {"output_error": "gone"}),
+        (EventKind.SAVED, {"output_path": "images/x.jpg"}),
+        (EventKind.UNSAVED, {"output_error": "gone"}),
     ],
 }
 
@@ -61,7 +61,7 @@ def test_events_and_a_fresh_look_tell_the_same(choices):
         )  # also one that is not the latest
         kinds = NEXT.get(attempt.stage) or NEXT[Stage.UNSENT]
         kind, fields = kinds[choice % len(kinds)]
-        number = next_number(attempts) if kind is Kind.SENDING else attempt.attempt
+        number = next_number(attempts) if kind is EventKind.SENDING else attempt.attempt
         before = state.find(job_id, number)
         after = state.apply(Event(kind, job_id, number, float(at), fields))
         live.note(before, after, state.deciding(job_id))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.attempts import Event, EventKind
 from dreamo_batch.engine.journal import Header, Journal, path_of, read
 from dreamo_batch.errors import LedgerDamaged
 from tests.fakes import event, job_ids, order_fields, times
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 HEADER = Header(schema=1, number=1, generation=1, entropy="00ff", service="loopback")
 EVENTS = (
-    event(Kind.SENDING, at=1.5, seed_sent=2**63 - 1, reserved="0.0300"),
-    event(Kind.ACCEPTED, at=2.25, task_id="cqexample"),
-    event(Kind.COMPLETED, at=1_700_000_000.123456, cost="0.0286", output_url="https://h/蓝.png?a=1\u2028"),
-    event(Kind.SAVED, at=4.0, output_bytes=12, output_path="images/a.png"),
+    event(EventKind.SENDING, at=1.5, seed_sent=2**63 - 1, reserved="0.0300"),
+    event(EventKind.ACCEPTED, at=2.25, task_id="cqexample"),
+    event(
+        EventKind.COMPLETED, at=1_700_000_000.123456, cost="0.0286", output_url="https://h/蓝.png?a=1\u2028"
+    ),
+    event(EventKind.SAVED, at=4.0, output_bytes=12, output_path="images/a.png"),
 )
 FIELDS = ("task_id", "error_message", "cost", "seed_sent", "may_have_been_billed", "waited_s")
 events = st.builds(
     Event,
-    st.sampled_from(Kind),
+    st.sampled_from(EventKind),
     job_ids,
     st.integers(1, 5),
     times,
@@ -216,23 +218,23 @@ def test_a_commit_that_fails_leaves_a_whole_file_and_is_made_up_for(tmp_path, fa
 FULL_DISK = """
 import pathlib, resource, signal, sys
 from dreamo_batch.engine.journal import Header, Journal
-from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.attempts import Event, EventKind
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = pathlib.Path(sys.argv[1])
 journal = Journal(folder, Header(1, 1, 1, "00", "loopback"))
-journal.append([Event(Kind.SENDING, "a" * 100, 1, 1.0, {})])
+journal.append([Event(EventKind.SENDING, "a" * 100, 1, 1.0, {})])
 journal.commit()
 size = (folder / "journal-000001.jsonl").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, resource.RLIM_INFINITY))
-journal.append([Event(Kind.ACCEPTED, "a" * 100, 1, 2.0, {"task_id": "t"})])
+journal.append([Event(EventKind.ACCEPTED, "a" * 100, 1, 2.0, {"task_id": "t"})])
 for _ in range(2):
     try:
         journal.commit()
     except OSError as error:
         print(error.strerror, (folder / "journal-000001.jsonl").stat().st_size - size)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-journal.append([Event(Kind.COMPLETED, "a" * 100, 1, 3.0, {})])
+journal.append([Event(EventKind.COMPLETED, "a" * 100, 1, 3.0, {})])
 journal.commit()
 journal.close()
 """
@@ -245,7 +247,11 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path):
     )
     assert done.stdout.splitlines() == ["File too large 0"] * 2
     contents = read(path_of(tmp_path, 1))
-    assert [one.kind for one in contents.events] == [Kind.SENDING, Kind.ACCEPTED, Kind.COMPLETED]
+    assert [one.kind for one in contents.events] == [
+        EventKind.SENDING,
+        EventKind.ACCEPTED,
+        EventKind.COMPLETED,
+    ]
     assert contents.n_torn_bytes == 0
 
 
@@ -319,7 +325,7 @@ def test_an_event_that_json_can_not_hold_leaves_the_chain_whole(tmp_path):
     """A number that is none is refused before anything of it is in the file."""
     with Journal(tmp_path, HEADER) as opened:
         with pytest.raises(ValueError, match="JSON"):
-            opened.append([event(Kind.SENDING, waited_s=float("nan"))])
+            opened.append([event(EventKind.SENDING, waited_s=float("nan"))])
         opened.append(EVENTS)
         opened.commit()
     assert read(path_of(tmp_path, 1)).events == EVENTS
@@ -347,7 +353,7 @@ def test_a_reader_beside_the_writer_sees_a_prefix(tmp_path):
         thread = threading.Thread(target=look)
         thread.start()
         for at in range(200):
-            opened.append([event(Kind.SENDING, "a" * 32, 1, float(at))])
+            opened.append([event(EventKind.SENDING, "a" * 32, 1, float(at))])
             opened.commit()
         is_done.set()
         thread.join()

@@ -15,7 +15,7 @@ import pytest
 from dreamo_batch.engine import directory as checkpoint
 from dreamo_batch.engine import journal
 from dreamo_batch.engine import ledger as ledgers
-from dreamo_batch.engine.attempts import Event, Kind, Stage, State
+from dreamo_batch.engine.attempts import Event, EventKind, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, peek_entropy, read
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
@@ -28,10 +28,10 @@ def opened(folder, service=SERVICE, **options) -> Ledger:
     return Ledger(RunDirectory(folder), service, **options)
 
 
-def work(ledger: Ledger, job_id: str, *kinds: Kind) -> None:
+def work(ledger: Ledger, job_id: str, *kinds: EventKind) -> None:
     """Record and commit events of a job's first attempt."""
     for at, kind in enumerate(kinds):
-        fields = {"task_id": f"task-{job_id}"} if kind is Kind.ACCEPTED else {}
+        fields = {"task_id": f"task-{job_id}"} if kind is EventKind.ACCEPTED else {}
         ledger.record([event(kind, job_id, 1, float(at), **fields)])
     ledger.commit()
 
@@ -52,9 +52,9 @@ def busy(folder):
     """A ledger with two checkpoints, two journals behind them, and a writer that died."""
     ledger = opened(folder)
     for job_id in ("a", "b", "c"):
-        work(ledger, job_id, Kind.SENDING, Kind.ACCEPTED)
+        work(ledger, job_id, EventKind.SENDING, EventKind.ACCEPTED)
         ledger.checkpoint(["a", "b", "c", "d"])
-    work(ledger, "d", Kind.SENDING)
+    work(ledger, "d", EventKind.SENDING)
     ledger.abandon()
     return folder
 
@@ -105,7 +105,7 @@ def test_journals_go_once_two_checkpoints_cover_them(folder):
 def test_what_is_not_committed_is_told_and_not_there(folder):
     """Events count once they are on the disk, and until then the ledger can name them."""
     ledger = opened(folder)
-    events = [event(Kind.SENDING), event(Kind.ACCEPTED, at=6.0, task_id="t")]
+    events = [event(EventKind.SENDING), event(EventKind.ACCEPTED, at=6.0, task_id="t")]
     assert [attempt.stage for attempt in ledger.record(iter(events))] == [Stage.SENDING, Stage.ACCEPTED]
     assert ledger.unwritten() == tuple(events)
     assert len(read(folder).state()) == 0
@@ -121,7 +121,7 @@ def test_checkpoints_grow_rarer_with_the_state(folder, monkeypatch):
     ledger = opened(folder)
     after = []
     for i in range(1, 201):
-        ledger.record([event(Kind.SENDING, f"job-{i}"), event(Kind.ACCEPTED, f"job-{i}")])
+        ledger.record([event(EventKind.SENDING, f"job-{i}"), event(EventKind.ACCEPTED, f"job-{i}")])
         if ledger.is_checkpoint_due():
             ledger.checkpoint([])
             after.append(i)
@@ -175,9 +175,9 @@ def test_both_checkpoints_damaged_with_journals_gone_is_refused(busy):
 def test_both_checkpoints_damaged_with_all_journals_there_is_healed(folder):
     """As long as no journal was removed, they tell everything."""
     ledger = opened(folder)
-    work(ledger, "a", Kind.SENDING)
+    work(ledger, "a", EventKind.SENDING)
     ledger.checkpoint([])
-    work(ledger, "b", Kind.SENDING)
+    work(ledger, "b", EventKind.SENDING)
     ledger.abandon()
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (folder / name).write_bytes(b"not Parquet")
@@ -212,7 +212,7 @@ def test_the_first_journal_of_a_crashed_opening_is_missed(folder):
     """A journal that only the note of its end knows of, or `run.json` by its count of openings, is missed too."""
     opened_and_closed(folder)
     ledger = opened(folder)
-    work(ledger, "a", Kind.SENDING)
+    work(ledger, "a", EventKind.SENDING)
     ledger.abandon()
     journal.path_of(folder, 2).unlink()
     with pytest.raises(LedgerDamaged, match=r"journal-000002\.jsonl is missing"):
@@ -226,7 +226,7 @@ def test_a_gap_between_journals_is_noticed(folder):
     """Crashed openings leave several journals; none of them can go."""
     for job_id in ("a", "b", "c"):
         ledger = opened(folder)
-        work(ledger, job_id, Kind.SENDING)
+        work(ledger, job_id, EventKind.SENDING)
         ledger.abandon()
     for number in (1, 2, 3):
         path = journal.path_of(folder, number)
@@ -241,7 +241,7 @@ def test_lines_lost_at_the_end_of_an_earlier_journal_are_noticed(folder):
     """Each journal says where the one before it ended."""
     for job_id in ("a", "b"):
         ledger = opened(folder)
-        work(ledger, job_id, Kind.SENDING)
+        work(ledger, job_id, EventKind.SENDING)
         ledger.abandon()
     path = journal.path_of(folder, 1)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -306,7 +306,7 @@ def test_a_writer_killed_while_it_made_its_journal_left_nothing(busy):
     """An empty journal, the last or one in between, holds nothing and stops nobody."""
     journal.path_of(busy, 5).touch()
     ledger = opened(busy)
-    work(ledger, "e", Kind.SENDING)
+    work(ledger, "e", EventKind.SENDING)
     ledger.abandon()
     assert stages(read(busy).state()) == BUSY | {"e": "sending"}
 
@@ -408,7 +408,7 @@ def test_seeds_drawn_for_another_directory_are_refused(busy):
 def test_events_that_contradict_each_other_are_refused(folder):
     """A journal that is whole but can't be true is damage as well."""
     with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
-        made.append([event(Kind.COMPLETED)])
+        made.append([event(EventKind.COMPLETED)])
         made.commit()
     with pytest.raises(LedgerDamaged, match="the ledger contradicts itself: attempt 1 of job a is unsent"):
         opened(folder)
@@ -417,7 +417,7 @@ def test_events_that_contradict_each_other_are_refused(folder):
 def test_fields_of_another_version_are_refused(folder):
     """An event that sets what attempts do not have is not passed over."""
     with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
-        made.append([event(Kind.SENDING, colour="blue")])
+        made.append([event(EventKind.SENDING, colour="blue")])
         made.commit()
     with pytest.raises(LedgerDamaged, match="colour"):
         opened(folder)
@@ -469,12 +469,12 @@ def full(_path, *_args, **_kwargs):
 def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
     """The ledger goes on in its journal, and the next checkpoint covers all of it."""
     ledger = opened(folder)
-    work(ledger, "a", Kind.SENDING)
+    work(ledger, "a", EventKind.SENDING)
     with monkeypatch.context() as patched:
         patched.setattr(ledgers, "write", full)
         with pytest.raises(OSError, match="space"):
             ledger.checkpoint([])
-    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    ledger.record([event(EventKind.ACCEPTED, "a", task_id="t")])
     ledger.commit()
     assert read(folder).state().deciding("a").task_id == "t"
     ledger.checkpoint([])
@@ -486,7 +486,7 @@ def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
 def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
     """Without its last checkpoint a run is a run that crashed after its last commit."""
     ledger = opened(folder)
-    work(ledger, "a", Kind.SENDING, Kind.ACCEPTED)
+    work(ledger, "a", EventKind.SENDING, EventKind.ACCEPTED)
     with monkeypatch.context() as patched:
         patched.setattr(ledgers, "write", full)
         with pytest.raises(OSError, match="space"):
@@ -498,8 +498,8 @@ def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
 def test_a_journal_that_takes_nothing_more_leaves_it_to_the_last_checkpoint(folder, monkeypatch):
     """What could not be appended may still be written beside it, and nothing is left to be told."""
     ledger = opened(folder)
-    work(ledger, "a", Kind.SENDING)
-    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    work(ledger, "a", EventKind.SENDING)
+    ledger.record([event(EventKind.ACCEPTED, "a", task_id="t")])
     monkeypatch.setattr(ledger._journal, "_write", full)
     with pytest.raises(OSError, match="space"):
         ledger.close(pending=[])
@@ -513,9 +513,9 @@ def test_a_directory_moved_under_the_run_is_noticed(folder):
     run_dir = RunDirectory(folder)
     run_dir.lock()
     ledger = Ledger(run_dir, SERVICE)
-    work(ledger, "a", Kind.SENDING)
+    work(ledger, "a", EventKind.SENDING)
     folder.rename(folder.with_name("moved"))
-    ledger.record([event(Kind.ACCEPTED, "a", task_id="t")])
+    ledger.record([event(EventKind.ACCEPTED, "a", task_id="t")])
     with pytest.raises(FileNotFoundError, match="moved or deleted"):
         ledger.commit()
     with pytest.raises(FileNotFoundError, match="moved or deleted"):
@@ -540,7 +540,7 @@ def writer(folder):
     directory.lock()
     ledger = Ledger(directory, SERVICE)
     for job_id in ("a", "b", "c"):
-        work(ledger, job_id, Kind.SENDING)
+        work(ledger, job_id, EventKind.SENDING)
     yield ledger
     ledger.abandon()
     directory.unlock()
@@ -564,7 +564,9 @@ def answer(ledger: Ledger, *events: Event) -> None:
 def second_call(folder) -> Ledger:
     """Open as another process does: what nobody seems to wait for is in doubt."""
     ledger = opened(folder)
-    ledger.record([event(Kind.AMBIGUOUS, one.job_id, one.attempt, 9.0) for one in interrupted(ledger.state)])
+    ledger.record(
+        [event(EventKind.AMBIGUOUS, one.job_id, one.attempt, 9.0) for one in interrupted(ledger.state)]
+    )
     ledger.commit()
     return ledger
 
@@ -572,7 +574,11 @@ def second_call(folder) -> Ledger:
 def test_answers_after_the_lock_was_lost_are_folded_in_by_the_next_opening(robbed, folder):
     """The second writer's ledger stays readable, and learns what became of the creates it held for ambiguous."""
     second = second_call(folder)
-    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"), event(Kind.NOT_SENT, "b", 1, 7.0))
+    answer(
+        robbed,
+        event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"),
+        event(EventKind.NOT_SENT, "b", 1, 7.0),
+    )
     assert stages(read(folder).state()) == {"a": "accepted", "b": "unsent", "c": "ambiguous"}
     second.close(["a", "b", "c"])
     with pytest.raises(FileNotFoundError):
@@ -580,7 +586,9 @@ def test_answers_after_the_lock_was_lost_are_folded_in_by_the_next_opening(robbe
     third = opened(folder)
     assert stages(third.state) == {"a": "accepted", "b": "unsent", "c": "ambiguous"}
     assert third.state.find("a", 1).task_id == "task-a"
-    answer(robbed, event(Kind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))  # the first run may still be answered
+    answer(
+        robbed, event(EventKind.ACCEPTED, "c", 1, 8.0, task_id="task-c")
+    )  # the first run may still be answered
     third.close([])
     robbed.abandon()
     assert [attempt.task_id for attempt in reopened(folder).state] == ["task-a", None, "task-c"]
@@ -591,10 +599,10 @@ def test_answers_after_the_lock_was_lost_are_folded_in_by_the_next_opening(robbe
 def test_a_task_whose_number_was_used_again_becomes_an_attempt_of_its_own(robbed, folder):
     """The second call was told that nothing was sent, and sent again: both purchases are known then."""
     second = second_call(folder)
-    second.record([event(Kind.NOT_SENT, "a", 1, 10.0), event(Kind.SENDING, "a", 1, 11.0)])
-    second.record([event(Kind.ACCEPTED, "a", 1, 12.0, task_id="new")])
+    second.record([event(EventKind.NOT_SENT, "a", 1, 10.0), event(EventKind.SENDING, "a", 1, 11.0)])
+    second.record([event(EventKind.ACCEPTED, "a", 1, 12.0, task_id="new")])
     second.close([])
-    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="old"))
+    answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="old"))
     for _ in range(2):
         ledger = opened(folder)
         assert [(attempt.attempt, attempt.task_id) for attempt in ledger.state.of("a")] == [
@@ -615,7 +623,7 @@ def test_what_a_writer_without_a_lock_wrote_too_late_does_not_break_the_chain(wr
         commit(journal_)
 
     monkeypatch.setattr(journal.Journal, "commit", too_late)
-    answer(writer, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
+    answer(writer, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
     assert b"task-a" in journal.path_of(folder, 1).read_bytes()
     assert stages(read(folder).state()) == {"a": "accepted", "b": "ambiguous", "c": "ambiguous"}
     assert reopened(folder).state.find("a", 1).task_id == "task-a"
@@ -624,12 +632,12 @@ def test_what_a_writer_without_a_lock_wrote_too_late_does_not_break_the_chain(wr
 @pytest.mark.parametrize("is_made_again", [False, True])
 def test_a_deleted_directory_leaves_all_attempts_beside_it(robbed, folder, is_made_again):
     """With the journals everything is gone but what the run remembers; the next one at this path begins with that."""
-    robbed.record([event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a")])
+    robbed.record([event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a")])
     shutil.rmtree(folder)
     if is_made_again:
         folder.mkdir()
-    answer(robbed, event(Kind.ACCEPTED, "b", 1, 8.0, task_id="task-b"))
-    answer(robbed, event(Kind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))
+    answer(robbed, event(EventKind.ACCEPTED, "b", 1, 8.0, task_id="task-b"))
+    answer(robbed, event(EventKind.ACCEPTED, "c", 1, 8.0, task_id="task-c"))
     assert peek_entropy(RunDirectory(folder)) == robbed.entropy
     folder.mkdir(exist_ok=True)
     assert (
@@ -656,7 +664,7 @@ def test_a_create_in_doubt_of_a_deleted_directory_is_in_doubt_still(robbed, fold
 
 def test_altered_strays_are_refused(robbed, folder):
     """A line may name a task that was paid for; one that was cut in the middle of a write never counted."""
-    answer(robbed, event(Kind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
+    answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
     (path,) = folder.glob("strays-*")
     content = path.read_bytes()
     path.write_bytes(content + content[:40])
@@ -704,7 +712,7 @@ def test_no_new_journal_means_the_old_one_goes_on(folder, monkeypatch):
         patched.setattr(journal, "Journal", full)
         with pytest.raises(OSError, match="space"):
             ledger.checkpoint([])
-    work(ledger, "a", Kind.SENDING)
+    work(ledger, "a", EventKind.SENDING)
     ledger.close(pending=[])
     assert stages(read(folder).state()) == {"a": "sending"}
 
@@ -737,7 +745,7 @@ def test_readers_never_fail_while_it_is_compacted(folder, monkeypatch):
     for reader in readers:
         reader.start()
     for i in range(60):
-        work(ledger, f"job-{i}", Kind.SENDING)
+        work(ledger, f"job-{i}", EventKind.SENDING)
         n_acknowledged = i + 1
         ledger.checkpoint([])
     is_done.set()

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from dreamo_batch.engine import requests as payload
-from dreamo_batch.engine.requests import ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine import effects as payload
+from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
 from dreamo_batch.jobs.references import ImageSource
 from tests.fakes import job, picture
 

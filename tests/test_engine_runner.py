@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from dreamo_batch.engine import directory, plan, requests, runner
-from dreamo_batch.engine.attempts import Kind, Stage
+from dreamo_batch.engine import directory, effects, plan, runner
+from dreamo_batch.engine.attempts import EventKind, Stage
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
-from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.runner import open_session
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
@@ -338,7 +338,7 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     """Settled as taken, its task is asked for; as not sent, it is submitted; counts and money follow."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
-    dead.record([event(Kind.SENDING, "a"), event(Kind.SENDING, "b")])
+    dead.record([event(EventKind.SENDING, "a"), event(EventKind.SENDING, "b")])
     dead.commit()
     dead.abandon()
     service.hold()
@@ -348,7 +348,7 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     def settle(task_id):
         def do(at_work: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            at_work.settle(requests.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
+            at_work.settle(effects.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -367,7 +367,7 @@ def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
     """It was to be sent once more only because nobody knew."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
-    dead.record([event(Kind.SENDING, "b")])
+    dead.record([event(EventKind.SENDING, "b")])
     dead.commit()
     dead.abandon()
     service.hold()
@@ -377,7 +377,7 @@ def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
 
     def settle(at_work: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        at_work.settle(requests.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
+        at_work.settle(effects.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -390,13 +390,13 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     """The attempt is on disk and the lock free once it is told."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
-    dead.record([event(Kind.SENDING, "a")])
+    dead.record([event(EventKind.SENDING, "a")])
     dead.commit()
     dead.abandon()
 
     def settle(at_work: Runner) -> None:
         attempt = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
-        at_work.settle(requests.resolved(attempt, 1.0, "task-a"))
+        at_work.settle(effects.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
     assert runner.live(folder) is None
@@ -408,12 +408,18 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     """Nobody will answer for it any more, and that is on disk before anything else happens."""
     folder.mkdir()
     dead = Ledger(RunDirectory(folder), "loopback")
-    dead.record([event(Kind.SENDING, "a"), event(Kind.SENDING, "b"), event(Kind.ACCEPTED, "b", task_id="t")])
+    dead.record(
+        [
+            event(EventKind.SENDING, "a"),
+            event(EventKind.SENDING, "b"),
+            event(EventKind.ACCEPTED, "b", task_id="t"),
+        ]
+    )
     dead.commit()
     dead.abandon()
     session = open_session(RunDirectory(folder), "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
-    assert session.ledger.state.deciding("a").error_class == requests.INTERRUPTED
+    assert session.ledger.state.deciding("a").error_class == effects.INTERRUPTED
     session.ledger.close(pending=[])
     session.close()
 

@@ -16,8 +16,8 @@ from dreamo_batch.engine.attempts import (
     SUBMITTED,
     Attempt,
     Event,
+    EventKind,
     ImpossibleEvent,
-    Kind,
     Stage,
     State,
     advance,
@@ -28,30 +28,30 @@ from tests.fakes import event, histories, order_fields
 
 # Which stage each event leads to, by the stage it meets; what is not listed is refused.
 LEGAL = {
-    (Stage.UNSENT, Kind.SENDING): Stage.SENDING,
-    (Stage.REFUSED, Kind.SENDING): Stage.SENDING,
-    (Stage.SENDING, Kind.NOT_SENT): Stage.UNSENT,
-    (Stage.AMBIGUOUS, Kind.NOT_SENT): Stage.UNSENT,
-    (Stage.SENDING, Kind.REFUSED): Stage.REFUSED,
-    (Stage.SENDING, Kind.ACCEPTED): Stage.ACCEPTED,
-    (Stage.AMBIGUOUS, Kind.ACCEPTED): Stage.ACCEPTED,
-    (Stage.SENDING, Kind.AMBIGUOUS): Stage.AMBIGUOUS,
-    (Stage.ACCEPTED, Kind.OVERDUE): Stage.ACCEPTED,
-    (Stage.ACCEPTED, Kind.COMPLETED): Stage.COMPLETED,
-    (Stage.ACCEPTED, Kind.FAILED): Stage.FAILED,
-    (Stage.ACCEPTED, Kind.LOST): Stage.LOST,
-    (Stage.COMPLETED, Kind.SAVED): Stage.COMPLETED,
-    (Stage.COMPLETED, Kind.UNSAVED): Stage.COMPLETED,
+    (Stage.UNSENT, EventKind.SENDING): Stage.SENDING,
+    (Stage.REFUSED, EventKind.SENDING): Stage.SENDING,
+    (Stage.SENDING, EventKind.NOT_SENT): Stage.UNSENT,
+    (Stage.AMBIGUOUS, EventKind.NOT_SENT): Stage.UNSENT,
+    (Stage.SENDING, EventKind.REFUSED): Stage.REFUSED,
+    (Stage.SENDING, EventKind.ACCEPTED): Stage.ACCEPTED,
+    (Stage.AMBIGUOUS, EventKind.ACCEPTED): Stage.ACCEPTED,
+    (Stage.SENDING, EventKind.AMBIGUOUS): Stage.AMBIGUOUS,
+    (Stage.ACCEPTED, EventKind.OVERDUE): Stage.ACCEPTED,
+    (Stage.ACCEPTED, EventKind.COMPLETED): Stage.COMPLETED,
+    (Stage.ACCEPTED, EventKind.FAILED): Stage.FAILED,
+    (Stage.ACCEPTED, EventKind.LOST): Stage.LOST,
+    (Stage.COMPLETED, EventKind.SAVED): Stage.COMPLETED,
+    (Stage.COMPLETED, EventKind.UNSAVED): Stage.COMPLETED,
 }
 PATHS = {
     Stage.UNSENT: (),
-    Stage.SENDING: (Kind.SENDING,),
-    Stage.REFUSED: (Kind.SENDING, Kind.REFUSED),
-    Stage.ACCEPTED: (Kind.SENDING, Kind.ACCEPTED),
-    Stage.AMBIGUOUS: (Kind.SENDING, Kind.AMBIGUOUS),
-    Stage.COMPLETED: (Kind.SENDING, Kind.ACCEPTED, Kind.COMPLETED),
-    Stage.FAILED: (Kind.SENDING, Kind.ACCEPTED, Kind.FAILED),
-    Stage.LOST: (Kind.SENDING, Kind.ACCEPTED, Kind.LOST),
+    Stage.SENDING: (EventKind.SENDING,),
+    Stage.REFUSED: (EventKind.SENDING, EventKind.REFUSED),
+    Stage.ACCEPTED: (EventKind.SENDING, EventKind.ACCEPTED),
+    Stage.AMBIGUOUS: (EventKind.SENDING, EventKind.AMBIGUOUS),
+    Stage.COMPLETED: (EventKind.SENDING, EventKind.ACCEPTED, EventKind.COMPLETED),
+    Stage.FAILED: (EventKind.SENDING, EventKind.ACCEPTED, EventKind.FAILED),
+    Stage.LOST: (EventKind.SENDING, EventKind.ACCEPTED, EventKind.LOST),
 }
 
 
@@ -75,7 +75,7 @@ def test_every_stage_has_a_status():
     assert OPEN < SUBMITTED
 
 
-@pytest.mark.parametrize(("stage", "kind"), list(itertools.product(Stage, Kind)))
+@pytest.mark.parametrize(("stage", "kind"), list(itertools.product(Stage, EventKind)))
 def test_only_what_can_follow_follows(stage, kind):
     """Each event leads where the module's drawing says, and everything else is refused by name."""
     attempt = fold(PATHS[stage])
@@ -101,9 +101,12 @@ def test_applying_an_event_twice_changes_nothing(data):
 @pytest.mark.parametrize(
     ("path", "again"),
     [
-        ((Kind.SENDING,), event(Kind.SENDING, at=50.0)),
-        ((Kind.SENDING, Kind.ACCEPTED), event(Kind.ACCEPTED, at=1.0, task_id="another")),
-        ((Kind.SENDING, Kind.ACCEPTED, Kind.COMPLETED), event(Kind.COMPLETED, at=2.0, cost="9")),
+        ((EventKind.SENDING,), event(EventKind.SENDING, at=50.0)),
+        ((EventKind.SENDING, EventKind.ACCEPTED), event(EventKind.ACCEPTED, at=1.0, task_id="another")),
+        (
+            (EventKind.SENDING, EventKind.ACCEPTED, EventKind.COMPLETED),
+            event(EventKind.COMPLETED, at=2.0, cost="9"),
+        ),
     ],
 )
 def test_what_happened_once_can_not_happen_differently(path, again):
@@ -115,37 +118,37 @@ def test_what_happened_once_can_not_happen_differently(path, again):
 def test_sending_again_forgets_the_refusal_but_not_the_waiting():
     """An attempt that is sent again after a refusal carries no old error, and still counts its refusals."""
     attempt = fold(())
-    attempt = advance(attempt, event(Kind.SENDING, reserved="0.03"))
-    attempt = advance(attempt, event(Kind.NOT_SENT, n_refusals=2, waited_s=1.5))
+    attempt = advance(attempt, event(EventKind.SENDING, reserved="0.03"))
+    attempt = advance(attempt, event(EventKind.NOT_SENT, n_refusals=2, waited_s=1.5))
     assert (attempt.stage, attempt.reserved) == (Stage.UNSENT, None)
-    attempt = advance(attempt, event(Kind.SENDING, at=8.0, reserved="0.04"))
+    attempt = advance(attempt, event(EventKind.SENDING, at=8.0, reserved="0.04"))
     assert (attempt.sent_at, attempt.answered_at, attempt.reserved) == (8.0, None, "0.04")
-    attempt = advance(attempt, event(Kind.REFUSED, error_class="rejected", may_have_been_billed=False))
-    attempt = advance(attempt, event(Kind.SENDING, at=9.0))
+    attempt = advance(attempt, event(EventKind.REFUSED, error_class="rejected", may_have_been_billed=False))
+    attempt = advance(attempt, event(EventKind.SENDING, at=9.0))
     assert (attempt.error_class, attempt.may_have_been_billed) == (None, None)
     assert (attempt.n_refusals, attempt.waited_s) == (2, 1.5)
 
 
 def test_overdue_says_so_and_a_later_end_takes_it_back():
     """A task that took too long stays open with its class, until it ends after all."""
-    attempt = advance(fold(PATHS[Stage.ACCEPTED]), event(Kind.OVERDUE, error_class="task_timeout"))
+    attempt = advance(fold(PATHS[Stage.ACCEPTED]), event(EventKind.OVERDUE, error_class="task_timeout"))
     assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, "task_timeout")
-    assert advance(attempt, event(Kind.COMPLETED)).error_class is None
+    assert advance(attempt, event(EventKind.COMPLETED)).error_class is None
 
 
 def test_a_resolved_attempt_is_as_good_as_any():
     """An ambiguous attempt told to be a task carries no doubt any more."""
-    attempt = advance(fold(()), event(Kind.SENDING))
-    attempt = advance(attempt, event(Kind.AMBIGUOUS, error_class="no_answer", may_have_been_billed=True))
-    attempt = advance(attempt, event(Kind.ACCEPTED, task_id="t"))
+    attempt = advance(fold(()), event(EventKind.SENDING))
+    attempt = advance(attempt, event(EventKind.AMBIGUOUS, error_class="no_answer", may_have_been_billed=True))
+    attempt = advance(attempt, event(EventKind.ACCEPTED, task_id="t"))
     assert (attempt.task_id, attempt.error_class, attempt.may_have_been_billed) == ("t", None, None)
 
 
 def test_saving_takes_back_why_it_failed_before():
     """A picture saved at the second try leaves no error behind."""
-    attempt = advance(fold(PATHS[Stage.COMPLETED]), event(Kind.UNSAVED, output_error="not a picture"))
+    attempt = advance(fold(PATHS[Stage.COMPLETED]), event(EventKind.UNSAVED, output_error="not a picture"))
     assert attempt.output_error == "not a picture"
-    assert advance(attempt, event(Kind.SAVED, output_path="images/a.png")).output_error is None
+    assert advance(attempt, event(EventKind.SAVED, output_path="images/a.png")).output_error is None
 
 
 def test_attempts_are_numbered_without_gaps():
@@ -155,7 +158,7 @@ def test_attempts_are_numbered_without_gaps():
         with pytest.raises(ImpossibleEvent, match=f"attempt {number} of job a follows 1 attempts"):
             state.put(Attempt("a", number))
     with pytest.raises(ImpossibleEvent):
-        state.apply(event(Kind.SENDING, attempt=4))
+        state.apply(event(EventKind.SENDING, attempt=4))
 
 
 def test_putting_an_attempt_replaces_only_that_one():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine.attempts import Kind
+from dreamo_batch.engine.attempts import EventKind
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.status import Silent
 from tests.fakes import picture
@@ -60,7 +60,7 @@ def budgets(monkeypatch) -> Iterator[list[Budget]]:
     def checked(self, event):
         after = record(self, event)
         budget = self.budget
-        if event.kind is Kind.SENDING and budget.cap is not None and "reserved" in event.fields:
+        if event.kind is EventKind.SENDING and budget.cap is not None and "reserved" in event.fields:
             assert budget.spent + budget.reserved <= budget.cap
         seen.append(budget)
         return after

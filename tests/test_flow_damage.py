@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.call import Call, Task
+from dreamo_batch.call import Call, CallInputs
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.directory import RunDirectory, _sealed, new_entropy, read_table, to_state, write
@@ -612,7 +612,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow):
         table = slow.table.head(n_rows)
         prepared = prepare(table, entropy=entropy, inputs_dir=directory.inputs)
         with Client(api_key=slow.gateway.api_key, base_url=slow.gateway.base_url) as client:
-            task = Task(table, prepared, options)
+            task = CallInputs(table, prepared, options)
             service = Service(client=client)
             call = Call(directory, task, entropy, service, clock=JumpingClock())
             call.begin()

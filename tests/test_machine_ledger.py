@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Event, Kind, State
+from dreamo_batch.engine.attempts import Event, EventKind, State
 from dreamo_batch.engine.directory import NAME, PREVIOUS, RunDirectory, to_arrow, to_frame
 from dreamo_batch.engine.ledger import Ledger, interrupted, read
 from dreamo_batch.results.load import ledger_frame, read_state
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 JOBS = ("a", "b", "c")
 # What may follow what: enough for every stage to be met.
 NEXT = {
-    "unsent": (Kind.SENDING,),
-    "refused": (Kind.SENDING,),
-    "sending": (Kind.ACCEPTED, Kind.NOT_SENT, Kind.REFUSED, Kind.AMBIGUOUS),
-    "ambiguous": (Kind.ACCEPTED, Kind.NOT_SENT),
-    "accepted": (Kind.COMPLETED, Kind.FAILED, Kind.LOST, Kind.OVERDUE),
-    "completed": (Kind.SAVED, Kind.UNSAVED),
+    "unsent": (EventKind.SENDING,),
+    "refused": (EventKind.SENDING,),
+    "sending": (EventKind.ACCEPTED, EventKind.NOT_SENT, EventKind.REFUSED, EventKind.AMBIGUOUS),
+    "ambiguous": (EventKind.ACCEPTED, EventKind.NOT_SENT),
+    "accepted": (EventKind.COMPLETED, EventKind.FAILED, EventKind.LOST, EventKind.OVERDUE),
+    "completed": (EventKind.SAVED, EventKind.UNSAVED),
     "failed": (),
     "lost": (),
 }
@@ -84,11 +84,13 @@ class LedgerMachine(RuleBasedStateMachine):
         kinds = NEXT[latest.stage] if latest else ()
         self.at += 0.000001 + choice
         if latest is None or not kinds or (is_new and latest.stage == "ambiguous"):
-            made = event(Kind.SENDING, job_id, len(attempts) + 1, round(self.at, 6), reserved="0.03")
+            made = event(EventKind.SENDING, job_id, len(attempts) + 1, round(self.at, 6), reserved="0.03")
         else:
             kind = kinds[choice % len(kinds)]
             fields = (
-                {"task_id": f"{job_id}-{self.at}"} if kind is Kind.ACCEPTED else {"error_message": "蓝\u2028"}
+                {"task_id": f"{job_id}-{self.at}"}
+                if kind is EventKind.ACCEPTED
+                else {"error_message": "蓝\u2028"}
             )
             made = event(kind, job_id, latest.attempt, round(self.at, 6), **fields)
         (attempt,) = self.ledger.record([made])
@@ -193,7 +195,7 @@ def test_whatever_a_crash_leaves_is_read_the_same_in_both_ways(steps):
             if kinds:
                 made = event(kinds[choice % len(kinds)], job_id, attempts[-1].attempt, at)
             else:
-                made = event(Kind.SENDING, job_id, len(attempts) + 1, at, reserved="0.03")
+                made = event(EventKind.SENDING, job_id, len(attempts) + 1, at, reserved="0.03")
             ledger.record([made])
             known.apply(made)
             ledger.commit()

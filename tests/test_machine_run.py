@@ -18,19 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamo_batch.engine import plan, requests
-from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Kind, Stage, State
+from dreamo_batch.engine import effects, plan
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, money, total
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import interrupted
-from dreamo_batch.engine.requests import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.runner import Runner
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
 from dreamo_batch.service import failures
-from dreamo_batch.service.failures import Failure
-from dreamo_batch.service.failures import Kind as FailureKind
+from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import FakeClock, prepared
 
@@ -236,7 +235,7 @@ class World:
         """
         state = self.ledger.state
         for attempt in interrupted(state):
-            self.ledger.record([requests.interrupted(attempt, self.clock.wall())])
+            self.ledger.record([effects.interrupted(attempt, self.clock.wall())])
         self.ledger.commit()
         self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
@@ -301,7 +300,7 @@ class World:
         attempt = self.source.choice(in_doubt)
         taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(attempt)]
         self.found += [attempt] if taken else []
-        self.runner.settle(requests.resolved(attempt, self.clock.wall(), taken[0] if taken else None))
+        self.runner.settle(effects.resolved(attempt, self.clock.wall(), taken[0] if taken else None))
 
     def check(self) -> None:
         """Compare the ledger with the invoice."""
@@ -352,7 +351,7 @@ class Watch:
         }
 
     def __call__(self, event) -> None:
-        if event.kind is not Kind.SENDING:
+        if event.kind is not EventKind.SENDING:
             return
         schedule, attempts = self.coordinator.schedule, list(self.coordinator.ledger.state)
         assert not schedule.is_paused
@@ -362,7 +361,7 @@ class Watch:
         )
         n_sending = sum(attempt.stage is Stage.SENDING for attempt in attempts)
         assert n_sending <= self.limits.n_creating
-        overdue = [o for o in attempts if o.stage in OPEN and o.error_class == requests.TASK_TIMEOUT]
+        overdue = [o for o in attempts if o.stage in OPEN and o.error_class == effects.TASK_TIMEOUT]
         n_open = sum(attempt.stage in OPEN for attempt in attempts)
         assert n_open <= self.limits.max_in_flight + len(overdue)
         assert schedule.n_in_flight <= schedule.window.size <= self.limits.max_in_flight
@@ -641,7 +640,7 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
     world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
     assert "2 jobs were not submitted" in str(world.coordinator.stopped)
-    assert [attempt.error_class for attempt in world.ledger.state] == [requests.TASK_TIMEOUT]
+    assert [attempt.error_class for attempt in world.ledger.state] == [effects.TASK_TIMEOUT]
 
 
 def test_pilots_show_the_price():

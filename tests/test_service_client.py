@@ -12,7 +12,7 @@ from dreamo_batch import errors
 from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Secret, Settings
-from dreamo_batch.service.failures import Kind
+from dreamo_batch.service.failures import FailureKind
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
 
 KEY = "sk-example-key"
@@ -225,7 +225,7 @@ def test_a_request_id_beside_an_id_changes_nothing(server, client):
 def test_a_fetch_that_fails_can_be_asked_again(server, client, step):
     """A task that is paid for is not given up for a fault that may pass."""
     server.script[:] = [step, answer(DONE)]
-    assert failure_of(client, "fetch").kind is Kind.TRANSIENT
+    assert failure_of(client, "fetch").kind is FailureKind.TRANSIENT
     assert client.fetch(ID).status == "completed"
 
 
@@ -233,7 +233,7 @@ def test_an_answer_that_breaks_after_its_id_names_the_task(server, client):
     """It proves nothing, but it says where to look."""
     server.script[:] = [then(answer(CREATED, Content_Length="500"), close)]
     failure = failure_of(client, "create")
-    assert (failure.kind, failure.task_id, failure.http_status) == (Kind.MAY_HAVE_ARRIVED, ID, 200)
+    assert (failure.kind, failure.task_id, failure.http_status) == (FailureKind.MAY_HAVE_ARRIVED, ID, 200)
     assert ID in failure.excerpt
     server.script[:] = [then(answer(CREATED[:30], Content_Length="500"), close)]
     assert failure_of(client, "create").task_id is None
@@ -273,7 +273,7 @@ def test_a_refused_connection_is_not_taken(server):
         for operation in ("create", "fetch", "precharge"):
             failure = failure_of(client, operation)
             assert (failure.kind, failure.error_class, failure.is_outage) == (
-                Kind.TRANSIENT,
+                FailureKind.TRANSIENT,
                 "unreachable",
                 True,
             )
@@ -289,7 +289,7 @@ def test_an_answer_that_never_comes_may_have_arrived(server):
         failure = failure_of(client, "create")
         over.set()
     assert (failure.kind, failure.error_class, failure.is_outage) == (
-        Kind.MAY_HAVE_ARRIVED,
+        FailureKind.MAY_HAVE_ARRIVED,
         "no_answer",
         True,
     )
@@ -337,7 +337,7 @@ def test_without_a_key_a_loopback_service_answers_for_itself(server, monkeypatch
     monkeypatch.delenv("DREAMO_API_KEY", raising=False)
     server.script[:] = [answer(b"", 401)]
     with Client(base_url=server.url) as client:
-        assert failure_of(client, "create").kind is Kind.STOP
+        assert failure_of(client, "create").kind is FailureKind.STOP
     assert "authorization" not in server.requests[0].headers
 
 
@@ -471,6 +471,6 @@ def test_a_closed_client_sends_nothing_and_says_so(server, client):
     """Such a create was not taken, for certain."""
     client.close()
     failure = failure_of(client, "create")
-    assert (failure.kind, failure.is_outage) == (Kind.TRANSIENT, False)
+    assert (failure.kind, failure.is_outage) == (FailureKind.TRANSIENT, False)
     assert "closed; nothing was sent" in failure.message
     assert server.requests == []

@@ -13,7 +13,7 @@ import urllib3
 
 from dreamo_batch import errors
 from dreamo_batch.service.client import Client, _content, fetch_link
-from dreamo_batch.service.failures import Kind
+from dreamo_batch.service.failures import FailureKind
 from dreamo_batch.service.transport import Answer, Transport, why_refused
 from tests.scripted_server import ScriptedServer, answer, close, reset, then
 
@@ -90,7 +90,7 @@ def test_netrc_is_not_sent_to_other_hosts_either(host, client, monkeypatch, tmp_
 def test_links_that_must_not_be_followed_are_refused(client, url, words):
     """For good, and without showing what is secret in them."""
     failure = failure_of(client, url)
-    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "rejected")
+    assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, "rejected")
     assert words in failure.message
     assert "hunter2" not in str(failure)
     assert SIGNATURE not in str(failure)
@@ -136,7 +136,7 @@ def test_redirects_are_checked_like_links(host, client, location, words):
     host.script[:] = [answer(b"", 302, Location=location)]
     failure = failure_of(client, link(host))
     assert (failure.kind, words in failure.message, "hunter2" in str(failure)) == (
-        Kind.PERMANENT,
+        FailureKind.PERMANENT,
         True,
         False,
     )
@@ -152,7 +152,7 @@ def test_a_service_elsewhere_can_not_send_us_to_this_machine(host, name, is_redi
         link_to = f"{other.url}/" if is_redirected else url
         home = f"127.0.0.1:{other.port}"  # as if by a tunnel
         failure = fetch_link(transport, link_to, max_bytes=1000, within_s=5, home=home)
-        assert failure.kind is Kind.PERMANENT
+        assert failure.kind is FailureKind.PERMANENT
         assert "the link leads to this machine" in failure.message
         assert host.requests == []
         assert len(other.requests) == is_redirected
@@ -213,7 +213,7 @@ def test_links_to_private_networks_are_refused_before_a_connection(monkeypatch, 
     connected = _looked_up(monkeypatch, *(["1.1.1.1", address] if is_name else [address]))
     host = "pictures.example" if is_name else f"[{address}]" if ":" in address else address
     failure = _fetched(f"http://{host}/a.png")
-    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "rejected")
+    assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, "rejected")
     assert "private address" in failure.message
     assert connected == []
     allowed = _fetched(f"http://{host}/a.png", allow_private_links=True)
@@ -262,7 +262,7 @@ def test_a_redirect_in_circles_ends(host, client):
     """After five of them."""
     host.script[:] = [answer(b"", 302, Location="/again")]
     failure = failure_of(client, link(host))
-    assert (failure.kind, failure.error_class, len(host.requests)) == (Kind.PERMANENT, "redirected", 6)
+    assert (failure.kind, failure.error_class, len(host.requests)) == (FailureKind.PERMANENT, "redirected", 6)
 
 
 def test_a_redirect_to_nowhere_is_a_failure(host, client):
@@ -285,7 +285,7 @@ def test_what_is_too_long_is_refused_not_cut(host, client, step):
     """Whether its length is told or not."""
     host.script[:] = [step]
     failure = failure_of(client, link(host))
-    assert (failure.kind, failure.error_class) == (Kind.PERMANENT, "unreadable")
+    assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, "unreadable")
     assert "1000 bytes" in failure.message
 
 
@@ -297,14 +297,14 @@ def test_the_longest_allowed_is_read(host, client):
 @pytest.mark.parametrize(
     ("step", "kind", "error_class"),
     [
-        (answer(b"", 403), Kind.PERMANENT, "access_refused"),
-        (answer(b"", 404), Kind.PERMANENT, "rejected"),
-        (answer(b"", 410), Kind.PERMANENT, "rejected"),
-        (answer(b"", 429, Retry_After="3"), Kind.TRANSIENT, "rate_limited"),
-        (answer(b"", 503), Kind.TRANSIENT, "server_error"),
-        (close, Kind.TRANSIENT, "no_answer"),
-        (reset, Kind.TRANSIENT, "no_answer"),
-        (then(answer(PICTURE, Content_Length="500"), close), Kind.TRANSIENT, "no_answer"),
+        (answer(b"", 403), FailureKind.PERMANENT, "access_refused"),
+        (answer(b"", 404), FailureKind.PERMANENT, "rejected"),
+        (answer(b"", 410), FailureKind.PERMANENT, "rejected"),
+        (answer(b"", 429, Retry_After="3"), FailureKind.TRANSIENT, "rate_limited"),
+        (answer(b"", 503), FailureKind.TRANSIENT, "server_error"),
+        (close, FailureKind.TRANSIENT, "no_answer"),
+        (reset, FailureKind.TRANSIENT, "no_answer"),
+        (then(answer(PICTURE, Content_Length="500"), close), FailureKind.TRANSIENT, "no_answer"),
     ],
 )
 def test_failures_tell_a_link_that_is_dead_from_one_that_may_work_later(
@@ -331,7 +331,7 @@ def test_a_picture_that_drips_ends(host):
     failure = fetch_link(transport, link(host), max_bytes=100_000, within_s=0.1)
     over.set()
     transport.close()
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "no_answer")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "no_answer")
     assert "not whole after 0." in failure.message
 
 

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from dreamo_batch import errors
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
-from dreamo_batch.service.failures import Failure, Kind, from_exception, from_response, from_task
+from dreamo_batch.service.failures import Failure, FailureKind, from_exception, from_response, from_task
 from dreamo_batch.service.messages import ServiceMessage, Task
 
 OPERATIONS = ("create", "fetch", "precharge", "download")
 MAY_HAVE_ARRIVED, PERMANENT, STOP, TRANSIENT = (
-    Kind.MAY_HAVE_ARRIVED,
-    Kind.PERMANENT,
-    Kind.STOP,
-    Kind.TRANSIENT,
+    FailureKind.MAY_HAVE_ARRIVED,
+    FailureKind.PERMANENT,
+    FailureKind.STOP,
+    FailureKind.TRANSIENT,
 )
 
 

@@ -15,7 +15,7 @@ import urllib3
 from dreamo_batch import errors
 from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
-from dreamo_batch.service.failures import Kind
+from dreamo_batch.service.failures import FailureKind
 from dreamo_batch.service.transport import Exchange, WatchedAdapter
 from tests.scripted_server import (
     CERTIFICATE,
@@ -129,7 +129,7 @@ def test_a_connection_that_is_lost_under_a_create_is_not_tried_again(server):
     server.script[:] = [answer(CREATED), close, answer(CREATED)]
     with Client(KEY, server.url) as client:
         client.create(REQUEST)
-        assert failed_create(client).kind is Kind.MAY_HAVE_ARRIVED
+        assert failed_create(client).kind is FailureKind.MAY_HAVE_ARRIVED
     assert [request.n_connection for request in server.requests] == [1, 1]
 
 
@@ -180,7 +180,7 @@ def test_a_create_without_a_final_answer_may_have_arrived(server, first):
     """Nor is the answer to the next request taken from that connection."""
     server.script[:] = [first, answer(CREATED.replace(b"cq0example", b"cq0other"))]
     with Client(KEY, server.url) as client:
-        assert failed_create(client).kind is Kind.MAY_HAVE_ARRIVED
+        assert failed_create(client).kind is FailureKind.MAY_HAVE_ARRIVED
         assert client.create(REQUEST) == "cq0other"
     assert [request.n_connection for request in server.requests] == [1, 2]
 
@@ -307,7 +307,7 @@ def test_a_certificate_that_nobody_signed_stops_the_create_before_it_is_sent(tls
     """The handshake comes before the request."""
     with Client(KEY, tls_server.url) as client:
         failure = failed_create(client)
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
     assert "certificate verify failed" in failure.message
     assert tls_server.requests == []
 
@@ -322,7 +322,7 @@ def test_a_handshake_that_fails_is_not_sent():
     with listener, Client(KEY, f"https://127.0.0.1:{listener.getsockname()[1]}") as client:
         failure = failed_create(client)
         thread.join()
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
 
 
 def test_a_handshake_that_never_ends_is_not_sent():
@@ -333,7 +333,7 @@ def test_a_handshake_that_never_ends_is_not_sent():
         Client(KEY, f"https://127.0.0.1:{listener.getsockname()[1]}", connect_timeout_s=0.05) as client,
     ):
         failure = failed_create(client)
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_tls_that_breaks_after_the_request_may_have_arrived(tls_server, monkeypa
     tls_server.script[:] = [step if step in (close, reset) else then(step, close)]
     with Client(KEY, tls_server.url) as client:
         failure = failed_create(client)
-    assert failure.kind is Kind.MAY_HAVE_ARRIVED
+    assert failure.kind is FailureKind.MAY_HAVE_ARRIVED
     assert len(tls_server.requests) == 1
 
 
@@ -442,7 +442,11 @@ def test_a_tunnel_that_is_never_made_carries_no_create(through, connect):
     """Whatever the proxy does before the handshake is over: nothing arrived."""
     with Proxy(connect) as proxy, through(proxy, connect_timeout_s=1) as client:
         failure = failed_create(client)
-    assert (failure.kind, failure.error_class, failure.is_outage) == (Kind.TRANSIENT, "unreachable", True)
+    assert (failure.kind, failure.error_class, failure.is_outage) == (
+        FailureKind.TRANSIENT,
+        "unreachable",
+        True,
+    )
     assert len(proxy.connects) == 1
 
 
@@ -452,7 +456,7 @@ def test_a_proxy_that_never_answers_carries_no_create(through):
     with Proxy(lambda _connection: over.wait(5)) as proxy, through(proxy, connect_timeout_s=0.05) as client:
         failure = failed_create(client)
         over.set()
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
 
 
 def test_a_proxy_that_is_not_there_carries_no_create(through):
@@ -461,7 +465,7 @@ def test_a_proxy_that_is_not_there_carries_no_create(through):
         pass
     with through(gone) as client:
         failure = failed_create(client)
-    assert (failure.kind, failure.error_class) == (Kind.TRANSIENT, "unreachable")
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
 
 
 @pytest.mark.parametrize("step", [close, reset, then(b"HTTP/1.1 200 OK\r\nContent-", close)])
@@ -469,7 +473,7 @@ def test_a_tunnel_that_breaks_under_a_create_may_have_carried_it(through, step):
     """urllib3 reports this as a ProxyError, as if the tunnel had never been made."""
     with Proxy(tunnelled=step) as proxy, through(proxy) as client:
         failure = failed_create(client)
-    assert failure.kind is Kind.MAY_HAVE_ARRIVED
+    assert failure.kind is FailureKind.MAY_HAVE_ARRIVED
     assert len(proxy.requests) == 1
 
 
@@ -490,7 +494,7 @@ def test_no_proxy_is_honoured(monkeypatch):
         monkeypatch.setenv("NO_PROXY", "gateway.test")
         with Client(KEY, "https://gateway.test", connect_timeout_s=1) as client:
             failure = failed_create(client)
-    assert (failure.kind, proxy.connects) == (Kind.TRANSIENT, [])
+    assert (failure.kind, proxy.connects) == (FailureKind.TRANSIENT, [])
 
 
 @pytest.mark.parametrize(

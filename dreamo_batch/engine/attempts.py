@@ -37,7 +37,7 @@ class Stage(StrEnum):
     LOST = "lost"
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """What happened to an attempt."""
 
     SENDING = "sending"
@@ -126,7 +126,7 @@ class Attempt:
 class Event:
     """Something that happened to an attempt at a time, with the fields it sets."""
 
-    kind: Kind
+    kind: EventKind
     job_id: str
     attempt: int
     at: float
@@ -161,24 +161,24 @@ _UNDECIDED = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 _RUNNING = frozenset({Stage.ACCEPTED})
 _MADE = frozenset({Stage.COMPLETED})
 
-_RULES: Final[Mapping[Kind, _Rule]] = {
-    Kind.SENDING: _Rule(
+_RULES: Final[Mapping[EventKind, _Rule]] = {
+    EventKind.SENDING: _Rule(
         _SENDABLE, Stage.SENDING, "sent_at", _NO_ERROR | {"answered_at": None, "may_have_been_billed": None}
     ),
-    Kind.NOT_SENT: _Rule(
+    EventKind.NOT_SENT: _Rule(
         _UNDECIDED, Stage.UNSENT, "answered_at", _NO_ERROR | {"may_have_been_billed": None, "reserved": None}
     ),
-    Kind.REFUSED: _Rule(_ON_THE_WIRE, Stage.REFUSED, "answered_at", _NO_ERROR | {"reserved": None}),
-    Kind.ACCEPTED: _Rule(
+    EventKind.REFUSED: _Rule(_ON_THE_WIRE, Stage.REFUSED, "answered_at", _NO_ERROR | {"reserved": None}),
+    EventKind.ACCEPTED: _Rule(
         _UNDECIDED, Stage.ACCEPTED, "answered_at", _NO_ERROR | {"may_have_been_billed": None}
     ),
-    Kind.AMBIGUOUS: _Rule(_ON_THE_WIRE, Stage.AMBIGUOUS, "answered_at"),
-    Kind.OVERDUE: _Rule(_RUNNING, Stage.ACCEPTED),
-    Kind.COMPLETED: _Rule(_RUNNING, Stage.COMPLETED, "completed_at", _NO_ERROR),
-    Kind.FAILED: _Rule(_RUNNING, Stage.FAILED, "completed_at", _NO_ERROR),
-    Kind.LOST: _Rule(_RUNNING, Stage.LOST, "completed_at", _NO_ERROR),
-    Kind.SAVED: _Rule(_MADE, None, "saved_at", {"output_error": None, "output_warning": None}),
-    Kind.UNSAVED: _Rule(_MADE, None),
+    EventKind.AMBIGUOUS: _Rule(_ON_THE_WIRE, Stage.AMBIGUOUS, "answered_at"),
+    EventKind.OVERDUE: _Rule(_RUNNING, Stage.ACCEPTED),
+    EventKind.COMPLETED: _Rule(_RUNNING, Stage.COMPLETED, "completed_at", _NO_ERROR),
+    EventKind.FAILED: _Rule(_RUNNING, Stage.FAILED, "completed_at", _NO_ERROR),
+    EventKind.LOST: _Rule(_RUNNING, Stage.LOST, "completed_at", _NO_ERROR),
+    EventKind.SAVED: _Rule(_MADE, None, "saved_at", {"output_error": None, "output_warning": None}),
+    EventKind.UNSAVED: _Rule(_MADE, None),
 }
 
 

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.engine import budget as money
-from dreamo_batch.engine import requests
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING, STATUS_OF, Attempt, Event, Stage, next_number
-from dreamo_batch.engine.attempts import Kind as EventKind
+from dreamo_batch.engine import effects
+from dreamo_batch.engine.attempts import (
+    CAME_TO_NOTHING,
+    STATUS_OF,
+    Attempt,
+    Event,
+    EventKind,
+    Stage,
+    next_number,
+)
 from dreamo_batch.engine.budget import ZERO
 from dreamo_batch.engine.schedule import Action, Do, Key
 from dreamo_batch.engine.status import Snapshot
@@ -27,15 +34,15 @@ from dreamo_batch.errors import (
     StorageFailed,
 )
 from dreamo_batch.service import failures
-from dreamo_batch.service.failures import Failure, Kind
+from dreamo_batch.service.failures import Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
 
     from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
-    from dreamo_batch.engine.requests import Effects
     from dreamo_batch.engine.schedule import Schedule
     from dreamo_batch.jobs.prepare import Job
     from dreamo_batch.service.messages import Task
@@ -169,7 +176,7 @@ class Coordinator:
     def take_back(self, action: Action) -> None:
         """Undo what `give` chose, because it could not be written down and so was not sent."""
         if action.do is Do.CREATE:
-            self.record(requests.not_sent(action.key, self._clock.wall()))
+            self.record(effects.not_sent(action.key, self._clock.wall()))
             self.schedule.create_ended(action.key)
 
     def wait_s(self, n_free: int) -> float | None:
@@ -211,7 +218,7 @@ class Coordinator:
             before = self.ledger.state.find(*key)
             wall = self._clock.wall()
             self.record(
-                requests.sending(
+                effects.sending(
                     key,
                     wall,
                     seed=job.seed,
@@ -246,19 +253,19 @@ class Coordinator:
     def take(self, answer: object) -> None:
         """Take in the answer of a worker."""
         match answer:
-            case requests.CreateAnswer():
+            case effects.CreateAnswer():
                 self._create_ended(answer)
-            case requests.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
+            case effects.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
                 logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
-            case requests.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
+            case effects.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
                 logger.debug("an earlier call fetched the picture of job %s; this one does so itself", key[0])
-            case requests.PollAnswer(do=Do.REFRESH):
+            case effects.PollAnswer(do=Do.REFRESH):
                 self._refreshed(answer)
-            case requests.PollAnswer():
+            case effects.PollAnswer():
                 self._polled(answer)
-            case requests.SaveAnswer():
+            case effects.SaveAnswer():
                 self._save_ended(answer)
-            case requests.ProbeAnswer():
+            case effects.ProbeAnswer():
                 self._probed(answer)
             case OSError():
                 self.storage_failed(answer)
@@ -337,7 +344,7 @@ class Coordinator:
             n_again=self._n_again,
         )
 
-    def _create_ended(self, answer: requests.CreateAnswer) -> None:
+    def _create_ended(self, answer: effects.CreateAnswer) -> None:
         attempt = self._attempt(answer.key)
         if isinstance(answer.result, str):
             answer = replace(answer, result=self._own_task(answer.key, answer.result))
@@ -346,7 +353,7 @@ class Coordinator:
             self._has_accepted = True
         elif answer.result.error_class == failures.FORBIDDEN:
             answer = replace(answer, result=self._row_or_account(answer.key[0], answer.result))
-        self.record(requests.create_ended(attempt, answer, self._clock.wall()))
+        self.record(effects.create_ended(attempt, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
             self.schedule.accepted(answer.key, now=now)
@@ -360,7 +367,7 @@ class Coordinator:
         if known is None or (known.job_id, known.attempt) == key:
             return task_id
         return Failure(
-            Kind.MAY_HAVE_ARRIVED,
+            FailureKind.MAY_HAVE_ARRIVED,
             failures.OTHER_TASK,
             http_status=200,
             message=f"the service answered with task {task_id}, which is the task of job {owner} already",
@@ -399,14 +406,14 @@ class Coordinator:
         self._once_forbidden.add(job_id)
         if others or (is_again and not self._has_accepted):
             return failure
-        return replace(failure, kind=Kind.PERMANENT if is_again else Kind.TRANSIENT)
+        return replace(failure, kind=FailureKind.PERMANENT if is_again else FailureKind.TRANSIENT)
 
     def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
         self.schedule.create_ended(key)
-        if failure.kind is Kind.PERMANENT:
+        if failure.kind is FailureKind.PERMANENT:
             if failure.http_status is not None:
                 self.schedule.answered(is_create=True)
-        elif failure.kind is Kind.MAY_HAVE_ARRIVED:
+        elif failure.kind is FailureKind.MAY_HAVE_ARRIVED:
             self._away = failure
             self.schedule.outage.failed(now, is_create=True)
             self.notices.append(
@@ -418,14 +425,14 @@ class Coordinator:
 
     def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
         is_wanted = key[0] in self.assignment.jobs and self._came_to_nothing(key[0])
-        if failure.kind is Kind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
+        if failure.kind is FailureKind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
             self.schedule.answered(is_create=True)
             if is_wanted:
                 self.schedule.add_jobs([key])
             return
         if is_wanted:
             self.schedule.send_again(key)
-        if failure.kind is Kind.STOP:
+        if failure.kind is FailureKind.STOP:
             self._refused_access(failure)
         elif failure.error_class == failures.RATE_LIMITED:
             self._limited = failure
@@ -434,7 +441,7 @@ class Coordinator:
             self._away = failure
             self.schedule.outage.failed(now, is_create=True)
 
-    def _polled(self, answer: requests.PollAnswer) -> None:
+    def _polled(self, answer: effects.PollAnswer) -> None:
         key, now = answer.key, self._clock.monotonic()
         if isinstance(answer.result, Failure):
             self._poll_failed(key, answer.result, now)
@@ -449,14 +456,14 @@ class Coordinator:
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
         price, excess = self.budget.price, self.budget.excess
-        attempt = self.record(requests.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        attempt = self.record(effects.task_ended(key, answer.result, self._clock.wall(), n_polls))
         self._tell_money(price, excess)
         if attempt.stage is Stage.COMPLETED:
             self._tell_same_picture(attempt, "output_url")
             self._save(key, attempt, now)
         elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
-        elif requests.is_retryable(attempt):
+        elif effects.is_retryable(attempt):
             self._submit_again(key[0])
 
     def _look_at_echo(self, key: Key, task: Task) -> None:
@@ -495,7 +502,7 @@ class Coordinator:
             self.schedule.answered()
             n_polls = self.schedule.n_polls(key) + 1
             if not self.schedule.not_found(key, now):
-                self.record(requests.lost(key, self._clock.wall(), n_polls))
+                self.record(effects.lost(key, self._clock.wall(), n_polls))
             return
         if failure.error_class == failures.OTHER_TASK and key not in self._asked_in_vain:
             self._asked_in_vain.add(key)
@@ -510,7 +517,7 @@ class Coordinator:
         """Learn from a question that was not answered."""
         is_first_403 = failure.error_class == failures.FORBIDDEN and not self._is_poll_forbidden
         self._is_poll_forbidden = failure.error_class == failures.FORBIDDEN
-        if failure.kind is Kind.STOP and not is_first_403:
+        if failure.kind is FailureKind.STOP and not is_first_403:
             self._refused_access(failure)
             self.schedule.is_polling = False
         elif failure.is_outage:
@@ -522,7 +529,7 @@ class Coordinator:
         else:
             self.schedule.answered()
 
-    def _refreshed(self, answer: requests.PollAnswer) -> None:
+    def _refreshed(self, answer: effects.PollAnswer) -> None:
         key, task, now = answer.key, answer.result, self._clock.monotonic()
         if isinstance(task, Failure):
             self._note(task, now)
@@ -530,10 +537,10 @@ class Coordinator:
                 self.schedule.refresh_failed(key, now)
                 return
         elif task.urls and task.urls != self._attempt(key).links:
-            self.record(requests.new_links(self._attempt(key), self._clock.wall(), task.urls))
+            self.record(effects.new_links(self._attempt(key), self._clock.wall(), task.urls))
         self.schedule.refreshed(key, now)
 
-    def _save_ended(self, answer: requests.SaveAnswer) -> None:
+    def _save_ended(self, answer: effects.SaveAnswer) -> None:
         key, now, wall = answer.key, self._clock.monotonic(), self._clock.wall()
         if answer.refusal is not None:
             self._limited = answer.refusal
@@ -541,12 +548,12 @@ class Coordinator:
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
             self._tell_same_picture(
-                self.record(requests.save_ended(key, answer.result, wall)), "output_sha256"
+                self.record(effects.save_ended(key, answer.result, wall)), "output_sha256"
             )
         elif not self.schedule.save_failed(key, now):
-            self.record(requests.unsaved(key, wall, answer.result))
+            self.record(effects.unsaved(key, wall, answer.result))
 
-    def _probed(self, answer: requests.ProbeAnswer) -> None:
+    def _probed(self, answer: effects.ProbeAnswer) -> None:
         if not answer.is_there:
             self._away = answer.failure or self._away
         self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
@@ -601,7 +608,7 @@ class Coordinator:
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:
             timeout_s = self.schedule.limits.task_timeout_s
-            self.record(requests.overdue(key, self._clock.wall(), timeout_s, oddity))
+            self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))
 
     def _refused_access(self, failure: Failure) -> None:
         self.stop(

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch import files as durable
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, Kind, Stage, State, next_number
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, EventKind, Stage, State, next_number
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.files import TEMPORARY, fsync_file, fsync_folder
 from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
@@ -176,28 +176,28 @@ def _events(state: State, stray: Attempt) -> Iterator[Event]:
     is_same = known is not None and known.sent_at == stray.sent_at
     if stray.task_id is None:
         if is_same and known is not None and known.stage is Stage.AMBIGUOUS and stray.stage in _NOT_TAKEN:
-            yield _event(Kind.NOT_SENT, stray, stray.attempt)
+            yield _event(EventKind.NOT_SENT, stray, stray.attempt)
         elif known is None and stray.stage in _IN_DOUBT:  # of a directory that was deleted: it may be bought
             number = next_number(attempts)
             yield _sending(stray, number)
-            yield _event(Kind.AMBIGUOUS, stray, number, **_doubt(stray))
+            yield _event(EventKind.AMBIGUOUS, stray, number, **_doubt(stray))
     elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
     elif is_same and known is not None and known.stage in _IN_DOUBT:
-        yield _event(Kind.ACCEPTED, stray, stray.attempt, task_id=stray.task_id)
+        yield _event(EventKind.ACCEPTED, stray, stray.attempt, task_id=stray.task_id)
     else:
         number = next_number(attempts)
         yield _sending(stray, number)
-        yield _event(Kind.ACCEPTED, stray, number, task_id=stray.task_id)
+        yield _event(EventKind.ACCEPTED, stray, number, task_id=stray.task_id)
 
 
 def _sending(stray: Attempt, number: int) -> Event:
     known = {"seed_sent": stray.seed_sent, "reserved": stray.reserved}
     fields = {name: value for name, value in known.items() if value is not None}
-    return Event(Kind.SENDING, stray.job_id, number, stray.sent_at or 0.0, fields)
+    return Event(EventKind.SENDING, stray.job_id, number, stray.sent_at or 0.0, fields)
 
 
-def _event(kind: Kind, stray: Attempt, number: int, **fields: Any) -> Event:
+def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event:
     return Event(kind, stray.job_id, number, stray.answered_at or stray.sent_at or 0.0, fields)
 
 

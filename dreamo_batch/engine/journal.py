@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.attempts import Event, EventKind
 from dreamo_batch.engine.directory import refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
@@ -279,6 +279,6 @@ def _to_json(event: Event) -> dict[str, Any]:
 def _from_json(record: dict[str, Any], path: Path) -> Event:
     try:
         kind, job_id, attempt, at = (record.pop(name) for name in ("kind", "job", "attempt", "at"))
-        return Event(Kind(kind), job_id, attempt, at, record)
+        return Event(EventKind(kind), job_id, attempt, at, record)
     except (KeyError, ValueError) as error:
         raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error

@@ -18,7 +18,7 @@ from dreamo_batch.engine import directory as stored
 from dreamo_batch.engine.attempts import OPEN, Attempt, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
-from dreamo_batch.engine.requests import is_retryable
+from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources

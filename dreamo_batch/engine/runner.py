@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch.engine import requests
+from dreamo_batch.engine import effects
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.errors import DirectoryLocked, StorageFailed
 
@@ -49,9 +49,7 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
             undo.callback(directory.unlock)
             ledger = Ledger(directory, service, entropy)
             undo.callback(ledger.abandon)
-            ledger.record(
-                requests.interrupted(attempt, clock.wall()) for attempt in interrupted(ledger.state)
-            )
+            ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in interrupted(ledger.state))
             ledger.commit()
         except OSError as error:
             raise storage_failed(directory, error) from error

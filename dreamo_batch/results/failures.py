@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import requests
+from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.results.costs import sums
 from dreamo_batch.results.history import DIRECTORY, LABEL, History, read_history
@@ -71,13 +71,13 @@ CLASSES: Final = {
         _MAY_HAVE_ARRIVED + "the service replied with a redirect, which is never followed.",
         "Check the base URL. " + _CHECK_FIRST,
     ),
-    requests.INTERRUPTED: Meaning(
+    effects.INTERRUPTED: Meaning(
         _MAY_HAVE_ARRIVED + "the program ended before the reply came.", _CHECK_FIRST
     ),
-    requests.TASK_LOST: Meaning(
+    effects.TASK_LOST: Meaning(
         "The service accepted the attempt but no longer knows it; it may be billed.", "Retry on request."
     ),
-    requests.TASK_TIMEOUT: Meaning(
+    effects.TASK_TIMEOUT: Meaning(
         "The task had not ended when the call stopped waiting.",
         "Run again to keep waiting; it isn't submitted again.",
     ),
@@ -85,7 +85,7 @@ CLASSES: Final = {
         "The request could not be built on this machine; nothing was sent.",
         "Read its message, then retry.",
     ),
-    requests.IMAGE_CHANGED: Meaning(
+    effects.IMAGE_CHANGED: Meaning(
         "The reference picture changed after it was checked; nothing was sent.",
         "Put the old picture back, or run again.",
     ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import journal, ledger, requests
+from dreamo_batch.engine import effects, journal, ledger
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import money
 from dreamo_batch.engine.directory import (
@@ -167,7 +167,7 @@ def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
 
 def _settled(state: State) -> State:
     for attempt in ledger.interrupted(state):
-        state.apply(requests.interrupted(attempt, attempt.sent_at or time.time()))
+        state.apply(effects.interrupted(attempt, attempt.sent_at or time.time()))
     return state
 
 

@@ -35,7 +35,7 @@ from dreamo_batch.service.failures import (
     REJECTED,
     UNREADABLE,
     Failure,
-    Kind,
+    FailureKind,
     Operation,
     from_exception,
     from_response,
@@ -61,11 +61,11 @@ _HEADERS: Final = {
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
-_ERRORS: Final[dict[Kind, type[ServiceError]]] = {
-    Kind.PERMANENT: RequestRejected,
-    Kind.TRANSIENT: RequestNotTaken,
-    Kind.STOP: ServiceRefused,
-    Kind.MAY_HAVE_ARRIVED: RequestMayHaveArrived,
+_ERRORS: Final[dict[FailureKind, type[ServiceError]]] = {
+    FailureKind.PERMANENT: RequestRejected,
+    FailureKind.TRANSIENT: RequestNotTaken,
+    FailureKind.STOP: ServiceRefused,
+    FailureKind.MAY_HAVE_ARRIVED: RequestMayHaveArrived,
 }
 
 
@@ -221,7 +221,7 @@ def fetch_link(
         is_kept_from_here = home not in (None, urlsplit(url).netloc)
         refusal = _why_refused(url, transport) if is_kept_from_here else None
         if refusal is not None:
-            return Failure(Kind.PERMANENT, REJECTED, message=refusal)
+            return Failure(FailureKind.PERMANENT, REJECTED, message=refusal)
         logger.debug("fetching %s", url)
         left_s = max(until - monotonic(), 0.001)
         answer = transport.send(
@@ -237,7 +237,9 @@ def fetch_link(
             return _content(answer, wall())
         url = redact(target)
     return Failure(
-        Kind.PERMANENT, REDIRECTED, message=f"the link was redirected more than {N_REDIRECTS_MAX} times"
+        FailureKind.PERMANENT,
+        REDIRECTED,
+        message=f"the link was redirected more than {N_REDIRECTS_MAX} times",
     )
 
 
@@ -249,7 +251,7 @@ def _request(url: str) -> requests.PreparedRequest | Failure:
         return refusal or requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
     except (ValueError, requests.RequestException) as error:
         failure = from_exception("download", error, was_sent=False)
-    return replace(failure, kind=Kind.PERMANENT, error_class=REJECTED, is_outage=False)
+    return replace(failure, kind=FailureKind.PERMANENT, error_class=REJECTED, is_outage=False)
 
 
 def _why_refused(url: str, transport: Transport) -> str | None:
@@ -276,7 +278,7 @@ def _refusal(scheme: str, netloc: str) -> Failure | None:
         words = "the link carries user information, which is never sent"
     else:
         return None
-    return Failure(Kind.PERMANENT, REJECTED, message=words)
+    return Failure(FailureKind.PERMANENT, REJECTED, message=words)
 
 
 def _target(url: str, answer: Answer | Failure) -> str | None:
@@ -299,7 +301,7 @@ def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
     if answer.broken is None:
         return answer.body
     is_too_long = answer.broken.error_class == UNREADABLE
-    return replace(answer.broken, kind=Kind.PERMANENT) if is_too_long else answer.broken
+    return replace(answer.broken, kind=FailureKind.PERMANENT) if is_too_long else answer.broken
 
 
 # A picture takes longer than an answer.
@@ -520,7 +522,7 @@ class Client:
             if left_s <= 0 or self._closed.is_set():
                 message = f"no end after {timeout_s:g} s; the task goes on, wait for it again"
                 raise RequestNotTaken(
-                    Failure(Kind.TRANSIENT, failures.TASK_TIMEOUT, message=message, task_id=task_id)
+                    Failure(FailureKind.TRANSIENT, failures.TASK_TIMEOUT, message=message, task_id=task_id)
                 )
             self._sleep(min(max(poll_every_s, asked_s), left_s))
 
@@ -659,7 +661,9 @@ class Client:
             task = messages.read_task(body, task_id)
         except messages.AboutAnother as other:
             message = f"asked for task {task_id}, and answered about task {other.task_id}"
-            return Failure(Kind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt)
+            return Failure(
+                FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
+            )
         told = task.error and messages.ServiceMessage(
             self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
@@ -692,7 +696,7 @@ class Client:
         if self._api.without_key(created) == created:
             return created
         message = "the service answered with a task id that holds the API key; such an id isn't kept"
-        return Failure(Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
+        return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
 
     def _in_another_protocol(self, queue_id: str) -> Failure:
         message = (
@@ -700,7 +704,10 @@ class Client:
             "package can't poll; the attempt may run and be billed. Check the base URL"
         )
         return Failure(
-            Kind.MAY_HAVE_ARRIVED, failures.UNREADABLE, HTTPStatus.OK, message=self._api.masked(message)
+            FailureKind.MAY_HAVE_ARRIVED,
+            failures.UNREADABLE,
+            HTTPStatus.OK,
+            message=self._api.masked(message),
         )
 
 

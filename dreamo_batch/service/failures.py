@@ -84,7 +84,7 @@ _ADVICE_BY_KIND: Final = {
 }
 
 
-class Kind(enum.StrEnum):
+class FailureKind(enum.StrEnum):
     """What to do about a failure."""
 
     PERMANENT = "permanent"
@@ -99,7 +99,7 @@ class Failure:
 
     Attributes
     ----------
-    kind : Kind
+    kind : FailureKind
     error_class : str
         One word, as in the results.
     http_status : int or None
@@ -119,11 +119,11 @@ class Failure:
 
     Examples
     --------
-    >>> print(Failure(Kind.PERMANENT, "rejected", 400, "003011001", "Missing prompt"))
+    >>> print(Failure(FailureKind.PERMANENT, "rejected", 400, "003011001", "Missing prompt"))
     rejected (HTTP 400, code 003011001): Missing prompt; the same request will fail again
     """
 
-    kind: Kind
+    kind: FailureKind
     error_class: str
     http_status: int | None = None
     code: str | None = None
@@ -328,7 +328,7 @@ __all__ = [
     "UNREADABLE",
     "UPSTREAM_ERROR",
     "Failure",
-    "Kind",
+    "FailureKind",
     "Operation",
     "from_exception",
     "from_response",
@@ -367,7 +367,7 @@ def from_response(
     told = messages.read_error(body)
     refusal = _refusal(body, told) if operation == "create" and _is_success(status) else None
     kind, error_class = _judge(operation, status, told, refusal)
-    is_sure = kind in (Kind.STOP, Kind.PERMANENT)
+    is_sure = kind in (FailureKind.STOP, FailureKind.PERMANENT)
     return Failure(
         kind=kind,
         error_class=error_class,
@@ -386,22 +386,22 @@ def from_exception(
     """Classify a request that ended without an answer."""
     message = reason(exception)
     if not was_sent and proves_no_request(exception):
-        return Failure(Kind.PERMANENT, REJECTED, message=message)
+        return Failure(FailureKind.PERMANENT, REJECTED, message=message)
     if was_sent is None:
         was_sent = not proves_no_connection(exception)
     is_outage = is_fault_of_the_line(exception)
     if was_sent:
-        kind = Kind.MAY_HAVE_ARRIVED if operation == "create" else Kind.TRANSIENT
+        kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
         return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage)
     if operation == "create" and not is_outage:
-        return Failure(Kind.PERMANENT, REJECTED, message=message)
+        return Failure(FailureKind.PERMANENT, REJECTED, message=message)
     cause = lasting(exception)
-    return Failure(Kind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage, cause=cause)
+    return Failure(FailureKind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage, cause=cause)
 
 
 def not_built(exception: BaseException) -> Failure:
     """Classify a request that could not be made ready to be sent: whatever the reason, nothing arrived."""
-    return Failure(Kind.PERMANENT, NOT_BUILT, message=reason(exception))
+    return Failure(FailureKind.PERMANENT, NOT_BUILT, message=reason(exception))
 
 
 def from_task(task: Task) -> Failure:
@@ -409,7 +409,7 @@ def from_task(task: Task) -> Failure:
     told = task.error or ServiceMessage(None, None)
     meaning = ERROR_CODES[told.code].meaning if told.code in ERROR_CODES else "the service gave no reason"
     return Failure(
-        Kind.PERMANENT,
+        FailureKind.PERMANENT,
         _class_of_ended(task, told),
         code=told.code,
         message=told.message or meaning,
@@ -426,18 +426,18 @@ def is_unbilled_and_retryable(failure: Failure) -> bool:
 
 def _judge(
     operation: Operation, status: int, told: ServiceMessage, refusal: ServiceMessage | None
-) -> tuple[Kind, str]:
+) -> tuple[FailureKind, str]:
     if operation != "download" and not _is_success(status) and _tells_of_no_credit(told):
-        return Kind.STOP, NO_CREDIT
+        return FailureKind.STOP, NO_CREDIT
     if refusal is not None:
         return _judge_refusal(refusal)
     if operation == "fetch" and _is_not_found(status, told):
-        return Kind.PERMANENT, TASK_NOT_FOUND
+        return FailureKind.PERMANENT, TASK_NOT_FOUND
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Kind.TRANSIENT, RATE_LIMITED
+        return FailureKind.TRANSIENT, RATE_LIMITED
     if operation in ("create", "precharge") and not _is_success(status) and told.code in _REJECTIONS:
-        return Kind.PERMANENT, REJECTED
-    unsure = Kind.MAY_HAVE_ARRIVED if operation == "create" else Kind.TRANSIENT
+        return FailureKind.PERMANENT, REJECTED
+    unsure = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_of_unsure(status)
     return (unsure, error_class) if error_class else _judge_4xx(operation, status, told)
 
@@ -447,25 +447,29 @@ def _refusal(body: bytes, told: ServiceMessage) -> ServiceMessage | None:
     return messages.read_refusal(body) or (told if _tells_of_no_credit(told) else None)
 
 
-def _judge_refusal(told: ServiceMessage) -> tuple[Kind, str]:
+def _judge_refusal(told: ServiceMessage) -> tuple[FailureKind, str]:
     """Judge an error that came with HTTP 200; one about the key concerns every row, not this one."""
     if _tells_of_no_credit(told):
-        return Kind.STOP, NO_CREDIT
+        return FailureKind.STOP, NO_CREDIT
     number = messages.code_number(told.code)
     if number in STOP_STATUSES.value:
-        return Kind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
-    return Kind.PERMANENT, _class_of(told, REJECTED)
+        return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
+    return FailureKind.PERMANENT, _class_of(told, REJECTED)
 
 
-def _judge_4xx(operation: Operation, status: int, told: ServiceMessage) -> tuple[Kind, str]:
+def _judge_4xx(operation: Operation, status: int, told: ServiceMessage) -> tuple[FailureKind, str]:
     if status in STOP_STATUSES.value:
         error_class = FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
-        return (Kind.PERMANENT, ACCESS_REFUSED) if operation == "download" else (Kind.STOP, error_class)
+        return (
+            (FailureKind.PERMANENT, ACCESS_REFUSED)
+            if operation == "download"
+            else (FailureKind.STOP, error_class)
+        )
     if operation == "fetch":
-        return Kind.TRANSIENT, REJECTED
+        return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-        return Kind.STOP, NOT_OFFERED
-    return Kind.PERMANENT, _class_of(told, REJECTED)
+        return FailureKind.STOP, NOT_OFFERED
+    return FailureKind.PERMANENT, _class_of(told, REJECTED)
 
 
 def _tells_of_no_credit(told: ServiceMessage) -> bool:

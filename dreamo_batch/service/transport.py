@@ -26,7 +26,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service.config import is_loopback_host
-from dreamo_batch.service.failures import UNREACHABLE, UNREADABLE, Failure, Kind, Operation, from_exception
+from dreamo_batch.service.failures import (
+    UNREACHABLE,
+    UNREADABLE,
+    Failure,
+    FailureKind,
+    Operation,
+    from_exception,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -389,7 +396,9 @@ class Transport:
         """Send one request and read its answer."""
         lane = self._lane()
         if lane is None:
-            return Failure(Kind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent")
+            return Failure(
+                FailureKind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent"
+            )
         lane.exchange.answer_within_s = answer_within_s or self._timeout_s[1]
         lane.exchange.was_sent = False
         lane.exchange.is_kept_from_here = is_kept_from_here

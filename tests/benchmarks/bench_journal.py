@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from report import Figure, show, timed
 
-from dreamo_batch.engine.attempts import Event, Kind
+from dreamo_batch.engine.attempts import Event, EventKind
 from dreamo_batch.engine.journal import Header, Journal, path_of, read
 
 if TYPE_CHECKING:
@@ -44,6 +44,6 @@ def _write(n: int) -> float:
 def _groups(n: int) -> Iterator[list[Event]]:
     for start in range(0, n, _GROUP):
         yield [
-            Event(Kind.ACCEPTED, f"{i:032x}", 1, 1_790_000_000.0 + i, {"task_id": f"d{i:019d}"})
+            Event(EventKind.ACCEPTED, f"{i:032x}", 1, 1_790_000_000.0 + i, {"task_id": f"d{i:019d}"})
             for i in range(start, start + _GROUP)
         ]

@@ -9,7 +9,7 @@ import pandas as pd
 from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
-from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.directory import NAME, ROWS, RunDirectory, write_frame, write_jobs
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.jobs.prepare import Job, Prepared
@@ -46,7 +46,7 @@ def _build(directory: RunDirectory) -> None:
         ledger.state.put(_attempt(job_id, i))
     ledger.checkpoint(())
     last = f"{_N - 1:032x}"
-    ledger.record([Event(Kind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
+    ledger.record([Event(EventKind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
     ledger.commit()
     write_jobs(directory.jobs, *_tables(jobs), "bench")
     directory.update_manifest(table_id="bench")

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Attempt, Event, Kind, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.jobs import sources as links
 from dreamo_batch.service import contract, failures
-from dreamo_batch.service.failures import Failure, from_exception
-from dreamo_batch.service.failures import Kind as FailureKind
+from dreamo_batch.service.failures import Failure, FailureKind, from_exception
 from dreamo_batch.service.messages import Request
 
 if TYPE_CHECKING:
@@ -172,42 +171,46 @@ def sending(
 ) -> Event:
     """About to send a create; `before` is the attempt as earlier tries left it, `inputs` what is submitted, as JSON."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return _event(Kind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs)
+    return _event(
+        EventKind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs
+    )
 
 
 def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
     """Turn the end of a create into its event."""
     waited_s = _waited_s(attempt, attempt.sent_at, at)
     if isinstance(answer.result, str):
-        return _event(Kind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
+        return _event(EventKind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
     failure = answer.result
     told = _told(failure)
     if failure.kind is FailureKind.PERMANENT:
-        return _event(Kind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
+        return _event(EventKind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
     if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
-        return _event(Kind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
+        return _event(EventKind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
     is_refusal = failure.error_class == failures.RATE_LIMITED
     n_refusals = (attempt.n_refusals or 0) + 1 if is_refusal else None
-    return _event(Kind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
+    return _event(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
 
 
 def not_sent(key: Key, at: float) -> Event:
     """Say that a create that was about to be sent was not."""
-    return _event(Kind.NOT_SENT, key, at)
+    return _event(EventKind.NOT_SENT, key, at)
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
     """Settle an ambiguous attempt by the user's word: taken as a task, or never taken."""
     key = (attempt.job_id, attempt.attempt)
     return (
-        _event(Kind.NOT_SENT, key, at) if task_id is None else _event(Kind.ACCEPTED, key, at, task_id=task_id)
+        _event(EventKind.NOT_SENT, key, at)
+        if task_id is None
+        else _event(EventKind.ACCEPTED, key, at, task_id=task_id)
     )
 
 
 def interrupted(attempt: Attempt, at: float) -> Event:
     """Say that the writer died while the create was on the wire."""
     return _event(
-        Kind.AMBIGUOUS,
+        EventKind.AMBIGUOUS,
         (attempt.job_id, attempt.attempt),
         at,
         error_class=INTERRUPTED,
@@ -228,7 +231,7 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
         url = task.urls[0] if task.urls else None
         billed = task.cost is None
         return _event(
-            Kind.COMPLETED,
+            EventKind.COMPLETED,
             key,
             at,
             **known,
@@ -241,7 +244,12 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
         )
     failure = failures.from_task(task)
     return _event(
-        Kind.FAILED, key, at, **known, **_told(failure), may_have_been_billed=_may_be_billed(task, failure)
+        EventKind.FAILED,
+        key,
+        at,
+        **known,
+        **_told(failure),
+        may_have_been_billed=_may_be_billed(task, failure),
     )
 
 
@@ -267,7 +275,7 @@ def lost(key: Key, at: float, n_polls: int) -> Event:
         "the service answered three times over 30 s that it does not know this task; it may have been billed"
     )
     return _event(
-        Kind.LOST,
+        EventKind.LOST,
         key,
         at,
         error_class=TASK_LOST,
@@ -281,13 +289,13 @@ def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) ->
     """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
     seen = f" (at the last poll: {oddity})" if oddity else ""
     message = f"no end after {timeout_s:g} s{seen}; the next call asks for it again"
-    return _event(Kind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
+    return _event(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
 
 
 def save_ended(key: Key, saved: Saved, at: float) -> Event:
     """Say that a picture is on disk."""
     return _event(
-        Kind.SAVED,
+        EventKind.SAVED,
         key,
         at,
         output_path=saved.path,
@@ -301,18 +309,18 @@ def save_ended(key: Key, saved: Saved, at: float) -> Event:
 
 def unsaved(key: Key, at: float, reason: str) -> Event:
     """Say why a picture that was made is not on disk."""
-    return _event(Kind.UNSAVED, key, at, output_error=reason)
+    return _event(EventKind.UNSAVED, key, at, output_error=reason)
 
 
 def new_links(attempt: Attempt, at: float, urls: tuple[str, ...]) -> Event:
     """Keep fresh links to the pictures of a task."""
     several = json.dumps(urls) if len(urls) > 1 or attempt.output_urls is not None else None
     return _event(
-        Kind.UNSAVED, (attempt.job_id, attempt.attempt), at, output_url=urls[0], output_urls=several
+        EventKind.UNSAVED, (attempt.job_id, attempt.attempt), at, output_url=urls[0], output_urls=several
     )
 
 
-def _event(kind: Kind, key: Key, at: float, **fields: Any) -> Event:
+def _event(kind: EventKind, key: Key, at: float, **fields: Any) -> Event:
     """Make an event; None is left out, except where it resets what an earlier try said."""
     present = {name: _storable(value) for name, value in fields.items() if value is not None}
     return Event(kind, key[0], key[1], round(at, 6), present)
