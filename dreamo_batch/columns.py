@@ -230,16 +230,16 @@ INPUTS = _table(
         IMAGE,
         "object",
         "",
-        "Reference picture, best of one single subject: path, http(s) URL, `data:` URI, bytes, PIL image, or a list of "
-        "one. Aliases `image_path`, `image_url`.",
+        "Reference picture, ideally of a single subject: path, http(s) URL, `data:` URI, bytes, PIL image, or a list "
+        "of one of these. Aliases: `image_path`, `image_url`.",
     ),
-    Column(PROMPT, STR, "", "What to draw, Chinese or English."),
-    Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 1 to 2**63-1: sent as it is."),
-    Column(WIDTH, INT, "px", "Width of the picture wanted, 512 to 2048 (default 1328)."),
-    Column(HEIGHT, INT, "px", "Height of the picture wanted, 512 to 2048 (default 1328)."),
+    Column(PROMPT, STR, "", "What to draw, in Chinese or English."),
+    Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 1 to 2**63-1: sent unchanged."),
+    Column(WIDTH, INT, "px", "Width of the requested picture, 512 to 2048 (default 1328)."),
+    Column(HEIGHT, INT, "px", "Height of the requested picture, 512 to 2048 (default 1328)."),
     Column(SIZE, STR, "", 'Instead of width and height: "1328x1328" or an advised ratio such as "16:9".'),
-    Column(USE_REPHRASER, BOOL, "", "Let the service rewrite the prompt (default true)."),
-    Column(REPLICATE, INT, "", "Buys the same job again on purpose, once per distinct value (default 0)."),
+    Column(USE_REPHRASER, BOOL, "", "Whether the service may rewrite the prompt (default true)."),
+    Column(REPLICATE, INT, "", "Buys the same job once per distinct value (default 0)."),
 )
 
 OUTPUTS = _table(
@@ -247,63 +247,65 @@ OUTPUTS = _table(
     Column(
         JOB_ID, STR, "", "Hash of what was submitted: model, picture bytes, prompt, seed, size and the rest."
     ),
-    Column(TASK_ID, STR, "", "The service's id of the last attempt completed, else of the latest."),
+    Column(
+        TASK_ID, STR, "", "The service's task id: of the last completed attempt, else of the latest attempt."
+    ),
     Column(DUPLICATE_OF, INT, "", "Position of the first row with the same job; bought once, cost 0 here."),
-    Column(SEED_SENT, INT, "", "Seed that was sent, drawn before sending where the row had none."),
-    Column(OUTPUT_URL, STR, "", "Where the service keeps the picture, for a while."),
+    Column(SEED_SENT, INT, "", "Seed that was sent; drawn beforehand if the row had none."),
+    Column(OUTPUT_URL, STR, "", "Link to the picture at the service; it expires."),
     Column(OUTPUT_PATH, STR, "", "Saved picture, relative to the run directory."),
     Column(OUTPUT_SHA256, STR, "", "SHA-256 of the saved file."),
     Column(OUTPUT_BYTES, INT, "bytes", "Size of the saved file."),
     Column(OUTPUT_WIDTH, INT, "px", "Width of the picture received."),
     Column(OUTPUT_HEIGHT, INT, "px", "Height of the picture received."),
-    Column(OUTPUT_ERROR, STR, "", "Why a picture that was made could not be saved."),
-    Column(OUTPUT_URLS, STR, "", "All links, as JSON, where one task made several pictures."),
+    Column(OUTPUT_ERROR, STR, "", "Why the finished picture could not be saved."),
+    Column(OUTPUT_URLS, STR, "", "All links, as JSON, if the task made several pictures."),
     Column(
         OUTPUT_WARNING,
         STR,
         "",
-        "Further pictures of the task and where they are, or a size that is not what the service said.",
+        "Paths of further pictures of the task, or a file size other than the service stated.",
     ),
     Column(COST_USD, FLOAT, "USD", "Cost as a float, for analysis."),
     Column(COST, STR, "USD", "Exact decimal sum of the known costs of all attempts of the job."),
-    Column(DISCOUNT, STR, "", "Discount of the attempt as the service wrote it."),
-    Column(ERROR_CLASS, STR, "", "Kind of failure, one word."),
+    Column(DISCOUNT, STR, "", "Discount, as the service wrote it."),
+    Column(ERROR_CLASS, STR, "", "Kind of failure, as one word."),
     Column(ERROR_CODE, STR, "", "The service's code, nine digits, leading zeros kept."),
-    Column(ERROR_MESSAGE, STR, "", "The service's words, or ours."),
-    Column(MAY_HAVE_BEEN_BILLED, BOOL, "", "Whether money may be gone without a cost being known."),
-    Column(ATTEMPTS, INT, "", "Attempts accepted or possibly accepted for the job."),
+    Column(ERROR_MESSAGE, STR, "", "What went wrong, in the service's words or the toolkit's."),
+    Column(MAY_HAVE_BEEN_BILLED, BOOL, "", "Whether money may have been spent although no cost is known."),
+    Column(ATTEMPTS, INT, "", "Attempts of the job that were accepted, or may have been."),
     Column(SUBMITTED_AT, TIME, "UTC", "When the attempt was sent."),
-    Column(COMPLETED_AT, TIME, "UTC", "When its end was seen."),
-    Column(LATENCY_S, FLOAT, "s", "From sending to seeing the end."),
-    Column(RUN_DIR, STR, "", "Run directory, as it was given; `output_path` is found from it."),
+    Column(COMPLETED_AT, TIME, "UTC", "When the attempt was seen to have ended."),
+    Column(LATENCY_S, FLOAT, "s", "From sending the attempt to seeing its end."),
+    Column(RUN_DIR, STR, "", "Run directory, as passed; `output_path` is relative to it."),
 )
 
 PROBLEMS = _table(
     Column(POSITION, INT, "", "Position of the row in the table, from 0."),
     Column(ROW, STR, "", "Index label of the row, as text."),
     Column(COLUMN, STR, "", "Column the problem is in."),
-    Column(SEVERITY, STR, "", "`error`: can't be submitted; `warning`: can."),
+    Column(SEVERITY, STR, "", "`error`: the row can't be submitted; `warning`: it can."),
     Column(CODE, STR, "", "Short name of the rule that was broken."),
-    Column(VALUE, STR, "", "What the cell holds, shortened."),
+    Column(VALUE, STR, "", "Content of the cell, shortened."),
     Column(MESSAGE, STR, "", "What is wrong and what was expected."),
     Column(FIX, STR, "", "What to do."),
 )
 
 PLAN = _table(
     Column(ACTION, CATEGORY, "", "One of " + ", ".join(f"`{action}`" for action in ACTIONS) + "."),
-    Column(REASON, STR, "", "Why, in a few words."),
+    Column(REASON, STR, "", "Reason for the action."),
     Column(JOB_ID, STR, "", "Hash of what would be submitted."),
-    Column(COST_LOW_USD, FLOAT, "USD", "Least it can cost from now on."),
-    Column(COST_HIGH_USD, FLOAT, "USD", "Most it can cost from now on, as far as a price is known."),
+    Column(COST_LOW_USD, FLOAT, "USD", "Least that the row can still cost."),
+    Column(COST_HIGH_USD, FLOAT, "USD", "Most that the row can still cost; missing if no price is known."),
 )
 
 LEDGER = _table(
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
     Column(ATTEMPT, INT, "", "Number of the attempt within its job, from 1; missing: never submitted."),
-    Column(STAGE, STR, "", "How far the attempt is."),
-    Column(TASK_ID, STR, "", "The service's id."),
+    Column(STAGE, STR, "", "Progress of the attempt."),
+    Column(TASK_ID, STR, "", "The service's task id."),
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
-    Column(RESERVED, STR, "USD", "What the budget holds back for the attempt until its cost is known."),
+    Column(RESERVED, STR, "USD", "Amount reserved for the attempt until its cost is known."),
     Column(COST, STR, "USD", "Cost as the service wrote it."),
     Column(DISCOUNT, STR, "", OUTPUTS[DISCOUNT].meaning),
     Column(OUTPUT_URL, STR, "", OUTPUTS[OUTPUT_URL].meaning),
@@ -317,34 +319,34 @@ LEDGER = _table(
     Column(ERROR_CODE, STR, "", OUTPUTS[ERROR_CODE].meaning),
     Column(ERROR_MESSAGE, STR, "", OUTPUTS[ERROR_MESSAGE].meaning),
     Column(MAY_HAVE_BEEN_BILLED, BOOL, "", OUTPUTS[MAY_HAVE_BEEN_BILLED].meaning),
-    Column(EXCERPT, STR, "", "First 2 kB of an answer that did not read as documented."),
+    Column(EXCERPT, STR, "", "First 2 kB of a reply that was not as documented."),
     Column(METADATA, STR, "", "The service's own times, as JSON."),
-    Column(SENT_AT, TIME, "UTC", "When the create was sent."),
-    Column(ANSWERED_AT, TIME, "UTC", "When it was answered."),
+    Column(SENT_AT, TIME, "UTC", "When the attempt was sent."),
+    Column(ANSWERED_AT, TIME, "UTC", "When the service replied to it."),
     Column(COMPLETED_AT, TIME, "UTC", OUTPUTS[COMPLETED_AT].meaning),
-    Column(SAVED_AT, TIME, "UTC", "When the picture was on disk."),
-    Column(N_POLLS, INT, "", "Polls made."),
-    Column(N_REFUSALS, INT, "", "Creates answered 429 before this one was taken."),
-    Column(WAITED_S, FLOAT, "s", "Time from the first refusal to being taken."),
+    Column(SAVED_AT, TIME, "UTC", "When the picture had been saved."),
+    Column(N_POLLS, INT, "", "Number of polls."),
+    Column(N_REFUSALS, INT, "", "Times the attempt was refused with 429 before it was accepted."),
+    Column(WAITED_S, FLOAT, "s", "Time from the first refusal to acceptance."),
     Column(OUTPUT_URLS, STR, "", OUTPUTS[OUTPUT_URLS].meaning),
     Column(OUTPUT_WARNING, STR, "", OUTPUTS[OUTPUT_WARNING].meaning),
     Column(OUTPUT_JOB_ID, STR, "", "The service's `jobId` of the picture."),
-    Column(OUTPUT_BYTES_TOLD, INT, "bytes", "Size of the picture as the service told it."),
+    Column(OUTPUT_BYTES_TOLD, INT, "bytes", "Size of the picture as the service stated it."),
     Column(
         ATTEMPT_INPUTS,
         STR,
         "",
-        "What was submitted, as JSON: prompt, reference, seed, size, and the user's columns of the row at that time.",
+        "What was submitted, as JSON: prompt, reference, seed, size, and the row's own columns at that time.",
     ),
 )
 
 ATTEMPTS_MADE = _table(
-    Column(RUN_DIR, STR, "", "Run directory, as it was given."),
+    Column(RUN_DIR, STR, "", "Run directory, as passed."),
     Column(
         POSITION,
         INT,
         "",
-        "Position of the row that the attempt was made for; missing: no longer in the table.",
+        "Position of the row that the attempt was made for; missing if the row left the table.",
     ),
     Column(ROW, STR, "", PROBLEMS[ROW].meaning),
     *LEDGER.values(),
@@ -357,47 +359,46 @@ COSTS = _table(
     Column(FAILED, INT, "", "Rows that are `failed`."),
     Column(AMBIGUOUS, INT, "", "Rows that are `ambiguous`."),
     Column(
-        ATTEMPTS, INT, "", "Attempts accepted or possibly accepted, each counted where its row was bought."
+        ATTEMPTS,
+        INT,
+        "",
+        "Attempts that were accepted, or may have been; each counts in the group of its row.",
     ),
-    Column(N_USABLE, INT, "", "Attempts that gave a picture to use."),
+    Column(N_USABLE, INT, "", "Attempts that gave a usable picture."),
+    Column(N_UNPRICED, INT, "", "Attempts of unknown cost: open, ambiguous, lost, or ended without one."),
     Column(
-        N_UNPRICED, INT, "", "Attempts whose cost is not known: open, ambiguous, lost, or ended without one."
-    ),
-    Column(
-        SPENT, STR, "USD", "Exact sum of the known costs; missing if there are attempts and none is known."
+        SPENT, STR, "USD", "Exact sum of the known costs; missing if there are attempts but no known cost."
     ),
     Column(SPENT_USD, FLOAT, "USD", "The same as a float, for analysis."),
-    Column(USD_PER_ATTEMPT, FLOAT, "USD", "Spent, by attempts whose cost is known."),
-    Column(USD_PER_PICTURE, FLOAT, "USD", "Spent, by usable pictures whose cost is known."),
+    Column(USD_PER_ATTEMPT, FLOAT, "USD", "Spent, per attempt of known cost."),
+    Column(USD_PER_PICTURE, FLOAT, "USD", "Spent, per usable picture of known cost."),
     Column(
         WASTE,
         STR,
         "USD",
-        "Exact sum paid for attempts that failed or gave no picture; missing if it can't be told.",
+        "Exact sum paid for attempts that failed or gave no picture; missing if unknown.",
     ),
     Column(
         POSSIBLY_BILLED,
         STR,
         "USD",
-        "Exact sum that may be billed beside `spent`; missing if it can't be told.",
+        "Exact sum that may be billed on top of `spent`; missing if unknown.",
     ),
-    Column(
-        SAVED, STR, "USD", "What rows with the same job would have cost again; missing if it can't be told."
-    ),
+    Column(SAVED, STR, "USD", "What buying duplicate rows again would have cost; missing if unknown."),
     Column(
         ESTIMATED,
         STR,
         "USD",
-        "What the budget had reserved for the attempts in `spent`; missing if any had none.",
+        "What was reserved for the attempts in `spent`; missing if any had no reservation.",
     ),
-    Column(RATES, STR, "", "Discounts as the service wrote them, those met."),
-    Column(LIST_USD, FLOAT, "USD", "Cost by discount, where every one reads as a rate; missing otherwise."),
-    Column(DISCOUNT_USD, FLOAT, "USD", "`list_usd` less `spent_usd`."),
+    Column(RATES, STR, "", "Discounts that occurred, as the service wrote them."),
+    Column(LIST_USD, FLOAT, "USD", "Cost divided by discount; missing unless every discount is a rate."),
+    Column(DISCOUNT_USD, FLOAT, "USD", "`list_usd` minus `spent_usd`."),
 )
 
 COSTS_PLANNED = _table(
-    Column(PLANNED_LOW_USD, FLOAT, "USD", "Least that the plan had said."),
-    Column(PLANNED_HIGH_USD, FLOAT, "USD", "Most that the plan had said."),
+    Column(PLANNED_LOW_USD, FLOAT, "USD", "Least, according to the plan."),
+    Column(PLANNED_HIGH_USD, FLOAT, "USD", "Most, according to the plan."),
 )
 
 LATENCY = _table(
@@ -405,176 +406,174 @@ LATENCY = _table(
         PHASE,
         CATEGORY,
         "",
-        "`create`: from sending to the answer; `quota`: from the first refusal to being taken; `queue`, `generation`, "
-        "`upload`: the service's own times; `task`: from sending to seeing the end; `download`: from then to the disk.",
+        "`create`: from sending to the reply; `quota`: from the first refusal to acceptance; `queue`, `generation`, "
+        "`upload`: the service's own times; `task`: from sending to seeing the end; `download`: from then until saved.",
     ),
-    Column(ATTEMPTS, INT, "", "Attempts that the phase is known of."),
+    Column(ATTEMPTS, INT, "", "Attempts for which the phase is known."),
     Column(MEAN_S, FLOAT, "s", "Mean."),
     Column(MIN_S, FLOAT, "s", "Shortest."),
-    Column(P10_S, FLOAT, "s", "10 % took no longer."),
-    Column(P50_S, FLOAT, "s", "Half took no longer."),
-    Column(P90_S, FLOAT, "s", "90 % took no longer."),
-    Column(P99_S, FLOAT, "s", "99 % took no longer."),
+    Column(P10_S, FLOAT, "s", "10th percentile."),
+    Column(P50_S, FLOAT, "s", "Median."),
+    Column(P90_S, FLOAT, "s", "90th percentile."),
+    Column(P99_S, FLOAT, "s", "99th percentile."),
     Column(MAX_S, FLOAT, "s", "Longest."),
 )
 
 THROUGHPUT = _table(
-    Column(AT, TIME, "UTC", "When the stretch of time begins."),
-    Column(N_SENT, INT, "", "Attempts sent in it."),
-    Column(COMPLETED, INT, "", "Attempts seen completed in it."),
-    Column(FAILED, INT, "", "Attempts seen failed or lost in it."),
-    Column(PER_MINUTE, FLOAT, "1/min", "Attempts completed, by the minute."),
-    Column(N_IN_FLIGHT, INT, "", "Attempts sent and not seen ended when it ends."),
-    Column(SPENT_USD, FLOAT, "USD", "Known costs of the attempts that ended in it."),
+    Column(AT, TIME, "UTC", "Start of the interval."),
+    Column(N_SENT, INT, "", "Attempts sent in the interval."),
+    Column(COMPLETED, INT, "", "Attempts seen to complete in it."),
+    Column(FAILED, INT, "", "Attempts seen to fail, or lost, in it."),
+    Column(PER_MINUTE, FLOAT, "1/min", "Attempts completed per minute."),
+    Column(N_IN_FLIGHT, INT, "", "Attempts still in flight when it ends."),
+    Column(SPENT_USD, FLOAT, "USD", "Known cost of the attempts that ended in it."),
 )
 
 FAILURES = _table(
-    Column(RUN_DIR, STR, "", "Run directory, as it was given; missing where only results were."),
+    Column(RUN_DIR, STR, "", "Run directory, as passed; missing if only results were passed."),
     Column(ERROR_CLASS, STR, "", OUTPUTS[ERROR_CLASS].meaning),
     Column(ERROR_CODE, STR, "", OUTPUTS[ERROR_CODE].meaning),
-    Column(
-        PATTERN, STR, "", "Message, with numbers, ids and links left out, so that equal ones fall together."
-    ),
-    Column(N_ROWS, INT, "", "Rows that it is the last word on."),
-    Column(ATTEMPTS, INT, "", "Attempts that ended so, also those that were made again since."),
+    Column(PATTERN, STR, "", "Message without numbers, ids and links, so that similar ones are grouped."),
+    Column(N_ROWS, INT, "", "Rows whose latest attempt failed like this."),
+    Column(ATTEMPTS, INT, "", "Attempts that failed like this, including those retried since."),
     Column(
         MAY_HAVE_BEEN_BILLED,
         BOOL,
         "",
-        "Whether money may be gone for any of them without a cost being known.",
+        "Whether money may have been spent on any of them although no cost is known.",
     ),
     Column(SPENT, STR, "USD", "Exact sum of the known costs of these attempts."),
     Column(EXAMPLE_ROWS, STR, "", "Index labels of the first rows."),
-    Column(EXAMPLE, STR, "", "Message of the first of them, whole."),
+    Column(EXAMPLE, STR, "", "Full message of the first of them."),
     Column(MEANING, STR, "", "What it means."),
     Column(ADVICE, STR, "", "What to do."),
-    Column(CALL, STR, "", "Call that tries just these rows again; missing where none would help."),
+    Column(CALL, STR, "", "Call that retries just these rows; missing if a retry would not help."),
 )
 
 MEASURES = _table(
     Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
-    Column(PROBLEM, STR, "", "Why a value is missing; missing where none is."),
+    Column(PROBLEM, STR, "", "Why a value is missing, if one is."),
 )
 
 DIVERSITY = _table(
-    Column(N_PICTURES, INT, "", "Pictures compared; rows of the same job are one."),
-    Column(N_UNSEEN, INT, "", "Rows without a picture that can be looked at."),
-    Column(HASH_MEAN, FLOAT, "bits", "Mean distance of two pictures' perceptual hashes, 0 to 64."),
-    Column(HASH_MIN, INT, "bits", "Smallest."),
+    Column(N_PICTURES, INT, "", "Pictures compared; rows with the same job count once."),
+    Column(N_UNSEEN, INT, "", "Rows without a readable picture."),
+    Column(HASH_MEAN, FLOAT, "bits", "Mean distance between the perceptual hashes of two pictures, 0 to 64."),
+    Column(HASH_MIN, INT, "bits", "Smallest distance."),
     Column(
         DELTA_E_MEAN,
         FLOAT,
         "Delta E",
-        "Mean colour difference of two pictures' 16 x 16 thumbnails (CIE 1976).",
+        "Mean colour difference between the 16 x 16 thumbnails of two pictures (CIE 1976).",
     ),
-    Column(DELTA_E_MIN, FLOAT, "Delta E", "Smallest."),
-    Column(N_NEAR, INT, "", "Pairs that `near_duplicates` would name."),
-    Column(ROW_A, STR, "", "Index label of one of the two that are closest in colour, as text."),
-    Column(ROW_B, STR, "", "Of the other."),
+    Column(DELTA_E_MIN, FLOAT, "Delta E", "Smallest difference."),
+    Column(N_NEAR, INT, "", "Pairs that `near_duplicates` would list."),
+    Column(ROW_A, STR, "", "Index label of one of the two rows closest in colour, as text."),
+    Column(ROW_B, STR, "", "Index label of the other row."),
 )
 
 NEAR_DUPLICATES = _table(
-    Column(ROW_A, STR, "", "Index label of the one row, as text."),
-    Column(ROW_B, STR, "", "Of the other."),
-    Column(POSITION_A, INT, "", "Position of the one row in the results, from 0."),
-    Column(POSITION_B, INT, "", "Of the other."),
-    Column(SEED_A, INT, "", "Seed of the one."),
-    Column(SEED_B, INT, "", "Of the other."),
-    Column(HASH_DISTANCE, INT, "bits", "Distance of their perceptual hashes, 0 to 64."),
-    Column(DELTA_E, FLOAT, "Delta E", "Mean colour difference of their 16 x 16 thumbnails (CIE 1976)."),
-    Column(IS_SAME_FILE, BOOL, "", "Whether they are the same bytes."),
-    Column(PATH_A, STR, "", "Saved picture of the one, relative to the run directory."),
-    Column(PATH_B, STR, "", "Of the other."),
+    Column(ROW_A, STR, "", "Index label of the first row, as text."),
+    Column(ROW_B, STR, "", "Index label of the second row."),
+    Column(POSITION_A, INT, "", "Position of the first row in the results, from 0."),
+    Column(POSITION_B, INT, "", "Position of the second row."),
+    Column(SEED_A, INT, "", "Seed of the first row."),
+    Column(SEED_B, INT, "", "Seed of the second row."),
+    Column(HASH_DISTANCE, INT, "bits", "Distance between their perceptual hashes, 0 to 64."),
+    Column(DELTA_E, FLOAT, "Delta E", "Mean colour difference between their 16 x 16 thumbnails (CIE 1976)."),
+    Column(IS_SAME_FILE, BOOL, "", "Whether the files are identical."),
+    Column(PATH_A, STR, "", "Saved picture of the first row, relative to the run directory."),
+    Column(PATH_B, STR, "", "Saved picture of the second row."),
 )
 
 REPLICATES = _table(
     Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
     Column(USE_REPHRASER, BOOL, "", "Whether the service may have rewritten the prompt."),
-    Column(REPLICATE_A, INT, "", "Number of the one among equal jobs, which the other is compared to."),
-    Column(REPLICATE_B, INT, "", "Of the other."),
+    Column(REPLICATE_A, INT, "", "Replicate number of the first row."),
+    Column(REPLICATE_B, INT, "", "Replicate number of the second row."),
     Column(ROW_A, STR, "", NEAR_DUPLICATES[ROW_A].meaning),
     Column(ROW_B, STR, "", NEAR_DUPLICATES[ROW_B].meaning),
     Column(IS_SAME_FILE, BOOL, "", NEAR_DUPLICATES[IS_SAME_FILE].meaning),
-    Column(IS_SAME_PIXELS, BOOL, "", "Whether every pixel is the same."),
+    Column(IS_SAME_PIXELS, BOOL, "", "Whether all pixels are identical."),
     Column(
         PIXEL_DIFFERENCE,
         FLOAT,
         "levels",
-        "Mean difference of their levels, 0 to 255; missing if sizes differ.",
+        "Mean difference of pixel values, 0 to 255; missing if sizes differ.",
     ),
     Column(HASH_DISTANCE, INT, "bits", NEAR_DUPLICATES[HASH_DISTANCE].meaning),
     Column(DELTA_E, FLOAT, "Delta E", NEAR_DUPLICATES[DELTA_E].meaning),
-    Column(PROBLEM, STR, "", "Why they can't be compared; missing where they can."),
+    Column(PROBLEM, STR, "", "Why they can't be compared, if they can't."),
 )
 
 RANKS = _table(
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
-    Column(SCORE, FLOAT, "", "Weighted mean of its standing in each metric: 1 is best of the group, 0 last."),
     Column(
-        RANK, INT, "", "From 1, the best of its group; equal scores share one; missing where any value is."
+        SCORE, FLOAT, "", "Weighted mean of the rank in each metric, scaled: 1 is best of the group, 0 last."
     ),
-    Column(PROBLEM, STR, "", "Why it is not ranked; missing where it is."),
+    Column(
+        RANK, INT, "", "From 1, the best of its group; equal scores share a rank; missing if any value is."
+    ),
+    Column(PROBLEM, STR, "", "Why the picture is not ranked, if it isn't."),
 )
 
 BEST_SEEDS = _table(
     Column(SEED_SENT, INT, "", OUTPUTS[SEED_SENT].meaning),
-    Column(N_RANKED, INT, "", "Groups in which it was ranked."),
-    Column(N_UNRANKED, INT, "", "Pictures of it that could not be ranked."),
+    Column(N_RANKED, INT, "", "Groups in which the seed was ranked."),
+    Column(N_UNRANKED, INT, "", "Pictures of the seed that could not be ranked."),
     Column(SCORE, FLOAT, "", "Mean score over these groups."),
-    Column(SCORE_MIN, FLOAT, "", "Score in the group where it did worst."),
+    Column(SCORE_MIN, FLOAT, "", "Score in its worst group."),
     Column(RANK_MEAN, FLOAT, "", "Mean rank."),
-    Column(N_FIRST, INT, "", "Groups it is the best of, alone or with others."),
+    Column(N_FIRST, INT, "", "Groups in which it is the best, alone or shared."),
 )
 
 METRICS = _table(
     Column(OUTPUT_SHA256, STR, "", OUTPUTS[OUTPUT_SHA256].meaning),
     Column(
-        REFERENCE_SHA256, STR, "", "SHA-256 of the reference that was sent; empty where none is looked at."
+        REFERENCE_SHA256, STR, "", "SHA-256 of the reference that was sent; empty if the metric needs none."
     ),
     Column(METRIC, STR, "", "Name of the metric."),
     Column(VERSION, STR, "", "Its version."),
-    Column(VALUE, FLOAT, "", "What it measured; missing where there was nothing to measure."),
+    Column(VALUE, FLOAT, "", "Value; missing if there was nothing to measure."),
     Column(LOOK, "object", "", "Perceptual hash and thumbnail of the picture, as bytes."),
 )
 
 CHECKS = _table(
-    Column(CHECK, STR, "", "What is relied on."),
+    Column(CHECK, STR, "", "What is expected of the service."),
     Column(
         PASSED,
         BOOL,
         "",
-        "Whether the service keeps to it; missing where an earlier failure left nothing to check.",
+        "Whether the service does so; missing if an earlier failure left nothing to check.",
     ),
     Column(DETAIL, STR, "", "What was found."),
-    Column(
-        COST, STR, "USD", "Exact decimal text of what the check's attempt cost; missing where it made none."
-    ),
+    Column(COST, STR, "USD", "Exact cost of the check's attempt; missing if it made none."),
 )
 
 PICTURES = _table(
-    Column(FILE_NAME, STR, "", "Picture, in the folder of this file."),
+    Column(FILE_NAME, STR, "", "File name of the picture, beside this file."),
     Column(PROMPT, STR, "", INPUTS[PROMPT].meaning),
     Column(SEED, INT, "", OUTPUTS[SEED_SENT].meaning),
     Column(WIDTH, INT, "px", "Width of the picture."),
     Column(HEIGHT, INT, "px", "Height of the picture."),
-    Column(USE_REPHRASER, BOOL, "", "Whether the service was let rewrite the prompt."),
-    Column(REFERENCE, STR, "", "Name of the reference picture's file, without its folder."),
+    Column(USE_REPHRASER, BOOL, "", "Whether the service was allowed to rewrite the prompt."),
+    Column(REFERENCE, STR, "", "File name of the reference picture, without its folder."),
     Column(IMAGE_DIGEST, STR, "", "SHA-256 of the reference picture's bytes, or of its URL."),
     Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
     Column(TASK_ID, STR, "", OUTPUTS[TASK_ID].meaning),
     Column(COST, STR, "USD", OUTPUTS[COST].meaning),
     Column(COMPLETED_AT, TIME, "UTC", OUTPUTS[COMPLETED_AT].meaning),
-    Column(OUTPUT_SHA256, STR, "", "SHA-256 of the picture as it was received."),
+    Column(OUTPUT_SHA256, STR, "", "SHA-256 of the picture as received."),
 )
 
 DICTIONARY = _table(
     Column(COLUMN, STR, "", "Name of a column."),
-    Column(DTYPE, STR, "", "Its dtype in pandas; from CSV, `dreamo_batch.read_table` restores it."),
-    Column(UNIT, STR, "", "Unit; missing where there is none."),
+    Column(DTYPE, STR, "", "Its pandas dtype; `dreamo_batch.read_table` restores it from CSV."),
+    Column(UNIT, STR, "", "Unit, if any."),
     Column(MEANING, STR, "", "What it means."),
 )
 
