@@ -16,6 +16,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, parallel
 from dreamo_batch.errors import UsageError
+from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import likeness
 
 QUIET = {"progress": False}
@@ -311,7 +312,7 @@ def test_diversity_is_the_mean_and_the_least_of_all_pairs(run_dir):
     opened = []
     for label in "def":
         with Image.open(picture(run_dir, label)) as one:
-            opened.append(likeness.rgb(one))
+            opened.append(upright_rgb(one))
     bits = [likeness.distance(*map(likeness.perceptual_hash, pair)) for pair in combinations(opened, 2)]
     far = [likeness.mean_delta_e(*map(likeness.thumbnail, pair)) for pair in combinations(opened, 2)]
     told = dreamo.diversity(run_dir, **QUIET).set_index("prompt").loc["in the snow"]

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
-from dreamo_batch.display import thumbnails
+from dreamo_batch import images
 from dreamo_batch.engine import directory
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.jobs import references, sources
@@ -87,7 +87,7 @@ def test_formats_that_are_not_converted_are_refused():
         (b"<svg xmlns=''>", "SVG"),
         (b"\x89PNG\r\n", "broken PNG"),
         (b"\xff\xd8\xff", "broken JPEG"),
-        (b"hello", "can be read here; JPEG"),
+        (b"hello", "readable picture; expected JPEG"),
     ],
 )
 def test_what_is_no_picture_is_named(content, guess):
@@ -494,11 +494,11 @@ def test_even_the_lowest_quality_may_need_a_smaller_picture(monkeypatch):
 
 def test_threads_decode_so_many_pixels_at_a_time(monkeypatch):
     """Memory must not add up over threads; a picture larger than all the room goes alone."""
-    room, inside, most = references._Room(1000), [], []
-    monkeypatch.setattr(references, "_room", room)
+    room, inside, most = images._PixelBudget(1000), [], []
+    monkeypatch.setattr(images, "_memory", room)
 
     def decode(n_pixels):
-        with room.taken(n_pixels):
+        with room.reserved(n_pixels):
             inside.append(n_pixels)
             most.append(sum(min(one, 1000) for one in inside))
             inside.remove(n_pixels)
@@ -522,7 +522,7 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
     assert "image-damaged" in _codes(content)
     with pytest.raises(directory.NotAPicture):
         directory.look(content)
-    assert thumbnails.small_picture(io.BytesIO(content), 64) is None
+    assert images.small_picture(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
 
 
@@ -543,16 +543,16 @@ def test_warnings_that_are_errors_change_no_verdict():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert _codes(odd) == []
-        with references.opened(io.BytesIO(odd)), warnings.catch_warnings():
+        with images.opened(io.BytesIO(odd)), warnings.catch_warnings():
             assert len(warnings.filters) > len(before)
-        assert references.pillow_settings._FILTER not in warnings.filters
+        assert images.pillow_settings._FILTER not in warnings.filters
     assert warnings.filters == before
 
 
 def test_what_a_user_sets_meanwhile_stays(monkeypatch):
     """Only what is still ours is taken back."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    with references.opened(io.BytesIO(encoded(plain()))):
+    with images.opened(io.BytesIO(encoded(plain()))):
         Image.MAX_IMAGE_PIXELS = 7
     assert Image.MAX_IMAGE_PIXELS == 7
 
@@ -606,7 +606,7 @@ def test_deep_grey_has_one_reading(tmp_path):
     content = encoded(Image.fromarray((RAMP * 65535).astype("uint16")))
     (tmp_path / "a.png").write_bytes(content)
     copy = np.asarray(opened(repair(content)).convert("L")).astype(int)
-    shown = np.asarray(thumbnails.small_picture(io.BytesIO(content), 64).convert("L")).astype(int)
+    shown = np.asarray(images.small_picture(io.BytesIO(content), 64).convert("L")).astype(int)
     measured = np.asarray(read(tmp_path / "a.png", hashlib.sha256(content).hexdigest()).convert("L")).astype(
         int
     )
@@ -874,8 +874,8 @@ def test_a_path_with_other_capitals_is_named(tmp_path):
     assert found["code"].tolist() == ["image-not-found"]
     assert str(tmp_path / "Refs" / "A.PNG") in found["message"][0]
     (tmp_path / "Refs" / "a.Png").write_bytes(encoded(plain()))
-    assert "is there" not in _findings_of("refs/a.png", tmp_path)["message"][0]
-    assert "is there" not in _findings_of("refs/b.png", tmp_path)["message"][0]
+    assert "Did you mean" not in _findings_of("refs/a.png", tmp_path)["message"][0]
+    assert "Did you mean" not in _findings_of("refs/b.png", tmp_path)["message"][0]
 
 
 _PEAK = """

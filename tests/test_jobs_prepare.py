@@ -157,8 +157,8 @@ def test_invalid_rows_have_no_job_but_say_why():
     assert rows["job_id"].isna().tolist() == [True, False]
     assert rows["error_class"].tolist()[0] == "invalid"
     assert rows["error_code"].tolist()[0] == "prompt-missing"
-    assert rows["error_message"][0].startswith("prompt: There is no prompt")
-    assert "seed: The seed is not a whole number" in rows["error_message"][0]
+    assert rows["error_message"][0].startswith("prompt: The row has no prompt")
+    assert "seed: The seed isn't a whole number" in rows["error_message"][0]
     assert pd.isna(rows["error_message"][1])
 
 

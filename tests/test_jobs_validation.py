@@ -134,8 +134,8 @@ def test_a_column_named_nearly_like_one_that_is_read_is_told():
         [0, "size", "column-not-read", "warning"],
         [0, "Seeds ", "column-not-read", "warning"],
     ]
-    assert found["message"][0].startswith("Column 'SIZE' is taken for 'size'")
-    assert found["message"][1] == "Ignored column 'Seeds'; did you mean 'seed'."
+    assert found["message"][0].startswith("Read column 'SIZE' as 'size'.")
+    assert found["message"][1] == "Ignored column 'Seeds'; did you mean 'seed'?"
     assert found["fix"][1] == "Rename it to seed, or to something else if it is yours."
     assert validate(table.drop(columns="SIZE").assign(seed=[1, 2], size="1:1")).empty
     assert validate(table.head(0)).empty
@@ -180,7 +180,7 @@ def test_rules_are_written_alike(code):
     rule = RULES[code]
     assert rule.code == code
     assert set(code) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
-    assert rule.message.endswith(".")
+    assert rule.message.endswith((".", "{hint}", "{what}"))
     assert rule.fix.endswith(".") != bool(rule.repair)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
+from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import likeness as looks
 from dreamo_batch.results.likeness import (
     Look,
@@ -19,7 +20,6 @@ from dreamo_batch.results.likeness import (
     mean_delta_e,
     perceptual_hash,
     read,
-    rgb,
     thumbnail,
     to_lab,
 )
@@ -167,7 +167,7 @@ def test_a_look_is_read_as_it_was_written():
 
 def test_a_note_to_turn_is_obeyed():
     """A JPEG that lies on its side is stood up before it is looked at."""
-    upright = rgb(opened(turned(6)))
+    upright = upright_rgb(opened(turned(6)))
     assert upright.size == (40, 60)
     assert upright.getpixel((20, 5))[0] > 200 > upright.getpixel((20, 55))[0]
 
@@ -190,14 +190,14 @@ def test_a_note_to_turn_is_obeyed():
 )
 def test_every_mode_becomes_what_is_seen(picture, expected):
     """Transparency lies on white, 16 bits become 8, inks and greys become light."""
-    assert rgb(picture).getpixel((1, 1)) == expected
+    assert upright_rgb(picture).getpixel((1, 1)) == expected
 
 
 def test_a_palette_with_transparency_lies_on_white():
     """What a PNG or GIF leaves out is white."""
     picture = Image.new("P", (4, 4), 0)
     picture.info["transparency"] = 0
-    assert rgb(picture).getpixel((1, 1)) == (255, 255, 255)
+    assert upright_rgb(picture).getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_what_can_not_be_looked_at_says_why(tmp_path):

@@ -19,8 +19,9 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import lay_out, removed_rows_notice
 from dreamo_batch.display.references import References, beside
-from dreamo_batch.display.thumbnails import BYTES_MAX, SHARED, is_file, small_picture
+from dreamo_batch.display.thumbnails import BYTES_MAX, SHARED, is_file
 from dreamo_batch.errors import UsageError
+from dreamo_batch.images import small_picture
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
 from dreamo_batch.results.frame import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left

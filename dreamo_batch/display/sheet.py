@@ -16,10 +16,9 @@ from dreamo_batch import columns, files
 from dreamo_batch import columns as names
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
 from dreamo_batch.display.references import References, beside
-from dreamo_batch.display.thumbnails import small_picture
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Lettering, fitted, is_cut, line_px, wrapped
-from dreamo_batch.jobs.references import pillow_settings
+from dreamo_batch.images import pillow_settings, small_picture
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.frame import folders_of

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dreamo_batch.jobs.references import in_eight_bits, opened
+from dreamo_batch.images import small_picture
 from dreamo_batch.parallel import ticking
 
 if TYPE_CHECKING:
@@ -151,18 +151,6 @@ def make_thumbnail(picture: Any, bytes_max: int, side_px: int = _STEPS[0][0]) ->
         steps = fitting or steps[-1:]
 
 
-def small_picture(picture: Any, side_px: int) -> Image.Image | None:
-    """Read a file, bytes or a picture, upright, on white, at most so large; None if it is missing or damaged."""
-    try:
-        if isinstance(picture, Image.Image):
-            return _on_white(picture, side_px)
-        with opened(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
-            return _on_white(image, side_px)
-    except Exception:  # noqa: BLE001 - Pillow raises nearly anything for damaged files
-        return None
-
-
 def is_file(path: Path) -> bool:
     """Return whether there is a file; an impossible name has none."""
     try:
@@ -182,14 +170,3 @@ def _key(path: Path, digest: str | None, bytes_max: int, side_px: int) -> Hashab
 
 def _weight(thumbnail: Thumbnail | None) -> int:
     return _ENTRY_BYTES + (0 if thumbnail is None else len(thumbnail.content))
-
-
-def _on_white(picture: Image.Image, side_px: int) -> Image.Image:
-    upright = in_eight_bits(ImageOps.exif_transpose(picture))
-    if upright.mode in {"P", "PA", "LA", "RGBA"} or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    plain = upright.convert("RGB")
-    if max(plain.size) > side_px:
-        plain.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    return plain

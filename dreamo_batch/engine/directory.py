@@ -39,9 +39,10 @@ from dreamo_batch import files as durable
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, EventKind, Stage, State, next_number
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.files import TEMPORARY, fsync_file, fsync_folder
+from dreamo_batch.images import verify
 from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
-from dreamo_batch.jobs.references import ImageSource, kept_copy, opened
+from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
 from dreamo_batch.jobs.tables import storable
 from dreamo_batch.service import contract
@@ -281,10 +282,8 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
 def look(content: bytes) -> tuple[str, int, int]:
     """Decode a picture once and give its suffix, width and height in px."""
     try:
-        formats = contract.OUTPUT_FORMATS.value
-        with opened(io.BytesIO(content), formats=formats, pixels_max=PICTURE_PIXELS_MAX) as picture:
-            picture.load()
-            return _SUFFIXES[str(picture.format)], picture.width, picture.height
+        kind, width_px, height_px = verify(content, contract.OUTPUT_FORMATS.value, PICTURE_PIXELS_MAX)
+        return _SUFFIXES[kind], width_px, height_px
     except Exception:  # noqa: BLE001 - decoders raise anything at all over bytes that are no picture
         expected = "JPEG, PNG or WEBP"
         start = content[:_LOOKS]

@@ -59,6 +59,11 @@ def is_missing(cell: Any) -> bool:
     return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 
+def is_blank(cell: Any) -> bool:
+    """Return whether a cell is text without any character but white space."""
+    return isinstance(cell, str) and not cell.strip()
+
+
 def read_integer(cell: Any) -> Read:
     """Read one cell as an integer of 64 bits."""
     if isinstance(cell, str):

@@ -19,7 +19,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.cells import Distinct, Integers, booleans, distinct, integers, printable
+from dreamo_batch.jobs.cells import Distinct, Integers, booleans, distinct, integers, is_blank, printable
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
 
@@ -157,7 +157,7 @@ def _read_named(findings: Findings) -> Both:
     if columns.SIZE not in findings.of_table:
         return Integers.nothing(n_rows), Integers.nothing(n_rows)
     named = distinct(findings.of_table[columns.SIZE])
-    read = {number: read_size(cell) for number, cell in enumerate(named.cells) if not _is_blank(cell)}
+    read = {number: read_size(cell) for number, cell in enumerate(named.cells) if not is_blank(cell)}
     unknown = [number for number, size in read.items() if size is None]
     findings.add_cells(columns.SIZE, named, {number: [Finding.of("size-unknown")] for number in unknown})
     pairs = np.zeros((len(named.cells) + 1, _PAIR), dtype=np.int64)
@@ -170,10 +170,6 @@ def _read_named(findings: Findings) -> Both:
     faults = {"unknown": is_unknown[named.codes]}
     width, height = (Integers(side[named.codes], is_known[named.codes], faults) for side in pairs.T)
     return width, height
-
-
-def _is_blank(cell: Any) -> bool:
-    return isinstance(cell, str) and not cell.strip()
 
 
 def _merged(meant: Integers, side: Integers) -> NDArray[np.int64]:

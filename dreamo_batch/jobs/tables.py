@@ -27,6 +27,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError, UsageError, path_given
 from dreamo_batch.files import replacing
+from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.cells import (
     booleans,
     distinct,
@@ -40,7 +41,6 @@ from dreamo_batch.jobs.cells import (
     typed,
 )
 from dreamo_batch.jobs.fields import is_result, means
-from dreamo_batch.jobs.references import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -68,10 +68,10 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     )
     is_first = np.arange(len(table)) == 0
     for name, near in renamed.items():
-        what = f"Column {show(name)!r} is taken for {near!r}, and called so from here on"
+        what = f"Read column {show(name)!r} as {near!r}."
         findings.add("column-not-read", near, is_first, what=what, near=near)
     for name, near in misnamed(table).items():
-        what = f"Ignored column {show(name)!r}; did you mean {near!r}"
+        what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
         findings.add("column-not-read", name, is_first, what=what, near=near)
     is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
     return Reading(

@@ -17,7 +17,7 @@ import pandas as pd
 from dreamo_batch import columns, files
 from dreamo_batch.engine.directory import RunDirectory, is_in_place, read_jobs
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.jobs.references import suffix_of
+from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.tables import write_table
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results import frame as tidy

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.jobs.references import DEEP_MODES, in_eight_bits, opened
+from dreamo_batch.images import opened, upright_rgb
 from dreamo_batch.parallel import each
 
 if TYPE_CHECKING:
@@ -167,9 +167,6 @@ def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.bincount(numbers.ravel(), weights, minlength=_N_CELLS**2 * _N_DIRECTIONS).astype(np.float64)
 
 
-_WHITE: Final = (255, 255, 255, 255)
-
-
 class Unseen(Exception):  # noqa: N818 - it names what became of the picture
     """A picture that can't be looked at; the text says why."""
 
@@ -190,26 +187,11 @@ def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
         raise Unseen(f"{path.name} can't be decoded ({error})") from None
 
 
-def rgb(picture: Image.Image) -> Image.Image:
-    """Turn a picture upright by its EXIF note and make it RGB.
-
-    Transparency is laid on white, 16 bits a channel become 8, CMYK and greyscale are converted without colour
-    profiles.
-    """
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in (*DEEP_MODES, "I"):
-        return in_eight_bits(turned).convert("RGB")
-    if turned.has_transparency_data:
-        paper = Image.new("RGBA", turned.size, _WHITE)
-        return Image.alpha_composite(paper, turned.convert("RGBA")).convert("RGB")
-    return turned.convert("RGB")
-
-
 def _decoded(content: bytes, side_px: int | None) -> Image.Image:
     with opened(io.BytesIO(content)) as picture:
         if side_px is not None:
             picture.draft(None, (side_px, side_px))  # only JPEG can; others are decoded whole
-        return rgb(picture)
+        return upright_rgb(picture)
 
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,208 @@
+"""Open, turn upright, flatten and shrink pictures, alike everywhere in the package."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import re
+import threading
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+# Twice the size at which Pillow warns; above it, Pillow refuses to open.
+PIXELS_MAX: Final = 178_956_970
+UPRIGHT: Final = (0, 1)
+DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
+SUFFIXES: Final = (".jpg", ".png", ".bin")
+_PIXELS_AT_ONCE: Final = 64_000_000
+_LARGE_PX: Final = 8_000_000
+_STRIP_PX: Final = 1_000_000
+
+
+@contextmanager
+def opened(
+    source: Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, pixels_max: int = PIXELS_MAX
+) -> Iterator[Image.Image]:
+    """Open a picture for decoding, independent of the user's Pillow settings and within bounded memory."""
+    with pillow_settings, Image.open(source, formats=formats) as image:
+        n_pixels = image.width * image.height
+        if n_pixels > pixels_max:
+            raise Image.DecompressionBombError(
+                f"Image size ({n_pixels} pixels) exceeds limit of {pixels_max} pixels, could be decompression bomb"
+            )
+        with _memory.reserved(n_pixels):
+            try:
+                yield image
+            finally:
+                image.close()  # frees its pixels before the next picture takes its share
+                if n_pixels > _LARGE_PX:
+                    _trim_heap()
+
+
+def verify(content: bytes, formats: tuple[str, ...], pixels_max: int) -> tuple[str, int, int]:
+    """Decode a picture completely; return its format, width and height."""
+    with opened(io.BytesIO(content), formats=formats, pixels_max=pixels_max) as image:
+        image.load()
+        return str(image.format), image.width, image.height
+
+
+def small_picture(source: Path | io.BytesIO | bytes | Image.Image, side_px: int) -> Image.Image | None:
+    """Return a picture upright, on white and at most `side_px` a side; None if it can't be read."""
+    try:
+        if isinstance(source, Image.Image):
+            return _shrunk(source, side_px)
+        with opened(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
+            return _shrunk(image, side_px)
+    except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged files
+        return None
+
+
+def _shrunk(image: Image.Image, side_px: int) -> Image.Image:
+    small = upright_rgb(image)
+    if max(small.size) > side_px:
+        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return small
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture upright by its EXIF orientation and make it 8-bit RGB on white, without colour profiles."""
+    return on_white(in_eight_bits(ImageOps.exif_transpose(image))).convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Lay a picture with transparency on white, as RGB; return any other unchanged."""
+    if not image.has_transparency_data:
+        return image
+    paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+
+
+def in_eight_bits(image: Image.Image) -> Image.Image:
+    """Convert 16-bit grey to 8-bit grey; return any other picture unchanged."""
+    if image.mode not in (*DEEP_MODES, "I"):
+        return image
+    grey = Image.new("L", image.size)
+    for top, levels in _strips(image):
+        grey.paste(Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8)), (0, top))
+    return grey
+
+
+def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
+    """Return the lowest and highest level of each band."""
+    if image.mode in DEEP_MODES:  # Pillow reads some of these in its own byte order only
+        ranges = [(int(levels.min()), int(levels.max())) for _, levels in _strips(image)]
+        return ((min(low for low, _ in ranges), max(high for _, high in ranges)),)
+    found: Any = image.getextrema()
+    return (found,) if len(image.getbands()) == 1 else found
+
+
+def is_jpeg(image: Image.Image) -> bool:
+    """Return whether a picture is stored as JPEG; MPO, written by many cameras, is a JPEG with a second picture."""
+    return image.format in {"JPEG", "MPO"}
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where there is none."""
+    # PNG's own getexif() would decode the whole picture to look for EXIF data behind it.
+    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) else 1
+
+
+def suffix_of(content: bytes) -> str:
+    """Return the file suffix for a picture's content."""
+    jpg, png, other = SUFFIXES
+    if content.startswith(b"\xff\xd8"):
+        return jpg
+    return png if content.startswith(b"\x89PNG") else other
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the levels a few rows at a time: an array of a whole picture takes many times its memory."""
+    n_rows = max(1, _STRIP_PX // max(1, image.width))
+    for top in range(0, image.height, n_rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + n_rows, image.height))))
+
+
+def _trim_heap() -> None:
+    """Return freed memory to the system: the C library keeps each thread's peak."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    trim(0)
+
+
+class _PillowSettings:
+    """Pillow's global switches as this package needs them while any thread decodes; the user's otherwise.
+
+    Pillow's warnings are ignored meanwhile. One filter is added and removed, because threads that restore whole lists
+    of filters would undo each other's.
+    """
+
+    _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\.|dreamo_batch\."), 0)
+    _VALUES: Final = (False, PIXELS_MAX // 2)  # Pillow raises from twice its limit
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._users: tuple[bool, int | None] = (False, None)
+        self._filters: list[Any] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                Image.init()  # loads the plugins here rather than in several threads at once
+                self._users = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+                self._filters = cast("list[Any]", warnings.filters)
+                self._filters.insert(0, self._FILTER)
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._VALUES
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside:
+                return
+            # What the user has set meanwhile stays.
+            if (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == self._VALUES:
+                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._users
+            for filters in (self._filters, cast("list[Any]", warnings.filters)):
+                if self._FILTER in filters:
+                    filters.remove(self._FILTER)
+
+
+class _PixelBudget:
+    """Limits how many pixels all threads decode at once; a larger picture is decoded alone."""
+
+    def __init__(self, n_pixels: int) -> None:
+        self._n_all = self._n_free = n_pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, n_pixels: int) -> Iterator[None]:
+        n_reserved = min(n_pixels, self._n_all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_free >= n_reserved)
+            self._n_free -= n_reserved
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_free += n_reserved
+                self._changed.notify_all()
+
+
+pillow_settings: Final = _PillowSettings()
+_memory: Final = _PixelBudget(_PIXELS_AT_ONCE)
