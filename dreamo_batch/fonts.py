@@ -1,4 +1,4 @@
-"""Letters for pictures: a font of this machine that has them, or none. No font comes with the package."""
+"""Fonts for text in pictures, of this machine or the one that comes with Pillow, and text broken into lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 _CHINESE: Final = "\u96ea"
-_LACKING: Final = "\U0010fffe"  # no font has a letter for it, so that it shows what a font draws instead
+_LACKING: Final = "\U0010fffe"  # no font has it, so it shows what a font draws for a letter that it lacks
+_BEYOND_LATIN: Final = "\u0250"
 _FOLDERS: Final = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 _NAMES: Final = (
     "DejaVuSans.ttf",  # Latin with accents, Greek and Cyrillic, which the built-in font lacks too
@@ -46,7 +47,7 @@ _PATHS: Final = (
 )
 
 
-class Lettering:
+class Fonts:
     """Chooses a font that has every letter of a text."""
 
     def __init__(
@@ -54,27 +55,33 @@ class Lettering:
         font: str | os.PathLike[str] | None = None,
         others: Iterable[str | os.PathLike[str]] | None = None,
     ) -> None:
-        found = _of_machine() if others is None else tuple(Path(other) for other in others)
-        self._files: list[Path | None] = [*([] if font is None else [Path(font)]), None, *found]
-        if font is not None and _opened(self._files[0], 20) is None:
-            raise UsageError(f"font={str(font)!r} can't be read as a font; give a .ttf, .otf or .ttc file.")
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The font files, those asked for first before those of this machine."""
-        return tuple(file for file in self._files if file is not None)
+        files = machine_fonts() if others is None else map(Path, others)
+        self._files: list[Path | None] = [*([] if font is None else [Path(font)]), None, *files]
+        if font is not None and _opened(Path(font), 20) is None:
+            raise UsageError(f"Can't read font={str(font)!r} as a font; pass a .ttf, .otf or .ttc file.")
 
     def font_for(self, text: str, size_px: int) -> Font | None:
-        """Give the first font that has all letters of a text; None if none has."""
+        """Return the first font that has all letters of a text; None if none has."""
         for file in self._files:
             font = _opened(file, size_px)
-            if font is not None and _has_all(file, text):
+            if font is not None and all(_has(file, letter) for letter in dict.fromkeys(text)):
                 return font
         return None
 
+    def font_or_default(self, text: str, size_px: int) -> Font:
+        """Return a font for a text, also where none has all its letters."""
+        return self.font_for(text, size_px) or ImageFont.load_default(size_px)
+
+    def drawable(self, text: str) -> str:
+        """Return a text without the letters that no font has, so that one font has the rest."""
+        known = "".join(letter for letter in text if self.font_for(letter, 20))
+        latin = "".join(letter for letter in text if letter < _BEYOND_LATIN)
+        found = next((part for part in (text, known) if self.font_for(part, 20)), latin)
+        return " ".join(found.split())
+
 
 def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]:
-    """Break a text into lines that fit, between words, or anywhere where there is no blank, as in Chinese."""
+    """Break a text into lines that fit, between words where there are blanks, as there are none in Chinese."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < n_lines_max:
@@ -85,32 +92,28 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
         rest = rest[n:].lstrip()
     if rest and lines:
         last = f"{lines[-1]} {rest}"
-        lines[-1] = (
-            last[: max(1, _n_fitting(last, font, width_px - round(font.getlength("…"))))].rstrip() + "…"
-        )
+        n = _n_fitting(last, font, width_px - round(font.getlength("…")))
+        lines[-1] = last[: max(1, n)].rstrip() + "…"
     return lines
 
 
-def fitted(
-    text: str, lettering: Lettering, room: tuple[int, int], sizes_px: Sequence[int]
-) -> tuple[int, list[str]]:
-    """Write a text as large as it fits a width and a height, at the least of the sizes cut if need be."""
+def fitted(text: str, fonts: Fonts, room: tuple[int, int], sizes_px: Sequence[int]) -> tuple[int, list[str]]:
+    """Return the largest of some sizes in which a text fits a width and a height, and its lines; cut at the last."""
     width, height = room
     for size_px in sizes_px:
-        font = lettering.font_for(text, size_px) or ImageFont.load_default(size_px)
-        lines = wrapped(text, font, width, max(1, height // line_px(size_px)))
+        lines = wrapped(text, fonts.font_or_default(text, size_px), width, max(1, height // line_px(size_px)))
         if not is_cut(lines, text):
             break
     return size_px, lines
 
 
 def line_px(size_px: int) -> int:
-    """Give the height of a line of letters."""
+    """Return the height of a line of text."""
     return round(size_px * 1.3)
 
 
 def is_cut(lines: Sequence[str], text: str) -> bool:
-    """Say whether lines are not the whole text."""
+    """Return whether lines are less than the whole text."""
     return "".join("".join(lines).split()) != "".join(text.split())
 
 
@@ -140,33 +143,27 @@ def _has(file: Path | None, letter: str) -> bool:
     return letter.isspace() or (mask.size, bytes(mask)) != (lacking.size, bytes(lacking))
 
 
-def _has_all(file: Path | None, text: str) -> bool:
-    return all(_has(file, letter) for letter in dict.fromkeys(text))
-
-
 @functools.cache
-def _of_machine() -> tuple[Path, ...]:
-    """Find fonts by well-known names; fontconfig is asked where none of them has Chinese letters."""
+def machine_fonts() -> tuple[Path, ...]:
+    """Find font files by well-known names; ask fontconfig where none of them has Chinese letters."""
     there: dict[str, Path] = {}
     for folder in (Path(folder).expanduser() for folder in _FOLDERS):
         there |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
     known = [path for path in map(Path, _PATHS) if path.is_file()]
     known += [there[name] for name in _NAMES if name in there]
-    has_chinese = any(_has(path, _CHINESE) for path in known)
-    return tuple(known if has_chinese else [*known, *filter(_is_chinese, _asked())])
+    if not any(_has(path, _CHINESE) for path in known):
+        known += [path for path in _fontconfig() if _has(path, _CHINESE)]
+    return tuple(known)
 
 
-def _is_chinese(path: Path) -> bool:
-    return _has(path, _CHINESE)
-
-
-def _asked() -> list[Path]:
+def _fontconfig() -> list[Path]:
+    """Ask fontconfig, where it is installed, for a Chinese font."""
     program = shutil.which("fc-match")
     if program is None:
         return []
+    command = [program, "--format=%{file}", "sans-serif:lang=zh-cn"]
     try:
-        words = [program, "--format=%{file}", "sans-serif:lang=zh-cn"]
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - our own words
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - a fixed command
     except (OSError, subprocess.SubprocessError):
         return []
     return [Path(answer.stdout)] if Path(answer.stdout).is_file() else []

@@ -12,8 +12,7 @@ from PIL import Image, ImageFont
 
 from dreamo_batch import fonts
 from dreamo_batch.display import sheet as sheets
-from dreamo_batch.display.sheet import MARGIN, plan_layout
-from dreamo_batch.display.sheet import draw_sheet as contact_sheet
+from dreamo_batch.display.sheet import MARGIN, contact_sheet, plan_layout
 from dreamo_batch.errors import UsageError
 from tests.grids import draw
 from tests.grids import results as grid_results
@@ -43,7 +42,7 @@ def test_every_picture_is_shown_once(run_dir):
     """Two rows with one picture are one; damaged files are drawn as such, and not counted."""
     table = results("red.png", "blue.webp", "red.png", None, "broken.jpg", "gone.png")
     assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir) == 2
-    assert {RED, BLUE, (160, 64, 0)} <= colours(run_dir / "sheet.png")
+    assert {RED, BLUE, (213, 94, 0)} <= colours(run_dir / "sheet.png")
     with Image.open(run_dir / "sheet.png") as sheet:
         assert sheet.width == 1260  # four of them
 
@@ -53,23 +52,23 @@ def test_rows_without_a_picture_are_told_below(run_dir):
     table = results("red.png", None, None, None).assign(
         status=["completed", "failed", "in_progress", "failed"]
     )
-    drawn = sheets._Sheet(table, [run_dir] * 4, ["prompt"], fonts.Lettering())
-    assert drawn._without == "without a picture: 2 failed, 1 in progress"
+    drawn = sheets._PlainSheet(table, [run_dir] * 4, ["prompt"], fonts.Fonts())
+    assert drawn._foot == "without a picture: 2 failed, 1 in progress"
     (page,) = drawn.pages(lambda: None)
-    (whole,) = sheets._Sheet(table[:1], [run_dir], ["prompt"], fonts.Lettering()).pages(lambda: None)
+    (whole,) = sheets._PlainSheet(table[:1], [run_dir], ["prompt"], fonts.Fonts()).pages(lambda: None)
     assert page.height > whole.height
 
 
 @pytest.mark.parametrize("prompt", ["a fox in the snow, " * 42, "word" * 200, "x" * 800, "海边的小屋" * 130])
 def test_captions_are_whole(run_dir, prompt):
     """The longest prompt that the service is known to take is not cut."""
-    letters = fonts.Lettering()
-    drawn = sheets._Sheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters)
-    cell = drawn._cell(drawn._rows[0])
-    told = "".join(line for line, _ in cell.lines[:-1])
-    assert "".join(told.split()) == "".join(sheets._drawable(prompt, letters).split())
-    assert all(font.getlength(line) <= 300 for line, font in cell.lines)
-    assert next(drawn.pages(lambda: None)).height >= 300 + 18 * len(cell.lines)
+    letters = fonts.Fonts()
+    drawn = sheets._PlainSheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters)
+    lines = drawn.caption(drawn._rows[0])
+    told = "".join(line for line, _ in lines[:-1])
+    assert "".join(told.split()) == "".join(letters.drawable(prompt).split())
+    assert all(font.getlength(line) <= 300 for line, font in lines)
+    assert next(drawn.pages(lambda: None)).height >= 300 + 18 * len(lines)
 
 
 def test_nothing_to_show_is_no_file(run_dir):
@@ -132,7 +131,7 @@ def sweep(folder, n_rows=2, n_columns=3, **own):
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A machine without a font for Chinese."""
-    monkeypatch.setattr(fonts, "_of_machine", lambda: ())
+    monkeypatch.setattr(fonts, "machine_fonts", lambda: ())
 
 
 def test_a_grid_has_every_picture_and_a_box_for_every_other_cell(tmp_path):
@@ -142,7 +141,7 @@ def test_a_grid_has_every_picture_and_a_box_for_every_other_cell(tmp_path):
     (tmp_path / "1.png").unlink()
     assert contact_sheet(table, tmp_path / "sheet.png", run_dir=tmp_path, rows="prompt", columns="seed") == 3
     found = colours(tmp_path / "sheet.png", at_least=20_000)
-    assert {(2, 40, 90), (3, 40, 90), (4, 40, 90), (251, 238, 228)} <= found
+    assert {(2, 40, 90), (3, 40, 90), (4, 40, 90), (251, 239, 230)} <= found
     assert (0, 40, 90) not in found
 
 
@@ -204,19 +203,19 @@ def test_without_a_font_labels_become_codes(tmp_path, no_fonts):
 
 def test_with_a_font_chinese_is_drawn(tmp_path):
     """In letters, and no legend is needed."""
-    chinese = [file for file in fonts._of_machine() if fonts._is_chinese(file)]
+    chinese = [file for file in fonts.machine_fonts() if fonts._has(file, fonts._CHINESE)]
     if not chinese:
         assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
         pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
     table = sweep(tmp_path).assign(prompt=CHINESE)
     contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
     assert not (tmp_path / "s.png.legend.csv").exists()
-    assert fonts.Lettering(chinese[0], others=()).font_for(CHINESE, 20) is not None
+    assert fonts.Fonts(chinese[0], others=()).font_for(CHINESE, 20) is not None
 
 
 def test_letters_are_known_to_be_lacking(no_fonts):
     """The built-in font draws Latin, and is not taken for one that draws Chinese."""
-    letters = fonts.Lettering()
+    letters = fonts.Fonts()
     assert letters.font_for('a fox, "far" away: 100 % …', 20) is not None
     assert letters.font_for(CHINESE, 20) is None
 
@@ -229,7 +228,7 @@ def test_a_machine_that_knows_of_no_font_has_none(monkeypatch, answer):
     answered = subprocess.CompletedProcess([], 0, stdout=answer)
     monkeypatch.setattr(fonts.subprocess, "run", lambda *_, **__: answered)
     monkeypatch.setattr(fonts.shutil, "which", lambda _: "/usr/bin/fc-match" if answer else None)
-    assert fonts._of_machine.__wrapped__() == ()
+    assert fonts.machine_fonts.__wrapped__() == ()
 
 
 @pytest.mark.parametrize("text", ["", "a", "a fox " * 50, "word" * 90, CHINESE * 30, "a" * 5_000])

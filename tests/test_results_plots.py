@@ -234,7 +234,7 @@ def test_legends_are_not_cut_off(plot, layout, size):
 
 
 def chinese_font():
-    found = [file for file in fonts._of_machine() if fonts._is_chinese(file)]
+    found = [file for file in fonts.machine_fonts() if fonts._has(file, fonts._CHINESE)]
     if not found:
         assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
         pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")

@@ -1,4 +1,4 @@
-"""How a grid is laid out on paper: what is where, in pixels, and how many lines a page takes. Pure."""
+"""Contact sheets: pictures of results for print, as a grid with labelled axes, or one after the other."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 
-from dreamo_batch import columns, files
 from dreamo_batch import columns as names
+from dreamo_batch import files
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
 from dreamo_batch.display.references import References, beside
 from dreamo_batch.errors import UsageError
-from dreamo_batch.fonts import Lettering, fitted, is_cut, line_px, wrapped
+from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, small_picture
-from dreamo_batch.palette import GONE, PALETTE, PICTURE
+from dreamo_batch.palette import GONE, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
@@ -32,677 +32,50 @@ if TYPE_CHECKING:
     from dreamo_batch.display.references import Beside, Reference
     from dreamo_batch.fonts import Font
 
-
-DPI: Final = 300
-PAPERS: Final = {"a4": (2480, 3508), "letter": (2550, 3300)}
-"""Width and height in pixels at 300 dpi, upright."""
-MARGIN: Final = 150
-GAP: Final = 18
-LABELS: Final = 96
-"""Room over the columns for their labels, two lines."""
-FOOT: Final = 70
-REFERENCE: Final = 230
-_UPRIGHT_MAX: Final = 4
-_ACROSS_MAX: Final = {True: 6, False: 10}
-CELL_MAX: Final = 620
-_ASPECTS: Final = (0.4, 2.5)
-_SIDE_SHARE: Final = 0.19
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A page, in pixels."""
-
-    width: int
-    height: int
-    side: int
-    cell_width: int
-    cell_height: int
-    caption: int
-    head: int
-    over: int
-    n_rows: int
-    n_columns: int
-
-    @property
-    def row_step(self) -> int:
-        """From one row to the next."""
-        return self.cell_height + self.caption + GAP
-
-    @property
-    def top(self) -> int:
-        """Where the first row begins."""
-        return MARGIN + self.head + self.over
-
-    def left(self, place: int) -> int:
-        """Where a column begins."""
-        return MARGIN + self.side + GAP + place * (self.cell_width + GAP)
-
-
-def plan_layout(
-    n_rows: int,
-    n_columns: int,
-    *,
-    aspect: float,
-    paper: str,
-    head: int = 0,
-    caption: int = 0,
-    has_references_over: bool = False,
-) -> Layout:
-    """Lay out a grid."""
-    if paper not in PAPERS:
-        raise UsageError(f"paper={paper!r}: expected one of {', '.join(PAPERS)}.")
-    is_upright = n_columns <= _UPRIGHT_MAX
-    width, height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
-    across = _shared_out(n_columns, _ACROSS_MAX[is_upright])
-    side = round(width * _SIDE_SHARE)
-    room = width - 2 * MARGIN - side - GAP
-    cell_width = min(CELL_MAX, room // across - GAP)
-    cell_height = round(cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
-    over = LABELS + (REFERENCE + GAP if has_references_over else 0)
-    down = max(1, (height - 2 * MARGIN - head - over - FOOT) // (cell_height + caption + GAP))
-    return Layout(
-        width, height, side, cell_width, cell_height, caption, head, over, _shared_out(n_rows, down), across
-    )
-
-
-def _shared_out(n: int, n_max: int) -> int:
-    """Give how many lines a page takes, so that the last one is not nearly empty."""
-    n_pages = max(1, -(-n // n_max))
-    return max(1, -(-n // n_pages))
-
-
-TEXT_PX: Final = 34
-SMALL_PX: Final = 28
-TITLE_PX: Final = 54
-_PAPER: Final = "#ffffff"
-_INK: Final = "#1c1c1a"
-CAPTION_GAP: Final = 8
-_FAINT: Final = "#6f6f6b"
-_LINE: Final = "#c9c9c4"
-_WASHES: Final = {"failed": ("#fbeee4", "#d55e00"), "ambiguous": ("#f8eef4", "#b45a8c")}
-_OPEN: Final = ("#eef3f8", "#3a77a8")
-_UNSEEN: Final = ("failed", "invalid", "unsaved", GONE)
-_LEGEND_LINES: Final = 60
-# Sizes that a text is tried in until it fits: of titles, of what names a line, of small print.
-_TITLES: Final = (TITLE_PX, 44, 36, 28)
-_CAPTION_SIZES_PX: Final = (TEXT_PX, 30, 26, 22, 18, 15)
-SMALL: Final = (SMALL_PX, 24, 20, 16)
-
-
-@dataclass(slots=True)
-class Codes:
-    """Labels that no font here has the letters for, or that have no room, by the codes that stand for them."""
-
-    names: dict[str, str] = field(default_factory=dict)
-
-    def of(self, label: str, prefix: str) -> str:
-        """Give the code of a label."""
-        if label not in self.names:
-            n = sum(code.startswith(prefix) for code in self.names.values()) + 1
-            self.names[label] = f"{prefix}{n}"
-        return self.names[label]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """Draws pages of one sheet."""
-
-    layout: Layout
-    lettering: Lettering
-    beside: Beside
-    path_of: Callable[[Entry], Path]
-    title: str
-    tick: Callable[[], None]
-    notice: str = ""
-    is_cut: bool = True
-    codes: Codes = field(default_factory=Codes)
-    drawn: set[Path] = field(default_factory=set)
-
-    def page(self, grid: Grid, number: int, n_pages: int) -> Image.Image:
-        """Draw one page; a picture is cut below its last line, paper is not."""
-        sheet = Image.new("RGB", (self.layout.width, self.layout.height), _PAPER)
-        pen = _Pen(sheet, self.lettering)
-        self._head(pen, grid)
-        self._columns(pen, grid)
-        for place, row in enumerate(grid.shown_rows):
-            self._row(pen, grid, place, row)
-        bottom = self.layout.top + len(grid.shown_rows) * self.layout.row_step
-        legend = self._legend(grid)
-        if self.notice and number == n_pages:
-            legend.append(self.notice)
-        if n_pages > 1:
-            legend.append(f"page {number} of {n_pages}")
-        return self._footed(sheet, bottom, legend)
-
-    def _footed(self, sheet: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
-        """Write lines below the grid; where they have no room, the page gets longer."""
-        pen, room = _Pen(sheet, self.lettering), self.layout.width - 2 * MARGIN
-        end = bottom + MARGIN // 2 + sum(pen.height(text, SMALL_PX, room, _LEGEND_LINES) for text in foot)
-        height = max(end, 0 if self.is_cut else sheet.height)
-        if height != sheet.height:
-            longer = Image.new("RGB", (sheet.width, height), _PAPER)
-            longer.paste(sheet)
-            pen = _Pen(longer, self.lettering)
-        top = bottom + GAP
-        for text in foot:
-            top += pen.block((MARGIN, top), text, SMALL_PX, _FAINT, room, _LEGEND_LINES)
-        return pen.sheet
-
-    def _head(self, pen: _Pen, grid: Grid) -> None:
-        left = MARGIN
-        for one in self.beside.once:
-            left += self._reference(pen, (left, MARGIN), one, is_named=False) + 2 * GAP
-        room = self.layout.width - MARGIN - left
-        top = pen.fitted(
-            (left, MARGIN), self.label(self.title, "T"), _TITLES, _INK, (room, 2 * line_px(TITLE_PX))
-        )
-        n_rows, n_columns = grid.shape
-        parts = [
-            f"{name} {lines.start + 1} to {lines.stop} of {n}"
-            for name, lines, n in (
-                ("rows", grid.shown_rows, n_rows),
-                ("columns", grid.shown_columns, n_columns),
-            )
-            if len(lines) < n
-        ]
-        told = [f"reference: {self.label(one.label, 'R')}" for one in self.beside.once]
-        left_over = max(line_px(SMALL_PX), self.layout.head - top)
-        pen.fitted((left, MARGIN + top), ", ".join([*told, *parts]), SMALL, _FAINT, (room, left_over))
-
-    def _columns(self, pen: _Pen, grid: Grid) -> None:
-        below = self.layout.top - GAP
-        names = self.label(" / ".join(grid.rows.names), "N"), self.label(" / ".join(grid.columns.names), "N")
-        room = self.layout.side - GAP, (LABELS - GAP) // 2
-        pen.fitted((MARGIN, below - LABELS + GAP), names[1], SMALL, _FAINT, room, is_right=True)
-        pen.fitted((MARGIN, below - room[1]), names[0], SMALL, _FAINT, room)
-        for place, column in enumerate(grid.shown_columns):
-            left, width = self.layout.left(place), self.layout.cell_width
-            if self.beside.by_column.get(column):
-                self._reference(
-                    pen,
-                    (left + (width - REFERENCE) // 2, MARGIN + self.layout.head),
-                    self.beside.by_column[column][0],
-                )
-            text = self.label(", ".join(grid.columns.labels[column]), "C", (width, LABELS - GAP))
-            pen.fitted(
-                (left, below),
-                text,
-                _CAPTION_SIZES_PX,
-                _INK,
-                (width, LABELS - GAP),
-                is_centred=True,
-                is_above=True,
-            )
-
-    def _row(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
-        top = self.layout.top + place * self.layout.row_step
-        room = self.layout.cell_height
-        if self.beside.by_row.get(row):
-            self._reference(pen, (MARGIN, top), self.beside.by_row[row][0], side_px=min(REFERENCE, room // 2))
-            top, room = top + room // 2 + 2 * GAP + SMALL_PX, room // 2 - SMALL_PX - 2 * GAP
-        self._names(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - GAP, room))
-        for across, column in enumerate(grid.shown_columns):
-            corner = self.layout.left(across), self.layout.top + place * self.layout.row_step
-            self._cell(pen, grid, (row, column), corner)
-
-    def _names(self, pen: _Pen, parts: Sequence[str], corner: tuple[int, int], room: tuple[int, int]) -> None:
-        """Name a line by its values below each other; the first has what the others leave of the room."""
-        top, rest = corner[1], room[1]
-        for number, part in enumerate(parts):
-            n_behind = len(parts) - number - 1
-            part_room = room[0], max(line_px(_CAPTION_SIZES_PX[-1]), rest - n_behind * line_px(SMALL_PX))
-            used = pen.fitted(
-                (corner[0], top),
-                self.label(part, "P", part_room),
-                _CAPTION_SIZES_PX if not number else SMALL,
-                _INK,
-                part_room,
-            )
-            top, rest = top + used, rest - used
-
-    def _cell(self, pen: _Pen, grid: Grid, cell: tuple[int, int], corner: tuple[int, int]) -> None:
-        """Draw what stands in a cell: on a sheet one job at most."""
-        entries = grid.entries(*cell, n_max=1)
-        width, height = self.layout.cell_width, self.layout.cell_height
-        if not entries and NUMBER in grid.columns.names:  # counted cells end where they end; none is missing
-            return
-        if not entries:
-            pen.box(corner, (width, height), _PAPER, _LINE)
-            middle = corner[0], corner[1] + height // 2
-            pen.fitted(middle, "not in the table", SMALL, _FAINT, (width, line_px(SMALL_PX)), is_centred=True)
-            return
-        entry = entries[0]
-        for _ in grid.positions(*cell):
-            self.tick()
-        small = small_picture(self.path_of(entry), max(width, height)) if entry.kind == PICTURE else None
-        if small is None:
-            self._face(pen, entry, corner)
-        else:
-            small = ImageOps.contain(small, (width, height), Image.Resampling.LANCZOS)
-            place = corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2
-            pen.sheet.paste(small, place)
-            self.drawn.add(self.path_of(entry))
-        room = width, self.layout.caption - CAPTION_GAP
-        told = self.label(caption(grid, cell), "D", room)
-        pen.fitted((corner[0], corner[1] + height + CAPTION_GAP), told, SMALL, _FAINT, room)
-
-    def _face(self, pen: _Pen, entry: Entry, corner: tuple[int, int]) -> None:
-        kind = GONE if entry.kind == PICTURE else entry.kind
-        wash, line = _WASHES.get("failed" if kind in _UNSEEN else kind, _OPEN)
-        width, height = self.layout.cell_width, self.layout.cell_height
-        pen.box(corner, (width, height), wash, line)
-        left, room = corner[0] + GAP, width - 2 * GAP
-        top = corner[1] + GAP
-        top += (
-            pen.fitted((left, top), PALETTE[kind].word, _CAPTION_SIZES_PX, line, (room, 2 * line_px(TEXT_PX)))
-            + 6
-        )
-        reason = entry.path or "" if kind == GONE else entry.note
-        rest = max(line_px(SMALL[-1]), corner[1] + height - GAP - top)
-        pen.fitted((left, top), self.label(reason, "M"), SMALL, _INK, (room, rest))
-
-    def _reference(
-        self,
-        pen: _Pen,
-        corner: tuple[int, int],
-        one: Reference,
-        *,
-        is_named: bool = True,
-        side_px: int = REFERENCE,
-    ) -> int:
-        """Draw a reference picture; gives its width, 0 if it can't be had."""
-        small = one.image(side_px)
-        if small is not None:
-            small = ImageOps.contain(small, (side_px, side_px))
-        width, height = (0, 0) if small is None else small.size
-        if small is not None:
-            pen.sheet.paste(small, corner)
-        if is_named:
-            room = max(side_px, 160), SMALL_PX + GAP
-            text = self.label(one.label, "R", room)
-            pen.fitted((corner[0], corner[1] + height + 4), text, (24, 20, 16, 13), _FAINT, room)
-        return width
-
-    def _legend(self, grid: Grid) -> list[str]:
-        """Say what the codes on a page stand for."""
-        named = [*_labels(grid, rows=True), *_labels(grid, rows=False)]
-        told = [caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns]
-        coded = [(self.codes.names[label], label) for label in [*named, *told] if label in self.codes.names]
-        return [f"{code}: {drawable(label, self.lettering)}" for code, label in dict.fromkeys(coded)]
-
-    def label(self, text: str, prefix: str, room: tuple[int, int] | None = None) -> str:
-        """Give a text if it can be drawn, and within a room if there is one, else a code for it."""
-        if not text or self.lettering.font_for(text, TEXT_PX) is None:
-            return text and self.codes.of(text, prefix)
-        least = _CAPTION_SIZES_PX[-1:]
-        if room is not None and is_cut(fitted(text, self.lettering, room, least)[1], text):
-            return self.codes.of(text, prefix)
-        return text
-
-
-def caption(grid: Grid, cell: tuple[int, int]) -> str:
-    """Say what tells a cell from others of its line, and how many rows of the table it stands for."""
-    entries, n = grid.entries(*cell, n_max=1), len(grid.positions(*cell))
-    told = [entry.caption for entry in entries] + ([f"{n} rows with the same job"] if n > 1 else [])
-    return ", ".join(part for part in told if part)
-
-
-def drawable(text: str, lettering: Lettering) -> str:
-    """Keep of a text what there are letters for, and say that the rest is elsewhere."""
-    if lettering.font_for(text, TEXT_PX) is not None:
-        return text
-    kept = "".join(letter if lettering.font_for(letter, TEXT_PX) else " " for letter in text)
-    return f"{' '.join(kept.split())} (whole in the legend beside this file)".strip()
-
-
-def _labels(grid: Grid, *, rows: bool) -> Sequence[str]:
-    if rows:
-        return [part for row in grid.shown_rows for part in grid.rows.labels[row]]
-    return [", ".join(grid.columns.labels[column]) for column in grid.shown_columns]
-
-
-class _Pen:
-    """Writes on one sheet."""
-
-    def __init__(self, sheet: Image.Image, lettering: Lettering) -> None:
-        self.sheet, self._lettering = sheet, lettering
-        self._draw = ImageDraw.Draw(sheet)
-
-    def height(self, text: str, size_px: int, width: int, n_lines: int) -> int:
-        """Say how high a block will be."""
-        return len(wrapped(text, self._font(text, size_px), width, n_lines)) * line_px(size_px)
-
-    def block(self, at: tuple[int, int], text: str, size_px: int, ink: str, width: int, n_lines: int) -> int:  # noqa: PLR0917 - where, what, how large, and within what
-        """Write lines that fit a width; gives their height."""
-        return self.fitted(at, text, (size_px,), ink, (width, n_lines * line_px(size_px)))
-
-    def fitted(
-        self,
-        at: tuple[int, int],
-        text: str,
-        sizes_px: Sequence[int],
-        ink: str,
-        room: tuple[int, int],
-        *,
-        is_centred: bool = False,
-        is_right: bool = False,
-        is_above: bool = False,
-    ) -> int:
-        """Write a text as large as it fits a room; gives its height."""
-        if not text:
-            return 0
-        size_px, lines = fitted(text, self._lettering, room, sizes_px)
-        step, font = line_px(size_px), self._font(text, size_px)
-        top = at[1] - len(lines) * step if is_above else at[1]
-        left, anchor = (at[0] + room[0] // 2, "ma") if is_centred else (at[0], "la")
-        if is_right:
-            left, anchor = at[0] + room[0], "ra"
-        for number, line in enumerate(lines):
-            self._draw.text((left, top + number * step), line, fill=ink, font=font, anchor=anchor)
-        return len(lines) * step
-
-    def box(self, at: tuple[int, int], size: tuple[int, int], fill: str, line: str) -> None:
-        """Draw a box."""
-        corner = (at[0] + size[0] - 1, at[1] + size[1] - 1)
-        self._draw.rounded_rectangle((*at, *corner), radius=8, fill=fill, outline=line, width=2)
-
-    def _font(self, text: str, size_px: int) -> Font:
-        return self._lettering.font_for(text, size_px) or ImageFont.load_default(size_px)
-
-
+_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _PDF: Final = "PDF"
+_DPI: Final = 300
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
-_TITLE_PX: Final = 190
-_CAPTION_MAX: Final = 5 * 36
-_NO_TITLE_PX: Final = 50
+_INK: Final = "#1c1c1a"
+_FAINT: Final = "#6f6f6b"
+_LINE: Final = "#c9c9c4"
+_WASH: Final = 0.1  # how much of its status's colour a box has
 
+# A grid, in pixels at 300 dpi.
+PAPERS: Final = {"a4": (2480, 3508), "letter": (2550, 3300)}
+"""Width and height, upright."""
+MARGIN: Final = 150
+_GAP: Final = 18
+_CAPTION_GAP: Final = 8
+_LABELS: Final = 96
+"""Room above the columns for their labels, two lines."""
+_FOOT: Final = 70
+_REFERENCE: Final = 230
+_UPRIGHT_MAX: Final = 4
+_ACROSS_MAX: Final = {True: 6, False: 10}
+_CELL_MAX: Final = 620
+_ASPECTS: Final = (0.4, 2.5)
+_SIDE_SHARE: Final = 0.19
+_CAPTION_MAX: Final = 180
+_TITLE_ROOM: Final = 190
+_NO_TITLE_ROOM: Final = 50
+_LEGEND_LINES: Final = 60
+# Sizes that a text is tried in until it fits.
+_TITLE_PX: Final = (54, 44, 36, 28)
+_LABEL_PX: Final = (34, 30, 26, 22, 18, 15)
+_SMALL_PX: Final = (28, 24, 20, 16)
+_REFERENCE_LABEL_PX: Final = (24, 20, 16, 13)
 
-def write_grid(
-    grid: Grid,
-    path: Path,
-    kind: str,
-    *,
-    folders: Sequence[Path],
-    title: str,
-    paper: str,
-    letters: Lettering,
-    tick: Callable[[], None],
-    notice: str = "",
-) -> int:
-    """Write a grid of pictures, counting each row that was drawn; gives how many pictures are on it."""
-    where = beside(grid, References(grid.results, folders))
-    plan = functools.partial(
-        plan_layout,
-        *grid.shape,
-        aspect=_aspect(grid),
-        paper=paper,
-        head=REFERENCE + 2 * GAP if where.once else _TITLE_PX if title else _NO_TITLE_PX,
-        has_references_over=bool(where.by_column),
-    )
-    layout = plan(caption=_caption(grid, letters, plan().cell_width))
-    drawing = Drawing(
-        layout,
-        letters,
-        where,
-        lambda entry: folders[entry.position] / (entry.path or ""),
-        title,
-        tick,
-        notice,
-        is_cut=kind != _PDF,
-    )
-    n_pages = grid.page(1, layout.n_rows, layout.n_columns).n_pages
-    pages = (
-        drawing.page(grid.page(number, layout.n_rows, layout.n_columns), number, n_pages)
-        for number in range(1, n_pages + 1)
-    )
-    write_pages(pages, path, kind)
-    _write_legend(path, drawing.codes.names)
-    return len(drawing.drawn)
-
-
-def write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
-    """Write pages as they are drawn: into one PDF, or into pictures that are numbered from the second on."""
-    if kind == _PDF:
-        files.replace(path, lambda temporary: _write_pdf(temporary, pages))
-        return
-    for number, page in enumerate(pages, 1):
-        _write_picture(_numbered(path, number), page, kind)
-
-
-def _aspect(grid: Grid) -> float:
-    """Give height by width of most pictures."""
-    if not {columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT} <= set(grid.results.columns):
-        return 1.0
-    aspects = (grid.results[columns.OUTPUT_HEIGHT] / grid.results[columns.OUTPUT_WIDTH]).dropna()
-    return float(aspects.median()) if len(aspects) else 1.0
-
-
-def _caption(grid: Grid, letters: Lettering, width: int) -> int:
-    """Give the room that the longest of the captions takes."""
-    n_rows, n_columns = grid.shape
-    told = {caption(grid, (row, column)) for row in range(n_rows) for column in range(n_columns)} - {""}
-    room = width, _CAPTION_MAX
-    found = (fitted(text, letters, room, SMALL) for text in told)
-    heights = [CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found]
-    return max(heights, default=0)
-
-
-def _write_pdf(path: Path, pages: Iterable[Image.Image]) -> None:
-    for number, page in enumerate(pages):
-        page.save(path, _PDF, resolution=DPI, quality=_QUALITY, append=number > 0)
-
-
-def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
-    files.replace(path, lambda temporary: page.save(temporary, kind, dpi=(DPI, DPI), quality=_QUALITY))
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
-def _write_legend(path: Path, names: dict[str, str]) -> None:
-    """Keep what the codes stand for beside the sheet; a legend of an earlier one is taken away."""
-    beside_it = path.with_name(path.name + _LEGEND)
-    if not names:
-        beside_it.unlink(missing_ok=True)
-        return
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8-sig", newline="") as file:
-            csv.writer(file).writerows([("code", "label"), *((code, label) for label, code in names.items())])
-
-    files.replace(beside_it, write)
-
-
-_CELL_PX: Final = 300
-_LABEL_PX: Final = 40
-_GAP_PX: Final = 12
-_TEXT_PX: Final = 15
-_N_ACROSS: Final = 4
-_N_MAX: Final = 100
-"""Pictures on a page."""
-_LINE_PX: Final = 18
-_LINES_MAX: Final = 80
-_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
-_BEYOND_LATIN: Final = "\u0250"
-_SHEET_PAPER: Final = "#f4f1ea"
-_SHEET_INK: Final = "#2b2b2b"
-_BAD: Final = "#a04000"
-_BAR: Final = "contact sheet"
-
-
-def draw_sheet(
-    results: pd.DataFrame,
-    path: str | os.PathLike[str],
-    *,
-    run_dir: str | os.PathLike[str] | None = None,
-    rows: Names = None,
-    columns: Names = None,
-    n_across: int = _N_ACROSS,
-    labels: Sequence[str] = (names.PROMPT,),
-    title: str = "",
-    paper: str = "a4",
-    font: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    notice: str = "",
-) -> int:
-    """Draw the pictures of results for print; see `dreamo_batch.contact_sheet`."""
-    target, folders, letters = Path(path), folders_of(results, run_dir), Lettering(font)
-    kind = _FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
-    with pillow_settings:  # the user's limit of pixels would be one of letters, too
-        if rows is not None or columns is not None:
-            with ticking(len(results), _BAR, unit="row", progress=progress) as tick:
-                return write_grid(
-                    lay_out(results, rows, columns, is_spread=True),
-                    target,
-                    kind,
-                    folders=folders,
-                    title=title,
-                    paper=paper,
-                    letters=letters,
-                    tick=tick,
-                    notice=notice,
-                )
-        sheet = _Sheet(results, folders, labels, letters, n_across=n_across, notice=notice)
-        if sheet.has_pictures():
-            with ticking(len(sheet), _BAR, progress=progress) as tick:
-                write_pages(sheet.pages(tick), target, kind)
-        return sheet.n_drawn
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One picture, or None for a file that can't be shown, and the lines below it."""
-
-    picture: Image.Image | None
-    path: str
-    lines: list[tuple[str, Any]]
-
-    @property
-    def label_px(self) -> int:
-        return max(_LABEL_PX, 2 + len(self.lines) * _LINE_PX + 2)
-
-
-class _Sheet:
-    """Pictures one after the other, a page at a time, and what has none said below the last of them."""
-
-    def __init__(
-        self,
-        results: pd.DataFrame,
-        folders: Sequence[Path],
-        labels: Sequence[str],
-        letters: Lettering,
-        *,
-        n_across: int = _N_ACROSS,
-        notice: str = "",
-    ) -> None:
-        is_saved = results[names.OUTPUT_PATH].notna()
-        placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
-        saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
-        self._rows = saved.to_dict("records")
-        self._without = "; ".join(text for text in (_told_without(results[~is_saved]), notice) if text)
-        self._labels, self._letters = labels, letters
-        self._n_across = min(n_across, max(1, len(self._rows)))
-        self.n_drawn = 0
-
-    def has_pictures(self) -> bool:
-        """Say whether there is anything to draw."""
-        return any(small_picture(self._path(row), 1) is not None for row in self._rows)
-
-    def __len__(self) -> int:
-        """Count the files to be drawn."""
-        return len(self._rows)
-
-    def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
-        """Draw one page after the other, and count each picture."""
-        n_pages = math.ceil(len(self._rows) / _N_MAX)
-        for number in range(n_pages):
-            cells = []
-            for row in self._rows[number * _N_MAX : (number + 1) * _N_MAX]:
-                cells.append(self._cell(row))
-                tick()
-            foot = [f"page {number + 1} of {n_pages}"] if n_pages > 1 else []
-            if self._without and number == n_pages - 1:
-                foot.append(self._without)
-            yield self._page(cells, foot)
-
-    def _path(self, row: dict[Any, Any]) -> Path:
-        return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
-
-    def _cell(self, row: dict[Any, Any]) -> _Cell:
-        small = small_picture(self._path(row), _CELL_PX)
-        self.n_drawn += small is not None
-        if small is not None and max(small.size) < _CELL_PX:
-            small = ImageOps.contain(small, (_CELL_PX, _CELL_PX))
-        told = ": ".join(text for name in self._labels if (text := _drawable(str(row[name]), self._letters)))
-        return _Cell(small, row[names.OUTPUT_PATH], self._lines(told, f"seed {row[names.SEED_SENT]}"))
-
-    def _lines(self, *texts: str) -> list[tuple[str, Any]]:
-        fonts = [self._letters.font_for(text, _TEXT_PX) or ImageFont.load_default(_TEXT_PX) for text in texts]
-        return [
-            (line, font)
-            for text, font in zip(texts, fonts, strict=True)
-            for line in wrapped(text, font, _CELL_PX - 4, _LINES_MAX) or [""]
-        ]
-
-    def _page(self, cells: list[_Cell], foot: list[str]) -> Image.Image:
-        lines = [cells[start : start + self._n_across] for start in range(0, len(cells), self._n_across)]
-        heights = [_CELL_PX + max(cell.label_px for cell in line) + _GAP_PX for line in lines]
-        width = self._n_across * (_CELL_PX + _GAP_PX) + _GAP_PX
-        foot_lines = [
-            line
-            for text in foot
-            for line in wrapped(text, ImageFont.load_default(_TEXT_PX), width - 2 * _GAP_PX, _LINES_MAX)
-        ]
-        below = len(foot_lines) * _LINE_PX + _GAP_PX if foot_lines else 0
-        sheet = Image.new("RGB", (width, _GAP_PX + sum(heights) + below), _SHEET_PAPER)
-        top = _GAP_PX
-        for line, height in zip(lines, heights, strict=True):
-            for across, cell in enumerate(line):
-                self._draw(sheet, cell, (_GAP_PX + across * (_CELL_PX + _GAP_PX), top))
-            top += height
-        pen = ImageDraw.Draw(sheet)
-        for number, text in enumerate(foot_lines):
-            font = ImageFont.load_default(_TEXT_PX)
-            pen.text((_GAP_PX, top + number * _LINE_PX), text, fill=_SHEET_INK, font=font)
-        return sheet
-
-    def _draw(self, sheet: Image.Image, cell: _Cell, corner: tuple[int, int]) -> None:
-        left, top = corner
-        pen = ImageDraw.Draw(sheet)
-        if cell.picture is None:
-            pen.rectangle((left, top, left + _CELL_PX - 1, top + _CELL_PX - 1), outline=_BAD)
-            for number, (text, font) in enumerate(self._lines(PALETTE[GONE].word, cell.path)):
-                pen.text((left + 8, top + 8 + number * _LINE_PX), text, fill=_BAD, font=font)
-        else:
-            place = left + (_CELL_PX - cell.picture.width) // 2, top + _CELL_PX - cell.picture.height
-            sheet.paste(cell.picture, place)
-        for number, (text, font) in enumerate(cell.lines):
-            pen.text((left + 2, top + _CELL_PX + 2 + number * _LINE_PX), text, fill=_SHEET_INK, font=font)
-
-
-def _told_without(rows: pd.DataFrame) -> str:
-    """Say which rows have no picture to be drawn, by what became of them."""
-    if not len(rows) or names.STATUS not in rows:
-        return f"without a picture: {len(rows)}" if len(rows) else ""
-    made = {names.COMPLETED: "made, not saved"}
-    counts = rows[names.STATUS].astype(str).map(lambda status: made.get(status, status)).value_counts()
-    return "without a picture: " + ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in counts.items())
-
-
-def _drawable(text: str, letters: Lettering) -> str:
-    """Give a text if a font here has its letters, else what is left where those that none has are left out."""
-    whole = label_of(text)
-    known = "".join(letter for letter in whole if letters.font_for(letter, _TEXT_PX))
-    latin = "".join(letter for letter in whole if letter < _BEYOND_LATIN)
-    for kept in (whole, known):
-        if letters.font_for(kept, _TEXT_PX) is not None:
-            return " ".join(kept.split())
-    return " ".join(latin.split())
+# Pictures one after the other, in pixels.
+_PLAIN_CELL: Final = 300
+_PLAIN_GAP: Final = 12
+_PLAIN_LABEL: Final = 40
+_PLAIN_TEXT_PX: Final = 15
+_PLAIN_LINE: Final = 18
+_PLAIN_LINES_MAX: Final = 80
+_PLAIN_PICTURES_MAX: Final = 100
+_PLAIN_PAPER: Final = "#f4f1ea"
 
 
 def contact_sheet(
@@ -774,26 +147,514 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
+    target = Path(path)
+    kind = _FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
     notice = ""
     if not isinstance(source, pd.DataFrame):
         run_dirs = as_paths(source)
         source = load(run_dirs)
-        notice = _left(run_dirs, source)
-    return draw_sheet(
-        source,
-        path,
-        run_dir=run_dir,
-        rows=rows,
-        columns=columns,
-        n_across=n_across,
-        labels=labels,
-        title=title,
-        paper=paper,
-        font=font,
-        progress=progress,
-        notice=notice,
+        notice = removed_rows_notice(pictures_left(run_dirs, source))
+    folders, fonts = folders_of(source, run_dir), Fonts(font)
+    with pillow_settings:  # the user's limit of pixels would also limit text
+        if rows is None and columns is None:
+            plain = _PlainSheet(source, folders, labels, fonts, n_across=n_across, notice=notice)
+            if plain.has_pictures():
+                with ticking(len(plain), "contact sheet", progress=progress) as tick:
+                    _write_pages(plain.pages(tick), target, kind)
+            return plain.n_drawn
+        grid = lay_out(source, rows, columns, is_spread=True)
+        is_cut = kind != _PDF
+        sheet = _grid_sheet(grid, folders, fonts, title=title, paper=paper, notice=notice, is_cut=is_cut)
+        with ticking(len(source), "contact sheet", unit="row", progress=progress) as tick:
+            _write_pages(sheet.pages(tick), target, kind)
+        _write_legend(target, sheet.codes)
+        return len(sheet.drawn)
+
+
+def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
+    """Write pages as they are drawn: into one PDF, or into pictures that are numbered from the second on."""
+    if kind == _PDF:
+        files.replace(path, lambda temporary: _write_pdf(temporary, pages))
+        return
+    for number, page in enumerate(pages, 1):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        _write_picture(target, page, kind)
+
+
+def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
+    files.replace(path, lambda temporary: page.save(temporary, kind, dpi=(_DPI, _DPI), quality=_QUALITY))
+
+
+def _write_pdf(path: Path, pages: Iterable[Image.Image]) -> None:
+    for number, page in enumerate(pages):
+        page.save(path, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0)
+
+
+def _write_legend(path: Path, codes: dict[str, str]) -> None:
+    """Write what the codes stand for beside the sheet; remove the legend of an earlier one."""
+    target = path.with_name(path.name + _LEGEND)
+    if not codes:
+        target.unlink(missing_ok=True)
+        return
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8-sig", newline="") as file:
+            csv.writer(file).writerows([("code", "label"), *((code, label) for label, code in codes.items())])
+
+    files.replace(target, write)
+
+
+class _Pen:
+    """Draws text, boxes and pictures on one page."""
+
+    def __init__(self, page: Image.Image, fonts: Fonts) -> None:
+        self.page, self._fonts = page, fonts
+        self._draw = ImageDraw.Draw(page)
+
+    def write(
+        self,
+        at: tuple[int, int],
+        text: str,
+        sizes_px: Sequence[int],
+        room: tuple[int, int],
+        *,
+        ink: str = _INK,
+        align: str = "left",
+        is_above: bool = False,
+    ) -> int:
+        """Write a text as large as it fits a room; return its height."""
+        if not text:
+            return 0
+        size_px, lines = fitted(text, self._fonts, room, sizes_px)
+        left, anchor = {
+            "left": (at[0], "la"),
+            "center": (at[0] + room[0] // 2, "ma"),
+            "right": (at[0] + room[0], "ra"),
+        }[align]
+        top = at[1] - len(lines) * line_px(size_px) if is_above else at[1]
+        font = self._fonts.font_or_default(text, size_px)
+        self.lines((left, top), [(line, font) for line in lines], line_px(size_px), ink=ink, anchor=anchor)
+        return len(lines) * line_px(size_px)
+
+    def lines(
+        self,
+        at: tuple[int, int],
+        lines: Sequence[tuple[str, Font]],
+        step: int,
+        *,
+        ink: str = _INK,
+        anchor: str = "la",
+    ) -> None:
+        """Write lines below each other."""
+        for number, (line, font) in enumerate(lines):
+            self._draw.text((at[0], at[1] + number * step), line, fill=ink, font=font, anchor=anchor)
+
+    def box(self, at: tuple[int, int], size: tuple[int, int], fill: str | tuple[int, ...], line: str) -> None:
+        """Draw a box."""
+        corner = (at[0] + size[0] - 1, at[1] + size[1] - 1)
+        self._draw.rounded_rectangle((*at, *corner), radius=8, fill=fill, outline=line, width=2)
+
+    def status(
+        self, at: tuple[int, int], size: tuple[int, int], kind: str, note: str, sizes_px: Sequence[int]
+    ) -> None:
+        """Draw a box in place of a picture: what became of it, and why."""
+        style = PALETTE[kind]
+        colour = ImageColor.getrgb(style.colour)
+        self.box(at, size, tuple(round(255 - _WASH * (255 - level)) for level in colour), style.colour)
+        left, top, width = at[0] + _GAP, at[1] + _GAP, size[0] - 2 * _GAP
+        top += self.write((left, top), style.word, sizes_px, (width, 2 * line_px(sizes_px[0]))) + 6
+        room = width, max(line_px(sizes_px[-1]), at[1] + size[1] - _GAP - top)
+        self.write((left, top), note, [size for size in _SMALL_PX if size <= sizes_px[0]] or sizes_px, room)
+
+    def picture(
+        self, at: tuple[int, int], size: tuple[int, int], picture: Image.Image, *, is_low: bool = False
+    ) -> None:
+        """Paste a picture into the middle of a room, or at its bottom."""
+        fitting = ImageOps.contain(picture, size, Image.Resampling.LANCZOS)
+        down = size[1] - fitting.height
+        self.page.paste(
+            fitting, (at[0] + (size[0] - fitting.width) // 2, at[1] + (down if is_low else down // 2))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A page of a grid, in pixels."""
+
+    width: int
+    height: int
+    side: int
+    cell_width: int
+    cell_height: int
+    caption: int
+    head: int
+    over: int
+    n_rows: int
+    n_columns: int
+
+    @property
+    def row_step(self) -> int:
+        """From one row to the next."""
+        return self.cell_height + self.caption + _GAP
+
+    @property
+    def top(self) -> int:
+        """Where the first row begins."""
+        return MARGIN + self.head + self.over
+
+    def left(self, place: int) -> int:
+        """Where a column begins."""
+        return MARGIN + self.side + _GAP + place * (self.cell_width + _GAP)
+
+
+def plan_layout(
+    n_rows: int,
+    n_columns: int,
+    *,
+    aspect: float,
+    paper: str,
+    head: int = 0,
+    caption: int = 0,
+    has_references_over: bool = False,
+) -> Layout:
+    """Lay out a grid on paper: how large its cells are, and how many a page takes."""
+    if paper not in PAPERS:
+        raise UsageError(f"paper={paper!r}: expected one of {', '.join(PAPERS)}.")
+    is_upright = n_columns <= _UPRIGHT_MAX
+    width, height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
+    across = _per_page(n_columns, _ACROSS_MAX[is_upright])
+    side = round(width * _SIDE_SHARE)
+    cell_width = min(_CELL_MAX, (width - 2 * MARGIN - side - _GAP) // across - _GAP)
+    cell_height = round(cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
+    over = _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
+    down = max(1, (height - 2 * MARGIN - head - over - _FOOT) // (cell_height + caption + _GAP))
+    return Layout(
+        width, height, side, cell_width, cell_height, caption, head, over, _per_page(n_rows, down), across
     )
 
 
-def _left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> str:
-    return removed_rows_notice(pictures_left(run_dirs, results))
+def _per_page(n: int, n_max: int) -> int:
+    """Return how many lines a page takes, so that the last one is not nearly empty."""
+    n_pages = max(1, -(-n // n_max))
+    return max(1, -(-n // n_pages))
+
+
+@dataclass(frozen=True, slots=True)
+class _GridSheet:
+    """Draws the pages of a grid. Labels that no font has the letters for, or that have no room, become codes."""
+
+    grid: Grid
+    layout: Layout
+    fonts: Fonts
+    beside: Beside
+    folders: Sequence[Path]
+    title: str
+    notice: str
+    is_cut: bool
+    codes: dict[str, str] = field(default_factory=dict)
+    drawn: set[Path] = field(default_factory=set)
+
+    def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
+        """Draw one page after the other, and count each row of the table."""
+        size = self.layout.n_rows, self.layout.n_columns
+        n_pages = self.grid.page(1, *size).n_pages
+        for number in range(1, n_pages + 1):
+            grid = self.grid.page(number, *size)
+            page = Image.new("RGB", (self.layout.width, self.layout.height), "white")
+            pen = _Pen(page, self.fonts)
+            self._head(pen, grid)
+            self._columns(pen, grid)
+            for place, row in enumerate(grid.shown_rows):
+                self._row(pen, grid, place, row, tick)
+            foot = self._legend(grid)
+            foot += [self.notice] if self.notice and number == n_pages else []
+            foot += [f"page {number} of {n_pages}"] if n_pages > 1 else []
+            yield self._with_foot(page, self.layout.top + len(grid.shown_rows) * self.layout.row_step, foot)
+
+    def _with_foot(self, page: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
+        """Write lines below the grid; the page gets longer for them, and a picture is cut below the last."""
+        size_px, width = _SMALL_PX[0], self.layout.width - 2 * MARGIN
+        lines = [
+            (line, font)
+            for text in foot
+            for font in [self.fonts.font_or_default(text, size_px)]
+            for line in wrapped(text, font, width, _LEGEND_LINES)
+        ]
+        end = bottom + MARGIN // 2 + len(lines) * line_px(size_px)
+        whole = Image.new("RGB", (page.width, max(end, 0 if self.is_cut else page.height)), "white")
+        whole.paste(page)
+        _Pen(whole, self.fonts).lines((MARGIN, bottom + _GAP), lines, line_px(size_px), ink=_FAINT)
+        return whole
+
+    def _head(self, pen: _Pen, grid: Grid) -> None:
+        left = MARGIN
+        for one in self.beside.once:
+            left += self._reference(pen, (left, MARGIN), one, is_named=False) + 2 * _GAP
+        room = self.layout.width - MARGIN - left
+        title = self._label(self.title, "T")
+        top = pen.write((left, MARGIN), title, _TITLE_PX, (room, 2 * line_px(_TITLE_PX[0])))
+        references = [f"reference: {self._label(one.label, 'R')}" for one in self.beside.once]
+        text = ", ".join(part for part in (*references, grid.extent) if part)
+        height = max(line_px(_SMALL_PX[0]), self.layout.head - top)
+        pen.write((left, MARGIN + top), text, _SMALL_PX, (room, height), ink=_FAINT)
+
+    def _columns(self, pen: _Pen, grid: Grid) -> None:
+        below = self.layout.top - _GAP
+        down, across = (self._label(" / ".join(axis.names), "N") for axis in (grid.rows, grid.columns))
+        room = self.layout.side - _GAP, (_LABELS - _GAP) // 2
+        pen.write((MARGIN, below - _LABELS + _GAP), across, _SMALL_PX, room, ink=_FAINT, align="right")
+        pen.write((MARGIN, below - room[1]), down, _SMALL_PX, room, ink=_FAINT)
+        width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
+        for place, column in enumerate(grid.shown_columns):
+            left = self.layout.left(place)
+            for one in self.beside.by_column.get(column, ())[:1]:
+                self._reference(pen, (left + (width - _REFERENCE) // 2, MARGIN + self.layout.head), one)
+            text = self._label(", ".join(grid.columns.labels[column]), "C", room)
+            pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
+
+    def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
+        row_top = top = self.layout.top + place * self.layout.row_step
+        room = self.layout.cell_height
+        for one in self.beside.by_row.get(row, ())[:1]:
+            self._reference(pen, (MARGIN, top), one, side_px=min(_REFERENCE, room // 2))
+            below = room // 2 + 2 * _GAP + _SMALL_PX[0]
+            top, room = top + below, room - below
+        self._row_labels(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - _GAP, room))
+        for across, column in enumerate(grid.shown_columns):
+            self._cell(pen, grid, (row, column), (self.layout.left(across), row_top))
+            for _ in grid.positions(row, column):
+                tick()
+
+    def _row_labels(
+        self, pen: _Pen, parts: Sequence[str], corner: tuple[int, int], room: tuple[int, int]
+    ) -> None:
+        """Write the parts of a row's label below each other; the first has the room that the others leave."""
+        top, rest = corner[1], room[1]
+        for number, part in enumerate(parts):
+            n_after = len(parts) - number - 1
+            part_room = room[0], max(line_px(_LABEL_PX[-1]), rest - n_after * line_px(_SMALL_PX[0]))
+            sizes = _SMALL_PX if number else _LABEL_PX
+            used = pen.write((corner[0], top), self._label(part, "P", part_room), sizes, part_room)
+            top, rest = top + used, rest - used
+
+    def _cell(self, pen: _Pen, grid: Grid, cell: tuple[int, int], corner: tuple[int, int]) -> None:
+        """Draw what is in a cell: on a sheet one job at most."""
+        size = width, height = self.layout.cell_width, self.layout.cell_height
+        entries = grid.entries(*cell, n_max=1)
+        if not entries and NUMBER in grid.columns.names:  # counted cells end where they end; none is missing
+            return
+        if not entries:
+            pen.box(corner, size, "white", _LINE)
+            room = width, line_px(_SMALL_PX[0])
+            middle = corner[0], corner[1] + height // 2
+            pen.write(middle, "not in the table", _SMALL_PX, room, ink=_FAINT, align="center")
+            return
+        entry, path = entries[0], self._path(entries[0])
+        picture = small_picture(path, max(size)) if entry.kind == PICTURE else None
+        if picture is None:
+            kind = GONE if entry.kind == PICTURE else entry.kind
+            note = entry.path or "" if kind == GONE else entry.note
+            pen.status(corner, size, kind, self._label(note, "M"), _LABEL_PX)
+        else:
+            pen.picture(corner, size, picture)
+            self.drawn.add(path)
+        room = width, self.layout.caption - _CAPTION_GAP
+        text = self._label(_caption(grid, cell), "D", room)
+        pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=_FAINT)
+
+    def _path(self, entry: Entry) -> Path:
+        return self.folders[entry.position] / (entry.path or "")
+
+    def _reference(
+        self,
+        pen: _Pen,
+        corner: tuple[int, int],
+        one: Reference,
+        *,
+        is_named: bool = True,
+        side_px: int = _REFERENCE,
+    ) -> int:
+        """Draw a reference picture; return its width, 0 if it can't be read."""
+        picture = one.image(side_px)
+        if picture is not None:
+            picture = ImageOps.contain(picture, (side_px, side_px))
+            pen.page.paste(picture, corner)
+        width, height = (0, 0) if picture is None else picture.size
+        if is_named:
+            room = max(side_px, 160), _SMALL_PX[0] + _GAP
+            text = self._label(one.label, "R", room)
+            pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=_FAINT)
+        return width
+
+    def _legend(self, grid: Grid) -> list[str]:
+        """Say what the codes on a page stand for."""
+        labels = [part for row in grid.shown_rows for part in grid.rows.labels[row]]
+        labels += [", ".join(grid.columns.labels[column]) for column in grid.shown_columns]
+        labels += [_caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns]
+        coded = [label for label in dict.fromkeys(labels) if label in self.codes]
+        return [f"{self.codes[label]}: {self._drawable(label)}" for label in coded]
+
+    def _drawable(self, text: str) -> str:
+        if self.fonts.font_for(text, _LABEL_PX[0]) is not None:
+            return text
+        return f"{self.fonts.drawable(text)} (complete in the legend beside this file)".strip()
+
+    def _label(self, text: str, prefix: str, room: tuple[int, int] | None = None) -> str:
+        """Return a text if it can be drawn, and within a room if there is one, otherwise a code for it."""
+        has_letters = self.fonts.font_for(text, _LABEL_PX[0]) is not None
+        if not text or (has_letters and (room is None or not self._is_cut(text, room))):
+            return text
+        if text not in self.codes:
+            n = sum(code.startswith(prefix) for code in self.codes.values()) + 1
+            self.codes[text] = f"{prefix}{n}"
+        return self.codes[text]
+
+    def _is_cut(self, text: str, room: tuple[int, int]) -> bool:
+        return is_cut(fitted(text, self.fonts, room, _LABEL_PX[-1:])[1], text)
+
+
+def _grid_sheet(
+    grid: Grid,
+    folders: Sequence[Path],
+    fonts: Fonts,
+    *,
+    title: str,
+    paper: str,
+    notice: str,
+    is_cut: bool,
+) -> _GridSheet:
+    references = beside(grid, References(grid.results, folders))
+    plan = functools.partial(
+        plan_layout,
+        *grid.shape,
+        aspect=_aspect(grid.results),
+        paper=paper,
+        head=_REFERENCE + 2 * _GAP if references.once else _TITLE_ROOM if title else _NO_TITLE_ROOM,
+        has_references_over=bool(references.by_column),
+    )
+    width = plan().cell_width
+    captions = {_caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns} - {
+        ""
+    }
+    found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions)
+    caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
+    return _GridSheet(grid, plan(caption=caption), fonts, references, folders, title, notice, is_cut)
+
+
+def _aspect(results: pd.DataFrame) -> float:
+    """Return height by width of most pictures."""
+    if not {names.OUTPUT_WIDTH, names.OUTPUT_HEIGHT} <= set(results.columns):
+        return 1.0
+    aspects = (results[names.OUTPUT_HEIGHT] / results[names.OUTPUT_WIDTH]).dropna()
+    return float(aspects.median()) if len(aspects) else 1.0
+
+
+def _caption(grid: Grid, cell: tuple[int, int]) -> str:
+    """Return what tells a cell from others of its line, and how many rows of the table it stands for."""
+    n = len(grid.positions(*cell))
+    captions = [entry.caption for entry in grid.entries(*cell, n_max=1)]
+    return ", ".join(part for part in (*captions, f"{n} rows with the same job" if n > 1 else "") if part)
+
+
+class _PlainSheet:
+    """Draws pictures one after the other, a page at a time, and says below the last which rows have none."""
+
+    def __init__(
+        self,
+        results: pd.DataFrame,
+        folders: Sequence[Path],
+        labels: Sequence[str],
+        fonts: Fonts,
+        *,
+        n_across: int = 4,
+        notice: str = "",
+    ) -> None:
+        is_saved = results[names.OUTPUT_PATH].notna()
+        placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
+        saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
+        self._rows = saved.to_dict("records")
+        self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)
+        self._labels, self._fonts = labels, fonts
+        self._n_across = min(n_across, max(1, len(self._rows)))
+        self.n_drawn = 0
+
+    def has_pictures(self) -> bool:
+        """Return whether there is anything to draw."""
+        return any(small_picture(_path(row), 1) is not None for row in self._rows)
+
+    def __len__(self) -> int:
+        """Count the files to draw."""
+        return len(self._rows)
+
+    def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
+        """Draw one page after the other, and count each picture."""
+        n_pages = math.ceil(len(self._rows) / _PLAIN_PICTURES_MAX)
+        for number in range(n_pages):
+            rows = self._rows[number * _PLAIN_PICTURES_MAX : (number + 1) * _PLAIN_PICTURES_MAX]
+            foot = [f"page {number + 1} of {n_pages}"] if n_pages > 1 else []
+            foot += [self._foot] if self._foot and number == n_pages - 1 else []
+            yield self._page(rows, foot, tick)
+
+    def _page(self, rows: list[dict[Any, Any]], foot: list[str], tick: Callable[[], None]) -> Image.Image:
+        captions = [self.caption(row) for row in rows]
+        starts = range(0, len(rows), self._n_across)
+        heights = [
+            max(
+                _PLAIN_LABEL,
+                *(4 + len(lines) * _PLAIN_LINE for lines in captions[start : start + self._n_across]),
+            )
+            for start in starts
+        ]
+        width = self._n_across * (_PLAIN_CELL + _PLAIN_GAP) + _PLAIN_GAP
+        foot_lines = self._lines(foot, width - 2 * _PLAIN_GAP)
+        foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
+        bottom = _PLAIN_GAP + sum(_PLAIN_CELL + height + _PLAIN_GAP for height in heights)
+        page = Image.new("RGB", (width, bottom + foot_height), _PLAIN_PAPER)
+        pen, top = _Pen(page, self._fonts), _PLAIN_GAP
+        for start, height in zip(starts, heights, strict=True):
+            for across, row in enumerate(rows[start : start + self._n_across]):
+                left = _PLAIN_GAP + across * (_PLAIN_CELL + _PLAIN_GAP)
+                self._picture(pen, row, (left, top))
+                pen.lines((left + 2, top + _PLAIN_CELL + 2), captions[start + across], _PLAIN_LINE)
+                tick()
+            top += _PLAIN_CELL + height + _PLAIN_GAP
+        pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
+        return page
+
+    def _picture(self, pen: _Pen, row: dict[Any, Any], corner: tuple[int, int]) -> None:
+        size = _PLAIN_CELL, _PLAIN_CELL
+        picture = small_picture(_path(row), _PLAIN_CELL)
+        if picture is None:
+            pen.status(corner, size, GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX])
+            return
+        pen.picture(corner, size, picture, is_low=True)
+        self.n_drawn += 1
+
+    def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
+        """Return the lines below a picture."""
+        texts = (self._fonts.drawable(label_of(str(row[name]))) for name in self._labels)
+        label = ": ".join(text for text in texts if text)
+        return self._lines([label, f"seed {row[names.SEED_SENT]}"], _PLAIN_CELL - 4)
+
+    def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
+        fonts = [self._fonts.font_or_default(text, _PLAIN_TEXT_PX) for text in texts]
+        return [
+            (line, font)
+            for text, font in zip(texts, fonts, strict=True)
+            for line in wrapped(text, font, width, _PLAIN_LINES_MAX) or [""]
+        ]
+
+
+def _path(row: dict[Any, Any]) -> Path:
+    return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
+
+
+def _without_picture(rows: pd.DataFrame) -> str:
+    """Say which rows have no picture to draw, by status."""
+    if not len(rows) or names.STATUS not in rows:
+        return f"without a picture: {len(rows)}" if len(rows) else ""
+    kinds = rows[names.STATUS].astype(str).replace(names.COMPLETED, UNSAVED).value_counts()
+    counts = (f"{n} {PALETTE[kind].word if kind in PALETTE else kind}" for kind, n in kinds.items())
+    return f"without a picture: {', '.join(counts)}"

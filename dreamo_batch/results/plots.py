@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.budget import ZERO, money, total
 from dreamo_batch.errors import UsageError
-from dreamo_batch.fonts import Lettering
+from dreamo_batch.fonts import machine_fonts
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import dollars
 
@@ -415,7 +415,7 @@ def _families(text: str) -> list[str]:
 def _files() -> list[str]:
     from matplotlib.font_manager import FontProperties, findfont
 
-    return [findfont(FontProperties()), *map(str, Lettering().files)]
+    return [findfont(FontProperties()), *map(str, machine_fonts())]
 
 
 @functools.lru_cache(maxsize=64)
