@@ -577,6 +577,23 @@ def test_creates_of_an_earlier_call_are_waited_for(make, clock):
     assert until_given(second, clock) == [(Do.POLL, KEY, "t1")]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PollAnswer(Do.POLL, ("c", 1), replace(LIMITED, retry_after_s=30.0)),
+        SaveAnswer(("c", 1), "not saved", replace(LIMITED, retry_after_s=30.0)),
+    ],
+    ids=["poll", "save"],
+)
+def test_what_an_earlier_call_asked_still_says_how_long_to_wait(make, clock, answer):
+    """Nobody awaits the answer any more, but the service asked for a pause."""
+    second = make("a", "b")
+    second.take(answer)
+    assert given(second) == []
+    clock.now += 30
+    assert given(second)
+
+
 def test_a_create_of_an_earlier_table_is_not_sent_again(make):
     """Its job is not in this table, so where it never arrived nobody wants it any more."""
     first = make("a")

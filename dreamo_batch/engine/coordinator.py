@@ -257,8 +257,10 @@ class Coordinator:
                 self._create_ended(answer)
             case effects.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
                 logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
+                self._take_limit(answer.result)
             case effects.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
                 logger.debug("an earlier call fetched the picture of job %s; this one does so itself", key[0])
+                self._take_limit(answer.refusal)
             case effects.PollAnswer(do=Do.REFRESH):
                 self._refreshed(answer)
             case effects.PollAnswer():
@@ -552,6 +554,12 @@ class Coordinator:
             )
         elif not self.schedule.save_failed(key, now):
             self.record(effects.unsaved(key, wall, answer.result))
+
+    def _take_limit(self, result: object) -> None:
+        """Wait as long as a 429 asks for, even if nothing else of the answer is of use."""
+        if isinstance(result, Failure) and result.error_class == failures.RATE_LIMITED:
+            self._limited = result
+            self.schedule.limited(self._clock.monotonic(), asked_s=result.retry_after_s)
 
     def _probed(self, answer: effects.ProbeAnswer) -> None:
         if not answer.is_there:
