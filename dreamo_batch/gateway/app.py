@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
@@ -14,33 +15,17 @@ from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
-from dreamo_batch.gateway import answers
+from dreamo_batch.gateway import answers, schemas
 from dreamo_batch.gateway.answers import error_response, json_response, vary
 from dreamo_batch.gateway.billing import total
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
-from dreamo_batch.gateway.schemas import (
-    Create,
-    CreateAnswer,
-    CreateRequest,
-    ErrorAnswer,
-    FaultsAnswer,
-    FaultsRequest,
-    InvoiceAnswer,
-    MissingAnswer,
-    ModelAnswer,
-    Params,
-    PollAnswer,
-    PriceAnswer,
-    Problem,
-    problem_of,
-    read_create,
-)
+from dreamo_batch.gateway.schemas import Create, ErrorAnswer, Params, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import Bucket, retry_hint
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -48,7 +33,7 @@ if TYPE_CHECKING:
     from dreamo_batch.gateway.faults import FaultPlan, Stage, Strike
     from dreamo_batch.gateway.rendering import Renderer
     from dreamo_batch.gateway.server import JoinedWrites, Transports
-    from dreamo_batch.gateway.tasks import GatewaySettings, Tasks
+    from dreamo_batch.gateway.tasks import Tasks
 
 # Base64 of the largest picture allowed, and room for the rest.
 BODY_BYTES_MAX: Final = 8 * 2**20
@@ -114,27 +99,6 @@ class HangUp(Response):
             pass
 
 
-class RequestCap:
-    """Answers 429 to requests of any kind above a rate; /local stays open to the tests."""
-
-    def __init__(self, app: ASGIApp, settings: GatewaySettings, clock: Callable[[], float]) -> None:
-        self._app = app
-        self._settings = settings
-        self._clock = clock
-        self._bucket = Bucket(settings.max_requests_per_s)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        is_free = scope["type"] != "http" or scope["path"].startswith("/local/")
-        wait_s = 0.0 if is_free else self._bucket.take(time.monotonic())
-        if wait_s == 0:
-            await self._app(scope, receive, send)
-        else:
-            headers, fields = retry_hint(self._settings.retry_after, wait_s, self._clock())
-            response = error_response(429, "50429", "too many requests", headers=headers, fields=fields)
-            await response(scope, receive, send)
-
-
 class _DescribedApp(FastAPI):
     """FastAPI that also describes the key and the bodies, which the endpoints read themselves."""
 
@@ -142,9 +106,9 @@ class _DescribedApp(FastAPI):
         description = super().openapi()
         components = description.setdefault("components", {})
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        models = [(model, "validation") for model in (CreateRequest, FaultsRequest)]
-        _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # a list is invariant
-        components.setdefault("schemas", {}).update(schemas["$defs"])
+        bodies = [(model, "validation") for model in (schemas.CreateRequest, schemas.FaultsRequest)]
+        _, bodies_schema = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # a list is invariant
+        components.setdefault("schemas", {}).update(bodies_schema["$defs"])
         return description
 
 
@@ -157,39 +121,60 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
         redoc_url=None,
         exception_handlers=dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond),
     )
+    key, body = (401,), (400, 401, 413, 415)
+    create, faults = schemas.CreateRequest, schemas.FaultsRequest
+    missing = {404: schemas.MissingAnswer}
     # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
-    add = app.add_api_route
-    add(contract.TASK_PATH.value, endpoints.poll, **_described(401, model=PollAnswer, missing=ErrorAnswer))
-    add("/files/{name}", endpoints.download, responses=_FILE_ANSWERS)
-    body_errors = (400, 401, 413, 415)
-    add(
-        contract.CREATE_PATH.value,
-        endpoints.create,
-        methods=["POST"],
-        **_described(*body_errors, model=CreateAnswer, body="CreateRequest"),
-    )
-    add(
-        contract.PRECHARGE_PATH.value,
-        endpoints.precharge,
-        methods=["POST"],
-        **_described(*body_errors, model=PriceAnswer, missing=MissingAnswer, body="CreateRequest"),
-    )
-    add(contract.MODELS_PATH.value, endpoints.models, **_described(model=ModelAnswer, is_public=True))
-    add(
-        contract.SPEC_PATH.value,
-        endpoints.spec,
-        **_described(model=ModelAnswer, missing=ModelAnswer, is_public=True),
-    )
-    add("/local/invoice", endpoints.invoice, **_described(401, model=InvoiceAnswer))
-    add("/local/faults", endpoints.faults, **_described(401, model=FaultsAnswer))
-    add(
-        "/local/faults",
-        endpoints.change_faults,
-        methods=["POST"],
-        **_described(*body_errors, model=FaultsAnswer, body="FaultsRequest"),
-    )
-    settings = endpoints.tasks.settings
-    return app if settings.max_requests_per_s is None else RequestCap(app, settings, endpoints.tasks.clock)
+    for method, path, endpoint, description in (
+        ("GET", contract.TASK_PATH.value, endpoints.poll, _described(schemas.PollAnswer, 404, *key)),
+        ("GET", "/files/{name}", endpoints.download, {"responses": _FILE_ANSWERS}),
+        (
+            "POST",
+            contract.CREATE_PATH.value,
+            endpoints.create,
+            _described(schemas.CreateAnswer, *body, reads=create),
+        ),
+        (
+            "POST",
+            contract.PRECHARGE_PATH.value,
+            endpoints.precharge,
+            _described(schemas.PriceAnswer, *body, reads=create, others=missing),
+        ),
+        ("GET", contract.MODELS_PATH.value, endpoints.models, _described(schemas.ModelAnswer)),
+        (
+            "GET",
+            contract.SPEC_PATH.value,
+            endpoints.spec,
+            _described(schemas.ModelAnswer, others={404: schemas.ModelAnswer}),
+        ),
+        ("GET", "/local/invoice", endpoints.invoice, _described(schemas.InvoiceAnswer, *key)),
+        ("GET", "/local/faults", endpoints.faults, _described(schemas.FaultsAnswer, *key)),
+        (
+            "POST",
+            "/local/faults",
+            endpoints.change_faults,
+            _described(schemas.FaultsAnswer, *body, reads=faults),
+        ),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], **description)
+    return app if endpoints.tasks.settings.max_requests_per_s is None else _capped(app, endpoints.tasks)
+
+
+def _capped(app: ASGIApp, tasks: Tasks) -> ASGIApp:
+    """Answer 429 to requests of any kind above a rate; /local stays open to the tests."""
+    settings = tasks.settings
+    bucket = Bucket(settings.max_requests_per_s)
+
+    async def capped(scope: Scope, receive: Receive, send: Send) -> None:
+        is_free = scope["type"] != "http" or scope["path"].startswith("/local/")
+        if is_free or (wait_s := bucket.take(time.monotonic())) == 0:
+            await app(scope, receive, send)
+        else:
+            headers, fields = retry_hint(settings.retry_after, wait_s, tasks.clock())
+            response = error_response(429, "50429", "too many requests", headers=headers, fields=fields)
+            await response(scope, receive, send)
+
+    return capped
 
 
 async def _respond(_: Request, error: Exception) -> Response:
@@ -203,24 +188,24 @@ async def _respond(_: Request, error: Exception) -> Response:
 
 
 def _described(
-    *statuses: int,
-    model: type[BaseModel],
-    missing: type[BaseModel] | None = None,
-    body: str | None = None,
-    is_public: bool = False,
+    good: type[BaseModel],
+    *errors: int,
+    reads: type[BaseModel] | None = None,
+    others: Mapping[int, type[BaseModel]] | None = None,
 ) -> dict[str, Any]:
-    """Describe the answers of one endpoint, its body and its need of the key."""
-    responses = {200: {"model": model}} | {status: {"model": ErrorAnswer} for status in (*statuses, 429)}
-    if missing:
-        responses[404] = {"model": missing}
-    extra: dict[str, Any] = {} if is_public else {"security": [{"key": []}]}
-    if body:
-        schema = {"$ref": f"#/components/schemas/{body}"}
+    """Describe the answers of one endpoint, the body it reads, and its need of the key."""
+    models = {200: good, **dict.fromkeys((*errors, 429), ErrorAnswer), **(others or {})}
+    extra: dict[str, Any] = {"security": [{"key": []}]} if errors else {}
+    if reads:
+        schema = {"$ref": f"#/components/schemas/{reads.__name__}"}
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if body == "CreateRequest":
+    if reads is schemas.CreateRequest:
         x_model = {"type": "string", "enum": [contract.MODEL]}
         extra["parameters"] = [{"name": "X-Model", "in": "header", "required": False, "schema": x_model}]
-    return {"responses": responses, "openapi_extra": extra}
+    return {
+        "responses": {status: {"model": model} for status, model in models.items()},
+        "openapi_extra": extra,
+    }
 
 
 _FILE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
@@ -235,28 +220,19 @@ def _refused_by(problem: Problem) -> Response:
     return error_response(400, problem.code, problem.message)
 
 
+@dataclass(eq=False, repr=False)
 class Endpoints:
     """The endpoints, bound to one gateway.
 
     The key is checked and bodies are read here, not by FastAPI's dependencies, which would cost a tenth of a request.
     """
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        renderer: Renderer,
-        plan: FaultPlan,
-        *,
-        api_key: str,
-        base_url: str,
-        transports: Transports,
-    ) -> None:
-        self.tasks = tasks
-        self._renderer = renderer
-        self._plan = plan
-        self._credentials = b"bearer " + api_key.encode()
-        self._base_url = base_url
-        self._transports = transports
+    tasks: Tasks
+    renderer: Renderer
+    plan: FaultPlan
+    api_key: str
+    base_url: str
+    transports: Transports
 
     async def create(self, request: Request) -> Response:
         """Draw a picture."""
@@ -267,7 +243,7 @@ class Endpoints:
             headers, fields = retry_hint(tasks.settings.retry_after, wait_s, tasks.clock())
             text = "too many concurrent tasks"
             raise Refused(error_response(429, "50430", text, headers=headers, fields=fields))
-        strike = self._plan.draw("create")
+        strike = self.plan.draw("create")
         if strike and not strike.fault.is_accepted:
             return await self._send(Response(), strike, "create", request)
         payload = vary(answers.created(tasks.accept(create, strike)), strike, tasks.clock())
@@ -281,7 +257,7 @@ class Endpoints:
         if create.problem:
             raise Refused(_refused_by(create.problem))
         now, discount = tasks.clock(), tasks.settings.discount
-        strike = self._plan.draw("precharge")
+        strike = self.plan.draw("precharge")
         if tasks.settings.precharge == "cache_miss":
             payload = answers.cache_miss()
         else:
@@ -295,25 +271,25 @@ class Endpoints:
         if task is None:
             raise Refused(error_response(404, "404", answers.NOT_FOUND))
         now, settings = self.tasks.clock(), self.tasks.settings
-        url = f"{self._base_url}/files/{task.picture}"
+        url = f"{self.base_url}/files/{task.picture}"
         if settings.links_live_s is not None:
             url += f"?expires={now + settings.links_live_s:.3f}"
         payload = answers.polled(task, now, settings.discount, url)
-        strike = self._plan.draw("poll", payload["status"])
+        strike = self.plan.draw("poll", payload["status"])
         return await self._send(json_response(vary(payload, strike, now)), strike, "poll", request)
 
     async def download(self, request: Request, name: str, expires: str | None = None) -> Response:
         """Fetch a picture; the link is public and its name can't be guessed."""
         match = _PICTURE_NAME.fullmatch(name)
         try:
-            content = self._renderer.read(name) if match else None
+            content = self.renderer.read(name) if match else None
         except FileNotFoundError:
             content = None
         if match is None or content is None:
             raise Refused(error_response(404, "404", "no such file"))
         if self._is_expired(expires):
             raise Refused(answers.expired_link())
-        strike = self._plan.draw("download")
+        strike = self.plan.draw("download")
         media_type = _MEDIA_TYPES.get(match[1], "application/octet-stream")
         return await self._send(Response(content, media_type=media_type), strike, "download", request)
 
@@ -343,7 +319,7 @@ class Endpoints:
             status = {"code": 404, "message": "model not found"}
             return json_response({"status": status, "data": None}, 404)
         headers = {"Authorization": "Bearer {api_key}", "Content-Type": "application/json"}
-        endpoint = f"{self._base_url}{contract.CREATE_PATH.value}"
+        endpoint = f"{self.base_url}{contract.CREATE_PATH.value}"
         schema = Params.model_json_schema()
         parameters = [
             {
@@ -376,39 +352,39 @@ class Endpoints:
         def write() -> Response:
             return json_response({"n_attempts": len(lines), "total": total(lines), "tasks": lines})
 
-        return await self._renderer.in_thread(write)
+        return await self.renderer.in_thread(write)
 
     async def faults(self, request: Request) -> Response:
         """List the faults that are planned."""
         self._check_key(request)
-        return json_response(self._plan.describe())
+        return json_response(self.plan.describe())
 
     async def change_faults(self, request: Request) -> Response:
         """Plan faults."""
         self._check_key(request)
         try:
-            self._plan.change(json.loads(await _read_body(request)))
+            self.plan.change(json.loads(await _read_body(request)))
         except (ValueError, RecursionError) as error:
             raise Refused(error_response(400, "400", str(error))) from None
-        return json_response(self._plan.describe())
+        return json_response(self.plan.describe())
 
     def _check_key(self, request: Request) -> None:
         sent = request.headers.get("authorization", "").encode("latin-1")
         # The scheme's letters may have any case, the key's may not.
-        if not hmac.compare_digest(sent[:7].lower() + sent[7:], self._credentials):
+        if not hmac.compare_digest(sent[:7].lower() + sent[7:], b"bearer " + self.api_key.encode()):
             raise Refused(error_response(401, "401", "API key missing or invalid"))
 
     async def _read_create(self, request: Request) -> Create:
         self._check_key(request)
         body, x_model = await _read_body(request), request.headers.get("x-model")
         if len(body) > SMALL_BODY_BYTES:
-            return await self._renderer.in_thread(self._take, body, x_model)
+            return await self.renderer.in_thread(self._take, body, x_model)
         return self._take(body, x_model)
 
     def _take(self, body: bytes, x_model: str | None) -> Create:
         create = read_create(body, x_model)
         if create.reference.content is not None:
-            self._renderer.references.keep(create.reference.digest, create.reference.content)
+            self.renderer.references.keep(create.reference.digest, create.reference.content)
         return create
 
     async def _send(
@@ -435,7 +411,7 @@ class Endpoints:
         return response
 
     def _transport_of(self, request: Request) -> JoinedWrites | None:
-        return self._transports.get(request.scope["client"])
+        return self.transports.get(request.scope["client"])
 
     def _is_expired(self, expires: str | None) -> bool:
         if expires is None:

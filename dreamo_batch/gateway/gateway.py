@@ -200,14 +200,7 @@ class LocalGateway:
             store = stack.enter_context(contextlib.closing(TaskStore(folder / "tasks.sqlite")))
             renderer = Renderer(self._engine, store, folder)
             tasks = Tasks(self._settings, store, renderer, self._clock)
-            endpoints = Endpoints(
-                tasks,
-                renderer,
-                self.faults,
-                api_key=self.api_key,
-                base_url=base_url,
-                transports=transports,
-            )
+            endpoints = Endpoints(tasks, renderer, self.faults, self.api_key, base_url, transports)
             app = make_app(endpoints)
             server = ThreadedServer(app, sock, transports, on_start=tasks.resume, on_stop=renderer.close)
             server.start()

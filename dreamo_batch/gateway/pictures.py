@@ -202,9 +202,8 @@ class _Painter:
         for place, layer in enumerate(layers := _ART["scenes"][scene].split(), 1):
             outline, colour, top, relief = layer.split(":")
             near = 0.5 + 0.5 * place / len(layers)
-            self.layer(
-                outline, _mix(self.horizon, self.lit(self.hue(colour)), near), float(top), float(relief)
-            )
+            hazy = _mix(self.horizon, self.lit(self.hue(colour)), near)
+            self.layer(outline, hazy, float(top), float(relief))
         if scene == "room":
             self.room()
         for x, y, near in self.spots(170) if weather in {"rain", "snow", "petals"} else ():
@@ -212,9 +211,8 @@ class _Painter:
             if weather == "rain":
                 self.pen.line((x, y, x - reach * 1.5, y + reach * 7), fill=(220, 232, 255, 110), width=1)
             else:
-                self.pen.circle(
-                    (x, y), reach * 0.6, (255, 255, 255, 210) if weather == "snow" else self.hue("f0a0a0", 25)
-                )
+                colour = (255, 255, 255, 210) if weather == "snow" else self.hue("f0a0a0", 25)
+                self.pen.circle((x, y), reach * 0.6, colour)
         return self.image.filter(ImageFilter.GaussianBlur(0.7))
 
     def sky(self, scene: str, weather: str | None) -> None:
@@ -227,15 +225,12 @@ class _Painter:
         self.glow(self.sun, at, radius * 4)
         self.pen.circle(at, radius, self.sun)
         if scene == "space":
-            at, radius = (
-                (self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height),
-                self.side * 0.3,
-            )
+            at = self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height
+            radius = self.side * 0.3
             ball, colour = Image.new("L", self.image.size), self.hue("c8745a", 180)
             ImageDraw.Draw(ball).circle(at, radius, 255)
-            stripes = [
-                _mix(colour, (255, 240, 220) if k % 2 else (30, 10, 50), 0.12 + 0.05 * k) for k in range(9)
-            ]
+            bands = ((30, 10, 50), (255, 240, 220))
+            stripes = [_mix(colour, bands[k % 2], 0.12 + 0.05 * k) for k in range(9)]
             self.glow(colour, at, radius * 2)
             self.image.paste(_bands(self.image.size, stripes), (0, 0), ball)
         elif self.hour != "night":
@@ -272,10 +267,8 @@ class _Painter:
         edge = list(zip(x * self.width, line, strict=True))
         ImageDraw.Draw(mask).polygon([(0, self.height), *edge, (self.width, self.height)], fill=255)
         box = (0, first, self.width, self.height)
-        shade = _bands(
-            (self.width, self.height - first), [_mix(colour, _WHITE, 0.1), _mix(colour, (20, 20, 50), 0.28)]
-        )
-        self.image.paste(shade, box, mask.crop(box))
+        shades = [_mix(colour, _WHITE, 0.1), _mix(colour, (20, 20, 50), 0.28)]
+        self.image.paste(_bands((self.width, self.height - first), shades), box, mask.crop(box))
         for a, b, near in self.spots({"towers": 260, "water": 70}.get(outline, 0)):
             row = top * self.height + b * (1 - top)
             if outline == "water":
@@ -301,15 +294,13 @@ class _Painter:
         self.pen.rectangle((shelf * width, 0.5 * height, (shelf + 0.26) * width, 0.515 * height), wood)
         for place, tall in enumerate(self.rng.uniform(0.06, 0.13, 9)):
             at = (shelf + 0.02 + place * 0.025) * width
-            self.pen.rectangle(
-                (at, (0.5 - tall) * height, at + 0.02 * width, 0.5 * height), self.hue("b4523a", 180)
-            )
-        lamp = (shelf + 0.13) * width, 0.16 * height
-        self.glow((255, 232, 170), lamp, self.side * 0.34)
-        self.pen.line((lamp[0], 0, *lamp), wood, bar // 2 or 1)
-        self.pen.pieslice(
-            (lamp[0] - bar * 4, lamp[1] - bar * 3, lamp[0] + bar * 4, lamp[1] + bar * 5), 180, 360, wood
-        )
+            book = at, (0.5 - tall) * height, at + 0.02 * width, 0.5 * height
+            self.pen.rectangle(book, self.hue("b4523a", 180))
+        lamp_x, lamp_y = (shelf + 0.13) * width, 0.16 * height
+        self.glow((255, 232, 170), (lamp_x, lamp_y), self.side * 0.34)
+        self.pen.line((lamp_x, 0, lamp_x, lamp_y), wood, bar // 2 or 1)
+        shade = lamp_x - bar * 4, lamp_y - bar * 3, lamp_x + bar * 4, lamp_y + bar * 5
+        self.pen.pieslice(shade, 180, 360, wood)
 
     def glow(self, colour: Rgb, at: tuple[float, float], radius: float) -> None:
         reach = max(2, round(radius))
@@ -357,9 +348,8 @@ def _put(
     if not floats:
         tall = max(2, figure.height // 14)
         shadow = Image.radial_gradient("L").point([max(0, 130 - grey) for grey in range(256)])
-        image.paste(
-            (14, 12, 34), (left, round(foot * image.height - tall * 0.6)), shadow.resize((figure.width, tall))
-        )
+        top = round(foot * image.height - tall * 0.6)
+        image.paste((14, 12, 34), (left, top), shadow.resize((figure.width, tall)))
     image.paste(figure, (left, round(foot * image.height) - figure.height), figure)
 
 

@@ -174,19 +174,15 @@ def request_digest(request: DrawRequest, image: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-class TaskIds:
-    """Makes ids like the service's: an xid, that is time, machine, process and a counter, in base 32."""
+_MAKER: Final = os.urandom(5)
+# Starts low enough that the first eight million ids of a process sort by time.
+_NUMBERS: Final = itertools.count(int.from_bytes(os.urandom(3)) // 2)
 
-    def __init__(self) -> None:
-        self._maker = os.urandom(5)
-        # Starts low enough that the first eight million ids of one gateway sort by time.
-        self._numbers = itertools.count(int.from_bytes(os.urandom(3)) // 2)
 
-    def make(self, now: float) -> str:
-        """Make the id of a task."""
-        number = next(self._numbers) % 2**24
-        raw = int(now).to_bytes(4) + self._maker + number.to_bytes(3)
-        return base64.b32hexencode(raw)[:20].decode().lower()
+def make_task_id(now: float) -> str:
+    """Make an id like the service's: an xid, that is time, machine, process and a counter, in base 32."""
+    raw = int(now).to_bytes(4) + _MAKER + (next(_NUMBERS) % 2**24).to_bytes(3)
+    return base64.b32hexencode(raw)[:20].decode().lower()
 
 
 LAYOUT: Final = 2
@@ -354,7 +350,6 @@ class Tasks:
         self._store = store
         self._renderer = renderer
         self._rng = random.Random(settings.seed)
-        self._ids = TaskIds()
         self._slots = Slots(None)
 
     def resume(self) -> None:
@@ -378,7 +373,7 @@ class Tasks:
         price = self.price(request)
         fate, code, message = _outcome(create.problem, strike)
         task = GatewayTask(
-            task_id=self._ids.make(now),
+            task_id=make_task_id(now),
             digest=create.digest,
             **dataclasses.asdict(request),
             image=create.reference.digest,
