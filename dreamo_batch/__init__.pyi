@@ -39,9 +39,9 @@ from .results.export import export
 from .results.failures import failures
 from .results.history import attempts
 from .results.load import load, status
-from .results.measure import Metric
+from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
-from .results.seeds import best_seeds, compare_replicates, diversity, measure, near_duplicates, rank
+from .results.seeds import best_seeds, compare_replicates, diversity, near_duplicates, rank
 from .results.timing import latency, pace, throughput
 from .service.client import Client
 from .service.failures import Failure

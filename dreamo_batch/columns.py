@@ -171,7 +171,7 @@ RANK_MEAN = "rank_mean"
 REFERENCE_SHA256 = "reference_sha256"
 METRIC = "metric"
 VERSION = "version"
-LOOK = "look"
+FINGERPRINT = "fingerprint"
 
 # What `check_service` found.
 CHECK = "check"
@@ -539,7 +539,9 @@ METRICS = _table(
     Column(METRIC, STR, "", "Name of the metric."),
     Column(VERSION, STR, "", "Its version."),
     Column(VALUE, FLOAT, "", "Value; missing if there was nothing to measure."),
-    Column(LOOK, "object", "", "Perceptual hash and thumbnail of the picture, as bytes."),
+    Column(
+        FINGERPRINT, "object", "", "Perceptual hash, thumbnail, colours and edges of the picture, as bytes."
+    ),
 )
 
 CHECKS = _table(

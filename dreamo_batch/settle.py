@@ -17,9 +17,12 @@ from dreamo_batch.engine.coordinator import SystemClock
 from dreamo_batch.engine.directory import (
     PREVIOUS,
     UNREADABLE,
+    NotAPicture,
     RunDirectory,
     StoredTable,
+    further_paths,
     is_unaltered,
+    look,
     new_entropy,
     pictures,
     read_frame,
@@ -316,6 +319,15 @@ def _picture(directory: RunDirectory, attempt: Attempt) -> Iterator[str]:
         )
     elif not is_unaltered(directory.path, attempt.output_path, attempt.output_sha256):
         yield f"{attempt.output_path} is not the picture that was saved; delete it and run again"
+    again = f"delete {attempt.output_path} and run again to fetch every picture of its task"
+    for number, path in enumerate(further_paths(directory.path, attempt.output_path, attempt.output_urls), 2):
+        if path is None:
+            yield f"picture {number} of the task of {attempt.output_path} is missing; {again}"
+            continue
+        try:
+            look((directory.path / path).read_bytes())
+        except NotAPicture:
+            yield f"{path} is damaged; {again}"
 
 
 def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
@@ -325,7 +337,13 @@ def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
         f"{trace} shows a purchase that the ledger does not know of; nothing more is bought here"
         for trace in lost
     )
-    saved = {attempt.output_path for attempt in state}
+    saved: set[str | None] = set()
+    for attempt in state:
+        if attempt.output_path is not None:
+            saved |= {
+                attempt.output_path,
+                *further_paths(directory.path, attempt.output_path, attempt.output_urls),
+            }
     for path in pictures(directory):
         name = path.relative_to(directory.path).as_posix()
         if name not in saved and name not in lost:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,40 @@ def test_pictures_that_are_gone_or_cut_are_counted(run_dir, folder):
     assert len(lines_of(folder)) == 2
 
 
+def test_every_picture_of_a_task_is_exported_and_verified(tmp_path, folder, monkeypatch):
+    """Further ones have a line each, at no cost; one that is damaged or gone is counted, and found by verify."""
+    fetch = dreamo.Client.fetch
+
+    def with_three_pictures(client, *arguments, **options):
+        task = fetch(client, *arguments, **options)
+        return replace(task, urls=task.urls * 3)
+
+    monkeypatch.setattr(dreamo.Client, "fetch", with_three_pictures)
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "fox.png")
+    jobs = dreamo.sweep(image=str(tmp_path / "fox.png"), prompt="on a beach", seed=[1, 2], size="512x512")
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+    assert dreamo.verify(tmp_path / "run") == []
+    counts = dreamo.export(done, folder, text=True)
+    assert (counts["pictures"], counts["missing"], counts["without_text"]) == (6, 0, 0)
+    first = [f"{job}{number}.jpg" for job in done["job_id"] for number in ("", "-2", "-3")]
+    lines = lines_of(folder)
+    assert [line["file_name"] for line in lines] == first
+    assert [line["cost"] == "0" for line in lines] == [False, True, True] * 2
+    assert {(line["width"], line["height"], line["seed"]) for line in lines} == {
+        ("512", "512", "1"),
+        ("512", "512", "2"),
+    }
+    (tmp_path / "run/images" / first[1]).unlink()
+    (tmp_path / "run/images" / first[2]).write_bytes(b"<html>")
+    assert [line.split("; ")[0] for line in dreamo.verify(tmp_path / "run")] == [
+        f"picture 2 of the task of images/{first[0]} is missing",
+        f"images/{first[2]} is damaged",
+    ]
+    counts = dreamo.export(done, folder)
+    assert (counts["pictures"], counts["missing"]) == (4, 2)
+
+
 def test_a_table_names_no_file_elsewhere(run_dir, folder):
     """A path in a table leads neither out of the run directory nor out of the export."""
     results = dreamo.load(run_dir)
@@ -395,7 +430,7 @@ def test_a_list_that_is_not_ours_is_refused(run_dir, folder, manifest):
     [
         ({"formats": ["csv", "docx"]}, "docx"),
         ({"pictures": "move"}, "move"),
-        ({"text": True, "pictures": "link"}, "copies"),
+        ({"text": True, "pictures": "link"}, "can't be links"),
     ],
 )
 def test_options_are_checked_first(run_dir, folder, options, words):
@@ -410,7 +445,7 @@ def test_places_and_tables_that_do_not_do(run_dir, folder):
     with pytest.raises(dreamo.UsageError, match="run directory itself"):
         dreamo.export(run_dir, run_dir)
     folder.write_text("a file")
-    with pytest.raises(dreamo.UsageError, match="no folder"):
+    with pytest.raises(dreamo.UsageError, match="not a folder"):
         dreamo.export(run_dir, folder)
     with pytest.raises(dreamo.UsageError, match="Not a results table"):
         dreamo.export(pd.DataFrame({"prompt": ["a"]}), folder)

@@ -18,6 +18,7 @@ from dreamo_batch import columns, files, parallel
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import likeness
+from dreamo_batch.results import measure as measuring
 
 QUIET = {"progress": False}
 
@@ -87,9 +88,9 @@ def test_every_picture_is_measured_once_and_remembered(run_dir):
     again = dreamo.measure(run_dir, [counted, "appearance"], **QUIET)
     assert counted.n == 5
     pd.testing.assert_frame_equal(again, measured)
-    kept = pd.read_parquet(run_dir / likeness.NAME)
+    kept = pd.read_parquet(run_dir / measuring.NAME)
     assert kept.columns.tolist() == list(columns.METRICS)
-    assert kept["metric"].value_counts().to_dict() == {"counted": 5, "look": 6}
+    assert kept["metric"].value_counts().to_dict() == {"counted": 5, "fingerprint": 6}
 
 
 def test_a_value_is_that_of_the_function_on_both_pictures(run_dir):
@@ -123,7 +124,7 @@ def test_rows_without_a_picture_have_no_value_and_say_why(run_dir):
     problems = measured["problem"]
     assert problems["b"].startswith("failed: ")
     assert problems["c"].endswith("is gone")
-    assert problems["d"].endswith("is not the picture that it was")
+    assert problems["d"].endswith("was changed")
     assert problems[list("aefgh")].isna().all()
 
 
@@ -140,11 +141,11 @@ def test_a_reference_that_is_gone_changed_or_far_away(tmp_path):
     done["status"] = done["status"].astype(str)
     Image.new("RGB", (64, 64), "blue").save(reference)
     changed = dreamo.measure(done, **QUIET)["problem"]
-    assert "reference reference.png is not the picture that it was" in changed[0]
+    assert "reference reference.png was changed" in changed[0]
     reference.unlink()
     assert "reference reference.png is gone" in dreamo.measure(done, **QUIET)["problem"][0]
     row = done.iloc[[0]].assign(job_id="another")
-    assert "its reference is not known" in dreamo.measure(row, **QUIET)["problem"][0]
+    assert "its reference is unknown" in dreamo.measure(row, **QUIET)["problem"][0]
 
 
 def test_a_metric_that_breaks_is_told_once_and_measured_anew(run_dir):
@@ -176,16 +177,16 @@ def test_without_a_version_nothing_is_remembered(run_dir):
     dreamo.measure(run_dir, counted, **QUIET)
     dreamo.measure(run_dir, counted, **QUIET)
     assert counted.n == 10
-    assert not (run_dir / likeness.NAME).exists()
+    assert not (run_dir / measuring.NAME).exists()
     counted.version = 2
     dreamo.measure(run_dir, counted, **QUIET)
-    assert pd.read_parquet(run_dir / likeness.NAME)["version"].unique().tolist() == ["2"]
+    assert pd.read_parquet(run_dir / measuring.NAME)["version"].unique().tolist() == ["2"]
 
 
 def test_a_damaged_file_of_values_is_measured_again(run_dir):
     """It warns, and the file is whole afterwards."""
     first = dreamo.measure(run_dir, **QUIET)
-    path = run_dir / likeness.NAME
+    path = run_dir / measuring.NAME
     for damaged in (path.read_bytes()[:-20], b"", _altered(path.read_bytes())):
         path.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"metrics\.parquet can't be read .* measured again"):
@@ -200,7 +201,7 @@ def _altered(content: bytes) -> bytes:
 
 def test_a_file_of_another_schema_is_measured_again(run_dir):
     """What an older or newer version had written there is no value of ours."""
-    pd.DataFrame({"x": [1]}).to_parquet(run_dir / likeness.NAME)
+    pd.DataFrame({"x": [1]}).to_parquet(run_dir / measuring.NAME)
     with pytest.warns(UserWarning, match="measured again"):
         dreamo.measure(run_dir, **QUIET)
 
@@ -212,21 +213,19 @@ def test_a_directory_that_can_not_be_written_to_is_measured_all_the_same(run_dir
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "replace", refuse)
-    with pytest.warns(
-        UserWarning, match=r"can't be written \(Permission denied\): what was measured is not kept"
-    ):
+    with pytest.warns(UserWarning, match=r"can't be written \(Permission denied\); the values aren't kept"):
         measured = dreamo.measure(run_dir, **QUIET)
     assert measured["appearance"].notna().sum() == 7
 
 
 def test_two_at_once_keep_both_their_values(run_dir):
     """The later one to write reads first what the other has put there."""
-    one, other = likeness.Cache(run_dir), likeness.Cache(run_dir)
+    one, other = measuring.Cache([run_dir]), measuring.Cache([run_dir])
     for cache, metric in ((one, "a"), (other, "b")):
-        cache.put(likeness.Key("00", "", metric, "1"), likeness.Value(1.0))
+        cache.put(run_dir, measuring.Key("00", "", metric, "1"), measuring.Value(1.0))
     one.save()
     other.save()
-    assert sorted(pq.read_table(run_dir / likeness.NAME)["metric"].to_pylist()) == ["a", "b"]
+    assert sorted(pq.read_table(run_dir / measuring.NAME)["metric"].to_pylist()) == ["a", "b"]
 
 
 def test_many_at_once_never_leave_a_damaged_file(run_dir):
@@ -246,7 +245,7 @@ def test_many_at_once_never_leave_a_damaged_file(run_dir):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert set(pd.read_parquet(run_dir / likeness.NAME)["metric"]) <= {f"m{n}" for n in range(6)}
+    assert set(pd.read_parquet(run_dir / measuring.NAME)["metric"]) <= {f"m{n}" for n in range(6)}
     assert list(run_dir.glob("*.partial")) == []
 
 
@@ -262,7 +261,7 @@ def test_an_interrupt_keeps_what_was_measured(run_dir):
 
     with pytest.raises(KeyboardInterrupt):
         dreamo.measure(run_dir, dreamo.Metric("slow", stops, version="1"), n_workers=1, **QUIET)
-    assert len(pd.read_parquet(run_dir / likeness.NAME)) == 3
+    assert len(pd.read_parquet(run_dir / measuring.NAME)) == 3
 
 
 def test_a_run_is_not_disturbed(run_dir):
@@ -271,7 +270,7 @@ def test_a_run_is_not_disturbed(run_dir):
     dreamo.measure(run_dir, **QUIET)
     dreamo.diversity(run_dir, **QUIET)
     after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
-    assert {path for path in after if before.get(path) != after[path]} == {run_dir / likeness.NAME}
+    assert {path for path in after if before.get(path) != after[path]} == {run_dir / measuring.NAME}
     assert dreamo.verify(run_dir) == []
 
 
@@ -286,6 +285,26 @@ def test_results_of_unknown_origin_and_other_tables_are_refused(run_dir):
         assert len(function(done, run_dir=run_dir, **QUIET)) >= 0
         with pytest.raises(UsageError, match="Not a results table"):
             function(pd.DataFrame({"prompt": ["a"]}))
+
+
+def test_several_runs_in_one_table_are_measured_each_in_its_own_directory(run_dir, tmp_path):
+    """Rows of a concat find their pictures, references and kept values by the column `run_dir`."""
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    picture(other, "d").unlink()
+    joined = pd.concat([dreamo.load(run_dir), dreamo.load(other)])
+    measured = dreamo.measure(joined, ["shape", Counted()], **QUIET)
+    assert measured.index.tolist() == list("abcdefgh") * 2
+    assert measured["shape"].iloc[:8].isna().tolist() == [label == "b" for label in "abcdefgh"]
+    # The deleted picture has the bytes of the one in the other directory.
+    pd.testing.assert_frame_equal(measured.iloc[8:], measured.iloc[:8])
+    assert (run_dir / measuring.NAME).is_file()
+    assert dreamo.diversity(joined, by="run_dir", **QUIET)["pictures"].tolist() == [6, 6]
+    ranked = dreamo.rank(joined, by="shape", within=["run_dir", "prompt"], **QUIET)
+    assert ranked["rank"].notna().sum() == 12
+    assert len(dreamo.near_duplicates(joined, by=["prompt", "seed"], max_bits=0, max_delta_e=0, **QUIET)) >= 6
+    assert len(dreamo.compare_replicates(joined, **QUIET)) == 8
+    picture(run_dir, "d").unlink()
+    assert dreamo.measure(joined, **QUIET).loc["d", "problem"].str.endswith("is gone").all()
 
 
 # Comparing.
@@ -382,7 +401,7 @@ def test_pictures_are_looked_at_once(run_dir, monkeypatch):
         raise AssertionError(subject)
 
     with monkeypatch.context() as patch:
-        patch.setattr(likeness, "_seen", refuse)
+        patch.setattr(measuring, "_fingerprint", refuse)
         pd.testing.assert_frame_equal(dreamo.diversity(run_dir, **QUIET), first)
     picture(run_dir, "d").unlink()
     assert dreamo.diversity(run_dir, **QUIET)["unseen"].tolist() == [1, 1]

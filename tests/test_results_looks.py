@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from dreamo_batch.images import upright_rgb
-from dreamo_batch.results import likeness as looks
+from dreamo_batch.results import likeness as comparing
 from dreamo_batch.results.likeness import (
-    Look,
-    Unseen,
+    Fingerprint,
+    UnreadablePicture,
     distance,
     likeness,
     mean_delta_e,
@@ -69,9 +69,9 @@ def test_the_hash_is_that_of_imagehash():
 
 def test_flat_pictures_have_one_hash_and_colours_tell_them_apart():
     """Rounding errors are no bits of their own; what the hash can't see, the thumbnail does."""
-    one, other = Look.of(plain(colour=(200, 30, 30))), Look.of(plain(colour=(30, 200, 30)))
+    one, other = Fingerprint.of(plain(colour=(200, 30, 30))), Fingerprint.of(plain(colour=(30, 200, 30)))
     assert one.bits == other.bits == 2**63
-    assert next(looks.distances([one, other])).delta_e[0] > 50
+    assert next(comparing.distances([one, other])).delta_e[0] > 50
 
 
 @pytest.mark.parametrize("quality", [95, 75, 40])
@@ -80,7 +80,7 @@ def test_compressing_and_scaling_change_next_to_nothing(quality):
     picture = scene()
     again = opened(encoded(picture, "JPEG", quality=quality))
     half = picture.resize((100, 100), Image.Resampling.LANCZOS)
-    block = next(looks.distances([Look.of(picture), Look.of(again), Look.of(half)]))
+    block = next(comparing.distances([Fingerprint.of(picture), Fingerprint.of(again), Fingerprint.of(half)]))
     assert block.bits.max() <= 4
     assert block.delta_e.max() < 1.5
 
@@ -88,13 +88,15 @@ def test_compressing_and_scaling_change_next_to_nothing(quality):
 def test_a_mirrored_picture_is_another_one():
     """What stands elsewhere is seen by both."""
     block = next(
-        looks.distances([Look.of(scene()), Look.of(scene().transpose(Image.Transpose.FLIP_LEFT_RIGHT))])
+        comparing.distances(
+            [Fingerprint.of(scene()), Fingerprint.of(scene().transpose(Image.Transpose.FLIP_LEFT_RIGHT))]
+        )
     )
     assert block.bits[0] > 16
     assert block.delta_e[0] > 10
 
 
-NO_TRAITS = Look.of(plain()).traits
+NO_TRAITS = Fingerprint.of(plain()).traits
 
 # Lindbloom's values for sRGB under D65.
 PRIMARIES = {
@@ -125,7 +127,9 @@ def test_delta_e_is_a_mean_over_places():
     one = Image.new("RGB", (64, 64), "white")
     half = one.copy()
     half.paste("black", (0, 0, 32, 64))
-    assert next(looks.distances([Look.of(one), Look.of(half)])).delta_e[0] == pytest.approx(50, abs=0.01)
+    assert next(comparing.distances([Fingerprint.of(one), Fingerprint.of(half)])).delta_e[0] == pytest.approx(
+        50, abs=0.01
+    )
 
 
 @settings(max_examples=30)
@@ -134,13 +138,15 @@ def test_blocks_hold_every_pair_once(n, per_block):
     """However small the blocks are, each two pictures are compared once, with what they are by themselves."""
     draw = np.random.default_rng(n)
     made = [
-        Look(int(draw.integers(0, 2**63)), draw.uniform(-100, 100, (3, 256)).astype(np.float32), NO_TRAITS)
+        Fingerprint(
+            int(draw.integers(0, 2**63)), draw.uniform(-100, 100, (3, 256)).astype(np.float32), NO_TRAITS
+        )
         for _ in range(n)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "_BLOCK_ROWS", per_block)
-        patch.setattr(looks, "_TILE_BYTES", 256 * 4 * per_block * 3)
-        blocks = list(looks.distances(made))
+        patch.setattr(comparing, "_BLOCK_ROWS", per_block)
+        patch.setattr(comparing, "_TILE_BYTES", 256 * 4 * per_block * 3)
+        blocks = list(comparing.distances(made))
     found = {
         (int(one), int(other)): (int(bits), float(delta_e))
         for block in blocks
@@ -153,13 +159,13 @@ def test_blocks_hold_every_pair_once(n, per_block):
         assert delta_e == pytest.approx(apart, rel=1e-4)
 
 
-def test_a_look_is_read_as_it_was_written():
+def test_a_fingerprint_is_read_as_it_was_written():
     """What is kept of a picture is as good as looking at it again."""
-    look = Look.of(scene())
-    again = Look.from_bytes(look.to_bytes())
-    assert again.bits == look.bits
-    assert likeness(look.traits, again.traits) > 0.999
-    assert next(looks.distances([look, again])).delta_e[0] < 0.05
+    kept = Fingerprint.of(scene())
+    again = Fingerprint.from_bytes(kept.to_bytes())
+    assert again.bits == kept.bits
+    assert likeness(kept.traits, again.traits) > 0.999
+    assert next(comparing.distances([kept, again])).delta_e[0] < 0.05
 
 
 # Pictures as a person sees them.
@@ -211,8 +217,8 @@ def test_what_can_not_be_looked_at_says_why(tmp_path):
     for name, sha256, why in [
         ("none.png", digest, "is gone"),
         ("folder", digest, "can't be read"),
-        ("cut.png", "00", "is not the picture that it was"),
+        ("cut.png", "00", "was changed"),
         ("cut.png", digest, "can't be decoded"),
     ]:
-        with pytest.raises(Unseen, match=why):
+        with pytest.raises(UnreadablePicture, match=why):
             read(tmp_path / name, sha256)

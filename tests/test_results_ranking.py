@@ -143,15 +143,15 @@ def test_seeds_that_are_ranked_everywhere_come_first():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"by": "nothing"}, "is no column of the results and no metric"),
-        ({"by": "output_url"}, "holds no numbers"),
+        ({"by": "nothing"}, "is neither a column of the results nor a metric"),
+        ({"by": "output_url"}, "doesn't hold numbers"),
         ({"by": []}, "at least one measure"),
-        ({"by": ["stars", "-stars"]}, "each once"),
+        ({"by": ["stars", "-stars"]}, "each only once"),
         ({"by": "seed_sent"}, "has a column 'seed_sent'"),
         ({"by": 7}, "7 is neither a name nor a metric"),
-        ({"by": "stars", "weights": {"moons": 1}}, "'moons' is none of the measures"),
+        ({"by": "stars", "weights": {"moons": 1}}, "'moons' isn't one of the measures"),
         ({"by": "stars", "weights": {"stars": -1}}, "at least 0"),
-        ({"by": "stars", "weights": {"stars": 0}}, "one above"),
+        ({"by": "stars", "weights": {"stars": 0}}, "one above 0"),
         ({"by": "stars", "within": "nothing"}, "by='nothing'"),
         ({"by": "appearance"}, "run_dir="),
     ],
@@ -201,11 +201,11 @@ def test_a_metric_is_read_from_anything_with_a_name():
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        (["nothing"], "'nothing' is no metric: give one of 'appearance'"),
-        ([3], "3 is no metric"),
+        (["nothing"], "'nothing' isn't a metric. Pass one of 'appearance'"),
+        ([3], "3 isn't a metric"),
         ([lambda _reference, _output: 1.0], "needs a name"),
-        (["shape", "shape"], "two metrics are called 'shape'"),
-        ([Metric("prompt", max)], "can't be called 'prompt'"),
+        (["shape", "shape"], "2 metrics are named 'shape'"),
+        ([Metric("prompt", max)], "can't be named 'prompt'"),
     ],
 )
 def test_what_is_no_metric_is_refused(metrics, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamo_batch.results import measure
-from dreamo_batch.results.likeness import Reference, Subject, find_subjects
+from dreamo_batch.results.measure import Reference, Subject, find_subjects
 from tests.histories import ambiguous, completed, failed, results
 
 
@@ -17,9 +17,9 @@ def test_rows_without_a_picture_say_why(tmp_path):
         failed("c"),
         ambiguous("d"),
     ]
-    found = find_subjects(results(["a", "b", "c", "d", "e", None], attempts), tmp_path)
-    assert found.of_rows == [Subject(tmp_path / "images/a.jpg", "00", None), *[None] * 5]
-    assert found.problems == [
+    subjects, problems = find_subjects(results(["a", "b", "c", "d", "e", None], attempts), [tmp_path] * 6)
+    assert subjects == [Subject(tmp_path, tmp_path / "images/a.jpg", "00", None), *[None] * 5]
+    assert problems == [
         None,
         "no picture was saved",
         "failed: generation_error",
@@ -31,5 +31,5 @@ def test_rows_without_a_picture_say_why(tmp_path):
 
 def test_a_reference_at_a_url_is_not_fetched():
     """The row says so."""
-    subject = Subject(Path("images/a.jpg"), "00", Reference(None, "00"))
-    assert measure._why(subject, None) == "its reference is at a URL, which is not fetched"
+    subject = Subject(Path("run"), Path("run/images/a.jpg"), "00", Reference(None, "00"))
+    assert measure._why_no_pair(subject) == "its reference is at a URL, which is not fetched"

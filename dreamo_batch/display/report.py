@@ -36,7 +36,7 @@ from dreamo_batch.results.seeds import (
     BITS_MAX,
     DELTA_E_MAX,
     check_threshold,
-    gather,
+    compare,
     list_near_duplicates,
     summarise_diversity,
 )
@@ -324,10 +324,11 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
     bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    gathered = gather(facts.results, facts.path, columns.PROMPT, reserved=reserved, progress=True)
-    groups = summarise_diversity(gathered, bounds)
+    folders = [facts.path] * len(facts.results)
+    compared = compare(facts.results, folders, columns.PROMPT, reserved=reserved)
+    groups = summarise_diversity(compared, bounds)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
-    pairs = list_near_duplicates(gathered, bounds, _UNLIMITED)
+    pairs = list_near_duplicates(compared, bounds, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
     paths = [facts.path / pair[side] for pair in near for side in (columns.PATH_A, columns.PATH_B)]
     pictures = iter(Thumbnails().of_files(paths, bytes_max=_PAIR_BYTES_MAX))

@@ -300,6 +300,17 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
         return False
 
 
+def further_paths(run_dir: Path, path: str, urls: object) -> list[str | None]:
+    """Return the paths of what a task made beside the picture at a path; None for each that is missing."""
+    n = len(json.loads(urls)) if isinstance(urls, str) else 1
+    stem, suffixes = path.rpartition(".")[0], dict.fromkeys(_SUFFIXES.values())
+    found: list[str | None] = []
+    for number in range(2, n + 1):
+        paths = (f"{stem}-{number}.{suffix}" for suffix in suffixes)
+        found.append(next((further for further in paths if (run_dir / further).is_file()), None))
+    return found
+
+
 def is_unaltered(run_dir: Path, path: str, sha256: str) -> bool:
     """Whether a saved picture still has the bytes it was saved with."""
     try:

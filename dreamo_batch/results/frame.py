@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,11 @@ from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, STATUS_OF, SUBMI
 from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
-from dreamo_batch.jobs.tables import with_index_as_columns
 from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from decimal import Decimal
 
     from numpy.typing import NDArray
@@ -411,64 +409,3 @@ def _ambiguous_line(label: object, job_id: str, state: State) -> str:
         cost = "an unknown cost" if price is None else f"perhaps ${text(price)}, the highest price seen here"
     why = "" if attempt is None else f" ({attempt.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"
-
-
-_ORDERED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
-# What `jobs.parquet` tells of a job.
-DECIDED: Final = (*_ORDERED, columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT)
-_SOURCES: Final = {
-    columns.SEED: columns.SEED_SENT,
-    columns.WIDTH: columns.OUTPUT_WIDTH,
-    columns.HEIGHT: columns.OUTPUT_HEIGHT,
-}
-# Columns that the line of a picture has no place for: where the reference lay, and what was asked for in other words.
-_LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, columns.SIZE)
-# Endings by which the Hugging Face loader takes a column for one of files.
-_LOADED: Final = ("file_name", "file_names")
-
-
-def flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
-    """Make one flat table: the index as columns, and beside each row what was submitted where it had said nothing."""
-    table = with_index_as_columns(results).drop(
-        columns=columns.RUN_DIR, errors="ignore"
-    )  # it is not given away
-    jobs = decided.reindex(table[columns.JOB_ID])
-    for name in _ORDERED:
-        submitted = jobs[name].astype(columns.INPUTS[name].dtype).set_axis(table.index)
-        table[name] = submitted if name not in table else table[name].astype(object).fillna(submitted)
-        table[name] = table[name].astype(columns.INPUTS[name].dtype)
-    return table
-
-
-def pictures(table: pd.DataFrame, decided: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
-    """Make one line per picture, that of the row it was bought for."""
-    rows = table.loc[names.index]
-    jobs = decided.reindex(rows[columns.JOB_ID])
-    lines = rows.assign(
-        **{
-            columns.FILE_NAME: names,
-            columns.REFERENCE: [_base_name(place) for place in jobs[columns.IMAGE_SOURCE]],
-            columns.IMAGE_DIGEST: jobs[columns.IMAGE_DIGEST].to_numpy(),
-        },
-        **{name: rows[source] for name, source in _SOURCES.items()},
-    )
-    told = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
-    own = rows[[name for name in rows.columns if name not in {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT}]]
-    return pd.concat([told, own.set_axis(_free(own.columns), axis=1)], axis=1).reset_index(drop=True)
-
-
-def _base_name(place: object) -> str | None:
-    """Give the last part of a path or URL: the folders of somebody's machine are nobody's business."""
-    return PurePosixPath(urlsplit(place).path).name or None if isinstance(place, str) else None
-
-
-def _free(names: Iterable[str]) -> list[str]:
-    taken = {*columns.PICTURES, *columns.INPUTS}
-    free = []
-    for name in map(str, names):
-        fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name
-        while fresh in taken:
-            fresh += "_"
-        taken.add(fresh)
-        free.append(fresh)
-    return free

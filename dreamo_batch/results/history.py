@@ -144,6 +144,13 @@ def from_results(results: pd.DataFrame) -> History:
     return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_submitted.to_numpy()))
 
 
+def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """Return results, loaded if they are given as run directories; raise for other tables."""
+    results = source if isinstance(source, pd.DataFrame) else load(source)
+    refuse_other_tables(results)
+    return results
+
+
 def refuse_other_tables(results: pd.DataFrame) -> None:
     """Raise if a table does not hold results."""
     absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]

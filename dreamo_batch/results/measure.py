@@ -1,4 +1,4 @@
-"""Metrics: what likeness of a picture to its reference is measured with."""
+"""Metrics: how like a picture is to its reference, with values and fingerprints kept in the run directory."""
 
 from __future__ import annotations
 
@@ -7,44 +7,72 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
+from dreamo_batch import columns, files
+from dreamo_batch.engine import directory
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.parallel import each
 from dreamo_batch.results import likeness
-from dreamo_batch.results.likeness import Cache, Key, Reference, Subject, Value, find_subjects, look_at
+from dreamo_batch.results.frame import folders_of
+from dreamo_batch.results.history import read_results
+from dreamo_batch.results.likeness import Fingerprint, UnreadablePicture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from PIL import Image
 
+    from dreamo_batch.results.load import RunDir
 
+    AnyMetric: TypeAlias = "str | Metric | Callable[..., Any]"
+
+NAME: Final = "metrics.parquet"
+_SCHEMA: Final = pa.schema(
+    [
+        (columns.OUTPUT_SHA256, pa.string()),
+        (columns.REFERENCE_SHA256, pa.string()),
+        (columns.METRIC, pa.string()),
+        (columns.VERSION, pa.string()),
+        (columns.VALUE, pa.float64()),
+        (columns.FINGERPRINT, pa.binary()),
+    ]
+)
+_KEYS: Final = _SCHEMA.names[:4]
+# Change the version whenever the same picture gets another fingerprint.
+_FINGERPRINT_VERSION: Final = "2"
+_FINGERPRINT_PX: Final = 256  # a JPEG is decoded at the least fraction that is no smaller
+_REFERENCES_KEPT: Final = 8
+_URL: Final = "url"
 _NAMELESS: Final = "<lambda>"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A measure of likeness: any callable that takes reference and output, and gives a number.
+    """A measure of likeness: a function of reference and output that returns a number.
 
-    Both pictures are PIL images of mode RGB, upright, of whatever size they have. NaN or None means that there is
-    nothing to measure, as with a face metric where no face is found. After an exception the value is missing, too.
+    Both pictures are PIL images of mode RGB, upright, each of its own size. Return NaN or None if there is nothing to
+    measure, such as no face for a face metric. After an exception the value is missing, too.
 
     Attributes
     ----------
     name : str
         Name of the column.
     function : callable
-        ``function(reference, output) -> float``; called from several threads unless `measure` is told otherwise.
+        ``function(reference, output) -> float``; called from several threads unless ``n_workers=1``.
     version : str or None
-        Changed whenever values change. Values are kept in the run directory only under a version: without one, nobody
-        could tell those of an older function.
+        Change it whenever values change. Values are kept in the run directory only if there is a version, which keeps
+        those of an older function apart.
     higher_is_better : bool
-        Which way `rank` sorts.
+        Whether `rank` puts the highest value first.
 
     Examples
     --------
@@ -62,7 +90,7 @@ class Metric:
     higher_is_better: bool = True
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
-        """Measure."""
+        """Measure a picture against its reference."""
         return self.function(reference, output)
 
 
@@ -74,61 +102,44 @@ BUILT_IN: Final = {
         Metric("shape", likeness.shape, "2"),
     )
 }
-
-
-# What the built-in ones come to where the traits of both pictures are known already.
-COMPARED: Final = {
+# The built-in metrics of traits that are known already.
+_OF_TRAITS: Final = {
     "appearance": likeness.likeness,
     "colour": likeness.colour_likeness,
     "shape": likeness.shape_likeness,
 }
 
 
-def listed(one_or_several: Any) -> list[Any]:
-    """Give a list of what may be one alone."""
-    if isinstance(one_or_several, str) or callable(one_or_several):
-        return [one_or_several]
-    try:
-        return list(one_or_several)
-    except TypeError:
-        raise UsageError(f"{one_or_several!r} is neither a name nor a metric, nor several.") from None
+class Reference(NamedTuple):
+    """A reference picture as it was sent: its file and the digest of that; `path` is None for one at a URL."""
+
+    path: Path | None
+    sha256: str
 
 
-def read_metric(metric: Any) -> Metric:
-    """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name."""
-    if isinstance(metric, str) and metric in BUILT_IN:
-        return BUILT_IN[metric]
-    if isinstance(metric, Metric):
-        return metric
-    if not callable(metric):
-        raise UsageError(
-            f"{metric!r} is no metric: give one of {', '.join(map(repr, BUILT_IN))}, a Metric, or a function of "
-            "reference and output."
-        )
-    name = getattr(metric, "name", None) or getattr(metric, "__name__", _NAMELESS)
-    if name == _NAMELESS or not isinstance(name, str):
-        raise UsageError(f"a metric needs a name for its column: give Metric(name, {metric!r}).")
-    version = getattr(metric, "version", None)
-    is_better = bool(getattr(metric, "higher_is_better", True))
-    return Metric(name, metric, None if version is None else str(version), is_better)
+class Subject(NamedTuple):
+    """A saved picture, and the reference of its job, if that is known."""
+
+    run_dir: Path
+    path: Path
+    sha256: str
+    reference: Reference | None = None
 
 
-def read_metrics(metrics: Any) -> list[Metric]:
-    """Read several metrics, each of another name."""
-    read = [read_metric(metric) for metric in listed(metrics)]
-    names = [metric.name for metric in read]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(
-                f"two metrics are called {name!r}; give each a name of its own: Metric(name, ...)."
-            )
-        if name in columns.MEASURES:
-            raise UsageError(f"a metric can't be called {name!r}, as there is a column of that name.")
-    return read
+class Key(NamedTuple):
+    """What a kept value belongs to; `reference` is empty for a fingerprint."""
+
+    output: str
+    reference: str
+    metric: str
+    version: str
 
 
-_REFERENCES_KEPT: Final = 8
-_UNVERSIONED: Final = ""
+class Value(NamedTuple):
+    """A number, None if there was nothing to measure, or a fingerprint."""
+
+    number: float | None = None
+    fingerprint: bytes | None = None
 
 
 class _Pair(NamedTuple):
@@ -138,42 +149,222 @@ class _Pair(NamedTuple):
     reference: str
 
 
-class _Files(NamedTuple):
-    """Where both are; pictures of the same bytes are as good as each other."""
-
-    outputs: list[Path]
-    reference: Reference
-
-
 class _Measured(NamedTuple):
-    """What came of a metric: a number, or why there is none."""
+    """A number, or why there is none: there was nothing to measure, or a file or the metric failed."""
 
     number: float | None
     problem: str | None = None
-    is_broken: bool = False
+    failed: Literal["file", "metric"] | None = None
+
+
+def measure(
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    metrics: AnyMetric | Iterable[AnyMetric] = ("appearance",),
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure how like their references pictures are, each once, and keep the values in the run directory.
+
+    The built-in metrics compare whole pictures, from 0 to 1, and 1 is equal: ``"colour"`` the colours and how much
+    there is of each, ``"shape"`` where edges are and which way they run, ``"appearance"`` the mean of the two. None of
+    them recognises a character or a face. For that, pass a function of your own, such as the cosine of two embeddings
+    (CLIP, DINO, a face model); see `Metric`.
+
+    Parameters
+    ----------
+    source : pandas.DataFrame or path-like
+        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+    metrics : str, Metric or callable, or several
+        What to measure: names of built-in metrics, or functions ``metric(reference, output) -> float`` of two PIL
+        images, upright and RGB, each of its own size.
+    run_dir : path-like, optional
+        Where the pictures are; default: the directories that the rows come from.
+    n_workers : int, optional
+        Threads; default: one per core, at most 8. Pass 1 for metrics that aren't thread-safe.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        On the index of the results: the columns of `dreamo_batch.columns.MEASURES`, and before the last a float64
+        column for each metric. If a row has no picture, a file is gone or was changed, the reference is at a URL
+        (which is not fetched), or there is nothing to measure, the value is missing and `problem` says why.
+
+    Warns
+    -----
+    UserWarning
+        If a metric raised on some pictures, or the kept values are damaged or can't be written.
+
+    Raises
+    ------
+    UsageError
+        If it is not a results table, its run directory is unknown, or a metric can't be used.
+    DirectoryError
+        If the directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
+    >>> measured = dreamo.measure(done, ["appearance", "colour"], progress=False)
+    >>> measured["appearance"].between(0, 1).tolist(), measured["problem"].isna().all()
+    ([True, True], np.True_)
+    """
+    results = read_results(source)
+    folders = folders_of(results, run_dir)
+    return measure_likeness(results, folders, read_metrics(metrics), n_workers=n_workers, progress=progress)
+
+
+def read_metrics(metrics: Any) -> list[Metric]:
+    """Read several metrics, each of another name."""
+    read = [read_metric(metric) for metric in listed(metrics)]
+    for name, n in Counter(metric.name for metric in read).items():
+        if n > 1:
+            raise UsageError(f"{n} metrics are named {name!r}; use Metric(name, ...) to rename them.")
+        if name in columns.MEASURES:
+            raise UsageError(f"A metric can't be named {name!r}; the result has a column of that name.")
+    return read
+
+
+def read_metric(metric: Any) -> Metric:
+    """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name."""
+    if isinstance(metric, str) and metric in BUILT_IN:
+        return BUILT_IN[metric]
+    if isinstance(metric, Metric):
+        return metric
+    if not callable(metric):
+        names = ", ".join(map(repr, BUILT_IN))
+        raise UsageError(
+            f"{metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference and output."
+        )
+    name = getattr(metric, "name", None) or getattr(metric, "__name__", _NAMELESS)
+    if name == _NAMELESS or not isinstance(name, str):
+        raise UsageError(f"A metric needs a name for its column. Pass Metric(name, {metric!r}).")
+    version = getattr(metric, "version", None)
+    is_better = bool(getattr(metric, "higher_is_better", True))
+    return Metric(name, metric, None if version is None else str(version), is_better)
+
+
+def listed(one_or_several: Any) -> list[Any]:
+    """Return a list of one name or metric, or of several."""
+    if isinstance(one_or_several, str) or callable(one_or_several):
+        return [one_or_several]
+    try:
+        return list(one_or_several)
+    except TypeError:
+        raise UsageError(f"{one_or_several!r} is neither a name nor a metric, nor several.") from None
+
+
+def find_subjects(
+    results: pd.DataFrame, folders: Sequence[Path]
+) -> tuple[list[Subject | None], list[str | None]]:
+    """Find the picture of each row in the row's run directory, and say why there is none."""
+    references = {folder: _references(folder) for folder in set(folders)}
+    names = (columns.STATUS, columns.JOB_ID, columns.OUTPUT_PATH, columns.OUTPUT_SHA256, columns.ERROR_CLASS)
+    subjects: list[Subject | None] = []
+    problems: list[str | None] = []
+    cells = (results[name].astype(object) for name in names)
+    for folder, status, job_id, path, sha256, error_class in zip(folders, *cells, strict=True):
+        if status == columns.COMPLETED and not (pd.isna(path) or pd.isna(sha256)):
+            subjects.append(Subject(folder, folder / path, sha256, references[folder].get(job_id)))
+            problems.append(None)
+            continue
+        why = f"{status}: {error_class}" if isinstance(error_class, str) else str(status)
+        subjects.append(None)
+        problems.append("no picture was saved" if status == columns.COMPLETED else why)
+    return subjects, problems
+
+
+def _references(run_dir: Path) -> dict[str, Reference]:
+    """Return the references of a directory's table by job; none if the table can't be read."""
+    try:
+        decided = directory.read_jobs(RunDirectory(run_dir).jobs).decided
+    except DirectoryError:
+        return {}
+    names = (columns.JOB_ID, directory.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
+    rows = zip(*(decided[name].astype(object) for name in names), strict=True)
+    return {
+        job_id: Reference(None if kind == _URL else Path(location), digest)
+        for job_id, kind, location, digest in rows
+        if isinstance(job_id, str) and isinstance(location, str)
+    }
+
+
+def take_fingerprints(
+    subjects: Iterable[Subject | None],
+    *,
+    what: str = "comparing",
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Fingerprint], dict[str, str]]:
+    """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
+    by_digest: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject and not (subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()):
+            by_digest[subject.sha256] = subject  # of files with the same bytes one that exists
+    cache = Cache(subject.run_dir for subject in by_digest.values())
+    found, problems, wanted = {}, {}, []
+    for subject in by_digest.values():
+        kept = cache.get(subject.run_dir, _fingerprint_key(subject))
+        # A picture that is gone or was changed can't be compared, whatever is kept of it.
+        if kept is not None and kept.fingerprint is not None and subject.path.is_file():
+            found[subject.sha256] = Fingerprint.from_bytes(kept.fingerprint)
+        else:
+            wanted.append(subject)
+    try:
+        for subject, taken in each(wanted, _fingerprint, what=what, n_workers=n_workers, progress=progress):
+            if isinstance(taken, bytes):
+                cache.put(subject.run_dir, _fingerprint_key(subject), Value(fingerprint=taken))
+                found[subject.sha256] = Fingerprint.from_bytes(taken)
+            else:
+                problems[subject.sha256] = taken
+    finally:
+        cache.save()
+    return found, problems
+
+
+def _fingerprint(subject: Subject) -> bytes | str:
+    """Return a picture's fingerprint, or why there is none."""
+    try:
+        return Fingerprint.of(likeness.read(subject.path, subject.sha256, side_px=_FINGERPRINT_PX)).to_bytes()
+    except UnreadablePicture as unreadable:
+        return str(unreadable)
+
+
+def _fingerprint_key(subject: Subject) -> Key:
+    return Key(subject.sha256, "", columns.FINGERPRINT, _FINGERPRINT_VERSION)
 
 
 def measure_likeness(
     results: pd.DataFrame,
-    run_dir: Path,
+    folders: Sequence[Path],
     metrics: Sequence[Metric],
     *,
     n_workers: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure the pictures of results; see `dreamo_batch.measure`."""
-    found = find_subjects(results, run_dir)
-    pairs = [_pair(subject) for subject in found.of_rows]
-    measured = _measure(_files(found.of_rows), run_dir, metrics, n_workers, progress=progress)
-    problems = [
-        problem or _why(subject, measured.get(pair) if pair else None)
-        for problem, subject, pair in zip(found.problems, found.of_rows, pairs, strict=True)
-    ]
+    subjects, problems = find_subjects(results, folders)
+    by_pair: dict[_Pair, list[Subject]] = {}
+    pairs = [_pair(subject) for subject in subjects]
+    for pair, subject in zip(pairs, subjects, strict=True):
+        if pair and subject:
+            by_pair.setdefault(pair, []).append(subject)
+    measured = _measure(by_pair, metrics, n_workers, progress=progress)
     table = results[[columns.PROMPT, columns.SEED_SENT, columns.JOB_ID]].copy()
     for metric in metrics:
-        values = [measured[pair][metric.name].number if pair else None for pair in pairs]
-        table[metric.name] = pd.array(values, dtype=columns.FLOAT)
-    table[columns.PROBLEM] = pd.array(problems, dtype=columns.STR)
+        numbers = [measured[pair][metric.name].number if pair else None for pair in pairs]
+        table[metric.name] = pd.array(numbers, dtype=columns.FLOAT)
+    whys = [
+        problem or (_problem(measured[pair]) if pair else _why_no_pair(subject))
+        for problem, pair, subject in zip(problems, pairs, subjects, strict=True)
+    ]
+    table[columns.PROBLEM] = pd.array(whys, dtype=columns.STR)
     return table
 
 
@@ -183,143 +374,163 @@ def _pair(subject: Subject | None) -> _Pair | None:
     return _Pair(subject.sha256, subject.reference.sha256)
 
 
-def _files(subjects: Sequence[Subject | None]) -> dict[_Pair, _Files]:
-    files: dict[_Pair, _Files] = {}
-    for subject in subjects:
-        pair = _pair(subject)
-        if pair is not None and subject is not None and subject.reference is not None:
-            files.setdefault(pair, _Files([], subject.reference)).outputs.append(subject.path)
-    return files
+def _problem(measured: dict[str, _Measured]) -> str | None:
+    return "; ".join(dict.fromkeys(one.problem for one in measured.values() if one.problem)) or None
 
 
-def _why(subject: Subject | None, measured: dict[str, _Measured] | None) -> str | None:
-    if measured is not None:
-        told = dict.fromkeys(one.problem for one in measured.values() if one.problem)
-        return "; ".join(told) or None
+def _why_no_pair(subject: Subject | None) -> str:
     if subject is not None and subject.reference is not None:
         return "its reference is at a URL, which is not fetched"
-    return "its reference is not known: its job is not in the directory's table"
+    return "its reference is unknown: the directory's table doesn't have its job"
 
 
 def _measure(
-    files: dict[_Pair, _Files],
-    run_dir: Path,
-    metrics: Sequence[Metric],
-    n_workers: int | None,
-    *,
-    progress: bool,
+    by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
 ) -> dict[_Pair, dict[str, _Measured]]:
+    """Measure each pair: by fingerprints for built-in metrics, else from kept values or the pictures."""
     built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
-    metrics = [metric for metric in metrics if metric not in built_in]
-    measured = _by_looks(files, run_dir, built_in, n_workers, progress=progress)
-    cache = Cache(run_dir)
-    for pair in files:
-        measured[pair] |= _remembered(pair, metrics, cache)
-    wanted = [pair for pair in files if any(metric.name not in measured[pair] for metric in metrics)]
-    opened = functools.lru_cache(_REFERENCES_KEPT)(_opened)
+    own = [metric for metric in metrics if metric not in built_in]
+    measured: dict[_Pair, dict[str, _Measured]] = {pair: {} for pair in by_pair}
+    if built_in:
+        measured = _by_fingerprints(by_pair, built_in, n_workers, progress=progress)
+    cache = Cache(subjects[0].run_dir for subjects in by_pair.values()) if own else Cache(())
+    for pair, subjects in by_pair.items():
+        for metric in own:
+            kept = metric.version and cache.get(subjects[0].run_dir, Key(*pair, metric.name, metric.version))
+            if kept:
+                measured[pair][metric.name] = _checked(kept.number)
+    read_reference = functools.lru_cache(_REFERENCES_KEPT)(_read_reference)
 
-    def do(pair: _Pair) -> dict[str, _Measured]:
-        missing = [metric for metric in metrics if metric.name not in measured[pair]]
-        return _look(pair, files[pair], missing, opened)
+    def measure_pair(pair: _Pair) -> dict[str, _Measured]:
+        missing = [metric for metric in own if metric.name not in measured[pair]]
+        return _measure_pictures(by_pair[pair], missing, read_reference)
 
+    wanted = [pair for pair in by_pair if any(metric.name not in measured[pair] for metric in own)]
+    versions = {metric.name: metric.version for metric in own}
     try:
-        for pair, fresh in each(wanted, do, what="measuring", n_workers=n_workers, progress=progress):
+        done = each(wanted, measure_pair, what="measuring", n_workers=n_workers, progress=progress)
+        for pair, fresh in done:
             measured[pair] |= fresh
-            _keep(pair, fresh, metrics, cache)
+            for name, one in fresh.items():
+                version = versions[name]
+                if version is not None and one.failed is None:  # what failed may be repaired
+                    cache.put(by_pair[pair][0].run_dir, Key(*pair, name, version), Value(one.number))
     finally:
         cache.save()
-    _warn(measured, metrics)
+    _warn(measured, own)
     return measured
 
 
-def _by_looks(
-    files: dict[_Pair, _Files],
-    run_dir: Path,
-    metrics: Sequence[Metric],
-    n_workers: int | None,
-    *,
-    progress: bool,
+def _by_fingerprints(
+    by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
 ) -> dict[_Pair, dict[str, _Measured]]:
-    """Measure with built-in metrics, which compare looks: a picture is decoded once, whatever is asked of it."""
-    if not metrics:
-        return {pair: {} for pair in files}
-    references = {pair.reference: of_pair.reference for pair, of_pair in files.items()}
-    subjects = [Subject(path, pair.output, None) for pair, found in files.items() for path in found.outputs]
-    subjects += [Subject(one.path, one.sha256, None) for one in references.values() if one.path is not None]
-    looks, problems = look_at(subjects, run_dir, what="measuring", n_workers=n_workers, progress=progress)
+    """Measure with built-in metrics; each picture is decoded once, whatever is measured."""
+    subjects = [subject for several in by_pair.values() for subject in several]
+    references = {subject.reference: subject.run_dir for subject in subjects}
+    subjects += [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
+    found, problems = take_fingerprints(subjects, what="measuring", n_workers=n_workers, progress=progress)
 
     def of_pair(pair: _Pair) -> dict[str, _Measured]:
-        output, reference = looks.get(pair.output), looks.get(pair.reference)
+        output, reference = found.get(pair.output), found.get(pair.reference)
         if output is not None and reference is not None:
             traits = reference.traits, output.traits
-            return {metric.name: _judged(COMPARED[metric.name](*traits)) for metric in metrics}
+            return {metric.name: _checked(_OF_TRAITS[metric.name](*traits)) for metric in metrics}
         problem = problems[pair.output] if output is None else f"reference {problems[pair.reference]}"
-        return {metric.name: _Measured(None, problem, is_broken=True) for metric in metrics}
+        return {metric.name: _Measured(None, problem, "file") for metric in metrics}
 
-    return {pair: of_pair(pair) for pair in files}
-
-
-def _remembered(pair: _Pair, metrics: Sequence[Metric], cache: Cache) -> dict[str, _Measured]:
-    known = {metric.name: cache.get(_key(pair, metric)) for metric in metrics if metric.version is not None}
-    return {name: _judged(value.number) for name, value in known.items() if value is not None}
+    return {pair: of_pair(pair) for pair in by_pair}
 
 
-def _key(pair: _Pair, metric: Metric) -> Key:
-    return Key(pair.output, pair.reference, metric.name, metric.version or _UNVERSIONED)
-
-
-def _keep(pair: _Pair, fresh: dict[str, _Measured], metrics: Sequence[Metric], cache: Cache) -> None:
-    """Keep what a version stands for; not what came of files or of a metric that broke, which may be mended."""
-    for metric in metrics:
-        one = fresh.get(metric.name)
-        if one is not None and metric.version is not None and not one.is_broken:
-            cache.put(_key(pair, metric), Value(one.number))
-
-
-def _look(
-    pair: _Pair, files: _Files, metrics: Sequence[Metric], opened: Callable[[Reference], Image.Image]
+def _measure_pictures(
+    subjects: Sequence[Subject], metrics: Sequence[Metric], read_reference: Callable[[Reference], Image.Image]
 ) -> dict[str, _Measured]:
+    subject = next((one for one in subjects if one.path.is_file()), subjects[0])
+    assert subject.reference is not None  # noqa: S101 - it is one of a pair
     try:
-        there = next((path for path in files.outputs if path.is_file()), files.outputs[0])
-        output, reference = likeness.read(there, pair.output), opened(files.reference)
-    except likeness.Unseen as unseen:
-        return {metric.name: _Measured(None, str(unseen), is_broken=True) for metric in metrics}
-    # A copy for each: a metric may scale in place what other threads are looking at.
-    return {metric.name: _number(metric, reference.copy(), output.copy()) for metric in metrics}
+        output, reference = likeness.read(subject.path, subject.sha256), read_reference(subject.reference)
+    except UnreadablePicture as unreadable:
+        return {metric.name: _Measured(None, str(unreadable), "file") for metric in metrics}
+    # A copy for each: a metric may change in place what other threads read.
+    return {metric.name: _apply(metric, reference.copy(), output.copy()) for metric in metrics}
 
 
-def _opened(reference: Reference) -> Image.Image:
-    assert reference.path is not None  # noqa: S101 - those at URLs are left out before
+def _read_reference(reference: Reference) -> Image.Image:
+    assert reference.path is not None  # noqa: S101 - those at URLs make no pair
     try:
         return likeness.read(reference.path, reference.sha256)
-    except likeness.Unseen as unseen:
-        raise likeness.Unseen(f"reference {unseen}") from None
+    except UnreadablePicture as unreadable:
+        raise UnreadablePicture(f"reference {unreadable}") from None
 
 
-def _number(metric: Metric, reference: Image.Image, output: Image.Image) -> _Measured:
+def _apply(metric: Metric, reference: Image.Image, output: Image.Image) -> _Measured:
     try:
         value = metric(reference, output)
-        return _judged(None if value is None else float(value))
+        return _checked(None if value is None else float(value))
     except Exception as error:  # noqa: BLE001 - a metric is anybody's code, and one picture is not all of them
-        return _Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", is_broken=True)
+        return _Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
 
 
-def _judged(number: float | None) -> _Measured:
+def _checked(number: float | None) -> _Measured:
     if number is None or not math.isfinite(number):
         return _Measured(None, "nothing to measure")
     return _Measured(number)
 
 
 def _warn(measured: dict[_Pair, dict[str, _Measured]], metrics: Sequence[Metric]) -> None:
-    """Say once which metrics broke; each row says why in its own column."""
-    broken: Counter[str] = Counter()
-    examples: dict[str, Any] = {}
-    for of_pair in measured.values():
-        for name, one in of_pair.items():
-            if one.is_broken and one.problem and one.problem.startswith(f"{name} failed"):
-                broken[name] += 1
-                examples.setdefault(name, one.problem)
+    """Warn once of each metric that raised; each row says why in its own column."""
     for metric in metrics:
-        if broken[metric.name]:
-            text = f"{examples[metric.name]} ({broken[metric.name]} of {len(measured)} pictures)"
-            warnings.warn(text, stacklevel=2)
+        found = [of_pair[metric.name] for of_pair in measured.values()]
+        failed = [one.problem for one in found if one.failed == "metric"]
+        if failed:
+            warnings.warn(f"{failed[0]} ({len(failed)} of {len(found)} pictures)", stacklevel=2)
+
+
+class Cache:
+    """Values kept in the run directories of pictures; nothing is written before `save`."""
+
+    def __init__(self, run_dirs: Iterable[Path]) -> None:
+        self._known = {run_dir: _read_values(run_dir / NAME) for run_dir in dict.fromkeys(run_dirs)}
+        self._fresh: dict[Path, dict[Key, Value]] = {run_dir: {} for run_dir in self._known}
+
+    def get(self, run_dir: Path, key: Key) -> Value | None:
+        """Return what was measured; None if nothing was."""
+        return self._fresh[run_dir].get(key) or self._known[run_dir].get(key)
+
+    def put(self, run_dir: Path, key: Key, value: Value) -> None:
+        """Keep what was measured."""
+        self._fresh[run_dir][key] = value
+
+    def save(self) -> None:
+        """Add new values to what each file holds by now; warn of a directory that can't be written to."""
+        for run_dir, fresh in self._fresh.items():
+            if not fresh:
+                continue
+            path = run_dir / NAME
+            values = self._known[run_dir] | _read_values(path, is_quiet=True) | fresh
+            cells = zip(*((*key, *value) for key, value in values.items()), strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
+            table = pa.Table.from_arrays(arrays, schema=_SCHEMA)
+            try:
+                files.replace(path, functools.partial(pq.write_table, table, write_page_checksum=True))
+            except OSError as error:
+                warnings.warn(
+                    f"{path} can't be written ({error.strerror or error}); the values aren't kept and will be "
+                    "measured again next time",
+                    stacklevel=2,
+                )
+
+
+def _read_values(path: Path, *, is_quiet: bool = False) -> dict[Key, Value]:
+    try:
+        # Opened once, so that it is never mixed with the one that replaces it.
+        with pa.OSFile(str(path)) as file:
+            table = pq.read_table(file, page_checksum_verification=True).select(_SCHEMA.names).cast(_SCHEMA)
+    except FileNotFoundError:
+        return {}
+    except (*directory.UNREADABLE, KeyError) as error:
+        if not is_quiet:
+            warnings.warn(f"{path} can't be read ({error}); its pictures are measured again", stacklevel=2)
+        return {}
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    n_keys = len(_KEYS)
+    return {Key(*row[:n_keys]): Value(*row[n_keys:]) for row in rows}
