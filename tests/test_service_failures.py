@@ -167,9 +167,9 @@ def test_a_failure_reads_as_a_sentence():
     assert str(failure) == (
         "access_refused (HTTP 401, code E1): bad key; check the API key, its permissions and the account's credit"
     )
-    assert "look before sending it again" in str(from_response("create", 500, {}, b""))
+    assert "check before you send it again" in str(from_response("create", 500, {}, b""))
     assert str(Failure(TRANSIENT, "no_answer", task_id="a")) == (
-        "no_answer (task a): no reason given; it may be asked again"
+        "no_answer (task a): no reason given; try again later"
     )
 
 
