@@ -30,18 +30,18 @@ from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money
 from dreamo_batch.engine.directory import RunDirectory, known_images, new_entropy, read_jobs
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import COPIED, Plan, RunOptions, flag, leaving, misnamed_columns, nearly_bought
+from dreamo_batch.engine.plan import COPIED, Plan, RunOptions, flag, leaving, nearly_bought, row_warnings
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.engine.status import Progress, Silent, Status, shown
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
-from dreamo_batch.jobs.rules import ERROR, Problems
+from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
-from dreamo_batch.text import dollars
+from dreamo_batch.text import counted, dollars
 
 if TYPE_CHECKING:
     import os
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Amount = float | str | Decimal
-_LISTED_MAX: Final = 5
 
 
 def run(
@@ -274,7 +273,8 @@ def plan(
         nearly=nearly_bought(prepared, state, None if directory is None else directory.jobs),
     )
     cap = options.cap(state.cap)
-    remarks = misnamed_columns(prepared)
+    is_new = planned[columns.ACTION] == planning.NEW
+    remarks = row_warnings(prepared, set(planned.loc[is_new, columns.JOB_ID]), with_left_out=False)
     if directory is not None:
         remarks += leaving(prepared, state, directory.jobs)
     if is_copy:
@@ -383,16 +383,11 @@ def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:
     n_rows = errors[columns.POSITION].nunique()
-    lines = [
-        f"  row {row[columns.ROW]}, {row[columns.COLUMN]}: {row[columns.MESSAGE]} {row[columns.FIX]}"
-        for row in errors.head(_LISTED_MAX).to_dict("records")
-    ]
-    if len(errors) > _LISTED_MAX:
-        lines.append(f"  ... and {len(errors) - _LISTED_MAX} more")
+    lines = kind_lines(errors)
     return "\n".join(
         [
-            f"{n_rows} of the rows can't be submitted ({len(errors)} problems); nothing was sent.",
-            *lines,
+            f"{counted(n_rows, 'row')} can't be submitted; nothing was sent.",
+            *(f"  {line}" for line in lines),
             'See .problems for all of them (or call validate), or pass on_invalid="skip" to leave these rows out.',
         ]
     )
@@ -439,7 +434,9 @@ def plan_retry(
         run_dir=directory.path,
         unit_cost=money(checked.unit_cost),
     )
-    remarks = (COPIED,) if is_copy else ()
+    is_new = planned[columns.ACTION] == planning.NEW
+    remarks = row_warnings(table.prepared, set(planned.loc[is_new, columns.JOB_ID]), with_left_out=False)
+    remarks += (COPIED,) if is_copy else ()
     return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
 
 

@@ -130,6 +130,11 @@ class Call:
                 self.stop()
                 raise
 
+    def release(self) -> None:
+        """Submit from now on; a call with warnings waits for this, so that they are shown before anything is sent."""
+        if self.warnings:
+            self.runner.ask(lambda _: self.coordinator.pause(is_paused=False))
+
     def stop(self) -> None:
         """Send nothing more for this call, begun or not; creates on the wire are still recorded."""
         self._is_stopped = True
@@ -199,6 +204,7 @@ class Call:
         self.warnings = warnings
         session.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, session.ledger
+        coordinator.schedule.is_paused = bool(warnings)  # until `release`
         on_begin(self)
         at_work.take_on(coordinator, self._finish, n_workers)
         self.is_begun = True
@@ -236,7 +242,8 @@ class Call:
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
-        warnings = ledger.warnings + tuple(warnings_of(self.inputs.prepared, assignment.to_submit))
+        submitted = {job_id for job_id, _ in assignment.to_submit}
+        warnings = ledger.warnings + warnings_of(self.inputs.prepared, submitted)
         nearly = nearly_bought(self.inputs.prepared, ledger.state, self.directory.jobs)
         warnings += nearly_bought_warnings(
             nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly

@@ -32,16 +32,18 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The summary of a table: one sentence, counts by kind, and further sentences."""
+    """The summary of a table: one sentence, counts by kind, further sentences, and warnings."""
 
     text: str
     counts: tuple[Count, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def as_text(self) -> str:
-        """Return one line for a terminal."""
+        """Return one line for a terminal, and one per warning."""
         counts = ", ".join(f"{count.n} {count.word}" for count in self.counts)
-        return harmless(" ".join([self.text, *([f"{counts}."] if counts else []), *self.notes]))
+        first = " ".join([self.text, *([f"{counts}."] if counts else []), *self.notes])
+        return "\n".join(map(harmless, [first, *(f"Warning: {warning}" for warning in self.warnings)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +68,35 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
         return pd.DataFrame, (pd.DataFrame(self),)
 
     def __repr__(self) -> str:
-        headline, rows = self._headline(), str(super().__repr__())
+        headline = self._headline()
         if headline is None:
-            return rows
-        return f"{headline.as_text()}\n{rows}" if len(self) else headline.as_text()
+            return str(super().__repr__())
+        return f"{headline.as_text()}\n{self._text()}" if len(self) else headline.as_text()
 
     def _repr_html_(self) -> str | None:
         headline = self._headline()
         if headline is None or not pd.get_option("display.notebook_repr_html"):
             plain: str | None = super()._repr_html_()
             return plain
-        first, last = _n_shown(len(self))
-        index_name = ", ".join("" if name is None else str(name) for name in self.index.names).strip(", ")
+        listed = self._listed()
+        first, last = _n_shown(len(listed))
+        index_name = ", ".join("" if name is None else str(name) for name in listed.index.names).strip(", ")
         return (
             templates()
             .get_template("table.html.j2")
             .render(
                 headline=headline,
-                names=[harmless(str(name)) for name in (index_name, *self.columns)] if len(self) else [],
-                first=map(self._row, range(first)),
-                n_hidden=len(self) - first - last,
-                last=map(self._row, range(len(self) - last, len(self))),
+                names=[harmless(str(name)) for name in (index_name, *listed.columns)] if len(listed) else [],
+                first=[self._row(listed, place) for place in range(first)],
+                n_hidden=len(listed) - first - last,
+                last=[self._row(listed, place) for place in range(len(listed) - last, len(listed))],
             )
         )
 
-    def _row(self, place: int) -> tuple[str, list[_Cell]]:
-        label = self.index[place]
+    def _row(self, listed: pd.DataFrame, place: int) -> tuple[str, list[_Cell]]:
+        label = listed.index[place]
         text = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-        cells = [self._cell(str(name), self[name].iloc[place]) for name in self.columns]
+        cells = [self._cell(str(name), listed[name].iloc[place]) for name in listed.columns]
         return shortened(harmless(text), _LABEL_MAX), cells
 
     def _cell(self, column: str, value: Any) -> _Cell:
@@ -113,6 +116,14 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
     def _headline(self) -> Headline | None:
         """Return the headline; None if the columns it needs were taken out."""
         return None
+
+    def _listed(self) -> pd.DataFrame:
+        """Return what a notebook lists below the headline."""
+        return self
+
+    def _text(self) -> str:
+        """Return what a terminal shows below the headline."""
+        return str(super().__repr__())
 
 
 def _n_shown(n: int) -> tuple[int, int]:

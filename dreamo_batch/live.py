@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.runner import Runner
     from dreamo_batch.engine.status import Phase, Snapshot
 
+logger = logging.getLogger(__name__)
+
 _LOOK_EVERY_S: Final = 0.1
 _REST_S: Final = 1.5
 _N_NOTICES: Final = 20
@@ -80,7 +82,8 @@ def live_run(directory: RunDirectory) -> LiveRun | None:
 def begin(call: Call, *, is_watched: bool = True) -> LiveRun:
     """Begin a call in the background; a run that is live on the directory goes on with it.
 
-    Without `is_watched`, what only a status tells is counted when one is first asked for.
+    Without `is_watched`, what only a status tells is counted when one is first asked for, and the caller shows the
+    warnings and releases the call.
     """
     with _runs_lock:
         run = _runs.get(call.directory.path)
@@ -98,6 +101,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
         try:
             run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
             bar = _bar(call, show=show)
+            call.release()
             follow(call, bar)
         except BaseException as error:
             call.stop()
@@ -248,6 +252,10 @@ class LiveRun:
         """Begin a call, in place of the one under way; requests already sent are still recorded."""
         with self._changing:
             call.begin(partial(self._follow, is_watched=is_watched))
+            if is_watched:
+                for warning in call.warnings:
+                    logger.warning("%s", warning)
+                call.release()
 
     def _follow(self, call: Call, *, is_watched: bool) -> None:
         """Watch this call from now on; called in the runner's thread, before the first request."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jinja2 import Environment
 
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
@@ -20,6 +22,10 @@ _EXACT: Final = Context(prec=60)
 _MINUTE_S: Final = 60
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
 _FOLDER: Final = Path(__file__).parent / "display"
+_CELL_MAX: Final = 60
+_CELL_MIN: Final = 10
+_LAST_MIN: Final = 24
+_GAP: Final = 2
 
 # Classes of HTML in which a notebook looks for no formulas: it would set two amounts with a dollar sign as one.
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
@@ -59,6 +65,36 @@ def duration(seconds: float) -> str:
             rest = whole % unit_s // part_s
             return f"{whole // unit_s} {unit}" + (f" {rest} {part}" if rest else "")
     return f"{whole} s"
+
+
+def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None) -> str:
+    """Return a table in aligned columns for a terminal of `width`; long cells are cut, except in the last column."""
+    from tabulate import tabulate
+    from wcwidth import clip, wcswidth
+
+    cells = [["" if cell is None else harmless(str(cell)) for cell in row] for row in [names, *rows]]
+    *widths, last = [max(map(wcswidth, column)) for column in zip(*cells, strict=True)]
+    room = None if width is None else width - min(last, _LAST_MIN)
+    n_max = _CELL_MAX
+    while room is not None and n_max > _CELL_MIN and sum(min(n, n_max) + _GAP for n in widths) > room:
+        n_max -= 1
+
+    def cut(cell: str) -> str:
+        return cell if wcswidth(cell) <= n_max else clip(cell, 0, n_max - 1).rstrip() + "…"
+
+    cut_cells = [[*map(cut, row[:-1]), row[-1]] for row in cells]
+    is_number = [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(names)
+    return tabulate(
+        cut_cells[1:],
+        headers=cut_cells[0],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["right" if is_right else "left" for is_right in is_number] if rows else None,
+    )
+
+
+def _is_number(cell: object) -> bool:
+    return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))
 
 
 @functools.cache

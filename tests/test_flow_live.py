@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -444,11 +445,16 @@ def test_a_call_that_goes_on_with_a_paused_run_says_so(flow, start, slow):
     flow.assert_finishes()
 
 
-def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_bought(flow, start, slow):
-    """Whoever writes `seeds` for `seed` hears of it from plan and from the run, not only from validate."""
+def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_bought(
+    flow, start, slow, caplog
+):
+    """Whoever writes `seeds` for `seed` sees it in the plan, the log and the run, not only in validate."""
     table = flow.table.rename(columns={"seed": "seeds"})
-    assert "Warning: Ignored column 'seeds'; did you mean 'seed'" in repr(dreamo.plan(table, unit_cost=1))
+    assert "Warning: column-not-read: Ignored column 'seeds'; did you mean 'seed'" in repr(
+        dreamo.plan(table, unit_cost=1)
+    )
     live = start(table)
+    assert ("dreamo_batch.live", logging.WARNING) in [entry[:2] for entry in caplog.record_tuples]
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert any("Ignored column 'seeds'" in line for line in live.status.notices)
 

@@ -22,7 +22,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import runner
-from dreamo_batch.engine.status import Bar
+from dreamo_batch.engine.status import Bar, Silent
 from tests.flows import Slow
 
 if TYPE_CHECKING:
@@ -177,11 +177,41 @@ def test_results_are_the_same_from_disk_parquet_and_csv(run, reference, tmp_path
 def test_invalid_rows_stop_the_call_before_anything_is_sent(run, gateway, reference, tmp_path):
     """All problems are in the error, nothing was submitted, and no ledger was begun."""
     table = jobs(reference).assign(prompt=["", "on a beach", None, 5])
-    with pytest.raises(dreamo.InvalidTable, match="3 of the rows") as caught:
+    with pytest.raises(dreamo.InvalidTable, match="3 rows can't be submitted") as caught:
         run(table)
     assert set(caught.value.problems[columns.POSITION]) == {0, 2, 3}
     assert gateway.invoice() == []
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_row_warnings_are_shown_before_anything_is_sent(run, gateway, reference, monkeypatch, tmp_path):
+    """By run and by retry, one line per kind; a finished run has nothing to warn of."""
+    shown = []
+
+    class Slowly(Silent):
+        def say(self, text, level=logging.INFO):
+            time.sleep(0.2)
+            shown.append((text, len(gateway.invoice())))
+            super().say(text, level)
+
+    monkeypatch.setattr("dreamo_batch.live.shown", lambda *_, **__: Slowly())
+    gateway.faults.script("create", *["fail_096"] * 3)
+    table = jobs(reference).assign(prompt=["a" * 301, "b" * 302, "c", ""], seed=1, use_rephraser=False)
+    said = ["warning: not submitted: prompt-missing in row 3", "warning: prompt-long in 2 rows"]
+    for call in (
+        lambda: run(table, on_invalid="skip"),
+        lambda: dreamo.retry(
+            tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key, progress=False
+        ),
+    ):
+        n_before = len(gateway.invoice())
+        call()
+        assert [(text.split(" (")[0], n) for text, n in shown if "warning: " in text] == [
+            (line, n_before) for line in said
+        ]
+        shown.clear()
+    run(table, on_invalid="skip")
+    assert not [text for text, _ in shown if "warning: " in text]
 
 
 def test_invalid_rows_can_be_skipped(run, gateway, reference):

@@ -83,19 +83,43 @@ def test_no_problems_are_said_in_words():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt": ["a", "", None]}, "2 of 3 rows can't be submitted; 1 can. 2 errors."),
+        ({"prompt": ["a", "", None]}, "2 of 3 rows can't be submitted; 1 can. 1 error."),
         (
             {"prompt": ["a", "x" * 301, ""]},
             "1 of 3 rows can't be submitted; 2 can, 1 of them with a warning.",
         ),
-        ({"prompt": "x" * 301}, "3 rows can be submitted, with a warning. 3 warnings."),
+        ({"prompt": "x" * 301}, "3 rows can be submitted, with a warning. 1 warning."),
         ({"prompt": ["a", "a", "x" * 301]}, "3 rows can be submitted, 1 of them with a warning. 1 warning."),
-        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be submitted; 0 can. 3 errors."),
+        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be submitted; 0 can. 1 error."),
     ],
 )
 def test_problems_are_counted_by_row(changes, said):
     """The word above the problems tells rows that can be submitted from those that can't."""
     assert repr(dreamo.validate(_jobs(**changes))).startswith(said)
+
+
+def test_a_bad_file_is_one_problem_with_its_rows(tmp_path):
+    """Printed or in a notebook; the table itself keeps a line for each row."""
+    problems = dreamo.validate(_jobs(image="gone.png"), base_dir=tmp_path)
+    headline, line = repr(problems).splitlines()
+    assert headline == "3 of 3 rows can't be submitted; 0 can. 1 error."
+    assert line.startswith("error: image-not-found in 3 rows (0, 1, 2; column image, gone.png): ")
+    assert line.endswith(f"{problems['message'][0]} {problems['fix'][0]}")
+    assert problems._repr_html_().count("<tr>") == 2
+    assert len(problems) == 3
+
+
+def test_a_printed_plan_groups_rows_by_what_happens_to_them():
+    """One line per action and reason, and one per kind of warning, each in full."""
+    jobs = dreamo.sweep(image="https://example.com/cat.png", prompt=["a" * 301, "b" * 302], seed=[0, 1, 1])
+    lines = repr(dreamo.plan(jobs.assign(use_rephraser=False), unit_cost="0.03")).splitlines()
+    assert [line.split(":")[1].split(",")[0] for line in lines[1:3]] == [
+        " prompt-long in 6 rows (0 to 5)",
+        " seed-zero in 2 rows (0",
+    ]
+    assert [line.split()[:2] for line in lines[3:]] == [["action", "rows"], ["new", "4"], ["duplicate", "2"]]
+    assert "$0.12" in lines[4]
+    assert "..." not in repr(lines)
 
 
 def test_problems_are_shown_whole_and_harmless():

@@ -768,6 +768,7 @@ def _bought(results: Path) -> list[str]:
 
 
 _TABLE_META: Final = b"dreamo_batch"
+_PROBLEMS: Final = "problems"
 KIND: Final = "image_kind"
 ROWS: Final = {
     columns.JOB_ID: columns.STR,
@@ -818,8 +819,7 @@ class StoredTable:
     @property
     def prepared(self) -> Prepared:
         """The jobs, made again from what was decided; this takes a while for a large table."""
-        problems = pd.DataFrame(columns=list(columns.PROBLEMS))
-        return Prepared(_jobs(self.decided), self.rows, problems, drawn=self.drawn)
+        return Prepared(_jobs(self.decided), self.rows, _problems(self.decided[_PROBLEMS]), drawn=self.drawn)
 
     @property
     def drawn(self) -> frozenset[str]:
@@ -829,6 +829,25 @@ class StoredTable:
             given = [read_integer(cell).value for cell in self.user[columns.SEED]]
             ids = ids[[seed is None or seed < 0 for seed in given]]
         return frozenset(ids.dropna())
+
+
+def _problem_texts(problems: pd.DataFrame) -> pd.Series:
+    """Write each row's problems as JSON, by position."""
+    fields = [name for name in columns.PROBLEMS if name != columns.POSITION]
+    records = problems[fields].astype(object).where(problems[fields].notna(), None).to_dict("records")
+    of_rows: dict[int, list[Any]] = {}
+    for position, record in zip(problems[columns.POSITION], records, strict=True):
+        of_rows.setdefault(position, []).append(record)
+    return pd.Series({position: json.dumps(found) for position, found in of_rows.items()}, dtype=columns.STR)
+
+
+def _problems(texts: pd.Series) -> pd.DataFrame:
+    found = [
+        {columns.POSITION: position, **record}
+        for position, text in texts.dropna().items()
+        for record in json.loads(text)
+    ]
+    return pd.DataFrame(found, columns=list(columns.PROBLEMS)).astype(columns.dtypes(columns.PROBLEMS))
 
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
@@ -881,6 +900,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     Columns that Parquet can't hold are kept as text, with one warning.
     """
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
+    decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
     _, changed = storable(user)
     if changed:
@@ -897,7 +917,7 @@ def read_jobs(path: Path) -> StoredTable:
     is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
-    missing = [name for name in (*ROWS, *_JOB) if name not in decided]
+    missing = [name for name in (*ROWS, *_JOB, _PROBLEMS) if name not in decided]
     if missing:
         raise DirectoryError(
             f"{path} can't be read (it has no column {missing[0]}). Run the table again on this directory; what was "

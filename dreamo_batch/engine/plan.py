@@ -22,10 +22,12 @@ from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
+from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.identity import difference, seen
+from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
 from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import dollars
+from dreamo_batch.text import aligned, dollars
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "submitted again, as asked"
 _NEARLY: Final = "nearly equals a bought row; differs only in "
-_NOT_READ: Final = "column-not-read"
 REPHRASED: Final = (
     "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
 )
@@ -154,11 +155,26 @@ def table(
     return frame.astype(dtypes)
 
 
-def warnings_of(prepared: Prepared, to_submit: Collection[Key]) -> tuple[str, ...]:
-    """Say what should be known of the jobs that are about to be submitted."""
-    n = len({job_id for job_id, _ in to_submit} & prepared.rephrased)
-    said = misnamed_columns(prepared) if to_submit else ()
-    return (*said, rephrased_warning(n)) if n else said
+def warnings_of(prepared: Prepared, job_ids: Collection[str]) -> tuple[str, ...]:
+    """Return what to know before these jobs are submitted, one line per kind of problem."""
+    n_rephrased = len(prepared.rephrased.intersection(job_ids))
+    said = row_warnings(prepared, job_ids) if job_ids else ()
+    return (*said, rephrased_warning(n_rephrased)) if n_rephrased else said
+
+
+def row_warnings(
+    prepared: Prepared, job_ids: Collection[str], *, with_left_out: bool = True
+) -> tuple[str, ...]:
+    """Return the problems of these jobs' rows, of rows left out, and of column names, one line per kind."""
+    problems = prepared.problems
+    if not len(problems):
+        return ()
+    positions = np.flatnonzero(prepared.rows[columns.JOB_ID].isin(list(job_ids)))
+    is_said = problems[columns.POSITION].isin(positions) | (problems[columns.CODE] == COLUMN_NOT_READ)
+    is_left_out = problems[columns.SEVERITY] == ERROR
+    is_said &= ~is_left_out & (problems[columns.CODE] != SWEEP_REPHRASED)
+    left_out = kind_lines(problems[is_left_out]) if with_left_out else []
+    return (*(f"not submitted: {line}" for line in left_out), *kind_lines(problems[is_said]))
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
@@ -210,14 +226,6 @@ def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...
 
 def _is_paid(attempt: Attempt) -> bool:
     return attempt.stage is Stage.COMPLETED or bool(money(attempt.cost))
-
-
-def misnamed_columns(prepared: Prepared) -> tuple[str, ...]:
-    """Say which columns are named nearly like one that is read, and whether they are taken for it."""
-    problems = prepared.problems
-    if columns.CODE not in problems:
-        return ()
-    return tuple(problems.loc[problems[columns.CODE] == _NOT_READ, columns.MESSAGE])
 
 
 def rephrased_warning(n: int) -> str:
@@ -441,6 +449,8 @@ _COLOURS: Final = {
 _NEW: Final = columns.ACTIONS[0]
 _REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
+_CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
+_REASONS_MAX: Final = 5  # of one action; with more of them, one stands for all
 
 
 class Plan(HeadedFrame):
@@ -479,8 +489,33 @@ class Plan(HeadedFrame):
         n_new = int(counts.get(_NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
         notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
-        notes += tuple(f"Warning: {warning}" for warning in self.warnings())
-        return Headline(_headline(len(self), n_new), told, notes)
+        return Headline(_headline(len(self), n_new), told, notes, tuple(self.warnings()))
+
+    def changes(self) -> pd.DataFrame:
+        """Return one row per action and reason: how many rows, which, and the most that they can cost."""
+        labels = [printable(str(label)) for label in self.index]
+        plan = pd.DataFrame(self).reset_index(drop=True)
+        reasons = plan[columns.REASON].astype(columns.STR).str.removesuffix(_REPHRASED)
+        n_reasons = reasons.groupby(plan[columns.ACTION], observed=True).transform("nunique")
+        names_another = plan[columns.ACTION].isin([DUPLICATE, IN_FLIGHT])
+        alike = reasons.mask(n_reasons > np.where(names_another, 1, _REASONS_MAX), "")
+        changes = []
+        for (action, reason), group in plan.groupby([columns.ACTION, alike], sort=False, observed=True):
+            of_group = [labels[place] for place in group.index]
+            text = reason or f"{reasons[group.index[0]]} (row {of_group[0]}, for example)"
+            which = which_rows(of_group, group.index.tolist())
+            high = _sum(group[columns.COST_HIGH_USD])
+            cost = "unknown" if high is None else dollars(high) if high else ""
+            changes.append((action, len(group), which, cost, text))
+        changes.sort(key=lambda change: columns.ACTIONS.index(change[0]))
+        return pd.DataFrame(changes, columns=list(_CHANGES))
+
+    def _text(self) -> str:
+        """Return one line per action and reason, in full."""
+        if not set(self.columns) >= set(columns.PLAN):
+            return super()._text()
+        changes = self.changes()
+        return aligned(list(changes), changes.to_numpy(dtype=object).tolist())
 
     def _cell_text(self, column: str, text: str) -> str:
         """Leave out of each row's reason what stands once above all of them."""

@@ -20,7 +20,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import TableError
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers, booleans, distinct, integers, is_blank, printable
-from dreamo_batch.jobs.rules import Finding, Findings
+from dreamo_batch.jobs.rules import SWEEP_REPHRASED, Finding, Findings
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -372,9 +372,6 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:_LISTED_MAX]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
-CODE: Final = "seed-sweep-rephrased"
-
-
 def find_rephrased_sweeps(
     findings: Findings, prompts: Distinct, seeds: Seeds, sizes: Sizes, use_rephraser: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
@@ -389,7 +386,9 @@ def find_rephrased_sweeps(
         found[at] = is_swept([keys], seeds.numbers[at], seeds.is_given[at])
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)
-        findings.add(CODE, _column(table), found & is_first, n_rows=int(found.sum()), n_sweeps=n_sweeps)
+        findings.add(
+            SWEEP_REPHRASED, _column(table), found & is_first, n_rows=int(found.sum()), n_sweeps=n_sweeps
+        )
     return found
 
 

@@ -14,7 +14,7 @@ from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
+COLUMN_NOT_READ: Final = "column-not-read"
+SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 
 _INPUT_MB = contract.INPUT_BYTES_ADVISED.value / 1e6
 _INPUT_SIDE = contract.INPUT_SIDE_MAX_PX.value
@@ -195,7 +197,7 @@ _ERRORS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _WARNINGS: Final[dict[str, tuple[str, ...]]] = {
-    "column-not-read": ("{what}", "Rename it to {near}, or to something else if it is yours."),
+    COLUMN_NOT_READ: ("{what}", "Rename it to {near}, or to something else if it is yours."),
     "prompt-very-long": (
         f"The prompt has {{n}} characters; at most {_PROMPT_MAX} are advised, and similar ones refuse {_REFUSED_FROM}.",
         f"Shorten it to {_PROMPT_MAX} characters, or set use_rephraser to false, as the service advises.",
@@ -216,7 +218,7 @@ _WARNINGS: Final[dict[str, tuple[str, ...]]] = {
         "The seed is 2**31 or more; the service may not tell such seeds apart.",
         "Use seeds up to 2**31-1.",
     ),
-    "seed-sweep-rephrased": (
+    SWEEP_REPHRASED: (
         "use_rephraser is on in seed sweeps (rows: {n_rows}, sweeps: {n_sweeps}); each row's prompt may be reworded.",
         "Set use_rephraser to false where you compare seeds.",
     ),
@@ -383,6 +385,57 @@ def _objects(values: Sequence[Any]) -> NDArray[np.object_]:
     return array
 
 
+_KIND: Final = [columns.SEVERITY, columns.CODE, columns.COLUMN]
+_DISTINCT: Final = [*_KIND, columns.MESSAGE, columns.FIX]
+_LABELS_MAX: Final = 5
+_VALUE_MAX: Final = 60
+
+
+def distinct_lines(problems: pd.DataFrame) -> list[str]:
+    """Return one line per distinct problem: a picture that 48 rows use is one problem."""
+    return [
+        f"{group[columns.SEVERITY].iloc[0]}: {_line(group)}"
+        for _, group in problems.groupby(_DISTINCT, sort=False)
+    ]
+
+
+def kind_lines(problems: pd.DataFrame) -> list[str]:
+    """Return one line per kind of problem, with the number of rows and the first one as an example."""
+    return [_line(group) for _, group in problems.groupby(_KIND, sort=False)]
+
+
+def _line(group: pd.DataFrame) -> str:
+    first = group.iloc[0]
+    text = f"{first[columns.MESSAGE]} {first[columns.FIX]}"
+    if first[columns.CODE] == COLUMN_NOT_READ:
+        return f"{first[columns.CODE]}: {text}"
+    rows = group.drop_duplicates(columns.POSITION)
+    value = first[columns.VALUE]
+    value = "" if pd.isna(value) else f", {shortened(harmless(value), _VALUE_MAX)}"
+    where = f"column {first[columns.COLUMN]}{value}"
+    if len(rows) == 1:
+        return f"{first[columns.CODE]} in row {first[columns.ROW]} ({where}): {text}"
+    n_texts = len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates())
+    which = f"{counted(len(rows), 'row')} ({_which(rows)}; {where})"
+    if n_texts > 1:
+        which = (
+            f"{counted(len(rows), 'row')} ({_which(rows)}), for example row {first[columns.ROW]} ({where})"
+        )
+    return f"{first[columns.CODE]} in {which}: {text}"
+
+
+def which_rows(labels: Sequence[str], positions: Sequence[int]) -> str:
+    """Return the labels of rows in a few words, such as "3 to 50"."""
+    n_more = len(labels) - _LABELS_MAX
+    if n_more > 0 and positions[-1] - positions[0] == len(labels) - 1:
+        return f"{labels[0]} to {labels[-1]}"
+    return ", ".join(labels[:_LABELS_MAX]) + (f" and {n_more:,} more" if n_more > 0 else "")
+
+
+def _which(rows: pd.DataFrame) -> str:
+    return which_rows(rows[columns.ROW].tolist(), rows[columns.POSITION].tolist())
+
+
 _COLOURS: Final = {ERROR: PALETTE[columns.FAILED].colour, WARNING: PALETTE[columns.AMBIGUOUS].colour}
 
 
@@ -415,12 +468,35 @@ class Problems(HeadedFrame):
             return None
         of_kind = {kind: self.loc[self[columns.SEVERITY] == kind, columns.POSITION] for kind in _COLOURS}
         n_errors, n_warned = len(set(of_kind[ERROR])), len(set(of_kind[WARNING]) - set(of_kind[ERROR]))
+        distinct_ones = self.drop_duplicates([name for name in _DISTINCT if name in self])
+        n_of = distinct_ones[columns.SEVERITY].value_counts()
         counts = tuple(
-            Count(kind if len(of_kind[kind]) == 1 else f"{kind}s", len(of_kind[kind]), colour)
+            Count(kind if n == 1 else f"{kind}s", n, colour)
             for kind, colour in _COLOURS.items()
-            if len(of_kind[kind])
+            if (n := int(n_of.get(kind, 0)))
         )
         return Headline(_headline(self._n_rows, n_errors, n_warned), counts)
+
+    def _listed(self) -> pd.DataFrame:
+        """Return one row per distinct problem, with the first of its rows."""
+        problems = pd.DataFrame(self)
+        if not set(problems) >= set(columns.PROBLEMS):
+            return problems
+        n_rows = problems.groupby(_DISTINCT, sort=False)[columns.POSITION].nunique()
+        listed = problems.drop_duplicates(_DISTINCT, ignore_index=True).drop(columns=columns.POSITION)
+        listed.insert(0, columns.N_ROWS, n_rows.to_numpy())
+        return listed
+
+    def _text(self) -> str:
+        """Return one line per distinct problem, in full."""
+        problems = pd.DataFrame(self)
+        if not set(problems) >= set(columns.PROBLEMS):
+            return super()._text()
+        n_max = pd.get_option("display.max_rows") or len(problems)
+        numbers = problems.groupby(_DISTINCT, sort=False).ngroup()
+        lines = distinct_lines(problems[numbers < n_max])
+        n_more = int(numbers.max()) + 1 - len(lines)
+        return "\n".join([*lines, *([f"and {counted(n_more, 'more problem')}"] if n_more > 0 else [])])
 
 
 def _headline(n_rows: int, n_errors: int, n_warned: int) -> str:

@@ -29,7 +29,7 @@ from dreamo_batch.jobs.fields import (
 )
 from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.references import Check, Images, read_images
-from dreamo_batch.jobs.rules import Findings, Problems
+from dreamo_batch.jobs.rules import COLUMN_NOT_READ, Findings, Problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,10 +69,10 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     is_first = np.arange(len(table)) == 0
     for name, near in renamed.items():
         what = f"Read column {show(name)!r} as {near!r}."
-        findings.add("column-not-read", near, is_first, what=what, near=near)
+        findings.add(COLUMN_NOT_READ, near, is_first, what=what, near=near)
     for name, near in misnamed(table).items():
         what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
-        findings.add("column-not-read", name, is_first, what=what, near=near)
+        findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
     is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
     return Reading(
         images=images,
