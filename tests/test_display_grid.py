@@ -128,8 +128,8 @@ def test_every_status_is_told_with_its_reason():
     assert [entry.kind for entry in entries] == ["failed", "unsaved", "picture", "pending"]
     assert [entry.note for entry in entries] == [r"task_lost: not found\x1b[31m", "HTTP 404", "", ""]
     assert [entry.duplicate_of for entry in entries] == [None, None, 1, None]
-    assert entries[1].title == "a, seed 1, HTTP 404, $0.5"
-    assert ("cost", "$0.5") in entries[1].facts
+    assert entries[1].title == "a, seed 1, HTTP 404, $0.50"
+    assert ("cost", "$0.50") in entries[1].facts
 
 
 def test_any_index_is_taken():

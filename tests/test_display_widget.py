@@ -58,7 +58,7 @@ def test_the_widget_shows_the_page(shown):
     assert [image["alt"] for image in page.all("img")] == ["a, seed 1", "b, seed 2"]
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.split("</dl>")[0])
-    assert {("cost", "$0.5"), ("job_id", "j1"), ("seed", "1")} <= set(facts)
+    assert {("cost", "$0.50"), ("job_id", "j1"), ("seed", "1")} <= set(facts)
     assert {"2 pictures", "1 file missing or damaged", "1 failed"} <= set(page.texts)
     assert "<style" not in html  # the widget has its style sheet from the package
 

@@ -14,12 +14,13 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
+from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.jobs.sources import only_item
 from dreamo_batch.palette import NO_RESULT, PICTURE, UNSAVED
-from dreamo_batch.text import counted, harmless, shortened
+from dreamo_batch.text import counted, dollars, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,7 @@ class Entries:
         seed, cost, duplicate_of = (
             _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
         )
-        cost = None if cost is None else f"${cost}"
+        cost = None if (amount := money(cost)) is None else dollars(amount)
         kind, label = _kind(row), label_of(self.results.index[position])
         alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
         values = [(name, label_of(row[name], is_picture=name in self.pictures)) for name in self.distinct]

@@ -402,10 +402,12 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
     attempt = state.deciding(job_id)
-    price = highest_price(state)
-    if attempt is not None and attempt.reserved is not None:
-        cost = f"up to ${attempt.reserved}"
+    price, reserved = highest_price(state), money(None if attempt is None else attempt.reserved)
+    if reserved is not None:
+        cost = f"up to {dollars(reserved)}"
     else:
-        cost = "an unknown cost" if price is None else f"perhaps ${text(price)}, the highest price seen here"
+        cost = (
+            "an unknown cost" if price is None else f"perhaps {dollars(price)}, the highest price seen here"
+        )
     why = "" if attempt is None else f" ({attempt.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"
