@@ -84,60 +84,63 @@ def run(
     progress: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """Work a table off; the same call again resumes, and a finished run costs nothing.
+    """Run the jobs of a table, or resume them: the same call again continues, and a finished run costs nothing.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        One row per picture wanted; columns as in `dreamo_batch.columns.INPUTS`, any others are yours and come
-        back untouched. Never changed.
+        One row per requested picture, with the columns of `dreamo_batch.columns.INPUTS`; any others are yours and come
+        back untouched. Not modified.
     run_dir : path-like
-        Directory that keeps the ledger and the pictures; made if missing.
+        Directory for the ledger and the pictures; created if missing.
     client : Client, optional
-        Talks to the service; instead of `api_key` and `base_url`.
-    api_key, base_url : str, optional
-        Default: the environment's ``DREAMO_API_KEY`` and ``DREAMO_BASE_URL``, else the public gateway.
+        Client for the service; replaces `api_key` and `base_url`.
+    api_key : str, optional
+        Key for the service. Default: the environment's ``DREAMO_API_KEY``.
+    base_url : str, optional
+        Address of the service. Default: the environment's ``DREAMO_BASE_URL``, else the public gateway.
     gateway : "local" or LocalGateway, optional
-        ``"local"`` starts the embedded gateway, which needs no key and costs nothing; its state is kept in
-        the run directory. A `LocalGateway` that is not running is started and closed in the same way.
+        ``"local"`` starts the embedded gateway, which needs no key and costs nothing; its state is kept in the run
+        directory. A `LocalGateway` that is not running is started, and closed at the end.
     allow_private_links : bool
-        Follow links to pictures that lead to private addresses, as of a service in your own network.
+        Follow links to pictures at private addresses, such as a service in your own network.
     max_cost : float, str or Decimal, optional
-        Cap in USD over everything ever submitted in the directory; stored until given anew, infinity lifts it.
+        Spending cap in USD for this run directory, over its whole life. Kept until changed; infinity removes it.
     max_new_cost : float, str or Decimal, optional
-        USD that this call may add at most to what was spent and reserved before it; not stored. It binds a batch
-        as a whole, however often it is resumed or retried.
+        Most that this call may add, in USD; not kept. It limits a batch as a whole, however often it is resumed or
+        retried.
     unit_cost : float, str or Decimal, optional
-        USD that each attempt reserves; default: what the service's precharge tells, else the highest price seen.
+        Price in USD to reserve per attempt. Default: the service's quote, else the highest price seen.
     pilot : int, optional
-        With a cap and no known price: buy up to so many attempts first, which the cap can't bind. Counts over the
-        directory's life, so that the same call again buys no more of them.
+        With a cap but no known price: buy up to this many attempts first, which the cap can't limit. Counts over the
+        life of the directory.
     max_in_flight : int
-        Tasks at the service at once.
+        Most tasks at the service at once.
     download : bool
         Save the pictures.
     fix_images : bool
-        Send corrected copies of reference pictures that the service would not take.
+        Send corrected copies of reference pictures that the service would refuse.
     keep_references : bool
         Keep a copy of each reference picture in the run directory, so that it can be moved or given away.
     on_invalid : {"raise", "skip"}
-        What to do about rows that can't be submitted.
+        What to do if rows can't be submitted: raise `InvalidTable`, or run the others.
     on_ambiguous : {"hold", "resubmit"}
-        ``"resubmit"`` attempts rows again that were ambiguous before this call; they may be paid twice.
+        What to do with rows that may or may not have been accepted before this call: leave them, or submit them again,
+        at the risk of paying twice.
     max_attempts : int
-        Attempts of a job in all, for failures that are known to be unbilled.
+        Most attempts per job. Only failures known to be unbilled are retried.
     retry_failed : bool
-        Attempt rows again, once, that had failed before this call.
+        Submit rows that failed before this call again, once each.
     random_seed : {"record", "service"}
-        ``"record"`` draws missing seeds before sending; ``"service"`` leaves it to the service.
+        Who draws missing seeds: this package, which records them, or the service.
     task_timeout_s : float
-        Seconds to wait for a task in this call; the next call asks for it again.
+        Seconds that this call waits for a task; the next call asks for it again.
     adopt_copy : bool
-        Submit also where the directory is a copy of a run directory, whose original may submit the same.
+        Submit jobs although the directory is a copy of another run directory, whose owner could submit the same.
     progress : bool
-        Show a bar and lines on standard error.
+        Show a progress bar and notices on standard error.
     base_dir : path-like, optional
-        Folder that relative image paths start from; default: the working directory.
+        Folder that relative image paths start at. Default: the working directory.
 
     Returns
     -------
@@ -153,10 +156,10 @@ def run(
     DirectoryError
         If the directory is in use, belongs to another service, or its ledger is damaged.
     RunStopped
-        `BudgetReached`, `AccessRefused`, `KeyMissing`, `StorageFailed` or `ServiceUnreachable`; `.results` holds
-        the table as it stands.
+        `BudgetReached`, `AccessRefused`, `KeyMissing`, `StorageFailed` or `ServiceUnreachable`; `.results` has the
+        table so far.
     KeyboardInterrupt
-        Within 2 s of an interrupt; run again to go on.
+        Within 2 s of an interrupt; run again to resume.
 
     Examples
     --------
@@ -210,7 +213,7 @@ def plan(
     random_seed: Literal["record", "service"] = "record",
     base_dir: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """Say what `run` would do with each row, why, and what it can cost; sends and writes nothing.
+    """Show what `run` would do with each row, why, and what it can cost; sends and writes nothing.
 
     Parameters
     ----------
@@ -218,14 +221,26 @@ def plan(
         As for `run`.
     run_dir : path-like, optional
         The run directory; without one everything is new.
-    max_cost, unit_cost, download, fix_images, on_ambiguous, max_attempts, retry_failed, random_seed, base_dir
-        As for `run`; the cap is compared with what the rows can cost, and not stored.
+    max_cost, unit_cost : float, str or Decimal, optional
+        As for `run`; the cap is compared with what the rows can cost, and not kept.
+    download : bool
+        As for `run`.
+    fix_images, retry_failed : bool
+        As for `run`.
+    on_ambiguous : {"hold", "resubmit"}
+        As for `run`.
+    max_attempts : int
+        As for `run`.
+    random_seed : {"record", "service"}
+        As for `run`.
+    base_dir : path-like, optional
+        As for `run`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns of `dreamo_batch.columns.PLAN` on the table's index; costs in USD, missing where no price is known.
-        A notebook shows above them what is to be bought, and what it can cost.
+        Columns of `dreamo_batch.columns.PLAN` on the table's index; costs in USD, missing if no price is known. Shown
+        with a headline: how many rows would be bought, and for how much.
 
     Raises
     ------
@@ -295,21 +310,25 @@ def retry(
     progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
-    """Attempt chosen failed or ambiguous rows of the directory's table again, each once.
+    """Submit chosen failed or ambiguous rows of a run directory again, once each.
 
     Parameters
     ----------
     run_dir : path-like
         The run directory.
     rows : collection of labels, or boolean mask, optional
-        Rows to submit again; default: every failed one. An ambiguous row named here is sent again, and may be
-        paid twice.
+        Rows to submit again. Default: all that failed. An ambiguous row named here is submitted again, and may be paid
+        twice.
     classes : str or collection of str, optional
-        Only failures of these classes (column ``error_class``); ``"ambiguous"`` stands for every ambiguous row.
-    client, api_key, base_url, gateway, allow_private_links, progress
-        As for `run`; a run of the local gateway is recognised by itself.
+        Only failures of these classes (column ``error_class``); ``"ambiguous"`` means all ambiguous rows.
+    client, api_key, base_url, gateway : optional
+        As for `run`. Default: the local gateway if the run used it, else as for `run`.
+    allow_private_links : bool
+        As for `run`.
+    progress : bool
+        As for `run`.
     **options
-        Every other option of `run`; `max_cost` defaults to the stored cap.
+        Any other option of `run`; `max_cost` defaults to the stored cap.
 
     Returns
     -------
@@ -707,21 +726,31 @@ def start(
     adopt_copy: bool = False,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> Batch:
-    """Work a table off in the background; the same call again goes on.
+    """Run the jobs of a table in the background, or resume them.
 
-    The table is checked, the directory locked and the price asked for before this returns; all else happens in
-    threads.
+    Returns once the table is checked, the directory locked and the price known; everything else happens in threads.
 
     Parameters
     ----------
     table, run_dir
         As for `dreamo_batch.run`.
-    client, api_key, base_url, gateway, allow_private_links, max_cost, max_new_cost, unit_cost, pilot, max_in_flight
+    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, base_dir : optional
         As for `dreamo_batch.run`.
-    download, fix_images
+    download, keep_references : bool
         As for `dreamo_batch.run`.
-    keep_references, on_invalid, on_ambiguous, max_attempts, retry_failed, random_seed, task_timeout_s, adopt_copy,
-    base_dir
+    allow_private_links, fix_images, retry_failed, adopt_copy : bool
+        As for `dreamo_batch.run`.
+    max_in_flight : int
+        As for `dreamo_batch.run`.
+    max_attempts : int
+        As for `dreamo_batch.run`.
+    on_invalid : {"raise", "skip"}
+        As for `dreamo_batch.run`.
+    on_ambiguous : {"hold", "resubmit"}
+        As for `dreamo_batch.run`.
+    random_seed : {"record", "service"}
+        As for `dreamo_batch.run`.
+    task_timeout_s : float
         As for `dreamo_batch.run`.
 
     Returns
@@ -732,7 +761,7 @@ def start(
     Raises
     ------
     InvalidTable, UsageError, PriceUnknown, DirectoryError, AccessRefused
-        As `dreamo_batch.run`; nothing was submitted. What stops the run later is told by `Batch.status` and raised by
+        As for `dreamo_batch.run`; nothing was submitted. What stops the run later is in `Batch.status` and raised by
         `Batch.wait`.
 
     Examples
@@ -761,7 +790,7 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
     Returns
     -------
     Batch
-        Read-only; where this process works on the directory itself, the `Batch` of that.
+        Read-only, unless this process itself works on the directory: then that run's `Batch`.
 
     Raises
     ------
