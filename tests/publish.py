@@ -109,8 +109,14 @@ def _keep(name: str, encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded)) as picture:
         opened = picture.convert("RGB")
     empty = Image.new("RGB", opened.size, opened.getpixel((0, 0)))
+    margin = opened.width // 60
     left, top, right, bottom = ImageChops.difference(opened, empty).getbbox()
-    box = max(0, left - 12), max(0, top - 12), min(opened.width, right + 12), min(opened.height, bottom + 12)
+    box = (
+        max(0, left - margin),
+        max(0, top - margin),
+        min(opened.width, right + margin),
+        min(opened.height, bottom + margin),
+    )
     trimmed = io.BytesIO()
     opened.crop(box).save(trimmed, "PNG")
     (reference.DOCS / "pictures" / f"{name}.jpg").write_bytes(base64.b64decode(_small(trimmed.getvalue())))
