@@ -145,11 +145,11 @@ class Entries:
 
     def read(self, positions: Sequence[int]) -> list[Entry]:
         """Read rows, all at once, which costs far less than one by one."""
-        unread = [position for position in positions if position not in self._known]
-        block = self.results.iloc[unread]
-        cells = [block.iloc[:, place].tolist() for place in range(block.shape[1])]
-        for position, values in zip(unread, zip(*cells, strict=True), strict=True):
-            self._known[position] = self._entry(position, dict(zip(block.columns, values, strict=True)))
+        if unread := [position for position in positions if position not in self._known]:
+            block = self.results.iloc[unread]
+            cells = [block.iloc[:, place].tolist() for place in range(block.shape[1])]
+            for position, values in zip(unread, zip(*cells, strict=True), strict=True):
+                self._known[position] = self._entry(position, dict(zip(block.columns, values, strict=True)))
         found = [self._known[position] for position in positions]
         while len(self._known) > max(_ENTRIES_KEPT_MAX, len(positions)):
             self._known.popitem(last=False)

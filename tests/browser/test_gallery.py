@@ -120,3 +120,69 @@ def test_a_page_unfolds_what_a_cell_has_no_room_for(browser, tmp_path):
     page.get_by_role("button", name="next").click()
     expect(page.get_by_role("dialog")).to_contain_text("tag 4")
     page.close()
+
+
+def test_keys_and_shift_choose_a_range(shop, notebook):
+    """Space chooses, Shift with an arrow or a click extends, Escape clears; arrows move between cells."""
+    shop.open_for_good()
+    book, gallery = opened(
+        notebook, shop, shop.call("run"), "seen = dreamo.gallery(done)\nseen", "seen.chosen"
+    )
+    entries = gallery.locator("td summary")
+    expect(entries).to_have_count(6)
+    entries.nth(0).focus()
+    book.page.keyboard.press("Space")
+    expect(gallery).to_contain_text("1 chosen")
+    book.page.keyboard.press("Shift+ArrowRight")
+    expect(gallery).to_contain_text("2 chosen")
+    entries.nth(5).click(modifiers=["Shift"])
+    expect(gallery).to_contain_text("6 chosen")
+    expect(book.run(AFTER)).to_contain_text("[0, 1, 2, 3, 4, 5]")
+    entries.nth(5).focus()
+    book.page.keyboard.press("ArrowUp")
+    expect(entries.nth(2)).to_be_focused()
+    book.page.keyboard.press("Escape")
+    expect(gallery.locator("[aria-selected=true]")).to_have_count(0)
+    book.page.keyboard.press("Enter")
+    expect(gallery.get_by_role("dialog")).to_be_visible()
+    book.page.keyboard.press("ArrowLeft")
+    expect(gallery.get_by_role("heading")).to_contain_text("seed 1")
+    book.page.keyboard.press("Escape")
+    expect(entries.nth(1)).to_be_focused()
+
+
+def test_a_page_turns_filters_and_is_worked_by_keys(browser, tmp_path):
+    """Rows and columns beyond a page, rows of one kind, and arrows from cell to cell; no script fails."""
+    table = grids.results(
+        {"prompt": [f"p{row}" for row in range(5) for _ in range(3)], "seed": list(range(3)) * 5},
+        status=["failed"] * 2 + ["completed"] * 13,
+        output_path=[None] * 2 + [grids.draw(tmp_path, "a.png")] * 13,
+    )
+    shown = dreamo.gallery(table, run_dir=tmp_path, page_rows=2, page_columns=2)
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(shown.to_html(tmp_path / "page.html").as_uri())
+    cells = page.locator("tbody td:visible")
+    expect(cells).to_have_count(4)
+    expect(page.locator("body")).to_contain_text("rows 1\u20132 of 5")
+    page.keyboard.press("PageDown")
+    page.get_by_role("button", name="next rows").click()
+    expect(page.locator("body")).to_contain_text("rows 5\u20135 of 5")
+    page.get_by_role("button", name="next columns").click()
+    expect(cells).to_have_count(1)
+    page.get_by_role("button", name="previous columns").click()
+    page.get_by_role("combobox").select_option("failed")
+    expect(page.locator(".dg-entry:visible")).to_have_count(2)
+    expect(page.locator("body")).to_contain_text("rows 1\u20131 of 1")
+    page.get_by_role("combobox").select_option("")
+    page.locator("tbody summary:visible").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=2)).to_contain_text("p1, seed 0")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", level=2)).to_contain_text("p1, seed 1")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert errors == []
+    page.close()
