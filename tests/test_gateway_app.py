@@ -108,7 +108,7 @@ def test_every_endpoint_but_the_public_ones_wants_the_key(client):
 
 
 def test_a_missing_seed_is_drawn_and_a_given_one_kept(client):
-    """The invoice tells the seed sent and the seed used."""
+    """The invoice shows the seed sent and the seed used."""
     for given_seed in (-1, 5):
         client.create(prompt="seeds", seed=given_seed)
     drawn, kept = client.gateway.invoice()[-2:]
@@ -227,7 +227,7 @@ def test_what_is_over_the_request_rate_is_refused(run, style):
 
 
 def test_unknown_tasks_and_files_are_not_found(client):
-    """Whatever is made up, tricks with paths included, is 404."""
+    """Made-up ids and names are 404, tricks with paths included."""
     assert client.ask("GET", f"{CREATE}/task/nope").json()["error"]["error_message"] == "Task not found"
     names = (
         "x.png",
@@ -246,7 +246,7 @@ def test_unknown_tasks_and_files_are_not_found(client):
 
 
 def test_links_may_expire(run):
-    """With a life, a link works until its time, not without one, and a later poll gives a fresh one."""
+    """A link works until it expires, not without its expiry, and a later poll returns a fresh one."""
     clock = HandClock()
     client = run(links_live_s=60, clock=clock)
     task_id = client.create()
@@ -362,7 +362,7 @@ def test_answers_are_as_the_description_says(client):
     )
 )
 def test_no_json_makes_the_gateway_stumble(client, payload):
-    """Whatever is posted, the answer is a refusal in the shape of the contract."""
+    """Any JSON is refused in the shape of the contract."""
     answer = client.ask("POST", CREATE, data=json.dumps(payload))
     assert answer.status_code == 400
     assert set(answer.json()["error"]) == {"code", "error_message"}

@@ -59,7 +59,7 @@ def blue_share(image: Image.Image) -> float:
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 def test_equal_requests_give_equal_files(engine):
-    """A repeated request gives the same bytes, from another engine object and another thread too."""
+    """A repeated request gets the same bytes, from another engine object and another thread too."""
     with ThreadPoolExecutor(4) as pool:
         pictures = list(pool.map(lambda _: engine_named(engine).generate(REQUEST, MASCOT), range(4)))
     assert len({picture.content for picture in pictures}) == 1
@@ -72,7 +72,7 @@ def test_equal_requests_give_equal_files(engine):
     [{"seed": 43}, {"prompt": "a fox on the beach at sunset!"}, {"use_rephraser": False}, {"width": 520}],
 )
 def test_different_requests_give_different_files(engine, change):
-    """Whatever is requested differently, the file differs."""
+    """Any difference in the request makes the file differ."""
     other = engine_named(engine).generate(replace(REQUEST, **change), MASCOT)
     assert other.content != engine_named(engine).generate(REQUEST, MASCOT).content
 
@@ -253,7 +253,7 @@ def test_references_of_every_mode_are_read(mode):
 
 
 def test_palette_transparency_cuts_out():
-    """A PNG with a transparent palette colour has alpha, as one with a channel of its own."""
+    """A PNG with a transparent palette colour has alpha, like one with an alpha channel."""
     sheet = Image.new("P", (40, 40), 0)
     sheet.putpalette([0, 255, 0, 0, 0, 255])
     sheet.paste(1, (10, 10, 30, 40))
@@ -282,7 +282,7 @@ def test_an_invisible_figure_is_treated_as_a_card():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 600), (600, 1)])
 def test_the_smallest_references_are_shown(shape):
-    """Slivers and single pixels are fitted in, whatever their shape."""
+    """Slivers and single pixels of any shape are fitted in."""
     assert painted(reference=encoded(Image.new("RGB", shape, PURE_BLUE))).size == (512, 512)
 
 
@@ -316,5 +316,5 @@ def test_unknown_engines_are_refused_with_the_names_there_are():
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 @pytest.mark.parametrize("prompt", ["", " ", "\ud83e", "\0", "🦊" * 400, "b" * 800])
 def test_odd_prompts_are_painted(engine, prompt):
-    """Empty, broken, foreign and very long prompts give pictures too."""
+    """Empty, broken, foreign and very long prompts get pictures too."""
     assert painted(replace(REQUEST, prompt=prompt, seed=-1), engine=engine).size == (512, 512)

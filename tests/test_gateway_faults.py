@@ -1,4 +1,4 @@
-"""Every fault of the local gateway, over a real socket: it strikes where it says, and the invoice stays true."""
+"""Every fault of the local gateway, over a real socket: it strikes where it should, and the invoice stays true."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_scripted_fault_waits_for_the_state_that_it_needs(client, done, failed
 
 
 def test_an_expired_link_is_refused_and_the_next_one_works(client, done):
-    """A poll may give a dead link."""
+    """A poll may return a dead link."""
     client.gateway.faults.script("poll", "output_expired")
     assert client.ask("GET", client.link(done)).status_code == 403
     assert client.ask("GET", client.link(done)).status_code == 200
@@ -176,7 +176,7 @@ def test_retry_after_tells_the_seconds_of_the_script(client):
 
 
 def test_slow_answers_keep_the_task(client):
-    """A client that gives up on a slow answer has a task all the same."""
+    """A client that stops waiting for a slow answer still has a task."""
     n_before = len(client.gateway.invoice())
     client.gateway.faults.script("create", "slow", seconds=30)
     with pytest.raises(requests.ReadTimeout):
@@ -194,7 +194,7 @@ def test_refused_requests_meet_no_fault(client, done):
 
 
 def test_faults_can_be_planned_over_http(client):
-    """With the key, scripts and probabilities are set, told and cleared; nonsense changes nothing."""
+    """With the key, scripts and probabilities are set, listed and cleared; nonsense changes nothing."""
     plan = {"poll": {"http_503": 1}, "script": {"create": [{"fault": "http_429_seconds", "seconds": 3}]}}
     told = client.ask("POST", "/local/faults", json=plan).json()
     assert told == {"probabilities": {"poll": {"http_503": 1.0}}, "script": {"create": ["http_429_seconds"]}}
@@ -242,7 +242,7 @@ def test_faults_can_be_planned_by_a_file(tmp_path):
     ],
 )
 def test_plans_that_can_not_be_are_refused(bad):
-    """Each mistake is told, and nothing of the plan is taken."""
+    """Each mistake raises, and nothing of the plan is applied."""
     plan = FaultPlan({"poll": {"drop": 0.25}})
     with pytest.raises(ValueError, match=r"must|There is no|add up"):
         plan.change(bad)
@@ -253,7 +253,7 @@ def test_plans_that_can_not_be_are_refused(bad):
 
 @given(st.integers(), st.floats(0.05, 0.95))
 def test_chance_repeats_itself_and_keeps_its_rate(seed, probability):
-    """Two plans of one seed strike alike, whatever the other stages do."""
+    """Two plans of one seed strike alike, independent of the other stages."""
     first, second = (FaultPlan({"create": {"http_500": probability}}, seed=seed) for _ in range(2))
     strikes = [first.draw("create") is not None for _ in range(400)]
     assert strikes == [(second.draw("poll"), second.draw("create"))[1] is not None for _ in range(400)]

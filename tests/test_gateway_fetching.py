@@ -20,7 +20,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 class Site:
-    """Answers each connection with the next raw answer, or hangs with what it has said."""
+    """Answers each connection with the next raw answer, or hangs after it."""
 
     def __init__(self, *answers: bytes, hangs: bool = False) -> None:
         self._answers = list(answers)
@@ -58,7 +58,7 @@ def get(url: str, timeout_s: float = 5.0, max_bytes: int = 1000) -> bytes:
 
 
 def test_a_file_is_fetched_whole_by_length_chunks_or_end():
-    """The three ways in which HTTP says where a body ends."""
+    """The three ways in which HTTP marks the end of a body."""
     chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
     with Site(OK + b"Content-Length: 3\r\n\r\nabc", chunked, OK + b"\r\nabc") as site:
         assert [get(site.url + "/a%20b.png?é=1") for _ in range(3)] == [b"abc"] * 3

@@ -1,4 +1,4 @@
-"""The local gateway against clients that mean ill: no 5xx, no task, no word printed, and it goes on serving."""
+"""The local gateway against hostile clients: no 5xx, no task, nothing printed, and it keeps serving."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client():
 
 @pytest.fixture(autouse=True)
 def _goes_on(client, capfd):
-    """After whatever a test did: nothing was accepted or printed, and a good create is served."""
+    """After each test: nothing was accepted or printed, and a good create is served."""
     n_before = len(client.gateway.invoice())
     yield
     assert capfd.readouterr() == ("", "")
@@ -37,7 +37,7 @@ def _goes_on(client, capfd):
 
 
 def raw(client: LocalClient, *parts: bytes) -> bytes:
-    """Send bytes as they are, and give what comes back until the gateway hangs up."""
+    """Send raw bytes, and return what comes back until the gateway hangs up."""
     answer = b""
     with socket.create_connection(client.address, timeout=10) as connection:
         with suppress(OSError):  # it may hang up while the rest is still being sent
@@ -90,7 +90,7 @@ BODIES = {
 
 
 def status_of(answer: bytes) -> int | None:
-    """Give the status of an answer; None if the gateway hung up without a word."""
+    """Return the status of an answer; None if the gateway hung up without one."""
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_request_is_refused_or_hung_up_on(client, name):
 @pytest.mark.parametrize("path", [CREATE, PRECHARGE])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_malformed_body_is_refused(client, name, path):
-    """Whatever is wrong with its length, its packing or what it says."""
+    """A wrong length, encoding or content is refused."""
     lines, content = BODIES[name]
     answer = raw(client, head(client, *lines, path=path), content)
     assert status_of(answer) in {None, 400, 413, 415}
@@ -206,7 +206,7 @@ def test_texts_that_unpack_to_gigabytes_stay_packed(tmp_path):
 
 
 def test_two_hundred_clients_of_every_kind_at_once_are_told_apart(tmp_path):
-    """Good creates are all taken once while others send rubbish, wrong keys and half requests."""
+    """Good creates are all accepted once while others send garbage, wrong keys and half requests."""
     statuses: Counter[tuple[str, int | None]] = Counter()
     lock, ids = threading.Lock(), []
 

@@ -108,7 +108,7 @@ def test_a_queue_never_runs_more_than_its_slots(n_slots, arrivals):
 
 
 def test_refusing_slots_say_when_the_first_comes_free():
-    """Full slots give the seconds to the earliest end, also after a restart."""
+    """Full slots return the seconds to the earliest end, also after a restart."""
     slots = Slots(2, ends=[5.0, 3.0, 9.0])
     assert slots.wait_s(now=1.0) == 4.0
     assert slots.wait_s(now=5.0) == 0.0
@@ -257,7 +257,7 @@ def test_the_model_stands_in_the_body_or_in_the_header():
     ],
 )
 def test_a_big_body_reads_as_a_small_one_does(prompt):
-    """A body of any size holds what was sent, whatever a prompt looks like."""
+    """A body of any size is read as it was sent, also with prompts that look like JSON."""
     large = REFERENCE + b"\0" * SMALL_BODY_BYTES
     text = base64.b64encode(large).decode()
     for params in (
@@ -296,7 +296,7 @@ def test_a_big_body_that_is_cut_off_is_refused():
     st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=5)
 )
 def test_no_value_of_any_field_breaks_the_reading(value):
-    """Whatever JSON can say, a field is read or refused."""
+    """A field with any JSON value is read or refused."""
     for name in ("prompt", "seed", "width", "height", "use_rephraser", "image_urls", "binary_data_base64"):
         problem = problem_in(json.dumps(body(**{name: value})).encode())
         assert problem is None or problem.code.startswith("00301100")

@@ -1,4 +1,4 @@
-"""Whatever is asked of the local gateway, with no fault planned it answers as its OpenAPI description says."""
+"""Without planned faults, the local gateway answers any request as its OpenAPI description says."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ serve(on_ready=tell, engine=FakeEngine(), **json.loads(sys.argv[1]))
 
 
 class GatedEngine(FakeEngine):
-    """Draws only once it is let."""
+    """Draws only once the gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -63,7 +63,7 @@ class SentParts(asyncio.Transport):
 
 @contextlib.contextmanager
 def served(**options):
-    """A gateway in a process of its own: the process and a client of it."""
+    """Run a gateway in its own process; yield the process and a client."""
     command = [sys.executable, "-c", SERVE, json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         base_url, api_key = json.loads(process.stdout.readline())
@@ -233,7 +233,7 @@ def test_a_port_in_use_and_a_folder_of_another_version_are_refused(tmp_path):
 
 
 def test_a_gateway_that_can_not_start_says_why():
-    """What goes wrong in the gateway's thread is told where it was started."""
+    """What goes wrong in the gateway's thread is raised where it was started."""
     gateway = LocalGateway(engine=FakeEngine(), clock=lambda: 1 / 0)
     with pytest.raises(RuntimeError, match="did not start") as caught:
         gateway.start()

@@ -20,7 +20,7 @@ from dreamo_batch.gateway.answers import error_response, json_response, vary
 from dreamo_batch.gateway.billing import total
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
-from dreamo_batch.gateway.schemas import Create, ErrorAnswer, Params, Problem, problem_of, read_create
+from dreamo_batch.gateway.schemas import Create, ErrorPayload, Params, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import Bucket, retry_hint
 from dreamo_batch.service import contract
 
@@ -123,37 +123,37 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
     )
     key, body = (401,), (400, 401, 413, 415)
     create, faults = schemas.CreateRequest, schemas.FaultsRequest
-    missing = {404: schemas.MissingAnswer}
+    missing = {404: schemas.MissingPayload}
     # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
     for method, path, endpoint, description in (
-        ("GET", contract.TASK_PATH.value, endpoints.poll, _described(schemas.PollAnswer, 404, *key)),
+        ("GET", contract.TASK_PATH.value, endpoints.poll, _described(schemas.PollPayload, 404, *key)),
         ("GET", "/files/{name}", endpoints.download, {"responses": _FILE_ANSWERS}),
         (
             "POST",
             contract.CREATE_PATH.value,
             endpoints.create,
-            _described(schemas.CreateAnswer, *body, reads=create),
+            _described(schemas.CreatePayload, *body, reads=create),
         ),
         (
             "POST",
             contract.PRECHARGE_PATH.value,
             endpoints.precharge,
-            _described(schemas.PriceAnswer, *body, reads=create, others=missing),
+            _described(schemas.PricePayload, *body, reads=create, others=missing),
         ),
-        ("GET", contract.MODELS_PATH.value, endpoints.models, _described(schemas.ModelAnswer)),
+        ("GET", contract.MODELS_PATH.value, endpoints.models, _described(schemas.ModelPayload)),
         (
             "GET",
             contract.SPEC_PATH.value,
             endpoints.spec,
-            _described(schemas.ModelAnswer, others={404: schemas.ModelAnswer}),
+            _described(schemas.ModelPayload, others={404: schemas.ModelPayload}),
         ),
-        ("GET", "/local/invoice", endpoints.invoice, _described(schemas.InvoiceAnswer, *key)),
-        ("GET", "/local/faults", endpoints.faults, _described(schemas.FaultsAnswer, *key)),
+        ("GET", "/local/invoice", endpoints.invoice, _described(schemas.InvoicePayload, *key)),
+        ("GET", "/local/faults", endpoints.faults, _described(schemas.FaultsPayload, *key)),
         (
             "POST",
             "/local/faults",
             endpoints.change_faults,
-            _described(schemas.FaultsAnswer, *body, reads=faults),
+            _described(schemas.FaultsPayload, *body, reads=faults),
         ),
     ):
         app.add_api_route(path, endpoint, methods=[method], **description)
@@ -194,7 +194,7 @@ def _described(
     others: Mapping[int, type[BaseModel]] | None = None,
 ) -> dict[str, Any]:
     """Describe the answers of one endpoint, the body it reads, and its need of the key."""
-    models = {200: good, **dict.fromkeys((*errors, 429), ErrorAnswer), **(others or {})}
+    models = {200: good, **dict.fromkeys((*errors, 429), ErrorPayload), **(others or {})}
     extra: dict[str, Any] = {"security": [{"key": []}]} if errors else {}
     if reads:
         schema = {"$ref": f"#/components/schemas/{reads.__name__}"}
@@ -211,8 +211,8 @@ def _described(
 _FILE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The picture", "content": {media_type: {} for media_type in SUFFIXES}},
     403: {"description": "The link has expired", "content": {"application/xml": {}}},
-    404: {"model": ErrorAnswer},
-    429: {"model": ErrorAnswer},
+    404: {"model": ErrorPayload},
+    429: {"model": ErrorPayload},
 }
 
 

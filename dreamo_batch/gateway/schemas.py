@@ -313,20 +313,20 @@ class ErrorBody(BaseModel):
     error_message: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorPayload(BaseModel):
     """A refused request; `retry_after` in seconds, where the limit's setting puts it into the body."""
 
     error: ErrorBody
     retry_after: float | None = None
 
 
-class MissingAnswer(BaseModel):
+class MissingPayload(BaseModel):
     """A host that doesn't know the address."""
 
     detail: str
 
 
-class CreateAnswer(BaseModel):
+class CreatePayload(BaseModel):
     """An accepted create."""
 
     id: str
@@ -357,7 +357,7 @@ class TaskUsage(BaseModel):
     discount: float
 
 
-class PollAnswer(CreateAnswer):
+class PollPayload(CreatePayload):
     """The state of a task."""
 
     metadata: dict[str, float]
@@ -381,7 +381,7 @@ class PriceData(BaseModel):
     reason: str = ""
 
 
-class PriceAnswer(BaseModel):
+class PricePayload(BaseModel):
     """The answer to a precharge."""
 
     status: str
@@ -395,21 +395,21 @@ class ModelStatus(BaseModel):
     message: str
 
 
-class ModelAnswer(BaseModel):
+class ModelPayload(BaseModel):
     """A description of the model."""
 
     status: ModelStatus
     data: dict[str, Any] | None
 
 
-class FaultsAnswer(BaseModel):
+class FaultsPayload(BaseModel):
     """The faults planned, by stage."""
 
     probabilities: dict[str, dict[str, float]]
     script: dict[str, list[str]]
 
 
-class InvoiceAnswer(BaseModel):
+class InvoicePayload(BaseModel):
     """Every create accepted, with its cost."""
 
     n_attempts: int
