@@ -188,13 +188,14 @@ def test_byte_attempt_marks_and_utf_16_are_read(encoding, tmp_path):
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b"image,prompt\na,b\nc,d,e\n", "line 3 has 3 cells, where the first line names 2 columns"),
+        (b",\n,\n", "is empty"),
+        (b"image,prompt\na,b\nc,d,e\n", "line 3 has 3 cells, but the first line names 2 columns"),
         (b"sep=,\r\nimage,prompt\r\n\r\nc,d,e\r\n", "line 4 has 3 cells"),
-        (b'image,prompt\na,"b\n', "line 2: a quote is opened and never closed"),
-        (b'image,prompt\na,"b,1\nc,d" ,2\n', "lines 2 to 3: ' ,2' stands behind a closing quote"),
-        (b'image,prompt\n"a""b" x,c\n', "line 2: ' x,c' stands behind a closing quote"),
+        (b'image,prompt\na,"b\n', "line 2: a quote is opened but never closed"),
+        (b'image,prompt\na,"b,1\nc,d" ,2\n', "lines 2 to 3: ' ,2' follows a closing quote"),
+        (b'image,prompt\n"a""b" x,c\n', "line 2: ' x,c' follows a closing quote"),
         (b'image,prompt\n"a\nb",c\nd,e,f\n', "line 4 has 3 cells"),
-        ("image,prompt\na,b\n狗,c\n".encode("gbk"), "line 3 holds the byte 0xb9"),
+        ("image,prompt\na,b\n狗,c\n".encode("gbk"), "line 3 contains the byte 0xb9"),
         ("image,prompt\n".encode("utf-16")[:-1], "not UTF-16"),
         (b"image,prompt,prompt\na,b,c\n", "several columns are named 'prompt'"),
         (b"image,prompt,\na,b,c\n", "column 3 has cells but no name"),
@@ -237,7 +238,7 @@ def test_blank_rows_are_left_out_and_said(tmp_path):
     """Not those at the end of the file, which are none."""
     path = tmp_path / "jobs.csv"
     path.write_text("image,prompt\na,b\n,\n\nc,d\n,\n\n")
-    with pytest.warns(UserWarning, match=r"2 blank rows were left out \(row 2, 3 below the names\)"):
+    with pytest.warns(UserWarning, match=r"skipped 2 blank rows \(below the header: 2, 3\)"):
         table = read_table(path)
     assert table["image"].tolist() == ["a", "c"]
     assert table.index.tolist() == [0, 1]
@@ -467,7 +468,7 @@ def test_a_workbook_is_not_blamed_for_an_old_openpyxl(tmp_path, monkeypatch):
     monkeypatch.setattr("openpyxl.__version__", "3.1.0")
     with pytest.raises(TableError, match=r"version '3\.1\.0'.*pip install 'dreamo-batch\[excel\]'") as raised:
         read_table(tmp_path / "jobs.xlsx")
-    assert "no Excel workbook" not in str(raised.value)
+    assert "not a readable Excel workbook" not in str(raised.value)
 
 
 def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
@@ -483,10 +484,10 @@ def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("jobs.parquet", b"PAR1", "no Parquet file"),
-        ("jobs.xlsx", b"PK", "no Excel workbook"),
-        ("jobs.xls", b"x", "not known by its suffix '.xls'"),
-        ("jobs", b"x", "not known by its suffix ''"),
+        ("jobs.parquet", b"PAR1", "not a readable Parquet file"),
+        ("jobs.xlsx", b"PK", "not a readable Excel workbook"),
+        ("jobs.xls", b"x", "Unknown format of 'jobs.xls'"),
+        ("jobs", b"x", "Unknown format of 'jobs'"),
         ("jobs.csv.gz", b"x", "suffix '.gz'"),
     ],
 )
@@ -500,11 +501,11 @@ def test_files_of_another_kind_are_refused(name, content, words, tmp_path):
 def test_places_that_are_no_file_are_refused(tmp_path):
     """A missing file, a folder, and a folder that is missing are told apart."""
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(TableError, match="There is no file"):
+    with pytest.raises(TableError, match="No file at"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(TableError, match="is a folder"):
         read_table(str(tmp_path / "folder.csv"))
-    with pytest.raises(TableError, match="There is no folder"):
+    with pytest.raises(TableError, match="No folder at"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "jobs.csv")
     with pytest.raises(TableError, match="can't be written: Is a directory"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "folder.csv")
@@ -602,7 +603,7 @@ def test_edited_results_are_refused_rather_than_misread(result, tmp_path):
         edited.loc[1, name] = cell
         write_table(edited, tmp_path / "result.csv")
         with pytest.raises(
-            TableError, match=f"Column '{name}' of a result can't be read: row 1 holds '{cell}'"
+            TableError, match=f"Column '{name}' of a result can't be read: row 1 contains '{cell}'"
         ):
             read_table(tmp_path / "result.csv")
 
