@@ -802,7 +802,7 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
     >>> watch("runs/none")
     Traceback (most recent call last):
     ...
-    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
+    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     run = live_run(RunDirectory(run_dir))
     is_here = run is not None and not run.is_taken_over and not run.is_over

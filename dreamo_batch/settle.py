@@ -255,7 +255,7 @@ def verify(run_dir: str | os.PathLike[str], *, progress: bool = True) -> list[st
     Examples
     --------
     >>> verify("runs/none")
-    ['...runs/none is not a run directory: there is nothing.']
+    ['No run directory at ...runs/none.']
     """
     try:
         directory = existing(run_dir)

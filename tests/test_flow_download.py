@@ -101,7 +101,7 @@ def test_directory_stands_for_all_of_its_table(flow):
     """A path is as good as the results in it, and the results' own directory can be told again."""
     done = flow.run(download=False)
     moved = pd.DataFrame(done.drop(columns="run_dir").to_dict("list"))
-    with pytest.raises(UsageError, match="give run_dir="):
+    with pytest.raises(UsageError, match="pass run_dir="):
         _download(flow, moved)
     assert _download(flow, moved, run_dir=flow.run_dir)[columns.OUTPUT_PATH].notna().all()
     assert _download(flow, flow.run_dir)[columns.STATUS].tolist() == COMPLETED_ALL

@@ -148,7 +148,7 @@ def test_a_row_with_a_picture_and_no_directory_is_named(two):
     first, second, _ = two
     both = dreamo.load([first, second])
     both.loc[3, "run_dir"] = None
-    with pytest.raises(UsageError, match="the first is row 3"):
+    with pytest.raises(UsageError, match="first row 3"):
         dreamo.gallery(both)
 
 

@@ -1,8 +1,4 @@
-"""Which run directory each row of a results table comes from.
-
-Results carry it in the column `run_dir`, as it was given, so that it is still there after a concat or a merge; the
-table's `attrs` know the absolute places, for a process that has moved to another folder since.
-"""
+"""The results table: assembled from rows and attempts, summarised, and traced to the run directory of each row."""
 
 from __future__ import annotations
 
@@ -30,20 +26,45 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.directory import RunDirectory
 
-
+# In a table's attrs: the absolute path of each run directory, by its name in the column `run_dir`.
 _ATTRIBUTE: Final = "dreamo_run_dirs"
 _NAMED_MAX: Final = 3
+_LISTED_MAX: Final = 10
+# Where the user's own cells of a row are in `columns.ATTEMPT_INPUTS`.
+_USER: Final = "columns"
+Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
+_PENDING: Final = "pending"
+_LONGEST_S: Final = 30 * 86_400.0
+_STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
+# Columns that the results copy from the attempt that decides its job's status.
+_COPIED: Final = (
+    columns.TASK_ID,
+    columns.OUTPUT_URL,
+    columns.OUTPUT_PATH,
+    columns.OUTPUT_SHA256,
+    columns.OUTPUT_BYTES,
+    columns.OUTPUT_WIDTH,
+    columns.OUTPUT_HEIGHT,
+    columns.OUTPUT_ERROR,
+    columns.OUTPUT_URLS,
+    columns.OUTPUT_WARNING,
+    columns.DISCOUNT,
+    columns.ERROR_CLASS,
+    columns.ERROR_CODE,
+    columns.ERROR_MESSAGE,
+    columns.COMPLETED_AT,
+)
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Note in a table where it comes from; gives the same table back."""
+    """Note in a table which run directory it comes from; returns the same table."""
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
     return results
 
 
 def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put the results of several directories behind each other."""
+    """Concatenate the results of several directories."""
     if len(tables) == 1:
         return tables[0]
     is_unlabelled = all(isinstance(table.index, pd.RangeIndex) for table in tables)
@@ -52,42 +73,66 @@ def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
         moved = (table[columns.DUPLICATE_OF] + start).astype(columns.INT)
         shifted.append(table.assign(**{columns.DUPLICATE_OF: moved}))
         start += len(table)
-    whole = pd.concat(shifted, ignore_index=is_unlabelled)
-    own = [name for name in whole.columns if name not in columns.OUTPUTS]
-    whole = whole[[*own, *columns.OUTPUTS]]
-    whole.attrs[_ATTRIBUTE] = {given: place for table in tables for given, place in _places(table).items()}
+    whole = _outputs_last(pd.concat(shifted, ignore_index=is_unlabelled))
+    whole.attrs[_ATTRIBUTE] = {name: place for table in tables for name, place in _places(table).items()}
     return whole
 
 
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Give the one run directory of a table: the one given, else the one its rows come from."""
+    """Return the one run directory of a table: `run_dir`, or that which its rows come from."""
     if run_dir is not None:
         return Path(run_dir)
-    found = _named(results)
+    found = _run_dirs(results)
     if len(found) > 1:
-        told = ", ".join(list(found)[:_NAMED_MAX]) + (", ..." if len(found) > _NAMED_MAX else "")
+        names = ", ".join(list(found)[:_NAMED_MAX]) + (", ..." if len(found) > _NAMED_MAX else "")
         raise UsageError(
-            f"These rows come from {len(found)} run directories ({told}). Give those of one, for example "
+            f"These rows come from {len(found)} run directories ({names}). Pass those of one, for example "
             f'results[results["{columns.RUN_DIR}"] == {next(iter(found))!r}].'
         )
-    return next(iter(found.values()), None) or _only_known(results)
+    places = list(found.values()) or [Path(place) for place in _places(results).values()]
+    if len(places) != 1:
+        raise UsageError(
+            "Can't locate this table's pictures; pass run_dir=, or use what load(run_dir) returns."
+        )
+    return places[0]
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Give the run directory of each row: the one given for all, else the one that the row comes from."""
-    found = {} if run_dir is not None else _named(results)
+    """Return the run directory of each row: `run_dir` for all, or that which the row comes from."""
+    found = {} if run_dir is not None else _run_dirs(results)
     if not found:
         return [run_dir_of(results, run_dir)] * len(results)
     names = results[columns.RUN_DIR]
     has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
     lost = names.isna() & has_picture
     if lost.any():
+        some = "row has" if lost.sum() == 1 else "rows have"
         raise UsageError(
-            f"{int(lost.sum())} rows have a picture and no {columns.RUN_DIR}, the first is row "
-            f"{results.index[lost.to_numpy().argmax()]!r}: fill that column, or give run_dir=."
+            f"{lost.sum()} {some} a picture but no {columns.RUN_DIR}, first row "
+            f"{results.index[lost.to_numpy().argmax()]!r}. Fill that column, or pass run_dir=."
         )
-    anywhere = next(iter(found.values()))  # for rows that have no picture, and none to be looked for
+    anywhere = next(iter(found.values()))  # for rows without a picture
     return [anywhere if is_missing(name) else found[name] for name in names]
+
+
+def _run_dirs(results: pd.DataFrame) -> dict[str, Path]:
+    """Return the path of each run directory that the rows name; the path noted in the table, if it still exists."""
+    found = {}
+    for name in results[columns.RUN_DIR].dropna().unique() if columns.RUN_DIR in results.columns else ():
+        here, noted = Path(name).expanduser().absolute(), _places(results).get(str(name))
+        is_noted = noted is not None and (Path(noted).is_dir() or not here.is_dir())
+        found[name] = Path(noted) if noted is not None and is_noted else here
+    return found
+
+
+def _places(results: pd.DataFrame) -> dict[str, str]:
+    known = results.attrs.get(_ATTRIBUTE)
+    return known if isinstance(known, dict) else {}
+
+
+def _outputs_last(results: pd.DataFrame) -> pd.DataFrame:
+    own = [name for name in results.columns if name not in columns.OUTPUTS]
+    return results[[*own, *columns.OUTPUTS]]
 
 
 def row_mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> NDArray[np.bool_]:
@@ -114,70 +159,22 @@ def row_mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> NDArray[np.b
     return mask
 
 
-def _named(results: pd.DataFrame) -> dict[str, Path]:
-    """Give the place of each run directory that the rows name."""
-    if columns.RUN_DIR not in results.columns:
-        return {}
-    known = _places(results)
-    named = results[columns.RUN_DIR].dropna().unique()
-    return {name: _place(str(name), known.get(str(name))) for name in named}
-
-
-def _place(given: str, known: str | None) -> Path:
-    """Prefer the place that was known when the table was made, as long as it is there."""
-    here = Path(given).expanduser().absolute()
-    return Path(known) if known is not None and (Path(known).is_dir() or not here.is_dir()) else here
-
-
-def _places(results: pd.DataFrame) -> dict[str, str]:
-    known = results.attrs.get(_ATTRIBUTE)
-    return known if isinstance(known, dict) else {}
-
-
-def _only_known(results: pd.DataFrame) -> Path:
-    places = list(_places(results).values())
-    if len(places) != 1:
-        raise UsageError(
-            "where the pictures of this table are is not known: give run_dir=, or take the table from load(run_dir)."
-        )
-    return Path(places[0])
-
-
-# Where the user's own cells of a row stand in `columns.ATTEMPT_INPUTS`.
-_USER: Final = "columns"
-Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
-_PENDING: Final = "pending"
-_LONGEST_S: Final = 30 * 86_400.0
-_STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
-# Columns that the results take as they are from the attempt that says how its job stands.
-_COPIED: Final = (
-    columns.TASK_ID,
-    columns.OUTPUT_URL,
-    columns.OUTPUT_PATH,
-    columns.OUTPUT_SHA256,
-    columns.OUTPUT_BYTES,
-    columns.OUTPUT_WIDTH,
-    columns.OUTPUT_HEIGHT,
-    columns.OUTPUT_ERROR,
-    columns.OUTPUT_URLS,
-    columns.OUTPUT_WARNING,
-    columns.DISCOUNT,
-    columns.ERROR_CLASS,
-    columns.ERROR_CODE,
-    columns.ERROR_MESSAGE,
-    columns.COMPLETED_AT,
-)
-
-
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
-    """Lay what became of the jobs beside the user's table."""
+    """Add the outcome of each row's job to the user's table."""
     outcome = _to_rows(_by_job(attempts), rows)
-    _mark_invalid(outcome, rows)
-    _mark_duplicates(outcome, rows)
+    is_invalid = rows[columns.JOB_ID].isna().to_numpy()
+    outcome.loc[is_invalid, columns.STATUS] = columns.INVALID
+    for name in (columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE):
+        outcome.loc[is_invalid, name] = rows.loc[is_invalid, name].to_numpy()
+    # The cost stands on the row that was bought, and is 0 on its duplicates.
+    is_duplicate = rows[columns.DUPLICATE_OF].notna().to_numpy()
+    outcome.loc[is_duplicate & outcome[columns.COST].notna().to_numpy(), columns.COST] = "0"
+    outcome.loc[is_duplicate, columns.ATTEMPTS] = 0
+    outcome.loc[is_duplicate, columns.MAY_HAVE_BEEN_BILLED] = False
     outcome[columns.JOB_ID] = rows[columns.JOB_ID].to_numpy()
     outcome[columns.DUPLICATE_OF] = rows[columns.DUPLICATE_OF].array
     outcome[columns.SEED_SENT] = rows[columns.SEED_SENT].array
-    outcome[columns.RUN_DIR] = None  # a directory may be moved; who reads it says where it is
+    outcome[columns.RUN_DIR] = None  # a directory may be moved; `mark` fills it in
     outcome[columns.COST_USD] = pd.to_numeric(outcome[columns.COST])
     outcome = outcome[list(columns.OUTPUTS)].astype(output_dtypes())
     outcome.index = user.index
@@ -192,21 +189,16 @@ def with_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
     attempts = attempts.reset_index(drop=True)
     latest = _with_deciding_last(attempts).drop_duplicates(columns.JOB_ID, keep="last")
     latest = latest.sort_index().reset_index(drop=True)
-    told = [read_inputs(text) for text in latest[columns.ATTEMPT_INPUTS]]
-    user = pd.DataFrame([own_cells(one) for one in told], index=latest.index)
-    named = [
-        columns.JOB_ID,
-        columns.SEED_SENT,
-        columns.ERROR_CLASS,
-        columns.ERROR_CODE,
-        columns.ERROR_MESSAGE,
-    ]
-    rows = latest[named].assign(**{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)})
+    inputs = [read_inputs(text) for text in latest[columns.ATTEMPT_INPUTS]]
+    user = pd.DataFrame([own_cells(one) for one in inputs], index=latest.index)
+    errors = [columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE]
+    rows = latest[[columns.JOB_ID, columns.SEED_SENT, *errors]].assign(
+        **{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)}
+    )
     left = assemble(user[[name for name in user if name not in columns.OUTPUTS]], rows, attempts)
-    left.index = _labels(results.index, [one.get(columns.ROW) for one in told])
+    left.index = _labels(results.index, [one.get(columns.ROW) for one in inputs])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
-    own = [name for name in whole.columns if name not in columns.OUTPUTS]
-    return whole[[*own, *columns.OUTPUTS]].astype(output_dtypes())
+    return _outputs_last(whole).astype(output_dtypes())
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,13 +211,13 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_inputs(text: object) -> dict[str, Any]:
-    """Read what was submitted; nothing of it is known of attempts that an older version made."""
+    """Read what was submitted; empty if the attempt doesn't say."""
     read: dict[str, Any] = json.loads(text) if isinstance(text, str) else {}
     return read
 
 
 def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
-    """Label added rows as they were labelled, in the kind of labels that the others have."""
+    """Return the labels of added rows in the dtype of the other labels, if they can be converted."""
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(len(index), len(index) + len(labels))
     if index.nlevels > 1:
@@ -238,17 +230,17 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
 
 
 def plausible(seconds: Seconds) -> Seconds:
-    """Replace lengths of time that only a clock that was set gives: negative ones, and those of 30 days or more."""
+    """Make durations missing that only a changed clock explains: negative ones, and those of 30 days or more."""
     return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
 
 
 def output_dtypes() -> dict[str, object]:
-    """Give the dtypes of the result columns; the status is categorical with fixed categories."""
+    """Return the dtypes of the result columns; the status is categorical with fixed categories."""
     return {**columns.dtypes(columns.OUTPUTS), columns.STATUS: pd.CategoricalDtype(columns.STATUSES)}
 
 
 def _by_job(attempts: pd.DataFrame) -> pd.DataFrame:
-    """One row per job: the attempt that says how it stands, with sums over all of them."""
+    """Return one row per job: the attempt that decides its status, with sums over all of them."""
     attempts = attempts.assign(
         **{columns.ATTEMPTS: attempts[columns.STAGE].isin([str(s) for s in SUBMITTED])}
     )
@@ -256,14 +248,14 @@ def _by_job(attempts: pd.DataFrame) -> pd.DataFrame:
     attempts = _with_deciding_last(attempts)
     is_followed = attempts[columns.JOB_ID].duplicated(keep="last")
     if not is_followed.any():
-        return _shape(attempts.set_index(columns.JOB_ID, drop=False))
+        return _outcome(attempts.set_index(columns.JOB_ID, drop=False))
     latest = attempts[~is_followed].set_index(columns.JOB_ID, drop=False)
     _add_up(latest, attempts[attempts[columns.JOB_ID].duplicated(keep=False)])
-    return _shape(latest)
+    return _outcome(latest)
 
 
 def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
-    """Put the attempt that says how its job stands behind the others; see `dreamo_batch.engine.attempts.deciding`."""
+    """Move the attempt that decides its job's status behind the others; see `dreamo_batch.engine.attempts.deciding`."""
     is_one_of_several = attempts[columns.JOB_ID].duplicated(keep=False)
     if not is_one_of_several.any():
         return attempts
@@ -278,33 +270,33 @@ def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
-    """Give jobs with several attempts the sums over all of them."""
+    """Write the sums over all attempts of a job into its latest one."""
     by_job = several.groupby(columns.JOB_ID, sort=False)
     attempts = by_job[columns.ATTEMPTS].sum()
     latest.loc[attempts.index, columns.ATTEMPTS] = attempts
     costs = by_job[columns.COST].agg(_exact_sum).astype(columns.STR)  # without any cost it would be of floats
     latest.loc[costs.index, columns.COST] = costs
-    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is, and missing ones left out
+    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is; missing values are ignored
     is_open = latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED].isna()
     latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED] = billed.mask(
         is_open & ~billed.fillna(value=False)
     )
 
 
-def _shape(latest: pd.DataFrame) -> pd.DataFrame:
-    shaped = latest[[*_COPIED, columns.COST, columns.ATTEMPTS, columns.MAY_HAVE_BEEN_BILLED]].copy()
-    shaped[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
-    shaped[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
+def _outcome(latest: pd.DataFrame) -> pd.DataFrame:
+    outcome = latest[[*_COPIED, columns.COST, columns.ATTEMPTS, columns.MAY_HAVE_BEEN_BILLED]].copy()
+    outcome[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
+    outcome[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
     seconds = (latest[columns.COMPLETED_AT] - latest[columns.SENT_AT]).dt.total_seconds()
-    shaped[columns.LATENCY_S] = plausible(seconds).astype(columns.FLOAT)
+    outcome[columns.LATENCY_S] = plausible(seconds).astype(columns.FLOAT)
     is_untouched = latest[columns.STAGE].isin([_PENDING, str(Stage.UNSENT), str(Stage.REFUSED)])
-    no_answer_due = shaped[columns.MAY_HAVE_BEEN_BILLED].isna() & is_untouched
-    shaped.loc[no_answer_due, columns.MAY_HAVE_BEEN_BILLED] = False
-    return shaped
+    no_answer_due = outcome[columns.MAY_HAVE_BEEN_BILLED].isna() & is_untouched
+    outcome.loc[no_answer_due, columns.MAY_HAVE_BEEN_BILLED] = False
+    return outcome
 
 
 def _to_rows(jobs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Repeat each job's outcome on its rows; rows without an attempt are pending."""
+    """Copy each job's outcome to its rows; rows without an attempt are pending."""
     wanted = rows[columns.JOB_ID]
     if len(jobs) == len(wanted) and (jobs.index.to_numpy() == wanted.to_numpy()).all():
         outcome = jobs.reset_index(drop=True)
@@ -321,22 +313,6 @@ def _to_rows(jobs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return outcome
 
 
-def _mark_invalid(outcome: pd.DataFrame, rows: pd.DataFrame) -> None:
-    is_invalid = rows[columns.JOB_ID].isna().to_numpy()
-    outcome.loc[is_invalid, columns.STATUS] = columns.INVALID
-    for name in (columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE):
-        outcome.loc[is_invalid, name] = rows.loc[is_invalid, name].to_numpy()
-
-
-def _mark_duplicates(outcome: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Let the cost stand on the row that was bought, and nothing on the others."""
-    is_duplicate = rows[columns.DUPLICATE_OF].notna().to_numpy()
-    has_cost = outcome[columns.COST].notna().to_numpy()
-    outcome.loc[is_duplicate & has_cost, columns.COST] = "0"
-    outcome.loc[is_duplicate, columns.ATTEMPTS] = 0
-    outcome.loc[is_duplicate, columns.MAY_HAVE_BEEN_BILLED] = False
-
-
 def _exact_sum(costs: Sequence[object]) -> str | float:
     known: list[Decimal] = [
         amount for cost in costs if isinstance(cost, str) and (amount := money(cost)) is not None
@@ -344,17 +320,13 @@ def _exact_sum(costs: Sequence[object]) -> str | float:
     return text(total(known)) if known else float("nan")
 
 
-_LISTED_MAX: Final = 10
-
-
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
     """Count rows and add up money."""
     doubtful = possibly_billed(state)
     budget = Budget(cap=cap, attempts=state)
-    counts = results[columns.STATUS].value_counts()
     return {
         "rows": len(results),
-        "by_status": {status: int(counts[status]) for status in columns.STATUSES if counts[status]},
+        "by_status": _by_status(results),
         "attempts": sum(attempt.stage in SUBMITTED for attempt in state),
         "spent_usd": text(budget.spent),
         "reserved_usd": text(budget.reserved),
@@ -365,8 +337,7 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
 
 def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
     """Compare rows in with rows accounted for."""
-    counts = results[columns.STATUS].value_counts()
-    by_status = {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
+    by_status = _by_status(results)
     n_accounted = sum(by_status.values())
     return {
         "rows_in": n_rows,
@@ -376,15 +347,20 @@ def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _by_status(results: pd.DataFrame) -> dict[str, int]:
+    counts = results[columns.STATUS].value_counts()
+    return {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
+
+
 def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
-    """Say the reconciliation in one line."""
+    """Write the reconciliation as one line."""
     counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
     return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
 
 
 def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
-    """List ambiguous rows with what each may have cost, and say what to do."""
+    """List ambiguous rows with what each may have cost, and how to settle them."""
     rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
     lines = [
         _ambiguous_line(label, row[columns.JOB_ID], state) for label, row in rows.head(_LISTED_MAX).iterrows()
@@ -393,21 +369,17 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
         lines.append(f"... and {len(rows) - _LISTED_MAX} more")
     if lines:
         lines.append(
-            "ambiguous rows may have been submitted and billed; they are never sent again by themselves. Settle each "
-            "with resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or submit again with "
+            "Ambiguous rows may have been accepted and billed. They won't be resent unless you ask: settle each with "
+            "resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or submit them again with "
             'on_ambiguous="resubmit".'
         )
     return lines
 
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
-    attempt = state.deciding(job_id)
-    price, reserved = highest_price(state), money(None if attempt is None else attempt.reserved)
-    if reserved is not None:
-        cost = f"up to {dollars(reserved)}"
-    else:
-        cost = (
-            "an unknown cost" if price is None else f"perhaps {dollars(price)}, the highest price seen here"
-        )
+    attempt, price = state.deciding(job_id), highest_price(state)
+    reserved = money(None if attempt is None else attempt.reserved)
+    cost = "an unknown cost" if price is None else f"perhaps {dollars(price)}, the highest price seen here"
+    cost = cost if reserved is None else f"up to {dollars(reserved)}"
     why = "" if attempt is None else f" ({attempt.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"

@@ -1,4 +1,4 @@
-"""`load` and `status`: what a run directory says, read without stopping anybody."""
+"""Reading run directories, also while they are in use: results, the status, and the ledger as a table."""
 
 from __future__ import annotations
 
@@ -32,50 +32,48 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
-
 logger = logging.getLogger(__name__)
-
 
 RunDir = str | os.PathLike[str]
 """One run directory."""
 
 
 def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFrame:  # noqa: A002 - what it is
-    """Read the results of one run directory or several, at any time, from any process, also while they are worked on.
+    """Read the results of one or more run directories, at any time, from any process, also while they are in use.
 
     Parameters
     ----------
     run_dir : path-like, or iterable of path-like
-        The run directory, or several.
+        One or more run directories.
     all : bool
-        Add what was submitted for rows that later tables no longer had, one row per job, with the row's own columns
-        as they were when it was submitted; the column `in_table` tells them apart.
+        Add a row per job that was submitted for rows that have left the table, with their columns at that time; the
+        column `in_table` marks which is which.
 
     Returns
     -------
     pandas.DataFrame
-        The table of the last call with the columns of `dreamo_batch.columns.OUTPUTS`, as from `run`; of several
-        directories one table behind the other, told apart by the column `run_dir`.
+        The table of the last call with the columns of `dreamo_batch.columns.OUTPUTS`, as `run` returns it. Several
+        directories are concatenated; the column `run_dir` names each row's.
 
     Raises
     ------
     UsageError
-        If it is no path.
+        If `run_dir` is not a path.
     DirectoryError
-        If it is not a run directory, or can't be read.
+        If there is no run directory, or it can't be read.
 
     Examples
     --------
     >>> load("runs/none")
     Traceback (most recent call last):
     ...
-    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
+    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
-    return frame.stacked([_load_all(one) if all else _load(one) for one in as_paths(run_dir)])
+    return frame.stacked([_load(one, with_left=all) for one in as_paths(run_dir)])
 
 
 def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
-    """Give one run directory or several as a list, each once."""
+    """Return one or more run directories as a list without repeats."""
     if isinstance(source, str | os.PathLike):
         return [source]
     try:
@@ -84,10 +82,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
         several = []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
         raise UsageError(
-            f"Expected a run directory or several, got {type(source).__name__}. "
-            "Pass the path that was given to run()."
-            if isinstance(source, pd.DataFrame)
-            else f"Expected a run directory, or several, or results; got {type(source).__name__}."
+            f"Expected a run directory, or several, got {type(source).__name__}. Pass the path that run() was called with."
         )
     by_place: dict[Path, RunDir] = {}
     for path in several:
@@ -95,24 +90,23 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     return list(by_place.values())
 
 
-def _load(run_dir: RunDir) -> pd.DataFrame:
+def _load(run_dir: RunDir, *, with_left: bool) -> pd.DataFrame:
     directory = existing(run_dir)
     try:
-        finished = _finished(directory) if is_finished(directory) else None
-        return frame.mark(composed(directory) if finished is None else finished, directory)
+        stored = _stored(directory) if is_finished(directory) else None
+        results = composed(directory) if stored is None else stored
+        if with_left:
+            attempts = ledger_frame(directory)
+            is_in_table = attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
+            left = attempts[attempts[columns.ATTEMPT].notna() & ~is_in_table]
+            results = frame.with_left(results, left)
+        return frame.mark(results, directory)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
 
-def _load_all(run_dir: RunDir) -> pd.DataFrame:
-    results, directory = _load(run_dir), existing(run_dir)
-    attempts = ledger_frame(directory)
-    is_left = attempts[columns.ATTEMPT].notna() & ~attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
-    return frame.mark(frame.with_left(results, attempts[is_left]), directory)
-
-
 def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Count rows and add up money of a run directory.
+    """Count the rows of a run directory, and add up its money.
 
     Parameters
     ----------
@@ -123,20 +117,20 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``rows``, ``by_status``, ``attempts``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``; money is exact decimal text and covers every attempt of the directory. What is possibly
-        billed is None if one such attempt was sent without a price.
+        ``max_cost_usd``. Money is exact decimal text and covers every attempt of the directory; ``possibly_billed_usd``
+        is None if an attempt without a known price may have been billed.
 
     Raises
     ------
     DirectoryError
-        If it is not a run directory, or can't be read.
+        If there is no run directory, or it can't be read.
 
     Examples
     --------
     >>> status("runs/none")
     Traceback (most recent call last):
     ...
-    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: there is nothing.
+    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     directory = existing(run_dir)
     state = read_state(directory)
@@ -144,12 +138,12 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
-    """Give the cap that is in force in a run directory, USD; None if there is none, or no directory yet."""
+    """Return the cap stored in a run directory, in USD; None if there is no cap, or no directory yet."""
     return money(read_state(directory).cap) if directory.path.is_dir() else None
 
 
 def read_state(directory: RunDirectory) -> State:
-    """Fold the ledger; creates nobody is waiting for any more are ambiguous."""
+    """Fold the ledger; attempts that were being sent when the process ended are ambiguous."""
     return read_ledger(directory)[0]
 
 
@@ -172,25 +166,25 @@ def _settled(state: State) -> State:
 
 
 def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
-    """Give the run directory at a path."""
+    """Return the run directory at a path; raise if there is none."""
     directory = RunDirectory(run_dir)
     try:
         is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
     except OSError as error:
         raise _unreadable(directory, error) from error
     if not is_there:
-        raise DirectoryError(f"{directory.path} is not a run directory: there is nothing.")
+        raise DirectoryError(f"No run directory at {directory.path}.")
     return directory
 
 
 def _unreadable(directory: RunDirectory, error: OSError) -> DirectoryError:
     return DirectoryError(
-        f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
+        f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
     )
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether `results.parquet` tells all that the ledger knows of the table of the last call."""
+    """Return whether `results.parquet` holds all that the ledger knows of the table of the last call."""
     try:
         results, jobs = read_table_meta(directory.results), read_table_meta(directory.jobs)
         meta = read_meta(directory.path / NAME)
@@ -202,27 +196,26 @@ def is_finished(directory: RunDirectory) -> bool:
     )
 
 
-def _finished(directory: RunDirectory) -> pd.DataFrame | None:
-    """Read the results as they stand; None where they are damaged, for the ledger knows the same."""
+def _stored(directory: RunDirectory) -> pd.DataFrame | None:
+    """Read the stored results; None if they are damaged, as the ledger knows the same."""
     try:
         results, _ = read_frame(directory.results)
     except DirectoryError as error:
         logger.warning("%s", error)
         return None
     own = [name for name in results.columns if name not in columns.OUTPUTS]
-    # A directory of an older version lacks what came back only later.
     return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(frame.output_dtypes())
 
 
 def composed(directory: RunDirectory) -> pd.DataFrame:
-    """Make the results anew from the table of the last call and the ledger."""
+    """Assemble the results from the table of the last call and the ledger."""
     table = read_jobs(directory.jobs)
     attempts = ledger_frame(directory)
     return frame.assemble(table.user, table.rows, attempts)
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
-    """Count the saved pictures of jobs that the tables of run directories have no row of any more."""
+    """Count the saved pictures of rows that have left the tables of run directories."""
     n = 0
     for run_dir in run_dirs:
         attempts = ledger_frame(existing(run_dir))
@@ -233,7 +226,7 @@ def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
 
 
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
-    """Lay the journals' few events over the checkpoint's many rows: a line per attempt, as `read_state` has them."""
+    """Return a row per attempt, as `read_state` has them: the checkpoint's, updated by the journals' few events."""
     is_worked_on = directory.is_locked()
     recovered = ledger.read(directory.path)
     touched = {event.job_id for event in recovered.tail}
