@@ -82,7 +82,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
         several = []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
         raise UsageError(
-            f"Expected a run directory, or several, got {type(source).__name__}. Pass the path that run() was called with."
+            f"Expected a run directory, or several, got {type(source).__name__}. Pass the path passed to run()."
         )
     by_place: dict[Path, RunDir] = {}
     for path in several:
