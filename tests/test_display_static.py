@@ -122,7 +122,7 @@ def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture_is(tmp_path):
         path.write_bytes(encoded(plain(640, 320, mode), kind))
         with Image.open(path) as before:
             assert before.mode == mode
-        (tmp_path / "small.jpg").write_bytes(Thumbnails().of([path])[path])
+        (tmp_path / "small.jpg").write_bytes(Thumbnails().panel_jpegs([path])[path])
         with Image.open(tmp_path / "small.jpg") as made:
             assert (made.size, made.format, made.mode) == ((160, 80), "JPEG", "RGB")
 
@@ -131,7 +131,7 @@ def test_what_is_see_through_is_white(tmp_path):
     """JPEG has no transparency, and black would look like a picture."""
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     clear = tmp_path / "clear.png"
-    (tmp_path / "small.jpg").write_bytes(Thumbnails().of([clear])[clear])
+    (tmp_path / "small.jpg").write_bytes(Thumbnails().panel_jpegs([clear])[clear])
     with Image.open(tmp_path / "small.jpg") as made:
         assert made.getpixel((5, 5)) == (255, 255, 255)
 
@@ -140,7 +140,7 @@ def test_damaged_and_missing_pictures_have_an_empty_thumbnail(tmp_path):
     """A panel never fails over a picture."""
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     paths = [tmp_path / "broken.jpg", tmp_path / "gone.jpg"]
-    assert Thumbnails().of(paths) == dict.fromkeys(paths, b"")
+    assert Thumbnails().panel_jpegs(paths) == dict.fromkeys(paths, b"")
 
 
 def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
@@ -150,10 +150,10 @@ def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
     maker = "dreamo_batch.display.thumbnails.make_thumbnail"
     monkeypatch.setattr(maker, lambda path, *_: made.append(path) or jpeg)
     thumbnails = Thumbnails()
-    thumbnails.of([saved])
-    assert thumbnails.of([saved], n_new=0) == {saved: b"jpeg"}
+    thumbnails.panel_jpegs([saved])
+    assert thumbnails.panel_jpegs([saved], n_new=0) == {saved: b"jpeg"}
     os.utime(saved, ns=(1, 1))
-    thumbnails.of([saved])
+    thumbnails.panel_jpegs([saved])
     assert made == [saved, saved]
 
 
@@ -162,12 +162,12 @@ def test_thumbnails_take_bounded_memory(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(encoded(plain(16, 16)))
-    n_bytes = len(Thumbnails().of(paths[:1])[paths[0]])
+    n_bytes = len(Thumbnails().panel_jpegs(paths[:1])[paths[0]])
     thumbnails = Thumbnails(cache_bytes_max=2 * (n_bytes + 250))
-    thumbnails.of(paths[:2])
-    thumbnails.of(paths[:1])
-    thumbnails.of(paths[2:])
-    assert set(thumbnails.of(paths, n_new=0)) == {paths[0], paths[2]}
+    thumbnails.panel_jpegs(paths[:2])
+    thumbnails.panel_jpegs(paths[:1])
+    thumbnails.panel_jpegs(paths[2:])
+    assert set(thumbnails.panel_jpegs(paths, n_new=0)) == {paths[0], paths[2]}
 
 
 def test_only_so_many_are_made_at_a_time(tmp_path):
@@ -176,5 +176,5 @@ def test_only_so_many_are_made_at_a_time(tmp_path):
     for path in paths:
         path.write_bytes(encoded(plain(16, 16)))
     thumbnails = Thumbnails()
-    assert list(thumbnails.of(paths, n_new=2)) == paths[:2]
-    assert list(thumbnails.of(paths, n_new=2)) == paths
+    assert list(thumbnails.panel_jpegs(paths, n_new=2)) == paths[:2]
+    assert list(thumbnails.panel_jpegs(paths, n_new=2)) == paths

@@ -14,6 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
 from dreamo_batch.engine.budget import text
+from dreamo_batch.errors import UsageError
 from dreamo_batch.results import frame
 from tests.fakes import histories, prepared
 from tests.histories import completed
@@ -214,3 +215,31 @@ def test_statuses_are_categories_in_their_order():
     """Grouping and sorting by status follows a job's way."""
     got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, [])
     assert tuple(got["status"].cat.categories) == columns.STATUSES
+
+
+@pytest.mark.parametrize(
+    ("index", "rows", "expected"),
+    [
+        ([0, 1, 2], [2, 0], [0, 2]),
+        ([0, 1, 2], ["1"], [1]),
+        ([0, 1, 2], [False, True, True], [1, 2]),
+        ([0, 1, 2], pd.Series([True, False, True]), [0, 2]),
+        (["a", "b", "a"], ["a"], [0, 2]),
+        ([1, "1"], ["1"], [0, 1]),
+        ([1.0, 2.0], [2], [1]),
+        ([("x", 1), ("y", 2)], [("y", 2)], [1]),
+        ([("x", 1), ("y", 2)], ["('y', 2)"], [1]),
+        ([0, 1], [], []),
+    ],
+)
+def test_rows_are_meant_by_label_text_or_mask(index, rows, expected):
+    """As `retry` and `Gallery.select` take them; several rows may have one label."""
+    table = pd.Index(index) if not isinstance(index[0], tuple) else pd.MultiIndex.from_tuples(index)
+    assert np.flatnonzero(frame.row_mask(table, rows)).tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [[9], ["nine"], [True, False], [None], [[1]]])
+def test_rows_that_are_not_in_the_table_are_refused(rows):
+    """A mask of another length is no list of labels 1 and 0."""
+    with pytest.raises(UsageError, match="not in the table; its labels look like"):
+        frame.row_mask(pd.RangeIndex(3), rows)

@@ -18,8 +18,8 @@ import pandas as pd
 from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import lay_out, removed_rows_notice
-from dreamo_batch.display.references import References, beside
-from dreamo_batch.display.thumbnails import BYTES_MAX, SHARED, is_file
+from dreamo_batch.display.references import References, place_references
+from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import small_picture
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.references import Beside
+    from dreamo_batch.display.references import ReferencePlacement
     from dreamo_batch.display.thumbnails import Thumbnail
     from dreamo_batch.results.load import RunDir
 
@@ -418,7 +418,7 @@ class Gallery:
         return templates().get_template("gallery.html.j2").render(
             grid=grid,
             pictures=pictures,
-            beside=references,
+            placement=references,
             palette=PALETTE,
             counts={kind: n for kind in PALETTE if (n := kinds.count(kind))},
             heading=self.title if heading is None else heading,
@@ -431,15 +431,15 @@ class Gallery:
             has_style=has_style,
         )  # fmt: skip
 
-    def _pictures(self, grid: Grid, bytes_max: int, *, progress: bool) -> tuple[Pictures, Beside]:
+    def _pictures(self, grid: Grid, bytes_max: int, *, progress: bool) -> tuple[Pictures, ReferencePlacement]:
         """Make the thumbnails of a page, within a limit for all of them together."""
         n_max = max(1, min(EMBEDDED_MAX, bytes_max // _THUMBNAIL_BYTES_MIN))
         at_once, unfolded = grid.shown(n_max=_AT_ONCE), grid.shown(n_first=_AT_ONCE, n_max=UNFOLDED_MAX)
         embedded = [entry for entry in (*at_once, *unfolded) if entry.kind == PICTURE][:n_max]
-        references = beside(grid, self._references)
+        references = place_references(grid, self._references)
         each = bytes_max // max(1, len(embedded) + len(references.all))
         each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
-        thumbnails = SHARED.of_files(
+        thumbnails = THUMBNAILS.of_files(
             [self._path_of(entry) for entry in embedded],
             bytes_max=each,
             digests=[entry.digest for entry in embedded],
@@ -447,7 +447,7 @@ class Gallery:
         )
         places = {entry.position for entry in embedded}
         others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
-        small = {one.key: one.thumbnail(SHARED, each) for one in references.all}
+        small = {one.key: one.thumbnail(THUMBNAILS, each) for one in references.all}
         pictures = Pictures(
             {entry.position: one for entry, one in zip(embedded, thumbnails, strict=True) if one is not None},
             {key: one for key, one in small.items() if one is not None},

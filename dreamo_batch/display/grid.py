@@ -386,7 +386,7 @@ def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _AxisColumn:
     """The values of one column: a code for each row, a label for each code; codes sort as values do.
 
     Bare values are numbers and truth values, which mean nothing without the column's name.
@@ -424,7 +424,7 @@ def _read_axes(
     return down, _axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
 
 
-def _axis(n_rows: int, parts: dict[Any, _Part]) -> Axis:
+def _axis(n_rows: int, parts: dict[Any, _AxisColumn]) -> Axis:
     names = tuple(map(str, parts))
     if not n_rows:
         return Axis(names, (), np.zeros(0, dtype=np.intp))
@@ -443,7 +443,7 @@ def _axis(n_rows: int, parts: dict[Any, _Part]) -> Axis:
     return Axis(names, labels, of_rows.reshape(-1))
 
 
-def _part(results: pd.DataFrame, name: Any) -> _Part:
+def _part(results: pd.DataFrame, name: Any) -> _AxisColumn:
     values = results[name] if name in results.columns else _sizes(results, name)
     is_number = pd.api.types.is_numeric_dtype(values)
     is_date = pd.api.types.is_datetime64_any_dtype(values)
@@ -454,7 +454,7 @@ def _part(results: pd.DataFrame, name: Any) -> _Part:
         codes, distinct = pd.factorize(values.map(key_of))
         labels = _labels(values, codes, is_picture=name in image_columns(results))
     codes = np.where(codes < 0, len(distinct), codes).astype(np.intp)
-    return _Part(codes, [*labels, label_of(None)], is_bare=is_number)
+    return _AxisColumn(codes, [*labels, label_of(None)], is_bare=is_number)
 
 
 def _labels(values: pd.Series, codes: NDArray[np.intp], *, is_picture: bool) -> list[str]:
@@ -479,7 +479,7 @@ def _is_seed(results: pd.DataFrame, name: Any) -> bool:
     return bool(name == columns.SEED and columns.SEED_SENT in results.columns)
 
 
-def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _Part:
+def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisColumn:
     """Read the seeds: those that the table names by number, those that were drawn counted."""
     sent = results[columns.SEED_SENT].astype(columns.INT)
     is_asked = _is_asked(results, sent).to_numpy()
@@ -488,7 +488,7 @@ def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _Part:
     drawn = keys.groupby(list(keys.columns)).cumcount().to_numpy() if len(others) else np.arange(len(keys))
     codes = np.zeros(len(results), dtype=np.intp)
     codes[is_asked], codes[~is_asked] = numbers, drawn + len(asked)
-    return _Part(
+    return _AxisColumn(
         codes, [*map(str, asked), *(f"drawn {n + 1}" for n in range(int(drawn.max(initial=-1)) + 1))]
     )
 
@@ -514,9 +514,9 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> pd.Series:
     return of_rows.merge(numbered, on=["cell", "key"], how="left")["number"]
 
 
-def _numbers(numbers: pd.Series) -> _Part:
+def _numbers(numbers: pd.Series) -> _AxisColumn:
     codes = numbers.to_numpy(dtype=np.intp)
-    return _Part(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
+    return _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
 
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:

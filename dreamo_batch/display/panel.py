@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch.display.panel_view import view_of
-from dreamo_batch.display.thumbnails import SHARED
+from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import templates
 
@@ -107,7 +107,7 @@ def static_bundle(status: Status) -> dict[str, str]:
 def status_html(status: Status) -> str:
     """Return a run at one moment as HTML that needs no scripts and no network."""
     view = view_of(status)
-    thumbnails = SHARED.of(caption.path for caption in view.pictures)
+    thumbnails = THUMBNAILS.panel_jpegs(caption.path for caption in view.pictures)
     template = templates().get_template("panel.html.j2")
     return template.render(view=view, blocks=html_blocks(), thumbnails=thumbnails)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferencePicture:
     """A reference picture: its key, its name, and its path or content; None for a URL."""
 
     key: str
@@ -53,14 +53,14 @@ class References:
         self._jobs = results[columns.JOB_ID].to_numpy(dtype=object) if columns.JOB_ID in results else None
         self._folders = folders
         self._recorded = {folder: _recorded(folder) for folder in dict.fromkeys(folders)}
-        self._known: dict[str, Reference] = {}
+        self._known: dict[str, ReferencePicture] = {}
 
-    def of_rows(self, positions: Iterable[int]) -> dict[str, Reference]:
+    def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
         """Return those of some rows by key, in order."""
         found = (self._of_row(position) for position in positions)
         return {one.key: one for one in found if one is not None}
 
-    def _of_row(self, position: int) -> Reference | None:
+    def _of_row(self, position: int) -> ReferencePicture | None:
         values = (cells[position] for cells in self._cells)
         cell = next((value for value in values if not is_missing(value)), None)
         job_id = None if self._jobs is None else self._jobs[position]
@@ -69,29 +69,29 @@ class References:
             return None
         if key not in self._known:
             label = label_of(sent if cell is None else cell, is_picture=True)
-            self._known[key] = Reference(key, label, _content(cell, sent))
+            self._known[key] = ReferencePicture(key, label, _content(cell, sent))
         return self._known[key]
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ReferencePlacement:
     """Where a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
 
-    once: tuple[Reference, ...] = ()
-    by_row: Mapping[int, tuple[Reference, ...]] = field(default_factory=dict)
-    by_column: Mapping[int, tuple[Reference, ...]] = field(default_factory=dict)
+    once: tuple[ReferencePicture, ...] = ()
+    by_row: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
+    by_column: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
 
     @property
-    def all(self) -> list[Reference]:
+    def all(self) -> list[ReferencePicture]:
         """Each of them once."""
         found = (one for line in (self.once, *self.by_row.values(), *self.by_column.values()) for one in line)
         return list({one.key: one for one in found}.values())
 
 
-def beside(grid: Grid, references: References) -> Beside:
+def place_references(grid: Grid, references: References) -> ReferencePlacement:
     """Choose where the reference pictures of a page stand."""
-    by_row: dict[int, dict[str, Reference]] = {row: {} for row in grid.shown_rows}
-    by_column: dict[int, dict[str, Reference]] = {column: {} for column in grid.shown_columns}
+    by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
+    by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
     for row in grid.shown_rows:
         for column in grid.shown_columns:
             found = references.of_rows(grid.positions(row, column))
@@ -99,10 +99,12 @@ def beside(grid: Grid, references: References) -> Beside:
             by_column[column] |= found
     different = {key: one for line in by_row.values() for key, one in line.items()}
     if len(different) <= 1:
-        return Beside(once=tuple(different.values()))
+        return ReferencePlacement(once=tuple(different.values()))
     if max(map(len, by_column.values())) == 1 < max(map(len, by_row.values())):
-        return Beside(by_column={column: tuple(line.values()) for column, line in by_column.items()})
-    return Beside(by_row={row: tuple(line.values()) for row, line in by_row.items()})
+        return ReferencePlacement(
+            by_column={column: tuple(line.values()) for column, line in by_column.items()}
+        )
+    return ReferencePlacement(by_row={row: tuple(line.values()) for row, line in by_row.items()})
 
 
 def _recorded(run_dir: Path) -> Mapping[str, tuple[str, str]]:

@@ -19,7 +19,7 @@ import pandas as pd
 from dreamo_batch import __version__, columns, files
 from dreamo_batch.display.gallery import gallery
 from dreamo_batch.display.grid import removed_rows_notice
-from dreamo_batch.display.thumbnails import Thumbnails
+from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import ZERO, money, text, total
 from dreamo_batch.engine.directory import read_jobs
@@ -331,7 +331,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     pairs = list_near_duplicates(compared, bounds, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
     paths = [facts.path / pair[side] for pair in near for side in (columns.PATH_A, columns.PATH_B)]
-    pictures = iter(Thumbnails().of_files(paths, bytes_max=_PAIR_BYTES_MAX))
+    pictures = iter(THUMBNAILS.of_files(paths, bytes_max=_PAIR_BYTES_MAX))
     for pair in near:
         pair["sides"] = [
             (pair[columns.ROW_A], pair[columns.SEED_A], next(pictures)),

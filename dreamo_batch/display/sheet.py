@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps
 from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
-from dreamo_batch.display.references import References, beside
+from dreamo_batch.display.references import References, place_references
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, small_picture
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.references import Beside, Reference
+    from dreamo_batch.display.references import ReferencePicture, ReferencePlacement
     from dreamo_batch.fonts import Font
 
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
@@ -348,7 +348,7 @@ class _GridSheet:
     grid: Grid
     layout: Layout
     fonts: Fonts
-    beside: Beside
+    placement: ReferencePlacement
     folders: Sequence[Path]
     title: str
     notice: str
@@ -390,12 +390,12 @@ class _GridSheet:
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
         left = MARGIN
-        for one in self.beside.once:
+        for one in self.placement.once:
             left += self._reference(pen, (left, MARGIN), one, is_named=False) + 2 * _GAP
         room = self.layout.width - MARGIN - left
         title = self._label(self.title, "T")
         top = pen.write((left, MARGIN), title, _TITLE_PX, (room, 2 * line_px(_TITLE_PX[0])))
-        references = [f"reference: {self._label(one.label, 'R')}" for one in self.beside.once]
+        references = [f"reference: {self._label(one.label, 'R')}" for one in self.placement.once]
         text = ", ".join(part for part in (*references, grid.extent) if part)
         height = max(line_px(_SMALL_PX[0]), self.layout.head - top)
         pen.write((left, MARGIN + top), text, _SMALL_PX, (room, height), ink=_FAINT)
@@ -409,7 +409,7 @@ class _GridSheet:
         width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
         for place, column in enumerate(grid.shown_columns):
             left = self.layout.left(place)
-            for one in self.beside.by_column.get(column, ())[:1]:
+            for one in self.placement.by_column.get(column, ())[:1]:
                 self._reference(pen, (left + (width - _REFERENCE) // 2, MARGIN + self.layout.head), one)
             text = self._label(", ".join(grid.columns.labels[column]), "C", room)
             pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
@@ -417,7 +417,7 @@ class _GridSheet:
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
         room = self.layout.cell_height
-        for one in self.beside.by_row.get(row, ())[:1]:
+        for one in self.placement.by_row.get(row, ())[:1]:
             self._reference(pen, (MARGIN, top), one, side_px=min(_REFERENCE, room // 2))
             below = room // 2 + 2 * _GAP + _SMALL_PX[0]
             top, room = top + below, room - below
@@ -471,7 +471,7 @@ class _GridSheet:
         self,
         pen: _Pen,
         corner: tuple[int, int],
-        one: Reference,
+        one: ReferencePicture,
         *,
         is_named: bool = True,
         side_px: int = _REFERENCE,
@@ -525,7 +525,7 @@ def _grid_sheet(
     notice: str,
     is_cut: bool,
 ) -> _GridSheet:
-    references = beside(grid, References(grid.results, folders))
+    references = place_references(grid, References(grid.results, folders))
     plan = functools.partial(
         plan_layout,
         *grid.shape,

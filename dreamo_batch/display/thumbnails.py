@@ -85,7 +85,7 @@ class Thumbnails:
                 tick()
         return found
 
-    def of(self, paths: Iterable[Path], *, n_new: int | None = None) -> dict[Path, bytes]:
+    def panel_jpegs(self, paths: Iterable[Path], *, n_new: int | None = None) -> dict[Path, bytes]:
         """Return the panel's thumbnails as JPEG, making `n_new` at most; empty for missing or damaged files."""
         found: dict[Path, bytes] = {}
         for path in paths:
@@ -126,7 +126,7 @@ class Thumbnails:
                 self._n_bytes -= _weight(self._cache.popitem(last=False)[1])
 
 
-SHARED: Final = Thumbnails()
+THUMBNAILS: Final = Thumbnails()
 """The maker that galleries and panels share, so that drawing again costs nothing."""
 
 

@@ -11,7 +11,7 @@ import ipywidgets
 
 from dreamo_batch.display.panel import html_blocks, static_bundle
 from dreamo_batch.display.panel_view import message, view_of
-from dreamo_batch.display.thumbnails import SHARED
+from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
 from dreamo_batch.text import templates
@@ -115,7 +115,7 @@ class PictureRow:
     def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
         """Show pictures, newest first; return whether all have their thumbnails."""
         shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
-        thumbnails = SHARED.of((caption.path for caption in shown), n_new=n_new)
+        thumbnails = THUMBNAILS.panel_jpegs((caption.path for caption in shown), n_new=n_new)
         # Pictures that stay keep their widget, so that only new ones are sent.
         kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
         used = {place.model_id for place in kept.values()}
