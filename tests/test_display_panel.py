@@ -23,7 +23,7 @@ SOON_S = 20
 
 
 class FakeBatch:
-    """A run that stands where a test puts it, and writes down what it is told."""
+    """A run in the state that a test sets, which records the calls made to it."""
 
     def __init__(self, **changes):
         self.state = small_run(**changes)
@@ -38,28 +38,28 @@ class FakeBatch:
         return self.state
 
     def pause(self):
-        self._told("pause")
+        self._called("pause")
 
     def resume(self):
-        self._told("resume")
+        self._called("resume")
 
     def stop(self):
-        self._told("stop")
+        self._called("stop")
 
     def retry(self, rows=None, classes=None):
-        self._told("retry", rows, classes)
+        self._called("retry", rows, classes)
 
     def raise_budget(self, max_cost):
-        self._told("raise_budget", max_cost)
+        self._called("raise_budget", max_cost)
 
-    def _told(self, *call):
+    def _called(self, *call):
         self.calls.put(call)
         if self.error is not None:
             raise self.error
 
 
 class FakeShell:
-    """A kernel, as far as anybody asks."""
+    """A shell that has a kernel."""
 
     kernel = object()
 
@@ -143,7 +143,7 @@ def test_a_panel_shows_the_run(panel):
 @pytest.mark.parametrize(
     ("words", "call"), [("Pause", ("pause",)), ("Stop", ("stop",)), ("Retry failed", ("retry", None, None))]
 )
-def test_a_click_tells_the_run(batch, panel, words, call):
+def test_a_click_calls_the_run(batch, panel, words, call):
     """A button calls its method and nothing else."""
     button(panel, words).click()
     assert batch.calls.get(timeout=SOON_S) == call

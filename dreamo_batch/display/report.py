@@ -346,8 +346,6 @@ def _methods(facts: Facts) -> dict[str, Any]:
     sizes = jobs[columns.WIDTH].astype(columns.STR) + "x" + jobs[columns.HEIGHT].astype(columns.STR)
     sizes = sizes.value_counts()
     size_words = [f"{size} ({n:,})" for size, n in sizes.head(_SIZES_MAX).items()]
-    if len(sizes) > _SIZES_MAX:
-        size_words.append(counted(len(sizes) - _SIZES_MAX, "further size"))
     counts = facts.first_rows[columns.STATUS].value_counts()
     return {
         "model": contract.MODEL,
@@ -365,6 +363,7 @@ def _methods(facts: Facts) -> dict[str, Any]:
         "n_rephrased": int(jobs[columns.USE_REPHRASER].sum()),
         "sizes": sizes.to_dict(),
         "size_words": size_words if len(sizes) > 1 else list(sizes.index),
+        "n_sizes_more": max(0, len(sizes) - _SIZES_MAX),
         "outcomes": [
             f"{n:,} {'' if status in _ENDED else 'remained '}{PALETTE[status].word}"
             for status in columns.STATUSES

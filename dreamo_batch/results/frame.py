@@ -15,6 +15,7 @@ from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, STATUS_OF, SUBMI
 from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ def _by_status(results: pd.DataFrame) -> dict[str, int]:
 
 def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
     """Write the reconciliation as one line."""
-    counts = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in reconciliation["by_status"].items())
+    counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
     return f"{n_in} rows in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
 
