@@ -99,7 +99,7 @@ def gallery(
     Raises
     ------
     UsageError
-        If there is no such column, or it is unknown where the pictures are.
+        If there is no such column, or the pictures can't be located.
     DirectoryError
         If a run directory can't be read.
 

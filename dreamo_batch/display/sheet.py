@@ -100,38 +100,39 @@ def contact_sheet(
         Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
         loaded.
     path : path-like
-        The PNG, JPEG or PDF to write, by its ending; replaced atomically. What takes several pages becomes one
-        PDF, or ``sheet.png``, ``sheet-2.png``, ...
+        The PNG, JPEG or PDF to write, by its suffix; replaced atomically. Several pages become one PDF, or
+        ``sheet.png``, ``sheet-2.png``, ...
     run_dir : path-like, optional
         Where the pictures are; default: where the results came from.
     rows, columns : str, sequence of str, or None
-        Columns that the lines down and across stand for, as for `gallery`, and ``...`` for those that it would choose;
-        what has no picture is drawn as what it is, and rows that share a cell are counted across. Both None: saved
-        pictures only, in the table's order, each once; below the last is said how many rows have none.
+        Columns that the grid's rows and columns stand for, as in `gallery`; ``...`` chooses them as `gallery` does.
+        Rows without a picture are drawn as boxes with their status, and jobs that share a cell are counted across.
+        Both None: saved pictures only, in the table's order, each once; a line below the last one counts the rows
+        without a picture.
     n_across : int
         Without axes: pictures in a row.
     labels : sequence of str
-        Without axes: columns that tell the pictures apart, besides the seed.
+        Without axes: columns to write below each picture, besides the seed.
     title : str
         A heading, with axes.
     paper : {"a4", "letter"}
-        What a grid is laid out for, at 300 dpi; few columns upright, else across.
+        The paper of a grid, at 300 dpi; upright for few columns, otherwise landscape.
     font : path-like, optional
-        Font file for the labels. Default: Latin letters as they are, Chinese in a font of this machine. Labels that no
-        font has letters for, or that have no room, become codes (P1, C1, ...), and ``PATH.legend.csv`` says what they
-        stand for.
+        Font file for the labels. Default: Pillow's font, and one of this machine where it lacks letters, as for
+        Chinese. Labels that no font has the letters for, or that don't fit, become codes (P1, C1, ...), which
+        ``PATH.legend.csv`` explains.
     progress : bool
         Show a bar.
 
     Returns
     -------
     int
-        Number of pictures on it. Without axes nothing is written if that is 0.
+        Number of pictures on the sheet. Without axes, nothing is written if it is 0.
 
     Raises
     ------
     UsageError
-        If there is no such column, paper, font or kind of file, or it is not known where the pictures are.
+        If there is no such column, paper, font or file format, or the pictures can't be located.
     DirectoryError
         If a run directory can't be read.
     OSError
@@ -150,7 +151,9 @@ def contact_sheet(
     target = Path(path)
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:
-        raise UsageError(f"{target}: a contact sheet is written as {', '.join(_FORMATS)}.")
+        raise UsageError(
+            f"Can't write a contact sheet to {target}: expected a name that ends in {', '.join(_FORMATS)}."
+        )
     notice = ""
     if not isinstance(source, pd.DataFrame):
         run_dirs = as_paths(source)
