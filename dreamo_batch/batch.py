@@ -121,7 +121,7 @@ def run(
     fix_images : bool
         Send corrected copies of reference pictures that the service would refuse.
     keep_references : bool
-        Keep a copy of each reference picture in the run directory, so that it can be moved or given away.
+        Keep a copy of each reference picture in the run directory, so that it can be moved or shared.
     on_invalid : {"raise", "skip"}
         What to do if rows can't be submitted: raise `InvalidTable`, or run the others.
     on_ambiguous : {"hold", "resubmit"}
@@ -150,7 +150,7 @@ def run(
     Raises
     ------
     InvalidTable
-        If rows can't be submitted (with ``on_invalid="raise"``); `.problems` lists all. Nothing was sent.
+        If rows can't be submitted (with ``on_invalid="raise"``); `.problems` lists them all. Nothing was sent.
     UsageError, PriceUnknown
         If an option can't be used. Nothing was sent.
     DirectoryError
@@ -245,7 +245,7 @@ def plan(
     Raises
     ------
     TableError
-        If the table's columns are not what was expected; rows that can't be submitted are planned as ``invalid``.
+        If the table lacks a column; rows that can't be submitted are planned as ``invalid``.
 
     Examples
     --------
@@ -419,7 +419,7 @@ def cap_of(max_cost: Any) -> Decimal | None:
     amount = money(max_cost)
     if amount is None:
         raise UsageError(
-            f"max_cost must be an amount in USD of at least 0, or inf for no cap, not {max_cost!r}"
+            f"max_cost must be an amount in USD of at least 0, or inf for no cap, not {max_cost!r}."
         )
     return amount
 
@@ -436,7 +436,7 @@ def plan_retry(
     classes: str | Collection[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Say what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
+    """Return what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
     chosen = choose(directory, table, rows, classes)
@@ -463,11 +463,11 @@ _WAIT_EVERY_S: Final = 0.1
 
 
 class Batch:
-    """A run in the background; `start` and `watch` give one.
+    """A run in the background, as `start` and `watch` return it.
 
-    Shown in a notebook it is a dashboard. Every `Batch` of one directory in this process shows the same run, also
-    after another `start` went on with it. A process that ends stops its runs; `start` or `run` on the same directory
-    goes on.
+    In a notebook it is displayed as a dashboard. Every `Batch` of one directory in this process shows the same run,
+    also after another `start` or `run` took it over. A process that ends stops its runs; `start` or `run` on the same
+    directory resumes them.
 
     Attributes
     ----------
@@ -501,11 +501,11 @@ class Batch:
 
     @property
     def can_control(self) -> bool:
-        """Whether the run is this process's own to pause, stop and go on with."""
+        """Whether this process works on the run, so that it can be paused, stopped and resumed here."""
         return isinstance(self._source, LiveRun) and not self._source.is_taken_over
 
     def results(self) -> pd.DataFrame:
-        """Give the table as it stands now, as `run` would.
+        """Return the table as it stands now, as `run` would.
 
         Returns
         -------
@@ -515,53 +515,53 @@ class Batch:
         return self._teller().results()
 
     def pause(self) -> None:
-        """Attempt nothing more for now; what is in flight is finished and saved.
+        """Submit nothing more for now; what is in flight is finished and saved.
 
         Raises
         ------
         UsageError
-            If somebody else works on the run.
+            If another process works on the run.
         DirectoryLocked
-            If this process was forked off the one that works on it.
+            If this process was forked from the one that works on it.
         """
         self._own("pause").pause()
 
     def resume(self) -> None:
-        """Go on after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
+        """Resume after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
 
-        A `max_new_cost` given to `start` is not granted anew: it binds everything that this batch attempts.
+        A `max_new_cost` passed to `start` covers everything this batch submits; it doesn't start over.
 
         Raises
         ------
         UsageError
-            If somebody else works on the run.
+            If another process works on the run.
         DirectoryError, RunStopped
             As `start`.
         """
         self._own("resume").resume()
 
     def stop(self) -> None:
-        """Send nothing more. Creates on the wire are still recorded; what is in flight is picked up by the next call.
+        """Send nothing more. Submitted requests are still recorded; tasks in flight are collected by the next call.
 
         Raises
         ------
         UsageError
-            If somebody else works on the run.
+            If another process works on the run.
         """
         self._own("stop").stop()
 
     def raise_budget(self, max_cost: float | str | Decimal) -> None:
-        """Set a higher cap; a run that the old one had stopped goes on.
+        """Set a higher cap; a run that the old cap stopped resumes.
 
         Parameters
         ----------
         max_cost : float, str or Decimal
-            Cap in USD over everything ever submitted in the directory, stored like that of `run`; infinity lifts it.
+            Spending cap in USD for the run directory, kept like that of `run`; infinity removes it.
 
         Raises
         ------
         UsageError
-            If it is no amount or not higher than the cap in force, or somebody else works on the run.
+            If it isn't an amount or isn't higher than the cap in force, or another process works on the run.
         """
         self._own("raise_budget").raise_budget(cap_of(max_cost))
 
@@ -570,31 +570,31 @@ class Batch:
         rows: Collection[Any] | pd.Series | None = None,
         classes: str | Collection[str] | None = None,
     ) -> None:
-        """Attempt failed rows again, each once, beside what is under way.
+        """Submit failed rows again, each once, beside what is under way.
 
         Parameters
         ----------
         rows, classes
-            As for `dreamo_batch.retry`: by default every row that has failed so far; ambiguous ones only if named.
+            As for `dreamo_batch.retry`: by default every row that has failed so far; ambiguous rows only if named.
 
         Raises
         ------
         UsageError
-            If a label is not in the table, or somebody else works on the run.
+            If a label is not in the table, or another process works on the run.
         """
         self._own("retry").retry(rows, classes)
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
-        """Wait until the run is over, and give the table back.
+        """Wait until the run is over, and return the table.
 
-        An interrupt ends the waiting only: the run goes on.
+        An interrupt ends the waiting only; the run goes on.
 
         Parameters
         ----------
         timeout_s : float, optional
-            Seconds to wait at most; the table is then given as it stands (see `status`).
+            Seconds to wait at most; after that the table is returned as it stands (see `status`).
         progress : bool
-            Show a bar and lines on standard error meanwhile.
+            Show a progress bar and notices on standard error.
 
         Returns
         -------
@@ -604,7 +604,7 @@ class Batch:
         Raises
         ------
         RunStopped
-            What stopped the run early, as `run` raises it; not after `stop`.
+            What stopped the run early, as from `run`; not after `stop`.
         """
         __tracebackhide__ = True  # a notebook shows the user's own line, not ours
         with in_front():
@@ -621,9 +621,9 @@ class Batch:
             return self._end(bar) if is_over else self.results()
 
     def panel(self) -> Any:
-        """Give the dashboard of the run: an ipywidgets widget that stays up to date by itself.
+        """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
 
-        Where it can't be built, the reason is logged and the run itself is returned, which goes on.
+        If it can't be built, the reason is logged and the batch itself is returned; the run goes on.
         """
         return self._shown(lambda: panels.panel(self), otherwise=self)
 
@@ -643,7 +643,7 @@ class Batch:
             self.stop()
 
     def __await__(self) -> Generator[Any, None, pd.DataFrame]:
-        """Wait without holding up a notebook's buttons; gives the table back."""
+        """Wait without blocking a notebook's buttons; returns the table."""
         return self._until_over().__await__()
 
     def __repr__(self) -> str:
@@ -658,15 +658,15 @@ class Batch:
         return self._shown(lambda: panels.mimebundle(self), otherwise={"text/plain": repr(self)})
 
     def _ipython_display_(self) -> None:
-        """Display the dashboard so that the output is known, and its last state can be left in it."""
+        """Display the dashboard so that its last state can be kept in the saved notebook."""
         self._shown(lambda: panels.show(self), otherwise=None)
 
     def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
-        """Show the run; a cell that can't show it does not fail, since the run goes on behind it."""
+        """Show the run; a cell that can't show it doesn't fail, since the run goes on."""
         try:
             return show()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
-            logger.warning("the panel can't be shown (%r); the run goes on: %r", error, self)
+            logger.warning("Can't show the panel (%r); the run goes on: %r", error, self)
             return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
@@ -682,7 +682,7 @@ class Batch:
         return self.results()
 
     def _teller(self) -> LiveRun | FollowedRun:
-        """Give who knows how the run stands: the directory itself, where a call outside this run works on it."""
+        """Return what knows how the run stands: in a forked process, the directory itself."""
         if not isinstance(self._source, LiveRun) or not self._source.is_taken_over:
             return self._source
         if self._follower is None:
@@ -695,8 +695,8 @@ class Batch:
             if not self._source.is_taken_over:
                 return self._source
         raise UsageError(
-            f"{verb}: this only follows {self.run_dir}; whoever works on it can pause or stop it. To work on it here, "
-            "use start or run once nobody else does."
+            f"{verb}: this only follows {self.run_dir}; the process that works on it can pause or stop it. To work "
+            "on it here, use start or run once it is over."
         )
 
 
@@ -780,7 +780,7 @@ def start(
 
 
 def watch(run_dir: str | os.PathLike[str]) -> Batch:
-    """Follow a run that another process works on, such as a command in a terminal.
+    """Follow a run of another process, such as a command in a terminal.
 
     Parameters
     ----------
@@ -795,7 +795,7 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
     Raises
     ------
     DirectoryError
-        If it is not a run directory, or can't be read.
+        If it isn't a run directory, or can't be read.
 
     Examples
     --------

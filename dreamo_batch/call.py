@@ -196,7 +196,7 @@ class Call:
         coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
         warnings = self._warnings(session.ledger, assignment, before)
         if self._is_stopped:
-            raise RunStopped("stopped before it began")  # nobody waits for it any more
+            raise RunStopped("Stopped before it began.")  # nobody waits for it any more
         try:
             self._remember(session.ledger, budget.cap)
         except OSError as error:
@@ -215,7 +215,7 @@ class Call:
         inputs = self.inputs
         if inputs.fetched is not None and before is not None and not before.schedule.is_halted:
             raise UsageError(
-                f"A run is going on in {self.directory.path}; it saves its pictures itself. Stop it, or wait."
+                f"A run is going on in {self.directory.path}, and it saves its pictures itself. Stop it, or wait."
             )
         chosen = inputs.chosen
         if before is not None and (
@@ -249,7 +249,7 @@ class Call:
             nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly
         )
         if before is not None and before.schedule.is_paused:
-            warnings += ("the run on this directory was paused; this call goes on with it",)
+            warnings += ("the run on this directory was paused; this call resumes it",)
         return warnings
 
     def _coordinator(
@@ -282,15 +282,14 @@ class Call:
             limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
             if self._unasked is not None and self._unasked.http_status is None:
                 raise ServiceUnreachable(
-                    f"could not ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
+                    f"Can't ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
                 )
             why = f" ({self._why_no_price})" if self._why_no_price else ""
             raise PriceUnknown(
-                f"{limit} can't be kept: no price is known. None was given, none was seen in "
-                f"{self.directory.path}, and the service does not tell one{why}. Give unit_cost= (USD an attempt), or "
-                "pilot=k to buy up to k attempts first, counted over the directory's life, which the cap can't "
-                "bind, and "
-                "go on at the price they show."
+                f"{limit} can't be kept because no price is known: none was passed, none was seen in "
+                f"{self.directory.path}, and the service names none{why}. Pass unit_cost= (USD per attempt), or "
+                "pilot=k to make up to k attempts first (counted over the life of the directory, not limited by the "
+                "cap) and go on at the price they show."
             )
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
 
@@ -367,8 +366,8 @@ class Call:
                 continue
             if failure.kind is FailureKind.STOP:
                 raise AccessRefused(
-                    f"the service refused access: {failure}. Nothing was submitted. Once that is settled, run the "
-                    "same call again."
+                    f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run the same "
+                    "call again."
                 )
             wait_s = next(waits)
             if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
@@ -407,8 +406,8 @@ def choose(
         known = failures.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
             near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
-            raise UsageError(f"classes: {unknown[0]!r} is no class of failures{meant}")
+            meant = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}."
+            raise UsageError(f"classes: {unknown[0]!r} is not a failure class{meant}")
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -33,7 +33,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.results import frame
 from dreamo_batch.results.load import existing, load, read_state
-from dreamo_batch.text import harmless
+from dreamo_batch.text import counted, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -166,8 +166,8 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     if stopped is None and not n_left:
         return results
     left = RunStopped(
-        f"Another call of this process took over {call.directory.path} and left {n_left} rows of this table "
-        "unsettled. Run the same call again to resume; nothing is bought twice."
+        f"Another call of this process took over {call.directory.path} and left {counted(n_left, 'row')} of this "
+        "table unsettled. Run the same call again to resume; nothing is bought twice."
     )
     raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
     if isinstance(raised, RunStopped | PriceUnknown):
@@ -191,8 +191,7 @@ def _say_stopped(call: Call, bar: Progress) -> None:
     call.runner.is_resting.wait(_REST_S)
     follow(call, bar, timeout_s=0.0)
     n = call.runner.n_on_the_wire
-    requests = "1 submitted request" if n == 1 else f"{n} submitted requests"
-    waiting = f" Waiting for {requests} to be recorded." if n else ""
+    waiting = f" Waiting for {counted(n, 'submitted request')} to be recorded." if n else ""
     bar.say(f"Stopped.{waiting} Run the same call again to resume ({call.directory.path}).", logging.WARNING)
 
 
