@@ -194,7 +194,7 @@ def test_odd_places_are_named_and_never_hang(tmp_path):
         "dangling": ("image-not-found", str(tmp_path / "dangling")),
         "file/below.png": ("image-not-found", "below.png"),
         "a" * 300: ("image-unreadable", "too long"),
-        "a\0b": ("image-unreadable", "not plain text"),
+        "a\0b": ("image-unreadable", "valid UTF-8"),
         Path(os.fsdecode(b"caf\xe9.png")): ("image-unreadable", "rename the file"),
         "~nobody-has-this-name/a.png": ("image-unreadable", "home"),
     }

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.fields import Seeds
+from dreamo_batch.jobs.fields import Seeds, user_columns
 from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
-from dreamo_batch.jobs.prepare import Draw, prepare, user_columns
+from dreamo_batch.jobs.prepare import Draw, prepare
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"

@@ -118,28 +118,28 @@ def test_one_group_may_be_given_as_it_is():
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"zip": (("prompt", "sead"),)}, "'sead', which is no axis"),
-        ({"zip": "prompts"}, "'prompts', which is no axis"),
+        ({"zip": (("prompt", "sead"),)}, "'sead', which isn't an axis"),
+        ({"zip": "prompts"}, "'prompts', which isn't an axis"),
         ({"zip": (("prompt", "seed"), ("seed", "mood"))}, "'seed' twice"),
         ({"zip": (("prompt", "mood"),)}, "prompt has 2, mood has 3"),
         ({"prompt": []}, "prompt: the axis is empty"),
         ({"prompt": {"a", "b"}}, "a set has no order"),
-        ({"prompt": [5]}, "prompt: 5 is no prompt"),
-        ({"prompt": None}, "prompt: None is no prompt"),
+        ({"prompt": [5]}, "prompt: 5 is not a prompt"),
+        ({"prompt": None}, "prompt: None is not a prompt"),
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": ["a.png", "no?.png"]}, "no file matches"),
         ({"seed": [42.5]}, "seed: 42.5 is not a whole number"),
         ({"seed": True}, "seed: True is not"),
-        ({"seed": 2**63}, "is not a whole number of 64 bits"),
+        ({"seed": 2**63}, "is not a whole number .64 bits"),
         ({"width": "wide"}, "width: wide is not"),
         ({"size": "5:4"}, "size: 5:4 is neither"),
         ({"use_rephraser": "maybe"}, "use_rephraser: maybe is neither"),
-        ({"n_seeds": 3}, "Both seed and n_seeds"),
+        ({"n_seeds": 3}, "Pass seed or n_seeds"),
         ({"seed": None, "n_seeds": 0}, "n_seeds is 0"),
         ({"max_rows": 2.5}, "max_rows is 2.5"),
         ({"cost": [1]}, "my_cost"),
-        ({"image_url": URL}, "rather than image_url="),
+        ({"image_url": URL}, "not image_url="),
     ],
 )
 def test_axes_that_can_not_be_meant_are_refused(axes, words):
@@ -228,11 +228,11 @@ def test_a_pattern_says_what_it_misses_by_capitals(tmp_path):
     """A camera's folder has IMG_1.JPG beside img_2.jpg; what is left out is named, or names what was meant."""
     for name in ("IMG_1.JPG", "img_2.jpg", "IMG_3.Jpg", "a.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"leaves out 2 files.*IMG_1\.JPG.*IMG_3\.Jpg"):
+    with pytest.warns(UserWarning, match=r"misses 2 files.*IMG_1\.JPG.*IMG_3\.Jpg"):
         found = sweep(image=str(tmp_path / "*.jpg"), prompt="a")
     assert found["image"].tolist() == [str(tmp_path / "img_2.jpg")]
     assert len(sweep(image=str(tmp_path / "*.[jJ][pP][gG]"), prompt="a")) == 3
-    with pytest.raises(UsageError, match=r"other capitals: .*IMG_1\.JPG"):
+    with pytest.raises(UsageError, match=r"only in letter case: .*IMG_1\.JPG"):
         sweep(image=str(tmp_path / "IMG*[a-z].jpeg").replace("[a-z].jpeg", "1.jpg"), prompt="a")
     with pytest.raises(UsageError, match="no file matches") as caught:
         sweep(image=str(tmp_path / "*.webp"), prompt="a")

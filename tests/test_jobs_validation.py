@@ -255,7 +255,7 @@ def test_an_empty_alias_beside_a_picture_is_no_second_source():
         (pd.DataFrame(), "no columns at all"),
         (pd.DataFrame({"prompt": ["a"]}), "no column 'image'"),
         (pd.DataFrame({"image": ["a"]}), "no column 'prompt'"),
-        (pd.DataFrame({"imagee": ["a"], "prompt": ["a"]}), "'imagee' may be meant as 'image'"),
+        (pd.DataFrame({"imagee": ["a"], "prompt": ["a"]}), "Rename 'imagee' to 'image'"),
         (pd.DataFrame([["a", "b", "c"]], columns=["image", "prompt", "prompt"]), "share a name: prompt"),
         (pd.DataFrame({"image": ["a"], "prompt": ["a"], "cost": [1]}), "my_cost"),
         (pd.DataFrame([["a", "b"]], columns=[["image", "prompt"], ["", ""]]), "2 levels"),

@@ -1,15 +1,11 @@
-"""Read one cell of a user's table.
-
-A cell may hold anything: a number of any kind, its digits as text, a missing value of any sort. The
-readers here say what it means or why it can't be read; they never guess and never round.
-"""
+"""Read single cells and whole columns, without ever guessing or rounding."""
 
 from __future__ import annotations
 
 import numbers
 import operator
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +31,7 @@ INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 SHOWN_CHARACTERS: Final = 60
 
-# Longer numbers are not worth reading: they are out of range, and int() refuses the very long ones.
+# Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 _TRUE = frozenset({"true", "yes", "1", "1.0"})
@@ -44,18 +40,18 @@ _FALSE = frozenset({"false", "no", "0", "0.0"})
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one cell means: a value, or why it can't be read; neither, when the cell is missing."""
+    """A cell's value, or why it can't be read; neither if the cell is missing."""
 
     value: Any = None
     fault: str | None = None
 
 
 def is_missing(cell: Any) -> bool:
-    """Say whether a cell is missing: None, NaN, NA, NaT or empty text."""
+    """Return whether a cell is missing: None, NaN, NA, NaT or empty text."""
     if cell is None or (isinstance(cell, str) and not cell):
         return True
     if isinstance(cell, Decimal):
-        return cell.is_nan()  # pandas stumbles over a signalling NaN
+        return cell.is_nan()  # pandas fails on a signalling NaN
     return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 
@@ -83,36 +79,30 @@ def read_boolean(cell: Any) -> Read:
 
 
 def exact_end(dtype: Any) -> int:
-    """Give the first whole number from which a float type can't tell neighbours apart."""
+    """Return the whole number from which on a float type skips integers."""
     return int(2 ** (int(np.finfo(dtype).nmant) + 1))
 
 
 def show(cell: Any) -> str | None:
-    """Show a cell in at most 60 characters of one line."""
+    """Return a cell as one line of at most 60 characters; None for a missing one."""
     if is_missing(cell):
         return None
-    # Only the head of the text is looked at: a `data:` URI can be megabytes long.
-    text = " ".join(_text_of(cell)[: SHOWN_CHARACTERS * 4].split()) or repr(cell)[:SHOWN_CHARACTERS]
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return f"<{type(cell).__name__}: {memoryview(cell).nbytes:,} bytes>"
+    # Cut first: a `data:` URI can be megabytes long.
+    text = " ".join(str(cell)[: SHOWN_CHARACTERS * 4].split()) or repr(cell)[:SHOWN_CHARACTERS]
     text = printable(text)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def text_of(value: object) -> str:
-    """Write a cell or name as text that is valid UTF-8."""
+    """Return a cell or name as text that is valid UTF-8."""
     return str(value).encode(errors="replace").decode()
 
 
 def printable(text: str) -> str:
-    """Write out what UTF-8 can't hold (half characters), so that the text can be shown and stored."""
+    """Escape what UTF-8 can't hold (half characters), so that the text can be shown and stored."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _text_of(cell: Any) -> str:
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, (bytes, bytearray, memoryview)):
-        return f"<{type(cell).__name__}: {memoryview(cell).nbytes:,} bytes>"
-    return str(cell)
 
 
 def _integer_of_text(text: str) -> Read:
@@ -156,36 +146,36 @@ def _boolean_of_text(text: str) -> Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distinct:
-    """The distinct cells of a column, and which of them stands at each position.
+    """The distinct cells of a column.
 
-    `codes` holds for each position an index into `cells`, or -1 where the cell is missing. Values that
-    only compare equal, such as ``1`` and ``True``, are told apart.
+    `codes` holds for each position an index into `cells`, or -1 where the cell is missing. Values that only compare
+    equal, such as ``1`` and ``True``, are distinct.
     """
 
     codes: NDArray[np.intp]
     cells: list[Any]
 
     def positions(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Give the positions whose distinct cell is chosen."""
+        """Return the positions whose distinct cell is chosen."""
         return np.flatnonzero(self.take(chosen, missing=False))
 
     def take(self, values: NDArray[Any], *, missing: Any) -> NDArray[Any]:
-        """Lay one value per distinct cell out over all positions."""
+        """Return one value per position from one value per distinct cell."""
         return np.append(values, np.array([missing], dtype=values.dtype))[self.codes]
 
 
 def distinct(series: pd.Series) -> Distinct:
     """Find the distinct cells of a column of any dtype."""
-    if _holds_text(series) or isinstance(series.dtype, pd.CategoricalDtype):
-        codes, found = pd.factorize(series)
-        return _without_missing(codes, found.astype(object).tolist())
-    return _without_missing(*_by_type_and_value(series.astype(object).tolist()))
-
-
-def _holds_text(series: pd.Series) -> bool:
-    if isinstance(series.dtype, pd.StringDtype):
-        return True
-    return bool(series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string")
+    is_plain = isinstance(series.dtype, pd.StringDtype | pd.CategoricalDtype)
+    if is_plain or (series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string"):
+        codes, index = pd.factorize(series)
+        found = index.astype(object).tolist()
+    else:
+        codes, found = _by_type_and_value(series.astype(object).tolist())
+    given = [number for number, cell in enumerate(found) if not is_missing(cell)]
+    renumbered = np.full(len(found) + 1, -1, dtype=np.intp)
+    renumbered[given] = np.arange(len(given))
+    return Distinct(renumbered[codes], [found[number] for number in given])
 
 
 def _by_type_and_value(listed: list[Any]) -> tuple[NDArray[np.intp], list[Any]]:
@@ -208,20 +198,13 @@ def _key(cell: Any) -> tuple[type, Any]:
     return type(cell), cell
 
 
-def _without_missing(codes: NDArray[np.intp], found: list[Any]) -> Distinct:
-    given = [number for number, cell in enumerate(found) if not is_missing(cell)]
-    renumbered = np.full(len(found) + 1, -1, dtype=np.intp)
-    renumbered[given] = np.arange(len(given))
-    return Distinct(renumbered[codes], [found[number] for number in given])
-
-
 _PLAIN_DIGITS: Final = "-?[0-9]{1,18}"
 _ARROW_INTEGER: Final = pd.ArrowDtype(pa.int64())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Integers:
-    """A column read as integers: 0 and not given where the cell is missing or can't be read."""
+    """A column read as integers; 0 and not `is_given` where the cell is missing or can't be read."""
 
     numbers: NDArray[np.int64]
     is_given: NDArray[np.bool_]
@@ -229,12 +212,12 @@ class Integers:
 
     @classmethod
     def nothing(cls, n_rows: int) -> Integers:
-        """Give what is read from a column that is not there."""
+        """Return what is read from an absent column."""
         return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=bool), {})
 
     @property
     def is_faulty(self) -> NDArray[np.bool_]:
-        """Which cells could not be read."""
+        """Which cells can't be read."""
         mask = np.zeros(len(self.numbers), dtype=bool)
         for is_faulty in self.faults.values():
             mask |= is_faulty
@@ -244,7 +227,8 @@ class Integers:
 def integers(series: pd.Series) -> Integers:
     """Read a column of any dtype as integers."""
     if pd.api.types.is_bool_dtype(series.dtype):
-        return _all_faulty(series.notna().to_numpy(dtype=bool), NOT_INTEGER)
+        nothing = Integers.nothing(len(series))
+        return replace(nothing, faults=_found({NOT_INTEGER: series.notna().to_numpy(dtype=bool)}))
     if pd.api.types.is_float_dtype(series.dtype):
         return _of_floats(series)
     if pd.api.types.is_integer_dtype(series.dtype):
@@ -256,12 +240,12 @@ def integers(series: pd.Series) -> Integers:
 
 
 def booleans(series: pd.Series) -> Integers:
-    """Read a column of any dtype as booleans, laid out as 0 and 1."""
+    """Read a column of any dtype as booleans, as 0 and 1."""
     return _of_distinct(distinct(series), read_boolean)
 
 
 def _as_plain_integers(series: pd.Series) -> pd.Series | None:
-    """Text of at most 18 digits, or objects that are integers all, read at once; None if there is anything else."""
+    """Read a column of plain digits or of integer objects at once; None if it contains anything else."""
     try:
         if isinstance(series.dtype, pd.StringDtype):
             is_plain = series.str.fullmatch(_PLAIN_DIGITS, na=True)
@@ -269,13 +253,7 @@ def _as_plain_integers(series: pd.Series) -> pd.Series | None:
         is_integer = series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "integer"
         return series.astype("Int64") if is_integer else None
     except (OverflowError, TypeError, ValueError):
-        # Beyond 64 bits, or some other kind of integer: then one by one.
-        return None
-
-
-def _all_faulty(is_faulty: NDArray[np.bool_], fault: str) -> Integers:
-    nothing = np.zeros(len(is_faulty), dtype=bool)
-    return Integers(np.zeros(len(is_faulty), dtype=np.int64), nothing, _found({fault: is_faulty}))
+        return None  # beyond 64 bits, or another kind of integer: read one by one
 
 
 def _of_floats(series: pd.Series) -> Integers:
@@ -319,15 +297,14 @@ def _found(faults: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]
 _WHOLE: Final = r"(?:0|-?[1-9][0-9]{0,18})"
 _NUMBER: Final = r"(?i)(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-][0-9]+)?|-?inf|nan)"
 _INFINITE: Final = "(?i)-?inf"
-# A float64 gives back whole numbers of 15 digits at least.
+# A float64 keeps whole numbers of up to 15 digits.
 _INEXACT: Final = "-?[0-9]{16,}"
-_INTEGER: Final = pd.ArrowDtype(pa.int64())
 _FLOAT: Final = pd.ArrowDtype(pa.float64())
 _TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 
 
 def guessed(series: pd.Series) -> pd.Series:
-    """Give a column of text the narrowest dtype that holds its cells as they are written."""
+    """Convert a column of text to the narrowest dtype that keeps its cells as written."""
     text = series.astype(columns.STR)
     given = text.dropna()
     if given.empty:
@@ -342,7 +319,7 @@ def guessed(series: pd.Series) -> pd.Series:
 
 
 def typed(series: pd.Series) -> pd.Series:
-    """Give a column of values the narrowest dtype that holds them; text stays text."""
+    """Convert a column of values to the narrowest dtype that holds them; text stays text."""
     given = [cell for cell in series.tolist() if not is_missing(cell)]
     kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"
     if kind == "integer":
@@ -358,7 +335,7 @@ def typed(series: pd.Series) -> pd.Series:
 
 def _whole_of_text(text: pd.Series) -> pd.Series:
     try:
-        numbers = text.astype(_INTEGER)
+        numbers = text.astype(_ARROW_INTEGER)
     except pa.ArrowInvalid:  # beyond 64 bits
         return text
     return numbers.astype(columns.INT if text.hasnans else "int64")

@@ -1,11 +1,11 @@
-"""What makes a job this job: the hash of everything that is submitted.
+"""A job's identity: the hash of everything that is submitted.
 
-The hash is taken of a JSON array, so that no two different texts can read the same::
+The hash is that of a JSON array, so that different jobs never share a text::
 
     [model, image, prompt, seed, width, height, use_rephraser, replicate]
 
-with the occurrence as a ninth entry where the service draws the seed. The array is put together from pieces
-that are encoded once per distinct value, which is what makes it fast.
+with the occurrence as a ninth entry where the service chooses the seed. For speed, the array is joined from pieces that
+are encoded once per distinct value.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from typing import Final, NamedTuple
 from dreamo_batch.service import contract
 
 _ID_CHARACTERS: Final = 32
-_JOINER: Final = "\u200d"  # within an emoji it is seen
+_JOINER: Final = "\u200d"  # visible within an emoji
 # Invisible although Unicode calls them letters, marks or symbols: fillers, a blank pattern, variation selectors.
 _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 _INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
 class JobText(NamedTuple):
-    """All of a job but its seed: the text before it and the text behind it.
-
-    A tuple, since hundreds of thousands are compared and hashed.
-    """
+    """A job's JSON without the seed: the text before and after it. A tuple, for fast hashing."""
 
     head: str
     tail: str
@@ -40,33 +37,33 @@ def encode(prompt: str) -> str:
 
 
 def head_of(image: str, prompt: str) -> str:
-    """Write what stands before the seed."""
+    """Return the text before the seed."""
     return f'["{contract.MODEL}",{image},{prompt},'
 
 
 def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str:
-    """Write what stands behind the seed."""
+    """Return the text after the seed."""
     return f",{width},{height},{'true' if use_rephraser else 'false'},{replicate}]"
 
 
 def text_of(wanted: JobText, seed: int | None, occurrence: int | None = None) -> str:
-    """Write a job as a JSON array."""
+    """Return a job as a JSON array."""
     written = f"{wanted.head}{'null' if seed is None else seed}{wanted.tail}"
     return written if occurrence is None else f"{written[:-1]},{occurrence}]"
 
 
 def job_id(text: str) -> str:
-    """Give the id of a job."""
+    """Return the id of a job."""
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_ID_CHARACTERS]
 
 
 def seen(prompt: str) -> str:
-    """Return what a reader sees of a prompt, for finding prompts that only look alike; jobs keep the exact text."""
+    """Return what a reader sees of a prompt, to find prompts that only look alike."""
     return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
 
 
 def difference(prompt: str, other: str) -> str:
-    """Say in what two prompts differ that look alike."""
+    """Return how two prompts that look alike differ."""
     if prompt == other:
         return ""
     for what, reading in _READINGS:

@@ -1,4 +1,4 @@
-"""Settle the seeds of rows that have none: drawn here, or left to the service."""
+"""Turn a table into jobs: seeds chosen, job ids computed, equal rows found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs
 from dreamo_batch.jobs.rules import ERROR
@@ -35,26 +34,26 @@ SEED_END: Final = 2**31
 
 
 class Draw:
-    """Draws seeds in 1 to 2**31-1 from entropy, the job and its occurrence, never the same twice.
+    """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice.
 
-    The n-th row of a job gets the n-th seed of that job, whatever stands between them in the table.
-    So a table can be sorted or extended without losing what was bought.
+    The n-th row of a job gets the n-th seed of that job, so a table can be sorted or extended without losing bought
+    pictures.
     """
 
     def __init__(self, entropy: str) -> None:
         self._entropy = json.dumps(entropy)
-        # Hashes stand for the texts here: a million prompts would be much to keep.
+        # By hash, because a million prompts would take much memory.
         self._n_seen: Counter[str] = Counter()
         self._drawn: set[str] = set()
 
     def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Give the next seed for a job, and the id of its job."""
+        """Return the next seed of a job, and the job's id."""
         occurrence = _next(self._n_seen, wanted)
         n_tries = 0
         while True:
             seed = self._hashed(wanted, occurrence, n_tries)
             one = job_id(text_of(wanted, seed))
-            # Two draws of thousands may coincide, and would then be one job; the later one is drawn again.
+            # Among thousands of draws two may be equal, and would be one job; the later one is drawn again.
             if one not in self._drawn:
                 self._drawn.add(one)
                 return seed, one
@@ -67,13 +66,13 @@ class Draw:
 
 
 class Leave:
-    """Leaves seeds to the service; the occurrence then tells equal rows apart."""
+    """Leaves seeds to the service; the occurrence distinguishes equal rows."""
 
     def __init__(self) -> None:
         self._n_seen: Counter[str] = Counter()
 
     def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Give -1, and the id of the job."""
+        """Return -1, and the id of the job."""
         seed = contract.SEED_RANDOM.value
         return seed, job_id(text_of(wanted, seed, _next(self._n_seen, wanted)))
 
@@ -83,8 +82,6 @@ def _next(n_seen: Counter[str], wanted: JobText) -> int:
     n_seen[rest] += 1
     return n_seen[rest] - 1
 
-
-__all__ = ["Job", "Prepared", "prepare", "user_columns"]
 
 INVALID_CLASS: Final = "invalid"
 RECORD: Final = "record"
@@ -107,12 +104,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A table made ready to be worked off.
+    """A table ready to be submitted.
 
     `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
-    position of the first row with the same job if it is not this one, the seed, the picture, and for rows that
-    can't be submitted what is wrong. `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps
-    whose prompts the service may rewrite, `drawn` those whose seed was drawn.
+    position of an earlier row with the same job, the seed, the picture, and what is wrong with invalid rows.
+    `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps whose prompts the service may
+    reword; `drawn` are those with a random seed.
     """
 
     jobs: dict[str, Job]
@@ -135,7 +132,7 @@ def prepare(
     """Turn a table into jobs."""
     if random_seed not in RANDOM_SEED:
         raise UsageError(
-            f"random_seed is {random_seed!r}; one of {', '.join(map(repr, RANDOM_SEED))} was expected."
+            f"random_seed is {random_seed!r}; expected one of {', '.join(map(repr, RANDOM_SEED))}."
         )
     inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
     how = Check(absolute(base_dir), fix_images, inputs, known_images or {})
@@ -148,7 +145,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wanted:
-    """Of each row that can be submitted: position, job id, seed sent, and where that job is first."""
+    """The rows that can be submitted: position, job id, seed, and the position where the job is first."""
 
     positions: NDArray[np.intp]
     ids: list[str]
@@ -157,7 +154,7 @@ class _Wanted:
 
 
 def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
-    positions = np.flatnonzero(reading.is_orderable)
+    positions = np.flatnonzero(reading.is_valid)
     settle = Draw(entropy) if random_seed == RECORD else Leave()
     seeds, ids = _seeds_and_ids(_texts(reading, positions), reading.seeds, positions, settle)
     first_at: dict[str, int] = {}
@@ -179,7 +176,7 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
 
 
 def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
-    # There are few different ones, so each is written once.
+    # There are few different ones, so each is encoded once.
     return map(
         functools.cache(tail_of),
         reading.sizes.widths[positions].tolist(),
@@ -225,7 +222,7 @@ def _take(values: Sequence[Any], numbers: NDArray[np.intp]) -> list[Any]:
 
 
 def _rows(reading: Reading, wanted: _Wanted) -> pd.DataFrame:
-    index = pd.RangeIndex(len(reading.is_orderable))
+    index = pd.RangeIndex(len(reading.is_valid))
     is_again = wanted.firsts != wanted.positions
     rows = {
         columns.JOB_ID: _filled(index, wanted.positions, wanted.ids, columns.STR),

@@ -1,4 +1,4 @@
-"""Links to pictures: what of a URL names the picture, and when a signed link expires."""
+"""Find the picture that a cell points at: a file, a URL, bytes or a PIL image."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ _YEAR_10000: Final = 253_402_300_800
 
 
 def canonical(url: str) -> str:
-    """Return what of a URL names the picture.
+    """Return the part of a URL that identifies the picture.
 
-    Without fragment, default port and the parameters of a signature; scheme and host in lower case; each escape
-    written in one way.
+    Without fragment, default port and signature; scheme and host in lower case; escapes in one spelling.
     """
     parts = urlsplit(url)
     query = "&".join(_unsigned(parts.query.split("&"))) if parts.query else ""
@@ -48,7 +47,7 @@ def canonical(url: str) -> str:
 
 
 def place(url: str) -> str:
-    """Return where a URL leads whatever its query, for telling which links may mean the same picture."""
+    """Return where a URL leads regardless of its query, to find links that may mean the same picture."""
     path: list[str] = []
     for part in unicodedata.normalize("NFC", unquote(urlsplit(url).path)).split("/"):
         if part == "..":
@@ -59,12 +58,12 @@ def place(url: str) -> str:
 
 
 def query(url: str) -> str:
-    """Return what stands behind the question mark."""
+    """Return a URL's query."""
     return urlsplit(url).query
 
 
 def expires_at(url: str) -> float | None:
-    """Read from a signed link when it expires."""
+    """Return when a signed link expires; None if it doesn't say."""
     given = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     for scheme in _SCHEMES:
         if scheme.needs <= given.keys():
@@ -109,7 +108,7 @@ def _unsigned(parameters: list[str]) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """A way of signing links: the parameters that show it, all that belong to it, and how it says its end."""
+    """A way of signing links: the parameters that reveal it, all that belong to it, and how to read its expiry."""
 
     needs: frozenset[str]
     names: re.Pattern[str]
@@ -122,7 +121,7 @@ def _scheme(needs: str, others: str, expires: Callable[[Mapping[str, str]], floa
 
 
 def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float]:
-    """Read a beginning and how many seconds it lasts."""
+    """Read a start and a duration in seconds."""
     return lambda given: _moment(given[f"{prefix}-date"]) + float(given[f"{prefix}-expires"])
 
 
@@ -184,7 +183,7 @@ def same_name(path: str, other: str) -> bool:
 
 
 def nearest(path: str) -> str | None:
-    """Find the one file that a path which leads nowhere may mean."""
+    """Find the one file that a path without a file may mean."""
     found = [Path(os.sep)]
     for part in _parts(path):
         found = [entry for folder in found for entry in _entries(folder, part)]
@@ -195,7 +194,7 @@ def nearest(path: str) -> str | None:
 
 
 def matching(pattern: str) -> tuple[list[str], list[str]]:
-    """Find the files that a glob pattern matches, and those that it misses by capitals only."""
+    """Return the files that a glob pattern matches, and those that it misses only by letter case."""
     forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
     found = {path for form in forms for path in _files(form)}
     near = {path for form in forms for path in _files(_any_capitals(form))}
@@ -225,7 +224,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _entries(folder: Path, part: str) -> list[Path]:
-    """List what a part of a path may mean in a folder; as it is written, if that is there."""
+    """Return what a part of a path may mean in a folder: exactly that name if it exists."""
     if (folder / part).exists():
         return [folder / part]
     try:
@@ -237,7 +236,7 @@ def _entries(folder: Path, part: str) -> list[Path]:
 
 @functools.lru_cache(maxsize=64)
 def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
-    """Return the names in a folder by what is compared of them; a table may name thousands of files that are gone."""
+    """Return the names in a folder by their casefolded spelling; cached, for tables with many missing files."""
     listed: dict[str, list[str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names
         listed.setdefault("".join(_parts(name)).casefold(), []).append(name)
@@ -250,14 +249,14 @@ BYTES: Final = "bytes"
 PIXELS: Final = "pixels"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# What can't begin a relative path, so that quotes before it are not part of a name.
+# These can't begin a relative path, so quotes before them aren't part of a file name.
 _WHOLE = ("/", "~", "http:", "https:", "data:")
 _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the picture of a cell is: `location` of a file (absolute) or URL, or `content` in memory."""
+    """Where a cell's picture is: `location` of a file (absolute path) or URL, or `content` in memory."""
 
     kind: Literal["file", "url", "bytes", "pixels"]
     location: str = ""
@@ -265,12 +264,12 @@ class Source:
 
     @property
     def key(self) -> Hashable:
-        """What tells it apart from other sources: the place, or in memory the object itself."""
+        """What identifies it: the location, or in memory the object itself."""
         return (self.kind, self.location) if self.location else (self.kind, id(self.content))
 
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
-    """Tell what an image cell points at."""
+    """Return what an image cell points at, or why it can't be used."""
     cell = only_item(cell)
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
@@ -284,13 +283,13 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
 
 
 def only_item(cell: Any) -> Any:
-    """Return the one item of a list, tuple or array; anything else as it is."""
+    """Return the only item of a list, tuple or array; anything else unchanged."""
     is_listed = isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) <= 1
     return cell[0] if is_listed and len(cell) == 1 else cell
 
 
 def judge_url(url: str) -> Finding | None:
-    """Say what is doubtful about a URL that can be used."""
+    """Return a warning about a usable URL that the service may not reach."""
     host = urlsplit(url).hostname or ""
     return None if _is_public(host) else Finding.of("image-url-not-public", host=host)
 
@@ -316,7 +315,7 @@ def _source_of_url(url: str) -> Source | Finding:
 
 def _why_unusable(url: str) -> str:
     if any(character.isspace() or not character.isprintable() for character in url):
-        return "it holds blanks or control characters (a blank is written %20)"
+        return "it contains spaces or control characters (write a space as %20)"
     try:
         parts = urlsplit(url)
         return _why_incomplete(parts, parts.port)
@@ -326,10 +325,10 @@ def _why_unusable(url: str) -> str:
 
 def _why_incomplete(parts: SplitResult, port: int | None) -> str:
     if not parts.hostname:
-        return "it names no host"
+        return "it has no host"
     if parts.username is not None or parts.password is not None:
-        return "it holds a user name or password, which would be handed on"
-    return "port 0 can't be reached" if port == 0 else ""
+        return "it contains a user name or password, which would be sent to the service"
+    return "port 0 doesn't exist" if port == 0 else ""
 
 
 def _is_public(host: str) -> bool:
@@ -342,7 +341,7 @@ def _is_public(host: str) -> bool:
 
 def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
     if "\0" in path or printable(path) != path:
-        return Finding.of("image-unreadable", reason="its path is not plain text (UTF-8); rename the file")
+        return Finding.of("image-unreadable", reason="its path isn't valid UTF-8; rename the file")
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as error:
@@ -353,7 +352,7 @@ def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
 def _source_of_data_uri(uri: str) -> Source | Finding:
     head, comma, body = uri.partition(",")
     if not comma:
-        return Finding.of("image-bad-data-uri", reason="there is no comma before the data")
+        return Finding.of("image-bad-data-uri", reason="it has no comma before the data")
     if not head.lower().endswith(";base64"):
         return Source(BYTES, content=unquote_to_bytes(body))
     try:

@@ -1,4 +1,4 @@
-"""Read the axes of a sweep: what the user gave for one column becomes a list of cells."""
+"""Make a table of all combinations of some values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing, printable, read_boolean, read_integer, show
 from dreamo_batch.jobs.fields import read_size
 from dreamo_batch.jobs.sources import matching
+from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
 _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
-# Iterable, yet one value.
+# Iterable, but one value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image)
 _MAGIC = "*?["
 _PAIR = 2
@@ -34,7 +35,7 @@ _NAMED_MAX = 5
 
 
 def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
-    """Turn what was given for one column into its cells."""
+    """Return the values of one axis."""
     values = _values(name, given, most)
     if name == columns.IMAGE:
         values = [path for value in values for path in _images(value)]
@@ -47,15 +48,13 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
     elif name == columns.PROMPT:
         values = [_read(name, value, _text) for value in values]
     if not values:
-        raise UsageError(f"{name}: the axis is empty. Give at least one value, or leave it out.")
+        raise UsageError(f"{name}: the axis is empty. Pass at least one value, or omit it.")
     return values
 
 
 def _values(name: str, given: Any, most: int) -> list[Any]:
     if isinstance(given, (set, frozenset)):
-        raise UsageError(
-            f"{name}: a set has no order, so the rows would differ from run to run. Give a list."
-        )
+        raise UsageError(f"{name}: a set has no order, so the rows would differ between runs. Pass a list.")
     if isinstance(given, _SINGLE) or not isinstance(given, Iterable) or _is_pair(name, given):
         return [given]
     return list(itertools.islice(given, most + 1))
@@ -82,7 +81,7 @@ def _read(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
 def _integer(value: Any) -> int:
     read = read_integer(value)
     if read.value is None:
-        raise ValueError("is not a whole number of 64 bits")
+        raise ValueError("is not a whole number (64 bits)")
     return int(read.value)
 
 
@@ -97,19 +96,19 @@ def _size(value: Any) -> str:
     size = read_size(value)
     if size is None:
         raise ValueError("is neither WIDTHxHEIGHT nor an advised ratio such as 16:9")
-    # A name stays a name: it reads better in a gallery's heading than the pixels it stands for.
+    # Text stays: "16:9" reads better in a gallery's heading than its pixels.
     return value if isinstance(value, str) else f"{size[0]}x{size[1]}"
 
 
 def _text(value: Any) -> str:
     if is_missing(value) or not isinstance(value, str):
-        raise ValueError("is no prompt; text was expected")
+        raise ValueError("is not a prompt; expected text")
     return value
 
 
 def _images(value: Any) -> list[Any]:
     if is_missing(value):
-        raise UsageError("image: a picture is missing. Give a path, a URL, bytes or a PIL image.")
+        raise UsageError("image: a picture is missing. Pass a path, URL, bytes or PIL image.")
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str) or not _is_pattern(value):
@@ -117,17 +116,17 @@ def _images(value: Any) -> list[Any]:
     found, near = matching(str(Path(value).expanduser()))
     for path in found:
         if printable(path) != path:
-            raise UsageError(f"image: the name {printable(path)} is not plain text (UTF-8). Rename the file.")
+            raise UsageError(f"image: the name {printable(path)} isn't valid UTF-8. Rename the file.")
     named = ", ".join(map(printable, near[:_NAMED_MAX])) + (" and others" if len(near) > _NAMED_MAX else "")
     if not found:
-        hint = f" Only with other capitals: {named}." if near else ""
+        hint = f" Some differ only in letter case: {named}." if near else ""
         raise UsageError(
-            f"image: no file matches {value!r} (looked in {Path.cwd()}).{hint} Check the pattern, or give a path."
+            f"image: no file matches {value!r} (searched in {Path.cwd()}).{hint} Check the pattern, or pass a path."
         )
     if near:
         warnings.warn(
-            f"image: {value!r} leaves out {len(near)} files whose names differ in capitals only: {named}. "
-            "Give a list of patterns to take them too.",
+            f"image: {value!r} misses {counted(len(near), 'file')} that would match in other letter case: {named}. "
+            "Pass a list of patterns to include them.",
             stacklevel=2,
         )
     return found
@@ -136,7 +135,7 @@ def _images(value: Any) -> list[Any]:
 def _is_pattern(text: str) -> bool:
     if text.strip()[:5].lower() == "data:" or "://" in text:
         return False
-    # A file may well be called "cat [1].png".
+    # A file may be named "cat [1].png".
     return any(character in text for character in _MAGIC) and not Path(text).expanduser().exists()
 
 
@@ -158,33 +157,33 @@ def sweep(
     max_rows: int = MAX_ROWS,
     **user_axes: Any,
 ) -> pd.DataFrame:
-    """Make a table of all combinations of the values given.
+    """Make a table of all combinations of some values.
 
-    Every argument is an axis: one value, or any iterable of values. Rows are in the order of nested loops, the
-    first axis outermost and the last one varying fastest; axes are in the order of the signature, then the
-    user's own as they were written. A group in `zip` stands where its first member would.
+    Every argument is an axis: one value, or an iterable of values. Rows are in the order of nested loops, the first
+    axis outermost; axes are in the order of the signature, then your own as written. A group in `zip` has the place of
+    its first axis.
 
     Parameters
     ----------
     image : path, URL, bytes, PIL image, glob pattern, or iterable of these
-        Reference pictures. ``"refs/*.png"`` means all files that match, sorted by name.
+        Reference pictures. ``"refs/*.png"`` stands for all matching files, sorted by name.
     prompt : str or iterable of str
         What to draw.
     seed : int or iterable of int, optional
-        Seeds; None or -1 within a list: drawn when the table is run.
+        Seeds; None or -1 in a list is a random seed, chosen by the run.
     n_seeds : int, optional
-        That many rows with the seed missing, instead of `seed`: the run draws and records them.
+        This many random seeds instead of `seed`, chosen and recorded by the run.
     size : str, pair of int, or iterable of these, optional
         ``"16:9"``, ``"1328x1328"`` or ``(1328, 1328)``, instead of `width` and `height`.
     width, height : int or iterable of int, optional
         In pixels.
     use_rephraser : bool or iterable of bool, optional
-        Whether the service may rewrite the prompt.
+        Whether the service may reword the prompt.
     replicate : int or iterable of int, optional
         Buys the same job once per value: ``replicate=range(3)`` for three.
     zip : iterable of groups of names, optional
         Axes of equal length that vary together: ``zip=(("prompt", "seed"),)`` pairs first with first.
-        One group alone may be given as it is: ``zip=("prompt", "seed")``.
+        A single group needs no outer parentheses: ``zip=("prompt", "seed")``.
     max_rows : int, default 100_000
         Refuse to make more rows than this.
     **user_axes
@@ -193,14 +192,14 @@ def sweep(
     Returns
     -------
     pandas.DataFrame
-        On a RangeIndex; columns only for what was given. `Int64` for integers, `boolean` for `use_rephraser`,
+        On a RangeIndex, with columns only for what you pass. `Int64` for integers, `boolean` for `use_rephraser`,
         `str` for text, `object` for pictures in memory.
 
     Raises
     ------
     UsageError
-        If an axis is empty or holds what it can't, axes that vary together differ in length, a name of
-        another column is used, or there would be more than `max_rows` rows.
+        If an axis is empty or has an invalid value, axes that vary together differ in length, an axis is named like an
+        output column, or there would be more than `max_rows` rows.
 
     Examples
     --------
@@ -236,7 +235,7 @@ def sweep(
 def _read_count(name: str, given: Any) -> int:
     read = read_integer(given)
     if read.value is None or read.value < 1:
-        raise UsageError(f"{name} is {given!r}; a whole number of at least 1 was expected.")
+        raise UsageError(f"{name} is {given!r}; expected a whole number of at least 1.")
     return int(read.value)
 
 
@@ -244,20 +243,16 @@ def _seeds(seed: Any, n_seeds: int | None, most: int) -> Any:
     if n_seeds is None:
         return seed
     if seed is not None:
-        raise UsageError(
-            "Both seed and n_seeds are given. Keep seed to choose seeds, n_seeds to have them drawn."
-        )
+        raise UsageError("Pass seed or n_seeds, not both: seed for your own seeds, n_seeds for random ones.")
     return [None] * min(_read_count("n_seeds", n_seeds), most + 1)
 
 
 def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
     for name in user_axes:
         if name in columns.OUTPUTS:
-            raise UsageError(
-                f"{name} is a column that comes back. Name the axis otherwise, for example my_{name}."
-            )
+            raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
         if name in columns.IMAGE_ALIASES:
-            raise UsageError(f"Give the pictures as image=, whatever they are, rather than {name}=.")
+            raise UsageError(f"Pass all pictures as image=, not {name}=.")
 
 
 def _tied(groups: Iterable[Any]) -> list[tuple[str, ...]]:
@@ -271,9 +266,9 @@ def _groups(axes: dict[str, list[Any]], tied: list[tuple[str, ...]]) -> list[tup
     names = [name for group in tied for name in group]
     for name in names:
         if name not in axes:
-            raise UsageError(f"zip names {name!r}, which is no axis here; there are: {', '.join(axes)}.")
+            raise UsageError(f"zip names {name!r}, which isn't an axis; the axes are {', '.join(axes)}.")
         if names.count(name) > 1:
-            raise UsageError(f"zip names {name!r} twice; an axis can vary with one group only.")
+            raise UsageError(f"zip names {name!r} twice; an axis can be in one group only.")
     for group in tied:
         _refuse_unequal_lengths({name: len(axes[name]) for name in group})
     group_of = {name: group for group in tied for name in group}
@@ -283,7 +278,7 @@ def _groups(axes: dict[str, list[Any]], tied: list[tuple[str, ...]]) -> list[tup
 def _refuse_unequal_lengths(lengths: dict[str, int]) -> None:
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise UsageError(f"Axes that vary together need equally many values, but {listed}.")
+        raise UsageError(f"Axes that vary together need the same number of values, but {listed}.")
 
 
 def _refuse_explosion(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], most: int) -> None:
@@ -295,14 +290,14 @@ def _refuse_explosion(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ..
     at_least = "at least " if max(lengths.values()) > most else ""
     raise UsageError(
         f"The sweep would have {at_least}{n_rows:,} rows ({factors}), more than max_rows={most:,}. "
-        "Give fewer values, or a larger max_rows if you mean it."
+        "Pass fewer values, or a larger max_rows."
     )
 
 
 def _product(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]]) -> pd.DataFrame:
     lengths = [len(axes[group[0]]) for group in groups]
     row = np.arange(math.prod(lengths))
-    # How many rows a value stays the same for: all combinations of the axes behind it.
+    # The number of rows for which a value stays the same: all combinations of the later axes.
     spans = [math.prod(lengths[number + 1 :]) for number in range(len(lengths))]
     place_of = {
         name: row // span % length
@@ -320,5 +315,5 @@ def _column(name: str, values: list[Any]) -> Any:
         return pd.array(values, dtype=dtype)
     boxed = np.empty(len(values), dtype=object)
     for number, value in enumerate(values):
-        boxed[number] = value  # one by one: numpy would take lists and pictures apart
+        boxed[number] = value  # one by one, because numpy would unpack lists and pictures
     return boxed if dtype else pd.Series(boxed).infer_objects().array

@@ -1,4 +1,4 @@
-"""Read a whole table: every row's parameters, and everything that is wrong with them."""
+"""Read a whole table of jobs and find everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A table as it was read: one entry per row everywhere, stand-ins where `is_orderable` is false."""
+    """A table as it was read, one entry per row; placeholders where `is_valid` is false."""
 
     images: Images
     prompts: Distinct
@@ -47,7 +47,7 @@ class Reading:
     sizes: Sizes
     use_rephraser: NDArray[np.bool_]
     replicates: NDArray[np.int64]
-    is_orderable: NDArray[np.bool_]
+    is_valid: NDArray[np.bool_]
     is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
 
@@ -81,14 +81,14 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         sizes=sizes,
         use_rephraser=use_rephraser,
         replicates=replicates,
-        is_orderable=~findings.is_in_error(),
+        is_valid=~findings.is_in_error(),
         is_rephrased_sweep=is_rephrased_sweep,
         problems=findings.frame(),
     )
 
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
-    """Warn of rows that differ from an earlier one by nothing that can be seen."""
+    """Warn about rows whose prompt differs from an earlier row's only invisibly."""
     looks = pd.factorize(np.array([_look(prompt) for prompt in prompts.cells], dtype=object))[0]
     if len(np.unique(looks)) == len(looks):
         return
@@ -108,7 +108,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
 
 
 def _look(prompt: object) -> object:
-    # What is no text, or blank, is refused anyway; it looks like nothing else.
+    # Other cells and blanks are refused anyway; they look like nothing else.
     return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"
 
 
@@ -117,29 +117,28 @@ def validate(
 ) -> pd.DataFrame:
     """Find every problem of every row, without sending or writing anything.
 
-    Each distinct picture is opened once, however many rows show it, and decoded far enough to know that
-    it is whole: about 5 ms for a 2-megapixel JPEG, spread over a few threads. A PIL image takes longer, as it
-    is written as the PNG that a run would send.
+    Each distinct picture is opened once and decoded far enough to know that it is complete: about 5 ms for a
+    2-megapixel JPEG, in several threads. A PIL image takes longer, because it is encoded as the PNG that a run sends.
 
     Parameters
     ----------
     table : pandas.DataFrame
         The user's table, or a result of this toolkit. Not changed.
     base_dir : pathlib.Path or str, optional
-        Folder that relative image paths start at; by default the working directory.
+        Folder where relative image paths start; default: the working directory.
     fix_images : bool, default False
-        Say what a run with `fix_images=True` would mend, as warnings.
+        Report what a run with `fix_images=True` corrects as warnings.
 
     Returns
     -------
     pandas.DataFrame
-        Columns and dtypes of `columns.PROBLEMS`, one line per problem, in the table's order; empty if
-        there is none. A notebook shows above them how many rows can be submitted.
+        Columns and dtypes of `columns.PROBLEMS`, one row per problem, in the table's order; empty if there is
+        none. Shown with the number of rows that can be submitted.
 
     Raises
     ------
     TableError
-        If columns are missing, doubled or clash with the toolkit's own.
+        If columns are missing, duplicated, or named like output columns.
 
     Examples
     --------
@@ -153,5 +152,5 @@ def validate(
 
 
 def absolute(folder: Path | str | None) -> Path:
-    """Give the absolute path of a folder."""
+    """Return the absolute path of a folder; the working directory by default."""
     return Path.cwd() if folder is None else Path(folder).expanduser().absolute()
