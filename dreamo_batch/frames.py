@@ -39,11 +39,14 @@ class Headline:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def summary(self) -> str:
+        """Return one line for a terminal."""
+        counts = ", ".join(f"{count.n} {count.word}" for count in self.counts)
+        return harmless(" ".join([self.text, *([f"{counts}."] if counts else []), *self.notes]))
+
     def as_text(self) -> str:
         """Return one line for a terminal, and one per warning."""
-        counts = ", ".join(f"{count.n} {count.word}" for count in self.counts)
-        first = " ".join([self.text, *([f"{counts}."] if counts else []), *self.notes])
-        return "\n".join(map(harmless, [first, *(f"Warning: {warning}" for warning in self.warnings)]))
+        return "\n".join([self.summary(), *(harmless(f"Warning: {warning}") for warning in self.warnings)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,11 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
                 last=[self._row(listed, place) for place in range(len(listed) - last, len(listed))],
             )
         )
+
+    def summary(self) -> str:
+        """Return the headline as one line for a terminal."""
+        headline = self._headline()
+        return "" if headline is None else headline.summary()
 
     def _row(self, listed: pd.DataFrame, place: int) -> tuple[str, list[_Cell]]:
         label = listed.index[place]

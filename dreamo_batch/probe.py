@@ -266,7 +266,7 @@ def _say(sentence: str, *, show: bool) -> None:
 
 
 # One good attempt, and one that has to be refused: a service that takes it may bill it.
-N_ORDERS_MAX: Final = 2
+N_ATTEMPTS_MAX: Final = 2
 _SIDE_PX: Final = 512
 _TOO_NARROW_PX: Final = 1
 _NOBODY: Final = "not-a-key-of-this-service"
@@ -349,7 +349,7 @@ def check_service(
         logger.info(
             "checking %s with at most %d attempts, for up to %s USD in all",
             service.settings.service_name,
-            N_ORDERS_MAX,
+            N_ATTEMPTS_MAX,
             most_it_costs(service) or "an unknown number of",
         )
         rows = [_row(visit, name, check) for name, check in CHECKS.items()]
@@ -362,7 +362,7 @@ def most_it_costs(client: Client) -> Decimal | None:
         price = money(client.precharge(_request()).cost)
     except ServiceError:
         return None
-    return None if price is None else N_ORDERS_MAX * price
+    return None if price is None else N_ATTEMPTS_MAX * price
 
 
 def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def test_validate_finds_nothing_wrong(table):
     dreamo.write_table(plain, table)
     result = call("validate", table)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "3 rows: 0 errors" in result.stderr
+    assert "No problems: 3 rows can be submitted." in result.stderr
 
 
 def test_validate_lists_problems_and_leaves_with_2(tmp_path):
@@ -292,8 +292,31 @@ def test_plan_says_what_would_be_bought(words, table, run_dir):
     assert result.exit_code == 0
     assert [list(record) for record in json.loads(result.stdout)] == [list(columns.PLAN)] * 3
     assert {record["action"] for record in json.loads(result.stdout)} == {"new"}
-    assert "3 rows: 3 new. Nothing was sent." in result.stderr
+    assert (
+        "3 of 3 rows are to be bought. 3 new. From now on it costs $0.09. Nothing was sent." in result.stderr
+    )
     assert not run_dir.exists()
+
+
+def test_a_plan_groups_rows_and_lists_them_on_request(tmp_path):
+    """One line per action and reason, and one per kind of warning; --rows has a line per row."""
+    table = write_table(tmp_path, 0, *(f"fox.png,{'a' * 301},{seed},512x512" for seed in (0, 1, 2, 2)))
+    grouped = call("plan", table, "--unit-cost", "0.03")
+    assert [line.split()[:2] for line in grouped.stdout.splitlines()] == [
+        ["action", "rows"],
+        ["new", "3"],
+        ["duplicate", "1"],
+    ]
+    assert grouped.stderr.count("prompt-long in 4 rows (0, 1, 2, 3; column prompt") == 1
+    assert len(call("plan", table, "--rows").stdout.splitlines()) == 5
+    assert len(call("run", table, "--run-dir", tmp_path / "run", "--dry-run").stdout.splitlines()) == 3
+
+
+def test_a_bad_file_is_one_line(tmp_path):
+    """However many rows use it."""
+    table = write_table(tmp_path, 0, *(f"gone.png,on a beach,{seed},512x512" for seed in range(1, 49)))
+    assert call("validate", table).stdout.count("\n") == 1
+    assert len(json.loads(call("validate", table, "--format", "json").stdout)) == 48
 
 
 def test_a_rephrased_seed_sweep_is_said_once_and_changes_no_exit_code(table, run_dir, env):
@@ -493,7 +516,9 @@ def test_spending_without_a_terminal_needs_yes(table, run_dir):
     for env in ({"DREAMO_API_KEY": KEY}, {}):
         result = call(*words, "--max-cost", "5", env=env)
         assert result.exit_code == 2
-        assert "3 new attempts at gateway.example:443, for up to $0.0900; capped at $5" in result.stderr
+        assert (
+            "3 new attempts at gateway.example:443, for up to $0.09; capped at $5.00 in all" in result.stderr
+        )
         assert "--yes" in result.stderr
         assert not run_dir.exists()
 
@@ -780,7 +805,7 @@ def test_an_interrupt_anywhere_leaves_with_3(table, monkeypatch):
     monkeypatch.setattr(dreamo, "validate", interrupted)
     result = call("validate", table)
     assert (result.exit_code, result.stdout) == (3, "")
-    assert "interrupted" in result.stderr
+    assert result.stderr == "Interrupted.\n"
 
 
 def test_as_a_library_call_the_code_is_given_back(table):
@@ -813,7 +838,7 @@ def test_a_second_demo_buys_nothing(demo_data, run_dir):
     """Pictures and a sheet of them; the second time it says that nothing was bought."""
     first = call("demo", "--run-dir", run_dir)
     assert first.exit_code == 0, first.stderr
-    assert "2 pictures were submitted" in first.stderr
+    assert "2 pictures submitted" in first.stderr
     assert (run_dir / "contact.png").exists()
     second = call("demo", "--run-dir", run_dir, "--format", "json")
     assert second.exit_code == 0

@@ -10,6 +10,8 @@ from decimal import Decimal
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.cli.commands import _retry_command
+from dreamo_batch.results.failures import Remedy
 from tests.cli_sweep import at, call, signals_kept, write_table
 
 _kept = pytest.fixture(autouse=True)(signals_kept)
@@ -65,21 +67,52 @@ def test_latency_tells_phases_and_advises(run_dir):
     assert "advice needs at least" in result.stderr
 
 
-def test_failures_tell_the_call_that_retries(run_dir):
-    """Each class with its meaning, its rows, and the call."""
+def test_failures_print_advice_and_the_command_that_retries(run_dir):
+    """Each class with its meaning, its rows, advice and shell commands; ambiguous rows stand apart."""
     lines = json.loads(call("failures", run_dir, "--format", "json").stdout)
     assert {line["error_class"] for line in lines} == {"creation_error", "no_answer"}
-    assert all(line["call"].startswith("dreamo.retry(") for line in lines)
-    assert "creation_error" in call("failures", run_dir).stdout
+    assert all(line["call"].startswith(f"dreamo-batch retry {run_dir} --classes ") for line in lines)
+    failed, ambiguous = call("failures", run_dir).stdout.split("Ambiguous: may have been accepted and billed")
+    assert f"dreamo-batch retry {run_dir} --classes creation_error\n" in failed
+    assert "Retry: nothing was generated." in failed
+    assert f"dreamo-batch resolve {run_dir} ROW --task-id ID  # accepted" in ambiguous
+    assert f"dreamo-batch retry {run_dir} --classes ambiguous  # may be paid twice" in ambiguous
+    assert "dreamo.retry" not in failed + ambiguous
+
+
+@pytest.mark.parametrize(
+    ("remedy", "command"),
+    [
+        (Remedy("my runs/a"), "dreamo-batch run TABLE --run-dir 'my runs/a'"),
+        (Remedy("r", "no_answer"), "dreamo-batch retry r --classes no_answer"),
+        (Remedy("r", "rejected", ("a,b", "c")), "dreamo-batch retry r --classes rejected --rows '\"a,b\",c'"),
+        (Remedy("r", "rejected", (), ("0123",)), None),
+    ],
+)
+def test_commands_name_rows_so_that_the_shell_reads_them(remedy, command):
+    """Labels as CSV, quoted; where labels can't tell rows apart there is no command."""
+    assert _retry_command(remedy) == command
+
+
+def test_results_can_list_every_attempt(tmp_path):
+    """--all is load(all=True): rows that left the table are still there."""
+    path = write_table(tmp_path, 2)
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        env = at(gateway)
+        call("run", path, "--run-dir", tmp_path / "run", env=env)
+        call("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run", env=env)
+    assert len(json.loads(call("results", tmp_path / "run", "--format", "json").stdout)) == 1
+    everything = call("results", tmp_path / "run", "--all", "--format", "json")
+    assert len(json.loads(everything.stdout)) == 2
+    assert call("results", tmp_path / "run", "--all").stdout.count("images/") == 2
 
 
 def test_nothing_failed_is_said(tmp_path):
-    """No data, and a hint."""
+    """A sentence instead of an empty table."""
     with dreamo.LocalGateway(engine="flat") as gateway:
         call("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run", env=at(gateway))
     result = call("failures", tmp_path / "run")
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert "nothing failed" in result.stderr
+    assert (result.exit_code, result.stdout) == (0, "Nothing failed.\n")
 
 
 def test_export_writes_a_folder(run_dir, tmp_path):

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wcwidth import wcswidth
 
 from dreamo_batch import errors
 from dreamo_batch.cli import output, process
-from dreamo_batch.cli.output import layout, plain, records, width_of
+from dreamo_batch.cli.output import plain, records
+from dreamo_batch.text import aligned
 
 cells = st.none() | st.integers() | st.text(max_size=80)
 
@@ -23,7 +25,7 @@ cells = st.none() | st.integers() | st.text(max_size=80)
 @given(st.lists(st.tuples(cells, cells, cells), max_size=5), st.none() | st.integers(1, 120))
 def test_a_table_is_one_harmless_line_per_row(rows, width):
     """Whatever the cells hold, nothing but printable characters reaches the terminal, and no line is added."""
-    text = layout(["a", "b", "c"], rows, width=width)
+    text = aligned(["a", "b", "c"], rows, width=width)
     assert len(text.split("\n")) == len(rows) + 1
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text.replace("\n", ""))
     text.encode("utf-8")
@@ -32,31 +34,31 @@ def test_a_table_is_one_harmless_line_per_row(rows, width):
 @given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=5), st.integers(50, 120))
 def test_a_table_fits_the_terminal(rows, width):
     """Columns but the last are cut until the table fits."""
-    assert all(width_of(line) <= width for line in layout(["a", "b", "c"], rows, width=width).split("\n"))
+    assert all(wcswidth(line) <= width for line in aligned(["a", "b", "c"], rows, width=width).split("\n"))
 
 
 def test_columns_stand_below_each_other_with_chinese_and_emoji():
     """Wide characters count twice, accents not at all."""
-    lines = layout(["prompt", "seed"], [["雪山", 1], ["🦊", 22], ["e\u0301", 333]]).split("\n")
-    assert len({width_of(line) for line in lines}) == 1
+    lines = aligned(["prompt", "seed"], [["雪山", 1], ["🦊", 22], ["e\u0301", 333]]).split("\n")
+    assert len({wcswidth(line) for line in lines}) == 1
 
 
 def test_a_long_cell_is_cut_with_a_mark_and_the_last_one_runs_on():
     """Prompts are shortened; the sentence at the end of a line is not."""
-    text = layout(["prompt", "message"], [["雪" * 100, "m" * 100]])
+    text = aligned(["prompt", "message"], [["雪" * 100, "m" * 100]])
     assert "雪…" in text
     assert "m" * 100 in text
 
 
 def test_escape_sequences_are_shown_not_obeyed():
     """C0, C1 and direction marks become their names."""
-    text = layout(["prompt"], [["\x1b[2J\x9b31m\u202egnp.exe\r"]])
+    text = aligned(["prompt"], [["\x1b[2J\x9b31m\u202egnp.exe\r"]])
     assert r"\x1b[2J\x9b31m\u202egnp.exe\r" in text
 
 
 def test_a_table_without_columns_or_rows_is_its_heading():
     """An empty table can be laid out."""
-    assert layout(["a", "b"], []) == "a  b"
+    assert aligned(["a", "b"], []) == "a    b"
 
 
 def test_records_hold_plain_values_only():
@@ -91,7 +93,7 @@ def test_records_of_a_labelled_frame_begin_with_the_labels():
     """Index levels come first and never hide a column of the same name."""
     index = pd.MultiIndex.from_tuples([("a", 1)], names=["scene", "seed"])
     assert records(pd.DataFrame({"seed": [7]}, index=index)) == [{"scene": "a", "seed_1": 1, "seed": 7}]
-    assert records(pd.DataFrame({"prompt": ["x"]}), with_position=True) == [{"row": 0, "prompt": "x"}]
+    assert records(pd.DataFrame({"prompt": ["x"]}), with_labels=True) == [{"row": 0, "prompt": "x"}]
 
 
 def test_plain_reads_dates_and_strange_objects():
@@ -102,10 +104,11 @@ def test_plain_reads_dates_and_strange_objects():
 
 
 def test_an_empty_frame_is_an_empty_json_list(capsys):
-    """No rows are no records, and nothing on a terminal."""
+    """No rows are no records, and a sentence on a terminal."""
     output.show_frame(pd.DataFrame({"a": []}), "json")
-    output.show_frame(pd.DataFrame({"a": []}), "table")
     assert json.loads(capsys.readouterr().out) == []
+    output.show_frame(pd.DataFrame({"a": []}), "table", if_empty="No attempts.")
+    assert capsys.readouterr().out == "No attempts.\n"
 
 
 def test_a_summary_as_csv_has_every_status(capsys):

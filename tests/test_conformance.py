@@ -82,7 +82,7 @@ def test_what_a_service_breaks_is_named(gateway, stage, faults, broken, unseen):
     gateway.faults.script(stage, *faults, seconds=0)
     checks = dreamo.check_service(gateway.base_url, gateway.api_key)
     assert (failed(checks), not_checked(checks)) == (broken, unseen)
-    assert len(gateway.invoice()) <= probe.N_ORDERS_MAX
+    assert len(gateway.invoice()) <= probe.N_ATTEMPTS_MAX
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_each_check_fails_alone(name):
         checks = dreamo.check_service(client=client, timeout_s=0.5)
         n_attempts = sum("attempt" in what_is_asked(request) for request in server.requests)
     assert (failed(checks), not_checked(checks)) == ({name}, unseen), checks.to_string()
-    assert n_attempts <= probe.N_ORDERS_MAX
+    assert n_attempts <= probe.N_ATTEMPTS_MAX
 
 
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):

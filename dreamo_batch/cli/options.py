@@ -1,4 +1,4 @@
-"""The options of the commands; those of `run` are declared once, for every command that takes them."""
+"""The options that several commands share; those of `run` are declared once."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def _option(*flags: str, **attributes: Any) -> click.Option:
+def option(*flags: str, **attributes: Any) -> click.Option:
+    """Declare an option."""
     return click.Option(flags, **attributes)
 
 
-# Every keyword of `run()` but key, client, gateway and progress; names and defaults are those of the function.
+# Every keyword of `run()` except api_key, client, gateway and progress, with the same names and defaults.
 RUN: Final[dict[str, click.Option]] = {
-    "base_url": _option(
+    "base_url": option(
         "--base-url",
         metavar="URL",
-        help="Where the service is; default: DREAMO_BASE_URL, else the public gateway.",
+        help="Address of the service; default: DREAMO_BASE_URL, else the public gateway.",
     ),
-    "allow_private_links": _option(
+    "allow_private_links": option(
         "--allow-private-links", is_flag=True, help="Follow links to pictures that lead to private addresses."
     ),
-    "max_cost": _option(
+    "max_cost": option(
         "--max-cost",
         metavar="USD",
-        help="Cap over everything ever submitted in the directory; stored until given anew, inf lifts it.",
+        help="Spending cap for the run directory. Kept until changed; inf removes it.",
     ),
-    "max_new_cost": _option(
+    "max_new_cost": option(
         "--max-new-cost",
         metavar="USD",
-        help="What this call may add at most; not stored. Default: the sum you agree to.",
+        help="The most that this call may spend; not stored. Default: the sum you agree to.",
     ),
-    "unit_cost": _option(
+    "unit_cost": option(
         "--unit-cost",
         metavar="USD",
-        help="What each attempt reserves; default: what the service tells, or was seen.",
+        help="Price to reserve for each attempt; default: the service's price, or the highest so far.",
     ),
-    "pilot": _option(
+    "pilot": option(
         "--pilot",
         type=click.IntRange(min=1),
         metavar="N",
-        help="With a cap and no known price: buy up to N attempts first, in all, which the cap can't bind.",
+        help="With a cap and no known price: first buy up to N attempts in all, which the cap can't limit.",
     ),
-    "max_in_flight": _option(
+    "max_in_flight": option(
         "--max-in-flight",
         type=click.IntRange(min=1),
         default=8,
@@ -62,72 +63,72 @@ RUN: Final[dict[str, click.Option]] = {
         metavar="N",
         help="Tasks at the service at once.",
     ),
-    "download": _option("--download/--no-download", default=True, help="Save the pictures, or don't."),
-    "fix_images": _option(
+    "download": option("--download/--no-download", default=True, help="Save the pictures, or don't."),
+    "fix_images": option(
         "--fix-images",
         is_flag=True,
-        help="Send corrected copies of pictures that the service would not take.",
+        help="Send corrected copies of pictures that the service would not accept.",
     ),
-    "keep_references": _option(
+    "keep_references": option(
         "--keep-references/--no-keep-references",
         default=True,
         help="Keep copies of the reference pictures in the run directory, or don't.",
     ),
-    "on_invalid": _option(
+    "on_invalid": option(
         "--on-invalid",
         type=click.Choice(["raise", "skip"]),
         default="raise",
         show_default=True,
         help="What to do about rows that can't be submitted.",
     ),
-    "on_ambiguous": _option(
+    "on_ambiguous": option(
         "--on-ambiguous",
         type=click.Choice(["hold", "resubmit"]),
         default="hold",
         show_default=True,
-        help="resubmit: attempt rows again that were ambiguous before; they may be paid twice.",
+        help="resubmit: submit rows again that were ambiguous before; they may be paid twice.",
     ),
-    "max_attempts": _option(
+    "max_attempts": option(
         "--max-attempts",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
         metavar="N",
-        help="Attempts of a job in all, for failures that are known to be unbilled.",
+        help="Attempts per job in all, for failures known to be unbilled.",
     ),
-    "retry_failed": _option(
-        "--retry-failed", is_flag=True, help="Attempt rows again, once, that had failed before."
+    "retry_failed": option(
+        "--retry-failed", is_flag=True, help="Submit rows that failed before again, once."
     ),
-    "random_seed": _option(
+    "random_seed": option(
         "--random-seed",
         type=click.Choice(["record", "service"]),
         default="record",
         show_default=True,
-        help="record: draw missing seeds before sending; service: leave it to the service.",
+        help="Missing seeds: record draws them here before sending, service leaves them to the service.",
     ),
-    "task_timeout_s": _option(
+    "task_timeout_s": option(
         "--task-timeout-s",
         type=click.FloatRange(min=0, min_open=True),
         default=900.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long to wait for a task in this call; the next call asks for it again.",
+        help="How long to wait for a task; the next call asks for it again.",
     ),
-    "adopt_copy": _option(
+    "adopt_copy": option(
         "--adopt-copy",
         is_flag=True,
-        help="Attempt also in a copy of a run directory, whose original may, too.",
+        help="Submit even in a copy of a run directory, whose original may submit the same.",
     ),
-    "base_dir": _option(
+    "base_dir": option(
         "--base-dir",
         metavar="DIR",
-        help="Where relative image paths start; default: the table file's folder.",
+        help="Folder of relative image paths; default: the table file's.",
     ),
 }
-# The table of a directory is stored as it was checked.
+# `retry` uses the stored table, so these are not for it.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
-# What `plan` can be told; it takes the others too, so that a line can be planned before it is run.
+# What `plan` uses; it accepts the others too, so that a command line can be planned before it is run.
 PLAN: Final = (
     "max_cost",
     "unit_cost",
@@ -141,69 +142,78 @@ PLAN: Final = (
 )
 
 TABLE: Final = click.Argument(["table"])
-# How the file of TABLE is read, where that can't be found out.
+# How to read TABLE, where detection fails.
 ABOUT_FILE: Final = (
-    _option(
-        "--delimiter", metavar="CHARACTER", help="What separates the cells of CSV, or tab; default: found."
-    ),
-    _option("--decimal", type=click.Choice([".", ","]), help="The decimal mark in CSV; default: found."),
-    _option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
+    option("--delimiter", metavar="CHARACTER", help="Delimiter of CSV, or tab; default: detected."),
+    option("--decimal", type=click.Choice([".", ","]), help="Decimal mark in CSV; default: detected."),
+    option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
 )
 RUN_DIR: Final = click.Argument(["run_dir"], required=False)
-RUN_DIR_OPTION: Final = _option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
+RUN_DIR_OPTION: Final = option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
 RUN_DIRS: Final = click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]...")
-RUN_DIRS_OPTION: Final = _option(
-    "--run-dir", "run_dirs_option", multiple=True, metavar="RUN_DIR", help="A run directory; several add up."
+RUN_DIRS_OPTION: Final = option(
+    "--run-dir", "run_dirs_option", multiple=True, metavar="RUN_DIR", help="A run directory; may be repeated."
 )
-LOCAL: Final = _option(
+LOCAL: Final = option(
     "--local",
     is_flag=True,
-    help="Use the embedded local gateway: no key, no cost; its state is kept in the run directory.",
+    help="Use the embedded local gateway: no key, no cost. Its state is kept in the run directory.",
 )
-YES: Final = _option("--yes", is_flag=True, help="Agree to what it costs, without being asked.")
-NO_CAP: Final = _option(
+YES: Final = option("--yes", is_flag=True, help="Agree to the cost without being asked.")
+NO_CAP: Final = option(
     "--no-cap", is_flag=True, help="With --yes: don't stop this call at 1.25 times what it should cost."
 )
-FORMAT: Final = _option(
+FORMAT: Final = option(
     "--format",
     "format_",
     type=click.Choice(["table", "json", "csv"]),
     default="table",
     show_default=True,
-    help="How the data on standard output is written.",
+    help="Format of standard output.",
 )
 
-_SAYING: Final = "dreamo_batch.saying"
+ROWS: Final = option("--rows", is_flag=True, help="List each row instead of grouping alike ones.")
+EXCEL_SAFE: Final = option(
+    "--excel-safe", is_flag=True, help="Keep spreadsheets from reading cells as formulas."
+)
+BY: Final = option(
+    "--by",
+    multiple=True,
+    metavar="COLUMNS",
+    help='Columns such as prompt,seed; also run_dir, size, hour, or a length of time such as "1h".',
+)
+
+_VERBOSITY: Final = "dreamo_batch.verbosity"
 
 
-def saying(*, is_hidden: bool = False) -> list[click.Option]:
-    """Declare the options that say how much is said: of all commands, and of each."""
-    common: dict[str, Any] = {"expose_value": False, "callback": _say_so, "hidden": is_hidden}
+def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
+    """Declare the options for how much is shown."""
+    common: dict[str, Any] = {"expose_value": False, "callback": _set_verbosity, "hidden": is_hidden}
     return [
-        _option(
+        option(
             "-v",
             "--verbose",
             count=True,
-            help="Show the log of what is done; twice: its details too.",
+            help="Show the log; twice: with details.",
             **common,
         ),
-        _option("-q", "--quiet", is_flag=True, help="Show only errors and warnings.", **common),
-        _option("--log-file", metavar="PATH", help="Add the log to a file, with dates.", **common),
+        option("-q", "--quiet", is_flag=True, help="Show only errors and warnings.", **common),
+        option("--log-file", metavar="PATH", help="Append the dated log to a file.", **common),
     ]
 
 
-def _say_so(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Say as much as was asked for up to this option."""
+def _set_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Apply the options for how much is shown, as far as they have been parsed."""
     if not value:
         return
-    asked = context.meta.setdefault(_SAYING, {"verbose": 0, "quiet": False, "log_file": None})
-    asked[option.name] = value
+    asked = context.meta.setdefault(_VERBOSITY, {"verbose": 0, "quiet": False, "log_file": None})
+    asked[parameter.name] = value
     if (before := asked.pop("until", None)) is not None:
         before.close()
     until = asked["until"] = ExitStack()
     context.find_root().call_on_close(until.close)
     until.enter_context(
-        output.saying(verbosity=asked["verbose"], quiet=asked["quiet"], log_file=asked["log_file"])
+        output.logging_to(verbosity=asked["verbose"], quiet=asked["quiet"], log_file=asked["log_file"])
     )
 
 
@@ -211,7 +221,7 @@ _PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
 
 
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
-    """Read the table of a command; takes the options about its file out of the others."""
+    """Read the table of a command; removes the options about its file from the others."""
     import dreamo_batch as dreamo
 
     delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
@@ -229,7 +239,7 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
 
 
 def run_dir_of(argument: str | None, option: str | None) -> str:
-    """Give the run directory, named as an argument or with `--run-dir`."""
+    """Return the run directory, named as an argument or with `--run-dir`."""
     named = argument if option is None else option
     if named is None or (argument is not None and option is not None):
         raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
@@ -237,20 +247,20 @@ def run_dir_of(argument: str | None, option: str | None) -> str:
 
 
 def run_dirs_of(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Give the run directories, named as arguments or with `--run-dir`."""
+    """Return the run directories, named as arguments or with `--run-dir`."""
     if not (arguments or options):
         raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
     return [*arguments, *options]
 
 
 def split(given: Sequence[str]) -> list[str] | None:
-    """Read comma-separated words as CSV does, so that a quoted label may hold a comma; None if there are none."""
+    """Split comma-separated words as CSV does, so that a quoted label may contain a comma; None if there are none."""
     words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
     return [word for word in words if word] or None
 
 
 def python_to_shell(text: str) -> str:
-    """Spell the library's keywords in a message as options of the command line."""
+    """Write the library's keywords in a message as options of the command line."""
     return _PYTHON.sub(_as_option, text.replace('gateway="local"', "--local"))
 
 

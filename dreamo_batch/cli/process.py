@@ -1,7 +1,7 @@
-"""Exit codes: the one place where errors and results become a number.
+"""Exit codes: what errors and results become when the process ends.
 
 0: every row completed and its picture saved. 1: finished, but not all of them. 2: nothing was done, because of the
-command line, the table or the directory. 3: stopped early; the same command again goes on.
+command line, the table or the directory. 3: stopped early; the same command again resumes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ MEANINGS: Final = {
 }
 
 _OPEN: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
-# The disk, or the terminal that was written to, went away: nothing is wrong with what was asked for.
+# The disk or the terminal is gone; nothing is wrong with the arguments.
 _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 
 
 def of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
-    """Give the code of a run that came to its end."""
+    """Return the code of a run that has ended."""
     status = results[columns.STATUS]
     if status.isin(_OPEN).any():
         return STOPPED
@@ -60,7 +60,7 @@ def of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
 
 
 def of_error(error: BaseException) -> int:
-    """Give the code of a command that ended with an exception."""
+    """Return the code of a command that ended with an exception."""
     match error:
         case click.exceptions.Exit(exit_code=code):
             return code
@@ -70,11 +70,11 @@ def of_error(error: BaseException) -> int:
             return UNUSABLE
         case OSError(errno=number):
             return STOPPED if number in _GONE else UNUSABLE
-        case _:  # an interrupt, or an error of ours: what was bought is on disk
+        case _:  # an interrupt or a bug: what was bought is on disk
             return STOPPED
 
 
-# Packages of the extras, by the name of the module that is missing without them.
+# Modules that come with an extra.
 _EXTRAS: Final = {
     "fastapi": "local",
     "uvicorn": "local",
@@ -83,16 +83,16 @@ _EXTRAS: Final = {
 }
 
 
-class Door(click.Group):
-    """The group of all commands; calling it runs one and leaves the process with its code."""
+class CommandGroup(click.Group):
+    """The group of all commands; runs one and exits with its code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """List the commands in the order in which they are used."""
+        """List the commands in the order they were added."""
         return list(self.commands)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command; how much it says can be told before its name and after it."""
-        cmd.params = [*cmd.params, *options.saying(is_hidden=True)]
+        """Add a command; the options for how much is shown may stand before or after its name."""
+        cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
         super().add_command(cmd, name)
 
     def main(
@@ -103,40 +103,40 @@ class Door(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command and leave the process with its exit code."""
+        """Run a command and exit with its code."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        _take_signals()
+        _handle_signals()
         _open_missing_files()
-        _never_fail_on_letters()
+        _escape_unencodable()
         words = list(sys.argv[1:] if args is None else args)
         try:
             with self.make_context(prog_name or "dreamo-batch", words, **extra) as context:
                 code = self.invoke(context) or DONE
-        except BaseException as error:  # noqa: BLE001 - the last one to know of it says it, and gives the code
-            _tell(error)
+        except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
+            _print_error(error)
             code = of_error(error)
         sys.exit(code)
 
 
-def _never_fail_on_letters() -> None:
-    """Write out what the terminal's encoding has no letter for."""
+def _escape_unencodable() -> None:
+    """Escape characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _open_missing_files() -> None:
-    """Open standard files that the process began without, lest the next file opened take their number."""
+    """Open standard files that are missing, so that no other file takes their number."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
-def _take_signals() -> None:
-    """Let SIGTERM and SIGHUP count as an interrupt from the first moment to the last."""
+def _handle_signals() -> None:
+    """Treat SIGTERM and SIGHUP as an interrupt."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number, handler in ((signal.SIGTERM, signal.default_int_handler), (signal.SIGHUP, _hang_up)):
@@ -145,43 +145,43 @@ def _take_signals() -> None:
 
 
 def _hang_up(number: int, _: FrameType | None) -> NoReturn:
-    """Interrupt once: a terminal and its shell both tell that the line is gone."""
+    """Interrupt once: a terminal and its shell both send SIGHUP."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _tell(error: BaseException) -> None:
-    """Say on standard error what ended the command."""
+def _print_error(error: BaseException) -> None:
+    """Print the error that ended the command."""
     match error:
         case click.exceptions.Exit():
             pass
         case KeyboardInterrupt():
-            warn("interrupted")
+            warn("Interrupted.")
         case BrokenPipeError():
             silence(sys.stdout)
             silence(sys.stderr)
         case click.ClickException():
-            _tell_usage(error)
+            _print_usage(error)
         case DreamoError():
-            _say(options.python_to_shell(str(error)))
+            _print_line(options.python_to_shell(str(error)))
             if isinstance(error, InvalidTable):
                 warn("`dreamo-batch validate TABLE` lists every problem.")
         case OSError():
-            _say(str(error))
+            _print_line(str(error))
         case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
-            _say(f"{name} is not installed; it comes with pip install 'dreamo-batch[{_EXTRAS[name]}]'")
+            _print_line(f"{name} is not installed; run pip install 'dreamo-batch[{_EXTRAS[name]}]'")
         case _:
             warn(_without_key("".join(traceback.format_exception(error))))
 
 
-def _tell_usage(error: click.ClickException) -> None:
+def _print_usage(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         warn(error.ctx.get_usage())
-        warn(f"`{error.ctx.command_path} --help` tells more.")
-    _say(error.format_message())
+        warn(f"See `{error.ctx.command_path} --help`.")
+    _print_line(error.format_message())
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     warn(f"error: {_without_key(text)}")
 
 

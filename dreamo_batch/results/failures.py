@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dreamo_batch.results.load import RunDir
 
@@ -95,6 +96,14 @@ CLASSES: Final = {
         "Run again to fetch it; it isn't submitted again.",
     ),
 }
+AMBIGUOUS_CLASSES: Final = (
+    classes.OTHER_TASK,
+    classes.NO_ANSWER,
+    classes.SERVER_ERROR,
+    classes.UNREADABLE,
+    classes.REDIRECTED,
+    effects.INTERRUPTED,
+)
 # What the same row gets again, however often it is submitted.
 _FAILS_AGAIN: Final = {classes.REJECTED, classes.MODERATION, classes.FORBIDDEN, classes.OUTPUT_REJECTED}
 _UNKNOWN: Final = Meaning("The row failed for a reason that has no description.", "Read its message.")
@@ -112,6 +121,28 @@ _PARTS: Final = (
     (re.compile(r"\b(?=\w*\d)(?=\w*[a-z])\w{12,}\b", re.IGNORECASE), "<id>"),
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """How to try rows again: a retry of a class, or another run if there is none; all of the class, or some rows."""
+
+    run_dir: str | None
+    classes: str | None = None
+    labels: tuple[str, ...] = ()
+    job_ids: tuple[str, ...] = ()  # where labels name other rows too
+
+    def as_python(self) -> str:
+        """Return the call as Python text."""
+        place = columns.RUN_DIR if self.run_dir is None else json.dumps(self.run_dir, ensure_ascii=False)
+        if self.classes is None:
+            return f"dreamo.run(jobs, {place})"
+        rows = ""
+        if self.labels:
+            rows = f"rows={json.dumps(self.labels, ensure_ascii=False)}, "
+        elif self.job_ids:
+            rows = f'rows=dreamo.load({place})["{columns.JOB_ID}"].isin({json.dumps(self.job_ids)}), '
+        return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
 
 
 def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
@@ -172,8 +203,10 @@ def known_classes() -> set[str]:
     return {*CLASSES, *(code.error_class for code in ERROR_CODES.values() if code.error_class)}
 
 
-def summarise_failures(history: History) -> pd.DataFrame:
-    """Group what failed, the most frequent first."""
+def summarise_failures(
+    history: History, *, spelled: Callable[[Remedy], str | None] = Remedy.as_python
+) -> pd.DataFrame:
+    """Group what failed, the most frequent first; `spelled` writes the calls that try it again."""
     rows, attempts = history.rows, history.attempts
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
     is_bad = attempts[columns.STAGE].isin(_BAD) & attempts[columns.ERROR_CLASS].notna()
@@ -188,7 +221,7 @@ def summarise_failures(history: History) -> pd.DataFrame:
     codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
     explained = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
     table[[columns.MEANING, columns.ADVICE]] = pd.DataFrame(explained, columns=Meaning._fields)
-    _add_examples(table, rows, of_rows)
+    _add_examples(table, rows, of_rows, spelled)
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
@@ -226,42 +259,39 @@ def _count(table: pd.DataFrame, attempts: pd.DataFrame, of_rows: np.ndarray, of_
     table[columns.SPENT] = sums(attempts[columns.COST], of_attempts, n)
 
 
-def _add_examples(table: pd.DataFrame, rows: pd.DataFrame, of_rows: np.ndarray) -> None:
+def _add_examples(
+    table: pd.DataFrame, rows: pd.DataFrame, of_rows: np.ndarray, spelled: Callable[[Remedy], str | None]
+) -> None:
     """Name rows of each group, and the call that retries them."""
     parts = dict(iter(rows.groupby(of_rows)))
     chosen = [parts.get(number, rows.iloc[:0]) for number in range(len(table))]
     table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in chosen]
     table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in chosen]
-    table[columns.CALL] = [_call(part, rows) for part in chosen]
+    remedies = [_remedy(part, rows) for part in chosen]
+    table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
 
 
-def _call(part: pd.DataFrame, rows: pd.DataFrame) -> str | None:
-    """Write the call that retries just these rows; what was paid for is only fetched again."""
+def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
+    """Return how to try just these rows again; what was paid for is only fetched again."""
     if not len(part):
         return None
     first = part.iloc[0]
     status, error_class, run_dir = first[columns.STATUS], first[columns.ERROR_CLASS], first[columns.RUN_DIR]
     if status == columns.INVALID or (status == columns.FAILED and not may_pass_again(error_class)):
         return None
-    place = json.dumps(run_dir, ensure_ascii=False) if isinstance(run_dir, str) else columns.RUN_DIR
+    place = run_dir if isinstance(run_dir, str) else None
     if status not in _RETRIED:
-        return f"dreamo.run(jobs, {place})"
+        return Remedy(place)
     name, word = (
         (columns.STATUS, columns.AMBIGUOUS)
         if status == columns.AMBIGUOUS
         else (columns.ERROR_CLASS, error_class)
     )
-    here = rows[rows[columns.RUN_DIR] == run_dir] if isinstance(run_dir, str) else rows
+    here = rows if place is None else rows[rows[columns.RUN_DIR] == place]
     of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
-    return f"dreamo.retry({place}, {_chosen(part, of_class, place)}classes={json.dumps(word)})"
-
-
-def _chosen(part: pd.DataFrame, of_class: pd.DataFrame, place: str) -> str:
-    """Name the rows unless the class is enough; by job where labels stand for other rows of the class too."""
     if len(part) == len(of_class):
-        return ""
+        return Remedy(place, word)
     labels = part[LABEL].drop_duplicates()
     if of_class[LABEL].isin(labels).sum() == len(part):
-        return f"rows={json.dumps(labels.tolist(), ensure_ascii=False)}, "
-    jobs = part[columns.JOB_ID].drop_duplicates().tolist()
-    return f'rows=dreamo.load({place})["{columns.JOB_ID}"].isin({json.dumps(jobs)}), '
+        return Remedy(place, word, labels=tuple(labels))
+    return Remedy(place, word, job_ids=tuple(part[columns.JOB_ID].drop_duplicates()))
