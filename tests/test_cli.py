@@ -500,7 +500,7 @@ def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
     result = call("run", path, "--run-dir", tmp_path / "run", *words, env=env)
     assert result.exit_code == 0
     assert "warning: " in result.stderr
-    assert "1 blank row was left out" in result.stderr
+    assert "skipped 1 blank row" in result.stderr
     done = dreamo.load(tmp_path / "run")
     assert done["weight"].tolist() == [0.5, 1.0]
     assert call("validate", path, "--rename", "pic", env=env).exit_code == 2
