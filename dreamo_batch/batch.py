@@ -732,7 +732,9 @@ def start(
 
     Parameters
     ----------
-    table, run_dir
+    table : pandas.DataFrame
+        As for `dreamo_batch.run`.
+    run_dir : path-like
         As for `dreamo_batch.run`.
     client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, base_dir : optional
         As for `dreamo_batch.run`.

@@ -91,12 +91,14 @@ def probe_seeds(
     k : int
         Rows to buy twice; all, if the table has fewer.
     ask : callable, optional
-        Is given the sentence on what is bought and what it can cost, before anything is sent; unless it gives True,
-        nothing is. Not called if nothing is to be bought.
-    client, api_key, base_url, gateway, unit_cost, progress, base_dir
+        Called before anything is sent, with a sentence on what would be bought and what it can cost; nothing is sent
+        unless it returns True. Not called if there is nothing to buy.
+    client, api_key, base_url, gateway, unit_cost, base_dir : optional
+        As for `run`.
+    progress : bool
         As for `run`.
     **options
-        Every other option of `run`.
+        Any other option of `run`.
 
     Returns
     -------

@@ -182,8 +182,12 @@ def download(
         Rows of results, any part of them, or a run directory for all of its table.
     run_dir : path-like, optional
         The run directory; default: the one that the results came from.
-    client, api_key, base_url, gateway, allow_private_links, progress
-        As for `run`; a run of the local gateway is recognised by itself.
+    client, api_key, base_url, gateway : optional
+        As for `run`. Default: the local gateway if the run used it, else as for `run`.
+    allow_private_links : bool
+        As for `run`.
+    progress : bool
+        As for `run`.
 
     Returns
     -------
