@@ -207,7 +207,7 @@ def test_lengths_and_rates_are_readable():
     """Never more than two units, never a negative time."""
     assert (duration(-1), duration(60), duration(86_400)) == ("0 s", "1 min", "1 d")
     assert (about(0.1), about(61)) == ("5 s", "2 min")
-    assert (rate(1), rate(0.0001), rate(1 / 60)) == ("1 rows/s", "0.4 rows/h", "1 rows/min")
+    assert (rate(1), rate(0.0001), rate(1 / 60)) == ("1 row/s", "0.4 rows/h", "1 row/min")
 
 
 def test_messages_keep_their_lines():

@@ -178,7 +178,8 @@ def rate(rows_per_s: float) -> str:
     """Return a rate per second, minute or hour, whichever is the first to reach one."""
     per_s, unit = next((pair for pair in _RATES if rows_per_s * pair[0] >= 1), _RATES[-1])
     number = rows_per_s * per_s
-    return f"{number:.1f} rows/{unit}".replace(".0 ", " ") if number < _TEN else f"{number:,.0f} rows/{unit}"
+    shown = f"{number:.1f}".removesuffix(".0") if number < _TEN else f"{number:,.0f}"
+    return f"{shown} {'row' if shown == '1' else 'rows'}/{unit}"
 
 
 def about(seconds: float) -> str:
