@@ -143,6 +143,7 @@ def test_many_groups_are_cut_and_counted():
             "a fox in the snow, " * 3 + place + ", in oils" * 9
             for place in ("by a lake", "by a river", "at sea")
         ],
+        ["海边的小屋" * 12 + "早晨", "海边的小屋" * 12 + "晚上"],
         [f"{'a fox ' * 9}{one}{' in snow' * 9}{other}{' at sea' * 9}" for one in "ab" for other in "cd"],
     ],
 )

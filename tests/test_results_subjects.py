@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamo_batch.results import measure
-from dreamo_batch.results.measure import Reference, Subject, find_subjects
+from dreamo_batch.results.measure import SentReference, Subject, find_subjects
 from tests.histories import ambiguous, completed, failed, results
 
 
@@ -31,5 +31,5 @@ def test_rows_without_a_picture_say_why(tmp_path):
 
 def test_a_reference_at_a_url_is_not_fetched():
     """The row says so."""
-    subject = Subject(Path("run"), Path("run/images/a.jpg"), "00", Reference(None, "00"))
+    subject = Subject(Path("run"), Path("run/images/a.jpg"), "00", SentReference(None, "00"))
     assert measure._why_no_pair(subject) == "its reference is at a URL, which is not fetched"

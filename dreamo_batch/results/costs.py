@@ -95,7 +95,7 @@ def summarise_costs(
 
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     """Add up the amounts that can be read, exactly, group by group."""
-    known = {amount: money(amount) for amount in amounts.dropna().unique()}  # one price stands in most rows
+    known = {amount: money(amount) for amount in amounts.dropna().unique()}  # most amounts are the same
     totals = [ZERO] * n_groups
     with localcontext(EXACT):
         for amount, number in zip(amounts, of_groups, strict=True):
@@ -104,14 +104,14 @@ def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
 
 
 def _is_usable(attempts: pd.DataFrame) -> pd.Series:
-    """Say which attempts gave a picture that is, or can still be, on disk."""
+    """Return which attempts produced a picture that is, or can still be, on disk."""
     has_picture = attempts[columns.OUTPUT_URL].notna() | attempts[columns.OUTPUT_PATH].notna()
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
     return is_completed & has_picture & attempts[columns.OUTPUT_ERROR].isna()
 
 
 def _is_unpriced(attempts: pd.DataFrame) -> pd.Series:
-    """Say which attempts' cost is not known; one that failed and can't have been billed cost nothing."""
+    """Return which attempts have an unknown cost; one that failed and can't have been billed cost nothing."""
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
     is_free = (attempts[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
     is_unknown = attempts[columns.COST].isna() & ~is_free
@@ -148,7 +148,7 @@ def _n_where(is_true: pd.Series, groups: Groups) -> np.ndarray:
 def _sums(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
     cost, reserved, is_usable = attempts[columns.COST], attempts[columns.RESERVED], _is_usable(attempts)
     may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
-    is_several = attempts[columns.ATTEMPTS] > 1  # on one line, where nobody can tell which of them was paid
+    is_several = attempts[columns.ATTEMPTS] > 1  # summed up: which of them was paid is unknown
     is_known = _n_where(cost.notna() | ~_is_unpriced(attempts), groups) > 0
     is_empty = _count(groups.of_attempts, groups) == 0
     return pd.DataFrame(

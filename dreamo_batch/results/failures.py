@@ -65,7 +65,7 @@ CLASSES: Final = {
     ),
     classes.NO_ANSWER: Meaning(_MAY_HAVE_ARRIVED + "the request was sent, and no reply came.", _CHECK_FIRST),
     classes.SERVER_ERROR: Meaning(
-        _MAY_HAVE_ARRIVED + "the server replied with an error of its own.", _CHECK_FIRST
+        _MAY_HAVE_ARRIVED + "the server replied with an internal error.", _CHECK_FIRST
     ),
     classes.UNREADABLE: Meaning(_MAY_HAVE_ARRIVED + "the service's reply can't be read.", _CHECK_FIRST),
     classes.REDIRECTED: Meaning(
@@ -185,7 +185,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
 def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
     """Explain a failure by its code where that is documented, else by its class.
 
-    Moderation has no code of its own: it comes under the codes of other errors, and means something else.
+    Moderation has no code: it comes under the codes of other errors, and means something else.
     """
     known = ERROR_CODES.get(error_code or "")
     if known is not None and known.error_class == error_class:
@@ -228,7 +228,7 @@ def summarise_failures(
 
 
 def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
-    """Return rows or attempts with the columns they are grouped by; a picture not saved is a class of its own."""
+    """Return rows or attempts with the columns they are grouped by; a picture not saved has its own class."""
     is_unsaved = lines[columns.ERROR_CLASS].isna()
     messages = lines[columns.ERROR_MESSAGE].mask(is_unsaved, lines[columns.OUTPUT_ERROR])
     patterns = {text: pattern_of(text) for text in messages.dropna().unique()}

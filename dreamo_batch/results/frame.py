@@ -167,7 +167,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pd.DataFrame) -> 
     outcome.loc[is_invalid, columns.STATUS] = columns.INVALID
     for name in (columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE):
         outcome.loc[is_invalid, name] = rows.loc[is_invalid, name].to_numpy()
-    # The cost stands on the row that was bought, and is 0 on its duplicates.
+    # The cost belongs to the row that was bought, and is 0 on its duplicates.
     is_duplicate = rows[columns.DUPLICATE_OF].notna().to_numpy()
     outcome.loc[is_duplicate & outcome[columns.COST].notna().to_numpy(), columns.COST] = "0"
     outcome.loc[is_duplicate, columns.ATTEMPTS] = 0
@@ -203,7 +203,7 @@ def with_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user's columns of a submitted row, with what was sent where the row had none of its own."""
+    """Return the user's columns of a submitted row, with what was sent where the row had no value."""
     sent = {columns.PROMPT: inputs.get(columns.PROMPT)}
     own = inputs.get(_USER, {})
     if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES)):

@@ -1,4 +1,4 @@
-"""The history of runs: rows beside every attempt for them, read from run directories or from results alone."""
+"""The history of runs: rows and every attempt for them, read from run directories or from results alone."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def read_directories(source: RunDir | Iterable[RunDir]) -> History:
 
 
 def _read_directory(run_dir: RunDir) -> History:
-    """Read one directory; what was sent stands beside what the user's table leaves to the defaults."""
+    """Read one directory, with the sizes and rephraser settings that were sent where the table has none."""
     results, directory = load(run_dir), RunDirectory(run_dir)
     decided = read_jobs(directory.jobs).decided
     if len(decided) == len(results):
@@ -145,7 +145,7 @@ def from_results(results: pd.DataFrame) -> History:
 
 
 def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
-    """Return results, loaded if they are given as run directories; raise for other tables."""
+    """Return results, loaded from run directories if necessary; raise for other tables."""
     results = source if isinstance(source, pd.DataFrame) else load(source)
     refuse_other_tables(results)
     return results

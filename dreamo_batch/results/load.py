@@ -77,7 +77,9 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     if isinstance(source, str | os.PathLike):
         return [source]
     try:
-        several = [] if isinstance(source, pd.DataFrame) else list(source)  # a frame would give its columns
+        several = (
+            [] if isinstance(source, pd.DataFrame) else list(source)
+        )  # iterating over a frame yields its columns
     except TypeError:
         several = []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
@@ -148,7 +150,7 @@ def read_state(directory: RunDirectory) -> State:
 
 
 def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
-    """Fold the ledger as `read_state` does, and say whether the directory is a copy of the one it was written in."""
+    """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
     is_worked_on = directory.is_locked()
     try:
         recovered = ledger.read(directory.path)

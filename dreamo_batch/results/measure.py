@@ -110,7 +110,7 @@ _OF_TRAITS: Final = {
 }
 
 
-class Reference(NamedTuple):
+class SentReference(NamedTuple):
     """A reference picture as it was sent: its file and the digest of that; `path` is None for one at a URL."""
 
     path: Path | None
@@ -123,7 +123,7 @@ class Subject(NamedTuple):
     run_dir: Path
     path: Path
     sha256: str
-    reference: Reference | None = None
+    reference: SentReference | None = None
 
 
 class Key(NamedTuple):
@@ -175,7 +175,7 @@ def measure(
     Parameters
     ----------
     source : pandas.DataFrame or path-like
-        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+        Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     metrics : str, Metric or callable, or several
         What to measure: names of built-in metrics, or functions ``metric(reference, output) -> float`` of two PIL
         images, upright and RGB, each of its own size.
@@ -263,7 +263,7 @@ def listed(one_or_several: Any) -> list[Any]:
 def find_subjects(
     results: pd.DataFrame, folders: Sequence[Path]
 ) -> tuple[list[Subject | None], list[str | None]]:
-    """Find the picture of each row in the row's run directory, and say why there is none."""
+    """Find the picture of each row in the row's run directory, or the reason why there is none."""
     references = {folder: _references(folder) for folder in set(folders)}
     names = (columns.STATUS, columns.JOB_ID, columns.OUTPUT_PATH, columns.OUTPUT_SHA256, columns.ERROR_CLASS)
     subjects: list[Subject | None] = []
@@ -280,7 +280,7 @@ def find_subjects(
     return subjects, problems
 
 
-def _references(run_dir: Path) -> dict[str, Reference]:
+def _references(run_dir: Path) -> dict[str, SentReference]:
     """Return the references of a directory's table by job; none if the table can't be read."""
     try:
         decided = directory.read_jobs(RunDirectory(run_dir).jobs).decided
@@ -289,7 +289,7 @@ def _references(run_dir: Path) -> dict[str, Reference]:
     names = (columns.JOB_ID, directory.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
     rows = zip(*(decided[name].astype(object) for name in names), strict=True)
     return {
-        job_id: Reference(None if kind == _URL else Path(location), digest)
+        job_id: SentReference(None if kind == _URL else Path(location), digest)
         for job_id, kind, location, digest in rows
         if isinstance(job_id, str) and isinstance(location, str)
     }
@@ -442,7 +442,9 @@ def _by_fingerprints(
 
 
 def _measure_pictures(
-    subjects: Sequence[Subject], metrics: Sequence[Metric], read_reference: Callable[[Reference], Image.Image]
+    subjects: Sequence[Subject],
+    metrics: Sequence[Metric],
+    read_reference: Callable[[SentReference], Image.Image],
 ) -> dict[str, _Measured]:
     subject = next((one for one in subjects if one.path.is_file()), subjects[0])
     assert subject.reference is not None  # noqa: S101 - it is one of a pair
@@ -454,7 +456,7 @@ def _measure_pictures(
     return {metric.name: _apply(metric, reference.copy(), output.copy()) for metric in metrics}
 
 
-def _read_reference(reference: Reference) -> Image.Image:
+def _read_reference(reference: SentReference) -> Image.Image:
     assert reference.path is not None  # noqa: S101 - those at URLs make no pair
     try:
         return likeness.read(reference.path, reference.sha256)

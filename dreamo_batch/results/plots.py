@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import east_asian_width
 
 import pandas as pd
 
@@ -379,11 +380,13 @@ def _distinct(texts: Sequence[str]) -> list[str]:
 
 
 def _shortened(text: str, end: int) -> str:
-    """Shorten a text to its beginning and a piece that ends at a place."""
-    if len(text) <= _LABEL_CHARACTERS:
+    """Shorten a text to its beginning and a piece that ends at a place; Chinese letters are twice as wide as others."""
+    n_wide = sum(east_asian_width(letter) in "FW" for letter in text)
+    if len(text) + n_wide <= _LABEL_CHARACTERS:
         return text
-    n_first = _LABEL_CHARACTERS // 2 - 1
-    n_last = _LABEL_CHARACTERS - n_first - 2
+    n_max = _LABEL_CHARACTERS * len(text) // (len(text) + n_wide)
+    n_first = n_max // 2 - 1
+    n_last = n_max - n_first - 2
     piece = text[max(n_first, end - n_last) :][:n_last]
     return f"{text[:n_first]}…{piece}" + ("" if text.endswith(piece) else "…")
 

@@ -119,7 +119,7 @@ def diversity(
     Parameters
     ----------
     source : pandas.DataFrame or path-like
-        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+        Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, sequence of str, or None
         Columns of the results, or ``"size"``. None: all pictures are one group.
     max_bits, max_delta_e : float
@@ -178,7 +178,7 @@ def near_duplicates(
     Parameters
     ----------
     source : pandas.DataFrame or path-like
-        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+        Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, sequence of str, or None
         Only pictures of the same group are compared, as for `diversity`. None: all with all.
     max_bits : float
@@ -247,7 +247,7 @@ def rank(
     Parameters
     ----------
     source : pandas.DataFrame or path-like
-        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+        Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, Metric or callable, or several
         Columns of numbers in the results, including your own; names of built-in metrics; metrics as for `measure`.
         Higher is better, unless a name starts with ``-`` (``"-latency_s"``) or a `Metric` says otherwise. A column
@@ -378,7 +378,7 @@ def compare_replicates(
     Parameters
     ----------
     source : pandas.DataFrame or path-like
-        Results, rows of them, or one or more run directories; rows of several runs may stand in one table.
+        Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     run_dir : path-like, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
@@ -389,7 +389,7 @@ def compare_replicates(
     Returns
     -------
     pandas.DataFrame
-        Columns of `dreamo_batch.columns.REPLICATES` on a RangeIndex: each job beside the equal one with the lowest
+        Columns of `dreamo_batch.columns.REPLICATES` on a RangeIndex: each job next to the equal one with the lowest
         `replicate`; empty if no job was bought twice.
 
     Raises
