@@ -38,6 +38,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.results import failures, frame
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
+from dreamo_batch.text import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -166,8 +167,15 @@ class Call:
 
     @property
     def ending(self) -> str:
-        """What the call came to, in one line."""
-        return frame.sentence(self.reconciliation, self.coordinator.budget.spent)
+        """What the call came to, in one line, and how much the service's 429 answers slowed it."""
+        ending = frame.sentence(self.reconciliation, self.coordinator.budget.spent)
+        quota = self.coordinator.schedule.quota
+        if not quota.n_refused:
+            return ending
+        refused = counted(quota.n_refused, "request")
+        return (
+            f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {duration(quota.waited_s)}"
+        )
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""

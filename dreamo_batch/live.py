@@ -368,6 +368,8 @@ class LiveRun:
             projected_usd=tally.forecast(snapshot.spent_usd, call.coordinator.budget.price),
             n_in_flight=snapshot.n_in_flight,
             n_again=snapshot.n_again,
+            n_refused=snapshot.n_refused,
+            waited_s=snapshot.waited_s,
             rows_per_s=speed,
             eta_s=left_s(snapshot.n_rows - snapshot.n_settled, speed),
             elapsed_s=(self._ended_at or now) - self._began_at,

@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -251,6 +252,8 @@ def test_the_postfix_tells_what_matters():
     assert postfix(snapshot("0.0286", "10.00", 3, failed=2, ambiguous=1)) == (
         "spent=$0.0286/$10.00, failed=2, ambiguous=1, in flight=3"
     )
+    slowed = replace(snapshot(n_in_flight=3), n_refused=12, waited_s=94.0)
+    assert postfix(slowed) == "spent=$0.00, failed=0, in flight=3, 429=12 (waited 1 min 34 s)"
 
 
 # Bars of other long work.

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from itertools import pairwise
 
 import pytest
@@ -170,8 +172,9 @@ def test_cap_on_tasks_over_a_socket(n_most, n_rows, asks, asked, tmp_path):
 
 
 @pytest.mark.parametrize("asks", ["none", "seconds"])
-def test_cap_on_requests_over_a_socket(asks, asked, tmp_path):
-    """Every row is done with its picture, each bought once, and few requests are refused."""
+def test_cap_on_requests_over_a_socket(asks, asked, tmp_path, caplog):
+    """Every row is done with its picture, each bought once, few requests are refused, and the last line says so."""
+    caplog.set_level(logging.INFO, "dreamo_batch")
     with dreamo.LocalGateway(engine="flat", max_requests_per_s=60, retry_after=asks) as gateway:
         done = dreamo.run(
             table(tmp_path, 120),
@@ -185,4 +188,6 @@ def test_cap_on_requests_over_a_socket(asks, asked, tmp_path):
     assert (done["status"] == "completed").all()
     assert done["output_error"].isna().all()
     assert n_attempts == 120
+    refused = re.search(r"Slowed by rate limits: (\d+) requests? refused with 429, waited \d+ ", caplog.text)
+    assert 0 < int(refused[1])
     assert 0 < asked.n_refused() < 60  # of about 360: the bursts until the rate is known

@@ -344,6 +344,8 @@ class Coordinator:
             max_cost_usd=self.budget.cap,
             n_in_flight=self.schedule.n_in_flight,
             n_again=self._n_again,
+            n_refused=self.schedule.quota.n_refused,
+            waited_s=self.schedule.quota.waited_s,
         )
 
     def _create_ended(self, answer: effects.CreateAnswer) -> None:

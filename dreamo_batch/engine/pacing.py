@@ -318,6 +318,8 @@ class Quota:
         self.window = Window(n_most)
         self.pace = Pace()
         self.cool_until = 0.0
+        self.n_refused = 0
+        self.waited_s = 0.0  # for the refusals so far, also what is still to come of it
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
         self._cool_s = 0.0
         self._blamed_until = -math.inf
@@ -390,6 +392,7 @@ class Quota:
 
     def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
         """Take in a 429, of a create or of anything else, while there were so many tasks."""
+        self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
         if create is not None:
             is_lone = self._is_mostly_taken() and self._created[-1]
@@ -400,7 +403,7 @@ class Quota:
         if is_new:
             self._begin_cool_down(now, asked_s)
         elif asked_s is not None:
-            self.cool_until = max(self.cool_until, now + asked_s)
+            self._wait_until(max(self.cool_until, now + asked_s), now)
         if create is None or now < self._blamed_until:
             self._blame_rate(now, self.pace.measured(now), is_new=is_new)
         elif is_new:
@@ -414,9 +417,13 @@ class Quota:
         if now - self.cool_until > _CALM * self._cool_s:
             self._cool_down.reset()
         self._cool_s = self._cool_down.next(asked_s)
-        self.cool_until = now + self._cool_s
+        self._wait_until(now + self._cool_s, now)
         self._sent_before = set(self._on_the_wire)
         self._has_closed = False
+
+    def _wait_until(self, until: float, now: float) -> None:
+        self.waited_s += until - max(now, self.cool_until)
+        self.cool_until = until
 
     def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
         is_first = now >= self._blamed_until

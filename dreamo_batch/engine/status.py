@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.importing import load_module
-from dreamo_batch.text import dollars, harmless
+from dreamo_batch.text import dollars, duration, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +39,8 @@ class Snapshot:
     max_cost_usd: Decimal | None
     n_in_flight: int
     n_again: int = 0  # rows that have an outcome, and wait to be submitted again
+    n_refused: int = 0  # requests of this call answered with 429
+    waited_s: float = 0.0  # because of them
 
     @property
     def n_rows(self) -> int:
@@ -329,6 +331,8 @@ def postfix(snapshot: Snapshot) -> str:
         parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
     if snapshot.n_in_flight:
         parts.append(f"in flight={snapshot.n_in_flight}")
+    if snapshot.n_refused:
+        parts.append(f"429={snapshot.n_refused} (waited {duration(snapshot.waited_s)})")
     return ", ".join(parts)
 
 
@@ -378,6 +382,8 @@ class Status(Snapshot):
         What the directory will have cost once every row is settled, at the prices seen; None before the first.
     n_in_flight : int
         Tasks at the service.
+    n_refused, waited_s : int, float
+        Requests of this call answered with 429 (too many requests), and the seconds waited because of them.
     rows_per_s : float or None
         Rows settled in a second, lately; None before the first.
     eta_s : float or None
