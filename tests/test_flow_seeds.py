@@ -95,8 +95,6 @@ def test_every_picture_is_measured_once_and_remembered(run_dir):
 
 def test_a_value_is_that_of_the_function_on_both_pictures(run_dir):
     """A function gets reference and output in this order, upright, RGB, and in full size."""
-    from dreamo_batch.results.likeness import appearance
-
     seen = {}
 
     def looked(reference, output):
@@ -110,7 +108,7 @@ def test_a_value_is_that_of_the_function_on_both_pictures(run_dir):
             "RGB"
         )
         # The built-in scores are of pictures decoded at a fraction of their size.
-        whole = appearance(paper, output.convert("RGB"))
+        whole = measuring.BUILT_IN["appearance"](paper, output.convert("RGB"))
         assert measured.loc["a", "appearance"] == pytest.approx(whole, abs=0.01)
     assert seen == {"sizes": (size, (512, 512)), "modes": ("RGB", "RGB")}
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from dreamo_batch.results.likeness import appearance, colour, shape
+from dreamo_batch.results.measure import BUILT_IN
 from tests.pictures import encoded, noisy, opened, plain
+
+appearance, colour, shape = (BUILT_IN[name] for name in ("appearance", "colour", "shape"))
 
 
 def figure(colour_of="orange", ground="white", size=(128, 128)) -> Image.Image:

@@ -15,8 +15,8 @@ from dreamo_batch.results import likeness as comparing
 from dreamo_batch.results.likeness import (
     Fingerprint,
     UnreadablePicture,
+    appearance_likeness,
     distance,
-    likeness,
     mean_delta_e,
     perceptual_hash,
     read,
@@ -164,7 +164,7 @@ def test_a_fingerprint_is_read_as_it_was_written():
     kept = Fingerprint.of(scene())
     again = Fingerprint.from_bytes(kept.to_bytes())
     assert again.bits == kept.bits
-    assert likeness(kept.traits, again.traits) > 0.999
+    assert appearance_likeness(kept.traits, again.traits) > 0.999
     assert next(comparing.distances([kept, again])).delta_e[0] < 0.05
 
 

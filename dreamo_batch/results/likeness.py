@@ -170,45 +170,30 @@ def traits(picture: Image.Image) -> Traits:
 
 
 def colour_likeness(one: Traits, other: Traits) -> float:
-    """Score the levels of two pictures, 0 to 1."""
+    """Score which colours there are and how much of each, wherever they are, from 0 to 1.
+
+    The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
+    length of the three, in units of Delta E, fades as exp(-distance / 25).
+    """
     distances = np.abs(one.levels - other.levels).mean(axis=1)
     return math.exp(-float(np.linalg.norm(distances) / _FADE))
 
 
 def shape_likeness(one: Traits, other: Traits) -> float:
-    """Score the edges of two pictures, 0 to 1."""
+    """Score where edges are and which way they run, whatever the colours, from 0 to 1.
+
+    A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
+    the two (as in histograms of oriented gradients, Dalal and Triggs, 2005). Proportions are ignored.
+    """
     lengths = float(np.linalg.norm(one.edges)), float(np.linalg.norm(other.edges))
     if not all(lengths):
         return float(not any(lengths))
     return min(1.0, float(one.edges @ other.edges) / (lengths[0] * lengths[1]))
 
 
-def likeness(one: Traits, other: Traits) -> float:
-    """Score colour and shape; the mean of the two."""
+def appearance_likeness(one: Traits, other: Traits) -> float:
+    """Return the mean of the scores of colour and shape."""
     return (colour_likeness(one, other) + shape_likeness(one, other)) / 2
-
-
-def colour(reference: Image.Image, output: Image.Image) -> float:
-    """Compare which colours there are and how much of each, wherever they are.
-
-    The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
-    length of the three, in units of Delta E, fades as exp(-distance / 25).
-    """
-    return colour_likeness(traits(reference), traits(output))
-
-
-def shape(reference: Image.Image, output: Image.Image) -> float:
-    """Compare where edges are and which way they run, whatever the colours.
-
-    A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
-    the two (as in histograms of oriented gradients, Dalal and Triggs, 2005). Proportions are ignored.
-    """
-    return shape_likeness(traits(reference), traits(output))
-
-
-def appearance(reference: Image.Image, output: Image.Image) -> float:
-    """Compare colour and shape; the mean of the two."""
-    return likeness(traits(reference), traits(output))
 
 
 def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -94,20 +94,18 @@ class Metric:
         return self.function(reference, output)
 
 
-BUILT_IN: Final = {
-    metric.name: metric
-    for metric in (
-        Metric("appearance", likeness.appearance, "2"),
-        Metric("colour", likeness.colour, "2"),
-        Metric("shape", likeness.shape, "2"),
-    )
-}
-# The built-in metrics of traits that are known already.
 _OF_TRAITS: Final = {
-    "appearance": likeness.likeness,
+    "appearance": likeness.appearance_likeness,
     "colour": likeness.colour_likeness,
     "shape": likeness.shape_likeness,
 }
+
+
+def _of_pictures(name: str, reference: Image.Image, output: Image.Image) -> float:
+    return _OF_TRAITS[name](likeness.traits(reference), likeness.traits(output))
+
+
+BUILT_IN: Final = {name: Metric(name, functools.partial(_of_pictures, name), "2") for name in _OF_TRAITS}
 
 
 class SentReference(NamedTuple):
