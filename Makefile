@@ -29,12 +29,12 @@ format: $(READY)
 
 # Writes the generated parts of docs/ from the code, and builds the site into site/.
 docs: $(READY)
-	$(PYTHON) tests/reference.py
+	$(PYTHON) -m tests.reference
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # Runs the notebooks and keeps their outputs; draws the pictures of docs/.
 notebooks: $(READY)
-	$(PYTHON) tests/publish.py
+	$(PYTHON) -m tests.publish
 
 # Compares against a baseline in the same run and prints ratios; asserts nothing.
 bench: $(READY)

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
-import reference
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, sync_playwright
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_notebooks import FOLDER, NOTEBOOKS, run_notebook
-
 import dreamo_batch as dreamo
+from tests import reference
+from tests.test_notebooks import FOLDER, NOTEBOOKS, run_notebook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/ from the code: `python tests/reference.py`, or `make docs`.
+"""Write the generated parts of docs/ from the code: `python -m tests.reference`, or `make docs`.
 
 A part stands between `<!-- generated: name -->` and `<!-- end: name -->`. What a Python block shows stands after it,
 between `<!-- output -->` and `<!-- end: output -->`. `tests/test_docs.py` checks that both are fresh.
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import click
-import fault_table
 import pandas as pd
 
 import dreamo_batch as dreamo
@@ -29,6 +28,7 @@ from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
 from dreamo_batch.results import failures
 from dreamo_batch.service import contract
+from tests import fault_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -16,10 +16,9 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, errors
+from tests import reference
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-import reference  # noqa: E402 - it stands beside this file, which is no package
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
