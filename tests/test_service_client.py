@@ -82,9 +82,7 @@ def test_an_answer_about_another_task_is_none(server, client):
     server.script[:] = [
         answer(b'{"id": "cq0other", "status": "completed", "output": ["https://o.example/a"]}')
     ]
-    with pytest.raises(
-        errors.RequestNotTaken, match="asked for task cq0example, and answered about task cq0other"
-    ):
+    with pytest.raises(errors.RequestNotTaken, match="a poll of task cq0example is about task cq0other"):
         client.fetch("cq0example")
 
 
@@ -312,7 +310,7 @@ def test_an_answer_that_drips_ends_at_the_read_timeout(server, head):
         failure = failure_of(client, "create")
         over.set()
     assert failure.error_class == "no_answer"
-    assert "not whole after 0.15 s" in failure.message
+    assert "incomplete after 0.15 s" in failure.message
 
 
 def test_waiting_times_come_with_the_failure(server, client):
@@ -356,7 +354,7 @@ def test_settings_and_their_parts_are_not_given_together():
 @pytest.mark.parametrize("task_id", ["", "a b", ".", "..", "a\n", "\u72d0", "x" * 201])
 def test_what_can_be_no_id_is_not_asked_for(client, server, task_id):
     """It would ask for something else."""
-    with pytest.raises(errors.UsageError, match="no task id"):
+    with pytest.raises(errors.UsageError, match="isn't a task id"):
         client.fetch(task_id)
     assert server.requests == []
 

@@ -79,7 +79,7 @@ def test_netrc_is_not_sent_to_other_hosts_either(host, client, monkeypatch, tmp_
         ("data:image/png;base64,AAAA", "only http and https"),
         ("//o.example/a.png", "only http and https"),
         ("", "only http and https"),
-        ("https://me:hunter2@o.example/a.png", "user information"),
+        ("https://me:hunter2@o.example/a.png", "user name or password"),
         ("https://", "Invalid URL"),
         ("https:///a.png?sig=s1gn4ture", "Invalid URL"),
         ("https://[/a.png?sig=s1gn4ture", "ValueError"),
@@ -127,7 +127,7 @@ def test_redirects_are_followed(host, client, status):
     [
         ("file:///etc/hostname", "only http and https"),
         ("ftp://o.example/", "only http and https"),
-        ("http://me:hunter2@127.0.0.1/", "user information"),
+        ("http://me:hunter2@127.0.0.1/", "user name or password"),
         ("http://[", "ValueError"),
     ],
 )
@@ -239,7 +239,7 @@ def test_links_to_an_interface_of_this_machine_are_refused():
             own = "127.0.0.1"
         else:
             own = probe.getsockname()[0]
-    assert why_refused(own, allows_private=True) == "the link leads to this machine, and is not followed"
+    assert why_refused(own, allows_private=True) == "the link leads to this machine; not followed"
 
 
 def test_a_name_is_connected_to_at_the_address_that_was_looked_at(monkeypatch):
@@ -332,7 +332,7 @@ def test_a_picture_that_drips_ends(host):
     over.set()
     transport.close()
     assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "no_answer")
-    assert "not whole after 0." in failure.message
+    assert "incomplete after 0." in failure.message
 
 
 def test_a_picture_that_stalls_ends(host):
@@ -343,7 +343,7 @@ def test_a_picture_that_stalls_ends(host):
     with Client(KEY, host.url, read_timeout_s=0.03) as client:
         failure = failure_of(client, link(host), max_bytes=100_000)
         over.set()
-    assert failure.message == "TimeoutError: nothing came for 0.03 s"
+    assert failure.message == "TimeoutError: nothing arrived for 0.03 s"
 
 
 def test_signatures_are_logged_at_debug_only(host, client, caplog):

@@ -1,8 +1,7 @@
-"""One request with the key, its answer read, its failure raised; the key shows in none of it.
+"""The client of the service.
 
-What is raised here has no exception behind it, and no frame that it passes through holds an answer's text: both
-could show the key, the one because exceptions of requests carry the request, the other because some services answer
-"invalid key sk-...".
+The key never shows in an exception: those raised here have no cause or context, because exceptions of requests carry
+the request, and no frame they pass holds an answer's text, because some services answer "invalid key sk-...".
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 _HEADERS: Final = {
     "User-Agent": "dreamo-batch",
     "Accept": "application/json",
-    # Answers are small, and what isn't packed is no bomb.
+    # Answers are small, and without compression there are no decompression bombs.
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
@@ -90,7 +89,7 @@ class Api:
         self._transport.check(self.form("GET", "/"))
 
     def form(self, method: str, path: str) -> requests.PreparedRequest:
-        """Prepare a request once, without the key; every call fills in a copy."""
+        """Prepare a request without the key; every call completes a copy."""
         return requests.Request(method, f"{self._settings.base_url}{path}", headers=_HEADERS).prepare()
 
     def call(
@@ -107,34 +106,34 @@ class Api:
         answer = self._send(operation, request)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
             raise self.error(operation, answer)
-        told: T | Failure | Answer = answer
-        with suppress(messages.Unreadable):  # and raised below as ours, with nothing behind it
-            told = read(answer.body)
-        if isinstance(told, Failure) or told is answer:
-            raise self.error(operation, told)
-        return cast("T", told)
+        value: T | Failure | Answer = answer
+        with suppress(messages.Unreadable):  # raised below as our own error, without a context
+            value = read(answer.body)
+        if isinstance(value, Failure) or value is answer:
+            raise self.error(operation, value)
+        return cast("T", value)
 
-    def knock(self, form: requests.PreparedRequest) -> Answer | Failure:
-        """Send one request without the key, and judge nothing."""
+    def send_without_key(self, form: requests.PreparedRequest) -> Answer | Failure:
+        """Send one request without the key, and return the answer as it is."""
         return self._send("fetch", form)
 
     def error(self, operation: Operation, answer: Answer | Failure) -> ServiceError:
-        """Make the error to raise for an answer that can't be used, or for none."""
+        """Return the error to raise for an unusable answer, or none."""
         failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
         return _ERRORS[failure.kind](self._without_key(failure))
 
     def masked(self, text: str | None) -> str | None:
-        """Replace the key in somebody else's words."""
+        """Replace the key in the service's words."""
         key = self._settings.api_key
         return text if text is None or key is None else key.mask(text)
 
     def without_key(self, text: str) -> str:
-        """Mask the key in a text that must stay as it is otherwise, such as a link."""
+        """Replace the key in a text that must otherwise stay exact, such as a link."""
         key = self._settings.api_key
         return key.mask(text) if key is not None and key.is_in(text) else text
 
     def masked_code(self, code: str | None) -> str | None:
-        """Replace the key in a code, unless the code is a documented one, on which much depends."""
+        """Replace the key in a code, unless the code is a documented one."""
         return code if code in ERROR_CODES else self.masked(code)
 
     def close(self) -> None:
@@ -147,7 +146,7 @@ class Api:
         key = self._settings.api_key
         if key is None and self._needs_key:
             raise KeyMissing(
-                f"{self._settings.base_url} needs an API key: set DREAMO_API_KEY or pass api_key=; nothing was sent"
+                f"{self._settings.base_url} needs an API key. Set DREAMO_API_KEY or pass api_key=. Nothing was sent."
             )
         request = form.copy()
         request.url = f"{form.url}{path}"
@@ -160,7 +159,7 @@ class Api:
 
     def _send(self, operation: Operation, request: requests.PreparedRequest) -> Answer | Failure:
         answer = self._transport.send(operation, request, max_bytes=ANSWER_BYTES_MAX)
-        # Masked here already, because it stays in a variable of the frame that raises.
+        # Masked here, because it stays in a variable of the frame that raises.
         return self._without_key(answer) if isinstance(answer, Failure) else answer
 
     def _without_key(self, failure: Failure) -> Failure:
@@ -174,14 +173,14 @@ class Api:
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
         if answer.broken is None:
             return from_response(operation, answer.status, answer.headers, answer.body, now=self._wall())
-        task_id = _id_before_the_break(answer.body) if operation == "create" else None
+        task_id = _id_in_broken(answer.body) if operation == "create" else None
         if task_id is not None and self.without_key(task_id) != task_id:
             task_id = None
         return replace(answer.broken, excerpt=excerpt(answer.body) or None, task_id=task_id)
 
 
-def _id_before_the_break(body: bytes) -> str | None:
-    """Read the id off a body that broke, if all of its JSON came: proof of nothing, but where to look."""
+def _id_in_broken(body: bytes) -> str | None:
+    """Read the id from a broken body whose JSON is complete: no proof, but where to look."""
     try:
         created = messages.read_created(body)
     except messages.Unreadable:
@@ -211,7 +210,7 @@ def fetch_link(
     monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
-    """Fetch what a link points to."""
+    """Download what a link points to."""
     until = monotonic() + within_s
     url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):
@@ -239,12 +238,12 @@ def fetch_link(
     return Failure(
         FailureKind.PERMANENT,
         REDIRECTED,
-        message=f"the link was redirected more than {N_REDIRECTS_MAX} times",
+        message=f"the link redirects more than {N_REDIRECTS_MAX} times",
     )
 
 
 def _request(url: str) -> requests.PreparedRequest | Failure:
-    """Build the request; one for a link that must not be followed is a failure."""
+    """Build the request, or a failure for a link that must not be followed."""
     try:
         parts = urlsplit(url)
         refusal = _refusal(parts.scheme, parts.netloc)
@@ -255,7 +254,7 @@ def _request(url: str) -> requests.PreparedRequest | Failure:
 
 
 def _why_refused(url: str, transport: Transport) -> str | None:
-    """Look at an address in the link itself, which a proxy would connect to; names are looked up by who connects."""
+    """Check an address in the link itself, which a proxy would connect to; names are resolved on connecting."""
     host = urlsplit(url).hostname or ""
     try:
         return why_refused(host, allows_private=transport.allows_private)
@@ -264,7 +263,7 @@ def _why_refused(url: str, transport: Transport) -> str | None:
 
 
 def _as_written(url: str) -> str:
-    """Give path and query byte for byte as the service wrote them; only what HTTP can't carry is quoted."""
+    """Return path and query byte for byte; only what HTTP can't carry is quoted."""
     behind_host = url.partition("://")[2].partition("#")[0]
     start = min((at for at in map(behind_host.find, "/?") if at >= 0), default=len(behind_host))
     target = quote(behind_host[start:], safe="".join(map(chr, range(0x21, 0x7F))))
@@ -273,16 +272,16 @@ def _as_written(url: str) -> str:
 
 def _refusal(scheme: str, netloc: str) -> Failure | None:
     if scheme not in ("http", "https"):
-        words = f"the link's scheme is {scheme!r}; only http and https are fetched"
+        words = f"the link's scheme is {scheme!r}; only http and https are downloaded"
     elif "@" in netloc:
-        words = "the link carries user information, which is never sent"
+        words = "the link contains a user name or password, which is never sent"
     else:
         return None
     return Failure(FailureKind.PERMANENT, REJECTED, message=words)
 
 
 def _target(url: str, answer: Answer | Failure) -> str | None:
-    """Give where a redirect points to, or None if there is nothing to follow."""
+    """Return the target of a redirect; None if there is nothing to follow."""
     if isinstance(answer, Failure) or answer.status not in _REDIRECTS:
         return None
     # Latin-1 is how http.client reads headers, UTF-8 is what servers put there.
@@ -290,7 +289,7 @@ def _target(url: str, answer: Answer | Failure) -> str | None:
     try:
         return urljoin(url, location) if location else None
     except ValueError:
-        return location  # refused when it is to be followed
+        return location  # refused before it is followed
 
 
 def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
@@ -309,34 +308,33 @@ DOWNLOAD_WITHIN_READ_TIMEOUTS: Final = 5
 
 
 class Client:
-    """Talks to one service; safe to share between threads, each with its own session.
+    """A client of one service; safe to share between threads.
 
-    Every method but `wait` makes exactly one HTTP request (`download` one per redirect), and nothing below it repeats
-    any. What fails is raised as a `ServiceError` whose `failure` says what is known; the key is in no message, repr or
-    traceback.
+    Every method except `wait` makes exactly one HTTP request (`download` one per redirect), which is never repeated.
+    Failures are raised as `ServiceError`, with details in its `failure`; the key is in no message, repr or traceback.
 
     Parameters
     ----------
     api_key, base_url : str, optional
-        As in `settings.resolve`: default from the environment, else the public gateway.
+        Default: from the environment (DREAMO_API_KEY, DREAMO_BASE_URL), else the public gateway.
     settings : Settings, optional
         Instead of both.
     connect_timeout_s, read_timeout_s : float
-        As in `Settings`; not with `settings`.
+        For connecting, and for a complete answer; ignored with `settings`.
     allow_private_links : bool
-        Whether links to pictures of a service elsewhere may lead to private networks (10/8, 192.168/16, fc00::/7, ...);
-        never to this machine itself.
+        Whether a remote service's links to pictures may lead to private networks (10/8, 192.168/16, fc00::/7, ...).
+        Links to this machine are always refused.
     sleep : callable, optional
-        Waits so many seconds; default: until `close`, at most.
+        Waits a number of seconds; default: until `close` at the latest.
     monotonic, wall : callable
         Clocks in seconds; `wall` in Unix time.
 
     Raises
     ------
     SettingsError
-        The URL, the key, a timeout, or the environment's proxy or CA bundle can't be used.
+        If the URL, the key, a timeout, or the proxy or CA bundle of the environment can't be used.
     UsageError
-        Settings and one of the others are given.
+        If both `settings` and `api_key` or `base_url` are passed.
 
     Examples
     --------
@@ -358,7 +356,7 @@ class Client:
         wall: Callable[[], float] = time.time,
     ) -> None:
         if settings is not None and (api_key is not None or base_url is not None):
-            raise UsageError("give settings=, or api_key= and base_url=, not both")
+            raise UsageError("pass settings=, or api_key= and base_url=, not both")
         self.settings: Final = settings or resolve(
             api_key, base_url, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
         )
@@ -371,7 +369,7 @@ class Client:
         self._price_form = self._api.form("POST", contract.PRECHARGE_PATH.value)
         self._task_form = self._api.form("GET", contract.TASK_PATH.value.format(task_id=""))
         self._spec_form = self._api.form("GET", contract.SPEC_PATH.value.format(model=contract.MODEL))
-        # Links have connections of their own: none of them ever carried the key.
+        # Links use separate connections, which never carry the key.
         self._links = Transport(
             connect_timeout_s=self.settings.connect_timeout_s,
             read_timeout_s=self.settings.read_timeout_s,
@@ -380,7 +378,7 @@ class Client:
         )
 
     def create(self, request: Request) -> str:
-        """Attempt one picture. Never repeated here: whether to send again is for the caller to decide.
+        """Submit one picture. Never repeated here: the caller decides whether to send it again.
 
         Parameters
         ----------
@@ -394,15 +392,15 @@ class Client:
         Raises
         ------
         RequestNotTaken
-            The connection was never made, or the answer was 429: nothing was taken.
+            No connection was made, or the answer was 429: nothing was submitted.
         RequestMayHaveArrived
-            It may have been taken and billed, and nobody can tell.
+            It may have been accepted and billed; nobody can tell.
         RequestRejected
-            The request itself was refused, or can't be built (class `not_built`).
+            The request was refused, or can't be built (class `not_built`).
         ServiceRefused
-            The key, the credit or the permission was refused.
+            The key, credit or permission was refused.
         KeyMissing
-            There is no key, and the service is not on this machine.
+            There is no key, and the service isn't on this machine.
 
         Examples
         --------
@@ -416,7 +414,7 @@ class Client:
         return self._api.call("create", self._create_form, self._task_id, body=self._body(request))
 
     def fetch(self, task_id: str) -> Task:
-        """Ask for one task.
+        """Poll one task.
 
         Parameters
         ----------
@@ -429,13 +427,13 @@ class Client:
         Raises
         ------
         RequestNotTaken
-            No usable answer; ask again.
+            No usable answer; try again.
         RequestRejected
-            The service does not know the task (class `task_not_found`).
+            The service doesn't know the task (class `task_not_found`).
         ServiceRefused, KeyMissing
             As in `create`.
         UsageError
-            The id could not stand in a URL.
+            The id can't be part of a URL.
 
         Examples
         --------
@@ -443,15 +441,15 @@ class Client:
         ...     client.fetch("not an id")
         Traceback (most recent call last):
         ...
-        dreamo_batch.errors.UsageError: 'not an id' is no task id; ...
+        dreamo_batch.errors.UsageError: 'not an id' isn't a task id; ...
         """
         if not messages.is_task_id(task_id):
-            raise UsageError(f"{task_id!r} is no task id; give the id that the service answered to a create")
+            raise UsageError(f"{task_id!r} isn't a task id; pass the id that `create` returned")
         path = quote(task_id, safe="")
         return self._api.call("fetch", self._task_form, lambda body: self._task(body, task_id), path=path)
 
     def precharge(self, request: Request) -> Price:
-        """Ask what a create would cost; nothing is submitted.
+        """Ask for the price of a create; nothing is submitted.
 
         Parameters
         ----------
@@ -460,14 +458,14 @@ class Client:
         Returns
         -------
         Price
-            Without a cost if the service names none.
+            Without a cost if the service doesn't state one.
 
         Raises
         ------
         RequestNotTaken
-            No usable answer; ask again.
+            No usable answer; try again.
         RequestRejected
-            The service does not answer such questions, or not this one.
+            The service doesn't quote prices, or not for this request.
         ServiceRefused, KeyMissing
             As in `create`.
 
@@ -483,13 +481,13 @@ class Client:
         return self._api.call("precharge", self._price_form, self._price, body=self._body(request))
 
     def wait(self, task_id: str, *, timeout_s: float = 900, poll_every_s: float = 5) -> Task:
-        """Ask for one task until it has ended, through faults that pass.
+        """Poll one task until it has ended, through transient failures.
 
         Parameters
         ----------
         task_id : str
         timeout_s : float
-            In seconds; the task is asked for once more at the end.
+            In seconds; the task is polled once more at the end.
         poll_every_s : float
             In seconds; longer if the service asks for it.
 
@@ -501,7 +499,7 @@ class Client:
         Raises
         ------
         RequestNotTaken
-            It had not ended in time (class `task_timeout`, with the task's id); it goes on, so wait again.
+            It didn't end in time (class `task_timeout`, with the task's id). It continues, so wait again.
         RequestRejected, ServiceRefused, KeyMissing, UsageError
             As in `fetch`.
 
@@ -511,7 +509,7 @@ class Client:
         ...     client.wait("cq0example", timeout_s=0)
         Traceback (most recent call last):
         ...
-        dreamo_batch.errors.RequestNotTaken: task_timeout (task cq0example): no end after 0 s; ...
+        dreamo_batch.errors.RequestNotTaken: task_timeout (task cq0example): not finished after 0 s; ...
         """
         until = self._monotonic() + timeout_s
         while True:
@@ -520,14 +518,14 @@ class Client:
                 return task
             left_s = until - self._monotonic()
             if left_s <= 0 or self._closed.is_set():
-                message = f"no end after {timeout_s:g} s; the task goes on, wait for it again"
+                message = f"not finished after {timeout_s:g} s; the task continues, wait for it again"
                 raise RequestNotTaken(
                     Failure(FailureKind.TRANSIENT, failures.TASK_TIMEOUT, message=message, task_id=task_id)
                 )
             self._sleep(min(max(poll_every_s, asked_s), left_s))
 
     def probe(self) -> None:
-        """Ask whether the service is there: a cheap GET without the key; any answer of its own counts.
+        """Check that the service is reachable: a cheap GET without the key; any answer from it counts.
 
         Raises
         ------
@@ -542,17 +540,15 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        answer = self._api.knock(self._spec_form)
-        if isinstance(answer, Failure) or _is_away(answer.status):
-            raise self._api.error("fetch", answer)
+        self._spec()
 
     def describe(self) -> dict[str, Any] | None:
-        """Ask for the model's description, without the key.
+        """Fetch the model's description, without the key.
 
         Returns
         -------
         dict or None
-            The description as the service tells it; None if it has none that can be read.
+            The description as the service sends it; None if there is no readable one.
 
         Raises
         ------
@@ -567,34 +563,32 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        answer = self._api.knock(self._spec_form)
-        if isinstance(answer, Failure) or _is_away(answer.status):
-            raise self._api.error("fetch", answer)
+        answer = self._spec()
         if answer.broken is not None or not answer.is_success:
             return None
         return messages.read_description(answer.body)
 
     def download(self, url: str, *, max_bytes: int) -> bytes:
-        """Fetch a picture, without the key.
+        """Download a picture, without the key.
 
         Parameters
         ----------
         url : str
-            http or https; redirects are followed. A service elsewhere can't send us to this machine.
+            http or https; redirects are followed. A remote service can't make us connect to this machine.
         max_bytes : int
-            What is longer is refused.
+            Longer answers are refused.
 
         Returns
         -------
         bytes
-            The content, not looked at: it may be a placeholder.
+            The content, unchecked: it may be a placeholder.
 
         Raises
         ------
         RequestNotTaken
-            No usable answer; ask again.
+            No usable answer; try again.
         RequestRejected
-            The link is refused, gone, too long or not http(s); ask the task for a fresh one.
+            The link is refused, gone, too long or not http(s); poll the task for a new one.
 
         Examples
         --------
@@ -621,7 +615,7 @@ class Client:
         return content
 
     def close(self) -> None:
-        """Close every session and end every `wait`.
+        """Close all connections and end every `wait`.
 
         Examples
         --------
@@ -641,16 +635,25 @@ class Client:
         key = self.settings.api_key
         return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
 
+    def _spec(self) -> Answer:
+        answer = self._api.send_without_key(self._spec_form)
+        if isinstance(answer, Failure):
+            raise self._api.error("fetch", answer)
+        is_busy = answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+        if is_busy or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise self._api.error("fetch", answer)
+        return answer
+
     def _body(self, request: Request) -> bytes:
-        """Write the body; if that fails, whatever the reason, it is certain that nothing was sent."""
+        """Encode the body; if that fails, nothing was sent."""
         try:
             return messages.encode(request)
-        except Exception as error:  # noqa: BLE001 - a create that may have arrived would be held for nothing
+        except Exception as error:  # noqa: BLE001 - whatever it is, this create must not count as one that may have arrived
             failure = failures.not_built(error)
         raise self._api.error("create", failure)
 
     def _poll(self, task_id: str) -> tuple[Task | None, float]:
-        """Ask once; a fault that passes gives no task, and the seconds to leave the service alone."""
+        """Poll once; for a transient failure return None and the seconds to wait."""
         try:
             return self.fetch(task_id), 0.0
         except RequestNotTaken as error:
@@ -660,16 +663,16 @@ class Client:
         try:
             task = messages.read_task(body, task_id)
         except messages.AboutAnother as other:
-            message = f"asked for task {task_id}, and answered about task {other.task_id}"
+            message = f"the answer to a poll of task {task_id} is about task {other.task_id}"
             return Failure(
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
-        told = task.error and messages.ServiceMessage(
+        error = task.error and messages.ServiceMessage(
             self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
         return replace(
             task,
-            error=told,
+            error=error,
             excerpt=self._api.masked(task.excerpt),
             unlisted_status=self._api.masked(task.unlisted_status),
             urls=tuple(map(self._api.without_key, task.urls)),
@@ -683,7 +686,7 @@ class Client:
         return replace(price, **masked)
 
     def _task_id(self, body: bytes) -> str | Failure:
-        """Read the id of an accepted create; a refusal is for `failures` to judge."""
+        """Read the id of an accepted create; `failures` judges a refusal."""
         try:
             created = messages.read_created(body)
         except messages.Unreadable:
@@ -695,13 +698,13 @@ class Client:
             raise messages.Unreadable("")
         if self._api.without_key(created) == created:
             return created
-        message = "the service answered with a task id that holds the API key; such an id isn't kept"
+        message = "the service answered with a task id that contains the API key; such an id isn't stored"
         return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
 
     def _in_another_protocol(self, queue_id: str) -> Failure:
         message = (
-            f"the service answered with request_id {queue_id} and no id: it speaks a queue protocol, which this "
-            "package can't poll; the attempt may run and be billed. Check the base URL"
+            f"the service answered with request_id {queue_id} and no id: it uses a queue protocol, which this package "
+            "can't poll; the attempt may run and be billed. Check the base URL"
         )
         return Failure(
             FailureKind.MAY_HAVE_ARRIVED,
@@ -709,8 +712,3 @@ class Client:
             HTTPStatus.OK,
             message=self._api.masked(message),
         )
-
-
-def _is_away(status: int) -> bool:
-    is_busy = status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-    return is_busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""Where the service is, with which key, and how long it may take."""
+"""Settings of one service: base URL, API key and timeouts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MASK: Final = "***"
 _PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
-# A shorter beginning of the key at the end of a cut text tells nothing, and may be an ordinary word.
-_TELLING_CHARACTERS: Final = 4
-_TELLING_IN_IDS_CHARACTERS: Final = 8
+# A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
+_REVEALING_CHARACTERS: Final = 4
+_REVEALING_IN_IDS_CHARACTERS: Final = 8
 
 
 class Secret:
@@ -41,30 +41,29 @@ class Secret:
         self._value = _checked_key(value)
 
     def reveal(self) -> str:
-        """Give the key itself, for the Authorization header and nothing else."""
+        """Return the key itself, for the Authorization header only."""
         return self._value
 
     def mask(self, text: str) -> str:
-        """Replace the key wherever a text shows it.
+        """Replace the key wherever a text shows it, in any letter case.
 
-        Found in any letter case: as it is, percent-encoded, escaped as in JSON, in base64, and cut off by the text's
-        end.
+        Plain, percent-encoded, escaped as in JSON, in base64, and cut off by the end of the text.
         """
         for spelling in self._spellings():
             text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
-            for n_shown in range(len(spelling) - 1, _TELLING_CHARACTERS - 1, -1):
+            for n_shown in range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1):
                 if text.endswith(spelling[:n_shown]):
                     text = text[:-n_shown] + MASK
                     break
         return text
 
     def is_in(self, text: str) -> bool:
-        """Whether an id or a link shows the whole key, in any of the spellings that `mask` knows.
+        """Return whether an id or a link shows the whole key, in any spelling that `mask` knows.
 
-        A key of fewer than 8 characters may stand there by chance, and is not looked for.
+        Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
-        is_telling = len(self._value) >= _TELLING_IN_IDS_CHARACTERS
-        return is_telling and any(spelling.lower() in text.lower() for spelling in self._spellings())
+        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
+        return is_long and any(spelling.lower() in text.lower() for spelling in self._spellings())
 
     def __repr__(self) -> str:
         return f"Secret({MASK!r})"
@@ -82,7 +81,7 @@ class Secret:
         return hash(self._value)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("an API key is never pickled or copied; hand it over by DREAMO_API_KEY")
+        raise TypeError("an API key is never pickled or copied; pass it in DREAMO_API_KEY")
 
     def _spellings(self) -> tuple[str, ...]:
         escaped = json.dumps(self._value)[1:-1]
@@ -114,7 +113,7 @@ class Settings:
 
     @property
     def service_name(self) -> str:
-        """`loopback`, whatever the port, or `host:port`; results of two services never mix by this name."""
+        """`host:port`, or `loopback` for any port of this machine; keeps results of different services apart."""
         if self.is_loopback:
             return "loopback"
         parts = urlsplit(self.base_url)
@@ -129,7 +128,7 @@ def resolve(
     connect_timeout_s: float = 5.0,
     read_timeout_s: float = 60.0,
 ) -> Settings:
-    """Settle key and base URL: the arguments, else the environment, else the public gateway."""
+    """Return the settings from the arguments, else the environment, else the public gateway."""
     if not isinstance(api_key, str | Secret | None):
         raise SettingsError(f"api_key must be text, not a {type(api_key).__name__}.")
     if not isinstance(base_url, str | None):
@@ -142,7 +141,7 @@ def resolve(
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host name or address means this machine; a name that needs a look-up never does."""
+    """Return whether a host name or address means this machine, without resolving names."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -157,30 +156,30 @@ def _checked_key(value: str) -> str:
         raise SettingsError(f"the API key is empty; set {KEY_VARIABLE} or pass api_key=")
     if not re.fullmatch(r"[!-~]+", key):
         raise SettingsError(
-            "the API key holds whitespace, control characters or letters beyond ASCII; "
-            "give the bare key, without quotes, line breaks or the word Bearer"
+            "the API key contains whitespace, control characters or non-ASCII letters; "
+            "pass the bare key, without quotes, line breaks or the word Bearer"
         )
     return key
 
 
 def _checked_url(url: str) -> str:
-    """Give the URL without its trailing slash, or refuse it."""
+    """Return the URL without its trailing slash, or raise SettingsError."""
     url = url.strip()
     parts = _split(url)
     if not _HOST.fullmatch(parts.netloc.removesuffix(f":{parts.port}")) or not _PATH.fullmatch(parts.path):
         raise SettingsError(f"base_url {url!r} can't be used; expected https://host[:port][/path]")
     if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
         raise SettingsError(
-            f"base_url {url!r} would send the key unencrypted: use https; plain http is for loopback only"
+            f"base_url {url!r} would send the key unencrypted; use https (plain http works only for loopback)"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def _split(url: str) -> SplitResult:
-    """Take the URL apart, refusing what could carry a secret before any message quotes it."""
+    """Split the URL, refusing what may contain a secret before any message quotes it."""
     if re.search(r"[@?#\\]", url):
         raise SettingsError(
-            "base_url holds user information, a query, a fragment or a backslash; expected https://host[:port][/path]"
+            "base_url contains user information, a query, a fragment or a backslash; expected https://host[:port][/path]"
         )
     try:
         parts = urlsplit(url)

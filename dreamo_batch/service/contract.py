@@ -2,7 +2,7 @@
 
 Sources: ``page`` the model's API page; ``cli`` the vendor's Go client VtrixAI/vtrix-cli; ``sdk`` the
 SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents of the upstream model
-`seed3l_single_ip`; ``assumed`` our reading, tried by nobody.
+`seed3l_single_ip`; ``assumed`` our reading, never tried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fact(Generic[T]):
-    """One number or word of the service, where it comes from, and what to know about it."""
+    """One fact about the service, its source, and a note."""
 
     value: T
     source: str
@@ -51,9 +51,9 @@ SIDE_DEFAULT_PX: Final = Fact(1328, "page")
 RATIO_OF_SIBLINGS: Final = Fact(3, "page", "a sibling model makes 1:3 to 3:1 only")
 PRODUCT_MAX_PX: Final = Fact(2048 * 2048, "page", "a side above 2048 needs a product strictly below")
 
-SEED_RANDOM: Final = Fact(-1, "page", "the default: the service draws")
+SEED_RANDOM: Final = Fact(-1, "page", "the default: a random seed")
 SEED_REPEATABLE_MIN: Final = Fact(1, "page", "repeatability is promised for positive integers")
-SEED_MAX: Final = Fact(2**63 - 1, "assumed", "the page says integer and no more")
+SEED_MAX: Final = Fact(2**63 - 1, "assumed", "the page says only integer")
 SEED_ADVISED_MAX: Final = Fact(2**31 - 1, "assumed", "upstream clients use 32-bit seeds")
 USE_REPHRASER_DEFAULT: Final = Fact(True, "page", "off: the prompt is kept word for word, and time is saved")
 
@@ -72,7 +72,7 @@ INPUT_IMAGES: Final = Fact(1, "up", "an array of exactly one item; base64 is bar
 
 _SIDE: Final = {"min": SIDE_MIN_PX, "max": SIDE_MAX_PX, "default": SIDE_DEFAULT_PX}
 _ONE_IMAGE: Final = {"max_items": INPUT_IMAGES}
-# What a model description should say of each parameter, in its words. A larger upper limit is as good.
+# What a model description should say of each parameter, in its words. Larger upper limits are fine.
 PARAMETERS: Final[dict[str, Mapping[str, Fact[int] | Fact[bool]]]] = {
     "prompt": {"max_length": PROMPT_CHARACTERS_OF_SIBLINGS},
     "image_urls": _ONE_IMAGE,
@@ -91,7 +91,7 @@ _ADVISED: Final = {
     "16:9": (1664, 936),
     "21:9": (2016, 864),
 }
-# The landscape sizes are from the page; that their transposes are as good is assumed.
+# The landscape sizes are from the page; that their transposes work as well is assumed.
 SIZES: Final[dict[str, tuple[int, int]]] = _ADVISED | {
     ":".join(reversed(name.split(":"))): (height, width) for name, (width, height) in _ADVISED.items()
 }
@@ -101,7 +101,7 @@ STATUS_WORDS: Final[dict[str, str]] = {
     "in_progress": "in_progress",
     "completed": "completed",
     "failed": "failed",
-    # met in the family; compared in lower case, with _ for blanks and hyphens
+    # used in the family; compared in lower case, with _ for spaces and hyphens
     "pending": "in_progress",
     "queued": "in_progress",
     "in_queue": "in_progress",
@@ -113,7 +113,7 @@ STATUS_WORDS: Final[dict[str, str]] = {
     "cancelled": "failed",
     "canceled": "failed",
 }
-# Met elsewhere (assumed); of any other word the output and the error decide.
+# Used elsewhere (assumed); for any other word, the output and the error decide.
 STATUS_WORDS_ELSEWHERE: Final[dict[str, str]] = {
     "submitted": "in_progress",
     "created": "in_progress",
@@ -141,8 +141,8 @@ STATUS_WORDS_ELSEWHERE: Final[dict[str, str]] = {
 class ErrorCode:
     """One error code of the model.
 
-    `error_class` is the word used in the results; `is_unbilled` says whether nothing was made, as far as
-    the table of codes tells; both are ours (assumed), code and meaning are from the page.
+    `error_class` is the word used in the results; `is_unbilled` says that nothing was generated. Both are assumed;
+    code and meaning are from the page.
     """
 
     code: str
@@ -196,9 +196,9 @@ MODERATION_WORDS: Final = (
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
-OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: look at the bytes")
+OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
-TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is not known any more")
+TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is unknown")
 POLL_EVERY_S: Final = Fact(5.0, "cli", "what the vendor's own client does")
 NO_CREDIT_CODES: Final = Fact(range(40201, 40209), "sdk", "out of credit, at any HTTP status")
 STOP_STATUSES: Final = Fact((401, 402, 403), "sdk", "key; credit; balance or permission")

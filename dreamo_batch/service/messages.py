@@ -1,6 +1,6 @@
-"""The values inside a JSON answer, read liberally: nothing a service writes makes these raise.
+"""Write requests as JSON, and read answers leniently: nothing a service writes makes the readers crash.
 
-Numbers keep their exact text, what can't be read is None, and every text that leaves here can be stored as UTF-8.
+Numbers keep their exact text, what can't be read is None, and all text can be stored as UTF-8.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXCERPT_BYTES: Final = 2000
 TEXT_CHARACTERS_MAX: Final = 2000
 _NUMBER_CHARACTERS_MAX: Final = 40
 _DECIMAL: Final = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
-# Lone surrogates can't be encoded and NUL can't be stored by everybody.
+# Lone surrogates can't be encoded, and many programs can't store NUL.
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # A time beyond this (in the year 5138, read as seconds) is in milliseconds.
 _MILLISECONDS_FROM: Final = 1e11
@@ -36,10 +36,10 @@ _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
 
 
 class Unreadable(Exception):  # noqa: N818 - it names what the answer is
-    """An answer is not the JSON object that was expected."""
+    """An answer isn't the expected JSON object."""
 
     def __init__(self, excerpt: str) -> None:
-        super().__init__(f"not the JSON object that was expected: {excerpt[:80]!r}")
+        super().__init__(f"expected a JSON object, not {excerpt[:80]!r}")
         self.excerpt = excerpt
 
 
@@ -60,27 +60,27 @@ def load(body: bytes) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Any:
-    """Parse any JSON value, numbers as in `load`."""
+    """Parse any JSON value, with exact numbers."""
     try:
         return json.loads(
             body.decode("utf-8-sig", errors="replace"),
             parse_float=_number,
             parse_int=_number,
-            parse_constant=_no_number,
+            parse_constant=lambda _: None,  # NaN and Infinity, which JSON lacks
         )
     except (ValueError, RecursionError):
         raise Unreadable(excerpt(body)) from None
 
 
 def excerpt(body: bytes) -> str:
-    """Give the beginning of an answer, at most 2 kB of UTF-8."""
+    """Return the beginning of an answer, at most 2 kB of UTF-8."""
     start = body[:EXCERPT_BYTES].decode("utf-8-sig", errors="replace")
-    # Each byte that was replaced grew to three.
+    # A replaced byte grows to three.
     return _UNSTORABLE.sub("\ufffd", start).encode()[:EXCERPT_BYTES].decode(errors="ignore")
 
 
 def text(value: Any) -> str | None:
-    """Read a text; anything else, or a blank one, is None."""
+    """Read a text; None for anything else, or a blank one."""
     if not isinstance(value, str):
         return None
     return _UNSTORABLE.sub("\ufffd", value).strip()[:TEXT_CHARACTERS_MAX] or None
@@ -95,16 +95,15 @@ def decimal_text(value: Any) -> str | None:
 
 
 def is_usd(currency: str | None) -> bool:
-    """Whether an amount is in USD: so it is where no currency is named."""
+    """Return whether an amount is in USD, the default currency."""
     return currency is None or currency.strip().upper() in ("USD", "US$", "$")
 
 
 def number_text(value: Any) -> str | None:
-    """Give the exact text of a JSON number."""
+    """Return the exact text of a JSON number."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    # A negative zero is a zero.
-    return str(abs(value) if value == 0 else value)
+    return str(abs(value) if value == 0 else value)  # without a negative zero
 
 
 def number(value: Any) -> float | None:
@@ -118,7 +117,7 @@ def number(value: Any) -> float | None:
 
 
 def unix_time(value: Any) -> float | None:
-    """Read a moment: Unix seconds, Unix milliseconds, or an ISO 8601 text (UTC if it names no zone)."""
+    """Read a time: Unix seconds, Unix milliseconds, or ISO 8601 (UTC by default)."""
     seconds = number(value)
     if seconds is not None:
         return seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds
@@ -130,7 +129,7 @@ def unix_time(value: Any) -> float | None:
 
 
 def message_in(payload: Any) -> ServiceMessage | None:
-    """Find code and words in any of the shapes errors come in."""
+    """Find code and words in an error of any known shape."""
     if not isinstance(payload, dict):
         return _bare_message(payload)
     sources = [source for source in _sources(payload) if not _is_success(source)]
@@ -147,7 +146,7 @@ def code_text(value: Any) -> str | None:
 
 
 def code_number(code: str | None) -> int | None:
-    """Give the number that a code is."""
+    """Return a numeric code as a number."""
     return int(code) if code is not None and code.isascii() and code.isdigit() else None
 
 
@@ -161,14 +160,10 @@ def _number(written: str) -> int | Decimal | None:
     return int(written) if written.lstrip("-").isdigit() else Decimal(written)
 
 
-def _no_number(_name: str) -> None:
-    """Stand for NaN and Infinity, which JSON does not have."""
-
-
 def _bare_message(value: Any) -> ServiceMessage | None:
-    """Read an error that is no object: words, or nothing but a code."""
+    """Read an error that isn't an object: words, or only a code."""
     if value is True:
-        return ServiceMessage(None, "the service says no more than error: true")
+        return ServiceMessage(None, "the service says only error: true")
     code = code_text(value)
     if code_number(code) is not None:
         return ServiceMessage(code, None) if code_number(code) else None
@@ -177,7 +172,7 @@ def _bare_message(value: Any) -> ServiceMessage | None:
 
 
 def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Look inside first: an outer code is often only the HTTP status again."""
+    """Yield the places of an error, inner ones first: an outer code often repeats the HTTP status."""
     for key in ("error", "status", "detail"):
         if isinstance(payload.get(key), dict):
             yield payload[key]
@@ -201,7 +196,7 @@ def _code_in(source: dict[str, Any]) -> str | None:
 
 
 def _words(value: Any) -> str | None:
-    """Read words; of a list those of its items, of an object those it is known to keep words under."""
+    """Read words from a text, from the items of a list, or from the known keys of an object."""
     if isinstance(value, dict):
         values = (value.get(key) for key in _MESSAGE_KEYS)
         return next(filter(None, (_words_of_leaf(one) for one in values)), None)
@@ -217,7 +212,7 @@ def _words_of_leaf(value: Any) -> str | None:
 
 Status = Literal["in_progress", "completed", "failed"]
 
-# What can stand in a path: printable, and no step up in it.
+# Printable, and not a step in a path.
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
 _LINK: Final = re.compile(r"https?://[!-~\u00a1-\ud7ff\ue000-\U0010ffff]+", re.IGNORECASE)
 _N_METADATA_MAX: Final = 50
@@ -230,7 +225,7 @@ _ID_KEYS: Final = ("id", "task_id")
 
 
 class AboutAnother(Unreadable):
-    """An answer speaks of another task than the one asked for."""
+    """An answer is about another task than the requested one."""
 
     def __init__(self, excerpt: str, task_id: str) -> None:
         super().__init__(excerpt)
@@ -272,17 +267,17 @@ def read_task(body: bytes, task_id: str) -> Task:
 
 
 def task_id_in(answer: Any) -> str | None:
-    """Find the id of a task; one that can't be asked for again is as good as none."""
+    """Find the id of a task; None if there is none that can be polled."""
     return next((one for one in _ids(answer) if is_task_id(one)), None)
 
 
 def is_task_id(value: str) -> bool:
-    """Whether a text can be the id of a task: printable ASCII without spaces, and no step in a path."""
+    """Return whether a text can be a task id: printable ASCII without spaces, and not a step in a path."""
     return _TASK_ID.fullmatch(value) is not None
 
 
 def _ids(answer: Any) -> list[str]:
-    """Read every id that an answer names, whether or not it can be one."""
+    """Read every id in an answer, valid or not."""
     if not isinstance(answer, dict):
         return []
     named = (answer.get(key) for key in _ID_KEYS)
@@ -290,7 +285,7 @@ def _ids(answer: Any) -> list[str]:
 
 
 def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """Look into an envelope's `data`, if that is where the task is."""
+    """Return the envelope's `data` if the task is in there."""
     data = answer.get("data")
     if not isinstance(data, dict) or not ("status" in data or "id" in data):
         return answer
@@ -299,7 +294,7 @@ def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
 
 
 def _speaks_of_task(answer: dict[str, Any]) -> bool:
-    """Whether this is about the task, not a gateway's `{"status": "error", "message": "try again"}`."""
+    """Return whether an answer is about a task, unlike a gateway's `{"status": "error", "message": "try again"}`."""
     if task_id_in(answer) is not None:
         return not isinstance(answer.get("status"), dict)
     return isinstance(answer.get("status"), str) and (_status(answer) != "failed" or "error" in answer)
@@ -336,7 +331,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
 
 
 def _echoed_seed(answer: dict[str, Any]) -> int | None:
-    """Find the seed among the parameters, if the answer repeats them."""
+    """Find the seed among the parameters that the answer may repeat."""
     inputs = answer.get("input")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     nested = first.get("params") if isinstance(first, dict) else None
@@ -372,7 +367,7 @@ def _is_cost_unreadable(usage: Any) -> bool:
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
-    """Collect every address in order, with size and job id beside it; no recursion, however deep an answer nests."""
+    """Collect all links in order, with their size and job id; without recursion, at any depth of nesting."""
     found: dict[str, tuple[int | None, str | None]] = {}
     waiting: list[tuple[Any, dict[str, Any]]] = [(output, {})]
     while waiting:
@@ -382,8 +377,8 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
         elif isinstance(value, list):
             waiting.extend((one, beside) for one in reversed(value))
         elif isinstance(value, dict):
-            told = [one for key, one in value.items() if key == "url" or not isinstance(one, str)]
-            waiting.extend((one, value) for one in reversed(told))
+            inside = [one for key, one in value.items() if key == "url" or not isinstance(one, str)]
+            waiting.extend((one, value) for one in reversed(inside))
     return found
 
 
@@ -393,8 +388,8 @@ def _size(value: Any) -> int | None:
 
 
 def _job_id(value: Any) -> str | None:
-    told = text(value) or number_text(value)
-    return told[:_JOB_ID_CHARACTERS] if told else None
+    written = text(value) or number_text(value)
+    return written[:_JOB_ID_CHARACTERS] if written else None
 
 
 def _progress(value: Any) -> float | None:
@@ -410,24 +405,6 @@ def _metadata(value: Any) -> dict[str, float]:
     return dict(times[:_N_METADATA_MAX])
 
 
-__all__ = [
-    "AboutAnother",
-    "Price",
-    "Request",
-    "ServiceMessage",
-    "Task",
-    "Unreadable",
-    "encode",
-    "is_task_id",
-    "queue_id_in",
-    "read_created",
-    "read_description",
-    "read_error",
-    "read_price",
-    "read_refusal",
-    "read_task",
-]
-
 _QUEUE_ID_CHARACTERS: Final = 200
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _REFUSED_FROM: Final = 400
@@ -435,26 +412,26 @@ _REFUSED_FROM: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One create, as it goes over the wire.
+    """One create request.
 
     Attributes
     ----------
     prompt : str
     seed : int
-        -1: the service draws.
+        -1 for a random seed.
     width, height : int
         In pixels.
     use_rephraser : bool
     image_url : str or None
-        Public URL of the reference picture; exactly one of this and the next.
+        Public URL of the reference picture. Pass either this or `image_base64`.
     image_base64 : bytes or None
-        The reference picture as ready base64 (ASCII, no `data:` prefix).
+        The reference picture in base64 (ASCII, no `data:` prefix).
     model : str
 
     Raises
     ------
     UsageError
-        There is not exactly one picture.
+        If there isn't exactly one picture.
 
     Examples
     --------
@@ -473,7 +450,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if (self.image_url is None) == (self.image_base64 is None):
-            raise UsageError("a request carries exactly one picture: give image_url or image_base64")
+            raise UsageError("a request needs exactly one picture: pass image_url or image_base64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,7 +466,7 @@ class Price:
 def encode(request: Request) -> bytes:
     """Write the JSON body of a create.
 
-    A picture's base64 is spliced between two small pieces: megabytes never pass through the JSON encoder.
+    A picture's base64 is inserted as bytes, so that megabytes don't pass through the JSON encoder.
     """
     params: dict[str, Any] = {
         "prompt": request.prompt,
@@ -508,22 +485,21 @@ def encode(request: Request) -> bytes:
 def read_created(body: bytes) -> str | ServiceMessage:
     """Read the answer to a create."""
     answer = load(body)
-    task_id = task_id_in(answer) or task_id_in(answer.get("data"))
-    told = task_id or _refusal(answer)
-    if told is None:
+    created = task_id_in(answer) or task_id_in(answer.get("data")) or _refusal(answer)
+    if created is None:
         raise Unreadable(excerpt(body))
-    return told
+    return created
 
 
 def queue_id_in(body: bytes) -> str | None:
-    """Read the `request_id` of a queue protocol, which stands where this protocol has an `id`."""
+    """Read the `request_id` that a queue protocol sends instead of an `id`."""
     try:
         answer = load(body)
     except Unreadable:
         return None
     places = (answer, answer.get("data"))
-    told = (text(place.get("request_id")) for place in places if isinstance(place, dict))
-    return next((one[:_QUEUE_ID_CHARACTERS] for one in told if one), None)
+    ids = (text(place.get("request_id")) for place in places if isinstance(place, dict))
+    return next((one[:_QUEUE_ID_CHARACTERS] for one in ids if one), None)
 
 
 def read_description(body: bytes) -> dict[str, Any] | None:
@@ -537,7 +513,7 @@ def read_description(body: bytes) -> dict[str, Any] | None:
 
 
 def read_refusal(body: bytes) -> ServiceMessage | None:
-    """Read an error out of an answer that came with HTTP 200."""
+    """Read an error from an answer with HTTP 200."""
     try:
         return _refusal(load(body))
     except Unreadable:
@@ -548,20 +524,20 @@ def read_price(body: bytes) -> Price:
     """Read the answer to a precharge."""
     answer = load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
-    told = message_in(answer)
+    said = message_in(answer)
     currency = text(data.get("currency"))
     if not is_usd(currency):
-        return Price(None, None, currency, f"it names a price in {currency!r}, not in USD")
+        return Price(None, None, currency, f"the price is in {currency!r}, not in USD")
     return Price(
         cost=decimal_text(data.get("cost")),
         discount=text(data.get("discount")) or number_text(data.get("discount")),
         currency=currency,
-        reason=text(data.get("reason")) or (told.message if told is not None else None),
+        reason=text(data.get("reason")) or (said.message if said is not None else None),
     )
 
 
 def read_error(body: bytes) -> ServiceMessage:
-    """Read the body of an HTTP error, whatever it is: JSON of any known shape, HTML, text, or nothing."""
+    """Read the body of an HTTP error: JSON of any known shape, HTML, text, or nothing."""
     try:
         return message_in(parse(body)) or ServiceMessage(None, None)
     except Unreadable as unreadable:
@@ -573,15 +549,15 @@ def _around(model: str, *params: bytes) -> bytes:
 
 
 def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:
-    """Read an error from an answer with HTTP 200: words alone are none, they may say "ok"."""
-    told = message_in(answer)
-    if told is None or message_in(answer.get("error")):
-        return told
-    return told if (code_number(told.code) or 0) >= _REFUSED_FROM else None
+    """Read an error from an answer with HTTP 200; words alone aren't one, they may say "ok"."""
+    said = message_in(answer)
+    if said is None or message_in(answer.get("error")):
+        return said
+    return said if (code_number(said.code) or 0) >= _REFUSED_FROM else None
 
 
 def _plain(written: str) -> str | None:
-    """Give what a person would read of an HTML page or a plain text."""
+    """Return the readable text of an HTML page or a plain text."""
     title = _TITLE.search(written)
     words = title[1] if title else re.sub(r"<[^>]*>", " ", written)
     return text(" ".join(html.unescape(words).split()))

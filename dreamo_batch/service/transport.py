@@ -1,4 +1,4 @@
-"""One answer, read with a bound on its size, whether or not it arrives whole."""
+"""Send one request and read its answer, knowing whether the request left this machine."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _PIECE_BYTES: Final = 64 * 1024
 
 
 class AnswerTooLong(urllib3.exceptions.HTTPError):
-    """An answer is longer than it may be, as it came or unpacked."""
+    """An answer is longer than allowed, as received or unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; its repr tells no more than the status, because answers may repeat a key."""
+    """An answer; its repr shows only the status, because answers may repeat the key."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -63,7 +63,7 @@ class Answer:
 
 
 def read_answer(operation: Operation, response: requests.Response, *, max_bytes: int) -> Answer:
-    """Read an answer to its end."""
+    """Read an answer, with a limit on its size."""
     answer = Answer(response.status_code, response.headers, b"")
     pieces: list[bytes] = []
     try:
@@ -71,22 +71,20 @@ def read_answer(operation: Operation, response: requests.Response, *, max_bytes:
             _collect(response.raw, pieces, max_bytes)
         else:
             _collect_beginning(response.raw, pieces)
-    except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status stands and is what decides
+    except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
         answer = replace(answer, broken=_broken(operation, error, answer))
     return replace(answer, body=b"".join(pieces))
 
 
 def _collect(raw: urllib3.HTTPResponse, pieces: list[bytes], max_bytes: int) -> None:
     if (raw.length_remaining or 0) > max_bytes:
-        raise AnswerTooLong(
-            f"the answer holds {raw.length_remaining} bytes; at most {max_bytes} bytes are read"
-        )
+        raise AnswerTooLong(f"the answer has {raw.length_remaining} bytes; the limit is {max_bytes} bytes")
     n_bytes = 0
-    # read1 gives what one look at the socket brought, so that what came before a break is kept.
+    # read1 returns what has arrived, so that what came before a break is kept.
     while piece := raw.read1(_PIECE_BYTES, decode_content=True):
         n_bytes += len(piece)
         if n_bytes > max_bytes:
-            raise AnswerTooLong(f"the answer is longer than the {max_bytes} bytes that are read")
+            raise AnswerTooLong(f"the answer is longer than the limit of {max_bytes} bytes")
         pieces.append(piece)
 
 
@@ -107,18 +105,18 @@ def _broken(operation: Operation, error: Exception, answer: Answer) -> Failure |
 
 
 _IPV4: Final = 4
-# Addresses that carry another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
+# Addresses that contain another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
 _TUNNELS: Final = tuple(
     map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
 )
 _N_INTERIM_MAX: Final = 100
-# One request is one request: nothing below us repeats it, follows a redirect or sleeps.
+# One request is one request: no library repeats it, follows a redirect or sleeps.
 _NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_after_header=False)
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request under way on one thread."""
+    """One request in progress on one thread."""
 
     answer_within_s: float
     was_sent: bool | None = False
@@ -129,19 +127,19 @@ class Exchange:
 
 
 class WatchedAdapter(HTTPAdapter):
-    """requests' own adapter on watched connections; never repeats anything."""
+    """The adapter of requests on watched connections; never repeats anything."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         super().__init__(max_retries=_NO_RETRIES)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools, of watched connections."""
+        """Create the pools of watched connections."""
         super().init_poolmanager(*args, **kwargs)
         self._watch(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the pools that go through a proxy, of watched connections as well, save for SOCKS."""
+        """Create the pools through a proxy, watched as well, except for SOCKS."""
         manager = super().proxy_manager_for(*args, **kwargs)
         if isinstance(manager, urllib3.ProxyManager):
             self._watch(manager)
@@ -156,7 +154,7 @@ class WatchedAdapter(HTTPAdapter):
 
 
 class _Watched(HTTPConnection):
-    """A connection that notes the moment before the first byte of a request."""
+    """A connection that records when a request begins to be sent."""
 
     def __init__(self, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -164,7 +162,7 @@ class _Watched(HTTPConnection):
         self.response_class = cast("type[http.client.HTTPResponse]", partial(_TimedAnswer, exchange=exchange))
 
     def _new_conn(self) -> socket.socket:
-        """Look the host up and refuse it before connecting; connect to an address that was looked at, and no other."""
+        """Resolve the host, refuse private addresses, and connect only to a checked address."""
         if not self._exchange.is_kept_from_here or self.proxy is not None:
             return super()._new_conn()
         host = self._dns_host
@@ -195,7 +193,7 @@ class _Watched(HTTPConnection):
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         if self._exchange.target is not None:
-            # Through a proxy the host stands before the path.
+            # Through a proxy, the host precedes the path.
             origin = "/".join(url.split("/", 3)[:3]) if url.startswith("http") else ""
             url = f"{origin}{self._exchange.target}"
         super().putrequest(method, url, *args, **kwargs)
@@ -205,34 +203,34 @@ class _Watched(HTTPConnection):
         if self.sock is None:
             self.connect()
         self._exchange.was_sent = True
-        # Until here the socket had the connect timeout, which is too short for megabytes on a slow line.
+        # The connect timeout is too short for sending megabytes on a slow line.
         self.sock.settimeout(self._exchange.answer_within_s)
         super().endheaders(*args, **kwargs)
 
 
 def why_refused(address: str, *, allows_private: bool) -> str | None:
-    """Say why a service elsewhere must not send us to an IP address; None if it may.
+    """Return why a remote service's link must not lead to an IP address; None if it may.
 
-    This machine's own addresses and those of its network segment, where clouds keep their secrets, are always refused.
+    This machine's addresses and those of its network segment, where clouds keep their secrets, are always refused.
     """
     known = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(known, "ipv4_mapped", None) or known
     if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
-        return "the link leads to this machine, and is not followed"
+        return "the link leads to this machine; not followed"
     is_private = not known.is_global or known.is_multicast or any(known in one for one in _TUNNELS)
     if is_private and not allows_private:
-        return "the link leads to a private address, and is not followed; allow_private_links=True allows it"
+        return "the link leads to a private address; not followed. Pass allow_private_links=True to allow it"
     return None
 
 
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether one of this machine's interfaces has the address: it would be reached from itself; nothing is sent."""
+    """Return whether the address is one of this machine's: it would be reached from itself. Nothing is sent."""
     family = socket.AF_INET if address.version == _IPV4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), 9))
             return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
-    except OSError:  # no way there, so it's not here
+    except OSError:  # unreachable, so not this machine
         return False
 
 
@@ -249,7 +247,7 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class _TimedAnswer(http.client.HTTPResponse):
-    """An answer, header and body, that must be whole by a deadline."""
+    """An answer that must be complete, header and body, by a deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(cast("socket.socket", _TimedSocket(sock, exchange)), *args, **kwargs)
@@ -257,25 +255,25 @@ class _TimedAnswer(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 would log a malformed head as a warning, with the whole URL, and links are signed.
+        # urllib3 would log a malformed header as a warning, with the whole signed URL.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Skip interim answers: http.client knows only 100, and would take 102 or 103 for the answer itself."""
+        """Skip interim answers: http.client knows only 100, and would read 102 or 103 as the final answer."""
         for _ in range(_N_INTERIM_MAX):
-            told: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
-            status = told[1]
+            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
+            status = line[1]
             if status == HTTPStatus.SWITCHING_PROTOCOLS:  # never asked for
                 self._exchange.is_out_of_step = True
             if status == HTTPStatus.SWITCHING_PROTOCOLS or status >= HTTPStatus.OK:
-                return told
+                return line
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException(f"more than {_N_INTERIM_MAX} interim answers")
 
 
 class _TimedSocket:
-    """The one thing `http.client` asks of a socket to read from: a file."""
+    """What `http.client` needs of a socket for reading: a file."""
 
     def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
         self._sock = sock
@@ -287,7 +285,7 @@ class _TimedSocket:
 
 
 class _AnswerReader(io.BufferedReader):
-    """Reads one answer, and notes at its end whether bytes had come that belong to none."""
+    """Reads one answer, and records at its end whether more bytes had arrived."""
 
     def __init__(self, raw: _TimedFile, exchange: Exchange) -> None:
         super().__init__(raw)
@@ -321,21 +319,21 @@ class _TimedFile(io.RawIOBase):
         timeout_s = min(left_s, self._sock.gettimeout() or left_s)
         if left_s > 0:
             self._sock.settimeout(timeout_s)
-            with suppress(TimeoutError):  # and raised below, in words that tell the two apart
+            with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
                 return cast("int | None", self._raw.readinto(buffer))
         is_late = time.monotonic() >= self._until
         raise TimeoutError(
-            f"the answer was not whole after {self._within_s:g} s"
+            f"the answer was incomplete after {self._within_s:g} s"
             if is_late
-            else f"nothing came for {timeout_s:g} s"
+            else f"nothing arrived for {timeout_s:g} s"
         )
 
     def end(self) -> None:
-        """Read no more from the socket."""
+        """Stop reading from the socket."""
         self._is_over = True
 
     def has_more(self) -> bool:
-        """Whether TLS holds bytes back that nobody asked for; urllib3 finds those of the plain socket."""
+        """Return whether TLS has buffered surplus bytes; urllib3 finds those of a plain socket."""
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
@@ -369,7 +367,7 @@ class Transport:
         self._is_closed = False
 
     def check(self, request: requests.PreparedRequest) -> None:
-        """Find out, without connecting, whether a request's proxy and URL can be used."""
+        """Check, without connecting, that a request's proxy and URL can be used."""
         url = str(request.url)
         adapter = WatchedAdapter(Exchange(answer_within_s=0))
         try:
@@ -377,7 +375,7 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             host = urlsplit(url).netloc
             raise SettingsError(
-                f"the proxy that the environment names for {host} can't be used; check HTTPS_PROXY, HTTP_PROXY, "
+                f"the proxy set in the environment for {host} can't be used; check HTTPS_PROXY, HTTP_PROXY, "
                 "ALL_PROXY and NO_PROXY (SOCKS needs the package PySocks)"
             ) from None
         finally:
@@ -410,7 +408,7 @@ class Transport:
         try:
             with closing(self._response(lane, request)) as response:
                 return read_answer(operation, response, max_bytes=max_bytes)
-        except Exception as error:  # noqa: BLE001 - foreseen or not, it must be known whether the request went out
+        except Exception as error:  # noqa: BLE001 - whatever happens, it must be known whether the request was sent
             return from_exception(operation, error, was_sent=lane.exchange.was_sent)
         except BaseException as interrupt:  # noqa: BLE001 - raised again, without the frames that hold the key
             raise interrupt.with_traceback(None) from None
@@ -420,7 +418,7 @@ class Transport:
                 lane.adapter.close()
 
     def close(self) -> None:
-        """Close every thread's connections; later requests are refused, those under way are finished."""
+        """Close every thread's connections; later requests are refused, those in progress are finished."""
         with self._lock:
             self._is_closed = True
             lanes = list(self._lanes.values())
@@ -446,10 +444,10 @@ class Transport:
         return self._proxies[origin]
 
     def _lane(self) -> _Lane | None:
-        """Give what this thread sends on, or None when all is closed."""
+        """Return this thread's connections, or None when all are closed."""
         lane: _Lane | None = getattr(self._here, "lane", None)
         if lane is not None and lane.pid != os.getpid():
-            lane = None  # forked off: on the parent's connections its answers could come here, and ours there
+            lane = None  # forked: answers could arrive in the wrong process
         if lane is None and not self._is_closed:
             lane = self._here.lane = _open_lane(self._timeout_s[1], self._monotonic())
             with self._lock:
@@ -464,7 +462,7 @@ class Transport:
 
 @dataclass(slots=True)
 class _Lane:
-    """What one thread sends on."""
+    """The connections of one thread."""
 
     adapter: WatchedAdapter
     exchange: Exchange
@@ -481,5 +479,5 @@ def _ca_bundle() -> str | bool:
     path = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), None)
     if path is not None and not Path(path).exists():
         names = " or ".join(_BUNDLE_VARIABLES)
-        raise SettingsError(f"{names} names a CA bundle that is not there: {path}")
+        raise SettingsError(f"no CA bundle at {path}, set in {names}")
     return path or True
