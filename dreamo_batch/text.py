@@ -84,12 +84,11 @@ def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: in
 
     cut_cells = [[*map(cut, row[:-1]), row[-1]] for row in cells]
     is_number = [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(names)
-    return tabulate(
-        cut_cells[1:],
-        headers=cut_cells[0],
+    return tabulate(  # names as a row, since it widens headers
+        cut_cells,
         tablefmt="plain",
         disable_numparse=True,
-        colalign=["right" if is_right else "left" for is_right in is_number] if rows else None,
+        colalign=["right" if is_right else "left" for is_right in is_number],
     )
 
 

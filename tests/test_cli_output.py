@@ -34,7 +34,8 @@ def test_a_table_is_one_harmless_line_per_row(rows, width):
 @given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=5), st.integers(50, 120))
 def test_a_table_fits_the_terminal(rows, width):
     """Columns but the last are cut until the table fits."""
-    assert all(wcswidth(line) <= width for line in aligned(["a", "b", "c"], rows, width=width).split("\n"))
+    names = ["a", "a long name", "c"]
+    assert all(wcswidth(line) <= width for line in aligned(names, rows, width=width).split("\n"))
 
 
 def test_columns_stand_below_each_other_with_chinese_and_emoji():
@@ -58,7 +59,7 @@ def test_escape_sequences_are_shown_not_obeyed():
 
 def test_a_table_without_columns_or_rows_is_its_heading():
     """An empty table can be laid out."""
-    assert aligned(["a", "b"], []) == "a    b"
+    assert aligned(["a", "b"], []) == "a  b"
 
 
 def test_records_hold_plain_values_only():

@@ -35,11 +35,11 @@ from dreamo_batch.cli.options import (
     RUN_DIRS_OPTION,
     TABLE,
     YES,
+    command,
     option,
     python_to_shell,
     read_table,
     run_dir_of,
-    run_dirs_of,
     split,
 )
 from dreamo_batch.cli.output import emit, hint, is_quiet, plain, show_frame, show_summary, warn
@@ -206,15 +206,13 @@ _HINTS: Final = {
 }
 
 
-@click.command(
-    params=[
-        TABLE,
-        *ABOUT_FILE,
-        option("--run-dir", metavar="RUN_DIR", help="Ignored; accepted as in every command."),
-        RUN["fix_images"],
-        RUN["base_dir"],
-        FORMAT,
-    ]
+@command(
+    TABLE,
+    *ABOUT_FILE,
+    option("--run-dir", metavar="RUN_DIR", help="Ignored; accepted as in every command."),
+    RUN["fix_images"],
+    RUN["base_dir"],
+    FORMAT,
 )
 def validate(
     table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str, **options: Any
@@ -238,7 +236,7 @@ def validate(
     return process.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else process.DONE
 
 
-@click.command(params=[TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *RUN.values(), LOCAL, YES, ROWS, FORMAT])
+@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *RUN.values(), LOCAL, YES, ROWS, FORMAT)
 def plan(
     table: str, run_dir: str | None, *, local: bool, yes: bool, rows: bool, format_: str, **options: Any
 ) -> int:
@@ -252,20 +250,7 @@ def plan(
     return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
 
 
-@click.command(
-    params=[
-        TABLE,
-        *ABOUT_FILE,
-        _REQUIRED_RUN_DIR,
-        *RUN.values(),
-        LOCAL,
-        _DRY_RUN,
-        ROWS,
-        YES,
-        NO_CAP,
-        FORMAT,
-    ]
-)
+@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *RUN.values(), LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, FORMAT)
 def run(
     table: str,
     run_dir: str,
@@ -301,30 +286,24 @@ def run(
     return _finish(work, run_dir, format_, with_pictures=options["download"])
 
 
-@click.command(
-    params=[
-        RUN_DIR,
-        RUN_DIR_OPTION,
-        option(
-            "--rows",
-            multiple=True,
-            metavar="LABELS",
-            help="Row labels, such as 3,7; default: every failed row.",
-        ),
-        option(
-            "--classes", multiple=True, metavar="CLASSES", help="Only these error classes, or ambiguous: a,b."
-        ),
-        *(one for keyword, one in RUN.items() if keyword not in ABOUT_TABLE),
-        LOCAL,
-        _DRY_RUN,
-        YES,
-        NO_CAP,
-        FORMAT,
-    ]
+@command(
+    RUN_DIR,
+    RUN_DIR_OPTION,
+    option(
+        "--rows", multiple=True, metavar="LABELS", help="Row labels, such as 3,7; default: every failed row."
+    ),
+    option(
+        "--classes", multiple=True, metavar="CLASSES", help="Only these error classes, or ambiguous: a,b."
+    ),
+    *(one for keyword, one in RUN.items() if keyword not in ABOUT_TABLE),
+    LOCAL,
+    _DRY_RUN,
+    YES,
+    NO_CAP,
+    FORMAT,
 )
 def retry(
-    run_dir: str | None,
-    run_dir_option: str | None,
+    run_dir: str,
     *,
     rows: Sequence[str],
     classes: Sequence[str],
@@ -344,43 +323,40 @@ def retry(
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
-    path = run_dir_of(run_dir, run_dir_option)
     chosen: dict[str, Any] = {"rows": split(rows), "classes": split(classes)}
     of_plan = {name: value for name, value in options.items() if name not in _OF_SERVICE}
-    is_local = local or (options["base_url"] is None and RunDirectory(path).gateway.is_dir())
+    is_local = local or (options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir())
 
     def planned() -> Plan:
-        return cast("Plan", plan_retry(path, **chosen, **of_plan))
+        return cast("Plan", plan_retry(run_dir, **chosen, **of_plan))
 
     if dry_run:
         return _show_plan(planned(), format_, rows=False, on_invalid="skip")
-    options["max_new_cost"] = agree(planned, path, options, is_local=is_local, is_agreed=yes, no_cap=no_cap)
+    options["max_new_cost"] = agree(
+        planned, run_dir, options, is_local=is_local, is_agreed=yes, no_cap=no_cap
+    )
 
     def work() -> pd.DataFrame:
         service: Any = "local" if is_local else None
-        return dreamo.retry(path, gateway=service, progress=not is_quiet(), **chosen, **options)
+        return dreamo.retry(run_dir, gateway=service, progress=not is_quiet(), **chosen, **options)
 
-    return _finish(work, path, format_, with_pictures=options["download"])
+    return _finish(work, run_dir, format_, with_pictures=options["download"])
 
 
-@click.command(
-    params=[
-        click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
-        RUN_DIR_OPTION,
-        option(
-            "--attempt",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Number of the attempt, where several of the row are ambiguous.",
-        ),
-        option(
-            "--task-id", metavar="ID", help="The attempt was accepted as this task; the next run asks for it."
-        ),
-        option(
-            "--not-sent", is_flag=True, help="The attempt was not accepted; the next run submits the row."
-        ),
-        FORMAT,
-    ]
+@command(
+    click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
+    RUN_DIR_OPTION,
+    option(
+        "--attempt",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Number of the attempt, where several of the row are ambiguous.",
+    ),
+    option(
+        "--task-id", metavar="ID", help="The attempt was accepted as this task; the next run asks for it."
+    ),
+    option("--not-sent", is_flag=True, help="The attempt was not accepted; the next run submits the row."),
+    FORMAT,
 )
 def resolve(
     words: Sequence[str],
@@ -475,22 +451,19 @@ _DIGITS: Final = 6
 _NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED)
 
 
-@click.command(
-    params=[
-        RUN_DIR,
-        RUN_DIR_OPTION,
-        option("--verify", is_flag=True, help="Check the ledger and every picture; exit code 1 if damaged."),
-        FORMAT,
-    ]
+@command(
+    RUN_DIR,
+    RUN_DIR_OPTION,
+    option("--verify", is_flag=True, help="Check the ledger and every picture; exit code 1 if damaged."),
+    FORMAT,
 )
-def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, format_: str) -> int:
+def status(run_dir: str, *, verify: bool, format_: str) -> int:
     """Count rows and add up money, at any time, also during a run."""
     import dreamo_batch as dreamo
 
-    path = run_dir_of(run_dir, run_dir_option)
-    damage = dreamo.verify(path) if verify else []
+    damage = dreamo.verify(run_dir) if verify else []
     try:
-        summary = dreamo.status(path)
+        summary = dreamo.status(run_dir)
     except dreamo.DirectoryError:  # too damaged to count
         for line in damage:
             warn(line)
@@ -501,31 +474,18 @@ def status(run_dir: str | None, run_dir_option: str | None, *, verify: bool, for
     return process.NOT_ALL if damage else process.DONE
 
 
-@click.command(
-    params=[
-        RUN_DIRS,
-        RUN_DIRS_OPTION,
-        option(
-            "--all",
-            "all_",
-            is_flag=True,
-            help="Every attempt ever made, also for rows no longer in the table.",
-        ),
-        option(
-            "--output", metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."
-        ),
-        EXCEL_SAFE,
-        FORMAT,
-    ]
+@command(
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
+    option(
+        "--all", "all_", is_flag=True, help="Every attempt ever made, also for rows no longer in the table."
+    ),
+    option("--output", metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."),
+    EXCEL_SAFE,
+    FORMAT,
 )
 def results(
-    run_dirs: Sequence[str],
-    run_dirs_option: Sequence[str],
-    *,
-    all_: bool,
-    output: str | None,
-    excel_safe: bool,
-    format_: str,
+    run_dirs: Sequence[str], *, all_: bool, output: str | None, excel_safe: bool, format_: str
 ) -> int:
     """Print or write the table with its results.
 
@@ -533,7 +493,7 @@ def results(
     """
     import dreamo_batch as dreamo
 
-    frame = dreamo.load(run_dirs_of(run_dirs, run_dirs_option), all=all_)
+    frame = dreamo.load(run_dirs, all=all_)
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
         hint(f"{counted(len(frame), 'row')} written to {output}")
@@ -549,8 +509,8 @@ def results(
     return process.DONE
 
 
-@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT])
-def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str) -> int:
+@command(RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT)
+def costs(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Print what attempts cost, by group.
 
     Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
@@ -558,22 +518,19 @@ def costs(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequen
     """
     import dreamo_batch as dreamo
 
-    return _show_rounded(dreamo.costs(run_dirs_of(run_dirs, run_dirs_option), by=split(by)), format_)
+    return _show_rounded(dreamo.costs(run_dirs, by=split(by)), format_)
 
 
-@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT])
-def latency(
-    run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, by: Sequence[str], format_: str
-) -> int:
+@command(RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT)
+def latency(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Print how long each phase of an attempt took.
 
     Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
     """
     import dreamo_batch as dreamo
 
-    paths = run_dirs_of(run_dirs, run_dirs_option)
-    code = _show_rounded(dreamo.latency(paths, by=split(by)), format_, if_empty="No attempts.")
-    hint(python_to_shell(dreamo.pace(paths)["advice"]))
+    code = _show_rounded(dreamo.latency(run_dirs, by=split(by)), format_, if_empty="No attempts.")
+    hint(python_to_shell(dreamo.pace(run_dirs)["advice"]))
     return code
 
 
@@ -587,8 +544,8 @@ def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows
     return process.DONE
 
 
-@click.command(params=[RUN_DIRS, RUN_DIRS_OPTION, FORMAT])
-def failures(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, format_: str) -> int:
+@command(RUN_DIRS, RUN_DIRS_OPTION, FORMAT)
+def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     """Explain what failed, and print the commands that try it again.
 
     By class, code and message: what each means, whether it may have been billed, and what to do. Ambiguous rows,
@@ -597,23 +554,26 @@ def failures(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, format_
     from dreamo_batch.results.failures import AMBIGUOUS_CLASSES, summarise_failures
     from dreamo_batch.results.history import read_history
 
-    found = summarise_failures(read_history(run_dirs_of(run_dirs, run_dirs_option)), spelled=_retry_command)
-    if format_ != "table":
-        show_frame(found, format_)
+    retries_of_held = set()
+
+    def spelled(remedy: Remedy) -> str | None:
+        command = _retry_command(remedy)
+        if remedy.classes == columns.AMBIGUOUS:
+            retries_of_held.add(command)
+        return command
+
+    found = summarise_failures(read_history(run_dirs), spelled=spelled)
+    if format_ != "table" or not len(found):
+        show_frame(found, format_, if_empty="Nothing failed.")
         return process.DONE
-    is_ambiguous = found[columns.ERROR_CLASS].isin(AMBIGUOUS_CLASSES)
-    for title, part, is_held in (
-        ("Failed", found[~is_ambiguous], False),
-        ("Ambiguous: may have been accepted and billed", found[is_ambiguous], True),
-    ):
-        if len(part):
-            emit(
-                "\n".join(
-                    [f"{title}\n", *(_failure(one, is_held=is_held) for one in part.to_dict("records")), ""]
-                )
-            )
-    if not len(found):
-        emit("Nothing failed.\n")
+    is_held = found[columns.CALL].isin(retries_of_held - {None})
+    is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(AMBIGUOUS_CLASSES)
+    is_held &= found[columns.N_ROWS] > 0
+    failed = [_failure(one, is_held=False) for one in found[~is_held].to_dict("records")]
+    held = [_failure(one, is_held=True) for one in found[is_held].to_dict("records")]
+    for title, kinds in (("Failed", failed), ("Ambiguous: may have been accepted and billed", held)):
+        if kinds:
+            emit("\n".join([f"{title}\n", *kinds, ""]))
     return process.DONE
 
 
@@ -622,15 +582,16 @@ def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
     known = {name: plain(value) for name, value in kind.items()}
     name = " ".join(filter(None, (known[columns.ERROR_CLASS], known[columns.ERROR_CODE])))
     labels = known[columns.EXAMPLE_ROWS]
-    billed = "may have been billed" if known[columns.MAY_HAVE_BEEN_BILLED] else "not billed"
     spent = Decimal(known[columns.SPENT] or 0)
+    billed = [f"{dollars(spent)} spent"] if spent else []
+    billed += ["may have been billed"] if known[columns.MAY_HAVE_BEEN_BILLED] else []
     n_rows, meaning = known[columns.N_ROWS], known[columns.MEANING].rstrip(".")
     which = (
         "" if not labels else f" ({labels})" if n_rows == labels.count(", ") + 1 else f" (such as {labels})"
     )
     lines = [
-        f"{name}: {counted(n_rows, 'row')}{which}, {counted(known[columns.ATTEMPTS], 'attempt')}, {billed}"
-        + (f", {dollars(spent)} spent" if spent else ""),
+        f"{name}: {counted(n_rows, 'row')}{which}, {counted(known[columns.ATTEMPTS], 'attempt')}, "
+        + (", ".join(billed) or "not billed"),
         f"  {meaning}. {python_to_shell(known[columns.ADVICE])}",
     ]
     if (known[columns.EXAMPLE] or meaning) != meaning:
@@ -662,32 +623,29 @@ def _retry_command(remedy: Remedy) -> str | None:
     return " ".join(words)
 
 
-@click.command(
-    params=[
-        RUN_DIR,
-        RUN_DIR_OPTION,
-        option("--output", required=True, metavar="FOLDER", help="Folder to write to; created if missing."),
-        option(
-            "--formats",
-            multiple=True,
-            metavar="FORMATS",
-            help="Of the table: parquet,csv,tsv,jsonl,xlsx; default: parquet,csv.",
-        ),
-        option(
-            "--pictures",
-            type=click.Choice(["copy", "link", "none"]),
-            default="copy",
-            show_default=True,
-            help="link: hard links, which take no space and must not be edited.",
-        ),
-        option("--text", is_flag=True, help="Put prompt, seed and job id into PNG and JPEG copies."),
-        EXCEL_SAFE,
-        FORMAT,
-    ]
+@command(
+    RUN_DIR,
+    RUN_DIR_OPTION,
+    option("--output", required=True, metavar="FOLDER", help="Folder to write to; created if missing."),
+    option(
+        "--formats",
+        multiple=True,
+        metavar="FORMATS",
+        help="Of the table: parquet,csv,tsv,jsonl,xlsx; default: parquet,csv.",
+    ),
+    option(
+        "--pictures",
+        type=click.Choice(["copy", "link", "none"]),
+        default="copy",
+        show_default=True,
+        help="link: hard links, which take no space and must not be edited.",
+    ),
+    option("--text", is_flag=True, help="Put prompt, seed and job id into PNG and JPEG copies."),
+    EXCEL_SAFE,
+    FORMAT,
 )
 def export(
-    run_dir: str | None,
-    run_dir_option: str | None,
+    run_dir: str,
     *,
     output: str,
     formats: Sequence[str],
@@ -705,7 +663,7 @@ def export(
     import dreamo_batch as dreamo
 
     counts = dreamo.export(
-        run_dir_of(run_dir, run_dir_option),
+        run_dir,
         output,
         formats=split(formats) or ("parquet", "csv"),
         pictures=pictures,  # type: ignore[arg-type] # click checked the words
@@ -716,18 +674,14 @@ def export(
     return process.NOT_ALL if counts.get("missing") else process.DONE
 
 
-@click.command(
-    params=[
-        RUN_DIRS,
-        RUN_DIRS_OPTION,
-        option(
-            "--output",
-            metavar="PATH",
-            help="File to write; default: report.html in RUN_DIR, if it is only one.",
-        ),
-    ]
+@command(
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
+    option(
+        "--output", metavar="PATH", help="File to write; default: report.html in RUN_DIR, if it is only one."
+    ),
 )
-def report(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, output: str | None) -> int:
+def report(run_dirs: Sequence[str], *, output: str | None) -> int:
     """Write a report on a run as one page.
 
     One HTML file that needs no network: money, times, failures, ambiguous rows, pictures, near-duplicates, and a
@@ -735,54 +689,45 @@ def report(run_dirs: Sequence[str], run_dirs_option: Sequence[str], *, output: s
     """
     import dreamo_batch as dreamo
 
-    path = dreamo.report(run_dirs_of(run_dirs, run_dirs_option), output)
+    path = dreamo.report(run_dirs, output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
     return process.DONE
 
 
-@click.command(
-    params=[
-        RUN_DIRS,
-        RUN_DIRS_OPTION,
-        option(
-            "--output",
-            metavar="PATH",
-            required=True,
-            help="A page (.html), or a sheet for print (.png, .jpg, .pdf).",
-        ),
-        option(
-            "--rows",
-            metavar="COLUMNS",
-            help="Columns whose values make the grid's rows: a,b; none: one row. Default: prompt, and whatever else "
-            "tells rows apart.",
-        ),
-        option(
-            "--columns",
-            "across",
-            metavar="COLUMNS",
-            help="Columns whose values make the grid's columns; none: count the pictures of a row. Default: seed.",
-        ),
-        option("--title", default="", metavar="TEXT", help="A heading."),
-        option(
-            "--paper",
-            type=click.Choice(["a4", "letter"]),
-            default="a4",
-            show_default=True,
-            help="Paper size of a sheet.",
-        ),
-        option("--font", metavar="FILE", help="Font for the labels of a sheet."),
-    ]
+@command(
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
+    option(
+        "--output",
+        metavar="PATH",
+        required=True,
+        help="A page (.html), or a sheet for print (.png, .jpg, .pdf).",
+    ),
+    option(
+        "--rows",
+        metavar="COLUMNS",
+        help="Columns whose values make the grid's rows: a,b; none: one row. Default: prompt, and whatever else "
+        "tells rows apart.",
+    ),
+    option(
+        "--columns",
+        "across",
+        metavar="COLUMNS",
+        help="Columns whose values make the grid's columns; none: count the pictures of a row. Default: seed.",
+    ),
+    option("--title", default="", metavar="TEXT", help="A heading."),
+    option(
+        "--paper",
+        type=click.Choice(["a4", "letter"]),
+        default="a4",
+        show_default=True,
+        help="Paper size of a sheet.",
+    ),
+    option("--font", metavar="FILE", help="Font for the labels of a sheet."),
 )
 def gallery(
-    run_dirs: Sequence[str],
-    run_dirs_option: Sequence[str],
-    *,
-    output: str,
-    rows: str | None,
-    across: str | None,
-    title: str,
-    **of_sheet: Any,
+    run_dirs: Sequence[str], *, output: str, rows: str | None, across: str | None, title: str, **of_sheet: Any
 ) -> int:
     """Show the pictures of one run or several as a grid.
 
@@ -791,14 +736,13 @@ def gallery(
     """
     import dreamo_batch as dreamo
 
-    paths = run_dirs_of(run_dirs, run_dirs_option)
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
     if Path(output).suffix.lower() in {".html", ".htm"}:
-        shown = dreamo.gallery(paths, **axes, title=title)
+        shown = dreamo.gallery(run_dirs, **axes, title=title)
         shown.to_html(output)
         hint(f"{counted(len(shown.results), 'row')} shown in {output}")
     else:
-        n_pictures = dreamo.contact_sheet(paths, output, **axes, title=title, **of_sheet)
+        n_pictures = dreamo.contact_sheet(run_dirs, output, **axes, title=title, **of_sheet)
         hint(f"{counted(n_pictures, 'picture')} on {output}")
     return process.DONE
 
@@ -816,33 +760,25 @@ _SCENE: Final = "scene"  # a column of that table
 _SHEET: Final = "contact.png"
 
 
-@click.command(
-    params=[
-        option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-        option(
-            "--port",
-            type=click.IntRange(0, 65535),
-            default=0,
-            show_default="any free one",
-            help="Port to listen on.",
-        ),
-        option(
-            "--state-dir",
-            metavar="DIR",
-            help="Directory for tasks and pictures; default: a temporary one.",
-        ),
-        option("--run-dir", metavar="RUN_DIR", help="Serve the state of a --local run: RUN_DIR/gateway."),
-        option(
-            "--engine", default="preview", show_default=True, help="How pictures are made: preview or flat."
-        ),
-        option(
-            "--latency",
-            default="instant",
-            show_default=True,
-            help="How long tasks take: instant, fixed:SECONDS or lognormal:MEDIAN_S,SIGMA.",
-        ),
-        option("--faults", metavar="FILE", help="JSON file with the faults to inject."),
-    ]
+@command(
+    option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=0,
+        show_default="any free one",
+        help="Port to listen on.",
+    ),
+    option("--state-dir", metavar="DIR", help="Directory for tasks and pictures; default: a temporary one."),
+    option("--run-dir", metavar="RUN_DIR", help="Serve the state of a --local run: RUN_DIR/gateway."),
+    option("--engine", default="preview", show_default=True, help="How pictures are made: preview or flat."),
+    option(
+        "--latency",
+        default="instant",
+        show_default=True,
+        help="How long tasks take: instant, fixed:SECONDS or lognormal:MEDIAN_S,SIGMA.",
+    ),
+    option("--faults", metavar="FILE", help="JSON file with the faults to inject."),
 )
 def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
     """Run the local gateway until it is interrupted.
@@ -869,17 +805,15 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
     return process.DONE
 
 
-@click.command(
-    params=[
-        option(
-            "--run-dir",
-            default="runs/demo",
-            show_default=True,
-            metavar="RUN_DIR",
-            help="The run directory; created if missing.",
-        ),
-        FORMAT,
-    ]
+@command(
+    option(
+        "--run-dir",
+        default="runs/demo",
+        show_default=True,
+        metavar="RUN_DIR",
+        help="The run directory; created if missing.",
+    ),
+    FORMAT,
 )
 def demo(run_dir: str, format_: str) -> int:
     """Run a small sweep on the local gateway.
@@ -921,13 +855,11 @@ def demo_folder() -> Path:
     raise UsageError(f"{_TABLE} is missing in {' and '.join(map(str, folders))}. Reinstall the package.")
 
 
-@click.command(
-    params=[
-        option("--live", is_flag=True, help="Check the real service, which costs money."),
-        RUN["base_url"],
-        YES,
-        FORMAT,
-    ]
+@command(
+    option("--live", is_flag=True, help="Check the real service, which costs money."),
+    RUN["base_url"],
+    YES,
+    FORMAT,
 )
 def check(live: bool, base_url: str | None, yes: bool, format_: str) -> int:
     """Check that a service keeps its contract.

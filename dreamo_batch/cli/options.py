@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 import warnings
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from dreamo_batch.cli import output
 from dreamo_batch.cli.output import hint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
@@ -24,106 +25,100 @@ def option(*flags: str, **attributes: Any) -> click.Option:
     return click.Option(flags, **attributes)
 
 
+def command(*params: click.Parameter) -> Callable[[Callable[..., int]], click.Command]:
+    """Declare a command; its run directories are arguments, options, or both."""
+
+    def declare(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def call(**values: Any) -> int:
+            if {"run_dir", "run_dir_option"} <= values.keys():
+                values["run_dir"] = run_dir_of(values["run_dir"], values.pop("run_dir_option"))
+            if "run_dirs" in values:
+                values["run_dirs"] = [*values["run_dirs"], *values.pop("run_dirs_option")]
+                if not values["run_dirs"]:
+                    raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
+            return function(**values)
+
+        return click.command(params=list(params))(call)
+
+    return declare
+
+
+def _of_run(keyword: str, kind: Any, default: Any, text: str) -> click.Option:
+    """Declare a keyword of `run`: a switch, a choice of words, a number, or text."""
+    flag = f"--{keyword.replace('_', '-')}"
+    if kind is bool:
+        return option(f"{flag}/--no{flag[1:]}" if default else flag, is_flag=True, default=default, help=text)
+    shown: dict[str, Any] = {"default": default, "show_default": default is not None, "help": text}
+    if isinstance(kind, tuple):
+        return option(flag, type=click.Choice(kind), **shown)
+    types = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
+    return option(flag, type=types.get(kind), metavar=kind, **shown)
+
+
 # Every keyword of `run()` except api_key, client, gateway and progress, with the same names and defaults.
-RUN: Final[dict[str, click.Option]] = {
-    "base_url": option(
-        "--base-url",
-        metavar="URL",
-        help="Address of the service; default: DREAMO_BASE_URL, else the public gateway.",
-    ),
-    "allow_private_links": option(
-        "--allow-private-links", is_flag=True, help="Follow links to pictures that lead to private addresses."
-    ),
-    "max_cost": option(
-        "--max-cost",
-        metavar="USD",
-        help="Spending cap for the run directory. Kept until changed; inf removes it.",
-    ),
-    "max_new_cost": option(
-        "--max-new-cost",
-        metavar="USD",
-        help="The most that this call may spend; not stored. Default: the sum you agree to.",
-    ),
-    "unit_cost": option(
-        "--unit-cost",
-        metavar="USD",
-        help="Price to reserve for each attempt; default: the service's price, or the highest so far.",
-    ),
-    "pilot": option(
-        "--pilot",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="With a cap and no known price: first buy up to N attempts in all, which the cap can't limit.",
-    ),
-    "max_in_flight": option(
-        "--max-in-flight",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        metavar="N",
-        help="Tasks at the service at once.",
-    ),
-    "download": option("--download/--no-download", default=True, help="Save the pictures, or don't."),
-    "fix_images": option(
-        "--fix-images",
-        is_flag=True,
-        help="Send corrected copies of pictures that the service would not accept.",
-    ),
-    "keep_references": option(
-        "--keep-references/--no-keep-references",
-        default=True,
-        help="Keep copies of the reference pictures in the run directory, or don't.",
-    ),
-    "on_invalid": option(
-        "--on-invalid",
-        type=click.Choice(["raise", "skip"]),
-        default="raise",
-        show_default=True,
-        help="What to do about rows that can't be submitted.",
-    ),
-    "on_ambiguous": option(
-        "--on-ambiguous",
-        type=click.Choice(["hold", "resubmit"]),
-        default="hold",
-        show_default=True,
-        help="resubmit: submit rows again that were ambiguous before; they may be paid twice.",
-    ),
-    "max_attempts": option(
-        "--max-attempts",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Attempts per job in all, for failures known to be unbilled.",
-    ),
-    "retry_failed": option(
-        "--retry-failed", is_flag=True, help="Submit rows that failed before again, once."
-    ),
-    "random_seed": option(
-        "--random-seed",
-        type=click.Choice(["record", "service"]),
-        default="record",
-        show_default=True,
-        help="Missing seeds: record draws them here before sending, service leaves them to the service.",
-    ),
-    "task_timeout_s": option(
-        "--task-timeout-s",
-        type=click.FloatRange(min=0, min_open=True),
-        default=900.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait for a task; the next call asks for it again.",
-    ),
-    "adopt_copy": option(
-        "--adopt-copy",
-        is_flag=True,
-        help="Submit even in a copy of a run directory, whose original may submit the same.",
-    ),
-    "base_dir": option(
-        "--base-dir",
-        metavar="DIR",
-        help="Folder of relative image paths; default: the table file's.",
-    ),
+RUN: Final = {
+    keyword: _of_run(keyword, *rest)
+    for keyword, *rest in (
+        (
+            "base_url",
+            "URL",
+            None,
+            "Address of the service; default: DREAMO_BASE_URL, else the public gateway.",
+        ),
+        ("allow_private_links", bool, False, "Follow links to pictures that lead to private addresses."),
+        ("max_cost", "USD", None, "Spending cap for the run directory. Kept until changed; inf removes it."),
+        (
+            "max_new_cost",
+            "USD",
+            None,
+            "The most this call may spend; not stored. Default: the sum you agree to.",
+        ),
+        (
+            "unit_cost",
+            "USD",
+            None,
+            "Price to reserve per attempt; default: the service's, or the highest so far.",
+        ),
+        (
+            "pilot",
+            "N",
+            None,
+            "With a cap and no known price: first buy up to N attempts, which it can't limit.",
+        ),
+        ("max_in_flight", "N", 8, "Tasks at the service at once."),
+        ("download", bool, True, "Save the pictures, or don't."),
+        ("fix_images", bool, False, "Send corrected copies of pictures that the service would not accept."),
+        (
+            "keep_references",
+            bool,
+            True,
+            "Keep copies of the reference pictures in the run directory, or don't.",
+        ),
+        ("on_invalid", ("raise", "skip"), "raise", "What to do about rows that can't be submitted."),
+        (
+            "on_ambiguous",
+            ("hold", "resubmit"),
+            "hold",
+            "resubmit: submit ambiguous rows again; may pay twice.",
+        ),
+        ("max_attempts", "N", 1, "Attempts per job in all, for failures known to be unbilled."),
+        ("retry_failed", bool, False, "Submit rows that failed before again, once."),
+        (
+            "random_seed",
+            ("record", "service"),
+            "record",
+            "Draw missing seeds here, or leave them to the service.",
+        ),
+        ("task_timeout_s", "SECONDS", 900.0, "How long to wait for a task; the next call asks for it again."),
+        (
+            "adopt_copy",
+            bool,
+            False,
+            "Submit even in a copy of a run directory, whose original may do the same.",
+        ),
+        ("base_dir", "DIR", None, "Folder of relative image paths; default: the table file's."),
+    )
 }
 # `retry` uses the stored table, so these are not for it.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
@@ -190,13 +185,7 @@ def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
     """Declare the options for how much is shown."""
     common: dict[str, Any] = {"expose_value": False, "callback": _set_verbosity, "hidden": is_hidden}
     return [
-        option(
-            "-v",
-            "--verbose",
-            count=True,
-            help="Show the log; twice: with details.",
-            **common,
-        ),
+        option("-v", "--verbose", count=True, help="Show the log; twice: with details.", **common),
         option("-q", "--quiet", is_flag=True, help="Show only errors and warnings.", **common),
         option("--log-file", metavar="PATH", help="Append the dated log to a file.", **common),
     ]
@@ -244,13 +233,6 @@ def run_dir_of(argument: str | None, option: str | None) -> str:
     if named is None or (argument is not None and option is not None):
         raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
     return named
-
-
-def run_dirs_of(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Return the run directories, named as arguments or with `--run-dir`."""
-    if not (arguments or options):
-        raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
-    return [*arguments, *options]
 
 
 def split(given: Sequence[str]) -> list[str] | None:

@@ -75,12 +75,7 @@ def of_error(error: BaseException) -> int:
 
 
 # Modules that come with an extra.
-_EXTRAS: Final = {
-    "fastapi": "local",
-    "uvicorn": "local",
-    "openpyxl": "excel",
-    "matplotlib": "plots",
-}
+_EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel", "matplotlib": "plots"}
 
 
 class CommandGroup(click.Group):
