@@ -22,65 +22,10 @@ from dreamo_batch.jobs.validate import Reading, absolute, read
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from dreamo_batch.jobs.fields import Seeds
-
-
-SEED_END: Final = 2**31
-
-
-class Draw:
-    """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice.
-
-    The n-th row of a job gets the n-th seed of that job, so a table can be sorted or extended without losing bought
-    pictures.
-    """
-
-    def __init__(self, entropy: str) -> None:
-        self._entropy = json.dumps(entropy)
-        # By hash, because a million prompts would take much memory.
-        self._n_seen: Counter[str] = Counter()
-        self._drawn: set[str] = set()
-
-    def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Return the next seed of a job, and the job's id."""
-        occurrence = _next(self._n_seen, wanted)
-        n_tries = 0
-        while True:
-            seed = self._hashed(wanted, occurrence, n_tries)
-            one = job_id(text_of(wanted, seed))
-            # Among thousands of draws two may be equal, and would be one job; the later one is drawn again.
-            if one not in self._drawn:
-                self._drawn.add(one)
-                return seed, one
-            n_tries += 1
-
-    def _hashed(self, wanted: JobText, occurrence: int, n_tries: int) -> int:
-        text = f"[{self._entropy},{text_of(wanted, None, occurrence)},{n_tries}]"
-        head = hashlib.sha256(text.encode("ascii")).digest()[:8]
-        return int.from_bytes(head, "big") % (SEED_END - 1) + 1
-
-
-class Leave:
-    """Leaves seeds to the service; the occurrence distinguishes equal rows."""
-
-    def __init__(self) -> None:
-        self._n_seen: Counter[str] = Counter()
-
-    def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Return -1, and the id of the job."""
-        seed = contract.SEED_RANDOM.value
-        return seed, job_id(text_of(wanted, seed, _next(self._n_seen, wanted)))
-
-
-def _next(n_seen: Counter[str], wanted: JobText) -> int:
-    rest = job_id(text_of(wanted, None))
-    n_seen[rest] += 1
-    return n_seen[rest] - 1
 
 
 INVALID_CLASS: Final = "invalid"
@@ -155,8 +100,16 @@ class _Wanted:
 
 def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
     positions = np.flatnonzero(reading.is_valid)
-    settle = Draw(entropy) if random_seed == RECORD else Leave()
-    seeds, ids = _seeds_and_ids(_texts(reading, positions), reading.seeds, positions, settle)
+    choose = Draw(entropy) if random_seed == RECORD else Leave()
+    seeds = reading.seeds.numbers[positions].tolist()
+    is_given = reading.seeds.is_given[positions].tolist()
+    ids: list[str] = []
+    for number, wanted in enumerate(_texts(reading, positions)):
+        if is_given[number]:
+            ids.append(job_id(text_of(wanted, seeds[number])))
+        else:
+            seeds[number], one = choose(wanted)
+            ids.append(one)
     first_at: dict[str, int] = {}
     firsts = [
         first_at.setdefault(one, position) for one, position in zip(ids, positions.tolist(), strict=True)
@@ -172,32 +125,67 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     heads = (
         head_of(images[image], prompts[prompt]) for image, prompt in zip(in_image, in_prompt, strict=True)
     )
-    return map(JobText, heads, _tails(reading, positions))
-
-
-def _tails(reading: Reading, positions: NDArray[np.intp]) -> Iterator[str]:
-    # There are few different ones, so each is encoded once.
-    return map(
-        functools.cache(tail_of),
+    tails = map(
+        functools.cache(tail_of),  # there are few different ones
         reading.sizes.widths[positions].tolist(),
         reading.sizes.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
     )
+    return map(JobText, heads, tails)
 
 
-def _seeds_and_ids(
-    texts: Iterator[JobText], seeds: Seeds, positions: NDArray[np.intp], settle: Draw | Leave
-) -> tuple[list[int], list[str]]:
-    sent = seeds.numbers[positions].tolist()
-    ids: list[str] = []
-    for number, (wanted, is_given) in enumerate(zip(texts, seeds.is_given[positions].tolist(), strict=True)):
-        if is_given:
-            ids.append(job_id(text_of(wanted, sent[number])))
-        else:
-            sent[number], one = settle(wanted)
-            ids.append(one)
-    return sent, ids
+SEED_END: Final = 2**31
+
+
+class Draw:
+    """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice.
+
+    The n-th row of a job gets the n-th seed of that job, so a table can be sorted or extended without losing bought
+    pictures.
+    """
+
+    def __init__(self, entropy: str) -> None:
+        self._entropy = json.dumps(entropy)
+        # By hash, because a million prompts would take much memory.
+        self._n_seen: Counter[str] = Counter()
+        self._drawn: set[str] = set()
+
+    def __call__(self, wanted: JobText) -> tuple[int, str]:
+        """Return the next seed of a job, and the job's id."""
+        occurrence = _next(self._n_seen, wanted)
+        n_tries = 0
+        while True:
+            seed = self._hashed(wanted, occurrence, n_tries)
+            one = job_id(text_of(wanted, seed))
+            # Among thousands of draws two may be equal, and would be one job; the later one is drawn again.
+            if one not in self._drawn:
+                self._drawn.add(one)
+                return seed, one
+            n_tries += 1
+
+    def _hashed(self, wanted: JobText, occurrence: int, n_tries: int) -> int:
+        text = f"[{self._entropy},{text_of(wanted, None, occurrence)},{n_tries}]"
+        head = hashlib.sha256(text.encode("ascii")).digest()[:8]
+        return int.from_bytes(head, "big") % (SEED_END - 1) + 1
+
+
+class Leave:
+    """Leaves seeds to the service; the occurrence distinguishes equal rows."""
+
+    def __init__(self) -> None:
+        self._n_seen: Counter[str] = Counter()
+
+    def __call__(self, wanted: JobText) -> tuple[int, str]:
+        """Return -1, and the id of the job."""
+        seed = contract.SEED_RANDOM.value
+        return seed, job_id(text_of(wanted, seed, _next(self._n_seen, wanted)))
+
+
+def _next(n_seen: Counter[str], wanted: JobText) -> int:
+    rest = job_id(text_of(wanted, None))
+    n_seen[rest] += 1
+    return n_seen[rest] - 1
 
 
 def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
@@ -206,19 +194,15 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
     ids = list(itertools.compress(wanted.ids, is_first))
     fields = (
         ids,
-        _take(reading.prompts.cells, reading.prompts.codes[positions]),
+        map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
         itertools.compress(wanted.seeds, is_first),
         reading.sizes.widths[positions].tolist(),
         reading.sizes.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
-        _take(reading.images.sources, reading.images.numbers[positions]),
+        map(reading.images.sources.__getitem__, reading.images.numbers[positions].tolist()),
     )
     return dict(zip(ids, map(Job, *fields), strict=True))
-
-
-def _take(values: Sequence[Any], numbers: NDArray[np.intp]) -> list[Any]:
-    return [values[number] for number in numbers.tolist()]
 
 
 def _rows(reading: Reading, wanted: _Wanted) -> pd.DataFrame:
