@@ -36,7 +36,7 @@ from .jobs.validate import validate
 from .probe import check_service, probe_seeds
 from .results.costs import costs
 from .results.export import export
-from .results.failures import failures
+from .results.failure_groups import failures
 from .results.history import attempts
 from .results.load import load, status
 from .results.measure import Metric, measure

@@ -35,7 +35,7 @@ from dreamo_batch.errors import (
     ServiceUnreachable,
     UsageError,
 )
-from dreamo_batch.results import failures, frame
+from dreamo_batch.results import failure_groups, frame
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import counted, duration
@@ -411,7 +411,7 @@ def choose(
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
         names = {classes} if isinstance(classes, str) else set(classes)
-        known = failures.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        known = failure_groups.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
             near = difflib.get_close_matches(str(unknown[0]), known, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}."

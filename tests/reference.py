@@ -26,7 +26,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
-from dreamo_batch.results import failures
+from dreamo_batch.results import failure_groups
 from dreamo_batch.service import contract
 from tests import fault_table
 
@@ -153,7 +153,7 @@ def _errors() -> str:
 
 
 def _row_classes() -> str:
-    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failures.CLASSES.items()]
+    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failure_groups.CLASSES.items()]
     return _table(("`error_class`", "meaning", "advice"), rows)
 
 

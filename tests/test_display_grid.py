@@ -150,7 +150,7 @@ def test_pages_cover_the_grid():
         (range(2), range(2, 3)),
         (range(2, 4), range(2)),
     ]
-    assert pages[0].n_pages == 6
+    assert {page.n_pages for page in pages} == {6}  # the last one is shorter
     assert sorted(entry.position for page in pages for entry in page.shown()) == list(range(15))
     assert len(grid.shown()) == 15
     with pytest.raises(UsageError, match="pages 1 to 6"):

@@ -19,7 +19,7 @@ from dreamo_batch import columns, fonts
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import plots
 from dreamo_batch.results.costs import summarise_costs
-from dreamo_batch.results.failures import summarise_failures
+from dreamo_batch.results.failure_groups import summarise_failures
 from dreamo_batch.results.history import list_attempts
 from dreamo_batch.results.timing import count_throughput, summarise_latency
 from tests.histories import NOON, ambiguous, completed, failed, history_of

@@ -18,7 +18,7 @@ import pandas as pd
 from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import lay_out, removed_rows_notice
-from dreamo_batch.display.references import References, place_references
+from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import small_picture
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.references import ReferencePlacement
+    from dreamo_batch.display.reference_pictures import ReferencePlacement
     from dreamo_batch.display.thumbnails import Thumbnail
     from dreamo_batch.results.load import RunDir
 

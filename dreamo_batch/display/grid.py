@@ -249,20 +249,12 @@ class Grid:
     shown_columns: range
     _places: dict[tuple[int, int], list[int]] = field(repr=False)
     _entries: Entries = field(repr=False)
+    n_pages: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and columns of the whole grid."""
         return len(self.rows), len(self.columns)
-
-    @property
-    def n_pages(self) -> int:
-        """How many pages like this one the whole grid takes; 1 for an empty grid."""
-        shown = (len(self.shown_rows), len(self.shown_columns))
-        down, across = (
-            max(1, -(-n // max(1, n_shown))) for n, n_shown in zip(self.shape, shown, strict=True)
-        )
-        return down * across
 
     @property
     def extent(self) -> str:
@@ -301,6 +293,7 @@ class Grid:
             self,
             shown_rows=_span(down, n_rows, len(self.rows)),
             shown_columns=_span(across, n_columns, len(self.columns)),
+            n_pages=n_pages,
         )
 
 

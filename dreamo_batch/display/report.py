@@ -29,7 +29,7 @@ from dreamo_batch.palette import PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.costs import summarise_costs
-from dreamo_batch.results.failures import summarise_failures
+from dreamo_batch.results.failure_groups import summarise_failures
 from dreamo_batch.results.history import LABEL, list_attempts, read_history
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
 from dreamo_batch.results.seeds import (

@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps
 from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
-from dreamo_batch.display.references import References, place_references
+from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, small_picture
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.references import ReferencePicture, ReferencePlacement
+    from dreamo_batch.display.reference_pictures import ReferencePicture, ReferencePlacement
     from dreamo_batch.fonts import Font
 
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}

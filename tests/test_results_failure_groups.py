@@ -10,7 +10,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import history
-from dreamo_batch.results.failures import meaning_of, pattern_of, summarise_failures
+from dreamo_batch.results.failure_groups import meaning_of, pattern_of, summarise_failures
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts

@@ -1,0 +1,106 @@
+"""The shape of the package: one concept, one home, one name."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+N_MODULES = 90
+N_CODE_LINES = 21_000
+N_LINES = 30_700
+
+
+def code_lines(path: Path) -> int:
+    """Count the lines that hold code: no blank, comment or docstring line."""
+    source = path.read_text(encoding="utf-8")
+    lines: set[int] = set()
+    silent = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node) is not None
+        ):
+            docstring = node.body[0]
+            lines -= set(range(docstring.lineno, docstring.end_lineno + 1))
+    return len(lines)
+
+
+def imports(path: Path) -> set[str]:
+    """Name the modules of the package that a module imports when it is loaded."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamo_batch"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if _path(name) is not None else str(node.module))
+    return found - {name_of(path)}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _path(name: str) -> Path | None:
+    base = PACKAGE.parent / name.replace(".", "/")
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
+
+
+def test_the_package_stays_small(capsys):
+    """Its size is printed; growing past these numbers is a decision to be made here."""
+    n_code = sum(code_lines(path) for path in MODULES)
+    n_lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES)
+    with capsys.disabled():
+        print(f"\n{len(MODULES)} modules, {n_code:,} code lines, {n_lines:,} lines in all")
+    assert len(MODULES) <= N_MODULES
+    assert n_code <= N_CODE_LINES
+    assert n_lines <= N_LINES
+
+
+def test_file_names_are_unique():
+    """Somebody who looks for a file finds one."""
+    counts = Counter(path.name for path in MODULES if path.name != "__init__.py")
+    assert [name for name, n in counts.items() if n > 1] == []
+
+
+def test_class_names_are_unique():
+    """One name, one concept."""
+    counts = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert sorted(name for name, n in counts.items() if n > 1) == []
+
+
+def test_no_import_goes_in_a_circle():
+    """Every module can be understood, and loaded, after those it imports."""
+    needs = {name_of(path): imports(path) for path in MODULES}
+    while free := {name for name, needed in needs.items() if not needed & needs.keys()}:
+        needs = {name: needed for name, needed in needs.items() if name not in free}
+    assert sorted(needs) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_in_a_sentence_what_lives_there(path):
+    """It begins with a docstring of one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring or not path.read_text(encoding="utf-8").strip()
+    if docstring:
+        assert docstring.splitlines()[0].endswith((".", ":"))
