@@ -1,6 +1,6 @@
 """Every column the toolkit reads or writes: its name, dtype, unit and meaning.
 
-No other module spells a column's name as a literal, and the README's tables are made from here.
+No other module writes a column's name as a literal; the tables of the reference are generated from here.
 
 Examples
 --------

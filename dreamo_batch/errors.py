@@ -1,28 +1,28 @@
 """The errors that stop a whole call.
 
-What goes wrong with one row is a value in the table, never an exception. These are for the rest::
+A failed row is a value in the table, never an exception. These are for everything else::
 
     DreamoError
     ├── UsageError                  bad arguments, nothing was sent            (exit code 2)
     │   ├── TableError              a table can't be read, or has the wrong columns
     │   │   └── InvalidTable        rows that can't be submitted; `.problems` lists all of them
     │   ├── SettingsError           base URL or key can't be used
-    │   └── PriceUnknown            a cap without a price: give unit_cost= or pilot=
+    │   └── PriceUnknown            a cap without a price: pass unit_cost= or pilot=
     ├── DirectoryError              a run directory can't be used              (exit code 2)
     │   ├── DirectoryLocked         another process is writing to it
     │   ├── OtherService            it belongs to another service
-    │   └── LedgerDamaged           its ledger can't be trusted, so nothing is bought
+    │   └── LedgerDamaged           its ledger is damaged, so nothing is submitted
     ├── RunStopped                  stopped early; `.results`, `.run_dir`      (exit code 3)
-    │   ├── BudgetReached           the cap would be passed
+    │   ├── BudgetReached           the next attempt could exceed the cap
     │   ├── AccessRefused           the account or the address was refused: key, credit, permission
     │   ├── KeyMissing              no key for a service that needs one
     │   ├── StorageFailed           the disk is full, read-only or gone
-    │   └── ServiceUnreachable      the service stayed away
+    │   └── ServiceUnreachable      the service was unreachable for too long
     └── ServiceError                one request failed (only from `Client`); `.failure` says how
         ├── RequestRejected         permanent: the same request will fail again
-        ├── RequestNotTaken         transient: nothing arrived, or it may be asked again
+        ├── RequestNotTaken         transient: not accepted, or safe to send again
         ├── ServiceRefused          stop the run: 401, 402, 403
-        └── RequestMayHaveArrived   no one knows whether it was taken and billed
+        └── RequestMayHaveArrived   it may have been accepted and billed
 
 Examples
 --------
@@ -49,7 +49,7 @@ _PACKAGE: Final = __file__.removesuffix("errors.py")
 
 
 class DreamoError(Exception):
-    """Anything this toolkit raises on purpose.
+    """Base class of the errors of this package.
 
     Examples
     --------
@@ -133,14 +133,14 @@ class SettingsError(UsageError):
 
 
 class PriceUnknown(UsageError):
-    """A cap was given but no price is known, so the cap could not be kept.
+    """There is a cap but no known price, so the cap can't be kept.
 
     Attributes
     ----------
     results : pandas.DataFrame or None
-        The table as it stands, where attempts had been sent before that was found out.
+        The table as it stands, if attempts were sent before.
     run_dir : pathlib.Path or None
-        Where the run is kept.
+        The run directory.
 
     Examples
     --------
@@ -206,7 +206,7 @@ class OtherService(DirectoryError):
 
 
 class LedgerDamaged(DirectoryError):
-    """The ledger can't be trusted, so nothing may be bought on its word.
+    """The ledger is damaged, so nothing is submitted.
 
     Examples
     --------
@@ -220,14 +220,14 @@ class LedgerDamaged(DirectoryError):
 
 
 class RunStopped(DreamoError):
-    """A run stopped before every row was done; run again to go on.
+    """A run stopped before every row was done; run again to resume.
 
     Attributes
     ----------
     results : pandas.DataFrame or None
         The table as it stands.
     run_dir : pathlib.Path or None
-        Where the run is kept.
+        The run directory.
 
     Examples
     --------
@@ -248,7 +248,7 @@ class RunStopped(DreamoError):
 
 
 class BudgetReached(RunStopped):
-    """The next attempt could pass the cap.
+    """The next attempt could exceed the cap.
 
     Examples
     --------
@@ -284,7 +284,7 @@ class AccessRefused(RunStopped):
 
 
 class KeyMissing(RunStopped):
-    """No API key was given for a service that needs one.
+    """The service needs an API key, and none is set.
 
     Examples
     --------
@@ -315,7 +315,7 @@ class StorageFailed(RunStopped):
 
 
 class ServiceUnreachable(RunStopped):
-    """The service could not be reached for longer than the run was told to wait.
+    """The service was unreachable for longer than `task_timeout_s`.
 
     Examples
     --------
@@ -334,7 +334,7 @@ class ServiceError(DreamoError):
     Attributes
     ----------
     failure : dreamo_batch.service.failures.Failure
-        What is known of it: kind, class, HTTP status, code, message.
+        Its kind, class, HTTP status, code and message.
 
     Examples
     --------
@@ -372,7 +372,7 @@ class RequestRejected(ServiceError):
 
 
 class RequestNotTaken(ServiceError):
-    """Transient: nothing arrived, or the question may simply be asked again.
+    """Transient: the request was not accepted, or is safe to send again.
 
     Examples
     --------
@@ -406,7 +406,7 @@ class ServiceRefused(ServiceError):
 
 
 class RequestMayHaveArrived(ServiceError):
-    """The request may have been taken and billed, and nobody can tell.
+    """The request may have been accepted and billed.
 
     Examples
     --------
@@ -423,34 +423,19 @@ class RequestMayHaveArrived(ServiceError):
 
 
 def path_given(name: str, path: object) -> str:
-    """Return a path that was given as an argument, as text.
-
-    Raises
-    ------
-    UsageError
-        If it is none; the message names the argument.
-
-    Examples
-    --------
-    >>> path_given("run_dir", "")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.UsageError: run_dir is empty; give the path of a file or folder, such as 'runs/first'.
-    """
+    """Return a path argument as text; raises an error that names the argument."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        attempt = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
-        raise UsageError(
-            f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{attempt}"
-        )
+        hint = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
+        raise UsageError(f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{hint}")
     if not text.strip():
-        raise UsageError(f"{name} is empty; give the path of a file or folder, such as 'runs/first'.")
+        raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
     return text
 
 
 @contextmanager
 def interrupts_without_our_lines() -> Iterator[None]:
-    """Let a notebook show an interrupt as it shows the errors above: at the user's own line."""
+    """Show an interrupt in a notebook at the user's line, as the errors above."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -459,7 +444,7 @@ def interrupts_without_our_lines() -> Iterator[None]:
 
 
 def users_lines(error: BaseException) -> TracebackType | None:
-    """Return an error's traceback up to the call of this package; all of it if it did not begin outside."""
+    """Return the part of a traceback outside this package; all of it if there is none."""
     entries = []
     entry = error.__traceback__
     while entry is not None and not entry.tb_frame.f_code.co_filename.startswith(_PACKAGE):
@@ -475,7 +460,7 @@ def users_lines(error: BaseException) -> TracebackType | None:
 
 @contextmanager
 def _alone(error: BaseException) -> Iterator[None]:
-    """Leave out what led to an error inside this package; its message says it."""
+    """Hide the cause of an error, which its message states."""
     before = error.__cause__, error.__suppress_context__
     error.__cause__ = None  # suppresses the context, too
     try:
@@ -496,7 +481,7 @@ def _rendered(error: BaseException) -> list[str]:
 
 
 def _shown_at_the_users_line(show: Callable[..., Any]) -> Callable[..., Any]:
-    """Make what shows the error that ends a script leave out this package's lines, where it raised on purpose."""
+    """Wrap an exception hook so that it omits this package's lines from the errors above."""
 
     @functools.wraps(show)
     def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
