@@ -31,7 +31,7 @@ _INPUT_MB = contract.INPUT_BYTES_ADVISED.value / 1e6
 _INPUT_SIDE = contract.INPUT_SIDE_MAX_PX.value
 _FORMATS = " or ".join(contract.INPUT_FORMATS.value)
 _PROMPT_MAX = contract.PROMPT_CHARACTERS_ADVISED.value
-_REFUSED_FROM = f"over {contract.PROMPT_CHARACTERS_OF_SIBLINGS.value}"
+_TOO_LONG = f"over {contract.PROMPT_CHARACTERS_OF_SIBLINGS.value}"
 _RATIO = contract.RATIO_OF_SIBLINGS.value
 _SIDE_MIN = contract.SIDE_MIN_PX.value
 _SIDE_MAX = contract.SIDE_MAX_PX.value
@@ -199,7 +199,7 @@ _ERRORS: Final[dict[str, tuple[str, ...]]] = {
 _WARNINGS: Final[dict[str, tuple[str, ...]]] = {
     COLUMN_NOT_READ: ("{what}", "Rename it to {near}, or to something else if it is yours."),
     "prompt-very-long": (
-        f"The prompt has {{n}} characters; at most {_PROMPT_MAX} are advised, and similar ones refuse {_REFUSED_FROM}.",
+        f"The prompt has {{n}} characters; at most {_PROMPT_MAX} are advised, and similar models refuse {_TOO_LONG}.",
         f"Shorten it to {_PROMPT_MAX} characters, or set use_rephraser to false, as the service advises.",
     ),
     "prompt-long": (
