@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from dreamo_batch import columns
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
-from dreamo_batch.engine.budget import text
+from dreamo_batch.engine.budget import text, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import frame
+from dreamo_batch.results.costs import sums
 from tests.fakes import histories, prepared
 from tests.histories import completed
 
@@ -70,7 +71,7 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
         if attempt.stage is Stage.COMPLETED:
             latest = attempt
     costs = [Decimal(attempt.cost) for attempt in attempts if attempt.cost is not None]
-    cost = None if not costs else (latest.cost if len(attempts) == 1 else text(sum(costs)))
+    cost = None if not costs else text(sum(costs))
     billed = [attempt.may_have_been_billed for attempt in attempts]
     latency_s = None
     if latest.completed_at is not None and latest.sent_at is not None:
@@ -126,6 +127,16 @@ def test_results_mean_what_their_columns_say(attempts, names, make_index, is_pen
                 assert pd.isna(found), (name, found)
             else:
                 assert found == value, (name, found, value)
+
+
+def test_a_cost_of_nothing_is_written_in_one_way():
+    """However the service writes it, of one attempt or of several, and in every sum."""
+    for costs in (["0.000000"], ["0", "0.000"], [None, "0.0"]):
+        attempts = [Attempt("a", n, Stage.FAILED, cost=cost) for n, cost in enumerate(costs, start=1)]
+        got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, attempts)
+        assert got["cost"].tolist() == ["0"]
+    assert sums(pd.Series(["0.000000"]), np.array([0]), 1).tolist() == ["0"]
+    assert text(total([Decimal("0.000")])) == "0"
 
 
 def test_costs_of_several_attempts_are_added_to_the_last_digit():

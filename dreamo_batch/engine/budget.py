@@ -49,8 +49,8 @@ def times(n: int, amount: Decimal) -> Decimal:
 
 
 def text(amount: Decimal) -> str:
-    """Write an amount without an exponent."""
-    return format(amount, "f")
+    """Write an amount without an exponent; zero is always 0."""
+    return format(amount or ZERO, "f")
 
 
 class Budget:

@@ -287,6 +287,9 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
 def _outcome(latest: pd.DataFrame) -> pd.DataFrame:
     outcome = latest[[*_COPIED, columns.COST, columns.ATTEMPTS, columns.MAY_HAVE_BEEN_BILLED]].copy()
     outcome[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
+    costs = latest[columns.COST]
+    outcome[columns.COST] = costs.map({cost: _exact_sum([cost]) for cost in costs.dropna().unique()})
+    outcome[columns.COST] = outcome[columns.COST].astype(columns.STR)
     outcome[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
     seconds = (latest[columns.COMPLETED_AT] - latest[columns.SENT_AT]).dt.total_seconds()
     outcome[columns.LATENCY_S] = plausible(seconds).astype(columns.FLOAT)
