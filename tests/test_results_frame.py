@@ -76,6 +76,8 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
     latency_s = None
     if latest.completed_at is not None and latest.sent_at is not None:
         latency_s = (time(latest.completed_at) - time(latest.sent_at)).total_seconds()
+        if not 0 <= latency_s < 30 * 86_400:  # a clock was changed
+            latency_s = None
     is_open = latest.may_have_been_billed is None and latest.stage not in NEVER
     return {name: getattr(latest, name) for name in COPIED} | {
         "status": STATUS_OF[latest.stage],
