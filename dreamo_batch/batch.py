@@ -28,7 +28,8 @@ from dreamo_batch.display import panel as panels
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money
-from dreamo_batch.engine.directory import RunDirectory, known_images, new_entropy, read_jobs
+from dreamo_batch.engine.checkpoint import known_images, read_jobs
+from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import COPIED, Plan, RunOptions, flag, leaving, nearly_bought, row_warnings
 from dreamo_batch.engine.runner import storage_failed

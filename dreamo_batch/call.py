@@ -14,8 +14,8 @@ from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, highest_price, money, text
+from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
-from dreamo_batch.engine.directory import RunDirectory, describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads
 from dreamo_batch.engine.plan import (
     RunOptions,
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.connect import Service
+    from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.coordinator import Clock
-    from dreamo_batch.engine.directory import StoredTable
+    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared

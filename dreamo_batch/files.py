@@ -1,25 +1,24 @@
-"""Replace a file so that a reader, or a crash, sees the old one or the new one and nothing between."""
+"""Replace a file so that a reader, or a crash, finds the old one or the new one, never half of it."""
 
 from __future__ import annotations
 
 import os
 import threading
-import uuid
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
-TEMPORARY = ".partial"
+_STEM_MAX = 40
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, then put it in its place, durably."""
-    # Its own for each thread: two calls may be saving the same picture at once.
-    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}{TEMPORARY}")
+    """Have `write` fill a temporary file beside `path`, then rename it to `path`, durably."""
+    # One name per thread, since two calls may save the same picture at once; the suffix tells writers the format.
+    stem = path.stem[:_STEM_MAX]
+    temporary = path.with_name(f".partial-{threading.get_native_id()}-{stem}{path.suffix}")
     try:
         write(temporary)
         fsync_file(temporary)
@@ -30,7 +29,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Wait until what was written to a file is on the disk."""
+    """Wait until a file's content is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -42,22 +41,3 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write bytes so that the path holds either all of them or what it held before."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Lend a temporary path beside `path`, whose file takes its place when all went well."""
-    temporary = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

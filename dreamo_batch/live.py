@@ -20,7 +20,7 @@ from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
 from dreamo_batch.engine.attempts import OPEN
 from dreamo_batch.engine.budget import Budget, highest_price, money, text
-from dreamo_batch.engine.directory import read_jobs, read_table_meta
+from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, count_rows, left_s, rows_of
 from dreamo_batch.engine.status import Progress, Status, shown
 from dreamo_batch.errors import (

@@ -18,7 +18,8 @@ from dreamo_batch.batch import path_of, plan, run
 from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, money, text
-from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, look, read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
 from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
 from dreamo_batch.errors import (
     DirectoryError,
@@ -535,7 +536,7 @@ def _serves_the_picture(visit: _Visit) -> str:
     if not task.urls:
         raise _Broken("the completed task has no link to a picture")
     content = visit.client.download(task.urls[0], max_bytes=PICTURE_BYTES_MAX)
-    suffix, width_px, height_px = look(content)
+    suffix, width_px, height_px = inspect_picture(content)
     return f"{suffix}, {width_px}x{height_px} px, {len(content)} bytes"
 
 

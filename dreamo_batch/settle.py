@@ -13,23 +13,25 @@ from dreamo_batch.call import Call, CallInputs, results_of
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Stage
-from dreamo_batch.engine.coordinator import SystemClock
-from dreamo_batch.engine.directory import (
+from dreamo_batch.engine.checkpoint import (
     PREVIOUS,
-    UNREADABLE,
-    NotAPicture,
-    RunDirectory,
     StoredTable,
-    further_paths,
-    is_unaltered,
-    look,
-    new_entropy,
-    pictures,
     read_frame,
     read_jobs,
     read_table,
     to_arrow,
     to_frame,
+)
+from dreamo_batch.engine.coordinator import SystemClock
+from dreamo_batch.engine.directory import (
+    UNREADABLE,
+    NotAPicture,
+    RunDirectory,
+    further_paths,
+    inspect_picture,
+    is_unaltered,
+    new_entropy,
+    pictures,
     unknown_purchases,
 )
 from dreamo_batch.engine.ledger import peek_entropy
@@ -329,7 +331,7 @@ def _picture(directory: RunDirectory, attempt: Attempt) -> Iterator[str]:
             yield f"picture {number} of the task of {attempt.output_path} is missing; {again}"
             continue
         try:
-            look((directory.path / path).read_bytes())
+            inspect_picture((directory.path / path).read_bytes())
         except NotAPicture:
             yield f"{path} is damaged; {again}"
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
-from dreamo_batch.engine.directory import ROWS
+from dreamo_batch.engine.checkpoint import ROWS
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource

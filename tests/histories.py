@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import checkpoint
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.results import frame, history
 
@@ -77,7 +77,7 @@ def history_of(
 
 def ledger(attempts: Sequence[Attempt]) -> pd.DataFrame:
     """Lay attempts out as a ledger does."""
-    return directory.to_frame(directory.to_arrow(State(attempts)))
+    return checkpoint.to_frame(checkpoint.to_arrow(State(attempts)))
 
 
 def _rows(jobs: Sequence[str | None]) -> pd.DataFrame:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION
 from tests.fakes import histories
 
-META = directory.Meta(
+META = checkpoint.Meta(
     schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
 )
 FULL = Attempt(
@@ -52,24 +52,24 @@ FULL = Attempt(
 def test_any_state_comes_back(attempts):
     """Whatever attempts hold, laying them out and reading them gives the same attempts."""
     state = State(attempts)
-    assert directory.to_state(directory.to_arrow(state, ["a" * 32, "f" * 32])) == state
+    assert checkpoint.to_state(checkpoint.to_arrow(state, ["a" * 32, "f" * 32])) == state
 
 
 def test_a_file_comes_back_whole(tmp_path):
     """State and what the file says of itself survive the disk."""
     path = tmp_path / "checkpoint.parquet"
     state = State([FULL, Attempt("a" * 32, 2, Stage.ACCEPTED), Attempt("b" * 32, 1, Stage.REFUSED)])
-    directory.write(path, state, ["a" * 32], META)
-    table, meta = directory.read_table(path)
-    assert directory.to_state(table) == state
-    assert meta == directory.read_meta(path) == META
+    checkpoint.write(path, state, ["a" * 32], META)
+    table, meta = checkpoint.read_table(path)
+    assert checkpoint.to_state(table) == state
+    assert meta == checkpoint.read_meta(path) == META
 
 
 def test_plain_pandas_reads_it(tmp_path):
     """`pd.read_parquet` alone gives the documented columns with the documented dtypes."""
     path = tmp_path / "seed=3" / "checkpoint.parquet"  # a name that readers of data sets give a meaning
     path.parent.mkdir()
-    directory.write(path, State([FULL]), ["a" * 32, "b" * 32], META)
+    checkpoint.write(path, State([FULL]), ["a" * 32, "b" * 32], META)
     frame = pd.read_parquet(path)
     assert list(frame.columns) == list(columns.LEDGER)
     assert frame.loc[0, columns.COST] == "0.028571428571428571428571428571"
@@ -82,28 +82,28 @@ def test_plain_pandas_reads_it(tmp_path):
 def test_a_file_of_format_1_lacks_what_was_added_later(tmp_path, schema):
     """It reads as nothing known; in a file of this format a column that is gone is damage."""
     path = tmp_path / "checkpoint.parquet"
-    directory.write(path, State([FULL]), [], replace(META, schema=schema))
+    checkpoint.write(path, State([FULL]), [], replace(META, schema=schema))
     table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ATTEMPT_INPUTS])
     pq.write_table(table, path)
     if schema == 1:
-        (attempt,) = directory.to_state(directory.read_table(path)[0])
+        (attempt,) = checkpoint.to_state(checkpoint.read_table(path)[0])
         assert (attempt.output_urls, attempt.inputs, attempt.task_id) == (None, None, FULL.task_id)
     else:
         with pytest.raises(ValueError, match="no column"):
-            directory.read_table(path)
+            checkpoint.read_table(path)
 
 
 @pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])
 def test_frame_has_the_documented_dtypes(attempts):
     """Also empty and with columns that are missing throughout."""
-    frame = directory.to_frame(directory.to_arrow(State(attempts), ["c"]))
+    frame = checkpoint.to_frame(checkpoint.to_arrow(State(attempts), ["c"]))
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.LEDGER)
 
 
 def test_jobs_never_submitted_have_a_row_without_an_attempt():
     """A job without attempts has one row; a job with attempts has theirs only, however often it is named."""
     state = State([FULL, Attempt("b" * 32, 1, Stage.UNSENT)])
-    frame = directory.to_frame(directory.to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
+    frame = checkpoint.to_frame(checkpoint.to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
     assert frame[columns.JOB_ID].tolist() == ["a" * 32, "b" * 32, "c" * 32]
     assert frame[columns.STAGE].tolist() == ["completed", "unsent", "pending"]
     assert frame[columns.ATTEMPT].isna().tolist() == [False, True, True]
@@ -113,29 +113,29 @@ def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
     """A flipped bit never changes an attempt or what the file covers without being noticed."""
     path = tmp_path / "checkpoint.parquet"
     state = State([FULL, Attempt("b" * 32, 1, Stage.ACCEPTED, task_id="t2")])
-    directory.write(path, state, [], META)
+    checkpoint.write(path, state, [], META)
     content = path.read_bytes()
     n_noticed = 0
     for at in range(0, len(content), 13):
         path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         try:
-            table, meta = directory.read_table(path)
+            table, meta = checkpoint.read_table(path)
         except directory.UNREADABLE:
             n_noticed += 1
         else:
-            assert (directory.to_state(table), meta) == (state, META)
+            assert (checkpoint.to_state(table), meta) == (state, META)
     assert n_noticed > len(content) / 13 / 2
 
 
 def test_every_cut_is_noticed(tmp_path):
     """A file cut short anywhere is no checkpoint."""
     path = tmp_path / "checkpoint.parquet"
-    directory.write(path, State([FULL]), [], META)
+    checkpoint.write(path, State([FULL]), [], META)
     content = path.read_bytes()
     for at in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:at])
         with pytest.raises(directory.UNREADABLE):
-            directory.read_table(path)
+            checkpoint.read_table(path)
 
 
 def test_any_other_parquet_file_is_no_checkpoint(tmp_path):
@@ -143,47 +143,47 @@ def test_any_other_parquet_file_is_no_checkpoint(tmp_path):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(directory.UNREADABLE):
-        directory.read_meta(path)
+        checkpoint.read_meta(path)
     note = b'00000000 {"schema":1}'
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"dreamo_batch": note}), path)
     with pytest.raises(ValueError, match="altered"):
-        directory.read_meta(path)
+        checkpoint.read_meta(path)
 
 
 def test_rows_that_went_missing_are_noticed(tmp_path):
     """A file that reads well but has fewer rows than were written is no checkpoint."""
     path = tmp_path / "checkpoint.parquet"
-    directory.write(path, State([FULL]), ["b"], META)
+    checkpoint.write(path, State([FULL]), ["b"], META)
     pq.write_table(pq.read_table(path).slice(0, 1), path)
     with pytest.raises(ValueError, match="1 rows, not as many as were written"):
-        directory.read_table(path)
+        checkpoint.read_table(path)
 
 
 def fill(number: int):
-    meta = directory.Meta(1, number, 1, "00", "loopback")
-    return lambda path: directory.write(path, State(), [], meta)
+    meta = checkpoint.Meta(1, number, 1, "00", "loopback")
+    return lambda path: checkpoint.write(path, State(), [], meta)
 
 
 def test_the_newest_and_the_one_before_are_kept(tmp_path):
     """Each new checkpoint moves the last one aside and drops the one before that."""
     for number in (1, 2, 3):
-        directory.rotate(tmp_path, fill(number))
-    assert directory.read_meta(tmp_path / directory.NAME).covers == 3
-    assert directory.read_meta(tmp_path / directory.PREVIOUS).covers == 2
+        checkpoint.rotate(tmp_path, fill(number))
+    assert checkpoint.read_meta(tmp_path / checkpoint.NAME).covers == 3
+    assert checkpoint.read_meta(tmp_path / checkpoint.PREVIOUS).covers == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_checkpoint_that_can_not_be_written_changes_nothing(tmp_path):
     """If the disk is full the two that are there stay, and the half-written one goes."""
     for number in (1, 2):
-        directory.rotate(tmp_path, fill(number))
+        checkpoint.rotate(tmp_path, fill(number))
 
     def half(path):
         path.write_bytes(b"PAR1")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="space"):
-        directory.rotate(tmp_path, half)
-    assert directory.read_meta(tmp_path / directory.NAME).covers == 2
-    assert directory.read_meta(tmp_path / directory.PREVIOUS).covers == 1
+        checkpoint.rotate(tmp_path, half)
+    assert checkpoint.read_meta(tmp_path / checkpoint.NAME).covers == 2
+    assert checkpoint.read_meta(tmp_path / checkpoint.PREVIOUS).covers == 1
     assert len(list(tmp_path.iterdir())) == 2

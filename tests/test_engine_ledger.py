@@ -12,8 +12,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from dreamo_batch.engine import directory as checkpoint
-from dreamo_batch.engine import journal
+from dreamo_batch.engine import checkpoint, journal
 from dreamo_batch.engine import ledger as ledgers
 from dreamo_batch.engine.attempts import Event, EventKind, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory

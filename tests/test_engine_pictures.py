@@ -79,10 +79,10 @@ def test_a_placeholder_is_refused_and_leaves_nothing(tmp_path, content):
 def test_a_picture_cut_short_is_refused(file_format):
     """Half a picture looks like one at its beginning, so it is decoded to the end."""
     content = picture(file_format, (64, 48))
-    assert directory.look(content)[1:] == (64, 48)
+    assert directory.inspect_picture(content)[1:] == (64, 48)
     for part in (0.3, 0.6, 0.9):
         with pytest.raises(NotAPicture):
-            directory.look(content[: int(len(content) * part)])
+            directory.inspect_picture(content[: int(len(content) * part)])
 
 
 def test_a_small_file_of_a_huge_picture_is_refused(tmp_path):
@@ -99,7 +99,8 @@ def test_looking_leaves_the_filters_of_warnings_alone():
 
     before = list(warnings.filters)
     threads = [
-        threading.Thread(target=lambda: [directory.look(picture()) for _ in range(20)]) for _ in range(4)
+        threading.Thread(target=lambda: [directory.inspect_picture(picture()) for _ in range(20)])
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -117,7 +118,7 @@ def test_altered_bytes_are_a_picture_or_are_refused(file_format, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = bytes(content[: data.draw(st.integers(1, len(content)))])
     try:
-        suffix, width_px, height_px = directory.look(content)
+        suffix, width_px, height_px = directory.inspect_picture(content)
     except NotAPicture as error:
         assert str(len(content)) in str(error)  # noqa: PT017 - either outcome is right
     else:
@@ -133,14 +134,14 @@ def test_a_decoder_that_fails_in_its_own_way_refuses_one_picture(monkeypatch):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", explode)
     with pytest.raises(NotAPicture):
-        directory.look(picture("PNG", (5, 5)))
+        directory.inspect_picture(picture("PNG", (5, 5)))
 
 
 def test_several_pictures_in_one_jpeg_are_a_jpeg(tmp_path):
     """A JPEG that cameras put a second picture into is saved like any other."""
     path = tmp_path / "two.jpg"
     Image.new("RGB", (8, 8)).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
-    assert directory.look(path.read_bytes()) == ("jpg", 8, 8)
+    assert directory.inspect_picture(path.read_bytes()) == ("jpg", 8, 8)
 
 
 def test_a_picture_replaces_an_earlier_one_at_once(tmp_path):
@@ -195,7 +196,7 @@ def test_a_disk_that_refuses_leaves_the_old_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fsync_file", refuse)
     with pytest.raises(OSError, match="space"):
         directory.save(picture("PNG", (40, 40)), "a", tmp_path)
-    assert directory.look((tmp_path / "images" / "a.png").read_bytes()) == ("png", 4, 4)
+    assert directory.inspect_picture((tmp_path / "images" / "a.png").read_bytes()) == ("png", 4, 4)
     assert len(list((tmp_path / "images").iterdir())) == 1
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory, plan
+from dreamo_batch.engine import checkpoint, plan
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.plan import Options, decide
 from dreamo_batch.jobs.prepare import prepare
@@ -214,7 +214,7 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     """What can't be seen is named before it is paid for twice; a drawn seed follows from all the rest."""
     table = pd.DataFrame({"image": [URL], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
     bought = prepare(table, entropy="e")
-    directory.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
+    checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
     state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     now = prepare(table.assign(**changed), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")

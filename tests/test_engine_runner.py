@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from dreamo_batch.engine import directory, effects, plan, runner
+from dreamo_batch.engine import checkpoint, effects, plan, runner
 from dreamo_batch.engine.attempts import EventKind, Stage
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
@@ -170,7 +170,7 @@ def test_an_interrupt_rests_at_once_and_records_what_is_on_the_wire(folder, serv
     assert call.runner.is_resting.wait(2)
     assert call.runner.n_on_the_wire == 1
     assert not call.runner.is_closed.is_set()
-    assert directory.read_meta(folder / directory.NAME).is_followed
+    assert checkpoint.read_meta(folder / checkpoint.NAME).is_followed
     assert stages(folder) == {"a": "sending"}
     service.gate.set()
     call.wait()

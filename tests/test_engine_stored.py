@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import checkpoint
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.jobs.references import ImageSource
@@ -24,8 +24,8 @@ from tests.fakes import job, prepared
 def round_trip(tmp_path, user: pd.DataFrame) -> pd.DataFrame:
     """Write a table whose rows all have the same job, and read the user's part of it."""
     path = tmp_path / "jobs.parquet"
-    directory.write_jobs(path, user, prepared(*["a"] * len(user)), "t")
-    return directory.read_jobs(path).user
+    checkpoint.write_jobs(path, user, prepared(*["a"] * len(user)), "t")
+    return checkpoint.read_jobs(path).user
 
 
 USER = pd.DataFrame(
@@ -120,10 +120,10 @@ def test_results_are_stored_without_a_second_warning(tmp_path):
     frame = pd.DataFrame({"mixed": [1, "two"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        directory.write_frame(tmp_path / "results.parquet", frame, {"covers": 3})
-    back, meta = directory.read_frame(tmp_path / "results.parquet")
+        checkpoint.write_frame(tmp_path / "results.parquet", frame, {"covers": 3})
+    back, meta = checkpoint.read_frame(tmp_path / "results.parquet")
     assert (back["mixed"].tolist(), meta) == (["1", "two"], {"covers": 3})
-    assert directory.read_table_meta(tmp_path / "results.parquet") == {"covers": 3}
+    assert checkpoint.read_table_meta(tmp_path / "results.parquet") == {"covers": 3}
 
 
 def test_decisions_and_jobs_come_back(tmp_path):
@@ -142,8 +142,8 @@ def test_decisions_and_jobs_come_back(tmp_path):
         strict=True,
     ):
         rows[name] = pd.array([value[0], None, value[1], value[0]], dtype="str")
-    directory.write_jobs(path, pd.DataFrame({"n": range(4)}), Prepared(jobs, rows, table.problems), "id-1")
-    back = directory.read_jobs(path)
+    checkpoint.write_jobs(path, pd.DataFrame({"n": range(4)}), Prepared(jobs, rows, table.problems), "id-1")
+    back = checkpoint.read_jobs(path)
     assert back.table_id == "id-1"
     assert back.prepared.jobs == jobs
     assert list(back.prepared.jobs) == ["a", "b"]
@@ -154,8 +154,8 @@ def test_decisions_and_jobs_come_back(tmp_path):
 def test_a_table_of_nothing_but_invalid_rows_comes_back(tmp_path):
     """It has no jobs, and says why."""
     path = tmp_path / "jobs.parquet"
-    directory.write_jobs(path, pd.DataFrame({"n": [1, 2]}), prepared(None, None), "t")
-    back = directory.read_jobs(path)
+    checkpoint.write_jobs(path, pd.DataFrame({"n": [1, 2]}), prepared(None, None), "t")
+    back = checkpoint.read_jobs(path)
     assert back.prepared.jobs == {}
     assert back.rows[columns.ERROR_MESSAGE].tolist() == ["prompt: it is blank"] * 2
 
@@ -168,17 +168,17 @@ def test_pictures_kept_in_the_directory_move_with_it(tmp_path):
     sent = str(before / "inputs" / "cat.png")
     table = prepared("a")
     table.rows[columns.IMAGE_SENT] = pd.array([sent], dtype="str")
-    directory.write_jobs(before / "jobs.parquet", pd.DataFrame({"n": [1]}), table, "t")
-    assert directory.read_jobs(before / "jobs.parquet").rows[columns.IMAGE_SENT].tolist() == [sent]
+    checkpoint.write_jobs(before / "jobs.parquet", pd.DataFrame({"n": [1]}), table, "t")
+    assert checkpoint.read_jobs(before / "jobs.parquet").rows[columns.IMAGE_SENT].tolist() == [sent]
     before.rename(tmp_path / "after")
-    (moved,) = directory.read_jobs(tmp_path / "after" / "jobs.parquet").rows[columns.IMAGE_SENT]
+    (moved,) = checkpoint.read_jobs(tmp_path / "after" / "jobs.parquet").rows[columns.IMAGE_SENT]
     assert moved == str(tmp_path / "after" / "inputs" / "cat.png")
 
 
 def test_reference_pictures_of_the_last_table_are_known(tmp_path):
     """Each by where it was; without a table there are none."""
     path = tmp_path / "jobs.parquet"
-    assert directory.known_images(path) == {}
+    assert checkpoint.known_images(path) == {}
     table = prepared("a", None, "b", "a")
     image = job("a").image
     for name, value in zip(
@@ -187,16 +187,16 @@ def test_reference_pictures_of_the_last_table_are_known(tmp_path):
         strict=True,
     ):
         table.rows[name] = pd.array([value, None, value, value], dtype="str")
-    directory.write_jobs(path, pd.DataFrame({"n": range(4)}), table, "t")
-    assert directory.known_images(path) == {image.location: image}
+    checkpoint.write_jobs(path, pd.DataFrame({"n": range(4)}), table, "t")
+    assert checkpoint.known_images(path) == {image.location: image}
     path.write_bytes(b"not Parquet")
-    assert directory.known_images(path) == {}
+    assert checkpoint.known_images(path) == {}
 
 
 def test_a_missing_table_is_no_run_directory(tmp_path):
     """The message names the file that is not there."""
     with pytest.raises(DirectoryError, match=r"is not a run directory: it has no jobs\.parquet"):
-        directory.read_jobs(tmp_path / "jobs.parquet")
+        checkpoint.read_jobs(tmp_path / "jobs.parquet")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", None])
@@ -208,7 +208,7 @@ def test_a_table_that_can_not_be_read_says_what_to_do(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(DirectoryError, match="Run the table again on this directory"):
-        directory.read_jobs(path)
+        checkpoint.read_jobs(path)
 
 
 def test_folder_names_with_a_meaning_elsewhere_have_none_here(tmp_path):
@@ -221,10 +221,10 @@ def test_folder_names_with_a_meaning_elsewhere_have_none_here(tmp_path):
 def test_a_table_is_replaced_at_once(tmp_path):
     """What can't be written leaves the old table in place."""
     path = tmp_path / "jobs.parquet"
-    directory.write_jobs(path, pd.DataFrame({"n": [1]}), prepared("a"), "old")
+    checkpoint.write_jobs(path, pd.DataFrame({"n": [1]}), prepared("a"), "old")
     with pytest.raises(TypeError):
-        directory.write_frame(path, pd.DataFrame({"n": np.arange(3)}), {"bad": object()})
-    assert directory.read_jobs(path).table_id == "old"
+        checkpoint.write_frame(path, pd.DataFrame({"n": np.arange(3)}), {"bad": object()})
+    assert checkpoint.read_jobs(path).table_id == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["jobs.parquet"]
 
 
@@ -271,8 +271,8 @@ def test_any_column_that_pandas_holds_is_stored_and_read_again(tmp_path, name):
     frame = pd.DataFrame(
         {"plain": [1, 2, 3], "odd": ODD[name]()}, index=pd.Index(["a", "b", "c"], name="label")
     )
-    directory.write_frame(tmp_path / "odd.parquet", frame, {})
-    again, _ = directory.read_frame(tmp_path / "odd.parquet")
+    checkpoint.write_frame(tmp_path / "odd.parquet", frame, {})
+    again, _ = checkpoint.read_frame(tmp_path / "odd.parquet")
     assert again["plain"].tolist() == [1, 2, 3]
     assert again.index.tolist() == ["a", "b", "c"]
     assert len(again["odd"]) == 3
@@ -286,8 +286,8 @@ def test_any_names_of_columns_are_stored_apart(tmp_path, names):
     """Names that are the same as text are told apart by a number."""
     frame = pd.DataFrame([[1, 2, 3]])
     frame.columns = pd.Index(names, dtype=object, tupleize_cols=False)
-    directory.write_frame(tmp_path / "odd.parquet", frame, {})
-    again, _ = directory.read_frame(tmp_path / "odd.parquet")
+    checkpoint.write_frame(tmp_path / "odd.parquet", frame, {})
+    again, _ = checkpoint.read_frame(tmp_path / "odd.parquet")
     assert again.iloc[0].tolist() == [1, 2, 3]
     assert again.columns.is_unique
 
@@ -310,15 +310,15 @@ def test_any_names_of_columns_are_stored_apart(tmp_path, names):
 )
 def test_any_index_is_stored_and_read_again(tmp_path, index):
     """What Parquet can't hold of it is text."""
-    directory.write_frame(tmp_path / "odd.parquet", pd.DataFrame({"plain": [1, 2]}, index=index), {})
-    again, _ = directory.read_frame(tmp_path / "odd.parquet")
+    checkpoint.write_frame(tmp_path / "odd.parquet", pd.DataFrame({"plain": [1, 2]}, index=index), {})
+    again, _ = checkpoint.read_frame(tmp_path / "odd.parquet")
     assert again["plain"].tolist() == [1, 2]
 
 
 def test_notes_of_pandas_that_can_not_be_read_lock_nobody_out(tmp_path):
     """The rows are read without them: the index is found by its name."""
     path = tmp_path / "odd.parquet"
-    directory.write_frame(
+    checkpoint.write_frame(
         path, pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="label")), {"table_id": "t"}
     )
     table = pq.read_table(path)
@@ -326,6 +326,6 @@ def test_notes_of_pandas_that_can_not_be_read_lock_nobody_out(tmp_path):
         b'"numpy_type": "int64"', b'"numpy_type": "list<x>[pyarrow]"'
     )
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"pandas": notes}), path)
-    again, meta = directory.read_frame(path)
+    again, meta = checkpoint.read_frame(path)
     assert again["a"].to_dict() == {"x": 1, "y": 2}
     assert meta == {"table_id": "t"}

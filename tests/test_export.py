@@ -407,7 +407,7 @@ def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
         patched.setattr(files, "replace", fill_up)
         with pytest.raises(OSError, match="No space"):
             dreamo.export(run_dir, folder)
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(".partial-*"))
     assert dreamo.export(dreamo.load(run_dir).head(1), folder)["pictures"] == 1
     assert len(list((folder / "images").glob("*.jpg"))) == 1
 

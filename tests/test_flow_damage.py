@@ -20,7 +20,8 @@ import dreamo_batch as dreamo
 from dreamo_batch.call import Call, CallInputs
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.directory import RunDirectory, _sealed, new_entropy, read_table, to_state, write
+from dreamo_batch.engine.checkpoint import _sealed, read_table, to_state, write
+from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import COPIED, RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged

@@ -244,7 +244,7 @@ def test_many_at_once_never_leave_a_damaged_file(run_dir):
         thread.join()
     assert failures == []
     assert set(pd.read_parquet(run_dir / measuring.NAME)["metric"]) <= {f"m{n}" for n in range(6)}
-    assert list(run_dir.glob("*.partial")) == []
+    assert list(run_dir.glob(".partial-*")) == []
 
 
 def test_an_interrupt_keeps_what_was_measured(run_dir):

@@ -16,9 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError
-from dreamo_batch.files import replacing
 from dreamo_batch.jobs.tables import read_table, write_table
 from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
@@ -551,8 +550,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     """A file is replaced whole or not at all."""
     path = tmp_path / "jobs.txt"
     path.write_text("old")
-    with pytest.raises(TypeError), replacing(path) as temporary:
-        temporary.write_text(b"half")
+    with pytest.raises(TypeError):
+        files.replace(path, lambda temporary: temporary.write_text(b"half"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -521,7 +521,7 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert "image-damaged" in _codes(content)
     with pytest.raises(directory.NotAPicture):
-        directory.look(content)
+        directory.inspect_picture(content)
     assert images.small_picture(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
 
@@ -532,7 +532,7 @@ def test_limits_are_ours_whatever_pillow_is_told(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
     assert _codes(encoded(plain())) == []
-    assert directory.look(encoded(plain()))[0] == "png"
+    assert directory.inspect_picture(encoded(plain()))[0] == "png"
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -882,7 +882,7 @@ _PEAK = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from dreamo_batch.engine.directory import look
+from dreamo_batch.engine.directory import inspect_picture
 from dreamo_batch.jobs.references import examine
 
 def content(image, kind, **options):

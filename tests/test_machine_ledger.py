@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import Event, EventKind, State
-from dreamo_batch.engine.directory import NAME, PREVIOUS, RunDirectory, to_arrow, to_frame
+from dreamo_batch.engine.checkpoint import NAME, PREVIOUS, to_arrow, to_frame
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, read
 from dreamo_batch.results.load import ledger_frame, read_state
 from tests.fakes import event, scratch

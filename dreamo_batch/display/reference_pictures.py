@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dreamo_batch import columns
 from dreamo_batch.display.grid import key_of, label_of
 from dreamo_batch.display.thumbnails import make_thumbnail
-from dreamo_batch.engine.directory import RunDirectory, read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing

@@ -22,7 +22,7 @@ from dreamo_batch.display.grid import removed_rows_notice
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import ZERO, money, text, total
-from dreamo_batch.engine.directory import read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 from dreamo_batch.palette import PALETTE

@@ -8,23 +8,29 @@ behind the journal, but never ahead of it. Where it is behind, or missing, less 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
+import logging
 import os
 import re
+import secrets
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch.engine.attempts import Event, EventKind
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, EventKind, Stage, State, next_number
 from dreamo_batch.engine.directory import refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+
+logger = logging.getLogger(__name__)
 
 END_NAME: Final = "journal.end"
 _NOTE: Final = re.compile(rb"(\d{12} \d{16}) ([0-9a-f]{8})\n")
@@ -282,3 +288,189 @@ def _from_json(record: dict[str, Any], path: Path) -> Event:
         return Event(EventKind(kind), job_id, attempt, at, record)
     except (KeyError, ValueError) as error:
         raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error
+
+
+_PREFIX: Final = "strays-"
+_SUFFIX: Final = ".jsonl"
+_NOT_TAKEN: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
+_IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file of strays: the service and the entropy of the run that wrote it, and its attempts as they stood last.
+
+    `n_bytes` is how much of it was read.
+    """
+
+    path: Path
+    n_bytes: int
+    service: str
+    entropy: str
+    attempts: tuple[Attempt, ...]
+
+
+class Strays:
+    """The file of one run for what its journal can't take; made with the first attempt."""
+
+    def __init__(self, path: Path, folder_fd: int | None, service: str, entropy: str) -> None:
+        self._path = path
+        self._folder_fd = folder_fd
+        self._run = {"service": service, "entropy": entropy}
+        self._fd: int | None = None
+
+    def write(self, attempts: Iterable[Attempt]) -> None:
+        """Append attempts as they stand now, durably."""
+        lines = b"".join(_stray_line(self._run | {"attempt": asdict(attempt)}) for attempt in attempts)
+        if not lines:
+            return
+        if self._fd is None:
+            self._fd = self._open()
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # nobody deletes it before this run has ended
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        """Make the file in the directory itself, else in the one that took its place, else beside that."""
+        name = f"{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        if self._folder_fd is not None:
+            try:
+                fd = os.open(name, flags, 0o644, dir_fd=self._folder_fd)
+            except FileNotFoundError:  # the directory was deleted
+                pass
+            else:
+                os.fsync(self._folder_fd)
+                return fd
+        try:
+            return os.open(self._path / name, flags, 0o644)
+        except (FileNotFoundError, NotADirectoryError):
+            return os.open(self._path.with_name(f"{self._path.name}-{name}"), flags, 0o644)
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """List the files of strays that belong to a run directory, in it and beside it."""
+    beside = folder.parent.glob(f"{glob.escape(folder.name)}-{_PREFIX}*{_SUFFIX}")
+    return sorted((*folder.glob(f"{_PREFIX}*{_SUFFIX}"), *beside))
+
+
+def read_strays(folder: Path) -> tuple[Kept, ...]:
+    """Read the strays of a run directory."""
+    found = []
+    for path in stray_files(folder):
+        try:
+            content = path.read_bytes()
+        except (
+            FileNotFoundError
+        ):  # folded in since it was listed: the journal has it, which is read after this
+            continue
+        records = list(_stray_records(content.split(b"\n")[:-1], path))
+        if records:
+            attempts = (_attempt_of_line(record["attempt"], path) for record in records)
+            latest = {(attempt.job_id, attempt.attempt): attempt for attempt in attempts}
+            run = records[-1]
+            kept = Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values()))
+            found.append(kept)
+    return tuple(found)
+
+
+def remove_strays(kept: Kept) -> None:
+    """Delete a file that was folded in, unless the run that writes it goes on, or wrote more meanwhile."""
+    try:
+        fd = os.open(kept.path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_size == kept.n_bytes:
+            kept.path.unlink(missing_ok=True)
+    except BlockingIOError:
+        logger.info("%s is still written to; it is read again next time", kept.path)
+    finally:
+        os.close(fd)
+
+
+def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
+    """Fold strays into a state, and give the events that did it; what the state knows already adds none."""
+    added: list[Event] = []
+    for stray in strays:
+        for event in _events(state, stray):
+            state.apply(event)
+            added.append(event)
+    return added
+
+
+def _events(state: State, stray: Attempt) -> Iterator[Event]:
+    attempts = state.of(stray.job_id)
+    known = state.find(stray.job_id, stray.attempt)
+    is_same = known is not None and known.sent_at == stray.sent_at
+    if stray.task_id is None:
+        if is_same and known is not None and known.stage is Stage.AMBIGUOUS and stray.stage in _NOT_TAKEN:
+            yield _event(EventKind.NOT_SENT, stray, stray.attempt)
+        elif known is None and stray.stage in _IN_DOUBT:  # of a directory that was deleted: it may be bought
+            number = next_number(attempts)
+            yield _sending(stray, number)
+            yield _event(EventKind.AMBIGUOUS, stray, number, **_doubt(stray))
+    elif any(attempt.task_id == stray.task_id for attempt in attempts):
+        return
+    elif is_same and known is not None and known.stage in _IN_DOUBT:
+        yield _event(EventKind.ACCEPTED, stray, stray.attempt, task_id=stray.task_id)
+    else:
+        number = next_number(attempts)
+        yield _sending(stray, number)
+        yield _event(EventKind.ACCEPTED, stray, number, task_id=stray.task_id)
+
+
+def _sending(stray: Attempt, number: int) -> Event:
+    known = {"seed_sent": stray.seed_sent, "reserved": stray.reserved}
+    fields = {name: value for name, value in known.items() if value is not None}
+    return Event(EventKind.SENDING, stray.job_id, number, stray.sent_at or 0.0, fields)
+
+
+def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event:
+    return Event(kind, stray.job_id, number, stray.answered_at or stray.sent_at or 0.0, fields)
+
+
+def _doubt(stray: Attempt) -> dict[str, Any]:
+    message = stray.error_message or "the answer to this attempt is not known; it may have been taken"
+    return {
+        "error_class": stray.error_class or "interrupted",
+        "error_message": message,
+        "may_have_been_billed": True,
+    }
+
+
+def worth_keeping(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Give the attempts that exist, or may, at the service."""
+    return [attempt for attempt in attempts if attempt.stage in SUBMITTED]
+
+
+def _stray_line(record: dict[str, Any]) -> bytes:
+    body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def _stray_records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        checksum, _, body = line.partition(b" ")
+        if checksum != b"%08x" % zlib.crc32(body):
+            raise LedgerDamaged(
+                f"{path}, line {number}: the checksum does not match, so the line was altered. It may name a task "
+                "that was paid for, so nothing is bought. Restore it from a copy, or delete it to accept the loss."
+            )
+        yield json.loads(body)
+
+
+def _attempt_of_line(fields: dict[str, Any], path: Path) -> Attempt:
+    try:
+        return Attempt(**fields | {"stage": Stage(fields["stage"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerDamaged(f"{path}: a line is not an attempt of this version ({error}).") from error

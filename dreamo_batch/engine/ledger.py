@@ -10,30 +10,29 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.engine import directory as strays
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import Attempt, Event, Stage, State
-from dreamo_batch.engine.directory import (
+from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,
-    SCHEMA_VERSION,
-    UNREADABLE,
-    Kept,
-    Manifest,
     Meta,
-    RunDirectory,
-    Strays,
-    is_same_place,
-    new_entropy,
     read_table,
     read_version,
-    refuse_newer,
-    refuse_unknown_purchases,
     rotate,
     to_state,
-    worth_keeping,
     write,
 )
+from dreamo_batch.engine.directory import (
+    SCHEMA_VERSION,
+    UNREADABLE,
+    Manifest,
+    RunDirectory,
+    is_same_place,
+    new_entropy,
+    refuse_newer,
+    refuse_unknown_purchases,
+)
+from dreamo_batch.engine.journal import Kept, Strays, worth_keeping
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Recovered:
             state.cap = self.cap
             for event in self.tail:
                 state.apply(event)
-            added = strays.fold(state, self.stray_attempts(service))
+            added = journal.fold_strays(state, self.stray_attempts(service))
         except (
             Exception
         ) as error:  # an impossible event, fields nobody knows: whatever it is, it is the ledger's
@@ -127,7 +126,7 @@ def _read_guarded(folder: Path) -> Recovered:
 
 def _read_once(folder: Path) -> Recovered:
     end = journal.read_end(folder)  # first: by the time the journal is read it may only have grown
-    beside = strays.read(folder)  # before the journals, which know them before they are deleted
+    beside = journal.read_strays(folder)  # before the journals, which know them before they are deleted
     snapshot, meta, damaged = _newest_checkpoint(folder)
     covers, cap = (meta.covers, meta.cap) if meta else (0, None)
     present = journal.numbers(folder)
@@ -272,7 +271,7 @@ def peek_entropy(directory: RunDirectory) -> str | None:
         return manifest.entropy
     try:
         meta = read(directory.path).meta if directory.path.is_dir() else None
-        beside = strays.read(directory.path)
+        beside = journal.read_strays(directory.path)
     except OSError as error:
         raise DirectoryError(
             f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
@@ -309,7 +308,7 @@ class Ledger:
             self._journal.commit()
             for kept in recovered.strays:
                 if kept.service == self.service:
-                    strays.remove(kept)
+                    journal.remove_strays(kept)
             directory.write_manifest(_opened(manifest, self.generation))
         except BaseException:
             self.abandon()

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import directory
-from dreamo_batch.engine import directory as stored
+from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import OPEN, Attempt, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
@@ -183,7 +182,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
     if jobs_path is None or not fresh or not any(True for _ in state):
         return {}
     try:
-        last = stored.read_jobs(jobs_path)
+        last = checkpoint.read_jobs(jobs_path)
     except DirectoryError:
         return {}
     bought = {_look(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
@@ -212,7 +211,7 @@ COPIED: Final = (
 def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
     """Say how many paid rows of the last call's table are not in this one."""
     try:
-        last = stored.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
+        last = checkpoint.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
     except DirectoryError:
         return ()
     n = sum(job_id not in prepared.jobs and any(map(_is_paid, state.of(job_id))) for job_id in last)

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from dreamo_batch import files
 from dreamo_batch.errors import StorageFailed
-from dreamo_batch.files import write_atomically
 from dreamo_batch.images import (
     DEEP_MODES,
     SUFFIXES,
@@ -578,7 +578,7 @@ class Inputs:
         try:
             if not (path.exists() and path.read_bytes() == content):
                 self.directory.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, content)
+                files.replace(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
             raise StorageFailed(
                 f"Can't write the picture {path} ({error.strerror or error}). Nothing was sent for it. Free some space "

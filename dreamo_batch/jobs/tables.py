@@ -24,9 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError, path_given
-from dreamo_batch.files import replacing
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.cells import (
     booleans,
@@ -162,8 +161,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     if not path.parent.is_dir():
         raise TableError(f"No folder at {path.parent.absolute()} to write {path.name} to. Create it first.")
     try:
-        with replacing(path) as temporary:
-            _write(frame, temporary, suffix, excel_safe=excel_safe)
+        files.replace(path, lambda temporary: _write(frame, temporary, suffix, excel_safe=excel_safe))
     except OSError as error:
         raise TableError(f"{path} can't be written: {error.strerror or error}.") from error
 
@@ -172,7 +170,7 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
     if suffix == ".parquet":
         stored, changed = storable(frame)
         if changed:
-            warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=3)
+            warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=5)
         stored.to_parquet(path)
         return
     frame = with_index_as_columns(frame)
@@ -239,7 +237,7 @@ def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
         warnings.warn(
             f"PIL images in {', '.join(lost)} are written only as a description. To keep them, save them as files "
             "first.",
-            stacklevel=4,
+            stacklevel=6,
         )
     # Without the dtype, pandas would make columns of str, which can't hold half characters.
     written = {

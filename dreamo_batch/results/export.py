@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from dreamo_batch import columns, files
+from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import (
     NotAPicture,
     RunDirectory,
     further_paths,
+    inspect_picture,
     is_in_place,
-    look,
-    read_jobs,
 )
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import suffix_of
@@ -292,7 +292,7 @@ def _further_line(run_dir: Path, path: str | None) -> dict[str, Any] | None:
         return None
     try:
         content = (run_dir / path).read_bytes()
-        _, width_px, height_px = look(content)
+        _, width_px, height_px = inspect_picture(content)
     except (OSError, NotAPicture):
         return None
     sha256 = hashlib.sha256(content).hexdigest()

@@ -11,7 +11,8 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
-from dreamo_batch.engine.directory import RunDirectory, read_jobs, to_arrow, to_frame
+from dreamo_batch.engine.checkpoint import read_jobs, to_arrow, to_frame
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.frame import own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state

@@ -13,10 +13,8 @@ from dreamo_batch import columns
 from dreamo_batch.engine import effects, journal, ledger
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import money
-from dreamo_batch.engine.directory import (
+from dreamo_batch.engine.checkpoint import (
     NAME,
-    RunDirectory,
-    is_same_place,
     read_frame,
     read_jobs,
     read_meta,
@@ -24,6 +22,7 @@ from dreamo_batch.engine.directory import (
     to_arrow,
     to_frame,
 )
+from dreamo_batch.engine.directory import RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.results import frame
 

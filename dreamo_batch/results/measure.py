@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.parallel import each
@@ -281,10 +281,10 @@ def find_subjects(
 def _references(run_dir: Path) -> dict[str, SentReference]:
     """Return the references of a directory's table by job; none if the table can't be read."""
     try:
-        decided = directory.read_jobs(RunDirectory(run_dir).jobs).decided
+        decided = checkpoint.read_jobs(RunDirectory(run_dir).jobs).decided
     except DirectoryError:
         return {}
-    names = (columns.JOB_ID, directory.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
+    names = (columns.JOB_ID, checkpoint.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
     rows = zip(*(decided[name].astype(object) for name in names), strict=True)
     return {
         job_id: SentReference(None if kind == _URL else Path(location), digest)

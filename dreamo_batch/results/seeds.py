@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.directory import RunDirectory, read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import each
 from dreamo_batch.results import likeness

@@ -10,7 +10,8 @@ from report import Figure, best_of, show
 
 from dreamo_batch import columns, load
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
-from dreamo_batch.engine.directory import NAME, ROWS, RunDirectory, write_frame, write_jobs
+from dreamo_batch.engine.checkpoint import NAME, ROWS, write_frame, write_jobs
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource

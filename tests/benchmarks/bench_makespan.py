@@ -13,7 +13,7 @@ from report import Figure, show
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import checkpoint
 
 _N = 1000
 _LATENCY = "lognormal:2.65,0.5"  # median and sigma: a mean of 3 s
@@ -37,7 +37,7 @@ def _measure(name: str, *, max_in_flight: int, **limits: int) -> None:
         assert (done[columns.STATUS] == columns.COMPLETED).all()
         took = (done[columns.COMPLETED_AT].max() - done[columns.SUBMITTED_AT].min()).total_seconds()
         ideal = _ideal(served, max_in_flight)
-        n_polls = directory.read_table(Path(folder) / "run" / directory.NAME)[0].column(columns.N_POLLS)
+        n_polls = checkpoint.read_table(Path(folder) / "run" / checkpoint.NAME)[0].column(columns.N_POLLS)
     polls = sum(n_polls.to_pylist()) / _N
     show(
         Figure(

@@ -1,0 +1,477 @@
+"""The Parquet files of a run: checkpoints of its attempts, the table of the last call, and results."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import numbers
+import warnings
+import zlib
+from dataclasses import asdict, dataclass
+from itertools import chain, starmap
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreamo_batch import columns, files
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage, State
+from dreamo_batch.engine.directory import INPUTS, UNREADABLE
+from dreamo_batch.errors import DirectoryError
+from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
+from dreamo_batch.jobs.prepare import Job, Prepared
+from dreamo_batch.jobs.references import ImageSource, kept_copy
+from dreamo_batch.jobs.sources import URL, canonical
+from dreamo_batch.jobs.tables import storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "checkpoint.parquet"
+PREVIOUS: Final = "checkpoint-previous.parquet"
+_META: Final = b"dreamo_batch"
+_N_ROWS: Final = "n_rows"
+_PENDING: Final = "pending"
+_MICROSECONDS: Final = 1_000_000
+
+_ARROW: Final = {
+    columns.STR: pa.string(),
+    columns.INT: pa.int64(),
+    columns.FLOAT: pa.float64(),
+    columns.BOOL: pa.bool_(),
+    columns.TIME: pa.timestamp("us", tz="UTC"),
+}
+SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.LEDGER.values()])
+# Columns that files of format 1 lack.
+_ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
+_TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
+_PANDAS: Final = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(na_value=float("nan")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a checkpoint says of itself.
+
+    `covers` is the number of the last journal folded into it; `is_followed` says that a journal after that one
+    was open already, so that its absence is a loss. `cap` is the one in force, USD as exact decimal text;
+    `place` says where the directory was on the disk.
+    """
+
+    schema: int
+    covers: int
+    generation: int
+    entropy: str
+    service: str
+    is_followed: bool = False
+    cap: str | None = None
+    place: str = ""
+
+
+def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
+    """Write the state, and a row for each job that was never submitted."""
+    table = to_arrow(state, pending)
+    note = asdict(meta) | {_N_ROWS: table.num_rows}
+    metadata = {_META: _sealed(json.dumps(note).encode())}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
+    """Lay the attempts out as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
+    never = [job_id for job_id in pending if not state.of(job_id)]
+    attempts = list(state)
+    arrays = [pa.array(chain(_cells(attempts, f), _absent(never, f)), f.type) for f in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Give the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    return frame
+
+
+def read_table(path: Path) -> tuple[pa.Table, Meta]:
+    """Read a checkpoint whole."""
+    # Opened once: a reader never mixes the file with the one that replaces it. Opened by Arrow, whose threads may
+    # still let go of what they read while the interpreter ends, and must not need it for that.
+    with pa.OSFile(str(path)) as file:
+        table = pq.read_table(file, page_checksum_verification=True)
+    note = _note(table.schema)
+    if note.pop(_N_ROWS) != table.num_rows:
+        raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
+    for name in set(SCHEMA.names) - set(table.column_names):
+        if note["schema"] != 1 or name not in _ADDED:
+            raise ValueError(f"it has no column {name}")
+        table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)
+
+
+def read_meta(path: Path) -> Meta:
+    """Read only what a checkpoint says of itself."""
+    note = _note(pq.read_schema(path))
+    del note[_N_ROWS]
+    return Meta(**note)
+
+
+def read_version(path: Path) -> int:
+    """Read only the format of a checkpoint, which every version of this package puts in the same place."""
+    return int(_note(pq.read_schema(path))["schema"])
+
+
+def to_state(table: pa.Table) -> State:
+    """Rebuild the attempts from an Arrow table."""
+    state = State()
+    readers = (_reader(field)(table.column(field.name)) for field in SCHEMA)
+    for cells in zip(*readers, strict=True):
+        if cells[_STAGE_AT] != _PENDING:
+            state.put(_attempt(cells, state))
+    return state
+
+
+_STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
+_ATTEMPT_AT: Final = SCHEMA.names.index(columns.ATTEMPT)
+
+
+def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Put a new checkpoint in place and keep the one before."""
+    current = folder / NAME
+
+    def write_and_keep_current(fresh: Path) -> None:
+        fill(fresh)
+        files.fsync_file(fresh)
+        if current.exists():
+            current.replace(folder / PREVIOUS)
+
+    files.replace(current, write_and_keep_current)
+
+
+def _sealed(text: bytes) -> bytes:
+    """Put a checksum before the text; Parquet guards the pages of a file, but not what it says of itself."""
+    return b"%08x %b" % (zlib.crc32(text), text)
+
+
+def _note(schema: pa.Schema) -> dict[str, Any]:
+    checksum, text = schema.metadata[_META].split(b" ", 1)
+    if checksum != b"%08x" % zlib.crc32(text):
+        raise ValueError("what it says of itself was altered")
+    note: dict[str, Any] = json.loads(text)
+    return note
+
+
+def _cells(attempts: Sequence[Attempt], field: pa.Field) -> Iterable[Any]:
+    values = map(attrgetter(field.name), attempts)
+    if field.name in _TIMES:
+        return (None if at is None else round(at * _MICROSECONDS) for at in values)
+    if field.name == columns.ATTEMPT:
+        return (attempt.attempt if attempt.stage in SUBMITTED else None for attempt in attempts)
+    return values
+
+
+def _absent(job_ids: Sequence[str], field: pa.Field) -> Iterable[Any]:
+    if field.name == columns.JOB_ID:
+        return job_ids
+    return [_PENDING if field.name == columns.STAGE else None] * len(job_ids)
+
+
+def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
+    if field.name in _TIMES:
+        return lambda column: [
+            None if at is None else at / _MICROSECONDS for at in column.cast(pa.int64()).to_pylist()
+        ]
+    return lambda column: column.to_pylist()
+
+
+def _attempt(cells: tuple[Any, ...], state: State) -> Attempt:
+    """Number an attempt that never reached the service by its place: it is always its job's last."""
+    number = cells[_ATTEMPT_AT] or len(state.of(cells[0])) + 1
+    return Attempt(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])
+
+
+_PROBLEMS: Final = "problems"
+KIND: Final = "image_kind"
+ROWS: Final = {
+    columns.JOB_ID: columns.STR,
+    columns.DUPLICATE_OF: columns.INT,
+    columns.SEED_SENT: columns.INT,
+    columns.IMAGE_SOURCE: columns.STR,
+    columns.IMAGE_DIGEST: columns.STR,
+    columns.IMAGE_SENT: columns.STR,
+    columns.IMAGE_SENT_DIGEST: columns.STR,
+    columns.ERROR_CLASS: columns.STR,
+    columns.ERROR_CODE: columns.STR,
+    columns.ERROR_MESSAGE: columns.STR,
+}
+_JOB: Final = {
+    columns.PROMPT: columns.STR,
+    columns.WIDTH: columns.INT,
+    columns.HEIGHT: columns.INT,
+    columns.USE_REPHRASER: columns.BOOL,
+    columns.REPLICATE: columns.INT,
+    KIND: columns.STR,
+}
+
+
+def _load_now() -> None:
+    """Have pandas and Arrow load what they load at the first table; an interrupt then could leave it half loaded."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(pd.DataFrame({"text": ["a"]})), file)
+    file.seek(0)
+    pd.read_parquet(file)
+
+
+_load_now()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """The table of the last call: the user's frame, what was decided for its rows, and its id."""
+
+    user: pd.DataFrame
+    decided: pd.DataFrame
+    table_id: str
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """What the results need of each row; see `dreamo_batch.jobs.prepare.Prepared`."""
+        return self.decided[list(ROWS)].astype(ROWS)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The jobs, made again from what was decided; this takes a while for a large table."""
+        return Prepared(_jobs(self.decided), self.rows, _problems(self.decided[_PROBLEMS]), drawn=self.drawn)
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """The jobs whose seed was drawn, because their row had none."""
+        ids = self.decided[columns.JOB_ID]
+        if columns.SEED in self.user:
+            given = [read_integer(cell).value for cell in self.user[columns.SEED]]
+            ids = ids[[seed is None or seed < 0 for seed in given]]
+        return frozenset(ids.dropna())
+
+
+def _problem_texts(problems: pd.DataFrame) -> pd.Series:
+    """Write each row's problems as JSON, by position."""
+    fields = [name for name in columns.PROBLEMS if name != columns.POSITION]
+    records = problems[fields].astype(object).where(problems[fields].notna(), None).to_dict("records")
+    of_rows: dict[int, list[Any]] = {}
+    for position, record in zip(problems[columns.POSITION], records, strict=True):
+        of_rows.setdefault(position, []).append(record)
+    return pd.Series({position: json.dumps(found) for position, found in of_rows.items()}, dtype=columns.STR)
+
+
+def _problems(texts: pd.Series) -> pd.DataFrame:
+    found = [
+        {columns.POSITION: position, **record}
+        for position, text in texts.dropna().items()
+        for record in json.loads(text)
+    ]
+    return pd.DataFrame(found, columns=list(columns.PROBLEMS)).astype(columns.dtypes(columns.PROBLEMS))
+
+
+def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
+    """Return what writes down as JSON what a job attempts: its fields, and the first row of it in the user's table."""
+    firsts = {
+        job_id: place
+        for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
+        if isinstance(job_id, str)
+    }
+    cells = {str(name): user.iloc[:, number] for number, name in enumerate(user.columns)}
+
+    def describe(job: Job) -> str:
+        place = firsts.get(job.job_id)
+        own = {} if place is None else {name: _plain(column.iloc[place]) for name, column in cells.items()}
+        told = {
+            columns.ROW: None if place is None else str(user.index[place]),
+            columns.PROMPT: job.prompt,
+            columns.IMAGE_SOURCE: job.image.location,
+            columns.IMAGE_DIGEST: job.image.digest,
+            columns.SEED_SENT: job.seed,
+            columns.WIDTH: job.width,
+            columns.HEIGHT: job.height,
+            columns.USE_REPHRASER: job.use_rephraser,
+            columns.REPLICATE: job.replicate,
+            "columns": own,
+        }
+        return json.dumps(told, ensure_ascii=False)
+
+    return describe
+
+
+def _plain(cell: Any) -> Any:
+    """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
+    if isinstance(cell, str | bool):
+        return cell if isinstance(cell, bool) else text_of(cell)
+    if isinstance(cell, numbers.Integral):
+        return int(cell)
+    if isinstance(cell, numbers.Real):
+        return float(cell) if math.isfinite(cell) else None
+    if isinstance(cell, np.bool_):
+        return bool(cell)
+    if is_missing(cell) or isinstance(cell, bytes | bytearray | memoryview) or hasattr(cell, "tobytes"):
+        return None
+    return text_of(cell)
+
+
+def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
+    """Keep the user's table and what was decided for each row.
+
+    Columns that Parquet can't hold are kept as text, with one warning.
+    """
+    decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
+    decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
+    decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
+    _, changed = storable(user)
+    if changed:
+        warnings.warn(
+            f"stored as text in the run directory, since Parquet can't hold it: {', '.join(changed)}",
+            stacklevel=2,
+        )
+    write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
+
+
+def read_jobs(path: Path) -> StoredTable:
+    """Read the table of the last call."""
+    frame, meta = read_frame(path)
+    is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
+    decided = frame.loc[:, is_decided].reset_index(drop=True)
+    decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
+    missing = [name for name in (*ROWS, *_JOB, _PROBLEMS) if name not in decided]
+    if missing:
+        raise DirectoryError(
+            f"{path} can't be read (it has no column {missing[0]}). Run the table again on this directory; what was "
+            "bought is reused."
+        )
+    decided[columns.IMAGE_SENT] = _kept_here(
+        decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
+    )
+    user = frame.loc[:, [not name for name in is_decided]]
+    return StoredTable(user, decided, str(meta.get("table_id")))
+
+
+def known_images(path: Path) -> dict[str, ImageSource]:
+    """Return the reference pictures of the last call's table by absolute path or canonical URL.
+
+    A file that is gone since then, or a link that has expired, matters only for jobs that were never submitted.
+    """
+    names = [columns.STORED_PREFIX + name for name in _IMAGE]
+    try:
+        table = pq.read_table(path, columns=names, page_checksum_verification=True)
+        rows = (
+            table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
+            .dropna()
+            .drop_duplicates()
+        )
+    except UNREADABLE:
+        return {}  # a first call, or a table that is about to be replaced
+    names = [columns.STORED_PREFIX + name for name in (columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)]
+    rows[names[0]] = _kept_here(rows[names[0]], rows[names[1]], path.parent)
+    images = starmap(ImageSource, rows.itertuples(index=False, name=None))
+    return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
+
+
+def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """Write a frame with its index as Parquet, atomically; what Parquet can't hold becomes text."""
+    table = pa.Table.from_pandas(storable(frame)[0])
+    metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
+    table = table.replace_schema_metadata(metadata)
+    files.replace(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
+
+
+def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a frame that `write_frame` wrote, and its metadata."""
+    try:
+        # Opened once, so that it is never mixed with the one that replaces it, and by Arrow (see `checkpoint`).
+        with pa.OSFile(str(path)) as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+            return _to_frame(table), _meta(table.schema)
+    except FileNotFoundError:
+        raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+    except UNREADABLE as error:
+        raise DirectoryError(
+            f"{path} can't be read ({error}). Run the table again on this directory; what was bought is reused."
+        ) from error
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    """Turn a stored table into a frame; where pandas' own notes can't be read, without them."""
+    try:
+        return table.to_pandas()
+    except Exception:  # a directory is never locked by what another version of pandas noted down
+        logger.warning("dtypes and index of a stored table are read without pandas' notes", exc_info=True)
+    notes = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+    index = [name for name in notes.get("index_columns", ()) if isinstance(name, str)]
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return (
+        frame.set_index(index).rename_axis([None if n.startswith("__index") else n for n in index])
+        if index
+        else frame
+    )
+
+
+def read_table_meta(path: Path) -> dict[str, Any]:
+    """Read only the metadata of a frame."""
+    return _meta(pq.read_schema(path))
+
+
+def _meta(schema: pa.Schema) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((schema.metadata or {})[_META])
+    return meta
+
+
+def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Series:
+    """Find pictures that are kept in the run directory where that is now; it may have been moved."""
+    copies = {digest: kept_copy(folder / INPUTS, digest) for digest in digests.dropna().unique()}
+    copied = digests.map({digest: str(copy) for digest, copy in copies.items() if copy is not None})
+    locations = copied.astype(columns.STR).fillna(locations)
+    is_kept = locations.str.contains(f"/{INPUTS}/", regex=False, na=False)
+    kept = locations[is_kept].str.rsplit("/", n=1).str[-1].map(lambda name: folder / INPUTS / name)
+    there = kept[kept.map(lambda path: path.is_file())].map(str)
+    return locations.where(~locations.index.isin(there.index), there.reindex(locations.index))
+
+
+def _job_columns(prepared: Prepared) -> pd.DataFrame:
+    jobs = [prepared.jobs.get(job_id) for job_id in prepared.rows[columns.JOB_ID]]
+    cells = [
+        (j.prompt, j.width, j.height, j.use_rephraser, j.replicate, j.image.kind)
+        if j
+        else (None,) * len(_JOB)
+        for j in jobs
+    ]
+    return pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+
+
+def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
+    first = decided[decided[columns.JOB_ID].notna() & decided[columns.DUPLICATE_OF].isna()]
+    cells = zip(*(first[name].tolist() for name in (*_IMAGE, *_FIELDS)), strict=True)
+    jobs = (_job(row[: len(_IMAGE)], dict(zip(_FIELDS, row[len(_IMAGE) :], strict=True))) for row in cells)
+    return {job.job_id: job for job in jobs}
+
+
+# Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
+_IMAGE: Final = (
+    KIND,
+    columns.IMAGE_SOURCE,
+    columns.IMAGE_DIGEST,
+    columns.IMAGE_SENT,
+    columns.IMAGE_SENT_DIGEST,
+)
+_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
+
+
+def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
+    rest = {name: value for name, value in fields.items() if name != columns.SEED_SENT}
+    return Job(image=ImageSource(*image), seed=fields[columns.SEED_SENT], **rest)
