@@ -304,7 +304,7 @@ def test_command_asks_before_it_costs_anything():
     result = call("check", "--live", "--base-url", "https://127.0.0.2.example:1", env={"DREAMO_API_KEY": KEY})
     assert result.exit_code == 2
     assert "Up to 2 new attempts at 127.0.0.2.example:1, at a price not known yet." in result.stderr
-    assert "Add --yes" in result.stderr
+    assert "Pass --yes" in result.stderr
     assert KEY not in result.output
 
 
