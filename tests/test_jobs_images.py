@@ -874,8 +874,8 @@ def test_a_path_with_other_capitals_is_named(tmp_path):
     assert found["code"].tolist() == ["image-not-found"]
     assert str(tmp_path / "Refs" / "A.PNG") in found["message"][0]
     (tmp_path / "Refs" / "a.Png").write_bytes(encoded(plain()))
-    assert "Did you mean" not in _findings_of("refs/a.png", tmp_path)["message"][0]
-    assert "Did you mean" not in _findings_of("refs/b.png", tmp_path)["message"][0]
+    assert "did you mean" not in _findings_of("refs/a.png", tmp_path)["message"][0]
+    assert "did you mean" not in _findings_of("refs/b.png", tmp_path)["message"][0]
 
 
 _PEAK = """

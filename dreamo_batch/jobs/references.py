@@ -439,7 +439,7 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         there = nearest(location) or nearest(unquote(location))
         if there is not None and same_name(there, location):
             return _load_file(there, base_dir)
-        hint = f" Did you mean {there}?" if there else ""
+        hint = f" But there is {there}; did you mean that?" if there else ""
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     except OSError as error:
         return Finding.of("image-unreadable", reason=error.strerror or str(error))
