@@ -838,7 +838,7 @@ def test_a_second_demo_buys_nothing(demo_data, run_dir):
     """Pictures and a sheet of them; the second time it says that nothing was bought."""
     first = call("demo", "--run-dir", run_dir)
     assert first.exit_code == 0, first.stderr
-    assert "2 pictures submitted" in first.stderr
+    assert "2 pictures drawn" in first.stderr
     assert (run_dir / "contact.png").exists()
     second = call("demo", "--run-dir", run_dir, "--format", "json")
     assert second.exit_code == 0

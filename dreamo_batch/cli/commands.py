@@ -831,7 +831,7 @@ def demo(run_dir: str, format_: str) -> int:
 
     code = _finish(work, run_dir, format_, with_pictures=True)
     hint(
-        f"{counted(n_new, 'picture')} submitted; the local gateway invents its prices."
+        f"{counted(n_new, 'picture')} drawn; the local gateway makes up its prices."
         if n_new
         else "Nothing was bought: every row had been submitted before."
     )

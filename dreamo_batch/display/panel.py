@@ -93,7 +93,7 @@ def can_show_widgets() -> bool:
     if getattr(get_ipython(), "kernel", None) is None:
         return False
     try:
-        import ipywidgets  # noqa: F401
+        import ipywidgets  # noqa: F401 - whether it is installed
     except ImportError:
         return False
     return True
