@@ -12,9 +12,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-N_MODULES = 90
-N_CODE_LINES = 21_000
-N_LINES = 30_700
+N_MODULES = 104
+N_CODE_LINES = 25_000
+N_LINES = 36_000
 
 
 def code_lines(path: Path) -> int:
