@@ -504,6 +504,12 @@ def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
     done = dreamo.load(tmp_path / "run")
     assert done["weight"].tolist() == [0.5, 1.0]
     assert call("validate", path, "--rename", "pic", env=env).exit_code == 2
+    twice = call("validate", path, "--delimiter", "/", "--rename", "pic=image", "--rename", "words=image")
+    assert twice.exit_code == 2
+    assert "columns 'pic' and 'words' would both mean 'image'" in twice.stderr
+    again = call("validate", path, "--delimiter", "/", "--rename", "pic=image", "--rename", "pic=prompt")
+    assert again.exit_code == 2
+    assert "--rename renames column 'pic' twice" in again.stderr
     assert call("plan", path, "--delimiter", "ab", env=env).exit_code == 2
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError
+from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.tables import read_table, write_table
 from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
@@ -237,7 +237,7 @@ def test_blank_rows_are_left_out_and_said(tmp_path):
     """Not those at the end of the file, which are none."""
     path = tmp_path / "jobs.csv"
     path.write_text("image,prompt\na,b\n,\n\nc,d\n,\n\n")
-    with pytest.warns(UserWarning, match=r"skipped 2 blank rows \(below the header: 2, 3\)"):
+    with pytest.warns(UserWarning, match=r"skipped 2 blank rows \(lines 3, 4\)"):
         table = read_table(path)
     assert table["image"].tolist() == ["a", "c"]
     assert table.index.tolist() == [0, 1]
@@ -257,8 +257,70 @@ def test_columns_are_renamed_on_request(tmp_path):
     path = tmp_path / "jobs.json"
     path.write_text('[{"pic": "a", "prompt": "b"}]')
     assert read_table(path, rename={"pic": "image"}).columns.tolist() == ["image", "prompt"]
-    with pytest.raises(TableError, match="no column 'pics' to rename; it has: pic, prompt"):
+    with pytest.raises(TableError, match="no column 'pics' to rename; it has: 'pic', 'prompt'"):
         read_table(path, rename={"pics": "image"})
+
+
+@pytest.mark.parametrize(
+    ("rename", "names"),
+    [
+        ({"pic": "image"}, "'Image ' and 'pic' would both mean 'image'"),
+        ({"pic": "IMAGE"}, "'Image ' and 'pic' would both mean 'image'"),
+        ({"own": "pic"}, "'pic' and 'own' would both mean 'pic'"),
+        ({"own": "x", "pic": "x"}, "'pic' and 'own' would both mean 'x'"),
+        ({"own": "Seed", "pic": "seed"}, "'pic' and 'own' would both mean 'seed'"),
+        ({"Image ": "prompt"}, "'Image ' and 'prompt' would both mean 'prompt'"),
+        ({"own": "x", "Own": "y"}, "several new names for one of the columns 'own'"),
+        ({"own": " "}, "new name of column 'own' must be text"),
+        ({"own": None}, "new name of column 'own' must be text"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet", ".xlsx"])
+def test_a_name_never_means_two_columns_after_renaming(rename, names, suffix, tmp_path):
+    """Exactly or in another spelling: the error names both columns."""
+    path = tmp_path / f"jobs{suffix}"
+    write_table(pd.DataFrame([["a", "b", "c", "d"]], columns=["Image ", "prompt", "pic", "own"]), path)
+    with pytest.raises((TableError, UsageError), match=names):
+        read_table(path, rename=rename)
+
+
+def test_names_may_be_swapped_kept_and_spelled_nearly(tmp_path):
+    """All columns are renamed at once, and a name is found without its blanks."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("image, text ,Prompt\na,b,c\n")
+    assert read_table(path, rename={"image": "Prompt", "Prompt": "image"}).columns.tolist() == [
+        "Prompt",
+        " text ",
+        "image",
+    ]
+    assert read_table(path, rename={"image": "image"}).columns.tolist() == ["image", " text ", "Prompt"]
+    assert read_table(path, rename={"text": "note"}).columns.tolist() == ["image", "note", "Prompt"]
+
+
+def test_columns_have_the_dtype_of_what_they_mean(tmp_path):
+    """A prompt of digits stays text, whatever the spelling of its column."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("Image Path,PROMPT,Seed,Use-Rephraser\n1,42,7,yes\n2,43,,\n")
+    table = read_table(path)
+    assert [str(dtype) for dtype in table.dtypes] == ["str", "str", "Int64", "boolean"]
+    assert table["PROMPT"].tolist() == ["42", "43"]
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".jsonl", "{0}"), (".json", "[{0}]")])
+def test_a_name_used_twice_in_an_object_is_refused(suffix, content, tmp_path):
+    """Other readers keep the last value and say nothing."""
+    path = tmp_path / f"jobs{suffix}"
+    path.write_text(content.format('{"image": "a", "prompt": "b", "prompt": "c"}'))
+    with pytest.raises(TableError, match="several values named 'prompt'"):
+        read_table(path)
+
+
+def test_lines_may_end_as_they_once_did_on_a_mac(tmp_path):
+    """A lone carriage return ends a line, too."""
+    path = tmp_path / "jobs.csv"
+    path.write_bytes(b"image;prompt\ra;b\r\rc;d\r")
+    with pytest.warns(UserWarning, match=r"1 blank row \(line 3\)"):
+        assert read_table(path).to_numpy().tolist() == [["a", "b"], ["c", "d"]]
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '{"a": 1}\n{"a": 2}'])

@@ -218,10 +218,15 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     for old, equals, new in pairs:
         if not (old and equals and new):
             raise click.UsageError(f"--rename takes OLD=NEW, not {old + equals + new!r}")
+    new_names = {old: new for old, _, new in pairs}
+    if len(new_names) < len(pairs):
+        olds = [old for old, _, _ in pairs]
+        doubled = next(old for old in olds if olds.count(old) > 1)
+        raise click.UsageError(f"--rename renames column {doubled!r} twice")
     sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        table = dreamo.read_table(path, sep=sep, decimal=decimal, rename={old: new for old, _, new in pairs})
+        table = dreamo.read_table(path, sep=sep, decimal=decimal, rename=new_names)
     for warning in said:
         hint(f"warning: {warning.message}")
     return table

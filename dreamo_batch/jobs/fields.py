@@ -73,7 +73,7 @@ def image_columns(table: pd.DataFrame) -> list[str]:
 
 def means(name: str) -> str | None:
     """Return the input column that a name means, in whatever spelling: `Seed`, `Image Path`; None if none."""
-    return _MEANINGS.get(_plain(name))
+    return _MEANINGS.get(plain_name(name))
 
 
 def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -94,23 +94,25 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns with nearly the name of an input that the table lacks, such as `seeds`."""
-    lacking = {_plain(name).removesuffix("s"): name for name in columns.INPUTS if name not in table.columns}
+    lacking = {
+        plain_name(name).removesuffix("s"): name for name in columns.INPUTS if name not in table.columns
+    }
     near = {
-        name: lacking.get(_plain(name).removesuffix("s"))
+        name: lacking.get(plain_name(name).removesuffix("s"))
         for name in user_columns(table)
         if isinstance(name, str)
     }
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Reduce a name to what counts: without case, spaces, hyphens, width variants and invisible characters."""
     characters = unicodedata.normalize("NFKC", name)
     shown = "".join(c for c in characters if c.isspace() or unicodedata.category(c) not in {"Cf", "Cc"})
     return "_".join(shown.replace("-", " ").replace("_", " ").casefold().split())
 
 
-_MEANINGS: Final = {_plain(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+_MEANINGS: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
 
 
 def check_columns(table: pd.DataFrame) -> None:

@@ -40,11 +40,11 @@ from dreamo_batch.jobs.cells import (
     text_of,
     typed,
 )
-from dreamo_batch.jobs.fields import is_result, means
+from dreamo_batch.jobs.fields import is_result, means, plain_name
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dreamo_batch.jobs.cells import Integers
 
@@ -196,12 +196,41 @@ def _known_suffix(path: Path) -> str:
 
 
 def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) -> pd.DataFrame:
-    absent = [name for name in rename or () if name not in table.columns]
-    if absent:
-        raise TableError(
-            f"{path} has no column {absent[0]!r} to rename; it has: {', '.join(map(str, table.columns))}."
+    """Rename columns, all at once, so that names may be swapped; each name must still mean one column."""
+    pairs = [(_named(path, table, old), new) for old, new in (rename or {}).items()]
+    new_names = dict(pairs)
+    if len(new_names) < len(pairs):
+        raise UsageError(
+            f"rename: several new names for one of the columns {', '.join(map(repr, new_names))}."
         )
-    return table.rename(columns=dict(rename)) if rename else table
+    blank = [old for old, new in new_names.items() if not isinstance(new, str) or not new.strip()]
+    if blank:
+        raise UsageError(
+            f"rename: the new name of column {blank[0]!r} must be text, not {new_names[blank[0]]!r}."
+        )
+    first: dict[str, Any] = {}
+    for old in table.columns:
+        new = new_names.get(old, old)
+        meaning = means(new) or new if isinstance(new, str) else new
+        other = first.setdefault(meaning, old)
+        if other != old and not {old, other}.isdisjoint(new_names):
+            raise TableError(
+                f"{path}: after renaming, columns {other!r} and {old!r} would both mean {meaning!r}. Choose another "
+                "name, or drop one of them from the file."
+            )
+    return table.rename(columns=new_names) if new_names else table
+
+
+def _named(path: Path, table: pd.DataFrame, name: str) -> Any:
+    """Return the column with a name, spelled exactly or, if only one is, nearly so."""
+    if name in table.columns:
+        return name
+    near = [one for one in table.columns if plain_name(str(one)) == plain_name(str(name))]
+    if len(near) != 1:
+        raise TableError(
+            f"{path} has no column {name!r} to rename; it has: {', '.join(map(repr, table.columns))}."
+        )
+    return near[0]
 
 
 def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -279,7 +308,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> p
     if (sep_line := _SEP_LINE.match(text)) is not None:
         separator, text, n_skipped = separator or sep_line[1], text[sep_line.end() :], 1
     separator = separator or _found_separator(text)
-    _refuse_malformed(path, text, separator, n_skipped)
+    line_numbers = _refuse_malformed(path, text, separator, n_skipped)
     # pandas before 3.1 cuts a cell off at a NUL, so an unused character stands in for it.
     stand_in = (
         next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else ""
@@ -302,7 +331,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> p
         raise TableError(f"{path} can't be read: {reason}. {_QUOTING}") from None
     if stand_in:
         lines = lines.apply(lambda cells: cells.str.replace(stand_in, "\0", regex=False))
-    table = _with_header(path, _without_blank_rows(path, lines))
+    table = _with_header(path, _without_blank_rows(path, lines, line_numbers))
     if decimal is None:
         # Where commas are decimal, Excel separates with semicolons.
         has_point = any(table[name].str.fullmatch(_POINT).fillna(False).any() for name in table.columns)
@@ -325,7 +354,7 @@ def _decoded(path: Path, content: bytes) -> str:
 
 def _found_separator(text: str) -> str:
     """Return the character that splits the first line into the most known names, then into the most names."""
-    first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
 
     def n_names(separator: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=separator), [])
@@ -334,25 +363,26 @@ def _found_separator(text: str) -> str:
     return max(_SEPARATORS, key=n_names)
 
 
-def _refuse_malformed(path: Path, text: str, separator: str, n_skipped: int) -> None:
-    """Refuse broken quotes and rows with too many cells, by line number: any reading would be a guess."""
-    n_names = 0
+def _refuse_malformed(path: Path, text: str, separator: str, n_skipped: int) -> list[int]:
+    """Refuse broken quotes and rows with too many cells: any reading would be a guess; return the rows' lines."""
+    n_names, numbers = 0, []
     for line, n_cells in _records(path, text, separator, n_skipped):
+        numbers.append(line)
         n_names = n_names or n_cells
         if n_cells > n_names:
             raise TableError(
                 f"{path}, line {line} has {counted(n_cells, 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
+    return numbers
 
 
 def _records(path: Path, text: str, separator: str, n_skipped: int) -> Iterator[tuple[int, int]]:
-    """Yield the line and the number of cells of each row that isn't blank."""
+    """Yield the line and the number of cells of each row; a blank one has none."""
     if '"' not in text:
         rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for number, row in enumerate(rows, start=1 + n_skipped):
-            if row:
-                yield number, row.count(separator) + 1
+            yield number, row.count(separator) + 1 if row else 0
         return
     cell = re.compile(rf'"(?:[^"]|"")*"|[^{re.escape(separator)}"\r\n][^{re.escape(separator)}\r\n]*|')
     at, end, line, begun, n_cells = 0, len(text), 1 + n_skipped, 1 + n_skipped, 0
@@ -369,24 +399,24 @@ def _records(path: Path, text: str, separator: str, n_skipped: int) -> Iterator[
             raise TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
         n_cells += 1
         if following != separator:
-            if n_cells > 1 or stop > at:
-                yield begun, n_cells
+            yield begun, n_cells if n_cells > 1 or stop > at else 0
             stop += text.startswith("\r\n", stop)
             last += 1
             begun, n_cells = last, 0
         at, line = stop + 1, last
 
 
-def _without_blank_rows(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
+def _without_blank_rows(path: Path, lines: pd.DataFrame, numbers: Sequence[int]) -> pd.DataFrame:
     """Drop rows without any text, with a warning unless they end the file."""
     has_text = lines.apply(lambda column: column.str.strip().fillna("") != "").any(axis=1)
     places = np.flatnonzero(has_text)
-    blank = [place for place in np.flatnonzero(~has_text).tolist() if place < places.max(initial=-1)]
+    blank = [
+        numbers[at] for at in np.flatnonzero(~has_text) if places.min(initial=0) < at < places.max(initial=-1)
+    ]
     if blank:
         listed = ", ".join(map(str, blank[:_N_NAMED])) + (", ..." if len(blank) > _N_NAMED else "")
-        warnings.warn(
-            f"{path}: skipped {counted(len(blank), 'blank row')} (below the header: {listed}).", stacklevel=4
-        )
+        of_lines = f"line {listed}" if len(blank) == 1 else f"lines {listed}"
+        warnings.warn(f"{path}: skipped {counted(len(blank), 'blank row')} ({of_lines}).", stacklevel=4)
     if not len(places):
         raise TableError(f"{path} is empty. {_NAMES_FIRST}")
     return lines[has_text].reset_index(drop=True)
@@ -449,6 +479,18 @@ def _safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
 _EXAMPLE: Final = '{"image": "cat.png", "prompt": "a cat"}'
 
 
+class _DoubledNameError(ValueError):
+    """An object of JSON has a name twice, of which a reader would keep only the last."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DoubledNameError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
 def _read_json(path: Path) -> pd.DataFrame:
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -474,7 +516,11 @@ def _read_json(path: Path) -> pd.DataFrame:
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_without_doubles)
+    except _DoubledNameError as error:
+        raise TableError(
+            f"{path}: line {number} has several values named {error.args[0]!r}. Keep one."
+        ) from None
     except ValueError as error:
         raise TableError(
             f"{path}: line {number} is not JSON ({error}). Each line must be one object, such as {_EXAMPLE}."
@@ -488,7 +534,9 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 
 def _record_list(path: Path, text: str) -> list[dict[str, Any]]:
     try:
-        records = json.loads(text)
+        records = json.loads(text, object_pairs_hook=_without_doubles)
+    except _DoubledNameError as error:
+        raise TableError(f"{path}: an object has several values named {error.args[0]!r}. Keep one.") from None
     except ValueError as error:
         raise TableError(
             f"{path} is not JSON ({error}). For JSON Lines, one object a line, use the suffix .jsonl."
@@ -791,15 +839,16 @@ def _restored(frame: pd.DataFrame, own: Any) -> pd.DataFrame:
     series = {}
     for name in frame.columns:
         column = frame[name]
+        meaning = means(name) if isinstance(name, str) else None
         if name in outputs:
             series[name] = _output(name, outputs[name].dtype, column)
-        elif name in _INTEGER_INPUTS:
+        elif meaning in _INTEGER_INPUTS:
             read = integers(column)
             series[name] = column if read.is_faulty.any() else _integer_series(column, read)
-        elif name == columns.USE_REPHRASER:
+        elif meaning == columns.USE_REPHRASER:
             read = booleans(column)
             series[name] = column if read.is_faulty.any() else _boolean_series(column, read)
-        elif name in (*_TEXT_INPUTS, columns.SIZE):
+        elif meaning in (*_TEXT_INPUTS, columns.SIZE):
             series[name] = column.infer_objects()
         else:
             series[name] = own(column)
