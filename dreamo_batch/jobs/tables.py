@@ -73,7 +73,7 @@ def read_table(
     decimal : {".", ","}, optional
         The decimal mark in CSV, TSV and text files; default: detected.
     rename : mapping of str to str, optional
-        New names of columns by their names in the file.
+        New names of columns by their names in the file, all at once: names may be swapped.
 
     Returns
     -------
@@ -86,9 +86,10 @@ def read_table(
     Raises
     ------
     TableError
-        If the file doesn't exist or can't be read, its format is unknown, or it has no column that `rename` names.
+        If the file doesn't exist or can't be read, its format is unknown, it has no column that `rename` names, or two
+        columns would mean the same after renaming.
     UsageError
-        If `sep` isn't one character.
+        If `sep` isn't one character, or a new name isn't text.
 
     Warns
     -----
@@ -411,7 +412,9 @@ def _without_blank_rows(path: Path, lines: pd.DataFrame, numbers: Sequence[int])
     has_text = lines.apply(lambda column: column.str.strip().fillna("") != "").any(axis=1)
     places = np.flatnonzero(has_text)
     blank = [
-        numbers[at] for at in np.flatnonzero(~has_text) if places.min(initial=0) < at < places.max(initial=-1)
+        numbers[at]
+        for at in np.flatnonzero(~has_text).tolist()
+        if places.min(initial=0) < at < places.max(initial=-1)
     ]
     if blank:
         listed = ", ".join(map(str, blank[:_N_NAMED])) + (", ..." if len(blank) > _N_NAMED else "")
