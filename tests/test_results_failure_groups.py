@@ -8,9 +8,10 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import history
-from dreamo_batch.results.failure_groups import meaning_of, pattern_of, summarise_failures
+from dreamo_batch.results.failure_groups import CLASSES, NOT_SAVED, meaning_of, pattern_of, summarise_failures
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts
@@ -104,6 +105,16 @@ def test_documented_codes_mean_what_the_contract_says(code):
 def test_unknown_classes_still_say_something():
     """A class that nobody has met is not an error."""
     assert meaning_of("surprise", None).advice == "Read its message."
+
+
+def test_every_class_that_a_row_can_end_with_has_a_meaning():
+    """And the file explains no other; what only delays a row, or stops the run, needs none."""
+    constants = [item for part in (failures, effects) for item in vars(part).items() if item[0].isupper()]
+    words = {word for _, word in constants if isinstance(word, str)}
+    delays = {failures.RATE_LIMITED, failures.UNREACHABLE, failures.ACCESS_REFUSED, failures.NOT_OFFERED}
+    by_code = {code.error_class for code in ERROR_CODES.values()}
+    assert words - delays - {failures.TASK_NOT_FOUND} <= {*CLASSES, *by_code}
+    assert set(CLASSES) <= {*words, columns.INVALID, NOT_SAVED}
 
 
 @given(texts)

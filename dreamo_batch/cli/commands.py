@@ -551,7 +551,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     By class, code and message: what each means, whether it may have been billed, and what to do. Ambiguous rows,
     which may have been accepted and billed, come last.
     """
-    from dreamo_batch.results.failure_groups import AMBIGUOUS_CLASSES, summarise_failures
+    from dreamo_batch.results.failure_groups import CLASSES, summarise_failures
     from dreamo_batch.results.history import read_history
 
     retries_of_held = set()
@@ -567,7 +567,9 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
         show_frame(found, format_, if_empty="Nothing failed.")
         return process.DONE
     is_held = found[columns.CALL].isin(retries_of_held - {None})
-    is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(AMBIGUOUS_CLASSES)
+    is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(
+        [name for name, known in CLASSES.items() if known.is_ambiguous]
+    )
     is_held &= found[columns.N_ROWS] > 0
     failed = [_failure(one, is_held=False) for one in found[~is_held].to_dict("records")]
     held = [_failure(one, is_held=True) for one in found[is_held].to_dict("records")]

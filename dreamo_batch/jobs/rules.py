@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,7 +20,7 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,26 +30,25 @@ WARNING: Final = "warning"
 COLUMN_NOT_READ: Final = "column-not-read"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 
-_INPUT_MB = contract.INPUT_BYTES_ADVISED.value / 1e6
-_INPUT_SIDE = contract.INPUT_SIDE_MAX_PX.value
-_FORMATS = " or ".join(contract.INPUT_FORMATS.value)
-_PROMPT_MAX = contract.PROMPT_CHARACTERS_ADVISED.value
-_TOO_LONG = f"over {contract.PROMPT_CHARACTERS_OF_SIBLINGS.value}"
-_RATIO = contract.RATIO_OF_SIBLINGS.value
-_SIDE_MIN = contract.SIDE_MIN_PX.value
-_SIDE_MAX = contract.SIDE_MAX_PX.value
-_SIDE_DEFAULT = contract.SIDE_DEFAULT_PX.value
-_PRODUCT_MAX = contract.PRODUCT_MAX_PX.value
-_PRESETS = ", ".join(contract.SIZES)
-_SIZE_FIX = f"Use {_SIDE_MIN} to {_SIDE_MAX} pixels a side, or an advised size: {_PRESETS}."
+# What `$NAME` in rules.toml stands for.
+_FACTS: Final = {
+    "FORMATS": " or ".join(contract.INPUT_FORMATS.value),
+    "INPUT_MB": contract.INPUT_BYTES_ADVISED.value / 1e6,
+    "INPUT_SIDE": contract.INPUT_SIDE_MAX_PX.value,
+    "PRESETS": ", ".join(contract.SIZES),
+    "PRODUCT_MAX": f"{contract.PRODUCT_MAX_PX.value:,}",
+    "PROMPT_MAX": contract.PROMPT_CHARACTERS_ADVISED.value,
+    "PROMPT_REFUSED": contract.PROMPT_CHARACTERS_OF_SIBLINGS.value,
+    "RATIO": contract.RATIO_OF_SIBLINGS.value,
+    "SIDE_DEFAULT": contract.SIDE_DEFAULT_PX.value,
+    "SIDE_MAX": contract.SIDE_MAX_PX.value,
+    "SIDE_MIN": contract.SIDE_MIN_PX.value,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule; `message` and `fix` may contain `{details}`, filled in for each row.
-
-    `repair` says what a corrected copy of the picture changes; empty where there is none.
-    """
+    """One rule of rules.toml; its `{details}` are filled in for each row."""
 
     code: str
     severity: str
@@ -55,228 +57,17 @@ class Rule:
     repair: str = ""
 
 
-# By code: the message, what to do, and the repair if a corrected copy of the picture can be sent.
-_ERRORS: Final[dict[str, tuple[str, ...]]] = {
-    "prompt-missing": ("The row has no prompt.", "Write a prompt or drop the row."),
-    "prompt-blank": ("The prompt is blank.", "Write a prompt or drop the row."),
-    "prompt-not-text": ("The prompt is a {type}; expected text.", "Convert it to text."),
-    "prompt-not-unicode": (
-        "The prompt contains half a character (a lone surrogate), which can't be sent.",
-        "Read the text again with the right encoding.",
-    ),
-    **{
-        code: (message, fix)
-        for name in (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
-        for code, message, fix in (
-            (
-                f"{name}-not-integer",
-                f"The {name} isn't a whole number.",
-                "Write a whole number, as an integer or as text.",
-            ),
-            (
-                f"{name}-inexact",
-                f"The {name} is a float too large to be exact; its last digits are lost.",
-                "Load the column as integers (dtype Int64) or as text.",
-            ),
-        )
-    },
-    "seed-out-of-range": (
-        "The seed is outside -1 to 2**63-1.",
-        "Use 1 to 2**31-1; for a random seed, use -1 or leave the cell empty.",
-    ),
-    "replicate-out-of-range": (
-        "The replicate is outside 0 to 2**63-1.",
-        "Number the replicates from 0.",
-    ),
-    "use_rephraser-not-boolean": (
-        "use_rephraser is neither true nor false.",
-        "Write true or false (yes, no, 1 and 0 work too), or leave the cell empty.",
-    ),
-    **{
-        f"{name}-out-of-range": (
-            f"The {name} doesn't fit into 64 bits; expected {_SIDE_MIN} to {_SIDE_MAX} pixels.",
-            f"Use {_SIDE_MIN} to {_SIDE_MAX} pixels.",
-        )
-        for name in (columns.WIDTH, columns.HEIGHT)
-    },
-    "side-too-small": (f"The {{side}} is {{n}} pixels; the service's minimum is {_SIDE_MIN}.", _SIZE_FIX),
-    "product-too-large": (
-        f"{{width}}x{{height}} is too large: above {_SIDE_MAX} a side, width*height must be below {_PRODUCT_MAX:,}.",
-        _SIZE_FIX,
-    ),
-    "size-unknown": (
-        "The size is neither WIDTHxHEIGHT nor an advised ratio.",
-        f'Write it as "1328x1328" or as one of {_PRESETS}.',
-    ),
-    "size-contradiction": (
-        "The size means {width}x{height}, but the {side} column says {n}.",
-        "Keep one of the two.",
-    ),
-    "image-missing": (
-        "The row has no reference picture.",
-        "Add a path, URL, bytes or PIL image, or drop the row.",
-    ),
-    "image-two-sources": (
-        "The row has {n} reference pictures ({columns}); the service takes exactly one.",
-        "Keep one of them.",
-    ),
-    "image-not-a-source": (
-        "The cell is a {type}; expected a path, URL, data: URI, bytes or PIL image.",
-        "Convert it to one of these.",
-    ),
-    "image-bad-url": (
-        "The URL can't be used: {reason}.",
-        "Write it as https://host/path, or use the path of a local file.",
-    ),
-    "image-link-expired": (
-        "The link to the picture expired on {when}; rows not submitted yet fail without being sent.",
-        "Create a new link. The job stays the same, because only the signature differs.",
-    ),
-    "image-bad-data-uri": (
-        "The data: URI can't be read: {reason}.",
-        "Write it as data:image/png;base64,... or use a file.",
-    ),
-    "image-not-found": (
-        "No file at {path}.{hint}",
-        "Check the path; relative paths start at {base}.",
-    ),
-    "image-not-a-file": ("{path} is {kind}, not a file.", "Use the path of one picture."),
-    "image-unreadable": ("The file can't be read: {reason}.", "Check the path and its permissions."),
-    "image-empty": ("The picture is empty (0 bytes).", "Export or download it again."),
-    "image-not-a-picture": (
-        f"Not a readable picture{{guess}}; expected {_FORMATS}.",
-        f"Save it as {_FORMATS}.",
-    ),
-    "image-not-convertible": (
-        f"The picture is {{format}}; the service takes only {_FORMATS}.",
-        f"Save it as {_FORMATS}.",
-    ),
-    "image-damaged": (
-        "The picture can't be decoded: {reason}.",
-        "It may be cut off; export or download it again.",
-    ),
-    "image-bomb": (
-        "The picture is too large to decode safely: {size}.",
-        f"Scale it down to {_INPUT_SIDE} pixels a side.",
-    ),
-    "image-far-too-many-bytes": (
-        f"The file has {{n_mb:,.0f}} MB; the limit is {_INPUT_MB} MB, and files this large aren't corrected.",
-        f"Save it with at most {_INPUT_MB} MB.",
-    ),
-    "image-mode": (
-        "A PIL image of mode {mode} can't be saved as PNG.",
-        'Convert it first, for example with image.convert("RGB").',
-    ),
-    "image-numbers": (
-        "The picture contains {kind} from {low} to {high} instead of levels from black to white.",
-        'Scale it yourself, for example Image.fromarray(((a - a.min()) * (255 / np.ptp(a))).astype("uint8")).',
-    ),
-    "image-levels": (
-        "The picture's brightest level is {high}; it would look nearly black, like 12 bits stored in 16.",
-        'Scale it yourself, for example Image.fromarray((a * (255 / a.max())).astype("uint8")).',
-    ),
-    "image-copy-uniform": (
-        "The corrected copy has only one colour, although the picture has several.",
-        "Save the picture as 8-bit RGB and check how it looks.",
-    ),
-    "image-format": (
-        f"The picture is {{format}}; the service takes only {_FORMATS}.",
-        f"Save it as {_FORMATS}",
-        "converted to JPEG or PNG",
-    ),
-    "image-too-many-bytes": (
-        f"The picture has {{n_mb:.2f}} MB; the limit is {_INPUT_MB} MB.",
-        "Save it smaller, for example as JPEG",
-        "saved as a smaller JPEG",
-    ),
-    "image-too-many-pixels": (
-        f"The picture is {{width}}x{{height}} pixels; the limit is {_INPUT_SIDE} a side.",
-        f"Scale it down to {_INPUT_SIDE} pixels a side",
-        f"scaled down to {_INPUT_SIDE} pixels a side",
-    ),
-}
+def _read_rules() -> Iterator[Rule]:
+    text = Path(__file__).with_name("rules.toml").read_text(encoding="utf-8")
+    for severity, rules in tomllib.loads(text).items():
+        for code, texts in rules.items():
+            for column in texts.pop("columns", [""]):
+                facts = _FACTS | {"COLUMN": column}
+                filled = {name: Template(text).substitute(facts) for name, text in texts.items()}
+                yield Rule(Template(code).substitute(facts), severity, **filled)
 
-_WARNINGS: Final[dict[str, tuple[str, ...]]] = {
-    COLUMN_NOT_READ: ("{what}", "Rename it to {near}, or to something else if it is yours."),
-    "prompt-very-long": (
-        f"The prompt has {{n}} characters; at most {_PROMPT_MAX} are advised, and similar models refuse {_TOO_LONG}.",
-        f"Shorten it to {_PROMPT_MAX} characters, or set use_rephraser to false, as the service advises.",
-    ),
-    "prompt-long": (
-        f"The prompt has {{n}} characters; at most {_PROMPT_MAX} are advised.",
-        "Shorten it; the rest may have no effect.",
-    ),
-    "prompt-looks-equal": (
-        "The prompt looks like that of row {other} and differs only in {difference}; it is a separate, billed job.",
-        "Make the prompts equal to buy one picture, or keep both on purpose.",
-    ),
-    "seed-zero": (
-        "The seed is 0; the service promises repeatable pictures only for positive seeds.",
-        "Use seeds from 1.",
-    ),
-    "seed-beyond-32-bit": (
-        "The seed is 2**31 or more; the service may not tell such seeds apart.",
-        "Use seeds up to 2**31-1.",
-    ),
-    SWEEP_REPHRASED: (
-        "use_rephraser is on in seed sweeps (rows: {n_rows}, sweeps: {n_sweeps}); each row's prompt may be reworded.",
-        "Set use_rephraser to false where you compare seeds.",
-    ),
-    "size-risky": (
-        f"{{width}}x{{height}} is at or above {_SIDE_MAX} pixels a side; the service may time out.",
-        f"Stay below {_SIDE_MAX}x{_SIDE_MAX}, best at an advised size: {_PRESETS}.",
-    ),
-    "size-extreme-ratio": (
-        f"{{width}}x{{height}} is beyond {_RATIO}:1; similar models refuse such sizes, so this may fail.",
-        f"Stay within 1:{_RATIO} to {_RATIO}:1, best at an advised size: {_PRESETS}.",
-    ),
-    "one-side-only": (
-        f"The row has only one of width and height; the other will be {_SIDE_DEFAULT} pixels.",
-        "Set both, or use `size`.",
-    ),
-    "image-url-not-public": (
-        "{host} isn't a public host; the service must be able to download the picture from there.",
-        "Use a local file or a public URL.",
-    ),
-    "image-gone": (
-        "{path} can't be read any more; its earlier attempts are still known.",
-        "Put the file back if rows that use it are still to be submitted.",
-    ),
-    "image-kept": (
-        "{path} can't be read; using the copy kept in the run directory.",
-        "Nothing to do, unless you mean another picture.",
-    ),
-    "image-extreme-ratio": (
-        "The picture is {width}x{height} pixels; aspect ratios beyond 16:9 and 9:16 may fail.",
-        "Crop it.",
-    ),
-    "image-many-bytes": (
-        f"The picture has {{n_mb:.2f}} MB; the limit of {_INPUT_MB} MB may mean megabytes or mebibytes.",
-        "Save it smaller, for example as JPEG",
-        "saved as a smaller JPEG",
-    ),
-    "image-rotated": (
-        "The picture is stored rotated, with an EXIF note on how to turn it; the service may ignore the note.",
-        "Save it upright",
-        "turned upright",
-    ),
-    "image-animated": (
-        "The picture has {n} frames; the service uses only one.",
-        "Save the frame you want",
-        "reduced to its first frame",
-    ),
-    "image-colours": (
-        "The picture is stored as {mode}; the service may misread its colours.",
-        "Save it as 8-bit RGB",
-        "converted to 8-bit colours",
-    ),
-}
 
-RULES: Final = {
-    code: Rule(code, severity, *texts)
-    for severity, rules in ((ERROR, _ERRORS), (WARNING, _WARNINGS))
-    for code, texts in rules.items()
-}
+RULES: Final = {rule.code: rule for rule in _read_rules()}
 
 
 @dataclass(frozen=True, slots=True)

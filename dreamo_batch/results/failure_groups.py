@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.results.costs import sums
 from dreamo_batch.results.history import DIRECTORY, LABEL, History, read_history
-from dreamo_batch.service import failures as classes
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import shortened
 
@@ -28,84 +28,20 @@ if TYPE_CHECKING:
 NOT_SAVED: Final = "not_saved"
 
 
-class Meaning(NamedTuple):
-    """What a failure means, and what to do."""
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a failure means, and what to do; see failure_groups.toml."""
 
     meaning: str
     advice: str
+    is_ambiguous: bool = False
+    fails_again: bool = False
 
-
-_CHECK_FIRST: Final = (
-    "Check the service's task list or bill, then settle it with resolve, or submit it again."
-)
-_MAY_HAVE_ARRIVED: Final = "It may have been accepted and billed: "
 
 CLASSES: Final = {
-    classes.REJECTED: Meaning("The service refused the request; nothing was submitted.", "Fix the row."),
-    classes.MODERATION: Meaning(
-        "The prompt or the picture was refused for its content.", "Change the row; the same one fails again."
-    ),
-    classes.FORBIDDEN: Meaning(
-        "The service, or a firewall in front of it, refused this row with 403 but accepted others; nothing was "
-        "submitted.",
-        "Change the row's prompt or picture, then retry.",
-    ),
-    classes.NO_CREDIT: Meaning("The account has no credit.", "Add credit, then retry."),
-    classes.OTHER_TASK: Meaning(
-        _MAY_HAVE_ARRIVED + "the service answered with the task of another attempt.", _CHECK_FIRST
-    ),
-    classes.OUTPUT_REJECTED: Meaning(
-        "The finished picture was refused for its content.", "Try another seed: another picture may pass."
-    ),
-    classes.SERVICE_ERROR: Meaning(
-        "The service reported an undocumented error.", "Read its message; it may be billed."
-    ),
-    classes.COMPLETED_WITH_ERROR: Meaning(
-        "The task ended both completed and with an error; it may be billed.", "Retry on request."
-    ),
-    classes.NO_ANSWER: Meaning(_MAY_HAVE_ARRIVED + "the request was sent, and no reply came.", _CHECK_FIRST),
-    classes.SERVER_ERROR: Meaning(
-        _MAY_HAVE_ARRIVED + "the server replied with an internal error.", _CHECK_FIRST
-    ),
-    classes.UNREADABLE: Meaning(_MAY_HAVE_ARRIVED + "the service's reply can't be read.", _CHECK_FIRST),
-    classes.REDIRECTED: Meaning(
-        _MAY_HAVE_ARRIVED + "the service replied with a redirect, which is never followed.",
-        "Check the base URL. " + _CHECK_FIRST,
-    ),
-    effects.INTERRUPTED: Meaning(
-        _MAY_HAVE_ARRIVED + "the program ended before the reply came.", _CHECK_FIRST
-    ),
-    effects.TASK_LOST: Meaning(
-        "The service accepted the attempt but no longer knows it; it may be billed.", "Retry on request."
-    ),
-    effects.TASK_TIMEOUT: Meaning(
-        "The task had not ended when the call stopped waiting.",
-        "Run again to keep waiting; it isn't submitted again.",
-    ),
-    classes.NOT_BUILT: Meaning(
-        "The request could not be built on this machine; nothing was sent.",
-        "Read its message, then retry.",
-    ),
-    effects.IMAGE_CHANGED: Meaning(
-        "The reference picture changed after it was checked; nothing was sent.",
-        "Put the old picture back, or run again.",
-    ),
-    columns.INVALID: Meaning("The row can't be submitted; nothing was sent.", "Fix the row, then run again."),
-    NOT_SAVED: Meaning(
-        "The picture was generated and paid for, but could not be saved.",
-        "Run again to fetch it; it isn't submitted again.",
-    ),
+    name: Meaning(**known)
+    for name, known in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
-AMBIGUOUS_CLASSES: Final = (
-    classes.OTHER_TASK,
-    classes.NO_ANSWER,
-    classes.SERVER_ERROR,
-    classes.UNREADABLE,
-    classes.REDIRECTED,
-    effects.INTERRUPTED,
-)
-# What the same row gets again, however often it is submitted.
-_FAILS_AGAIN: Final = {classes.REJECTED, classes.MODERATION, classes.FORBIDDEN, classes.OUTPUT_REJECTED}
 _UNKNOWN: Final = Meaning("The row failed for a reason that has no description.", "Read its message.")
 
 _KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
@@ -195,7 +131,7 @@ def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
 
 def may_pass_again(error_class: str | None) -> bool:
     """Return whether the same row, submitted again, may end differently."""
-    return error_class not in _FAILS_AGAIN
+    return not CLASSES.get(error_class or "", _UNKNOWN).fails_again
 
 
 def known_classes() -> set[str]:
@@ -219,8 +155,9 @@ def summarise_failures(
     table = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     _count(table, attempts, of_rows, of_attempts)
     codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
-    explained = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
-    table[[columns.MEANING, columns.ADVICE]] = pd.DataFrame(explained, columns=Meaning._fields)
+    known = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
+    table[columns.MEANING] = [one.meaning for one in known]
+    table[columns.ADVICE] = [one.advice for one in known]
     _add_examples(table, rows, of_rows, spelled)
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
