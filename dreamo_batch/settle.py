@@ -77,7 +77,8 @@ def resolve(
     task_id : str, optional
         The attempt was taken, as this task; the run that goes on here, or the next one, asks for it.
     not_sent : bool
-        The attempt was not taken; the run that goes on here, or the next one, attempts it.
+        The attempt was not taken. The run that goes on here, or the next one, submits the row, unless an earlier
+        attempt of it failed or is in doubt: then the row stands as that one left it.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from dreamo_batch.engine import effects, plan
-from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.attempts import Event, EventKind, Stage
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
@@ -283,19 +283,23 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     assert given(coordinator) == [("save", KEY, "https://h/1", "a-attempt-1")]
 
 
-def with_a_resend_on_the_wire(make, clock, **options):
-    """Give a coordinator whose attempt 1 was in doubt; attempt 2 is on the wire when 1 is settled as taken."""
+def resending(make, clock, **options) -> Coordinator:
+    """A coordinator that was asked to send a job in doubt again, and has done so as attempt 2."""
     coordinator = make("a")
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     asked = plan.Options(resubmit_ambiguous=True, **options)
-    assignment = plan.assignment(
-        prepared("a"), coordinator.ledger.state, asked, coordinator.ledger.directory.path
-    )
-    coordinator = make(assignment=assignment)
+    ledger = coordinator.ledger
+    coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, asked, ledger.directory.path))
+    assert coordinator.snapshot().n_settled == 0
     assert given(coordinator) == [("create", ("a", 2))]
-    first = coordinator.ledger.state.find("a", 1)
-    coordinator.settle(effects.resolved(first, clock.wall(), "t1"))
+    return coordinator
+
+
+def with_a_resend_on_the_wire(make, clock, **options) -> Coordinator:
+    """A coordinator whose attempt 1 is settled as taken while attempt 2 is on the wire."""
+    coordinator = resending(make, clock, **options)
+    coordinator.settle(effects.resolved(coordinator.ledger.state.find("a", 1), clock.wall(), "t1"))
     return coordinator
 
 
@@ -315,6 +319,65 @@ def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, c
     assert coordinator.schedule.waiting == ()
     assert latest(coordinator).attempt == 1
     assert coordinator.snapshot().by_status["in_progress"] == 1
+
+
+def test_a_resend_that_is_not_taken_is_sent_again_by_the_call_that_was_asked_for_it(make, clock):
+    """The row stays in doubt and counts as unfinished; a later call that is not asked leaves it alone."""
+    coordinator = resending(make, clock)
+    coordinator.take(CreateAnswer(("a", 2), LIMITED))
+    assert latest(coordinator) == coordinator.ledger.state.find("a", 1)
+    assert coordinator.schedule.waiting == (("a", 2),)
+    assert coordinator.snapshot().by_status["ambiguous"] == 1
+    assert coordinator.snapshot().n_settled == 0
+    later = make("a")
+    assert given(later) == []
+    assert later.is_over()
+    assert later.snapshot().n_settled == 1
+    assert until_given(coordinator, clock) == [("create", ("a", 2))]
+
+
+def test_a_resend_that_failed_is_not_tried_again_while_the_first_is_in_doubt(make, clock):
+    """Attempts that are left are the user's word on failures, not on what may have been billed."""
+    coordinator = resending(make, clock, max_attempts=5)
+    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    until_given(coordinator, clock)
+    failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
+    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    assert coordinator.schedule.waiting == ()
+    assert coordinator.is_over()
+    assert latest(coordinator).stage is Stage.AMBIGUOUS
+    coordinator.settle(effects.resolved(latest(coordinator), clock.wall(), None))
+    assert latest(coordinator).stage is Stage.FAILED
+    assert coordinator.schedule.waiting == ()
+
+
+def test_a_job_none_of_whose_attempts_was_taken_is_submitted(make, clock):
+    """The last doubt gone, nothing holds it back, whichever attempt was settled last; and it is queued once."""
+    coordinator = resending(make, clock)
+    coordinator.take(CreateAnswer(("a", 2), AWAY))
+    later = make("a")
+    assert given(later) == []
+    later.settle(effects.resolved(later.ledger.state.find("a", 1), clock.wall(), None))
+    assert later.schedule.waiting == (("a", 2),)
+    assert given(later) == [("create", ("a", 2))]
+
+
+def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, clock, tmp_path):
+    """Lost, in doubt, lost again and not sent: the row is held as in doubt, and never silently dropped."""
+    ledger, told = make("a").ledger, [("accepted", "lost"), ("ambiguous",), ("accepted",), ("not_sent",)]
+    for number, kinds in enumerate(told, start=1):
+        ledger.record([effects.sending(("a", number), clock.wall(), seed=7, reserved=None)])
+        for kind in kinds:
+            fields = {"task_id": f"t{number}"} if kind == "accepted" else {}
+            ledger.record([Event(EventKind(kind), "a", number, clock.wall(), fields)])
+    coordinator = make("a")
+    for _ in range(3):
+        assert until_given(coordinator, clock) == [(Do.POLL, ("a", 3), "t3")]
+        coordinator.take(PollAnswer(Do.POLL, ("a", 3), NOT_FOUND))
+    assert coordinator.is_over()
+    assert latest(coordinator).attempt == 2
+    assert coordinator.snapshot().by_status["ambiguous"] == 1
+    assert plan.decide(ledger.state.of("a"), plan.Options(retry_failed=True), tmp_path).action == "ambiguous"
 
 
 def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(make, clock):

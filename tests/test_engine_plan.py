@@ -94,6 +94,27 @@ def test_other_failures_are_not_submitted_again(fields):
     assert not decide(one(Stage.FAILED, **fields), Options(max_attempts=9), None).is_submitted
 
 
+@pytest.mark.parametrize("options", SWITCHES, ids=str)
+@pytest.mark.parametrize("later", [Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST])
+@pytest.mark.parametrize("first", [Stage.AMBIGUOUS, Stage.LOST])
+def test_what_became_of_a_resend_does_not_end_the_doubt(first, later, options):
+    """A job that may have been billed is sent again by the user's word on it, and never as if it were new."""
+    attempts = (Attempt("a", 1, first), Attempt("a", 2, later, **UNBILLED))
+    is_in_doubt = first is Stage.AMBIGUOUS
+    word = options.resubmit_ambiguous if is_in_doubt else options.retry_failed
+    is_submitted = "a" in options.chosen or word
+    decision = decide(attempts, options, None)
+    assert decision.is_submitted is is_submitted
+    assert decision.action == ("new" if is_submitted else "ambiguous" if is_in_doubt else "failed")
+
+
+def test_an_attempt_that_was_not_sent_uses_up_none():
+    """After an unbilled failure the attempts that are left are those that were not sent yet."""
+    attempts = (Attempt("a", 1, Stage.FAILED, **UNBILLED), Attempt("a", 2, Stage.UNSENT))
+    assert decide(attempts, Options(max_attempts=2), None).is_submitted
+    assert not decide(attempts, Options(), None).is_submitted
+
+
 def test_a_picture_in_place_is_not_fetched(tmp_path):
     """One that is missing, or of another size, is fetched again and never submitted again."""
     (tmp_path / "images").mkdir()

@@ -167,7 +167,38 @@ def test_putting_an_attempt_replaces_only_that_one():
     state = State(attempts)
     state.put(Attempt("a", 2, Stage.ACCEPTED))
     assert [attempt.stage for attempt in state.of("a")] == [Stage.AMBIGUOUS, Stage.ACCEPTED, Stage.AMBIGUOUS]
-    assert state.deciding("a") == attempts[2]
+    assert (state.find("a", 1), state.find("a", 3)) == (attempts[0], attempts[2])
+
+
+@pytest.mark.parametrize(
+    ("stages", "number"),
+    [
+        ("unsent", 1),
+        ("unsent unsent", 2),
+        ("refused unsent", 1),
+        ("failed unsent", 1),
+        ("lost unsent", 1),
+        ("lost failed unsent", 2),
+        ("failed refused", 2),
+        ("ambiguous unsent", 1),
+        ("ambiguous refused", 1),
+        ("ambiguous failed", 1),
+        ("ambiguous lost", 1),
+        ("ambiguous ambiguous", 2),
+        ("lost ambiguous lost unsent", 2),
+        ("accepted unsent", 1),
+        ("accepted ambiguous", 1),
+        ("ambiguous accepted failed", 2),
+        ("ambiguous sending", 2),
+        ("completed unsent", 1),
+        ("completed accepted", 1),
+        ("completed completed failed", 2),
+    ],
+)
+def test_the_attempt_that_weighs_most_says_how_its_job_stands(stages, number):
+    """A picture, then one under way, then doubt, then an end; one that was not sent only where nothing else was."""
+    attempts = [Attempt("a", n, Stage(stage)) for n, stage in enumerate(stages.split(), start=1)]
+    assert State(attempts).deciding("a") == attempts[number - 1]
 
 
 @given(histories())

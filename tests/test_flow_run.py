@@ -786,6 +786,20 @@ def test_a_job_settled_as_taken_is_not_submitted_again_though_a_later_attempt_fa
         assert len(gateway.invoice()) == 1
 
 
+def test_a_row_in_doubt_stays_so_whatever_became_of_its_resend(run, gateway, reference, tmp_path):
+    """The resend failed; the first attempt may still be on the bill, so neither a retry nor attempts left buy it again."""
+    table = jobs(reference, 1)
+    gateway.faults.script("create", "drop_after_accept", "error_code_message")
+    run(table)
+    run(table, on_ambiguous="resubmit")
+    for options in ({}, {"max_attempts": 5}, {"retry_failed": True}):
+        assert run(table, **options)["status"].tolist() == ["ambiguous"]
+        assert dreamo.plan(table, tmp_path / "run")["action"].tolist() == ["ambiguous"]
+        assert len(gateway.invoice()) == 1
+    dreamo.resolve(tmp_path / "run", 0, not_sent=True)
+    assert run(table)["status"].tolist() == ["failed"]
+
+
 def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, reference):
     """The word reaches the client that the call opens; beside a client of one's own it is refused."""
     service = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}

@@ -63,13 +63,13 @@ def expected(attempts: tuple[Attempt, ...], row: pd.Series) -> dict:
 
 def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
     latest = attempts[-1]
-    if latest.stage in {Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST}:
-        for attempt in attempts:  # one that came to nothing says nothing of a job that another one serves
-            if attempt.stage in {Stage.SENDING, Stage.ACCEPTED}:
-                latest = attempt
-    for attempt in attempts:  # a picture that is there stands for its job, whatever became of a later attempt
-        if attempt.stage is Stage.COMPLETED:
-            latest = attempt
+    for stages in (  # a later one in this list stands for the job before the ones above it
+        {Stage.REFUSED, Stage.FAILED, Stage.LOST},
+        {Stage.AMBIGUOUS},
+        {Stage.SENDING, Stage.ACCEPTED},
+        {Stage.COMPLETED},
+    ):
+        latest = ([latest] + [attempt for attempt in attempts if attempt.stage in stages])[-1]
     costs = [Decimal(attempt.cost) for attempt in attempts if attempt.cost is not None]
     cost = None if not costs else text(sum(costs))
     billed = [attempt.may_have_been_billed for attempt in attempts]

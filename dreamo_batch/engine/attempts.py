@@ -71,6 +71,17 @@ SUBMITTED: Final = frozenset(
 # Stages in which no picture is to be had from an attempt.
 CAME_TO_NOTHING: Final = frozenset({Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST})
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
+# Of several attempts of a job, one in a stage of the highest weight says how the job stands.
+WEIGHTS: Final[Mapping[Stage, int]] = {
+    Stage.COMPLETED: 4,
+    Stage.SENDING: 3,
+    Stage.ACCEPTED: 3,
+    Stage.AMBIGUOUS: 2,
+    Stage.FAILED: 1,
+    Stage.LOST: 1,
+    Stage.REFUSED: 1,
+    Stage.UNSENT: 0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,17 +277,12 @@ class State:
 
 
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    """Give the attempt that says how its job stands.
+    """Return the attempt that says how its job stands: the latest of those that weigh most.
 
-    That is the last one completed, whatever became of a later one. Without one it is the latest, or if that came to
-    nothing, the last one under way.
+    So a picture is never hidden by a later attempt, nor is one under way; what may have been billed stays in doubt
+    whatever became of a resend; and an attempt that was not sent speaks only where nothing else was.
     """
-    if not attempts:
-        return None
-    latest, backwards = attempts[-1], attempts[::-1]
-    under_way = OPEN if latest.stage in CAME_TO_NOTHING else frozenset[Stage]()
-    completed = next((attempt for attempt in backwards if attempt.stage is Stage.COMPLETED), None)
-    return completed or next((attempt for attempt in backwards if attempt.stage in under_way), latest)
+    return max(reversed(attempts), key=lambda attempt: WEIGHTS[attempt.stage], default=None)
 
 
 def next_number(attempts: tuple[Attempt, ...]) -> int:

@@ -14,6 +14,7 @@ from dreamo_batch.engine import budget as money
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import (
     CAME_TO_NOTHING,
+    OPEN,
     STATUS_OF,
     Attempt,
     Event,
@@ -297,8 +298,8 @@ class Coordinator:
         if attempt.stage is Stage.ACCEPTED:
             self.schedule.withdraw(attempt.job_id)  # it was to be submitted again only because of the doubt
             self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
-        elif self._is_to_be_submitted(attempt):
-            self.schedule.add_jobs([key])
+        elif self._is_to_be_submitted(attempt.job_id):
+            self.schedule.add_jobs([(attempt.job_id, next_number(self.ledger.state.of(attempt.job_id)))])
 
     def stop(self, error: DreamoError) -> None:
         """Send no more creates; the first reason is the one that is told."""
@@ -428,7 +429,11 @@ class Coordinator:
             self._not_taken(key, failure, now)
 
     def _not_taken(self, key: Key, failure: Failure, now: float) -> None:
-        is_wanted = key[0] in self.assignment.jobs and self._came_to_nothing(key[0])
+        attempts = self.ledger.state.of(key[0])
+        is_served = any(attempt.stage in OPEN or attempt.stage is Stage.COMPLETED for attempt in attempts)
+        is_wanted = key[0] in self.assignment.jobs and not is_served
+        if is_wanted:
+            self._count_again(key[0])
         if failure.kind is FailureKind.TRANSIENT and failure.error_class == failures.FORBIDDEN:
             self.schedule.answered(is_create=True)
             if is_wanted:
@@ -597,23 +602,30 @@ class Coordinator:
             self.schedule.add_save(key, refresh_first=attempt.output_url is None, now=now)
 
     def _submit_again(self, job_id: str) -> None:
-        attempts = self.ledger.state.of(job_id)
-        is_wanted = job_id in self.assignment.jobs and self._came_to_nothing(job_id)
-        if len(attempts) < self.assignment.max_attempts and is_wanted:
-            self.schedule.add_jobs([(job_id, next_number(attempts))])
+        """Queue a job whose attempt failed at no cost, unless another attempt of it may still come to something."""
+        number = next_number(self.ledger.state.of(job_id))
+        is_allowed = job_id in self.assignment.jobs and number <= self.assignment.max_attempts
+        if is_allowed and self._stage(job_id) is Stage.FAILED and not self._is_waiting(job_id):
+            self.schedule.add_jobs([(job_id, number)])
+            self._count_again(job_id)
+
+    def _count_again(self, job_id: str) -> None:
+        """Count the rows of a job that has an outcome, and is submitted again all the same."""
+        if job_id not in self._again and self._is_settled(job_id):
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
 
-    def _came_to_nothing(self, job_id: str) -> bool:
-        """Whether no attempt of a job is under way or has its picture."""
-        chosen = self.ledger.state.deciding(job_id)
-        return chosen is None or chosen.stage in CAME_TO_NOTHING
+    def _is_to_be_submitted(self, job_id: str) -> bool:
+        """Whether a job none of whose attempts was taken is to be sent in this call, and isn't queued already."""
+        is_wanted = self.assignment.may_submit and job_id in self.assignment.jobs
+        return is_wanted and self._stage(job_id) is Stage.UNSENT and not self._is_waiting(job_id)
 
-    def _is_to_be_submitted(self, attempt: Attempt) -> bool:
-        """Whether an attempt that was never taken is to be sent in this call, and is not waiting for that already."""
-        is_wanted = self.assignment.may_submit and attempt.job_id in self.assignment.jobs
-        is_deciding = self.ledger.state.deciding(attempt.job_id) == attempt
-        return is_wanted and is_deciding and all(key[0] != attempt.job_id for key in self.schedule.waiting)
+    def _is_waiting(self, job_id: str) -> bool:
+        return any(key[0] == job_id for key in self.schedule.waiting)
+
+    def _stage(self, job_id: str) -> Stage | None:
+        attempt = self.ledger.state.deciding(job_id)
+        return None if attempt is None else attempt.stage
 
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:

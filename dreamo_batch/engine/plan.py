@@ -14,7 +14,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempts import OPEN, Attempt, Stage, State, deciding, next_number
+from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
@@ -83,7 +83,7 @@ def decide(attempts: tuple[Attempt, ...], options: Options, run_dir: Path | None
         return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}", is_polled=True)
     if latest.stage is Stage.COMPLETED:
         return _completed(latest, options, run_dir)
-    return _ended_badly(attempts, options)
+    return _ended_badly(latest, next_number(attempts), options)
 
 
 def assignment(
@@ -250,18 +250,16 @@ def _completed(attempt: Attempt, options: Options, run_dir: Path | None) -> Deci
     return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
 
 
-def _ended_badly(attempts: tuple[Attempt, ...], options: Options) -> Decision:
-    latest = attempts[-1]
+def _ended_badly(latest: Attempt, number: int, options: Options) -> Decision:
+    """Decide about a job without a picture; `number` is that of its next attempt."""
     is_chosen = latest.job_id in options.chosen
     if latest.stage is Stage.AMBIGUOUS:
-        if any(attempt.stage in OPEN for attempt in attempts):
-            return Decision(AMBIGUOUS, "another attempt of it is under way; resolve this one")
         if is_chosen or options.resubmit_ambiguous:
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_submitted=True)
         return Decision(AMBIGUOUS, "may have been submitted: resolve it, or have it sent again")
     if is_chosen or options.retry_failed:
         return Decision(NEW, f"failed, {_CHOSEN}", is_submitted=True)
-    if len(attempts) < options.max_attempts and is_retryable(latest):
+    if number <= options.max_attempts and is_retryable(latest):
         return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_submitted=True)
     return Decision(FAILED, f"failed: {latest.error_class}")
 

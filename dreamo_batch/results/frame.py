@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, STATUS_OF, SUBMITTED, Stage, State
+from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
@@ -261,13 +261,10 @@ def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
     if not is_one_of_several.any():
         return attempts
     several = attempts[is_one_of_several]
-    jobs, stages = several[columns.JOB_ID], several[columns.STAGE]
-    is_completed = stages == str(Stage.COMPLETED)
-    is_idle = ~jobs.duplicated(keep="last") & stages.isin([str(stage) for stage in CAME_TO_NOTHING])
-    is_under_way = stages.isin([str(stage) for stage in OPEN]) & jobs.isin(jobs[is_idle])
-    is_chosen = is_completed | (is_under_way & ~jobs.isin(jobs[is_completed]))
-    chosen = several[is_chosen].drop_duplicates(columns.JOB_ID, keep="last")
-    return attempts if chosen.empty else pd.concat([attempts.drop(chosen.index), chosen])
+    weights = several[columns.STAGE].map({str(stage): weight for stage, weight in WEIGHTS.items()})
+    by_weight = several.loc[weights.sort_values(kind="stable").index]
+    chosen = by_weight.drop_duplicates(columns.JOB_ID, keep="last")
+    return pd.concat([attempts.drop(chosen.index), chosen])
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
