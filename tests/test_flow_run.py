@@ -787,7 +787,7 @@ def test_a_job_settled_as_taken_is_not_submitted_again_though_a_later_attempt_fa
 
 
 def test_a_row_in_doubt_stays_so_whatever_became_of_its_resend(run, gateway, reference, tmp_path):
-    """The resend failed; the first attempt may still be on the bill, so neither a retry nor attempts left buy it again."""
+    """The resend failed, the first attempt may be on the bill: neither a retry nor attempts left buy it again."""
     table = jobs(reference, 1)
     gateway.faults.script("create", "drop_after_accept", "error_code_message")
     run(table)
