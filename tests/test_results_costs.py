@@ -10,20 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
 from dreamo_batch.engine.budget import Budget, possibly_billed, text
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import costs, history
-from dreamo_batch.results.costs import summarise_costs
-from dreamo_batch.results.history import list_attempts
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
 
 def whole(made, **options):
-    return summarise_costs(made, **options).iloc[0]
+    return dreamo.costs(made, **options).iloc[0]
 
 
 def test_every_kind_of_row_is_counted():
@@ -64,7 +63,7 @@ def test_a_failure_that_was_not_billed_cost_nothing():
 def test_list_price_is_told_where_the_discount_is_a_rate():
     """An amount, or no discount, leaves the list price open."""
     attempts = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
-    by_job = summarise_costs(history_of(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
+    by_job = dreamo.costs(history_of(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
     np.testing.assert_allclose(by_job["list_usd"], [0.04, np.nan, 0.0286])
     np.testing.assert_allclose(by_job["discount_usd"], [0.02, np.nan, 0.0])
     assert by_job["rates"].tolist() == ["0.5", "0.003", "1"]
@@ -100,29 +99,29 @@ def test_groups_by_columns_buckets_and_directories():
     """Keys are columns, sorted, and attempts stand where their row or their time is."""
     attempts = [failed("a"), completed("a", 2), completed("b", sent_at=NOON + 30)]
     made = history_of(["a", "b", "a"], attempts, prompt=["fox", "owl", "fox"])
-    by_prompt = summarise_costs(made, ["prompt", "run_dir"])
+    by_prompt = dreamo.costs(made, ["prompt", "run_dir"])
     assert by_prompt[["prompt", "run_dir", "rows", "attempts"]].to_numpy().tolist() == [
         ["fox", "runs/a", 2, 2],
         ["owl", "runs/a", 1, 1],
     ]
-    by_time = summarise_costs(made, "1h")
+    by_time = dreamo.costs(made, "1h")
     assert by_time["submitted_at"].dt.hour.tolist() == [11, 12]
     assert by_time["attempts"].tolist() == [1, 2]
-    assert summarise_costs(made, "hour")["hour"].tolist() == [11, 12]
-    assert summarise_costs(made, "status")["attempts"].tolist() == [3]
+    assert dreamo.costs(made, "hour")["hour"].tolist() == [11, 12]
+    assert dreamo.costs(made, "status")["attempts"].tolist() == [3]
 
 
 def test_size_is_told_from_what_is_known():
     """Pictures received tell their size where no ledger tells what was submitted."""
     table = results(["a", "b"], [completed("a", output_width=512, output_height=768)])
-    sizes = summarise_costs(history.from_results(table), "size")
+    sizes = dreamo.costs(history.from_results(table), "size")
     assert sizes["size"].tolist()[0] == "512x768"
     assert sizes["size"].isna().tolist() == [False, True]
 
 
 def test_attempts_of_dropped_rows_still_count():
     """Sums over all groups are those of the ledger, whatever the table is now."""
-    by_prompt = summarise_costs(history_of(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
+    by_prompt = dreamo.costs(history_of(["a"], [completed("a"), completed("b")], prompt=["fox"]), "prompt")
     assert by_prompt["attempts"].tolist() == [1, 1]
     assert by_prompt["prompt"].isna().tolist() == [False, True]
 
@@ -139,7 +138,7 @@ def test_attempts_of_dropped_rows_still_count():
 def test_what_can_not_be_a_group_is_refused(by, message):
     """A misspelt column, no length of time, a name that is taken, and cells that can't be compared."""
     with pytest.raises(UsageError, match=message):
-        summarise_costs(history_of(["a"], [], spent=["x"], cell=[[1]]), by)
+        dreamo.costs(history_of(["a"], [], spent=["x"], cell=[[1]]), by)
 
 
 def test_results_alone_tell_what_they_know():
@@ -162,7 +161,7 @@ def test_results_alone_tell_what_they_know():
 def test_attempts_are_all_attempts_with_their_rows():
     """History is kept: the failed attempt stands before the one that followed, at its row's label."""
     made = history_of(["a", "b"], [failed("a"), completed("a", 2), completed("x")], index=["one", "two"])
-    table = list_attempts(made)
+    table = dreamo.attempts(made)
     assert list(table.columns) == list(columns.ATTEMPTS_MADE)
     assert table["stage"].tolist() == ["failed", "completed", "completed"]
     assert table["row"].tolist()[:2] == ["one", "one"]
@@ -177,8 +176,8 @@ def test_directories_stand_behind_each_other():
         results(["b", "a"], [completed("a", cost="1")]), ledger([completed("a", cost="1")])
     )
     both = history.joined({"one": one, "two": two})
-    assert list_attempts(both)[["run_dir", "position"]].to_numpy().tolist() == [["one", 0], ["two", 1]]
-    by_dir = summarise_costs(both, "run_dir")
+    assert dreamo.attempts(both)[["run_dir", "position"]].to_numpy().tolist() == [["one", 0], ["two", 1]]
+    by_dir = dreamo.costs(both, "run_dir")
     assert by_dir[["run_dir", "spent", "saved"]].to_numpy().tolist() == [
         ["one", "0.0286", "0.0286"],
         ["two", "1", "0"],

@@ -11,7 +11,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import history
-from dreamo_batch.results.failure_groups import CLASSES, NOT_SAVED, meaning_of, pattern_of, summarise_failures
+from dreamo_batch.results.failure_groups import CLASSES, NOT_SAVED, meaning_of, pattern_of
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts
@@ -25,7 +25,7 @@ def test_equal_causes_fall_together():
         failed("b", error_message="no room for task deadbeef12345 after 4.5 s"),
         failed("c", error_class="result_error", error_code="003011096", may_have_been_billed=True),
     ]
-    table = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
+    table = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert list(table.columns) == list(columns.FAILURES)
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.FAILURES)
     assert table["pattern"].tolist() == ["no room for task <id> after <n> s", "Internal generation error"]
@@ -48,7 +48,7 @@ def test_every_kind_of_failure_is_told():
         ),
         completed("e"),
     ]
-    table = summarise_failures(history_of(["a", "b", "c", "d", "e", None], attempts)).set_index("error_class")
+    table = dreamo.failures(history_of(["a", "b", "c", "d", "e", None], attempts)).set_index("error_class")
     calls = table["call"].astype(object).where(table["call"].notna(), None).to_dict()
     assert calls == {
         "generation_error": 'dreamo.retry("runs/a", classes="generation_error")',
@@ -66,12 +66,12 @@ def test_every_kind_of_failure_is_told():
 def test_calls_name_just_these_rows():
     """Where the class alone would choose more, labels do; where labels stand for more, jobs do."""
     attempts = [failed("a"), failed("b", error_message="something else"), failed("c")]
-    apart = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
+    apart = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
     assert apart["call"].tolist() == [
         'dreamo.retry("runs/a", rows=["x", "z"], classes="generation_error")',
         'dreamo.retry("runs/a", rows=["y"], classes="generation_error")',
     ]
-    shared = summarise_failures(history_of(["a", "b", "c"], attempts, index=["x", "x", "z"]))
+    shared = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x", "x", "z"]))
     assert shared["call"].tolist() == [
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["a", "c"]), classes="generation_error")',
         'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["b"]), classes="generation_error")',
@@ -80,16 +80,16 @@ def test_calls_name_just_these_rows():
 
 def test_attempts_made_again_are_history():
     """A failure that was retried with success has attempts, and no rows to try again."""
-    table = summarise_failures(history_of(["a"], [failed("a"), completed("a", 2)]))
+    table = dreamo.failures(history_of(["a"], [failed("a"), completed("a", 2)]))
     assert table[["rows", "attempts"]].to_numpy().tolist() == [[0, 1]]
     assert table[["call", "example"]].isna().all(axis=None)
 
 
 def test_results_alone_name_a_directory_to_fill_in():
     """Without a directory the call says `run_dir`; nothing failed is an empty table."""
-    table = summarise_failures(history.from_results(results(["a"], [failed("a")], note=["mine"])))
+    table = dreamo.failures(history.from_results(results(["a"], [failed("a")], note=["mine"])))
     assert table["call"].tolist() == ['dreamo.retry(run_dir, classes="generation_error")']
-    nothing = summarise_failures(history.from_results(results(["a"], [completed("a")])))
+    nothing = dreamo.failures(history.from_results(results(["a"], [completed("a")])))
     assert len(nothing) == 0
     assert list(nothing.columns) == list(columns.FAILURES)
 

@@ -16,14 +16,10 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import history
-from dreamo_batch.results.history import list_attempts
 from dreamo_batch.results.timing import (
     _covered_s,
     _peak,
-    count_throughput,
-    measure_pace,
     phases,
-    summarise_latency,
 )
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
@@ -43,7 +39,7 @@ def steady(n=20, *, apart_s=1.0, task_s=5.0, **fields):
 
 
 def pace_of(attempts):
-    return measure_pace(history_of([attempt.job_id for attempt in attempts], attempts))
+    return dreamo.pace(history_of([attempt.job_id for attempt in attempts], attempts))
 
 
 def test_phases_are_told_apart():
@@ -74,7 +70,7 @@ def test_quantiles_by_group():
     seconds = np.arange(1.0, 12.0)
     attempts = [completed(f"j{s}", completed_at=NOON + s, saved_at=None) for s in seconds]
     scenes = ["short" if s < 6 else "long" for s in seconds]
-    table = summarise_latency(history_of([o.job_id for o in attempts], attempts, scene=scenes), "scene")
+    table = dreamo.latency(history_of([o.job_id for o in attempts], attempts, scene=scenes), "scene")
     task = table[table["phase"] == "task"].set_index("scene")
     assert task["attempts"].to_dict() == {"long": 6, "short": 5}
     for scene, values in (("short", seconds[:5]), ("long", seconds[5:])):
@@ -86,14 +82,14 @@ def test_quantiles_by_group():
 
 def test_results_alone_tell_the_time_in_all():
     """Without a ledger there is only the time from sending to the end."""
-    table = summarise_latency(history.from_results(results(["a"], [completed("a")])))
+    table = dreamo.latency(history.from_results(results(["a"], [completed("a")])))
     assert table[["phase", "p50_s"]].to_numpy().tolist() == [["task", 4.0]]
 
 
 def test_throughput_has_no_gaps():
     """Every attempt is counted once as sent and once as ended, and the flight is empty at the end."""
     attempts = [*steady(10), failed("f", sent_at=NOON, completed_at=NOON + 1, cost="0.01")]
-    table = count_throughput(history_of([o.job_id for o in attempts], attempts), "2s")
+    table = dreamo.throughput(history_of([o.job_id for o in attempts], attempts), every="2s")
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.THROUGHPUT)
     assert table[["sent", "completed", "failed"]].sum().tolist() == [11, 10, 1]
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("2s")]
@@ -106,12 +102,12 @@ def test_throughput_has_no_gaps():
 def test_throughput_chooses_a_length_that_suits():
     """A run of days is not cut into seconds; nothing sent gives an empty table."""
     attempts = [completed("a"), completed("b", sent_at=NOON, completed_at=NOON + 86_400 * 3)]
-    table = count_throughput(history_of(["a", "b"], attempts))
+    table = dreamo.throughput(history_of(["a", "b"], attempts))
     assert table["at"].diff().dropna().unique().tolist() == [pd.Timedelta("1h")]
-    assert count_throughput(history_of(["a"], [])).empty
+    assert dreamo.throughput(history_of(["a"], [])).empty
     for every in ("1us", "soon", "0s"):
         with pytest.raises(UsageError, match="every="):
-            count_throughput(history_of(["a", "b"], attempts), every)
+            dreamo.throughput(history_of(["a", "b"], attempts), every=every)
 
 
 def test_refusals_show_how_many_the_service_takes():
@@ -177,19 +173,19 @@ def test_a_clock_that_jumps_makes_durations_missing_and_nothing_fails(jump_s):
     assert seconds[:3].tolist() == [5.0] * 3
     is_possible = 0 <= jump_s < 30 * 86_400
     assert bool(pd.notna(seconds[3])) is is_possible
-    throughput = count_throughput(known)
+    throughput = dreamo.throughput(known)
     assert (throughput["sent"].sum(), throughput["completed"].sum(), throughput["failed"].sum()) == (
         5,
         4,
         1,
     )
     assert (throughput["in_flight"] >= 0).all()
-    assert measure_pace(known)["busy_s"] >= 0
-    assert summarise_latency(known).notna().all(axis=None)
+    assert dreamo.pace(known)["busy_s"] >= 0
+    assert dreamo.latency(known).notna().all(axis=None)
     for draw, table in (
         (dreamo.plot_throughput, throughput),
-        (dreamo.plot_latency, summarise_latency(known)),
-        (dreamo.plot_spend, list_attempts(known)),
+        (dreamo.plot_latency, dreamo.latency(known)),
+        (dreamo.plot_spend, dreamo.attempts(known)),
     ):
         draw(table).figure.canvas.draw()
 

@@ -15,13 +15,10 @@ from matplotlib import style
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+import dreamo_batch as dreamo
 from dreamo_batch import columns, fonts
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import plots
-from dreamo_batch.results.costs import summarise_costs
-from dreamo_batch.results.failure_groups import summarise_failures
-from dreamo_batch.results.history import list_attempts
-from dreamo_batch.results.timing import count_throughput, summarise_latency
 from tests.histories import NOON, ambiguous, completed, failed, history_of
 
 FIRST = plots._files()[0]
@@ -45,11 +42,11 @@ def history(n=30):
 
 
 DRAWN = {
-    plots.plot_spend: list_attempts,
-    plots.plot_costs: lambda made: summarise_costs(made, "prompt"),
-    plots.plot_latency: lambda made: summarise_latency(made, "prompt"),
-    plots.plot_failures: summarise_failures,
-    plots.plot_throughput: count_throughput,
+    plots.plot_spend: dreamo.attempts,
+    plots.plot_costs: lambda made: dreamo.costs(made, "prompt"),
+    plots.plot_latency: lambda made: dreamo.latency(made, "prompt"),
+    plots.plot_failures: dreamo.failures,
+    plots.plot_throughput: dreamo.throughput,
 }
 TABLES = {
     plots.plot_spend: columns.ATTEMPTS_MADE,
@@ -97,7 +94,7 @@ def test_nothing_to_draw_is_said(plot):
 
 def test_spend_ends_at_the_sum_and_shows_the_cap():
     """The title is exact; the cap and what may be billed on top are lines with names."""
-    made = list_attempts(history_of(["a", "b", "c"], [completed("a"), completed("b"), ambiguous("c")]))
+    made = dreamo.attempts(history_of(["a", "b", "c"], [completed("a"), completed("b"), ambiguous("c")]))
     ax = plots.plot_spend(made, cap="0.5")
     assert ax.get_title(loc="left") == "Money spent: $0.0572"
     heights = [np.asarray(line.get_ydata(), dtype=float)[-1] for line in ax.lines]
@@ -111,7 +108,7 @@ def test_spend_ends_at_the_sum_and_shows_the_cap():
 def test_costs_are_stacked_by_use():
     """Used, wasted and possibly billed parts of a bar add up to the group's money."""
     attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c")]
-    ax = plots.plot_costs(summarise_costs(history_of(["a", "b", "c"], attempts)))
+    ax = plots.plot_costs(dreamo.costs(history_of(["a", "b", "c"], attempts)))
     assert [patch.get_width() for patch in ax.patches] == pytest.approx([0.0286, 0.01, 0.03])
     assert [patch.get_x() for patch in ax.patches] == pytest.approx([0.0, 0.0286, 0.0386])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["all"]
@@ -120,7 +117,7 @@ def test_costs_are_stacked_by_use():
 def test_costs_over_time_stay_in_order():
     """Buckets of time are not sorted by money."""
     attempts = [completed(f"j{i}", sent_at=NOON + 3600 * i, cost=f"0.0{i + 1}") for i in range(3)]
-    ax = plots.plot_costs(summarise_costs(history_of([o.job_id for o in attempts], attempts), "1h"))
+    ax = plots.plot_costs(dreamo.costs(history_of([o.job_id for o in attempts], attempts), "1h"))
     assert [label.get_text()[-5:] for label in ax.get_yticklabels()] == ["12:00", "13:00", "14:00"]
 
 
@@ -128,10 +125,8 @@ def test_many_groups_are_cut_and_counted():
     """A plot with a thousand bars says nothing."""
     attempts = [completed(f"j{i}") for i in range(40)]
     made = history_of([o.job_id for o in attempts], attempts)
-    assert (
-        plots.plot_costs(summarise_costs(made, "job_id")).get_title(loc="left") == "Cost by job_id (25 of 40)"
-    )
-    ax = plots.plot_latency(summarise_latency(made, "job_id"))
+    assert plots.plot_costs(dreamo.costs(made, "job_id")).get_title(loc="left") == "Cost by job_id (25 of 40)"
+    ax = plots.plot_latency(dreamo.latency(made, "job_id"))
     assert ax.get_title(loc="left") == "Seconds of task by job_id (25 of 40)"
 
 
@@ -151,16 +146,14 @@ def test_long_labels_stay_distinct(prompts):
     """Whether they differ at the end, in the middle, or in several places."""
     attempts = [completed(f"j{i}") for i in range(len(prompts))]
     made = history_of([one.job_id for one in attempts], attempts, prompt=prompts)
-    labels = [
-        label.get_text() for label in plots.plot_costs(summarise_costs(made, "prompt")).get_yticklabels()
-    ]
+    labels = [label.get_text() for label in plots.plot_costs(dreamo.costs(made, "prompt")).get_yticklabels()]
     assert len(set(labels)) == len(prompts)
     assert max(map(len, labels)) <= 46
 
 
 def test_latency_shows_phases_or_groups():
     """The whole is drawn phase by phase, groups by the task, and one phase on request."""
-    whole = summarise_latency(history_of(["a"], [completed("a")]))
+    whole = dreamo.latency(history_of(["a"], [completed("a")]))
     labels = [label.get_text() for label in plots.plot_latency(whole).get_yticklabels()]
     assert labels == ["create", "task", "download"]
     assert plots.plot_latency(whole, phase="create").get_title(loc="left") == "Seconds of create"
@@ -171,7 +164,7 @@ def test_latency_shows_phases_or_groups():
 def test_failures_tell_what_may_be_billed():
     """Bars are attempts, or rows where there was none, and doubt is hatched."""
     attempts = [failed("a"), failed("b"), ambiguous("c")]
-    ax = plots.plot_failures(summarise_failures(history_of(["a", "b", "c", None], attempts)))
+    ax = plots.plot_failures(dreamo.failures(history_of(["a", "b", "c", None], attempts)))
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["generation_error 003011095", "invalid prompt_missing", "no_answer"]
     widths = [(patch.get_width(), bool(patch.get_hatch())) for patch in ax.patches if patch.get_width()]
@@ -181,7 +174,7 @@ def test_failures_tell_what_may_be_billed():
 def test_throughput_of_a_single_moment_is_drawn():
     """One bucket is a bar all the same."""
     attempts = [completed("a", completed_at=NOON + 0.1, sent_at=NOON)]
-    ax = plots.plot_throughput(count_throughput(history_of(["a"], attempts), "1h"))
+    ax = plots.plot_throughput(dreamo.throughput(history_of(["a"], attempts), every="1h"))
     assert [patch.get_height() for patch in ax.patches] == [60.0]
 
 
@@ -245,7 +238,7 @@ def test_chinese_is_drawn_where_there_is_a_font():
     """In labels, and in the title where a column is named so."""
     chinese_font()
     made = history_of(["a", "b"], [completed("a"), completed("b")], 场景=["海边的小屋", "a fox"])
-    ax = plots.plot_costs(summarise_costs(made, "场景"))
+    ax = plots.plot_costs(dreamo.costs(made, "场景"))
     assert sorted(label.get_text() for label in ax.get_yticklabels()) == ["a fox", "海边的小屋"]
     assert ax.get_title(loc="left") == "Cost by 场景"
     ax.figure.draw_without_rendering()  # a letter without a font would be a warning
@@ -254,6 +247,6 @@ def test_chinese_is_drawn_where_there_is_a_font():
 def test_letters_without_a_font_are_boxes(monkeypatch):
     """Rather than a warning for each."""
     monkeypatch.setattr(plots, "_files", lambda: [FIRST])
-    ax = plots.plot_costs(summarise_costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))
+    ax = plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
     ax.figure.draw_without_rendering()

@@ -552,7 +552,6 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     which may have been accepted and billed, come last.
     """
     from dreamo_batch.results.failure_groups import CLASSES, summarise_failures
-    from dreamo_batch.results.history import read_history
 
     retries_of_held = set()
 
@@ -562,7 +561,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
             retries_of_held.add(command)
         return command
 
-    found = summarise_failures(read_history(run_dirs), spelled=spelled)
+    found = summarise_failures(run_dirs, spelled=spelled)
     if format_ != "table" or not len(found):
         show_frame(found, format_, if_empty="Nothing failed.")
         return process.DONE

@@ -28,9 +28,9 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.costs import summarise_costs
-from dreamo_batch.results.failure_groups import summarise_failures
-from dreamo_batch.results.history import LABEL, list_attempts, read_history
+from dreamo_batch.results.costs import costs
+from dreamo_batch.results.failure_groups import failures
+from dreamo_batch.results.history import LABEL, attempts, read_history
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
 from dreamo_batch.results.seeds import (
     BITS_MAX,
@@ -40,7 +40,7 @@ from dreamo_batch.results.seeds import (
     list_near_duplicates,
     summarise_diversity,
 )
-from dreamo_batch.results.timing import count_throughput, measure_pace, summarise_latency
+from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, dollars, duration, harmless, one_line, shortened, templates
 
@@ -234,7 +234,7 @@ def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, An
         "n_open": sum(by_status.get(status, 0) for status in columns.UNSETTLED),
         "money": _money(facts),
         "timing": _timing(facts),
-        "failures": _records(summarise_failures(facts.history), _FAILURES_MAX),
+        "failures": _records(failures(facts.history), _FAILURES_MAX),
         "ambiguous": _ambiguous(facts),
         "grid": _grid(facts, n_runs=n_runs),
         "likeness": _likeness(facts),
@@ -255,7 +255,7 @@ def _money(facts: Facts) -> dict[str, Any]:
         for name in ("max_cost_usd", "spent_usd", "reserved_usd", "possibly_billed_usd")
     )
     return {
-        "whole": summarise_costs(facts.history).iloc[0].to_dict(),
+        "whole": costs(facts.history).iloc[0].to_dict(),
         "may_be_billed": billed is None or bool(billed),
         "left": None
         if cap is None or spent is None or reserved is None
@@ -267,7 +267,7 @@ def _money(facts: Facts) -> dict[str, Any]:
 def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
     """Return the cost of each group, the most expensive first; None unless there are several."""
     try:
-        table = summarise_costs(facts.history, by)
+        table = costs(facts.history, by)
     except UsageError:  # no such column, or cells that can't be told apart
         return None
     if len(table) < 2:  # noqa: PLR2004 - one group is the whole
@@ -279,9 +279,9 @@ def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
 
 def _timing(facts: Facts) -> dict[str, Any]:
     """Return how long attempts took, and what to change."""
-    phases = summarise_latency(facts.history)
+    phases = latency(facts.history)
     try:
-        sizes = summarise_latency(facts.history, columns.SIZE)
+        sizes = latency(facts.history, columns.SIZE)
     except UsageError:  # sizes of the user's own that can't be told apart
         sizes = phases.iloc[:0]
     sizes = sizes[sizes[columns.PHASE] == columns.TASK]
@@ -289,7 +289,7 @@ def _timing(facts: Facts) -> dict[str, Any]:
         "phases": phases.to_dict("records"),
         "sizes": sizes.to_dict("records") if len(sizes) > 1 else [],
         "median_s": phases.loc[phases[columns.PHASE] == columns.TASK, columns.P50_S].min(),
-        "pace": measure_pace(facts.history),
+        "pace": pace(facts.history),
         "first_sent": facts.ledger[columns.SENT_AT].min(),
         "last_sent": facts.ledger[columns.SENT_AT].max(),
         "last_end": facts.ledger[columns.COMPLETED_AT].max(),
@@ -447,9 +447,9 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
     # A cap far above the money spent would flatten its curve.
     shown_cap = text(cap) if cap and spent and cap <= _CAP_TIMES_MAX * spent else None
     charts: dict[str, Callable[[Axes], object]] = {
-        "spend": lambda ax: plots.plot_spend(list_attempts(facts.history), cap=shown_cap, ax=ax),
-        "latency": lambda ax: plots.plot_latency(summarise_latency(facts.history), ax=ax),
-        "throughput": lambda ax: plots.plot_throughput(count_throughput(facts.history), ax=ax),
+        "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
+        "latency": lambda ax: plots.plot_latency(latency(facts.history), ax=ax),
+        "throughput": lambda ax: plots.plot_throughput(throughput(facts.history), ax=ax),
     }
     return {name: _svg(prefix, name, draw) for name, draw in charts.items()}
 

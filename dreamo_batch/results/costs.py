@@ -15,9 +15,9 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.results.history import DIRECTORY, Groups, History, group, read_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.history import Source
 
 _USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
@@ -26,10 +26,7 @@ _DUPLICATE: Final = columns.ACTIONS[2]
 
 
 def costs(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
-    by: str | Sequence[str] | None = None,
-    *,
-    plan: pd.DataFrame | None = None,
+    source: Source, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Add up what attempts cost, what was wasted and what is not known, group by group.
 
@@ -71,13 +68,7 @@ def costs(
     >>> dreamo.costs(run_dir)["spent"].item()
     '0.008502366'
     """
-    return summarise_costs(read_history(source), by, plan=plan)
-
-
-def summarise_costs(
-    history: History, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Count attempts and add up money, group by group."""
+    history = read_history(source)
     groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
     table = pd.concat(
         [_counts(history, groups), _sums(history.attempts, groups), _prices(history.attempts, groups)], axis=1

@@ -15,14 +15,14 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.results.costs import sums
-from dreamo_batch.results.history import DIRECTORY, LABEL, History, read_history
+from dreamo_batch.results.history import DIRECTORY, LABEL, read_history
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.history import Source
 
 # Class of a picture that was generated and could not be saved; the row itself is completed.
 NOT_SAVED: Final = "not_saved"
@@ -81,7 +81,7 @@ class Remedy:
         return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
 
 
-def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
+def failures(source: Source) -> pd.DataFrame:
     """Group what failed by class, code and message, with its meaning, advice and the call that retries it.
 
     Parameters
@@ -115,7 +115,7 @@ def failures(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
     [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
     """
-    return summarise_failures(read_history(source))
+    return summarise_failures(source)
 
 
 def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
@@ -140,9 +140,10 @@ def known_classes() -> set[str]:
 
 
 def summarise_failures(
-    history: History, *, spelled: Callable[[Remedy], str | None] = Remedy.as_python
+    source: Source, *, spelled: Callable[[Remedy], str | None] = Remedy.as_python
 ) -> pd.DataFrame:
     """Group what failed, the most frequent first; `spelled` writes the calls that try it again."""
+    history = read_history(source)
     rows, attempts = history.rows, history.attempts
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
     is_bad = attempts[columns.STAGE].isin(_BAD) & attempts[columns.ERROR_CLASS].notna()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from dreamo_batch.results.frame import own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 _SUBMITTED: Final = [str(stage) for stage in SUBMITTED]
 # Statuses of rows whose latest attempt exists at the service, and the stage that attempt is in.
@@ -38,6 +39,11 @@ class History:
     places: np.ndarray
 
 
+# A history is passed by what reads it once and uses it several times.
+Directories: TypeAlias = RunDir | Iterable[RunDir] | History
+Source: TypeAlias = pd.DataFrame | Directories
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The keys of groups, and the number of the group of each row and of each attempt."""
@@ -47,7 +53,7 @@ class Groups:
     of_attempts: np.ndarray
 
 
-def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+def attempts(run_dir: Directories) -> pd.DataFrame:
     """List every attempt, failed ones included, in the order they were sent.
 
     Parameters
@@ -78,11 +84,7 @@ def attempts(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.attempts(run_dir)[["attempt", "stage", "cost"]].to_dict("records")[0]
     {'attempt': 1, 'stage': 'completed', 'cost': '0.004251183'}
     """
-    return list_attempts(read_directories(run_dir))
-
-
-def list_attempts(history: History) -> pd.DataFrame:
-    """Return every attempt with its directory and its row, in the order they were sent."""
+    history = read_directories(run_dir)
     attempts, rows = history.attempts, history.rows
     positions = rows.groupby(DIRECTORY, sort=False).cumcount().astype(columns.INT)
     labels = pd.DataFrame({columns.ROW: rows[LABEL], columns.POSITION: positions})
@@ -92,13 +94,15 @@ def list_attempts(history: History) -> pd.DataFrame:
     return table.astype(columns.dtypes(columns.ATTEMPTS_MADE))
 
 
-def read_history(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> History:
+def read_history(source: Source) -> History:
     """Read the history from results or from run directories."""
     return from_results(source) if isinstance(source, pd.DataFrame) else read_directories(source)
 
 
-def read_directories(source: RunDir | Iterable[RunDir]) -> History:
+def read_directories(source: Directories) -> History:
     """Read the history of one or more run directories."""
+    if isinstance(source, History):
+        return source
     return joined({os.fspath(run_dir): _read_directory(run_dir) for run_dir in as_paths(source)})
 
 

@@ -13,13 +13,13 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.frame import plausible
-from dreamo_batch.results.history import History, as_length, group, read_directories, read_history
+from dreamo_batch.results.history import as_length, group, read_directories, read_history
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.history import Directories, Source
 
 _QUANTILES: Final = {
     columns.MIN_S: 0.0,
@@ -45,9 +45,7 @@ _GROWTH: Final = 2
 _SECOND_US: Final = 1e6
 
 
-def latency(
-    source: pd.DataFrame | RunDir | Iterable[RunDir], by: str | Sequence[str] | None = None
-) -> pd.DataFrame:
+def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Measure how long attempts took: creating, waiting for quota, queue, generation, download, and in all.
 
     Parameters
@@ -79,10 +77,24 @@ def latency(
     >>> dreamo.latency(run_dir, by="size")[["size", "phase", "attempts"]].tail(1).to_dict("records")
     [{'size': '512x512', 'phase': 'download', 'attempts': 2}]
     """
-    return summarise_latency(read_history(source), by)
+    history = read_history(source)
+    groups = group(history, by, reserved=columns.LATENCY)
+    parts = []
+    for phase, seconds in phases(history.attempts).items():
+        known = seconds.notna().to_numpy()
+        grouped = seconds[known].groupby(groups.of_attempts[known])
+        measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
+        measured |= {columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean()}
+        parts.append(pd.DataFrame(measured).assign(**{columns.PHASE: phase}))
+    table = pd.concat(parts).reset_index(names=_GROUP)
+    table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
+    table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
+    dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
+    keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
+    return pd.concat([keys, table[list(columns.LATENCY)].astype(dtypes)], axis=1)
 
 
-def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str | None = None) -> pd.DataFrame:
+def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
     """Count attempts sent and ended, and add up money spent, per interval of time.
 
     Parameters
@@ -114,10 +126,38 @@ def throughput(source: pd.DataFrame | RunDir | Iterable[RunDir], *, every: str |
     >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
     2
     """
-    return count_throughput(read_history(source), every)
+    history = read_history(source)
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    if not len(attempts):
+        return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
+    begin = attempts[columns.SENT_AT].min()
+    end = attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max()
+    step = _step(every, end - begin)
+    starts = pd.date_range(begin.floor(step), end, freq=step)
+    sent = _numbers(attempts[columns.SENT_AT], starts)
+    is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
+    ended = attempts[is_ended]
+    # A clock that was set back may say that an attempt ended before it was sent.
+    ends = np.maximum(_numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended])
+    words = ended[columns.STAGE].map(_ENDED)
+    counts = {
+        word: np.bincount(ends[(words == word).to_numpy()], minlength=len(starts))
+        for word in (columns.COMPLETED, columns.FAILED)
+    }
+    usd = pd.to_numeric(ended[columns.COST]).fillna(0.0)
+    n_sent = np.bincount(sent, minlength=len(starts))
+    table = {
+        columns.AT: starts,
+        columns.N_SENT: n_sent,
+        **counts,
+        columns.PER_MINUTE: counts[columns.COMPLETED] / (step / pd.Timedelta("1min")),
+        columns.N_IN_FLIGHT: np.cumsum(n_sent - np.bincount(ends, minlength=len(starts))),
+        columns.SPENT_USD: np.bincount(ends, usd, minlength=len(starts)),
+    }
+    return pd.DataFrame(table).astype(columns.dtypes(columns.THROUGHPUT))
 
 
-def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
+def pace(source: Directories) -> dict[str, Any]:
     """Measure how fast a run went and how long it waited for the service's quota, and advise what to change.
 
     Parameters
@@ -149,25 +189,26 @@ def pace(source: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     >>> dreamo.pace(run_dir)["advice"]
     'Only 2 attempts have ended; advice needs at least 8.'
     """
-    return measure_pace(read_directories(source))
-
-
-def summarise_latency(history: History, by: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the mean and the quantiles of each phase, group by group."""
-    groups = group(history, by, reserved=columns.LATENCY)
-    parts = []
-    for phase, seconds in phases(history.attempts).items():
-        known = seconds.notna().to_numpy()
-        grouped = seconds[known].groupby(groups.of_attempts[known])
-        measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
-        measured |= {columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean()}
-        parts.append(pd.DataFrame(measured).assign(**{columns.PHASE: phase}))
-    table = pd.concat(parts).reset_index(names=_GROUP)
-    table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
-    table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
-    dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
-    keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
-    return pd.concat([keys, table[list(columns.LATENCY)].astype(dtypes)], axis=1)
+    history = read_directories(source)
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
+    taken, ended = _times(attempts)
+    busy_s = _covered_s(_seconds(attempts[columns.SENT_AT]) - waited_s, ended)
+    n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
+    n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
+    peak = _peak(taken, ended)
+    n_held = _n_held(attempts, taken, _ended_there(attempts, taken, ended)) if n_refusals else None
+    advised, advice = _advise(attempts, n_refusals, peak, n_held)
+    return {
+        "attempts": len(attempts),
+        "busy_s": busy_s,
+        "per_minute": 60 * n_completed / busy_s if busy_s else None,
+        "peak_in_flight": peak,
+        "refusals": n_refusals,
+        "waiting_share": _covered_s(taken - waited_s, taken) / busy_s if busy_s else None,
+        "max_in_flight": advised,
+        "advice": advice,
+    }
 
 
 def phases(attempts: pd.DataFrame) -> pd.DataFrame:
@@ -191,38 +232,6 @@ def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
     return (attempts[end] - attempts[begin]).dt.total_seconds()
 
 
-def count_throughput(history: History, every: str | None = None) -> pd.DataFrame:
-    """Count what was sent and done per interval, from the first attempt to the last end."""
-    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
-    if not len(attempts):
-        return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
-    begin = attempts[columns.SENT_AT].min()
-    end = attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max()
-    step = _step(every, end - begin)
-    starts = pd.date_range(begin.floor(step), end, freq=step)
-    sent = _numbers(attempts[columns.SENT_AT], starts)
-    is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
-    ended = attempts[is_ended]
-    # A clock that was set back may say that an attempt ended before it was sent.
-    ends = np.maximum(_numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended])
-    words = ended[columns.STAGE].map(_ENDED)
-    counts = {
-        word: np.bincount(ends[(words == word).to_numpy()], minlength=len(starts))
-        for word in (columns.COMPLETED, columns.FAILED)
-    }
-    usd = pd.to_numeric(ended[columns.COST]).fillna(0.0)
-    n_sent = np.bincount(sent, minlength=len(starts))
-    table = {
-        columns.AT: starts,
-        columns.N_SENT: n_sent,
-        **counts,
-        columns.PER_MINUTE: counts[columns.COMPLETED] / (step / pd.Timedelta("1min")),
-        columns.N_IN_FLIGHT: np.cumsum(n_sent - np.bincount(ends, minlength=len(starts))),
-        columns.SPENT_USD: np.bincount(ends, usd, minlength=len(starts)),
-    }
-    return pd.DataFrame(table).astype(columns.dtypes(columns.THROUGHPUT))
-
-
 def _numbers(times: pd.Series, starts: pd.DatetimeIndex) -> np.ndarray:
     found: np.ndarray = starts.searchsorted(pd.DatetimeIndex(times), side="right") - 1
     return found
@@ -238,29 +247,6 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     if span / step > _N_BUCKETS_MAX:
         raise UsageError(f"every={every!r} is too short for attempts that span {span}; pass a longer one.")
     return step
-
-
-def measure_pace(history: History) -> dict[str, Any]:
-    """Measure a run's pace and advise what to change."""
-    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
-    waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
-    taken, ended = _times(attempts)
-    busy_s = _covered_s(_seconds(attempts[columns.SENT_AT]) - waited_s, ended)
-    n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
-    n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
-    peak = _peak(taken, ended)
-    n_held = _n_held(attempts, taken, _ended_there(attempts, taken, ended)) if n_refusals else None
-    advised, advice = _advise(attempts, n_refusals, peak, n_held)
-    return {
-        "attempts": len(attempts),
-        "busy_s": busy_s,
-        "per_minute": 60 * n_completed / busy_s if busy_s else None,
-        "peak_in_flight": peak,
-        "refusals": n_refusals,
-        "waiting_share": _covered_s(taken - waited_s, taken) / busy_s if busy_s else None,
-        "max_in_flight": advised,
-        "advice": advice,
-    }
 
 
 def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
