@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -125,20 +125,8 @@ class LocalGateway:
     ) -> None:
         self.api_key = f"local-{secrets.token_hex(16)}" if api_key is None else _check_key(api_key)
         self.faults = FaultPlan(faults, seed=seed)
-        self._settings = GatewaySettings(
-            latency=read_latency(latency),
-            price=price,
-            discount=discount,
-            bills_failures=bills_failures,
-            precharge=precharge,
-            errors_as=errors_as,
-            max_concurrent=max_concurrent,
-            when_full=when_full,
-            max_requests_per_s=max_requests_per_s,
-            retry_after=retry_after,
-            links_live_s=links_live_s,
-            seed=seed,
-        )
+        given = locals() | {"latency": read_latency(latency)}
+        self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else engine
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._address = (host, port)
