@@ -24,6 +24,7 @@ from dreamo_batch.engine.plan import (
     nearly_bought_warnings,
     warnings_of,
 )
+from dreamo_batch.engine.refusals import most_unlike
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
@@ -59,6 +60,7 @@ _WORKERS_MAX: Final = 16
 _WORKERS_MIN: Final = 4
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
+_PRECHARGE_JOBS_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,11 +359,11 @@ class Call:
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
         """Ask the service what its largest picture costs; None where it does not tell, `_why_no_price` says why."""
-        by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)[:2]
-        job, waits = by_size[0], iter(_PRECHARGE_WAITS_S)
+        by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)
+        asked, waits = by_size[:1], iter(_PRECHARGE_WAITS_S)
         while True:
             try:
-                price = self.client.precharge(Payloads().request(job))
+                price = self.client.precharge(Payloads().request(asked[-1]))
             except (ImageChanged, ImageGone):
                 return None
             except ServiceError as error:
@@ -370,9 +372,12 @@ class Call:
                 self._why_no_price, self._unasked = price.reason, None
                 return money(price.cost) or None
             self._why_no_price, self._unasked = str(failure), failure
-            if failure.error_class == FORBIDDEN and by_size:
-                job, by_size = by_size[-1], []  # a firewall may dislike one prompt
-                continue
+            if failure.error_class == FORBIDDEN and len(asked) < _PRECHARGE_JOBS_MAX:
+                # A firewall may block some prompts. Asking for others costs nothing.
+                _, other = most_unlike(asked, (job for job in by_size if job not in asked))
+                if other is not None or len(asked) == 1:
+                    asked.append(other or asked[0])
+                    continue
             if failure.kind is FailureKind.STOP:
                 raise AccessRefused(
                     f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run the same "

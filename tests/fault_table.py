@@ -93,7 +93,9 @@ def _of_create() -> Iterator[Group]:
     yield _group("create", _429, _WAITS)
     yield _group("create", f"{_REFUSED} http_404", _STOPS)
     yield _group(
-        "create", "http_403", Outcome("sends it once more after the others; two in a row stop the run")
+        "create",
+        "http_403",
+        Outcome("sends it once more after the others; two unlike rows in a row stop the run"),
     )
     yield from _ambiguous(
         "no_answer", "drop_before_accept http_408", "drop_after_accept http_408_after_accept"
@@ -195,7 +197,9 @@ def _of_precharge() -> Iterator[Group]:
         Outcome("asks up to three times, then goes on as if no price were told"),
     )
     yield _group("precharge", _REFUSED, replace(_STOPS, does="sends nothing"))
-    yield _group("precharge", "http_403", Outcome("asks for another row once; two in a row send nothing"))
+    yield _group(
+        "precharge", "http_403", Outcome("asks for other rows, unlike it; four in a row send nothing")
+    )
     unknown = "cost_empty cost_null cost_unreadable cost_missing cost_cache_miss cost_cache_miss_flat"
     yield _group("precharge", f"http_404 {unknown}", _NO_PRICE)
 

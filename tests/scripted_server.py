@@ -6,16 +6,17 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any, Self
 
 # Self-signed, for gateway.test, localhost and 127.0.0.1; worth nothing anywhere else.
 CERTIFICATE = Path(__file__).parent / "gateway_test.pem"
+
+# What is done with one request: bytes are sent, a function is called.
+Steps = bytes | Callable[[socket.socket], None]
 
 CREATED = b'{"id": "cq0example", "created_at": 1700000000, "status": "in_progress", "model": "spark_dreamo"}'
 

@@ -849,6 +849,22 @@ def test_a_row_alone_that_is_refused_twice_stops_the_run(make):
     assert latest(coordinator).stage is Stage.UNSENT
 
 
+def test_what_was_accepted_since_an_earlier_call_tells_whose_a_403_is(make, clock):
+    """Rows refused earlier come last; one that is refused again, and nothing else between, is to blame itself."""
+    coordinator = _of_two(make)
+    assert latest(coordinator).error_message == "you have been blocked"
+    clock.advance(1.0)
+    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    coordinator.halt()
+    later = make("a", "c", max_in_flight=1)
+    assert list(later.schedule.waiting) == [("c", 1), KEY]
+    later = make("a", max_in_flight=2)
+    assert ("create", KEY) in given(later)
+    later.take(CreateAnswer(KEY, FORBIDDEN))
+    assert later.stopped is None
+    assert latest(later).stage is Stage.REFUSED
+
+
 def test_a_403_to_one_poll_is_asked_again(make, clock):
     """Two in a row are the account's."""
     coordinator = accepted(make, clock)

@@ -6,6 +6,8 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +25,7 @@ from dreamo_batch.engine.attempts import (
     next_number,
 )
 from dreamo_batch.engine.budget import ZERO
+from dreamo_batch.engine.refusals import Refusals, was_forbidden
 from dreamo_batch.engine.schedule import Action, Do, Key
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.errors import (
@@ -143,9 +146,8 @@ class Coordinator:
         self._told: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
-        self._forbidden: list[str] = []  # jobs refused with 403 since the last create that was accepted
-        self._once_forbidden: set[str] = set()
-        self._has_accepted = False
+        self._refusals = self._refusals_so_far()
+        self._forbidden: Failure | None = None  # the last 403 of a create
         self._is_poll_forbidden = False
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
@@ -354,16 +356,19 @@ class Coordinator:
         if isinstance(answer.result, str):
             answer = replace(answer, result=self._own_task(answer.key, answer.result))
         if isinstance(answer.result, str):
-            self._forbidden.clear()
-            self._has_accepted = True
+            self._refusals.accepted()
         elif answer.result.error_class == failures.FORBIDDEN:
-            answer = replace(answer, result=self._row_or_account(answer.key[0], answer.result))
+            self._forbidden = answer.result
+            is_own = self._refusals.refused(answer.key[0])
+            kind = FailureKind.PERMANENT if is_own else FailureKind.TRANSIENT
+            answer = replace(answer, result=replace(answer.result, kind=kind))
         self.record(effects.create_ended(attempt, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
             self.schedule.accepted(answer.key, now=now)
         else:
             self._create_failed(answer.key, answer.result, now)
+        self._row_or_account()
 
     def _own_task(self, key: Key, task_id: str) -> str | Failure:
         """Take a task id, unless it is another attempt's: then nobody knows what became of this create."""
@@ -400,18 +405,27 @@ class Coordinator:
             is_last = self._told[kind] == _N_TOLD
             self.notices.append(f"{text} (further ones aren't listed)" if is_last else text)
 
-    def _row_or_account(self, job_id: str, failure: Failure) -> Failure:
-        """Judge a 403 by the other creates: a firewall may dislike one prompt, or the account be refused.
+    def _row_or_account(self) -> None:
+        """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
+        self.schedule.sends_one_at_a_time = self._refusals.is_in_doubt
+        waiting = [key[0] for key in self.schedule.waiting] if self._refusals.is_in_doubt else []
+        if not waiting or self.schedule.creating or not self.schedule.is_submitting:
+            return
+        decider = self._refusals.decide(waiting)
+        if decider is not None:
+            self.schedule.put_first(decider)
+        elif self._forbidden is not None:
+            self._refused_access(self._forbidden, self._refusals.in_a_row)
 
-        Its job is tried once more after the others. Two in a row with nothing accepted between are the account's.
-        """
-        is_again = job_id in self._once_forbidden
-        others = [other for other in self._forbidden if other != job_id]
-        self._forbidden.append(job_id)
-        self._once_forbidden.add(job_id)
-        if others or (is_again and not self._has_accepted):
-            return failure
-        return replace(failure, kind=FailureKind.PERMANENT if is_again else FailureKind.TRANSIENT)
+    def _refusals_so_far(self) -> Refusals:
+        """Begin with the jobs that an earlier call left refused with 403, which the plan puts last."""
+        find = self.ledger.state.find
+        found = (find(*key) for key in reversed(self.assignment.to_submit))
+        refused = [one for one in takewhile(was_forbidden, found) if one is not None]
+        times = (one.answered_at for one in self.ledger.state if refused and one.task_id is not None)
+        last = max((at for at in times if at is not None), default=-inf)
+        earlier = {one.job_id: (one.answered_at or inf) < last for one in refused}
+        return Refusals(self.assignment.jobs, earlier, has_bought=last > -inf)
 
     def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
         self.schedule.create_ended(key)
@@ -632,11 +646,12 @@ class Coordinator:
             timeout_s = self.schedule.limits.task_timeout_s
             self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))
 
-    def _refused_access(self, failure: Failure) -> None:
+    def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
+        last = f" Other rows go before jobs {', '.join(job_ids[:_N_TOLD])} then." if job_ids else ""
         self.stop(
             AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
-                "submitted; what is in flight is finished. Once that is settled, run the same call again."
+                f"submitted; what is in flight is finished. Once that is settled, run the same call again.{last}"
             )
         )
 

@@ -189,7 +189,8 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
         return _event(EventKind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
     is_refusal = failure.error_class == failures.RATE_LIMITED
     n_refusals = (attempt.n_refusals or 0) + 1 if is_refusal else None
-    return _event(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s)
+    why = told if failure.error_class == failures.FORBIDDEN else {}
+    return _event(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s, **why)
 
 
 def not_sent(key: Key, at: float) -> Event:

@@ -18,6 +18,7 @@ from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_n
 from dreamo_batch.engine.budget import highest_price, money, price_of, total
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
+from dreamo_batch.engine.refusals import was_forbidden
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
@@ -91,6 +92,7 @@ def assignment(
 ) -> Assignment:
     """Turn the plan into what a runner is to do; `others` takes open attempts outside the table along."""
     to_submit: list[Key] = []
+    refused: list[Key] = []  # their turn is last
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
     known = _outside(state, prepared.jobs) if others else ()
@@ -98,7 +100,8 @@ def assignment(
         attempts = state.of(job_id)
         decision = decide(attempts, options, run_dir)
         if decision.is_submitted and job_id in prepared.jobs:
-            to_submit.append((job_id, next_number(attempts)))
+            queue = refused if was_forbidden(deciding(attempts)) else to_submit
+            queue.append((job_id, next_number(attempts)))
         to_poll += [(o.job_id, o.attempt) for o in attempts if o.stage is Stage.ACCEPTED]
         if decision.is_fetched:
             latest = deciding(attempts) or attempts[-1]
@@ -110,7 +113,7 @@ def assignment(
         jobs=prepared.jobs,
         weights=job_ids.value_counts().to_dict(),
         n_invalid=int(job_ids.isna().sum()),
-        to_submit=to_submit,
+        to_submit=to_submit + refused,
         to_poll=to_poll,
         to_save=to_save,
         max_attempts=options.max_attempts,

@@ -100,6 +100,7 @@ class Schedule:
         self.is_polling = True
         self.is_halted = False
         self.is_paused = False
+        self.sends_one_at_a_time = False
         self._does_pace_saves = False
         self._bucket = TokenBucket(POLLS_PER_S)
         self._waiting: deque[Key] = deque()
@@ -120,6 +121,12 @@ class Schedule:
     def withdraw(self, job_id: str) -> None:
         """Take what was still to be submitted of a job off the queue."""
         self._waiting = deque(key for key in self._waiting if key[0] != job_id)
+
+    def put_first(self, job_id: str) -> None:
+        """Submit a job that waits before the others."""
+        key = next(key for key in self._waiting if key[0] == job_id)
+        self._waiting.remove(key)
+        self._waiting.appendleft(key)
 
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
         """Take over a task that was accepted earlier; it is asked for at once."""
@@ -355,6 +362,8 @@ class Schedule:
     def _may_create(self) -> bool:
         """Whether nothing but time stands in the way of the next create."""
         if not self._waiting or not self.is_submitting or self.is_paused:
+            return False
+        if self.sends_one_at_a_time and self._busy[Do.CREATE]:
             return False
         if self.outage.mood == "down" or (self.outage.mood == "trial" and not self._may_try()):
             return False

@@ -1,0 +1,103 @@
+"""Whole runs against a service whose answers are right in form and odd in content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dreamo_batch as dreamo
+from tests.fakes import picture
+from tests.hooked_service import KEY, HookedService
+from tests.scripted_server import answer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+
+class Place:
+    """A folder with a reference picture and a run directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "reference.png").write_bytes(picture(size=(64, 64)))
+
+    def table(self, prompts: list[str], **columns: Any) -> pd.DataFrame:
+        given = {"seed": 1, "size": "512x512", "use_rephraser": False} | columns
+        return dreamo.sweep(image=str(self.folder / "reference.png"), prompt=prompts, **given)
+
+    def run(self, service: HookedService, table: pd.DataFrame, **options: Any) -> pd.DataFrame:
+        given: dict[str, Any] = {"base_url": service.url, "api_key": KEY, "progress": False}
+        return dreamo.run(table, self.folder / "run", **(given | options))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+BLOCKED = answer(b"<html><title>Sorry, you have been blocked</title></html>", 403)
+
+
+def firewall(params: dict[str, Any], _n: int) -> bytes | None:
+    return BLOCKED if "<script>" in params["prompt"] else None
+
+
+def status_of(results: pd.DataFrame) -> list[str]:
+    return results["status"].tolist()
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 2, 8])
+@pytest.mark.parametrize("places", [(0, 1), (0, 1, 2, 3), (4, 5), (1, 3, 5, 6)])
+def test_rows_that_a_firewall_blocks_never_hold_up_the_others(place, places, max_in_flight):
+    """Wherever they stand, every other row is done after two calls, and the blocked ones carry the service's words."""
+    prompts = [f"a {'<script>' if i in places else 'fox'} number {i}" for i in range(8)]
+    table = place.table(prompts)
+    with HookedService(on_create=firewall) as service:
+        for _ in range(2):
+            try:
+                results = place.run(service, table, max_in_flight=max_in_flight)
+                break
+            except dreamo.AccessRefused as refused:
+                results = refused.results
+        assert len(service.tasks) == 8 - len(places)
+    wanted = ["failed" if i in places else "completed" for i in range(8)]
+    assert status_of(results) == wanted
+    assert results["error_message"].dropna().str.contains("you have been blocked").sum() == len(places)
+
+
+def test_a_blocked_prompt_with_many_seeds_is_no_blocked_account(place):
+    """Rows that share the prompt and the picture are refused alike; one unlike them decides."""
+    table = place.table(["a <script>", "a fox"], seed=range(1, 9))
+    with HookedService(on_create=firewall) as service:
+        results = place.run(service, table, max_in_flight=4)
+    assert status_of(results) == ["failed"] * 8 + ["completed"] * 8
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+def test_an_account_that_is_refused_stops_at_once_and_buys_nothing(place, max_in_flight):
+    """Every row stays pending, says why, and is bought by the same call later."""
+    table = place.table([f"fox {i}" for i in range(12)], seed=range(1, 5))
+    with HookedService(on_create=lambda _params, _n: answer(b'{"message": "not allowed"}', 403)) as service:
+        with pytest.raises(dreamo.AccessRefused, match="not allowed") as stopped:
+            place.run(service, table, max_in_flight=max_in_flight)
+        assert service.counts["create"] <= max_in_flight + 2
+        assert status_of(stopped.value.results) == ["pending"] * 48
+        assert set(stopped.value.results["error_message"].dropna()) == {"not allowed"}
+        service.on_create = lambda _params, _n: None
+        results = place.run(service, table)
+    assert status_of(results) == ["completed"] * 48
+    assert results["error_message"].isna().all()
+
+
+def test_rows_that_a_firewall_blocks_do_not_hide_the_price(place):
+    """Asking for a price is refused like a create; other rows are asked for."""
+    prompts = ["a <script>", "a <script> again", *[f"fox {i}" for i in range(4)]]
+    price = answer(b'{"status": "success", "data": {"cost": "0.03", "currency": "USD"}}')
+    with HookedService(
+        on_create=firewall, on_price=lambda params, n: firewall(params, n) or price
+    ) as service:
+        results = place.run(service, place.table(prompts), max_cost=1)
+    assert status_of(results) == ["failed"] * 2 + ["completed"] * 4
