@@ -1,3 +1,4 @@
+from . import metrics
 from .batch import Batch, plan, retry, run, start, watch
 from .display.gallery import Gallery, gallery
 from .display.report import report
@@ -34,6 +35,7 @@ from .jobs.sweep import sweep
 from .jobs.tables import read_table, write_table
 from .jobs.validate import validate
 from .probe import check_service, probe_seeds
+from .results.calibration import Calibration, calibrate
 from .results.costs import costs
 from .results.export import export
 from .results.failure_groups import failures
@@ -54,6 +56,7 @@ __all__ = [
     "AccessRefused",
     "Batch",
     "BudgetReached",
+    "Calibration",
     "Client",
     "DirectoryError",
     "DirectoryLocked",
@@ -85,6 +88,7 @@ __all__ = [
     "UsageError",
     "attempts",
     "best_seeds",
+    "calibrate",
     "check_service",
     "compare_replicates",
     "contact_sheet",
@@ -97,6 +101,7 @@ __all__ = [
     "latency",
     "load",
     "measure",
+    "metrics",
     "near_duplicates",
     "pace",
     "plan",

@@ -11,10 +11,8 @@ import inspect
 import os
 import pprint
 import re
-import sys
 import tempfile
-import types
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -26,9 +24,9 @@ import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
-from dreamo_batch.results import failure_groups
+from dreamo_batch.results import embeddings, failure_groups
 from dreamo_batch.service import contract
-from tests import fault_table
+from tests import fault_table, tiny_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,16 +82,15 @@ def _run(code: str, names: dict[str, Any]) -> str:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Stand in for the two packages that the example of a metric imports."""
-    torch, clip = types.ModuleType("torch"), types.ModuleType("open_clip")
-    torch.no_grad = nullcontext
-    torch.stack = list
-    torch.cosine_similarity = lambda *_pair, **_options: types.SimpleNamespace(item=lambda: 0.5)
-    model = types.SimpleNamespace(encode_image=lambda pictures: pictures)
-    clip.create_model_and_transforms = lambda *_names, **_options: (model, None, lambda picture: picture)
-    sys.modules.update(torch=torch, open_clip=clip)
-    yield
-    del sys.modules["torch"], sys.modules["open_clip"]
+    """Stand in for weights that would be fetched from a hub."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = tiny_models.folder_of_all(Path(folder))
+
+        def path(weights: embeddings._Weights, name: str) -> Path:
+            return models / Path(weights._files[name].path).name
+
+        with patch.object(embeddings._Weights, "path", path):
+            yield
 
 
 def parts(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,22 +19,24 @@ from dreamo_batch import columns, files
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results import likeness
+from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.likeness import Fingerprint, UnreadablePicture
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     from PIL import Image
 
+    from dreamo_batch.results.embeddings import Vector
     from dreamo_batch.results.load import RunDir
 
-    AnyMetric: TypeAlias = "str | Metric | Callable[..., Any]"
+    AnyMetric: TypeAlias = "str | Metric | VectorMetric | Callable[..., Any]"
 
 NAME: Final = "metrics.parquet"
 _SCHEMA: Final = pa.schema(
@@ -49,6 +52,7 @@ _SCHEMA: Final = pa.schema(
 _KEYS: Final = _SCHEMA.names[:4]
 # Change the version whenever the same picture gets another fingerprint.
 _FINGERPRINT_VERSION: Final = "2"
+_VECTOR: Final = "vector"
 _FINGERPRINT_PX: Final = 256  # a JPEG is decoded at the least fraction that is no smaller
 _REFERENCES_KEPT: Final = 8
 _URL: Final = "url"
@@ -94,7 +98,7 @@ class Metric:
         return self.function(reference, output)
 
 
-_OF_TRAITS: Final = {
+OF_TRAITS: Final = {
     "appearance": likeness.appearance_likeness,
     "colour": likeness.colour_likeness,
     "shape": likeness.shape_likeness,
@@ -102,10 +106,11 @@ _OF_TRAITS: Final = {
 
 
 def _of_pictures(name: str, reference: Image.Image, output: Image.Image) -> float:
-    return _OF_TRAITS[name](likeness.traits(reference), likeness.traits(output))
+    return OF_TRAITS[name](likeness.traits(reference), likeness.traits(output))
 
 
-BUILT_IN: Final = {name: Metric(name, functools.partial(_of_pictures, name), "2") for name in _OF_TRAITS}
+BUILT_IN: Final = {name: Metric(name, functools.partial(_of_pictures, name), "2") for name in OF_TRAITS}
+NAMED: Final[Mapping[str, Metric | VectorMetric]] = {**BUILT_IN, **named()}
 
 
 class SentReference(NamedTuple):
@@ -218,7 +223,7 @@ def measure(
     return measure_likeness(results, folders, read_metrics(metrics), n_workers=n_workers, progress=progress)
 
 
-def read_metrics(metrics: Any) -> list[Metric]:
+def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     """Read several metrics, each of another name."""
     read = [read_metric(metric) for metric in listed(metrics)]
     for name, n in Counter(metric.name for metric in read).items():
@@ -229,14 +234,14 @@ def read_metrics(metrics: Any) -> list[Metric]:
     return read
 
 
-def read_metric(metric: Any) -> Metric:
-    """Read one metric: a built-in one's name, a `Metric`, or any callable that has a name."""
-    if isinstance(metric, str) and metric in BUILT_IN:
-        return BUILT_IN[metric]
-    if isinstance(metric, Metric):
+def read_metric(metric: Any) -> Metric | VectorMetric:
+    """Read one metric: its name, a `Metric`, or any callable that has a name."""
+    if isinstance(metric, str) and metric in NAMED:
+        return NAMED[metric]
+    if isinstance(metric, Metric | VectorMetric):
         return metric
     if not callable(metric):
-        names = ", ".join(map(repr, BUILT_IN))
+        names = ", ".join(map(repr, NAMED))
         raise UsageError(
             f"{metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference and output."
         )
@@ -250,7 +255,7 @@ def read_metric(metric: Any) -> Metric:
 
 def listed(one_or_several: Any) -> list[Any]:
     """Return a list of one name or metric, or of several."""
-    if isinstance(one_or_several, str) or callable(one_or_several):
+    if isinstance(one_or_several, str | VectorMetric) or callable(one_or_several):
         return [one_or_several]
     try:
         return list(one_or_several)
@@ -301,10 +306,7 @@ def take_fingerprints(
     progress: bool = True,
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
     """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
-    by_digest: dict[str, Subject] = {}
-    for subject in subjects:
-        if subject and not (subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()):
-            by_digest[subject.sha256] = subject  # of files with the same bytes one that exists
+    by_digest = _by_digest(subjects)
     cache = Cache(subject.run_dir for subject in by_digest.values())
     found, problems, wanted = {}, {}, []
     for subject in by_digest.values():
@@ -326,6 +328,15 @@ def take_fingerprints(
     return found, problems
 
 
+def _by_digest(subjects: Iterable[Subject | None]) -> dict[str, Subject]:
+    """Return one picture of each digest; of files with the same bytes, one that exists."""
+    by_digest: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject and not (subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()):
+            by_digest[subject.sha256] = subject
+    return by_digest
+
+
 def _fingerprint(subject: Subject) -> bytes | str:
     """Return a picture's fingerprint, or why there is none."""
     try:
@@ -341,7 +352,7 @@ def _fingerprint_key(subject: Subject) -> Key:
 def measure_likeness(
     results: pd.DataFrame,
     folders: Sequence[Path],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | VectorMetric],
     *,
     n_workers: int | None = None,
     progress: bool = True,
@@ -353,16 +364,24 @@ def measure_likeness(
     for pair, subject in zip(pairs, subjects, strict=True):
         if pair and subject:
             by_pair.setdefault(pair, []).append(subject)
-    measured = _measure(by_pair, metrics, n_workers, progress=progress)
+    of_pairs = [metric for metric in metrics if isinstance(metric, Metric)]
+    measured = _measure(by_pair, of_pairs, n_workers, progress=progress)
     table = results[[columns.PROMPT, columns.SEED_SENT, columns.JOB_ID]].copy()
+    whys = [[problem] for problem in problems]
     for metric in metrics:
-        numbers = [measured[pair][metric.name].number if pair else None for pair in pairs]
-        table[metric.name] = pd.array(numbers, dtype=columns.FLOAT)
-    whys = [
-        problem or (_problem(measured[pair]) if pair else _why_no_pair(subject))
-        for problem, pair, subject in zip(problems, pairs, subjects, strict=True)
-    ]
-    table[columns.PROBLEM] = pd.array(whys, dtype=columns.STR)
+        if isinstance(metric, VectorMetric):
+            prompts = results[columns.PROMPT].astype(object)
+            rows = _by_vectors(metric, subjects, prompts, n_workers, progress=progress)
+        else:
+            rows = [
+                measured[pair][metric.name] if pair else _without_pair(subject)
+                for pair, subject in zip(pairs, subjects, strict=True)
+            ]
+        table[metric.name] = pd.array([one.number for one in rows], dtype=columns.FLOAT)
+        for of_row, one in zip(whys, rows, strict=True):
+            of_row.append(one.problem)
+    joined = ["; ".join(dict.fromkeys(filter(None, of_row))) or None for of_row in whys]
+    table[columns.PROBLEM] = pd.array(joined, dtype=columns.STR)
     return table
 
 
@@ -372,14 +391,95 @@ def _pair(subject: Subject | None) -> _Pair | None:
     return _Pair(subject.sha256, subject.reference.sha256)
 
 
-def _problem(measured: dict[str, _Measured]) -> str | None:
-    return "; ".join(dict.fromkeys(one.problem for one in measured.values() if one.problem)) or None
+def _without_pair(subject: Subject | None) -> _Measured:
+    if subject is None:
+        return _Measured(None)  # why there is no picture was found out before
+    if subject.reference is not None:
+        return _Measured(None, "its reference is at a URL, which is not fetched")
+    return _Measured(None, "its reference is unknown: the directory's table doesn't have its job")
 
 
-def _why_no_pair(subject: Subject | None) -> str:
-    if subject is not None and subject.reference is not None:
-        return "its reference is at a URL, which is not fetched"
-    return "its reference is unknown: the directory's table doesn't have its job"
+def _by_vectors(
+    metric: VectorMetric,
+    subjects: Sequence[Subject | None],
+    prompts: Iterable[Any],
+    n_workers: int | None,
+    *,
+    progress: bool,
+) -> list[_Measured]:
+    """Measure each row by the vectors of its picture and of its reference or prompt."""
+    wanted = [subject for subject in subjects if subject and (metric.is_of_prompt or _pair(subject))]
+    if not metric.is_of_prompt:
+        references = {one.reference: one.run_dir for one in wanted}
+        wanted += [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
+    vectors, problems = take_vectors(metric, wanted, n_workers=n_workers, progress=progress)
+    embed_prompt = functools.cache(metric.embed_prompt) if isinstance(metric, PromptMatch) else None
+
+    def of_row(subject: Subject | None, prompt: Any) -> _Measured:
+        if subject is None or not (embed_prompt or _pair(subject)):
+            return _without_pair(subject)
+        if subject.sha256 in problems:
+            return _Measured(None, problems[subject.sha256], "file")
+        if embed_prompt:
+            other = embed_prompt(prompt) if isinstance(prompt, str) else None
+        else:
+            digest = subject.reference.sha256 if subject.reference else ""
+            if digest in problems:
+                return _Measured(None, f"reference {problems[digest]}", "file")
+            other = vectors[digest]
+            if other is None:
+                return _Measured(None, f"{metric.nothing} in the reference")
+        one = vectors[subject.sha256]
+        return (
+            _Measured(None, metric.nothing) if one is None or other is None else _checked(cosine(one, other))
+        )
+
+    return [of_row(subject, prompt) for subject, prompt in zip(subjects, prompts, strict=True)]
+
+
+def take_vectors(
+    metric: VectorMetric, subjects: Iterable[Subject], *, n_workers: int | None = None, progress: bool = True
+) -> tuple[dict[str, Vector | None], dict[str, str]]:
+    """Turn each picture into a vector once; returns vectors, None for nothing to measure, and problems by digest."""
+    by_digest = _by_digest(subjects)
+    cache = Cache(subject.run_dir for subject in by_digest.values())
+    found: dict[str, Vector | None] = {}
+    problems: dict[str, str] = {}
+    wanted = []
+    for subject in by_digest.values():
+        kept = cache.get(subject.run_dir, Key(subject.sha256, "", _VECTOR, metric.version))
+        if kept is not None and subject.path.is_file():
+            bytes_kept = kept.fingerprint
+            found[subject.sha256] = None if bytes_kept is None else np.frombuffer(bytes_kept, dtype="<f4")
+        else:
+            wanted.append(subject)
+
+    def read(subject: Subject) -> Image.Image | str:
+        try:
+            return likeness.read(subject.path, subject.sha256, side_px=metric.side_px)
+        except UnreadablePicture as unreadable:
+            return str(unreadable)
+
+    try:
+        with ticking(len(wanted), metric.name, progress=progress) as tick:
+            for start in range(0, len(wanted), metric.batch_size):
+                batch = wanted[start : start + metric.batch_size]
+                pictures = dict(each(batch, read, what=metric.name, n_workers=n_workers, progress=False))
+                problems |= {one.sha256: why for one, why in pictures.items() if isinstance(why, str)}
+                read_ones = {
+                    one: picture for one, picture in pictures.items() if not isinstance(picture, str)
+                }
+                taken = metric.embed(list(read_ones.values()))
+                for subject, vector in zip(read_ones, taken, strict=True):
+                    found[subject.sha256] = vector
+                    content = None if vector is None else vector.astype("<f4").tobytes()
+                    key = Key(subject.sha256, "", _VECTOR, metric.version)
+                    cache.put(subject.run_dir, key, Value(fingerprint=content))
+                for _ in batch:
+                    tick()
+    finally:
+        cache.save()
+    return found, problems
 
 
 def _measure(
@@ -432,7 +532,7 @@ def _by_fingerprints(
         output, reference = found.get(pair.output), found.get(pair.reference)
         if output is not None and reference is not None:
             traits = reference.traits, output.traits
-            return {metric.name: _checked(_OF_TRAITS[metric.name](*traits)) for metric in metrics}
+            return {metric.name: _checked(OF_TRAITS[metric.name](*traits)) for metric in metrics}
         problem = problems[pair.output] if output is None else f"reference {problems[pair.reference]}"
         return {metric.name: _Measured(None, problem, "file") for metric in metrics}
 

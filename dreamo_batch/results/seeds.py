@@ -17,7 +17,7 @@ from dreamo_batch.results import likeness
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
-    BUILT_IN,
+    NAMED,
     Metric,
     Subject,
     find_subjects,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from dreamo_batch.results.embeddings import VectorMetric
     from dreamo_batch.results.likeness import Distances, Fingerprint
     from dreamo_batch.results.load import RunDir
     from dreamo_batch.results.measure import AnyMetric
@@ -96,7 +97,7 @@ class Measure:
     """One measure to rank by: a column of the results, or a metric."""
 
     name: str
-    metric: Metric | None = None
+    metric: Metric | VectorMetric | None = None
     higher_is_better: bool = True
 
 
@@ -569,9 +570,9 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
         if not pd.api.types.is_numeric_dtype(results[name]):
             raise UsageError(f"by={one!r}: column {name!r} doesn't hold numbers.")
         return Measure(name, None, is_higher)
-    if name in BUILT_IN:
-        return Measure(name, BUILT_IN[name], is_higher)
-    names = ", ".join(map(repr, BUILT_IN))
+    if name in NAMED:
+        return Measure(name, NAMED[name], is_higher)
+    names = ", ".join(map(repr, NAMED))
     raise UsageError(f"by={one!r} is neither a column of the results nor a metric ({names}, or a function).")
 
 

@@ -1,0 +1,412 @@
+"""Embeddings, prompts and faces: preparation like the models' own, vectors kept, reasons where there is no value."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import dreamo_batch as dreamo
+from dreamo_batch.errors import UsageError
+from dreamo_batch.metrics import Embedding, Face, PromptMatch
+from dreamo_batch.results import embeddings
+from tests import tiny_models
+
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tiny_models.folder_of_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedded")
+    prompts = ["a red picture", "a blue picture", "一只红色的猫"]
+    jobs = dreamo.sweep(
+        image="data/mascot.png", prompt=prompts, seed=[1, 2], size="512x512", use_rephraser=False
+    )
+    dreamo.run(jobs, folder / "run", gateway="local", **QUIET)
+    return folder / "run"
+
+
+@pytest.fixture
+def run_dir(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def bicubic(levels, n_out):
+    """Resize the first axis as Pillow does: a cubic with a = -0.5, widened when it shrinks."""
+    n_in = len(levels)
+    scale = n_in / n_out
+    support = 2 * max(scale, 1)
+    rows = []
+    for row in range(n_out):
+        centre = (row + 0.5) * scale
+        taps = np.arange(max(0, int(centre - support + 0.5)), min(n_in, int(centre + support + 0.5)))
+        x = np.abs((taps - centre + 0.5) / max(scale, 1))
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+        rows.append(np.tensordot(weights / weights.sum(), levels[taps], 1))
+    return np.rint(np.clip(rows, 0, 255))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (600, 400), (333, 777), (224, 225)])
+@pytest.mark.parametrize("preset", ["dinov2-small", "clip-vit-b32"])
+def test_pictures_are_prepared_as_the_models_own_processors_do(size, preset):
+    """Shorter side scaled bicubically, the middle cut out, levels normalised: computed here another way."""
+    how = embeddings.presets()[preset]["image"]
+    with Image.open("data/coffee.jpg") as photo:
+        # Without extremes, which are cut between the two passes, whose order is Pillow's.
+        picture = photo.convert("RGB").resize(size, Image.Resampling.BOX).point(lambda level: 64 + level // 2)
+    width, height = (int(how["resize_px"] * edge / min(size)) for edge in size)
+    levels = bicubic(np.asarray(picture, float).transpose(1, 0, 2), width)
+    levels = bicubic(levels.transpose(1, 0, 2), height)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    expected = (levels[top : top + 224, left : left + 224] / 255 - how["mean"]) / how["std"]
+    found = embeddings.prepare(picture, how)
+    assert found.shape == (3, 224, 224)
+    assert found.dtype == np.float32
+    one_level = 1.5 / 255 / min(how["std"])
+    np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=one_level)
+
+
+def test_faces_are_aligned_as_opencv_does():
+    """Levels of cv2.FaceRecognizerSF.alignCrop of OpenCV 5.0 at the same landmarks."""
+    landmarks = np.array([[230, 150], [300, 140], [270, 190], [245, 230], [305, 222]], float)
+    with Image.open("data/grace_hopper.jpg") as picture:
+        aligned = embeddings.align(picture.convert("RGB"), landmarks)
+    expected = [
+        [[238, 161, 56], [254, 255, 253], [46, 28, 30], [65, 103, 176]],
+        [[4, 9, 14], [14, 14, 14], [11, 10, 10], [80, 110, 172]],
+        [[121, 33, 14], [177, 85, 63], [29, 12, 12], [126, 148, 215]],
+        [[136, 92, 58], [220, 143, 107], [181, 75, 53], [115, 147, 204]],
+    ]
+    assert aligned.size == (112, 112)
+    np.testing.assert_allclose(np.asarray(aligned, int)[::37, ::37], expected, atol=1)
+
+
+def test_alignment_undoes_a_turn_a_scale_and_a_shift():
+    """Landmarks of an aligned face that were moved anywhere come back."""
+    aim = embeddings._LANDMARKS
+    for degrees, scale, shift in [(0, 1, (0, 0)), (30, 2.5, (100, -40)), (-170, 0.3, (5, 900))]:
+        angle = math.radians(degrees)
+        turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        matrix = embeddings.similarity(aim @ turn.T + shift)
+        np.testing.assert_allclose((aim @ turn.T + shift) @ matrix[:, :2].T + matrix[:, 2], aim, atol=1e-6)
+
+
+def test_what_the_detector_found_is_decoded_as_opencv_does():
+    """Score, box and landmarks of one cell, by the arithmetic of FaceDetectorYN, and nothing of the others."""
+    found = {}
+    for stride in (8, 16, 32):
+        n = (640 // stride) ** 2
+        found |= {f"{kind}_{stride}": np.zeros((1, n, 1)) for kind in ("cls", "obj")}
+        found |= {f"bbox_{stride}": np.zeros((1, n, 4)), f"kps_{stride}": np.zeros((1, n, 10))}
+    cell = 3 * 40 + 7  # row 3, column 7 of stride 16
+    found["cls_16"][0, cell], found["obj_16"][0, cell] = 1.7, 0.81  # more than 1 counts as 1
+    found["bbox_16"][0, cell] = 0.25, -0.5, 1.0, 0.0
+    found["kps_16"][0, cell] = np.arange(10) / 10
+    scores, boxes, landmarks = embeddings.decode_faces(found, 0.7)
+    assert scores == pytest.approx([0.9])
+    width = 16 * math.e
+    assert boxes[0] == pytest.approx([(7.25 * 16) - width / 2, 2.5 * 16 - 8, width, 16])
+    assert landmarks[0, 0] == pytest.approx([7 * 16, 3.1 * 16])
+    assert landmarks[0, 4] == pytest.approx([7.8 * 16, 3.9 * 16])
+
+
+def test_embeddings_are_cosines_of_each_picture_and_its_reference(run_dir, models):
+    """The class token is compared, whatever follows it; equal pictures have 1."""
+    measured = dreamo.measure(
+        run_dir, [Embedding(path=models), Embedding("clip-vit-b32", path=models)], **QUIET
+    )
+    assert measured["problem"].isna().all()
+    assert measured["dinov2-small"].between(-1, 1).all()
+    assert len(set(measured["dinov2-small"])) > 1
+    metric = Embedding(path=models)
+    picture = Image.open("data/mascot.png").convert("RGB")
+    one, other = metric.embed([picture, picture])
+    assert one.shape == (48,)
+    assert embeddings.cosine(one, other) == pytest.approx(1)
+
+
+def test_prompts_are_matched_by_what_they_say(run_dir, models):
+    """A red picture fits "red" better than "blue"; a prompt that the model can't read has no value and says why."""
+    metric = PromptMatch(path=models)
+    red, blue = (metric.embed([Image.new("RGB", (300, 300), colour)])[0] for colour in ("red", "blue"))
+    text = metric.embed_prompt("a red picture")
+    assert embeddings.cosine(red, text) > 0.8 > embeddings.cosine(blue, text)
+    measured = dreamo.measure(run_dir, metric, **QUIET)
+    is_chinese = measured["prompt"] == "一只红色的猫"
+    assert measured["prompt_match"].isna().equals(is_chinese)
+    assert measured.loc[is_chinese, "problem"].str.contains("isn't in Latin script").all()
+    assert measured.loc[~is_chinese, "problem"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_read"),
+    [("a café in Århus", True), ("42, 17!", True), ("кот", False), ("猫 cat 犬 鳥", True), ("", True)],
+)
+def test_prompts_in_another_script_are_not_read(prompt, is_read, models):
+    assert (PromptMatch(path=models).embed_prompt(prompt) is not None) is is_read
+
+
+def test_long_prompts_are_cut_where_the_model_ends(models):
+    metric = PromptMatch(path=models)
+    assert len(metric._tokens("red " * 500)) == 77
+
+
+def face(x=320, side=128):
+    """A picture with one square that the small detector takes for a face."""
+    picture = Image.new("RGB", (640, 640), "white")
+    picture.paste("red", (x, 320, x + side, 320 + side))
+    return picture
+
+
+def test_the_largest_face_is_compared_and_its_absence_told(models):
+    """Faces in other places are alike, and a picture without one has no vector."""
+    metric = Face(path=models)
+    one, moved, none = metric.embed([face(), face(64), Image.new("RGB", (640, 640), "white")])
+    assert none is None
+    assert embeddings.cosine(one, moved) == pytest.approx(1, abs=1e-3)
+
+
+def test_pictures_without_a_face_are_missing_with_the_reason(run_dir, models):
+    measured = dreamo.measure(run_dir, Face(path=models), **QUIET)
+    assert measured["face"].isna().all()
+    assert measured["problem"].str.startswith("no face was found").all()
+
+
+def test_vectors_are_kept_by_picture_and_model(run_dir, models, monkeypatch):
+    """The second call runs no model; another model or setting has vectors of its own."""
+    metric = Embedding(path=models)
+    first = dreamo.measure(run_dir, metric, **QUIET)
+    kept = pq.read_table(run_dir / "metrics.parquet").to_pandas()
+    assert set(kept["version"]) == {metric.version}
+    assert len(kept) == len(first) + 1  # and the reference
+
+    def refuse(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings._Network, "run", refuse)
+        pd.testing.assert_frame_equal(dreamo.measure(run_dir, metric, **QUIET), first)
+        with pytest.raises(AssertionError):
+            dreamo.measure(run_dir, Embedding("clip-vit-b32", path=models), **QUIET)
+    assert Face(path=models).version != Face(path=models, min_score=0.8).version
+
+
+def test_absent_faces_are_kept_too(run_dir, models, monkeypatch):
+    first = dreamo.measure(run_dir, Face(path=models), **QUIET)
+    monkeypatch.setattr(Face, "embed", None)
+    pd.testing.assert_frame_equal(dreamo.measure(run_dir, Face(path=models), **QUIET), first)
+
+
+def test_pictures_that_are_gone_or_changed_say_so(run_dir, models):
+    done = dreamo.load(run_dir)
+    (run_dir / done["output_path"].iloc[0]).unlink()
+    (run_dir / done["output_path"].iloc[1]).write_bytes(b"<html>")
+    measured = dreamo.measure(run_dir, Embedding(path=models, batch_size=2), **QUIET)
+    assert measured["problem"].iloc[0].endswith("is gone")
+    assert measured["problem"].iloc[1].endswith("was changed")
+    assert measured["dinov2-small"].isna().tolist() == [True, True, False, False, False, False]
+
+
+def test_metrics_have_names(run_dir, models, monkeypatch):
+    """`rank` and `measure` take them by name, beside columns and built-in ones."""
+    by_name = {"identity": Embedding(name="identity", path=models), "prompt_match": PromptMatch(path=models)}
+    monkeypatch.setattr("dreamo_batch.results.measure.NAMED", by_name)
+    monkeypatch.setattr("dreamo_batch.results.seeds.NAMED", by_name)
+    ranked = dreamo.rank(run_dir, by=["identity", "prompt_match", "-cost_usd"], **QUIET)
+    assert {"identity", "prompt_match", "rank"} <= set(ranked.columns)
+    assert ranked["rank"].notna().sum() == 4
+    assert set(embeddings.named()) == {"identity", "prompt_match", "face"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Embedding("dinov3"), "'dinov2-small', 'clip-vit-b32'"),
+        (lambda: PromptMatch("dinov2-small"), "Pass one of 'clip-vit-b32'"),
+        (lambda: Face("clip-vit-b32"), "'yunet-sface'"),
+        (lambda: Face(min_score=0), "min_score=0"),
+        (lambda: Embedding(batch_size=0), "batch_size=0"),
+    ],
+)
+def test_wrong_arguments_are_told(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_a_folder_without_the_files_is_told(tmp_path, run_dir):
+    with pytest.raises(
+        UsageError, match=r"There is no model.onnx in .*huggingface.co/onnx-community/dinov2-small"
+    ):
+        dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="can't be loaded as an ONNX model"):
+        dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
+
+
+@pytest.mark.parametrize(("missing", "metric"), [("onnxruntime", Embedding), ("tokenizers", PromptMatch)])
+def test_a_missing_extra_is_named(missing, metric, models, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    made = metric(path=models)
+    with pytest.raises(UsageError, match=r"pip install 'dreamo-batch\[identity\]'"):
+        made.embed_prompt("red") if metric is PromptMatch else made.embed([Image.new("RGB", (9, 9))])
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of the Hugging Face hub that serves files by revision."""
+
+    content = b""
+    paths: list[str]
+
+    def do_HEAD(self):
+        if "/resolve/" not in self.path:
+            self.send_error(404)
+            return
+        self.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.path.split("/resolve/")[1].split("/")[0])
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        if "/resolve/" in self.path:
+            self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("is_as_expected", [True, False])
+def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_as_expected):
+    """A stand-in for the hub serves the file once; bytes of another digest are refused."""
+    content = (models / "model.onnx").read_bytes()
+    handler = type("Served", (Hub,), {"content": content, "paths": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = hashlib.sha256(content).hexdigest() if is_as_expected else "0" * 64
+    script = (
+        "import sys; from PIL import Image; from dreamo_batch.metrics import Embedding\n"
+        "from dreamo_batch.results import embeddings\n"
+        f"embeddings.presets()['dinov2-small']['files']['image']['sha256'] = {digest!r}\n"
+        "print(Embedding().embed([Image.new('RGB', (300, 300), 'red')])[0].shape)\n"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    revision = embeddings.presets()["dinov2-small"]["files"]["image"]["revision"]
+    assert handler.paths[0] == f"/onnx-community/dinov2-small/resolve/{revision}/onnx/model.onnx"
+    if is_as_expected:
+        assert done.stdout.strip() == "(48,)", done.stderr
+    else:
+        assert "isn't the file that 'dinov2-small' was made with" in done.stderr
+
+
+def test_a_machine_without_internet_is_told_what_to_do(tmp_path):
+    script = "from dreamo_batch.metrics import Face; from PIL import Image; Face().embed([Image.new('RGB', (9, 9))])"
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "put face_detection_yunet_2023mar.onnx" in last
+    assert "pass path=FOLDER" in last
+
+
+def test_presets_name_revision_digest_licence_and_source():
+    for preset in embeddings.presets().values():
+        assert {"meaning", "licence", "source", "is_tried"} <= set(preset)
+        for file in preset["files"].values():
+            assert len(file["revision"]) == 40
+            assert len(file["sha256"]) == 64
+
+
+def test_calibration_finds_the_value_that_separates(tmp_path, models):
+    """Two subjects in two colours: every metric tells them apart, and says at which value."""
+    for subject, colour in {"tomato": (250, 30, 30), "sky": (30, 60, 250)}.items():
+        (tmp_path / subject).mkdir()
+        for number in range(4):
+            noise = np.random.default_rng(number).integers(-20, 21, (300, 300, 3))
+            Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(
+                tmp_path / subject / f"{number}.png"
+            )
+    (tmp_path / "sky" / "notes.txt").write_text("not a picture")
+
+    def difference(one, other):
+        return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
+
+    less = dreamo.Metric("difference", difference, higher_is_better=False)
+    for metric in ("colour", Embedding(path=models, batch_size=3), less):
+        found = dreamo.calibrate(metric, tmp_path, **QUIET)
+        assert (found.n_same, found.n_others, found.n_missing) == (12, 16, 0)
+        assert found.auc == 1.0
+        best = found.roc.loc[found.roc["threshold"] == found.threshold].iloc[0]
+        assert best.tolist()[1:] == [1.0, 0.0]
+        assert found.threshold_for(0) == found.threshold
+    frame = pd.DataFrame(
+        [(one.parent.name, one) for one in sorted(tmp_path.rglob("*.png"))], columns=["subject", "image"]
+    )
+    assert dreamo.calibrate("colour", frame, **QUIET) == dreamo.calibrate("colour", tmp_path, **QUIET)
+    assert dreamo.calibrate("colour", tmp_path, max_pairs=5, **QUIET).n_others == 5
+
+
+def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
+    """The area is the chance that a pair of the same scores higher, ties counting half (Mann and Whitney)."""
+    from dreamo_batch.results import calibration
+
+    chance = np.random.default_rng(3)
+    same, others = chance.integers(3, 9, 50).astype(float), chance.integers(0, 7, 80).astype(float)
+    roc = calibration._roc(same, others)
+    area = np.trapezoid(roc["same_found"], roc["others_taken"])
+    wins = (same[:, None] > others).mean() + (same[:, None] == others).mean() / 2
+    assert area == pytest.approx(wins)
+    for threshold, found, taken in roc.to_numpy():
+        assert found == pytest.approx((same >= threshold).mean())
+        assert taken == pytest.approx((others >= threshold).mean())
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        ({"a": ["data/mascot.png"]}, "at least two subjects"),
+        ({"a": ["data/mascot.png"] * 2}, "at least two subjects"),
+        ({"a": ["data/mascot.png"] * 2, "b": ["data/gone.png"]}, "There is no picture data/gone.png"),
+        ({"a": ["data/mascot.png"] * 2, "b": ["data/SOURCES.csv"]}, "can't be read as a picture"),
+        ("data/nowhere", "There is no folder"),
+        (pd.DataFrame({"image": ["a.png"]}), "no column 'subject'"),
+        (3, "lists of paths by subject"),
+    ],
+)
+def test_too_few_or_unreadable_pictures_are_told(pictures, words):
+    with pytest.raises(UsageError, match=words):
+        dreamo.calibrate("colour", pictures, **QUIET)
+
+
+def test_calibrating_what_has_no_subjects_or_no_values(models):
+    with pytest.raises(UsageError, match="no subjects to tell apart"):
+        dreamo.calibrate(PromptMatch(path=models), {}, **QUIET)
+    pictures = {"a": ["data/mascot.png"] * 2, "b": ["data/coffee.jpg"] * 2}
+    with pytest.raises(UsageError, match="no value for any two pictures of the same subject"):
+        dreamo.calibrate(Face(path=models, min_score=1.0), pictures, **QUIET)
