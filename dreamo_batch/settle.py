@@ -1,12 +1,11 @@
-"""`resolve`: settle an ambiguous row by hand."""
+"""What is settled without buying: ambiguous rows, pictures that are missing, and what is damaged."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, results_of
@@ -42,16 +41,18 @@ from dreamo_batch.live import work_off
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import frame, history
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.load import composed, existing, is_finished, load, read_state
+from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_state
 from dreamo_batch.service.messages import is_task_id
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    import pandas as pd
 
     from dreamo_batch.connect import Gateway
     from dreamo_batch.engine.attempts import Attempt, State
     from dreamo_batch.engine.ledger import Recovered
+    from dreamo_batch.results.load import RunDir
     from dreamo_batch.service.client import Client
 
 
@@ -164,7 +165,7 @@ def _refuse_known(state: State, settled: Attempt, task_id: str | None) -> None:
 
 
 def download(
-    results: pd.DataFrame | str | os.PathLike[str],
+    results: pd.DataFrame | RunDir | Iterable[RunDir],
     *,
     run_dir: str | os.PathLike[str] | None = None,
     client: Client | None = None,
@@ -181,10 +182,10 @@ def download(
 
     Parameters
     ----------
-    results : pandas.DataFrame or path-like
-        Rows of results, any part of them, or a run directory for all of its table.
+    results : pandas.DataFrame, path-like, or iterable of path-like
+        Rows of results, any part of them, or one or more run directories for all of their tables.
     run_dir : path-like, optional
-        The run directory; default: the one that the results came from.
+        The run directory; default: those that the results came from, which are worked on one after the other.
     client, api_key, base_url, gateway : optional
         As for `run`. Default: the local gateway if the run used it, else as for `run`.
     allow_private_links : bool
@@ -215,11 +216,19 @@ def download(
     ([True, True], [False])
     """
     service = Service.of(locals())
-    rows = results if isinstance(results, pd.DataFrame) else load(results)
-    history.refuse_other_tables(rows)
-    directory = RunDirectory(frame.run_dir_of(rows, run_dir))
-    work_off(_fetching(directory, rows, service.or_local(directory)), show=progress)
-    return _as_they_stand(rows, directory)
+    rows = history.read_results(results)
+    folders = frame.folders_of(rows, run_dir) or [frame.run_dir_of(rows, run_dir)]
+    positions: dict[Path, list[int]] = {folder: [] for folder in folders}
+    for position, folder in zip(range(len(rows)), folders, strict=False):
+        positions[folder].append(position)
+    calls = [_fetching(existing(folder), rows.iloc[at], service) for folder, at in positions.items()]
+    for call in calls:
+        work_off(call, show=progress)
+    fresh = [
+        _as_they_stand(rows.iloc[at], call.directory)
+        for at, call in zip(positions.values(), calls, strict=True)
+    ]
+    return frame.interleaved(fresh, list(positions.values()))
 
 
 def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> Call:
@@ -227,43 +236,53 @@ def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> 
     table = read_jobs(directory.jobs)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
     task = CallInputs(table.user, table.prepared, RunOptions(), fetched=wanted)
-    return Call(directory, task, peek_entropy(directory) or new_entropy(), service)
+    return Call(directory, task, peek_entropy(directory) or new_entropy(), service.or_local(directory))
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
     fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    return frame.mark(fresh, directory)
+    frame.mark(fresh, directory)
+    if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
+        fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
+    return fresh
 
 
-def verify(run_dir: str | os.PathLike[str], *, progress: bool = True) -> list[str]:
-    """Check a run directory: ledger, tables, counts, and the bytes of every picture.
+def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list[str]:
+    """Check run directories: ledger, tables, counts, and the bytes of every picture.
 
-    Meant for a directory that nobody is working on: a picture being saved by another process may look like damage.
+    Meant for directories that nobody is working on: a picture being saved by another process may look like damage.
 
     Parameters
     ----------
-    run_dir : path-like
-        The run directory.
+    run_dir : path-like, or iterable of path-like
+        One or more run directories.
     progress : bool
         Show a bar while the pictures are read.
 
     Returns
     -------
     list of str
-        One sentence per damage; empty if there is none.
+        One sentence per damage, which begins with its directory if there are several; empty if there is none.
 
     Raises
     ------
     UsageError
-        If this process works on the directory.
+        If this process works on a directory, or `run_dir` is not a path.
 
     Examples
     --------
     >>> verify("runs/none")
     ['No run directory at ...runs/none.']
     """
+    found = {one: _damage(one, progress=progress) for one in as_paths(run_dir)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return [f"{os.fspath(one)}: {line}" for one, lines in found.items() for line in lines]
+
+
+def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
     try:
         directory = existing(run_dir)
     except DirectoryError as error:

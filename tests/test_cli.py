@@ -697,6 +697,16 @@ def test_verify_finds_damage(done):
     assert "damage  images/" in call("status", done, "--verify").stdout.replace("             ", "")
 
 
+def test_several_directories_are_counted_and_exported_together(done, tmp_path):
+    """What reads one directory reads several, as words or with --run-dir."""
+    other = shutil.copytree(done, tmp_path / "other")
+    whole = json.loads(call("status", done, "--run-dir", other, "--format", "json").stdout)
+    assert whole["rows"] == 2 * json.loads(call("status", done, "--format", "json").stdout)["rows"]
+    exported = call("export", done, other, "--output", tmp_path / "folder", "--format", "json")
+    counts = json.loads(exported.stdout)
+    assert (exported.exit_code, counts["pictures"], counts["missing"]) == (0, whole["rows"], 0)
+
+
 def test_results_as_records(done):
     """One JSON record per row, missing is null."""
     first = json.loads(call("results", done, "--format", "json").stdout)[0]

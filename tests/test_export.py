@@ -154,6 +154,47 @@ def test_chosen_rows_are_exported_alone(run_dir, folder):
     assert dreamo.export(results, folder, run_dir=run_dir)["pictures"] == 4
 
 
+@pytest.fixture(scope="module")
+def two_runs(bought, tmp_path_factory):
+    """Two directories of one name, each with pictures of its own of the same jobs."""
+    again = tmp_path_factory.mktemp("other") / "run"
+    jobs = dreamo.load(bought).iloc[:2].drop(columns=list(columns.OUTPUTS))
+    with dreamo.LocalGateway(engine="preview") as gateway:
+        dreamo.run(jobs, again, gateway=gateway, progress=False, base_dir=bought.parent)
+    return [bought, again]
+
+
+def test_several_runs_are_one_export(two_runs, folder):
+    """No picture takes the place of another, each row names its directory and its picture, and it can be repeated."""
+    counts = dreamo.export(two_runs, folder, formats=["parquet", "csv", "xlsx"])
+    assert (counts["rows"], counts["pictures"], counts["missing"]) == (7, 6, 0)
+    table, results = dreamo.read_table(folder / "results.csv"), dreamo.load(two_runs)
+    places = [f"{run_dir.parent.name}/run" for run_dir in two_runs]
+    assert table["run_dir"].tolist() == [places[0]] * 5 + [places[1]] * 2
+    for given, path, row in zip(
+        results["run_dir"], table["output_path"], results["output_path"], strict=True
+    ):
+        assert (folder / path).read_bytes() == (Path(given) / row).read_bytes()
+    assert {line["run_dir"] for line in lines_of(folder)} == set(places)
+    before = contents(folder)
+    assert dreamo.export(two_runs, folder, formats=["parquet", "csv", "xlsx"]) == counts
+    assert contents(folder) == before
+
+
+def test_rows_of_several_runs_are_exported_after_a_merge(two_runs, folder):
+    """Tables put together with pandas keep what is needed to find the pictures."""
+    first, second = map(dreamo.load, two_runs)
+    notes = pd.DataFrame({"prompt": ["on a beach", HOSTILE], "note": ["x", "y"]})
+    both = pd.concat([second, first]).merge(notes, on="prompt", how="left")
+    assert dreamo.export(both, folder)["pictures"] == 6
+    table = dreamo.read_table(folder / "results.csv")
+    assert table["note"].notna().all()
+    assert table["output_path"].nunique() == 6
+    assert dreamo.export(both, folder, pictures="none")["rows"] == 7
+    with pytest.raises(dreamo.UsageError, match="run directory itself"):
+        dreamo.export(two_runs, two_runs[1])
+
+
 # Pictures.
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -105,6 +108,43 @@ def test_directory_stands_for_all_of_its_table(flow):
         _download(flow, moved)
     assert _download(flow, moved, run_dir=flow.run_dir)[columns.OUTPUT_PATH].notna().all()
     assert _download(flow, flow.run_dir)[columns.STATUS].tolist() == COMPLETED_ALL
+
+
+def test_pictures_of_several_directories_are_fetched_in_the_order_of_the_rows(flow, tmp_path, gateway):
+    """Of directories and of tables put together; labels, own columns and the rows' directories stay."""
+    other = Flow(tmp_path, gateway, prompt="elsewhere")
+    other.run_dir = tmp_path / "other"
+    first = flow.run(flow.table.assign(note="x"), download=False)
+    second = other.run(other.table.assign(note="y"), download=False)
+    rows = pd.concat([first, second]).iloc[[5, 0, 6, 1]]
+    saved = _download(flow, rows)
+    assert saved[["note", "job_id", "run_dir"]].equals(rows[["note", "job_id", "run_dir"]])
+    assert saved.index.tolist() == [1, 0, 2, 1]
+    for run_dir, path in zip(saved["run_dir"], saved["output_path"], strict=True):
+        assert (Path(run_dir) / path).is_file()
+    whole = _download(flow, [flow.run_dir, other.run_dir])
+    pd.testing.assert_frame_equal(whole, dreamo.load([flow.run_dir, other.run_dir]))
+    assert whole["output_path"].notna().all()
+    assert len(flow.invoice() + other.invoice()) == 8
+
+
+def test_several_directories_are_counted_and_verified_at_once(flow, tmp_path, gateway):
+    """The sums are those of all; damage begins with the directory it is in."""
+    other = Flow(tmp_path, gateway, prompt="elsewhere")
+    other.run_dir = tmp_path / "other"
+    flow.run(max_cost="1.5")
+    done = other.run(max_cost="0.25")
+    both = [flow.run_dir, other.run_dir]
+    one, whole = dreamo.status(flow.run_dir), dreamo.status(both)
+    assert whole["by_status"] == {"completed": 8}
+    assert whole["max_cost_usd"] == "1.75"
+    assert Decimal(whole["spent_usd"]) == Decimal(one["spent_usd"]) + Decimal(
+        dreamo.status(other.run_dir)["spent_usd"]
+    )
+    assert dreamo.verify(both) == []
+    (other.run_dir / done["output_path"][0]).unlink()
+    damage = dreamo.verify([*both, tmp_path / "none"])
+    assert [line.partition(": ")[0] for line in damage] == [str(other.run_dir), str(tmp_path / "none")]
 
 
 def test_what_is_no_result_is_refused(flow):

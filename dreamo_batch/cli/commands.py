@@ -452,18 +452,21 @@ _NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED)
 
 
 @command(
-    RUN_DIR,
-    RUN_DIR_OPTION,
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
     option("--verify", is_flag=True, help="Check the ledger and every picture; exit code 1 if damaged."),
     FORMAT,
 )
-def status(run_dir: str, *, verify: bool, format_: str) -> int:
-    """Count rows and add up money, at any time, also during a run."""
+def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
+    """Count rows and add up money, at any time, also during a run.
+
+    Of one run directory or several, in all.
+    """
     import dreamo_batch as dreamo
 
-    damage = dreamo.verify(run_dir) if verify else []
+    damage = dreamo.verify(run_dirs) if verify else []
     try:
-        summary = dreamo.status(run_dir)
+        summary = dreamo.status(run_dirs)
     except dreamo.DirectoryError:  # too damaged to count
         for line in damage:
             warn(line)
@@ -625,8 +628,8 @@ def _retry_command(remedy: Remedy) -> str | None:
 
 
 @command(
-    RUN_DIR,
-    RUN_DIR_OPTION,
+    RUN_DIRS,
+    RUN_DIRS_OPTION,
     option("--output", required=True, metavar="FOLDER", help="Folder to write to; created if missing."),
     option(
         "--formats",
@@ -646,7 +649,7 @@ def _retry_command(remedy: Remedy) -> str | None:
     FORMAT,
 )
 def export(
-    run_dir: str,
+    run_dirs: Sequence[str],
     *,
     output: str,
     formats: Sequence[str],
@@ -655,7 +658,7 @@ def export(
     excel_safe: bool,
     format_: str,
 ) -> int:
-    """Write results and pictures for other tools.
+    """Write results and pictures of one run or several for other tools.
 
     The table as Parquet and CSV with a data dictionary, and an image folder with metadata.csv that the Hugging Face
     loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures
@@ -664,7 +667,7 @@ def export(
     import dreamo_batch as dreamo
 
     counts = dreamo.export(
-        run_dir,
+        run_dirs,
         output,
         formats=split(formats) or ("parquet", "csv"),
         pictures=pictures,  # type: ignore[arg-type] # click checked the words

@@ -8,10 +8,12 @@ import re
 import struct
 import tempfile
 import zlib
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
@@ -27,7 +29,7 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.tables import with_index_as_columns, write_table
 from dreamo_batch.parallel import ticking
-from dreamo_batch.results.frame import run_dir_of
+from dreamo_batch.results.frame import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted
@@ -35,6 +37,8 @@ from dreamo_batch.text import counted
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from dreamo_batch.results.load import RunDir
 
 _FORMATS: Final = ("parquet", "csv", "tsv", "jsonl", "xlsx")
 _PICTURES: Final = ("copy", "link", "none")
@@ -69,6 +73,14 @@ _JPEG_COMMENT: Final = b"\xff\xfe"
 _SEGMENT_MAX: Final = 0xFFFF
 
 _YOURS: Final = columns.Column("", "", "", "A column of the table that was run, unchanged.")
+_MEANINGS: Final = {
+    columns.RUN_DIR: columns.Column(
+        columns.RUN_DIR, columns.STR, "", "Run directory that the row comes from."
+    ),
+    columns.OUTPUT_PATH: columns.Column(
+        columns.OUTPUT_PATH, columns.STR, "", "Path of the picture in this folder, if pictures were exported."
+    ),
+}
 _PLAIN: Final = re.compile(r"\w+")
 _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
 _README: Final = """# Results of dreamo-batch
@@ -86,8 +98,9 @@ _README_PICTURES: Final = """
 ## Pictures
 
 `references/` holds the reference pictures that were files, named by the `image_digest` of the lines below.
-`images/` holds each picture once, under the id of its job, and `images/metadata.csv` has a line for each. If a task
-made several pictures, the further ones end in `-2`, `-3` and so on, and their cost is 0.
+`images/` holds each picture once, under the id of its job, and `images/metadata.csv` has a line for each. Where several
+run directories have a picture of the same job, the second ends in `_2`. If a task made several pictures, the further
+ones end in `-2`, `-3` and so on, and their cost is 0.
 
 ```python
 from datasets import load_dataset
@@ -99,6 +112,15 @@ pictures = load_dataset("imagefolder", data_dir="images", split="train")
 """
 
 
+class Pictures(NamedTuple):
+    """The pictures to export: a line and a file for each, each row's path in the folder, and how many are missing."""
+
+    lines: pd.DataFrame
+    originals: list[Path]
+    paths: dict[int, str]
+    n_missing: int
+
+
 class Item(NamedTuple):
     """A file for the folder: its name, its content, and the file it may be a hard link to."""
 
@@ -108,7 +130,7 @@ class Item(NamedTuple):
 
 
 def export(
-    source: pd.DataFrame | str | os.PathLike[str],
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
     folder: str | os.PathLike[str],
     *,
     run_dir: str | os.PathLike[str] | None = None,
@@ -127,13 +149,15 @@ def export(
 
     Parameters
     ----------
-    source : path-like or pandas.DataFrame
-        A run directory, or results of `run` or `load`, or rows of them.
+    source : path-like, iterable of path-like, or pandas.DataFrame
+        One or more run directories, or results of `run` or `load`, or rows of them. Of several directories, the tables
+        are exported as one, with a column `run_dir`; pictures with the same name get names of their own, and
+        `output_path` says which is which.
     folder : path-like
         Created if missing. The same call again changes nothing; a call with other rows replaces the earlier export.
         Files that don't come from an export, or were changed since, are never replaced.
     run_dir : path-like, optional
-        Where the pictures are; default: the directory that the rows come from.
+        Where the pictures are; default: the directories that the rows come from.
     formats : str or iterable of str
         Formats of the table: ``"parquet"``, ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"xlsx"``.
     pictures : {"copy", "link", "none"}
@@ -179,27 +203,29 @@ def export(
     """
     wanted = _checked(formats, pictures, text=text)
     results = read_results(source)
-    directory = RunDirectory(run_dir_of(results, run_dir))
-    target = _target(folder, directory)
-    decided = _decided(directory)
-    table = _flat(results, decided)
-    items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in wanted]
+    folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
+    target = _target(folder, folders)
+    decided = _decided(results, folders)
+    table = _flat(results, decided, folders)
     counts: dict[str, Any] = {"folder": str(target), "rows": len(table)}
-    if pictures == "none":
-        _write_folder(target, [*items, *_explanations(table, None, excel_safe=excel_safe)], progress=False)
+    found = None if pictures == "none" else _pictures(table, decided, folders)
+    if found is not None:
+        paths = pd.Series(found.paths, dtype=columns.STR)
+        table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
+    lines = None if found is None else found.lines
+    items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in wanted]
+    items += _explanations(table, lines, excel_safe=excel_safe)
+    if found is None:
+        _write_folder(target, items, progress=False)
         return counts
-    lines, n_missing = _picture_lines(table, decided, directory.path)
     without_text: list[str] = []
     items += [
-        *_explanations(table, lines, excel_safe=excel_safe),
-        _table_file(f"{_IMAGES}/metadata.csv", lines),
-        *_picture_files(
-            lines, directory.path / _IMAGES, without_text, has_text=text, is_linked=pictures == "link"
-        ),
-        *_references(table, decided),
+        _table_file(f"{_IMAGES}/metadata.csv", found.lines),
+        *_picture_files(found, without_text, has_text=text, is_linked=pictures == "link"),
+        *_references(decided),
     ]
     _write_folder(target, items, progress=progress)
-    counts |= {"pictures": len(lines), "missing": n_missing}
+    counts |= {"pictures": len(found.lines), "missing": found.n_missing}
     return counts | ({"without_text": len(without_text)} if text else {})
 
 
@@ -218,9 +244,9 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
     return list(dict.fromkeys(wanted))
 
 
-def _target(folder: str | os.PathLike[str], directory: RunDirectory) -> Path:
+def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
     target = Path(folder).expanduser().absolute()
-    if target.resolve() == directory.path.resolve():
+    if target.resolve() in {RunDirectory(run_dir).path.resolve() for run_dir in dict.fromkeys(run_dirs)}:
         raise UsageError(f"{target} is the run directory itself. Export into another folder.")
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is not a folder. Pass another one.")
@@ -230,8 +256,17 @@ def _target(folder: str | os.PathLike[str], directory: RunDirectory) -> Path:
 # Tables.
 
 
-def _decided(directory: RunDirectory) -> pd.DataFrame:
-    """Return what was decided for each job of the directory's table, by job; empty if the directory is gone."""
+def _decided(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """Return what was decided for the job of each row; missing where its directory doesn't tell."""
+    known = {folder: _decided_in(RunDirectory(folder)) for folder in dict.fromkeys(folders)}
+    keys = pd.MultiIndex.from_arrays(
+        [pd.factorize(np.array(folders, dtype=object))[0][: len(results)], results[columns.JOB_ID]]
+    )
+    return pd.concat(list(known.values()), keys=range(len(known))).reindex(keys).reset_index(drop=True)
+
+
+def _decided_in(directory: RunDirectory) -> pd.DataFrame:
+    """Return what was decided for each job of a directory's table, by job; empty if the directory is gone."""
     try:
         decided = read_jobs(directory.jobs).decided
     except DirectoryError:
@@ -239,41 +274,78 @@ def _decided(directory: RunDirectory) -> pd.DataFrame:
     return decided.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)[list(_DECIDED)]
 
 
-def _flat(results: pd.DataFrame, decided: pd.DataFrame) -> pd.DataFrame:
+def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return one flat table: the index as columns, and what was submitted where a row had no value."""
     table = with_index_as_columns(results).drop(columns=columns.RUN_DIR, errors="ignore")
-    jobs = decided.reindex(table[columns.JOB_ID])
     for name in _SUBMITTED:
-        dtype = columns.INPUTS[name].dtype
-        submitted = jobs[name].astype(dtype).set_axis(table.index)
+        submitted = decided[name].astype(columns.INPUTS[name].dtype)
         filled = submitted if name not in table else table[name].astype(object).fillna(submitted)
-        table[name] = filled.astype(dtype)
+        table[name] = filled.astype(columns.INPUTS[name].dtype)
+    names = _short_names(folders)
+    if len(names) > 1:
+        table[columns.RUN_DIR] = pd.Series([names[folder] for folder in folders], dtype=columns.STR)
     return table
 
 
-def _picture_lines(table: pd.DataFrame, decided: pd.DataFrame, run_dir: Path) -> tuple[pd.DataFrame, int]:
-    """Return a line per picture on disk, that of the first row that shows it, and how many pictures are missing."""
+def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
+    """Name directories by as many of their last parts as tell them apart; the folders above are private."""
+    parts = {folder: folder.absolute().parts for folder in dict.fromkeys(folders)}
+    for n in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {folder: "/".join(of_one[-n:]) for folder, of_one in parts.items()}
+        if len(set(names.values())) == len(names):
+            break
+    return names
+
+
+# Pictures.
+
+
+def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> Pictures:
+    """Find the picture of each row on disk; rows that share one have one line."""
     names = table[columns.OUTPUT_PATH].dropna().map(lambda path: PurePosixPath(path).name)
-    names = names[names.str.fullmatch(_NAME)].drop_duplicates()
-    known, n_missing = [], 0
-    cells = table.loc[names.index, [columns.OUTPUT_BYTES, columns.OUTPUT_URLS]].itertuples(
-        index=False, name=None
-    )
-    for (place, name), (n_bytes, urls) in zip(names.items(), cells, strict=True):
-        path = f"{_IMAGES}/{name}"
-        if is_in_place(run_dir, path, n_bytes):
-            known.append({"place": place, columns.FILE_NAME: name})
+    names = names[names.str.fullmatch(_NAME)]
+    free: dict[tuple[Path, str], str] = {}
+    taken: set[str] = set()
+    n_bytes, urls = table[columns.OUTPUT_BYTES].tolist(), table[columns.OUTPUT_URLS].tolist()
+    known, originals, n_missing = [], [], 0
+    for place, name in names.items():
+        folder, path = folders[place], f"{_IMAGES}/{name}"
+        if (folder, name) in free:
+            continue
+        free[folder, name] = stem = _free_stem(name, taken)
+        if is_in_place(folder, path, n_bytes[place]):
+            known.append({"place": place, columns.FILE_NAME: f"{stem}{PurePosixPath(name).suffix}"})
+            originals.append(folder / path)
         else:
             n_missing += 1
-        for further in further_paths(run_dir, path, urls):
-            line = _further_line(run_dir, further)
+        for further in further_paths(folder, path, urls[place]):
+            line = _further_line(folder, further)
             if line is None:
                 n_missing += 1
             else:
-                known.append({"place": place, **line})
+                own = line[columns.FILE_NAME].removeprefix(PurePosixPath(name).stem)
+                known.append({"place": place, **line, columns.FILE_NAME: f"{stem}{own}"})
+                originals.append(folder / str(further))
+    paths = {
+        place: f"{_IMAGES}/{free[folders[place], name]}{PurePosixPath(name).suffix}"
+        for place, name in names.items()
+    }
+    return Pictures(_lines(table, decided, known), originals, paths, n_missing)
+
+
+def _free_stem(name: str, taken: set[str]) -> str:
+    """Return the job of a picture, with a number after it if another directory has a picture of the same job."""
+    job = PurePosixPath(name).stem
+    stem = next(one for one in chain([job], (f"{job}_{number}" for number in count(2))) if one not in taken)
+    taken.add(stem)
+    return stem
+
+
+def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a line per picture, with the cells of the first row that shows it."""
     found = pd.DataFrame(known, columns=["place", columns.FILE_NAME, *_FURTHER]).set_index("place")
     rows = table.loc[found.index].reset_index(drop=True)
-    jobs = decided.reindex(rows[columns.JOB_ID]).reset_index(drop=True)
+    jobs = decided.loc[found.index].reset_index(drop=True)
     lines = rows.assign(**{name: rows[source] for name, source in _SOURCES.items()})
     for name in _FURTHER:
         lines[name] = lines[name].where(found[name].isna().to_numpy(), found[name].to_numpy())
@@ -281,9 +353,9 @@ def _picture_lines(table: pd.DataFrame, decided: pd.DataFrame, run_dir: Path) ->
     lines[columns.REFERENCE] = jobs[columns.IMAGE_SOURCE].map(_base_name)
     lines[columns.IMAGE_DIGEST] = jobs[columns.IMAGE_DIGEST]
     lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
-    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT}
+    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR}
     own = rows[[name for name in rows.columns if name not in ours]]
-    return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1), n_missing
+    return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)
 
 
 def _further_line(run_dir: Path, path: str | None) -> dict[str, Any] | None:
@@ -322,7 +394,7 @@ def _free_names(names: Iterable[str]) -> list[str]:
 
 def _explanations(table: pd.DataFrame, lines: pd.DataFrame | None, *, excel_safe: bool) -> list[Item]:
     """Explain each column, as CSV and in a README; without lines there are no pictures."""
-    described = _describe(table, columns.INPUTS | columns.OUTPUTS)
+    described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS)
     readme = _README.format(
         n_rows=counted(len(table), "row"),
         model=contract.MODEL,
@@ -330,7 +402,7 @@ def _explanations(table: pd.DataFrame, lines: pd.DataFrame | None, *, excel_safe
         results=_markdown(described),
     )
     if lines is not None:
-        readme += _README_PICTURES.format(pictures=_markdown(_describe(lines, columns.PICTURES)))
+        readme += _README_PICTURES.format(pictures=_markdown(_describe(lines, columns.PICTURES | _MEANINGS)))
     meanings = _table_file("columns.csv", described, excel_safe=excel_safe)
     return [meanings, Item("README.md", lambda: readme.encode("utf-8", "replace"))]
 
@@ -375,25 +447,23 @@ def _table_file(name: str, frame: pd.DataFrame, *, excel_safe: bool = False) -> 
     return Item(name, written)
 
 
-# Pictures.
-
-
-def _references(table: pd.DataFrame, decided: pd.DataFrame) -> Iterator[Item]:
+def _references(decided: pd.DataFrame) -> Iterator[Item]:
     """Return the reference picture of each job once, named by its digest; those at a URL are not on disk."""
-    names = [columns.IMAGE_DIGEST, columns.IMAGE_SENT]
-    used = decided.reindex(table[columns.JOB_ID].dropna().unique())[names].dropna()
-    for digest, place in used.drop_duplicates(columns.IMAGE_DIGEST).itertuples(index=False, name=None):
+    used = decided[[columns.IMAGE_DIGEST, columns.IMAGE_SENT]].dropna().drop_duplicates()
+    named = set()
+    for digest, place in used.itertuples(index=False, name=None):
         path = Path(place)
-        if path.is_absolute() and path.is_file():
+        if digest not in named and path.is_absolute() and path.is_file():
+            named.add(digest)
             yield Item(f"references/{digest}{suffix_of(path.read_bytes())}", path.read_bytes)
 
 
 def _picture_files(
-    lines: pd.DataFrame, folder: Path, without_text: list[str], *, has_text: bool, is_linked: bool
+    pictures: Pictures, without_text: list[str], *, has_text: bool, is_linked: bool
 ) -> Iterator[Item]:
     """Return the picture of each line; those that take no text are added to a list when they are read."""
-    for line in lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records"):
-        path = folder / line[columns.FILE_NAME]
+    lines = pictures.lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records")
+    for path, line in zip(pictures.originals, lines, strict=True):
         words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])}
 
         def read(path: Path = path, words: dict[str, object] = words) -> bytes:
@@ -403,7 +473,7 @@ def _picture_files(
                 without_text.append(path.name)
             return content if with_words is None else with_words
 
-        yield Item(f"{_IMAGES}/{path.name}", read, path if is_linked else None)
+        yield Item(f"{_IMAGES}/{line[columns.FILE_NAME]}", read, path if is_linked else None)
 
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,7 +22,6 @@ from dreamo_batch.text import dollars
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
-    from decimal import Decimal
 
     from numpy.typing import NDArray
 
@@ -76,6 +76,16 @@ def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
         start += len(table)
     whole = _outputs_last(pd.concat(shifted, ignore_index=is_unlabelled))
     whole.attrs[_ATTRIBUTE] = {name: place for table in tables for name, place in _places(table).items()}
+    return whole
+
+
+def interleaved(tables: list[pd.DataFrame], positions: list[list[int]]) -> pd.DataFrame:
+    """Put the parts of a table together again, each row at its old position."""
+    if len(tables) == 1:
+        return tables[0]
+    places = {name: place for table in tables for name, place in _places(table).items()}
+    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(positions))]
+    whole.attrs[_ATTRIBUTE] = places
     return whole
 
 
@@ -334,6 +344,23 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
         "possibly_billed_usd": None if doubtful is None else text(doubtful),
         "max_cost_usd": None if cap is None else text(cap),
     }
+
+
+def added(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the summaries of several directories; a sum is None if one of them is."""
+    if len(summaries) == 1:
+        return summaries[0]
+    whole: dict[str, Any] = {}
+    for name in summaries[0]:
+        values = [summary[name] for summary in summaries]
+        if name == "by_status":
+            counts = {status: sum(one.get(status, 0) for one in values) for status in columns.STATUSES}
+            whole[name] = {status: n for status, n in counts.items() if n}
+        elif isinstance(values[0], int):
+            whole[name] = sum(values)
+        else:
+            whole[name] = None if None in values else text(total(map(Decimal, values)))
+    return whole
 
 
 def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:

@@ -106,23 +106,25 @@ def _load(run_dir: RunDir, *, with_left: bool) -> pd.DataFrame:
         raise _unreadable(directory, error) from error
 
 
-def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Count the rows of a run directory, and add up its money.
+def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
+    """Count the rows of run directories, and add up their money.
 
     Parameters
     ----------
-    run_dir : path-like
-        The run directory.
+    run_dir : path-like, or iterable of path-like
+        One or more run directories.
 
     Returns
     -------
     dict
         ``rows``, ``by_status``, ``attempts``, ``spent_usd``, ``reserved_usd``, ``possibly_billed_usd``,
-        ``max_cost_usd``. Money is exact decimal text and covers every attempt of the directory; ``possibly_billed_usd``
-        is None if an attempt without a known price may have been billed.
+        ``max_cost_usd``. Money is exact decimal text and covers every attempt of a directory; ``possibly_billed_usd``
+        is None if an attempt without a known price may have been billed, ``max_cost_usd`` if a directory has no cap.
 
     Raises
     ------
+    UsageError
+        If `run_dir` is not a path.
     DirectoryError
         If there is no run directory, or it can't be read.
 
@@ -133,9 +135,11 @@ def status(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     ...
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
-    directory = existing(run_dir)
-    state = read_state(directory)
-    return frame.summarise(load(run_dir), state, money(state.cap))
+    summaries = []
+    for one in as_paths(run_dir):
+        state = read_state(existing(one))
+        summaries.append(frame.summarise(load(one), state, money(state.cap)))
+    return frame.added(summaries)
 
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
