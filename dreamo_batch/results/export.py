@@ -112,7 +112,7 @@ pictures = load_dataset("imagefolder", data_dir="images", split="train")
 """
 
 
-class Pictures(NamedTuple):
+class ExportedPictures(NamedTuple):
     """The pictures to export: a line and a file for each, each row's path in the folder, and how many are missing."""
 
     lines: pd.DataFrame
@@ -300,7 +300,7 @@ def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
 # Pictures.
 
 
-def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> Pictures:
+def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> ExportedPictures:
     """Find the picture of each row on disk; rows that share one have one line."""
     names = table[columns.OUTPUT_PATH].dropna().map(lambda path: PurePosixPath(path).name)
     names = names[names.str.fullmatch(_NAME)]
@@ -330,7 +330,7 @@ def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path
         place: f"{_IMAGES}/{free[folders[place], name]}{PurePosixPath(name).suffix}"
         for place, name in names.items()
     }
-    return Pictures(_lines(table, decided, known), originals, paths, n_missing)
+    return ExportedPictures(_lines(table, decided, known), originals, paths, n_missing)
 
 
 def _free_stem(name: str, taken: set[str]) -> str:
@@ -459,7 +459,7 @@ def _references(decided: pd.DataFrame) -> Iterator[Item]:
 
 
 def _picture_files(
-    pictures: Pictures, without_text: list[str], *, has_text: bool, is_linked: bool
+    pictures: ExportedPictures, without_text: list[str], *, has_text: bool, is_linked: bool
 ) -> Iterator[Item]:
     """Return the picture of each line; those that take no text are added to a list when they are read."""
     lines = pictures.lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records")
