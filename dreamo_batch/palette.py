@@ -1,4 +1,4 @@
-"""How each status and outcome of a row is shown everywhere: its word, its sign and its colour."""
+"""The one palette: the word, sign and colour of each status and outcome of a row, and the colours around them."""
 
 from __future__ import annotations
 
@@ -43,3 +43,20 @@ PALETTE: Final = {
     NO_RESULT: StatusStyle("no result", "-", "#b4b4b4"),
 }
 """In the order in which counts are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of text, of grid lines, of what went well or badly, and of what is open, on one background."""
+
+    ink: str
+    faint: str
+    good: str
+    bad: str
+    open: str
+
+
+ON_LIGHT: Final = Theme(
+    "#222222", "#d5d5d5", PALETTE[columns.COMPLETED].colour, PALETTE[columns.FAILED].colour, "#767676"
+)
+ON_DARK: Final = Theme("#ececec", "#4a4a4a", PALETTE[columns.IN_PROGRESS].colour, "#f0a04b", "#a8a8a8")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.engine.budget import EXACT, total
-from dreamo_batch.palette import PALETTE
+from dreamo_batch.palette import ON_LIGHT, PALETTE
 from dreamo_batch.text import counted, dollars, duration, harmless, one_line
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _ORDER: Final = (
     columns.SUBMITTING,
     columns.PENDING,
 )
-_NEUTRAL: Final = "#8c8c8c"
 _COLOURS: Final = {
     "running": PALETTE[columns.IN_PROGRESS].colour,
     "finished": PALETTE[columns.COMPLETED].colour,
@@ -151,7 +150,9 @@ def view_of(status: Status, *, can_control: bool = True) -> View:
     )
     return View(
         title=status.phase.capitalize(),
-        colour=PALETTE[columns.FAILED].colour if status.problem else _COLOURS.get(status.phase, _NEUTRAL),
+        colour=PALETTE[columns.FAILED].colour
+        if status.problem
+        else _COLOURS.get(status.phase, ON_LIGHT.open),
         place=one_line(status.run_dir, _PROBLEM_CHARACTERS),
         progress=_progress(status),
         pace=_pace(status, is_ours=can_control),

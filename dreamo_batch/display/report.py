@@ -25,7 +25,7 @@ from dreamo_batch.engine.budget import ZERO, money, text, total
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
-from dreamo_batch.palette import PALETTE
+from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.costs import costs
@@ -217,6 +217,7 @@ def render(facts: Sequence[Facts]) -> str:
             spent=_sum(run.summary["spent_usd"] for run in facts),
             possibly_billed=_sum(run.summary["possibly_billed_usd"] for run in facts),
             palette=PALETTE,
+            themes={"light": ON_LIGHT, "dark": ON_DARK},
             **{format_.__name__: format_ for format_ in formats},
         )
     )
@@ -478,8 +479,8 @@ def _fitted(drawing: str, prefix: str, name: str) -> str:
     """Fit a drawing into a page: no addresses, unique ids, any width, and the page's colours."""
     drawing = _SVG_SIZE.sub(r"\1 ", _SVG_HEAD.sub("", drawing))
     drawing = _SVG_ID.sub(rf"\g<1>{prefix}{name}-", drawing.replace("xlink:href", "href"))
-    for part in plots.Theme.__slots__:
-        drawing = drawing.replace(getattr(plots.ON_LIGHT, part), f"var(--{part})")
+    for part, colour in asdict(ON_LIGHT).items():
+        drawing = drawing.replace(colour, f"var(--{part})")
     return drawing.replace("<svg", f'<svg role="img" aria-label="{name}"', 1).strip()
 
 

@@ -19,7 +19,7 @@ from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, small_picture
-from dreamo_batch.palette import GONE, PALETTE, PICTURE, UNSAVED
+from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
@@ -37,9 +37,6 @@ _PDF: Final = "PDF"
 _DPI: Final = 300
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
-_INK: Final = "#1c1c1a"
-_FAINT: Final = "#6f6f6b"
-_LINE: Final = "#c9c9c4"
 _WASH: Final = 0.1  # how much of its status's colour a box has
 
 # A grid, in pixels at 300 dpi.
@@ -223,7 +220,7 @@ class _Pen:
         sizes_px: Sequence[int],
         room: tuple[int, int],
         *,
-        ink: str = _INK,
+        ink: str = ON_LIGHT.ink,
         align: str = "left",
         is_above: bool = False,
     ) -> int:
@@ -247,7 +244,7 @@ class _Pen:
         lines: Sequence[tuple[str, Font]],
         step: int,
         *,
-        ink: str = _INK,
+        ink: str = ON_LIGHT.ink,
         anchor: str = "la",
     ) -> None:
         """Write lines below each other."""
@@ -388,7 +385,7 @@ class _GridSheet:
         end = bottom + MARGIN // 2 + len(lines) * line_px(size_px)
         whole = Image.new("RGB", (page.width, max(end, 0 if self.is_cut else page.height)), "white")
         whole.paste(page)
-        _Pen(whole, self.fonts).lines((MARGIN, bottom + _GAP), lines, line_px(size_px), ink=_FAINT)
+        _Pen(whole, self.fonts).lines((MARGIN, bottom + _GAP), lines, line_px(size_px), ink=ON_LIGHT.open)
         return whole
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
@@ -401,14 +398,14 @@ class _GridSheet:
         references = [f"reference: {self._label(one.label, 'R')}" for one in self.placement.once]
         text = ", ".join(part for part in (*references, grid.extent) if part)
         height = max(line_px(_SMALL_PX[0]), self.layout.head - top)
-        pen.write((left, MARGIN + top), text, _SMALL_PX, (room, height), ink=_FAINT)
+        pen.write((left, MARGIN + top), text, _SMALL_PX, (room, height), ink=ON_LIGHT.open)
 
     def _columns(self, pen: _Pen, grid: Grid) -> None:
         below = self.layout.top - _GAP
         down, across = (self._label(" / ".join(axis.names), "N") for axis in (grid.rows, grid.columns))
         room = self.layout.side - _GAP, (_LABELS - _GAP) // 2
-        pen.write((MARGIN, below - _LABELS + _GAP), across, _SMALL_PX, room, ink=_FAINT, align="right")
-        pen.write((MARGIN, below - room[1]), down, _SMALL_PX, room, ink=_FAINT)
+        pen.write((MARGIN, below - _LABELS + _GAP), across, _SMALL_PX, room, ink=ON_LIGHT.open, align="right")
+        pen.write((MARGIN, below - room[1]), down, _SMALL_PX, room, ink=ON_LIGHT.open)
         width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
         for place, column in enumerate(grid.shown_columns):
             left = self.layout.left(place)
@@ -449,10 +446,10 @@ class _GridSheet:
         if not entries and NUMBER in grid.columns.names:  # counted cells end where they end; none is missing
             return
         if not entries:
-            pen.box(corner, size, "white", _LINE)
+            pen.box(corner, size, "white", ON_LIGHT.faint)
             room = width, line_px(_SMALL_PX[0])
             middle = corner[0], corner[1] + height // 2
-            pen.write(middle, "not in the table", _SMALL_PX, room, ink=_FAINT, align="center")
+            pen.write(middle, "not in the table", _SMALL_PX, room, ink=ON_LIGHT.open, align="center")
             return
         entry, path = entries[0], self._path(entries[0])
         picture = small_picture(path, max(size)) if entry.kind == PICTURE else None
@@ -465,7 +462,7 @@ class _GridSheet:
             self.drawn.add(path)
         room = width, self.layout.caption - _CAPTION_GAP
         text = self._label(_caption(grid, cell), "D", room)
-        pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=_FAINT)
+        pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=ON_LIGHT.open)
 
     def _path(self, entry: Entry) -> Path:
         return self.folders[entry.position] / (entry.path or "")
@@ -488,7 +485,7 @@ class _GridSheet:
         if is_named:
             room = max(side_px, 160), _SMALL_PX[0] + _GAP
             text = self._label(one.label, "R", room)
-            pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=_FAINT)
+            pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
         return width
 
     def _legend(self, grid: Grid) -> list[str]:

@@ -1,8 +1,6 @@
 """The table: a DataFrame becomes jobs.
 
-`sweep` makes a table from axes and `files` reads one; `schema` looks at its columns. `reading` reads every row:
-pictures (`references`, each distinct one checked once by `images`), prompts, seeds and switches (`fields`),
-sizes (`sizes`), on top of `distinct`, `cells` and `integers`. What is wrong becomes a finding (`findings`) of one
-of the `rules`, and all of them together are what `validation` returns. `jobs` gives each row that is left its
-identity and its seed.
+`sweep` makes a table and `tables` reads one. `validate` reads every row: its reference pictures (`sources`,
+`references`) and its other columns (`fields`, on top of `cells`). What is wrong becomes a finding of one of the `rules`.
+`prepare` gives each valid row its job: an `identity` and a seed.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from unicodedata import east_asian_width
 
@@ -14,7 +13,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.budget import ZERO, money, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import machine_fonts
-from dreamo_batch.palette import PALETTE
+from dreamo_batch.palette import ON_DARK, ON_LIGHT
 from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from matplotlib.axes import Axes
+
+    from dreamo_batch.palette import Theme
 
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
@@ -35,27 +36,6 @@ _N_LINES: Final = 25
 _BAR: Final = 0.62
 _HATCH: Final = "////"
 _SPAN_MIN_DAYS: Final = 1 / 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours of a plot; where areas meet, a hatch distinguishes them too."""
-
-    ink: str
-    faint: str
-    good: str
-    bad: str
-    open: str
-
-
-ON_LIGHT: Final = Theme(
-    ink="#222222",
-    faint="#d5d5d5",
-    good=PALETTE[columns.COMPLETED].colour,
-    bad=PALETTE[columns.FAILED].colour,
-    open="#767676",
-)
-_ON_DARK: Final = Theme(ink="#ececec", faint="#4a4a4a", good="#56b4e9", bad="#f0a04b", open="#a8a8a8")
 
 
 def plot_spend(
@@ -319,7 +299,7 @@ def _theme(ax: Axes) -> Theme:
     behind = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
     red, green, blue, _ = next((colour for colour in behind if colour[3] > 1 / 2), (1, 1, 1, 1))
     luminance = sum(weight * part for weight, part in zip(_LUMINANCE, (red, green, blue), strict=True))
-    return ON_LIGHT if luminance > 1 / 2 else _ON_DARK
+    return ON_LIGHT if luminance > 1 / 2 else ON_DARK
 
 
 def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "") -> Axes:
