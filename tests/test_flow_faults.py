@@ -13,7 +13,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.gateway.faults import FAULTS
 from tests.fakes import picture
 from tests.fault_table import GROUPS, ROWS, Outcome, rendered
-from tests.hurry import hurry
+from tests.fast_clock import speed_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ TASK_TIMEOUT_S = 100  # of a clock that is hurried: one second on a machine that
 
 
 @pytest.fixture
-def _hurry(monkeypatch):
-    hurry(monkeypatch)
+def _fast_clock(monkeypatch):
+    speed_up(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_table_is_short_enough_to_read():
     assert len(list(rendered())) <= 40
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @pytest.mark.parametrize("row", ROWS, ids=[f"{stage}-{fault}" for stage, fault, _ in ROWS])
 def test_fault_does_what_the_table_says(row, gateway, tmp_path, capsys):
     """What is seen, submitted and paid for the row struck is the table's; whatever is ambiguous is named."""
@@ -96,7 +96,7 @@ def test_fault_does_what_the_table_says(row, gateway, tmp_path, capsys):
     assert all(job_id in said for job_id in results.loc[results["status"] == "ambiguous", "job_id"])
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @pytest.mark.parametrize("group", GROUPS, ids=[f"{group.stage}-{group.faults[0]}" for group in GROUPS])
 def test_same_call_after_a_fault_goes_on_and_attempts_nothing_twice(group, gateway, tmp_path):
     """One fault of each group, and then the same call again without it."""

@@ -25,7 +25,7 @@ from dreamo_batch.service.config import resolve
 from tests.cli_sweep import call, signals_kept
 from tests.fakes import picture
 from tests.flows import IS_LONG
-from tests.hurry import hurry
+from tests.fast_clock import speed_up
 from tests.scripted_server import Received, ScriptedServer, answer, close, read_request, then
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ _kept = pytest.fixture(autouse=True)(signals_kept)
 
 
 @pytest.fixture
-def _hurry(monkeypatch):
-    hurry(monkeypatch)
+def _fast_clock(monkeypatch):
+    speed_up(monkeypatch)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def run(table: pd.DataFrame, run_dir: Path, url: str) -> tuple[pd.DataFrame | No
         return done, ""
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @pytest.mark.parametrize("stage", ["create", "poll", "file"])
 @pytest.mark.parametrize("what", odd(""))
 def test_hostile_service_is_survived_and_gives_no_key_away(request, stage, what, table, tmp_path):
@@ -217,7 +217,7 @@ LINKS = {
 }
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @pytest.mark.parametrize("name", LINKS)
 def test_a_hostile_link_opens_nothing_but_a_picture_over_http(name, table, tmp_path):
     """The row is completed and paid for, its picture is saved or why not is told, and nothing else is touched."""
@@ -256,7 +256,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_hostile_host_of_pictures_costs_pictures_and_nothing_else(name, table, tmp_path):
     """Another host than the service's: rows are completed, errors told, memory is bounded, and no key goes there."""
@@ -293,7 +293,7 @@ json_values = st.recursive(
 )
 
 
-@pytest.mark.usefixtures("_hurry")
+@pytest.mark.usefixtures("_fast_clock")
 @given(
     st.sampled_from(["create", "poll"]),
     st.dictionaries(st.sampled_from(WORDS), json_values, max_size=6) | json_values,

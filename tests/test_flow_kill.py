@@ -15,7 +15,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.engine.attempts import SUBMITTED, Stage
 from dreamo_batch.engine.directory import RunDirectory
-from tests.zygote import Zygote
+from tests.fork_server import ForkServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from tests.zygote import Child
+    from tests.fork_server import Child
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -44,17 +44,19 @@ def gateway() -> Iterator[dreamo.LocalGateway]:
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as running:
         yield running
 
 
 class Sweep:
     """A table of many cheap jobs in a CSV file, its run directory, and the command that works it off."""
 
-    def __init__(self, folder: Path, gateway: dreamo.LocalGateway, zygote: Zygote, n_rows: int) -> None:
+    def __init__(
+        self, folder: Path, gateway: dreamo.LocalGateway, fork_server: ForkServer, n_rows: int
+    ) -> None:
         self.gateway = gateway
-        self.zygote = zygote
+        self.fork_server = fork_server
         self.run_dir = folder / "run"
         self.csv = folder / "jobs.csv"
         table = dreamo.sweep(
@@ -65,7 +67,7 @@ class Sweep:
 
     def start(self) -> Child:
         options = ["--base-url", self.gateway.base_url, "--max-in-flight", str(MAX_IN_FLIGHT)]
-        return self.zygote.start(
+        return self.fork_server.start(
             ["run", str(self.csv), "--run-dir", str(self.run_dir), *options],
             {"DREAMO_API_KEY": self.gateway.api_key},
             self.csv.with_name("errors.txt"),
@@ -125,10 +127,10 @@ def assert_money_adds_up(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("n_round", ROUNDS)
-def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
+def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, fork_server, n_round):
     """After each kill -9 every attempt is in the ledger or ambiguous; a last run completes everything else."""
     chance = random.Random(20 + n_round)
-    sweep = Sweep(tmp_path, gateway, zygote, N_KILLS * ROWS_PER_KILL)
+    sweep = Sweep(tmp_path, gateway, fork_server, N_KILLS * ROWS_PER_KILL)
     n_ambiguous = 0
     for _ in range(N_KILLS):
         child = sweep.start()
@@ -201,11 +203,11 @@ def settle_one(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("n_round", ROUNDS)
-def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, zygote, n_round):
+def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, gateway, fork_server, n_round):
     """Killed while cells and threads start, run, retry, resolve and stop at once; one attempt is settled after each."""
     chance = random.Random(70 + n_round)
     n_kills = N_KILLS if IS_LONG else N_KILLS // 3
-    sweep = Sweep(tmp_path, gateway, zygote, n_kills * ROWS_PER_KILL)
+    sweep = Sweep(tmp_path, gateway, fork_server, n_kills * ROWS_PER_KILL)
     for _ in range(n_kills):
         args = [
             str(sweep.csv),
@@ -214,7 +216,7 @@ def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, ga
             gateway.api_key,
             str(chance.randrange(99)),
         ]
-        child = zygote.start(args, {}, tmp_path / "errors.txt", TOUCHED)
+        child = fork_server.start(args, {}, tmp_path / "errors.txt", TOUCHED)
         sweep.wait_for_attempts(len(gateway.invoice()) + chance.randint(1, 4), child)
         time.sleep(chance.uniform(0, 0.6))
         assert child.poll() is None, child.errors.read_text()
@@ -232,11 +234,11 @@ def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, ga
 @pytest.mark.parametrize("n_round", ROUNDS[::4])
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
-    tmp_path, gateway, zygote, signal_name, n_round
+    tmp_path, gateway, fork_server, signal_name, n_round
 ):
     """An interrupted run leaves with code 3 once its creates are answered; the last run completes every row."""
     chance = random.Random(f"{signal_name} {n_round}")
-    sweep = Sweep(tmp_path, gateway, zygote, N_INTERRUPTS * ROWS_PER_KILL)
+    sweep = Sweep(tmp_path, gateway, fork_server, N_INTERRUPTS * ROWS_PER_KILL)
     for _ in range(N_INTERRUPTS):
         child = sweep.start()
         sweep.wait_for_attempts(len(gateway.invoice()) + 1, child)

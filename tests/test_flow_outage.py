@@ -17,7 +17,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.engine.status import Silent
 from tests.fakes import picture
-from tests.hurry import hurry
+from tests.fast_clock import speed_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,7 +188,7 @@ def test_refused_access_stops_ordering_and_what_is_in_flight_finishes(job, statu
 
 def test_service_that_refuses_every_create_is_left_in_time(job, monkeypatch):
     """One line says that nothing is taken, one error ends the call, no row fails, and the same call goes on later."""
-    hurry(monkeypatch)
+    speed_up(monkeypatch)
     with job.gateway() as gateway:
         gateway.faults.set({"create": {"http_429": 1.0}})
         with (

@@ -1,1 +1,1 @@
-"""Tables made from the ledger: the results, and what they cost, how long they took, what failed and how they compare."""
+"""Tables made from the ledger: the results, what they cost, how long they took, what failed and how they compare."""

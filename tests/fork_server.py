@@ -60,17 +60,17 @@ if asked is not None:
 class Child:
     """One running command; `errors` is what it writes to standard error."""
 
-    zygote: Zygote
+    fork_server: ForkServer
     pid: int
     errors: Path
 
     def poll(self) -> int | None:
         """Give the exit code, negative after a signal; None while it runs."""
-        code = self.zygote.codes.get(self.pid)
+        code = self.fork_server.codes.get(self.pid)
         if code is None:
-            code = self.zygote.ask({"pid": self.pid})
+            code = self.fork_server.ask({"pid": self.pid})
             if code is not None:
-                self.zygote.codes[self.pid] = code
+                self.fork_server.codes[self.pid] = code
         return code
 
     def send_signal(self, number: int) -> None:
@@ -85,7 +85,7 @@ class Child:
         return code
 
 
-class Zygote:
+class ForkServer:
     """Starts `dreamo-batch` commands."""
 
     def __enter__(self) -> Self:

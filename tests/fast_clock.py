@@ -11,29 +11,29 @@ from dreamo_batch.engine.coordinator import Coordinator
 if TYPE_CHECKING:
     import pytest
 
-HURRY = 100
+SPEED = 100
 
 
-class HurriedClock:
+class FastClock:
     def __init__(self) -> None:
         self._offset = time.time() - self.monotonic()
 
     def monotonic(self) -> float:
-        return time.monotonic() * HURRY
+        return time.monotonic() * SPEED
 
     def wall(self) -> float:
         return self.monotonic() + self._offset
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every run of this test live in hurried time."""
+def speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make time pass a hundred times as fast for every run of this test."""
     asked = Coordinator.wait_s
 
     def wait_s(self: Coordinator, n_free: int) -> float | None:
         seconds = asked(self, n_free)
-        return None if seconds is None else seconds / HURRY
+        return None if seconds is None else seconds / SPEED
 
     monkeypatch.setattr(Coordinator, "wait_s", wait_s)
-    monkeypatch.setattr(call, "SystemClock", HurriedClock)
+    monkeypatch.setattr(call, "SystemClock", FastClock)
     monkeypatch.setattr(call, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
     monkeypatch.setattr(call, "_PRECHARGE_WAIT_MAX_S", 0.001)
