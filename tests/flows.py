@@ -98,19 +98,19 @@ class Slow:
     def __init__(self) -> None:
         self._late_s = 0.0
         self._speed = 0.0
-        self._hurried_at = 0.0
+        self._sped_up_at = 0.0
 
     def __call__(self) -> float:
         now = time.time()
-        return now + self._late_s + (now - self._hurried_at) * self._speed
+        return now + self._late_s + (now - self._sped_up_at) * self._speed
 
     def let_tasks_end(self) -> None:
         """Let the tasks of this moment end."""
         self._late_s += 10_000.0
 
-    def hurry(self) -> None:
+    def speed_up(self) -> None:
         """Let hours pass in less than a second from now on."""
-        self._speed, self._hurried_at = 10_000.0, time.time()
+        self._speed, self._sped_up_at = 10_000.0, time.time()
 
 
 def _total(lines: Any) -> Decimal:

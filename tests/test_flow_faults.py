@@ -12,15 +12,15 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.gateway.faults import FAULTS
 from tests.fakes import picture
-from tests.fault_table import GROUPS, ROWS, Outcome, rendered
 from tests.fast_clock import speed_up
+from tests.fault_table import GROUPS, ROWS, Outcome, rendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 PRICE = "0.0286"
-TASK_TIMEOUT_S = 100  # of a clock that is hurried: one second on a machine that may be busy
+TASK_TIMEOUT_S = 100  # of the fast clock: one second on a machine that may be busy
 
 
 @pytest.fixture

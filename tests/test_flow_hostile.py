@@ -24,8 +24,8 @@ from dreamo_batch.engine import directory
 from dreamo_batch.service.config import resolve
 from tests.cli_sweep import call, signals_kept
 from tests.fakes import picture
-from tests.flows import IS_LONG
 from tests.fast_clock import speed_up
+from tests.flows import IS_LONG
 from tests.scripted_server import Received, ScriptedServer, answer, close, read_request, then
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-Secret/Key+42-that-nobody-may-see"
 READ_TIMEOUT_S = 0.3
-TASK_TIMEOUT_S = 60  # of a clock that is hurried
+TASK_TIMEOUT_S = 60  # of the fast clock
 LONGEST_S = 20.0
 # Two pictures are fetched at once, and each is held twice while its parts are joined.
 MEMORY_MAX_BYTES = 4 * directory.PICTURE_BYTES_MAX + 32 * 1024 * 1024

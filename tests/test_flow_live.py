@@ -613,7 +613,7 @@ def test_calls_of_several_threads_at_once_all_give_the_whole_table(flow, start, 
     """One goes on with the live run, the others join it; each job is bought once and each id is kept."""
     live = start()
     until(lambda: are_two_under_way(live))
-    slow.hurry()
+    slow.speed_up()
     service = {"gateway": flow.gateway, "progress": False}
     ended = in_threads(
         flow.run,
@@ -742,7 +742,7 @@ def test_a_forked_child_says_that_the_run_is_its_parents(flow, slow, forked):
         assert (told.pop("status"), told.pop("rows")) == ("running", 6)
         assert len(told) == 10
         assert all(f"is worked on by process {process.pid}" in words for words in told.values()), told
-        slow.hurry()
+        slow.speed_up()
         assert json.loads(process.stdout.readline()) == [columns.COMPLETED] * 6
         assert process.wait(PATIENCE_S) == 0
     flow.assert_finishes()
@@ -756,7 +756,7 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, for
         process.kill()
         process.wait(PATIENCE_S)
         assert not RunDirectory(flow.run_dir).is_locked()
-        slow.hurry()
+        slow.speed_up()
         flow.assert_finishes()
         process.stdin.close()
 

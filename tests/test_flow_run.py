@@ -597,7 +597,7 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         left_at = time.monotonic()
         thread.join()
         assert "Run the same call again to resume" in capsys.readouterr().err
-        slow.hurry()
+        slow.speed_up()
         done = dreamo.run(table, tmp_path / "run", **service, progress=False)
         assert time.monotonic() - left_at < 60
         assert (done[columns.STATUS] == columns.COMPLETED).all()
