@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.cli import process
 from dreamo_batch.cli.options import (
@@ -32,7 +33,6 @@ from dreamo_batch.cli.options import (
     RUN_DIR,
     RUN_DIR_OPTION,
     RUN_DIRS,
-    RUN_DIRS_OPTION,
     TABLE,
     YES,
     command,
@@ -222,7 +222,6 @@ def validate(
     TABLE is CSV, TSV, text, JSON, JSON Lines, Parquet or Excel, by its suffix. Sends nothing. Exit code 2 if a row
     can't be submitted.
     """
-    import dreamo_batch as dreamo
     from dreamo_batch.jobs.rules import ERROR, distinct_lines
 
     del run_dir
@@ -268,8 +267,6 @@ def run(
     A finished run costs nothing. Asks before it spends money; without a terminal it needs --yes instead. Prints
     counts and money.
     """
-    import dreamo_batch as dreamo
-
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
     if dry_run:
@@ -287,8 +284,7 @@ def run(
 
 
 @command(
-    RUN_DIR,
-    RUN_DIR_OPTION,
+    *RUN_DIR,
     option(
         "--rows", multiple=True, metavar="LABELS", help="Row labels, such as 3,7; default: every failed row."
     ),
@@ -319,7 +315,6 @@ def retry(
     Each once; ambiguous ones only if named, since they may be paid twice. Asks before it spends money, as `run`
     does. The cap defaults to the stored one; a run of the local gateway is recognised.
     """
-    import dreamo_batch as dreamo
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
@@ -371,8 +366,6 @@ def resolve(
 
     Check your bill first: was the attempt accepted? ROW is the label of the row, or its job_id.
     """
-    import dreamo_batch as dreamo
-
     if not words or len(words) > 2:  # noqa: PLR2004 - a directory and a row
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
     *named, row = words
@@ -386,8 +379,6 @@ def resolve(
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
-    import dreamo_batch as dreamo
-
     return cast("Plan", dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in PLAN}))
 
 
@@ -414,8 +405,6 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
 
 def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
     """Do the work, print the summary and what to do next, and return the exit code."""
-    import dreamo_batch as dreamo
-
     try:
         results = work()
     except RunStopped as stopped:
@@ -452,8 +441,7 @@ _NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED)
 
 
 @command(
-    RUN_DIRS,
-    RUN_DIRS_OPTION,
+    *RUN_DIRS,
     option("--verify", is_flag=True, help="Check the ledger and every picture; exit code 1 if damaged."),
     FORMAT,
 )
@@ -462,8 +450,6 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 
     Of one run directory or several, in all.
     """
-    import dreamo_batch as dreamo
-
     damage = dreamo.verify(run_dirs) if verify else []
     try:
         summary = dreamo.status(run_dirs)
@@ -478,8 +464,7 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 
 
 @command(
-    RUN_DIRS,
-    RUN_DIRS_OPTION,
+    *RUN_DIRS,
     option(
         "--all", "all_", is_flag=True, help="Every attempt ever made, also for rows no longer in the table."
     ),
@@ -494,8 +479,6 @@ def results(
 
     That of the last run in RUN_DIR, or of several: your columns, then status, pictures, costs and errors.
     """
-    import dreamo_batch as dreamo
-
     frame = dreamo.load(run_dirs, all=all_)
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
@@ -512,26 +495,22 @@ def results(
     return process.DONE
 
 
-@command(RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT)
+@command(*RUN_DIRS, BY, FORMAT)
 def costs(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Print what attempts cost, by group.
 
     Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
-    import dreamo_batch as dreamo
-
     return _show_rounded(dreamo.costs(run_dirs, by=split(by)), format_)
 
 
-@command(RUN_DIRS, RUN_DIRS_OPTION, BY, FORMAT)
+@command(*RUN_DIRS, BY, FORMAT)
 def latency(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Print how long each phase of an attempt took.
 
     Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
     """
-    import dreamo_batch as dreamo
-
     code = _show_rounded(dreamo.latency(run_dirs, by=split(by)), format_, if_empty="No attempts.")
     hint(python_to_shell(dreamo.pace(run_dirs)["advice"]))
     return code
@@ -547,7 +526,7 @@ def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows
     return process.DONE
 
 
-@command(RUN_DIRS, RUN_DIRS_OPTION, FORMAT)
+@command(*RUN_DIRS, FORMAT)
 def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     """Explain what failed, and print the commands that try it again.
 
@@ -628,8 +607,7 @@ def _retry_command(remedy: Remedy) -> str | None:
 
 
 @command(
-    RUN_DIRS,
-    RUN_DIRS_OPTION,
+    *RUN_DIRS,
     option("--output", required=True, metavar="FOLDER", help="Folder to write to; created if missing."),
     option(
         "--formats",
@@ -664,8 +642,6 @@ def export(
     loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures
     are missing.
     """
-    import dreamo_batch as dreamo
-
     counts = dreamo.export(
         run_dirs,
         output,
@@ -679,8 +655,7 @@ def export(
 
 
 @command(
-    RUN_DIRS,
-    RUN_DIRS_OPTION,
+    *RUN_DIRS,
     option(
         "--output", metavar="PATH", help="File to write; default: report.html in RUN_DIR, if it is only one."
     ),
@@ -691,8 +666,6 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
     One HTML file that needs no network: money, times, failures, ambiguous rows, pictures, near-duplicates, and a
     paragraph for a methods section. At any time, also during a run. Prints the file's path.
     """
-    import dreamo_batch as dreamo
-
     path = dreamo.report(run_dirs, output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
@@ -700,8 +673,7 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
 
 
 @command(
-    RUN_DIRS,
-    RUN_DIRS_OPTION,
+    *RUN_DIRS,
     option(
         "--output",
         metavar="PATH",
@@ -738,8 +710,6 @@ def gallery(
     By default prompts against seeds, beside the reference picture; failed and open rows have a cell that says so. At
     any time, also during a run.
     """
-    import dreamo_batch as dreamo
-
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
     if Path(output).suffix.lower() in {".html", ".htm"}:
         shown = dreamo.gallery(run_dirs, **axes, title=title)
@@ -824,8 +794,6 @@ def demo(run_dir: str, format_: str) -> int:
 
     No key, no cost; a second demo buys nothing.
     """
-    import dreamo_batch as dreamo
-
     folder = demo_folder()
     table = dreamo.read_table(folder / _TABLE)
     n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_attempts

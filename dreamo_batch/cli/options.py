@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+import dreamo_batch as dreamo
 from dreamo_batch.cli import output
 from dreamo_batch.cli.output import hint
 
@@ -143,11 +144,18 @@ ABOUT_FILE: Final = (
     option("--decimal", type=click.Choice([".", ","]), help="Decimal mark in CSV; default: detected."),
     option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
 )
-RUN_DIR: Final = click.Argument(["run_dir"], required=False)
+# A run directory is an argument or an option; `command` accepts either.
 RUN_DIR_OPTION: Final = option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
-RUN_DIRS: Final = click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]...")
-RUN_DIRS_OPTION: Final = option(
-    "--run-dir", "run_dirs_option", multiple=True, metavar="RUN_DIR", help="A run directory; may be repeated."
+RUN_DIR: Final = (click.Argument(["run_dir"], required=False), RUN_DIR_OPTION)
+RUN_DIRS: Final = (
+    click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]..."),
+    option(
+        "--run-dir",
+        "run_dirs_option",
+        multiple=True,
+        metavar="RUN_DIR",
+        help="A run directory; may be repeated.",
+    ),
 )
 LOCAL: Final = option(
     "--local",
@@ -211,8 +219,6 @@ _PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
 
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     """Read the table of a command; removes the options about its file from the others."""
-    import dreamo_batch as dreamo
-
     delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
     pairs = [one.partition("=") for one in rename]
     for old, equals, new in pairs:

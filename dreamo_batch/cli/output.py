@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.text import aligned, harmless
 
@@ -129,8 +130,6 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def _csv(frame: pd.DataFrame, *, excel_safe: bool) -> str:
     """Return what a CSV file of the frame would contain."""
-    import dreamo_batch as dreamo
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         dreamo.write_table(frame, path, excel_safe=excel_safe)
