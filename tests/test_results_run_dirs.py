@@ -136,11 +136,12 @@ def test_directories_are_named_as_they_were_given(done, tmp_path, monkeypatch):
     assert all(path.is_file() for path in found(results))
 
 
-def test_what_needs_one_directory_says_how_to_have_it(two, tmp_path):
-    """Rows of several are refused with their names rather than measured against the pictures of one."""
+def test_rows_of_several_directories_are_exported_together(two, tmp_path):
+    """Each with the picture of its own directory, though both have pictures of the same names."""
     first, second, _ = two
-    with pytest.raises(UsageError, match=r"2 run directories .*first.*results\[results"):
-        dreamo.export(dreamo.load([first, second]), tmp_path / "out")
+    both = dreamo.load([first, second])
+    n_pictures = len(both[["run_dir", "output_path"]].drop_duplicates())
+    assert dreamo.export(both, tmp_path / "out", progress=False)["pictures"] == n_pictures
 
 
 def test_a_row_with_a_picture_and_no_directory_is_named(two):

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # In a table's attrs: the absolute path of each run directory, by its name in the column `run_dir`.
 _ATTRIBUTE: Final = "dreamo_run_dirs"
-_NAMED_MAX: Final = 3
 _LISTED_MAX: Final = 10
 # Where the user's own cells of a row are in `columns.ATTEMPT_INPUTS`.
 _USER: Final = "columns"
@@ -90,17 +89,10 @@ def interleaved(tables: list[pd.DataFrame], positions: list[list[int]]) -> pd.Da
 
 
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the one run directory of a table: `run_dir`, or that which its rows come from."""
+    """Return the run directory of a table without rows of several: `run_dir`, or that which it comes from."""
     if run_dir is not None:
         return Path(run_dir)
-    found = _run_dirs(results)
-    if len(found) > 1:
-        names = ", ".join(list(found)[:_NAMED_MAX]) + (", ..." if len(found) > _NAMED_MAX else "")
-        raise UsageError(
-            f"These rows come from {len(found)} run directories ({names}). Pass those of one, for example "
-            f'results[results["{columns.RUN_DIR}"] == {next(iter(found))!r}].'
-        )
-    places = list(found.values()) or [Path(place) for place in _places(results).values()]
+    places = [*_run_dirs(results).values()] or [Path(place) for place in _places(results).values()]
     if len(places) != 1:
         raise UsageError(
             "Can't locate this table's pictures; pass run_dir=, or use what load(run_dir) returns."
