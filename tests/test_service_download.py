@@ -258,6 +258,20 @@ def test_addresses_in_links_are_looked_at_before_a_proxy_is_asked(monkeypatch):
         assert proxy.requests == []
 
 
+def test_a_link_over_plain_http_is_asked_of_the_proxy_as_written(monkeypatch):
+    """With the whole URL and the proxy's password, which a host is never told."""
+    with ScriptedServer([answer(PICTURE)]) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//me:hunter2@"))
+        with closing(Transport(connect_timeout_s=1, read_timeout_s=2)) as transport:
+            assert (
+                fetch_link(transport, "http://o.example/a%2fb.png?t=1", max_bytes=1000, within_s=5) == PICTURE
+            )
+        (request,) = proxy.requests
+    assert request.line == "GET http://o.example/a%2fb.png?t=1 HTTP/1.1"
+    assert request.headers["host"] == "o.example"
+    assert request.headers["proxy-authorization"] == "Basic bWU6aHVudGVyMg=="
+
+
 def test_a_redirect_in_circles_ends(host, client):
     """After five of them."""
     host.script[:] = [answer(b"", 302, Location="/again")]

@@ -16,7 +16,6 @@ from dreamo_batch import errors
 from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.failures import FailureKind
-from dreamo_batch.service.transport import Exchange, WatchedAdapter
 from tests.scripted_server import (
     CERTIFICATE,
     CREATED,
@@ -117,11 +116,14 @@ def test_a_create_after_the_server_closed_the_connection_uses_a_new_one(server):
 
 def wait_for_end_of(client):
     """Wait until the server's closing has reached this side."""
-    lane = client._api._transport._here.lane
-    manager = lane.adapter.poolmanager
-    connection = manager.pools[next(iter(manager.pools.keys()))].pool.queue[-1]
+    connection = idle_connection_of(client)
     connection.sock.settimeout(5)
     assert connection.sock.recv(1, socket.MSG_PEEK) == b""
+
+
+def idle_connection_of(client):
+    (pool,) = client._api._transport._here.lane.pools.values()
+    return pool.pool.queue[-1]
 
 
 def test_a_connection_that_is_lost_under_a_create_is_not_tried_again(server):
@@ -267,19 +269,32 @@ def test_closing_lets_a_request_under_way_end(server):
     assert answers == ["cq0example"]
 
 
-def test_an_interrupt_shows_no_frame_that_holds_the_key(server):
+def test_an_interrupt_shows_no_frame_that_holds_the_key(server, monkeypatch):
     """And the connection that it broke into is not used again."""
 
-    class Interrupting(WatchedAdapter):
-        def send(self, request, **_kwargs):
-            assert KEY in request.headers["Authorization"]
+    class Interrupting:
+        """A socket into whose sending somebody breaks."""
+
+        def settimeout(self, seconds):
+            pass
+
+        def sendall(self, data):
+            assert KEY.encode() in data
             raise KeyboardInterrupt
+
+        def close(self):
+            pass
 
     with Client(KEY, server.url) as client:
         client.create(REQUEST)
-        client._api._transport._here.lane.adapter = Interrupting(Exchange(1))
+        connection = idle_connection_of(client)
+        connection.sock.close()
+        connection.sock = Interrupting()
+        monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda _connection: False)
         with pytest.raises(KeyboardInterrupt) as caught:
             client.create(REQUEST)
+        assert client.create(REQUEST) == "cq0example"
+    assert server.n_connections == 2
     frames = [frame.name for frame in caught.traceback]
     assert frames[-1] == "send"
     assert str(caught.traceback[-1].path).endswith("transport.py")
@@ -527,31 +542,15 @@ def test_cookies_are_neither_kept_nor_sent(server):
     assert "cookie" not in server.requests[1].headers
 
 
-# What the libraries do, on which the above stands ----------------------------------------------------------------
-
-
-def test_a_watched_connection_tells_connecting_from_sending():
-    """False until the first byte of the request, whatever went wrong before."""
-    exchange = Exchange(answer_within_s=1)
-    adapter = WatchedAdapter(exchange)
-    pool = adapter.poolmanager.connection_from_url("http://127.0.0.1:9")
-    connection = pool._new_conn()
-    with pytest.raises(urllib3.exceptions.NewConnectionError):
-        connection.request("GET", "/")
-    assert exchange.was_sent is False
-    connection.close()
-    adapter.close()
-
-
-def test_a_socks_proxy_leaves_open_whether_a_request_was_sent(monkeypatch):
-    """Its connections are made by another library; what they raise is judged by its class alone."""
-    exchange = Exchange(answer_within_s=1)
-    adapter = WatchedAdapter(exchange)
-    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", lambda *_args, **_kwargs: object())
-    adapter.proxy_manager_for("socks5://127.0.0.1:1")
-    assert exchange.was_sent is None
-    adapter.proxy_manager.clear()
-    adapter.close()
+def test_a_socks_proxy_that_is_not_there_carries_no_create(monkeypatch):
+    """Its connections are made by another library, but sending begins only once they are there."""
+    monkeypatch.setattr(
+        "requests.adapters.SOCKSProxyManager", lambda *_args, **_kwargs: urllib3.PoolManager()
+    )
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
+    with Client(KEY, "https://gateway.test", connect_timeout_s=1) as client:
+        failure = failed_create(client)
+    assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "unreachable")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

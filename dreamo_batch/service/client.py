@@ -40,10 +40,10 @@ from dreamo_batch.service.failures import (
     from_response,
 )
 from dreamo_batch.service.messages import excerpt
-from dreamo_batch.service.transport import Transport, why_refused
+from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dreamo_batch.service.config import Secret, Settings
     from dreamo_batch.service.messages import Price, Request, Task
@@ -86,24 +86,26 @@ class Api:
             read_timeout_s=settings.read_timeout_s,
             monotonic=monotonic,
         )
-        self._transport.check(self.form("GET", "/"))
+        self._transport.check(self.form("GET", "/").origin)
 
-    def form(self, method: str, path: str) -> requests.PreparedRequest:
-        """Prepare a request without the key; every call completes a copy."""
-        return requests.Request(method, f"{self._settings.base_url}{path}", headers=_HEADERS).prepare()
+    def form(self, method: str, path: str) -> Form:
+        """Prepare a request without the key; every call completes it."""
+        url = f"{self._settings.base_url}{path}"
+        prepared = requests.Request(method, url, headers=_HEADERS).prepare()
+        prepared.headers.pop("Content-Length", None)  # every call has its own
+        return form_of(prepared)
 
     def call(
         self,
         operation: Operation,
-        form: requests.PreparedRequest,
+        form: Form,
         read: Callable[[bytes], T | Failure],
         *,
-        body: bytes | None = None,
+        body: Sequence[bytes] = (),
         path: str = "",
     ) -> T:
         """Send one request and read its answer."""
-        request = self._filled(form, body, path)
-        answer = self._send(operation, request)
+        answer = self._send(operation, self._filled(form, body, path), body)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
             raise self.error(operation, answer)
         value: T | Failure | Answer = answer
@@ -113,7 +115,7 @@ class Api:
             raise self.error(operation, value)
         return cast("T", value)
 
-    def send_without_key(self, form: requests.PreparedRequest) -> Answer | Failure:
+    def send_without_key(self, form: Form) -> Answer | Failure:
         """Send one request without the key, and return the answer as it is."""
         return self._send("fetch", form)
 
@@ -140,25 +142,21 @@ class Api:
         """Close every session."""
         self._transport.close()
 
-    def _filled(
-        self, form: requests.PreparedRequest, body: bytes | None, path: str
-    ) -> requests.PreparedRequest:
+    def _filled(self, form: Form, body: Sequence[bytes], path: str) -> Form:
         key = self._settings.api_key
         if key is None and self._needs_key:
             raise KeyMissing(
                 f"{self._settings.base_url} needs an API key. Set DREAMO_API_KEY or pass api_key=. Nothing was sent."
             )
-        request = form.copy()
-        request.url = f"{form.url}{path}"
+        headers = form.headers
         if key is not None:
-            request.headers["Authorization"] = f"Bearer {key.reveal()}"
-        if body is not None:
-            request.body = body
-            request.headers["Content-Length"] = str(len(body))
-        return request
+            headers += f"Authorization: Bearer {key.reveal()}\r\n".encode("ascii")
+        if body:
+            headers += b"Content-Length: %d\r\n" % sum(map(len, body))
+        return Form(form.method, form.origin, form.target + path, headers)
 
-    def _send(self, operation: Operation, request: requests.PreparedRequest) -> Answer | Failure:
-        answer = self._transport.send(operation, request, max_bytes=ANSWER_BYTES_MAX)
+    def _send(self, operation: Operation, form: Form, body: Sequence[bytes] = ()) -> Answer | Failure:
+        answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
         # Masked here, because it stays in a variable of the frame that raises.
         return self._without_key(answer) if isinstance(answer, Failure) else answer
 
@@ -214,9 +212,9 @@ def fetch_link(
     until = monotonic() + within_s
     url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):
-        request = _request(url)
-        if isinstance(request, Failure):
-            return request
+        form = _form(url)
+        if isinstance(form, Failure):
+            return form
         is_kept_from_here = home not in (None, urlsplit(url).netloc)
         refusal = _why_refused(url, transport) if is_kept_from_here else None
         if refusal is not None:
@@ -225,11 +223,10 @@ def fetch_link(
         left_s = max(until - monotonic(), 0.001)
         answer = transport.send(
             "download",
-            request,
+            form,
             max_bytes=max_bytes,
             answer_within_s=left_s,
             is_kept_from_here=is_kept_from_here,
-            target=_as_written(url),
         )
         target = _target(url, answer)
         if target is None:
@@ -242,12 +239,15 @@ def fetch_link(
     )
 
 
-def _request(url: str) -> requests.PreparedRequest | Failure:
+def _form(url: str) -> Form | Failure:
     """Build the request, or a failure for a link that must not be followed."""
     try:
         parts = urlsplit(url)
         refusal = _refusal(parts.scheme, parts.netloc)
-        return refusal or requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
+        if refusal is not None:
+            return refusal
+        prepared = requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
+        return form_of(prepared, _as_written(url))
     except (ValueError, requests.RequestException) as error:
         failure = from_exception("download", error, was_sent=False)
     return replace(failure, kind=FailureKind.PERMANENT, error_class=REJECTED, is_outage=False)
@@ -644,10 +644,10 @@ class Client:
             raise self._api.error("fetch", answer)
         return answer
 
-    def _body(self, request: Request) -> bytes:
+    def _body(self, request: Request) -> tuple[bytes, ...]:
         """Encode the body; if that fails, nothing was sent."""
         try:
-            return messages.encode(request)
+            return (messages.encode(request),)
         except Exception as error:  # noqa: BLE001 - whatever it is, this create must not count as one that may have arrived
             failure = failures.not_built(error)
         raise self._api.error("create", failure)

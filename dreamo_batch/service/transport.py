@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import ipaddress
@@ -21,8 +22,10 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.proxy import connection_requires_http_tunnel
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service.config import is_loopback_host
@@ -36,11 +39,38 @@ from dreamo_batch.service.failures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from urllib3 import HTTPConnectionPool
 
 
 ERROR_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
+_JOINED_BYTES_MAX: Final = (
+    64 * 1024
+)  # longer bodies are sent as they are instead of being copied behind the head
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+# The service may have answered before it hung up.
+_HUNG_UP: Final = (errno.EPIPE, errno.ECONNRESET)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A request ready to be sent, except for the key and the body."""
+
+    method: str
+    origin: str
+    target: str
+    headers: bytes = field(repr=False)
+
+
+def form_of(prepared: requests.PreparedRequest, target: str | None = None) -> Form:
+    """Write a request that `requests` has checked as it is sent; `target` replaces its path and query."""
+    parts = urlsplit(str(prepared.url))
+    host = parts.netloc.removesuffix(_DEFAULT_PORTS[parts.scheme])
+    lines = [f"{name}: {value}\r\n" for name, value in {"Host": host, **prepared.headers}.items()]
+    path = prepared.path_url if target is None else target
+    return Form(str(prepared.method), f"{parts.scheme}://{host}", path, "".join(lines).encode("latin-1"))
 
 
 class AnswerTooLong(urllib3.exceptions.HTTPError):
@@ -59,46 +89,65 @@ class Answer:
     @property
     def is_success(self) -> bool:
         """Whether the status is a 2xx."""
-        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+        return _is_success(self.status)
 
 
-def read_answer(operation: Operation, response: requests.Response, *, max_bytes: int) -> Answer:
-    """Read an answer, with a limit on its size."""
-    answer = Answer(response.status_code, response.headers, b"")
-    pieces: list[bytes] = []
-    try:
-        if answer.is_success:
-            _collect(response.raw, pieces, max_bytes)
-        else:
-            _collect_beginning(response.raw, pieces)
-    except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
-        answer = replace(answer, broken=_broken(operation, error, answer))
-    return replace(answer, body=b"".join(pieces))
+def _is_success(status: int) -> bool:
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
-def _collect(raw: urllib3.HTTPResponse, pieces: list[bytes], max_bytes: int) -> None:
-    if (raw.length_remaining or 0) > max_bytes:
-        raise AnswerTooLong(f"the answer has {raw.length_remaining} bytes; the limit is {max_bytes} bytes")
+def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int) -> tuple[Answer, bool]:
+    """Read an answer, with a limit on its size; also return whether it was read to its end."""
+    if _is_success(response.status):
+        pieces: list[bytes] = []
+        broken: Failure | None = None
+        try:
+            _collect(response, pieces, max_bytes)
+        except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
+            broken = _broken(operation, error, response.status)
+        return Answer(response.status, {}, b"".join(pieces), broken), broken is None
+    body, is_whole = _beginning(response)
+    return Answer(response.status, CaseInsensitiveDict(response.headers.items()), body), is_whole
+
+
+def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
+    if (response.length or 0) > max_bytes:
+        raise AnswerTooLong(f"the answer has {response.length} bytes; the limit is {max_bytes} bytes")
     n_bytes = 0
-    # read1 returns what has arrived, so that what came before a break is kept.
-    while piece := raw.read1(_PIECE_BYTES, decode_content=True):
+    read = _reader(response)
+    while piece := read(_PIECE_BYTES):
         n_bytes += len(piece)
         if n_bytes > max_bytes:
             raise AnswerTooLong(f"the answer is longer than the limit of {max_bytes} bytes")
         pieces.append(piece)
 
 
-def _collect_beginning(raw: urllib3.HTTPResponse, pieces: list[bytes]) -> None:
+def _beginning(response: _TimedAnswer) -> tuple[bytes, bool]:
+    """Read the beginning of an error's body, as far as it can be read."""
+    pieces: list[bytes] = []
     left_bytes = ERROR_BYTES_MAX
-    while left_bytes > 0 and (piece := raw.read1(left_bytes, decode_content=True)):
-        left_bytes -= len(piece)
-        pieces.append(piece)
+    is_whole = False
+    read = _reader(response)
+    with suppress(Exception):  # whatever breaks it, the status counts
+        while left_bytes > 0 and not is_whole:
+            pieces.append(read(left_bytes))
+            left_bytes -= len(pieces[-1])
+            is_whole = not pieces[-1]
+    return b"".join(pieces), is_whole
 
 
-def _broken(operation: Operation, error: Exception, answer: Answer) -> Failure | None:
-    if not answer.is_success:
-        return None
-    failure = replace(from_exception(operation, error, was_sent=True), http_status=answer.status)
+def _reader(response: _TimedAnswer) -> Callable[[int], bytes]:
+    """Return what reads the next bytes of a body that have arrived, so that what came before a break is kept."""
+    if "Content-Encoding" not in response.headers:
+        return response.read_next
+    unpacking = urllib3.HTTPResponse(
+        response, urllib3.HTTPHeaderDict(response.headers.items()), response.status, preload_content=False
+    )
+    return partial(unpacking.read1, decode_content=True)
+
+
+def _broken(operation: Operation, error: Exception, status: int) -> Failure:
+    failure = replace(from_exception(operation, error, was_sent=True), http_status=status)
     if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
         return replace(failure, error_class=UNREADABLE, is_outage=False)
     return failure
@@ -110,8 +159,6 @@ _TUNNELS: Final = tuple(
     map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
 )
 _N_INTERIM_MAX: Final = 100
-# One request is one request: no library repeats it, follows a redirect or sleeps.
-_NO_RETRIES: Final = urllib3.Retry(0, read=False, redirect=False, respect_retry_after_header=False)
 
 
 @dataclass(slots=True)
@@ -119,33 +166,39 @@ class Exchange:
     """One request in progress on one thread."""
 
     answer_within_s: float
-    was_sent: bool | None = False
+    read_timeout_s: float
+    was_sent: bool = False
     is_kept_from_here: bool = False
     allows_private: bool = False
-    target: str | None = None
     is_out_of_step: bool = False
 
 
 class WatchedAdapter(HTTPAdapter):
-    """The adapter of requests on watched connections; never repeats anything."""
+    """The adapter of requests, which knows proxies and certificates; requests go out on connections of its pools."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, tls: Callable[[], ssl.SSLContext]) -> None:
         self._exchange = exchange
-        super().__init__(max_retries=_NO_RETRIES)
+        self._tls = tls
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Create the pools of watched connections."""
         super().init_poolmanager(*args, **kwargs)
         self._watch(self.poolmanager)
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Create the pools through a proxy, watched as well, except for SOCKS."""
-        manager = super().proxy_manager_for(*args, **kwargs)
+        if proxy.lower().startswith("https:"):
+            kwargs["proxy_ssl_context"] = self._tls()
+        manager = super().proxy_manager_for(proxy, **kwargs)
         if isinstance(manager, urllib3.ProxyManager):
             self._watch(manager)
-        else:
-            self._exchange.was_sent = None
         return manager
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """Use one context for all TLS connections: loading the certificates takes longer than a request."""
+        host, tls = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {**tls, "ssl_context": self._tls()} if host["scheme"] == "https" else tls
 
     def _watch(self, manager: urllib3.PoolManager) -> None:
         pools = {"http": _PlainPool, "https": _TlsPool}
@@ -154,7 +207,7 @@ class WatchedAdapter(HTTPAdapter):
 
 
 class _Watched(HTTPConnection):
-    """A connection that records when a request begins to be sent."""
+    """A connection that leads only where links may lead."""
 
     def __init__(self, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -190,22 +243,6 @@ class _Watched(HTTPConnection):
                 return super()._new_conn()
         self._dns_host = last
         return super()._new_conn()
-
-    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        if self._exchange.target is not None:
-            # Through a proxy, the host precedes the path.
-            origin = "/".join(url.split("/", 3)[:3]) if url.startswith("http") else ""
-            url = f"{origin}{self._exchange.target}"
-        super().putrequest(method, url, *args, **kwargs)
-
-    def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        # http.client would connect in the middle of sending; connecting is not sending.
-        if self.sock is None:
-            self.connect()
-        self._exchange.was_sent = True
-        # The connect timeout is too short for sending megabytes on a slow line.
-        self.sock.settimeout(self._exchange.answer_within_s)
-        super().endheaders(*args, **kwargs)
 
 
 def why_refused(address: str, *, allows_private: bool) -> str | None:
@@ -253,11 +290,17 @@ class _TimedAnswer(http.client.HTTPResponse):
         super().__init__(cast("socket.socket", _TimedSocket(sock, exchange)), *args, **kwargs)
         self._exchange = exchange
 
-    def begin(self) -> None:
-        super().begin()
-        # urllib3 would log a malformed header as a warning, with the whole signed URL.
-        self.msg.defects.clear()
-        self.msg.set_payload("")
+    def read_next(self, n_bytes: int) -> bytes:
+        """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
+        if self.chunked or self.length is None:
+            return self.read1(n_bytes)
+        if not self.length:
+            return b""
+        piece = self.fp.read1(min(n_bytes, self.length))
+        if not piece:
+            raise http.client.IncompleteRead(b"", self.length)
+        self.length -= len(piece)
+        return piece
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim answers: http.client knows only 100, and would read 102 or 103 as the final answer."""
@@ -281,7 +324,7 @@ class _TimedSocket:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         raw = cast("io.RawIOBase", self._sock.makefile(mode, buffering=0))  # type: ignore[call-overload]  # mode is "rb"
-        return _AnswerReader(_TimedFile(raw, self._sock, self._exchange.answer_within_s), self._exchange)
+        return _AnswerReader(_TimedFile(raw, self._sock, self._exchange), self._exchange)
 
 
 class _AnswerReader(io.BufferedReader):
@@ -302,11 +345,12 @@ class _AnswerReader(io.BufferedReader):
 class _TimedFile(io.RawIOBase):
     """A socket's file whose reads all share one deadline."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, within_s: float) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, exchange: Exchange) -> None:
         self._raw = raw
         self._sock = sock
-        self._within_s = within_s
-        self._until = time.monotonic() + within_s
+        self._within_s = exchange.answer_within_s
+        self._read_timeout_s = exchange.read_timeout_s
+        self._until = time.monotonic() + self._within_s
         self._is_over = False
 
     def readable(self) -> bool:
@@ -316,7 +360,7 @@ class _TimedFile(io.RawIOBase):
         if self._is_over:
             return 0
         left_s = self._until - time.monotonic()
-        timeout_s = min(left_s, self._sock.gettimeout() or left_s)
+        timeout_s = min(left_s, self._read_timeout_s)
         if left_s > 0:
             self._sock.settimeout(timeout_s)
             with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
@@ -342,6 +386,7 @@ class _TimedFile(io.RawIOBase):
 
 
 POST_IDLE_MAX_S: Final = 1.0
+_N_HOSTS_MAX: Final = 10
 _BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -357,39 +402,39 @@ class Transport:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.allows_private: Final = allow_private_links
-        self._timeout_s = (connect_timeout_s, read_timeout_s)
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
         self._monotonic = monotonic
-        self._verify = _ca_bundle()
+        self._ca_bundle = _ca_bundle()
+        self._context: ssl.SSLContext | None = None
         self._proxies: dict[tuple[str, str], dict[str, str]] = {}
         self._here = threading.local()
         self._lanes: dict[threading.Thread, _Lane] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def check(self, request: requests.PreparedRequest) -> None:
-        """Check, without connecting, that a request's proxy and URL can be used."""
-        url = str(request.url)
-        adapter = WatchedAdapter(Exchange(answer_within_s=0))
+    def check(self, origin: str) -> None:
+        """Check, without connecting, that a host and its proxy can be used."""
+        lane = self._open_lane()
         try:
-            adapter.get_connection_with_tls_context(request, self._verify, proxies=self._proxies_for(url))
+            self._pool(lane, origin)
         except (requests.RequestException, urllib3.exceptions.HTTPError):
-            host = urlsplit(url).netloc
             raise SettingsError(
-                f"the proxy set in the environment for {host} can't be used; check HTTPS_PROXY, HTTP_PROXY, "
-                "ALL_PROXY and NO_PROXY (SOCKS needs the package PySocks)"
+                f"the proxy set in the environment for {urlsplit(origin).netloc} can't be used; check HTTPS_PROXY, "
+                "HTTP_PROXY, ALL_PROXY and NO_PROXY (SOCKS needs the package PySocks)"
             ) from None
         finally:
-            adapter.close()
+            lane.close()
 
     def send(
         self,
         operation: Operation,
-        request: requests.PreparedRequest,
+        form: Form,
+        body: Sequence[bytes] = (),
         *,
         max_bytes: int,
         answer_within_s: float | None = None,
         is_kept_from_here: bool = False,
-        target: str | None = None,
     ) -> Answer | Failure:
         """Send one request and read its answer."""
         lane = self._lane()
@@ -397,25 +442,19 @@ class Transport:
             return Failure(
                 FailureKind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent"
             )
-        lane.exchange.answer_within_s = answer_within_s or self._timeout_s[1]
-        lane.exchange.was_sent = False
-        lane.exchange.is_kept_from_here = is_kept_from_here
-        lane.exchange.allows_private = self.allows_private
-        lane.exchange.target = target
-        lane.exchange.is_out_of_step = False
-        if request.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
-            lane.adapter.close()
+        exchange = lane.exchange
+        exchange.answer_within_s = answer_within_s or self._read_timeout_s
+        exchange.was_sent = False
+        exchange.is_kept_from_here = is_kept_from_here
+        exchange.is_out_of_step = False
         try:
-            with closing(self._response(lane, request)) as response:
-                return read_answer(operation, response, max_bytes=max_bytes)
+            return self._exchanged(lane, operation, form, body, max_bytes)
         except Exception as error:  # noqa: BLE001 - whatever happens, it must be known whether the request was sent
-            return from_exception(operation, error, was_sent=lane.exchange.was_sent)
+            return from_exception(operation, error, was_sent=exchange.was_sent)
         except BaseException as interrupt:  # noqa: BLE001 - raised again, without the frames that hold the key
             raise interrupt.with_traceback(None) from None
         finally:
             lane.used_at = self._monotonic()
-            if lane.exchange.is_out_of_step:
-                lane.adapter.close()
 
     def close(self) -> None:
         """Close every thread's connections; later requests are refused, those in progress are finished."""
@@ -424,16 +463,50 @@ class Transport:
             lanes = list(self._lanes.values())
             self._lanes.clear()
         for lane in lanes:
-            lane.adapter.close()
+            lane.close()
 
-    def _response(self, lane: _Lane, request: requests.PreparedRequest) -> requests.Response:
-        return lane.adapter.send(
-            request,
-            stream=True,
-            timeout=self._timeout_s,
-            verify=self._verify,
-            proxies=self._proxies_for(str(request.url)),
-        )
+    def _exchanged(
+        self, lane: _Lane, operation: Operation, form: Form, body: Sequence[bytes], max_bytes: int
+    ) -> Answer:
+        """Send on a pooled connection, which is used again only if nothing of this request is left on it."""
+        pool = self._pool(lane, form.origin)
+        connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has one of its own
+        is_in_step = False
+        try:
+            if form.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
+                connection.close()
+            if connection.is_closed:
+                self._connect(pool, connection)
+            sock = cast("socket.socket", connection.sock)
+            _write(sock, _head(form, pool), body, lane.exchange)
+            with closing(_TimedAnswer(sock, method=form.method, exchange=lane.exchange)) as response:
+                response.begin()
+                answer, is_whole = _read_answer(operation, response, max_bytes=max_bytes)
+                is_in_step = is_whole and not response.will_close
+        finally:
+            if not is_in_step or lane.exchange.is_out_of_step:
+                connection.close()
+            pool._put_conn(connection)  # noqa: SLF001 - as above
+        return answer
+
+    def _connect(self, pool: HTTPConnectionPool, connection: HTTPConnection) -> None:
+        """Connect, including a proxy's tunnel and the TLS handshake."""
+        connection.timeout = self._connect_timeout_s
+        if connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme):
+            pool._prepare_proxy(connection)  # noqa: SLF001 - as above
+        else:
+            connection.connect()
+
+    def _pool(self, lane: _Lane, origin: str) -> HTTPConnectionPool:
+        """Return this thread's connections to a host."""
+        if origin not in lane.pools:
+            if len(lane.pools) >= _N_HOSTS_MAX:
+                lane.close()
+            request = requests.Request("GET", origin).prepare()
+            proxies = self._proxies_for(origin)
+            found = lane.adapter.get_connection_with_tls_context(request, True, proxies=proxies)
+            lane.pools[origin] = cast("HTTPConnectionPool", found)
+        return lane.pools[origin]
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         parts = urlsplit(url)
@@ -449,15 +522,29 @@ class Transport:
         if lane is not None and lane.pid != os.getpid():
             lane = None  # forked: answers could arrive in the wrong process
         if lane is None and not self._is_closed:
-            lane = self._here.lane = _open_lane(self._timeout_s[1], self._monotonic())
+            lane = self._here.lane = self._open_lane()
             with self._lock:
                 self._close_lanes_of_dead_threads()
                 self._lanes[threading.current_thread()] = lane
         return None if self._is_closed else lane
 
+    def _open_lane(self) -> _Lane:
+        exchange = Exchange(self._read_timeout_s, self._read_timeout_s, allows_private=self.allows_private)
+        return _Lane(WatchedAdapter(exchange, self._tls), exchange, self._monotonic(), os.getpid())
+
+    def _tls(self) -> ssl.SSLContext:
+        """Return the one TLS context of all connections; made when the first one needs it."""
+        with self._lock:
+            if self._context is None:
+                self._context = urllib3.util.create_urllib3_context()
+                is_folder = Path(self._ca_bundle).is_dir()
+                trusted = {"capath" if is_folder else "cafile": self._ca_bundle}
+                self._context.load_verify_locations(**trusted)
+            return self._context
+
     def _close_lanes_of_dead_threads(self) -> None:
         for thread in [one for one in self._lanes if not one.is_alive()]:
-            self._lanes.pop(thread).adapter.close()
+            self._lanes.pop(thread).close()
 
 
 @dataclass(slots=True)
@@ -468,16 +555,45 @@ class _Lane:
     exchange: Exchange
     used_at: float
     pid: int
+    pools: dict[str, HTTPConnectionPool] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Close all connections; one in use is closed once its request has ended."""
+        self.adapter.close()
+        for pool in list(self.pools.values()):
+            pool.close()
+        self.pools.clear()
 
 
-def _open_lane(answer_within_s: float, now: float) -> _Lane:
-    exchange = Exchange(answer_within_s)
-    return _Lane(WatchedAdapter(exchange), exchange, now, os.getpid())
+def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
+    """Write the lines before the body; a proxy without a tunnel is told the whole URL, and who asks."""
+    target, headers = form.target, form.headers
+    is_tunnelled = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme)
+    if pool.proxy is not None and not is_tunnelled:
+        target = f"{form.origin}{target}"
+        told = pool.proxy_headers.items()
+        headers += "".join(f"{name}: {value}\r\n" for name, value in told).encode("latin-1")
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (form.method.encode(), target.encode("ascii"), headers)
 
 
-def _ca_bundle() -> str | bool:
+def _write(sock: socket.socket, head: bytes, body: Sequence[bytes], exchange: Exchange) -> None:
+    # The connect timeout is too short for sending megabytes on a slow line.
+    sock.settimeout(exchange.answer_within_s)
+    pieces = (head, *body)
+    if sum(map(len, body)) <= _JOINED_BYTES_MAX:
+        pieces = (b"".join(pieces),)
+    exchange.was_sent = True
+    try:
+        for piece in pieces:
+            sock.sendall(piece)
+    except OSError as error:
+        if error.errno not in _HUNG_UP:
+            raise
+
+
+def _ca_bundle() -> str:
     path = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), None)
     if path is not None and not Path(path).exists():
         names = " or ".join(_BUNDLE_VARIABLES)
         raise SettingsError(f"no CA bundle at {path}, set in {names}")
-    return path or True
+    return path or DEFAULT_CA_BUNDLE_PATH
