@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import codecs
 import csv
 import hashlib
+import http.server
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -498,3 +502,128 @@ def test_an_empty_table_is_an_empty_export(tmp_path, folder):
     dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
     assert dreamo.export(tmp_path / "run", folder)["rows"] == 0
     assert len(dreamo.read_table(folder / "results.parquet")) == 0
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of the Hugging Face hub's HTTP API that takes a dataset."""
+
+    calls: list[tuple[str, str]]
+    files: dict[str, bytes]
+    is_refused = False
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.calls.append((self.path, self.headers.get("Authorization", "")))
+        if self.is_refused:
+            self.send_error(403)
+            return
+        url = f"http://{self.headers['Host']}/datasets/me/foxes"
+        answer = {"url": url, "name": "me/foxes", "id": "1"}
+        if "/preupload/" in self.path:
+            asked = json.loads(body)["files"]
+            answer = {
+                "files": [
+                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked
+                ]
+            }
+        if "/commit/" in self.path:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{url}/commit/{'0' * 40}"}
+        self.answer(answer)
+
+    def do_GET(self):
+        self.answer({"id": "me/foxes", "sha": "0" * 40, "siblings": [], "private": True, "tags": []})
+
+    def answer(self, value):
+        content = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def stand_in_hub(**settings):
+    handler = type("Standing", (Hub,), {"calls": [], "files": {}, **settings})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def uploaded(url, run_dir, home, *arguments):
+    command = [sys.executable, "-m", "dreamo_batch", "export", str(run_dir), *arguments]
+    env = os.environ | {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_secret",
+        "DREAMO_API_KEY": "sk-1234567",
+    }
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_an_export_becomes_a_dataset_on_the_hub(run_dir, tmp_path):
+    """In one commit to a private dataset, with a card that says how the pictures were made; read back as bytes."""
+    with stand_in_hub() as (hub, url):
+        done = uploaded(url, run_dir, tmp_path / "home", "--to", "hf://datasets/me/foxes", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["url"].endswith(f"/datasets/me/foxes/commit/{'0' * 40}")
+    assert "folder" not in told  # it was a temporary one
+    assert hub.calls[0][0] == "/api/repos/create"
+    assert {token for _, token in hub.calls} == {"Bearer hf_secret"}
+    local = tmp_path / "local"
+    dreamo.export(run_dir, local, progress=False)
+    written = {
+        path.relative_to(local).as_posix(): path.read_bytes() for path in local.rglob("*") if path.is_file()
+    }
+    assert hub.files == written
+    card = hub.files["README.md"].decode()
+    assert card.startswith("---\npretty_name: Results of dreamo-batch\n")
+    assert "2 prompts, 1 reference picture, 2 seeds, at 512x512. Outcome: 5 completed. Cost: $0.01" in card, (
+        card[:700]
+    )
+    assert not any(b"hf_secret" in content or b"sk-1234567" in content for content in hub.files.values())
+
+
+def test_a_refused_upload_keeps_the_folder_and_says_why(run_dir, tmp_path):
+    folder = tmp_path / "folder"
+    with stand_in_hub(is_refused=True) as (_, url):
+        done = uploaded(
+            url, run_dir, tmp_path / "home", "--to", "hf://datasets/me/foxes", "--output", str(folder)
+        )
+    assert done.returncode == 2
+    assert "me/foxes can't be uploaded to (" in done.stderr
+    assert f"The export is in {folder}" in done.stderr
+    assert "hf_secret" not in done.stderr
+    assert (folder / "export.json").exists()
+
+
+@pytest.mark.parametrize(
+    "to", ["me/foxes", "hf://models/me/foxes", "hf://datasets/me", "https://hub/me/foxes", 3]
+)
+def test_an_address_that_is_no_dataset_is_refused_before_anything_is_written(run_dir, tmp_path, to):
+    with pytest.raises(dreamo.UsageError, match="hf://datasets/OWNER/NAME"):
+        dreamo.export(run_dir, tmp_path / "folder", to=to)
+    assert not (tmp_path / "folder").exists()
+
+
+def test_uploading_without_the_extra_names_it(run_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(dreamo.UsageError, match=r"pip install 'dreamo-batch\[hub\]'"):
+        dreamo.export(run_dir, to="hf://datasets/me/foxes")
+
+
+def test_an_export_needs_a_place(run_dir):
+    with pytest.raises(dreamo.UsageError, match="Pass a folder"):
+        dreamo.export(run_dir)

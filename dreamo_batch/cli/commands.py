@@ -608,7 +608,12 @@ def _retry_command(remedy: Remedy) -> str | None:
 
 @command(
     *RUN_DIRS,
-    option("--output", required=True, metavar="FOLDER", help="Folder to write to; created if missing."),
+    option("--output", metavar="FOLDER", help="Folder to write to; created if missing."),
+    option(
+        "--to",
+        metavar="ADDRESS",
+        help="Upload it to the Hugging Face hub, too: hf://datasets/OWNER/NAME. A new dataset is private.",
+    ),
     option(
         "--formats",
         multiple=True,
@@ -629,7 +634,8 @@ def _retry_command(remedy: Remedy) -> str | None:
 def export(
     run_dirs: Sequence[str],
     *,
-    output: str,
+    output: str | None,
+    to: str | None,
     formats: Sequence[str],
     pictures: str,
     text: bool,
@@ -642,9 +648,12 @@ def export(
     loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures
     are missing.
     """
+    if output is None and to is None:
+        raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")
     counts = dreamo.export(
         run_dirs,
         output,
+        to=to,
         formats=split(formats) or ("parquet", "csv"),
         pictures=pictures,  # type: ignore[arg-type] # click checked the words
         text=text,

@@ -8,6 +8,9 @@ import re
 import struct
 import tempfile
 import zlib
+from contextlib import ExitStack
+from decimal import Decimal
+from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -31,8 +34,9 @@ from dreamo_batch.jobs.tables import with_index_as_columns, write_table
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.frame import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
+from dreamo_batch.results.hub import read_address, upload
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, dollars
 
 if TYPE_CHECKING:
     import os
@@ -83,9 +87,18 @@ _MEANINGS: Final = {
 }
 _PLAIN: Final = re.compile(r"\w+")
 _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
-_README: Final = """# Results of dreamo-batch
+# The header is that of a dataset card: https://huggingface.co/docs/hub/datasets-cards.
+_README: Final = """---
+pretty_name: Results of dreamo-batch
+tags:
+- image-to-image
+- dreamo-batch
+configs:
+{configs}---
 
-{n_rows} of image-to-image jobs submitted from `{model}`{pictures}.
+# Results of dreamo-batch
+
+{methods}
 
 Missing cells mean unknown, never 0. `cost` is exact; `cost_usd` is the same as a float. Times are UTC.
 `export.json` lists the files of this folder with their SHA-256.
@@ -94,6 +107,7 @@ Missing cells mean unknown, never 0. `cost` is exact; `cost_usd` is the same as 
 
 {results}
 """
+_CONFIG: Final = "- config_name: {}\n  {}: {}\n"
 _README_PICTURES: Final = """
 ## Pictures
 
@@ -131,8 +145,9 @@ class Item(NamedTuple):
 
 def export(
     source: pd.DataFrame | RunDir | Iterable[RunDir],
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
     *,
+    to: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     formats: str | Iterable[str] = ("parquet", "csv"),
     pictures: Literal["copy", "link", "none"] = "copy",
@@ -153,9 +168,12 @@ def export(
         One or more run directories, or results of `run` or `load`, or rows of them. Of several directories, the tables
         are exported as one, with a column `run_dir`; pictures with the same name get names of their own, and
         `output_path` says which is which.
-    folder : path-like
+    folder : path-like, optional
         Created if missing. The same call again changes nothing; a call with other rows replaces the earlier export.
-        Files that don't come from an export, or were changed since, are never replaced.
+        Files that don't come from an export, or were changed since, are never replaced. May be left out with `to`.
+    to : str, optional
+        Upload the folder as a dataset, too: ``"hf://datasets/OWNER/NAME"`` (extra ``hub``; log in with ``hf auth
+        login`` or `HF_TOKEN`). A new dataset is private; files of the same names are replaced, others are kept.
     run_dir : path-like, optional
         Where the pictures are; default: the directories that the rows come from.
     formats : str or iterable of str
@@ -176,12 +194,13 @@ def export(
     -------
     dict
         ``folder``, and the counts ``rows``, ``pictures``, ``missing`` (pictures that are gone or damaged) and, with
-        `text`, ``without_text`` (pictures that can't hold text).
+        `text`, ``without_text`` (pictures that can't hold text), with `to`, ``url`` (of the commit).
 
     Raises
     ------
     UsageError
-        If an option can't be used, the source is not a results table, or a file of yours would be replaced.
+        If an option can't be used, the source is not a results table, a file of yours would be replaced, or the
+        upload is refused.
     DirectoryError
         If the run directory can't be read.
     TableError
@@ -202,9 +221,40 @@ def export(
     ['README.md', 'columns.csv', 'export.json', 'images', 'references', 'results.csv', 'results.parquet']
     """
     wanted = _checked(formats, pictures, text=text)
+    dataset = None if to is None else read_address(to)
+    if folder is None and dataset is None:
+        raise UsageError('Pass a folder to export into, or to="hf://datasets/OWNER/NAME" to upload it.')
     results = read_results(source)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
-    target = _target(folder, folders)
+    with ExitStack() as stack:
+        target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
+        counts = _export(
+            results,
+            folders,
+            target,
+            wanted,
+            pictures=pictures,
+            has_text=text,
+            excel_safe=excel_safe,
+            progress=progress,
+        )
+        if dataset is not None:
+            counts["url"] = upload(target, dataset)
+    return counts if folder is not None else {name: counts[name] for name in counts if name != "folder"}
+
+
+def _export(
+    results: pd.DataFrame,
+    folders: Sequence[Path],
+    target: Path,
+    formats: Sequence[str],
+    *,
+    pictures: str,
+    has_text: bool,
+    excel_safe: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """Write the folder, and count what is in it."""
     decided = _decided(results, folders)
     table = _flat(results, decided, folders)
     counts: dict[str, Any] = {"folder": str(target), "rows": len(table)}
@@ -213,20 +263,20 @@ def export(
         paths = pd.Series(found.paths, dtype=columns.STR)
         table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
     lines = None if found is None else found.lines
-    items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in wanted]
-    items += _explanations(table, lines, excel_safe=excel_safe)
+    items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in formats]
+    items += _explanations(table, decided, lines, formats, excel_safe=excel_safe)
     if found is None:
         _write_folder(target, items, progress=False)
         return counts
     without_text: list[str] = []
     items += [
         _table_file(f"{_IMAGES}/metadata.csv", found.lines),
-        *_picture_files(found, without_text, has_text=text, is_linked=pictures == "link"),
+        *_picture_files(found, without_text, has_text=has_text, is_linked=pictures == "link"),
         *_references(decided),
     ]
     _write_folder(target, items, progress=progress)
     counts |= {"pictures": len(found.lines), "missing": found.n_missing}
-    return counts | ({"without_text": len(without_text)} if text else {})
+    return counts | ({"without_text": len(without_text)} if has_text else {})
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
@@ -392,13 +442,52 @@ def _free_names(names: Iterable[str]) -> list[str]:
 # Explanations.
 
 
-def _explanations(table: pd.DataFrame, lines: pd.DataFrame | None, *, excel_safe: bool) -> list[Item]:
+def _methods(table: pd.DataFrame, decided: pd.DataFrame, n_pictures: int | None) -> str:
+    """Say how the pictures were made, in a paragraph that can be cited."""
+    days = table[columns.SUBMITTED_AT].dropna().dt.strftime("%Y-%m-%d")
+    when = {0: "", 1: f" on {days.min()}"}.get(days.nunique(), f" between {days.min()} and {days.max()}")
+    sizes = (
+        table[columns.WIDTH].astype(columns.STR) + "x" + table[columns.HEIGHT].astype(columns.STR)
+    ).dropna()
+    parts = [
+        counted(table[columns.PROMPT].nunique(), "prompt"),
+        counted(decided[columns.IMAGE_DIGEST].nunique(), "reference picture"),
+        counted(table[columns.SEED_SENT].nunique(), "seed"),
+        f"at {', '.join(sizes.value_counts().index[:_NAMED_MAX]) or 'no size'}",
+    ]
+    outcomes = [f"{n:,} {status}" for status, n in table[columns.STATUS].value_counts().items() if n]
+    spent = sum(
+        (Decimal(cost) for cost in table.loc[~_is_repeated(table), columns.COST].dropna()), Decimal(0)
+    )
+    pictures = "" if n_pictures is None else f" and {counted(n_pictures, 'picture')}"
+    return (
+        f"{counted(len(table), 'row')}{pictures} of image-to-image jobs, submitted to `{contract.MODEL}`{when} with "
+        f"dreamo-batch {version('dreamo-batch')}: {', '.join(parts)}. Outcome: {', '.join(outcomes) or 'none'}. "
+        f"Cost: {dollars(spent)}."
+    )
+
+
+def _is_repeated(table: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a row shows the job of an earlier row, and its cost once more."""
+    return table.duplicated([name for name in (columns.RUN_DIR, columns.JOB_ID) if name in table])
+
+
+def _explanations(
+    table: pd.DataFrame,
+    decided: pd.DataFrame,
+    lines: pd.DataFrame | None,
+    formats: Sequence[str],
+    *,
+    excel_safe: bool,
+) -> list[Item]:
     """Explain each column, as CSV and in a README; without lines there are no pictures."""
     described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS)
+    # The first is the one that load_dataset takes by itself.
+    configs = "" if lines is None else _CONFIG.format("pictures", "data_dir", _IMAGES)
+    configs += _CONFIG.format("results", "data_files", f"results.{formats[0]}") if formats else ""
     readme = _README.format(
-        n_rows=counted(len(table), "row"),
-        model=contract.MODEL,
-        pictures="" if lines is None else f", and {counted(len(lines), 'picture')}",
+        configs=configs,
+        methods=_methods(table, decided, None if lines is None else len(lines)),
         results=_markdown(described),
     )
     if lines is not None:
