@@ -31,7 +31,7 @@ from dreamo_batch.engine.budget import Budget, money
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import COPIED, Plan, RunOptions, flag, leaving, nearly_bought, row_warnings
+from dreamo_batch.engine.plan import Plan, RunOptions, copied, flag, leaving, nearly_bought, row_warnings
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.engine.status import Progress, Silent, Status, shown
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
@@ -42,7 +42,7 @@ from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
-from dreamo_batch.text import counted, dollars
+from dreamo_batch.text import counted, dollars, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -294,7 +294,7 @@ def plan(
     if directory is not None:
         remarks += leaving(prepared, state, directory.jobs)
     if is_copy:
-        remarks += (COPIED,)
+        remarks += (copied(),)
     return Plan.of(planned, cap=cap, spent=Budget(attempts=state).spent, remarks=remarks)
 
 
@@ -408,7 +408,11 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
         [
             f"{counted(n_rows, 'row')} can't be submitted; nothing was sent.",
             *(f"  {line}" for line in lines),
-            'See .problems for all of them (or call validate), or pass on_invalid="skip" to leave these rows out.',
+            spelled(
+                "See .problems for all of them (or call validate)",
+                "See `dreamo-batch validate TABLE` for all of them",
+            )
+            + f", or pass {option('on_invalid', 'skip')} to leave these rows out.",
         ]
     )
 
@@ -456,7 +460,7 @@ def plan_retry(
     )
     is_new = planned[columns.ACTION] == planning.NEW
     remarks = row_warnings(table.prepared, set(planned.loc[is_new, columns.JOB_ID]), with_left_out=False)
-    remarks += (COPIED,) if is_copy else ()
+    remarks += (copied(),) if is_copy else ()
     return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
 
 

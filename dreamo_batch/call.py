@@ -39,7 +39,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.results import failure_groups, frame
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
-from dreamo_batch.text import counted, duration
+from dreamo_batch.text import counted, duration, option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -247,7 +247,7 @@ class Call:
             raise DirectoryError(
                 f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
                 "submitted: what the original submitted since then isn't known here and could be paid twice. Pass "
-                "adopt_copy=True to submit in the copy, or run the same call on the original."
+                f"{option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on the original."
             )
 
     def _warnings(
@@ -290,7 +290,7 @@ class Call:
         is_limited = cap is not None or max_new is not None
         price = price if price is not None else highest_price(state)
         if is_limited and price is None and assignment.to_submit and options.pilot is None:
-            limit = f"max_cost={text(cap)}" if cap is not None else f"max_new_cost={options.max_new_cost}"
+            limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
             if self._unasked is not None and self._unasked.http_status is None:
                 raise ServiceUnreachable(
                     f"Can't ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
@@ -298,9 +298,9 @@ class Call:
             why = f" ({self._why_no_price})" if self._why_no_price else ""
             raise PriceUnknown(
                 f"{limit} can't be kept because no price is known: none was passed, none was seen in "
-                f"{self.directory.path}, and the service names none{why}. Pass unit_cost= (USD per attempt), or "
-                "pilot=k to make up to k attempts first (counted over the life of the directory, not limited by the "
-                "cap) and go on at the price they show."
+                f"{self.directory.path}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
+                f"attempt), or {option('pilot')} to make up to that many attempts first (counted over the life of the "
+                "directory, not limited by the cap) and go on at the price they show."
             )
         return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
 
@@ -380,8 +380,8 @@ class Call:
                     continue
             if failure.kind is FailureKind.STOP:
                 raise AccessRefused(
-                    f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run the same "
-                    "call again."
+                    f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
+                    f"{same_call()} again."
                 )
             wait_s = next(waits)
             if failure.kind is not FailureKind.TRANSIENT or wait_s is None:

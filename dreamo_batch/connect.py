@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError
 from dreamo_batch.importing import load_module
 from dreamo_batch.service.client import Client
+from dreamo_batch.text import local_option, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,8 +90,9 @@ def with_key(client: Client) -> Client:
     """Return the client if it can be used; raise `KeyMissing` if it needs a key and has none."""
     if client.settings.api_key is None and not client.settings.is_loopback:
         raise KeyMissing(
-            f"{client.settings.service_name} needs an API key: set the environment variable DREAMO_API_KEY, or pass "
-            'api_key=. To try without a key or cost, use gateway="local".'
+            f"{client.settings.service_name} needs an API key: set the environment variable "
+            f"DREAMO_API_KEY{spelled(', or pass api_key=', '')}. To try without a key or cost, use "
+            f"{local_option()}."
         )
     return client
 
@@ -113,5 +115,5 @@ def _local_gateway() -> Gateway:
     try:
         gateway: Gateway = local.LocalGateway()
     except ModuleNotFoundError as error:
-        raise UsageError(f'gateway="local": {error}') from None
+        raise UsageError(f"{local_option()}: {error}") from None
     return gateway

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import ImageFont
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.text import option
 
 if TYPE_CHECKING:
     import os
@@ -58,7 +59,9 @@ class Fonts:
         files = machine_fonts() if others is None else map(Path, others)
         self._files: list[Path | None] = [*([] if font is None else [Path(font)]), None, *files]
         if font is not None and _opened(Path(font), 20) is None:
-            raise UsageError(f"Can't read font={str(font)!r} as a font; pass a .ttf, .otf or .ttc file.")
+            raise UsageError(
+                f"Can't read {option('font', str(font))} as a font; pass a .ttf, .otf or .ttc file."
+            )
 
     def font_for(self, text: str, size_px: int) -> Font | None:
         """Return the first font that has all letters of a text; None if none has."""

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, redirect_stderr
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -33,7 +34,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.results import frame
 from dreamo_batch.results.load import existing, load, read_state
-from dreamo_batch.text import counted, harmless
+from dreamo_batch.text import counted, harmless, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -167,7 +168,7 @@ def _end_with_another(call: Call) -> pd.DataFrame:
         return results
     left = RunStopped(
         f"Another call of this process took over {call.directory.path} and left {counted(n_left, 'row')} of this "
-        "table unsettled. Run the same call again to resume; nothing is bought twice."
+        f"table unsettled. Run {same_call()} again to resume; nothing is bought twice."
     )
     raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
     if isinstance(raised, RunStopped | PriceUnknown):
@@ -175,12 +176,17 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     raise raised
 
 
+# Warnings that the caller has shown already, before it asked whether to buy.
+shown_before: Final = ContextVar("shown_before", default=frozenset[str]())
+
+
 def _bar(call: Call, *, show: bool) -> Progress:
     first = call.snapshot()
     n_left = first.n_rows - first.n_settled
     bar = shown(first, show=show, n_before=first.n_settled if call.inputs.chosen and n_left else 0)
     for warning in call.warnings:
-        bar.say(f"warning: {warning}", logging.WARNING)
+        if warning not in shown_before.get():
+            bar.say(f"warning: {warning}", logging.WARNING)
     return bar
 
 
@@ -192,7 +198,7 @@ def _say_stopped(call: Call, bar: Progress) -> None:
     follow(call, bar, timeout_s=0.0)
     n = call.runner.n_on_the_wire
     waiting = f" Waiting for {counted(n, 'submitted request')} to be recorded." if n else ""
-    bar.say(f"Stopped.{waiting} Run the same call again to resume ({call.directory.path}).", logging.WARNING)
+    bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.path}).", logging.WARNING)
 
 
 @contextmanager

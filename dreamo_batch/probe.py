@@ -38,7 +38,7 @@ from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Secret
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.messages import Request, Task, number
-from dreamo_batch.text import harmless
+from dreamo_batch.text import harmless, option
 
 if TYPE_CHECKING:
     import os
@@ -473,14 +473,18 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody submitted, was found")
 
 
+def _cap_needs() -> str:
+    return f"a cap needs {option('unit_cost')} or {option('pilot')}"
+
+
 def _tells_a_price_or_none(visit: _Visit) -> str:
     """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
     try:
         price = visit.client.precharge(visit.request)
     except RequestRejected as error:
-        return f"does not offer it ({error.failure.error_class}); a cap needs unit_cost= or pilot="
+        return f"does not offer it ({error.failure.error_class}); {_cap_needs()}"
     if price.cost is None:
-        return f"knows no price ({price.reason or 'no reason given'}); a cap needs unit_cost= or pilot="
+        return f"knows no price ({price.reason or 'no reason given'}); {_cap_needs()}"
     return f"{price.cost} {price.currency or 'USD'} an attempt"
 
 

@@ -1,16 +1,17 @@
-"""Text for people: other people's words made safe, counts, money and times, and the HTML templates."""
+"""Text for people: words made safe, counts, money and times, options as their user spells them, and HTML templates."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import re
+from contextlib import contextmanager
 from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from jinja2 import Environment
 
@@ -65,6 +66,43 @@ def duration(seconds: float) -> str:
             rest = whole % unit_s // part_s
             return f"{whole // unit_s} {unit}" + (f" {rest} {part}" if rest else "")
     return f"{whole} s"
+
+
+_is_shell = False  # one for all threads, since a run has several
+
+
+@contextmanager
+def shell_words() -> Iterator[None]:
+    """Name options and calls as the command line does, inside the block."""
+    global _is_shell  # noqa: PLW0603 - see there
+    before, _is_shell = _is_shell, True
+    try:
+        yield
+    finally:
+        _is_shell = before
+
+
+def spelled(python: str, shell: str) -> str:
+    """Return the words for whoever reads them: in Python, or in a shell."""
+    return shell if _is_shell else python
+
+
+def option(keyword: str, value: object = None) -> str:
+    """Return an option as its user writes it, such as `fix_images=True` and `--fix-images`; None: without a value."""
+    shown = "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
+    quoted = f'"{value}"' if isinstance(value, str) else shown
+    flag = f"--{keyword.replace('_', '-')}"
+    return spelled(f"{keyword}={quoted}", flag if value is None or value is True else f"{flag} {shown}")
+
+
+def local_option() -> str:
+    """Return the option that uses the local gateway."""
+    return spelled('gateway="local"', "--local")
+
+
+def same_call() -> str:
+    """Return what is to be repeated: the call or the command."""
+    return spelled("the same call", "the same command")
 
 
 def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None) -> str:

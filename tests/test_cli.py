@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 import click
 import pandas as pd
 import pytest
+from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
@@ -78,6 +80,53 @@ def parameters(function):
 
 def declared(name):
     return {option.name: option for option in main.commands[name].params}
+
+
+# How options are spelled.
+
+
+def options_named():
+    """Keywords that the package's messages name as options."""
+    for path in Path(dreamo.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "option":
+                keyword = node.args[0]
+                if isinstance(keyword, ast.Constant) and not keyword.value.startswith("-"):
+                    yield keyword.value
+
+
+def test_messages_name_only_options_that_the_command_line_has():
+    """What is advised can be typed."""
+    flags = {flag for one in main.commands.values() for parameter in one.params for flag in parameter.opts}
+    named = set(options_named())
+    assert {"fix_images", "max_in_flight", "unit_cost"} <= named
+    assert {f"--{keyword.replace('_', '-')}" for keyword in named} <= flags
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("fox.webp,a fox,1,512x512", (), "--fix-images"),
+        ("fox.png,,1,512x512", (), "`dreamo-batch validate TABLE`"),
+        ("fox.png,a fox,1,512x512", ("--delimiter", "ab"), "--delimiter must be"),
+        (
+            "fox.png,a fox,1,512x512",
+            ("--base-url", ELSEWHERE, "--yes"),
+            "set the environment variable DREAMO_API_KEY.",
+        ),
+    ],
+)
+def test_a_shell_is_advised_in_its_own_words(tmp_path, run_dir, env, case):
+    """Neither keywords nor calls of Python; in Python nothing else."""
+    row, words, advice = case
+    table = write_table(tmp_path, 0, row)
+    Image.new("RGB", (512, 512), "red").save(tmp_path / "fox.webp")
+    shown = call("run", table, "--run-dir", run_dir, *words, env=env | {"DREAMO_API_KEY": ""}).stderr
+    assert advice in shown
+    assert not re.search(r"\b[a-z_]+=|[a-z_]\(|\.[a-z]+ for", shown)
+    with pytest.raises(dreamo.DreamoError) as raised:
+        dreamo.run(dreamo.read_table(table), run_dir, base_dir=tmp_path, base_url=ELSEWHERE)
+    assert "--" not in str(raised.value)
 
 
 # How much is said.
@@ -575,6 +624,23 @@ def test_anything_but_yes_is_no(table, run_dir, terminal, text, code):
     assert left == code
     assert "3 new attempts at gateway.example:443, at a price not known yet. Buy? [y/N]" in shown
     assert not run_dir.exists()
+
+
+def test_warnings_about_rows_come_before_the_question_and_only_once(
+    tmp_path, run_dir, terminal, env, monkeypatch
+):
+    """What speaks against buying is read before it is agreed to; nor is it repeated when the run begins."""
+    table = write_table(tmp_path, 0, "fox.png,a fox,0,512x512")
+    words = ("run", table, "--run-dir", run_dir)
+    left, shown = terminal("n\n", *words, "--base-url", ELSEWHERE)
+    assert left == 2
+    assert shown.index("warning: seed-zero") < shown.index("Buy? [y/N]")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Settings, "is_loopback", property(lambda _: False))
+    left, shown = terminal("y\n", *words)
+    assert (left, shown.count("warning: seed-zero")) == (0, 1)
+    assert shown.index("warning: seed-zero") < shown.index("Buy? [y/N]")
 
 
 @pytest.mark.parametrize("answer", ["y\n", "YES\n"])

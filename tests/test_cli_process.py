@@ -51,7 +51,7 @@ def test_a_line_that_hangs_up_stops_a_run_with_3_and_the_next_one_goes_on(tmp_pa
         process.send_signal(signal.SIGHUP)
         code, stdout, stderr = finish(process)
         assert (code, stdout) == (3, "")
-        assert "Run the same call again to resume" in stderr
+        assert "Run the same command again to resume" in stderr
         assert time.monotonic() - began < 8
         assert call("status", run_dir, "--format", "json").stdout.count('"in_progress": 1') == 1
         assert call("run", table, "--run-dir", run_dir, env=at(gateway)).exit_code == 0

@@ -246,7 +246,7 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
         child.send_signal(getattr(signal, signal_name))
         code, stderr = child.wait(40), child.errors.read_text()
         assert code == 3, stderr
-        assert "Run the same call again to resume" in stderr
+        assert "Run the same command again to resume" in stderr
         assert "Traceback" not in stderr
         assert_nothing_bought_twice(sweep)
         assert not any(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())

@@ -37,7 +37,6 @@ from dreamo_batch.cli.options import (
     YES,
     command,
     option,
-    python_to_shell,
     read_table,
     run_dir_of,
     split,
@@ -134,9 +133,19 @@ def ask(planned: Plan, settings: Settings, options: Mapping[str, Any]) -> str | 
     offer = _checked_offer(planned, options)
     if not offer.n_attempts:
         return None
+    _show_warnings(planned)
     sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
     _ask(sentence, settings, instead=", or see the plan with --dry-run")
     return offer.most()
+
+
+def _show_warnings(planned: Plan) -> None:
+    from dreamo_batch.live import shown_before
+
+    warnings = planned.warnings()
+    for warning in warnings:
+        warn(f"warning: {warning}")
+    shown_before.set(frozenset(warnings))
 
 
 def _limit(planned: Plan, settings: Settings, options: Mapping[str, Any]) -> str | None:
@@ -228,7 +237,7 @@ def validate(
     frame = read_table(table, options)
     problems = dreamo.validate(frame, base_dir=base_dir or _folder_of(table), fix_images=fix_images)
     if format_ == "table":
-        emit("".join(f"{python_to_shell(harmless(line))}\n" for line in distinct_lines(problems)))
+        emit("".join(f"{harmless(line)}\n" for line in distinct_lines(problems)))
     else:
         show_frame(problems, format_)
     hint(problems.summary())
@@ -396,9 +405,8 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
         show_frame(planned[_PLAN_COLUMNS] if rows else planned.changes(), format_, with_labels=rows)
     else:
         show_frame(planned, format_)
-    for warning in planned.warnings():
-        warn(python_to_shell(f"warning: {warning}"))
-    hint(f"{python_to_shell(planned.summary())} Nothing was sent.")
+    _show_warnings(planned)
+    hint(f"{planned.summary()} Nothing was sent.")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == INVALID).any()
     return process.UNUSABLE if is_refused else process.DONE
 
@@ -512,7 +520,7 @@ def latency(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
     """
     code = _show_rounded(dreamo.latency(run_dirs, by=split(by)), format_, if_empty="No attempts.")
-    hint(python_to_shell(dreamo.pace(run_dirs)["advice"]))
+    hint(dreamo.pace(run_dirs)["advice"])
     return code
 
 
@@ -575,7 +583,7 @@ def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
     lines = [
         f"{name}: {counted(n_rows, 'row')}{which}, {counted(known[columns.ATTEMPTS], 'attempt')}, "
         + (", ".join(billed) or "not billed"),
-        f"  {meaning}. {python_to_shell(known[columns.ADVICE])}",
+        f"  {meaning}. {known[columns.ADVICE]}",
     ]
     if (known[columns.EXAMPLE] or meaning) != meaning:
         lines.append(f"  Message: {known[columns.EXAMPLE]}")

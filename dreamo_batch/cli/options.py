@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import re
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -214,9 +213,6 @@ def _set_verbosity(context: click.Context, parameter: click.Parameter, value: An
     )
 
 
-_PYTHON: Final = re.compile(rf'\b({"|".join(RUN)})=(?:"(\w+)"|(\w+))?')
-
-
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     """Read the table of a command; removes the options about its file from the others."""
     delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
@@ -250,14 +246,3 @@ def split(given: Sequence[str]) -> list[str] | None:
     """Split comma-separated words as CSV does, so that a quoted label may contain a comma; None if there are none."""
     words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
     return [word for word in words if word] or None
-
-
-def python_to_shell(text: str) -> str:
-    """Write the library's keywords in a message as options of the command line."""
-    return _PYTHON.sub(_as_option, text.replace('gateway="local"', "--local"))
-
-
-def _as_option(found: re.Match[str]) -> str:
-    flag = RUN[found[1]].opts[0]
-    value = found[2] or found[3]
-    return f"{flag} {value}" if value and value != str(True) else flag

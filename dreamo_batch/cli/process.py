@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 import traceback
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -20,7 +22,8 @@ import click
 from dreamo_batch import columns
 from dreamo_batch.cli import options
 from dreamo_batch.cli.output import silence, warn
-from dreamo_batch.errors import DreamoError, InvalidTable, RunStopped, ServiceError, SettingsError
+from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, SettingsError
+from dreamo_batch.text import shell_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +102,13 @@ class CommandGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run a command and exit with its code."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        with shell_words():  # in a context of its own, so that nothing is remembered once it is over
+            if not standalone_mode:
+                call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
+                return copy_context().run(call)
+            sys.exit(copy_context().run(self._run, args, prog_name, **extra))
+
+    def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
         _handle_signals()
         _open_missing_files()
         _escape_unencodable()
@@ -111,7 +119,7 @@ class CommandGroup(click.Group):
         except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
             _print_error(error)
             code = of_error(error)
-        sys.exit(code)
+        return int(code)
 
 
 def _escape_unencodable() -> None:
@@ -158,9 +166,7 @@ def _print_error(error: BaseException) -> None:
         case click.ClickException():
             _print_usage(error)
         case DreamoError():
-            _print_line(options.python_to_shell(str(error)))
-            if isinstance(error, InvalidTable):
-                warn("`dreamo-batch validate TABLE` lists every problem.")
+            _print_line(str(error))
         case OSError():
             _print_line(str(error))
         case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:

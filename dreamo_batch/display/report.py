@@ -42,7 +42,7 @@ from dreamo_batch.results.seeds import (
 )
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, dollars, duration, harmless, one_line, shortened, templates
+from dreamo_batch.text import counted, dollars, duration, harmless, one_line, shortened, spelled, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -127,7 +127,9 @@ def report(
     """
     run_dirs = as_paths(run_dir)
     if path is None and len(run_dirs) > 1:
-        raise UsageError("Name a file for a report of several run directories: path=, in the shell --output.")
+        raise UsageError(
+            f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
+        )
     target = (existing(run_dirs[0]).path / NAME) if path is None else Path(path).expanduser().absolute()
     if not target.parent.is_dir():
         raise UsageError(f"No folder {target.parent} to write {target.name} to. Create it first.")

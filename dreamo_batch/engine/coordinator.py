@@ -39,6 +39,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
+from dreamo_batch.text import option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -329,7 +330,11 @@ class Coordinator:
         taken = [event for event in self.ledger.unwritten() if event.kind is EventKind.ACCEPTED]
         lines = [
             f"could not be written down: job {event.job_id} is task {event.fields['task_id']}; once the disk is "
-            f'mended, settle it with resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")'
+            "mended, settle it with "
+            + spelled(
+                f'resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")',
+                f"`dreamo-batch resolve RUN_DIR {event.job_id} --task-id {event.fields['task_id']}`",
+            )
             for event in taken
         ]
         self.notices += lines
@@ -651,12 +656,12 @@ class Coordinator:
         self.stop(
             AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
-                f"submitted; what is in flight is finished. Once that is settled, run the same call again.{last}"
+                f"submitted; what is in flight is finished. Once that is settled, run {same_call()} again.{last}"
             )
         )
 
     def _give_up(self, reason: str) -> None:
-        self.stop(ServiceUnreachable(f"{reason}. Run the same call again to go on; nothing is bought twice."))
+        self.stop(ServiceUnreachable(f"{reason}. Run {same_call()} again to go on; nothing is bought twice."))
         self.halt()
 
     def _why_unreachable(self) -> str:
@@ -688,9 +693,9 @@ class Coordinator:
         if self.budget.price is None:
             return PriceUnknown(
                 f"no attempt has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more "
-                "is submitted under a cap that can't be kept. Give unit_cost= (USD an attempt), or "
-                f"pilot={self.budget.n_pilots + 1} or more: pilot= counts every such attempt of this directory, and "
-                "the cap can't bind them."
+                f"is submitted under a cap that can't be kept. Pass {option('unit_cost')} (USD per attempt), or "
+                f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts every such attempt of this "
+                "directory and isn't limited by the cap."
             )
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
@@ -706,7 +711,7 @@ class Coordinator:
             f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
             f"{spent} spent, {reserved} reserved, and the next attempt may cost {money.text(self.budget.price)}. "
             f"{self.schedule.n_waiting} jobs were not submitted. "
-            f"Run again with a higher {'max_new_cost' if is_of_call else 'max_cost'}= to go on."
+            f"Run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')} to go on."
         )
 
     def _what_to_do(self, error: OSError) -> str:
@@ -714,14 +719,14 @@ class Coordinator:
         if directory.is_in_place():
             return (
                 f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing more is "
-                "submitted. Make room or mend the directory, then run the same call again: what is in flight is picked "
-                "up."
+                f"submitted. Make room or mend the directory, then run {same_call()} again: what is in flight is "
+                "picked up."
             )
         return (
             f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
             "on it. Nothing more is submitted; answers that still arrive are kept in a file strays-*.jsonl, which the "
-            "next call on the directory reads. Put the directory back, or run the same call on its new path: what is "
-            "in flight is picked up. .results of this error holds the task ids, too."
+            f"next call on the directory reads. Put the directory back, or run {same_call()} on its new path: what is "
+            f"in flight is picked up.{spelled(' .results of this error holds the task ids, too.', '')}"
         )
 
     def _attempt(self, key: Key) -> Attempt:

@@ -78,8 +78,8 @@ class Payloads:
         expires_at = links.expires_at(url)
         if expires_at is not None and expires_at <= self._wall():
             raise ImageGone(
-                "the link to the reference picture has expired; nothing was sent. Run again with a new link "
-                "and retry_failed=True; the row stays the same job."
+                "the link to the reference picture has expired; nothing was sent. Give the row a new "
+                "link and retry it; it stays the same job."
             )
 
     def _base64(self, image: ImageSource) -> bytes:

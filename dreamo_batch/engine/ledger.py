@@ -34,6 +34,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.engine.journal import Kept, Strays, worth_keeping
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
+from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -495,5 +496,5 @@ def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) 
     """Refuse a table whose seeds were drawn for another directory: every seedless row would be bought again."""
     if used not in (None, known):
         raise DirectoryError(
-            f"{directory.path} was made by another call while this one prepared its table; run the same call again."
+            f"{directory.path} was made by another call while this one prepared its table; run {same_call()} again."
         )

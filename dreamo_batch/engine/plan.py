@@ -27,7 +27,7 @@ from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
 from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import aligned, dollars
+from dreamo_batch.text import aligned, dollars, option, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -200,15 +200,17 @@ def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
     )
     return tuple(
         f"{n:,} {'row' if n == 1 else 'rows'} to be bought nearly {'equals' if n == 1 else 'equal'} a bought one "
-        f"(differs only in {what}): see plan()."
+        f"(differs only in {what}): see {spelled('plan()', '`dreamo-batch plan --rows`')}."
         for what, n in told.items()
     )
 
 
-COPIED: Final = (
-    "This is a copy of a run directory (or was moved to another disk); what the original submitted since isn't known "
-    "here. `run` refuses to submit unless you pass adopt_copy=True."
-)
+def copied() -> str:
+    """Return what to know about a copied run directory."""
+    return (
+        "This is a copy of a run directory (or was moved to another disk); what the original submitted since isn't "
+        f"known here. `run` refuses to submit unless you pass {option('adopt_copy', value=True)}."
+    )
 
 
 def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
@@ -222,7 +224,8 @@ def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...
         return ()
     are = "row of the last table is" if n == 1 else "rows of the last table are"
     return (
-        f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: load(run_dir, all=True).",
+        f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: "
+        + spelled("load(run_dir, all=True).", "`dreamo-batch results RUN_DIR --all`."),
     )
 
 
@@ -546,7 +549,7 @@ def _headline(n_rows: int, n_new: int) -> str:
 
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if low is None or high is None:
-        return "What it costs is not known yet: the first attempt tells, or give unit_cost=."
+        return f"What it costs is not known yet: the first attempt tells, or pass {option('unit_cost')}."
     if not high:
         return "From now on it costs nothing."
     if low == high:

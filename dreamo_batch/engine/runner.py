@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.errors import DirectoryLocked, StorageFailed
+from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     """Say that a call can't begin, since the disk does not let it."""
     return StorageFailed(
         f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is submitted. Make "
-        "room or mend the directory, then run the same call again.",
+        f"room or mend the directory, then run {same_call()} again.",
         run_dir=directory.path,
     )
 

@@ -50,6 +50,7 @@ from dreamo_batch.jobs.sources import (
 )
 from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
+from dreamo_batch.text import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -491,7 +492,7 @@ def _with_repair(finding: Finding, *, fix_images: bool) -> Finding:
     if not repair_text:
         return finding
     if not fix_images:
-        return replace(finding, fix=f"{finding.fix}, or pass fix_images=True.")
+        return replace(finding, fix=f"{finding.fix}, or pass {option('fix_images', value=True)}.")
     fix = f"Nothing to do: the run sends a corrected copy, {repair_text}."
     return replace(finding, severity=WARNING, fix=fix)
 

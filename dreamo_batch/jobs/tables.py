@@ -41,7 +41,7 @@ from dreamo_batch.jobs.cells import (
     typed,
 )
 from dreamo_batch.jobs.fields import is_result, means, plain_name
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,9 +107,12 @@ def read_table(
     path = Path(path_given("path", path)).expanduser()
     suffix = _known_suffix(path)
     if sep is not None and len(sep) != 1:
-        raise UsageError(f"sep must be one character, not {sep!r}")
+        raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {sep!r}")
     if path.is_dir():
-        raise TableError(f"{path} is a folder. Pass a table's file; use load() to read a run directory.")
+        raise TableError(
+            f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a run "
+            "directory."
+        )
     if not path.exists():
         raise TableError(f"No file at {path.absolute()}. Check the path.")
     try:

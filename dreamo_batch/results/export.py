@@ -36,7 +36,7 @@ from dreamo_batch.results.frame import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.hub import read_address, upload
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, dollars
+from dreamo_batch.text import counted, dollars, option
 
 if TYPE_CHECKING:
     import os
@@ -283,13 +283,15 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
     wanted = [formats] if isinstance(formats, str) else list(formats)
     unknown = [name for name in wanted if name not in _FORMATS]
     if unknown:
-        raise UsageError(f"Unknown format {unknown[0]!r} in formats=; the formats are {', '.join(_FORMATS)}.")
+        raise UsageError(
+            f"Unknown format {unknown[0]!r} in {option('formats')}; the formats are {', '.join(_FORMATS)}."
+        )
     if pictures not in _PICTURES:
         raise UsageError(f"pictures={pictures!r}: expected one of {', '.join(map(repr, _PICTURES))}.")
     if text and pictures != "copy":
         raise UsageError(
-            "text=True changes the exported files, so they can't be links. Pass pictures=\"copy\"; the run directory's "
-            "own pictures are never changed."
+            f"{option('text', value=True)} changes the exported files, so they can't be links. Pass "
+            f"{option('pictures', 'copy')}; the run directory's own pictures are never changed."
         )
     return list(dict.fromkeys(wanted))
 

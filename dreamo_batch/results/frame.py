@@ -17,7 +17,7 @@ from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_bi
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import dollars
+from dreamo_batch.text import dollars, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -390,8 +390,11 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
     if lines:
         lines.append(
             "Ambiguous rows may have been accepted and billed. They won't be resent unless you ask: settle each with "
-            "resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True), or submit them again with "
-            'on_ambiguous="resubmit".'
+            + spelled(
+                "resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True)",
+                "`dreamo-batch resolve RUN_DIR ROW`",
+            )
+            + f", or submit them again with {option('on_ambiguous', 'resubmit')}."
         )
     return lines
 

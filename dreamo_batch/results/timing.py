@@ -14,7 +14,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.frame import plausible
 from dreamo_batch.results.history import as_length, group, read_directories, read_history
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -258,18 +258,18 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | No
     if n_held is not None:
         return n_held, (
             f"The service refused {counted(n_refusals, 'create')}, and held {counted(n_held, 'attempt')} whenever it "
-            f"accepted again: max_in_flight={n_held} is as fast, without the refusals."
+            f"accepted again: {option('max_in_flight', n_held)} is as fast, without the refusals."
         )
     n_running = _n_running(attempts)
     if n_running is not None:
         advised = math.ceil(_HEADROOM * n_running)
         return advised, (
             f"The service worked on {counted(n_running, 'attempt')} at once and queued the others: "
-            f"max_in_flight={advised} keeps it busy; more would only wait in its queue."
+            f"{option('max_in_flight', advised)} keeps it busy; more would only wait in its queue."
         )
     return _GROWTH * peak, (
         f"Up to {counted(peak, 'attempt')} were in flight, none was refused, and the service shows no queue: "
-        f"max_in_flight={_GROWTH * peak} may be faster."
+        f"{option('max_in_flight', _GROWTH * peak)} may be faster."
     )
 
 

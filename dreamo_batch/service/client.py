@@ -41,6 +41,7 @@ from dreamo_batch.service.failures import (
 )
 from dreamo_batch.service.messages import excerpt
 from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
+from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ class Api:
         key = self._settings.api_key
         if key is None and self._needs_key:
             raise KeyMissing(
-                f"{self._settings.base_url} needs an API key. Set DREAMO_API_KEY or pass api_key=. Nothing was sent."
+                f"{self._settings.base_url} needs an API key. Set DREAMO_API_KEY"
+                f"{spelled(' or pass api_key=', '')}. Nothing was sent."
             )
         headers = form.headers
         if key is not None:

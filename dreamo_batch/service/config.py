@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service import contract
+from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -153,7 +154,7 @@ def is_loopback_host(host: str) -> bool:
 def _checked_key(value: str) -> str:
     key = value.strip()
     if not key:
-        raise SettingsError(f"the API key is empty; set {KEY_VARIABLE} or pass api_key=")
+        raise SettingsError(f"the API key is empty; set {KEY_VARIABLE}{spelled(' or pass api_key=', '')}")
     if not re.fullmatch(r"[!-~]+", key):
         raise SettingsError(
             "the API key contains whitespace, control characters or non-ASCII letters; "

@@ -74,7 +74,7 @@ class FailureKind(enum.StrEnum):
 # The most specific advice is shown: by cause, else by class, else by kind.
 _ADVICE: Final[dict[str, str]] = {
     "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",
-    "host": "check the base URL (base_url=, DREAMO_BASE_URL), the network and its DNS; behind a proxy set HTTPS_PROXY",
+    "host": "check the base URL (DREAMO_BASE_URL), the network and its DNS; behind a proxy set HTTPS_PROXY",
     "proxy": "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; the proxy may need a user and password",
     "scheme": "check whether the base URL should begin with http:// or https://, and its port",
     ACCESS_REFUSED: "check the API key, its permissions and the account's credit",

@@ -256,7 +256,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
         return "the link leads to this machine; not followed"
     is_private = not known.is_global or known.is_multicast or any(known in one for one in _TUNNELS)
     if is_private and not allows_private:
-        return "the link leads to a private address; not followed. Pass allow_private_links=True to allow it"
+        return "the link leads to a private address; not followed, unless private links are allowed"
     return None
 
 
