@@ -702,7 +702,8 @@ def test_without_a_key_nobody_is_asked(table, run_dir, terminal, monkeypatch):
 
 def test_nothing_to_buy_is_nothing_to_ask():
     """A plan that reuses everything passes without a word, but tasks that may be submitted anew are told."""
-    planned = dreamo.Plan({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
+    rows = pd.DataFrame({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
+    planned = dreamo.Plan.of(rows, cap=None, spent=Decimal(0))
     service = Settings(ELSEWHERE, None)
     assert commands.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
     with pytest.raises(click.ClickException, match="1 new attempt at"):
