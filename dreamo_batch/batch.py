@@ -398,7 +398,7 @@ def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
         directory.make()
     except OSError as error:
         raise storage_failed(directory, error) from error
-    Inputs(directory.inputs).keep_references(job.image for job in prepared.jobs.values())
+    Inputs(directory.inputs).keep_references(image for job in prepared.jobs.values() for image in job.images)
 
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:

@@ -358,7 +358,16 @@ class Call:
         return self._asked_price(jobs) if jobs else None
 
     def _asked_price(self, jobs: list[Job]) -> Decimal | None:
-        """Ask the service what its largest picture costs; None where it does not tell, `_why_no_price` says why."""
+        """Ask what the largest picture of each model costs; None unless all are known, `_why_no_price` says why."""
+        prices = []
+        for model in dict.fromkeys(job.model for job in jobs):
+            price = self._asked_price_of([job for job in jobs if job.model == model])
+            if price is None:
+                return None
+            prices.append(price)
+        return max(prices)
+
+    def _asked_price_of(self, jobs: list[Job]) -> Decimal | None:
         by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)
         asked, waits = by_size[:1], iter(_PRECHARGE_WAITS_S)
         while True:

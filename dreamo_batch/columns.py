@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What the user hands in.
 IMAGE = "image"
 IMAGE_ALIASES = ("image_path", "image_url")
+IMAGE_NUMBERED = ("image_1", "image_2", "image_3", "image_4", "image_5")
 PROMPT = "prompt"
 SEED = "seed"
 WIDTH = "width"
@@ -29,6 +30,10 @@ HEIGHT = "height"
 SIZE = "size"
 USE_REPHRASER = "use_rephraser"
 REPLICATE = "replicate"
+MODEL = "model"
+REF_TYPE = "ref_type"
+GUIDANCE_SCALE1 = "guidance_scale1"
+GUIDANCE_SCALE2 = "guidance_scale2"
 
 # What comes back beside it.
 STATUS = "status"
@@ -189,6 +194,8 @@ IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
 IMAGE_SENT = "image_sent"
 IMAGE_SENT_DIGEST = "image_sent_digest"
+IMAGES_FURTHER = "images_further"
+OWN_PARAMETERS = "own_parameters"
 
 STR = "str"
 INT = "Int64"
@@ -230,8 +237,17 @@ INPUTS = _table(
         IMAGE,
         "object",
         "",
-        "Reference picture, ideally of a single subject: path, http(s) URL, `data:` URI, bytes, PIL image, or a list "
-        "of one of these. Aliases: `image_path`, `image_url`.",
+        "Reference picture, ideally of a single subject: path, http(s) URL, `data:` URI, bytes or PIL image; for "
+        "`spark_multi_dreamo` also a list of 1 to 5 of these. Aliases: `image_path`, `image_url`.",
+    ),
+    *(
+        Column(
+            name,
+            "object",
+            "",
+            f"Reference picture {number} of 5, instead of a list in `image`; empty cells are skipped.",
+        )
+        for number, name in enumerate(IMAGE_NUMBERED, 1)
     ),
     Column(PROMPT, STR, "", "What to draw, in Chinese or English."),
     Column(SEED, INT, "", "-1 or missing: drawn before sending and recorded. 1 to 2**63-1: sent unchanged."),
@@ -240,6 +256,28 @@ INPUTS = _table(
     Column(SIZE, STR, "", 'Instead of width and height: "1328x1328" or an advised ratio such as "16:9".'),
     Column(USE_REPHRASER, BOOL, "", "Whether the service may rewrite the prompt (default true)."),
     Column(REPLICATE, INT, "", "Buys the same job once per distinct value (default 0)."),
+    Column(
+        MODEL, STR, "", "`spark_dreamo` (default) or `spark_multi_dreamo`, which takes several references."
+    ),
+    Column(
+        REF_TYPE,
+        "object",
+        "",
+        "What each reference picture of `spark_multi_dreamo` is, in the order of the pictures: a list, or text such as "
+        '"IP,STYLE". `IP`: subject, `ID`: face, `STYLE`: style, `AUTO` (default): the service finds out, slower.',
+    ),
+    Column(
+        GUIDANCE_SCALE1,
+        FLOAT,
+        "",
+        "Only `spark_multi_dreamo`: 1 to 7 (default 2.5); higher is closer to the text, further from the pictures.",
+    ),
+    Column(
+        GUIDANCE_SCALE2,
+        FLOAT,
+        "",
+        "Only `spark_multi_dreamo`: pull toward the pictures; range and default are unknown, so sent only if given.",
+    ),
 )
 
 OUTPUTS = _table(
@@ -289,6 +327,7 @@ PROBLEMS = _table(
     Column(VALUE, STR, "", "Content of the cell, shortened."),
     Column(MESSAGE, STR, "", "What is wrong and what was expected."),
     Column(FIX, STR, "", "What to do."),
+    Column(MODEL, STR, "", "Model whose rule it is; missing if every model has it."),
 )
 
 PLAN = _table(
@@ -546,6 +585,7 @@ METRICS = _table(
 
 CHECKS = _table(
     Column(CHECK, STR, "", "What is expected of the service."),
+    Column(MODEL, STR, "", "Model that was asked for; missing where it makes no difference."),
     Column(
         PASSED,
         BOOL,

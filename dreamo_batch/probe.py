@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,8 +43,7 @@ from dreamo_batch.text import harmless, option
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
-    from decimal import Decimal
+    from collections.abc import Callable, Collection
     from typing import Literal
 
     from dreamo_batch.batch import Amount
@@ -238,13 +238,17 @@ def _price(
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
     if not pd.isna(known):
         return money(str(known))
-    largest: Job = max(prepared.jobs.values(), key=lambda job: job.width * job.height)
+    largest: dict[str, Job] = {}
+    for job in sorted(prepared.jobs.values(), key=lambda job: job.width * job.height):
+        largest[job.model] = job
     with ExitStack() as resources:
         client = service.connect(resources, directory)
         try:
-            return money(client.precharge(Payloads().request(largest)).cost) or None
+            prices = [money(client.precharge(Payloads().request(job)).cost) for job in largest.values()]
         except (ServiceError, ImageChanged, ImageGone):
             return None  # the run asks again, and says what is the matter
+    known = [price for price in prices if price]
+    return max(known) if len(known) == len(prices) else None
 
 
 def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | None, cap: Decimal) -> None:
@@ -291,6 +295,7 @@ class _Visit:
     client: Client
     request: Request
     timeout_s: float
+    model: str = contract.MODEL
     task_id: str | None = None
     task: Task | None = None
     cost: str | None = None  # of what the check under way submitted, USD
@@ -308,11 +313,12 @@ def check_service(
     *,
     client: Client | None = None,
     timeout_s: float = 900.0,
+    models: Collection[str] = tuple(contract.MODELS),
 ) -> pd.DataFrame:
     """Check whether a service keeps the contract that this toolkit relies on.
 
-    At most two attempts of 512x512 pictures are made: a good one, and one that has to be refused and costs nothing
-    where it is. `most_it_costs` tells beforehand what that comes to; it is logged, too.
+    At most two attempts of 512x512 pictures are made per model: a good one, and one that has to be refused and costs
+    nothing where it is. What that can come to is logged beforehand.
 
     Parameters
     ----------
@@ -322,6 +328,8 @@ def check_service(
         Talks to the service, instead of these.
     timeout_s : float
         Seconds to wait for a task.
+    models : collection of str
+        Names of the models to check; default: all known ones.
 
     Returns
     -------
@@ -335,37 +343,52 @@ def check_service(
         If the base URL or the key can't be used. Nothing was sent.
     KeyMissing
         If the service needs a key and there is none. Nothing was sent.
+    UsageError
+        If a model isn't known. Nothing was sent.
 
     Examples
     --------
     >>> import dreamo_batch as dreamo
     >>> with dreamo.LocalGateway(engine="flat") as gateway:
-    ...     checks = check_service(gateway.base_url, gateway.api_key)
+    ...     checks = check_service(gateway.base_url, gateway.api_key, models=["spark_dreamo"])
     >>> bool(checks["passed"].all()), len(checks)
     (True, 12)
     """
     import pandas as pd
 
+    models = _known_models(models)
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
-        visit = _Visit(with_key(service), _request(), timeout_s)
         logger.info(
             "checking %s with at most %d attempts, for up to %s USD in all",
             service.settings.service_name,
-            N_ATTEMPTS_MAX,
-            most_it_costs(service) or "an unknown number of",
+            N_ATTEMPTS_MAX * len(models),
+            most_it_costs(service, models) or "an unknown number of",
         )
-        rows = [_row(visit, name, check) for name, check in CHECKS.items()]
+        rows = []
+        for number, model in enumerate(models):
+            visit = _Visit(with_key(service), _request(model), timeout_s, model)
+            checks = CHECKS if not number else {n: one for n, one in CHECKS.items() if one not in _OF_SERVICE}
+            rows += [_row(visit, name, check) for name, check in checks.items()]
     return pd.DataFrame(rows, columns=list(columns.CHECKS)).astype(columns.dtypes(columns.CHECKS))
 
 
-def most_it_costs(client: Client) -> Decimal | None:
+def _known_models(models: Collection[str]) -> tuple[str, ...]:
+    names = (models,) if isinstance(models, str) else tuple(dict.fromkeys(models))
+    if not names or (unknown := [name for name in names if name not in contract.MODELS]):
+        wrong = repr(unknown[0]) if names else "none"
+        raise UsageError(f"models: {wrong} given; known are {', '.join(contract.MODELS)}.")
+    return names
+
+
+def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODELS)) -> Decimal | None:
     """Say the most that `check_service` can cost."""
     try:
-        price = money(client.precharge(_request()).cost)
+        prices = [money(client.precharge(_request(model)).cost) for model in models]
     except ServiceError:
         return None
-    return None if price is None else N_ATTEMPTS_MAX * price
+    known = [price for price in prices if price is not None]
+    return N_ATTEMPTS_MAX * sum(known, Decimal(0)) if len(known) == len(prices) else None
 
 
 def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:
@@ -381,6 +404,7 @@ def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, 
         detail = f"{type(error).__name__}, which nobody foresaw"
     return {
         columns.CHECK: name,
+        columns.MODEL: None if check in _OF_SERVICE else visit.model,
         columns.PASSED: passed,
         columns.DETAIL: harmless(detail),
         columns.COST: visit.cost,
@@ -395,43 +419,43 @@ def _answers_without_a_key(visit: _Visit) -> str:
 
 def _describes_the_model_as_known(visit: _Visit) -> str:
     """The description is optional; where there is one, our facts are compared with it."""
-    description = _description(visit.client)
+    description = _description(visit.client, visit.model)
     if description is None:
         return "the model is not described; nothing to compare"
-    if differences := differences_from_known(description):
+    if differences := differences_from_known(description, visit.model):
         raise _Broken("the description differs from what is known: " + "; ".join(differences))
     return "described as known"
 
 
-def _description(client: Client) -> dict[str, Any] | None:
+def _description(client: Client, model: str) -> dict[str, Any] | None:
     """Ask the public service's host of descriptions first, then the API host."""
     if client.settings.base_url.rstrip("/") == contract.BASE_URL.value:
         settings = replace(client.settings, base_url=contract.SPEC_URL.value, api_key=None)
         with Client(settings=settings) as describer:
-            if (description := _described_by(describer)) is not None:
+            if (description := _described_by(describer, model)) is not None:
                 return description
-    return _described_by(client)
+    return _described_by(client, model)
 
 
-def _described_by(client: Client) -> dict[str, Any] | None:
+def _described_by(client: Client, model: str) -> dict[str, Any] | None:
     try:
-        return client.describe()
+        return client.describe(model)
     except ServiceError:
         return None
 
 
-def differences_from_known(description: dict[str, Any]) -> list[str]:
-    """List where a model's description says other than `parameters.PARAMETERS`."""
-    found = []
+def differences_from_known(description: dict[str, Any], model: str = contract.MODEL) -> list[str]:
+    """List where a model's description says other than the contract."""
+    known, found = contract.MODELS[model].parameters, []
     for told in description["parameters"]:
         name = str(told.get("name")) if isinstance(told, dict) else ""
         if not name or name == "model":
             continue
-        if name not in contract.PARAMETERS:
+        if name not in known:
             found.append(f"{name[:80]}: a parameter that is not known")
             continue
         constraints = told.get("constraints")
-        for word, fact in contract.PARAMETERS[name].items():
+        for word, fact in known[name].items():
             value = constraints.get(word) if isinstance(constraints, dict) else None
             if value is not None and not _agrees(word, value, fact.value):
                 found.append(
@@ -572,8 +596,12 @@ CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
 }
 
 
-def _request() -> Request:
-    """Attempt a small picture of one plain figure."""
+# These don't depend on the model.
+_OF_SERVICE: Final = (_answers_without_a_key, _refuses_a_wrong_key, _does_not_find_an_unknown_task)
+
+
+def _request(model: str) -> Request:
+    """Attempt a small picture of one plain figure, for a model of several references of two."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (_SIDE_PX, _SIDE_PX), "white")
@@ -583,4 +611,15 @@ def _request() -> Request:
     file = io.BytesIO()
     picture.save(file, "JPEG")
     content = base64.b64encode(file.getvalue())
-    return Request("a figure on a beach", 7, _SIDE_PX, _SIDE_PX, use_rephraser=False, image_base64=content)
+    known = contract.MODELS[model]
+    n_images = min(2, known.images_max.value)
+    return Request(
+        "a figure on a beach",
+        7,
+        _SIDE_PX,
+        _SIDE_PX,
+        use_rephraser=False,
+        image_base64=(content,) * n_images,
+        model=model,
+        ref_type=known.ref_types.value[1:2] * n_images,
+    )

@@ -13,6 +13,7 @@ from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import (
+    references_of,
     PREVIOUS,
     StoredTable,
     read_frame,
@@ -406,7 +407,8 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
 
 def _inputs(directory: RunDirectory) -> Iterator[str]:
     """Check the reference pictures that are kept here; those elsewhere are the user's."""
-    rows = read_jobs(directory.jobs).rows[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    known = references_of(read_jobs(directory.jobs).decided)
+    rows = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
     for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
         path = Path(location)
         if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:

@@ -16,9 +16,8 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns
-from dreamo_batch.jobs.sources import only_item
 from dreamo_batch.palette import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.text import counted, dollars, harmless, shortened
 
@@ -40,6 +39,12 @@ _ALT_MAX: Final = 120
 _CAPTION_MAX: Final = 200
 _NOTE_MAX: Final = 240
 _FACT_MAX: Final = 1_500
+_INPUTS_OF_SOME: Final = (
+    columns.MODEL,
+    columns.REF_TYPE,
+    columns.GUIDANCE_SCALE1,
+    columns.GUIDANCE_SCALE2,
+)
 _INPUTS: Final = (
     columns.PROMPT,
     columns.SIZE,
@@ -47,6 +52,7 @@ _INPUTS: Final = (
     columns.HEIGHT,
     columns.USE_REPHRASER,
     columns.REPLICATE,
+    *_INPUTS_OF_SOME,
 )
 _OUTCOME: Final = (
     columns.STATUS,
@@ -67,7 +73,9 @@ _SIZES: Final = ((columns.WIDTH, columns.HEIGHT), (columns.OUTPUT_WIDTH, columns
 
 def label_of(value: Any, *, is_picture: bool = False) -> str:
     """Return any value as one line of text; of a picture's location its last part."""
-    value = only_item(value) if is_picture else value
+    items = items_of(value) if is_picture else None
+    if items:
+        return " + ".join(label_of(item, is_picture=True) for item in items)
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
         return PICTURE
     if is_missing(value):
@@ -94,6 +102,9 @@ def key_of(value: Any) -> str | None:
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Image.Image):
         return f"{PICTURE} {id(value)}"
+    items = None if isinstance(value, str) else items_of(value)
+    if items is not None:
+        return " ".join(str(key_of(item)) for item in items)
     return None if is_missing(value) else str(value)
 
 
@@ -552,7 +563,8 @@ def _join_inputs(
         columns.HEIGHT,
     )
     cells = _cells([_codes(results, name) for name in (*down, *along)], len(results))
-    for name in _available(results, [*before, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]):
+    later = [*_INPUTS_OF_SOME, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]
+    for name in _available(results, [*before, *later]):
         if name in down or name in along:
             continue
         codes = _codes(results, name)

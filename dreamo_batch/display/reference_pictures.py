@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from dreamo_batch import columns
 from dreamo_batch.display.grid import key_of, label_of
 from dreamo_batch.display.thumbnails import make_thumbnail
-from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs, references_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.images import small_picture
-from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.jobs.sources import FILE, URL, Source, read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from PIL import Image
@@ -58,20 +58,20 @@ class References:
 
     def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
         """Return those of some rows by key, in order."""
-        found = (self._of_row(position) for position in positions)
-        return {one.key: one for one in found if one is not None}
+        return {one.key: one for position in positions for one in self._of_row(position)}
 
-    def _of_row(self, position: int) -> ReferencePicture | None:
-        values = (cells[position] for cells in self._cells)
-        cell = next((value for value in values if not is_missing(value)), None)
+    def _of_row(self, position: int) -> Iterator[ReferencePicture]:
+        cells = [cell for column in self._cells for cell in _pictures_in(column[position])]
         job_id = None if self._jobs is None else self._jobs[position]
-        key, sent = self._recorded[self._folders[position]].get(str(job_id), (key_of(cell), None))
-        if key is None:
-            return None
-        if key not in self._known:
-            label = label_of(sent if cell is None else cell, is_picture=True)
-            self._known[key] = ReferencePicture(key, label, _content(cell, sent))
-        return self._known[key]
+        known = self._recorded[self._folders[position]].get(str(job_id))
+        if known is None:
+            known = [(key, None) for cell in cells if (key := key_of(cell)) is not None]
+        for number, (key, sent) in enumerate(known):
+            if key not in self._known:
+                cell = cells[number] if len(cells) == len(known) else None
+                label = label_of(sent if cell is None else cell, is_picture=True)
+                self._known[key] = ReferencePicture(key, label, _content(cell, sent))
+            yield self._known[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,23 @@ def place_references(grid: Grid, references: References) -> ReferencePlacement:
     return ReferencePlacement(by_row={row: tuple(line.values()) for row, line in by_row.items()})
 
 
-def _recorded(run_dir: Path) -> Mapping[str, tuple[str, str]]:
-    """Return digest and location of the picture of each job that the run directory knows."""
+def _pictures_in(cell: Any) -> list[Any]:
+    items = items_of(cell)
+    return ([] if is_missing(cell) else [cell]) if items is None else items
+
+
+def _recorded(run_dir: Path) -> Mapping[str, list[tuple[str, str | None]]]:
+    """Return digest and location of the pictures of each job that the run directory knows."""
     try:
         decided = read_jobs(RunDirectory(run_dir).jobs).decided
     except DirectoryError:
         return {}
-    known = decided[decided[columns.JOB_ID].notna()]
-    pairs = zip(known[columns.IMAGE_DIGEST], known[columns.IMAGE_SENT], strict=True)
-    return dict(zip(known[columns.JOB_ID], pairs, strict=True))
+    known = references_of(decided[decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID))
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    names = [columns.JOB_ID, columns.IMAGE_DIGEST, columns.IMAGE_SENT]
+    for job_id, digest, sent in known[names].itertuples(index=False, name=None):
+        found.setdefault(job_id, []).append((digest, sent))
+    return found
 
 
 def _content(cell: Any, sent: str | None) -> Any:

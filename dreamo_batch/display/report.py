@@ -22,7 +22,7 @@ from dreamo_batch.display.grid import removed_rows_notice
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.budget import ZERO, money, text, total
-from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.checkpoint import read_jobs, references_of
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
@@ -351,7 +351,7 @@ def _methods(facts: Facts) -> dict[str, Any]:
     size_words = [f"{size} ({n:,})" for size, n in sizes.head(_SIZES_MAX).items()]
     counts = facts.first_rows[columns.STATUS].value_counts()
     return {
-        "model": contract.MODEL,
+        "model": " and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL,
         "service": manifest.service if manifest else _UNKNOWN,
         "run_version": (manifest and manifest.package_version) or __version__,
         "page_version": __version__,
@@ -359,7 +359,7 @@ def _methods(facts: Facts) -> dict[str, Any]:
         "pandas_version": pd.__version__,
         "n_jobs": len(jobs),
         "n_prompts": jobs[columns.PROMPT].nunique(),
-        "n_references": jobs[columns.IMAGE_DIGEST].nunique(),
+        "n_references": references_of(jobs)[columns.IMAGE_DIGEST].nunique(),
         "n_seeds": jobs[columns.SEED_SENT].nunique(),
         "n_replicates": jobs[columns.REPLICATE].nunique(),
         "n_duplicates": int(facts.rows[columns.DUPLICATE_OF].notna().sum()),

@@ -9,7 +9,7 @@ import math
 import numbers
 import warnings
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import chain, starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,7 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
 from dreamo_batch.jobs.tables import storable
+from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -222,6 +223,12 @@ _JOB: Final = {
     columns.REPLICATE: columns.INT,
     KIND: columns.STR,
 }
+# Columns that tables stored by older versions lack: the model, its further pictures and own parameters (as JSON).
+_LATER: Final = {
+    columns.MODEL: contract.MODEL,
+    columns.IMAGES_FURTHER: None,
+    columns.OWN_PARAMETERS: None,
+}
 
 
 def _load_now() -> None:
@@ -304,8 +311,12 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
             columns.HEIGHT: job.height,
             columns.USE_REPHRASER: job.use_rephraser,
             columns.REPLICATE: job.replicate,
+            columns.MODEL: job.model,
+            **dict(job.own),
             "columns": own,
         }
+        if job.further:
+            told[columns.IMAGES_FURTHER] = [[image.location, image.digest] for image in job.further]
         return json.dumps(told, ensure_ascii=False)
 
     return describe
@@ -315,6 +326,8 @@ def _plain(cell: Any) -> Any:
     """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
     if isinstance(cell, str | bool):
         return cell if isinstance(cell, bool) else text_of(cell)
+    if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
+        return [_plain(item) for item in cell]
     if isinstance(cell, numbers.Integral):
         return int(cell)
     if isinstance(cell, numbers.Real):
@@ -355,9 +368,13 @@ def read_jobs(path: Path) -> StoredTable:
             f"{path} can't be read (it has no column {missing[0]}). Run the table again on this directory; what was "
             "bought is reused."
         )
+    for name, value in _LATER.items():
+        if name not in decided:
+            decided[name] = pd.Series(value, index=decided.index, dtype=columns.STR)
     decided[columns.IMAGE_SENT] = _kept_here(
         decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
     )
+    decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
     user = frame.loc[:, [not name for name in is_decided]]
     return StoredTable(user, decided, str(meta.get("table_id")))
 
@@ -367,20 +384,54 @@ def known_images(path: Path) -> dict[str, ImageSource]:
 
     A file that is gone since then, or a link that has expired, matters only for jobs that were never submitted.
     """
-    names = [columns.STORED_PREFIX + name for name in _IMAGE]
+    later = columns.STORED_PREFIX + columns.IMAGES_FURTHER
+    names = [columns.STORED_PREFIX + name for name in IMAGE]
     try:
+        names += [later] if later in pq.read_schema(path).names else []
         table = pq.read_table(path, columns=names, page_checksum_verification=True)
-        rows = (
-            table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
-            .dropna()
-            .drop_duplicates()
-        )
+        rows = table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
     except UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced
-    names = [columns.STORED_PREFIX + name for name in (columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)]
-    rows[names[0]] = _kept_here(rows[names[0]], rows[names[1]], path.parent)
-    images = starmap(ImageSource, rows.itertuples(index=False, name=None))
+    rows.columns = rows.columns.str.removeprefix(columns.STORED_PREFIX)
+    rows = rows.dropna(subset=list(IMAGE)).drop_duplicates()
+    rows[columns.IMAGE_SENT] = _kept_here(
+        rows[columns.IMAGE_SENT], rows[columns.IMAGE_SENT_DIGEST], path.parent
+    )
+    if columns.IMAGES_FURTHER in rows:
+        rows[columns.IMAGES_FURTHER] = _further_kept_here(rows[columns.IMAGES_FURTHER], path.parent)
+    images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
     return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
+
+
+def references_of(decided: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per reference picture of each row of a table, in order, with the index of its row."""
+    names = [name for name in (columns.JOB_ID, *IMAGE) if name in decided]
+    first = decided.loc[decided[columns.IMAGE_DIGEST].notna(), names]
+    if columns.IMAGES_FURTHER not in decided or decided[columns.IMAGES_FURTHER].isna().all():
+        return first
+    further = _further(decided[columns.IMAGES_FURTHER])
+    if columns.JOB_ID in decided:
+        further[columns.JOB_ID] = decided[columns.JOB_ID].reindex(further.index)
+    return pd.concat([first, further[names]]).sort_index(kind="stable")
+
+
+def _further(texts: pd.Series) -> pd.DataFrame:
+    """Read the pictures after the first, one per row, with the index of their row."""
+    listed = [(label, *image) for label, text in texts.dropna().items() for image in json.loads(text)]
+    found = pd.DataFrame(listed, columns=["label", *IMAGE]).set_index("label")
+    return found.astype(columns.STR)
+
+
+def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
+    if texts.isna().all():
+        return texts
+    further = _further(texts).rename_axis(None)
+    labels, further = further.index, further.reset_index(drop=True)
+    further[columns.IMAGE_SENT] = _kept_here(
+        further[columns.IMAGE_SENT], further[columns.IMAGE_SENT_DIGEST], folder
+    )
+    found = {label: json.dumps(rows.to_numpy().tolist()) for label, rows in further.groupby(labels)}
+    return pd.Series(found, dtype=columns.STR).reindex(texts.index)
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
@@ -451,27 +502,55 @@ def _job_columns(prepared: Prepared) -> pd.DataFrame:
         else (None,) * len(_JOB)
         for j in jobs
     ]
-    return pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+    found = pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+    later = {
+        columns.MODEL: [job.model if job else None for job in jobs],
+        columns.IMAGES_FURTHER: [
+            json.dumps([astuple(image) for image in job.further]) if job and job.further else None
+            for job in jobs
+        ],
+        columns.OWN_PARAMETERS: [json.dumps(job.own) if job and job.own else None for job in jobs],
+    }
+    return found.assign(**{name: pd.array(values, dtype=columns.STR) for name, values in later.items()})
 
 
 def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
     first = decided[decided[columns.JOB_ID].notna() & decided[columns.DUPLICATE_OF].isna()]
-    cells = zip(*(first[name].tolist() for name in (*_IMAGE, *_FIELDS)), strict=True)
-    jobs = (_job(row[: len(_IMAGE)], dict(zip(_FIELDS, row[len(_IMAGE) :], strict=True))) for row in cells)
+    cells = zip(*(first[name].tolist() for name in (*IMAGE, *_FIELDS)), strict=True)
+    jobs = (_job(row[: len(IMAGE)], dict(zip(_FIELDS, row[len(IMAGE) :], strict=True))) for row in cells)
     return {job.job_id: job for job in jobs}
 
 
 # Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
-_IMAGE: Final = (
+IMAGE: Final = (
     KIND,
     columns.IMAGE_SOURCE,
     columns.IMAGE_DIGEST,
     columns.IMAGE_SENT,
     columns.IMAGE_SENT_DIGEST,
 )
-_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
+_FIELDS: Final = (
+    columns.JOB_ID,
+    columns.SEED_SENT,
+    *(name for name in _JOB if name != KIND),
+    *_LATER,
+)
+_RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 
 
 def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
-    rest = {name: value for name, value in fields.items() if name != columns.SEED_SENT}
-    return Job(image=ImageSource(*image), seed=fields[columns.SEED_SENT], **rest)
+    rest = {name: value for name, value in fields.items() if name not in _RENAMED}
+    seed, further, own = (fields[name] for name in _RENAMED)
+    return Job(
+        image=ImageSource(*image),
+        seed=seed,
+        further=tuple(ImageSource(*one) for one in json.loads(further)) if isinstance(further, str) else (),
+        own=tuple((name, _hashable(value)) for name, value in json.loads(own))
+        if isinstance(own, str)
+        else (),
+        **rest,
+    )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

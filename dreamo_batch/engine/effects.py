@@ -61,17 +61,19 @@ class Payloads:
 
     def request(self, job: Job) -> Request:
         """Build the request of a job."""
-        is_url = job.image.kind == "url"
-        if is_url:
-            self._refuse_expired(job.image.sent_location)
+        is_url = job.image.kind == "url"  # of all its pictures: a request takes one kind
+        for image in job.images if is_url else ():
+            self._refuse_expired(image.sent_location)
         return Request(
             prompt=job.prompt,
             seed=job.seed,
             width=job.width,
             height=job.height,
             use_rephraser=job.use_rephraser,
-            image_url=job.image.sent_location if is_url else None,
-            image_base64=None if is_url else self._base64(job.image),
+            image_url=tuple(image.sent_location for image in job.images) if is_url else None,
+            image_base64=None if is_url else tuple(map(self._base64, job.images)),
+            model=job.model,
+            **dict(job.own),
         )
 
     def _refuse_expired(self, url: str) -> None:

@@ -309,16 +309,16 @@ def _row(
 def _look(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
-    rest = (seed, job.width, job.height, job.use_rephraser, job.replicate)
-    picture = sources.place(job.image.location) if job.image.kind == URL else job.image.digest
-    return (picture, seen(job.prompt), *rest)
+    rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
+    pictures = tuple(sources.place(one.location) if one.kind == URL else one.digest for one in job.images)
+    return (pictures, seen(job.prompt), *rest)
 
 
 def _differs(job: Job, other: Job) -> str:
     in_prompt = difference(job.prompt, other.prompt)
-    in_image = _image_difference(job.image, other.image)
+    in_images = map(_image_difference, job.images, other.images)
     said = [f"the {in_prompt} of its prompt"] if in_prompt else []
-    said += [in_image] if in_image else []
+    said += dict.fromkeys(filter(None, in_images))
     # Two signed links are one picture now; they were two jobs in directories of earlier versions.
     return " and ".join(said) or "the signature of its link"
 

@@ -75,7 +75,7 @@ def polled(task: GatewayTask, now: float, discount: str, url: str) -> Payload:
     return payload
 
 
-def precharged(cost: str, discount: str, digest: str, now: float) -> Payload:
+def precharged(model: str, cost: str, discount: str, digest: str, now: float) -> Payload:
     """Answer a precharge."""
     data = {
         "billing_model": "per_image",
@@ -83,16 +83,16 @@ def precharged(cost: str, discount: str, digest: str, now: float) -> Payload:
         "currency": "USD",
         "discount": ExactNumber(discount),
         "hash": digest,
-        "model": contract.MODEL,
+        "model": model,
         "sample_count": 1,
         "updated_at": int(now * 1000),
     }
     return {"status": "success", "data": data}
 
 
-def cache_miss() -> Payload:
+def cache_miss(model: str) -> Payload:
     """Answer a precharge when there is no price."""
-    data = {"cost": None, "currency": "USD", "model": contract.MODEL, "reason": "COST_CACHE_MISS"}
+    data = {"cost": None, "currency": "USD", "model": model, "reason": "COST_CACHE_MISS"}
     return {"status": "failed", "data": data}
 
 
@@ -101,7 +101,7 @@ def _head(task: GatewayTask, state: str) -> Payload:
         "id": task.task_id,
         "created_at": int(task.accepted_at),
         "status": state,
-        "model": contract.MODEL,
+        "model": task.model,
     }
 
 

@@ -20,7 +20,7 @@ from dreamo_batch.gateway.answers import error_response, json_response, vary
 from dreamo_batch.gateway.billing import total
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
-from dreamo_batch.gateway.schemas import Create, ErrorPayload, Params, Problem, problem_of, read_create
+from dreamo_batch.gateway.schemas import PARAMS, Create, ErrorPayload, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import Bucket, retry_hint
 from dreamo_batch.service import contract
 
@@ -35,15 +35,13 @@ if TYPE_CHECKING:
     from dreamo_batch.gateway.server import JoinedWrites, Transports
     from dreamo_batch.gateway.tasks import Tasks
 
-# Base64 of the largest picture allowed, and room for the rest.
-BODY_BYTES_MAX: Final = 8 * 2**20
+# Base64 of the largest pictures allowed, and room for the rest.
+BODY_BYTES_MAX: Final = max(model.images_max.value for model in contract.MODELS.values()) * 7 * 2**20 + 2**20
 # Larger bodies are read beside the event loop.
 SMALL_BODY_BYTES: Final = 64 * 1024
 PAGE_SIZE_MAX: Final = 100
-NAME: Final = "Spark DreamO (local preview)"
-DESCRIPTION: Final = "Makes a picture from a prompt and one reference picture of a subject."
 GATEWAY_DESCRIPTION: Final = (
-    "A stand-in for the service `spark_dreamo`, for tests and first steps. Its pictures are previews."
+    "A stand-in for the service and its models, for tests and first steps. Its pictures are previews."
 )
 
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
@@ -56,22 +54,31 @@ _CONSTRAINTS: Final = {
     "maxLength": "max_length",
     "maxItems": "max_items",
 }
-_MODEL: Final = {
-    "id": contract.MODEL,
-    "name": NAME,
-    "type": "image",
-    "description": DESCRIPTION,
-    "input_modalities": ["text", "image"],
-    "output_modalities": ["image"],
-}
-_MODEL_PARAMETER: Final = {
-    "name": "model",
-    "path": "model",
-    "type": "string",
-    "required": True,
-    "description": "Which model draws.",
-    "constraints": {"enum": [contract.MODEL]},
-}
+
+
+def _listed(model: contract.Model) -> dict[str, Any]:
+    """Describe a model in the list of models."""
+    most = model.images_max.value
+    pictures = "one reference picture of a subject" if most == 1 else f"1 to {most} reference pictures"
+    return {
+        "id": model.name,
+        "name": f"{model.title} (local preview)",
+        "type": "image",
+        "description": f"Makes a picture from a prompt and {pictures}.",
+        "input_modalities": ["text", "image"],
+        "output_modalities": ["image"],
+    }
+
+
+def _model_parameter(model: contract.Model) -> dict[str, Any]:
+    return {
+        "name": "model",
+        "path": "model",
+        "type": "string",
+        "required": True,
+        "description": "Which model draws.",
+        "constraints": {"enum": [model.name]},
+    }
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
@@ -115,7 +122,7 @@ class _DescribedApp(FastAPI):
 def make_app(endpoints: Endpoints) -> ASGIApp:
     """Put the application of one gateway together."""
     app = _DescribedApp(
-        title="Local gateway of spark_dreamo",
+        title="Local gateway of dreamo-batch",
         description=GATEWAY_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
@@ -200,7 +207,7 @@ def _described(
         schema = {"$ref": f"#/components/schemas/{reads.__name__}"}
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if reads is schemas.CreateRequest:
-        x_model = {"type": "string", "enum": [contract.MODEL]}
+        x_model = {"type": "string", "enum": list(contract.MODELS)}
         extra["parameters"] = [{"name": "X-Model", "in": "header", "required": False, "schema": x_model}]
     return {
         "responses": {status: {"model": model} for status, model in models.items()},
@@ -259,9 +266,10 @@ class Endpoints:
         now, discount = tasks.clock(), tasks.settings.discount
         strike = self.plan.draw("precharge")
         if tasks.settings.precharge == "cache_miss":
-            payload = answers.cache_miss()
+            payload = answers.cache_miss(create.request.model)
         else:
-            payload = answers.precharged(tasks.price(create.request), discount, create.digest, now)
+            price = tasks.price(create.request)
+            payload = answers.precharged(create.request.model, price, discount, create.digest, now)
         return await self._send(json_response(vary(payload, strike, now)), strike, "precharge", request)
 
     async def poll(self, request: Request, task_id: str) -> Response:
@@ -300,27 +308,32 @@ class Endpoints:
         type: str | None = None,  # noqa: A002 - the service's spelling
         keywords: str | None = None,
     ) -> Response:
-        """List the models: there is one."""
-        text = f"{contract.MODEL} {NAME} {DESCRIPTION}".lower()
-        is_wanted = type in (None, "", "image") and (keywords or "").lower() in text
+        """List the models."""
+        wanted = [
+            listed
+            for listed in map(_listed, contract.MODELS.values())
+            if type in (None, "", "image")
+            and (keywords or "").lower() in f"{listed['id']} {listed['name']} {listed['description']}".lower()
+        ]
         return _described_as(
             {
-                "models": [_MODEL] if is_wanted and page == 1 else [],
-                "total": int(is_wanted),
+                "models": wanted[(page - 1) * page_size : page * page_size],
+                "total": len(wanted),
                 "page": page,
                 "page_size": page_size,
-                "total_pages": int(is_wanted),
+                "total_pages": -(-len(wanted) // page_size),
             }
         )
 
     async def spec(self, model: str) -> Response:
         """Describe one model and its parameters."""
-        if model != contract.MODEL:
+        rules = contract.MODELS.get(model)
+        if rules is None:
             status = {"code": 404, "message": "model not found"}
             return json_response({"status": status, "data": None}, 404)
         headers = {"Authorization": "Bearer {api_key}", "Content-Type": "application/json"}
         endpoint = f"{self.base_url}{contract.CREATE_PATH.value}"
-        schema = Params.model_json_schema()
+        schema = PARAMS[model].model_json_schema()
         parameters = [
             {
                 "name": name,
@@ -334,13 +347,13 @@ class Endpoints:
         ]
         return _described_as(
             {
-                "model_id": contract.MODEL,
-                "name": NAME,
+                "model_id": model,
+                "name": _listed(rules)["name"],
                 "vendor": "local",
                 "type": "image",
                 "api": {"endpoint": endpoint, "method": "POST", "headers": headers},
-                "parameters": [_MODEL_PARAMETER, *parameters],
-                "agent_prompt": DESCRIPTION,
+                "parameters": [_model_parameter(rules), *parameters],
+                "agent_prompt": _listed(rules)["description"],
             }
         )
 
@@ -383,8 +396,9 @@ class Endpoints:
 
     def _take(self, body: bytes, x_model: str | None) -> Create:
         create = read_create(body, x_model)
-        if create.reference.content is not None:
-            self.renderer.references.keep(create.reference.digest, create.reference.content)
+        for reference in create.references:
+            if reference.content is not None:
+                self.renderer.references.keep(reference.digest, reference.content)
         return create
 
     async def _send(

@@ -20,6 +20,8 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from dreamo_batch.service import contract
+
 DESCRIPTION: Final = "Local preview, not a real DreamO result"
 IMAGE_DESCRIPTION_TAG: Final = 270
 SOFTWARE_TAG: Final = 305
@@ -47,6 +49,10 @@ class DrawRequest:
     width: int
     height: int
     use_rephraser: bool
+    model: str = contract.MODEL
+    ref_types: tuple[str, ...] = ()
+    guidance_scale1: float | None = None
+    guidance_scale2: float | None = None
 
 
 class Engine(Protocol):
@@ -54,8 +60,8 @@ class Engine(Protocol):
 
     name: str
 
-    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
-        """Draw around the reference (a JPEG or PNG file's bytes); raise ValueError if it can't be read."""
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
+        """Draw around the references (bytes of JPEG or PNG files); raise ValueError if one can't be read."""
         ...
 
 
@@ -64,10 +70,10 @@ class Flat:
 
     name = "flat"
 
-    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
         """Return a JPEG of one colour."""
         hue = zlib.crc32(repr((request.seed, request.prompt)).encode()) % _N_COLOURS
-        return _labelled(self.name, _plain(request.width, request.height, hue), request, reference)
+        return _labelled(self.name, _plain(request.width, request.height, hue), request, reference, *further)
 
 
 @lru_cache(maxsize=128)
@@ -86,10 +92,12 @@ def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _labelled(engine: str, jpeg: bytes, request: DrawRequest, reference: bytes) -> RenderedPicture:
+def _labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
     """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
     label = asdict(request) | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}
-    comment = json.dumps({"engine": engine, **label, "reference_crc32": zlib.crc32(reference)}).encode()
+    comment = json.dumps(
+        {"engine": engine, **label, "reference_crc32": zlib.crc32(b"".join(references))}
+    ).encode()
     behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
     segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
     content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
@@ -104,6 +112,9 @@ _REFERENCE_PX_MAX: Final = 5000 * 5000
 _PAINTED_PX: Final = 640 * 640
 _JPEG_QUALITY: Final = 88
 _WHITE: Final = (255, 255, 255)
+_STYLE: Final = "STYLE"
+_STYLE_SHARE: Final = 0.4
+_STYLE_PX: Final = 6
 
 
 class Preview:
@@ -111,10 +122,13 @@ class Preview:
 
     name = "preview"
 
-    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
         """Paint a picture."""
         width, height = request.width, request.height
-        figure = load_reference(reference, max(width, height))
+        loaded = [load_reference(one, max(width, height)) for one in (reference, *further)]
+        types = request.ref_types or (contract.MODELS[request.model].ref_types.value[:1] * len(loaded))
+        styles = [one for one, kind in zip(loaded, types, strict=False) if kind == _STYLE]
+        figures = [one for one in loaded if not any(one is style for style in styles)]
         rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
         words = read_words(request.prompt)
         scene = words.get("scene") or list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])]
@@ -124,9 +138,13 @@ class Preview:
         painter = _Painter(size, rng, "night" if scene == "space" else hour, words.get("tint"))
         image = painter.paint(scene, words.get("weather"))
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-        _put(image, figure, words.get("frame"), rng, floats=scene in {"space", "sky"})
+        for style in styles:
+            image = Image.blend(image, _wash(style, image.size), _STYLE_SHARE)
+        for number, figure in enumerate(figures):
+            place = (number, len(figures))
+            _put(image, figure, words.get("frame"), rng, place, floats=scene in {"space", "sky"})
         _sign(image, banner(request.seed))
-        return _labelled(self.name, _encoded(self.name, image, _JPEG_QUALITY), request, reference)
+        return _labelled(self.name, _encoded(self.name, image, _JPEG_QUALITY), request, reference, *further)
 
 
 def banner(seed: int) -> str:
@@ -322,10 +340,27 @@ class _Painter:
         return tuple(a * b // 255 for a, b in zip(colour, self.light, strict=True))
 
 
+def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Spread the colours of a style reference over a picture."""
+    on_white = Image.new("RGBA", style.size, (*_WHITE, 255))
+    on_white.alpha_composite(style)
+    few = on_white.convert("RGB").resize((_STYLE_PX, _STYLE_PX), Image.Resampling.BOX)
+    return few.resize(size, Image.Resampling.BICUBIC)
+
+
 def _put(
-    image: Image.Image, reference: Image.Image, frame: str | None, rng: np.random.Generator, *, floats: bool
+    image: Image.Image,
+    reference: Image.Image,
+    frame: str | None,
+    rng: np.random.Generator,
+    place: tuple[int, int],
+    *,
+    floats: bool,
 ) -> None:
-    """Paste the reference: cut out where it has a transparent background, else as a print with a white border."""
+    """Paste a reference: cut out where it has a transparent background, else as a print with a white border.
+
+    `place` is its number among the figures, which stand side by side, and how many there are.
+    """
     alpha = reference.getchannel("A")
     box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
     is_card = box is None or alpha.getextrema()[0] == 255  # noqa: PLR2004 - opaque everywhere
@@ -333,9 +368,13 @@ def _put(
     column = {"left": 0.27, "right": 0.73}.get(frame or "", rng.uniform(0.32, 0.68))
     foot = 1.04 if frame == "close" else rng.uniform(0.72, 0.8) if floats else rng.uniform(0.9, 0.94)
     turn = rng.uniform(-12, 12) if floats else rng.uniform(-4, 4) if is_card else 0.0
+    number, n_figures = place
+    wide = 0.96 if frame == "close" else 0.66
+    if n_figures > 1:
+        column, wide, share = (number + 0.5) / n_figures, 0.92 / n_figures, min(share, 0.5)
     figure = reference if is_card else reference.crop(box)
     room = share * min(image.height, 1.25 * image.width)
-    scale = min(room / figure.height, (0.96 if frame == "close" else 0.66) * image.width / figure.width)
+    scale = min(room / figure.height, wide * image.width / figure.width)
     size = max(1, round(figure.width * scale)), max(1, round(figure.height * scale))
     figure = figure.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if is_card:

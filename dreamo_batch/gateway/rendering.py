@@ -16,12 +16,11 @@ from urllib.parse import urljoin
 
 import requests
 
-from dreamo_batch.gateway.pictures import DrawRequest
 from dreamo_batch.gateway.schemas import INVALID, check_url, read_header
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from dreamo_batch.gateway.pictures import Engine
@@ -171,10 +170,11 @@ class Renderer:
 
     def begin(self, task: GatewayTask) -> None:
         """Begin the picture of a task."""
-        if task.image_url is None:
-            work: Work = self._threads.submit(self._render, task, task.image)
+        if not any(url for _, url in task.references):
+            digests = [digest for digest, _ in task.references]
+            work: Work = self._threads.submit(self._render, task, digests)
         else:
-            work = asyncio.get_running_loop().create_task(self._fetch_and_render(task, task.image_url))
+            work = asyncio.get_running_loop().create_task(self._fetch_and_render(task))
         self._work[task.task_id] = work
         work.add_done_callback(lambda _: self._work.pop(task.task_id, None))
 
@@ -201,13 +201,13 @@ class Renderer:
         """Return the content of a rendered picture."""
         return (self._pictures / picture).read_bytes()
 
-    async def _fetch_and_render(self, task: GatewayTask, url: str) -> None:
+    async def _fetch_and_render(self, task: GatewayTask) -> None:
         try:
-            digest = await self._fetched(url)
+            digests = [digest if url is None else await self._fetched(url) for digest, url in task.references]
         except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
             self._store.fail(task.task_id, *_failure(error))
         else:
-            await asyncio.wrap_future(self._threads.submit(self._render, task, digest))
+            await asyncio.wrap_future(self._threads.submit(self._render, task, digests))
 
     async def _fetched(self, url: str) -> str:
         """Return the digest of the picture at a URL; tasks that share the URL fetch it once."""
@@ -233,10 +233,9 @@ class Renderer:
         self.references.keep(digest, content)
         return digest
 
-    def _render(self, task: GatewayTask, digest: str) -> None:
-        request = DrawRequest(task.prompt, task.seed_drawn, task.width, task.height, task.use_rephraser)
+    def _render(self, task: GatewayTask, digests: Sequence[str]) -> None:
         try:
-            picture = self._engine.generate(request, self.references.read(digest))
+            picture = self._engine.generate(task.request, *map(self.references.read, digests))
             if not self._is_closed:
                 name = secrets.token_hex(16) + SUFFIXES.get(picture.media_type, ".bin")
                 (self._pictures / name).write_bytes(picture.content)

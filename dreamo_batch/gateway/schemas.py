@@ -8,7 +8,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
 from PIL.JpegImagePlugin import JpegImageFile
@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -39,8 +40,6 @@ _CODES: Final = {
 
 # The page states no maximum; this one refuses what no prompt is, so that the error can be met.
 PROMPT_CHARACTERS_MAX: Final = 10_000
-# The longest side whose product with the shortest stays below the limit.
-SIDE_MAX_PX: Final = (contract.PRODUCT_MAX_PX.value - 1) // contract.SIDE_MIN_PX.value
 URL_CHARACTERS_MAX: Final = 2048
 N_DECODED: Final = 8
 
@@ -86,13 +85,18 @@ class Create:
     """A create as it was read, with its first problem if it has one; fields with a problem hold their defaults."""
 
     request: DrawRequest
-    reference: CreateReference
+    references: tuple[CreateReference, ...] = ()
     problem: Problem | None = None
+
+    @property
+    def reference(self) -> CreateReference:
+        """The first reference."""
+        return next(iter(self.references), CreateReference())
 
     @property
     def digest(self) -> str:
         """Identifies equal creates."""
-        return request_digest(self.request, self.reference.digest)
+        return request_digest(self.request, " ".join(one.digest for one in self.references))
 
 
 def read_header(content: bytes) -> tuple[int, int]:
@@ -154,7 +158,7 @@ def _text_of_item(value: Any, name: str) -> str:
     if value == "":
         raise PydanticCustomError(MISSING_IMAGE, "the text is empty")
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be an array of exactly one string")  # noqa: TRY004 - pydantic's rule
+        raise ValueError(f"{name} must be an array of strings")  # noqa: TRY004 - pydantic's rule
     return value
 
 
@@ -175,24 +179,16 @@ def _whole(value: Any) -> Any:
 _ITEM_SCHEMA: Final = WithJsonSchema({"type": "string", "minLength": 1})
 _UrlItem = Annotated[CreateReference, BeforeValidator(_by_url), _ITEM_SCHEMA]
 _Base64Item = Annotated[CreateReference, BeforeValidator(_by_base64), _ITEM_SCHEMA]
-_Side = Annotated[
-    int,
-    Field(
-        ge=contract.SIDE_MIN_PX.value,
-        le=SIDE_MAX_PX,
-        description=f"Pixels; beyond {contract.SIDE_MAX_PX.value} only while width*height stays below its square.",
-    ),
-    BeforeValidator(_whole),
-]
 
 
 class Params(BaseModel):
-    """The parameters of one picture."""
+    """The parameters of one picture that every model takes; see `PARAMS`."""
 
     model_config = ConfigDict(
         strict=True,
         json_schema_extra={"oneOf": [{"required": ["image_urls"]}, {"required": ["binary_data_base64"]}]},
     )
+    rules: ClassVar[contract.Model]
 
     prompt: Annotated[
         str,
@@ -201,26 +197,18 @@ class Params(BaseModel):
         ),
         AfterValidator(_not_blank),
     ]
-    image_urls: Annotated[
-        list[_UrlItem],
-        Field(max_length=1, description="One http or https URL; instead of binary_data_base64."),
-        BeforeValidator(_none_is_empty),
-    ] = Field(default_factory=list)
-    binary_data_base64: Annotated[
-        list[_Base64Item],
-        Field(max_length=1, description="One JPEG or PNG file in base64; instead of image_urls."),
-        BeforeValidator(_none_is_empty),
-    ] = Field(default_factory=list)
+    image_urls: Annotated[list[_UrlItem], BeforeValidator(_none_is_empty)] = Field(default_factory=list)
+    binary_data_base64: Annotated[list[_Base64Item], BeforeValidator(_none_is_empty)] = Field(
+        default_factory=list
+    )
     seed: Annotated[
         int,
         Field(ge=contract.SEED_RANDOM.value, le=contract.SEED_MAX.value, description="-1 for a random one."),
         BeforeValidator(_whole),
     ] = contract.SEED_RANDOM.value
-    use_rephraser: Annotated[bool, Field(description="Let the service rewrite the prompt.")] = (
-        contract.USE_REPHRASER_DEFAULT.value
-    )
-    width: _Side = contract.SIDE_DEFAULT_PX.value
-    height: _Side = contract.SIDE_DEFAULT_PX.value
+    use_rephraser: bool
+    width: int
+    height: int
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -228,15 +216,83 @@ class Params(BaseModel):
             raise PydanticCustomError(MISSING_IMAGE, "there is no image")
         if self.image_urls and self.binary_data_base64:
             raise ValueError("exactly one of image_urls and binary_data_base64 must be given")
-        limit = contract.SIDE_MAX_PX.value
-        if max(self.width, self.height) > limit and self.width * self.height >= contract.PRODUCT_MAX_PX.value:
+        limit, product = self.rules.side_max_px.value, self.rules.product_max_px.value
+        if max(self.width, self.height) > limit and self.width * self.height >= product:
             raise ValueError(f"width or height beyond {limit} needs width*height below {limit}*{limit}")
+        n_images, types = len(self.references), self.ref_types
+        if types and len(types) != n_images:
+            raise ValueError(f"{REF_TYPES} must be as long as the images: {len(types)} for {n_images}")
         return self
+
+    @property
+    def references(self) -> tuple[CreateReference, ...]:
+        """The reference pictures."""
+        return (*self.image_urls, *self.binary_data_base64)
+
+    @property
+    def ref_types(self) -> tuple[str, ...]:
+        """What each reference picture is, where the model asks for it."""
+        return tuple(getattr(self, REF_TYPES, None) or ())
+
+
+def _params_of(model: contract.Model) -> type[Params]:
+    """Make the parameters of one model from its facts."""
+    most, limit = model.images_max.value, model.side_max_px.value
+    side = Annotated[
+        int,
+        Field(
+            ge=model.side_min_px.value,
+            le=(model.product_max_px.value - 1) // model.side_min_px.value,
+            description=f"Pixels; beyond {limit} only while width*height stays below its square.",
+        ),
+        BeforeValidator(_whole),
+    ]
+    n = "One" if most == 1 else f"1 to {most}"
+    fields: dict[str, Any] = {
+        "image_urls": _images(_UrlItem, most, f"{n} http or https URL; instead of binary_data_base64."),
+        "binary_data_base64": _images(
+            _Base64Item, most, f"{n} JPEG or PNG in base64; instead of image_urls."
+        ),
+        "use_rephraser": (
+            Annotated[bool, Field(description="Let the service rewrite the prompt.")],
+            model.use_rephraser_default.value,
+        ),
+        "width": (side, model.side_default_px.value),
+        "height": (side, model.side_default_px.value),
+    }
+    if known := model.ref_types.value:
+        words = Annotated[str, Field(pattern=f"^({'|'.join(known)})$")]
+        kind = Annotated[
+            list[words],  # type: ignore[valid-type]  # made from facts
+            Field(max_length=most, description=f"What each image is; default {known[0]}."),
+            BeforeValidator(_none_is_empty),
+        ]
+        fields[REF_TYPES] = (kind, Field(default_factory=list))
+    for name, scale in model.scales.items():
+        limits = Field(
+            ge=scale.low.value, le=scale.high.value, description=scale.meaning, allow_inf_nan=False
+        )
+        fields[name] = (Annotated[float | None, limits], scale.default.value)
+    made: type[Params] = create_model(f"Params_{model.name}", __base__=Params, **fields)
+    made.rules = model
+    return made
+
+
+def _images(item: Any, most: int, description: str) -> Any:
+    kind = Annotated[
+        list[item], Field(max_length=most, description=description), BeforeValidator(_none_is_empty)
+    ]
+    return kind, Field(default_factory=list)
+
+
+REF_TYPES: Final = contract.REF_TYPES_PARAMETER.value
+PARAMS: Final[dict[str, type[Params]]] = {name: _params_of(model) for name, model in contract.MODELS.items()}
+_PARAMS_SCHEMA: Final = {"anyOf": [params.model_json_schema() for params in PARAMS.values()]}
 
 
 class _Item(BaseModel):
     # Read by itself, so that a create with a bad parameter can be accepted as a task that fails.
-    params: Annotated[dict[str, Any], WithJsonSchema(Params.model_json_schema())]
+    params: Annotated[dict[str, Any], WithJsonSchema(_PARAMS_SCHEMA)]
 
 
 class CreateRequest(BaseModel):
@@ -244,38 +300,46 @@ class CreateRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: Literal["spark_dreamo"] | None = None
+    model: Annotated[str, Field(json_schema_extra={"enum": list(contract.MODELS)})] | None = None
     input: Annotated[list[_Item], Field(min_length=1, max_length=1)]
 
     @model_validator(mode="after")
     def _check_model(self, info: ValidationInfo) -> Self:
         if self.model and info.context and self.model != info.context:
             raise ValueError("model in the body and X-Model differ")
-        if contract.MODEL not in (self.model, info.context):
-            raise ValueError(f'model must be "{contract.MODEL}"')
+        self.model = self.model or info.context
+        if self.model not in contract.MODELS:
+            raise ValueError(f"model must be one of {', '.join(contract.MODELS)}")
         return self
 
 
 def read_create(body: bytes, x_model: str | None = None) -> Create:
     """Read the body of a create; raise pydantic's ValidationError if there are no parameters to be read."""
-    raw = CreateRequest.model_validate_json(body, context=x_model).input[0].params
-    problem = None
+    whole = CreateRequest.model_validate_json(body, context=x_model)
+    model, raw = whole.model or contract.MODEL, whole.input[0].params
+    kind, problem = PARAMS[model], None
     try:
-        params = Params.model_validate(raw)
+        params = kind.model_validate(raw)
     except ValidationError as error:
         problem = problem_of(error)
         bad = {place for line in error.errors() for place in line["loc"][:1]}
         good = {
             name: _whole(value)
             for name, value in raw.items()
-            if name in Params.model_fields and name not in bad
+            if name in kind.model_fields and name not in bad
         }
-        params = Params.model_construct(
-            **{"prompt": ""} | good | {"image_urls": [], "binary_data_base64": []}
-        )
-    request = DrawRequest(params.prompt, params.seed, params.width, params.height, params.use_rephraser)
-    reference = next(iter(params.image_urls + params.binary_data_base64), CreateReference())
-    return Create(request, reference, problem)
+        params = kind.model_construct(**{"prompt": ""} | good | {"image_urls": [], "binary_data_base64": []})
+    request = DrawRequest(
+        params.prompt,
+        params.seed,
+        params.width,
+        params.height,
+        params.use_rephraser,
+        model,
+        params.ref_types,
+        **{name: getattr(params, name) for name in kind.rules.scales},
+    )
+    return Create(request, params.references, problem)
 
 
 def problem_of(error: ValidationError) -> Problem:

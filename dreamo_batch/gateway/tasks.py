@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from dreamo_batch.gateway.billing import check_decimal, invoice_line, price_of
-from dreamo_batch.service import contract
+from dreamo_batch.gateway.pictures import DrawRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.gateway.billing import PriceSetting
     from dreamo_batch.gateway.faults import Strike
-    from dreamo_batch.gateway.pictures import DrawRequest
     from dreamo_batch.gateway.rendering import Renderer
     from dreamo_batch.gateway.schemas import Create, Problem
 
@@ -129,6 +128,10 @@ class GatewayTask:
     width: int
     height: int
     use_rephraser: bool
+    model: str
+    ref_types: str
+    guidance_scale1: float | None
+    guidance_scale2: float | None
     image: str
     seed_drawn: int
     accepted_at: float
@@ -142,6 +145,27 @@ class GatewayTask:
     error_message: str | None = None
     picture: str | None = None
     picture_bytes: int | None = None
+    further: str = "[]"
+
+    @property
+    def references(self) -> list[tuple[str, str | None]]:
+        """Digest, and URL if there is one, of each reference; a digest is that of the URL's text then."""
+        return [(self.image, self.image_url), *map(tuple, json.loads(self.further))]
+
+    @property
+    def request(self) -> DrawRequest:
+        """What to draw, with the seed as drawn."""
+        return DrawRequest(
+            self.prompt,
+            self.seed_drawn,
+            self.width,
+            self.height,
+            self.use_rephraser,
+            self.model,
+            tuple(filter(None, self.ref_types.split(","))),
+            self.guidance_scale1,
+            self.guidance_scale2,
+        )
 
     @property
     def needs_picture(self) -> bool:
@@ -169,7 +193,7 @@ class GatewayTask:
 
 def request_digest(request: DrawRequest, image: str) -> str:
     """Identify a create by what it asks for, so that a test can recognise two equal ones."""
-    description = {"model": contract.MODEL, "image": image, **dataclasses.asdict(request)}
+    description = {"image": image, **dataclasses.asdict(request)}
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -185,7 +209,7 @@ def make_task_id(now: float) -> str:
     return base64.b32hexencode(raw)[:20].decode().lower()
 
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 _UNMADE = "picture IS NULL AND error_message IS NULL AND fate != 'stuck'"
 _COLUMNS = tuple(field.name for field in dataclasses.fields(GatewayTask))
 _REPHRASER = _COLUMNS.index("use_rephraser")  # SQLite has no booleans
@@ -375,9 +399,10 @@ class Tasks:
         task = GatewayTask(
             task_id=make_task_id(now),
             digest=create.digest,
-            **dataclasses.asdict(request),
+            **(dataclasses.asdict(request) | {"ref_types": ",".join(request.ref_types)}),
             image=create.reference.digest,
             image_url=create.reference.url,
+            further=json.dumps([(one.digest, one.url) for one in create.references[1:]]),
             seed_drawn=request.seed if request.seed >= 0 else self._rng.randrange(SEEDS_FROM, SEEDS_TO),
             accepted_at=now,
             starts_at=starts_at,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import numbers
 import operator
 import re
@@ -25,6 +27,7 @@ NOT_INTEGER: Final = "not-integer"
 INEXACT: Final = "inexact"
 OUT_OF_RANGE: Final = "out-of-range"
 NOT_BOOLEAN: Final = "not-boolean"
+NOT_NUMBER: Final = "not-number"
 FAULTS: Final = (NOT_INTEGER, INEXACT, OUT_OF_RANGE, NOT_BOOLEAN)
 
 INT64_MIN: Final = -(2**63)
@@ -76,6 +79,34 @@ def read_boolean(cell: Any) -> Read:
     if isinstance(cell, (bool, np.bool_, numbers.Real)) and cell in {0, 1}:
         return Read(value=bool(cell))
     return Read(fault=NOT_BOOLEAN)
+
+
+def read_number(cell: Any) -> Read:
+    """Read one cell as a finite float."""
+    if isinstance(cell, str):
+        cell = cell.strip() or None
+    if is_missing(cell):
+        return Read()
+    is_number = isinstance(cell, str | numbers.Real | Decimal) and not isinstance(cell, bool | np.bool_)
+    try:
+        value = float(cell) if is_number else math.nan
+    except (ValueError, OverflowError):
+        value = math.nan
+    return Read(value=value) if math.isfinite(value) else Read(fault=NOT_NUMBER)
+
+
+def items_of(cell: Any) -> list[Any] | None:
+    """Return the given items of a list in a cell, also of one written as JSON; None for any other cell."""
+    if isinstance(cell, str):
+        text = cell.strip()
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        try:
+            cell = json.loads(text)
+        except ValueError:
+            return None
+    is_list = isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1)
+    return [item for item in cell if not is_missing(item)] if is_list else None
 
 
 def exact_end(dtype: Any) -> int:
@@ -191,6 +222,8 @@ def _by_type_and_value(listed: list[Any]) -> tuple[NDArray[np.intp], list[Any]]:
 
 
 def _key(cell: Any) -> tuple[type, Any]:
+    if isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
+        return type(cell), tuple(map(_key, cell))
     try:
         hash(cell)
     except TypeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -20,12 +21,21 @@ import pyarrow as pa
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.cells import Distinct, Integers, booleans, distinct, integers, is_blank, printable
+from dreamo_batch.jobs.cells import (
+    Distinct,
+    Integers,
+    booleans,
+    distinct,
+    integers,
+    is_blank,
+    printable,
+    show,
+)
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -37,6 +47,8 @@ if TYPE_CHECKING:
 # Columns
 
 _LISTED_MAX: Final = 20
+# What the service and others call these columns.
+_OTHER_NAMES: Final = {"reftypelist": columns.REF_TYPE, "guidancescale": columns.GUIDANCE_SCALE1}
 
 
 def as_frame(table: Any) -> Any:
@@ -67,8 +79,9 @@ def user_columns(table: pd.DataFrame) -> list[Any]:
 
 
 def image_columns(table: pd.DataFrame) -> list[str]:
-    """Return the names of the columns that may contain the reference picture."""
-    return [name for name in (columns.IMAGE, *columns.IMAGE_ALIASES) if name in table.columns]
+    """Return the names of the columns that may contain reference pictures."""
+    possible = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED)
+    return [name for name in possible if name in table.columns]
 
 
 def means(name: str) -> str | None:
@@ -93,15 +106,10 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
-    """Find columns with nearly the name of an input that the table lacks, such as `seeds`."""
-    lacking = {
-        plain_name(name).removesuffix("s"): name for name in columns.INPUTS if name not in table.columns
-    }
-    near = {
-        name: lacking.get(plain_name(name).removesuffix("s"))
-        for name in user_columns(table)
-        if isinstance(name, str)
-    }
+    """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
+    lacking = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
+    lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
+    near = {name: lacking.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
 
 
@@ -110,6 +118,10 @@ def plain_name(name: str) -> str:
     characters = unicodedata.normalize("NFKC", name)
     shown = "".join(c for c in characters if c.isspace() or unicodedata.category(c) not in {"Cf", "Cc"})
     return "_".join(shown.replace("-", " ").replace("_", " ").casefold().split())
+
+
+def _squeezed(name: str) -> str:
+    return plain_name(name).removesuffix("s").replace("_", "")
 
 
 _MEANINGS: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
@@ -169,6 +181,180 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:_LISTED_MAX]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
+# Models, and what only some of them take
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowModels:
+    """The model of every row, as its place among those of the contract; the default where it can't be read."""
+
+    numbers: NDArray[np.intp]
+    is_known: Mask
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """The name of each row's model."""
+        return np.array(list(contract.MODELS), dtype=object)[self.numbers]
+
+    def take(self, read: Callable[[contract.Model], Any]) -> NDArray[Any]:
+        """Return a fact of each row's model."""
+        return np.array([read(model) for model in contract.MODELS.values()])[self.numbers]
+
+    def groups(self) -> Iterator[tuple[contract.Model, Mask]]:
+        """Yield each model in the table, and the rows that name it."""
+        for number, model in enumerate(contract.MODELS.values()):
+            is_of_model = self.numbers == number
+            if is_of_model.any():
+                yield model, is_of_model
+
+
+def read_models(findings: Findings) -> RowModels:
+    """Read the models; the default where the cell is empty."""
+    table, names = findings.of_table, list(contract.MODELS)
+    if columns.MODEL not in table:
+        return RowModels(np.zeros(len(table), dtype=np.intp), np.ones(len(table), dtype=bool))
+    cells_ = distinct(table[columns.MODEL])
+    read = [cell.strip() if isinstance(cell, str) else cell for cell in cells_.cells]
+    is_known = np.array([cell == "" or cell in names for cell in read], dtype=bool)
+    places = np.array([names.index(cell) if cell in names else 0 for cell in read], dtype=np.intp)
+    unknown = {
+        number: [Finding.of("model-unknown", value=show(cell))]
+        for number, cell in enumerate(cells_.cells)
+        if not is_known[number]
+    }
+    findings.add_cells(columns.MODEL, cells_, unknown)
+    return RowModels(cells_.take(places, missing=0), cells_.take(is_known, missing=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnParameters:
+    """What only some models take: `numbers` is each row's place in `values`, (parameter, value) pairs as sent."""
+
+    numbers: NDArray[np.intp]
+    values: list[tuple[tuple[str, Any], ...]]
+
+
+def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> OwnParameters:
+    """Read the parameters that only some models take; `counts` are the rows' numbers of reference pictures."""
+    types = _read_ref_types(findings, models, counts)
+    scales = {name: _read_scale(name, findings, models) for name in _SCALES}
+    codes = [types.codes, *(pd.factorize(values, use_na_sentinel=False)[0] for values in scales.values())]
+    numbers = numbered([models.numbers, counts, *codes])
+    firsts = np.unique(numbers, return_index=True)[1].tolist()
+    of_rows, listed = models.numbers, list(contract.MODELS.values())
+    values = [
+        tuple(_own(listed[of_rows[at]], int(counts[at]), types, {n: v[at] for n, v in scales.items()}, at))
+        for at in firsts
+    ]
+    return OwnParameters(numbers, values)
+
+
+def _own(
+    model: contract.Model, n_images: int, types: Distinct, scales: Mapping[str, float], at: int
+) -> Iterator[tuple[str, Any]]:
+    if known := model.ref_types.value:
+        code = types.codes[at]
+        yield columns.REF_TYPE, types.cells[code] if code >= 0 else known[:1] * n_images
+    for name, scale in model.scales.items():
+        value = scale.default.value if math.isnan(scales[name]) else float(scales[name])
+        if value is not None:
+            yield name, value
+
+
+def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
+    """Read the types of the reference pictures, as tuples of words."""
+    name, n_rows = columns.REF_TYPE, len(findings.of_table)
+    if name not in findings.of_table:
+        return Distinct(np.full(n_rows, -1, dtype=np.intp), [])
+    cells_ = distinct(findings.of_table[name])
+    codes = cells_.codes.copy()
+    codes[cells_.positions(np.array([not _words(cell) for cell in cells_.cells], dtype=bool))] = -1
+    types = Distinct(codes, [tuple(map(str, _words(cell) or ())) for cell in cells_.cells])
+    is_given = codes >= 0
+    _find_foreign(
+        name, is_given, [bool(m.ref_types.value) for m in contract.MODELS.values()], findings, models
+    )
+    n_types = types.take(np.array([len(cell) for cell in types.cells], dtype=np.int64), missing=0)
+    for model, is_of_model in models.groups():
+        known = model.ref_types.value
+        if not known:
+            continue
+        of_model = Distinct(np.where(is_of_model, codes, -1), cells_.cells)
+        findings.add_cells(name, of_model, _judge_ref_types(cells_.cells, known, model.name))
+        is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
+        findings.add(
+            "ref_type-count", name, is_other, n_types=n_types, n=counts, default=known[0], model=model.name
+        )
+    return types
+
+
+def _words(cell: Any) -> list[Any] | None:
+    """Return the types in a cell, in capitals; empty if it is blank, None if it is neither text nor a list."""
+    items = cells.items_of(cell)
+    if items is None:
+        if not isinstance(cell, str):
+            return None
+        items = cell.split(",") if cell.strip() else []
+    return [item.strip().upper() if isinstance(item, str) else item for item in items]
+
+
+def _judge_ref_types(listed: list[Any], known: tuple[str, ...], model: str) -> dict[int, list[Finding]]:
+    found = {}
+    for number, cell in enumerate(listed):
+        words = _words(cell)
+        if words is None:
+            found[number] = [Finding.of("ref_type-not-text", type=type(cell).__name__, model=model)]
+        elif other := [word for word in words if word not in known]:
+            shown = ", ".join(known[:-1]) + f" or {known[-1]}"
+            found[number] = [Finding.of("ref_type-unknown", word=other[0], known=shown, model=model)]
+    return found
+
+
+def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.float64]:
+    """Read a number that only some models take; NaN where there is none."""
+    n_rows = len(findings.of_table)
+    if name not in findings.of_table:
+        return np.full(n_rows, np.nan)
+    cells_ = distinct(findings.of_table[name])
+    read = [cells.read_number(cell) for cell in cells_.cells]
+    values = cells_.take(
+        np.array([math.nan if one.value is None else one.value for one in read], dtype=np.float64),
+        missing=np.nan,
+    )
+    is_faulty = cells_.take(np.array([one.fault is not None for one in read], dtype=bool), missing=False)
+    has_it = [name in model.scales for model in contract.MODELS.values()]
+    _find_foreign(name, ~np.isnan(values) | is_faulty, has_it, findings, models)
+    for model, is_of_model in models.groups():
+        if name not in model.scales:
+            continue
+        findings.add(f"{name}-not-number", name, is_of_model & is_faulty, model=model.name)
+        low, high = model.scales[name].low.value, model.scales[name].high.value
+        is_out = (values < (-math.inf if low is None else low)) | (
+            values > (math.inf if high is None else high)
+        )
+        findings.add(
+            f"{name}-beyond-limits",
+            name,
+            is_of_model & is_out,
+            n=values,
+            low=low,
+            high=high,
+            model=model.name,
+        )
+    return values
+
+
+def _find_foreign(
+    name: str, is_given: Mask, has_it: Sequence[bool], findings: Findings, models: RowModels
+) -> None:
+    """Warn where a row has a parameter that its model lacks."""
+    others = " or ".join(one for one, has in zip(contract.MODELS, has_it, strict=True) if has)
+    is_foreign = is_given & models.is_known & ~np.array(has_it)[models.numbers]
+    findings.add("parameter-not-of-model", name, is_foreign, name=name, others=others, model=models.names)
+
+
+_SCALES: Final = tuple(dict.fromkeys(name for model in contract.MODELS.values() for name in model.scales))
+
 # Prompts, seeds, replicates, rephraser
 
 REPLICATE_DEFAULT = 0
@@ -182,26 +368,28 @@ class Seeds:
     is_given: NDArray[np.bool_]
 
 
-def read_prompts(findings: Findings) -> Distinct:
+def read_prompts(findings: Findings, models: RowModels) -> Distinct:
     """Read the prompts verbatim: nothing is stripped or normalised."""
     prompts = distinct(findings.of_table[columns.PROMPT])
     findings.add("prompt-missing", columns.PROMPT, prompts.codes < 0)
-    found = {number: _judge_prompt(prompt) for number, prompt in enumerate(prompts.cells)}
-    findings.add_cells(columns.PROMPT, prompts, {number: [one] for number, one in found.items() if one})
+    for model, is_of_model in models.groups():
+        of_model = Distinct(np.where(is_of_model, prompts.codes, -1), prompts.cells)
+        found = {number: _judge_prompt(prompt, model) for number, prompt in enumerate(prompts.cells)}
+        findings.add_cells(columns.PROMPT, of_model, {number: [one] for number, one in found.items() if one})
     return prompts
 
 
-def _judge_prompt(prompt: Any) -> Finding | None:
+def _judge_prompt(prompt: Any, model: contract.Model) -> Finding | None:
     if not isinstance(prompt, str):
         return Finding.of("prompt-not-text", type=type(prompt).__name__)
     if not prompt.strip():
         return Finding.of("prompt-blank")
     if printable(prompt) != prompt:
         return Finding.of("prompt-not-unicode")
-    if len(prompt) > contract.PROMPT_CHARACTERS_OF_SIBLINGS.value:
-        return Finding.of("prompt-very-long", n=len(prompt))
-    if len(prompt) > contract.PROMPT_CHARACTERS_ADVISED.value:
-        return Finding.of("prompt-long", n=len(prompt))
+    advised, most = model.prompt_characters_advised.value, model.prompt_characters_of_siblings.value
+    if len(prompt) > advised:
+        code = "prompt-long" if len(prompt) <= most else "prompt-very-long"
+        return Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name)
     return None
 
 
@@ -222,10 +410,11 @@ def read_replicates(findings: Findings) -> NDArray[np.int64]:
     return np.where(read.is_given, read.numbers, REPLICATE_DEFAULT)
 
 
-def read_rephraser(findings: Findings) -> NDArray[np.bool_]:
-    """Read whether the service may reword the prompts; the service's default where the cell is empty."""
+def read_rephraser(findings: Findings, models: RowModels) -> NDArray[np.bool_]:
+    """Read whether the service may reword the prompts; the model's default where the cell is empty."""
     read = _read(columns.USE_REPHRASER, findings, booleans)
-    return np.where(read.is_given, read.numbers != 0, contract.USE_REPHRASER_DEFAULT.value)
+    default = models.take(lambda model: model.use_rephraser_default.value)
+    return np.where(read.is_given, read.numbers != 0, default)
 
 
 def _read(column: str, findings: Findings, read: Callable[[pd.Series], Integers]) -> Integers:
@@ -269,7 +458,7 @@ def read_size(cell: Any) -> tuple[int, int] | None:
     return None
 
 
-def read_sizes(findings: Findings) -> Sizes:
+def read_sizes(findings: Findings, models: RowModels) -> Sizes:
     """Read the sizes of a whole table."""
     named = _read_named(findings)
     sides = tuple(_read(name, findings, integers) for name in _SIDES)
@@ -281,16 +470,16 @@ def read_sizes(findings: Findings) -> Sizes:
         findings.add(
             "size-contradiction", columns.SIZE, differs, width=width, height=height, side=name, n=side.numbers
         )
+    default = models.take(lambda model: model.side_default_px.value)
     for name, has, has_other in zip(_SIDES, has_side, reversed(has_side), strict=True):
-        findings.add("one-side-only", name, has & ~has_other & ~has_size)
-    default = contract.SIDE_DEFAULT_PX.value
+        findings.add("one-side-only", name, has & ~has_other & ~has_size, default=default)
     widths, heights = (
         np.where(meant.is_given, meant.numbers, np.where(side.is_given, side.numbers, default))
         for meant, side in zip(named, sides, strict=True)
     )
     sizes = Sizes(widths, heights)
     is_readable = ~np.logical_or.reduce([read.is_faulty for read in (*named, *sides)])
-    _find_wrong_sizes(sizes, named[0].is_given, is_readable, findings)
+    _find_wrong_sizes(sizes, named[0].is_given, is_readable, findings, models)
     return sizes
 
 
@@ -314,35 +503,51 @@ def _read_named(findings: Findings) -> Both:
     return width, height
 
 
-def _find_wrong_sizes(sizes: Sizes, has_size: Mask, is_readable: Mask, findings: Findings) -> None:
+def _find_wrong_sizes(
+    sizes: Sizes, has_size: Mask, is_readable: Mask, findings: Findings, models: RowModels
+) -> None:
+    low, high, product = (
+        models.take(fact)
+        for fact in (
+            lambda model: model.side_min_px.value,
+            lambda model: model.side_max_px.value,
+            lambda model: model.product_max_px.value,
+        )
+    )
+    limits = {"low": low, "high": high, "product": product, "model": models.names}
     for name, side in zip(_SIDES, (sizes.widths, sizes.heights), strict=True):
-        is_small = is_readable & (side < contract.SIDE_MIN_PX.value)
-        findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=side)
-        findings.add("side-too-small", name, is_small & ~has_size, side=name, n=side)
+        is_small = is_readable & (side < low)
+        findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=side, **limits)
+        findings.add("side-too-small", name, is_small & ~has_size, side=name, n=side, **limits)
     longest = np.maximum(sizes.widths, sizes.heights)
     shortest = np.minimum(sizes.widths, sizes.heights)
     # As floats, because sides can have any length here and their product must not overflow.
-    is_full = sizes.widths.astype(np.float64) * sizes.heights >= contract.PRODUCT_MAX_PX.value
-    is_beyond = longest > contract.SIDE_MAX_PX.value
+    is_full = sizes.widths.astype(np.float64) * sizes.heights >= product
+    is_beyond = longest > high
     is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
-    is_possible = shortest >= contract.SIDE_MIN_PX.value
+    is_possible = shortest >= low
     is_wide = sizes.widths >= sizes.heights
     for code, is_broken in (
         ("product-too-large", is_readable & is_beyond & is_full),
         ("size-risky", is_readable & (is_beyond ^ is_full)),
         ("size-extreme-ratio", is_readable & is_possible & is_extreme & ~(is_beyond & is_full)),
     ):
-        pair = {"width": sizes.widths, "height": sizes.heights}
-        findings.add(code, columns.SIZE, is_broken & has_size, **pair)
-        findings.add(code, columns.WIDTH, is_broken & ~has_size & is_wide, **pair)
-        findings.add(code, columns.HEIGHT, is_broken & ~has_size & ~is_wide, **pair)
+        details = {"width": sizes.widths, "height": sizes.heights, **limits}
+        findings.add(code, columns.SIZE, is_broken & has_size, **details)
+        findings.add(code, columns.WIDTH, is_broken & ~has_size & is_wide, **details)
+        findings.add(code, columns.HEIGHT, is_broken & ~has_size & ~is_wide, **details)
 
 
 # Seed sweeps
 
 
 def find_rephrased_sweeps(
-    findings: Findings, prompts: Distinct, seeds: Seeds, sizes: Sizes, use_rephraser: NDArray[np.bool_]
+    findings: Findings,
+    prompts: Distinct,
+    seeds: Seeds,
+    sizes: Sizes,
+    use_rephraser: NDArray[np.bool_],
+    own: OwnParameters,
 ) -> NDArray[np.bool_]:
     """Find seed sweeps that leave the rephraser on, and add one warning for the whole table."""
     table = findings.of_table
@@ -350,7 +555,7 @@ def find_rephrased_sweeps(
     at = np.flatnonzero(use_rephraser & ~findings.is_in_error())
     if len(at):
         images = [distinct(table[name]).codes[at] for name in image_columns(table)]
-        keys = numbered([*images, prompts.codes[at], sizes.widths[at], sizes.heights[at]])
+        keys = numbered([*images, prompts.codes[at], sizes.widths[at], sizes.heights[at], own.numbers[at]])
         found[at] = _is_swept([keys], seeds.numbers[at], seeds.is_given[at])
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)

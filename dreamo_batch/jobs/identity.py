@@ -4,7 +4,8 @@ The hash is that of a JSON array, so that different jobs never share a text::
 
     [model, image, prompt, seed, width, height, use_rephraser, replicate]
 
-with the occurrence as a ninth entry where the service chooses the seed. For speed, the array is joined from pieces that
+with the occurrence as a ninth entry where the service chooses the seed. For a model with parameters of its own, the
+second entry is an object of its pictures and these parameters. For speed, the array is joined from pieces that
 are encoded once per distinct value.
 """
 
@@ -13,11 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dreamo_batch.service import contract
 
 _ID_CHARACTERS: Final = 32
+_PLAIN: Final = (",", ":")
 _JOINER: Final = "\u200d"  # visible within an emoji
 # Invisible although Unicode calls them letters, marks or symbols: fillers, a blank pattern, variation selectors.
 _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
@@ -36,9 +38,19 @@ def encode(prompt: str) -> str:
     return json.dumps(prompt)
 
 
-def head_of(image: str, prompt: str) -> str:
+def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any], ...]) -> str:
+    """Return the second entry: the picture, or an object of pictures and parameters of the model's own."""
+    if model == contract.MODEL:
+        return images[0]
+    rest = "".join(
+        f",{json.dumps(name)}:{json.dumps(value, separators=_PLAIN)}" for name, value in sorted(own)
+    )
+    return f'{{"images":[{",".join(images)}]{rest}}}'
+
+
+def head_of(model: str, pictures: str, prompt: str) -> str:
     """Return the text before the seed."""
-    return f'["{contract.MODEL}",{image},{prompt},'
+    return f'["{model}",{pictures},{prompt},'
 
 
 def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
+from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, pictures_of, tail_of, text_of
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs
 from dreamo_batch.jobs.rules import ERROR
 from dreamo_batch.jobs.validate import Reading, absolute, read
@@ -35,7 +35,7 @@ RANDOM_SEED: Final = (RECORD, "service")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is bought for one or more rows."""
+    """What is bought for one or more rows; `own` are the parameters that only its model takes, in pairs."""
 
     job_id: str
     prompt: str
@@ -45,6 +45,14 @@ class Job:
     use_rephraser: bool
     replicate: int
     image: ImageSource
+    further: tuple[ImageSource, ...] = ()
+    model: str = contract.MODEL
+    own: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """Every reference picture."""
+        return (self.image, *self.further)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,15 +126,26 @@ def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
 
 
 def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
-    images = reading.images.identities
+    images, owns, names = reading.images.identities, reading.own.values, list(contract.MODELS)
     prompts = [encode(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
-    in_image = reading.images.numbers[positions].tolist()
+
+    @functools.cache  # there are few different ones
+    def before_prompt(model: int, image: int, own: int) -> tuple[str, str]:
+        return names[model], pictures_of(names[model], images[image], owns[own])
+
+    places = zip(
+        reading.models.numbers[positions].tolist(),
+        reading.images.numbers[positions].tolist(),
+        reading.own.numbers[positions].tolist(),
+        strict=True,
+    )
     in_prompt = reading.prompts.codes[positions].tolist()
     heads = (
-        head_of(images[image], prompts[prompt]) for image, prompt in zip(in_image, in_prompt, strict=True)
+        head_of(*before_prompt(*place), prompts[prompt])
+        for place, prompt in zip(places, in_prompt, strict=True)
     )
     tails = map(
-        functools.cache(tail_of),  # there are few different ones
+        functools.cache(tail_of),
         reading.sizes.widths[positions].tolist(),
         reading.sizes.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
@@ -192,6 +211,7 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
     is_first = wanted.firsts == wanted.positions
     positions = wanted.positions[is_first]
     ids = list(itertools.compress(wanted.ids, is_first))
+    images = [reading.images.sources[number] for number in reading.images.numbers[positions].tolist()]
     fields = (
         ids,
         map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
@@ -200,7 +220,10 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
         reading.sizes.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
-        map(reading.images.sources.__getitem__, reading.images.numbers[positions].tolist()),
+        (one[0] for one in images),
+        (one[1:] for one in images),
+        map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),
+        map(reading.own.values.__getitem__, reading.own.numbers[positions].tolist()),
     )
     return dict(zip(ids, map(Job, *fields), strict=True))
 
@@ -226,10 +249,10 @@ def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
     numbers = reading.images.numbers
     positions = np.flatnonzero(numbers >= 0)
     places = {
-        columns.IMAGE_SOURCE: [image.location for image in reading.images.sources],
-        columns.IMAGE_DIGEST: [image.digest for image in reading.images.sources],
-        columns.IMAGE_SENT: [image.sent_location for image in reading.images.sources],
-        columns.IMAGE_SENT_DIGEST: [image.sent_digest for image in reading.images.sources],
+        columns.IMAGE_SOURCE: [images[0].location for images in reading.images.sources],
+        columns.IMAGE_DIGEST: [images[0].digest for images in reading.images.sources],
+        columns.IMAGE_SENT: [images[0].sent_location for images in reading.images.sources],
+        columns.IMAGE_SENT_DIGEST: [images[0].sent_digest for images in reading.images.sources],
     }
     return {
         name: _filled(index, positions, pd.array(values, dtype=columns.STR)[numbers[positions]], columns.STR)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from dreamo_batch import files
+from dreamo_batch import columns, files
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.images import (
     DEEP_MODES,
@@ -33,7 +33,7 @@ from dreamo_batch.images import (
     suffix_of,
 )
 from dreamo_batch.jobs.cells import Distinct, distinct, is_blank
-from dreamo_batch.jobs.fields import image_columns
+from dreamo_batch.jobs.fields import image_columns, numbered
 from dreamo_batch.jobs.rules import RULES, WARNING, Finding
 from dreamo_batch.jobs.sources import (
     BYTES,
@@ -45,7 +45,7 @@ from dreamo_batch.jobs.sources import (
     expires_at,
     judge_url,
     nearest,
-    read_source,
+    read_sources,
     same_name,
 )
 from dreamo_batch.parallel import each
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dreamo_batch.jobs.fields import RowModels
     from dreamo_batch.jobs.rules import Findings
 
 
@@ -157,11 +158,15 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
-    """The pictures of all rows: `numbers` is each row's place in `sources` and `identities`, -1 where it has none."""
+    """The pictures of all rows: `numbers` is each row's place in `sources` and `identities`, -1 where it has none.
+
+    Each place has one picture or several; `counts` says how many a row names, usable or not.
+    """
 
     numbers: NDArray[np.intp]
-    sources: list[ImageSource]
-    identities: list[str]
+    sources: list[tuple[ImageSource, ...]]
+    identities: list[tuple[str, ...]]
+    counts: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,34 +175,41 @@ class _Column:
 
     name: str
     cells: Distinct
-    read: dict[int, Source | Finding]
+    read: dict[int, tuple[Source | Finding, ...]]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many pictures each row names in this column."""
+        n_of = np.array(
+            [len(self.read.get(number, ())) for number in range(len(self.cells.cells))], dtype=np.int64
+        )
+        return self.cells.take(n_of, missing=0)
 
 
-def read_images(findings: Findings, how: Check) -> Images:
+def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
     """Check every distinct picture of a table once."""
     table = findings.of_table
     listed = [_read_column(table[name], how.base_dir) for name in image_columns(table)]
     checked = _check_all(listed, how)
-    _find_wrong_counts(listed, findings)
+    counts = _find_wrong_counts(listed, findings, models)
     for column in listed:
-        found = {
-            number: checked[read.key].findings if isinstance(read, Source) else (read,)
-            for number, read in column.read.items()
-        }
+        found = {number: _found(read, checked) for number, read in column.read.items()}
         findings.add_cells(column.name, column.cells, found)
-    return _by_row(listed, checked, len(table))
+    combined = _combine(listed)
+    _find_mixed(combined, listed[0].name, findings, models)
+    return _by_row(combined, checked, counts)
 
 
 def _read_column(series: Any, base_dir: Path) -> _Column:
     cells = distinct(series)
     read = {
-        number: read_source(cell, base_dir) for number, cell in enumerate(cells.cells) if not is_blank(cell)
+        number: read_sources(cell, base_dir) for number, cell in enumerate(cells.cells) if not is_blank(cell)
     }
     return _Column(series.name, cells, read)
 
 
 def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
-    found = (source for column in listed for source in column.read.values())
+    found = (source for column in listed for read in column.read.values() for source in read)
     sources = {source.key: source for source in found if isinstance(source, Source)}
     checked = {key: check(source, how) for key, source in sources.items() if source.kind == URL}
     local = [source for source in sources.values() if source.kind != URL]
@@ -207,28 +219,80 @@ def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
     return checked
 
 
-def _find_wrong_counts(listed: list[_Column], findings: Findings) -> None:
-    n_given = np.zeros(len(findings.of_table), dtype=np.int64)
-    for column in listed:
-        is_given = np.zeros(len(column.cells.cells), dtype=bool)
-        is_given[list(column.read)] = True
-        n_given += column.cells.take(is_given, missing=False)
-    names = ", ".join(column.name for column in listed)
-    findings.add("image-missing", listed[0].name, n_given == 0)
-    findings.add("image-two-sources", listed[0].name, n_given > 1, n=n_given, columns=names)
+def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, Checked]) -> list[Finding]:
+    """Return the findings about the pictures of one cell; of several pictures, with the number of the picture."""
+    by_picture = [checked[one.key].findings if isinstance(one, Source) else (one,) for one in read]
+    if len(read) == 1:
+        return list(by_picture[0])
+    return [
+        replace(finding, message=f"Picture {number}: {finding.message}")
+        for number, of_picture in enumerate(by_picture, 1)
+        for finding in of_picture
+    ]
 
 
-def _by_row(listed: list[_Column], checked: Mapping[Hashable, Checked], n_rows: int) -> Images:
-    sendable = {key: one for key, one in checked.items() if one.image is not None}
-    place_of = {key: place for place, key in enumerate(sendable)}
-    numbers = np.full(n_rows, -1, dtype=np.intp)
+def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowModels) -> NDArray[np.int64]:
+    by_place: dict[str, NDArray[np.int64]] = {}
     for column in listed:
-        places = np.full(len(column.cells.cells), -1, dtype=np.intp)
-        for number, read in column.read.items():
-            places[number] = place_of.get(read.key, -1) if isinstance(read, Source) else -1
-        numbers = np.maximum(numbers, column.cells.take(places, missing=-1))
-    images = [one.image for one in sendable.values() if one.image is not None]
-    return Images(numbers, images, [one.identity for one in sendable.values()])
+        place = columns.IMAGE_NUMBERED[0] if column.name in columns.IMAGE_NUMBERED else column.name
+        by_place[place] = by_place.get(place, 0) + column.counts
+    counts = np.sum(list(by_place.values()), axis=0)
+    n_places = np.sum([count > 0 for count in by_place.values()], axis=0)
+    most = models.take(lambda model: model.images_max.value)
+    name, names = listed[0].name, ", ".join(column.name for column in listed)
+    findings.add("image-missing", name, counts == 0)
+    findings.add("image-two-sources", name, n_places > 1, n=n_places, columns=names)
+    is_beyond = (n_places == 1) & (counts > most) & models.is_known
+    several = " or ".join(name for name, model in contract.MODELS.items() if model.images_max.value > 1)
+    or_else = np.where(most > 1, "", f", or set model to {several}")
+    findings.add("image-too-many", name, is_beyond, n=counts, most=most, or_else=or_else, model=models.names)
+    return counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Combined:
+    """The cells of all image columns together: each row's place in `read`."""
+
+    places: NDArray[np.intp]
+    read: list[tuple[Source | Finding, ...]]
+
+
+def _combine(listed: list[_Column]) -> _Combined:
+    places = numbered([column.cells.codes for column in listed])
+    firsts = np.unique(places, return_index=True)[1].tolist()
+    read = (
+        (one for column in listed for one in column.read.get(int(column.cells.codes[position]), ()))
+        for position in firsts
+    )
+    return _Combined(places, list(map(tuple, read)))
+
+
+def _find_mixed(combined: _Combined, name: str, findings: Findings, models: RowModels) -> None:
+    """Refuse rows that name both links and files: a request takes one kind."""
+    is_mixed = [
+        len({one.kind == URL for one in read if isinstance(one, Source)}) > 1 for read in combined.read
+    ]
+    if any(is_mixed):
+        findings.add("image-mixed", name, np.array(is_mixed)[combined.places], model=models.names)
+
+
+def _by_row(combined: _Combined, checked: Mapping[Hashable, Checked], counts: NDArray[np.int64]) -> Images:
+    place_of: dict[tuple[Hashable, ...], int] = {}
+    places = np.full(len(combined.read), -1, dtype=np.intp)
+    sources: list[tuple[ImageSource, ...]] = []
+    identities: list[tuple[str, ...]] = []
+    for number, read in enumerate(combined.read):
+        keys = tuple(one.key for one in read if isinstance(one, Source))
+        images = [checked[key].image for key in keys]
+        usable = tuple(image for image in images if image is not None)
+        if not read or len(usable) < len(read):
+            continue
+        if keys not in place_of:
+            place_of[keys] = len(sources)
+            sources.append(usable)
+            identities.append(tuple(checked[key].identity for key in keys))
+        places[number] = place_of[keys]
+    return Images(places[combined.places], sources, identities, counts)
 
 
 def check(source: Source, how: Check) -> Checked:

@@ -33,14 +33,12 @@ SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 # What `$NAME` in rules.toml stands for.
 _FACTS: Final = {
     "FORMATS": " or ".join(contract.INPUT_FORMATS.value),
+    "MODEL": contract.MODEL,
+    "MODELS": " or ".join(contract.MODELS),
     "INPUT_MB": contract.INPUT_BYTES_ADVISED.value / 1e6,
     "INPUT_SIDE": contract.INPUT_SIDE_MAX_PX.value,
     "PRESETS": ", ".join(contract.SIZES),
-    "PRODUCT_MAX": f"{contract.PRODUCT_MAX_PX.value:,}",
-    "PROMPT_MAX": contract.PROMPT_CHARACTERS_ADVISED.value,
-    "PROMPT_REFUSED": contract.PROMPT_CHARACTERS_OF_SIBLINGS.value,
     "RATIO": contract.RATIO_OF_SIBLINGS.value,
-    "SIDE_DEFAULT": contract.SIDE_DEFAULT_PX.value,
     "SIDE_MAX": contract.SIDE_MAX_PX.value,
     "SIDE_MIN": contract.SIDE_MIN_PX.value,
 }
@@ -78,13 +76,14 @@ class Finding:
     severity: str
     message: str
     fix: str
+    model: str | None = None
 
     @classmethod
-    def of(cls, code: str, **details: object) -> Finding:
-        """Return the finding for a broken rule."""
+    def of(cls, code: str, *, model: str | None = None, **details: object) -> Finding:
+        """Return the finding for a broken rule, which may be a rule of one model."""
         rule = RULES[code]
-        message, fix = (printable(text.format(**details)) for text in (rule.message, rule.fix))
-        return cls(code, rule.severity, message, fix)
+        message, fix = (printable(text.format(model=model, **details)) for text in (rule.message, rule.fix))
+        return cls(code, rule.severity, message, fix, model)
 
     @property
     def is_error(self) -> bool:
@@ -165,6 +164,7 @@ class Findings:
             columns.VALUE: shown,
             columns.MESSAGE: [finding.message for finding in findings],
             columns.FIX: [finding.fix for finding in findings],
+            columns.MODEL: [finding.model for finding in findings],
         }
         dtypes = columns.dtypes(columns.PROBLEMS)
         return pd.DataFrame({name: pd.array(cells, dtype=dtypes[name]) for name, cells in problems.items()})
@@ -276,6 +276,8 @@ class Problems(HeadedFrame):
         n_rows = problems.groupby(_DISTINCT, sort=False)[columns.POSITION].nunique()
         listed = problems.drop_duplicates(_DISTINCT, ignore_index=True).drop(columns=columns.POSITION)
         listed.insert(0, columns.N_ROWS, n_rows.to_numpy())
+        if listed[columns.MODEL].isna().all():
+            del listed[columns.MODEL]
         return listed
 
     def _text(self) -> str:

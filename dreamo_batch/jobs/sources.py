@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
-import numpy as np
 from PIL import Image
 
-from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.cells import items_of, printable
 from dreamo_batch.jobs.rules import Finding
 
 if TYPE_CHECKING:
@@ -268,9 +267,14 @@ class Source:
         return (self.kind, self.location) if self.location else (self.kind, id(self.content))
 
 
+def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
+    """Return what an image cell points at: one picture, or several if it holds a list."""
+    items = items_of(cell)
+    return tuple(read_source(item, base_dir) for item in ([cell] if items is None else items))
+
+
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
-    """Return what an image cell points at, or why it can't be used."""
-    cell = only_item(cell)
+    """Return what one picture points at, or why it can't be used."""
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
     if isinstance(cell, os.PathLike) and isinstance(os.fspath(cell), str):
@@ -280,12 +284,6 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
     if isinstance(cell, Image.Image):
         return Source(PIXELS, content=cell)
     return Finding.of("image-not-a-source", type=type(cell).__name__)
-
-
-def only_item(cell: Any) -> Any:
-    """Return the only item of a list, tuple or array; anything else unchanged."""
-    is_listed = isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) <= 1
-    return cell[0] if is_listed and len(cell) == 1 else cell
 
 
 def judge_url(url: str) -> Finding | None:

@@ -182,6 +182,8 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
     if is_marked:
         frame = _safe_for_spreadsheets(frame)
     frame = _without_pictures(frame)
+    if suffix in (*_DELIMITED, ".xlsx"):
+        frame = _with(frame, {name: frame[name].map(_list_as_text) for name in frame if name in _LISTED})
     if suffix in _DELIMITED:
         _write_delimited(frame, path, _DELIMITED[suffix], encoding="utf-8-sig" if is_marked else "utf-8")
     elif suffix == ".xlsx":
@@ -279,7 +281,15 @@ def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
     return _with(frame, written)
 
 
+def _list_as_text(cell: Any) -> Any:
+    """Write a list as JSON, which the cell is read back from."""
+    is_list = isinstance(cell, list | tuple | np.ndarray)
+    return json.dumps(_plain(cell), ensure_ascii=False, default=str) if is_list else cell
+
+
 def _as_text(cell: Any) -> Any:
+    if isinstance(cell, list | tuple | np.ndarray):
+        return [_as_text(item) for item in cell]
     if isinstance(cell, str):
         return printable(cell)
     if isinstance(cell, Image.Image):
@@ -289,6 +299,9 @@ def _as_text(cell: Any) -> Any:
     content = bytes(cell)
     return f"data:{_MEDIA_TYPES[suffix_of(content)]};base64,{base64.b64encode(content).decode('ascii')}"
 
+
+# Inputs whose cells may hold a list.
+_LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.REF_TYPE)
 
 # Separated values
 
@@ -571,6 +584,8 @@ def _plain(cell: Any) -> Any:
         return None
     if isinstance(cell, np.generic):
         return _plain(cell.item())
+    if isinstance(cell, list | tuple | np.ndarray):
+        return [_plain(item) for item in cell]
     if isinstance(cell, float) and not math.isfinite(cell):
         return str(cell)
     return cell.isoformat() if isinstance(cell, pd.Timestamp) else cell
@@ -584,7 +599,14 @@ _CELL_CHARACTERS: Final = 32_767
 _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
 _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
-_TEXT_INPUTS: Final = (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)
+_TEXT_INPUTS: Final = (
+    columns.PROMPT,
+    columns.IMAGE,
+    *columns.IMAGE_ALIASES,
+    *columns.IMAGE_NUMBERED,
+    columns.MODEL,
+    columns.REF_TYPE,
+)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
 _PROPERTIES: Final = "docProps/core.xml"

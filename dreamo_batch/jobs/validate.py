@@ -12,6 +12,8 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.jobs.cells import distinct, printable, show
 from dreamo_batch.jobs.fields import (
+    OwnParameters,
+    RowModels,
     Seeds,
     Sizes,
     as_frame,
@@ -20,6 +22,8 @@ from dreamo_batch.jobs.fields import (
     image_columns,
     misnamed,
     numbered,
+    read_models,
+    read_own_parameters,
     read_prompts,
     read_rephraser,
     read_replicates,
@@ -47,6 +51,8 @@ class Reading:
     sizes: Sizes
     use_rephraser: NDArray[np.bool_]
     replicates: NDArray[np.int64]
+    models: RowModels
+    own: OwnParameters
     is_valid: NDArray[np.bool_]
     is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
@@ -57,15 +63,16 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     table, renamed = recognised(table)
     check_columns(table)
     findings = Findings(table)
-    images = read_images(findings, how)
-    prompts = read_prompts(findings)
+    models = read_models(findings)
+    images = read_images(findings, how, models)
+    prompts = read_prompts(findings, models)
     seeds = read_seeds(findings)
-    sizes = read_sizes(findings)
-    use_rephraser = read_rephraser(findings)
+    sizes = read_sizes(findings, models)
+    use_rephraser = read_rephraser(findings, models)
     replicates = read_replicates(findings)
-    _find_lookalikes(
-        findings, prompts, (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates)
-    )
+    own = read_own_parameters(findings, models, images.counts)
+    rest = (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates, own.numbers)
+    _find_lookalikes(findings, prompts, rest)
     is_first = np.arange(len(table)) == 0
     for name, near in renamed.items():
         what = f"Read column {show(name)!r} as {near!r}."
@@ -73,7 +80,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     for name, near in misnamed(table).items():
         what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
         findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
-    is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser)
+    is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser, own)
     return Reading(
         images=images,
         prompts=prompts,
@@ -81,6 +88,8 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         sizes=sizes,
         use_rephraser=use_rephraser,
         replicates=replicates,
+        models=models,
+        own=own,
         is_valid=~findings.is_in_error(),
         is_rephrased_sweep=is_rephrased_sweep,
         problems=findings.frame(),

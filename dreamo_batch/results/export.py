@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.checkpoint import IMAGE, read_jobs, references_of
 from dreamo_batch.engine.directory import (
     NotAPicture,
     RunDirectory,
@@ -56,15 +56,17 @@ _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
 
 # What is known of each job from the run directory.
 _SUBMITTED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
-_DECIDED: Final = (*_SUBMITTED, columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT)
+_DECIDED: Final = (*_SUBMITTED, columns.MODEL, *IMAGE, columns.IMAGES_FURTHER)
 _SOURCES: Final = {
     columns.SEED: columns.SEED_SENT,
     columns.WIDTH: columns.OUTPUT_WIDTH,
     columns.HEIGHT: columns.OUTPUT_HEIGHT,
 }
+# Inputs of a picture's line that most tables lack.
+_OF_SOME: Final = (columns.MODEL, columns.REF_TYPE, columns.GUIDANCE_SCALE1, columns.GUIDANCE_SCALE2)
 _FURTHER: Final = (columns.WIDTH, columns.HEIGHT, columns.COST, columns.OUTPUT_SHA256)
 # Columns left out of a picture's line: where the reference was, and other words for the size.
-_LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, columns.SIZE)
+_LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.SIZE)
 # Endings by which the Hugging Face loader takes a column for one of files.
 _LOADED: Final = ("file_name", "file_names")
 
@@ -402,10 +404,16 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
     for name in _FURTHER:
         lines[name] = lines[name].where(found[name].isna().to_numpy(), found[name].to_numpy())
     lines[columns.FILE_NAME] = found[columns.FILE_NAME].to_numpy()
-    lines[columns.REFERENCE] = jobs[columns.IMAGE_SOURCE].map(_base_name)
-    lines[columns.IMAGE_DIGEST] = jobs[columns.IMAGE_DIGEST]
+    references = references_of(jobs)
+    references[columns.IMAGE_SOURCE] = references[columns.IMAGE_SOURCE].map(_base_name)
+    for name, source in (
+        (columns.REFERENCE, columns.IMAGE_SOURCE),
+        (columns.IMAGE_DIGEST, columns.IMAGE_DIGEST),
+    ):
+        joined = references[source].dropna().groupby(level=0).agg(", ".join)
+        lines[name] = joined.reindex(lines.index)
     lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
-    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR}
+    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *_OF_SOME}
     own = rows[[name for name in rows.columns if name not in ours]]
     return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)
 
@@ -430,7 +438,7 @@ def _base_name(place: object) -> str | None:
 
 
 def _free_names(names: Iterable[str]) -> list[str]:
-    taken = {*columns.PICTURES, *columns.INPUTS}
+    taken = {*columns.PICTURES, *columns.INPUTS} - {*_OF_SOME}
     free = []
     for name in map(str, names):
         fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name
@@ -453,7 +461,7 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, n_pictures: int | None)
     ).dropna()
     parts = [
         counted(table[columns.PROMPT].nunique(), "prompt"),
-        counted(decided[columns.IMAGE_DIGEST].nunique(), "reference picture"),
+        counted(references_of(decided)[columns.IMAGE_DIGEST].nunique(), "reference picture"),
         counted(table[columns.SEED_SENT].nunique(), "seed"),
         f"at {', '.join(sizes.value_counts().index[:_NAMED_MAX]) or 'no size'}",
     ]
@@ -461,9 +469,10 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, n_pictures: int | None)
     spent = sum(
         (Decimal(cost) for cost in table.loc[~_is_repeated(table), columns.COST].dropna()), Decimal(0)
     )
+    models = "` and `".join(decided[columns.MODEL].dropna().unique()) or contract.MODEL
     pictures = "" if n_pictures is None else f" and {counted(n_pictures, 'picture')}"
     return (
-        f"{counted(len(table), 'row')}{pictures} of image-to-image jobs, submitted to `{contract.MODEL}`{when} with "
+        f"{counted(len(table), 'row')}{pictures} of image-to-image jobs, submitted to `{models}`{when} with "
         f"dreamo-batch {version('dreamo-batch')}: {', '.join(parts)}. Outcome: {', '.join(outcomes) or 'none'}. "
         f"Cost: {dollars(spent)}."
     )
@@ -539,8 +548,8 @@ def _table_file(name: str, frame: pd.DataFrame, *, excel_safe: bool = False) -> 
 
 
 def _references(decided: pd.DataFrame) -> Iterator[Item]:
-    """Return the reference picture of each job once, named by its digest; those at a URL are not on disk."""
-    used = decided[[columns.IMAGE_DIGEST, columns.IMAGE_SENT]].dropna().drop_duplicates()
+    """Return the reference pictures of each job once, named by digest; those at a URL are not on disk."""
+    used = references_of(decided)[[columns.IMAGE_DIGEST, columns.IMAGE_SENT]].dropna().drop_duplicates()
     named = set()
     for digest, place in used.itertuples(index=False, name=None):
         path = Path(place)

@@ -208,7 +208,7 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the user's columns of a submitted row, with what was sent where the row had no value."""
     sent = {columns.PROMPT: inputs.get(columns.PROMPT)}
     own = inputs.get(_USER, {})
-    if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES)):
+    if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED)):
         sent[columns.IMAGE] = inputs.get(columns.IMAGE_SOURCE)
     return sent | {name: cell for name, cell in own.items() if cell is not None}
 

@@ -58,6 +58,9 @@ _SAME: Final = (
     columns.WIDTH,
     columns.HEIGHT,
     columns.USE_REPHRASER,
+    columns.MODEL,
+    columns.IMAGES_FURTHER,
+    columns.OWN_PARAMETERS,
 )
 _COMPARED: Final = (
     columns.IS_SAME_FILE,

@@ -370,7 +370,10 @@ class Client:
         self._create_form = self._api.form("POST", contract.CREATE_PATH.value)
         self._price_form = self._api.form("POST", contract.PRECHARGE_PATH.value)
         self._task_form = self._api.form("GET", contract.TASK_PATH.value.format(task_id=""))
-        self._spec_form = self._api.form("GET", contract.SPEC_PATH.value.format(model=contract.MODEL))
+        self._spec_forms = {
+            model: self._api.form("GET", contract.SPEC_PATH.value.format(model=model))
+            for model in contract.MODELS
+        }
         # Links use separate connections, which never carry the key.
         self._links = Transport(
             connect_timeout_s=self.settings.connect_timeout_s,
@@ -544,8 +547,13 @@ class Client:
         """
         self._spec()
 
-    def describe(self) -> dict[str, Any] | None:
-        """Fetch the model's description, without the key.
+    def describe(self, model: str = contract.MODEL) -> dict[str, Any] | None:
+        """Fetch a model's description, without the key.
+
+        Parameters
+        ----------
+        model : str
+            Its name.
 
         Returns
         -------
@@ -565,7 +573,7 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        answer = self._spec()
+        answer = self._spec(model)
         if answer.broken is not None or not answer.is_success:
             return None
         return messages.read_description(answer.body)
@@ -637,8 +645,8 @@ class Client:
         key = self.settings.api_key
         return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
 
-    def _spec(self) -> Answer:
-        answer = self._api.send_without_key(self._spec_form)
+    def _spec(self, model: str = contract.MODEL) -> Answer:
+        answer = self._api.send_without_key(self._spec_forms[model])
         if isinstance(answer, Failure):
             raise self._api.error("fetch", answer)
         is_busy = answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)

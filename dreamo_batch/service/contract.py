@@ -1,4 +1,6 @@
-"""Facts about the service `spark_dreamo`, as data, each with its source.
+"""Facts about the service and its models, as data, each with its source.
+
+A model is one entry of `MODELS`; `spark_dreamo` is the default. Facts outside of it hold for every model.
 
 Sources: ``page`` the model's API page; ``cli`` the vendor's Go client VtrixAI/vtrix-cli; ``sdk`` the
 SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents of the upstream model
@@ -7,8 +9,8 @@ SeaArt/SeaCloud SDKs of the same gateway family; ``up`` Volcengine's documents o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,20 +72,6 @@ INPUT_SUBJECTS: Final = Fact(1, "page", "one single subject in the picture is st
 INPUT_FORMATS: Final = Fact(("JPEG", "PNG"), "page", "JPEG advised")
 INPUT_IMAGES: Final = Fact(1, "up", "an array of exactly one item; base64 is bare, without a data: prefix")
 
-_SIDE: Final = {"min": SIDE_MIN_PX, "max": SIDE_MAX_PX, "default": SIDE_DEFAULT_PX}
-_ONE_IMAGE: Final = {"max_items": INPUT_IMAGES}
-# What a model description should say of each parameter, in its words. Larger upper limits are fine.
-PARAMETERS: Final[dict[str, Mapping[str, Fact[int] | Fact[bool]]]] = {
-    "prompt": {"max_length": PROMPT_CHARACTERS_OF_SIBLINGS},
-    "image_urls": _ONE_IMAGE,
-    "binary_data_base64": _ONE_IMAGE,
-    "seed": {"default": SEED_RANDOM, "max": SEED_ADVISED_MAX},
-    "use_rephraser": {"default": USE_REPHRASER_DEFAULT},
-    "width": _SIDE,
-    "height": _SIDE,
-}
-UPPER_LIMITS: Final = ("max", "max_length", "max_items")
-
 _ADVISED: Final = {
     "1:1": (1328, 1328),
     "4:3": (1472, 1104),
@@ -94,6 +82,107 @@ _ADVISED: Final = {
 # The landscape sizes are from the page; that their transposes work as well is assumed.
 SIZES: Final[dict[str, tuple[int, int]]] = _ADVISED | {
     ":".join(reversed(name.split(":"))): (height, width) for name, (width, height) in _ADVISED.items()
+}
+
+UPPER_LIMITS: Final = ("max", "max_length", "max_items")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A number that only some models take: its limits and default (None where unknown: then sent only if given)."""
+
+    low: Fact[float | None]
+    high: Fact[float | None]
+    default: Fact[float | None]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The rules of one model. `ref_types` are the roles of its reference pictures, the default first."""
+
+    name: str
+    title: str
+    images_max: Fact[int] = INPUT_IMAGES
+    subjects_advised: Fact[int | None] = INPUT_SUBJECTS
+    prompt_characters_advised: Fact[int] = PROMPT_CHARACTERS_ADVISED
+    prompt_characters_of_siblings: Fact[int] = PROMPT_CHARACTERS_OF_SIBLINGS
+    side_min_px: Fact[int] = SIDE_MIN_PX
+    side_max_px: Fact[int] = SIDE_MAX_PX
+    side_default_px: Fact[int] = SIDE_DEFAULT_PX
+    product_max_px: Fact[int] = PRODUCT_MAX_PX
+    use_rephraser_default: Fact[bool] = USE_REPHRASER_DEFAULT
+    ref_types: Fact[tuple[str, ...]] = Fact((), "page")
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, Mapping[str, Fact[Any]]]:
+        """What a description of the model should say of each parameter, in its words. Higher limits are fine."""
+        images = {"max_items": self.images_max}
+        side = {"min": self.side_min_px, "max": self.side_max_px, "default": self.side_default_px}
+        common: dict[str, Mapping[str, Fact[Any]]] = {
+            "prompt": {"max_length": self.prompt_characters_of_siblings},
+            "image_urls": images,
+            "binary_data_base64": images,
+            "seed": {"default": SEED_RANDOM, "max": SEED_ADVISED_MAX},
+            "use_rephraser": {"default": self.use_rephraser_default},
+            "width": side,
+            "height": side,
+        }
+        if self.ref_types.value:
+            common[REF_TYPES_PARAMETER.value] = images
+        for name, scale in self.scales.items():
+            known = {"min": scale.low, "max": scale.high, "default": scale.default}
+            common[name] = {word: fact for word, fact in known.items() if fact.value is not None}
+        return common
+
+
+REF_TYPES_PARAMETER: Final = Fact(
+    "ref_type_list", "page", "an array as long as the images; not of every model"
+)
+
+
+def _as_sibling(fact: Fact[T], source: str = "sdk") -> Fact[T]:
+    return replace(fact, source=source, note=f"as for {MODEL}")
+
+
+MODELS: Final[dict[str, Model]] = {
+    model.name: model
+    for model in (
+        Model(name=MODEL, title="Spark DreamO"),
+        Model(
+            name="spark_multi_dreamo",
+            title="Spark Multi DreamO",
+            images_max=Fact(5, "page", "1 to 5; part of the model's page is cut off in every stored copy"),
+            subjects_advised=Fact(None, "page", "no advice on the number of subjects"),
+            prompt_characters_advised=_as_sibling(PROMPT_CHARACTERS_ADVISED),
+            prompt_characters_of_siblings=_as_sibling(PROMPT_CHARACTERS_OF_SIBLINGS),
+            side_min_px=_as_sibling(SIDE_MIN_PX),
+            side_max_px=_as_sibling(SIDE_MAX_PX),
+            side_default_px=_as_sibling(SIDE_DEFAULT_PX),
+            product_max_px=_as_sibling(PRODUCT_MAX_PX),
+            use_rephraser_default=_as_sibling(USE_REPHRASER_DEFAULT, "assumed"),
+            ref_types=Fact(
+                ("AUTO", "IP", "ID", "STYLE"),
+                "page",
+                "AUTO (default, slower), IP: subject, ID: face, STYLE: style",
+            ),
+            scales={
+                "guidance_scale1": Scale(
+                    Fact(1.0, "page"),
+                    Fact(7.0, "page"),
+                    Fact(2.5, "page"),
+                    "higher: closer to the text, further from the pictures",
+                ),
+                "guidance_scale2": Scale(
+                    Fact(None, "page", "unknown"),
+                    Fact(None, "page", "unknown"),
+                    Fact(None, "page", "unknown: sent only if given"),
+                    "the same idea toward the pictures",
+                ),
+            },
+        ),
+    )
 }
 
 STATUS_WORDS: Final[dict[str, str]] = {

@@ -15,7 +15,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.service.contract import ERROR_CODE_DIGITS, MODEL, STATUS_WORDS, STATUS_WORDS_ELSEWHERE
+from dreamo_batch.service.contract import (
+    ERROR_CODE_DIGITS,
+    MODEL,
+    MODELS,
+    REF_TYPES_PARAMETER,
+    STATUS_WORDS,
+    STATUS_WORDS_ELSEWHERE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -422,21 +429,30 @@ class Request:
     width, height : int
         In pixels.
     use_rephraser : bool
-    image_url : str or None
-        Public URL of the reference picture. Pass either this or `image_base64`.
-    image_base64 : bytes or None
-        The reference picture in base64 (ASCII, no `data:` prefix).
+    image_url : str, tuple of str, or None
+        Public URL of the reference picture, or of several. Pass either this or `image_base64`.
+    image_base64 : bytes, tuple of bytes, or None
+        The reference picture in base64 (ASCII, no `data:` prefix), or several.
     model : str
+        `spark_dreamo` takes one picture, `spark_multi_dreamo` 1 to 5.
+    ref_type : tuple of str
+        What each picture is: `AUTO`, `IP`, `ID` or `STYLE`. Not sent if empty.
+    guidance_scale1, guidance_scale2 : float or None
+        Not sent if None.
 
     Raises
     ------
     UsageError
-        If there isn't exactly one picture.
+        If there are no pictures, both kinds, or more than the model takes.
 
     Examples
     --------
     >>> Request("a red fox", -1, 1328, 1328, True, image_base64=b"/9j/").seed
     -1
+    >>> both = ("https://example.com/fox.png", "https://example.com/hat.png")
+    >>> several = Request("a fox with a hat", 7, 1328, 1328, True, image_url=both, model="spark_multi_dreamo")
+    >>> len(several.image_urls)
+    2
     """
 
     prompt: str
@@ -444,13 +460,31 @@ class Request:
     width: int
     height: int
     use_rephraser: bool
-    image_url: str | None = None
-    image_base64: bytes | None = field(default=None, repr=False)
+    image_url: str | tuple[str, ...] | None = None
+    image_base64: bytes | tuple[bytes, ...] | None = field(default=None, repr=False)
     model: str = MODEL
+    ref_type: tuple[str, ...] = ()
+    guidance_scale1: float | None = None
+    guidance_scale2: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.image_url is None) == (self.image_base64 is None):
-            raise UsageError("a request needs exactly one picture: pass image_url or image_base64")
+        n_images = len(self.image_urls) + len(self.images_base64)
+        most = MODELS[self.model].images_max.value if self.model in MODELS else n_images
+        if not n_images or (self.image_urls and self.images_base64) or n_images > most:
+            expected = "exactly one picture" if most == 1 else f"1 to {most} pictures of one kind"
+            raise UsageError(f"a request needs {expected}: pass image_url or image_base64")
+
+    @property
+    def image_urls(self) -> tuple[str, ...]:
+        """The URLs of the pictures."""
+        return (self.image_url,) if isinstance(self.image_url, str) else tuple(self.image_url or ())
+
+    @property
+    def images_base64(self) -> tuple[bytes, ...]:
+        """The pictures in base64."""
+        return (
+            (self.image_base64,) if isinstance(self.image_base64, bytes) else tuple(self.image_base64 or ())
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,11 +509,20 @@ def encode(request: Request) -> bytes:
         "width": request.width,
         "height": request.height,
     }
-    if request.image_base64 is None:
-        params["image_urls"] = [request.image_url]
+    if request.ref_type:
+        params[REF_TYPES_PARAMETER.value] = request.ref_type
+    scales = {
+        name: getattr(request, name)
+        for name in ("guidance_scale1", "guidance_scale2")
+        if getattr(request, name) is not None
+    }
+    params |= scales
+    if request.image_urls:
+        params["image_urls"] = request.image_urls
         return _around(request.model, json.dumps(params).encode())
     head = json.dumps(params)[:-1].encode()
-    return _around(request.model, head, b', "binary_data_base64": ["', request.image_base64, b'"]}')
+    pictures = b'", "'.join(request.images_base64)
+    return _around(request.model, head, b', "binary_data_base64": ["', pictures, b'"]}')
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
