@@ -313,7 +313,7 @@ def check_service(
     *,
     client: Client | None = None,
     timeout_s: float = 900.0,
-    models: Collection[str] = tuple(contract.MODELS),
+    models: Collection[str] = (),
 ) -> pd.DataFrame:
     """Check whether a service keeps the contract that this toolkit relies on.
 
@@ -356,7 +356,7 @@ def check_service(
     """
     import pandas as pd
 
-    models = _known_models(models)
+    models = known_models(models)
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
         logger.info(
@@ -373,12 +373,12 @@ def check_service(
     return pd.DataFrame(rows, columns=list(columns.CHECKS)).astype(columns.dtypes(columns.CHECKS))
 
 
-def _known_models(models: Collection[str]) -> tuple[str, ...]:
+def known_models(models: Collection[str]) -> tuple[str, ...]:
+    """Return the names of models, each once; refuse unknown ones."""
     names = (models,) if isinstance(models, str) else tuple(dict.fromkeys(models))
-    if not names or (unknown := [name for name in names if name not in contract.MODELS]):
-        wrong = repr(unknown[0]) if names else "none"
-        raise UsageError(f"models: {wrong} given; known are {', '.join(contract.MODELS)}.")
-    return names
+    if unknown := [name for name in names if name not in contract.MODELS]:
+        raise UsageError(f"No model is called {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
+    return names or tuple(contract.MODELS)
 
 
 def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODELS)) -> Decimal | None:

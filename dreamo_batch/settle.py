@@ -13,12 +13,12 @@ from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import (
-    references_of,
     PREVIOUS,
     StoredTable,
     read_frame,
     read_jobs,
     read_table,
+    references_of,
     to_arrow,
     to_frame,
 )

@@ -13,6 +13,7 @@ import pprint
 import re
 import tempfile
 from contextlib import chdir, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -118,6 +119,31 @@ def _facts() -> str:
     return _table(("fact", "value", "source", "note"), rows)
 
 
+def _models() -> str:
+    """The facts of each model side by side, with their sources."""
+    facts = {name: dict(_facts_of(model)) for name, model in contract.MODELS.items()}
+    names = dict.fromkeys(name for known in facts.values() for name in known)
+    rows = [
+        (f"`{name}`", *(_sourced(known[name]) if name in known else "" for known in facts.values()))
+        for name in names
+    ]
+    return _table(("fact", *(f"`{name}`" for name in facts)), rows)
+
+
+def _facts_of(model: contract.Model) -> Iterator[tuple[str, contract.Fact[Any]]]:
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if isinstance(value, contract.Fact):
+            yield field.name, value
+    for name, scale in model.scales.items():
+        yield from ((f"{name}, {word}", getattr(scale, word)) for word in ("low", "high", "default"))
+
+
+def _sourced(fact: contract.Fact[Any]) -> str:
+    value = "unknown" if fact.value is None else _value(fact.value) or "none"
+    return f"{value} ({fact.source}{': ' if fact.note else ''}{fact.note})"
+
+
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_value(part) for part in value)
@@ -211,6 +237,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns-ranks": lambda: _columns(columns.RANKS),
     "columns-best-seeds": lambda: _columns(columns.BEST_SEEDS),
     "facts": _facts,
+    "models": _models,
     "codes": _codes,
     "sizes": _sizes,
     "rules": _rules,

@@ -15,6 +15,7 @@ from tests.fakes import picture
 from tests.scripted_server import Received, ScriptedServer, answer, read_request
 
 PRICE = "0.0286"
+ONE = (contract.MODEL,)
 KEY = "sk-a-key-that-nobody-may-see"
 OF_ENDED_TASKS = {
     "answers_in_the_documented_form",
@@ -44,7 +45,30 @@ def test_local_gateway_keeps_the_contract(gateway):
     """Every check passes, and the costs told are the invoice."""
     checks = dreamo.check_service(gateway.base_url, gateway.api_key)
     assert failed(checks) == not_checked(checks) == set()
-    assert checks["cost"].dropna().tolist() == [attempt["cost"] for attempt in gateway.invoice()] == [PRICE]
+    invoice = gateway.invoice()
+    assert checks["cost"].dropna().tolist() == [attempt["cost"] for attempt in invoice] == [PRICE] * 2
+    assert [attempt["model"] for attempt in invoice] == list(contract.MODELS)
+    assert [len(attempt["images"]) for attempt in invoice] == [1, 2]
+
+
+def test_each_model_is_checked_and_what_makes_no_difference_is_checked_once(gateway):
+    """The rows say of which model they are; one model alone costs one picture."""
+    checks = dreamo.check_service(gateway.base_url, gateway.api_key)
+    n_of_service = int(checks["model"].isna().sum())
+    assert checks["model"].value_counts().to_dict() == dict.fromkeys(
+        contract.MODELS, len(probe.CHECKS) - n_of_service
+    )
+    alone = dreamo.check_service(gateway.base_url, gateway.api_key, models="spark_multi_dreamo")
+    assert set(alone["check"]) == set(probe.CHECKS)
+    assert failed(alone) == set()
+    assert [attempt["model"] for attempt in gateway.invoice()][2:] == ["spark_multi_dreamo"]
+
+
+def test_a_model_that_is_not_known_is_refused(gateway):
+    """Nothing is sent."""
+    with pytest.raises(dreamo.UsageError, match="known are spark_dreamo, spark_multi_dreamo"):
+        dreamo.check_service(gateway.base_url, gateway.api_key, models=["spark_dreamo", "spark_nothing"])
+    assert gateway.invoice() == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,7 @@ def test_what_the_contract_leaves_open_is_no_failure(options):
 def test_what_a_service_breaks_is_named(gateway, stage, faults, broken, unseen):
     """A failed check is a row that says so, and what builds on it is not judged."""
     gateway.faults.script(stage, *faults, seconds=0)
-    checks = dreamo.check_service(gateway.base_url, gateway.api_key)
+    checks = dreamo.check_service(gateway.base_url, gateway.api_key, models=ONE)
     assert (failed(checks), not_checked(checks)) == (broken, unseen)
     assert len(gateway.invoice()) <= probe.N_ATTEMPTS_MAX
 
@@ -98,7 +122,7 @@ def test_what_a_service_breaks_is_named(gateway, stage, faults, broken, unseen):
 def test_a_service_that_is_none_fails_checks_and_raises_nothing(step):
     """Whatever comes back, every check has its row, and none shows the key."""
     with ScriptedServer([step]) as server, waiting(server, timeout_s=1) as client:
-        checks = dreamo.check_service(client=client, timeout_s=0.1)
+        checks = dreamo.check_service(client=client, timeout_s=0.1, models=ONE)
         assert sum(request.line.startswith("POST /model/v1/generation ") for request in server.requests) <= 2
     assert list(checks["check"]) == list(probe.CHECKS)
     assert failed(checks)
@@ -195,7 +219,7 @@ def test_a_service_that_keeps_all_passes_every_check():
 
 
 def detail_of_description(client):
-    checks = dreamo.check_service(client=client).set_index("check")
+    checks = dreamo.check_service(client=client, models=ONE).set_index("check")
     return checks.loc["describes_the_model_as_known", "detail"]
 
 
@@ -244,7 +268,7 @@ def test_each_check_fails_alone(name):
     asked, step, unseen = BREAKS[name]
     with Keeper() as server, waiting(server) as client:
         server.broken = {asked: step}
-        checks = dreamo.check_service(client=client, timeout_s=0.5)
+        checks = dreamo.check_service(client=client, timeout_s=0.5, models=ONE)
         n_attempts = sum("attempt" in what_is_asked(request) for request in server.requests)
     assert (failed(checks), not_checked(checks)) == ({name}, unseen), checks.to_string()
     assert n_attempts <= probe.N_ATTEMPTS_MAX
@@ -253,14 +277,15 @@ def test_each_check_fails_alone(name):
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
     """An error of our own does not end the suite."""
     monkeypatch.setitem(probe.CHECKS, "takes_a_create", lambda _: 1 / 0)
-    checks = dreamo.check_service(gateway.base_url, gateway.api_key).set_index("check")
+    checks = dreamo.check_service(gateway.base_url, gateway.api_key, models=ONE).set_index("check")
     assert checks.loc["takes_a_create", "detail"] == "ZeroDivisionError, which nobody foresaw"
 
 
 def test_most_that_it_costs_is_known_beforehand(gateway):
-    """Two attempts at the price that the service tells, or nothing is known."""
+    """Two attempts a model at the price that the service tells, or nothing is known."""
     with dreamo.Client(gateway.api_key, gateway.base_url) as client:
-        assert probe.most_it_costs(client) == 2 * Decimal(PRICE)
+        assert probe.most_it_costs(client) == 4 * Decimal(PRICE)
+        assert probe.most_it_costs(client, ONE) == 2 * Decimal(PRICE)
         gateway.faults.script("precharge", "cost_cache_miss")
         assert probe.most_it_costs(client) is None
     assert gateway.invoice() == []
@@ -285,8 +310,8 @@ def test_command_checks_the_local_gateway_by_itself():
     result = call("check", "--format", "json")
     assert result.exit_code == 0, result.output
     assert all(check["passed"] for check in json.loads(result.stdout))
-    assert "Up to 2 new attempts at loopback, for up to $" in result.stderr
-    assert "12 of 12 checks passed" in result.stderr
+    assert "Up to 4 new attempts at loopback, for up to $" in result.stderr
+    assert "21 of 21 checks passed" in result.stderr
 
 
 def test_command_checks_a_service_only_with_live(gateway):
@@ -294,7 +319,7 @@ def test_command_checks_a_service_only_with_live(gateway):
     assert call("check", "--base-url", gateway.base_url).exit_code == 2
     assert gateway.invoice() == []
     gateway.faults.script("download", "wrong_content")
-    result = call("check", "--live", env=at(gateway))
+    result = call("check", "--live", "--model", "spark_dreamo", env=at(gateway))
     assert result.exit_code == 1, result.output
     assert "11 of 12 checks passed" in result.stderr
 
@@ -303,7 +328,7 @@ def test_command_asks_before_it_costs_anything():
     """Off a terminal --live needs --yes; the most that it can cost stands before."""
     result = call("check", "--live", "--base-url", "https://127.0.0.2.example:1", env={"DREAMO_API_KEY": KEY})
     assert result.exit_code == 2
-    assert "Up to 2 new attempts at 127.0.0.2.example:1, at a price not known yet." in result.stderr
+    assert "Up to 4 new attempts at 127.0.0.2.example:1, at a price not known yet." in result.stderr
     assert "Pass --yes" in result.stderr
     assert KEY not in result.output
 

@@ -336,7 +336,13 @@ def many(folder, n):
     results[columns.SEED_SENT] = seeds
     told = history.joined({"runs/many": history.from_ledger(results, histories.ledger(attempts))})
     decided = pd.DataFrame(
-        {columns.JOB_ID: jobs, columns.PROMPT: prompts, columns.SEED_SENT: seeds, columns.IMAGE_DIGEST: "0"}
+        {
+            columns.JOB_ID: jobs,
+            columns.PROMPT: prompts,
+            columns.SEED_SENT: seeds,
+            columns.IMAGE_DIGEST: "0",
+            columns.MODEL: "spark_dreamo",
+        }
     ).assign(**{columns.WIDTH: 1328, columns.HEIGHT: 1328, columns.USE_REPHRASER: True, columns.REPLICATE: 0})
     for name in (columns.WIDTH, columns.HEIGHT):
         told.rows[columns.STORED_PREFIX + name] = 1328

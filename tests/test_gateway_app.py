@@ -287,7 +287,15 @@ def test_the_model_is_described_to_anyone(client):
     assert by_name["seed"]["constraints"] == {"default": -1, "min": -1, "max": 2**63 - 1}
     assert client.ask("GET", "/api/v1/skill/models/other/spec").status_code == 404
     found = client.ask("GET", "/api/v1/skill/models", params={"keywords": "DREAMO", "type": "image"})
-    assert [model["id"] for model in found.json()["data"]["models"]] == ["spark_dreamo"]
+    assert [model["id"] for model in found.json()["data"]["models"]] == ["spark_dreamo", "spark_multi_dreamo"]
+    params = {"keywords": "dreamo", "page_size": 1, "page": 2}
+    second = client.ask("GET", "/api/v1/skill/models", params=params).json()["data"]
+    assert ([model["id"] for model in second["models"]], second["total_pages"]) == (["spark_multi_dreamo"], 2)
+    spec = client.ask("GET", "/api/v1/skill/models/spark_multi_dreamo/spec").json()["data"]
+    by_name = {row["name"]: row for row in spec["parameters"]}
+    assert by_name["image_urls"]["constraints"]["max_items"] == 5
+    assert by_name["guidance_scale1"]["constraints"] == {"default": 2.5, "min": 1.0, "max": 7.0}
+    assert by_name["guidance_scale2"]["type"] == "number"
     for params in ({"keywords": "video"}, {"type": "video"}):
         assert client.ask("GET", "/api/v1/skill/models", params=params).json()["data"]["total"] == 0
     assert client.ask("GET", "/api/v1/skill/models", params={"page": 2}).json()["data"]["models"] == []
@@ -297,7 +305,7 @@ def test_the_model_is_described_to_anyone(client):
 def test_bodies_have_a_limit_and_are_not_unpacked(client):
     """More than the limit is 413 however it is sent, a packed body 415; the connection goes on."""
     assert client.ask("POST", CREATE, data=b" " * (BODY_BYTES_MAX + 1)).status_code == 413
-    chunks = (b" " * 2**20 for _ in range(9))
+    chunks = (b" " * 2**20 for _ in range(BODY_BYTES_MAX // 2**20 + 1))
     assert client.ask("POST", CREATE, data=chunks).status_code == 413
     packed = {"Content-Encoding": "gzip"}
     assert client.ask("POST", CREATE, json=body(), headers=packed).status_code == 415

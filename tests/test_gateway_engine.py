@@ -106,6 +106,7 @@ def test_files_say_what_they_are(engine):
     assert comment.pop("reference_crc32") > 0
     assert comment == {
         "engine": engine,
+        "model": "spark_dreamo",
         "prompt": "狐狸 \U0001f98a",
         "seed": 42,
         "width": 512,

@@ -305,7 +305,7 @@ def test_data_uris_that_can_not_be_decoded_are_refused(uri):
     assert read_source(uri, BASE).code == "image-bad-data-uri"
 
 
-@pytest.mark.parametrize("cell", [5, 5.5, ["a.png", "b.png"], {"path": "a.png"}, True, np.zeros((2, 2))])
+@pytest.mark.parametrize("cell", [5, 5.5, {"path": "a.png"}, True, np.zeros((2, 2))])
 def test_other_objects_are_no_pictures(cell, tmp_path):
     """The finding says what was found instead of a picture."""
     found = _findings_of(cell, tmp_path)
@@ -823,11 +823,21 @@ def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
     assert listed == bare
 
 
-@pytest.mark.parametrize("cell", [[], ["a.png", "b.png"], [["a.png"]], np.zeros((1, 4)), [None]])
-def test_other_lists_are_no_picture(cell, tmp_path):
-    """Exactly one is taken."""
+@pytest.mark.parametrize(
+    ("cell", "code"),
+    [
+        ([], "image-missing"),
+        ([None], "image-missing"),
+        (["a.png", "a.png"], "image-too-many"),
+        ([["a.png"]], "image-not-a-source"),
+        (np.zeros((1, 4)), "image-not-a-source"),
+    ],
+)
+def test_other_lists_are_no_picture(cell, code, tmp_path):
+    """The default model takes exactly one."""
+    (tmp_path / "a.png").write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a"})
-    assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-not-a-source"]
+    assert validate(table, base_dir=tmp_path)["code"].tolist() == [code]
 
 
 COMPOSED, DECOMPOSED = "caf\u00e9/\u00e9.png", "cafe\u0301/e\u0301.png"

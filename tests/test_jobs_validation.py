@@ -120,7 +120,10 @@ def test_a_problem_says_what_and_what_to_do():
     assert found["code"].tolist() == ["prompt-very-long", "seed-not-integer"]
     assert found["value"].tolist() == ["x" * 59 + "…", "42.5"]
     assert found["severity"].tolist() == ["warning", "error"]
-    assert found["message"][0].startswith("The prompt has 900 characters; at most 300 are advised")
+    assert found["message"][0].startswith(
+        "The prompt has 900 characters; for spark_dreamo at most 300 are advised"
+    )
+    assert found["model"].fillna("").tolist() == ["spark_dreamo", ""]
     assert found["fix"].str.endswith(".").all()
 
 

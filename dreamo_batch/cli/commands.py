@@ -846,40 +846,46 @@ def demo_folder() -> Path:
 
 @command(
     option("--live", is_flag=True, help="Check the real service, which costs money."),
+    option(
+        "--model", "models", multiple=True, metavar="NAME", help="Check only this model; may be repeated."
+    ),
     RUN["base_url"],
     YES,
     FORMAT,
 )
-def check(live: bool, base_url: str | None, yes: bool, format_: str) -> int:
+def check(live: bool, models: tuple[str, ...], base_url: str | None, yes: bool, format_: str) -> int:
     """Check that a service keeps its contract.
 
     Without --live this checks the embedded local gateway, at no cost. With it the real service gets up to two
-    attempts of small pictures, after a question that says what they can cost.
+    attempts of small pictures per model, after a question that says what they can cost.
     """
     from dreamo_batch.gateway import LocalGateway
 
     if live:
-        return _check(base_url, None, format_, is_agreed=yes)
+        return _check(base_url, None, models, format_, is_agreed=yes)
     if base_url is not None:
         raise click.UsageError("--base-url names a service that may cost money: add --live")
     with LocalGateway(engine="flat") as gateway:
-        return _check(gateway.base_url, gateway.api_key, format_, is_agreed=yes)
+        return _check(gateway.base_url, gateway.api_key, models, format_, is_agreed=yes)
 
 
-def _check(base_url: str | None, api_key: str | None, format_: str, *, is_agreed: bool) -> int:
+def _check(
+    base_url: str | None, api_key: str | None, models: tuple[str, ...], format_: str, *, is_agreed: bool
+) -> int:
     from dreamo_batch.connect import with_key
-    from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, most_it_costs
+    from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, known_models, most_it_costs
     from dreamo_batch.service.client import Client
 
+    chosen = known_models(models)
     with Client(api_key=api_key, base_url=base_url) as client:
         settings = with_key(client).settings
-        most = most_it_costs(client)
-        offer = Offer(N_ATTEMPTS_MAX, math.nan if most is None else float(most))
+        most = most_it_costs(client, chosen)
+        offer = Offer(N_ATTEMPTS_MAX * len(chosen), math.nan if most is None else float(most))
         sentence = f"Up to {offer.sentence(settings.service_name)}"
         hint(sentence)
         if not (is_agreed or settings.is_loopback):
             _ask(sentence, settings)
-        checks = check_service(client=client)
+        checks = check_service(client=client, models=chosen)
     show_frame(checks, format_)
     n_failed = int((~checks[columns.PASSED].fillna(value=False)).sum())
     hint(f"{len(checks) - n_failed} of {len(checks)} checks passed.")

@@ -73,9 +73,12 @@ _SIZES: Final = ((columns.WIDTH, columns.HEIGHT), (columns.OUTPUT_WIDTH, columns
 
 def label_of(value: Any, *, is_picture: bool = False) -> str:
     """Return any value as one line of text; of a picture's location its last part."""
-    items = items_of(value) if is_picture else None
-    if items:
-        return " + ".join(label_of(item, is_picture=True) for item in items)
+    if is_picture and (items := items_of(value)):
+        return " + ".join(_label_of_one(item, is_picture=True) for item in items)
+    return _label_of_one(value, is_picture=is_picture)
+
+
+def _label_of_one(value: Any, *, is_picture: bool) -> str:
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
         return PICTURE
     if is_missing(value):

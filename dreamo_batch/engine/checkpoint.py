@@ -23,7 +23,7 @@ from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage, State
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError
-from dreamo_batch.jobs.cells import is_missing, read_integer, text_of
+from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
@@ -324,10 +324,13 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
 
 def _plain(cell: Any) -> Any:
     """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
+    items = None if isinstance(cell, str) else items_of(cell)
+    return _plain_item(cell) if items is None else list(map(_plain_item, items))
+
+
+def _plain_item(cell: Any) -> Any:
     if isinstance(cell, str | bool):
         return cell if isinstance(cell, bool) else text_of(cell)
-    if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
-        return [_plain(item) for item in cell]
     if isinstance(cell, numbers.Integral):
         return int(cell)
     if isinstance(cell, numbers.Real):

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dreamo_batch.service.messages import Task
 
 
+T = TypeVar("T")
 _CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
@@ -70,8 +71,8 @@ class Payloads:
             width=job.width,
             height=job.height,
             use_rephraser=job.use_rephraser,
-            image_url=tuple(image.sent_location for image in job.images) if is_url else None,
-            image_base64=None if is_url else tuple(map(self._base64, job.images)),
+            image_url=_bare([image.sent_location for image in job.images]) if is_url else None,
+            image_base64=None if is_url else _bare([self._base64(image) for image in job.images]),
             model=job.model,
             **dict(job.own),
         )
@@ -103,6 +104,10 @@ class Payloads:
             while self.n_cached_bytes > self._max_bytes:
                 _, dropped = self._cache.popitem(last=False)
                 self.n_cached_bytes -= len(dropped)
+
+
+def _bare(pictures: list[T]) -> T | tuple[T, ...]:
+    return pictures[0] if len(pictures) == 1 else tuple(pictures)
 
 
 def _read(image: ImageSource) -> bytes:

@@ -213,8 +213,10 @@ _VARIANTS: Final[dict[str, Callable[[Payload, float], Payload]]] = {
     "failed_string": lambda payload, _: _change_error(payload, lambda _, text: text),
     "failed_no_code": lambda payload, _: _change_error(payload, lambda _, text: {"error_message": text}),
     "failed_no_error": lambda payload, _: _without(payload, "error"),
-    "cost_cache_miss": lambda _payload, _now: cache_miss(),
-    "cost_cache_miss_flat": lambda _payload, _now: cache_miss()["data"] | {"status": "failed", "data": None},
+    "cost_cache_miss": lambda payload, _: cache_miss(payload["data"]["model"]),
+    "cost_cache_miss_flat": lambda payload, _: (
+        cache_miss(payload["data"]["model"])["data"] | {"status": "failed", "data": None}
+    ),
     "output_missing": lambda payload, _: _without(payload, "output"),
     "output_empty": lambda payload, _: payload | {"output": []},
     "output_untyped": lambda payload, _: _change_contents(payload, lambda item: _without(item, "type")),

@@ -70,6 +70,11 @@ def _listed(model: contract.Model) -> dict[str, Any]:
     }
 
 
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    """Describe a parameter that may be null like one that may not."""
+    return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), {}) | field
+
+
 def _model_parameter(model: contract.Model) -> dict[str, Any]:
     return {
         "name": "model",
@@ -343,7 +348,7 @@ class Endpoints:
                 "description": field["description"],
                 "constraints": {word: field[key] for key, word in _CONSTRAINTS.items() if key in field},
             }
-            for name, field in schema["properties"].items()
+            for name, field in ((name, _without_null(field)) for name, field in schema["properties"].items())
         ]
         return _described_as(
             {

@@ -59,7 +59,7 @@ def invoice_line(task: GatewayTask, now: float) -> dict[str, Any]:
         "model": task.model,
         "image": task.image,
         "images": [digest for digest, _ in task.references],
-        "ref_types": task.request.ref_types,
+        "ref_types": list(task.request.ref_types),
         "guidance_scale1": task.guidance_scale1,
         "accepted_at": task.accepted_at,
         "latency_s": task.due_at - task.starts_at,

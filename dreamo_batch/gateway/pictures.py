@@ -94,7 +94,9 @@ def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
 
 def _labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
     """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
-    label = asdict(request) | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}
+    own = ("ref_types", "guidance_scale1", "guidance_scale2")  # of one model only
+    label = {name: value for name, value in asdict(request).items() if name not in own or value}
+    label |= {"prompt": request.prompt[:_PROMPT_CHARACTERS]}
     comment = json.dumps(
         {"engine": engine, **label, "reference_crc32": zlib.crc32(b"".join(references))}
     ).encode()

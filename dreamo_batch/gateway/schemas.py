@@ -263,7 +263,7 @@ def _params_of(model: contract.Model) -> type[Params]:
     if known := model.ref_types.value:
         words = Annotated[str, Field(pattern=f"^({'|'.join(known)})$")]
         kind = Annotated[
-            list[words],  # type: ignore[valid-type]  # made from facts
+            list[words],
             Field(max_length=most, description=f"What each image is; default {known[0]}."),
             BeforeValidator(_none_is_empty),
         ]

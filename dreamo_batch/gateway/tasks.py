@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from dreamo_batch.gateway.billing import check_decimal, invoice_line, price_of
 from dreamo_batch.gateway.pictures import DrawRequest
+from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -128,10 +129,6 @@ class GatewayTask:
     width: int
     height: int
     use_rephraser: bool
-    model: str
-    ref_types: str
-    guidance_scale1: float | None
-    guidance_scale2: float | None
     image: str
     seed_drawn: int
     accepted_at: float
@@ -145,6 +142,10 @@ class GatewayTask:
     error_message: str | None = None
     picture: str | None = None
     picture_bytes: int | None = None
+    model: str = contract.MODEL
+    ref_types: str = ""
+    guidance_scale1: float | None = None
+    guidance_scale2: float | None = None
     further: str = "[]"
 
     @property

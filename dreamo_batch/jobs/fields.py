@@ -228,10 +228,10 @@ def read_models(findings: Findings) -> RowModels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OwnParameters:
-    """What only some models take: `numbers` is each row's place in `values`, (parameter, value) pairs as sent."""
+    """What only some models take: `numbers` is each row's place in `pairs`, (parameter, value) as sent."""
 
     numbers: NDArray[np.intp]
-    values: list[tuple[tuple[str, Any], ...]]
+    pairs: list[tuple[tuple[str, Any], ...]]
 
 
 def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> OwnParameters:
@@ -279,7 +279,7 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         known = model.ref_types.value
         if not known:
             continue
-        of_model = Distinct(np.where(is_of_model, codes, -1), cells_.cells)
+        of_model = Distinct(np.where(is_of_model, cells_.codes, -1), cells_.cells)
         findings.add_cells(name, of_model, _judge_ref_types(cells_.cells, known, model.name))
         is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
         findings.add(
@@ -542,20 +542,18 @@ def _find_wrong_sizes(
 
 
 def find_rephrased_sweeps(
-    findings: Findings,
-    prompts: Distinct,
-    seeds: Seeds,
-    sizes: Sizes,
-    use_rephraser: NDArray[np.bool_],
-    own: OwnParameters,
+    findings: Findings, seeds: Seeds, use_rephraser: NDArray[np.bool_], rest: Sequence[NDArray[Any]]
 ) -> NDArray[np.bool_]:
-    """Find seed sweeps that leave the rephraser on, and add one warning for the whole table."""
+    """Find seed sweeps that leave the rephraser on, and add one warning for the whole table.
+
+    `rest` is what else tells jobs apart beside their pictures.
+    """
     table = findings.of_table
     found = np.zeros(len(table), dtype=bool)
     at = np.flatnonzero(use_rephraser & ~findings.is_in_error())
     if len(at):
         images = [distinct(table[name]).codes[at] for name in image_columns(table)]
-        keys = numbered([*images, prompts.codes[at], sizes.widths[at], sizes.heights[at], own.numbers[at]])
+        keys = numbered([*images, *(values[at] for values in rest)])
         found[at] = _is_swept([keys], seeds.numbers[at], seeds.is_given[at])
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)

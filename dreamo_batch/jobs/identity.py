@@ -48,7 +48,7 @@ def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any],
     return f'{{"images":[{",".join(images)}]{rest}}}'
 
 
-def head_of(model: str, pictures: str, prompt: str) -> str:
+def head_of(pictures: str, prompt: str, model: str = contract.MODEL) -> str:
     """Return the text before the seed."""
     return f'["{model}",{pictures},{prompt},'
 

@@ -126,12 +126,12 @@ def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
 
 
 def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
-    images, owns, names = reading.images.identities, reading.own.values, list(contract.MODELS)
+    images, owns, names = reading.images.identities, reading.own.pairs, list(contract.MODELS)
     prompts = [encode(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
 
     @functools.cache  # there are few different ones
-    def before_prompt(model: int, image: int, own: int) -> tuple[str, str]:
-        return names[model], pictures_of(names[model], images[image], owns[own])
+    def pictures(model: int, image: int, own: int) -> str:
+        return pictures_of(names[model], images[image], owns[own])
 
     places = zip(
         reading.models.numbers[positions].tolist(),
@@ -141,7 +141,7 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     )
     in_prompt = reading.prompts.codes[positions].tolist()
     heads = (
-        head_of(*before_prompt(*place), prompts[prompt])
+        head_of(pictures(*place), prompts[prompt], names[place[0]])
         for place, prompt in zip(places, in_prompt, strict=True)
     )
     tails = map(
@@ -223,7 +223,7 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
         (one[0] for one in images),
         (one[1:] for one in images),
         map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),
-        map(reading.own.values.__getitem__, reading.own.numbers[positions].tolist()),
+        map(reading.own.pairs.__getitem__, reading.own.numbers[positions].tolist()),
     )
     return dict(zip(ids, map(Job, *fields), strict=True))
 

@@ -183,7 +183,8 @@ class _Column:
         n_of = np.array(
             [len(self.read.get(number, ())) for number in range(len(self.cells.cells))], dtype=np.int64
         )
-        return self.cells.take(n_of, missing=0)
+        counts: NDArray[np.int64] = self.cells.take(n_of, missing=0)
+        return counts
 
 
 def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
@@ -236,7 +237,7 @@ def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowMod
     for column in listed:
         place = columns.IMAGE_NUMBERED[0] if column.name in columns.IMAGE_NUMBERED else column.name
         by_place[place] = by_place.get(place, 0) + column.counts
-    counts = np.sum(list(by_place.values()), axis=0)
+    counts: NDArray[np.int64] = np.sum(list(by_place.values()), axis=0)
     n_places = np.sum([count > 0 for count in by_place.values()], axis=0)
     most = models.take(lambda model: model.images_max.value)
     name, names = listed[0].name, ", ".join(column.name for column in listed)

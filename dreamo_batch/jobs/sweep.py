@@ -17,9 +17,10 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.cells import is_missing, printable, read_boolean, read_integer, show
+from dreamo_batch.jobs.cells import is_missing, printable, read_boolean, read_integer, read_number, show
 from dreamo_batch.jobs.fields import read_size
 from dreamo_batch.jobs.sources import matching
+from dreamo_batch.service import contract
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
         values = [_read(name, value, _integer) for value in values]
     elif name == columns.USE_REPHRASER:
         values = [_read(name, value, _boolean) for value in values]
+    elif name == columns.MODEL:
+        values = [_read(name, value, _model) for value in values]
+    elif name == columns.GUIDANCE_SCALE1:
+        values = [_read(name, value, _number) for value in values]
     elif name == columns.SIZE:
         values = [_read(name, value, _size) for value in values]
     elif name == columns.PROMPT:
@@ -90,6 +95,19 @@ def _boolean(value: Any) -> bool:
     if read.value is None:
         raise ValueError("is neither true nor false")
     return bool(read.value)
+
+
+def _model(value: Any) -> str:
+    if value not in contract.MODELS:
+        raise ValueError(f"is no model; expected {' or '.join(contract.MODELS)}")
+    return str(value)
+
+
+def _number(value: Any) -> float:
+    read = read_number(value)
+    if read.value is None:
+        raise ValueError("is not a number")
+    return float(read.value)
 
 
 def _size(value: Any) -> str:
@@ -153,6 +171,9 @@ def sweep(
     height: Any = None,
     use_rephraser: Any = None,
     replicate: Any = None,
+    model: Any = None,
+    ref_type: Any = None,
+    guidance_scale1: Any = None,
     zip: Iterable[Any] = (),  # noqa: A002 - the word every user of Python knows for it
     max_rows: int = MAX_ROWS,
     **user_axes: Any,
@@ -166,7 +187,8 @@ def sweep(
     Parameters
     ----------
     image : path, URL, bytes, PIL image, glob pattern, or iterable of these
-        Reference pictures. ``"refs/*.png"`` stands for all matching files, sorted by name.
+        Reference pictures. ``"refs/*.png"`` stands for all matching files, sorted by name. A list within the iterable
+        is one value: the several pictures of a row.
     prompt : str or iterable of str
         What to draw.
     seed : int or iterable of int, optional
@@ -181,6 +203,12 @@ def sweep(
         Whether the service may reword the prompt.
     replicate : int or iterable of int, optional
         Buys the same job once per value: ``replicate=range(3)`` for three.
+    model : str or iterable of str, optional
+        ``"spark_dreamo"`` (default) or ``"spark_multi_dreamo"``.
+    ref_type : str or iterable of str, optional
+        What each picture of a row is, as one text: ``"IP,STYLE"``.
+    guidance_scale1 : float or iterable of float, optional
+        1 to 7; only ``spark_multi_dreamo``.
     zip : iterable of groups of names, optional
         Axes of equal length that vary together: ``zip=(("prompt", "seed"),)`` pairs first with first.
         A single group needs no outer parentheses: ``zip=("prompt", "seed")``.
@@ -221,6 +249,9 @@ def sweep(
         columns.HEIGHT: height,
         columns.USE_REPHRASER: use_rephraser,
         columns.REPLICATE: replicate,
+        columns.MODEL: model,
+        columns.REF_TYPE: ref_type,
+        columns.GUIDANCE_SCALE1: guidance_scale1,
     } | user_axes
     axes = {
         name: read_axis(name, value, most=most)

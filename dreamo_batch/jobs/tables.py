@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 import zipfile
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -35,6 +35,7 @@ from dreamo_batch.jobs.cells import (
     integers,
     is_blank,
     is_missing,
+    items_of,
     printable,
     show,
     text_of,
@@ -812,6 +813,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored, changed = frame.copy(deep=False), []
     for place, name in enumerate(frame.columns):
         column = _plain_dtype(frame.iloc[:, place])
+        if name in _LISTED and not _survives(column) and _holds_text(column):
+            column = column.map(_list_as_text).astype(columns.STR)
         if not _survives(column):
             column = pd.Series(
                 [None if is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
@@ -830,6 +833,15 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored.index = index.set_names([None if name is None else text_of(name) for name in index.names])
     stored.attrs = {}  # Parquet can keep only JSON, and users' attributes may be anything
     return stored, changed
+
+
+def _holds_text(column: pd.Series) -> bool:
+    """Return whether a column holds only text and lists of text."""
+    listed = (items_of(cell) for cell in column)
+    items = chain.from_iterable(
+        [cell] if several is None else several for cell, several in zip(column, listed, strict=True)
+    )
+    return all(isinstance(item, str) or is_missing(item) for item in items)
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -80,7 +80,9 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     for name, near in misnamed(table).items():
         what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
         findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
-    is_rephrased_sweep = find_rephrased_sweeps(findings, prompts, seeds, sizes, use_rephraser, own)
+    is_rephrased_sweep = find_rephrased_sweeps(
+        findings, seeds, use_rephraser, (prompts.codes, sizes.widths, sizes.heights, own.numbers)
+    )
     return Reading(
         images=images,
         prompts=prompts,

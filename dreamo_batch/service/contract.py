@@ -104,7 +104,7 @@ class Model:
     name: str
     title: str
     images_max: Fact[int] = INPUT_IMAGES
-    subjects_advised: Fact[int | None] = INPUT_SUBJECTS
+    subjects_advised: Fact[int] | None = INPUT_SUBJECTS
     prompt_characters_advised: Fact[int] = PROMPT_CHARACTERS_ADVISED
     prompt_characters_of_siblings: Fact[int] = PROMPT_CHARACTERS_OF_SIBLINGS
     side_min_px: Fact[int] = SIDE_MIN_PX
@@ -154,7 +154,7 @@ MODELS: Final[dict[str, Model]] = {
             name="spark_multi_dreamo",
             title="Spark Multi DreamO",
             images_max=Fact(5, "page", "1 to 5; part of the model's page is cut off in every stored copy"),
-            subjects_advised=Fact(None, "page", "no advice on the number of subjects"),
+            subjects_advised=None,
             prompt_characters_advised=_as_sibling(PROMPT_CHARACTERS_ADVISED),
             prompt_characters_of_siblings=_as_sibling(PROMPT_CHARACTERS_OF_SIBLINGS),
             side_min_px=_as_sibling(SIDE_MIN_PX),
