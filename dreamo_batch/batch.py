@@ -27,7 +27,7 @@ from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.display import panel as panels
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State
-from dreamo_batch.engine.budget import Budget, money
+from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
@@ -40,9 +40,10 @@ from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
+from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
-from dreamo_batch.text import counted, dollars, option, spelled
+from dreamo_batch.text import counted, option, spelled
 
 if TYPE_CHECKING:
     import os

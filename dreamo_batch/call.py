@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State
-from dreamo_batch.engine.budget import Budget, highest_price, money, text
+from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads
@@ -36,6 +36,7 @@ from dreamo_batch.errors import (
     ServiceUnreachable,
     UsageError,
 )
+from dreamo_batch.money import exact_text, money
 from dreamo_batch.results import failure_groups, frame
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
@@ -306,7 +307,7 @@ class Call:
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
-        ledger.set_cap(None if cap is None else text(cap), self._clock.wall())
+        ledger.set_cap(None if cap is None else exact_text(cap), self._clock.wall())
         ledger.commit()
         if self.inputs.options.adopt_copy and ledger.is_copy:
             ledger.adopt(self.inputs.prepared.jobs)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
 from dreamo_batch.engine.attempts import OPEN
-from dreamo_batch.engine.budget import Budget, highest_price, money, text
+from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, count_rows, left_s, rows_of
 from dreamo_batch.engine.status import Progress, Status, shown
@@ -32,6 +32,7 @@ from dreamo_batch.errors import (
     UsageError,
     interrupts_without_our_lines,
 )
+from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import frame
 from dreamo_batch.results.load import existing, load, read_state
 from dreamo_batch.text import counted, harmless, same_call
@@ -297,13 +298,13 @@ class LiveRun:
             call = self.latest
             cap = call.coordinator.budget.cap
             if cap is None or (max_cost is not None and max_cost <= cap):
-                has = "there is no cap" if cap is None else f"the cap is ${text(cap)} already"
+                has = "there is no cap" if cap is None else f"the cap is already {dollars(cap)}"
                 raise UsageError(
                     f"max_cost={max_cost}: {has}. A running batch takes only a higher cap; to lower it, stop the "
                     "batch and start again with max_cost=."
                 )
             goes_on = self._ask(lambda coordinator: _set_cap(coordinator, max_cost))
-            kept = replace(call.inputs.options, max_cost="inf" if max_cost is None else text(max_cost))
+            kept = replace(call.inputs.options, max_cost="inf" if max_cost is None else exact_text(max_cost))
             call.inputs = replace(call.inputs, options=kept)
             if not goes_on:
                 self._begin_again()
@@ -427,7 +428,7 @@ class LiveRun:
 
 
 def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:
-    coordinator.ledger.set_cap(None if max_cost is None else text(max_cost), time.time())
+    coordinator.ledger.set_cap(None if max_cost is None else exact_text(max_cost), time.time())
     coordinator.ledger.commit()
     coordinator.budget.cap = max_cost
     return coordinator.stopped is None

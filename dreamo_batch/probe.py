@@ -18,7 +18,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch import path_of, plan, run
 from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.attempts import State
-from dreamo_batch.engine.budget import Budget, money, text
+from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
 from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
@@ -32,6 +32,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.results.load import read_state
 from dreamo_batch.results.seeds import compare_replicates
 from dreamo_batch.service import contract
@@ -134,7 +135,7 @@ def probe_seeds(
     cap = money(max_cost)
     if cap is None:
         raise UsageError(
-            f"max_cost={max_cost!r}: an amount of USD was expected, which the probe is not to pass."
+            f"max_cost={max_cost!r} is not an amount in USD. Pass the most that the probe may spend."
         )
     directory = RunDirectory(run_dir)
     probe, prepared = _probe(table, k, base_dir)
@@ -167,10 +168,10 @@ def probe_seeds(
 
 def say_what_it_costs(n_rows: int, n_new: int, price: Decimal | None, cap: Decimal) -> str:
     """Say what a probe buys, and what that can cost."""
-    cost = "at a price not known yet" if price is None else f"for up to USD {text(n_new * price)} in all"
+    cost = "at a price not known yet" if price is None else f"for up to {dollars(times(n_new, price))} in all"
     return (
-        f"Probing buys {n_rows} rows twice: {n_new} new attempts, {cost}; no more than USD {text(cap)} is ever spent "
-        "here."
+        f"Probing buys {n_rows} rows twice: {n_new} new attempts, {cost}; no more than {dollars(cap)} "
+        "is ever spent here."
     )
 
 
@@ -255,11 +256,11 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
     if price is None:
         return  # the run refuses a cap without a price
     state = read_state(directory) if directory.path.is_dir() else State()
-    needed = Budget(attempts=state).spent + n_new * price
+    needed = total((Budget(attempts=state).spent, times(n_new, price)))
     if needed > cap:
         raise UsageError(
-            f"max_cost={text(cap)} does not cover the probe: with what was spent here it can come to USD "
-            f"{text(needed)}. Nothing was sent. Raise it, or probe fewer rows (k=)."
+            f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "
+            f"or more, which includes what was spent here, or probe fewer rows ({option('k')})."
         )
 
 

@@ -1,4 +1,4 @@
-"""Text for people: words made safe, counts, money and times, options as their user spells them, and HTML templates."""
+"""Text for people: words made safe, counts and times, options as their user spells them, and HTML templates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import base64
 import functools
 import re
 from contextlib import contextmanager
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from dreamo_batch.money import exact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
 
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
 _HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CENTS: Final = Decimal("0.01")
-_FINEST: Final = Decimal("0.0001")
-_EXACT: Final = Context(prec=60)
 _MINUTE_S: Final = 60
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
 _FOLDER: Final = Path(__file__).parent / "display"
@@ -50,12 +49,6 @@ def shortened(text: str, n_max: int) -> str:
 def counted(n: int, noun: str) -> str:
     """Return a count with its noun: "1 row", "2,000 rows"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def dollars(amount: Decimal) -> str:
-    """Return an amount in USD for reading: in cents, with up to four decimals below a dollar."""
-    fine, coarse = (amount.quantize(step, ROUND_HALF_UP, _EXACT) for step in (_FINEST, _CENTS))
-    return f"${fine if fine != coarse and amount.copy_abs() < 1 else coarse:,f}"
 
 
 def duration(seconds: float) -> str:
@@ -89,7 +82,7 @@ def spelled(python: str, shell: str) -> str:
 
 def option(keyword: str, value: object = None) -> str:
     """Return an option as its user writes it, such as `fix_images=True` and `--fix-images`; None: without a value."""
-    shown = "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
+    shown = "" if value is None else exact_text(value) if isinstance(value, Decimal) else str(value)
     quoted = f'"{value}"' if isinstance(value, str) else shown
     flag = f"--{keyword.replace('_', '-')}"
     return spelled(f"{keyword}={quoted}", flag if value is None or value is True else f"{flag} {shown}")

@@ -492,7 +492,7 @@ def test_budget_leaves_with_3_and_still_prints(table, run_dir, env):
     stopped = call(*words, "--max-cost", "0.01", "--max-in-flight", "1", env=env)
     assert stopped.exit_code == 3
     assert json.loads(stopped.stdout)["by_status"] == {"pending": 2, "completed": 1}
-    assert "error: the cap of 0.01 USD is reached" in stopped.stderr
+    assert "error: The cap of $0.01 is reached" in stopped.stderr
     assert "--max-cost" in stopped.stderr
     assert call(*words, "--max-cost", "inf", env=env).exit_code == 0
 
@@ -511,7 +511,7 @@ def test_refused_access_leaves_with_3(table, run_dir, env):
     """A wrong key stops the run; neither key is shown."""
     result = call("run", table, "--run-dir", run_dir, env=env | {"DREAMO_API_KEY": KEY})
     assert result.exit_code == 3
-    assert "error: the service refused access" in result.stderr
+    assert "error: The service refused access" in result.stderr
     assert KEY not in result.output
 
 

@@ -147,7 +147,7 @@ def test_a_terminal_is_asked_and_yes_is_yes(tmp_path):
     terminal.wait_for("2 new attempts at 0.0.0.0:1, at a price not known yet. Buy? [y/N]")
     terminal.type("y\n")
     assert terminal.end() == 3
-    assert "could not be reached" in terminal.shown
+    assert "unreachable for too long" in terminal.shown
     assert dreamo.status(tmp_path / "run")["attempts"] == 0
 
 

@@ -18,8 +18,8 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.display.report import Facts, read_facts, render, sections
 from dreamo_batch.engine.directory import Manifest, RunDirectory
+from dreamo_batch.money import dollars
 from dreamo_batch.results import history
-from dreamo_batch.text import dollars
 from tests import histories
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -137,7 +137,7 @@ def test_money_is_that_of_the_invoice(run, page):
     assert f"exact {spent} Possibly billed" in page.text
     assert f"unpriced attempts {dreamo.status(run_dir)['possibly_billed_usd']} Reserved" in page.text
     assert f"{dollars(known)} spent" in page.text
-    assert f"at a known cost of USD {spent}." in page.text
+    assert f"at a known cost of {dollars(Decimal(spent))}." in page.text
 
 
 def test_money_by_prompt_is_that_of_costs(run):

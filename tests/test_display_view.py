@@ -15,7 +15,7 @@ from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import duration, one_line
 from tests.fakes import small_run
 
-STOPPED = "the cap of 0.1 USD is reached."
+STOPPED = "The cap of $0.10 is reached."
 
 
 def enabled(status, *, can_control=True):

@@ -205,8 +205,8 @@ def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
         clock.advance(max(coordinator.wait_s(10), 0.001))
     assert clock.now == pytest.approx(began + 900, abs=1)
     assert isinstance(coordinator.stopped, ServiceUnreachable)
-    assert "with 429 (too many requests) for 900 s" in str(coordinator.stopped)
-    assert "2 jobs are not submitted" in str(coordinator.stopped)
+    assert "with 429 for 900 s" in str(coordinator.stopped)
+    assert "2 jobs not submitted" in str(coordinator.stopped)
     assert len(coordinator.notices) == 1
     assert coordinator.snapshot().by_status["pending"] == 2
 
@@ -220,11 +220,11 @@ def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, c
     )
     assert not coordinator.is_over()
     (told,) = coordinator.notices
-    assert "the next one is sent in 86400 s" in told
+    assert "next request in 86400 s" in told
     while not coordinator.is_over():
         assert given(coordinator) == []
         clock.advance(max(coordinator.wait_s(10), 0.001))
-    assert "asks to wait for another 85500 s" in str(coordinator.stopped)
+    assert "asks for another 85500 s" in str(coordinator.stopped)
 
 
 def test_a_pause_does_not_count_against_a_service_that_refused(make, clock):
@@ -264,8 +264,8 @@ def test_a_service_that_takes_something_now_and_then_is_waited_for(make, clock):
     clock.advance(45)
     assert not coordinator.is_over()
     assert coordinator.stopped is None
-    assert "waiting" in coordinator.notices[0]
-    assert coordinator.notices[1:] == ["the service takes requests again; going on"]
+    assert "Rate limited (429)" in coordinator.notices[0]
+    assert coordinator.notices[1:] == ["No longer rate limited; resuming."]
 
 
 def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_latest(make, clock, tmp_path):
@@ -673,7 +673,7 @@ def test_a_moved_directory_is_told_as_such(make):
     coordinator = make("a")
     (coordinator.ledger.directory.path / LOCK).unlink()
     coordinator.storage_failed(FileNotFoundError(2, "gone"))
-    assert "was moved or deleted while the run was working" in str(coordinator.stopped)
+    assert "was moved or deleted during the run" in str(coordinator.stopped)
 
 
 def test_a_pause_holds_creates_back_and_nothing_else(make, clock):
@@ -714,7 +714,7 @@ def test_the_cap_stops_a_run_only_if_rows_are_left_over(make, clock):
     assert coordinator.schedule.n_waiting == 1
     assert coordinator.is_over()
     assert coordinator.stopped is None
-    assert "not tried again" in coordinator.notices[-1]
+    assert "not retried" in coordinator.notices[-1]
     assert coordinator.snapshot().n_settled == 1
 
 
@@ -740,7 +740,7 @@ def test_a_task_id_of_another_attempt_is_not_taken(make, clock):
     )
     assert "t1" in attempt.error_message
     assert latest(coordinator).task_id == "t1"
-    assert any("job b" in text and "t1" in text for text in coordinator.notices)
+    assert any("Job b" in text and "t1" in text for text in coordinator.notices)
 
 
 def test_a_task_id_of_an_earlier_call_is_not_taken_either(make, clock):
@@ -781,12 +781,13 @@ def test_an_unlisted_status_is_told_once(make, clock):
 def test_a_seed_echoed_otherwise_is_told(make, clock):
     """The picture may be another's."""
     coordinator = completed(make, clock, replace(DONE, seed=8))
-    assert any("seed 7 was sent" in text and "seed 8" in text for text in coordinator.notices)
+    assert any("sent seed 7" in text and "seed 8" in text for text in coordinator.notices)
     assert latest(coordinator).stage is Stage.COMPLETED
 
 
 @pytest.mark.parametrize(
-    ("link", "digest", "words"), [("1", "01", "same link"), ("2", "00", "identical"), ("2", "01", None)]
+    ("link", "digest", "words"),
+    [("1", "01", "same picture link"), ("2", "00", "identical"), ("2", "01", None)],
 )
 def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
     """One of them may hold what was made for the other, also if that was in an earlier call."""
@@ -801,7 +802,7 @@ def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
     coordinator.take(PollAnswer(Do.POLL, ("b", 1), task))
     given(coordinator)
     coordinator.take(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
-    told = [text for text in coordinator.notices if "jobs a and b differ" in text]
+    told = [text for text in coordinator.notices if "Jobs a and b differ" in text]
     assert [words in text for text in told] == ([] if words is None else [True])
 
 

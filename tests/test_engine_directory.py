@@ -44,7 +44,7 @@ def test_a_second_writer_is_refused_by_name(tmp_path, holder):
     mine = RunDirectory(tmp_path)
     for _ in range(2):
         assert mine.is_locked()
-        with pytest.raises(DirectoryLocked, match=f"written to by process {holder.pid} on "):
+        with pytest.raises(DirectoryLocked, match=f"Process {holder.pid} on .* is writing to "):
             mine.lock()
 
 
@@ -55,7 +55,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path, holder):
     mine = RunDirectory(tmp_path)
     assert not mine.is_locked()
     mine.lock()
-    assert (tmp_path / directory.LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / directory.LOCK).read_text().startswith(f"Process {os.getpid()} on ")
     mine.unlock()
 
 
@@ -65,7 +65,7 @@ def test_two_writers_in_one_process_are_two(tmp_path):
     first.lock()
     assert first.is_locked()
     assert second.is_locked()
-    with pytest.raises(DirectoryLocked, match=f"process {os.getpid()}"):
+    with pytest.raises(DirectoryLocked, match=f"Process {os.getpid()}"):
         second.lock()
     first.unlock()
     first.unlock()
@@ -141,7 +141,7 @@ def test_a_lock_that_may_not_be_tried_is_taken_as_free(tmp_path):
 def test_a_lock_without_a_name_is_still_a_lock(tmp_path, holder):
     """If the name in the lock file is gone, the writer is refused all the same."""
     (tmp_path / directory.LOCK).write_text("")
-    with pytest.raises(DirectoryLocked, match="written to by another process"):
+    with pytest.raises(DirectoryLocked, match="Another process is writing to"):
         RunDirectory(tmp_path).lock()
     assert holder.poll() is None
 
@@ -197,7 +197,7 @@ def test_a_manifest_that_can_not_be_read_is_none(tmp_path, content):
     """A cut or foreign `run.json` counts as missing; changing it is refused."""
     (tmp_path / "run.json").write_bytes(content)
     assert RunDirectory(tmp_path).read_manifest() is None
-    with pytest.raises(LedgerDamaged, match="run again on this directory to rebuild it"):
+    with pytest.raises(LedgerDamaged, match="Run again on this directory to rebuild it"):
         RunDirectory(tmp_path).update_manifest(table_id="t")
 
 
@@ -212,7 +212,7 @@ def test_a_newer_format_is_refused(tmp_path):
     """A directory written by a newer version is not touched."""
     (tmp_path / "run.json").write_text('{"schema": 99}')
     with pytest.raises(
-        DirectoryError, match=rf"newer version .* \(format 99, this one knows {SCHEMA_VERSION}\)"
+        DirectoryError, match=rf"newer version .* \(format 99; this version reads up to {SCHEMA_VERSION}\)"
     ):
         RunDirectory(tmp_path).read_manifest()
 

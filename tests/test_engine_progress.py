@@ -16,7 +16,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
 from dreamo_batch.engine.status import Bar, Lines, Shown, Silent, Snapshot, postfix
-from dreamo_batch.text import dollars
+from dreamo_batch.money import dollars
 
 
 def snapshot(spent="0", cap=None, n_in_flight=0, n_again=0, **by_status) -> Snapshot:
@@ -236,13 +236,14 @@ def test_a_log_that_fails_fails_nothing(monkeypatch):
         ("12", "$12.00"),
         ("12.50", "$12.50"),
         ("0.028571428", "$0.0286"),
-        ("0.00001", "$0.00"),
+        ("0.00001", "$0.00001"),
+        ("0.0000234567", "$0.000023"),
         ("100", "$100.00"),
         ("1E+2", "$100.00"),
     ],
 )
 def test_dollars_are_readable(amount, text):
-    """Cents, with up to four decimals below a dollar, and no exponent."""
+    """Cents, with four decimals below a dollar where they say more, two digits of what is smaller, and no exponent."""
     assert dollars(Decimal(amount)) == text
 
 

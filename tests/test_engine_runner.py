@@ -207,7 +207,7 @@ def test_going_on_is_for_the_same_service_and_seeds(folder, service):
     service.n_held.acquire(timeout=PATIENCE_S)
     with pytest.raises(OtherService):
         runner.ask(RunDirectory(folder), lambda at_work: at_work.open("host:443", SystemClock()))
-    with pytest.raises(DirectoryError, match="made by another call"):
+    with pytest.raises(DirectoryError, match="Another call created"):
         runner.ask(RunDirectory(folder), lambda at_work: at_work.open("loopback", SystemClock(), "00"))
     service.gate.set()
     call.wait()
@@ -282,7 +282,7 @@ def test_a_question_given_up_while_the_disk_stalls_is_never_done(folder, service
     call = Call(folder, service, "a", "b", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     done: list[Runner] = []
-    with Stall(call), pytest.raises(DirectoryLocked, match="an earlier call in this process"):
+    with Stall(call), pytest.raises(DirectoryLocked, match="An earlier call in this process"):
         runner.ask(RunDirectory(folder), done.append, timeout_s=0.01)
     service.gate.set()
     call.wait()

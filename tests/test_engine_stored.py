@@ -81,10 +81,10 @@ def test_what_parquet_can_not_hold_becomes_text_with_one_warning(tmp_path):
             "fine": [1, 2, 3],
         }
     )
-    with pytest.warns(UserWarning, match="stored as text") as caught:
+    with pytest.warns(UserWarning, match="Stored as text") as caught:
         back = round_trip(tmp_path, user)
     assert len(caught) == 1
-    assert str(caught[0].message).endswith("can't hold it: image, mixed, number")
+    assert str(caught[0].message).endswith("can't hold it: image, mixed, number.")
     assert back["mixed"].tolist()[:2] == ["1", "two"]
     assert back["image"].notna().tolist() == [True, False, True]
     assert back["mixed"].notna().tolist() == [True, True, False]
@@ -195,7 +195,7 @@ def test_reference_pictures_of_the_last_table_are_known(tmp_path):
 
 def test_a_missing_table_is_no_run_directory(tmp_path):
     """The message names the file that is not there."""
-    with pytest.raises(DirectoryError, match=r"is not a run directory: it has no jobs\.parquet"):
+    with pytest.raises(DirectoryError, match=r"No run directory at .* \(it has no jobs\.parquet\)"):
         checkpoint.read_jobs(tmp_path / "jobs.parquet")
 
 

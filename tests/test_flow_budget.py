@@ -14,6 +14,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.engine.attempts import EventKind
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.status import Silent
+from dreamo_batch.money import dollars
 from tests.fakes import picture
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_
         reached = shop.until_reached(max_cost="2", unit_cost="0.05")
         assert Decimal("1.95") < shop.billed() <= 2
         assert shop.spent() == shop.billed()
-        assert "over it" not in str(reached)
+        assert "exceeded by" not in str(reached)
     assert budgets
     assert not any("were reserved" in line for line in said)
 
@@ -117,8 +118,8 @@ def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, 
         assert over <= 64 * 4 * LOWEST
         assert shop.spent() == billed
         assert budgets[-1].price == 5 * LOWEST
-        assert (f"{over:f} over it" in str(reached)) == (over > 0)
-    assert 1 <= sum("were reserved" in line for line in said) <= 4
+        assert (f"exceeded by {dollars(over)}" in str(reached)) == (over > 0)
+    assert 1 <= sum("An attempt cost" in line for line in said) <= 4
 
 
 def test_prices_that_rise_midway_stop_the_run_early(budgets, said, tmp_path):
@@ -129,7 +130,7 @@ def test_prices_that_rise_midway_stop_the_run_early(budgets, said, tmp_path):
         assert shop.billed() <= Decimal("1.5") + 64 * 4 * LOWEST
         assert "0.05" in str(reached)
         assert reached.results["status"].isin(["completed", "pending"]).all()
-    assert sum("an attempt cost 0.05 USD where 0.01 were reserved" in line for line in said) == 1
+    assert sum("An attempt cost $0.05, but only $0.01 was reserved" in line for line in said) == 1
     assert budgets
 
 
@@ -140,8 +141,8 @@ def test_overshoot_is_reported(said, tmp_path):
         reached = shop.until_reached(max_cost="0.1", unit_cost=LOWEST)
         assert shop.billed() == Decimal("0.5")
     assert "0.4" in str(reached)
-    assert "over it" in str(reached)
-    assert any("USD over the cap of 0.1" in line for line in said)
+    assert "exceeded by" in str(reached)
+    assert any("over the cap of $0.10" in line for line in said)
 
 
 def test_cap_is_kept_for_later_calls_and_a_higher_one_goes_on(budgets, tmp_path):
@@ -183,7 +184,7 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         buy(2)
         prices[0] = "1.00"
         with pytest.raises(
-            dreamo.BudgetReached, match=r"limit of this call of 0\.30 USD .* higher max_new_cost="
+            dreamo.BudgetReached, match=r"limit of this call of \$0\.30 .* higher max_new_cost="
         ):
             buy(10, max_new_cost="0.24")
         assert len(gateway.invoice()) == 2
@@ -191,7 +192,7 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         with pytest.raises(dreamo.BudgetReached):
             buy(10, max_new_cost="0.10")
         assert len(gateway.invoice()) == 5
-        with pytest.raises(dreamo.BudgetReached, match=r"the cap of 0\.2 USD .* higher max_cost="):
+        with pytest.raises(dreamo.BudgetReached, match=r"The cap of \$0\.20 .* higher max_cost="):
             buy(10, max_new_cost="0.10", max_cost="0.2")
         assert len(gateway.invoice()) == 6
         buy(10, max_cost="inf")
@@ -232,7 +233,7 @@ def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
         shop = Shop(tmp_path, gateway, n_rows=4)
         shop.until_reached(max_cost="0.04")
         told = str(shop.until_reached(max_cost="0.01"))
-        assert "0.03 over it before this call began" in told
+        assert "exceeded by $0.03 before this call began" in told
         assert len(gateway.invoice()) == 2
 
 

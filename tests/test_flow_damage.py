@@ -207,16 +207,16 @@ REFUSED = {
         LedgerDamaged,
         "knows of 3 openings, the ledger only of 2",
     ),
-    "ledger deleted": (without_ledger, LedgerDamaged, "shows signs of earlier purchases"),
+    "ledger deleted": (without_ledger, LedgerDamaged, "shows earlier purchases"),
     "ledger and run.json deleted": (
         lambda d: (without_ledger(d), (d / "run.json").unlink()),
         LedgerDamaged,
-        "shows signs of earlier purchases",
+        "shows earlier purchases",
     ),
     "only pictures left": (
         lambda d: (without_ledger(d), [(d / n).unlink() for n in ("run.json", "results.parquet")]),
         LedgerDamaged,
-        "shows signs of earlier purchases",
+        "shows earlier purchases",
     ),
     "checkpoint of a newer format": (
         lambda d: newer(d / "checkpoint.parquet"),
@@ -254,14 +254,14 @@ def test_an_uncovered_journal_that_is_gone_or_altered_is_refused(killed):
         altered = bytearray(content)
         altered[at] ^= 1 << chance.randrange(8)
         path.write_bytes(bytes(altered))
-        assert any("the checksum does not fit" in line for line in dreamo.verify(killed.run_dir))
-        with pytest.raises(LedgerDamaged, match="the checksum does not fit"):
+        assert any("wrong checksum" in line for line in dreamo.verify(killed.run_dir))
+        with pytest.raises(LedgerDamaged, match="wrong checksum"):
             killed.run()
     path.unlink()
     with pytest.raises(LedgerDamaged, match=r"is missing in .*no checkpoint covers it"):
         killed.run()
     (killed.run_dir / journal.END_NAME).unlink()
-    with pytest.raises(LedgerDamaged, match="shows signs of earlier purchases"):
+    with pytest.raises(LedgerDamaged, match="shows earlier purchases"):
         killed.run()
     assert killed.invoice() == invoice
 
@@ -278,7 +278,7 @@ def test_the_last_journal_cut_anywhere_is_noticed(half_done, tmp_path):
     step = 1 if IS_LONG else 97
     for at in (*range(0, end.n_bytes, step), end.n_bytes - 1):
         path.write_bytes(content[:at])
-        with pytest.raises(LedgerDamaged, match="bytes at its end, and with"):
+        with pytest.raises(LedgerDamaged, match=r"bytes at its end\. They may record purchases"):
             dreamo.plan(killed.table, killed.run_dir)
     with pytest.raises(LedgerDamaged, match=r"deleting journal\.end accepts the loss"):
         killed.run()
@@ -327,16 +327,14 @@ def test_a_run_on_a_torn_journal_buys_nothing_that_any_file_shows(half_done, tmp
         sent = {json.loads(line).get("job") for line in content[:at].split(b"\n")[:-1]}
         if not saved <= sent:
             with pytest.raises(
-                LedgerDamaged, match=r"images/\w+\.\w+ in .* was bought|signs of earlier purchases"
+                LedgerDamaged, match=r"images/\w+\.\w+ in .* shows a purchase|shows earlier purchases"
             ):
                 killed.run()
             n_refused += 1
         elif at > content.index(
             b"\n", last_sent
         ):  # every attempt is there; else what no file shows is bought
-            assert (
-                any("were dropped" in line for line in dreamo.verify(killed.run_dir)) or content[at - 1] == 10
-            )
+            assert any("dropped" in line for line in dreamo.verify(killed.run_dir)) or content[at - 1] == 10
             done = killed.run()
             assert set(done["status"]) <= {"completed", "ambiguous"}
             n_healed += 1
@@ -409,7 +407,7 @@ def test_whole_lines_lost_at_the_end_of_an_earlier_journal_are_noticed(killed):
     for checkpoint_path in killed.run_dir.glob("checkpoint*"):
         checkpoint_path.unlink()
     path.write_bytes(b"".join(lines[:-3]))
-    with pytest.raises(LedgerDamaged, match="lines at its end are lost"):
+    with pytest.raises(LedgerDamaged, match="has lost lines at its end"):
         killed.run()
     assert killed.invoice() == invoice
 
@@ -552,7 +550,7 @@ def test_a_second_writer_is_refused_and_buys_nothing(slow):
     """Another process names the first one and leaves; the first one finishes."""
     with another_process(slow) as go:
         first = Background(slow, max_in_flight=1)
-        assert "is being written to by process" in go()
+        assert "is writing to" in go()
     first.join()
     assert first.error is None
     slow.assert_finishes()

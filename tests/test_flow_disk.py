@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,8 +46,7 @@ def stopped(flow: Flow, **options: Any) -> dreamo.StorageFailed:
         flow.run(**options)
     assert time.monotonic() - started < SECONDS
     assert caught.value.run_dir == flow.run_dir
-    assert "othing" in str(caught.value)
-    assert "submitted" in str(caught.value)
+    assert re.search("(No more jobs are|Nothing was) submitted", str(caught.value))
     return caught.value
 
 
@@ -352,7 +352,7 @@ def test_a_file_deleted_under_a_run_loses_nothing(flow, name):
     if name == "journal":
         journal.path_of(flow.run_dir, 1).unlink()
         error = running.join()
-        assert "deleted under the running run" in str(error)
+        assert "deleted during the run" in str(error)
         assert {line["id"] for line in flow.invoice()} <= set(error.results["task_id"])
     else:
         path = flow.run_dir / name

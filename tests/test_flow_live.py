@@ -223,7 +223,7 @@ def test_a_cap_stops_the_run_and_a_higher_one_goes_on(flow, start, slow):
     live = start(max_cost="0.061")  # two of six
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert live.status.phase == "stopped"
-    assert "cap of 0.061 USD is reached" in str(live.status.problem)
+    assert "cap of $0.0610 is reached" in str(live.status.problem)
     with pytest.raises(errors.BudgetReached) as raised:
         live.wait(progress=False)
     assert len(raised.value.results) == 6
@@ -741,7 +741,9 @@ def test_a_forked_child_says_that_the_run_is_its_parents(flow, slow, forked):
         told = json.loads(process.stdout.readline())
         assert (told.pop("status"), told.pop("rows")) == ("running", 6)
         assert len(told) == 10
-        assert all(f"is worked on by process {process.pid}" in words for words in told.values()), told
+        assert all(
+            f"Process {process.pid}, which this one was forked from" in words for words in told.values()
+        ), told
         slow.speed_up()
         assert json.loads(process.stdout.readline()) == [columns.COMPLETED] * 6
         assert process.wait(PATIENCE_S) == 0

@@ -150,8 +150,8 @@ def test_service_that_answers_503_for_a_while_is_waited_for(job):
 def n_told(job: Job) -> tuple[int, int]:
     """Count the lines that tell of the outage, and of its end."""
     return (
-        sum("can't be reached" in line for line in job.said),
-        sum("answers again" in line for line in job.said),
+        sum("Service unreachable" in line for line in job.said),
+        sum("is back; resuming" in line for line in job.said),
     )
 
 

@@ -228,7 +228,7 @@ def test_in_memory_pictures_are_kept_and_need_not_be_given_again(run, gateway, r
     picture.load()
     table = jobs(reference, 2).assign(image=pd.Series([picture, reference.read_bytes()], dtype=object))
     gateway.faults.script("create", "fail_099")
-    with pytest.warns(UserWarning, match="stored as text"):
+    with pytest.warns(UserWarning, match="Stored as text"):
         done = run(table)
     assert done["image"].iloc[0] is picture
     assert sorted(done[columns.STATUS]) == [columns.COMPLETED, columns.FAILED]
@@ -555,7 +555,7 @@ def test_the_local_gateway_is_kept_in_the_run_directory(reference, tmp_path):
 def test_a_file_is_no_run_directory_of_the_local_gateway(reference, tmp_path, path):
     """Refused in words before the gateway looks for its state below it."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(errors.DirectoryError, match="is not a folder; give another"):
+    with pytest.raises(errors.DirectoryError, match=r"is not a folder\. Choose another"):
         dreamo.run(jobs(reference, 1), tmp_path / path, gateway="local", progress=False)
 
 

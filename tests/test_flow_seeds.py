@@ -493,7 +493,7 @@ def test_a_probe_buys_each_row_twice_and_says_what_that_costs(jobs, gateway, tmp
     seeds = [line["seed"] for line in gateway.invoice()]
     assert len(seeds) == 4
     assert sorted(set(seeds)) == sorted(probed["seed_sent"])
-    assert asked[0].startswith("Probing buys 2 rows twice: 4 new attempts, for up to USD 0.0")
+    assert asked[0].startswith("Probing buys 2 rows twice: 4 new attempts, for up to $0.0")
     assert asked[0] in capsys.readouterr().err
     again = dreamo.probe_seeds(jobs, tmp_path / "probe", k=2, max_cost="1", ask=ask, gateway=gateway, **QUIET)
     assert (len(gateway.invoice()), len(asked)) == (4, 1)
@@ -507,7 +507,7 @@ def test_a_probe_that_is_not_agreed_to_or_not_covered_buys_nothing(jobs, gateway
     probe = tmp_path / "probe"
     for wrong, message in [
         ({"ask": lambda _sentence: False, "max_cost": 1}, "not agreed to"),
-        ({"max_cost": "0.01"}, "does not cover the probe: .* can come to USD 0.0"),
+        ({"max_cost": "0.01"}, "doesn't cover the probe.* Pass max_cost=0.0"),
         ({"max_cost": "much"}, "max_cost='much'"),
         ({"max_cost": 1, "k": 0}, "k=0"),
     ]:

@@ -11,8 +11,8 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import money
 from dreamo_batch.engine.plan import Plan
+from dreamo_batch.money import money
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m"
 

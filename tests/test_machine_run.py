@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
-from dreamo_batch.engine.budget import Budget, highest_price, money, total
+from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
@@ -28,6 +28,7 @@ from dreamo_batch.engine.ledger import interrupted
 from dreamo_batch.engine.runner import Runner
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
+from dreamo_batch.money import money, total
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
@@ -639,7 +640,7 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
     world = World(3, Weather(stuck=1.0), 0)
     world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
-    assert "2 jobs were not submitted" in str(world.coordinator.stopped)
+    assert "2 jobs not submitted" in str(world.coordinator.stopped)
     assert [attempt.error_class for attempt in world.ledger.state] == [effects.TASK_TIMEOUT]
 
 
@@ -707,8 +708,8 @@ def test_an_outage_fails_no_row():
     stages = Counter(attempt.stage for attempt in world.ledger.state)
     assert set(stages) <= {Stage.COMPLETED, Stage.AMBIGUOUS}
     assert world.coordinator.stopped is None
-    assert any("waiting for it" in notice for notice in world.coordinator.notices)
-    assert any("going on" in notice for notice in world.coordinator.notices)
+    assert any("Service unreachable" in notice for notice in world.coordinator.notices)
+    assert any("is back; resuming" in notice for notice in world.coordinator.notices)
 
 
 def test_a_service_that_stays_away_is_given_up():
@@ -725,7 +726,7 @@ def test_a_service_that_loses_creates_costs_a_handful():
     world = World(200, Weather(lost_taken=1.0), 1)
     world.call(limits=Limits(max_in_flight=50, n_workers=8))
     assert isinstance(world.coordinator.stopped, ServiceUnreachable)
-    assert "in a row were lost" in str(world.coordinator.stopped)
+    assert "in a row got no reply" in str(world.coordinator.stopped)
     assert len(world.service.invoice) <= 6 + 5
     world.check()
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
-from dreamo_batch.engine.budget import Budget, possibly_billed, text
+from dreamo_batch.engine.budget import Budget, possibly_billed
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import exact_text
 from dreamo_batch.results import costs, history
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
@@ -212,7 +213,7 @@ def test_sums_are_exact(cells):
         for group in range(4)
     ]
     assert [Decimal(value) for value in summed] == expected
-    assert text(sum(expected, Decimal(0))).count("E") == 0
+    assert exact_text(sum(expected, Decimal(0))).count("E") == 0
 
 
 def test_an_open_attempt_has_no_cost_yet():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
-from dreamo_batch.engine.budget import text, total
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import exact_text, total
 from dreamo_batch.results import frame
 from dreamo_batch.results.costs import sums
 from tests.fakes import histories, prepared
@@ -71,7 +71,7 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
     ):
         latest = ([latest] + [attempt for attempt in attempts if attempt.stage in stages])[-1]
     costs = [Decimal(attempt.cost) for attempt in attempts if attempt.cost is not None]
-    cost = None if not costs else text(sum(costs))
+    cost = None if not costs else exact_text(sum(costs))
     billed = [attempt.may_have_been_billed for attempt in attempts]
     latency_s = None
     if latest.completed_at is not None and latest.sent_at is not None:
@@ -138,7 +138,7 @@ def test_a_cost_of_nothing_is_written_in_one_way():
         got = assemble(pd.DataFrame(index=[0]), prepared("a").rows, attempts)
         assert got["cost"].tolist() == ["0"]
     assert sums(pd.Series(["0.000000"]), np.array([0]), 1).tolist() == ["0"]
-    assert text(total([Decimal("0.000")])) == "0"
+    assert exact_text(total([Decimal("0.000")])) == "0"
 
 
 def test_costs_of_several_attempts_are_added_to_the_last_digit():
@@ -168,12 +168,12 @@ def test_a_completed_attempt_shows_whatever_became_of_a_later_one(later):
     assert got["may_have_been_billed"].tolist()[1] is (later is Stage.AMBIGUOUS)
 
 
-def test_one_attempts_cost_stands_as_the_service_wrote_it():
-    """Trailing zeros and all."""
+def test_a_cost_has_one_exact_form():
+    """Zeros at the end, which a service may write, are not kept."""
     got = assemble(
         pd.DataFrame(index=[0]), prepared("a").rows, [Attempt("a", 1, Stage.COMPLETED, cost="0.028600")]
     )
-    assert (got["cost"].tolist(), got["cost_usd"].tolist()) == (["0.028600"], [0.0286])
+    assert (got["cost"].tolist(), got["cost_usd"].tolist()) == (["0.0286"], [0.0286])
 
 
 def test_a_duplicate_shows_the_picture_and_costs_nothing():

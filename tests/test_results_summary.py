@@ -33,10 +33,10 @@ def test_rows_and_money_are_summed_up():
         "rows": 6,
         "by_status": {"in_progress": 1, "completed": 2, "failed": 1, "invalid": 1, "ambiguous": 1},
         "attempts": 5,
-        "spent_usd": "0.0400",
+        "spent_usd": "0.04",
         "reserved_usd": "0.1086",
         "possibly_billed_usd": "0.0786",
-        "max_cost_usd": "5.00",
+        "max_cost_usd": "5",
     }
     assert list(got["by_status"]) == ["in_progress", "completed", "failed", "invalid", "ambiguous"]
     assert frame.summarise(results(), State(), None)["max_cost_usd"] is None

@@ -42,9 +42,9 @@ from dreamo_batch.cli.options import (
     split,
 )
 from dreamo_batch.cli.output import emit, hint, is_quiet, plain, show_frame, show_summary, warn
-from dreamo_batch.engine.budget import EXACT, money
 from dreamo_batch.errors import RunStopped, UsageError
-from dreamo_batch.text import counted, dollars, harmless
+from dreamo_batch.money import EXACT, dollars, money
+from dreamo_batch.text import counted, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,12 +14,12 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns
+from dreamo_batch.money import dollars, money
 from dreamo_batch.palette import NO_RESULT, PICTURE, UNSAVED
-from dreamo_batch.text import counted, dollars, harmless, shortened
+from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import EXACT, total
+from dreamo_batch.money import EXACT, dollars, total
 from dreamo_batch.palette import ON_LIGHT, PALETTE
-from dreamo_batch.text import counted, dollars, duration, harmless, one_line
+from dreamo_batch.text import counted, duration, harmless, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,10 +21,10 @@ from dreamo_batch.display.gallery import gallery
 from dreamo_batch.display.grid import removed_rows_notice
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
-from dreamo_batch.engine.budget import ZERO, money, text, total
 from dreamo_batch.engine.checkpoint import read_jobs, references_of
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
@@ -42,7 +42,7 @@ from dreamo_batch.results.seeds import (
 )
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, dollars, duration, harmless, one_line, shortened, spelled, templates
+from dreamo_batch.text import counted, duration, harmless, one_line, shortened, spelled, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -262,7 +262,7 @@ def _money(facts: Facts) -> dict[str, Any]:
         "may_be_billed": billed is None or bool(billed),
         "left": None
         if cap is None or spent is None or reserved is None
-        else text(max(cap - spent - reserved, ZERO)),
+        else exact_text(max(cap - spent - reserved, ZERO)),
         "groups": [table for by in _GROUPED if (table := _grouped(facts, by))],
     }
 
@@ -448,7 +448,7 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
         return {}
     cap, spent = (money(facts.summary[name]) for name in ("max_cost_usd", "spent_usd"))
     # A cap far above the money spent would flatten its curve.
-    shown_cap = text(cap) if cap and spent and cap <= _CAP_TIMES_MAX * spent else None
+    shown_cap = exact_text(cap) if cap and spent and cap <= _CAP_TIMES_MAX * spent else None
     charts: dict[str, Callable[[Axes], object]] = {
         "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
         "latency": lambda ax: plots.plot_latency(latency(facts.history), ax=ax),
@@ -515,7 +515,7 @@ def short(amount: Any) -> str:
 def _sum(amounts: Iterable[object]) -> str:
     """Add up amounts that are exact decimal text; unknown if one of them is."""
     exact = [money(amount) if isinstance(amount, str) else None for amount in amounts]
-    return _UNKNOWN if None in exact else text(total(amount for amount in exact if amount is not None))
+    return _UNKNOWN if None in exact else exact_text(total(amount for amount in exact if amount is not None))
 
 
 def seconds(value: Any) -> str:

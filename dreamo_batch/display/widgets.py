@@ -12,8 +12,8 @@ import ipywidgets
 from dreamo_batch.display.panel import html_blocks, static_bundle
 from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
-from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import money
 from dreamo_batch.text import templates
 
 if TYPE_CHECKING:

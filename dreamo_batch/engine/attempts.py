@@ -237,20 +237,20 @@ class State:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def of(self, job_id: str) -> tuple[Attempt, ...]:
-        """Give every attempt of a job, oldest first."""
+        """Return every attempt of a job, oldest first."""
         return self._attempts.get(job_id, ())
 
     def deciding(self, job_id: str) -> Attempt | None:
-        """Give the attempt that says how a job stands, or None; see `deciding`."""
+        """Return the attempt that says how a job stands, or None; see `deciding`."""
         return deciding(self.of(job_id))
 
     def find(self, job_id: str, number: int) -> Attempt | None:
-        """Give one attempt of a job, or None."""
+        """Return one attempt of a job, or None."""
         attempts = self._attempts.get(job_id, ())
         return attempts[number - 1] if 0 < number <= len(attempts) else None
 
     def copy(self) -> State:
-        """Give the state as it is now; attempts are never changed, so it costs little."""
+        """Return the state as it is now; attempts are never changed, so it costs little."""
         copied = State(cap=self.cap)
         copied._attempts = dict(self._attempts)
         return copied
@@ -286,7 +286,7 @@ def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
 
 
 def next_number(attempts: tuple[Attempt, ...]) -> int:
-    """Give the number the next create of a job is sent under; one that never became an attempt is used again."""
+    """Return the number the next create of a job is sent under; one that never became an attempt is used again."""
     if attempts and attempts[-1].stage in _SENDABLE:
         return attempts[-1].attempt
     return len(attempts) + 1

@@ -7,50 +7,17 @@ A failure that is known to be unbilled holds nothing back.
 
 from __future__ import annotations
 
-from decimal import Context, Decimal, InvalidOperation, localcontext
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, Stage, is_unbilled, is_unresolved_cost
+from dreamo_batch.money import ZERO, exact_text, money, times, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from decimal import Decimal
 
-
-ZERO: Final = Decimal(0)
-_DIGITS: Final = 60  # enough that sums of money texts are exact
-# Amounts are reckoned in this context, whatever the user's own rounds or traps.
-EXACT: Final = Context(prec=_DIGITS)
 
 Verdict = Literal["go", "wait", "stop"]
-
-
-def money(text: str | float | Decimal | None) -> Decimal | None:
-    """Read an exact amount; None for what is not a finite amount of at least zero, or of more digits than money has."""
-    try:
-        amount = Decimal(str(text).strip())
-    except InvalidOperation:
-        return None
-    if not amount.is_finite() or amount < 0:
-        return None
-    exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
-    return amount if abs(exponent) <= _DIGITS and amount.adjusted() <= _DIGITS else None
-
-
-def total(amounts: Iterable[Decimal]) -> Decimal:
-    """Add amounts up exactly."""
-    with localcontext(EXACT):
-        return sum(amounts, ZERO) or ZERO  # nothing is 0, not 0.0000
-
-
-def times(n: int, amount: Decimal) -> Decimal:
-    """Multiply an amount exactly."""
-    with localcontext(EXACT):
-        return n * amount
-
-
-def text(amount: Decimal) -> str:
-    """Write an amount without an exponent; zero is always 0."""
-    return format(amount or ZERO, "f")
 
 
 class Budget:
@@ -110,7 +77,7 @@ class Budget:
 
     def reserve(self) -> str | None:
         """Take the reservation of the next create, as exact text; None while no price is known."""
-        return None if self.price is None else text(self.price)
+        return None if self.price is None else exact_text(self.price)
 
     def change(self, before: Attempt | None, after: Attempt) -> None:
         """Follow an attempt from one state to the next."""
@@ -141,12 +108,12 @@ class Budget:
 
 
 def price_of(attempt: Attempt) -> Decimal | None:
-    """Give what an attempt shows of the price: the cost of one that completed."""
+    """Return what an attempt shows of the price: the cost of one that completed."""
     return money(attempt.cost) if attempt.stage is Stage.COMPLETED else None
 
 
 def highest_price(attempts: Iterable[Attempt]) -> Decimal | None:
-    """Give the highest price seen; None if none was."""
+    """Return the highest price seen; None if none was."""
     return max((price for attempt in attempts if (price := price_of(attempt)) is not None), default=None)
 
 

@@ -52,7 +52,7 @@ _ARROW: Final = {
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
 SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.LEDGER.values()])
-# Columns that files of format 1 lack.
+# Columns missing in files of format 1.
 _ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
 _TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
 _PANDAS: Final = {
@@ -64,11 +64,10 @@ _PANDAS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint.
 
-    `covers` is the number of the last journal folded into it; `is_followed` says that a journal after that one
-    was open already, so that its absence is a loss. `cap` is the one in force, USD as exact decimal text;
-    `place` says where the directory was on the disk.
+    `covers` is the number of the last journal folded into it; `is_followed` says that the next journal was already
+    open, so that its absence is a loss. `cap` is in USD as exact decimal text, `place` the identity of the directory.
     """
 
     schema: int
@@ -82,7 +81,7 @@ class Meta:
 
 
 def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
-    """Write the state, and a row for each job that was never submitted."""
+    """Write the attempts, and a row for each job that was never submitted."""
     table = to_arrow(state, pending)
     note = asdict(meta) | {_N_ROWS: table.num_rows}
     metadata = {_META: _sealed(json.dumps(note).encode())}
@@ -91,7 +90,7 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
 
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
-    """Lay the attempts out as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
+    """Return the attempts as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
     never = [job_id for job_id in pending if not state.of(job_id)]
     attempts = list(state)
     arrays = [pa.array(chain(_cells(attempts, f), _absent(never, f)), f.type) for f in SCHEMA]
@@ -99,15 +98,15 @@ def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Give the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
+    """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
     return frame
 
 
 def read_table(path: Path) -> tuple[pa.Table, Meta]:
-    """Read a checkpoint whole."""
-    # Opened once: a reader never mixes the file with the one that replaces it. Opened by Arrow, whose threads may
-    # still let go of what they read while the interpreter ends, and must not need it for that.
+    """Read a checkpoint."""
+    # Opened once, so that a reader never mixes the file with the one that replaces it; by Arrow, because its threads
+    # may release the file while the interpreter shuts down.
     with pa.OSFile(str(path)) as file:
         table = pq.read_table(file, page_checksum_verification=True)
     note = _note(table.schema)
@@ -121,14 +120,14 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
 
 
 def read_meta(path: Path) -> Meta:
-    """Read only what a checkpoint says of itself."""
+    """Read only the metadata of a checkpoint."""
     note = _note(pq.read_schema(path))
     del note[_N_ROWS]
     return Meta(**note)
 
 
 def read_version(path: Path) -> int:
-    """Read only the format of a checkpoint, which every version of this package puts in the same place."""
+    """Read only the format of a checkpoint, which every version keeps in the same place."""
     return int(_note(pq.read_schema(path))["schema"])
 
 
@@ -147,7 +146,7 @@ _ATTEMPT_AT: Final = SCHEMA.names.index(columns.ATTEMPT)
 
 
 def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Put a new checkpoint in place and keep the one before."""
+    """Replace the checkpoint, and keep the one before."""
     current = folder / NAME
 
     def write_and_keep_current(fresh: Path) -> None:
@@ -160,14 +159,14 @@ def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _sealed(text: bytes) -> bytes:
-    """Put a checksum before the text; Parquet guards the pages of a file, but not what it says of itself."""
+    """Put a checksum before a text; Parquet has checksums for its pages, but not for its metadata."""
     return b"%08x %b" % (zlib.crc32(text), text)
 
 
 def _note(schema: pa.Schema) -> dict[str, Any]:
     checksum, text = schema.metadata[_META].split(b" ", 1)
     if checksum != b"%08x" % zlib.crc32(text):
-        raise ValueError("what it says of itself was altered")
+        raise ValueError("its metadata was altered")
     note: dict[str, Any] = json.loads(text)
     return note
 
@@ -196,7 +195,7 @@ def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
 
 
 def _attempt(cells: tuple[Any, ...], state: State) -> Attempt:
-    """Number an attempt that never reached the service by its place: it is always its job's last."""
+    """Build an attempt; one that never reached the service is its job's last and gets the next number."""
     number = cells[_ATTEMPT_AT] or len(state.of(cells[0])) + 1
     return Attempt(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])
 
@@ -232,7 +231,7 @@ _LATER: Final = {
 
 
 def _load_now() -> None:
-    """Have pandas and Arrow load what they load at the first table; an interrupt then could leave it half loaded."""
+    """Make pandas and Arrow import their Parquet code now, where no interrupt can leave it half imported."""
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"text": ["a"]})), file)
     file.seek(0)
@@ -244,7 +243,7 @@ _load_now()
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """The table of the last call: the user's frame, what was decided for its rows, and its id."""
+    """The table of the last call: the user's frame, the decisions for its rows, and its id."""
 
     user: pd.DataFrame
     decided: pd.DataFrame
@@ -252,12 +251,12 @@ class StoredTable:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """What the results need of each row; see `dreamo_batch.jobs.prepare.Prepared`."""
+        """The columns of each row that the results need."""
         return self.decided[list(ROWS)].astype(ROWS)
 
     @property
     def prepared(self) -> Prepared:
-        """The jobs, made again from what was decided; this takes a while for a large table."""
+        """The jobs, rebuilt from the decisions; slow for a large table."""
         return Prepared(_jobs(self.decided), self.rows, _problems(self.decided[_PROBLEMS]), drawn=self.drawn)
 
     @property
@@ -290,7 +289,7 @@ def _problems(texts: pd.Series) -> pd.DataFrame:
 
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
-    """Return what writes down as JSON what a job attempts: its fields, and the first row of it in the user's table."""
+    """Return a function that writes a job as JSON: its fields, and its first row in the user's table."""
     firsts = {
         job_id: place
         for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
@@ -300,8 +299,10 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
 
     def describe(job: Job) -> str:
         place = firsts.get(job.job_id)
-        own = {} if place is None else {name: _plain(column.iloc[place]) for name, column in cells.items()}
-        told = {
+        cells_of_row = (
+            {} if place is None else {name: _plain(column.iloc[place]) for name, column in cells.items()}
+        )
+        described = {
             columns.ROW: None if place is None else str(user.index[place]),
             columns.PROMPT: job.prompt,
             columns.IMAGE_SOURCE: job.image.location,
@@ -313,17 +314,17 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
             columns.REPLICATE: job.replicate,
             columns.MODEL: job.model,
             **dict(job.own),
-            "columns": own,
+            "columns": cells_of_row,
         }
         if job.further:
-            told[columns.IMAGES_FURTHER] = [[image.location, image.digest] for image in job.further]
-        return json.dumps(told, ensure_ascii=False)
+            described[columns.IMAGES_FURTHER] = [[image.location, image.digest] for image in job.further]
+        return json.dumps(described, ensure_ascii=False)
 
     return describe
 
 
 def _plain(cell: Any) -> Any:
-    """Give a cell as JSON can hold it; None for a missing one, and for a picture in memory."""
+    """Return a cell as a JSON value; None for a missing cell or a picture in memory."""
     items = None if isinstance(cell, str) else items_of(cell)
     return _plain_item(cell) if items is None else list(map(_plain_item, items))
 
@@ -343,17 +344,14 @@ def _plain_item(cell: Any) -> Any:
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
-    """Keep the user's table and what was decided for each row.
-
-    Columns that Parquet can't hold are kept as text, with one warning.
-    """
+    """Store the user's table and the decisions for each row; warn of columns that can only be stored as text."""
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
     _, changed = storable(user)
     if changed:
         warnings.warn(
-            f"stored as text in the run directory, since Parquet can't hold it: {', '.join(changed)}",
+            f"Stored as text in the run directory, because Parquet can't hold it: {', '.join(changed)}.",
             stacklevel=2,
         )
     write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
@@ -368,8 +366,8 @@ def read_jobs(path: Path) -> StoredTable:
     missing = [name for name in (*ROWS, *_JOB, _PROBLEMS) if name not in decided]
     if missing:
         raise DirectoryError(
-            f"{path} can't be read (it has no column {missing[0]}). Run the table again on this directory; what was "
-            "bought is reused."
+            f"Can't read {path} (it has no column {missing[0]}). Run the table again on this directory; purchases are "
+            "reused."
         )
     for name, value in _LATER.items():
         if name not in decided:
@@ -385,7 +383,7 @@ def read_jobs(path: Path) -> StoredTable:
 def known_images(path: Path) -> dict[str, ImageSource]:
     """Return the reference pictures of the last call's table by absolute path or canonical URL.
 
-    A file that is gone since then, or a link that has expired, matters only for jobs that were never submitted.
+    A file that was deleted since, or an expired link, matters only for jobs that were never submitted.
     """
     later = columns.STORED_PREFIX + columns.IMAGES_FURTHER
     names = [columns.STORED_PREFIX + name for name in IMAGE]
@@ -438,7 +436,7 @@ def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
-    """Write a frame with its index as Parquet, atomically; what Parquet can't hold becomes text."""
+    """Write a frame and its index as Parquet, atomically; what Parquet can't hold becomes text."""
     table = pa.Table.from_pandas(storable(frame)[0])
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
@@ -448,24 +446,24 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> Non
 def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read a frame that `write_frame` wrote, and its metadata."""
     try:
-        # Opened once, so that it is never mixed with the one that replaces it, and by Arrow (see `checkpoint`).
+        # Opened once and by Arrow, as in `read_table`.
         with pa.OSFile(str(path)) as file:
             table = pq.read_table(file, page_checksum_verification=True)
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
-        raise DirectoryError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+        raise DirectoryError(f"No run directory at {path.parent} (it has no {path.name}).") from None
     except UNREADABLE as error:
         raise DirectoryError(
-            f"{path} can't be read ({error}). Run the table again on this directory; what was bought is reused."
+            f"{path} can't be read ({error}). Run the table again on this directory; purchases are reused."
         ) from error
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
-    """Turn a stored table into a frame; where pandas' own notes can't be read, without them."""
+    """Convert a stored table to a frame, without pandas' metadata if that can't be read."""
     try:
         return table.to_pandas()
-    except Exception:  # a directory is never locked by what another version of pandas noted down
-        logger.warning("dtypes and index of a stored table are read without pandas' notes", exc_info=True)
+    except Exception:  # another version of pandas may have written metadata that this one can't read
+        logger.warning("Reading a stored table without pandas' metadata on dtypes and index", exc_info=True)
     notes = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
     index = [name for name in notes.get("index_columns", ()) if isinstance(name, str)]
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
@@ -487,7 +485,7 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Series:
-    """Find pictures that are kept in the run directory where that is now; it may have been moved."""
+    """Return where kept pictures are now, because the run directory may have been moved."""
     copies = {digest: kept_copy(folder / INPUTS, digest) for digest in digests.dropna().unique()}
     copied = digests.map({digest: str(copy) for digest, copy in copies.items() if copy is not None})
     locations = copied.astype(columns.STR).fillna(locations)

@@ -1,4 +1,4 @@
-"""Time, injected: the run never asks the machine for it directly."""
+"""The coordinator of a run: it keeps ledger, budget and schedule in step, and decides what each answer means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
-from dreamo_batch.engine import budget as money
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import (
     CAME_TO_NOTHING,
@@ -24,7 +23,6 @@ from dreamo_batch.engine.attempts import (
     Stage,
     next_number,
 )
-from dreamo_batch.engine.budget import ZERO
 from dreamo_batch.engine.refusals import Refusals, was_forbidden
 from dreamo_batch.engine.schedule import Action, Do, Key
 from dreamo_batch.engine.status import Snapshot
@@ -37,9 +35,10 @@ from dreamo_batch.errors import (
     ServiceUnreachable,
     StorageFailed,
 )
+from dreamo_batch.money import ZERO, dollars
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
-from dreamo_batch.text import option, same_call, spelled
+from dreamo_batch.text import counted, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,54 +52,53 @@ if TYPE_CHECKING:
     from dreamo_batch.service.messages import Task
 
 
-class Clock(Protocol):
-    """What the run needs to know of time."""
-
-    def monotonic(self) -> float:
-        """Seconds that only ever grow; for intervals."""
-        ...
-
-    def wall(self) -> float:
-        """Unix seconds, UTC; for what is written down."""
-        ...
-
-
-class SystemClock:
-    """The machine's own clocks."""
-
-    def monotonic(self) -> float:
-        """Seconds that only ever grow."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """Unix seconds, UTC."""
-        return time.time()
-
-
 logger = logging.getLogger(__name__)
 
-_TOO_MANY: Final = " (too many requests)"
-_N_TOLD: Final = 3  # of notices that may come for every row
-_WAIT_MAX_S: Final = 3600.0  # a service may ask for more than a queue can be told to wait
+_N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
+_WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
 _REFUSALS: Final = {
-    failures.ACCESS_REFUSED: "the service refused access",
-    failures.FORBIDDEN: "the service refused access several times in a row",
-    failures.NO_CREDIT: "the account has no credit",
-    failures.NOT_OFFERED: "the service takes no attempts at this address",
+    failures.ACCESS_REFUSED: "The service refused access",
+    failures.FORBIDDEN: "The service refused access several times in a row",
+    failures.NO_CREDIT: "The account has no credit",
+    failures.NOT_OFFERED: "The service offers no image generation at this address",
 }
 _SAME: Final = {
-    "output_url": "the service gave both the same link to a picture",
+    "output_url": "the service returned the same picture link for both",
     "output_sha256": "their picture files are identical",
 }
 
 
+class Clock(Protocol):
+    """The time a run goes by; tests inject their own."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for intervals."""
+        ...
+
+    def wall(self) -> float:
+        """Return Unix seconds, for records."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Return Unix seconds."""
+        return time.time()
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one call is to do: the jobs of its table, and what the plan says of them.
+    """The work of one call: the jobs of its table, and what the plan decided for them.
 
-    `weights` counts the rows of each job, `n_invalid` the rows without one; `to_submit` are new attempts,
-    `to_poll` open tasks, `to_save` pictures to fetch (True: ask for a fresh link first). Without `may_submit` nothing
-    is submitted, whatever becomes known. `describe` gives what the ledger keeps of a job's row, as JSON.
+    `weights` counts the rows of each job, `n_invalid` the rows without one. `to_submit` are new attempts, `to_poll`
+    open tasks, `to_save` pictures to download (True: ask for a fresh link first). Without `may_submit`, nothing is
+    ever submitted. `describe` returns what the ledger keeps of a job's row, as JSON.
     """
 
     jobs: Mapping[str, Job]
@@ -116,7 +114,7 @@ class Assignment:
 
 
 class Coordinator:
-    """Keeps ledger, budget and schedule in step; see the module."""
+    """Keeps ledger, budget and schedule in step."""
 
     def __init__(
         self,
@@ -140,11 +138,11 @@ class Coordinator:
         self._by_status = self._count()
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
-        self._is_outage_told = False
-        self._is_standstill_told = False
+        self._is_outage_noticed = False
+        self._is_standstill_noticed = False
         self._was_over_cap = bool(budget.excess)
         self._job_of: dict[tuple[str, str], str] = {}
-        self._told: Counter[str] = Counter()
+        self._n_notices: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
         self._refusals = self._refusals_so_far()
@@ -157,7 +155,7 @@ class Coordinator:
                 self._other_job_with(attempt, name)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
-        """Queue everything; creates of an earlier call that are still on the wire are waited for."""
+        """Queue everything, and wait for creates of an earlier call that are still on the wire."""
         now, wall = self._clock.monotonic(), self._clock.wall()
         self.schedule.adopt(on_the_wire)
         for key in self.assignment.to_poll:
@@ -167,10 +165,8 @@ class Coordinator:
             self.schedule.add_save(key, refresh_first=refresh_first, now=now)
         self.schedule.add_jobs(self.assignment.to_submit)
 
-    # Giving out.
-
     def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
-        """Choose requests for free workers; creates among them are recorded as about to be sent."""
+        """Choose requests for free workers, and record creates as about to be sent."""
         now = self._clock.monotonic()
         work: list[tuple[Action, Callable[[], Any]]] = []
         while len(work) < n_free and (action := self.schedule.next_action(now)) is not None:
@@ -178,26 +174,26 @@ class Coordinator:
         return work
 
     def take_back(self, action: Action) -> None:
-        """Undo what `give` chose, because it could not be written down and so was not sent."""
+        """Undo a choice of `give` that could not be recorded and so was not sent."""
         if action.do is Do.CREATE:
             self.record(effects.not_sent(action.key, self._clock.wall()))
             self.schedule.create_ended(action.key)
 
     def wait_s(self, n_free: int) -> float | None:
-        """Seconds until time alone makes something possible; None: wait for an answer."""
+        """Return the seconds until something is due; None if only an answer can change anything."""
         now = self._clock.monotonic()
         at = self.schedule.wake_at(now) if n_free else None
         return None if at is None else min(max(0.0, at - now), _WAIT_MAX_S)
 
     def is_over(self) -> bool:
-        """Whether this call has nothing more to do; says why if it stops early."""
+        """Whether this call has nothing more to do; stops with a reason if it ends early."""
         now = self._clock.monotonic()
         if self.schedule.outage.is_hopeless(now) or self._is_beyond_waiting():
             self._give_up(self._why_unreachable())
         elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
             self._give_up(self._why_at_a_standstill(now))
-        self._tell_outage()
-        self._tell_standstill(now)
+        self._notice_outage()
+        self._notice_standstill(now)
         if not self.schedule.is_done():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
@@ -205,13 +201,13 @@ class Coordinator:
         return True
 
     def _out_of_money(self) -> None:
-        """Stop if rows are left over; a failure that can't be tried again by itself is none of them."""
+        """Stop if rows are left over; failed rows that can't be retried for lack of money only cause a notice."""
         asked = set(self.assignment.to_submit)
         error = self._out_of_budget()
         if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
             self.stop(error)
         else:
-            self.notices.append(f"failed rows were not tried again: {error}")
+            self.notices.append(f"Failed rows were not retried: {error}")
             self._again, self._n_again = set(), 0
 
     def _work(self, action: Action) -> Callable[[], Any]:
@@ -243,7 +239,7 @@ class Coordinator:
         return lambda: self._effects.fetch(action.do, key, attempt.task_id or "")
 
     def _picture_name(self, key: Key) -> str:
-        """Name the picture of the last attempt that may make one by the job; one settled late by its number, too."""
+        """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
         attempts = self.ledger.state.of(key[0])
         last = max(attempt.attempt for attempt in attempts if attempt.stage not in CAME_TO_NOTHING)
         others = {
@@ -252,10 +248,8 @@ class Coordinator:
         is_jobs_own = last == key[1] and key[0] not in others
         return key[0] if is_jobs_own else f"{key[0]}-attempt-{key[1]}"
 
-    # Taking in.
-
     def take(self, answer: object) -> None:
-        """Take in the answer of a worker."""
+        """Handle the answer of a worker."""
         match answer:
             case effects.CreateAnswer():
                 self._create_ended(answer)
@@ -295,7 +289,7 @@ class Coordinator:
         return after
 
     def settle(self, event: Event) -> None:
-        """Take in what somebody found out about an ambiguous attempt: ask for its task, or submit it."""
+        """Apply what was found out about an ambiguous attempt: poll its task, or submit it."""
         attempt, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
         key = (attempt.job_id, attempt.attempt)
         if attempt.stage is Stage.ACCEPTED:
@@ -305,32 +299,32 @@ class Coordinator:
             self.schedule.add_jobs([(attempt.job_id, next_number(self.ledger.state.of(attempt.job_id)))])
 
     def stop(self, error: DreamoError) -> None:
-        """Send no more creates; the first reason is the one that is told."""
+        """Send no more creates; the first reason counts."""
         self.schedule.is_submitting = False
         self.stopped = self.stopped or error
 
     def halt(self) -> None:
-        """Send nothing at all any more; only creates on the wire are waited for."""
+        """Send nothing more, and wait only for creates on the wire."""
         self.schedule.halt()
 
     def pause(self, *, is_paused: bool) -> None:
-        """Hold back new creates, or let them go on; what is in flight is finished either way."""
+        """Hold back new creates, or resume them; jobs in flight finish either way."""
         self.schedule.is_paused = is_paused
         self.schedule.standstill.restart(self._clock.monotonic())
 
     def storage_failed(self, error: OSError) -> None:
-        """Stop because the disk does not take what happens; graver than any other reason to stop."""
+        """Stop because the disk refuses records; this replaces any other reason to stop."""
         if not isinstance(self.stopped, StorageFailed):
             self.stopped = None
         self.stop(StorageFailed(self._what_to_do(error)))
         self.halt()
 
-    def tell_unwritten(self) -> None:
-        """Tell what could not be put on the disk, in every way there is: these ids are paid for."""
+    def report_unwritten(self) -> None:
+        """Report paid tasks that could not be recorded on disk: as notices, in the log, and in the error."""
         taken = [event for event in self.ledger.unwritten() if event.kind is EventKind.ACCEPTED]
         lines = [
-            f"could not be written down: job {event.job_id} is task {event.fields['task_id']}; once the disk is "
-            "mended, settle it with "
+            f"Not recorded on disk: job {event.job_id} is task {event.fields['task_id']}. Once the disk works again, "
+            "settle it with "
             + spelled(
                 f'resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")',
                 f"`dreamo-batch resolve RUN_DIR {event.job_id} --task-id {event.fields['task_id']}`",
@@ -344,7 +338,7 @@ class Coordinator:
             self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
 
     def snapshot(self) -> Snapshot:
-        """Say how far the run is."""
+        """Return how far the run is."""
         return Snapshot(
             by_status=dict(self._by_status),
             spent_usd=self.budget.spent,
@@ -376,7 +370,7 @@ class Coordinator:
         self._row_or_account()
 
     def _own_task(self, key: Key, task_id: str) -> str | Failure:
-        """Take a task id, unless it is another attempt's: then nobody knows what became of this create."""
+        """Accept a task id, unless another attempt has it: then the fate of this create is unknown."""
         owner = self._job_of.get(("task_id", task_id), key[0])
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         if known is None or (known.job_id, known.attempt) == key:
@@ -385,30 +379,30 @@ class Coordinator:
             FailureKind.MAY_HAVE_ARRIVED,
             failures.OTHER_TASK,
             http_status=200,
-            message=f"the service answered with task {task_id}, which is the task of job {owner} already",
+            message=f"the service answered with task {task_id}, which already belongs to job {owner}",
         )
 
     def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
-        """Remember whose task, link or file it is; name the other job that had it before."""
+        """Remember whose task, link or file it is; return the other job that had it before."""
         value = getattr(attempt, name)
         owner = attempt.job_id if value is None else self._job_of.setdefault((name, value), attempt.job_id)
         return None if owner == attempt.job_id else owner
 
-    def _tell_same_picture(self, attempt: Attempt, name: str) -> None:
-        """Warn where two jobs were given one picture: one of them may hold what was made for the other."""
+    def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
+        """Warn when two jobs got the same picture: one of them may have the other's."""
         other = self._other_job_with(attempt, name)
         if other is not None:
-            self._tell(
+            self._notice(
                 name,
-                f"jobs {other} and {attempt.job_id} differ, but {_SAME[name]}; look at both before you use them",
+                f"Jobs {other} and {attempt.job_id} differ, but {_SAME[name]}. Check both before you use them.",
             )
 
-    def _tell(self, kind: str, text: str) -> None:
-        """Say something that may hold for every row, a few times."""
-        self._told[kind] += 1
-        if self._told[kind] <= _N_TOLD:
-            is_last = self._told[kind] == _N_TOLD
-            self.notices.append(f"{text} (further ones aren't listed)" if is_last else text)
+    def _notice(self, kind: str, text: str) -> None:
+        """Add a notice that every row could cause, a few times only."""
+        self._n_notices[kind] += 1
+        if self._n_notices[kind] <= _N_NOTICES_MAX:
+            is_last = self._n_notices[kind] == _N_NOTICES_MAX
+            self.notices.append(f"{text} (More of these are not shown.)" if is_last else text)
 
     def _row_or_account(self) -> None:
         """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
@@ -441,8 +435,8 @@ class Coordinator:
             self._away = failure
             self.schedule.outage.failed(now, is_create=True)
             self.notices.append(
-                f"job {key[0]}: no usable reply to its create ({failure.error_class}: {failure.message}); it may have "
-                "been accepted and billed, and won't be resent unless you ask"
+                f"Job {key[0]}: no usable reply to its submission ({failure.error_class}: {failure.message}). It may "
+                "have been accepted and billed, and won't be resent unless you ask."
             )
         else:
             self._not_taken(key, failure, now)
@@ -476,7 +470,7 @@ class Coordinator:
             return
         self.schedule.answered()
         self._is_poll_forbidden = False
-        self._look_at_echo(key, answer.result)
+        self._compare_echo(key, answer.result)
         if answer.result.status == "in_progress":
             word = answer.result.unlisted_status
             self._unless(self.schedule.still_running(key, now), key, word and f"its status is {word!r}")
@@ -485,44 +479,42 @@ class Coordinator:
         self.schedule.task_ended(key, now)
         price, excess = self.budget.price, self.budget.excess
         attempt = self.record(effects.task_ended(key, answer.result, self._clock.wall(), n_polls))
-        self._tell_money(price, excess)
+        self._notice_price(price, excess)
         if attempt.stage is Stage.COMPLETED:
-            self._tell_same_picture(attempt, "output_url")
+            self._notice_same_picture(attempt, "output_url")
             self._save(key, attempt, now)
         elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
         elif effects.is_retryable(attempt):
             self._submit_again(key[0])
 
-    def _look_at_echo(self, key: Key, task: Task) -> None:
-        """Say so where the service names a status that is not listed, or another seed than was sent."""
+    def _compare_echo(self, key: Key, task: Task) -> None:
+        """Notice an undocumented status, or another seed than was sent."""
         word, sent = task.unlisted_status, self._attempt(key).seed_sent
         if word is not None and task.status == "in_progress" and word not in self._unlisted:
             self._unlisted.add(word)
-            self._tell(
+            self._notice(
                 "status",
-                f"the service names a status that is not in its documents: {word!r} (task {task.task_id}). It counts "
-                "as in progress; if it comes with a picture or an error, the task has ended",
+                f"The service reported an undocumented status, {word!r} (task {task.task_id}). Treating it as in "
+                "progress until a picture or an error comes with it.",
             )
         if task.seed is not None and sent is not None and sent > 0 and task.seed != sent:
-            self._tell(
-                "seed", f"job {key[0]}: seed {sent} was sent, and the service speaks of seed {task.seed}"
-            )
+            self._notice("seed", f"Job {key[0]}: sent seed {sent}, but the service reports seed {task.seed}.")
 
-    def _tell_money(self, price: Decimal | None, excess: Decimal) -> None:
-        """Say so under a cap when an attempt cost more than was reserved, and when that passes the cap."""
+    def _notice_price(self, price: Decimal | None, excess: Decimal) -> None:
+        """Under a cap, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
         if self.budget.cap is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
             self.notices.append(
-                f"an attempt cost {money.text(self.budget.price)} USD where {money.text(price)} were reserved; from "
-                "now on as much is reserved for each"
+                f"An attempt cost {dollars(self.budget.price)}, but only {dollars(price)} was reserved. Reserving "
+                f"{dollars(self.budget.price)} for each attempt from now on."
             )
         if self.budget.excess > excess:
-            self.notices.append(
-                f"spent and reserved are {money.text(self.budget.excess)} USD over the cap of "
-                f"{money.text(self.budget.cap)}, because attempts in flight cost more than was reserved; nothing more "
-                "is submitted under this cap"
+            self._notice(
+                "excess",
+                f"Spending is {dollars(self.budget.excess)} over the cap of {dollars(self.budget.cap)}, because "
+                "attempts in flight cost more than was reserved. No more jobs are submitted under this cap.",
             )
 
     def _poll_failed(self, key: Key, failure: Failure, now: float) -> None:
@@ -534,15 +526,15 @@ class Coordinator:
             return
         if failure.error_class == failures.OTHER_TASK and key not in self._asked_in_vain:
             self._asked_in_vain.add(key)
-            self._tell(
+            self._notice(
                 failures.OTHER_TASK,
-                f"job {key[0]}: {failure.message}; that answer isn't used, and the task is asked for again",
+                f"Job {key[0]}: {failure.message}. Ignored that answer; asking for the task again.",
             )
         self._unless(self.schedule.poll_failed(key, now), key, failure.message)
         self._note(failure, now)
 
     def _note(self, failure: Failure, now: float) -> None:
-        """Learn from a question that was not answered."""
+        """Learn from a request that failed."""
         is_first_403 = failure.error_class == failures.FORBIDDEN and not self._is_poll_forbidden
         self._is_poll_forbidden = failure.error_class == failures.FORBIDDEN
         if failure.kind is FailureKind.STOP and not is_first_403:
@@ -575,14 +567,14 @@ class Coordinator:
             self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
-            self._tell_same_picture(
+            self._notice_same_picture(
                 self.record(effects.save_ended(key, answer.result, wall)), "output_sha256"
             )
         elif not self.schedule.save_failed(key, now):
             self.record(effects.unsaved(key, wall, answer.result))
 
     def _take_limit(self, result: object) -> None:
-        """Wait as long as a 429 asks for, even if nothing else of the answer is of use."""
+        """Wait as long as a 429 asks for, even if the rest of the answer is of no use."""
         if isinstance(result, Failure) and result.error_class == failures.RATE_LIMITED:
             self._limited = result
             self.schedule.limited(self._clock.monotonic(), asked_s=result.retry_after_s)
@@ -592,29 +584,26 @@ class Coordinator:
             self._away = answer.failure or self._away
         self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
 
-    def _tell_outage(self) -> None:
+    def _notice_outage(self) -> None:
         outage = self.schedule.outage
-        if outage.is_lasting and outage.mood == "down" and not self._is_outage_told:
-            self._is_outage_told = True
-            self.notices.append(
-                f"the service can't be reached{_reason(self._away)}; waiting for it, nothing is lost and no row fails"
-            )
-        elif self._is_outage_told and outage.has_answered:
-            self._is_outage_told = False
-            self.notices.append("the service answers again; going on")
+        if outage.is_lasting and outage.mood == "down" and not self._is_outage_noticed:
+            self._is_outage_noticed = True
+            self.notices.append(f"Service unreachable{_reason(self._away)}; retrying. No rows are lost.")
+        elif self._is_outage_noticed and outage.has_answered:
+            self._is_outage_noticed = False
+            self.notices.append("The service is back; resuming.")
 
-    def _tell_standstill(self, now: float) -> None:
+    def _notice_standstill(self, now: float) -> None:
         schedule = self.schedule
-        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._is_standstill_told:
-            self._is_standstill_told = True
-            asked_s = schedule.cool_down_left_s(now)
+        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._is_standstill_noticed:
+            self._is_standstill_noticed = True
+            asked_s = max(1.0, schedule.cool_down_left_s(now))
             self.notices.append(
-                f"the service answers every request with 429{_reason(self._limited) or _TOO_MANY}; waiting, the next "
-                f"one is sent in {asked_s:.0f} s, and no row fails"
+                f"Rate limited (429){_reason(self._limited)}; next request in {asked_s:.0f} s. No rows are lost."
             )
-        elif self._is_standstill_told and schedule.standstill.since is None:
-            self._is_standstill_told = False
-            self.notices.append("the service takes requests again; going on")
+        elif self._is_standstill_noticed and schedule.standstill.since is None:
+            self._is_standstill_noticed = False
+            self.notices.append("No longer rate limited; resuming.")
 
     def _save(self, key: Key, attempt: Attempt, now: float) -> None:
         if self.assignment.should_download:
@@ -652,29 +641,29 @@ class Coordinator:
             self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))
 
     def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
-        last = f" Other rows go before jobs {', '.join(job_ids[:_N_TOLD])} then." if job_ids else ""
+        last = f" It submits jobs {', '.join(job_ids[:_N_NOTICES_MAX])} last." if job_ids else ""
         self.stop(
             AccessRefused(
-                f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. Nothing more is "
-                f"submitted; what is in flight is finished. Once that is settled, run {same_call()} again.{last}"
+                f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. No more jobs "
+                f"are submitted; jobs in flight finish. Once access is restored, run {same_call()} again.{last}"
             )
         )
 
     def _give_up(self, reason: str) -> None:
-        self.stop(ServiceUnreachable(f"{reason}. Run {same_call()} again to go on; nothing is bought twice."))
+        self.stop(
+            ServiceUnreachable(f"{reason}. Run {same_call()} again to resume; nothing is bought twice.")
+        )
         self.halt()
 
     def _why_unreachable(self) -> str:
         if self.schedule.outage.is_losing_creates:
-            return (
-                f"the answers to several creates in a row were lost, one after another{_reason(self._away)}"
-            )
+            return f"Several submissions in a row got no reply{_reason(self._away)}"
         if self._is_beyond_waiting():
-            return f"the service can't be reached, and waiting won't change that: {self._away}"
-        return f"the service could not be reached for too long{_reason(self._away)}"
+            return f"Can't reach the service, and waiting won't help: {self._away}"
+        return f"The service was unreachable for too long{_reason(self._away)}"
 
     def _is_beyond_waiting(self) -> bool:
-        """Whether the way to the service is wrong: nothing was ever answered, and the cause doesn't pass by itself."""
+        """Whether the service was never reached, for a cause that waiting won't remove."""
         outage = self.schedule.outage
         is_lasting = self._away is not None and self._away.cause is not None
         return outage.mood == "down" and outage.is_unmet and is_lasting
@@ -683,50 +672,48 @@ class Coordinator:
         schedule = self.schedule
         waited_s = now - (schedule.standstill.since or now)
         left_s = schedule.cool_down_left_s(now)
-        asked = f", and asks to wait for another {left_s:.0f} s" if left_s else ""
+        asked = f" and asks for another {left_s:.0f} s" if left_s else ""
         return (
-            f"the service has answered every request with 429{_reason(self._limited) or _TOO_MANY} for "
-            f"{waited_s:.0f} s{asked}; {schedule.n_waiting} jobs are not submitted"
+            f"The service has answered every request with 429{_reason(self._limited)} for "
+            f"{waited_s:.0f} s{asked}; {counted(schedule.n_waiting, 'job')} not submitted"
         )
 
     def _out_of_budget(self) -> DreamoError:
         if self.budget.price is None:
             return PriceUnknown(
-                f"no attempt has told a price so far, and {self.budget.n_pilots} were sent without one. Nothing more "
-                f"is submitted under a cap that can't be kept. Pass {option('unit_cost')} (USD per attempt), or "
-                f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts every such attempt of this "
-                "directory and isn't limited by the cap."
+                f"The price is still unknown after {counted(self.budget.n_pilots, 'attempt')}, so the cap can't be "
+                f"enforced and no more jobs are submitted. Pass {option('unit_cost')} (USD per attempt), or "
+                f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
+                "sent without a price and isn't limited by the cap."
             )
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
-        spent = money.text(self.budget.spent)
-        reserved, excess = money.text(self.budget.reserved or ZERO), money.text(self.budget.excess)
         why = (
-            " before this call began"
+            "before this call began"
             if self._was_over_cap
-            else ", because attempts in flight cost more than reserved"
+            else "because attempts in flight cost more than was reserved"
         )
-        over = f", {excess} over it{why}" if self.budget.excess else ""
+        over = f" and exceeded by {dollars(self.budget.excess)} {why}" if self.budget.excess else ""
         return BudgetReached(
-            f"the {'limit of this call' if is_of_call else 'cap'} of {money.text(limit)} USD is reached{over}: "
-            f"{spent} spent, {reserved} reserved, and the next attempt may cost {money.text(self.budget.price)}. "
-            f"{self.schedule.n_waiting} jobs were not submitted. "
-            f"Run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')} to go on."
+            f"The {'limit of this call' if is_of_call else 'cap'} of {dollars(limit)} is reached{over}: "
+            f"{dollars(self.budget.spent)} spent, {dollars(self.budget.reserved)} reserved, and the next attempt may "
+            f"cost {dollars(self.budget.price)}. {counted(self.schedule.n_waiting, 'job')} not submitted. "
+            f"To continue, run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')}."
         )
 
     def _what_to_do(self, error: OSError) -> str:
         directory = self.ledger.directory
         if directory.is_in_place():
             return (
-                f"the run directory {directory.path} can't be written to ({error.strerror or error}). Nothing more is "
-                f"submitted. Make room or mend the directory, then run {same_call()} again: what is in flight is "
-                "picked up."
+                f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "
+                f"submitted. Free some space or fix the directory, then run {same_call()} again to pick up the jobs "
+                "in flight."
             )
         return (
-            f"the run directory {directory.path}, or the lock in it, was moved or deleted while the run was working "
-            "on it. Nothing more is submitted; answers that still arrive are kept in a file strays-*.jsonl, which the "
-            f"next call on the directory reads. Put the directory back, or run {same_call()} on its new path: what is "
-            f"in flight is picked up.{spelled(' .results of this error holds the task ids, too.', '')}"
+            f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "
+            "are submitted. Answers that still arrive are kept in strays-*.jsonl, which the next call on the directory "
+            f"reads. Put the directory back, or run {same_call()} on its new path, to pick up the jobs in flight."
+            + spelled(" This error's .results also holds the task ids.", "")
         )
 
     def _attempt(self, key: Key) -> Attempt:
@@ -747,11 +734,11 @@ class Coordinator:
 
 
 def _ignore(_before: Attempt | None, _after: Attempt) -> None:
-    """Nobody follows the attempts."""
+    """Do nothing: nobody follows the attempts."""
 
 
 def _reason(failure: Failure | None) -> str:
-    """Give the last reason in the service's or the library's own words, in brackets."""
+    """Return the last reason in the words of the service or the library, in brackets."""
     if failure is None or not failure.message:
         return ""
     status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
@@ -759,5 +746,5 @@ def _reason(failure: Failure | None) -> str:
 
 
 def status_of(attempt: Attempt | None) -> str:
-    """Give the status of a job by the attempt that says how it stands."""
+    """Return a job's status by its deciding attempt."""
     return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]

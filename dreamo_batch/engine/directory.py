@@ -39,12 +39,12 @@ IMAGES: Final = "images"
 INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
 LOCK: Final = "lock"
-_PATIENCE_S: Final = 0.5  # longer than the moment in which a reader asks whether anyone is writing
+_PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `run.json` holds: whose directory it is and how the last call went; never the key."""
+    """The content of `run.json`: the run, its service and how the last call went; never the key."""
 
     service: str
     entropy: str
@@ -74,43 +74,23 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.given = path_given("run_dir", path)
         self.path = Path(path).expanduser().absolute()
+        self.jobs = self.path / JOBS  # the table of the last call
+        self.results = self.path / RESULTS  # the results at the end of the last call
+        self.images = self.path / IMAGES  # saved pictures
+        self.inputs = self.path / INPUTS  # reference pictures that came from memory or were corrected
+        self.gateway = self.path / GATEWAY  # the state of the embedded gateway
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
         self._is_lost = False
         self.folder_fd: int | None = None
         self._manifest: Manifest | None = None
 
-    @property
-    def jobs(self) -> Path:
-        """The table of the last call."""
-        return self.path / JOBS
-
-    @property
-    def results(self) -> Path:
-        """The results at the end of the last call."""
-        return self.path / RESULTS
-
-    @property
-    def images(self) -> Path:
-        """Saved pictures."""
-        return self.path / IMAGES
-
-    @property
-    def inputs(self) -> Path:
-        """Reference pictures that came from memory or were corrected."""
-        return self.path / INPUTS
-
-    @property
-    def gateway(self) -> Path:
-        """State of the embedded local gateway."""
-        return self.path / GATEWAY
-
     def exists(self) -> bool:
-        """Whether there is anything of a run here."""
+        """Whether this folder holds files of a run."""
         return any((self.path / name).exists() for name in (MANIFEST, JOBS, RESULTS)) or self.has_purchases()
 
     def has_purchases(self) -> bool:
-        """Whether pictures or results show that something was bought here once."""
+        """Whether pictures or results show earlier purchases."""
         return self.results.exists() or (self.images.is_dir() and any(self.images.iterdir()))
 
     def read_manifest(self) -> Manifest | None:
@@ -135,20 +115,22 @@ class RunDirectory:
         """Change some fields of `run.json`."""
         manifest = self.read_manifest() or self._manifest
         if manifest is None:
-            raise LedgerDamaged(f"{self.path / MANIFEST} is gone; run again on this directory to rebuild it.")
+            raise LedgerDamaged(
+                f"{self.path / MANIFEST} is missing. Run again on this directory to rebuild it."
+            )
         manifest = replace(manifest, **changes)
         self.write_manifest(manifest)
         return manifest
 
     def make(self) -> None:
-        """Make the folder, if it is not there."""
+        """Create the folder unless it exists."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise DirectoryError(f"{self.path} is not a folder; give another run directory.") from None
+            raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.") from None
 
     def lock(self) -> None:
-        """Become the one writer."""
+        """Become the only writer."""
         self.make()
         owner = self._owner()
         lock = filelock.FileLock(self.path / LOCK, thread_local=False)
@@ -156,11 +138,11 @@ class RunDirectory:
             lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
         except filelock.Timeout:
             raise DirectoryLocked(
-                f"{self.path} is being written to by {owner}. Wait until it ends, or stop it; reading "
-                "(load, status, results) works meanwhile."
+                f"{owner} is writing to {self.path}. Wait until it ends, or stop it. You can still read the directory "
+                "(load, status, results)."
             ) from None
         self._lock = lock
-        me = f"process {os.getpid()} on {socket.gethostname()}"
+        me = f"Process {os.getpid()} on {socket.gethostname()}"
         try:
             (self.path / LOCK).write_text(me, encoding="utf-8")
             self._lock_id, self._is_lost = self._find_lock(), False
@@ -179,18 +161,18 @@ class RunDirectory:
             self.folder_fd = None
 
     def leave_lock(self) -> None:
-        """Forget a lock that this process only inherited when it was forked: the parent goes on holding it."""
+        """Forget a lock that a forked process inherited; the parent keeps it."""
         lock, self._lock, self._lock_id = self._lock, None, None
-        if lock is not None and lock.is_locked:  # newer versions of filelock have seen to that by themselves
+        if lock is not None and lock.is_locked:  # newer versions of filelock do this themselves
             context = lock._context  # noqa: SLF001 - releasing it would free the parent's lock
             fd, context.lock_file_fd = context.lock_file_fd, None
             if fd is not None:
                 os.close(fd)
 
     def is_in_place(self) -> bool:
-        """Whether the lock was at this path whenever this was asked: nobody moved or deleted it, or the whole folder.
+        """Whether the lock file has always been found at this path.
 
-        Once it was not, another writer may have come in, so it never is again.
+        Once it was missing, another writer may have started, so the answer stays False.
         """
         try:
             self._is_lost |= self._find_lock() != self._lock_id
@@ -199,18 +181,20 @@ class RunDirectory:
         return not self._is_lost
 
     def refuse_loss(self) -> None:
-        """Refuse to go on in a folder that another writer could not find, or could take for its own."""
+        """Raise if the directory or its lock was moved or deleted, so that another writer could have started."""
         if self.is_lost():
             raise FileNotFoundError(
-                errno.ENOENT, "it, or its lock, was moved or deleted under the running run", str(self.path)
+                errno.ENOENT,
+                "the directory or its lock file was moved or deleted during the run",
+                str(self.path),
             )
 
     def is_lost(self) -> bool:
-        """Whether this writer has lost its lock, or its directory, to whoever moved, deleted or replaced it."""
+        """Whether this writer's directory or lock was moved, deleted or replaced."""
         return self._lock is not None and not self.is_in_place()
 
     def place(self) -> str:
-        """Tell where the directory is on the disk, in a way that a move keeps and a copy does not."""
+        """Return an identity of the directory that survives a move but not a copy."""
         folder = self.path.stat()
         try:
             lock = (self.path / LOCK).stat().st_ino
@@ -219,7 +203,7 @@ class RunDirectory:
         return f"{folder.st_dev}-{folder.st_ino}-{lock}"
 
     def is_locked(self) -> bool:
-        """Whether any process is writing here now."""
+        """Whether any process is writing here."""
         if self._lock is not None:
             return True
         if not (self.path / LOCK).exists():
@@ -229,7 +213,7 @@ class RunDirectory:
             probe.acquire(timeout=0)
         except filelock.Timeout:
             return True
-        except OSError:  # a folder one may only read, where the lock can't be tried
+        except OSError:  # a read-only folder, where the lock can't be tried
             return False
         probe.release()
         return False
@@ -242,13 +226,13 @@ class RunDirectory:
         try:
             return (self.path / LOCK).read_text(
                 encoding="utf-8", errors="replace"
-            ).strip() or "another process"
+            ).strip() or "Another process"
         except OSError:
-            return "another process"
+            return "Another process"
 
 
 def is_same_place(before: str, now: str) -> bool:
-    """Whether a directory is the one it was, not a copy; a device may get another number when mounted again."""
+    """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
     if not before:
         return True
     (device, folder, lock), (device_now, folder_now, lock_now) = before.split("-"), now.split("-")
@@ -261,29 +245,29 @@ def new_entropy() -> str:
 
 
 def refuse_newer(schema: int, path: Path) -> None:
-    """Refuse a format this version does not know."""
+    """Raise for a format newer than this version knows."""
     if schema > SCHEMA_VERSION:
         raise DirectoryError(
-            f"{path} was written by a newer version of dreamo_batch (format {schema}, this one knows "
-            f"{SCHEMA_VERSION}). Upgrade the package to go on."
+            f"{path} was written by a newer version of dreamo_batch (format {schema}; this version reads up to "
+            f"{SCHEMA_VERSION}). Upgrade the package."
         )
 
 
-PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024  # a raw 2048 x 2048 with 8 bits a channel has half of it
+PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024  # twice a raw 2048 x 2048 picture with 8 bits per channel
 PICTURE_PIXELS_MAX: Final = 64 * 1024 * 1024
 _SUFFIXES: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _EXCERPT_BYTES: Final = 60
 
 
 class NotAPicture(ValueError):  # noqa: N818 - it names what arrived
-    """What came from the output URL is not a picture of a known format."""
+    """A download that is not a picture of a known format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A picture on disk; `path` is relative to the run directory, sizes in bytes and pixels.
+    """A picture on disk: path relative to the run directory, digest, size in bytes and pixels.
 
-    `warning` says what is odd about it, or what else the task made.
+    `warning` says what is odd about it, or which other pictures its task made.
     """
 
     path: str
@@ -295,7 +279,7 @@ class Saved:
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
-    """Check a picture and put it in the run directory."""
+    """Check a picture and save it in the run directory."""
     suffix, width_px, height_px = inspect_picture(content)
     path = run_dir / folder / f"{name}.{suffix}"
     path.parent.mkdir(exist_ok=True)
@@ -305,18 +289,18 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
 
 
 def inspect_picture(content: bytes) -> tuple[str, int, int]:
-    """Decode a picture once and give its suffix, width and height in px."""
+    """Decode a picture and return its suffix, width and height in px."""
     try:
         kind, width_px, height_px = verify(content, contract.OUTPUT_FORMATS.value, PICTURE_PIXELS_MAX)
         return _SUFFIXES[kind], width_px, height_px
-    except Exception:  # noqa: BLE001 - decoders raise anything at all over bytes that are no picture
+    except Exception:  # noqa: BLE001 - decoders raise all kinds of exceptions for bad bytes
         expected = "JPEG, PNG or WEBP"
         start = content[:_EXCERPT_BYTES]
         raise NotAPicture(f"expected {expected}, got {len(content)} bytes starting {start!r}") from None
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
-    """Whether a saved picture is still there with its size; its bytes are not read."""
+    """Whether a saved picture still exists with its size; its bytes are not read."""
     if path is None:
         return False
     try:
@@ -326,7 +310,7 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
 
 
 def further_paths(run_dir: Path, path: str, urls: object) -> list[str | None]:
-    """Return the paths of what a task made beside the picture at a path; None for each that is missing."""
+    """Return the paths of a task's further pictures; None for each that is missing."""
     n = len(json.loads(urls)) if isinstance(urls, str) else 1
     stem, suffixes = path.rpartition(".")[0], dict.fromkeys(_SUFFIXES.values())
     found: list[str | None] = []
@@ -349,17 +333,17 @@ _PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
 
 
 def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
-    """Refuse a ledger that does not know what the directory shows as bought."""
+    """Raise if the directory shows purchases that the ledger doesn't have."""
     for trace in unknown_purchases(directory, state):
         raise LedgerDamaged(
-            f"{trace} in {directory.path} shows that a picture was bought, but the ledger does not know of it: lines "
-            "at its end were lost, or files of two run directories were mixed. Buying again could pay twice, so "
-            "nothing is bought. Restore the ledger from a copy, or take the file away if it does not belong there."
+            f"{trace} in {directory.path} shows a purchase that the ledger doesn't have: lines at its end were "
+            "lost, or files of two run directories were mixed. Nothing was bought, because that could pay twice. "
+            "Restore the ledger from a copy, or move the file away if it doesn't belong there."
         )
 
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
-    """Name what shows a purchase that the ledger does not know of."""
+    """Name the files that show a purchase the ledger doesn't have."""
     for path in pictures(directory):
         if not state.of(path.stem.partition("-")[0]):
             yield f"images/{path.name}"
@@ -369,14 +353,14 @@ def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
 
 
 def pictures(directory: RunDirectory) -> list[Path]:
-    """List the files that are named as saved pictures are; whatever else lies there is the user's."""
+    """List the files named like saved pictures; all others are the user's."""
     if not directory.images.is_dir():
         return []
     return sorted(path for path in directory.images.iterdir() if _PICTURE.fullmatch(path.name))
 
 
 def _bought(results: Path) -> list[str]:
-    """List the jobs that the results show as submitted; results that can't be read show nothing."""
+    """List the jobs that the results show as submitted; none if the results can't be read."""
     try:
         table = pq.read_table(results, columns=[columns.JOB_ID, columns.TASK_ID])
         is_bought = pc.and_(pc.is_valid(table[columns.TASK_ID]), pc.is_valid(table[columns.JOB_ID]))

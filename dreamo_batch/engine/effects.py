@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
-from dreamo_batch.engine.budget import money
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.jobs import sources as links
+from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception
 from dreamo_batch.service.messages import Request

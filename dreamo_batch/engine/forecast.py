@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost
-from dreamo_batch.engine.budget import ZERO, money, price_of, times, total
+from dreamo_batch.engine.budget import price_of
 from dreamo_batch.engine.coordinator import status_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
+from dreamo_batch.money import ZERO, money, times, total
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +104,7 @@ class Tally:
         self._start(state)
 
     def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
-        """Take in what became of an attempt; `deciding` is the one that says how its job stands now."""
+        """Handle what became of an attempt; `deciding` is the one that says how its job stands now."""
         with self._lock:
             self._count_money(before, after)
             if after.job_id in self._rows.weights and _is_newly_saved(before, after):
@@ -111,13 +112,13 @@ class Tally:
             self._settle(deciding)
 
     def errors(self) -> tuple[ErrorGroup, ...]:
-        """Give rows that failed or may have been submitted, by class, most frequent first."""
+        """Return rows that failed or may have been submitted, by class, most frequent first."""
         with self._lock:
             groups = [self._group(name, errors) for name, errors in self._errors.items() if errors.messages]
         return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
 
     def newest(self) -> tuple[Picture, ...]:
-        """Give the pictures saved last, newest first."""
+        """Return the pictures saved last, newest first."""
         with self._lock:
             return tuple(self._picture(attempt) for attempt in reversed(self._newest))
 
@@ -224,7 +225,7 @@ def _class(attempt: Attempt, status: str) -> str | None:
 
 
 def _unknown(attempt: Attempt | None) -> Decimal:
-    """Give what is held back for an attempt that ended, or may have been taken, without a known cost."""
+    """Return what is held back for an attempt that ended, or may have been taken, without a known cost."""
     if (
         attempt is None
         or attempt.stage not in SUBMITTED
@@ -263,7 +264,7 @@ class Speed:
 
 
 def left_s(n_left: int, rows_per_s: float | None) -> float | None:
-    """Tell how many seconds are left; None if it can't be told."""
+    """Return how many seconds are left; None if it can't be told."""
     if n_left == 0:
         return 0.0
     return n_left / rows_per_s if rows_per_s else None

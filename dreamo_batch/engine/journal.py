@@ -1,8 +1,9 @@
-"""How far the newest journal had come: a note beside it, so that lines lost at its end are noticed.
+"""The journals of a run: every event, on disk before anything depends on it, with checksums that expose lost lines.
 
-Each journal is chained to the one before, which shows where an earlier one ended; nothing but this shows it for the
-last one. The note is written after the journal is on the disk, and never waited for: a power failure may leave it
-behind the journal, but never ahead of it. Where it is behind, or missing, less is noticed, and nothing else.
+Each journal holds the last checksum of the one before. A note beside the newest journal says how long it is; it may
+lag behind the journal after a power failure, but is never ahead of it. A run whose directory was moved or deleted
+writes the attempts that changed to `strays-*.jsonl` instead, because another run may have read its journals already;
+the next opening folds them into the ledger. Folding them again changes nothing.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ _NOTE: Final = re.compile(rb"(\d{12} \d{16}) ([0-9a-f]{8})\n")
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The number of a journal, and how many bytes of it were on the disk at least."""
+    """The number of a journal, and its least number of bytes on disk."""
 
     number: int
     n_bytes: int
 
 
 class EndNote:
-    """Keeps the note of an open journal; where the disk refuses it, the one before stays."""
+    """Keeps the note on an open journal's length; if the disk refuses an update, the old note stays."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._number = number
@@ -54,7 +55,7 @@ class EndNote:
             self._fd = os.open(folder / END_NAME, os.O_WRONLY | os.O_CREAT, 0o644)
 
     def write(self, n_bytes: int) -> None:
-        """Say that so much of the journal is on the disk; the note has one length, and is replaced at once."""
+        """Record the journal's length; the note has a fixed size, so it is overwritten in place."""
         text = b"%012d %016d" % (self._number, n_bytes)
         if self._fd is not None:
             with suppress(OSError):
@@ -68,7 +69,7 @@ class EndNote:
 
 
 def read_end(folder: Path) -> End | None:
-    """Read the note; None where there is none that can be trusted."""
+    """Read the note; None if there is none with a valid checksum."""
     try:
         match = _NOTE.fullmatch((folder / END_NAME).read_bytes())
     except OSError:
@@ -86,10 +87,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """First line of a journal: which run and service it belongs to, and its place in the sequence.
+    """First line of a journal: its run, its service and its number.
 
-    `follows` is the last checksum of the journal before, so that lines lost at its end are noticed; None where
-    there is no such journal. `place` says where the directory was on the disk, so that a copy is noticed.
+    `follows` is the last checksum of the journal before, None if there is none. `place` is the identity of the
+    directory, which exposes a copy.
     """
 
     schema: int
@@ -103,10 +104,9 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a journal file holds: `n_bytes` of whole lines, and `n_torn_bytes` of a line half written.
+    """The content of a journal file: `n_bytes` of whole lines and `n_torn_bytes` of a half-written line.
 
-    `checksum` is that of its last whole line, with which the next journal is chained to it. `caps` are the caps
-    that were set in it, in their order; the last one holds.
+    `checksum` is that of the last whole line; the next journal repeats it. `caps` are the caps set in it, in order.
     """
 
     header: Header | None
@@ -118,7 +118,7 @@ class Contents:
 
 
 def path_of(folder: Path, number: int) -> Path:
-    """Give the path of a journal by its number."""
+    """Return the path of a journal."""
     return folder / f"journal-{number:06d}.jsonl"
 
 
@@ -149,7 +149,7 @@ class Journal:
             self._end.write(self._n_durable_bytes)
         except BaseException:
             self._file.close()
-            path.unlink(missing_ok=True)  # nothing was recorded in it, and its number is wanted again
+            path.unlink(missing_ok=True)  # it holds nothing, and its number is needed again
             raise
 
     def append(self, events: Iterable[Event]) -> None:
@@ -159,11 +159,11 @@ class Journal:
             self.n_events += 1
 
     def set_cap(self, cap: str | None, at: float) -> None:
-        """Add that the cap changed, USD as exact decimal text; it counts once `commit` has returned."""
+        """Add a new cap, in USD as exact decimal text; it counts once `commit` has returned."""
         self._line({"cap": cap, "at": at})
 
     def commit(self) -> None:
-        """Write and fsync all that was appended; one fsync serves them all."""
+        """Write and fsync everything appended, with one fsync."""
         if not self._waiting:
             return
         data = b"".join(self._waiting)
@@ -172,7 +172,7 @@ class Journal:
             self._write(data)
         except OSError:
             self._is_cut_short = True
-            with suppress(OSError):  # a disk that does not even allow this is asked again by the next call
+            with suppress(OSError):  # the next call tries again
                 self._cut_back()
             raise
         self._n_durable_bytes += len(data)
@@ -202,7 +202,7 @@ class Journal:
         self.close()
 
     def _cut_back(self) -> None:
-        """Drop what a failed commit left behind the last durable line."""
+        """Remove what a failed commit left after the last durable line."""
         if self._is_cut_short:
             self._file.truncate(self._n_durable_bytes)
             self._file.seek(self._n_durable_bytes)
@@ -214,9 +214,7 @@ class Journal:
             rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
         if self.is_deleted():
-            raise FileNotFoundError(
-                errno.ENOENT, "the journal was deleted under the running run", self._file.name
-            )
+            raise FileNotFoundError(errno.ENOENT, "the journal was deleted during the run", self._file.name)
 
     def _line(self, record: dict[str, Any]) -> None:
         body = _encode(record).encode()
@@ -237,7 +235,7 @@ def read(path: Path) -> Contents:
 
 
 def n_events_until(path: Path, checksum: int) -> int | None:
-    """Count the events of a journal up to the line with this checksum; None where there is no such line."""
+    """Count a journal's events up to the line with this checksum; None if there is no such line."""
     lines = path.read_bytes().split(b"\n")[:-1]
     start = b'{"crc":"%08x",' % checksum
     for number, line in enumerate(lines):
@@ -260,8 +258,8 @@ def _records(lines: list[bytes], path: Path, crc: int = 0) -> Iterable[dict[str,
         crc = zlib.crc32(body, crc)
         if not match or int(match[1], 16) != crc:
             raise LedgerDamaged(
-                f"{path.name}, line {number}: the checksum does not fit, so the line was altered, lost or moved. "
-                "Nothing is bought on the word of a damaged ledger; restore the file from a copy."
+                f"{path.name}, line {number}: wrong checksum; the line was altered, lost or moved. Nothing is bought "
+                "while the ledger is damaged. Restore the file from a copy."
             )
         yield json.loads(body)
 
@@ -275,7 +273,7 @@ def _header(record: dict[str, Any], path: Path) -> Header:
         refuse_newer(int(record["journal"]["schema"]), path)
         return Header(**record["journal"])
     except (KeyError, TypeError) as error:
-        raise LedgerDamaged(f"{path.name}: its first line is not a journal's header ({error}).") from error
+        raise LedgerDamaged(f"{path.name}: the first line is not a journal header ({error}).") from error
 
 
 def _to_json(event: Event) -> dict[str, Any]:
@@ -298,9 +296,9 @@ _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file of strays: the service and the entropy of the run that wrote it, and its attempts as they stood last.
+    """The content of a file of strays: service and entropy of its run, and the last state of its attempts.
 
-    `n_bytes` is how much of it was read.
+    `n_bytes` is the size when it was read.
     """
 
     path: Path
@@ -311,7 +309,7 @@ class Kept:
 
 
 class Strays:
-    """The file of one run for what its journal can't take; made with the first attempt."""
+    """The file for attempts that a run can no longer write to its journal; created when first needed."""
 
     def __init__(self, path: Path, folder_fd: int | None, service: str, entropy: str) -> None:
         self._path = path
@@ -320,13 +318,13 @@ class Strays:
         self._fd: int | None = None
 
     def write(self, attempts: Iterable[Attempt]) -> None:
-        """Append attempts as they stand now, durably."""
+        """Append the current state of attempts, durably."""
         lines = b"".join(_stray_line(self._run | {"attempt": asdict(attempt)}) for attempt in attempts)
         if not lines:
             return
         if self._fd is None:
             self._fd = self._open()
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # nobody deletes it before this run has ended
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # so that nobody deletes it before this run ends
         rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
@@ -339,7 +337,7 @@ class Strays:
             self._fd = None
 
     def _open(self) -> int:
-        """Make the file in the directory itself, else in the one that took its place, else beside that."""
+        """Create the file in the directory, else in the one that replaced it, else beside that."""
         name = f"{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         if self._folder_fd is not None:
@@ -368,9 +366,7 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
     for path in stray_files(folder):
         try:
             content = path.read_bytes()
-        except (
-            FileNotFoundError
-        ):  # folded in since it was listed: the journal has it, which is read after this
+        except FileNotFoundError:  # folded in just now, so it is in the journal, which is read next
             continue
         records = list(_stray_records(content.split(b"\n")[:-1], path))
         if records:
@@ -383,7 +379,7 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
 
 
 def remove_strays(kept: Kept) -> None:
-    """Delete a file that was folded in, unless the run that writes it goes on, or wrote more meanwhile."""
+    """Delete a file that was folded in, unless its run is still writing or has written more since."""
     try:
         fd = os.open(kept.path, os.O_RDONLY)
     except FileNotFoundError:
@@ -393,13 +389,13 @@ def remove_strays(kept: Kept) -> None:
         if os.fstat(fd).st_size == kept.n_bytes:
             kept.path.unlink(missing_ok=True)
     except BlockingIOError:
-        logger.info("%s is still written to; it is read again next time", kept.path)
+        logger.info("%s is still being written; it is read again next time", kept.path)
     finally:
         os.close(fd)
 
 
 def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
-    """Fold strays into a state, and give the events that did it; what the state knows already adds none."""
+    """Fold strays into a state and return the events; attempts the state already has add none."""
     added: list[Event] = []
     for stray in strays:
         for event in _events(state, stray):
@@ -415,7 +411,9 @@ def _events(state: State, stray: Attempt) -> Iterator[Event]:
     if stray.task_id is None:
         if is_same and known is not None and known.stage is Stage.AMBIGUOUS and stray.stage in _NOT_TAKEN:
             yield _event(EventKind.NOT_SENT, stray, stray.attempt)
-        elif known is None and stray.stage in _IN_DOUBT:  # of a directory that was deleted: it may be bought
+        elif (
+            known is None and stray.stage in _IN_DOUBT
+        ):  # its directory was deleted, and it may have been bought
             number = next_number(attempts)
             yield _sending(stray, number)
             yield _event(EventKind.AMBIGUOUS, stray, number, **_doubt(stray))
@@ -440,7 +438,7 @@ def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event
 
 
 def _doubt(stray: Attempt) -> dict[str, Any]:
-    message = stray.error_message or "the answer to this attempt is not known; it may have been taken"
+    message = stray.error_message or "no reply to this submission; it may have been accepted and billed"
     return {
         "error_class": stray.error_class or "interrupted",
         "error_message": message,
@@ -449,7 +447,7 @@ def _doubt(stray: Attempt) -> dict[str, Any]:
 
 
 def worth_keeping(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Give the attempts that exist, or may, at the service."""
+    """Return the attempts that exist, or may exist, at the service."""
     return [attempt for attempt in attempts if attempt.stage in SUBMITTED]
 
 
@@ -463,8 +461,8 @@ def _stray_records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any
         checksum, _, body = line.partition(b" ")
         if checksum != b"%08x" % zlib.crc32(body):
             raise LedgerDamaged(
-                f"{path}, line {number}: the checksum does not match, so the line was altered. It may name a task "
-                "that was paid for, so nothing is bought. Restore it from a copy, or delete it to accept the loss."
+                f"{path}, line {number}: wrong checksum; the line was altered. It may name a task that was paid for, "
+                "so nothing is bought. Restore the file from a copy, or delete it to accept the loss."
             )
         yield json.loads(body)
 

@@ -1,6 +1,6 @@
-"""The ledger: checkpoint + journals = every attempt ever made in a run directory.
+"""The ledger: every attempt of a run directory, from its checkpoint and journals.
 
-`Ledger` is the one writer; `read` is for everybody else and never blocks it.
+`Ledger` is the only writer; `read` is for everybody else and never blocks it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,11 @@ _READ_TRIES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What the files of a ledger say, before anything is written.
+    """The content of a ledger's files.
 
-    `snapshot`, `tail` and `cap` are the parts that `state` is folded from, `covers` the last journal that is in the
-    snapshot, `meta` the newest word on whose ledger it is, `checksum` that of the last line of the last journal;
-    `damaged` names checkpoints that can't be read, and `warnings` tell what was dropped. `strays` are files of
-    attempts beside the journals.
+    `state` is folded from `snapshot`, `tail` and `cap`. `covers` is the last journal in the snapshot, `meta` the
+    newest metadata, `checksum` that of the last journal's last line, `damaged` the unreadable checkpoints, `warnings`
+    what was dropped, and `strays` the files of attempts beside the journals.
     """
 
     snapshot: pa.Table | None
@@ -73,18 +72,18 @@ class Recovered:
     strays: tuple[Kept, ...] = ()
 
     def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
-        """Fold everything, or of the snapshot only the rows of the jobs that are wanted."""
+        """Fold everything, or only the wanted rows of the snapshot."""
         return self.folded(is_wanted)[0]
 
     def stray_attempts(self, service: str | None = None) -> list[Attempt]:
-        """Give the attempts beside the journals that were sent to the service, by default that of the ledger."""
+        """Return the strays sent to the ledger's service, or to `service` if the ledger is new."""
         known = self.meta.service if self.meta is not None else service
         return [attempt for kept in self.strays if kept.service == known for attempt in kept.attempts]
 
     def folded(
         self, is_wanted: NDArray[np.bool_] | None = None, service: str | None = None
     ) -> tuple[State, list[Event]]:
-        """Fold everything as `state` does, and give the events that strays add to what the journals hold."""
+        """Fold everything as `state` does, and return the events that strays add."""
         try:
             snapshot = self.snapshot
             if snapshot is not None and is_wanted is not None:
@@ -96,8 +95,8 @@ class Recovered:
             added = journal.fold_strays(state, self.stray_attempts(service))
         except (
             Exception
-        ) as error:  # an impossible event, fields nobody knows: whatever it is, it is the ledger's
-            raise LedgerDamaged(f"the ledger contradicts itself: {error}. Restore it from a copy.") from error
+        ) as error:  # an impossible event, unknown fields: whatever it is, it comes from the files
+            raise LedgerDamaged(f"The ledger contradicts itself: {error}. Restore it from a copy.") from error
         return state, added
 
 
@@ -108,32 +107,32 @@ def read(folder: Path) -> Recovered:
         try:
             return _read_guarded(folder)
         except (FileNotFoundError, LedgerDamaged):
-            if journal.numbers(folder) == before:  # nobody compacted it under our hands
+            if journal.numbers(folder) == before:  # it was not compacted meanwhile
                 raise
     return _read_guarded(folder)
 
 
 def _read_guarded(folder: Path) -> Recovered:
-    """Read once; what a damaged file makes the code trip over is told as damage, never as a bare exception."""
+    """Read once, and raise any unexpected error as damage."""
     try:
         return _read_once(folder)
     except (DirectoryError, OSError):
         raise
     except Exception as error:
         raise LedgerDamaged(
-            f"the ledger in {folder} can't be read ({type(error).__name__}: {error}). Restore it from a copy."
+            f"Can't read the ledger in {folder} ({type(error).__name__}: {error}). Restore it from a copy."
         ) from error
 
 
 def _read_once(folder: Path) -> Recovered:
-    end = journal.read_end(folder)  # first: by the time the journal is read it may only have grown
-    beside = journal.read_strays(folder)  # before the journals, which know them before they are deleted
+    end = journal.read_end(folder)  # first, because the journal may only have grown by the time it is read
+    beside = journal.read_strays(folder)  # before the journals, which get them before they are deleted
     snapshot, meta, damaged = _newest_checkpoint(folder)
     covers, cap = (meta.covers, meta.cap) if meta else (0, None)
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
     _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
-    warnings = [f"{text}; what came before it and the journals are used instead" for text in damaged.values()]
+    warnings = [f"{text}; used the previous checkpoint and the journals instead" for text in damaged.values()]
     tail: list[Event] = []
     checksum: int | None = None
     n_before = 0
@@ -149,8 +148,8 @@ def _read_once(folder: Path) -> Recovered:
         cap = contents.caps[-1] if contents.caps else cap
         if contents.n_torn_bytes:
             warnings.append(
-                f"{path.name}: the last {contents.n_torn_bytes} bytes were cut off in the middle of a write "
-                "and were dropped; nothing that was acknowledged is lost"
+                f"{path.name}: dropped {contents.n_torn_bytes} bytes of an unfinished write at its end; no recorded "
+                "attempt is lost"
             )
     last_number = max([covers, *present])
     return Recovered(
@@ -168,7 +167,7 @@ def _read_once(folder: Path) -> Recovered:
 
 
 def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
-    """Give the newest checkpoint that can be read, and what is wrong with those that can't."""
+    """Return the newest readable checkpoint, and what is wrong with unreadable ones."""
     damaged: dict[str, str] = {}
     for name in (NAME, PREVIOUS):
         path = folder / name
@@ -186,13 +185,13 @@ def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, Meta | None, dict
 
 
 def _missing(name: str, folder: Path) -> dict[str, str]:
-    """Say that the newest checkpoint is gone, where there was one: the one before it shows that."""
+    """Report a missing checkpoint if the previous one shows that there was one."""
     was_there = name == NAME and (folder / PREVIOUS).exists()
     return {name: f"{name} is missing"} if was_there else {}
 
 
 def _refuse_newer_checkpoint(path: Path) -> None:
-    """Tell a checkpoint of a newer format from a damaged one."""
+    """Raise if an unreadable checkpoint has a newer format."""
     try:
         version_of_format = read_version(path)
     except UNREADABLE:
@@ -209,8 +208,8 @@ def _refuse_gaps(
         missing = next(number for number in expected if number not in wanted)
         raise LedgerDamaged(
             f"{journal.path_of(folder, missing).name} is missing in {folder}, and no checkpoint covers it. "
-            "What it recorded as bought is unknown, so nothing more is bought here. Restore the file from a "
-            "copy, or start a new run directory."
+            "Its purchases are unknown, so nothing more is bought here. Restore the file from a copy, or start a new "
+            "run directory."
         )
 
 
@@ -221,9 +220,9 @@ def _follows(header: journal.Header | None, checksum: int | None) -> bool:
 def _drop_late_events(
     tail: list[Event], n_before: int, header: journal.Header | None, number: int, folder: Path
 ) -> None:
-    """Drop what a writer that had lost its lock wrote after the next one had read its journal; it is in its strays.
+    """Drop what a writer without its lock wrote after the next writer had read its journal; its strays have it.
 
-    A journal that ends before the place where the next one went on is refused.
+    Raises if a journal ends before the line that the next one follows.
     """
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
     follows = None if header is None else header.follows
@@ -232,30 +231,29 @@ def _drop_late_events(
         del tail[n_before + n_events :]
         return
     raise LedgerDamaged(
-        f"{before.name} does not end where {path.name} went on: lines at its end are lost, and with them what they "
-        "recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from a copy."
+        f"{before.name} has lost lines at its end: {path.name} follows a line that is missing. They may record "
+        "purchases, so nothing is bought while the ledger is damaged. Restore the file from a copy."
     )
 
 
 def _refuse_early_end(contents: journal.Contents, end: journal.End | None, number: int, folder: Path) -> None:
-    """Refuse a journal that ends before what was on the disk once."""
+    """Raise if a journal is shorter than it once was on the disk."""
     if end is None or end.number != number or contents.n_bytes >= end.n_bytes:
         return
     raise LedgerDamaged(
-        f"{journal.path_of(folder, number).name} has lost {end.n_bytes - contents.n_bytes} bytes at its end, and with "
-        "them what they recorded as bought. Nothing is bought on the word of a damaged ledger; restore the file from "
-        f"a copy. Where there is none, deleting {journal.END_NAME} accepts the loss: what those lines recorded as "
-        "bought may be bought again."
+        f"{journal.path_of(folder, number).name} has lost {end.n_bytes - contents.n_bytes} bytes at its end. They may "
+        "record purchases, so nothing is bought while the ledger is damaged. Restore the file from a copy. Without a "
+        f"copy, deleting {journal.END_NAME} accepts the loss: the jobs in those lines may be bought again."
     )
 
 
 def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers: int) -> Meta | None:
-    if header is None:  # killed while the file was being made: nothing was recorded in it
+    if header is None:  # killed while the file was created: it holds nothing
         return meta
     if header.number != number or (meta is not None and not _is_of_same_run(meta, header)):
         raise LedgerDamaged(
-            f"the journal in place {number} is number {header.number} of a run with {header.service}, and does not "
-            "belong there. Files of two run directories were mixed, or renamed; put each back where it came from."
+            f"Journal {number} is number {header.number} of a run with {header.service} and doesn't belong here. Files "
+            "of two run directories were mixed, or renamed. Put each back where it came from."
         )
     return Meta(header.schema, covers, header.generation, header.entropy, header.service, place=header.place)
 
@@ -266,7 +264,7 @@ def _is_of_same_run(meta: Meta, header: journal.Header) -> bool:
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
-    """Give what a directory draws its seeds from, without opening it; None for a new one."""
+    """Return the entropy that a directory draws seeds from, without opening it; None for a new one."""
     manifest = directory.read_manifest()
     if manifest is not None:
         return manifest.entropy
@@ -275,14 +273,14 @@ def peek_entropy(directory: RunDirectory) -> str | None:
         beside = journal.read_strays(directory.path)
     except OSError as error:
         raise DirectoryError(
-            f"{directory.path} can't be read ({error.strerror or error}). Mend its permissions, or the disk."
+            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
         ) from error
     known = [kept.entropy for kept in beside] if meta is None else [meta.entropy]
     return known[-1] if known else None
 
 
 class Ledger:
-    """The open ledger of a run directory: the one place that writes what was submitted."""
+    """The open ledger of a run directory, and the only code that writes it."""
 
     def __init__(self, directory: RunDirectory, service: str, entropy: str | None = None) -> None:
         self.directory = directory
@@ -316,7 +314,7 @@ class Ledger:
             raise
 
     def record(self, events: Iterable[Event]) -> list[Attempt]:
-        """Fold events in and put them in the journal's buffer; they count once `commit` has returned."""
+        """Fold events in and buffer them for the journal; they count once `commit` has returned."""
         events = list(events)
         attempts = [self.state.apply(event) for event in events]
         self._journal.append(events)
@@ -325,27 +323,27 @@ class Ledger:
         return attempts
 
     def set_cap(self, cap: str | None, at: float) -> None:
-        """Put a cap in force, USD as exact decimal text, None for no cap; it counts once `commit` has returned."""
+        """Set the cap, in USD as exact decimal text, None for none; it counts once `commit` has returned."""
         if cap != self.state.cap:
             self._journal.set_cap(cap, at)
             self.state.cap = cap
 
     def commit(self) -> None:
         """Make everything recorded durable."""
-        if not self.directory.is_lost():  # else the journal may be somebody else's to go on from
+        if not self.directory.is_lost():  # else another run may be following the journal already
             try:
                 self._journal.commit()
             except FileNotFoundError:  # it was deleted
                 self._keep_aside()
                 raise
-        # Asked after the write, too: a writer that came in between may have read the journal before it.
+        # Checked after the write, too: a writer that started in between may have read the journal before it.
         if self.directory.is_lost():
             self._keep_aside()
             self.directory.refuse_loss()
         self._unwritten.clear()
 
     def _keep_aside(self) -> None:
-        """Write what changed beside the journals, or everything where they are gone."""
+        """Write changed attempts to strays, or all of them if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
             self._strays.write(worth_keeping(self.state))
             self._is_all_aside = True
@@ -354,7 +352,7 @@ class Ledger:
         self._unwritten.clear()
 
     def unwritten(self) -> tuple[Event, ...]:
-        """Give the events that are not on the disk."""
+        """Return the events that are not on the disk."""
         return tuple(self._unwritten)
 
     def is_checkpoint_due(self) -> bool:
@@ -425,12 +423,12 @@ class Ledger:
 
 
 def interrupted(state: State) -> list[Attempt]:
-    """List the attempts that were on the wire when the last writer died."""
+    """Return the attempts that were on the wire when the last writer died."""
     return [attempt for attempt in state if attempt.stage is Stage.SENDING]
 
 
 def _set_aside(folder: Path, damaged: Iterable[str]) -> None:
-    """Keep a damaged checkpoint from taking the place of a good one."""
+    """Rename damaged checkpoints, so that they don't replace a good one."""
     for name in damaged:
         path = folder / name
         if path.exists():
@@ -444,24 +442,26 @@ def _opened(manifest: Manifest, generation: int) -> Manifest:
 
 
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
-    """Join manifest and ledger, and refuse where they show purchases that the ledger has lost."""
+    """Combine manifest and ledger, and raise if they show purchases that the ledger lacks."""
     manifest, meta = directory.read_manifest(), recovered.meta
-    is_traced = bool(recovered.stray_attempts(service))  # then each purchase has to be among these
+    is_traced = bool(recovered.stray_attempts(service))  # then every purchase must be among these
     if (
         meta is None
         and not is_traced
         and (directory.has_purchases() or (manifest and manifest.generation > 0))
     ):
         raise LedgerDamaged(
-            f"{directory.path} shows signs of earlier purchases (pictures, results or run.json) but its ledger "
-            "(checkpoint and journals) is gone. Buying again could pay twice, so nothing is bought. Restore the "
-            "ledger from a copy, or start a new run directory."
+            f"{directory.path} shows earlier purchases (pictures, results or run.json), but its ledger (checkpoint "
+            "and journals) is missing. Nothing was bought, because that could pay twice. Restore the ledger from a "
+            "copy, or start a new run directory."
         )
     if meta is None:
         return manifest or Manifest(service=service, entropy=entropy or new_entropy())
     refuse_newer(meta.schema, directory.path)
     if manifest is None:
-        logger.warning("run.json is missing in %s and is rebuilt from the ledger", directory.path)
+        logger.warning(
+            "Rebuilding run.json in %s from the ledger, because it is missing or unreadable", directory.path
+        )
         manifest = Manifest(service=meta.service, entropy=meta.entropy)
     _refuse_mixture(directory, manifest, meta)
     refuse_other_service(directory, meta.service, service)
@@ -470,7 +470,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
 
 
 def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> None:
-    """Refuse a manifest and a ledger that are not of one directory at one time."""
+    """Raise if manifest and ledger don't belong together."""
     if (manifest.entropy, manifest.service) != (meta.entropy, meta.service):
         raise LedgerDamaged(
             f"run.json in {directory.path} belongs to another run (service {manifest.service}) than its ledger "
@@ -484,17 +484,17 @@ def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> 
 
 
 def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> None:
-    """Refuse to mix the results of two services."""
+    """Raise rather than mix the results of two services."""
     if known != asked:
         raise OtherService(
-            f"{directory.path} belongs to the service {known}, and this call would use {asked}. Results of two "
-            "services are never mixed: use another run directory, or the base URL the run was started with."
+            f"{directory.path} belongs to the service {known}, but this call would use {asked}. Results of two "
+            "services are never mixed. Use another run directory, or the base URL that the run started with."
         )
 
 
 def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) -> None:
-    """Refuse a table whose seeds were drawn for another directory: every seedless row would be bought again."""
+    """Raise if a table's seeds were drawn for another directory: each row without a seed would be bought again."""
     if used not in (None, known):
         raise DirectoryError(
-            f"{directory.path} was made by another call while this one prepared its table; run {same_call()} again."
+            f"Another call created {directory.path} while this one prepared its table. Run {same_call()} again."
         )

@@ -1,6 +1,6 @@
 """How fast: poll times learned from latencies, the in-flight window, request rates and back-off. Pure.
 
-Nothing here waits or reads a clock; every method is told the time.
+Nothing here waits or reads a clock; every method takes the time as an argument.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end
 
 
 class PollTimes:
-    """When to ask for a task next, learned from the latencies of the last 128 tasks.
+    """When to poll a task next, learned from the latencies of the last 128 tasks.
 
     Latencies of such services are close to log-normal, so a log-normal is fitted to what was seen. A task is
     first asked for when it may be done (1.6 standard deviations before the median of the logarithms), then at
@@ -50,7 +50,7 @@ class PollTimes:
         self._fit: tuple[float, float] | None = None
 
     def learn(self, seen_s: float, *, unfinished_s: float = 0.0) -> None:
-        """Take in the age at which a task was seen done, and the last at which it was not.
+        """Note the age at which a task was seen finished, and the last at which it wasn't.
 
         Its end lies between the two. One that was done when first asked for may have been done long before, so
         that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
@@ -60,7 +60,7 @@ class PollTimes:
         self._fit = None
 
     def due_in(self, age_s: float) -> float:
-        """Seconds until a task of this age is asked for again."""
+        """Return the seconds until a task of this age is polled again."""
         if len(self._logarithms) < _SAMPLES_MIN:
             growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
             return self._jittered(min(growing, contract.POLL_EVERY_S.value))
@@ -111,7 +111,7 @@ class TokenBucket:
         return max(1.0, self.rate / 10)
 
     def ready_at(self, now: float) -> float:
-        """Say when the next token is there."""
+        """Return when the next token is available."""
         self._refill(now)
         return now if self._tokens >= _WHOLE else now + (1 - self._tokens) / self.rate
 
@@ -124,7 +124,7 @@ class TokenBucket:
         return True
 
     def give_back(self) -> None:
-        """Return a token: what it was taken for should not count."""
+        """Put a token back: its request should not count."""
         self._tokens = min(self._size, self._tokens + 1)
 
     def _refill(self, now: float) -> None:
@@ -134,7 +134,7 @@ class TokenBucket:
 
 
 class Window:
-    """How many tasks may be at the service: the user's limit, narrowed by what the service refuses.
+    """How many tasks may be at the service: the user's limit, reduced by refusals.
 
     A 429 shows how many it takes: the window closes to what is in flight. It is tried at once whether one more is
     taken; after that it opens by one after a number of accepted creates that doubles each time it was refused, so
@@ -153,7 +153,7 @@ class Window:
         self._is_opened = False
 
     def refused(self, n_in_flight: int) -> None:
-        """Take in a 429 that came while so many tasks were accepted and unfinished."""
+        """Reduce the window after a 429 with so many tasks unfinished."""
         self._before = self.size
         if self._is_opened:
             self.size = max(1, self.size - 1)
@@ -164,7 +164,7 @@ class Window:
         self._n_accepted = 0
 
     def accepted(self, n_in_flight: int = 0) -> None:
-        """Take in an accepted create, and how many are in flight with it."""
+        """Note an accepted create, and how many tasks are in flight with it."""
         self.size = min(max(self.size, n_in_flight), self.limit)  # sent before the window closed, and taken
         if self.size >= self.limit:
             return
@@ -173,21 +173,21 @@ class Window:
             self.open_once()
 
     def open_once(self) -> None:
-        """Open by one."""
+        """Widen the window by one."""
         if self.size < self.limit:
             self.size += 1
             self._is_opened = True
             self._n_accepted = 0
 
     def reopen(self) -> None:
-        """Undo the last closing: it was something else that the service had too much of."""
+        """Undo the last reduction: something else caused the refusal."""
         self.size = max(self.size, self._before)
         self._is_opened = False
         self._n_accepted = 0
 
 
 class BackOff:
-    """Waiting times that double, jittered, up to a cap; a word from the service takes their place."""
+    """Waits that double, with jitter, up to a maximum; Retry-After takes precedence."""
 
     def __init__(self, source: random.Random, *, first_s: float, cap_s: float) -> None:
         self._random = source
@@ -196,7 +196,7 @@ class BackOff:
         self.n = 0
 
     def next(self, asked_s: float | None = None) -> float:
-        """Seconds to wait now; each call waits longer than the one before."""
+        """Return the seconds to wait; they grow with each call."""
         wait_s = min(self._first_s * 2.0**self.n, self._cap_s)
         self.n = min(self.n + 1, 30)
         if asked_s is not None:
@@ -217,7 +217,7 @@ _TAKEN: Final = 0.75
 
 
 class Pace:
-    """The rate of requests of every kind: unlimited until some are refused for coming too fast, then learned.
+    """The rate of all requests: unlimited until some are refused as too fast, then learned.
 
     Refused, it falls to a little less than what was answered in the last ten seconds. It rises again by a step after
     a number of requests that had to wait for it: steps double while they succeed, and the number doubles each time
@@ -246,22 +246,22 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Requests a second; infinite while none was refused."""
+        """Requests per second; infinite while none was refused."""
         return math.inf if self._bucket is None else self._bucket.rate
 
     def measured(self, now: float) -> float:
-        """Requests answered a second, in the last ten seconds or since the first."""
+        """Requests answered per second, in the last ten seconds or since the first."""
         while self._answered and self._answered[0] < now - self._OVER_S:
             self._answered.popleft()
         over_s = now - self._answered[0] if self._answered else 0.0
         return max(len(self._answered) / max(over_s, 1.0), self._RATE_MIN)
 
     def answered(self, now: float) -> None:
-        """Take in an answer that was no refusal."""
+        """Note an answer that was not a refusal."""
         self._answered.append(now)
 
     def refused(self, now: float, *, measured: float | None = None) -> None:
-        """Fall to what the service was seen to take, here or at an earlier moment."""
+        """Lower the rate to what the service accepted, now or earlier."""
         rate = self._SHARE * (self.measured(now) if measured is None else measured)
         if self._bucket is None:
             self._bucket = TokenBucket(rate)
@@ -282,11 +282,11 @@ class Pace:
         return is_ready
 
     def ready_at(self, now: float) -> float:
-        """Say when the next request may be sent, by the rate."""
+        """Return when the next request may be sent, by the rate."""
         return -math.inf if self._bucket is None else self._bucket.ready_at(now)
 
     def take(self, now: float) -> bool:
-        """Count a request that is sent; False if it should not be yet."""
+        """Count a request; False if it is too early to send it."""
         if self._bucket is None:
             return True
         if not self._bucket.take(now):
@@ -303,7 +303,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Doubt:
-    """A create was refused, and it is not known yet what for; `unseen` may have ended before the trial was taken."""
+    """A trial after a refusal of unknown cause; tasks in `unseen` may have ended before it was accepted."""
 
     measured: float
     trial: Key | None = None
@@ -312,7 +312,7 @@ class _Doubt:
 
 
 class Quota:
-    """Follows what is sent, taken and refused, and says whether more may be sent."""
+    """Follows requests, acceptances and refusals, and decides whether more may be sent."""
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
         self.window = Window(n_most)
@@ -337,11 +337,11 @@ class Quota:
         return now >= self.cool_until and self.pace.is_ready(now)
 
     def ready_at(self, now: float) -> float:
-        """Say when the next request may be sent."""
+        """Return when the next request may be sent."""
         return max(self.cool_until, self.pace.ready_at(now))
 
     def has_room(self, n_in_flight: int) -> bool:
-        """Whether the service may take one more task."""
+        """Whether the service may accept one more task."""
         is_trial_due = self._doubt is not None and self._doubt.trial is None and not self._on_the_wire
         size = self.window.size
         return n_in_flight < size or (is_trial_due and n_in_flight == size < self.window.limit)
@@ -353,7 +353,7 @@ class Quota:
         self.pace.take(now)
 
     def create_sent(self, key: Key, tasks: Collection[Key]) -> None:
-        """Count a create, sent beside these tasks."""
+        """Count a create, and the tasks open when it was sent."""
         if len(tasks) + len(self._on_the_wire) >= self.window.size:
             self.window.open_once()
             if self._doubt is not None:
@@ -362,11 +362,11 @@ class Quota:
         self._sent_before.discard(key)
 
     def create_ended(self, key: Key) -> None:
-        """Take in that a create was answered, or lost."""
+        """Note that a create was answered or lost."""
         self._on_the_wire.discard(key)
 
     def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
-        """Take in an accepted create, and how many tasks there are with it."""
+        """Note an accepted create, and how many tasks there are with it."""
         self._created.append(True)
         self.pace.answered(now)
         self.window.accepted(n_tasks)
@@ -375,7 +375,7 @@ class Quota:
             self._doubt.is_taken = True
 
     def seen(self, key: Key, *, now: float, is_running: bool) -> None:
-        """Take in what a task was seen to be."""
+        """Note a task's status."""
         self.pace.answered(now)
         doubt = self._doubt
         if doubt is None or key not in doubt.unseen:
@@ -391,7 +391,7 @@ class Quota:
                 self._blame_rate(now, doubt.measured, is_new=True)
 
     def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
-        """Take in a 429, of a create or of anything else, while there were so many tasks."""
+        """Handle a 429 of any request, with so many tasks open."""
         self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
         if create is not None:
@@ -410,7 +410,7 @@ class Quota:
             self._blame_window(now, create, n_tasks)
 
     def _is_mostly_taken(self) -> bool:
-        """Whether creates are refused now and then, and not because too many are sent."""
+        """Whether creates are refused now and then for another reason than their number."""
         return len(self._created) >= _N_CREATED // 2 and sum(self._created) >= _TAKEN * len(self._created)
 
     def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
@@ -450,7 +450,7 @@ Mood = Literal["open", "down", "trial"]
 
 
 class Outage:
-    """Follows answers and failures, and says what may be sent."""
+    """Follows answers and failures, and decides what may be sent during an outage."""
 
     def __init__(self, back_off: BackOff, *, patience_s: float) -> None:
         self.mood: Mood = "open"
@@ -469,11 +469,11 @@ class Outage:
         self.has_ever_answered = False
 
     def tried(self) -> None:
-        """Take in that a create is sent: in a trial, the one that decides."""
+        """Note a create; in a trial, its outcome decides."""
         self._is_tried = True
 
     def failed(self, now: float, *, is_create: bool) -> None:
-        """Take in a failure that tells of the service being away: one create, or three others in a row."""
+        """Note a failure; one create or three other requests in a row mean an outage."""
         if self.mood == "trial" and is_create:
             if not self._is_tried:  # sent before the service came back, and lost then: old news
                 return
@@ -484,7 +484,7 @@ class Outage:
             self._go_down(now)
 
     def answered(self, *, is_create: bool = False) -> None:
-        """Take in any answer of the service; an answered create ends a trial."""
+        """Note an answer; an answered create ends a trial."""
         self._n_in_a_row = 0
         self.has_ever_answered = True
         self.has_answered = self.has_answered or self.mood != "down"
@@ -492,7 +492,7 @@ class Outage:
             self._recover()
 
     def probed(self, now: float, *, is_there: bool) -> None:
-        """Take in the answer of a probe."""
+        """Handle the answer of a probe."""
         if not is_there:
             self.n_failed_probes += 1
             self.is_lasting = True
@@ -507,7 +507,7 @@ class Outage:
             self._recover()
 
     def is_hopeless(self, now: float) -> bool:
-        """Whether the service stayed away too long, or loses every create that it is given."""
+        """Whether the outage lasted too long, or every create is lost."""
         is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
         return (is_too_long and self.mood == "down") or self._n_failed_trials >= _TRIALS
 
@@ -518,7 +518,7 @@ class Outage:
 
     @property
     def is_losing_creates(self) -> bool:
-        """Whether it is creates that get lost while everything else is answered."""
+        """Whether creates get lost while everything else is answered."""
         return self._n_failed_trials >= _TRIALS
 
     def _go_down(self, now: float) -> None:
@@ -542,34 +542,34 @@ _PATIENCE_MIN_S: Final = 60.0  # who does not wait for tasks still waits for a q
 
 
 class Standstill:
-    """Follows refusals and answers, and says when waiting is worth a word, and when it is over."""
+    """Follows 429s and answers, and decides when to notify the user and when to give up."""
 
     def __init__(self, *, patience_s: float) -> None:
         self.since: float | None = None
         self._patience_s = max(patience_s, _PATIENCE_MIN_S)
 
     def refused(self, now: float) -> None:
-        """Take in a 429."""
+        """Handle a 429."""
         self.since = now if self.since is None else self.since
 
     def answered(self) -> None:
-        """Take in any other answer: something goes on."""
+        """Note any other answer, which ends the standstill."""
         self.since = None
 
     def restart(self, now: float) -> None:
-        """Be patient anew, because for a while nothing was sent."""
+        """Restart the time limit, because nothing was sent for a while."""
         self.since = now if self.since is not None else None
 
     def is_lasting(self, now: float, until: float) -> bool:
-        """Whether nothing was taken for a while, or nothing will be before `until`, as the service asks."""
+        """Whether nothing was accepted for a while, or won't be before `until`, as the service asks."""
         return self.since is not None and max(now, until) - self.since >= _TOLD_AFTER_S
 
     def is_hopeless(self, now: float) -> bool:
-        """Whether nothing was taken for too long."""
+        """Whether nothing was accepted for too long."""
         return self.since is not None and now - self.since >= self._patience_s
 
     def next_at(self, now: float) -> float | None:
-        """Say when time alone changes either; None if it does not."""
+        """Return when either changes by time alone; None if it doesn't."""
         if self.since is None:
             return None
         times = (self.since + _TOLD_AFTER_S, self.since + self._patience_s)

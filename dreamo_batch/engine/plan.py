@@ -15,7 +15,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
-from dreamo_batch.engine.budget import highest_price, money, price_of, total
+from dreamo_batch.engine.budget import highest_price, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.refusals import was_forbidden
@@ -26,8 +26,9 @@ from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
+from dreamo_batch.money import dollars, money, total
 from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import aligned, dollars, option, spelled
+from dreamo_batch.text import aligned, option, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -380,13 +381,13 @@ class RunOptions:
         _amount("unit_cost", self.unit_cost)
 
     def cap(self, stored: str | None) -> Decimal | None:
-        """Give the cap in force: given now, else the stored one; infinity lifts it."""
+        """Return the cap in force: given now, else the stored one; infinity lifts it."""
         if self.max_cost is None:
             return money(stored)
         return money(self.max_cost)  # None for infinity
 
     def plan_options(self, chosen: frozenset[str] = frozenset()) -> Options:
-        """Give what the plan needs to know."""
+        """Return what the plan needs to know."""
         return Options(
             retry_failed=self.retry_failed,
             resubmit_ambiguous=self.on_ambiguous == "resubmit",
@@ -396,7 +397,7 @@ class RunOptions:
         )
 
     def as_settings(self) -> dict[str, Any]:
-        """Give the options as JSON values, for `run.json`."""
+        """Return the options as JSON values, for `run.json`."""
         amounts = {name: None if value is None else str(value) for name, value in self._amounts().items()}
         return asdict(self) | amounts
 
@@ -477,7 +478,7 @@ class Plan(HeadedFrame):
     def of(
         cls, plan: pd.DataFrame, *, cap: Decimal | None, spent: Decimal, remarks: tuple[str, ...] = ()
     ) -> Plan:
-        """Give a plan its word, from the directory's cap, what was spent in it (USD), and remarks on the table."""
+        """Return a plan its word, from the directory's cap, what was spent in it (USD), and remarks on the table."""
         made = cls(plan)
         made._cap, made._spent, made._remarks = cap, spent, remarks
         return made

@@ -1,4 +1,4 @@
-"""A run directory opened for writing: its lock, its ledger, and what was opened for the calls on it."""
+"""The thread that works on a run directory, one per directory and process, and its pool of workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Session:
     resources: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
-        """Give up the lock and everything that was opened for calls."""
+        """Release the lock and close the resources."""
         self.directory.unlock()
         self.resources.close()
 
@@ -59,16 +59,16 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
 
 
 def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
-    """Say that a call can't begin, since the disk does not let it."""
+    """Return the error of a call that can't begin because of the disk."""
     return StorageFailed(
-        f"the run directory {directory.path} can't be used ({error.strerror or error}). Nothing is submitted. Make "
-        f"room or mend the directory, then run {same_call()} again.",
+        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Free some "
+        f"space or fix the directory, then run {same_call()} again.",
         run_dir=directory.path,
     )
 
 
 class Workers:
-    """A pool of daemon threads and the mailbox they answer to.
+    """A pool of daemon threads and the mailbox for their answers.
 
     Daemons, so that a request stuck in the network never keeps the process alive; what must be waited for
     at exit is waited for by the runner.
@@ -85,11 +85,11 @@ class Workers:
             thread.start()
 
     def do(self, work: Callable[[], Any]) -> None:
-        """Let a worker call `work`; what it returns, or the exception it raises, goes to the mailbox."""
+        """Have a worker call `work`; its result or exception goes to the mailbox."""
         self._work.put(work)
 
     def stop(self) -> None:
-        """Let each worker end after what it is doing; does not wait."""
+        """End each worker after its current work, without waiting."""
         for _ in self._threads:
             self._work.put(None)
 
@@ -112,21 +112,21 @@ T = TypeVar("T")
 
 
 class _Halt:
-    """Asks the thread to stop a call, or whatever it works on; sent through the mailbox, so that it wakes up."""
+    """A request to stop a call, or the current one; it goes through the mailbox to wake the thread."""
 
     def __init__(self, coordinator: Coordinator | None) -> None:
         self.coordinator = coordinator
 
 
 class _Question:
-    """Something to be done or read in the runner's thread, between two events."""
+    """A function for the runner's thread to call between two events."""
 
     def __init__(self, do: Callable[[Runner], Any]) -> None:
         self.reply: Future[Any] = Future()
         self._do = do
 
     def answer(self, runner: Runner) -> None:
-        """Do it, unless nobody waits for it any more."""
+        """Call it, unless nobody waits any more."""
         if not self.reply.set_running_or_notify_cancel():
             return
         try:
@@ -135,17 +135,17 @@ class _Question:
             self.reply.set_exception(error)
 
     def refuse(self) -> None:
-        """Tell who asked that it is not done here."""
+        """Tell the caller that it won't be called."""
         self.reply.cancel()
         self.reply.set_running_or_notify_cancel()
 
     def is_answered(self, timeout_s: float | None) -> bool:
-        """Wait for the answer; False if there is none after the time given."""
+        """Wait for the answer; False if the time ran out."""
         return self.reply.cancelled() or bool(wait_for([self.reply], timeout_s).done)
 
 
 class Runner:
-    """Works on a run directory in a thread, for as long as there is a call to work off.
+    """Works on a run directory in a thread, as long as there are calls.
 
     It is begun with a question: where that leads to no call, the directory is closed again.
     """
@@ -166,21 +166,21 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
 
     def start(self) -> None:
-        """Begin; it waits for the first question."""
+        """Start the thread; it waits for the first request."""
         self._thread.start()
 
     @property
     def is_of_parent(self) -> bool:
-        """Whether this process was forked off the one that works on the directory."""
+        """Whether this process was forked from the one that works on the directory."""
         return self._pid != os.getpid()
 
     def refuse_fork(self) -> None:
-        """Refuse to do anything for a run of the process that this one was forked off."""
+        """Raise if the run belongs to the process that this one was forked from."""
         if self.is_of_parent:
             raise of_parent(self.directory.path, self._pid)
 
     def interrupt(self, coordinator: Coordinator | None = None) -> None:
-        """Send nothing more, unless another call than the coordinator's is under way.
+        """Send nothing more, unless another coordinator's call is under way.
 
         `is_resting` is set once everything known is on disk.
         """
@@ -188,7 +188,7 @@ class Runner:
         self.mailbox.put(_Halt(coordinator))
 
     def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
-        """Have something done or read in the runner's thread, between two events, and wait for it.
+        """Call a function in the runner's thread, between two events, and wait for its result.
 
         Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
         """
@@ -207,13 +207,13 @@ class Runner:
 
     @property
     def n_on_the_wire(self) -> int:
-        """Creates that were sent and are not answered."""
+        """Creates that were sent and not answered."""
         return 0 if self.coordinator is None else len(self.coordinator.schedule.creating)
 
     # What is done in the runner's thread, by a question.
 
     def open(self, service: str, clock: Clock, entropy: str | None = None) -> Session:
-        """Give the open directory, opened now if it is not; refuses what was not made for its service and seeds."""
+        """Return the directory, opened if necessary; raises if the call is for another service or other seeds."""
         if self.session is None:
             try:
                 self.session = open_session(self.directory, service, clock, entropy)
@@ -227,7 +227,7 @@ class Runner:
         return self.session
 
     def take_on(self, coordinator: Coordinator, on_close: Callable[[], None], n_workers: int) -> None:
-        """Go on with a call, in place of the one under way; creates that were sent are still waited for.
+        """Start a call in place of the current one; creates already sent are still awaited.
 
         `on_close` is called once the ledger is closed, before the directory is unlocked.
         """
@@ -237,7 +237,7 @@ class Runner:
         self.is_resting.clear()
 
     def settle(self, event: Event) -> None:
-        """Record what somebody found out about an attempt; a call under way goes on with it."""
+        """Record what was found out about an attempt; a call under way continues with it."""
         assert self.session is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
             self.session.ledger.record([event])
@@ -275,7 +275,7 @@ class Runner:
             self._take(coordinator.wait_s(self._n_free()))
 
     def _await_creates(self) -> None:
-        """Record the answers of creates on the wire, however the loop ended: they are money."""
+        """Record the answers of creates on the wire, however the loop ended, because they cost money."""
         while (coordinator := self.coordinator) is not None and coordinator.schedule.creating and self.n_busy:
             try:
                 self._take(coordinator.wait_s(self._n_free()))
@@ -361,11 +361,11 @@ class Runner:
             if self.coordinator is None:
                 raise storage_failed(self.directory, error) from error
             self.coordinator.storage_failed(error)
-            self.coordinator.tell_unwritten()
+            self.coordinator.report_unwritten()
 
 
 def _nothing() -> None:
-    """Nothing is to be done once the ledger is closed."""
+    """Do nothing: the ledger is closed."""
 
 
 _live: Final[dict[Path, Runner]] = {}
@@ -376,7 +376,7 @@ _lock: Final = threading.Lock()
 
 
 def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _PATIENCE_S) -> T:
-    """Have something done in the one thread that works on a directory; begins it where there is none.
+    """Call a function in the thread that works on a directory, and start the thread if there is none.
 
     It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
     """
@@ -391,7 +391,7 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
             break
         if not runner.is_closed.wait(max(0.0, until - time.monotonic())):
             raise DirectoryLocked(
-                f"an earlier call in this process is still writing to {directory.path}; nothing was changed, try again."
+                f"An earlier call in this process is still writing to {directory.path}. Nothing was changed. Try again."
             )
     while runner.coordinator is None and not runner.is_closed.wait(_LOOK_EVERY_S):
         pass
@@ -402,7 +402,7 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
 
 
 def _register(runner: Runner) -> bool:
-    """Make a runner the one of its directory; False if there is one."""
+    """Register a runner for its directory; False if there is one already."""
     with _lock:
         return _live.setdefault(runner.directory.path, runner) is runner
 
@@ -413,7 +413,7 @@ def _forget(runner: Runner) -> None:
 
 
 def live(path: Path) -> Runner | None:
-    """Give the runner of this process that works on a directory, if any."""
+    """Return this process's runner for a directory, if any."""
     with _lock:
         return _live.get(path)
 
@@ -433,15 +433,15 @@ def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
 
 
 def of_parent(path: Path, pid: int) -> DirectoryLocked:
-    """Say that a run belongs to the process that this one was forked off."""
+    """Return the error of a run that belongs to the process this one was forked from."""
     return DirectoryLocked(
-        f"{path} is worked on by process {pid}, which this one was forked off; only that one can change the run. "
-        "Reading (load, status, results) works here, too."
+        f"Process {pid}, which this one was forked from, is running {path}, and only that process can change the run. "
+        "You can still read it here (load, status, results)."
     )
 
 
 def _forget_parent() -> None:
-    """Leave the parent's runs to the parent; called in a child that was just forked."""
+    """Leave the parent's runs to the parent; called in a forked child."""
     for path, runner in _live.items():
         _of_parent[path] = runner._pid  # noqa: SLF001 - this module's own
         runner.directory.leave_lock()

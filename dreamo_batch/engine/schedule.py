@@ -1,4 +1,4 @@
-"""What to do next: state + now -> the next request. Pure, deterministic, and told the time.
+"""What to do next: state + now -> the next request. Pure and deterministic; the time is an argument.
 
 The schedule knows which jobs wait to be submitted, which tasks are open and when each is due, which pictures
 wait to be saved, and what the limits are. It never sends anything: `next_action` names one request for a free
@@ -52,7 +52,7 @@ class Action:
 
 @dataclass(slots=True)
 class _Task:
-    """What is known of an open task beside the ledger, in monotonic seconds."""
+    """What the schedule knows of an open task, in monotonic seconds."""
 
     born: float
     since: float  # when this call began to wait for it
@@ -67,7 +67,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much at once."""
+    """Limits on concurrent requests and on waiting."""
 
     max_in_flight: int = 8
     n_workers: int = 16
@@ -76,12 +76,12 @@ class Limits:
 
     @property
     def n_creating(self) -> int:
-        """Creates on the wire at once: two workers are kept for everything else."""
+        """Concurrent creates: two workers are kept for everything else."""
         return max(1, self.n_workers - 2)
 
     @property
     def n_saving(self) -> int:
-        """Pictures being fetched at once: half of the workers."""
+        """Concurrent downloads: half of the workers."""
         return max(1, self.n_workers // 2)
 
 
@@ -119,7 +119,7 @@ class Schedule:
         self._waiting.extend(keys)
 
     def withdraw(self, job_id: str) -> None:
-        """Take what was still to be submitted of a job off the queue."""
+        """Remove a job's creates from the queue."""
         self._waiting = deque(key for key in self._waiting if key[0] != job_id)
 
     def put_first(self, job_id: str) -> None:
@@ -129,12 +129,12 @@ class Schedule:
         self._waiting.appendleft(key)
 
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
-        """Take over a task that was accepted earlier; it is asked for at once."""
+        """Add a task accepted earlier; it is polled at once."""
         self._tasks[key] = _Task(now - age_s, now)
         self._plan(Do.POLL, key, now)
 
     def add_save(self, key: Key, *, refresh_first: bool, now: float) -> None:
-        """Queue a picture that was made and is not on disk."""
+        """Queue the download of a picture."""
         if refresh_first:
             self._plan(Do.REFRESH, key, now)
         else:
@@ -145,17 +145,17 @@ class Schedule:
         self._busy[Do.CREATE].update(creating)
 
     def halt(self) -> None:
-        """Give out nothing any more; only creates on the wire are waited for."""
+        """Send nothing more; only creates on the wire are awaited."""
         self.is_halted = True
 
     def is_awaiting(self, do: Do, key: Key) -> bool:
-        """Whether a request given out has not ended yet."""
+        """Whether a request is still under way."""
         return key in self._busy[do]
 
     # What comes next.
 
     def next_action(self, now: float) -> Action | None:
-        """Name the next request for a free worker, or None; what it names counts as under way.
+        """Return the next request for a free worker, or None; it then counts as under way.
 
         The kinds take turns, so that polls, creates and downloads never starve one another.
         """
@@ -171,7 +171,7 @@ class Schedule:
         return self._next_probe(now)
 
     def wake_at(self, now: float) -> float | None:
-        """Say when time alone makes something possible; None if only an answer can."""
+        """Return when a request becomes possible by time alone; None if only an answer can do that."""
         times: list[float] = []
         if self.is_halted:
             return None
@@ -189,7 +189,7 @@ class Schedule:
         return min(times, default=None)
 
     def is_done(self) -> bool:
-        """Whether nothing is under way and nothing more will be."""
+        """Whether nothing is under way or left to do."""
         if self.is_halted:
             return not self._busy[Do.CREATE]
         if any(self._busy.values()) or self._to_save:
@@ -225,13 +225,13 @@ class Schedule:
         return frozenset(self._busy[Do.CREATE])
 
     def cool_down_left_s(self, now: float) -> float:
-        """Seconds until requests go on after a 429."""
+        """Return the seconds until requests resume after a 429."""
         return max(0.0, self.quota.cool_until - now)
 
     # How it ended.
 
     def accepted(self, key: Key, *, now: float) -> None:
-        """Take in a task id."""
+        """Add the task of an accepted create."""
         self._busy[Do.CREATE].discard(key)
         self._tasks[key] = _Task(now, now, is_fresh=True)
         self.quota.create_ended(key)
@@ -240,27 +240,27 @@ class Schedule:
         self._plan(Do.POLL, key, now + self.poll_times.due_in(0.0))
 
     def create_ended(self, key: Key) -> None:
-        """Take in a create that led to no task."""
+        """Note a create that led to no task."""
         self._busy[Do.CREATE].discard(key)
         self.quota.create_ended(key)
 
     def send_again(self, key: Key) -> None:
-        """Put a create that never arrived back to the head of the queue."""
+        """Put a create that never arrived back at the head of the queue."""
         self.create_ended(key)
         self._waiting.appendleft(key)
 
     def limited(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
-        """Take in a 429, of a create or of a question: everyone waits the same cool-down."""
+        """Handle a 429 of a create or poll; all requests wait for the same cool-down."""
         self.outage.answered()
         self._refused(now, asked_s=asked_s, create=create)
 
     def save_limited(self, now: float, *, asked_s: float | None) -> None:
-        """Take in a 429 of a picture: the service counts these, too."""
+        """Handle a 429 of a download, which the service counts, too."""
         self._does_pace_saves = True
         self._refused(now, asked_s=asked_s)
 
     def still_running(self, key: Key, now: float) -> bool:
-        """Take in a poll without an end; False if the task is overdue and no longer asked for."""
+        """Note a poll of an unfinished task; False if the task is overdue and no longer polled."""
         task = self._polled(key)
         self.quota.seen(key, now=now, is_running=True)
         task.strikes = 0
@@ -268,13 +268,13 @@ class Schedule:
         return self._ask_again(key, task, now, self.poll_times.due_in(now - task.born))
 
     def poll_failed(self, key: Key, now: float) -> bool:
-        """Take in a poll that brought no answer; False if the task is overdue."""
+        """Note a failed poll; False if the task is overdue."""
         task = self._polled(key)
         wait_s = min(max(self.poll_times.due_in(now - task.born), 1.0), _RETRY_CAP_S)
         return self._ask_again(key, task, now, wait_s)
 
     def not_found(self, key: Key, now: float) -> bool:
-        """Take in a "not found"; False once it was said three times over 30 s."""
+        """Note a "not found"; False after three of them over 30 s."""
         task = self._polled(key)
         self.quota.seen(key, now=now, is_running=False)
         task.strikes += 1
@@ -287,7 +287,7 @@ class Schedule:
         return True
 
     def task_ended(self, key: Key, now: float) -> None:
-        """Take in the end of a task."""
+        """Note the end of a task."""
         task = self._polled(key)
         del self._tasks[key]
         self.quota.seen(key, now=now, is_running=False)
@@ -296,7 +296,7 @@ class Schedule:
             self.poll_times.learn(now - task.born, unfinished_s=task.unfinished_s)
 
     def saved(self, key: Key, now: float) -> None:
-        """Take in a picture on disk."""
+        """Note a saved picture."""
         if self._does_pace_saves:
             self.quota.pace.answered(now)
         self.standstill.answered()
@@ -304,7 +304,7 @@ class Schedule:
         self._save_tries.pop(key, None)
 
     def save_failed(self, key: Key, now: float) -> bool:
-        """Take in a picture that could not be fetched; False once it was tried three times."""
+        """Note a failed download; False after three tries."""
         self._busy[Do.SAVE].discard(key)
         self._save_tries[key] = n_tries = self._save_tries.get(key, 0) + 1
         if n_tries >= _SAVE_TRIES or not self.is_polling:
@@ -314,34 +314,34 @@ class Schedule:
         return True
 
     def refreshed(self, key: Key, now: float) -> None:
-        """Take in that the URL of a picture was asked for again."""
+        """Note that a fresh picture URL was requested."""
         self._busy[Do.REFRESH].discard(key)
         self.quota.pace.answered(now)
         self._to_save.append(key)
 
     def refresh_failed(self, key: Key, now: float) -> None:
-        """Take in that asking for a URL again brought no answer; it is asked for once more."""
+        """Queue another request for a fresh picture URL after a failed one."""
         self._busy[Do.REFRESH].discard(key)
         self._plan(Do.REFRESH, key, now + 1.0)
 
     def probed(self, now: float, *, is_there: bool) -> None:
-        """Take in the answer of a probe."""
+        """Handle the answer of a probe."""
         self._busy[Do.PROBE].clear()
         self.outage.probed(now, is_there=is_there)
         if is_there:
             self.standstill.answered()
 
     def answered(self, *, is_create: bool = False) -> None:
-        """Take in that the service answered, and not with a 429."""
+        """Note an answer other than a 429."""
         self.standstill.answered()
         self.outage.answered(is_create=is_create)
 
     def n_polls(self, key: Key) -> int:
-        """Count the polls of an open task."""
+        """Return the number of polls of an open task."""
         return self._tasks[key].n_polls
 
     def age_s(self, key: Key, now: float) -> float:
-        """Seconds since an open task was accepted."""
+        """Return the seconds since an open task was accepted."""
         return now - self._tasks[key].born
 
     # Private.
@@ -360,7 +360,7 @@ class Schedule:
         return Action(Do.CREATE, key)
 
     def _may_create(self) -> bool:
-        """Whether nothing but time stands in the way of the next create."""
+        """Whether the next create needs only time."""
         if not self._waiting or not self.is_submitting or self.is_paused:
             return False
         if self.sends_one_at_a_time and self._busy[Do.CREATE]:
@@ -372,7 +372,7 @@ class Schedule:
         return self.budget.verdict() == "go"
 
     def _may_try(self) -> bool:
-        """Whether a create may try if the service is back: one alone, and not before a question was answered."""
+        """Whether one create may try if the service is back, after a poll or probe was answered."""
         return not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
 
     def _next_due(self, now: float) -> Action | None:
@@ -394,7 +394,7 @@ class Schedule:
         return Action(Do.SAVE, self._to_save.popleft())
 
     def _may_save(self) -> bool:
-        """Whether nothing but time stands in the way of the next picture."""
+        """Whether the next download needs only time."""
         return bool(self._to_save) and len(self._busy[Do.SAVE]) < self.limits.n_saving
 
     def _next_probe(self, now: float) -> Action | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.importing import load_module
-from dreamo_batch.text import dollars, duration, harmless
+from dreamo_batch.money import dollars
+from dreamo_batch.text import duration, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

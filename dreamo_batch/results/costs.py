@@ -10,8 +10,8 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
-from dreamo_batch.engine.budget import EXACT, ZERO, money, text
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import EXACT, ZERO, exact_text, money
 from dreamo_batch.results.history import DIRECTORY, Groups, History, group, read_history
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     with localcontext(EXACT):
         for amount, number in zip(amounts, of_groups, strict=True):
             totals[number] += known.get(amount) or ZERO
-    return pd.Series([text(total) for total in totals], dtype=columns.STR)
+    return pd.Series([exact_text(total) for total in totals], dtype=columns.STR)
 
 
 def _is_usable(attempts: pd.DataFrame) -> pd.Series:

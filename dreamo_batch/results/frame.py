@@ -13,11 +13,12 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
-from dreamo_batch.engine.budget import Budget, highest_price, money, possibly_billed, text, total
+from dreamo_batch.engine.budget import Budget, highest_price, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import dollars, option, spelled
+from dreamo_batch.text import option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -320,7 +321,7 @@ def _exact_sum(costs: Sequence[object]) -> str | float:
     known: list[Decimal] = [
         amount for cost in costs if isinstance(cost, str) and (amount := money(cost)) is not None
     ]
-    return text(total(known)) if known else float("nan")
+    return exact_text(total(known)) if known else float("nan")
 
 
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
@@ -331,10 +332,10 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
         "rows": len(results),
         "by_status": _by_status(results),
         "attempts": sum(attempt.stage in SUBMITTED for attempt in state),
-        "spent_usd": text(budget.spent),
-        "reserved_usd": text(budget.reserved),
-        "possibly_billed_usd": None if doubtful is None else text(doubtful),
-        "max_cost_usd": None if cap is None else text(cap),
+        "spent_usd": exact_text(budget.spent),
+        "reserved_usd": exact_text(budget.reserved),
+        "possibly_billed_usd": None if doubtful is None else exact_text(doubtful),
+        "max_cost_usd": None if cap is None else exact_text(cap),
     }
 
 
@@ -351,7 +352,7 @@ def added(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif isinstance(values[0], int):
             whole[name] = sum(values)
         else:
-            whole[name] = None if None in values else text(total(map(Decimal, values)))
+            whole[name] = None if None in values else exact_text(total(map(Decimal, values)))
     return whole
 
 

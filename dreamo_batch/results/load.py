@@ -12,7 +12,6 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import effects, journal, ledger
 from dreamo_batch.engine.attempts import Stage, State
-from dreamo_batch.engine.budget import money
 from dreamo_batch.engine.checkpoint import (
     NAME,
     read_frame,
@@ -24,6 +23,7 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.money import money
 from dreamo_batch.results import frame
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from unicodedata import east_asian_width
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import ZERO, money, total
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import machine_fonts
+from dreamo_batch.money import ZERO, dollars, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT
-from dreamo_batch.text import dollars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

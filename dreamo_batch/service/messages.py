@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.money import exact_text
 from dreamo_batch.service.contract import (
     ERROR_CODE_DIGITS,
     MODEL,
@@ -98,7 +99,7 @@ def decimal_text(value: Any) -> str | None:
     written = value.strip() if isinstance(value, str) else number_text(value)
     if written is None or len(written) > _NUMBER_CHARACTERS_MAX or not _DECIMAL.fullmatch(written):
         return None
-    return f"{Decimal(written):f}"
+    return exact_text(Decimal(written))
 
 
 def is_usd(currency: str | None) -> bool:

@@ -1,0 +1,57 @@
+"""Exact amounts of money in USD: parse, add and print them."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation, localcontext
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+ZERO: Final = Decimal(0)
+_DIGITS: Final = 60  # enough that sums of amounts are exact
+# Amounts are calculated in this context, whatever the user's own context rounds or traps.
+EXACT: Final = Context(prec=_DIGITS)
+_CENTS: Final = Decimal("0.01")
+_FINEST: Final = Decimal("0.0001")
+
+
+def money(written: str | float | Decimal | None) -> Decimal | None:
+    """Parse an amount; None unless it is finite, at least zero, and of no more digits than money has."""
+    try:
+        amount = Decimal(str(written).strip())
+    except InvalidOperation:
+        return None
+    if not amount.is_finite() or amount < 0:
+        return None
+    exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
+    return amount if abs(exponent) <= _DIGITS and amount.adjusted() <= _DIGITS else None
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    """Add amounts exactly."""
+    with localcontext(EXACT):
+        return sum(amounts, ZERO) or ZERO  # not 0.0000
+
+
+def times(n: int, amount: Decimal) -> Decimal:
+    """Multiply an amount exactly."""
+    with localcontext(EXACT):
+        return n * amount
+
+
+def exact_text(amount: Decimal) -> str:
+    """Write an amount in its one exact form: no exponent, no zeros at the end, no negative zero."""
+    written = format(amount, "f")
+    if "." in written:
+        written = written.rstrip("0").rstrip(".")
+    return written if amount else "0"
+
+
+def dollars(amount: Decimal) -> str:
+    """Return an amount in USD for reading: in cents; below a dollar with four decimals where they say more."""
+    cents, fine = (amount.quantize(step, ROUND_HALF_UP, EXACT) for step in (_CENTS, _FINEST))
+    if amount and not fine:
+        return f"${Context(prec=2).plus(amount):f}"
+    return f"${fine if fine != cents and amount.copy_abs() < 1 else cents:,f}"
