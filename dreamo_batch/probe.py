@@ -260,7 +260,7 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
     if needed > cap:
         raise UsageError(
             f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "
-            f"or more, which includes what was spent here, or probe fewer rows ({option('k')})."
+            f"or more, which includes what was spent here, or probe fewer rows."
         )
 
 
