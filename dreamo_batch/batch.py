@@ -318,9 +318,10 @@ def retry(
     ----------
     run_dir : path-like
         The run directory.
-    rows : collection of labels, or boolean mask, optional
-        Rows to submit again. Default: all that failed. An ambiguous row named here is submitted again, and may be paid
-        twice.
+    rows : collection of labels, DataFrame, or boolean mask, optional
+        Rows to submit again: their index labels, also as text, ranges of labels such as ``"3-7"`` (from the one to the
+        other as the table lists them), or job ids; never positions. A table stands for its labels. Default: all that
+        failed. An ambiguous row named here is submitted again, and may be paid twice.
     classes : str or collection of str, optional
         Only failures of these classes (column ``error_class``); ``"ambiguous"`` means all ambiguous rows.
     client, api_key, base_url, gateway : optional

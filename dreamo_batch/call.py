@@ -435,5 +435,5 @@ def choose(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= frame.row_mask(results.index, rows)
+        wanted &= frame.row_mask(results.index, rows, results[columns.JOB_ID])
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

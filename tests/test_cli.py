@@ -450,7 +450,7 @@ def test_a_retry_is_planned_like_a_run(done):
 
 
 def test_rows_are_chosen_by_label(table, run_dir, env, gateway):
-    """--rows takes labels, comma-separated or repeated; one that is not there is refused."""
+    """--rows takes labels, ranges of them and jobs, comma-separated or repeated; one that is not there is refused."""
     gateway.faults.script("create", "fail_096", "fail_096", "fail_096")
     assert call("run", table, "--run-dir", run_dir, env=env).exit_code == 1
     assert call("retry", run_dir, "--rows", "0, 2", env=env).exit_code == 1
@@ -458,6 +458,11 @@ def test_rows_are_chosen_by_label(table, run_dir, env, gateway):
     missing = call("retry", run_dir, "--rows", "0", "--rows", "17", env=env)
     assert missing.exit_code == 2
     assert "'17'" in missing.stderr
+    assert "Pass labels, as `dreamo-batch results` shows them." in missing.stderr
+    planned = call("retry", run_dir, "--rows", "1-2", "--dry-run", env=env)
+    assert "1 new attempt" in planned.stderr or planned.stdout.count("new") == 1
+    job_id = dreamo.load(run_dir)["job_id"][1]
+    assert call("retry", run_dir, "--rows", job_id, env=env).exit_code == 0
 
 
 def test_ambiguous_rows_leave_with_1_and_are_resolved_by_hand(table, run_dir, env, gateway):

@@ -73,8 +73,8 @@ def test_calls_name_just_these_rows():
     ]
     shared = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x", "x", "z"]))
     assert shared["call"].tolist() == [
-        'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["a", "c"]), classes="generation_error")',
-        'dreamo.retry("runs/a", rows=dreamo.load("runs/a")["job_id"].isin(["b"]), classes="generation_error")',
+        'dreamo.retry("runs/a", rows=["a", "c"], classes="generation_error")',
+        'dreamo.retry("runs/a", rows=["b"], classes="generation_error")',
     ]
 
 

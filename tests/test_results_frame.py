@@ -243,12 +243,37 @@ def test_statuses_are_categories_in_their_order():
         ([("x", 1), ("y", 2)], [("y", 2)], [1]),
         ([("x", 1), ("y", 2)], ["('y', 2)"], [1]),
         ([0, 1], [], []),
+        (list(range(20)), "12", [12]),
+        (list(range(20)), 12, [12]),
+        (list(range(20)), ["3-5", "9"], [3, 4, 5, 9]),
+        ([5, 3, 9, 7], ["3 - 7"], [1, 2, 3]),
+        (["a-b", "c-d", "e-f", "a"], ["a-b-e-f"], [0, 1, 2]),
+        (["3-5", 3, 4, 5], ["3-5"], [0]),
+        ([pd.Timestamp("2026-01-02"), pd.Timestamp("2026-01-03")], ["2026-01-03T00:00:00"], [1]),
+        ([("x", 1), ("y", 2)], ("y", 2), [1]),
+        (["a", "b", "c"], pd.DataFrame({"z": [1, 2]}, index=["c", "a"]), [0, 2]),
+        (["a", "b", "c"], pd.Series([True, False, True], index=["c", "b", "a"]), [0, 2]),
+        (["a", "b", "c"], pd.Series([True, None, False], index=["c", "b", "a"], dtype="boolean"), [2]),
     ],
 )
 def test_rows_are_meant_by_label_text_or_mask(index, rows, expected):
     """As `retry` and `Gallery.select` take them; several rows may have one label."""
     table = pd.Index(index) if not isinstance(index[0], tuple) else pd.MultiIndex.from_tuples(index)
     assert np.flatnonzero(frame.row_mask(table, rows)).tolist() == expected
+
+
+def test_rows_are_meant_by_job_unless_a_label_is_the_same():
+    """A job may have several rows."""
+    jobs = pd.Series(["x", "y", "x", None], index=["a", "b", "c", "y"])
+    assert np.flatnonzero(frame.row_mask(jobs.index, ["x"], jobs)).tolist() == [0, 2]
+    assert np.flatnonzero(frame.row_mask(jobs.index, ["y"], jobs)).tolist() == [3]
+
+
+@pytest.mark.parametrize("rows", [["2-1"], ["1-7"], ["1-"], ["-"], pd.Series([True, False])])
+def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
+    """Neither is guessed what was meant."""
+    with pytest.raises(UsageError):
+        frame.row_mask(pd.RangeIndex(3), rows)
 
 
 @pytest.mark.parametrize("rows", [[9], ["nine"], [True, False], [None], [[1]]])

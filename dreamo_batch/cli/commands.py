@@ -295,7 +295,11 @@ def run(
 @command(
     *RUN_DIR,
     option(
-        "--rows", multiple=True, metavar="LABELS", help="Row labels, such as 3,7; default: every failed row."
+        "--rows",
+        multiple=True,
+        metavar="LABELS",
+        help="Labels of rows, as `results` shows them first in a line, or job ids: 3,7 or 3-7; never positions. "
+        "Default: every failed row.",
     ),
     option(
         "--classes", multiple=True, metavar="CLASSES", help="Only these error classes, or ambiguous: a,b."
@@ -599,17 +603,15 @@ def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
     return "\n".join(map(harmless, lines)) + "\n"
 
 
-def _retry_command(remedy: Remedy) -> str | None:
-    """Return the command that tries these rows again; None where labels can't name them."""
+def _retry_command(remedy: Remedy) -> str:
+    """Return the command that tries these rows again."""
     place = shlex.quote(remedy.run_dir or "RUN_DIR")
     if remedy.classes is None:
         return f"dreamo-batch run TABLE --run-dir {place}"
-    if remedy.job_ids:
-        return None
     words = ["dreamo-batch", "retry", place, "--classes", remedy.classes]
-    if remedy.labels:
+    if names := remedy.labels or remedy.job_ids:
         text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(remedy.labels)
+        csv.writer(text, lineterminator="").writerow(names)
         words += ["--rows", shlex.quote(text.getvalue())]
     return " ".join(words)
 

@@ -207,8 +207,8 @@ class Gallery:
 
         Parameters
         ----------
-        rows : collection, pandas.Series or None
-            Index labels, also as text, or a boolean for every row. None: nothing.
+        rows : collection, pandas.Series, pandas.DataFrame or None
+            As in `retry`: index labels, also as text, ranges of labels, or a boolean for every row. None: nothing.
 
         Returns
         -------

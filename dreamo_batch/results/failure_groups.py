@@ -66,7 +66,7 @@ class Remedy:
     run_dir: str | None
     classes: str | None = None
     labels: tuple[str, ...] = ()
-    job_ids: tuple[str, ...] = ()  # where labels name other rows too
+    job_ids: tuple[str, ...] = ()  # where labels name other rows, too
 
     def as_python(self) -> str:
         """Return the call as Python text."""
@@ -77,7 +77,7 @@ class Remedy:
         if self.labels:
             rows = f"rows={json.dumps(self.labels, ensure_ascii=False)}, "
         elif self.job_ids:
-            rows = f'rows=dreamo.load({place})["{columns.JOB_ID}"].isin({json.dumps(self.job_ids)}), '
+            rows = f"rows={json.dumps(self.job_ids)}, "
         return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Hashable
 from decimal import Decimal
@@ -22,7 +23,7 @@ from dreamo_batch.text import option, spelled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -139,28 +140,68 @@ def _outputs_last(results: pd.DataFrame) -> pd.DataFrame:
     return results[[*own, *columns.OUTPUTS]]
 
 
-def row_mask(index: pd.Index, rows: Collection[Any] | pd.Series) -> NDArray[np.bool_]:
-    """Mark the rows meant by labels, or by texts of labels as a command line passes them, or by a boolean per row."""
-    values = list(rows)
-    if len(values) == len(index) and all(isinstance(value, bool | np.bool_) for value in values):
+def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> NDArray[np.bool_]:
+    """Mark the rows meant by labels, texts of labels, ranges of them ("3-7") or job ids, or by a boolean per row."""
+    if isinstance(rows, pd.Series) and pd.api.types.is_bool_dtype(rows.dtype):
+        return _aligned(index, rows)
+    values = list(_several(index, rows))
+    is_given = [isinstance(value, bool | np.bool_) for value in values]
+    if len(values) == len(index) and all(is_given):
         return np.array(values, dtype=bool)
     places: dict[Any, list[int]] = {}
     for position, label in enumerate(index.tolist()):
-        for key in {label, str(label)}:
+        as_shown = label.isoformat() if isinstance(label, dt.datetime) else str(label)
+        for key in {label, str(label), as_shown}:
             places.setdefault(key, []).append(position)
+    by_job: dict[str, list[int]] = {}
+    for position, job_id in enumerate(() if job_ids is None else job_ids.tolist()):
+        by_job.setdefault(job_id, []).append(position)
     mask = np.zeros(len(index), dtype=bool)
-    for value in values:
-        is_key = isinstance(value, Hashable) and not isinstance(
-            value, bool | np.bool_
-        )  # True would find row 1
+    for value, is_flag in zip(values, is_given, strict=True):
+        is_key = isinstance(value, Hashable) and not is_flag  # True would find row 1
         found = places.get(value if is_key else str(value)) or places.get(str(value))
+        found = found or by_job.get(str(value)) or _between(places, value)
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
-                "Pass labels, or a boolean for every row."
+                f"Pass labels{spelled(', or a boolean for every row', ', as `dreamo-batch results` shows them')}."
             )
         mask[found] = True
     return mask
+
+
+def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
+    """Return a mask in the order of the table, as pandas aligns one."""
+    if not mask.index.equals(index):
+        if len(mask) != len(index) or not (mask.index.is_unique and index.isin(mask.index).all()):
+            raise UsageError(
+                f"A mask of {len(mask):,} rows doesn't fit the table's {len(index):,}; its labels look like "
+                f"{index[:3].tolist()}. Pass labels, or a boolean for every row."
+            )
+        mask = mask.reindex(index)
+    return np.array(mask.fillna(value=False), dtype=bool)
+
+
+def _several(index: pd.Index, rows: Any) -> Any:
+    """Return the values that name rows: a table stands for its labels, one label for itself."""
+    if isinstance(rows, pd.DataFrame):
+        return rows.index
+    is_one = isinstance(rows, str | bytes) or not hasattr(rows, "__iter__")
+    return [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else rows
+
+
+def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
+    """Return the rows from one label to another, "3-7", in the order of the table."""
+    if not isinstance(value, str):
+        return None
+    cuts = (place for place, letter in enumerate(value) if letter == "-")
+    ends = ((places.get(value[:cut].strip()), places.get(value[cut + 1 :].strip())) for cut in cuts)
+    first, last = next((pair for pair in ends if all(pair)), (None, None))
+    if first is None or last is None:
+        return None
+    if first[0] > last[-1]:
+        raise UsageError(f"Rows {value!r}: the table lists the first of these labels after the second.")
+    return list(range(first[0], last[-1] + 1))
 
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
