@@ -424,7 +424,7 @@ class LiveRun:
         if self._tally is not None:
             self._tally.note(before, after, call.ledger.state.deciding(after.job_id) or after)
         if self._speed is not None:
-            self._speed.note(time.monotonic(), call.snapshot().n_settled)
+            self._speed.note(time.monotonic(), call.coordinator.n_settled)
 
 
 def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:

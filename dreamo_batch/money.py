@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation, localcontext
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ _FINEST: Final = Decimal("0.0001")
 
 def money(written: str | float | Decimal | None) -> Decimal | None:
     """Parse an amount; None unless it is finite, at least zero, and of no more digits than money has."""
+    return _parsed(str(written))
+
+
+@lru_cache(maxsize=1024)  # the attempts of a run cost the same few amounts
+def _parsed(written: str) -> Decimal | None:
     try:
-        amount = Decimal(str(written).strip())
+        amount = Decimal(written.strip())
     except InvalidOperation:
         return None
     if not amount.is_finite() or amount < 0:
@@ -31,14 +37,12 @@ def money(written: str | float | Decimal | None) -> Decimal | None:
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
     """Add amounts exactly."""
-    with localcontext(EXACT):
-        return sum(amounts, ZERO) or ZERO  # not 0.0000
+    return reduce(EXACT.add, amounts, ZERO) or ZERO  # not 0.0000
 
 
 def times(n: int, amount: Decimal) -> Decimal:
     """Multiply an amount exactly."""
-    with localcontext(EXACT):
-        return n * amount
+    return EXACT.multiply(Decimal(n), amount)
 
 
 def exact_text(amount: Decimal) -> str:

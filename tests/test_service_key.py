@@ -8,6 +8,7 @@ import json
 import logging
 import traceback
 from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from dreamo_batch import errors
 from dreamo_batch.service import messages
 from dreamo_batch.service.client import Client
+from dreamo_batch.service.config import Secret
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
 
 KEY = "sk-Secret/Key+42="
@@ -217,3 +219,21 @@ def test_no_excerpt_shows_a_key_however_it_is_cut(key, n_before):
         excerpt = client._api.masked(messages.excerpt(body))
     shown = excerpt.strip().removesuffix("***").strip()
     assert len(shown) < 4 or not key.startswith(shown)
+
+
+@given(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40),
+    st.text(max_size=20),
+    st.data(),
+)
+def test_an_answer_that_is_not_masked_shows_no_part_of_the_key(key, before, data):
+    """Whatever masking would replace in a text read from it, the quick look at the whole answer has found."""
+    secret = Secret(key)
+    spelled = data.draw(st.sampled_from([key, quote(key, safe=""), base64.b64encode(key.encode()).decode()]))
+    text = before + data.draw(
+        st.sampled_from([spelled, spelled.upper(), spelled[: data.draw(st.integers(0, 40))]])
+    )
+    is_ascii = data.draw(st.booleans())
+    body = json.dumps({"message": text}, ensure_ascii=is_ascii).encode()
+    is_shown = secret.mask(text) != text or secret.is_in(text)
+    assert secret.may_be_in(body) or not is_shown

@@ -14,8 +14,9 @@ nothing, so a journal may be replayed over a checkpoint without care.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
@@ -193,6 +194,10 @@ _RULES: Final[Mapping[EventKind, _Rule]] = {
 }
 
 
+_FIELDS: Final = tuple(one.name for one in fields(Attempt))
+_values_of: Final = attrgetter(*_FIELDS)
+
+
 def advance(attempt: Attempt, event: Event) -> Attempt:
     """Apply one event to its attempt."""
     rule = _RULES[event.kind]
@@ -202,7 +207,9 @@ def advance(attempt: Attempt, event: Event) -> Attempt:
     if rule.time is not None:
         changes[rule.time] = event.at
     changes.update(event.fields)
-    changed = replace(attempt, **changes)
+    changed = Attempt(
+        **dict(zip(_FIELDS, _values_of(attempt), strict=True)) | changes
+    )  # replace() takes thrice as long
     if attempt.stage not in rule.after and changed != attempt:  # the same event again changes nothing
         raise ImpossibleEvent(
             f"attempt {event.attempt} of job {event.job_id} is {attempt.stage}, so it can't be {event.kind}"
@@ -282,6 +289,8 @@ def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
     So a picture is never hidden by a later attempt, nor is one under way; what may have been billed stays in doubt
     whatever became of a resend; and an attempt that was not sent speaks only where nothing else was.
     """
+    if len(attempts) == 1:
+        return attempts[0]
     return max(reversed(attempts), key=lambda attempt: WEIGHTS[attempt.stage], default=None)
 
 

@@ -81,6 +81,8 @@ class Budget:
 
     def change(self, before: Attempt | None, after: Attempt) -> None:
         """Follow an attempt from one state to the next."""
+        if before is not None and _is_held_alike(before, after):
+            return
         if before is not None:
             self._add(before, -1)
         self._add(after, 1)
@@ -105,6 +107,12 @@ class Budget:
             self._held = total((self._held, times(sign, held)))
         else:
             self._n_unpriced += sign
+
+
+def _is_held_alike(before: Attempt, after: Attempt) -> bool:
+    """Return whether an attempt is open before and after an event, and holds back the same."""
+    is_open = before.stage in OPEN and after.stage in OPEN
+    return is_open and (before.cost, before.reserved) == (after.cost, after.reserved)
 
 
 def price_of(attempt: Attempt) -> Decimal | None:

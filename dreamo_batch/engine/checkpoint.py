@@ -288,6 +288,9 @@ def _problems(texts: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(columns.PROBLEMS)).astype(columns.dtypes(columns.PROBLEMS))
 
 
+_BLOCK: Final = 512
+
+
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
     """Return a function that writes a job as JSON: its fields, and its first row in the user's table."""
     firsts = {
@@ -295,13 +298,21 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
         for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
         if isinstance(job_id, str)
     }
-    cells = {str(name): user.iloc[:, number] for number, name in enumerate(user.columns)}
+    names = list(map(str, user.columns))
+    block, cells = -1, [()]
+
+    def row(place: int) -> tuple[Any, ...]:
+        """Read a row; neighbours are read with it, because pandas takes as long for one."""
+        nonlocal block, cells
+        if place // _BLOCK != block:
+            block = place // _BLOCK
+            part = user.iloc[block * _BLOCK : (block + 1) * _BLOCK]
+            cells = list(zip(*(part.iloc[:, number].tolist() for number in range(len(names))), strict=True))
+        return cells[place % _BLOCK]
 
     def describe(job: Job) -> str:
         place = firsts.get(job.job_id)
-        cells_of_row = (
-            {} if place is None else {name: _plain(column.iloc[place]) for name, column in cells.items()}
-        )
+        cells_of_row = {} if place is None else dict(zip(names, map(_plain, row(place)), strict=True))
         described = {
             columns.ROW: None if place is None else str(user.index[place]),
             columns.PROMPT: job.prompt,

@@ -25,7 +25,7 @@ from dreamo_batch.engine.attempts import (
 )
 from dreamo_batch.engine.refusals import Refusals, was_forbidden
 from dreamo_batch.engine.schedule import Action, Do, Key
-from dreamo_batch.engine.status import Snapshot
+from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
     AccessRefused,
     BudgetReached,
@@ -336,6 +336,11 @@ class Coordinator:
             logger.warning("%s", line)
         if lines and self.stopped is not None:
             self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
+
+    @property
+    def n_settled(self) -> int:
+        """Rows that nothing more will happen to in this call."""
+        return n_settled(self._by_status) - self._n_again
 
     def snapshot(self) -> Snapshot:
         """Return how far the run is."""

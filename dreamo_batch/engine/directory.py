@@ -79,6 +79,7 @@ class RunDirectory:
         self.images = self.path / IMAGES  # saved pictures
         self.inputs = self.path / INPUTS  # reference pictures that came from memory or were corrected
         self.gateway = self.path / GATEWAY  # the state of the embedded gateway
+        self._lock_path = os.fspath(self.path / LOCK)
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
         self._is_lost = False
@@ -219,7 +220,7 @@ class RunDirectory:
         return False
 
     def _find_lock(self) -> tuple[int, int]:
-        found = (self.path / LOCK).stat()
+        found = os.stat(self._lock_path)  # noqa: PTH116 - asked twice for every write to the journal
         return found.st_dev, found.st_ino
 
     def _owner(self) -> str:

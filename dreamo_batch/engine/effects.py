@@ -361,7 +361,7 @@ def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
 
 def _storable(value: Any) -> Any:
     """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
-    return value.encode(errors="replace").decode() if type(value) is str else value
+    return value if type(value) is not str or value.isascii() else value.encode(errors="replace").decode()
 
 
 def _short(text: str | None) -> str | None:

@@ -23,6 +23,8 @@ _FIRST_DEVIATIONS: Final = 1.6
 _DEVIATION_MIN: Final = 0.05
 _POLL_WORTH: Final = 0.0105  # of the median: the delay that one poll is worth
 _STEP_MIN_S: Final = 0.02
+_LATENCY_MIN_S: Final = 0.001
+_AT_ONCE_S: Final = 0.02  # tasks this short, as cached ones are, have ended by the time they're known of
 _STEP_MAX_S: Final = 10.0
 _JITTER: Final = 0.05
 _UNKNOWN_FIRST_S: Final = 0.2
@@ -46,8 +48,8 @@ class PollTimes:
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
-        self._logarithms: deque[float] = deque(maxlen=_SAMPLES)
-        self._fit: tuple[float, float] | None = None
+        self._logarithms: deque[float] = deque()
+        self._sum = self._sum_of_squares = 0.0
 
     def learn(self, seen_s: float, *, unfinished_s: float = 0.0) -> None:
         """Note the age at which a task was seen finished, and the last at which it wasn't.
@@ -56,8 +58,11 @@ class PollTimes:
         that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
         """
         latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
-        self._logarithms.append(math.log(max(latency_s, _STEP_MIN_S)))
-        self._fit = None
+        logarithm = math.log(max(latency_s, _LATENCY_MIN_S))
+        self._logarithms.append(logarithm)
+        oldest = self._logarithms.popleft() if len(self._logarithms) > _SAMPLES else 0.0
+        self._sum += logarithm - oldest
+        self._sum_of_squares += logarithm**2 - oldest**2
 
     def due_in(self, age_s: float) -> float:
         """Return the seconds until a task of this age is polled again."""
@@ -65,18 +70,18 @@ class PollTimes:
             growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
             return self._jittered(min(growing, contract.POLL_EVERY_S.value))
         mean, deviation = self._fitted()
+        if not age_s and math.exp(mean) < _AT_ONCE_S:
+            return 0.0
         first_s = math.exp(mean - _FIRST_DEVIATIONS * deviation)
         if age_s < first_s:
             return max(first_s - age_s, _STEP_MIN_S)
         return self._jittered(self._step_s(age_s, mean, deviation))
 
     def _fitted(self) -> tuple[float, float]:
-        if self._fit is None:
-            n = len(self._logarithms)
-            mean = sum(self._logarithms) / n
-            variance = sum((value - mean) ** 2 for value in self._logarithms) / n
-            self._fit = mean, max(math.sqrt(variance), _DEVIATION_MIN)
-        return self._fit
+        n = len(self._logarithms)
+        mean = self._sum / n
+        variance = max(self._sum_of_squares / n - mean**2, 0.0)
+        return mean, max(math.sqrt(variance), _DEVIATION_MIN)
 
     def _step_s(self, age_s: float, mean: float, deviation: float) -> float:
         worth_s = _POLL_WORTH * math.exp(mean)

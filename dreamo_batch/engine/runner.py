@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
+from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import DirectoryLocked, StorageFailed
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from dreamo_batch.engine.attempts import Event
@@ -287,18 +288,23 @@ class Runner:
         return 0 if self.workers is None else self.workers.n - self.n_busy
 
     def _give(self, coordinator: Coordinator) -> None:
-        assert self.workers is not None  # noqa: S101 - made with the first call
         n_free = self._n_free()
         work = coordinator.give(n_free) if n_free > 0 else []
+        creates = [(action, call) for action, call in work if action.do is Do.CREATE]
+        self._hand_out([call for action, call in work if action.do is not Do.CREATE])
         if not self._commit(coordinator):
-            for action, _ in work:
+            for action, _ in creates:
                 coordinator.take_back(action)
             return
-        self.n_busy += len(work)
-        for _, call in work:
-            self.workers.do(call)
+        self._hand_out([call for _, call in creates])
         if coordinator.ledger.is_checkpoint_due():
             self._checkpoint(coordinator)
+
+    def _hand_out(self, calls: Sequence[Callable[[], Any]]) -> None:
+        assert self.workers is not None  # noqa: S101 - made with the first call
+        self.n_busy += len(calls)
+        for call in calls:
+            self.workers.do(call)
 
     def _take(self, wait_s: float | None) -> None:
         try:

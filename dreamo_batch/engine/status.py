@@ -51,12 +51,17 @@ class Snapshot:
     @property
     def n_settled(self) -> int:
         """Rows that nothing more will happen to in this call."""
-        return sum(self.by_status.get(status, 0) for status in columns.SETTLED) - self.n_again
+        return n_settled(self.by_status) - self.n_again
 
     @property
     def n_failed(self) -> int:
         """Rows that failed."""
         return self.by_status.get(columns.FAILED, 0)
+
+
+def n_settled(by_status: Mapping[str, int]) -> int:
+    """Count the rows that have an outcome."""
+    return sum(by_status.get(status, 0) for status in columns.SETTLED)
 
 
 class Progress(Protocol):

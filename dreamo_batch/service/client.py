@@ -135,6 +135,11 @@ class Api:
         key = self._settings.api_key
         return key.mask(text) if key is not None and key.is_in(text) else text
 
+    def may_show_key(self, body: bytes) -> bool:
+        """Return whether texts read from an answer have to be masked."""
+        key = self._settings.api_key
+        return key is not None and key.may_be_in(body)
+
     def masked_code(self, code: str | None) -> str | None:
         """Replace the key in a code, unless the code is a documented one."""
         return code if code in ERROR_CODES else self.masked(code)
@@ -677,6 +682,8 @@ class Client:
             return Failure(
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
+        if not self._api.may_show_key(body):
+            return task
         error = task.error and messages.ServiceMessage(
             self._api.masked_code(task.error.code), self._api.masked(task.error.message)
         )
@@ -706,7 +713,7 @@ class Client:
             return self._in_another_protocol(queue_id)
         if not isinstance(created, str):
             raise messages.Unreadable("")
-        if self._api.without_key(created) == created:
+        if not self._api.may_show_key(body) or self._api.without_key(created) == created:
             return created
         message = "the service answered with a task id that contains the API key; such an id isn't stored"
         return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)

@@ -161,11 +161,13 @@ def code_number(code: str | None) -> int | None:
 def _number(written: str) -> int | Decimal | None:
     if len(written) > _NUMBER_CHARACTERS_MAX:
         return None
+    if written.lstrip("-").isdigit():
+        return int(written)
     # Exponents of up to 38 digits fit no Decimal, and no amount either.
     exponent = re.search(r"[eE][+-]?([0-9]+)", written)
     if exponent and len(exponent[1]) > len("1000"):
         return None
-    return int(written) if written.lstrip("-").isdigit() else Decimal(written)
+    return Decimal(written)
 
 
 def _bare_message(value: Any) -> ServiceMessage | None:

@@ -138,7 +138,7 @@ def _beginning(response: _TimedAnswer) -> tuple[bytes, bool]:
 
 def _reader(response: _TimedAnswer) -> Callable[[int], bytes]:
     """Return what reads the next bytes of a body that have arrived, so that what came before a break is kept."""
-    if "Content-Encoding" not in response.headers:
+    if "content-encoding" not in response.headers:
         return response.read_next
     unpacking = urllib3.HTTPResponse(
         response, urllib3.HTTPHeaderDict(response.headers.items()), response.status, preload_content=False
@@ -159,6 +159,10 @@ _TUNNELS: Final = tuple(
     map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
 )
 _N_INTERIM_MAX: Final = 100
+_N_HEADERS_MAX: Final = 100
+_HEADER_BYTES_MAX: Final = 64 * 1024
+_HTTP_1_0: Final = 10  # as http.client writes them
+_HTTP_1_1: Final = 11
 
 
 @dataclass(slots=True)
@@ -290,6 +294,25 @@ class _TimedAnswer(http.client.HTTPResponse):
         super().__init__(cast("socket.socket", _TimedSocket(sock, exchange)), *args, **kwargs)
         self._exchange = exchange
 
+    def begin(self) -> None:
+        """Read the status and the headers as the base does, but for its mail parser, which takes half of a request."""
+        version, status, reason = self._read_status()
+        if not version.startswith("HTTP/1."):
+            raise http.client.UnknownProtocol(version)
+        self.version = _HTTP_1_0 if version == "HTTP/1.0" else _HTTP_1_1
+        self.code, self.status, self.reason = status, status, reason.strip()
+        self.headers = self.msg = cast("http.client.HTTPMessage", _read_headers(self.fp))
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        written = self.headers.get("content-length", "").strip()
+        self.length = int(written) if written.isdecimal() and not self.chunked else None
+        if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            self.length = 0
+        is_until_end = not self.chunked and self.length is None
+        told = self.headers.get("connection", "").lower()
+        is_kept = "close" not in told if self.version == _HTTP_1_1 else "keep-alive" in told
+        self.will_close = is_until_end or not is_kept
+
     def read_next(self, n_bytes: int) -> bytes:
         """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
         if self.chunked or self.length is None:
@@ -311,8 +334,29 @@ class _TimedAnswer(http.client.HTTPResponse):
                 self._exchange.is_out_of_step = True
             if status == HTTPStatus.SWITCHING_PROTOCOLS or status >= HTTPStatus.OK:
                 return line
-            http.client.parse_headers(self.fp)
+            _read_headers(self.fp)
         raise http.client.HTTPException(f"more than {_N_INTERIM_MAX} interim answers")
+
+
+def _read_headers(lines: io.BufferedReader) -> dict[str, str]:
+    """Read headers by their names in small letters; of several with one name the first counts."""
+    headers: dict[str, str] = {}
+    name = ""
+    for _ in range(_N_HEADERS_MAX + 1):
+        line = lines.readline(_HEADER_BYTES_MAX + 1)
+        if len(line) > _HEADER_BYTES_MAX:
+            raise http.client.LineTooLong("header line")
+        if not line.strip():
+            return headers
+        written = line.decode("latin-1")
+        if written[0] in " \t" and name in headers:  # the last one goes on
+            headers[name] += f" {written.strip()}"
+            continue
+        name, colon, value = written.partition(":")
+        name = name.lower()
+        if colon:
+            headers.setdefault(name, value.strip())
+    raise http.client.HTTPException(f"more than {_N_HEADERS_MAX} headers")
 
 
 class _TimedSocket:
