@@ -114,44 +114,65 @@ def test_a_returned_token_can_be_taken_again():
     assert not bucket.take(0.0)
 
 
-@given(st.integers(1, 50), st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=300))
+@given(
+    st.integers(1, 50), st.lists(st.sampled_from([*range(61), "accepted", "trial", "taken", "no", "undo"]))
+)
 def test_the_window_never_leaves_its_limits(limit, answers):
     """Whatever is refused and accepted, at least one task and never more than the limit may be in flight."""
     window = Window(limit)
-    for n_in_flight in answers:
+    for answer in answers:
         before = window.size
-        if n_in_flight is None:
+        if answer == "accepted":
             window.accepted()
-            assert window.size - before in (0, 1)
-        else:
-            window.refused(n_in_flight)
-            assert window.size <= max(1, min(before, n_in_flight))
+            assert window.size == before
+        elif answer == "trial" and window.is_trial_due and window.size < limit:
+            window.try_one_more()
+            assert window.size == before + 1
+        elif answer == "taken":
+            window.trial_accepted(is_proven=window.is_proven)
+            assert window.size <= before
+        elif answer == "no":
+            window.trial_refused()
+            assert window.size <= before
+        elif answer == "undo":
+            window.reopen()
+        elif isinstance(answer, int):
+            window.refused(answer)
+            assert window.size <= max(1, min(before, answer))
         assert 1 <= window.size <= limit
 
 
-def test_the_window_closes_to_what_the_service_takes_and_opens_slowly():
-    """After a 429 it is what was in flight; then one more after 20 accepted, up to the limit."""
-    window = Window(8)
+def test_the_window_closes_to_what_the_service_takes_and_opens_when_more_are_taken():
+    """After a 429 it is what was in flight; more are tried at once, and kept if they were taken beside the others."""
+    window = Window(20)
     window.refused(6)
-    assert window.size == 6
-    for n_accepted, size in ((19, 6), (1, 7), (19, 7), (1, 8), (500, 8)):
-        for _ in range(n_accepted):
-            window.accepted()
-        assert window.size == size
+    assert (window.size, window.is_trial_due) == (6, True)
+    window.try_one_more()
+    window.trial_accepted(is_proven=False)
+    assert (window.size, window.is_trial_due) == (6, True)
+    for _ in range(3):
+        assert not window.is_proven
+        window.try_one_more()
+    assert window.is_proven
+    window.trial_accepted(is_proven=True)
+    assert (window.size, window.is_trial_due) == (9, True)
+    window.reopen()
+    assert (window.size, window.is_trial_due) == (20, False)
 
 
 def test_a_service_with_a_fixed_cap_is_tried_ever_more_rarely():
-    """Each opening that is refused doubles the time to the next."""
+    """Each trial that is refused doubles the time to the next."""
     window, waits = Window(50), []
     window.refused(10)
     for _ in range(10):
+        window.try_one_more()
+        window.trial_refused()
         n = 0
-        while window.size == 10:
+        while not window.is_trial_due:
             window.accepted()
             n += 1
         waits.append(n)
-        window.refused(10)
-    assert waits == [20, 40, 80, 160, 320, 640, 1280, 2000, 2000, 2000]
+    assert (window.size, waits) == (10, [40, 80, 160, 320, 640, 1280, 2000, 2000, 2000, 2000])
 
 
 def test_back_off_doubles_up_to_its_cap_and_starts_over():

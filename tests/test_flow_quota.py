@@ -93,13 +93,32 @@ def test_one_cool_down_is_shared(asks):
     assert later[0] > first + (0.9 if asks == "seconds" else 0.35)
 
 
-@pytest.mark.parametrize("seed", range(10) if IS_LONG else range(3))
+@pytest.mark.parametrize("latency_s", [0.5, 3.0, 15.0])
 @pytest.mark.parametrize("max_in_flight", [8, 16, 50])
-def test_refusals_at_random_cost_little(max_in_flight, seed):
-    """Where one create in 20 is refused and nothing else stands in the way, 300 rows take 1.5 x at most."""
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_refusals_at_random_cost_little(share, max_in_flight, latency_s):
+    """Where some creates are refused and nothing else stands in the way, 300 rows take 1.5 x at most."""
+    for seed in range(200 if IS_LONG else 4):
+        free, moody = (
+            Run(
+                Service(seed=seed, latency_s=latency_s, refused=one),
+                300,
+                max_in_flight=max_in_flight,
+                seed=seed,
+            )
+            for one in (0.0, share)
+        )
+        assert moody.work(until_s=10_000) < 1.5 * free.work(until_s=10_000), seed
+
+
+@pytest.mark.parametrize("seed", [6, 15])
+def test_refusals_in_a_row_by_chance_cost_little(seed):
+    """Three in a row at the very start, and five in a row later."""
     free, moody = (
-        Run(Service(seed=seed, refused=one), 300, max_in_flight=max_in_flight, seed=seed).work(until_s=1000)
-        for one in (0.0, 0.05)
+        Run(Service(seed=seed, latency_s=0.5, refused=one), 300, max_in_flight=50, seed=seed).work(
+            until_s=100
+        )
+        for one in (0.0, 0.1)
     )
     assert moody < 1.5 * free
 

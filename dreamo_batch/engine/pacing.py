@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.service import contract
@@ -141,54 +141,74 @@ class TokenBucket:
 class Window:
     """How many tasks may be at the service: the user's limit, reduced by refusals.
 
-    A 429 shows how many it takes: the window closes to what is in flight. It is tried at once whether one more is
-    taken; after that it opens by one after a number of accepted creates that doubles each time it was refused, so
-    that a service with a fixed cap is asked for more ever more rarely.
+    After a 429 the window closes to what is in flight. More tasks are tried at once, one by one, and later after a
+    number of accepted creates that doubles with each refusal, so that a fixed cap is tested ever more rarely.
     """
 
     _HOLD_FIRST: Final = 20
     _HOLD_MAX: Final = 2000
+    _PROOF_MIN: Final = 2
+    _PROOF_SHARE: Final = 0.25
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.size = limit
+        self.is_trial_due = False
+        self._known = limit
         self._before = limit
         self._hold = self._HOLD_FIRST
         self._n_accepted = 0
-        self._is_opened = False
+        self._n_on_trial = 0
+
+    @property
+    def size(self) -> int:
+        """Tasks that may be in flight, including those on trial."""
+        return self._known + self._n_on_trial
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether more were accepted on trial than can have ended unseen."""
+        return self._n_on_trial > max(self._PROOF_MIN, self._PROOF_SHARE * self._known)
 
     def refused(self, n_in_flight: int) -> None:
         """Reduce the window after a 429 with so many tasks unfinished."""
-        self._before = self.size
-        if self._is_opened:
-            self.size = max(1, self.size - 1)
-            self._hold = min(2 * self._hold, self._HOLD_MAX)
-        else:
-            self.size = max(1, min(self.size, n_in_flight))
-        self._is_opened = False
-        self._n_accepted = 0
+        self._before = self._known
+        self._known = max(1, min(self._known, n_in_flight))
+        self._n_on_trial = self._n_accepted = 0
+        self.is_trial_due = self._known < self.limit
 
-    def accepted(self, n_in_flight: int = 0) -> None:
-        """Note an accepted create, and how many tasks are in flight with it."""
-        self.size = min(max(self.size, n_in_flight), self.limit)  # sent before the window closed, and taken
-        if self.size >= self.limit:
-            return
+    def accepted(self) -> None:
+        """Note an accepted create."""
         self._n_accepted += 1
-        if self._n_accepted >= self._hold:
-            self.open_once()
+        if self._n_accepted >= self._hold and self._known < self.limit:
+            self.is_trial_due = True
 
-    def open_once(self) -> None:
-        """Widen the window by one."""
-        if self.size < self.limit:
-            self.size += 1
-            self._is_opened = True
-            self._n_accepted = 0
+    def include(self, n_in_flight: int) -> None:
+        """Note that so many were accepted that had been sent before the window closed."""
+        self._known = min(max(self._known, n_in_flight), self.limit)
+
+    def try_one_more(self) -> None:
+        """Allow one task more than the service is known to accept."""
+        self._n_on_trial += 1
+
+    def trial_refused(self) -> None:
+        """Note that the service accepts no more; try again later."""
+        self._n_on_trial = self._n_accepted = 0
+        self._hold = min(2 * self._hold, self._HOLD_MAX)
+        self.is_trial_due = False
+
+    def trial_accepted(self, *, is_proven: bool) -> None:
+        """Widen the window if more ran beside all others; else try again."""
+        if is_proven:
+            self._known = min(self.size, self.limit)
+            self._hold = self._HOLD_FIRST
+        self._n_on_trial = 0
+        self.is_trial_due = self._known < self.limit
 
     def reopen(self) -> None:
         """Undo the last reduction: something else caused the refusal."""
-        self.size = max(self.size, self._before)
-        self._is_opened = False
-        self._n_accepted = 0
+        self._known = max(self._known, self._before)
+        self._n_on_trial = self._n_accepted = 0
+        self.is_trial_due = self._known < self.limit
 
 
 class BackOff:
@@ -217,8 +237,10 @@ Key = tuple[str, int]
 
 _CALM: Final = 4.0  # times the last cool-down: after so long without a refusal the next one is short again
 _BLAMED_S: Final = 5.0
-_N_CREATED: Final = 30
-_TAKEN: Final = 0.75
+_N_CREATED: Final = 100
+_AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
+_ENOUGH: Final = 4  # refusals in a row, too many to be chance
+_ENOUGH_ON_TRIAL: Final = 2
 
 
 class Pace:
@@ -247,7 +269,7 @@ class Pace:
         self._step = self._STEP_FIRST
         self._n_held = 0
         self._is_holding = False
-        self._has_risen = False
+        self.has_risen = False
 
     @property
     def rate(self) -> float:
@@ -274,9 +296,9 @@ class Pace:
             before = self._bucket.rate
             rate = min(max(rate, self._FALL_MOST * before), self._FALL_LEAST * before)
             self._bucket.rate = max(rate, self._RATE_MIN)
-            if self._has_risen:
+            if self.has_risen:
                 self._hold = min(2 * self._hold, self._HOLD_MAX)
-        self._has_risen = False
+        self.has_risen = False
         self._step = self._STEP_FIRST
         self._n_held = 0
 
@@ -300,24 +322,28 @@ class Pace:
         self._is_holding = False
         if self._n_held >= self._hold:
             self._bucket.rate *= 1 + self._step
-            self._has_risen = True
+            self.has_risen = True
             self._step = min(2 * self._step, self._STEP_MAX)
             self._n_held = 0
         return True
 
 
 @dataclass(slots=True)
-class _Doubt:
-    """A trial after a refusal of unknown cause; tasks in `unseen` may have ended before it was accepted."""
+class _Trial:
+    """Tasks beyond what is known to be accepted; those in `unseen` may have ended before these were accepted."""
 
-    measured: float
-    trial: Key | None = None
-    is_taken: bool = False
-    unseen: set[Key] = field(default_factory=set)
+    key: Key
+    unseen: set[Key]
+    n_accepted: int = 0
 
 
 class Quota:
-    """Follows requests, acceptances and refusals, and decides whether more may be sent."""
+    """Follows requests, acceptances and refusals, and decides whether more may be sent.
+
+    A refused create is sent again at once and alone, unless the service asks to wait: if it refused at random, it
+    accepts now; if it has enough, it refuses again. After several refusals in a row there are too many tasks, or, if
+    polls are refused too or more tasks turn out to be accepted, too many requests.
+    """
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
         self.window = Window(n_most)
@@ -328,11 +354,12 @@ class Quota:
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
         self._cool_s = 0.0
         self._blamed_until = -math.inf
-        self._doubt: _Doubt | None = None
+        self._measured = 0.0  # requests answered a second when the window was closed last
+        self._trial: _Trial | None = None
+        self._has_closed = False  # not known yet whether rightly
         self._sent_before: set[Key] = set()
         self._on_the_wire: set[Key] = set()
-        self._has_closed = False
-        self._is_window_known = False
+        self._n_in_a_row = 0
         self._created: deque[bool] = deque(maxlen=_N_CREATED)
 
     # What may be sent.
@@ -347,9 +374,11 @@ class Quota:
 
     def has_room(self, n_in_flight: int) -> bool:
         """Whether the service may accept one more task."""
-        is_trial_due = self._doubt is not None and self._doubt.trial is None and not self._on_the_wire
+        if self._n_in_a_row and self._on_the_wire:
+            return False
         size = self.window.size
-        return n_in_flight < size or (is_trial_due and n_in_flight == size < self.window.limit)
+        is_trial = self.window.is_trial_due and not self._on_the_wire and size < self.window.limit
+        return n_in_flight < size or (is_trial and n_in_flight == size)
 
     # What was sent, and how it ended.
 
@@ -360,9 +389,9 @@ class Quota:
     def create_sent(self, key: Key, tasks: Collection[Key]) -> None:
         """Count a create, and the tasks open when it was sent."""
         if len(tasks) + len(self._on_the_wire) >= self.window.size:
-            self.window.open_once()
-            if self._doubt is not None:
-                self._doubt.trial, self._doubt.unseen = key, set(tasks)
+            self.window.try_one_more()
+            self._trial = self._trial or _Trial(key, set(tasks))
+            self._trial.key = key
         self._on_the_wire.add(key)
         self._sent_before.discard(key)
 
@@ -370,53 +399,81 @@ class Quota:
         """Note that a create was answered or lost."""
         self._on_the_wire.discard(key)
 
+    def create_answered(self) -> None:
+        """Note that a create was answered, and not with a 429."""
+        self._n_in_a_row = 0
+
     def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
         """Note an accepted create, and how many tasks there are with it."""
         self._created.append(True)
         self.pace.answered(now)
-        self.window.accepted(n_tasks)
+        if key in self._sent_before:
+            self.window.include(n_tasks)
+        self.window.accepted()
         self._cool_down.reset()
-        if self._doubt is not None and key == self._doubt.trial:
-            self._doubt.is_taken = True
+        if self._trial is not None and key == self._trial.key:
+            self._trial.n_accepted += 1
+            if self.window.is_proven:
+                self._more_are_accepted(now)
 
     def seen(self, key: Key, *, now: float, is_running: bool) -> None:
         """Note a task's status."""
         self.pace.answered(now)
-        doubt = self._doubt
-        if doubt is None or key not in doubt.unseen:
+        trial = self._trial
+        if trial is None or key not in trial.unseen:
             return
-        if not is_running:  # tasks are short, so that polls will tell before long
-            self._doubt, self._is_window_known = None, True
-        elif doubt.is_taken:
-            doubt.unseen.discard(key)
-            if not doubt.unseen and self._is_mostly_taken():
-                self._doubt = None
-                self.window.reopen()
-            elif not doubt.unseen:
-                self._blame_rate(now, doubt.measured, is_new=True)
+        if not is_running:
+            self._trial = None
+            self.window.trial_accepted(is_proven=False)
+        elif trial.n_accepted:
+            trial.unseen.discard(key)
+            if not trial.unseen:
+                self._more_are_accepted(now)
 
     def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
         """Handle a 429 of any request, with so many tasks open."""
         self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
+        is_trial = self._trial is not None and create == self._trial.key
+        is_rate = create is None or (self.pace.has_risen and not is_trial)
         if create is not None:
-            is_lone = self._is_mostly_taken() and self._created[-1]
             self._created.append(False)
-            # Nothing was refused before it: the same one is sent again at once, and only a second no says something.
-            if is_lone and is_new and asked_s is None and now >= self._blamed_until:
+            self._n_in_a_row += 1
+            enough = 1 if is_rate else _ENOUGH_ON_TRIAL if is_trial else _ENOUGH
+            if is_new and asked_s is None and self._n_in_a_row < enough:
                 return
         if is_new:
             self._begin_cool_down(now, asked_s)
         elif asked_s is not None:
             self._wait_until(max(self.cool_until, now + asked_s), now)
-        if create is None or now < self._blamed_until:
+        if is_rate:
             self._blame_rate(now, self.pace.measured(now), is_new=is_new)
         elif is_new:
-            self._blame_window(now, create, n_tasks)
+            self._blame_window(now, n_tasks, is_trial=is_trial)
 
-    def _is_mostly_taken(self) -> bool:
-        """Whether creates are refused now and then for another reason than their number."""
-        return len(self._created) >= _N_CREATED // 2 and sum(self._created) >= _TAKEN * len(self._created)
+    def _blame_window(self, now: float, n_tasks: int, *, is_trial: bool) -> None:
+        self._trial = None
+        if is_trial:
+            self._has_closed = False
+            self.window.trial_refused()
+        elif self._n_in_a_row <= _ENOUGH:  # then all are refused, however few tasks there are
+            self._has_closed = True
+            self._measured = self.pace.measured(now)
+            self.window.refused(n_tasks)
+
+    def _more_are_accepted(self, now: float) -> None:
+        """Widen the window if only some creates are refused; else slow down."""
+        if self._is_chance():
+            self._trial, self._has_closed = None, False
+            self.window.trial_accepted(is_proven=True)
+        else:
+            self._blame_rate(now, self._measured, is_new=True)
+
+    def _is_chance(self) -> bool:
+        """Whether so few creates are refused that it may be for another reason than their number."""
+        n = len(self._created)
+        likely = _AT_RANDOM * n
+        return n - sum(self._created) <= likely + 3 * math.sqrt(likely) + _ENOUGH
 
     def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
         if now - self.cool_until > _CALM * self._cool_s:
@@ -424,7 +481,6 @@ class Quota:
         self._cool_s = self._cool_down.next(asked_s)
         self._wait_until(now + self._cool_s, now)
         self._sent_before = set(self._on_the_wire)
-        self._has_closed = False
 
     def _wait_until(self, until: float, now: float) -> None:
         self.waited_s += until - max(now, self.cool_until)
@@ -433,18 +489,11 @@ class Quota:
     def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
         is_first = now >= self._blamed_until
         self._blamed_until = max(self.cool_until, now) + _BLAMED_S
-        if self._has_closed or self._doubt is not None:
+        if self._has_closed:
             self.window.reopen()
-        self._doubt, self._has_closed = None, False
+        self._trial, self._has_closed = None, False
         if is_new or is_first:
             self.pace.refused(now, measured=measured)
-
-    def _blame_window(self, now: float, create: Key, n_tasks: int) -> None:
-        if self._doubt is not None and create == self._doubt.trial:
-            self._is_window_known = True
-        self._doubt = None if self._is_window_known else _Doubt(self.pace.measured(now))
-        self._has_closed = True
-        self.window.refused(n_tasks)
 
 
 _FAILURES_IN_A_ROW: Final = 3

@@ -335,6 +335,8 @@ class Schedule:
         """Note an answer other than a 429."""
         self.standstill.answered()
         self.outage.answered(is_create=is_create)
+        if is_create:
+            self.quota.create_answered()
 
     def n_polls(self, key: Key) -> int:
         """Return the number of polls of an open task."""
