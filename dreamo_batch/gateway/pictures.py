@@ -18,13 +18,12 @@ from importlib.resources import files
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from dreamo_batch.images import in_eight_bits, on_white, opened
 from dreamo_batch.service import contract
 
 DESCRIPTION: Final = "Local preview, not a real DreamO result"
-IMAGE_DESCRIPTION_TAG: Final = 270
-SOFTWARE_TAG: Final = 305
 # A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
 _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
@@ -85,8 +84,8 @@ def _plain(width: int, height: int, hue: int) -> bytes:
 
 def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
     exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION_TAG] = DESCRIPTION
-    exif[SOFTWARE_TAG] = f"dreamo-batch local gateway, engine {engine}"
+    exif[ExifTags.Base.ImageDescription] = DESCRIPTION
+    exif[ExifTags.Base.Software] = f"dreamo-batch local gateway, engine {engine}"
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, exif=exif)
     return file.getvalue()
@@ -95,11 +94,9 @@ def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
 def _labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
     """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
     own = ("ref_types", "guidance_scale1", "guidance_scale2")  # of one model only
-    label = {name: value for name, value in asdict(request).items() if name not in own or value}
-    label |= {"prompt": request.prompt[:_PROMPT_CHARACTERS]}
-    comment = json.dumps(
-        {"engine": engine, **label, "reference_crc32": zlib.crc32(b"".join(references))}
-    ).encode()
+    asked = {name: value for name, value in asdict(request).items() if name not in own or value}
+    label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
+    comment = json.dumps(label | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}).encode()
     behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
     segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
     content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
@@ -176,31 +173,15 @@ def read_words(prompt: str) -> dict[str, str]:
 def load_reference(reference: bytes, side_px: int) -> Image.Image:
     """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
     try:
-        picture = _decoded(reference, side_px)
-    except Exception as error:  # Pillow lets nearly any exception out of damaged files
+        with opened(io.BytesIO(reference), pixels_max=_REFERENCE_PX_MAX) as file:
+            file.draft("RGB", (side_px, side_px))
+            picture = in_eight_bits(ImageOps.exif_transpose(file)).convert("RGBA")
+    except Exception as error:  # Pillow raises almost anything for damaged files
         raise ValueError(
             f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
         ) from error
     picture.thumbnail((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return picture
-
-
-def _decoded(reference: bytes, side_px: int) -> Image.Image:
-    with Image.open(io.BytesIO(reference)) as file:
-        if file.width * file.height > _REFERENCE_PX_MAX:
-            raise ValueError(f"{file.width}x{file.height} px are more than {_REFERENCE_PX_MAX} pixels")
-        file.draft("RGB", (side_px, side_px))
-        picture = _eight_bit(file).convert("RGBA")
-    ImageOps.exif_transpose(picture, in_place=True)
-    return picture
-
-
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Pillow cuts 16-bit grey off at 255 when it converts; drop its lower half instead."""
-    if not picture.mode.startswith("I"):
-        return picture.copy()
-    levels = np.asarray(picture).astype(np.int64) >> 8
-    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 
 class _Painter:
@@ -344,9 +325,7 @@ class _Painter:
 
 def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Spread the colours of a style reference over a picture."""
-    on_white = Image.new("RGBA", style.size, (*_WHITE, 255))
-    on_white.alpha_composite(style)
-    few = on_white.convert("RGB").resize((_STYLE_PX, _STYLE_PX), Image.Resampling.BOX)
+    few = on_white(style).resize((_STYLE_PX, _STYLE_PX), Image.Resampling.BOX)
     return few.resize(size, Image.Resampling.BICUBIC)
 
 
