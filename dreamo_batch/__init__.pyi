@@ -34,8 +34,10 @@ from .jobs.rules import Problems
 from .jobs.sweep import sweep
 from .jobs.tables import read_table, write_table
 from .jobs.validate import validate
+from .maintenance import download, resolve, verify
 from .probe import check_service, probe_seeds
 from .results.calibration import Calibration, calibrate
+from .results.comparison import best_seeds, compare_replicates, diversity, near_duplicates, rank
 from .results.costs import costs
 from .results.export import export
 from .results.failure_groups import failures
@@ -43,12 +45,10 @@ from .results.history import attempts
 from .results.load import load, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
-from .results.seeds import best_seeds, compare_replicates, diversity, near_duplicates, rank
 from .results.timing import latency, pace, throughput
 from .service.client import Client
 from .service.failures import Failure
 from .service.messages import Request
-from .settle import download, resolve, verify
 
 __version__: str
 

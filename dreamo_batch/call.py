@@ -37,7 +37,7 @@ from dreamo_batch.errors import (
     UsageError,
 )
 from dreamo_batch.money import exact_text, money
-from dreamo_batch.results import failure_groups, frame
+from dreamo_batch.results import assembly, failure_groups
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import counted, duration, option, same_call
@@ -172,7 +172,7 @@ class Call:
     @property
     def ending(self) -> str:
         """What the call came to, in one line, and how much the service's 429 answers slowed it."""
-        ending = frame.sentence(self.reconciliation, self.coordinator.budget.spent)
+        ending = assembly.sentence(self.reconciliation, self.coordinator.budget.spent)
         quota = self.coordinator.schedule.quota
         if not quota.n_refused:
             return ending
@@ -188,7 +188,7 @@ class Call:
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands, whoever works on the directory."""
         results = results_of(self.inputs.user, self.inputs.prepared, self.ledger.state.copy())
-        return frame.mark(results, self.directory)
+        return assembly.mark(results, self.directory)
 
     # In the runner's thread.
 
@@ -317,7 +317,7 @@ class Call:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
-        self.reconciliation = frame.reconcile(len(self.inputs.user), results)
+        self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
             write_frame(
@@ -328,7 +328,7 @@ class Call:
             ledger.directory.update_manifest(reconciliation=self.reconciliation)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = frame.mark(results, self.directory)  # last: other threads look for it
+        self.results = assembly.mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: AccessRefused, at_work: Runner) -> None:
         """Leave the table in the directory, though nothing was submitted, and say how it stands."""
@@ -341,7 +341,7 @@ class Call:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
         results = results_of(self.inputs.user, self.inputs.prepared, session.ledger.state)
-        refused.results = frame.mark(results, self.directory)
+        refused.results = assembly.mark(results, self.directory)
 
     # What it may cost.
 
@@ -402,7 +402,7 @@ class Call:
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
     attempts = to_frame(to_arrow(state, prepared.jobs))
-    return frame.assemble(user, prepared.rows, attempts)
+    return assembly.assemble(user, prepared.rows, attempts)
 
 
 def n_ambiguous(results: pd.DataFrame) -> int:
@@ -435,5 +435,5 @@ def choose(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= frame.row_mask(results.index, rows, results[columns.JOB_ID])
+        wanted &= assembly.row_mask(results.index, rows, results[columns.JOB_ID])
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

@@ -33,7 +33,7 @@ from dreamo_batch.errors import (
     interrupts_without_our_lines,
 )
 from dreamo_batch.money import dollars, exact_text, money
-from dreamo_batch.results import frame
+from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state
 from dreamo_batch.text import counted, harmless, same_call
 
@@ -148,7 +148,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
         return _end_with_another(call)
     if call.results is not None:
         bar.say(call.ending)
-        for line in frame.ambiguous_lines(call.results, call.ledger.state):
+        for line in assembly.ambiguous_lines(call.results, call.ledger.state):
             bar.say(line, logging.WARNING)
     if call.coordinator.stopped is not None:
         if isinstance(call.coordinator.stopped, RunStopped | PriceUnknown):

@@ -33,8 +33,8 @@ from dreamo_batch.errors import (
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.money import dollars, money, times, total
+from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
-from dreamo_batch.results.seeds import compare_replicates
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Secret

@@ -9,7 +9,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint
 from dreamo_batch.engine.attempts import Attempt, Stage, State
-from dreamo_batch.results import frame, history
+from dreamo_batch.results import assembly, history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def results(
     """Lay attempts beside rows, one per job id; None is a row that can't be submitted."""
     frames = _rows(jobs)
     table = pd.DataFrame(user, index=pd.RangeIndex(len(jobs)) if index is None else index)
-    return frame.assemble(table, frames, ledger(attempts))
+    return assembly.assemble(table, frames, ledger(attempts))
 
 
 def history_of(

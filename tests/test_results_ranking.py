@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
+from dreamo_batch.results.comparison import read_measures
 from dreamo_batch.results.measure import Metric, read_metric, read_metrics
-from dreamo_batch.results.seeds import read_measures
 from tests.histories import completed, results
 
 

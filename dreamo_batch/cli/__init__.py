@@ -9,7 +9,7 @@ import click
 
 from dreamo_batch import __version__
 from dreamo_batch.cli import commands, options
-from dreamo_batch.cli.process import CommandGroup
+from dreamo_batch.cli.exit_codes import CommandGroup
 
 __all__ = ["main"]
 

@@ -18,7 +18,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.cli import process
+from dreamo_batch.cli import exit_codes
 from dreamo_batch.cli.options import (
     ABOUT_FILE,
     ABOUT_TABLE,
@@ -241,7 +241,7 @@ def validate(
     else:
         show_frame(problems, format_)
     hint(problems.summary())
-    return process.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else process.DONE
+    return exit_codes.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else exit_codes.DONE
 
 
 @command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *RUN.values(), LOCAL, YES, ROWS, FORMAT)
@@ -388,7 +388,7 @@ def resolve(
     dreamo.resolve(path, row, attempt=attempt, task_id=task_id, not_sent=not_sent)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
-    return process.DONE
+    return exit_codes.DONE
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
@@ -412,7 +412,7 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
     _show_warnings(planned)
     hint(f"{planned.summary()} Nothing was sent.")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == INVALID).any()
-    return process.UNUSABLE if is_refused else process.DONE
+    return exit_codes.UNUSABLE if is_refused else exit_codes.DONE
 
 
 def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
@@ -432,7 +432,7 @@ def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, wit
     is_unsaved = (results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()
     if (n := int(is_unsaved.sum())) and with_pictures:
         hint(f"{counted(n, 'picture')} could not be saved: the same command again fetches them for free.")
-    return process.of_results(results, with_pictures=with_pictures)
+    return exit_codes.of_results(results, with_pictures=with_pictures)
 
 
 # What a run came to.
@@ -472,7 +472,7 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
     show_summary(summary | ({"damage": damage} if verify else {}), format_)
     if verify:
         hint(f"damage: {len(damage)}" if damage else "nothing is damaged")
-    return process.NOT_ALL if damage else process.DONE
+    return exit_codes.NOT_ALL if damage else exit_codes.DONE
 
 
 @command(
@@ -504,7 +504,7 @@ def results(
             names.append(columns.RUN_DIR)
         show_frame(frame[names], format_, with_labels=True, if_empty="No attempts." if all_ else "No rows.")
         hint("--format json or csv, or --output PATH, include every column.")
-    return process.DONE
+    return exit_codes.DONE
 
 
 @command(*RUN_DIRS, BY, FORMAT)
@@ -535,7 +535,7 @@ def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows
         # Adding 0 turns -0.0 into 0.0.
         table = table[filled].assign(**{name: table[name].round(_DIGITS) + 0.0 for name in floats})
     show_frame(table, format_, if_empty=if_empty)
-    return process.DONE
+    return exit_codes.DONE
 
 
 @command(*RUN_DIRS, FORMAT)
@@ -558,7 +558,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     found = summarise_failures(run_dirs, spelled=spelled)
     if format_ != "table" or not len(found):
         show_frame(found, format_, if_empty="Nothing failed.")
-        return process.DONE
+        return exit_codes.DONE
     is_held = found[columns.CALL].isin(retries_of_held - {None})
     is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(
         [name for name, known in CLASSES.items() if known.is_ambiguous]
@@ -569,7 +569,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     for title, kinds in (("Failed", failed), ("Ambiguous: may have been accepted and billed", held)):
         if kinds:
             emit("\n".join([f"{title}\n", *kinds, ""]))
-    return process.DONE
+    return exit_codes.DONE
 
 
 def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
@@ -670,7 +670,7 @@ def export(
         excel_safe=excel_safe,
     )
     show_summary(counts, format_)
-    return process.NOT_ALL if counts.get("missing") else process.DONE
+    return exit_codes.NOT_ALL if counts.get("missing") else exit_codes.DONE
 
 
 @command(
@@ -688,7 +688,7 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
     path = dreamo.report(run_dirs, output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
-    return process.DONE
+    return exit_codes.DONE
 
 
 @command(
@@ -737,7 +737,7 @@ def gallery(
     else:
         n_pictures = dreamo.contact_sheet(run_dirs, output, **axes, title=title, **of_sheet)
         hint(f"{counted(n_pictures, 'picture')} on {output}")
-    return process.DONE
+    return exit_codes.DONE
 
 
 def _axis(text: str | None) -> Sequence[str] | EllipsisType:
@@ -795,7 +795,7 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
         local.serve(on_ready=print_address, state_dir=folder, api_key=key, **options)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return process.DONE
+    return exit_codes.DONE
 
 
 @command(
@@ -891,4 +891,4 @@ def _check(
     show_frame(checks, format_)
     n_failed = int((~checks[columns.PASSED].fillna(value=False)).sum())
     hint(f"{len(checks) - n_failed} of {len(checks)} checks passed.")
-    return process.NOT_ALL if n_failed else process.DONE
+    return exit_codes.NOT_ALL if n_failed else exit_codes.DONE

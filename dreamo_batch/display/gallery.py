@@ -23,7 +23,7 @@ from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import small_picture
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
-from dreamo_batch.results.frame import folders_of, row_mask, run_dir_of
+from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
 from dreamo_batch.text import templates
 

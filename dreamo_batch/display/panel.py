@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from decimal import Decimal
 
-    from dreamo_batch.display.widgets import Panel
+    from dreamo_batch.display.panel_widgets import Panel
     from dreamo_batch.engine.status import Status
 
 _BAR_CHARACTERS: Final = 40
@@ -161,7 +161,7 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
 
 
 def _build(batch: Controlled) -> Panel:
-    from dreamo_batch.display.widgets import Panel
+    from dreamo_batch.display.panel_widgets import Panel
 
     built = Panel(batch)
     start(built)

@@ -28,11 +28,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.costs import costs
-from dreamo_batch.results.failure_groups import failures
-from dreamo_batch.results.history import LABEL, attempts, read_history
-from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
-from dreamo_batch.results.seeds import (
+from dreamo_batch.results.comparison import (
     BITS_MAX,
     DELTA_E_MAX,
     check_threshold,
@@ -40,6 +36,10 @@ from dreamo_batch.results.seeds import (
     list_near_duplicates,
     summarise_diversity,
 )
+from dreamo_batch.results.costs import costs
+from dreamo_batch.results.failure_groups import failures
+from dreamo_batch.results.history import LABEL, attempts, read_history
+from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, harmless, one_line, shortened, spelled, templates

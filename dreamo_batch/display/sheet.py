@@ -21,7 +21,7 @@ from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, small_picture
 from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.parallel import ticking
-from dreamo_batch.results.frame import folders_of
+from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
 
 if TYPE_CHECKING:

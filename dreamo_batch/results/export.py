@@ -33,7 +33,7 @@ from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.tables import with_index_as_columns, write_table
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import ticking
-from dreamo_batch.results.frame import folders_of, run_dir_of
+from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.hub import read_address, upload
 from dreamo_batch.service import contract

@@ -15,7 +15,7 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
 from dreamo_batch.engine.checkpoint import read_jobs, to_arrow, to_frame
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results.frame import own_cells, read_inputs
+from dreamo_batch.results.assembly import own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state
 
 if TYPE_CHECKING:

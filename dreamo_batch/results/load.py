@@ -24,7 +24,7 @@ from dreamo_batch.engine.checkpoint import (
 from dreamo_batch.engine.directory import RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.money import money
-from dreamo_batch.results import frame
+from dreamo_batch.results import assembly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     ...
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
-    return frame.stacked([_load(one, with_left=all) for one in as_paths(run_dir)])
+    return assembly.stacked([_load(one, with_left=all) for one in as_paths(run_dir)])
 
 
 def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
@@ -100,8 +100,8 @@ def _load(run_dir: RunDir, *, with_left: bool) -> pd.DataFrame:
             attempts = ledger_frame(directory)
             is_in_table = attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
             left = attempts[attempts[columns.ATTEMPT].notna() & ~is_in_table]
-            results = frame.with_left(results, left)
-        return frame.mark(results, directory)
+            results = assembly.with_left(results, left)
+        return assembly.mark(results, directory)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
@@ -138,8 +138,8 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     summaries = []
     for one in as_paths(run_dir):
         state = read_state(existing(one))
-        summaries.append(frame.summarise(load(one), state, money(state.cap)))
-    return frame.added(summaries)
+        summaries.append(assembly.summarise(load(one), state, money(state.cap)))
+    return assembly.added(summaries)
 
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
@@ -209,14 +209,14 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
         logger.warning("%s", error)
         return None
     own = [name for name in results.columns if name not in columns.OUTPUTS]
-    return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(frame.output_dtypes())
+    return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(assembly.output_dtypes())
 
 
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Assemble the results from the table of the last call and the ledger."""
     table = read_jobs(directory.jobs)
     attempts = ledger_frame(directory)
-    return frame.assemble(table.user, table.rows, attempts)
+    return assembly.assemble(table.user, table.rows, attempts)
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:

@@ -21,8 +21,8 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results import likeness
+from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine, named
-from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.likeness import Fingerprint, UnreadablePicture
 

@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results.frame import plausible
+from dreamo_batch.results.assembly import plausible
 from dreamo_batch.results.history import as_length, group, read_directories, read_history
 from dreamo_batch.text import counted, option
 

@@ -14,7 +14,7 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import each
 from dreamo_batch.results import likeness
-from dreamo_batch.results.frame import folders_of
+from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
     NAMED,

@@ -40,7 +40,7 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.live import work_off
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.results import frame, history
+from dreamo_batch.results import assembly, history
 from dreamo_batch.results import load as reading
 from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_state
 from dreamo_batch.service.messages import is_task_id
@@ -218,7 +218,7 @@ def download(
     """
     service = Service.of(locals())
     rows = history.read_results(results)
-    folders = frame.folders_of(rows, run_dir) or [frame.run_dir_of(rows, run_dir)]
+    folders = assembly.folders_of(rows, run_dir) or [assembly.run_dir_of(rows, run_dir)]
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):
         positions[folder].append(position)
@@ -229,7 +229,7 @@ def download(
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
     ]
-    return frame.interleaved(fresh, list(positions.values()))
+    return assembly.interleaved(fresh, list(positions.values()))
 
 
 def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> Call:
@@ -243,8 +243,8 @@ def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
-    fresh = frame.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    frame.mark(fresh, directory)
+    fresh = assembly.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
+    assembly.mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh
