@@ -196,9 +196,9 @@ class RowModels:
         """The name of each row's model."""
         return np.array(list(contract.MODELS), dtype=object)[self.numbers]
 
-    def take(self, read: Callable[[contract.Model], Any]) -> NDArray[Any]:
-        """Return a fact of each row's model."""
-        return np.array([read(model) for model in contract.MODELS.values()])[self.numbers]
+    def take(self, fact: str) -> NDArray[Any]:
+        """Return a fact of each row's model by its name in the contract."""
+        return np.array([getattr(model, fact).value for model in contract.MODELS.values()])[self.numbers]
 
     def groups(self) -> Iterator[tuple[contract.Model, Mask]]:
         """Yield each model in the table, and the rows that name it."""
@@ -413,7 +413,7 @@ def read_replicates(findings: Findings) -> NDArray[np.int64]:
 def read_rephraser(findings: Findings, models: RowModels) -> NDArray[np.bool_]:
     """Read whether the service may reword the prompts; the model's default where the cell is empty."""
     read = _read(columns.USE_REPHRASER, findings, booleans)
-    default = models.take(lambda model: model.use_rephraser_default.value)
+    default = models.take("use_rephraser_default")
     return np.where(read.is_given, read.numbers != 0, default)
 
 
@@ -470,7 +470,7 @@ def read_sizes(findings: Findings, models: RowModels) -> Sizes:
         findings.add(
             "size-contradiction", columns.SIZE, differs, width=width, height=height, side=name, n=side.numbers
         )
-    default = models.take(lambda model: model.side_default_px.value)
+    default = models.take("side_default_px")
     for name, has, has_other in zip(_SIDES, has_side, reversed(has_side), strict=True):
         findings.add("one-side-only", name, has & ~has_other & ~has_size, default=default)
     widths, heights = (
@@ -506,14 +506,7 @@ def _read_named(findings: Findings) -> Both:
 def _find_wrong_sizes(
     sizes: Sizes, has_size: Mask, is_readable: Mask, findings: Findings, models: RowModels
 ) -> None:
-    low, high, product = (
-        models.take(fact)
-        for fact in (
-            lambda model: model.side_min_px.value,
-            lambda model: model.side_max_px.value,
-            lambda model: model.product_max_px.value,
-        )
-    )
+    low, high, product = map(models.take, ("side_min_px", "side_max_px", "product_max_px"))
     limits = {"low": low, "high": high, "product": product, "model": models.names}
     for name, side in zip(_SIDES, (sizes.widths, sizes.heights), strict=True):
         is_small = is_readable & (side < low)

@@ -108,7 +108,7 @@ class _Wanted:
 
 def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
     positions = np.flatnonzero(reading.is_valid)
-    choose = Draw(entropy) if random_seed == RECORD else Leave()
+    choose = Draw(entropy if random_seed == RECORD else None)
     seeds = reading.seeds.numbers[positions].tolist()
     is_given = reading.seeds.is_given[positions].tolist()
     ids: list[str] = []
@@ -161,50 +161,33 @@ class Draw:
     """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice.
 
     The n-th row of a job gets the n-th seed of that job, so a table can be sorted or extended without losing bought
-    pictures.
+    pictures. Without an entropy, seeds are left to the service, and the occurrence distinguishes equal rows.
     """
 
-    def __init__(self, entropy: str) -> None:
-        self._entropy = json.dumps(entropy)
+    def __init__(self, entropy: str | None) -> None:
+        self._entropy = None if entropy is None else json.dumps(entropy)
         # By hash, because a million prompts would take much memory.
         self._n_seen: Counter[str] = Counter()
         self._drawn: set[str] = set()
 
     def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Return the next seed of a job, and the job's id."""
-        occurrence = _next(self._n_seen, wanted)
-        n_tries = 0
-        while True:
-            seed = self._hashed(wanted, occurrence, n_tries)
+        """Return the next seed of a job, -1 if it is left to the service, and the job's id."""
+        rest = job_id(text_of(wanted, None))
+        occurrence = self._n_seen[rest]
+        self._n_seen[rest] += 1
+        if self._entropy is None:
+            seed = contract.SEED_RANDOM.value
+            return seed, job_id(text_of(wanted, seed, occurrence))
+        for n_tries in itertools.count():
+            text = f"[{self._entropy},{text_of(wanted, None, occurrence)},{n_tries}]"
+            head = hashlib.sha256(text.encode("ascii")).digest()[:8]
+            seed = int.from_bytes(head, "big") % (SEED_END - 1) + 1
             one = job_id(text_of(wanted, seed))
             # Among thousands of draws two may be equal, and would be one job; the later one is drawn again.
             if one not in self._drawn:
-                self._drawn.add(one)
-                return seed, one
-            n_tries += 1
-
-    def _hashed(self, wanted: JobText, occurrence: int, n_tries: int) -> int:
-        text = f"[{self._entropy},{text_of(wanted, None, occurrence)},{n_tries}]"
-        head = hashlib.sha256(text.encode("ascii")).digest()[:8]
-        return int.from_bytes(head, "big") % (SEED_END - 1) + 1
-
-
-class Leave:
-    """Leaves seeds to the service; the occurrence distinguishes equal rows."""
-
-    def __init__(self) -> None:
-        self._n_seen: Counter[str] = Counter()
-
-    def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Return -1, and the id of the job."""
-        seed = contract.SEED_RANDOM.value
-        return seed, job_id(text_of(wanted, seed, _next(self._n_seen, wanted)))
-
-
-def _next(n_seen: Counter[str], wanted: JobText) -> int:
-    rest = job_id(text_of(wanted, None))
-    n_seen[rest] += 1
-    return n_seen[rest] - 1
+                break
+        self._drawn.add(one)
+        return seed, one
 
 
 def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
@@ -248,30 +231,26 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
 def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
     numbers = reading.images.numbers
     positions = np.flatnonzero(numbers >= 0)
-    places = {
-        columns.IMAGE_SOURCE: [images[0].location for images in reading.images.sources],
-        columns.IMAGE_DIGEST: [images[0].digest for images in reading.images.sources],
-        columns.IMAGE_SENT: [images[0].sent_location for images in reading.images.sources],
-        columns.IMAGE_SENT_DIGEST: [images[0].sent_digest for images in reading.images.sources],
+    parts = {
+        columns.IMAGE_SOURCE: "location",
+        columns.IMAGE_DIGEST: "digest",
+        columns.IMAGE_SENT: "sent_location",
+        columns.IMAGE_SENT_DIGEST: "sent_digest",
     }
+    images = [several[0] for several in reading.images.sources]
+    known = {name: [getattr(image, part) for image in images] for name, part in parts.items()}
     return {
         name: _filled(index, positions, pd.array(values, dtype=columns.STR)[numbers[positions]], columns.STR)
-        for name, values in places.items()
+        for name, values in known.items()
     }
 
 
 def _errors_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
-    errors = reading.problems[reading.problems[columns.SEVERITY] == ERROR]
-    codes: dict[int, str] = {}
-    messages: dict[int, str] = {}
-    listed = errors[[columns.POSITION, columns.COLUMN, columns.CODE, columns.MESSAGE]]
-    for position, column, code, message in listed.itertuples(index=False):
-        codes.setdefault(position, code)
-        before = f"{messages[position]} " if position in messages else ""
-        messages[position] = f"{before}{column}: {message}"
-    positions = np.array(list(codes), dtype=np.intp)
-    return {
-        columns.ERROR_CLASS: _filled(index, positions, [INVALID_CLASS] * len(codes), columns.STR),
-        columns.ERROR_CODE: _filled(index, positions, list(codes.values()), columns.STR),
-        columns.ERROR_MESSAGE: _filled(index, positions, list(messages.values()), columns.STR),
+    errors = reading.problems[reading.problems[columns.SEVERITY] == ERROR].set_index(columns.POSITION)
+    messages = errors[columns.COLUMN] + ": " + errors[columns.MESSAGE]
+    found = {
+        columns.ERROR_CLASS: pd.Series(INVALID_CLASS, errors.index.unique()),
+        columns.ERROR_CODE: errors[columns.CODE].groupby(level=0).first(),
+        columns.ERROR_MESSAGE: messages.groupby(level=0).agg(" ".join),
     }
+    return {name: values.reindex(index).astype(columns.STR) for name, values in found.items()}

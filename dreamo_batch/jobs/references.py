@@ -239,7 +239,7 @@ def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowMod
         by_place[place] = by_place.get(place, 0) + column.counts
     counts: NDArray[np.int64] = np.sum(list(by_place.values()), axis=0)
     n_places = np.sum([count > 0 for count in by_place.values()], axis=0)
-    most = models.take(lambda model: model.images_max.value)
+    most = models.take("images_max")
     name, names = listed[0].name, ", ".join(column.name for column in listed)
     findings.add("image-missing", name, counts == 0)
     findings.add("image-two-sources", name, n_places > 1, n=n_places, columns=names)

@@ -40,18 +40,8 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
     values = _values(name, given, most)
     if name == columns.IMAGE:
         values = [path for value in values for path in _images(value)]
-    elif name in _WHOLE:
-        values = [_read(name, value, _integer) for value in values]
-    elif name == columns.USE_REPHRASER:
-        values = [_read(name, value, _boolean) for value in values]
-    elif name == columns.MODEL:
-        values = [_read(name, value, _model) for value in values]
-    elif name == columns.GUIDANCE_SCALE1:
-        values = [_read(name, value, _number) for value in values]
-    elif name == columns.SIZE:
-        values = [_read(name, value, _size) for value in values]
-    elif name == columns.PROMPT:
-        values = [_read(name, value, _text) for value in values]
+    elif name in _READERS:
+        values = [_read(name, value) for value in values]
     if not values:
         raise UsageError(f"{name}: the axis is empty. Pass at least one value, or omit it.")
     return values
@@ -74,54 +64,37 @@ def _is_pair(name: str, given: Any) -> bool:
     )
 
 
-def _read(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
+def _read(name: str, value: Any) -> Any:
     if is_missing(value) and name != columns.PROMPT:
         return None
-    try:
-        return read(value)
-    except ValueError as error:
-        raise UsageError(f"{name}: {show(value)} {error}.") from None
+    read, problem = _READERS[name]
+    found = read(value)
+    if found is None:
+        raise UsageError(f"{name}: {show(value)} {problem}.")
+    return found
 
 
-def _integer(value: Any) -> int:
-    read = read_integer(value)
-    if read.value is None:
-        raise ValueError("is not a whole number (64 bits)")
-    return int(read.value)
-
-
-def _boolean(value: Any) -> bool:
-    read = read_boolean(value)
-    if read.value is None:
-        raise ValueError("is neither true nor false")
-    return bool(read.value)
-
-
-def _model(value: Any) -> str:
-    if value not in contract.MODELS:
-        raise ValueError(f"is no model; expected {' or '.join(contract.MODELS)}")
-    return str(value)
-
-
-def _number(value: Any) -> float:
-    read = read_number(value)
-    if read.value is None:
-        raise ValueError("is not a number")
-    return float(read.value)
-
-
-def _size(value: Any) -> str:
+def _size(value: Any) -> str | None:
     size = read_size(value)
-    if size is None:
-        raise ValueError("is neither WIDTHxHEIGHT nor an advised ratio such as 16:9")
     # Text stays: "16:9" reads better in a gallery's heading than its pixels.
-    return value if isinstance(value, str) else f"{size[0]}x{size[1]}"
+    return size and (value if isinstance(value, str) else f"{size[0]}x{size[1]}")
 
 
-def _text(value: Any) -> str:
-    if is_missing(value) or not isinstance(value, str):
-        raise ValueError("is not a prompt; expected text")
-    return value
+# How a value is read, None if it can't be; and what is wrong then.
+_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(_WHOLE, (lambda value: read_integer(value).value, "is not a whole number (64 bits)")),
+    columns.USE_REPHRASER: (lambda value: read_boolean(value).value, "is neither true nor false"),
+    columns.MODEL: (
+        lambda value: value if value in contract.MODELS else None,
+        f"is no model; expected {' or '.join(contract.MODELS)}",
+    ),
+    columns.GUIDANCE_SCALE1: (lambda value: read_number(value).value, "is not a number"),
+    columns.SIZE: (_size, "is neither WIDTHxHEIGHT nor an advised ratio such as 16:9"),
+    columns.PROMPT: (
+        lambda value: value if isinstance(value, str) and value else None,
+        "is not a prompt; expected text",
+    ),
+}
 
 
 def _images(value: Any) -> list[Any]:
