@@ -25,13 +25,11 @@ from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, choose
 from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.display import panel as panels
-from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State
-from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import Plan, RunOptions, copied, flag, leaving, nearly_bought, row_warnings
+from dreamo_batch.engine.plan import RunOptions, copied, flag, leaving, planned
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.engine.status import Progress, Silent, Status, shown
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
@@ -280,23 +278,9 @@ def plan(
         fix_images=fix_images,
         known_images={} if directory is None else known_images(directory.jobs),
     )
-    planned = planning.table(
-        prepared,
-        table.index,
-        state,
-        options.plan_options(),
-        run_dir=None if directory is None else directory.path,
-        unit_cost=money(unit_cost),
-        nearly=nearly_bought(prepared, state, None if directory is None else directory.jobs),
-    )
-    cap = options.cap(state.cap)
-    is_new = planned[columns.ACTION] == planning.NEW
-    remarks = row_warnings(prepared, set(planned.loc[is_new, columns.JOB_ID]), with_left_out=False)
-    if directory is not None:
-        remarks += leaving(prepared, state, directory.jobs)
-    if is_copy:
-        remarks += (copied(),)
-    return Plan.of(planned, cap=cap, spent=Budget(attempts=state).spent, remarks=remarks)
+    remarks = () if directory is None else leaving(prepared, state, directory.jobs)
+    remarks += (copied(),) if is_copy else ()
+    return planned(prepared, table.index, state, options, directory, remarks=remarks)
 
 
 def retry(
@@ -452,18 +436,10 @@ def plan_retry(
     except TypeError as error:
         raise UsageError(f"retry: {error}") from None
     state, is_copy = read_ledger(directory)
-    planned = planning.table(
-        table.prepared,
-        table.user.index,
-        state,
-        checked.plan_options(chosen),
-        run_dir=directory.path,
-        unit_cost=money(checked.unit_cost),
+    remarks = (copied(),) if is_copy else ()
+    return planned(
+        table.prepared, table.user.index, state, checked, directory, chosen=chosen, remarks=remarks
     )
-    is_new = planned[columns.ACTION] == planning.NEW
-    remarks = row_warnings(table.prepared, set(planned.loc[is_new, columns.JOB_ID]), with_left_out=False)
-    remarks += (copied(),) if is_copy else ()
-    return Plan.of(planned, cap=money(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
 
 
 _WAIT_EVERY_S: Final = 0.1

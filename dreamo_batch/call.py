@@ -21,7 +21,6 @@ from dreamo_batch.engine.plan import (
     RunOptions,
     fetching_only,
     nearly_bought,
-    nearly_bought_warnings,
     warnings_of,
 )
 from dreamo_batch.engine.refusals import most_unlike
@@ -234,9 +233,7 @@ class Call:
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
             chosen |= {job_id for job_id, _ in before.schedule.waiting}
-        assignment = planning.assignment(
-            inputs.prepared, state, inputs.options.plan_options(chosen), self.directory.path
-        )
+        assignment = planning.assignment(inputs.prepared, state, inputs.options, self.directory.path, chosen)
         describe = describer(inputs.user, inputs.prepared.rows)
         assignment = replace(assignment, describe=describe)
         return assignment if inputs.fetched is None else fetching_only(assignment, inputs.fetched)
@@ -255,11 +252,8 @@ class Call:
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
         submitted = {job_id for job_id, _ in assignment.to_submit}
-        warnings = ledger.warnings + warnings_of(self.inputs.prepared, submitted)
         nearly = nearly_bought(self.inputs.prepared, ledger.state, self.directory.jobs)
-        warnings += nearly_bought_warnings(
-            nearly[job_id] for job_id, _ in assignment.to_submit if job_id in nearly
-        )
+        warnings = ledger.warnings + warnings_of(self.inputs.prepared, nearly, submitted)
         if before is not None and before.schedule.is_paused:
             warnings += ("the run on this directory was paused; this call resumes it",)
         return warnings
@@ -353,8 +347,10 @@ class Call:
         state = read_state(self.directory) if self.directory.path.is_dir() else State()
         if self.inputs.options.cap(state.cap) is None and max_new is None:
             return None
-        options = self.inputs.options.plan_options(self.inputs.chosen)
-        assignment = planning.assignment(self.inputs.prepared, state, options, self.directory.path)
+        inputs = self.inputs
+        assignment = planning.assignment(
+            inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
+        )
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         return self._asked_price(jobs) if jobs else None
 

@@ -100,12 +100,12 @@ def resolve(
     >>> resolve("runs/none", 3, not_sent=True)
     Traceback (most recent call last):
     ...
-    dreamo_batch.errors.DirectoryError: ...runs/none is not a run directory: it has no jobs.parquet.
+    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none (it has no jobs.parquet).
     """
     if (task_id is None) == (not not_sent):
-        raise UsageError("give exactly one of task_id= (it was taken) and not_sent=True (it was not)")
+        raise UsageError("Pass either task_id=, if the attempt was accepted, or not_sent=True, if it wasn't.")
     if task_id is not None and not is_task_id(task_id):
-        raise UsageError(f"{task_id!r} is no task id; give the id that stands on the service's list or bill")
+        raise UsageError(f"{task_id!r} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
     manifest = directory.read_manifest()
@@ -124,17 +124,13 @@ def resolve(
 
 
 def find_job(table: StoredTable, row: Any) -> str:
-    """Give the job of a row by its label or job id."""
+    """Return the job of a row, named by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
     is_row = table.user.index.map(str) == str(row)
     found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()
     if len(found) != 1:
-        many = (
-            f"stands for {len(found)} jobs; give the job_id"
-            if len(found)
-            else "is not in the table, or invalid"
-        )
-        raise UsageError(f"row {row!r} {many}")
+        why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is not in the table, or is invalid"
+        raise UsageError(f"Row {row!r} {why}.")
     return str(found[0])
 
 
@@ -143,25 +139,21 @@ def _ambiguous(attempts: tuple[Attempt, ...], row: Any, number: int | None) -> A
     found = [attempt for attempt in held if number in (None, attempt.attempt)]
     if len(found) == 1:
         return found[0]
-    raise UsageError(_why_not(attempts, held, row, number))
-
-
-def _why_not(attempts: tuple[Attempt, ...], held: list[Attempt], row: Any, number: int | None) -> str:
     numbers = " or ".join(f"attempt={attempt.attempt}" for attempt in held)
     if held and number is None:
-        return f"row {row!r} has {len(held)} ambiguous attempts; say which: {numbers}"
+        raise UsageError(f"Row {row!r} has {len(held)} ambiguous attempts. Pass {numbers}.")
     if held:
-        return f"attempt {number} of row {row!r} is not ambiguous; give {numbers}"
+        raise UsageError(f"Attempt {number} of row {row!r} is not ambiguous. Pass {numbers}.")
     how = f"is {attempts[-1].stage}" if attempts else "was never submitted"
-    return f"row {row!r} is not ambiguous: its job {how}"
+    raise UsageError(f"Row {row!r} is not ambiguous: its job {how}.")
 
 
 def _refuse_known(state: State, settled: Attempt, task_id: str | None) -> None:
-    """Refuse a task that another attempt is known to be: its cost would count twice."""
+    """Raise if the task belongs to another attempt; its cost would count twice."""
     for attempt in state:
         if task_id is not None and attempt.task_id == task_id and attempt != settled:
             raise UsageError(
-                f"task {task_id} is attempt {attempt.attempt} of job {attempt.job_id} already; look for another one"
+                f"Task {task_id} already belongs to attempt {attempt.attempt} of job {attempt.job_id}."
             )
 
 
@@ -325,7 +317,7 @@ def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
         read_table(path)
     except FileNotFoundError:
         if recovered.snapshot is not None and journal.numbers(directory.path)[:1] != [1]:
-            yield f"{path.name} is missing; the next run makes another"
+            yield f"{path.name} is missing; the next run writes it again"
     except UNREADABLE as error:
         if path.name not in recovered.damaged:
             yield f"{path.name} can't be read ({error}); the next run replaces it"
@@ -361,7 +353,7 @@ def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
     """Find pictures that no attempt has saved, and purchases that the ledger has lost."""
     lost = list(unknown_purchases(directory, state))
     yield from (
-        f"{trace} shows a purchase that the ledger does not know of; nothing more is bought here"
+        f"{trace} shows a purchase that the ledger doesn't have; nothing more is bought here"
         for trace in lost
     )
     saved: set[str | None] = set()
@@ -402,7 +394,7 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
     known = composed(directory)
     names = [name for name in columns.OUTPUTS if name in results]
     if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
-        yield "results.parquet does not say what the ledger says; the next run writes it again"
+        yield "results.parquet differs from the ledger; the next run writes it again"
 
 
 def _inputs(directory: RunDirectory) -> Iterator[str]:

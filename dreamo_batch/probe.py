@@ -180,7 +180,7 @@ def _probe(
 ) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise UsageError(f"k={k!r}: at least 1 row was expected.")
+        raise UsageError(f"k must be a whole number of at least 1, not {k!r}.")
     table, _ = recognised(as_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
@@ -227,8 +227,8 @@ def _refuse_other_table(
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:
         raise UsageError(
-            f"{directory.path} holds another table, which the probe would replace: give the probe a directory of its "
-            "own. Nothing was sent."
+            f"{directory.path} holds another table, which the probe would replace. Nothing was sent. Pass a new "
+            "directory."
         )
 
 
@@ -360,11 +360,12 @@ def check_service(
     models = known_models(models)
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
+        most = most_it_costs(service, models)
         logger.info(
-            "checking %s with at most %d attempts, for up to %s USD in all",
+            "checking %s with at most %d attempts, for up to %s in all",
             service.settings.service_name,
             N_ATTEMPTS_MAX * len(models),
-            most_it_costs(service, models) or "an unknown number of",
+            "an unknown amount" if most is None else dollars(most),
         )
         rows = []
         for number, model in enumerate(models):

@@ -57,7 +57,7 @@ def make(tmp_path, clock):
     def made(
         *names, assignment: Assignment | None = None, max_attempts=1, should_download=True, max_in_flight=8
     ) -> Coordinator:
-        options = plan.Options(max_attempts=max_attempts, should_download=should_download)
+        options = plan.RunOptions(max_attempts=max_attempts, download=should_download)
         budget = Budget(price=Decimal("0.03"), attempts=ledger.state)
         coordinator = Coordinator(
             ledger=ledger,
@@ -276,7 +276,7 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     ledger = coordinator.ledger
     ledger.record([effects.sending(("a", 2), clock.wall(), seed=7, reserved=None)])
     ledger.record([effects.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
-    options = plan.Options()
+    options = plan.RunOptions()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
@@ -288,7 +288,7 @@ def resending(make, clock, **options) -> Coordinator:
     coordinator = make("a")
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
-    asked = plan.Options(resubmit_ambiguous=True, **options)
+    asked = plan.RunOptions(on_ambiguous="resubmit", **options)
     ledger = coordinator.ledger
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, asked, ledger.directory.path))
     assert coordinator.snapshot().n_settled == 0
@@ -377,7 +377,9 @@ def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, c
     assert coordinator.is_over()
     assert latest(coordinator).attempt == 2
     assert coordinator.snapshot().by_status["ambiguous"] == 1
-    assert plan.decide(ledger.state.of("a"), plan.Options(retry_failed=True), tmp_path).action == "ambiguous"
+    assert (
+        plan.decide(ledger.state.of("a"), plan.RunOptions(retry_failed=True), tmp_path).action == "ambiguous"
+    )
 
 
 def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(make, clock):
@@ -392,10 +394,10 @@ def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(mak
     assert coordinator.schedule.waiting == ()
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.snapshot().by_status["completed"] == 1
-    again = plan.Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset("a"))
+    again = plan.RunOptions(retry_failed=True, on_ambiguous="resubmit", max_attempts=9)
     assert (
         plan.assignment(
-            prepared("a"), coordinator.ledger.state, again, coordinator.ledger.directory.path
+            prepared("a"), coordinator.ledger.state, again, coordinator.ledger.directory.path, {"a"}
         ).to_submit
         == []
     )
@@ -498,7 +500,7 @@ def test_a_failure_that_may_have_cost_something_is_not_submitted_again_by_itself
     assert coordinator.is_over()
     assert coordinator.budget.spent == Decimal(told.get("cost", "0"))
     assert coordinator.budget.reserved == (0 if "cost" in told else Decimal("0.03"))
-    again = plan.decide(coordinator.ledger.state.of("a"), plan.Options(max_attempts=2), None)
+    again = plan.decide(coordinator.ledger.state.of("a"), plan.RunOptions(max_attempts=2), None)
     assert not again.is_submitted
 
 

@@ -68,12 +68,3 @@ def test_options_are_stored_as_json():
     assert (stored["max_cost"], stored["unit_cost"], stored["pilot"]) == ("inf", "0.0286", 2)
     assert RunOptions(**stored).as_settings() == stored
     assert RunOptions().as_settings()["max_cost"] is None
-
-
-def test_the_plan_is_told_what_it_needs():
-    """Each option reaches the plan under its name there."""
-    options = RunOptions(on_ambiguous="resubmit", retry_failed=True, max_attempts=3, download=False)
-    planned = options.plan_options(frozenset({"a"}))
-    assert (planned.resubmit_ambiguous, planned.retry_failed, planned.max_attempts) == (True, True, 3)
-    assert (planned.should_download, planned.chosen) == (False, frozenset({"a"}))
-    assert RunOptions().plan_options().resubmit_ambiguous is False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from decimal import Decimal
 
 import pandas as pd
 import pytest
@@ -11,22 +10,19 @@ import pytest
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, plan
 from dreamo_batch.engine.attempts import Attempt, Stage, State
-from dreamo_batch.engine.plan import Options, decide
+from dreamo_batch.engine.plan import RunOptions, decide
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
 
 SWITCHES = [
-    Options(
-        retry_failed=retry_failed,
-        resubmit_ambiguous=resubmit,
-        max_attempts=max_attempts,
-        should_download=should_download,
-        chosen=frozenset(chosen),
+    RunOptions(
+        retry_failed=retry_failed, on_ambiguous=on_ambiguous, max_attempts=max_attempts, download=download
     )
-    for retry_failed, resubmit, max_attempts, should_download, chosen in itertools.product(
-        (False, True), (False, True), (1, 2), (False, True), ((), ("a",), ("other",))
+    for retry_failed, on_ambiguous, max_attempts, download in itertools.product(
+        (False, True), ("hold", "resubmit"), (1, 2), (False, True)
     )
 ]
+CHOSEN = [(), ("a",), ("other",)]
 UNBILLED = {"task_id": "t", "error_class": "generation_error", "error_code": "003011095"}
 
 
@@ -35,18 +31,19 @@ def one(stage: Stage | None, **fields) -> tuple[Attempt, ...]:
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
+@pytest.mark.parametrize("chosen", CHOSEN)
 @pytest.mark.parametrize("stage", [None, *Stage])
-def test_every_stage_under_every_option(tmp_path, stage, options):
+def test_every_stage_under_every_option(tmp_path, stage, options, chosen):
     """Only what the user named, or what costs nothing by contract, is ever submitted again."""
-    decision = decide(one(stage, task_id="t"), options, tmp_path)
-    is_chosen = "a" in options.chosen
+    decision = decide(one(stage, task_id="t"), options, tmp_path, chosen)
+    is_chosen = "a" in chosen
     is_submitted = {
         None: True,
         Stage.UNSENT: True,
         Stage.SENDING: False,
         Stage.ACCEPTED: False,
         Stage.COMPLETED: False,
-        Stage.AMBIGUOUS: is_chosen or options.resubmit_ambiguous,
+        Stage.AMBIGUOUS: is_chosen or options.on_ambiguous == "resubmit",
         Stage.REFUSED: is_chosen or options.retry_failed,
         Stage.FAILED: is_chosen or options.retry_failed,
         Stage.LOST: is_chosen or options.retry_failed,
@@ -62,18 +59,19 @@ def test_every_stage_under_every_option(tmp_path, stage, options):
     assert decision.is_submitted is is_submitted
     assert decision.action == ("new" if is_submitted else action)
     assert decision.is_polled is (stage is Stage.ACCEPTED)
-    assert decision.is_fetched is (stage is Stage.COMPLETED and options.should_download)
+    assert decision.is_fetched is (stage is Stage.COMPLETED and options.download)
     assert decision.action in columns.ACTIONS
     assert decision.reason
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
-def test_unbilled_failures_have_attempts(options):
+@pytest.mark.parametrize("chosen", CHOSEN)
+def test_unbilled_failures_have_attempts(options, chosen):
     """As many attempts in all as allowed, and no more; other failures have one."""
     for n_attempts in (1, 2, 3):
         attempts = tuple(Attempt("a", n, Stage.FAILED, **UNBILLED) for n in range(1, n_attempts + 1))
-        is_asked_for = "a" in options.chosen or options.retry_failed
-        assert decide(attempts, options, None).is_submitted == (
+        is_asked_for = "a" in chosen or options.retry_failed
+        assert decide(attempts, options, None, chosen).is_submitted == (
             is_asked_for or n_attempts < options.max_attempts
         )
 
@@ -91,19 +89,20 @@ def test_unbilled_failures_have_attempts(options):
 )
 def test_other_failures_are_not_submitted_again(fields):
     """Moderated, maybe billed, or refused before it was a task: attempts are not for these."""
-    assert not decide(one(Stage.FAILED, **fields), Options(max_attempts=9), None).is_submitted
+    assert not decide(one(Stage.FAILED, **fields), RunOptions(max_attempts=9), None).is_submitted
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
+@pytest.mark.parametrize("chosen", CHOSEN)
 @pytest.mark.parametrize("later", [Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST])
 @pytest.mark.parametrize("first", [Stage.AMBIGUOUS, Stage.LOST])
-def test_what_became_of_a_resend_does_not_end_the_doubt(first, later, options):
+def test_what_became_of_a_resend_does_not_end_the_doubt(first, later, options, chosen):
     """A job that may have been billed is sent again by the user's word on it, and never as if it were new."""
     attempts = (Attempt("a", 1, first), Attempt("a", 2, later, **UNBILLED))
     is_in_doubt = first is Stage.AMBIGUOUS
-    word = options.resubmit_ambiguous if is_in_doubt else options.retry_failed
-    is_submitted = "a" in options.chosen or word
-    decision = decide(attempts, options, None)
+    word = options.on_ambiguous == "resubmit" if is_in_doubt else options.retry_failed
+    is_submitted = "a" in chosen or word
+    decision = decide(attempts, options, None, chosen)
     assert decision.is_submitted is is_submitted
     assert decision.action == ("new" if is_submitted else "ambiguous" if is_in_doubt else "failed")
 
@@ -111,8 +110,8 @@ def test_what_became_of_a_resend_does_not_end_the_doubt(first, later, options):
 def test_an_attempt_that_was_not_sent_uses_up_none():
     """After an unbilled failure the attempts that are left are those that were not sent yet."""
     attempts = (Attempt("a", 1, Stage.FAILED, **UNBILLED), Attempt("a", 2, Stage.UNSENT))
-    assert decide(attempts, Options(max_attempts=2), None).is_submitted
-    assert not decide(attempts, Options(), None).is_submitted
+    assert decide(attempts, RunOptions(max_attempts=2), None).is_submitted
+    assert not decide(attempts, RunOptions(), None).is_submitted
 
 
 def test_a_picture_in_place_is_not_fetched(tmp_path):
@@ -120,10 +119,10 @@ def test_a_picture_in_place_is_not_fetched(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"12345")
     attempts = one(Stage.COMPLETED, output_path="images/a.png", output_bytes=5)
-    assert decide(attempts, Options(), tmp_path) == plan.Decision("reuse", "completed, picture on disk")
+    assert decide(attempts, RunOptions(), tmp_path) == plan.Decision("reuse", "completed, picture on disk")
     (tmp_path / "images" / "a.png").write_bytes(b"1234")
-    assert decide(attempts, Options(), tmp_path).is_fetched
-    assert not decide(attempts, Options(should_download=False), tmp_path).is_fetched
+    assert decide(attempts, RunOptions(), tmp_path).is_fetched
+    assert not decide(attempts, RunOptions(download=False), tmp_path).is_fetched
 
 
 def test_the_assignment_covers_the_table_and_what_is_open_beside_it(tmp_path):
@@ -141,7 +140,7 @@ def test_the_assignment_covers_the_table_and_what_is_open_beside_it(tmp_path):
         ]
     )
     table = prepared("a", "b", "b", None, "c", "d", "e", "a")
-    options = Options(retry_failed=True, max_attempts=3)
+    options = RunOptions(retry_failed=True, max_attempts=3)
     made = plan.assignment(table, state, options, tmp_path)
     assert made.to_submit == [("a", 1), ("c", 2)]
     assert made.to_poll == [("b", 1), ("gone", 1)]
@@ -164,7 +163,7 @@ def test_the_plan_stands_on_the_users_index():
     )
     table = prepared("a", "a", "b", "c", "d", "e", None)
     index = pd.MultiIndex.from_tuples([("x", 1)] * 7)
-    frame = plan.table(table, index, state, Options(), run_dir=None, unit_cost=None)
+    frame = plan.table(table, index, state, RunOptions(), None)
     assert frame.index.equals(index)
     assert frame[columns.ACTION].tolist() == [
         "new",
@@ -181,15 +180,15 @@ def test_the_plan_stands_on_the_users_index():
     assert "position 0" in frame[columns.REASON].iloc[1]
     assert frame[columns.REASON].iloc[6] == "prompt: it is blank"
     assert frame[columns.JOB_ID].isna().tolist() == [False] * 6 + [True]
-    given = plan.table(table, index, State(), Options(), run_dir=None, unit_cost=Decimal("0.03"))
+    given = plan.table(table, index, State(), RunOptions(unit_cost="0.03"), None)
     assert given[columns.COST_LOW_USD].tolist()[:3] == [0.03, 0, 0.03]
-    unknown = plan.table(table, index, State(), Options(), run_dir=None, unit_cost=None)
+    unknown = plan.table(table, index, State(), RunOptions(), None)
     assert unknown[columns.COST_HIGH_USD].isna().tolist() == [True, False] + [True] * 4 + [False]
 
 
 def test_the_plan_of_nothing_has_its_columns():
     """An empty table has an empty plan with the documented dtypes."""
-    frame = plan.table(prepared(), pd.RangeIndex(0), State(), Options(), run_dir=None, unit_cost=None)
+    frame = plan.table(prepared(), pd.RangeIndex(0), State(), RunOptions(), None)
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.PLAN)
 
 
@@ -201,12 +200,12 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
     swept = prepare(table, entropy="e")
     first = next(iter(swept.jobs))
     state = State([Attempt(first, 1, Stage.COMPLETED, output_path="images/x.png")])
-    options = Options(should_download=False)
-    reasons = plan.table(swept, table.index, state, options, run_dir=None, unit_cost=None)["reason"]
+    options = RunOptions(download=False)
+    reasons = plan.table(swept, table.index, state, options, None)["reason"]
     assert reasons.str.endswith(plan.REPHRASED).tolist() == [False, True, False]
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
     assert kept.rephrased == frozenset()
-    assert plan.warnings_of(kept, [(job_id, 1) for job_id in kept.jobs]) == ()
+    assert plan.warnings_of(kept, {}, kept.jobs) == ()
 
 
 URL = "https://b.s3.amazonaws.com/a/fox.png"
@@ -239,14 +238,13 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     now = prepare(table.assign(**changed), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
-    assert list(nearly.values()) == (
-        [] if what is None else [f"nearly equals a bought row; differs only in {what}"]
-    )
+    assert list(nearly.values()) == ([] if what is None else [what])
     assert plan.nearly_bought(now, State(), tmp_path / "jobs.parquet") == {}
     assert plan.nearly_bought(now, state, None) == {}
-    frame = plan.table(now, table.index, state, Options(), run_dir=None, unit_cost=None, nearly=nearly)
+    frame = plan.table(now, table.index, state, RunOptions(), None, nearly=nearly)
     assert (what or "not submitted yet") in frame["reason"].iloc[0]
-    assert len(plan.nearly_bought_warnings(frame["reason"])) == (what is not None)
+    n_said = sum("nearly equals" in line for line in plan.warnings_of(now, nearly, now.jobs))
+    assert n_said == (what is not None)
 
 
 @pytest.mark.parametrize("other", [Stage.COMPLETED, Stage.ACCEPTED, Stage.SENDING])
@@ -254,7 +252,7 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
 def test_a_job_is_not_submitted_while_another_attempt_of_it_lives(other, latest):
     """Whatever became of a later attempt, and whatever is asked for: one picture is there or on its way."""
     attempts = (Attempt("a", 1, other, task_id="t1"), Attempt("a", 2, latest))
-    asked = Options(retry_failed=True, resubmit_ambiguous=True, max_attempts=9, chosen=frozenset({"a"}))
-    assert not decide(attempts, asked, None).is_submitted
-    assert not decide(attempts, Options(), None).is_submitted
-    assert (decide(attempts, asked, None).action == plan.REUSE) == (other is Stage.COMPLETED)
+    asked = RunOptions(retry_failed=True, on_ambiguous="resubmit", max_attempts=9)
+    assert not decide(attempts, asked, None, {"a"}).is_submitted
+    assert not decide(attempts, RunOptions(), None).is_submitted
+    assert (decide(attempts, asked, None, {"a"}).action == plan.REUSE) == (other is Stage.COMPLETED)

@@ -94,7 +94,7 @@ class Call:
             effects=self.service,
             clock=SystemClock(),
             assignment=plan.assignment(
-                prepared(*self.names), ledger.state, plan.Options(), self.directory.path
+                prepared(*self.names), ledger.state, plan.RunOptions(), self.directory.path
             ),
         )
         self.runner = at_work

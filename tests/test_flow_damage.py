@@ -477,7 +477,7 @@ def test_a_picture_nobody_submitted_is_told_and_refused(done):
     stray.write_bytes(b"")
     (done.run_dir / "images" / "notes.txt").write_text("mine")
     assert dreamo.verify(done.run_dir) == [
-        f"images/{stray.name} shows a purchase that the ledger does not know of; nothing more is bought here"
+        f"images/{stray.name} shows a purchase that the ledger doesn't have; nothing more is bought here"
     ]
     with pytest.raises(LedgerDamaged, match=stray.name):
         done.run()

@@ -378,13 +378,13 @@ def test_an_attempt_in_doubt_behind_a_later_one_is_settled_by_its_number(run, ga
     first, second, third = (line["id"] for line in gateway.invoice())
     assert done[columns.TASK_ID].tolist() == [third]
 
-    with pytest.raises(errors.UsageError, match="say which: attempt=1 or attempt=2"):
+    with pytest.raises(errors.UsageError, match=r"ambiguous attempts\. Pass attempt=1 or attempt=2"):
         dreamo.resolve(run_dir, 0, task_id=first)
     with pytest.raises(
-        errors.UsageError, match="attempt 3 of row 0 is not ambiguous; give attempt=1 or attempt=2"
+        errors.UsageError, match=r"Attempt 3 of row 0 is not ambiguous\. Pass attempt=1 or attempt=2"
     ):
         dreamo.resolve(run_dir, 0, attempt=3, task_id=first)
-    with pytest.raises(errors.UsageError, match="is attempt 3 of job"):
+    with pytest.raises(errors.UsageError, match="already belongs to attempt 3 of job"):
         dreamo.resolve(run_dir, 0, attempt=1, task_id=third)
     dreamo.resolve(run_dir, 0, attempt=1, task_id=first)
     dreamo.resolve(run_dir, 0, not_sent=True)  # the only one that is left
@@ -410,7 +410,7 @@ def test_an_attempt_in_doubt_behind_a_later_one_is_settled_by_its_number(run, ga
 def test_resolve_refuses_what_is_no_task_id(run, reference, tmp_path):
     """What could not be asked for would stop every later run."""
     run(jobs(reference, 1))
-    with pytest.raises(errors.UsageError, match="is no task id"):
+    with pytest.raises(errors.UsageError, match="is not a task id"):
         dreamo.resolve(tmp_path / "run", 0, task_id="two words")
 
 

@@ -253,17 +253,20 @@ class World:
     def prepare(self, cap, *, limits, unit_cost, pilot, **options) -> tuple[Coordinator, Watch]:
         """Plan a call as it is planned in the runner's thread: nothing is changed yet."""
         state, before = self.ledger.state, self.runner.coordinator
+        chosen = options.pop("chosen", frozenset())
+        on_ambiguous = "resubmit" if options.pop("resubmit_ambiguous", False) else "hold"
+        asked = plan.RunOptions(on_ambiguous=on_ambiguous, **options)
         budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
         if before is not None and before.schedule.is_submitting and not before.schedule.is_halted:
             waiting = {job_id for job_id, _ in before.schedule.waiting}
-            options["chosen"] = options.get("chosen", frozenset()) | waiting
+            chosen |= waiting
         coordinator = Coordinator(
             ledger=self.ledger,
             budget=budget,
             schedule=Schedule(limits, budget, seed=self.source.randrange(99)),
             effects=Requests(),
             clock=self.clock,
-            assignment=plan.assignment(self.table, state, plan.Options(**options), NOWHERE),
+            assignment=plan.assignment(self.table, state, asked, NOWHERE, chosen),
         )
         return coordinator, Watch(coordinator, cap, limits, pilot if budget.price is None else 0)
 
@@ -604,7 +607,7 @@ def test_a_fair_day_buys_each_job_once():
     assert [attempt.stage for attempt in attempts] == [Stage.COMPLETED] * 30
     assert all(attempt.output_path and attempt.cost for attempt in attempts)
     n_events = len(world.ledger.committed)
-    world.call(limits=Limits(), should_download=False)
+    world.call(limits=Limits(), download=False)
     assert len(world.ledger.committed) == n_events
     assert len(world.service.invoice) == 30
 

@@ -81,8 +81,8 @@ class Payloads:
         expires_at = links.expires_at(url)
         if expires_at is not None and expires_at <= self._wall():
             raise ImageGone(
-                "the link to the reference picture has expired; nothing was sent. Give the row a new "
-                "link and retry it; it stays the same job."
+                "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
+                "retry it; it stays the same job."
             )
 
     def _base64(self, image: ImageSource) -> bytes:
@@ -115,12 +115,12 @@ def _read(image: ImageSource) -> bytes:
         content = Path(image.sent_location).read_bytes()
     except OSError as error:
         raise ImageGone(
-            f"the reference picture {image.sent_location} can't be read any more ({error.strerror}); put it back "
-            "and retry the row"
+            f"Can't read the reference picture {image.sent_location} any more ({error.strerror}). Put it back and "
+            "retry the row."
         ) from error
     if hashlib.sha256(content).hexdigest() != image.sent_digest:
         raise ImageChanged(
-            f"the reference picture {image.sent_location} changed after the table was checked; nothing was sent. "
+            f"The reference picture {image.sent_location} changed after the table was checked. Nothing was sent. "
             "Run again to submit the row with the new picture."
         )
     return content
@@ -201,12 +201,12 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
 
 
 def not_sent(key: Key, at: float) -> Event:
-    """Say that a create that was about to be sent was not."""
+    """Say that a create was not sent after all."""
     return _event(EventKind.NOT_SENT, key, at)
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
-    """Settle an ambiguous attempt by the user's word: taken as a task, or never taken."""
+    """Settle an ambiguous attempt as the user says: accepted as a task, or never accepted."""
     key = (attempt.job_id, attempt.attempt)
     return (
         _event(EventKind.NOT_SENT, key, at)
@@ -222,7 +222,7 @@ def interrupted(attempt: Attempt, at: float) -> Event:
         (attempt.job_id, attempt.attempt),
         at,
         error_class=INTERRUPTED,
-        error_message="the program ended before the service had answered; the attempt may have been taken",
+        error_message="The program ended before the service replied; the attempt may have been accepted and billed.",
         may_have_been_billed=True,
     )
 
@@ -279,9 +279,7 @@ def is_retryable(attempt: Attempt) -> bool:
 
 def lost(key: Key, at: float, n_polls: int) -> Event:
     """Say that the service does not know the task any more."""
-    message = (
-        "the service answered three times over 30 s that it does not know this task; it may have been billed"
-    )
+    message = "The service didn't know this task when asked three times over 30 s; it may have been billed."
     return _event(
         EventKind.LOST,
         key,
@@ -296,7 +294,7 @@ def lost(key: Key, at: float, n_polls: int) -> Event:
 def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
     """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
     seen = f" (at the last poll: {oddity})" if oddity else ""
-    message = f"no end after {timeout_s:g} s{seen}; the next call asks for it again"
+    message = f"Not finished after {timeout_s:g} s{seen}; the next call asks for it again."
     return _event(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
 
 

@@ -438,7 +438,7 @@ def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event
 
 
 def _doubt(stray: Attempt) -> dict[str, Any]:
-    message = stray.error_message or "no reply to this submission; it may have been accepted and billed"
+    message = stray.error_message or "No reply to this submission; it may have been accepted and billed."
     return {
         "error_class": stray.error_class or "interrupted",
         "error_message": message,

@@ -1,4 +1,4 @@
-"""The options of a call, checked before anything else happens."""
+"""What a call would do and cost: its options, checked before anything else, a decision for each job, and the plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
-from dreamo_batch.engine.budget import highest_price, price_of
+from dreamo_batch.engine.budget import Budget, highest_price, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.refusals import was_forbidden
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
+    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.schedule import Key
     from dreamo_batch.jobs.prepare import Job, Prepared
     from dreamo_batch.jobs.references import ImageSource
@@ -48,20 +49,6 @@ REPHRASED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the user allows to be submitted again.
-
-    `chosen` are jobs named for a retry; failed and ambiguous ones among them are submitted anew.
-    """
-
-    retry_failed: bool = False
-    resubmit_ambiguous: bool = False
-    max_attempts: int = 1
-    should_download: bool = True
-    chosen: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What happens to a job, and why."""
 
@@ -72,8 +59,13 @@ class Decision:
     is_fetched: bool = False
 
 
-def decide(attempts: tuple[Attempt, ...], options: Options, run_dir: Path | None) -> Decision:
-    """Decide what happens to one job."""
+def decide(
+    attempts: tuple[Attempt, ...],
+    options: RunOptions,
+    run_dir: Path | None,
+    chosen: Collection[str] = frozenset(),
+) -> Decision:
+    """Decide what happens to one job; failed and ambiguous ones are submitted again if chosen for a retry."""
     latest = deciding(attempts)
     if latest is None:
         return Decision(NEW, "not submitted yet", is_submitted=True)
@@ -85,11 +77,17 @@ def decide(attempts: tuple[Attempt, ...], options: Options, run_dir: Path | None
         return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}", is_polled=True)
     if latest.stage is Stage.COMPLETED:
         return _completed(latest, options, run_dir)
-    return _ended_badly(latest, next_number(attempts), options)
+    return _ended_badly(latest, next_number(attempts), options, is_chosen=latest.job_id in chosen)
 
 
 def assignment(
-    prepared: Prepared, state: State, options: Options, run_dir: Path, *, others: bool = True
+    prepared: Prepared,
+    state: State,
+    options: RunOptions,
+    run_dir: Path,
+    chosen: Collection[str] = frozenset(),
+    *,
+    others: bool = True,
 ) -> Assignment:
     """Turn the plan into what a runner is to do; `others` takes open attempts outside the table along."""
     to_submit: list[Key] = []
@@ -99,7 +97,7 @@ def assignment(
     known = _outside(state, prepared.jobs) if others else ()
     for job_id in (*prepared.jobs, *known):
         attempts = state.of(job_id)
-        decision = decide(attempts, options, run_dir)
+        decision = decide(attempts, options, run_dir, chosen)
         if decision.is_submitted and job_id in prepared.jobs:
             queue = refused if was_forbidden(deciding(attempts)) else to_submit
             queue.append((job_id, next_number(attempts)))
@@ -118,7 +116,7 @@ def assignment(
         to_poll=to_poll,
         to_save=to_save,
         max_attempts=options.max_attempts,
-        should_download=options.should_download,
+        should_download=options.download,
     )
 
 
@@ -132,17 +130,17 @@ def table(
     prepared: Prepared,
     index: pd.Index,
     state: State,
-    options: Options,
-    *,
+    options: RunOptions,
     run_dir: Path | None,
-    unit_cost: Decimal | None,
+    *,
+    chosen: Collection[str] = frozenset(),
     nearly: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found."""
-    decisions = {job_id: decide(state.of(job_id), options, run_dir) for job_id in prepared.jobs}
+    decisions = {job_id: decide(state.of(job_id), options, run_dir, chosen) for job_id in prepared.jobs}
     for job_id, what in (nearly or {}).items():
-        decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {what}")
-    prices = _price_range(state, unit_cost)
+        decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {_NEARLY}{what}")
+    prices = _price_range(state, money(options.unit_cost))
     rows = [
         _row(job_id, duplicate_of, message, decisions, prices)
         for job_id, duplicate_of, message in zip(
@@ -158,14 +156,37 @@ def table(
     return frame.astype(dtypes)
 
 
-def warnings_of(prepared: Prepared, job_ids: Collection[str]) -> tuple[str, ...]:
+def planned(
+    prepared: Prepared,
+    index: pd.Index,
+    state: State,
+    options: RunOptions,
+    directory: RunDirectory | None,
+    *,
+    chosen: Collection[str] = frozenset(),
+    remarks: tuple[str, ...] = (),
+) -> Plan:
+    """Return the plan of a table, with what to know before its rows are bought."""
+    nearly = nearly_bought(prepared, state, None if directory is None else directory.jobs)
+    run_dir = None if directory is None else directory.path
+    rows = table(prepared, index, state, options, run_dir, chosen=chosen, nearly=nearly)
+    new = list(rows.loc[rows[columns.ACTION] == NEW, columns.JOB_ID])
+    remarks = (
+        *_row_warnings(prepared, new, with_left_out=False),
+        *remarks,
+        *_nearly_bought_warnings(nearly, new),
+        *_rephrased_warnings(prepared, new),
+    )
+    return Plan.of(rows, cap=options.cap(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
+
+
+def warnings_of(prepared: Prepared, nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Return what to know before these jobs are submitted, one line per kind of problem."""
-    n_rephrased = len(prepared.rephrased.intersection(job_ids))
-    said = row_warnings(prepared, job_ids) if job_ids else ()
-    return (*said, rephrased_warning(n_rephrased)) if n_rephrased else said
+    said = _row_warnings(prepared, job_ids) if job_ids else ()
+    return (*said, *_rephrased_warnings(prepared, job_ids), *_nearly_bought_warnings(nearly, job_ids))
 
 
-def row_warnings(
+def _row_warnings(
     prepared: Prepared, job_ids: Collection[str], *, with_left_out: bool = True
 ) -> tuple[str, ...]:
     """Return the problems of these jobs' rows, of rows left out, and of column names, one line per kind."""
@@ -181,7 +202,7 @@ def row_warnings(
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
-    """Find jobs never submitted that nearly equal one of the last table that was."""
+    """Find jobs never submitted that nearly equal one of the last table that was, and say how they differ."""
     fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
     if jobs_path is None or not fresh or not any(True for _ in state):
         return {}
@@ -191,14 +212,12 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         return {}
     bought = {_look(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
     found = ((job, bought.get(_look(job, prepared.drawn))) for job in fresh)
-    return {job.job_id: f"{_NEARLY}{_differs(job, other)}" for job, other in found if other is not None}
+    return {job.job_id: _differs(job, other) for job, other in found if other is not None}
 
 
-def nearly_bought_warnings(reasons: Iterable[str]) -> tuple[str, ...]:
+def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Say how many rows are about to be bought although they nearly equal a bought one."""
-    told = Counter(
-        reason.rpartition(_NEARLY)[2].partition("; ")[0] for reason in reasons if _NEARLY in reason
-    )
+    told = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
     return tuple(
         f"{n:,} {'row' if n == 1 else 'rows'} to be bought nearly {'equals' if n == 1 else 'equal'} a bought one "
         f"(differs only in {what}): see {spelled('plan()', '`dreamo-batch plan --rows`')}."
@@ -234,12 +253,14 @@ def _is_paid(attempt: Attempt) -> bool:
     return attempt.stage is Stage.COMPLETED or bool(money(attempt.cost))
 
 
-def rephrased_warning(n: int) -> str:
+def _rephrased_warnings(prepared: Prepared, job_ids: Collection[str]) -> tuple[str, ...]:
     """Say that seed sweeps leave the rephraser on."""
-    return (
+    n = len(prepared.rephrased.intersection(job_ids))
+    said = (
         f"use_rephraser is on in seed sweeps (rows: {n}): the service may rewrite their prompts differently. "
         "Set it to false to compare seeds."
     )
+    return (said,) if n else ()
 
 
 def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]:
@@ -249,19 +270,18 @@ def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]
     )
 
 
-def _completed(attempt: Attempt, options: Options, run_dir: Path | None) -> Decision:
-    if not options.should_download:
+def _completed(attempt: Attempt, options: RunOptions, run_dir: Path | None) -> Decision:
+    if not options.download:
         return Decision(REUSE, "completed")
     if run_dir is not None and directory.is_in_place(run_dir, attempt.output_path, attempt.output_bytes):
         return Decision(REUSE, "completed, picture on disk")
     return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
 
 
-def _ended_badly(latest: Attempt, number: int, options: Options) -> Decision:
+def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen: bool) -> Decision:
     """Decide about a job without a picture; `number` is that of its next attempt."""
-    is_chosen = latest.job_id in options.chosen
     if latest.stage is Stage.AMBIGUOUS:
-        if is_chosen or options.resubmit_ambiguous:
+        if is_chosen or options.on_ambiguous == "resubmit":
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_submitted=True)
         return Decision(AMBIGUOUS, "may have been submitted: resolve it, or have it sent again")
     if is_chosen or options.retry_failed:
@@ -337,6 +357,7 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
 
 
 Amount = float | str | Decimal
+_AMOUNTS: Final = ("max_cost", "max_new_cost", "unit_cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,9 +397,8 @@ class RunOptions:
         for name in ("download", "fix_images", "retry_failed"):
             flag(name, getattr(self, name))
         _seconds("task_timeout_s", self.task_timeout_s)
-        _amount("max_cost", self.max_cost)
-        _amount("max_new_cost", self.max_new_cost)
-        _amount("unit_cost", self.unit_cost)
+        for name in _AMOUNTS:
+            _amount(name, getattr(self, name))
 
     def cap(self, stored: str | None) -> Decimal | None:
         """Return the cap in force: given now, else the stored one; infinity lifts it."""
@@ -386,23 +406,10 @@ class RunOptions:
             return money(stored)
         return money(self.max_cost)  # None for infinity
 
-    def plan_options(self, chosen: frozenset[str] = frozenset()) -> Options:
-        """Return what the plan needs to know."""
-        return Options(
-            retry_failed=self.retry_failed,
-            resubmit_ambiguous=self.on_ambiguous == "resubmit",
-            max_attempts=self.max_attempts,
-            should_download=self.download,
-            chosen=chosen,
-        )
-
     def as_settings(self) -> dict[str, Any]:
         """Return the options as JSON values, for `run.json`."""
-        amounts = {name: None if value is None else str(value) for name, value in self._amounts().items()}
+        amounts = {name: str(value) for name in _AMOUNTS if (value := getattr(self, name)) is not None}
         return asdict(self) | amounts
-
-    def _amounts(self) -> dict[str, Amount | None]:
-        return {"max_cost": self.max_cost, "max_new_cost": self.max_new_cost, "unit_cost": self.unit_cost}
 
 
 def flag(name: str, value: object) -> None:
@@ -450,7 +457,6 @@ _ALIKE: Final = (
 _COLOURS: Final = {
     action: PALETTE[status].colour for action, status in zip(columns.ACTIONS, _ALIKE, strict=True)
 }
-_NEW: Final = columns.ACTIONS[0]
 _REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
@@ -490,10 +496,10 @@ class Plan(HeadedFrame):
         told = tuple(
             Count(word, int(counts[word]), _COLOURS[word]) for word in columns.ACTIONS if counts.get(word)
         )
-        n_new = int(counts.get(_NEW, 0))
+        n_new = int(counts.get(NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
         notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
-        return Headline(_headline(len(self), n_new), told, notes, tuple(self.warnings()))
+        return Headline(_headline(len(self), n_new), told, notes, self._remarks)
 
     def changes(self) -> pd.DataFrame:
         """Return one row per action and reason: how many rows, which, and the most that they can cost."""
@@ -526,14 +532,8 @@ class Plan(HeadedFrame):
         return text.removesuffix(_REPHRASED) if column == columns.REASON else text
 
     def warnings(self) -> list[str]:
-        """Say what should be known before these rows are bought."""
-        said = list(self._remarks)
-        if columns.REASON not in self.columns:
-            return said
-        is_new = self[columns.ACTION] == _NEW if columns.ACTION in self.columns else slice(None)
-        said += nearly_bought_warnings(self.loc[is_new, columns.REASON].astype(columns.STR))
-        n_rephrased = int(self[columns.REASON].astype(columns.STR).str.endswith(_REPHRASED).sum())
-        return [*said, rephrased_warning(n_rephrased)] if n_rephrased else said
+        """Return what to know before these rows are bought."""
+        return list(self._remarks)
 
 
 def _sum(amounts: pd.Series) -> Decimal | None:
