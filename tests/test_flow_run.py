@@ -421,7 +421,7 @@ def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
         dreamo.resolve(tmp_path / "run", 0, not_sent=True)
     with pytest.raises(errors.UsageError, match="not in the table"):
         dreamo.resolve(tmp_path / "run", 99, not_sent=True)
-    with pytest.raises(errors.UsageError, match="exactly one"):
+    with pytest.raises(errors.UsageError, match="either task_id="):
         dreamo.resolve(tmp_path / "run", 0, task_id="x", not_sent=True)
 
 
@@ -653,7 +653,7 @@ def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_
         (lambda table: dreamo.plan("run", table), "run_dir must be a path.*The table comes first"),
         (dreamo.retry, "run_dir must be a path"),
         (lambda _: dreamo.load(""), "run_dir is empty"),
-        (lambda _: dreamo.status(3), "run_dir must be a path"),
+        (lambda _: dreamo.status(3), "Expected a run directory"),
         (lambda _: dreamo.watch(""), "run_dir is empty"),
         (lambda _: dreamo.resolve(0, "run", not_sent=True), "run_dir must be a path"),
         (lambda table: dreamo.write_table("jobs.csv", table), "path must be a path"),
