@@ -19,11 +19,11 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.call import Call, CallInputs
 from dreamo_batch.connect import Service
-from dreamo_batch.engine import journal
+from dreamo_batch.engine import journal, plan
 from dreamo_batch.engine.checkpoint import _sealed, read_table, to_state, write
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import COPIED, RunOptions
+from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.service.client import Client
@@ -436,10 +436,10 @@ def test_a_copied_run_directory_is_read_but_submits_only_when_asked(tmp_path):
             with pytest.raises(DirectoryError, match="adopt_copy=True"):
                 copied.run()
         assert len(flow.invoice()) == 3
-        assert COPIED in dreamo.plan(flow.table, copied.run_dir).warnings()
-        assert COPIED not in dreamo.plan(flow.table, flow.run_dir).warnings()
+        assert plan.copied() in dreamo.plan(flow.table, copied.run_dir).warnings()
+        assert plan.copied() not in dreamo.plan(flow.table, flow.run_dir).warnings()
         copied.run(flow.table.head(4), adopt_copy=True)
-        assert COPIED not in dreamo.plan(flow.table, copied.run_dir).warnings()
+        assert plan.copied() not in dreamo.plan(flow.table, copied.run_dir).warnings()
         assert len(flow.invoice()) == 4
         copied.assert_finishes()
 
