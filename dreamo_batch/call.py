@@ -17,6 +17,7 @@ from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine.looks import try_merge
 from dreamo_batch.engine.plan import (
     RunOptions,
     fetching_only,
@@ -320,6 +321,7 @@ class Call:
                 {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
             )
             ledger.directory.update_manifest(reconciliation=self.reconciliation)
+            try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
         self.results = assembly.mark(results, self.directory)  # last: other threads look for it

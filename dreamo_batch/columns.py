@@ -176,7 +176,15 @@ RANK_MEAN = "rank_mean"
 REFERENCE_SHA256 = "reference_sha256"
 METRIC = "metric"
 VERSION = "version"
+VECTOR = "vector"
+
+# What `looks.parquet` keeps of each picture.
+SHA256 = "sha256"
+BYTES = "bytes"
 FINGERPRINT = "fingerprint"
+THUMBNAIL = "thumbnail"
+THUMBNAIL_WIDTH = "thumbnail_width"
+THUMBNAIL_HEIGHT = "thumbnail_height"
 
 # What `check_service` found.
 CHECK = "check"
@@ -578,9 +586,16 @@ METRICS = _table(
     Column(METRIC, STR, "", "Name of the metric."),
     Column(VERSION, STR, "", "Its version."),
     Column(VALUE, FLOAT, "", "Value; missing if there was nothing to measure."),
-    Column(
-        FINGERPRINT, "object", "", "Perceptual hash, thumbnail, colours and edges of the picture, as bytes."
-    ),
+    Column(VECTOR, "object", "", "What an embedding turned the picture into, as bytes of 32-bit floats."),
+)
+
+LOOKS = _table(
+    Column(SHA256, STR, "", "SHA-256 of the picture."),
+    Column(BYTES, INT, "bytes", "Size of the picture's file."),
+    Column(THUMBNAIL_WIDTH, INT, "px", "Width of the thumbnail."),
+    Column(THUMBNAIL_HEIGHT, INT, "px", "Height of the thumbnail."),
+    Column(FINGERPRINT, "object", "", "Perceptual hash, colours and edges of the picture, as bytes."),
+    Column(THUMBNAIL, "object", "", "The picture as a JPEG of at most 320 pixels a side."),
 )
 
 CHECKS = _table(

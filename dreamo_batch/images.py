@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import io
 import re
+import struct
 import threading
 import warnings
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,29 +52,50 @@ def opened(
                     _trim_heap()
 
 
-def verify(content: bytes, formats: tuple[str, ...], pixels_max: int) -> tuple[str, int, int]:
-    """Decode a picture completely; return its format, width and height."""
+def verify(
+    content: bytes,
+    formats: tuple[str, ...],
+    pixels_max: int,
+    *,
+    use: Callable[[Image.Image], object] | None = None,
+) -> tuple[str, int, int]:
+    """Decode a picture completely and let `use` look at it; return its format, width and height."""
     with opened(io.BytesIO(content), formats=formats, pixels_max=pixels_max) as image:
         image.load()
+        if use is not None:
+            use(image)
         return str(image.format), image.width, image.height
 
 
-def small_picture(source: Path | io.BytesIO | bytes | Image.Image, side_px: int) -> Image.Image | None:
+def small_picture(
+    source: Path | io.BytesIO | bytes | Image.Image,
+    side_px: int,
+    *,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image | None:
     """Return a picture upright, on white and at most `side_px` a side; None if it can't be read."""
     try:
         if isinstance(source, Image.Image):
-            return _shrunk(source, side_px)
+            return _shrunk(source, side_px, resample)
         with opened(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
-            return _shrunk(image, side_px)
+            return _shrunk(image, side_px, resample)
     except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged files
         return None
 
 
-def _shrunk(image: Image.Image, side_px: int) -> Image.Image:
+def reduced(image: Image.Image, side_px: int) -> Image.Image:
+    """Return a picture upright, RGB and on white, at the least whole fraction that is no smaller than `side_px`."""
+    image.draft("RGB", (side_px, side_px))  # a JPEG that isn't decoded yet is decoded at that fraction
+    whole = upright_rgb(image)
+    factor = min(whole.size) // side_px
+    return whole.reduce(factor) if factor > 1 else whole
+
+
+def _shrunk(image: Image.Image, side_px: int, resample: Image.Resampling) -> Image.Image:
     small = upright_rgb(image)
     if max(small.size) > side_px:
-        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+        small.thumbnail((side_px, side_px), resample)
     return small
 
 
@@ -97,6 +120,28 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     for top, levels in _strips(image):
         grey.paste(Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8)), (0, top))
     return grey
+
+
+def png(image: Image.Image, dpi: int) -> bytes:
+    """Write an RGB picture as PNG in a third of the time that Pillow takes, which tries five filters a line."""
+    levels = np.asarray(image).reshape(image.height, -1)
+    lines = np.empty((levels.shape[0], levels.shape[1] + 1), np.uint8)
+    lines[:, 0] = 2  # each line is stored as its difference from the one above
+    lines[0, 1:] = levels[0]
+    np.subtract(levels[1:], levels[:-1], out=lines[1:, 1:])
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    pixels = packer.compress(lines.data) + packer.flush()
+    per_metre = round(dpi / 0.0254)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)),
+        (b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)),
+        (b"IDAT", pixels),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
 
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns, files, parallel
+from dreamo_batch import columns, files, likeness, parallel
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import upright_rgb
-from dreamo_batch.results import likeness
 from dreamo_batch.results import measure as measuring
 
 QUIET = {"progress": False}
@@ -90,7 +89,7 @@ def test_every_picture_is_measured_once_and_remembered(run_dir):
     pd.testing.assert_frame_equal(again, measured)
     kept = pd.read_parquet(run_dir / measuring.NAME)
     assert kept.columns.tolist() == list(columns.METRICS)
-    assert kept["metric"].value_counts().to_dict() == {"counted": 5, "fingerprint": 6}
+    assert kept["metric"].tolist() == ["counted"] * 5
 
 
 def test_a_value_is_that_of_the_function_on_both_pictures(run_dir):
@@ -183,14 +182,14 @@ def test_without_a_version_nothing_is_remembered(run_dir):
 
 def test_a_damaged_file_of_values_is_measured_again(run_dir):
     """It warns, and the file is whole afterwards."""
-    first = dreamo.measure(run_dir, **QUIET)
+    first = dreamo.measure(run_dir, Counted(), **QUIET)
     path = run_dir / measuring.NAME
     for damaged in (path.read_bytes()[:-20], b"", _altered(path.read_bytes())):
         path.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"metrics\.parquet can't be read .* measured again"):
-            again = dreamo.measure(run_dir, **QUIET)
+            again = dreamo.measure(run_dir, Counted(), **QUIET)
         pd.testing.assert_frame_equal(again, first)
-        assert len(pd.read_parquet(path)) == 6
+        assert len(pd.read_parquet(path)) == 5
 
 
 def _altered(content: bytes) -> bytes:
@@ -201,7 +200,7 @@ def test_a_file_of_another_schema_is_measured_again(run_dir):
     """What an older or newer version had written there is no value of ours."""
     pd.DataFrame({"x": [1]}).to_parquet(run_dir / measuring.NAME)
     with pytest.warns(UserWarning, match="measured again"):
-        dreamo.measure(run_dir, **QUIET)
+        dreamo.measure(run_dir, Counted(), **QUIET)
 
 
 def test_a_directory_that_can_not_be_written_to_is_measured_all_the_same(run_dir, monkeypatch):
@@ -212,8 +211,8 @@ def test_a_directory_that_can_not_be_written_to_is_measured_all_the_same(run_dir
 
     monkeypatch.setattr(files, "replace", refuse)
     with pytest.warns(UserWarning, match=r"can't be written \(Permission denied\); the values aren't kept"):
-        measured = dreamo.measure(run_dir, **QUIET)
-    assert measured["appearance"].notna().sum() == 7
+        measured = dreamo.measure(run_dir, Counted(), **QUIET)
+    assert measured["counted"].notna().sum() == 7
 
 
 def test_two_at_once_keep_both_their_values(run_dir):
@@ -324,7 +323,7 @@ def test_diversity_is_the_mean_and_the_least_of_all_pairs(run_dir):
     """The same numbers, pair by pair."""
     from itertools import combinations
 
-    from dreamo_batch.results import likeness
+    from dreamo_batch import likeness
 
     opened = []
     for label in "def":

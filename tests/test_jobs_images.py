@@ -28,7 +28,7 @@ from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs, check, repair
 from dreamo_batch.jobs.sources import Source, judge_url, read_source
 from dreamo_batch.jobs.validate import validate
-from dreamo_batch.results.likeness import read
+from dreamo_batch.likeness import read
 from dreamo_batch.service import contract
 from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned
 

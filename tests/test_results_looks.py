@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
+from dreamo_batch import likeness as comparing
 from dreamo_batch.images import upright_rgb
-from dreamo_batch.results import likeness as comparing
-from dreamo_batch.results.likeness import (
+from dreamo_batch.likeness import (
     Fingerprint,
     UnreadablePicture,
     appearance_likeness,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.display.grid import Entry, Grid, Names
     from dreamo_batch.display.reference_pictures import ReferencePlacement
-    from dreamo_batch.display.thumbnails import Thumbnail
+    from dreamo_batch.engine.looks import Thumbnail
     from dreamo_batch.results.load import RunDir
 
 PAGE_ROWS: Final = 12
@@ -443,6 +443,7 @@ class Gallery:
             [self._path_of(entry) for entry in embedded],
             bytes_max=each,
             digests=[entry.digest for entry in embedded],
+            folders=[self._folders[entry.position] for entry in embedded],
             progress=progress,
         )
         places = {entry.position for entry in embedded}

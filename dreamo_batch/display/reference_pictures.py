@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.display.grid import Grid
-    from dreamo_batch.display.thumbnails import Thumbnail, Thumbnails
+    from dreamo_batch.display.thumbnails import Thumbnails
+    from dreamo_batch.engine.looks import Thumbnail
 
 
 @dataclass(frozen=True, slots=True)

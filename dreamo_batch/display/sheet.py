@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,9 +16,10 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
 from dreamo_batch.display.reference_pictures import References, place_references
+from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
-from dreamo_batch.images import pillow_settings, small_picture
+from dreamo_batch.images import pillow_settings, png, small_picture
 from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.assembly import folders_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _PDF: Final = "PDF"
+_PNG: Final = "PNG"
 _DPI: Final = 300
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
@@ -184,7 +186,13 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
 
 
 def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
-    files.replace(path, lambda temporary: page.save(temporary, kind, dpi=(_DPI, _DPI), quality=_QUALITY))
+    def write(temporary: Path) -> None:
+        if kind == _PNG:
+            temporary.write_bytes(png(page, _DPI))
+        else:
+            page.save(temporary, kind, dpi=(_DPI, _DPI), quality=_QUALITY)
+
+    files.replace(path, write)
 
 
 def _write_pdf(path: Path, pages: Iterable[Image.Image]) -> None:
@@ -355,6 +363,7 @@ class _GridSheet:
     is_cut: bool
     codes: dict[str, str] = field(default_factory=dict)
     drawn: set[Path] = field(default_factory=set)
+    pictures: dict[Path, Image.Image] = field(default_factory=dict)
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
         """Draw one page after the other, and count each row of the table."""
@@ -366,6 +375,7 @@ class _GridSheet:
             pen = _Pen(page, self.fonts)
             self._head(pen, grid)
             self._columns(pen, grid)
+            self._read_pictures(grid)
             for place, row in enumerate(grid.shown_rows):
                 self._row(pen, grid, place, row, tick)
             foot = self._legend(grid)
@@ -414,6 +424,16 @@ class _GridSheet:
             text = self._label(", ".join(grid.columns.labels[column]), "C", room)
             pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
 
+    def _read_pictures(self, grid: Grid) -> None:
+        """Read the pictures of a page, several at once."""
+        entries = [entry for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
+        found = [(self.folders[entry.position], self._path(entry), entry.digest) for entry in entries]
+        read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
+        self.pictures.clear()
+        self.pictures.update(
+            (path, picture) for (_, path, _), picture in zip(found, read, strict=True) if picture is not None
+        )
+
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
         room = self.layout.cell_height
@@ -452,7 +472,7 @@ class _GridSheet:
             pen.write(middle, "not in the table", _SMALL_PX, room, ink=ON_LIGHT.open, align="center")
             return
         entry, path = entries[0], self._path(entries[0])
-        picture = small_picture(path, max(size)) if entry.kind == PICTURE else None
+        picture = self.pictures.get(path) if entry.kind == PICTURE else None
         if picture is None:
             kind = GONE if entry.kind == PICTURE else entry.kind
             note = entry.path or "" if kind == GONE else entry.note
@@ -535,9 +555,7 @@ def _grid_sheet(
         has_references_over=bool(references.by_column),
     )
     width = plan().cell_width
-    captions = {_caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns} - {
-        ""
-    }
+    captions = {caption for row in grid.shown_rows for caption in _captions(grid, row)} - {""}
     found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions)
     caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
     return _GridSheet(grid, plan(caption=caption), fonts, references, folders, title, notice, is_cut)
@@ -549,6 +567,13 @@ def _aspect(results: pd.DataFrame) -> float:
         return 1.0
     aspects = (results[names.OUTPUT_HEIGHT] / results[names.OUTPUT_WIDTH]).dropna()
     return float(aspects.median()) if len(aspects) else 1.0
+
+
+def _captions(grid: Grid, row: int) -> list[str]:
+    """Return the captions of a line, whose entries are read at once."""
+    line = replace(grid, shown_rows=range(row, row + 1))
+    line.shown(n_max=1)
+    return [_caption(line, (row, column)) for column in line.shown_columns]
 
 
 def _caption(grid: Grid, cell: tuple[int, int]) -> str:
@@ -613,19 +638,21 @@ class _PlainSheet:
         bottom = _PLAIN_GAP + sum(_PLAIN_CELL + height + _PLAIN_GAP for height in heights)
         page = Image.new("RGB", (width, bottom + foot_height), _PLAIN_PAPER)
         pen, top = _Pen(page, self._fonts), _PLAIN_GAP
+        pictures = iter(small_pictures(list(map(_file, rows)), _PLAIN_CELL))
         for start, height in zip(starts, heights, strict=True):
             for across, row in enumerate(rows[start : start + self._n_across]):
                 left = _PLAIN_GAP + across * (_PLAIN_CELL + _PLAIN_GAP)
-                self._picture(pen, row, (left, top))
+                self._picture(pen, row, next(pictures), (left, top))
                 pen.lines((left + 2, top + _PLAIN_CELL + 2), captions[start + across], _PLAIN_LINE)
                 tick()
             top += _PLAIN_CELL + height + _PLAIN_GAP
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
         return page
 
-    def _picture(self, pen: _Pen, row: dict[Any, Any], corner: tuple[int, int]) -> None:
+    def _picture(
+        self, pen: _Pen, row: dict[Any, Any], picture: Image.Image | None, corner: tuple[int, int]
+    ) -> None:
         size = _PLAIN_CELL, _PLAIN_CELL
-        picture = small_picture(_path(row), _PLAIN_CELL)
         if picture is None:
             pen.status(corner, size, GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX])
             return
@@ -649,6 +676,10 @@ class _PlainSheet:
 
 def _path(row: dict[Any, Any]) -> Path:
     return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
+
+
+def _file(row: dict[Any, Any]) -> tuple[Path, Path, object]:
+    return Path(row[names.RUN_DIR]), _path(row), row.get(names.OUTPUT_SHA256)
 
 
 def _without_picture(rows: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -19,14 +20,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
+from dreamo_batch.engine import looks
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
-from dreamo_batch.images import verify
+from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from PIL import Image
 
     from dreamo_batch.engine.attempts import State
+
+logger = logging.getLogger(__name__)
 
 
 # What reading a Parquet file that is missing, cut short, altered or of another kind raises.
@@ -280,19 +286,40 @@ class Saved:
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
-    """Check a picture and save it in the run directory."""
-    suffix, width_px, height_px = inspect_picture(content)
+    """Check a picture, put it in the run directory, and keep its look."""
+    small: list[Image.Image] = []
+    suffix, width_px, height_px = inspect_picture(content, use=lambda picture: _reduce(picture, small))
     path = run_dir / folder / f"{name}.{suffix}"
     path.parent.mkdir(exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_bytes(content))
     digest = hashlib.sha256(content).hexdigest()
+    _keep_look(run_dir, digest, content, small)
     return Saved(path.relative_to(run_dir).as_posix(), digest, len(content), width_px, height_px)
 
 
-def inspect_picture(content: bytes) -> tuple[str, int, int]:
-    """Decode a picture and return its suffix, width and height in px."""
+def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:
+    """Reduce what is decoded anyway; a JPEG is decoded again, at a fraction, as where no look was kept."""
     try:
-        kind, width_px, height_px = verify(content, contract.OUTPUT_FORMATS.value, PICTURE_PIXELS_MAX)
+        small.extend([] if is_jpeg(picture) else [reduced(picture, looks.SIDE_PX)])
+    except Exception as error:  # noqa: BLE001 - the picture is whole, and is saved whatever its look
+        logger.info("a picture can't be reduced: %s", error)
+
+
+def _keep_look(run_dir: Path, sha256: str, content: bytes, small: list[Image.Image]) -> None:
+    try:
+        looks.keep(run_dir, sha256, looks.make_look(content, *small))
+    except Exception as error:  # noqa: BLE001 - the picture is saved, and its look can be made at any time
+        logger.info("the look of picture %s isn't kept: %s", sha256, error)
+
+
+def inspect_picture(
+    content: bytes, *, use: Callable[[Image.Image], object] | None = None
+) -> tuple[str, int, int]:
+    """Decode a picture once, let `use` look at it, and return its suffix, width and height in px."""
+    try:
+        kind, width_px, height_px = verify(
+            content, contract.OUTPUT_FORMATS.value, PICTURE_PIXELS_MAX, use=use
+        )
         return _SUFFIXES[kind], width_px, height_px
     except Exception:  # noqa: BLE001 - decoders raise all kinds of exceptions for bad bytes
         expected = "JPEG, PNG or WEBP"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns, images
+from dreamo_batch import columns, images, likeness
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import each, ticking
-from dreamo_batch.results import likeness
 from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine
 from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, read_metric
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from dreamo_batch.results.likeness import Traits
+    from dreamo_batch.likeness import Traits
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]

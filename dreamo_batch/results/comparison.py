@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns
+from dreamo_batch import columns, likeness
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.parallel import each
-from dreamo_batch.results import likeness
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from dreamo_batch.likeness import Distances, Fingerprint
     from dreamo_batch.results.embeddings import VectorMetric
-    from dreamo_batch.results.likeness import Distances, Fingerprint
     from dreamo_batch.results.load import RunDir
     from dreamo_batch.results.measure import AnyMetric
 

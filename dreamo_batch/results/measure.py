@@ -1,4 +1,4 @@
-"""Metrics: how like a picture is to its reference, with values and fingerprints kept in the run directory."""
+"""Metrics: how like a picture is to its reference, with values and vectors kept in the run directory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dreamo_batch import columns, files
-from dreamo_batch.engine import checkpoint, directory
+from dreamo_batch import columns, files, likeness
+from dreamo_batch.engine import checkpoint, directory, looks
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.looks import PictureFile
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.parallel import each, ticking
-from dreamo_batch.results import likeness
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.results.history import read_results
-from dreamo_batch.results.likeness import Fingerprint, UnreadablePicture
 
 if TYPE_CHECKING:
     import os
@@ -46,14 +46,11 @@ _SCHEMA: Final = pa.schema(
         (columns.METRIC, pa.string()),
         (columns.VERSION, pa.string()),
         (columns.VALUE, pa.float64()),
-        (columns.FINGERPRINT, pa.binary()),
+        (columns.VECTOR, pa.binary()),
     ]
 )
 _KEYS: Final = _SCHEMA.names[:4]
-# Change the version whenever the same picture gets another fingerprint.
-_FINGERPRINT_VERSION: Final = "2"
 _VECTOR: Final = "vector"
-_FINGERPRINT_PX: Final = 256  # a JPEG is decoded at the least fraction that is no smaller
 _REFERENCES_KEPT: Final = 8
 _URL: Final = "url"
 _NAMELESS: Final = "<lambda>"
@@ -130,7 +127,7 @@ class Subject(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What a kept value belongs to; `reference` is empty for a fingerprint."""
+    """What a kept value belongs to; `reference` is empty for a vector."""
 
     output: str
     reference: str
@@ -139,10 +136,10 @@ class Key(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A number, None if there was nothing to measure, or a fingerprint."""
+    """A number, None if there was nothing to measure, or a vector."""
 
     number: float | None = None
-    fingerprint: bytes | None = None
+    vector: bytes | None = None
 
 
 class _Pair(NamedTuple):
@@ -307,24 +304,24 @@ def take_fingerprints(
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
     """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
     by_digest = _by_digest(subjects)
-    cache = Cache(subject.run_dir for subject in by_digest.values())
-    found, problems, wanted = {}, {}, []
+    by_dir: dict[Path, list[Subject]] = {}
     for subject in by_digest.values():
-        kept = cache.get(subject.run_dir, _fingerprint_key(subject))
-        # A picture that is gone or was changed can't be compared, whatever is kept of it.
-        if kept is not None and kept.fingerprint is not None and subject.path.is_file():
-            found[subject.sha256] = Fingerprint.from_bytes(kept.fingerprint)
-        else:
-            wanted.append(subject)
-    try:
-        for subject, taken in each(wanted, _fingerprint, what=what, n_workers=n_workers, progress=progress):
-            if isinstance(taken, bytes):
-                cache.put(subject.run_dir, _fingerprint_key(subject), Value(fingerprint=taken))
-                found[subject.sha256] = Fingerprint.from_bytes(taken)
+        by_dir.setdefault(subject.run_dir, []).append(subject)
+    found, problems, wanted = {}, {}, []
+    for run_dir, here in by_dir.items():
+        kept = looks.read_fingerprints(run_dir, [subject.sha256 for subject in here])
+        for subject in here:
+            n_bytes, fingerprint = kept.get(subject.sha256, (None, b""))
+            # A picture that is gone or was changed can't be compared, whatever is kept of it.
+            if n_bytes is not None and _size(subject.path) == n_bytes:
+                found[subject.sha256] = Fingerprint.from_bytes(fingerprint)
             else:
-                problems[subject.sha256] = taken
-    finally:
-        cache.save()
+                wanted.append(PictureFile(run_dir, subject.path, subject.sha256))
+    for picture, look in looks.make_looks(wanted, what=what, n_workers=n_workers, progress=progress):
+        if isinstance(look, str):
+            problems[picture.sha256] = look
+        else:
+            found[picture.sha256] = Fingerprint.from_bytes(look.fingerprint)
     return found, problems
 
 
@@ -337,16 +334,11 @@ def _by_digest(subjects: Iterable[Subject | None]) -> dict[str, Subject]:
     return by_digest
 
 
-def _fingerprint(subject: Subject) -> bytes | str:
-    """Return a picture's fingerprint, or why there is none."""
+def _size(path: Path) -> int | None:
     try:
-        return Fingerprint.of(likeness.read(subject.path, subject.sha256, side_px=_FINGERPRINT_PX)).to_bytes()
-    except UnreadablePicture as unreadable:
-        return str(unreadable)
-
-
-def _fingerprint_key(subject: Subject) -> Key:
-    return Key(subject.sha256, "", columns.FINGERPRINT, _FINGERPRINT_VERSION)
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def measure_likeness(
@@ -449,7 +441,7 @@ def take_vectors(
     for subject in by_digest.values():
         kept = cache.get(subject.run_dir, Key(subject.sha256, "", _VECTOR, metric.version))
         if kept is not None and subject.path.is_file():
-            bytes_kept = kept.fingerprint
+            bytes_kept = kept.vector
             found[subject.sha256] = None if bytes_kept is None else np.frombuffer(bytes_kept, dtype="<f4")
         else:
             wanted.append(subject)
@@ -474,7 +466,7 @@ def take_vectors(
                     found[subject.sha256] = vector
                     content = None if vector is None else vector.astype("<f4").tobytes()
                     key = Key(subject.sha256, "", _VECTOR, metric.version)
-                    cache.put(subject.run_dir, key, Value(fingerprint=content))
+                    cache.put(subject.run_dir, key, Value(vector=content))
                 for _ in batch:
                     tick()
     finally:

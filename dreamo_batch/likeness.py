@@ -108,8 +108,8 @@ class Fingerprint:
         return cls(int.from_bytes(content[:_HASH_BYTES], "big"), lab.reshape(3, _N_PLACES), kept)
 
 
-def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
-    """Open the picture at a path if its bytes still have the known digest."""
+def read_content(path: Path, sha256: str) -> bytes:
+    """Read the picture at a path if its bytes still have the known digest."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -118,6 +118,12 @@ def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
         raise UnreadablePicture(f"{path.name} can't be read ({error.strerror or error})") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UnreadablePicture(f"{path.name} was changed")
+    return content
+
+
+def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
+    """Open the picture at a path if its bytes still have the known digest."""
+    content = read_content(path, sha256)
     try:
         with opened(io.BytesIO(content)) as picture:
             if side_px is not None:

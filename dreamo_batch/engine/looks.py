@@ -1,0 +1,320 @@
+"""Looks: the thumbnail and the fingerprint of each picture, made once from one decode and kept in the run directory.
+
+They are kept for speed only: the ledger never reads them, and what is missing, damaged or of another version is made
+again. Whoever makes a look appends it to `looks.tail`, with checksums, in one write; a record that a crash cut short is
+skipped. Once the tail is large beside `looks.parquet`, both become a new `looks.parquet`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dreamo_batch import columns, files
+from dreamo_batch.images import opened, reduced
+from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
+from dreamo_batch.parallel import each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "looks.parquet"
+TAIL: Final = "looks.tail"
+SIDE_PX: Final = 320
+QUALITY: Final = 82
+# Change the version whenever the same picture gets another look.
+_VERSION: Final = b"1"
+_VERSION_KEY: Final = b"dreamo_looks"
+_SCHEMA: Final = pa.schema(
+    [
+        (columns.SHA256, pa.string()),
+        (columns.BYTES, pa.int64()),
+        (columns.THUMBNAIL_WIDTH, pa.int32()),
+        (columns.THUMBNAIL_HEIGHT, pa.int32()),
+        (columns.FINGERPRINT, pa.binary()),
+        (columns.THUMBNAIL, pa.binary()),
+    ],
+    metadata={_VERSION_KEY: _VERSION},
+)
+_SHOWN: Final = (columns.BYTES, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
+_COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
+_GROUP_ROWS: Final = 256
+_TAIL_SHARE: Final = 4  # the tail is merged once it has this fraction of the table
+_BLOCK_BYTES: Final = 1 << 20
+_MARK: Final = b"LOOK" + _VERSION
+# Mark, digest, bytes of the picture, size of the thumbnail, lengths of the fingerprint and of the body, its checksum.
+_HEAD: Final = struct.Struct(">5s32sQHHIII")
+_CHECK: Final = struct.Struct(">I")
+_HEAD_BYTES: Final = _HEAD.size + _CHECK.size
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small JPEG and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as text to embed in a page."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.content).decode("ascii")
+
+
+class Look(NamedTuple):
+    """What is kept of a picture of `n_bytes`."""
+
+    n_bytes: int
+    thumbnail: Thumbnail
+    fingerprint: bytes
+
+
+class PictureFile(NamedTuple):
+    """A picture with a known digest, and the run directory that keeps its look."""
+
+    run_dir: Path
+    path: Path
+    sha256: str
+
+
+def make_look(content: bytes, small: Image.Image | None = None) -> Look:
+    """Make the look of a picture from one decode at reduced scale; `small` is that decode, where there is one."""
+    if small is None:
+        with opened(io.BytesIO(content)) as picture:
+            small = reduced(picture, SIDE_PX)
+    fingerprint = Fingerprint.of(small).to_bytes()
+    small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.HAMMING)  # half the time of LANCZOS
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY)
+    return Look(len(content), Thumbnail(buffer.getvalue(), *small.size), fingerprint)
+
+
+def keep(run_dir: Path, sha256: str, look: Look) -> None:
+    """Append a look under the digest of its picture; raise OSError if it can't be written."""
+    body = look.fingerprint + look.thumbnail.content
+    sizes = look.thumbnail.width, look.thumbnail.height, len(look.fingerprint), len(body)
+    head = _HEAD.pack(_MARK, bytes.fromhex(sha256), look.n_bytes, *sizes, zlib.crc32(body))
+    fd = os.open(run_dir / TAIL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(fd, head + _CHECK.pack(zlib.crc32(head)) + body)
+    finally:
+        os.close(fd)
+
+
+def merge(run_dir: Path) -> None:
+    """Merge the tail into the table once it is large beside it; raise OSError if that can't be written.
+
+    What another process appends at this moment may be lost, and is then made again.
+    """
+    n_tail, n_table = (_n_bytes(run_dir / name) for name in (TAIL, NAME))
+    if n_tail and n_tail * _TAIL_SHARE >= n_table:
+        files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir))
+        (run_dir / TAIL).unlink(missing_ok=True)
+
+
+def try_merge(run_dir: Path) -> None:
+    """Merge as `merge` does; a tail that can't be merged stays."""
+    for why in _tried(merge, run_dir).values():
+        logger.info("%s can't be merged: %s", run_dir / TAIL, why)
+
+
+def read_thumbnails(pictures: Sequence[PictureFile | None]) -> list[Thumbnail | None]:
+    """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
+    kept = {
+        run_dir: _read(run_dir, here.keys(), _SHOWN)
+        for run_dir, here in _by_dir(filter(None, pictures)).items()
+    }
+    return [None if picture is None else _thumbnail(picture, kept[picture.run_dir]) for picture in pictures]
+
+
+def _thumbnail(picture: PictureFile, kept: Mapping[str, tuple[Any, ...]]) -> Thumbnail | None:
+    n_bytes, *size, jpeg = kept.get(picture.sha256, (0, 0, 0, b""))
+    return Thumbnail(jpeg, *size) if jpeg and n_bytes == _n_bytes(picture.path) else None
+
+
+def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile]]:
+    found: dict[Path, dict[str, PictureFile]] = {}
+    for picture in pictures:
+        found.setdefault(picture.run_dir, {}).setdefault(picture.sha256, picture)
+    return found
+
+
+def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tuple[int, bytes]]:
+    """Return the fingerprints that are kept, each with the bytes of its picture, by digest."""
+    return _read(run_dir, digests, _COMPARED)
+
+
+def complete(pictures: Iterable[PictureFile], *, what: str, progress: bool = True) -> None:
+    """Make the looks that aren't kept of pictures that are there."""
+    wanted = [
+        picture
+        for run_dir, here in _by_dir(pictures).items()
+        for sha256 in here.keys() - _read(run_dir, here.keys(), (columns.BYTES,)).keys()
+        if _n_bytes((picture := here[sha256]).path)
+    ]
+    for _ in make_looks(wanted, what=what, progress=progress):
+        pass
+
+
+def make_looks(
+    pictures: Sequence[PictureFile], *, what: str, n_workers: int | None = None, progress: bool = True
+) -> Iterator[tuple[PictureFile, Look | str]]:
+    """Make the looks of pictures, several at once, and keep them; a text says why there is none."""
+    unkept: dict[Path, str] = {}
+    try:
+        for picture, look in each(pictures, _made, what=what, n_workers=n_workers, progress=progress):
+            if isinstance(look, Look) and picture.run_dir not in unkept:
+                unkept |= _tried(keep, picture.run_dir, picture.sha256, look)
+            yield picture, look
+    finally:
+        for run_dir in dict.fromkeys(picture.run_dir for picture in pictures):
+            if run_dir not in unkept:
+                unkept |= _tried(merge, run_dir)
+        for run_dir, why in unkept.items():
+            warnings.warn(
+                f"{run_dir / NAME} can't be written ({why}); the looks of its pictures aren't kept and will be made "
+                "again next time",
+                stacklevel=2,
+            )
+
+
+def _made(picture: PictureFile) -> Look | str:
+    try:
+        return make_look(read_content(picture.path, picture.sha256))
+    except UnreadablePicture as unreadable:
+        return str(unreadable)
+    except Exception as error:  # noqa: BLE001 - decoders raise anything at all over damaged files
+        return f"{picture.path.name} can't be decoded ({error})"
+
+
+def _tried(write: Callable[..., None], run_dir: Path, *args: Any) -> dict[Path, str]:
+    try:
+        write(run_dir, *args)
+    except OSError as error:
+        return {run_dir: error.strerror or str(error)}
+    return {}
+
+
+def _n_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
+    """Read some columns of the looks of some digests."""
+    wanted = set(digests)
+    # The tail first: what is merged meanwhile is then read from the table.
+    at = [_SCHEMA.names.index(name) for name in names]
+    found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
+    wanted -= found.keys()
+    if wanted:
+        try:
+            for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names]):
+                for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                    found[sha256] = tuple(cells)
+        except FileNotFoundError:
+            return found
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            warnings.warn(
+                f"{run_dir / NAME} can't be read ({error}); the looks of its pictures are made again",
+                stacklevel=2,
+            )
+    return found
+
+
+def _table_parts(path: Path, wanted: set[str] | None, names: list[str]) -> Iterator[pa.Table]:
+    """Yield the wanted rows of a table, or all, a row group at a time; none of one of another version."""
+    # Opened once, so that it is never mixed with the one that replaces it.
+    with pa.OSFile(str(path)) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        if (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+            return
+        for number in range(file.num_row_groups):
+            known = file.read_row_group(number, columns=[columns.SHA256])[columns.SHA256]
+            is_wanted = pa.array([wanted is None or sha256 in wanted for sha256 in known.to_pylist()])
+            if any(is_wanted.to_pylist()):
+                yield file.read_row_group(number, columns=names).select(names).filter(is_wanted)
+
+
+def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the wanted records of a tail, or all; skip what is damaged or cut short."""
+    try:
+        with path.open("rb") as file:
+            at = 0
+            while (found := _next_head(file, at)) is not None:
+                at, (_, digest, n_bytes, width, height, n_fingerprint, n_body, check) = found
+                if wanted is None or digest.hex() in wanted:
+                    body = file.read(n_body)
+                    if zlib.crc32(body) != check:
+                        at += 1
+                        continue
+                    yield digest.hex(), n_bytes, width, height, body[:n_fingerprint], body[n_fingerprint:]
+                at += _HEAD_BYTES + n_body
+    except OSError as error:
+        logger.debug("%s can't be read: %s", path, error)
+
+
+def _next_head(file: BinaryIO, at: int) -> tuple[int, tuple[Any, ...]] | None:
+    """Return where the next record begins, at a place or behind it, and the fields of its head."""
+    while True:
+        file.seek(at)
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES:
+            return None
+        if head.startswith(_MARK) and _CHECK.unpack(head[_HEAD.size :])[0] == zlib.crc32(head[: _HEAD.size]):
+            return at, _HEAD.unpack(head[: _HEAD.size])
+        file.seek(at + 1)
+        block = file.read(_BLOCK_BYTES)
+        place = block.find(_MARK)
+        at += 1 + (max(0, len(block) - len(_MARK) + 1) if place < 0 else place)
+
+
+def _write_table(path: Path, run_dir: Path) -> None:
+    """Write a table of what a run directory keeps in both files; the tail is newer."""
+    options: dict[str, Any] = {
+        "compression": "none",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "write_page_checksum": True,
+    }
+    fresh = {row[0] for row in _tail_rows(run_dir / TAIL, None)}
+    with pq.ParquetWriter(path, _SCHEMA, **options) as writer:
+        try:
+            for part in _table_parts(run_dir / NAME, None, _SCHEMA.names):
+                is_stale = pa.array(
+                    [sha256 in fresh for sha256 in part[columns.SHA256].to_pylist()], pa.bool_()
+                )
+                writer.write_table(part.filter(pc.invert(is_stale)).cast(_SCHEMA))
+        except (FileNotFoundError, ValueError, KeyError, pa.ArrowException) as error:
+            logger.debug("%s can't be read: %s", run_dir / NAME, error)
+        rows: dict[str, tuple[Any, ...]] = {}
+        for row in _tail_rows(run_dir / TAIL, None):
+            rows[row[0]] = row
+            if len(rows) == _GROUP_ROWS:
+                writer.write_table(_table(rows))
+                rows.clear()
+        writer.write_table(_table(rows))
+
+
+def _table(rows: Mapping[str, tuple[Any, ...]]) -> pa.Table:
+    cells = list(zip(*rows.values(), strict=True)) or [()] * len(_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
