@@ -15,6 +15,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, likeness, parallel
+from dreamo_batch.engine import looks
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import measure as measuring
@@ -267,7 +268,8 @@ def test_a_run_is_not_disturbed(run_dir):
     dreamo.measure(run_dir, **QUIET)
     dreamo.diversity(run_dir, **QUIET)
     after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
-    assert {path for path in after if before.get(path) != after[path]} == {run_dir / measuring.NAME}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed == {looks.TAIL}  # the look of the reference
     assert dreamo.verify(run_dir) == []
 
 
@@ -322,8 +324,6 @@ def test_diversity_counts_each_job_once(run_dir):
 def test_diversity_is_the_mean_and_the_least_of_all_pairs(run_dir):
     """The same numbers, pair by pair."""
     from itertools import combinations
-
-    from dreamo_batch import likeness
 
     opened = []
     for label in "def":
@@ -391,14 +391,14 @@ def test_what_can_not_be_compared_by_is_refused(run_dir, wrong):
 
 
 def test_pictures_are_looked_at_once(run_dir, monkeypatch):
-    """The second call reads what the first one kept; a picture that is gone since is not compared."""
+    """Calls read what the run kept; a picture that is gone since is not compared."""
     first = dreamo.diversity(run_dir, **QUIET)
 
-    def refuse(subject):
-        raise AssertionError(subject)
+    def refuse(*args):
+        raise AssertionError(args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "_fingerprint", refuse)
+        patch.setattr(looks, "make_look", refuse)
         pd.testing.assert_frame_equal(dreamo.diversity(run_dir, **QUIET), first)
     picture(run_dir, "d").unlink()
     assert dreamo.diversity(run_dir, **QUIET)["unseen"].tolist() == [1, 1]
@@ -559,6 +559,7 @@ def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
     """On a terminal's standard error, and nothing on standard output."""
     monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (run_dir / looks.NAME).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tqdm, outside notebooks
         dreamo.measure(run_dir)
@@ -571,12 +572,12 @@ def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
 def test_references_are_opened_once_for_many_rows(run_dir, monkeypatch):
     """Rows that share a reference don't decode it again and again."""
     opened = []
-    read = likeness.read
+    read = looks.read_content
 
-    def counting(path, sha256, **options):
+    def counting(path, sha256):
         opened.append(path.name)
-        return read(path, sha256, **options)
+        return read(path, sha256)
 
-    monkeypatch.setattr(likeness, "read", counting)
+    monkeypatch.setattr(looks, "read_content", counting)
     dreamo.measure(run_dir, n_workers=1, **QUIET)
     assert sum(name.endswith(".png") for name in opened) == 1  # the copy that is kept in the directory

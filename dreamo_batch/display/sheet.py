@@ -19,7 +19,7 @@ from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
-from dreamo_batch.images import pillow_settings, png, small_picture
+from dreamo_batch.images import pillow_settings, png
 from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.assembly import folders_of
@@ -607,7 +607,7 @@ class _PlainSheet:
 
     def has_pictures(self) -> bool:
         """Return whether there is anything to draw."""
-        return any(small_picture(_path(row), 1) is not None for row in self._rows)
+        return any(small_pictures([_file(row)], 1)[0] is not None for row in self._rows)
 
     def __len__(self) -> int:
         """Count the files to draw."""

@@ -153,7 +153,9 @@ def small_pictures(pictures: Sequence[tuple[Path, Path, object]], side_px: int) 
     """
     kept: Sequence[Thumbnail | None] = [None] * len(pictures)
     if side_px <= SIDE_PX:
-        kept = read_thumbnails([picture_file(*picture) for picture in pictures])
+        known = [picture_file(*picture) for picture in pictures]
+        looks.complete(filter(None, known), what="looking at pictures", progress=False)  # the sheet has a bar
+        kept = read_thumbnails(known)
     sources = [
         path if thumbnail is None else thumbnail.content
         for (_, path, _), thumbnail in zip(pictures, kept, strict=True)

@@ -227,31 +227,34 @@ def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> di
     found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
     wanted -= found.keys()
     if wanted:
-        try:
-            for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names]):
-                for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
-                    found[sha256] = tuple(cells)
-        except FileNotFoundError:
-            return found
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            warnings.warn(
-                f"{run_dir / NAME} can't be read ({error}); the looks of its pictures are made again",
-                stacklevel=2,
-            )
+        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=_warn):
+            for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                found[sha256] = tuple(cells)
     return found
 
 
-def _table_parts(path: Path, wanted: set[str] | None, names: list[str]) -> Iterator[pa.Table]:
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
+def _table_parts(
+    path: Path, wanted: set[str] | None, names: list[str], *, tell: Callable[[str], None]
+) -> Iterator[pa.Table]:
     """Yield the wanted rows of a table, or all, a row group at a time; none of one of another version."""
-    # Opened once, so that it is never mixed with the one that replaces it.
-    with pa.OSFile(str(path)) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
-        if (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
-            return
-        for number in range(file.num_row_groups):
-            known = file.read_row_group(number, columns=[columns.SHA256])[columns.SHA256]
-            is_wanted = pa.array([wanted is None or sha256 in wanted for sha256 in known.to_pylist()])
-            if any(is_wanted.to_pylist()):
-                yield file.read_row_group(number, columns=names).select(names).filter(is_wanted)
+    try:
+        # Opened once, so that it is never mixed with the one that replaces it.
+        with pa.OSFile(str(path)) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+            if (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+                return
+            for number in range(file.num_row_groups):
+                known = file.read_row_group(number, columns=[columns.SHA256])[columns.SHA256].to_pylist()
+                is_wanted = [wanted is None or sha256 in wanted for sha256 in known]
+                if any(is_wanted):
+                    yield file.read_row_group(number, columns=names).select(names).filter(pa.array(is_wanted))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        tell(f"{path} can't be read ({error}); the looks of its pictures are made again")
 
 
 def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
@@ -295,26 +298,22 @@ def _write_table(path: Path, run_dir: Path) -> None:
         "write_statistics": False,
         "write_page_checksum": True,
     }
-    fresh = {row[0] for row in _tail_rows(run_dir / TAIL, None)}
+    fresh = {row[0]: number for number, row in enumerate(_tail_rows(run_dir / TAIL, None))}
     with pq.ParquetWriter(path, _SCHEMA, **options) as writer:
-        try:
-            for part in _table_parts(run_dir / NAME, None, _SCHEMA.names):
-                is_stale = pa.array(
-                    [sha256 in fresh for sha256 in part[columns.SHA256].to_pylist()], pa.bool_()
-                )
-                writer.write_table(part.filter(pc.invert(is_stale)).cast(_SCHEMA))
-        except (FileNotFoundError, ValueError, KeyError, pa.ArrowException) as error:
-            logger.debug("%s can't be read: %s", run_dir / NAME, error)
-        rows: dict[str, tuple[Any, ...]] = {}
-        for row in _tail_rows(run_dir / TAIL, None):
-            rows[row[0]] = row
+        for part in _table_parts(run_dir / NAME, None, _SCHEMA.names, tell=logger.debug):
+            is_stale = pa.array([sha256 in fresh for sha256 in part[columns.SHA256].to_pylist()], pa.bool_())
+            writer.write_table(part.filter(pc.invert(is_stale)).cast(_SCHEMA))
+        rows: list[tuple[Any, ...]] = []
+        for number, row in enumerate(_tail_rows(run_dir / TAIL, None)):
+            if fresh.get(row[0], number) == number:
+                rows.append(row)
             if len(rows) == _GROUP_ROWS:
                 writer.write_table(_table(rows))
                 rows.clear()
         writer.write_table(_table(rows))
 
 
-def _table(rows: Mapping[str, tuple[Any, ...]]) -> pa.Table:
-    cells = list(zip(*rows.values(), strict=True)) or [()] * len(_SCHEMA)
+def _table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    cells = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
