@@ -45,6 +45,7 @@ from .results.history import attempts
 from .results.load import load, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
+from .results.ratings import rate, ratings
 from .results.timing import latency, pace, throughput
 from .service.client import Client
 from .service.failures import Failure
@@ -112,6 +113,8 @@ __all__ = [
     "plot_throughput",
     "probe_seeds",
     "rank",
+    "rate",
+    "ratings",
     "read_table",
     "report",
     "resolve",

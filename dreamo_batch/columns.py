@@ -191,6 +191,26 @@ CHECK = "check"
 PASSED = "passed"
 DETAIL = "detail"
 
+# What people said of pictures: `ratings.parquet`, `comparisons.parquet`, and what comes of it.
+RATER = "rater"
+KIND = "kind"
+RATING = "rating"
+PICKED = "picked"
+STANDS = "stands"
+N_KEPT = "kept"
+USD_PER_KEPT = "usd_per_kept"
+JOB_ID_A = "job_id_a"
+JOB_ID_B = "job_id_b"
+CHOICE = "choice"
+N_CHOICES = "choices"
+N_WON = "won"
+N_LOST = "lost"
+N_TIED = "tied"
+STRENGTH = "strength"
+STRENGTH_LOW = "strength_low"
+STRENGTH_HIGH = "strength_high"
+WINS_SHARE = "wins_share"
+
 # What an export says of pictures and of columns.
 FILE_NAME = "file_name"
 REFERENCE = "reference"
@@ -326,6 +346,21 @@ OUTPUTS = _table(
     Column(RUN_DIR, STR, "", "Run directory, as passed; `output_path` is relative to it."),
 )
 
+RATED = _table(
+    Column(
+        RATING,
+        FLOAT,
+        "",
+        "Mean of what each rater gave the picture last, 1 to 5; only if any picture is rated.",
+    ),
+    Column(
+        PICKED,
+        BOOL,
+        "",
+        "Whether more raters picked the picture than rejected it; missing if as many did both, or none.",
+    ),
+)
+
 PROBLEMS = _table(
     Column(POSITION, INT, "", "Position of the row in the table, from 0."),
     Column(ROW, STR, "", "Index label of the row, as text."),
@@ -419,6 +454,8 @@ COSTS = _table(
     Column(SPENT_USD, FLOAT, "USD", "The same as a float, for analysis."),
     Column(USD_PER_ATTEMPT, FLOAT, "USD", "Spent, per attempt of known cost."),
     Column(USD_PER_PICTURE, FLOAT, "USD", "Spent, per usable picture of known cost."),
+    Column(N_KEPT, INT, "", "Pictures that were picked; missing if no picture is rated."),
+    Column(USD_PER_KEPT, FLOAT, "USD", "Spent, per picture that was picked."),
     Column(
         WASTE,
         STR,
@@ -596,6 +633,51 @@ LOOKS = _table(
     Column(THUMBNAIL_HEIGHT, INT, "px", "Height of the thumbnail."),
     Column(FINGERPRINT, "object", "", "Perceptual hash, colours and edges of the picture, as bytes."),
     Column(THUMBNAIL, "object", "", "The picture as a JPEG of at most 320 pixels a side."),
+)
+
+RATINGS = _table(
+    Column(JOB_ID, STR, "", OUTPUTS[JOB_ID].meaning),
+    Column(RATER, STR, "", "Who said it."),
+    Column(
+        KIND,
+        STR,
+        "",
+        "`rating`, `pick`, `reject`, or `undo`, which takes back what its rater said last of the picture.",
+    ),
+    Column(VALUE, FLOAT, "", "1 to 5 for a `rating`."),
+    Column(AT, TIME, "UTC", "When."),
+)
+
+RATINGS_READ = _table(
+    Column(
+        ROW, STR, "", "Index label of the first row with the picture, as text; missing if it left the table."
+    ),
+    *RATINGS.values(),
+    Column(
+        STANDS, BOOL, "", "Whether it counts: not taken back, and the rater said nothing newer of that kind."
+    ),
+)
+
+COMPARISONS = _table(
+    Column(JOB_ID_A, STR, "", "Job of the picture shown on the left."),
+    Column(JOB_ID_B, STR, "", "Job of the picture shown on the right."),
+    Column(RATER, STR, "", RATINGS[RATER].meaning),
+    Column(
+        CHOICE, STR, "", "`left`, `right`, `tie`, or `undo`, which takes back the last choice on the pair."
+    ),
+    Column(AT, TIME, "UTC", RATINGS[AT].meaning),
+)
+
+STRENGTHS = _table(
+    Column(N_PICTURES, INT, "", "Pictures of the group that were shown."),
+    Column(N_CHOICES, INT, "", "Choices between this group and others."),
+    Column(N_WON, INT, "", "Choices for the group's picture."),
+    Column(N_LOST, INT, "", "Choices for the other picture."),
+    Column(N_TIED, INT, "", "Ties; each counts as half a choice for both."),
+    Column(STRENGTH, FLOAT, "", "Bradley-Terry strength, in log-odds; the mean of all groups is 0."),
+    Column(STRENGTH_LOW, FLOAT, "", "Lower end of its 95 % interval."),
+    Column(STRENGTH_HIGH, FLOAT, "", "Upper end of its 95 % interval."),
+    Column(WINS_SHARE, FLOAT, "", "Chance that it is preferred to a group of average strength."),
 )
 
 CHECKS = _table(

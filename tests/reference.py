@@ -236,6 +236,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns-replicates": lambda: _columns(columns.REPLICATES),
     "columns-ranks": lambda: _columns(columns.RANKS),
     "columns-best-seeds": lambda: _columns(columns.BEST_SEEDS),
+    "columns-rated": lambda: _columns(columns.RATED),
+    "columns-ratings": lambda: _columns(columns.RATINGS_READ),
     "facts": _facts,
     "models": _models,
     "codes": _codes,

@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ from dreamo_batch import files
 from dreamo_batch.display.grid import lay_out, removed_rows_notice
 from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
 from dreamo_batch.images import small_picture
+from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
+from dreamo_batch.results.rating_log import rater_named, with_ratings
+from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import templates
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from dreamo_batch.display.reference_pictures import ReferencePlacement
     from dreamo_batch.engine.looks import Thumbnail
     from dreamo_batch.results.load import RunDir
+
+logger = logging.getLogger(__name__)
 
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12
@@ -64,6 +70,7 @@ def gallery(
     page_rows: int = PAGE_ROWS,
     page_columns: int = PAGE_COLUMNS,
     title: str = "",
+    rater: str | None = None,
 ) -> Gallery:
     """Show results as a grid of pictures, with the reference picture beside it.
 
@@ -89,6 +96,8 @@ def gallery(
         Rows and columns of a page.
     title : str
         A heading.
+    rater : str, optional
+        Who rates in the widget (keys 1 to 5, P to pick, X to reject, U to undo); default as in `rate`.
 
     Returns
     -------
@@ -123,7 +132,12 @@ def gallery(
         if value < 1:
             raise UsageError(f"{name}={value}: expected at least 1.")
     return Gallery(
-        source, axes=(rows, columns), run_dir=run_dir, page_size=(page_rows, page_columns), title=title
+        source,
+        axes=(rows, columns),
+        run_dir=run_dir,
+        page_size=(page_rows, page_columns),
+        title=title,
+        rater=rater,
     )
 
 
@@ -139,6 +153,8 @@ class Gallery:
         The page shown.
     title : str
         The heading.
+    rater : str
+        Who rates in the widget.
 
     Examples
     --------
@@ -159,6 +175,7 @@ class Gallery:
         run_dir: str | os.PathLike[str] | None,
         page_size: tuple[int, int],
         title: str,
+        rater: str | None = None,
     ) -> None:
         self._run_dirs = None if isinstance(source, pd.DataFrame) else as_paths(source)
         self._axes, self._run_dir, self._page_size = axes, run_dir, page_size
@@ -166,6 +183,7 @@ class Gallery:
         self._chosen: list[int] = []
         self._widget: Any = None
         self.title = title
+        self.rater = rater_named(rater)
         self._read(load(self._run_dirs) if self._run_dirs is not None else source)
         self.grid = self._whole.page(1, *page_size)
 
@@ -366,7 +384,7 @@ class Gallery:
             If anywidget is not installed (extra `gallery`).
         """
         if self._widget is None:
-            self._widget = _widget_class()(content=self._content(), chosen=self.chosen)
+            self._widget = _widget_class()(content=self._content(), chosen=self.chosen, marks=self._marks())
             self._widget.observe(self._take_chosen, names="chosen")
             self._widget.on_msg(self._answer)
         return self._widget
@@ -374,7 +392,7 @@ class Gallery:
     def _content(self) -> dict[str, Any]:
         """Return what the widget shows: the page as HTML, and what its buttons need."""
         return {
-            "html": self._html(self.grid, _DISPLAY_BYTES_MAX, has_style=False),
+            "html": self._html(self.grid, _DISPLAY_BYTES_MAX, has_style=False, said={}),
             "number": self._number,
             "pages": self.n_pages,
             "live": self._run_dirs is not None,
@@ -390,6 +408,10 @@ class Gallery:
                 self.page(number)
             case {"type": "refresh"}:
                 self.refresh()
+            case {"type": "rate", "position": int(position), "value": int() | str() as value} if (
+                0 <= position < len(self.results)
+            ):
+                self._rate(widget, position, value)
             case {"type": "full", "position": int(position)} if 0 <= position < len(self.results):
                 entry = self._whole.entry(position)
                 found = None if entry.path is None else full_picture(self._path_of(entry))
@@ -398,6 +420,31 @@ class Gallery:
                     widget.send(answer)
                 else:
                     widget.send({**answer, "media": found[0]}, [found[1]])
+
+    def _rate(self, widget: Any, position: int, value: int | str) -> None:
+        """Keep what a key said; what is shown is what is kept."""
+        try:
+            rate_positions(self.results, [position], value, folders=self._folders, rater=self.rater)
+            widget.marks = self._marks()
+        except DreamoError as error:
+            widget.send({"type": "problem", "text": str(error)})
+
+    def _marks(self) -> dict[str, list[float | bool | None]]:
+        """Return what the rater said, by position."""
+        return {str(position): list(said) for position, said in self._said(self.rater).items()}
+
+    def _said(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
+        """Return rating and pick of each row that has one, as they are now, by all raters or one."""
+        try:
+            rated = with_ratings(self.results, self._folders, rater)
+        except DirectoryError as error:
+            logger.warning("%s", error)
+            return {}
+        if not all(name in rated for name in names.RATED):
+            return {}
+        cells = zip(*(rated[name].astype(object) for name in names.RATED), strict=True)
+        said = (tuple(None if is_missing(cell) else cell for cell in pair) for pair in cells)
+        return {position: pair for position, pair in enumerate(said) if pair != (None, None)}
 
     def _html(
         self,
@@ -409,6 +456,7 @@ class Gallery:
         is_open: bool = True,
         link: Callable[[Entry], str | None] | None = None,
         progress: bool = False,
+        said: Mapping[int, tuple[Any, ...]] | None = None,
     ) -> str:
         pictures, references = self._pictures(grid, bytes_max, progress=progress)
         if link is not None:
@@ -419,6 +467,7 @@ class Gallery:
             grid=grid,
             pictures=pictures,
             placement=references,
+            said=self._said() if said is None else said,
             palette=PALETTE,
             counts={kind: n for kind in PALETTE if (n := kinds.count(kind))},
             heading=self.title if heading is None else heading,
@@ -542,5 +591,6 @@ def _widget_class() -> Any:
         _css = _ASSETS / "gallery.css"
         content = traitlets.Dict().tag(sync=True)
         chosen: Any = traitlets.List().tag(sync=True)
+        marks: Any = traitlets.Dict().tag(sync=True)
 
     return GalleryWidget

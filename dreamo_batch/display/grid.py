@@ -580,7 +580,7 @@ def _join_inputs(
 def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis: list[Any]) -> None:
     """Join the user's own columns that tell apart rows of one cell."""
     for name in results.columns:
-        if name in columns.OUTPUTS or name in columns.INPUTS:
+        if name in columns.OUTPUTS or name in columns.INPUTS or name in columns.RATED:
             continue
         cells = _cells([line.of_rows for line in _read_axes(results, down, along)], len(results))
         if not pd.Series(cells).duplicated().any():

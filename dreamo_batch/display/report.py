@@ -24,6 +24,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs, references_of
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
@@ -241,6 +242,7 @@ def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, An
         "ambiguous": _ambiguous(facts),
         "grid": _grid(facts, n_runs=n_runs),
         "likeness": _likeness(facts),
+        "ratings": _ratings(facts),
         "methods": _methods(facts),
         "charts": _charts(facts, prefix=prefix),
     }
@@ -341,6 +343,21 @@ def _likeness(facts: Facts) -> dict[str, Any]:
             (pair[columns.ROW_B], pair[columns.SEED_B], next(pictures)),
         ]
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}
+
+
+def _ratings(facts: Facts) -> dict[str, Any] | None:
+    """Return what people said of the pictures; None if nobody did."""
+    rows = facts.first_rows
+    if not rating_columns(rows):
+        return None
+    rated = rows[rows[columns.RATING].notna() | rows[columns.PICKED].notna()]
+    mean = rated[columns.RATING].mean()
+    return {
+        "n_rated": len(rated),
+        "mean": None if pd.isna(mean) else mean,
+        "n_picked": int(rated[columns.PICKED].sum()),
+        "n_rejected": int((~rated[columns.PICKED]).sum()),
+    }
 
 
 def _methods(facts: Facts) -> dict[str, Any]:

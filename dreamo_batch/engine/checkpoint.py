@@ -44,14 +44,14 @@ _N_ROWS: Final = "n_rows"
 _PENDING: Final = "pending"
 _MICROSECONDS: Final = 1_000_000
 
-_ARROW: Final = {
+ARROW: Final = {
     columns.STR: pa.string(),
     columns.INT: pa.int64(),
     columns.FLOAT: pa.float64(),
     columns.BOOL: pa.bool_(),
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
-SCHEMA: Final = pa.schema([(column.name, _ARROW[column.dtype]) for column in columns.LEDGER.values()])
+SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
 # Columns missing in files of format 1.
 _ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
 _TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)

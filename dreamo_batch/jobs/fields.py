@@ -74,8 +74,15 @@ def is_result(table: pd.DataFrame) -> bool:
 
 def user_columns(table: pd.DataFrame) -> list[Any]:
     """Return the names of the user's own columns, in the table's order."""
-    outputs = columns.OUTPUTS if is_result(table) else {}
+    outputs = {*columns.OUTPUTS, *rating_columns(table)} if is_result(table) else {}
     return [name for name in table.columns if name not in outputs]
+
+
+def rating_columns(table: pd.DataFrame) -> list[str]:
+    """Return which columns of results hold ratings; those of the same names left of the outputs are the user's."""
+    listed = list(table.columns)
+    behind = listed[listed.index(columns.STATUS) :] if columns.STATUS in listed else []
+    return [name for name in columns.RATED if name in behind]
 
 
 def image_columns(table: pd.DataFrame) -> list[str]:

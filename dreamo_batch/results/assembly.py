@@ -17,8 +17,10 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, S
 from dreamo_batch.engine.budget import Budget, highest_price, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.palette import PALETTE
+from dreamo_batch.results.rating_log import add_ratings
 from dreamo_batch.text import option, spelled
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ _COPIED: Final = (
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Note in a table which run directory it comes from; returns the same table."""
+    """Note in a table which run directory it comes from, and add its ratings; returns the same table."""
+    add_ratings(results, directory.path)
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
     return results
@@ -136,8 +139,9 @@ def _places(results: pd.DataFrame) -> dict[str, str]:
 
 
 def _outputs_last(results: pd.DataFrame) -> pd.DataFrame:
-    own = [name for name in results.columns if name not in columns.OUTPUTS]
-    return results[[*own, *columns.OUTPUTS]]
+    rated = rating_columns(results)
+    own = [name for name in results.columns if name not in columns.OUTPUTS and name not in rated]
+    return results[[*own, *columns.OUTPUTS, *rated]]
 
 
 def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ from dreamo_batch.results.measure import (
     read_metrics,
     take_fingerprints,
 )
+from dreamo_batch.results.rating_log import with_ratings
 
 if TYPE_CHECKING:
     import os
@@ -292,6 +293,8 @@ def rank(
     {1: 1, 2: 2, 0: 3}
     """
     results = read_results(source)
+    if isinstance(source, pd.DataFrame):  # made before the pictures were rated, most of the time
+        results = with_ratings(results, folders_of(results, run_dir))
     measures = read_measures(by, results)
     metrics = [one.metric for one in measures if one.metric is not None]
     problems = pd.Series(index=results.index, dtype=columns.STR)
@@ -574,6 +577,8 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
         return Measure(name, None, is_higher)
     if name in NAMED:
         return Measure(name, NAMED[name], is_higher)
+    if name in columns.RATED:
+        raise UsageError(f"by={one!r}: no picture is rated yet. Rate in the gallery, or with dreamo.rate().")
     names = ", ".join(map(repr, NAMED))
     raise UsageError(f"by={one!r} is neither a column of the results nor a metric ({names}, or a function).")
 

@@ -11,6 +11,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import EXACT, ZERO, exact_text, money
 from dreamo_batch.results.history import DIRECTORY, Groups, History, group, read_history
 
@@ -78,6 +79,9 @@ def costs(
     table[columns.SPENT_USD] = spent
     for name, counted in ((columns.USD_PER_ATTEMPT, "n_priced"), (columns.USD_PER_PICTURE, "n_pictures")):
         table[name] = spent / table[counted].where(table[counted] > 0)
+    table[columns.N_KEPT] = _n_kept(history, groups)
+    kept = table[columns.N_KEPT].astype(columns.FLOAT)
+    table[columns.USD_PER_KEPT] = spent / kept.where(kept > 0)
     table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_USD_DIGITS) + 0.0
     shaped = table[list(columns.COSTS)].astype(columns.dtypes(columns.COSTS))
     planned = [] if plan is None else [_planned(plan, history, groups)]
@@ -174,6 +178,17 @@ def _saved(history: History, groups: Groups) -> pd.Series:
     numbers = groups.of_rows[is_saved]
     n_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups)
     return sums(prices[columns.COST], numbers, len(groups.keys)).mask(n_unknown > 0)
+
+
+def _n_kept(history: History, groups: Groups) -> pd.Series:
+    """Count the pictures that were picked, each once; missing where none is rated."""
+    rows = history.rows
+    n_kept = pd.Series(pd.NA, index=groups.keys.index, dtype=columns.INT)
+    if not rating_columns(rows):
+        return n_kept
+    is_kept = rows[columns.PICKED].fillna(value=False).astype(bool) & rows[columns.DUPLICATE_OF].isna()
+    n_kept[:] = _count(groups.of_rows[is_kept.to_numpy()], groups)
+    return n_kept
 
 
 def _prices(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:

@@ -30,12 +30,14 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import suffix_of
+from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import with_index_as_columns, write_table
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.hub import read_address, upload
+from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, option
 
@@ -229,6 +231,7 @@ def export(
         raise UsageError('Pass a folder to export into, or to="hf://datasets/OWNER/NAME" to upload it.')
     results = read_results(source)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
+    results = with_ratings(results, folders)
     with ExitStack() as stack:
         target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
         counts = _export(
@@ -475,8 +478,16 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, n_pictures: int | None)
     return (
         f"{counted(len(table), 'row')}{pictures} of image-to-image jobs, submitted to `{models}`{when} with "
         f"dreamo-batch {version('dreamo-batch')}: {', '.join(parts)}. Outcome: {', '.join(outcomes) or 'none'}. "
-        f"Cost: {dollars(spent)}."
+        f"Cost: {dollars(spent)}.{_kept(table, spent)}"
     )
+
+
+def _kept(table: pd.DataFrame, spent: Decimal) -> str:
+    """Say how many pictures were picked, and what each of them cost."""
+    if not rating_columns(table):
+        return ""
+    n = int(table.loc[~_is_repeated(table), columns.PICKED].sum())
+    return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
 
 
 def _is_repeated(table: pd.DataFrame) -> pd.Series[bool]:
@@ -493,7 +504,8 @@ def _explanations(
     excel_safe: bool,
 ) -> list[Item]:
     """Explain each column, as CSV and in a README; without lines there are no pictures."""
-    described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS)
+    rated = columns.RATED if rating_columns(table) else {}
+    described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS | rated)
     # The first is the one that load_dataset takes by itself.
     configs = "" if lines is None else _CONFIG.format("pictures", "data_dir", _IMAGES)
     configs += _CONFIG.format("results", "data_files", f"results.{formats[0]}") if formats else ""
@@ -503,7 +515,9 @@ def _explanations(
         results=_markdown(described),
     )
     if lines is not None:
-        readme += _README_PICTURES.format(pictures=_markdown(_describe(lines, columns.PICTURES | _MEANINGS)))
+        readme += _README_PICTURES.format(
+            pictures=_markdown(_describe(lines, columns.PICTURES | _MEANINGS | rated))
+        )
     meanings = _table_file("columns.csv", described, excel_safe=excel_safe)
     return [meanings, Item("README.md", lambda: readme.encode("utf-8", "replace"))]
 

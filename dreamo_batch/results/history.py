@@ -15,8 +15,9 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
 from dreamo_batch.engine.checkpoint import read_jobs, to_arrow, to_frame
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results.assembly import own_cells, read_inputs
+from dreamo_batch.results.assembly import folders_of, own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state
+from dreamo_batch.results.rating_log import with_ratings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -132,6 +133,8 @@ def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
 def from_results(results: pd.DataFrame) -> History:
     """Read the attempts off results alone: those of a job are one line, with the sum of their costs."""
     refuse_other_tables(results)
+    if columns.RUN_DIR in results and results[columns.RUN_DIR].notna().any():
+        results = with_ratings(results, folders_of(results))
     rows = labelled(results)
     if columns.RUN_DIR not in rows:
         rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)

@@ -17,6 +17,9 @@ const button = (parent, text, label, onClick) => {
   return element;
 };
 
+// What a key says of a picture, in the widget.
+const SAYS = { 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, p: "pick", x: "reject", u: "undo" };
+
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 class Gallery {
@@ -59,7 +62,7 @@ class Gallery {
   keyInDialog(event) {
     const arrow = ARROWS[event.key];
     if (arrow) this.step(arrow[0] + arrow[1]);
-    return Boolean(arrow);
+    return Boolean(arrow) || this.rate(this.current, event);
   }
   keyInGrid(event) {
     const entry = event.target.matches("summary") && event.target.closest(".dg-entry");
@@ -73,6 +76,7 @@ class Gallery {
       return Boolean(target);
     }
     if (!this.model) return false;
+    if (this.rate(entry, event)) return true;
     if (event.key === " ") this.toggle(entry);
     else if (event.key === "Escape") this.choose([]);
     else return false;
@@ -115,6 +119,7 @@ class Gallery {
     about.append(entry.querySelector(".dg-facts").cloneNode(true));
     if (this.model) {
       this.mark();
+      this.showMarks();
       if (entry.dataset.kind === "picture") this.model.send({ type: "full", position: +entry.dataset.position });
     }
     if (!this.dialog.open) this.dialog.showModal();
@@ -151,6 +156,35 @@ class Gallery {
     this.current = null;
     this.dialog.replaceChildren();
     if (entry) this.focus(entry);
+  }
+
+  // Rating pictures, in the widget. Python keeps it and sends it back: what is shown is what is kept.
+  rate(entry, event) {
+    const value = SAYS[event.key.toLowerCase()];
+    if (!this.model || !entry || value === undefined || event.ctrlKey || event.altKey || event.metaKey) return false;
+    this.tell("");
+    this.model.send({ type: "rate", position: +entry.dataset.position, value });
+    return true;
+  }
+  showMarks() {
+    const marks = this.model.get("marks");
+    for (const entry of this.root.querySelectorAll("tbody .dg-entry")) {
+      const summary = entry.querySelector("summary"), words = this.showMark(summary, marks[entry.dataset.position]);
+      summary.setAttribute("aria-label", [summary.title, words].filter(Boolean).join(", "));
+    }
+    const full = this.dialog.querySelector(".dg-full");
+    if (full && this.current) this.showMark(full, marks[this.current.dataset.position]);
+  }
+  showMark(parent, mark) {
+    parent.querySelector(".dg-said")?.remove();
+    const [rating, picked] = mark || [null, null];
+    const words = picked === null ? "" : picked ? "\u2713 picked" : "\u2715 rejected";
+    const text = [words, rating === null ? "" : `\u2605 ${rating}`].filter(Boolean).join(" ");
+    if (text) create("span", parent, picked === false ? "dg-said dg-rejected" : "dg-said", text);
+    return text;
+  }
+  tell(text) {
+    if (this.problem) this.problem.textContent = text;
   }
 
   // Choosing rows, in the widget.
@@ -283,7 +317,10 @@ function render({ model, el }) {
     if (live) button(bar, "refresh", "read the run directory again", () => model.send({ type: "refresh" }));
     gallery.chosenCount = create("b", bar);
     gallery.clearButton = button(bar, "clear", "clear the choice", () => gallery.choose([]));
-    create("span", bar, "dg-hint", "click: enlarge \u00b7 tick, Space or Shift-click: choose \u00b7 arrows: move");
+    gallery.problem = create("span", bar, "dg-problem");
+    gallery.problem.setAttribute("role", "status");
+    create("span", bar, "dg-hint", "click: enlarge \u00b7 tick, Space or Shift-click: choose \u00b7 arrows: move \u00b7 "
+      + "1\u20135: rate, P: pick, X: reject, U: undo");
   };
   const draw = () => {
     const enlarged = gallery?.current?.dataset.position;
@@ -294,17 +331,24 @@ function render({ model, el }) {
     gallery = new Gallery(el.firstElementChild, model);
     fillBar();
     gallery.mark();
+    gallery.showMarks();
     if (enlarged !== undefined && gallery.at(enlarged)) gallery.open(gallery.at(enlarged));
   };
   const mark = () => gallery.mark();
-  const receive = (message, buffers) => gallery.showFull(message, buffers);
+  const showMarks = () => gallery.showMarks();
+  const receive = (message, buffers) => {
+    if (message.type === "problem") gallery.tell(message.text);
+    else gallery.showFull(message, buffers);
+  };
   model.on("change:content", draw);
   model.on("change:chosen", mark);
+  model.on("change:marks", showMarks);
   model.on("msg:custom", receive);
   draw();
   return () => {
     model.off("change:content", draw);
     model.off("change:chosen", mark);
+    model.off("change:marks", showMarks);
     model.off("msg:custom", receive);
     gallery.release();
   };

@@ -1,0 +1,166 @@
+"""Files of a run directory that only grow: what people said of pictures, kept at once.
+
+Several processes may append at the same time: each waits for the file's lock, adds its lines to what is there by then,
+and replaces the file durably.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import time
+import warnings
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import filelock
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreamo_batch import columns, files
+from dreamo_batch.engine.checkpoint import ARROW
+from dreamo_batch.engine.directory import UNREADABLE
+from dreamo_batch.errors import DirectoryError, StorageFailed
+from dreamo_batch.jobs.fields import rating_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+NAME: Final = "ratings.parquet"
+RATING, PICK, REJECT, UNDO = "rating", "pick", "reject", "undo"
+RATER_VARIABLE: Final = "DREAMO_RATER"
+_LOCK_WAIT_S: Final = 30.0
+
+
+class GrowingTable:
+    """A table in a run directory that lines are only appended to."""
+
+    def __init__(self, path: Path, described: Mapping[str, columns.Column]) -> None:
+        self._path = path
+        self._schema = pa.schema([(one.name, ARROW[one.dtype]) for one in described.values()])
+        self._dtypes = columns.dtypes(described)
+
+    def exists(self) -> bool:
+        """Whether anything was ever appended."""
+        return self._path.exists()
+
+    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines, with the time at which they are written; on the disk when it returns."""
+        now = datetime.fromtimestamp(time.time(), UTC)
+        added = pa.Table.from_pylist([{**line, columns.AT: now} for line in lines], self._schema)
+        lock = filelock.FileLock(self._path.with_name(f".{self._path.name}.lock"))
+        try:
+            with lock.acquire(timeout=_LOCK_WAIT_S):
+                whole = pa.concat_tables([self._read(), added])
+                files.replace(self._path, functools.partial(pq.write_table, whole, write_page_checksum=True))
+        except (OSError, filelock.Timeout) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StorageFailed(
+                f"Can't write {self._path} ({reason}); the last rating is not kept. Free some space or check the "
+                "permissions, and rate again."
+            ) from error
+
+    def frame(self) -> pd.DataFrame:
+        """Return all lines, oldest first."""
+        read: pd.DataFrame = self._read().to_pandas().astype(self._dtypes)
+        return read
+
+    def _read(self) -> pa.Table:
+        try:
+            # Opened once, so that it is never mixed with the one that replaces it.
+            with pa.OSFile(str(self._path)) as file:
+                return (
+                    pq.read_table(file, page_checksum_verification=True)
+                    .select(self._schema.names)
+                    .cast(self._schema)
+                )
+        except FileNotFoundError:
+            return self._schema.empty_table()
+        except (*UNREADABLE, KeyError) as error:
+            raise DirectoryError(
+                f"{self._path} can't be read ({error}). It is left as it is; move it away to start anew."
+            ) from error
+
+
+def rating_table(run_dir: Path) -> GrowingTable:
+    """Return the ratings of a run directory."""
+    return GrowingTable(run_dir / NAME, columns.RATINGS)
+
+
+def rater_named(rater: str | None) -> str:
+    """Return who rates: as passed, else as the environment says, else the name of the user."""
+    if rater is None:
+        rater = os.environ.get(RATER_VARIABLE)
+    if rater:
+        return rater
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may have no name for its user
+        return "anonymous"
+
+
+def stands(log: pd.DataFrame) -> pd.Series[bool]:
+    """Return which lines of a rating table count: not taken back, and the last of their kind by their rater."""
+    open_lines: dict[tuple[str, str], list[tuple[bool, int]]] = {}
+    cells = zip(log[columns.JOB_ID], log[columns.RATER], log[columns.KIND], strict=True)
+    for number, (job_id, rater, kind) in enumerate(cells):
+        lines = open_lines.setdefault((job_id, rater), [])
+        if kind != UNDO:
+            lines.append((kind == RATING, number))
+        elif lines:
+            lines.pop()
+    last = {(key, is_rating): number for key, lines in open_lines.items() for is_rating, number in lines}
+    mask = pd.Series(data=False, index=log.index)
+    mask.iloc[list(last.values())] = True
+    return mask
+
+
+def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
+    """Return the columns `rating` and `picked` of each picture that was rated, by all raters or one, by job."""
+    log = rating_table(run_dir).frame()
+    standing = log[stands(log).to_numpy()]
+    if rater is not None:
+        standing = standing[standing[columns.RATER] == rater]
+    is_rating = standing[columns.KIND] == RATING
+    rating = standing[is_rating].groupby(columns.JOB_ID)[columns.VALUE].mean()
+    words = standing.loc[~is_rating]
+    balance = (
+        (words[columns.KIND].map({PICK: 1, REJECT: -1}).astype(int)).groupby(words[columns.JOB_ID]).sum()
+    )
+    picked = (balance > 0).astype(columns.BOOL).mask(balance == 0)
+    found = pd.DataFrame({columns.RATING: rating, columns.PICKED: picked})
+    return found.astype(columns.dtypes(columns.RATED)).rename_axis(columns.JOB_ID)
+
+
+def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None) -> pd.DataFrame:
+    """Return a table with its ratings as they are now, by all raters or one; columns of the user's own stay."""
+    ours = rating_columns(results)
+    known = {
+        folder: by_job(folder, rater) for folder in dict.fromkeys(folders) if rating_table(folder).exists()
+    }
+    if not known or any(name in results and name not in ours for name in columns.RATED):
+        return results
+    jobs = results[columns.JOB_ID]
+    cells: dict[str, list[Any]] = {name: [None] * len(results) for name in columns.RATED}
+    for position, (folder, job_id) in enumerate(zip(folders, jobs, strict=True)):
+        if folder in known and job_id in known[folder].index:
+            for name in columns.RATED:
+                cells[name][position] = known[folder].at[job_id, name]  # noqa: PD008 - one cell
+    dtypes = columns.dtypes(columns.RATED)
+    return results.assign(**{name: pd.array(cells[name], dtype=dtypes[name]) for name in columns.RATED})
+
+
+def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
+    """Add the columns `rating` and `picked`, if the directory has ratings and the table no such columns of its own."""
+    if any(name in results for name in columns.RATED) or not rating_table(run_dir).exists():
+        return
+    try:
+        found = by_job(run_dir).reindex(results[columns.JOB_ID])
+    except DirectoryError as error:  # what was bought is readable without what was said of it
+        warnings.warn(str(error), stacklevel=2)
+        return
+    for name in columns.RATED:
+        results[name] = found[name].array

@@ -1,0 +1,191 @@
+"""What people say of pictures: `rate` keeps it, `ratings` reads it back."""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
+from dreamo_batch.results.assembly import folders_of, row_mask
+from dreamo_batch.results.history import labelled
+from dreamo_batch.results.load import as_paths, existing, load
+from dreamo_batch.results.rating_log import (
+    PICK,
+    RATING,
+    REJECT,
+    UNDO,
+    by_job,
+    rater_named,
+    rating_table,
+    stands,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from pathlib import Path
+
+    from dreamo_batch.results.load import RunDir
+
+LOWEST, HIGHEST = 1, 5
+WORDS: Final = (PICK, REJECT, UNDO)
+_LABELS_MAX: Final = 5
+
+
+def rate(
+    run_dir: RunDir,
+    rows: Collection[Any] | pd.Series,
+    value: int | str,
+    *,
+    rater: str | None = None,
+) -> pd.DataFrame:
+    """Say of pictures how good they are; kept at once in the run directory, in `ratings.parquet`.
+
+    The file only grows: what is said later counts, and nothing is overwritten. Several people, and several processes,
+    may rate in the same directory at the same time.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        A run directory, also while a run is going on in it.
+    rows : collection or pandas.Series
+        Index labels, also as text, or a boolean for every row.
+    value : int or str
+        1 to 5; ``"pick"`` to keep the picture, ``"reject"`` not to; ``"undo"`` to take back what you said last of it.
+    rater : str, optional
+        Who says it; default: the environment's ``DREAMO_RATER``, else the name of the user.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per picture meant, with its row, job, and your `rating` and `picked` as they are now.
+
+    Raises
+    ------
+    UsageError
+        If there is no such row or value, or a row has no picture. Nothing is kept then.
+    DirectoryError
+        If there is no run directory, or its ratings can't be read.
+    StorageFailed
+        If it can't be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1, 2], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> _ = dreamo.rate(run_dir, [0], 5)
+    >>> _ = dreamo.rate(run_dir, [0], "pick")
+    >>> dreamo.load(run_dir)[["seed", "rating", "picked"]].values.tolist()
+    [[1, 5.0, True], [2, nan, <NA>]]
+    """
+    results = load(run_dir)
+    positions = np.flatnonzero(row_mask(results.index, rows)).tolist()
+    rate_positions(results, positions, value, folders=folders_of(results), rater=rater)
+    folder, name = existing(run_dir).path, rater_named(rater)
+    chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)
+    said = by_job(folder, name).reindex(chosen[columns.JOB_ID])
+    return pd.DataFrame(
+        {
+            columns.ROW: [str(results.index[position]) for position in chosen.index],
+            columns.JOB_ID: chosen[columns.JOB_ID].array,
+            **{one: said[one].array for one in columns.RATED},
+        }
+    )
+
+
+def rate_positions(
+    results: pd.DataFrame,
+    positions: Sequence[int],
+    value: int | str,
+    *,
+    folders: Sequence[Path],
+    rater: str | None = None,
+) -> None:
+    """Keep what is said of the pictures of rows, each in its row's directory; refuse rows without one."""
+    kind, number = _read(value)
+    bare = [position for position in positions if not has_picture(results, position)]
+    if bare:
+        labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
+        raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
+    name = rater_named(rater)
+    of_folder: dict[Path, list[str]] = {}
+    for position in positions:
+        jobs = of_folder.setdefault(folders[position], [])
+        if (job_id := str(results[columns.JOB_ID].iloc[position])) not in jobs:
+            jobs.append(job_id)
+    for folder, jobs in of_folder.items():
+        line = {columns.RATER: name, columns.KIND: kind, columns.VALUE: number}
+        rating_table(folder).append({columns.JOB_ID: job_id, **line} for job_id in jobs)
+
+
+def has_picture(results: pd.DataFrame, position: int) -> bool:
+    """Return whether a row has a picture that was saved."""
+    cells = (results[name].iloc[position] for name in (columns.JOB_ID, columns.OUTPUT_PATH))
+    return not any(pd.isna(cell) for cell in cells)
+
+
+def _read(value: int | str) -> tuple[str, float | None]:
+    if isinstance(value, str) and value in WORDS:
+        return value, None
+    is_whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer()
+    if is_whole and LOWEST <= float(value) <= HIGHEST:
+        return RATING, float(value)
+    raise UsageError(
+        f"value={value!r}: expected {LOWEST} to {HIGHEST}, or one of {', '.join(map(repr, WORDS))}."
+    )
+
+
+def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
+    """Read everything that was said of pictures, oldest first.
+
+    Parameters
+    ----------
+    run_dir : path-like, or iterable of path-like
+        One or more run directories.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.RATINGS_READ`, and `run_dir` where there are several directories; empty if
+        nothing was rated. What counts in `rating` and `picked` of the results is marked in `stands`.
+
+    Raises
+    ------
+    DirectoryError
+        If there is no run directory, or its ratings can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1, 2], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> for value in (3, 5, "undo"):
+    ...     _ = dreamo.rate(run_dir, [1], value, rater="ann")
+    >>> dreamo.ratings(run_dir)[["row", "rater", "kind", "value", "stands"]].values.tolist()
+    [['1', 'ann', 'rating', 3.0, True], ['1', 'ann', 'rating', 5.0, False], ['1', 'ann', 'undo', nan, False]]
+    """
+    paths = as_paths(run_dir)
+    read = [_ratings_of(one) for one in paths]
+    if len(read) > 1:
+        read = [lines.assign(**{columns.RUN_DIR: str(one)}) for one, lines in zip(paths, read, strict=True)]
+    whole = pd.concat(read, ignore_index=True)
+    return whole.sort_values(columns.AT, kind="stable", ignore_index=True)
+
+
+def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
+    results = load(run_dir)
+    log = rating_table(existing(run_dir).path).frame()
+    places = results.loc[:, [columns.JOB_ID]].drop_duplicates(columns.JOB_ID)
+    row_of = {job_id: str(label) for label, job_id in zip(places.index, places[columns.JOB_ID], strict=True)}
+    lines = log.assign(
+        **{columns.ROW: log[columns.JOB_ID].map(row_of), columns.STANDS: stands(log).astype(columns.BOOL)}
+    )
+    return lines[list(columns.RATINGS_READ)].astype(columns.dtypes(columns.RATINGS_READ))
