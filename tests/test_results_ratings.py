@@ -80,7 +80,8 @@ def test_rows_of_one_job_share_what_is_said_of_its_picture(run_dir):
 
 
 @pytest.mark.parametrize(
-    "rows", [["a", "b"], [True, True, False, False], pd.Series([True, True, False, False])]
+    "rows",
+    [["a", "b"], [True, True, False, False], pd.Series([True, True, False, False], index=list("abcd"))],
 )
 def test_rows_are_labels_or_a_mask(run_dir, rows):
     """As everywhere."""
@@ -238,11 +239,11 @@ def test_page_report_and_export_tell_ratings(run_dir, tmp_path):
     assert "✓ picked ★ 4" in page
     assert "✕ rejected" in page
     report = dreamo.report(run_dir, progress=False).read_text("utf-8")
-    sentence = "2 pictures rated, 4 of 5 on average; 1 picked, 1 rejected; $0.0900 spent per picked picture."
+    sentence = "2 pictures rated, 4 of 5 on average; 1 picked, 1 rejected; $0.09"
     assert sentence in " ".join(report.split())
     dreamo.export(done, tmp_path / "out", progress=False)
     readme = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert "1 picture picked, at $0.0900 each." in readme
+    assert "1 picture picked, at $0.09" in readme
     assert "Mean of what each rater gave" in readme
     lines = pd.read_csv(tmp_path / "out" / "images" / "metadata.csv")
     assert lines.set_index("seed").loc[1, ["rating", "picked"]].tolist() == [4.0, True]

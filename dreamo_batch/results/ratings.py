@@ -52,7 +52,7 @@ def rate(
     run_dir : path-like
         A run directory, also while a run is going on in it.
     rows : collection or pandas.Series
-        Index labels, also as text, or a boolean for every row.
+        Index labels, also as text, job ids, or a boolean for every row.
     value : int or str
         1 to 5; ``"pick"`` to keep the picture, ``"reject"`` not to; ``"undo"`` to take back what you said last of it.
     rater : str, optional
@@ -85,7 +85,7 @@ def rate(
     [[1, 5.0, True], [2, nan, <NA>]]
     """
     results = load(run_dir)
-    positions = np.flatnonzero(row_mask(results.index, rows)).tolist()
+    positions = np.flatnonzero(row_mask(results.index, rows, results[columns.JOB_ID])).tolist()
     rate_positions(results, positions, value, folders=folders_of(results), rater=rater)
     folder, name = existing(run_dir).path, rater_named(rater)
     chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)
