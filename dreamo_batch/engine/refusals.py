@@ -66,6 +66,10 @@ class Refusals:
 
     def decide(self, waiting: Sequence[str]) -> str | None:
         """Choose the job to submit next; None if the account is refused, as far as these can tell."""
+        if self._has_bought and self._earlier.issuperset(waiting):
+            self._once = dict.fromkeys(self._once, True)
+            self._settle()
+            return waiting[0]
         refused = [self._jobs[job_id] for job_id in self._in_a_row if job_id in self._jobs]
         others = [job_id for job_id in reversed(waiting) if job_id not in self._in_a_row]
         others.sort(key=self._once.__contains__)  # what was refused in an earlier call comes last
@@ -73,10 +77,6 @@ class Refusals:
         if job is not None and (self._decider is None or n_unlike > self._n_unlike(self._decider)):
             self._decider = job.job_id
             return job.job_id
-        if job is None and self._in_a_row.keys() <= self._earlier and self._has_bought:
-            self._once |= dict.fromkeys(self._in_a_row, True)
-            self._settle()
-            return waiting[0]
         alone = next(iter(self._in_a_row))
         is_left = job is None and alone in waiting and self._in_a_row == {alone: 1}
         return alone if is_left else None
