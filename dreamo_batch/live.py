@@ -1,4 +1,4 @@
-"""A run as it goes: worked on by this process, in the foreground or behind a cell, or followed on disk."""
+"""A run in progress: in this process, in the foreground or behind a cell, or another's, followed on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work through pictures in several threads, with a bar; what was done is kept, also when it is interrupted."""
+"""Process pictures in several threads, with a progress bar; an interrupt keeps what is done."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
 
 @contextmanager
 def bars(wanted: bool) -> Iterator[None]:
-    """Let the work within show its bars, or not."""
+    """Show the progress bars of the work inside the block, or not."""
     token = _is_wanted.set(wanted and _is_wanted.get())
     try:
         yield
@@ -40,7 +40,7 @@ def bars(wanted: bool) -> Iterator[None]:
 def ticking(
     n: int, what: str, *, unit: str = "picture", progress: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """Show a bar of work that takes longer than a second, where somebody sees it; gives what counts a step."""
+    """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
     bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and _is_seen() else None
     try:
         yield (lambda: None) if bar is None else bar.tick
@@ -50,7 +50,7 @@ def ticking(
 
 
 class _Bar:
-    """A tqdm bar that goes out when it can't be drawn: work never fails for what shows it."""
+    """A tqdm bar that disappears when it can't be drawn: work never fails because of its progress bar."""
 
     def __init__(self, n: int, what: str, unit: str) -> None:
         self._bar: Any = None
@@ -59,7 +59,7 @@ class _Bar:
 
             self._bar = tqdm(total=n, desc=what, unit=unit, delay=_DELAY_S)
         except Exception as error:  # noqa: BLE001 - a notebook's widgets or a closed stream raise what they like
-            logger.debug("no bar of %s: %s", what, error)
+            logger.debug("no progress bar of %s: %s", what, error)
 
     def tick(self) -> None:
         self._do("update")
@@ -73,11 +73,11 @@ class _Bar:
                 getattr(self._bar, verb)()
         except Exception as error:  # noqa: BLE001 - as above
             self._bar = None
-            logger.debug("the bar went out: %s", error)
+            logger.debug("the progress bar was dropped: %s", error)
 
 
 def _is_seen() -> bool:
-    """Say whether there is a notebook, or a terminal behind standard error."""
+    """Return whether there is a notebook, or a terminal behind standard error."""
     from tqdm.auto import tqdm
     from tqdm.notebook import tqdm_notebook
 
@@ -95,10 +95,10 @@ def each(
     n_workers: int | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[Item, Result]]:
-    """Do something with each item, several at once, and give the results as they come, in order."""
+    """Do something with each item, several at once, and yield the results in order."""
     workers = min(_WORKERS_MAX, os.cpu_count() or 1) if n_workers is None else n_workers
     if not isinstance(workers, int) or workers < 1:
-        raise UsageError(f"n_workers={n_workers!r}: at least 1 was expected.")
+        raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
     if not items:
         return
     pool = ThreadPoolExecutor(workers)

@@ -1,4 +1,4 @@
-"""`probe_seeds`: buy a few rows twice, and see whether a seed gives the same picture again."""
+"""Probes of the service: whether a seed repeats its picture, and whether the service keeps its contract."""
 
 from __future__ import annotations
 

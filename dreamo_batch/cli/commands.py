@@ -90,7 +90,7 @@ class Offer:
 
 
 def offer_of(planned: pd.DataFrame, *, may_repeat: bool = False) -> Offer:
-    """Count what a plan would buy; with `may_repeat`, tasks in flight may be submitted anew."""
+    """Count what a plan would buy; with `may_repeat`, tasks in flight may be submitted again."""
     bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
     return Offer(len(bought), float(bought[columns.COST_HIGH_USD].sum(skipna=False)))
 

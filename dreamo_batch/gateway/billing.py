@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 DEFAULT_USD: Final = Decimal("0.0286")
 # Enough digits that sums of floats would show, few enough that one price survives a float.
 SMALLEST_USD: Final = Decimal("1e-10")
+_ASKED: Final = [
+    "digest",
+    "prompt",
+    "seed",
+    "seed_drawn",
+    "width",
+    "height",
+    "use_rephraser",
+    "model",
+    "image",
+]
 # More digits than any sum of prices has.
 _EXACT: Final = Context(prec=1000)
 
@@ -47,17 +58,10 @@ def check_decimal(text: str) -> str:
 def invoice_line(task: GatewayTask, now: float) -> dict[str, Any]:
     """Return one task as it stands on the invoice."""
     state, cost = task.state(now), task.cost(now)
+    asked = {name: getattr(task, name) for name in _ASKED}
     return {
         "id": task.task_id,
-        "digest": task.digest,
-        "prompt": task.prompt,
-        "seed": task.seed,
-        "seed_drawn": task.seed_drawn,
-        "width": task.width,
-        "height": task.height,
-        "use_rephraser": task.use_rephraser,
-        "model": task.model,
-        "image": task.image,
+        **asked,
         "images": [digest for digest, _ in task.references],
         "ref_types": list(task.request.ref_types),
         "guidance_scale1": task.guidance_scale1,

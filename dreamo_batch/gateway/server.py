@@ -42,7 +42,7 @@ class JoinedWrites:
         return getattr(self._transport, name)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Send with whatever else is written before the loop comes round."""
+        """Send together with whatever else is written in this round of the loop."""
         if not self._waiting:
             self._loop.call_soon(self._send)
         self._waiting.append(data)

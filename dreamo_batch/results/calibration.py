@@ -151,7 +151,7 @@ def calibrate(
             f"{measure.name!r} compares a picture with its prompt; there are no subjects to tell apart."
         )
     if not isinstance(max_pairs, int) or max_pairs < 1:
-        raise UsageError(f"max_pairs={max_pairs!r}: at least 1 was expected.")
+        raise UsageError(f"max_pairs={max_pairs!r}: expected at least 1.")
     paths = _read_subjects(pictures)
     subjects = [subject for subject, several in paths.items() for _ in several]
     flat = [path for several in paths.values() for path in several]

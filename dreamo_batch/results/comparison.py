@@ -1,4 +1,4 @@
-"""Seeds compared: how much pictures differ, which are nearly the same, which are best, and whether they repeat."""
+"""Pictures compared: how much they differ, which are nearly the same, which are best, and whether seeds repeat."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ class VectorMetric(ABC):
 
     def __init__(self, name: str, batch_size: int) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size={batch_size!r}: at least 1 was expected.")
+            raise UsageError(f"batch_size={batch_size!r}: expected at least 1.")
         self.name = name
         self.batch_size = batch_size
 
