@@ -16,7 +16,7 @@ from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
-from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
 from dreamo_batch.engine.looks import try_merge
 from dreamo_batch.engine.plan import (
     RunOptions,
@@ -272,7 +272,7 @@ class Call:
         return Coordinator(
             ledger=ledger,
             budget=budget,
-            schedule=Schedule(limits, budget),
+            schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
             effects=Effects(self.client, self.directory.path),
             clock=self._clock,
             assignment=assignment,

@@ -44,3 +44,20 @@ def test_pictures_that_wait_for_others_to_be_fetched_are_not_waited_for_in_circl
     schedule.answered()
     assert schedule.next_action(5.0) is None
     assert schedule.wake_at(5.0) is None
+
+
+def test_large_bodies_are_sent_a_few_at_a_time():
+    """Each is in memory until it is sent; small ones go on, and one that is too large goes alone."""
+    sizes = {"a": 6, "b": 6, "c": 9, "d": 1, "e": 99}
+    limits = Limits(max_in_flight=50, body_bytes_max=20)
+    schedule = Schedule(limits, Budget(), body_bytes=lambda job_id: sizes[job_id])
+    schedule.add_jobs([(name, 1) for name in sizes])
+    sent = []
+    while not schedule.is_done():
+        while (action := schedule.next_action(0.0)) is not None:
+            sent.append(action.key)
+        n_bytes = [sizes[name] for name, _ in schedule.creating]
+        assert sum(n_bytes) <= 20 or len(n_bytes) == 1
+        key = min(schedule.creating, key=sent.index)
+        schedule.create_ended(key)
+    assert [name for name, _ in sent] == list(sizes)

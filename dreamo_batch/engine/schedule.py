@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from dreamo_batch.engine.pacing import POLLS_PER_S, BackOff, Outage, PollTimes, Quota, Standstill, TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dreamo_batch.engine.budget import Budget
     from dreamo_batch.engine.pacing import Window
@@ -73,6 +73,7 @@ class Limits:
     n_workers: int = 16
     task_timeout_s: float = 900.0
     patience_s: float = 900.0
+    body_bytes_max: int = 20 * 1024 * 1024  # of creates on the wire; one larger body is sent alone
 
     @property
     def n_creating(self) -> int:
@@ -88,7 +89,14 @@ class Limits:
 class Schedule:
     """Decides what a free worker does next."""
 
-    def __init__(self, limits: Limits, budget: Budget, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        body_bytes: Callable[[str], int] = lambda _job_id: 0,
+    ) -> None:
         source = random.Random(seed)
         self.limits = limits
         self.budget = budget
@@ -109,6 +117,9 @@ class Schedule:
         self._to_save: deque[Key] = deque()
         self._save_tries: dict[Key, int] = {}
         self._busy: dict[Do, set[Key]] = {do: set() for do in Do}
+        self._body_bytes = body_bytes
+        self._next_body: tuple[Key, int] | None = None
+        self._bodies: dict[Key, int] = {}
         self._turn = 0
         self._n_due = 0
 
@@ -233,6 +244,7 @@ class Schedule:
     def accepted(self, key: Key, *, now: float) -> None:
         """Add the task of an accepted create."""
         self._busy[Do.CREATE].discard(key)
+        self._bodies.pop(key, None)
         self._tasks[key] = _Task(now, now, is_fresh=True)
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
@@ -242,6 +254,7 @@ class Schedule:
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
         self._busy[Do.CREATE].discard(key)
+        self._bodies.pop(key, None)
         self.quota.create_ended(key)
 
     def send_again(self, key: Key) -> None:
@@ -355,7 +368,10 @@ class Schedule:
     def _next_create(self, now: float) -> Action | None:
         if not self._may_create() or not self.quota.is_open(now):
             return None
+        size = self._next_size()
         key = self._waiting.popleft()
+        if size:
+            self._bodies[key] = size
         self.quota.create_sent(key, self._tasks.keys())
         self.outage.tried()
         self.quota.sent(now)
@@ -371,7 +387,20 @@ class Schedule:
             return False
         if not self.quota.has_room(self.n_in_flight) or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
             return False
-        return self.budget.verdict() == "go"
+        return self._has_room_for_body() and self.budget.verdict() == "go"
+
+    def _has_room_for_body(self) -> bool:
+        """Whether the next body fits beside those on the wire: each is in memory until it is sent."""
+        return (
+            not self._busy[Do.CREATE]
+            or self._next_size() + sum(self._bodies.values()) <= self.limits.body_bytes_max
+        )
+
+    def _next_size(self) -> int:
+        key = self._waiting[0]
+        if self._next_body is None or self._next_body[0] != key:
+            self._next_body = key, self._body_bytes(key[0])
+        return self._next_body[1]
 
     def _may_try(self) -> bool:
         """Whether one create may try if the service is back, after a poll or probe was answered."""

@@ -44,7 +44,7 @@ from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
 from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from dreamo_batch.service.config import Secret, Settings
     from dreamo_batch.service.messages import Price, Request, Task
@@ -102,11 +102,11 @@ class Api:
         form: Form,
         read: Callable[[bytes], T | Failure],
         *,
-        body: Sequence[bytes] = (),
+        body: list[bytes] | None = None,
         path: str = "",
     ) -> T:
-        """Send one request and read its answer."""
-        answer = self._send(operation, self._filled(form, body, path), body)
+        """Send one request and read its answer; the body is emptied when it is sent."""
+        answer = self._send(operation, self._filled(form, body or [], path), body)
         if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
             raise self.error(operation, answer)
         value: T | Failure | Answer = answer
@@ -148,7 +148,7 @@ class Api:
         """Close every session."""
         self._transport.close()
 
-    def _filled(self, form: Form, body: Sequence[bytes], path: str) -> Form:
+    def _filled(self, form: Form, body: list[bytes], path: str) -> Form:
         key = self._settings.api_key
         if key is None and self._needs_key:
             raise KeyMissing(
@@ -162,7 +162,7 @@ class Api:
             headers += b"Content-Length: %d\r\n" % sum(map(len, body))
         return Form(form.method, form.origin, form.target + path, headers)
 
-    def _send(self, operation: Operation, form: Form, body: Sequence[bytes] = ()) -> Answer | Failure:
+    def _send(self, operation: Operation, form: Form, body: list[bytes] | None = None) -> Answer | Failure:
         answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
         # Masked here, because it stays in a variable of the frame that raises.
         return self._without_key(answer) if isinstance(answer, Failure) else answer
@@ -421,7 +421,9 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        return self._api.call("create", self._create_form, self._task_id, body=self._body(request))
+        body = self._body(request)
+        del request  # the body is dropped once it is sent
+        return self._api.call("create", self._create_form, self._task_id, body=body)
 
     def fetch(self, task_id: str) -> Task:
         """Poll one task.
@@ -659,10 +661,10 @@ class Client:
             raise self._api.error("fetch", answer)
         return answer
 
-    def _body(self, request: Request) -> tuple[bytes, ...]:
+    def _body(self, request: Request) -> list[bytes]:
         """Encode the body; if that fails, nothing was sent."""
         try:
-            return (messages.encode(request),)
+            return messages.pieces_of(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, this create must not count as one that may have arrived
             failure = failures.not_built(error)
         raise self._api.error("create", failure)

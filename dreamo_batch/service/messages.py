@@ -485,9 +485,9 @@ class Request:
     @property
     def images_base64(self) -> tuple[bytes, ...]:
         """The pictures in base64."""
-        return (
-            (self.image_base64,) if isinstance(self.image_base64, bytes) else tuple(self.image_base64 or ())
-        )
+        if isinstance(self.image_base64, tuple | list | None):
+            return tuple(self.image_base64 or ())
+        return (self.image_base64,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,10 +501,12 @@ class Price:
 
 
 def encode(request: Request) -> bytes:
-    """Write the JSON body of a create.
+    """Write the JSON body of a create."""
+    return b"".join(pieces_of(request))
 
-    A picture's base64 is inserted as bytes, so that megabytes don't pass through the JSON encoder.
-    """
+
+def pieces_of(request: Request) -> list[bytes]:
+    """Write the JSON body of a create in pieces, so that megabytes of base64 are neither encoded nor copied."""
     params: dict[str, Any] = {
         "prompt": request.prompt,
         "seed": request.seed,
@@ -522,10 +524,11 @@ def encode(request: Request) -> bytes:
     params |= scales
     if request.image_urls:
         params["image_urls"] = request.image_urls
-        return _around(request.model, json.dumps(params).encode())
+        return _around(request.model, [json.dumps(params).encode()])
     head = json.dumps(params)[:-1].encode()
-    pictures = b'", "'.join(request.images_base64)
-    return _around(request.model, head, b', "binary_data_base64": ["', pictures, b'"]}')
+    first, *others = request.images_base64
+    further = [piece for picture in others for piece in (b'", "', picture)]
+    return _around(request.model, [head + b', "binary_data_base64": ["', first, *further, b'"]}'])
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
@@ -590,8 +593,8 @@ def read_error(body: bytes) -> ServiceMessage:
         return ServiceMessage(None, _plain(unreadable.excerpt))
 
 
-def _around(model: str, *params: bytes) -> bytes:
-    return b"".join((b'{"model": ', json.dumps(model).encode(), b', "input": [{"params": ', *params, b"}]}"))
+def _around(model: str, params: list[bytes]) -> list[bytes]:
+    return [b'{"model": %b, "input": [{"params": ' % json.dumps(model).encode(), *params, b"}]}"]
 
 
 def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:

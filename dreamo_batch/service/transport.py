@@ -39,7 +39,7 @@ from dreamo_batch.service.failures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from urllib3 import HTTPConnectionPool
 
@@ -474,13 +474,13 @@ class Transport:
         self,
         operation: Operation,
         form: Form,
-        body: Sequence[bytes] = (),
+        body: list[bytes] | None = None,
         *,
         max_bytes: int,
         answer_within_s: float | None = None,
         is_kept_from_here: bool = False,
     ) -> Answer | Failure:
-        """Send one request and read its answer."""
+        """Send one request and read its answer; the body is emptied when it is sent."""
         lane = self._lane()
         if lane is None:
             return Failure(
@@ -492,7 +492,7 @@ class Transport:
         exchange.is_kept_from_here = is_kept_from_here
         exchange.is_out_of_step = False
         try:
-            return self._exchanged(lane, operation, form, body, max_bytes)
+            return self._exchanged(lane, operation, form, body or [], max_bytes)
         except Exception as error:  # noqa: BLE001 - whatever happens, it must be known whether the request was sent
             return from_exception(operation, error, was_sent=exchange.was_sent)
         except BaseException as interrupt:  # noqa: BLE001 - raised again, without the frames that hold the key
@@ -510,7 +510,7 @@ class Transport:
             lane.close()
 
     def _exchanged(
-        self, lane: _Lane, operation: Operation, form: Form, body: Sequence[bytes], max_bytes: int
+        self, lane: _Lane, operation: Operation, form: Form, body: list[bytes], max_bytes: int
     ) -> Answer:
         """Send on a pooled connection, which is used again only if nothing of this request is left on it."""
         pool = self._pool(lane, form.origin)
@@ -620,16 +620,17 @@ def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (form.method.encode(), target.encode("ascii"), headers)
 
 
-def _write(sock: socket.socket, head: bytes, body: Sequence[bytes], exchange: Exchange) -> None:
+def _write(sock: socket.socket, head: bytes, body: list[bytes], exchange: Exchange) -> None:
     # The connect timeout is too short for sending megabytes on a slow line.
     sock.settimeout(exchange.answer_within_s)
-    pieces = (head, *body)
     if sum(map(len, body)) <= _JOINED_BYTES_MAX:
-        pieces = (b"".join(pieces),)
+        body[:] = [b"".join((head, *body))]
+    else:
+        body.insert(0, head)
     exchange.was_sent = True
     try:
-        for piece in pieces:
-            sock.sendall(piece)
+        while body:
+            sock.sendall(body.pop(0))
     except OSError as error:
         if error.errno not in _HUNG_UP:
             raise

@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = [_picture(Path(folder) / f"{i}.png", i) for i in range(40)]
         peak = _peak(folder, images, 25, max_in_flight=1000, latency="fixed:20")
-        show(Figure("peak memory, 1,000 in flight with 4.6 MB pictures", f"{peak:.0f} MB", None, "<= 150 MB"))
+        show(Figure("peak memory, 1,000 in flight with 4.6 MB pictures", f"{peak:.0f} MB", None, "<= 100 MB"))
         small = Path(folder) / "small.png"
         Image.new("RGB", (64, 64), "orange").save(small)
         peak = _peak(folder, [str(small)], 100_000, max_in_flight=64, latency="instant")
