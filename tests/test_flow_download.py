@@ -161,3 +161,20 @@ def test_run_that_is_going_on_is_not_taken_over(tmp_path):
         with pytest.raises(UsageError, match="A run is going on"):
             _download(flow, live.results())
         live.stop()
+
+
+def test_the_local_gateway_keeps_no_second_copy_of_a_picture(tmp_path):
+    """Its file is the saved one; a picture that is edited or deleted is drawn again all the same."""
+    run_dir = tmp_path / "run"
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1, 2], size="512x512")
+    done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    saved = [run_dir / path for path in done["output_path"]]
+    copies = list((run_dir / "gateway" / "pictures").iterdir())
+    assert {path.stat().st_ino for path in copies} == {path.stat().st_ino for path in saved}
+    whole = [path.read_bytes() for path in saved]
+    saved[0].write_bytes(b"damaged in place")
+    saved[1].unlink()
+    again = dreamo.download(run_dir, progress=False)
+    assert [path.read_bytes() for path in saved] == whole
+    assert again["output_sha256"].tolist() == done["output_sha256"].tolist()
+    assert dreamo.verify(run_dir, progress=False) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from dreamo_batch.display.grid import Entry, Grid, Names
     from dreamo_batch.display.reference_pictures import ReferencePicture, ReferencePlacement
@@ -37,6 +39,7 @@ _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"
 _PDF: Final = "PDF"
 _PNG: Final = "PNG"
 _DPI: Final = 300
+_WRITERS: Final = 2
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
 _WASH: Final = 0.1  # how much of its status's colour a box has
@@ -176,13 +179,19 @@ def contact_sheet(
 
 
 def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
-    """Write pages as they are drawn: into one PDF, or into pictures that are numbered from the second on."""
+    """Write pages while the next are drawn: into one PDF, or into pictures that are numbered from the second on."""
     if kind == _PDF:
         files.replace(path, lambda temporary: _write_pdf(temporary, pages))
         return
-    for number, page in enumerate(pages, 1):
-        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        _write_picture(target, page, kind)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        writing: list[Future[None]] = []
+        for number, page in enumerate(pages, 1):
+            target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+            writing.append(pool.submit(_write_picture, target, page, kind))
+            if len(writing) > _WRITERS:  # few pages are in memory at once
+                writing.pop(0).result()
+        for written in writing:
+            written.result()
 
 
 def _write_picture(path: Path, page: Image.Image, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import logging
@@ -10,9 +11,11 @@ import os
 import re
 import secrets
 import socket
+import threading
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import filelock
 import pyarrow as pa
@@ -295,6 +298,22 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
     digest = hashlib.sha256(content).hexdigest()
     _keep_look(run_dir, digest, content, small)
     return Saved(path.relative_to(run_dir).as_posix(), digest, len(content), width_px, height_px)
+
+
+def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
+    """Make the local gateway's copy of a saved picture a hard link to it, where the gateway's state lies beside it.
+
+    Its link names the copy; a file whose bytes aren't those of the picture is left alone.
+    """
+    saved, copy = run_dir / path, run_dir / GATEWAY / "pictures" / PurePosixPath(urlsplit(url).path).name
+    link = copy.with_name(f".link-{threading.get_native_id()}")
+    try:
+        if copy.is_file() and not copy.samefile(saved) and filecmp.cmp(copy, saved, shallow=False):
+            link.hardlink_to(saved)
+            link.replace(copy)
+    except (OSError, ValueError) as error:  # another disk, or one that has no links
+        link.unlink(missing_ok=True)
+        logger.info("the gateway keeps a copy of %s: %s", path, error)
 
 
 def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:

@@ -440,6 +440,7 @@ class Effects:
         try:
             content, warning = self._picture(links[0], told_bytes)
             saved = directory.save(content, name or key[0], self._run_dir)
+            directory.share_with_gateway(self._run_dir, saved.path, links[0])
         except ServiceError as error:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
             return SaveAnswer(key, str(error), error.failure if is_refusal else None)
@@ -466,6 +467,7 @@ class Effects:
             try:
                 content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
                 places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
+                directory.share_with_gateway(self._run_dir, places[-1], url)
             except (ServiceError, directory.NotAPicture) as error:
                 places.append(f"picture {number} could not be saved ({error})")
         return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"

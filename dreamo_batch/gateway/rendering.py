@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from dreamo_batch.gateway.pictures import Engine
+    from dreamo_batch.gateway.pictures import Engine, RenderedPicture
     from dreamo_batch.gateway.tasks import GatewayTask, TaskStore
 
 
@@ -152,7 +152,7 @@ class DaemonThreads:
 
 
 class Renderer:
-    """Renders the pictures of accepted tasks into files named at random."""
+    """Renders the pictures of accepted tasks into files whose names can't be guessed."""
 
     def __init__(self, engine: Engine, store: TaskStore, folder: Path) -> None:
         self._engine = engine
@@ -198,8 +198,22 @@ class Renderer:
         return await asyncio.wrap_future(self._helpers.submit(do, *args))
 
     def read(self, picture: str) -> bytes:
-        """Return the content of a rendered picture."""
-        return (self._pictures / picture).read_bytes()
+        """Return the content of a rendered picture, rendered again if its file is gone or was changed.
+
+        The file may be the one that a client saved beside the gateway's folder, and somebody may have edited it.
+        """
+        path = self._pictures / picture
+        content = path.read_bytes() if path.is_file() else b""
+        if content and picture.startswith(_start_of_name(content)):
+            return content
+        task = self._store.of_picture(picture)
+        if task is None or any(url for _, url in task.references):
+            return path.read_bytes()
+        content = self._generate(task, [digest for digest, _ in task.references]).content
+        draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        draft.write_bytes(content)
+        draft.replace(path)
+        return content
 
     async def _fetch_and_render(self, task: GatewayTask) -> None:
         try:
@@ -233,15 +247,27 @@ class Renderer:
         self.references.keep(digest, content)
         return digest
 
+    def _generate(self, task: GatewayTask, digests: Iterable[str]) -> RenderedPicture:
+        return self._engine.generate(task.request, *map(self.references.read, digests))
+
     def _render(self, task: GatewayTask, digests: Sequence[str]) -> None:
         try:
-            picture = self._engine.generate(task.request, *map(self.references.read, digests))
+            picture = self._generate(task, digests)
             if not self._is_closed:
-                name = secrets.token_hex(16) + SUFFIXES.get(picture.media_type, ".bin")
+                name = (
+                    _start_of_name(picture.content)
+                    + secrets.token_hex(8)
+                    + SUFFIXES.get(picture.media_type, ".bin")
+                )
                 (self._pictures / name).write_bytes(picture.content)
                 self._store.complete(task.task_id, name, len(picture.content))
         except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
             self._store.fail(task.task_id, *_failure(error))
+
+
+def _start_of_name(content: bytes) -> str:
+    """Return the half of a picture's name that tells whether its file was changed; the other half can't be guessed."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _failure(error: Exception) -> tuple[str, str]:

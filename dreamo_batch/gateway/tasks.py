@@ -244,6 +244,11 @@ class TaskStore:
         rows = self._run(f"{_READ} WHERE task_id = ?", task_id)
         return _task(rows[0]) if rows else None
 
+    def of_picture(self, picture: str) -> GatewayTask | None:
+        """Return the task whose picture has this file name, or None."""
+        rows = self._run(f"{_READ} WHERE picture = ?", picture)
+        return _task(rows[0]) if rows else None
+
     def all(self) -> list[GatewayTask]:
         """Return every task in the order of acceptance."""
         return [_task(row) for row in self._run(f"{_READ} ORDER BY rowid")]
