@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 # Twice the size at which Pillow warns; above it, Pillow refuses to open.
 PIXELS_MAX: Final = 178_956_970
 UPRIGHT: Final = (0, 1)
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 SUFFIXES: Final = (".jpg", ".png", ".bin")
 _PIXELS_AT_ONCE: Final = 64_000_000
@@ -93,15 +102,49 @@ def reduced(image: Image.Image, side_px: int) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, side_px: int, resample: Image.Resampling) -> Image.Image:
-    small = upright_rgb(image)
+    small = turned(in_strips(image, 2 * side_px, _flat), orientation(image))
     if max(small.size) > side_px:
         small.thumbnail((side_px, side_px), resample)
     return small
 
 
+def in_strips(
+    image: Image.Image, side_px: int, converted: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Convert a picture; a large one a few rows at a time, reduced to at most twice `side_px` a side.
+
+    Converting a whole picture takes several times its memory.
+    """
+    image.load()
+    factor = max(image.size) // side_px
+    if factor <= 1 or image.width * image.height <= _LARGE_PX:
+        return converted(image)
+    n_rows = factor * max(1, _STRIP_PX // (factor * image.width))
+    small = None
+    for top in range(0, image.height, n_rows):
+        strip = image.crop((0, top, image.width, min(top + n_rows, image.height)))
+        rows = converted(strip).reduce(factor)
+        if small is None:
+            small = Image.new(rows.mode, (rows.width, -(-image.height // factor)))
+        small.paste(rows, (0, top // factor))
+    assert small is not None  # noqa: S101 - a picture has rows
+    return small
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Turn a picture upright by its EXIF orientation and make it 8-bit RGB on white, without colour profiles."""
-    return on_white(in_eight_bits(ImageOps.exif_transpose(image))).convert("RGB")
+    flat = _flat(image)
+    return turned(flat, orientation(image))
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    return on_white(in_eight_bits(image)).convert("RGB")
+
+
+def turned(image: Image.Image, exif_orientation: int) -> Image.Image:
+    """Turn a picture stored with an EXIF orientation upright; return the picture itself where it is."""
+    turn = _TURNS.get(exif_orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -661,6 +661,44 @@ def test_a_create_in_doubt_of_a_deleted_directory_is_in_doubt_still(robbed, fold
     assert stages(reopened(folder).state) == {"a": "ambiguous", "b": "ambiguous", "c": "ambiguous"}
 
 
+def test_a_create_that_was_not_sent_for_want_of_the_lock_is_not_in_doubt(robbed, folder):
+    """It stands in the journal as about to be sent, and in the strays as not sent."""
+    answer(robbed, event(EventKind.NOT_SENT, "a", 1, 7.0))
+    robbed.abandon()
+    second = second_call(folder)
+    assert stages(second.state) == {"a": "unsent", "b": "ambiguous", "c": "ambiguous"}
+    second.abandon()
+
+
+def test_strays_deleted_under_the_run_are_written_once_more(robbed, folder):
+    """All of them, as `rm -r` may come by while the run writes; without any file the error names each task."""
+    answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
+    (first,) = folder.glob("strays-*")
+    assert robbed.strays_path == first
+    first.unlink()
+    answer(robbed, event(EventKind.ACCEPTED, "b", 1, 8.0, task_id="task-b"))
+    assert [path.name for path in folder.glob("strays-*")] == [robbed.strays_path.name]
+    shutil.rmtree(folder)
+    answer(robbed, event(EventKind.ACCEPTED, "c", 1, 9.0, task_id="task-c"))
+    assert robbed.strays_path == folder.with_name(f"run-{robbed.strays_path.name.removeprefix('run-')}")
+    folder.mkdir()
+    ledger = reopened(folder, entropy=robbed.entropy)
+    assert [attempt.task_id for attempt in ledger.state] == ["task-a", "task-b", "task-c"]
+
+
+def test_tasks_that_no_file_takes_are_named(robbed, folder, monkeypatch):
+    """Where neither the directory nor its parent can be written to, all that is known is in the run's memory."""
+    robbed.record([event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a")])
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal.Strays, "_open", full)
+        with pytest.raises(OSError, match="space"):
+            robbed.commit()
+        assert [attempt.task_id for attempt in robbed.unwritten_tasks()] == ["task-a"]
+    answer(robbed)
+    assert robbed.unwritten_tasks() == []
+
+
 def test_altered_strays_are_refused(robbed, folder):
     """A line may name a task that was paid for; one that was cut in the middle of a write never counted."""
     answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from dreamo_batch import images
 from dreamo_batch.engine import directory
@@ -919,3 +919,44 @@ def test_bombs_at_once_take_no_more_memory_than_one():
     """16 threads decode small files of huge pictures; without a bound they take 1 GB together."""
     told = subprocess.run([sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True)
     assert float(told.stdout) < 500
+
+
+_PEAK_OF_A_COPY = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from dreamo_batch.images import small_picture
+from dreamo_batch.jobs.references import repair
+
+side = 8400
+buffer = io.BytesIO()
+Image.linear_gradient("L").resize((side, side)).convert("LA").save(buffer, "PNG", compress_level=1)
+make = {"corrected": repair, "shrunk": lambda content: small_picture(content, 300)}[sys.argv[1]]
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(make, [buffer.getvalue()] * 2))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+print(peak / (4 * side * side))
+"""
+
+
+@pytest.mark.parametrize("made", ["corrected", "shrunk"])
+def test_a_copy_of_a_huge_picture_takes_little_more_than_the_picture(made):
+    """Several at once, too: it is converted a few rows at a time; in one piece it takes five times its memory."""
+    told = subprocess.run(
+        [sys.executable, "-c", _PEAK_OF_A_COPY, made], check=True, capture_output=True, text=True
+    )
+    assert float(told.stdout) < 3
+
+
+def test_a_huge_picture_is_corrected_like_a_small_one():
+    """In strips or at once, turned or not: the copy shows the same."""
+    small = Image.fromarray((np.indices((300, 420)).sum(0) % 256).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    huge = small.resize((420 * 30, 300 * 30), Image.Resampling.BICUBIC)
+    copies = [
+        opened(repair(encoded(one, exif=exif))).resize((300, 420), Image.Resampling.BOX)
+        for one in (small, huge)
+    ]
+    assert opened(repair(encoded(huge, exif=exif))).size == (2926, 4096)
+    assert np.abs(np.subtract(*(np.asarray(one, dtype=int) for one in copies))).mean() < 4

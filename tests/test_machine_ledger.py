@@ -1,8 +1,9 @@
-"""A ledger that is recorded to, checkpointed, closed, killed and damaged at random, against a model."""
+"""A ledger that is recorded to, checkpointed, closed, killed, robbed of its lock and damaged, against a model."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Event, EventKind, State
+from dreamo_batch.engine.attempts import Event, EventKind, State, next_number
 from dreamo_batch.engine.checkpoint import NAME, PREVIOUS, to_arrow, to_frame
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import LOCK, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, read
 from dreamo_batch.results.load import ledger_frame, read_state
 from tests.fakes import event, scratch
@@ -177,6 +178,161 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=40)
+
+
+class WritersMachine(RuleBasedStateMachine):
+    """Writers that lose lock or directory while creates are on the wire; no id that was answered is ever lost.
+
+    A writer that lost its lock submits nothing more, and its answers wait beside the journals for the next opening.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = scratch()
+        self.folder = self.home / "run"
+        self.writers: list[Ledger] = []
+        self.on_the_wire: dict[int, list[tuple[str, int]]] = {}
+        self.known: set[str] = set()  # ids that a writer was answered with
+        self.not_taken: set[tuple[str, float]] = (
+            set()
+        )  # jobs and times of creates that were answered as not taken
+        self.are_strays_left = False  # by a writer that has ended: nobody can write these again
+        self.n = 0
+
+    def teardown(self) -> None:
+        for writer in self.writers:
+            self.leave(writer)
+        shutil.rmtree(self.home)
+
+    def has_owner(self) -> bool:
+        return any(not writer.directory.is_lost() for writer in self.writers)
+
+    @precondition(lambda self: not self.has_owner())
+    @rule()
+    def open(self) -> None:
+        """Open as a call does: creates that nobody seems to wait for are in doubt."""
+        directory = RunDirectory(self.folder)
+        directory.lock()
+        writer = Ledger(directory, "loopback", "00ff")
+        held = [
+            event(EventKind.AMBIGUOUS, o.job_id, o.attempt, self.now()) for o in interrupted(writer.state)
+        ]
+        writer.record(held)
+        writer.commit()
+        self.writers.append(writer)
+        self.on_the_wire[id(writer)] = []
+        self.are_strays_left = False
+        self.look(writer.state)
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), job_id=st.sampled_from(JOBS))
+    def send(self, data: st.DataObject, job_id: str) -> None:
+        writer = data.draw(st.sampled_from(self.writers))
+        attempts = writer.state.of(job_id)
+        if any(attempt.stage == "sending" for attempt in attempts) or len(self.on_the_wire[id(writer)]) > 2:
+            return
+        key = (job_id, next_number(attempts))
+        writer.record([event(EventKind.SENDING, *key, self.now(), reserved="0.03")])
+        if self.commit(writer):
+            self.on_the_wire[id(writer)].append(key)
+        else:
+            self.take_back(writer, key)
+
+    @precondition(lambda self: any(self.on_the_wire.values()))
+    @rule(data=st.data(), is_taken=st.booleans())
+    def answer(self, data: st.DataObject, *, is_taken: bool) -> None:
+        """Whoever sent a create takes its answer in, whatever has become of the directory meanwhile."""
+        writer = data.draw(st.sampled_from([one for one in self.writers if self.on_the_wire[id(one)]]))
+        key = self.on_the_wire[id(writer)].pop(0)
+        if is_taken:
+            self.n += 1
+            writer.record([event(EventKind.ACCEPTED, *key, self.now(), task_id=f"task-{self.n}")])
+            self.known.add(f"task-{self.n}")
+            self.commit(writer)
+        else:
+            self.take_back(writer, key)
+        assert writer.unwritten_tasks() == []
+
+    def take_back(self, writer: Ledger, key: tuple[str, int]) -> None:
+        (attempt,) = writer.record([event(EventKind.NOT_SENT, *key, self.now())])
+        self.commit(writer)
+        self.not_taken.add((attempt.job_id, attempt.sent_at))
+
+    @precondition(lambda self: self.has_owner())
+    @rule(how=st.sampled_from(["delete", "replace", "delete strays", "remake", "delete all"]))
+    def rob(self, how: str) -> None:
+        """Do to the directory what somebody may do who does not know that it is in use; each writer notices."""
+        if self.are_strays_left and how not in {"delete", "replace"}:
+            return
+        match how:
+            case "delete":
+                (self.folder / LOCK).unlink()
+            case "replace":
+                (self.folder / LOCK).rename(self.folder / "aside")
+                (self.folder / LOCK).write_bytes(b"")
+            case "delete strays":
+                for path in journal.stray_files(self.folder):
+                    path.unlink()
+            case "remake":
+                shutil.rmtree(self.folder)
+                self.folder.mkdir()
+            case "delete all":
+                shutil.rmtree(self.folder)
+        for writer in self.writers:
+            self.commit(writer)
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data())
+    def checkpoint(self, data: st.DataObject) -> None:
+        writer = data.draw(st.sampled_from(self.writers))
+        with suppress(FileNotFoundError):
+            writer.checkpoint(JOBS)
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), is_killed=st.booleans())
+    def end(self, data: st.DataObject, *, is_killed: bool) -> None:
+        """End with every answer taken in, or be killed: then what was on the wire has no id that anybody knows."""
+        writer = data.draw(st.sampled_from(self.writers))
+        if not is_killed and not self.on_the_wire[id(writer)]:
+            with suppress(FileNotFoundError):
+                writer.close(JOBS)
+        self.are_strays_left |= writer.strays_path is not None
+        self.leave(writer)
+        self.writers.remove(writer)
+        self.on_the_wire.pop(id(writer))
+
+    @precondition(lambda self: self.folder.is_dir())
+    @rule()
+    def read(self) -> None:
+        """Readers see every id, and load, whoever writes."""
+        self.look(read(self.folder).folded(service="loopback")[0])
+
+    def look(self, state: State) -> None:
+        ids = [attempt.task_id for attempt in state if attempt.task_id is not None]
+        assert len(ids) == len(set(ids))
+        assert set(ids) == self.known
+        in_doubt = {(o.job_id, o.sent_at) for o in state if o.stage in {"sending", "ambiguous"}}
+        assert not in_doubt & self.not_taken
+
+    def commit(self, writer: Ledger) -> bool:
+        """Commit; False where that writer has lost its directory, and so may send nothing."""
+        try:
+            writer.commit()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def leave(self, writer: Ledger) -> None:
+        writer.abandon()
+        writer.directory.unlock()
+
+    def now(self) -> float:
+        self.n += 1
+        return float(self.n)
+
+
+TestWriters = WritersMachine.TestCase
+TestWriters.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=40)
 
 
 @settings(deadline=None)

@@ -19,7 +19,6 @@ from dreamo_batch.engine.attempts import (
     STATUS_OF,
     Attempt,
     Event,
-    EventKind,
     Stage,
     next_number,
 )
@@ -321,16 +320,17 @@ class Coordinator:
 
     def report_unwritten(self) -> None:
         """Report paid tasks that could not be recorded on disk: as notices, in the log, and in the error."""
-        taken = [event for event in self.ledger.unwritten() if event.kind is EventKind.ACCEPTED]
         lines = [
-            f"Not recorded on disk: job {event.job_id} is task {event.fields['task_id']}. Once the disk works again, "
+            f"Not recorded on disk: job {attempt.job_id} is task {attempt.task_id}. Once the disk works again, "
             "settle it with "
             + spelled(
-                f'resolve(run_dir, "{event.job_id}", task_id="{event.fields["task_id"]}")',
-                f"`dreamo-batch resolve RUN_DIR {event.job_id} --task-id {event.fields['task_id']}`",
+                f'resolve(run_dir, "{attempt.job_id}", task_id="{attempt.task_id}")',
+                f"`dreamo-batch resolve RUN_DIR {attempt.job_id} --task-id {attempt.task_id}`",
             )
-            for event in taken
+            for attempt in self.ledger.unwritten_tasks()
         ]
+        if self.ledger.strays_path is not None:
+            lines.append(f"Answers that arrived afterwards are recorded in {self.ledger.strays_path}.")
         self.notices += lines
         for line in lines:
             logger.warning("%s", line)

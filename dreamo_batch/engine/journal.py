@@ -19,16 +19,16 @@ import secrets
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Event, EventKind, Stage, State, next_number
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, next_number
 from dreamo_batch.engine.directory import refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 
 logger = logging.getLogger(__name__)
@@ -290,6 +290,7 @@ def _from_json(record: dict[str, Any], path: Path) -> Event:
 
 _PREFIX: Final = "strays-"
 _SUFFIX: Final = ".jsonl"
+_STRAYS_TRIES: Final = 5  # somebody may be deleting the directory at this moment
 _NOT_TAKEN: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
@@ -308,27 +309,58 @@ class Kept:
     attempts: tuple[Attempt, ...]
 
 
-class Strays:
-    """The file for attempts that a run can no longer write to its journal; created when first needed."""
+_Create = tuple[str, int, float | None]
 
-    def __init__(self, path: Path, folder_fd: int | None, service: str, entropy: str) -> None:
-        self._path = path
+
+def _create(attempt: Attempt) -> _Create:
+    """Return what identifies one create; an attempt that didn't arrive is sent again under its number."""
+    return attempt.job_id, attempt.attempt, attempt.sent_at
+
+
+class Strays:
+    """The file for attempts that a run can no longer write to its journal; created when first needed.
+
+    If it is deleted, it is written again. `path` is where it was written last: in the run directory (the name alone if
+    that was moved), in the folder that replaced it, or beside that.
+    """
+
+    def __init__(self, folder: Path, folder_fd: int | None, service: str, entropy: str) -> None:
+        self.path: Path | None = None
+        self._folder = folder
         self._folder_fd = folder_fd
         self._run = {"service": service, "entropy": entropy}
         self._fd: int | None = None
+        self._kept: dict[_Create, Attempt] = {}
+        self._n_bytes = 0
 
     def write(self, attempts: Iterable[Attempt]) -> None:
-        """Append the current state of attempts, durably."""
+        """Append the current state of attempts, durably; a deleted file is written again."""
+        changed = {_create(attempt): attempt for attempt in attempts}
+        self._kept |= changed
+        for _ in range(_STRAYS_TRIES):
+            if self._is_deleted():
+                self.close()
+                changed = self._kept
+            if changed:
+                self._append(changed.values())
+            if not self._is_deleted():
+                return
+        raise FileNotFoundError(errno.ENOENT, "it is deleted whenever it is written", str(self.path))
+
+    def _append(self, attempts: Iterable[Attempt]) -> None:
         lines = b"".join(_stray_line(self._run | {"attempt": asdict(attempt)}) for attempt in attempts)
-        if not lines:
-            return
         if self._fd is None:
-            self._fd = self._open()
+            self._fd, self._n_bytes = self._open(), 0
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # so that nobody deletes it before this run ends
+        os.ftruncate(self._fd, self._n_bytes)  # drop what a failed write left behind
         rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
         os.fsync(self._fd)
+        self._n_bytes += len(lines)
+
+    def _is_deleted(self) -> bool:
+        return self._fd is not None and os.fstat(self._fd).st_nlink == 0
 
     def close(self) -> None:
         """Close the file, if there is one."""
@@ -340,6 +372,7 @@ class Strays:
         """Create the file in the directory, else in the one that replaced it, else beside that."""
         name = f"{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self.path = self._folder / name
         if self._folder_fd is not None:
             try:
                 fd = os.open(name, flags, 0o644, dir_fd=self._folder_fd)
@@ -347,11 +380,13 @@ class Strays:
                 pass
             else:
                 os.fsync(self._folder_fd)
+                self.path = self.path if self.path.exists() else Path(name)
                 return fd
         try:
-            return os.open(self._path / name, flags, 0o644)
+            return os.open(self.path, flags, 0o644)
         except (FileNotFoundError, NotADirectoryError):
-            return os.open(self._path.with_name(f"{self._path.name}-{name}"), flags, 0o644)
+            self.path = self._folder.with_name(f"{self._folder.name}-{name}")
+            return os.open(self.path, flags, 0o644)
 
 
 def stray_files(folder: Path) -> list[Path]:
@@ -371,7 +406,7 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
         records = list(_stray_records(content.split(b"\n")[:-1], path))
         if records:
             attempts = (_attempt_of_line(record["attempt"], path) for record in records)
-            latest = {(attempt.job_id, attempt.attempt): attempt for attempt in attempts}
+            latest = {_create(attempt): attempt for attempt in attempts}
             run = records[-1]
             kept = Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values()))
             found.append(kept)
@@ -397,7 +432,8 @@ def remove_strays(kept: Kept) -> None:
 def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
     """Fold strays into a state and return the events; attempts the state already has add none."""
     added: list[Event] = []
-    for stray in strays:
+    # One run may know the answer to a create that another left in doubt, so doubts come first.
+    for stray in sorted(strays, key=lambda one: (one.stage not in _IN_DOUBT, one.sent_at or 0.0)):
         for event in _events(state, stray):
             state.apply(event)
             added.append(event)
@@ -407,22 +443,22 @@ def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
 def _events(state: State, stray: Attempt) -> Iterator[Event]:
     attempts = state.of(stray.job_id)
     known = state.find(stray.job_id, stray.attempt)
-    is_same = known is not None and known.sent_at == stray.sent_at
+    # The same create, whatever its number here: no two of a job are sent at the same time.
+    same = next((attempt for attempt in attempts if attempt.sent_at == stray.sent_at), None)
+    in_doubt = same if same is not None and same.stage in _IN_DOUBT else None
+    number = next_number(attempts)
     if stray.task_id is None:
-        if is_same and known is not None and known.stage is Stage.AMBIGUOUS and stray.stage in _NOT_TAKEN:
-            yield _event(EventKind.NOT_SENT, stray, stray.attempt)
-        elif (
-            known is None and stray.stage in _IN_DOUBT
-        ):  # its directory was deleted, and it may have been bought
-            number = next_number(attempts)
+        if in_doubt is not None and stray.stage in _NOT_TAKEN:
+            yield _event(EventKind.NOT_SENT, stray, in_doubt.attempt)
+        elif known is None and same is None and stray.stage in _IN_DOUBT:
+            # Its directory was deleted, and it may have been bought.
             yield _sending(stray, number)
             yield _event(EventKind.AMBIGUOUS, stray, number, **_doubt(stray))
     elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
-    elif is_same and known is not None and known.stage in _IN_DOUBT:
-        yield _event(EventKind.ACCEPTED, stray, stray.attempt, task_id=stray.task_id)
+    elif in_doubt is not None:
+        yield _event(EventKind.ACCEPTED, stray, in_doubt.attempt, task_id=stray.task_id)
     else:
-        number = next_number(attempts)
         yield _sending(stray, number)
         yield _event(EventKind.ACCEPTED, stray, number, task_id=stray.task_id)
 
@@ -444,11 +480,6 @@ def _doubt(stray: Attempt) -> dict[str, Any]:
         "error_message": message,
         "may_have_been_billed": True,
     }
-
-
-def worth_keeping(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Return the attempts that exist, or may exist, at the service."""
-    return [attempt for attempt in attempts if attempt.stage in SUBMITTED]
 
 
 def _stray_line(record: dict[str, Any]) -> bytes:

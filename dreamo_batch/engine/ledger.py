@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Attempt, Event, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
 from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,
@@ -32,7 +32,7 @@ from dreamo_batch.engine.directory import (
     refuse_newer,
     refuse_unknown_purchases,
 )
-from dreamo_batch.engine.journal import Kept, Strays, worth_keeping
+from dreamo_batch.engine.journal import Kept, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from dreamo_batch.text import same_call
 
@@ -345,7 +345,7 @@ class Ledger:
     def _keep_aside(self) -> None:
         """Write changed attempts to strays, or all of them if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
-            self._strays.write(worth_keeping(self.state))
+            self._strays.write(self.state)
             self._is_all_aside = True
         changed = dict.fromkeys((event.job_id, event.attempt) for event in self._unwritten)
         self._strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
@@ -354,6 +354,19 @@ class Ledger:
     def unwritten(self) -> tuple[Event, ...]:
         """Return the events that are not on the disk."""
         return tuple(self._unwritten)
+
+    def unwritten_tasks(self) -> list[Attempt]:
+        """List the attempts whose task stands in no file: of the last events, or where the journals are gone, all."""
+        if self._journal.is_deleted() and not self._is_all_aside and self.directory.is_lost():
+            return [attempt for attempt in self.state if attempt.task_id is not None]
+        taken = [event for event in self._unwritten if event.kind is EventKind.ACCEPTED]
+        found = (self.state.find(event.job_id, event.attempt) for event in taken)
+        return [attempt for attempt in found if attempt is not None]
+
+    @property
+    def strays_path(self) -> Path | None:
+        """Where answers that the journal couldn't take are kept; None where there were none."""
+        return self._strays.path
 
     def is_checkpoint_due(self) -> bool:
         """Whether enough has happened since the last checkpoint; intervals grow with the state."""

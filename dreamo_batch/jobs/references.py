@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files
 from dreamo_batch.errors import StorageFailed
@@ -26,11 +26,13 @@ from dreamo_batch.images import (
     UPRIGHT,
     extremes,
     in_eight_bits,
+    in_strips,
     is_jpeg,
     on_white,
     opened,
     orientation,
     suffix_of,
+    turned,
 )
 from dreamo_batch.jobs.cells import Distinct, distinct, is_blank
 from dreamo_batch.jobs.fields import image_columns, numbered
@@ -575,13 +577,23 @@ def repair(content: bytes) -> bytes:
             image.draft(None, (_SIDE_MAX, _SIDE_MAX))
         # A profile is dropped where the colours that it describes are converted.
         profile = image.info.get("icc_profile") if image.mode in _KEEPS_PROFILE else None
-        corrected = _in_plain_mode(ImageOps.exif_transpose(image))
+        corrected = turned(
+            _without_full_alpha(in_strips(image, _SIDE_MAX, _in_plain_mode)), orientation(image)
+        )
+        is_uniform = _is_uniform(image)
+        if corrected is not image:
+            image.close()  # frees its pixels
         corrected.thumbnail((_SIDE_MAX, _SIDE_MAX), Image.Resampling.LANCZOS, reducing_gap=None)
         copy = _encode(corrected, is_lossy, profile)
         is_flat = suffix_of(copy) == ".jpg"
-        if _is_uniform(on_white(corrected) if is_flat else corrected) and not _is_uniform(image):
+        if _is_uniform(on_white(corrected) if is_flat else corrected) and not is_uniform:
             raise UniformCopy
         return copy
+
+
+def _without_full_alpha(image: Image.Image) -> Image.Image:
+    is_full = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
+    return image.convert("RGB") if is_full else image
 
 
 def _in_plain_mode(image: Image.Image) -> Image.Image:
@@ -590,10 +602,8 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
         return image
     if image.mode in {"1", "F"}:
         return image.convert("L")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return rgba if rgba.getchannel("A").getextrema() != (255, 255) else rgba.convert("RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _encode(image: Image.Image, is_lossy: bool, profile: bytes | None) -> bytes:
