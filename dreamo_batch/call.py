@@ -17,7 +17,7 @@ from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
-from dreamo_batch.engine.looks import try_merge
+from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import (
     RunOptions,
     fetching_only,

@@ -178,7 +178,7 @@ METRIC = "metric"
 VERSION = "version"
 VECTOR = "vector"
 
-# What `looks.parquet` keeps of each picture.
+# What `picture-cache.parquet` keeps of each picture.
 SHA256 = "sha256"
 BYTES = "bytes"
 FINGERPRINT = "fingerprint"
@@ -626,7 +626,7 @@ METRICS = _table(
     Column(VECTOR, "object", "", "What an embedding turned the picture into, as bytes of 32-bit floats."),
 )
 
-LOOKS = _table(
+PICTURE_CACHE = _table(
     Column(SHA256, STR, "", "SHA-256 of the picture."),
     Column(BYTES, INT, "bytes", "Size of the picture's file."),
     Column(THUMBNAIL_WIDTH, INT, "px", "Width of the thumbnail."),

@@ -12,7 +12,7 @@ from PIL import Image
 from dreamo_batch.display.panel import html_blocks, status_html, status_text
 from dreamo_batch.display.panel_view import view_of
 from dreamo_batch.display.thumbnails import Thumbnails
-from dreamo_batch.engine.looks import Thumbnail
+from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from tests.fakes import small_run
 from tests.pictures import encoded, noisy, plain

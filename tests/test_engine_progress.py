@@ -287,7 +287,7 @@ def done(tmp_path_factory):
 def _at_once(monkeypatch, done):
     """Bars that don't wait a second, and no picture that is known already."""
     monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
-    for path in Path(done["run_dir"][0]).glob("looks.*"):
+    for path in Path(done["run_dir"][0]).glob("picture-cache.*"):
         path.unlink()
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, likeness, parallel
-from dreamo_batch.engine import looks
+from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import measure as measuring
@@ -269,7 +269,7 @@ def test_a_run_is_not_disturbed(run_dir):
     dreamo.diversity(run_dir, **QUIET)
     after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     changed = {path.name for path in after if before.get(path) != after[path]}
-    assert changed == {looks.TAIL}  # the look of the reference
+    assert changed == {picture_cache.TAIL}  # the summary of the reference
     assert dreamo.verify(run_dir) == []
 
 
@@ -398,7 +398,7 @@ def test_pictures_are_looked_at_once(run_dir, monkeypatch):
         raise AssertionError(args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(looks, "make_look", refuse)
+        patch.setattr(picture_cache, "summarise_picture", refuse)
         pd.testing.assert_frame_equal(dreamo.diversity(run_dir, **QUIET), first)
     picture(run_dir, "d").unlink()
     assert dreamo.diversity(run_dir, **QUIET)["unseen"].tolist() == [1, 1]
@@ -559,7 +559,7 @@ def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
     """On a terminal's standard error, and nothing on standard output."""
     monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    (run_dir / looks.NAME).unlink()
+    (run_dir / picture_cache.NAME).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tqdm, outside notebooks
         dreamo.measure(run_dir)
@@ -572,12 +572,12 @@ def test_progress_is_a_bar_with_one_name(run_dir, capsys, monkeypatch):
 def test_references_are_opened_once_for_many_rows(run_dir, monkeypatch):
     """Rows that share a reference don't decode it again and again."""
     opened = []
-    read = looks.read_content
+    read = picture_cache.read_content
 
     def counting(path, sha256):
         opened.append(path.name)
         return read(path, sha256)
 
-    monkeypatch.setattr(looks, "read_content", counting)
+    monkeypatch.setattr(picture_cache, "read_content", counting)
     dreamo.measure(run_dir, n_workers=1, **QUIET)
     assert sum(name.endswith(".png") for name in opened) == 1  # the copy that is kept in the directory

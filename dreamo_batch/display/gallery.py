@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.display.grid import Entry, Grid, Names
     from dreamo_batch.display.reference_pictures import ReferencePlacement
-    from dreamo_batch.engine.looks import Thumbnail
+    from dreamo_batch.engine.picture_cache import Thumbnail
     from dreamo_batch.results.load import RunDir
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.display.grid import Grid
     from dreamo_batch.display.thumbnails import Thumbnails
-    from dreamo_batch.engine.looks import Thumbnail
+    from dreamo_batch.engine.picture_cache import Thumbnail
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from dreamo_batch.engine import looks
-from dreamo_batch.engine.looks import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
+from dreamo_batch.engine import picture_cache
+from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
 from dreamo_batch.images import small_picture
 from dreamo_batch.parallel import ticking
 
@@ -73,7 +73,7 @@ class Thumbnails:
         digests = digests or [None] * len(paths)
         places: Sequence[Path | None] = folders or [None] * len(paths)
         pictures = list(map(picture_file, places, paths, digests))
-        looks.complete(filter(None, pictures), what="looking at pictures", progress=progress)
+        picture_cache.complete(filter(None, pictures), what="making thumbnails", progress=progress)
         found: list[Thumbnail | None] = []
         with (
             ThreadPoolExecutor(_WORKERS) as pool,
@@ -142,7 +142,7 @@ THUMBNAILS: Final = Thumbnails()
 
 
 def picture_file(folder: Path | None, path: Path, digest: object) -> PictureFile | None:
-    """Return a picture whose look may be kept; None without a folder to keep it in, or a known digest."""
+    """Return a picture whose summary may be kept; None without a folder to keep it in, or a known digest."""
     return PictureFile(folder, path, digest) if folder and isinstance(digest, str) else None
 
 
@@ -154,7 +154,8 @@ def small_pictures(pictures: Sequence[tuple[Path, Path, object]], side_px: int) 
     kept: Sequence[Thumbnail | None] = [None] * len(pictures)
     if side_px <= SIDE_PX:
         known = [picture_file(*picture) for picture in pictures]
-        looks.complete(filter(None, known), what="looking at pictures", progress=False)  # the sheet has a bar
+        # Without progress: the sheet has a bar.
+        picture_cache.complete(filter(None, known), what="making thumbnails", progress=False)
         kept = read_thumbnails(known)
     sources = [
         path if thumbnail is None else thumbnail.content

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import looks
+from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.service import contract
@@ -289,14 +289,14 @@ class Saved:
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
-    """Check a picture, put it in the run directory, and keep its look."""
+    """Check a picture, put it in the run directory, and keep its summary."""
     small: list[Image.Image] = []
     suffix, width_px, height_px = inspect_picture(content, use=lambda picture: _reduce(picture, small))
     path = run_dir / folder / f"{name}.{suffix}"
     path.parent.mkdir(exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_bytes(content))
     digest = hashlib.sha256(content).hexdigest()
-    _keep_look(run_dir, digest, content, small)
+    _cache_summary(run_dir, digest, content, small)
     return Saved(path.relative_to(run_dir).as_posix(), digest, len(content), width_px, height_px)
 
 
@@ -317,18 +317,18 @@ def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
 
 
 def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:
-    """Reduce what is decoded anyway; a JPEG is decoded again, at a fraction, as where no look was kept."""
+    """Reduce what is decoded anyway; a JPEG is decoded again, at a fraction, as where no summary was kept."""
     try:
-        small.extend([] if is_jpeg(picture) else [reduced(picture, looks.SIDE_PX)])
-    except Exception as error:  # noqa: BLE001 - the picture is whole, and is saved whatever its look
+        small.extend([] if is_jpeg(picture) else [reduced(picture, picture_cache.SIDE_PX)])
+    except Exception as error:  # noqa: BLE001 - the picture is whole, and is saved whatever its summary
         logger.info("a picture can't be reduced: %s", error)
 
 
-def _keep_look(run_dir: Path, sha256: str, content: bytes, small: list[Image.Image]) -> None:
+def _cache_summary(run_dir: Path, sha256: str, content: bytes, small: list[Image.Image]) -> None:
     try:
-        looks.keep(run_dir, sha256, looks.make_look(content, *small))
-    except Exception as error:  # noqa: BLE001 - the picture is saved, and its look can be made at any time
-        logger.info("the look of picture %s isn't kept: %s", sha256, error)
+        picture_cache.keep(run_dir, sha256, picture_cache.summarise_picture(content, *small))
+    except Exception as error:  # noqa: BLE001 - the picture is saved, and its summary can be made at any time
+        logger.info("the summary of picture %s isn't kept: %s", sha256, error)
 
 
 def inspect_picture(

@@ -210,8 +210,8 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         last = checkpoint.read_jobs(jobs_path)
     except DirectoryError:
         return {}
-    bought = {_look(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
-    found = ((job, bought.get(_look(job, prepared.drawn))) for job in fresh)
+    bought = {_parts_of(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
+    found = ((job, bought.get(_parts_of(job, prepared.drawn))) for job in fresh)
     return {job.job_id: _differs(job, other) for job, other in found if other is not None}
 
 
@@ -327,7 +327,7 @@ def _row(
     return (decision.action, decision.reason, job_id, 0.0, 0.0)
 
 
-def _look(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
+def _parts_of(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)

@@ -100,13 +100,13 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
     """Warn about rows whose prompt differs from an earlier row's only invisibly."""
-    looks = pd.factorize(np.array([_look(prompt) for prompt in prompts.cells], dtype=object))[0]
-    if len(np.unique(looks)) == len(looks):
+    forms = pd.factorize(np.array([_visible_form(prompt) for prompt in prompts.cells], dtype=object))[0]
+    if len(np.unique(forms)) == len(forms):
         return
     table = findings.of_table
     at = np.flatnonzero(prompts.codes >= 0)
     pictures = [distinct(table[name]).codes[at] for name in image_columns(table)]
-    keys = numbered([looks[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
+    keys = numbered([forms[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
     firsts = at[np.unique(keys, return_index=True)[1]][keys]
     is_alike = prompts.codes[at] != prompts.codes[firsts]
     is_found = np.zeros(len(table), dtype=bool)
@@ -118,7 +118,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 
 
-def _look(prompt: object) -> object:
+def _visible_form(prompt: object) -> object:
     # Other cells and blanks are refused anyway; they look like nothing else.
     return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, likeness
-from dreamo_batch.engine import checkpoint, directory, looks
+from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.looks import PictureFile
+from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.parallel import each, ticking
@@ -309,7 +309,7 @@ def take_fingerprints(
         by_dir.setdefault(subject.run_dir, []).append(subject)
     found, problems, wanted = {}, {}, []
     for run_dir, here in by_dir.items():
-        kept = looks.read_fingerprints(run_dir, [subject.sha256 for subject in here])
+        kept = picture_cache.read_fingerprints(run_dir, [subject.sha256 for subject in here])
         for subject in here:
             n_bytes, fingerprint = kept.get(subject.sha256, (None, b""))
             # A picture that is gone or was changed can't be compared, whatever is kept of it.
@@ -317,11 +317,13 @@ def take_fingerprints(
                 found[subject.sha256] = Fingerprint.from_bytes(fingerprint)
             else:
                 wanted.append(PictureFile(run_dir, subject.path, subject.sha256))
-    for picture, look in looks.make_looks(wanted, what=what, n_workers=n_workers, progress=progress):
-        if isinstance(look, str):
-            problems[picture.sha256] = look
+    for picture, summary in picture_cache.summarise_pictures(
+        wanted, what=what, n_workers=n_workers, progress=progress
+    ):
+        if isinstance(summary, str):
+            problems[picture.sha256] = summary
         else:
-            found[picture.sha256] = Fingerprint.from_bytes(look.fingerprint)
+            found[picture.sha256] = Fingerprint.from_bytes(summary.fingerprint)
     return found, problems
 
 

@@ -161,10 +161,13 @@ def _measuring(run_dir: Path, done: Any, floor: float) -> None:
     value = f"{wall.seconds:.2f} s, {cpu.seconds:.2f} s CPU"
     show(
         Figure(
-            f"measure, 3 built-ins, looks stored / {target_s:.2g} s", value, wall.seconds / target_s, "<= 1"
+            f"measure, 3 built-ins, summaries stored / {target_s:.2g} s",
+            value,
+            wall.seconds / target_s,
+            "<= 1",
         )
     )
-    for path in run_dir.glob("*looks*"):
+    for path in run_dir.glob("*picture-cache*"):
         path.unlink()
     (run_dir / "metrics.parquet").unlink(missing_ok=True)
     with _cpu() as cpu:
@@ -175,7 +178,7 @@ def _measuring(run_dir: Path, done: Any, floor: float) -> None:
 
 
 def _saving() -> None:
-    """Save pictures as a run does, with and without what is kept of their looks."""
+    """Save pictures as a run does, with and without what is kept of their summaries."""
 
 
 @contextmanager

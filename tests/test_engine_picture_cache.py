@@ -1,4 +1,4 @@
-"""Looks: what is kept of each picture for speed, and what becomes of it when files are damaged, cut short or gone."""
+"""The picture cache: what is kept of each picture for speed, also when files are damaged, cut short or gone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, images
 from dreamo_batch.display import thumbnails
-from dreamo_batch.engine import directory, looks
-from dreamo_batch.engine.looks import Look, PictureFile, Thumbnail
+from dreamo_batch.engine import directory, picture_cache
+from dreamo_batch.engine.picture_cache import PictureFile, PictureSummary, Thumbnail
 from tests.pictures import encoded, noisy
 
 QUIET = {"progress": False}
@@ -27,7 +27,7 @@ METRICS = ("appearance", "colour", "shape")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Six pictures of a run."""
-    run_dir = tmp_path_factory.mktemp("looks") / "run"
+    run_dir = tmp_path_factory.mktemp("cached") / "run"
     jobs = dreamo.sweep(
         image="data/mascot.png", prompt=["a", "b"], seed=[1, 2, 3], size="512x512", use_rephraser=False
     )
@@ -66,30 +66,32 @@ def pictures(run_dir):
     ]
 
 
-def made_up(number: int, n_bytes: int = 1) -> tuple[str, Look]:
+def made_up(number: int, n_bytes: int = 1) -> tuple[str, PictureSummary]:
     content = str(number).encode()
-    return hashlib.sha256(content).hexdigest(), Look(n_bytes, Thumbnail(b"jpeg" + content, 3, 2), b"print")
+    return hashlib.sha256(content).hexdigest(), PictureSummary(
+        n_bytes, Thumbnail(b"jpeg" + content, 3, 2), b"print"
+    )
 
 
 def kept(run_dir) -> set[str]:
-    return set(looks.read_fingerprints(run_dir, [made_up(number)[0] for number in range(600)]))
+    return set(picture_cache.read_fingerprints(run_dir, [made_up(number)[0] for number in range(600)]))
 
 
 def test_a_run_keeps_the_look_of_each_picture_it_saves(finished):
     """In one table, whose columns are described; the thumbnails are small pictures."""
-    table = pd.read_parquet(finished / looks.NAME)
-    assert table.columns.tolist() == list(columns.LOOKS)
+    table = pd.read_parquet(finished / picture_cache.NAME)
+    assert table.columns.tolist() == list(columns.PICTURE_CACHE)
     assert set(table[columns.SHA256]) == digests(finished)
     with Image.open(io.BytesIO(table[columns.THUMBNAIL][0])) as thumbnail:
         assert thumbnail.format == "JPEG"
         assert thumbnail.size == (320, 320)
         assert thumbnail.size == tuple(table[[columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT]].iloc[0])
-    assert not (finished / looks.TAIL).exists()
+    assert not (finished / picture_cache.TAIL).exists()
 
 
 @pytest.mark.usefixtures("_no_decoding")
 def test_what_a_run_saved_is_shown_and_compared_without_decoding_it(finished, tmp_path):
-    """Gallery, sheets and diversity read the looks; only large cells of a sheet need more than a thumbnail."""
+    """Gallery, sheets and diversity read the summaries; only large cells of a sheet need more than a thumbnail."""
     assert dreamo.gallery(finished).to_html(**QUIET).count("<img") == 7
     assert dreamo.contact_sheet(finished, tmp_path / "plain.png", **QUIET) == 6
     assert dreamo.diversity(finished, **QUIET)["pictures"].tolist() == [3, 3]
@@ -98,13 +100,13 @@ def test_what_a_run_saved_is_shown_and_compared_without_decoding_it(finished, tm
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut short", "altered", "another version"])
 def test_looks_that_are_missing_or_damaged_are_made_again(finished, run_dir, damage):
     """Bit by bit the same, and kept again."""
-    path = run_dir / looks.NAME
+    path = run_dir / picture_cache.NAME
     content = path.read_bytes()
     match damage:
         case "gone":
             path.unlink()
         case "another version":
-            path.write_bytes(content.replace(b"dreamo_looks", b"dreamo_books"))
+            path.write_bytes(content.replace(b"dreamo_cache", b"dreamo_cachi"))
         case _:
             damaged = {
                 "empty": b"",
@@ -115,12 +117,12 @@ def test_looks_that_are_missing_or_damaged_are_made_again(finished, run_dir, dam
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         measured = dreamo.measure(run_dir, METRICS, **QUIET)
-    assert ["looks of its pictures are made again" in str(one.message) for one in told] == (
+    assert ["summaries of its pictures are made again" in str(one.message) for one in told] == (
         [] if damage in {"gone", "another version"} else [True]
     )
     pd.testing.assert_frame_equal(measured, dreamo.measure(finished, METRICS, **QUIET))
     again = pd.read_parquet(path).set_index(columns.SHA256)
-    before = pd.read_parquet(finished / looks.NAME).set_index(columns.SHA256)
+    before = pd.read_parquet(finished / picture_cache.NAME).set_index(columns.SHA256)
     pd.testing.assert_frame_equal(again.loc[before.index], before)
 
 
@@ -129,12 +131,12 @@ def test_a_look_made_on_saving_is_that_of_the_file(tmp_path, kind):
     """Whether the picture is decoded anyway, or once more at a fraction."""
     content = encoded(noisy(900, 700), kind)
     saved = directory.save(content, "a" * 32, tmp_path)
-    of_file = looks.make_look(content)
-    assert looks.read_fingerprints(tmp_path, [saved.sha256]) == {
+    of_file = picture_cache.summarise_picture(content)
+    assert picture_cache.read_fingerprints(tmp_path, [saved.sha256]) == {
         saved.sha256: (len(content), of_file.fingerprint)
     }
     picture = PictureFile(tmp_path, tmp_path / saved.path, saved.sha256)
-    assert looks.read_thumbnails([picture]) == [of_file.thumbnail]
+    assert picture_cache.read_thumbnails([picture]) == [of_file.thumbnail]
 
 
 def test_a_picture_is_saved_whatever_becomes_of_its_look(tmp_path, monkeypatch):
@@ -143,34 +145,34 @@ def test_a_picture_is_saved_whatever_becomes_of_its_look(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(looks, "make_look", fail)
+    monkeypatch.setattr(picture_cache, "summarise_picture", fail)
     saved = directory.save(encoded(noisy(64, 64)), "a" * 32, tmp_path)
     assert (tmp_path / saved.path).is_file()
     monkeypatch.setattr(directory, "reduced", fail)
     directory.save(encoded(noisy(64, 64)), "b" * 32, tmp_path)
-    assert not (tmp_path / looks.TAIL).exists()
+    assert not (tmp_path / picture_cache.TAIL).exists()
 
 
 def test_a_record_cut_short_by_a_crash_costs_only_itself(tmp_path):
     """Those before and after it are found, wherever it was cut, and survive a merge."""
     for number in range(2):
-        looks.keep(tmp_path, *made_up(number))
-    tail = tmp_path / looks.TAIL
+        picture_cache.keep(tmp_path, *made_up(number))
+    tail = tmp_path / picture_cache.TAIL
     whole = tail.read_bytes()
     length = len(whole) // 2
     for cut in range(1, length):
         tail.write_bytes(whole[: length + cut])
-        looks.keep(tmp_path, *made_up(2))
+        picture_cache.keep(tmp_path, *made_up(2))
         assert kept(tmp_path) == {made_up(0)[0], made_up(2)[0]}
-    looks.merge(tmp_path)
+    picture_cache.merge(tmp_path)
     assert kept(tmp_path) == {made_up(0)[0], made_up(2)[0]}
     assert not tail.exists()
 
 
 def test_altered_records_are_left_out(tmp_path):
     """No flipped bit is shown as a picture."""
-    looks.keep(tmp_path, *made_up(0))
-    tail = tmp_path / looks.TAIL
+    picture_cache.keep(tmp_path, *made_up(0))
+    tail = tmp_path / picture_cache.TAIL
     whole = tail.read_bytes()
     for place in range(len(whole)):
         tail.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -178,21 +180,21 @@ def test_altered_records_are_left_out(tmp_path):
 
 
 def test_a_small_tail_waits_beside_a_large_table(tmp_path):
-    """So that resuming a large run for a few rows rewrites nothing; the newer look of a picture counts."""
+    """So that resuming a large run for a few rows rewrites nothing; the newer summary of a picture counts."""
     for number in range(500):
-        looks.keep(tmp_path, *made_up(number))
-    looks.merge(tmp_path)
-    looks.keep(tmp_path, *made_up(500))
-    looks.keep(tmp_path, *made_up(0, n_bytes=2))
-    before = (tmp_path / looks.NAME).read_bytes()
-    looks.merge(tmp_path)
-    assert (tmp_path / looks.NAME).read_bytes() == before
+        picture_cache.keep(tmp_path, *made_up(number))
+    picture_cache.merge(tmp_path)
+    picture_cache.keep(tmp_path, *made_up(500))
+    picture_cache.keep(tmp_path, *made_up(0, n_bytes=2))
+    before = (tmp_path / picture_cache.NAME).read_bytes()
+    picture_cache.merge(tmp_path)
+    assert (tmp_path / picture_cache.NAME).read_bytes() == before
     assert len(kept(tmp_path)) == 501
-    assert looks.read_fingerprints(tmp_path, [made_up(0)[0]])[made_up(0)[0]] == (2, b"print")
+    assert picture_cache.read_fingerprints(tmp_path, [made_up(0)[0]])[made_up(0)[0]] == (2, b"print")
     for number in range(600):
-        looks.keep(tmp_path, *made_up(number, n_bytes=3))
-    looks.merge(tmp_path)
-    table = pd.read_parquet(tmp_path / looks.NAME)
+        picture_cache.keep(tmp_path, *made_up(number, n_bytes=3))
+    picture_cache.merge(tmp_path)
+    table = pd.read_parquet(tmp_path / picture_cache.NAME)
     assert sorted(table[columns.SHA256]) == sorted(made_up(number)[0] for number in range(600))
     assert set(table[columns.BYTES]) == {3}
 
@@ -202,7 +204,7 @@ def test_many_threads_keep_looks_at_once(tmp_path):
 
     def work(start):
         for number in range(start, start + 100):
-            looks.keep(tmp_path, *made_up(number))
+            picture_cache.keep(tmp_path, *made_up(number))
 
     threads = [threading.Thread(target=work, args=(start,)) for start in range(0, 600, 100)]
     for thread in threads:
@@ -213,39 +215,41 @@ def test_many_threads_keep_looks_at_once(tmp_path):
 
 
 def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
-    """A look belongs to bytes, not to a name."""
+    """A summary belongs to bytes, not to a name."""
     first = pictures(run_dir)[0]
     Image.new("RGB", (40, 20), "red").save(first.path, "JPEG")
-    assert looks.read_thumbnails([first]) == [None]
+    assert picture_cache.read_thumbnails([first]) == [None]
     drawn = thumbnails.Thumbnails().of_files([first.path], digests=[first.sha256], folders=[run_dir])
     assert (drawn[0].width, drawn[0].height) == (40, 20)
     assert "was changed" in dreamo.measure(run_dir, **QUIET)["problem"][0]
 
 
 def test_a_directory_that_can_not_be_written_to_is_looked_at_all_the_same(run_dir, monkeypatch):
-    """It warns once that the looks aren't kept."""
+    """It warns once that the summaries aren't kept."""
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    (run_dir / looks.NAME).unlink()
-    monkeypatch.setattr(looks, "keep", refuse)
-    with pytest.warns(UserWarning, match=r"looks\.parquet can't be written \(Permission denied\)") as told:
+    (run_dir / picture_cache.NAME).unlink()
+    monkeypatch.setattr(picture_cache, "keep", refuse)
+    with pytest.warns(
+        UserWarning, match=r"picture-cache\.parquet can't be written \(Permission denied\)"
+    ) as told:
         assert dreamo.measure(run_dir, **QUIET)["appearance"].notna().all()
     assert len(told) == 1
     monkeypatch.undo()
     monkeypatch.setattr(files, "replace", refuse)
-    with pytest.warns(UserWarning, match=r"looks\.parquet can't be written \(Permission denied\)"):
+    with pytest.warns(UserWarning, match=r"picture-cache\.parquet can't be written \(Permission denied\)"):
         dreamo.measure(run_dir, **QUIET)
     monkeypatch.undo()
-    assert len(looks.read_fingerprints(run_dir, digests(run_dir))) == 6
+    assert len(picture_cache.read_fingerprints(run_dir, digests(run_dir))) == 6
 
 
 def test_the_ledger_never_believes_the_looks(run_dir):
-    """With looks of other pictures, or garbage in their place, the run stands as it stood."""
+    """With summaries of other pictures, or garbage in their place, the run stands as it stood."""
     before = dreamo.load(run_dir)
-    (run_dir / looks.NAME).write_bytes(b"garbage")
-    (run_dir / looks.TAIL).write_bytes(b"garbage")
+    (run_dir / picture_cache.NAME).write_bytes(b"garbage")
+    (run_dir / picture_cache.TAIL).write_bytes(b"garbage")
     pd.testing.assert_frame_equal(dreamo.load(run_dir), before)
     assert dreamo.verify(run_dir, **QUIET) == []
     assert set(dreamo.plan(before, run_dir)["action"]) == {"reuse"}

@@ -1,8 +1,8 @@
-"""Looks: the thumbnail and the fingerprint of each picture, made once from one decode and kept in the run directory.
+"""The picture cache: a thumbnail and a fingerprint of each picture, made from one decode, in the run directory.
 
 They are kept for speed only: the ledger never reads them, and what is missing, damaged or of another version is made
-again. Whoever makes a look appends it to `looks.tail`, with checksums, in one write; a record that a crash cut short is
-skipped. Once the tail is large beside `looks.parquet`, both become a new `looks.parquet`.
+again. A new summary is appended to `picture-cache.tail`, with checksums, in one write; a record that a crash cut short
+is skipped. Once the tail is large beside `picture-cache.parquet`, both become a new `picture-cache.parquet`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAME: Final = "looks.parquet"
-TAIL: Final = "looks.tail"
+NAME: Final = "picture-cache.parquet"
+TAIL: Final = "picture-cache.tail"
 SIDE_PX: Final = 320
 QUALITY: Final = 82
-# Change the version whenever the same picture gets another look.
+# Change the version whenever the same picture gets another summary.
 _VERSION: Final = b"1"
-_VERSION_KEY: Final = b"dreamo_looks"
+_VERSION_KEY: Final = b"dreamo_cache"
 _SCHEMA: Final = pa.schema(
     [
         (columns.SHA256, pa.string()),
@@ -57,7 +57,7 @@ _COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
 _TAIL_SHARE: Final = 4  # the tail is merged once it has this fraction of the table
 _BLOCK_BYTES: Final = 1 << 20
-_MARK: Final = b"LOOK" + _VERSION
+_MARK: Final = b"PICT" + _VERSION
 # Mark, digest, bytes of the picture, size of the thumbnail, lengths of the fingerprint and of the body, its checksum.
 _HEAD: Final = struct.Struct(">5s32sQHHIII")
 _CHECK: Final = struct.Struct(">I")
@@ -78,7 +78,7 @@ class Thumbnail:
         return "data:image/jpeg;base64," + base64.b64encode(self.content).decode("ascii")
 
 
-class Look(NamedTuple):
+class PictureSummary(NamedTuple):
     """What is kept of a picture of `n_bytes`."""
 
     n_bytes: int
@@ -87,15 +87,15 @@ class Look(NamedTuple):
 
 
 class PictureFile(NamedTuple):
-    """A picture with a known digest, and the run directory that keeps its look."""
+    """A picture with a known digest, and the run directory that keeps its summary."""
 
     run_dir: Path
     path: Path
     sha256: str
 
 
-def make_look(content: bytes, small: Image.Image | None = None) -> Look:
-    """Make the look of a picture from one decode at reduced scale; `small` is that decode, where there is one."""
+def summarise_picture(content: bytes, small: Image.Image | None = None) -> PictureSummary:
+    """Make the summary of a picture from one decode at reduced scale; `small` is that decode, where there is one."""
     if small is None:
         with opened(io.BytesIO(content)) as picture:
             small = reduced(picture, SIDE_PX)
@@ -103,14 +103,14 @@ def make_look(content: bytes, small: Image.Image | None = None) -> Look:
     small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.HAMMING)  # half the time of LANCZOS
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=QUALITY)
-    return Look(len(content), Thumbnail(buffer.getvalue(), *small.size), fingerprint)
+    return PictureSummary(len(content), Thumbnail(buffer.getvalue(), *small.size), fingerprint)
 
 
-def keep(run_dir: Path, sha256: str, look: Look) -> None:
-    """Append a look under the digest of its picture; raise OSError if it can't be written."""
-    body = look.fingerprint + look.thumbnail.content
-    sizes = look.thumbnail.width, look.thumbnail.height, len(look.fingerprint), len(body)
-    head = _HEAD.pack(_MARK, bytes.fromhex(sha256), look.n_bytes, *sizes, zlib.crc32(body))
+def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:
+    """Append a summary under the digest of its picture; raise OSError if it can't be written."""
+    body = summary.fingerprint + summary.thumbnail.content
+    sizes = summary.thumbnail.width, summary.thumbnail.height, len(summary.fingerprint), len(body)
+    head = _HEAD.pack(_MARK, bytes.fromhex(sha256), summary.n_bytes, *sizes, zlib.crc32(body))
     fd = os.open(run_dir / TAIL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(fd, head + _CHECK.pack(zlib.crc32(head)) + body)
@@ -162,42 +162,42 @@ def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tupl
 
 
 def complete(pictures: Iterable[PictureFile], *, what: str, progress: bool = True) -> None:
-    """Make the looks that aren't kept of pictures that are there."""
+    """Make the summaries that aren't kept of pictures that are there."""
     wanted = [
         picture
         for run_dir, here in _by_dir(pictures).items()
         for sha256 in here.keys() - _read(run_dir, here.keys(), (columns.BYTES,)).keys()
         if _n_bytes((picture := here[sha256]).path)
     ]
-    for _ in make_looks(wanted, what=what, progress=progress):
+    for _ in summarise_pictures(wanted, what=what, progress=progress):
         pass
 
 
-def make_looks(
+def summarise_pictures(
     pictures: Sequence[PictureFile], *, what: str, n_workers: int | None = None, progress: bool = True
-) -> Iterator[tuple[PictureFile, Look | str]]:
-    """Make the looks of pictures, several at once, and keep them; a text says why there is none."""
+) -> Iterator[tuple[PictureFile, PictureSummary | str]]:
+    """Make the summaries of pictures, several at once, and keep them; a text says why there is none."""
     unkept: dict[Path, str] = {}
     try:
-        for picture, look in each(pictures, _made, what=what, n_workers=n_workers, progress=progress):
-            if isinstance(look, Look) and picture.run_dir not in unkept:
-                unkept |= _tried(keep, picture.run_dir, picture.sha256, look)
-            yield picture, look
+        for picture, summary in each(pictures, _made, what=what, n_workers=n_workers, progress=progress):
+            if isinstance(summary, PictureSummary) and picture.run_dir not in unkept:
+                unkept |= _tried(keep, picture.run_dir, picture.sha256, summary)
+            yield picture, summary
     finally:
         for run_dir in dict.fromkeys(picture.run_dir for picture in pictures):
             if run_dir not in unkept:
                 unkept |= _tried(merge, run_dir)
         for run_dir, why in unkept.items():
             warnings.warn(
-                f"{run_dir / NAME} can't be written ({why}); the looks of its pictures aren't kept and will be made "
-                "again next time",
+                f"{run_dir / NAME} can't be written ({why}); the summaries of its pictures aren't kept and will be "
+                "made again next time",
                 stacklevel=2,
             )
 
 
-def _made(picture: PictureFile) -> Look | str:
+def _made(picture: PictureFile) -> PictureSummary | str:
     try:
-        return make_look(read_content(picture.path, picture.sha256))
+        return summarise_picture(read_content(picture.path, picture.sha256))
     except UnreadablePicture as unreadable:
         return str(unreadable)
     except Exception as error:  # noqa: BLE001 - decoders raise anything at all over damaged files
@@ -220,7 +220,7 @@ def _n_bytes(path: Path) -> int:
 
 
 def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """Read some columns of the looks of some digests."""
+    """Read some columns of the summaries of some digests."""
     wanted = set(digests)
     # The tail first: what is merged meanwhile is then read from the table.
     at = [_SCHEMA.names.index(name) for name in names]
@@ -254,7 +254,7 @@ def _table_parts(
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        tell(f"{path} can't be read ({error}); the looks of its pictures are made again")
+        tell(f"{path} can't be read ({error}); the summaries of its pictures are made again")
 
 
 def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
