@@ -46,8 +46,8 @@ class Gallery {
 
   click(event) {
     const summary = event.target.closest("summary");
-    const entry = summary && summary.parentElement;
-    if (!entry || !entry.matches(".dg-entry")) return;
+    const entry = summary?.parentElement;
+    if (!entry?.matches(".dg-entry")) return;
     event.preventDefault();
     if (this.model && event.shiftKey) this.chooseTo(entry);
     else if (this.model && (event.ctrlKey || event.metaKey || event.target.closest(".dg-tick"))) this.toggle(entry);
@@ -86,7 +86,7 @@ class Gallery {
     const cell = entry.closest("td");
     const rows = [...this.root.querySelectorAll("tbody tr:not([hidden])")];
     const row = rows[rows.indexOf(cell.parentElement) + down];
-    const target = row && row.children[cell.cellIndex + across];
+    const target = row?.children[cell.cellIndex + across];
     return target && !target.hidden && target.querySelector(".dg-entry:not([hidden])");
   }
   focus(entry) {
@@ -137,7 +137,7 @@ class Gallery {
   showFull(message, buffers) {
     if (message.type !== "full" || !this.current || message.position !== +this.current.dataset.position) return;
     const full = this.dialog.querySelector(".dg-full");
-    if (!buffers || !buffers.length) return create("p", full, "dg-caption", "The file is missing or can't be read.");
+    if (!buffers?.length) return create("p", full, "dg-caption", "The file is missing or can't be read.");
     this.release();
     this.url = URL.createObjectURL(new Blob([buffers[0]], { type: message.media }));
     const small = full.querySelector("img"), picture = small || create("img", null);
