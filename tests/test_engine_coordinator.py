@@ -780,11 +780,27 @@ def test_an_unlisted_status_is_told_once(make, clock):
     assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
 
 
-def test_a_seed_echoed_otherwise_is_told(make, clock):
-    """The picture may be another's."""
-    coordinator = completed(make, clock, replace(DONE, seed=8))
-    assert any("sent seed 7" in text and "seed 8" in text for text in coordinator.notices)
-    assert latest(coordinator).stage is Stage.COMPLETED
+def test_an_answer_with_another_seed_is_asked_for_again_and_then_held(make, clock):
+    """Its picture may be another's, so it is never saved; the next call asks again."""
+    coordinator = accepted(make, clock)
+    for n in range(3):
+        coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, echo={"seed": 8})))
+        if n < 2:
+            assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    assert coordinator.is_over()
+    assert given(coordinator) == []
+    attempt = latest(coordinator)
+    assert (attempt.stage, attempt.error_class, attempt.output_url) == (
+        Stage.ACCEPTED,
+        failures.OTHER_TASK,
+        None,
+    )
+    assert "seed 8, not 7" in attempt.error_message
+    assert len([text for text in coordinator.notices if "seed 8, not 7" in text]) == 1
+    later = make("a")
+    assert given(later) == [(Do.POLL, KEY, "t1")]
+    later.take(PollAnswer(Do.POLL, KEY, DONE))
+    assert latest(later).stage is Stage.COMPLETED
 
 
 @pytest.mark.parametrize(

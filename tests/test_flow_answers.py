@@ -109,3 +109,36 @@ def test_rows_that_a_firewall_blocks_do_not_hide_the_price(place):
     ) as service:
         results = place.run_until_done(service, place.table(prompts), 2, max_cost=1)
     assert status_of(results) == ["failed"] * 2 + ["completed"] * 4
+
+
+@pytest.mark.parametrize("name", ["seed", "width", "prompt"])
+@pytest.mark.parametrize("use_rephraser", [True, False])
+def test_an_answer_about_another_rows_parameters_never_completes_a_row(place, name, use_rephraser):
+    """The row is held and named, nothing of it is saved, and it is done once the service tells things apart."""
+    table = place.table(["a fox", "a dog"], use_rephraser=use_rephraser).drop(columns="size")
+    table = table.assign(seed=[1, 2], width=[512, 640], height=512)
+
+    def mixed_up(task_id: str, _n: int) -> bytes:
+        params = service.tasks[task_id] | {name: service.tasks["task0001"][name]}
+        return service.completed(task_id, input=[{"params": params}])
+
+    with HookedService(on_poll=mixed_up) as service:
+        results = place.run(service, table, max_in_flight=1)
+        assert status_of(results) == ["completed", "in_progress"]
+        assert results["error_class"].tolist()[1] == "other_task"
+        assert results["output_path"].isna().tolist() == [False, True]
+        assert len(list((place.folder / "run" / "images").iterdir())) == 1
+        service.on_poll = lambda _task_id, _n: None
+        results = place.run(service, table)
+        assert service.counts["create"] == 2
+    assert status_of(results) == ["completed", "completed"]
+
+
+def test_replicates_may_look_alike(place, caplog):
+    """The same job bought twice on purpose may give the same picture; other jobs get a warning."""
+    same = answer(picture(size=(9, 9)), Content_Type="image/png")
+    with HookedService(on_file=lambda _task_id, _n: same) as service:
+        place.run(service, place.table(["a fox"], replicate=[0, 1, 2]))
+        assert "differ, but" not in caplog.text
+        place.run(service, place.table(["a dog"]))
+        assert "differ, but" in caplog.text

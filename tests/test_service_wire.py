@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dreamo_batch.errors import UsageError
 from dreamo_batch.service import messages
 from dreamo_batch.service.contract import STATUS_WORDS
-from dreamo_batch.service.messages import Price, Request, ServiceMessage, Task, Unreadable
+from dreamo_batch.service.messages import Price, Request, ServiceMessage, Task, Unreadable, contradiction
 
 ID = "cq0example"
 LINK = "https://o.example/a.png?sign=1"
@@ -301,14 +301,49 @@ def test_a_picture_is_found_under_kindred_names(key):
     [
         {"input": [{"params": {"seed": 9}}]},
         {"input": {"seed": 9}},
-        {"params": {"seed": 9}},
-        {"parameters": {"seed": 9}},
+        {"params": {"seed": "9"}},
+        {"parameters": {"seed": 9.0}},
+        {"seed": 9},
     ],
 )
 def test_an_echoed_seed_is_read(echo):
     """It tells what the answer is about."""
-    assert read(**echo).seed == 9
-    assert read().seed is None
+    assert read(**echo).echo == {"seed": 9}
+    assert read().echo == {}
+    assert read(width=64, seed=True, params=[5]).echo == {}
+
+
+SENT = {
+    "seed": 7,
+    "width": 512,
+    "height": 768,
+    "prompt": "a caf\u00e9 by the sea, at night",
+    "use_rephraser": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("echo", "differs"),
+    [
+        ({}, None),
+        ({"seed": 7, "width": 512, "height": 768, "prompt": " a cafe\u0301 by the\nsea, at night "}, None),
+        ({"seed": 8}, "seed 8, not 7"),
+        ({"width": 513}, "width 513, not 512"),
+        ({"height": 512}, "height 512, not 768"),
+        ({"prompt": "a dog"}, "the prompt 'a dog'"),
+        ({"prompt": "a caf\u00e9 by the sea, at..."}, None),
+    ],
+)
+def test_what_is_echoed_is_compared_with_what_was_sent(echo, differs):
+    """White space, Unicode form and the cut end of a long prompt say nothing."""
+    assert contradiction(echo, SENT, set) == differs
+
+
+def test_what_the_service_may_choose_is_no_contradiction():
+    """A random seed, and a rephrased prompt unless it is another row's."""
+    sent = SENT | {"seed": -1, "use_rephraser": True}
+    assert contradiction({"seed": 5, "prompt": "a dog, photorealistic"}, sent, lambda: {"a dog"}) is None
+    assert contradiction({"prompt": "a dog"}, sent, lambda: {"a dog"}) == "the prompt 'a dog'"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.money import ZERO, dollars
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
+from dreamo_batch.service.messages import contradiction
 from dreamo_batch.text import counted, option, same_call, spelled
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
 _REFUSALS: Final = {
@@ -144,6 +147,7 @@ class Coordinator:
         self._n_notices: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
+        self._n_contradictions: Counter[Key] = Counter()
         self._refusals = self._refusals_so_far()
         self._forbidden: Failure | None = None  # the last 403 of a create
         self._is_poll_forbidden = False
@@ -396,11 +400,17 @@ class Coordinator:
     def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
         """Warn when two jobs got the same picture: one of them may have the other's."""
         other = self._other_job_with(attempt, name)
-        if other is not None:
+        if other is not None and not self._are_replicates(other, attempt):
             self._notice(
                 name,
                 f"Jobs {other} and {attempt.job_id} differ, but {_SAME[name]}. Check both before you use them.",
             )
+
+    def _are_replicates(self, job_id: str, attempt: Attempt) -> bool:
+        """Return whether two jobs ask for the same picture, so that one picture for both is no surprise."""
+        other = self.ledger.state.deciding(job_id)
+        asked = [_asked_for(one) for one in (other, attempt)]
+        return None not in asked and asked[0] == asked[1]
 
     def _notice(self, kind: str, text: str) -> None:
         """Add a notice that every row could cause, a few times only."""
@@ -475,7 +485,10 @@ class Coordinator:
             return
         self.schedule.answered()
         self._is_poll_forbidden = False
-        self._compare_echo(key, answer.result)
+        if differs := self._contradiction(key, answer.result):
+            self._hold(key, answer.result, differs, now)
+            return
+        self._notice_word(answer.result)
         if answer.result.status == "in_progress":
             word = answer.result.unlisted_status
             self._unless(self.schedule.still_running(key, now), key, word and f"its status is {word!r}")
@@ -493,9 +506,37 @@ class Coordinator:
         elif effects.is_retryable(attempt):
             self._submit_again(key[0])
 
-    def _compare_echo(self, key: Key, task: Task) -> None:
-        """Notice an undocumented status, or another seed than was sent."""
-        word, sent = task.unlisted_status, self._attempt(key).seed_sent
+    def _contradiction(self, key: Key, task: Task) -> str | None:
+        """Say which parameter an answer repeats otherwise than it was sent."""
+        if not task.echo:
+            return None
+        attempt, job = self._attempt(key), self.assignment.jobs.get(key[0])
+        sent = json.loads(attempt.inputs) if attempt.inputs else {}
+        if job is not None:
+            sent = {name: getattr(job, name) for name in ("prompt", "width", "height", "use_rephraser")}
+        sent["seed"] = attempt.seed_sent
+        return contradiction(task.echo, sent, self._prompts)
+
+    def _prompts(self) -> set[str]:
+        return {job.prompt for job in self.assignment.jobs.values()}
+
+    def _hold(self, key: Key, task: Task, differs: str, now: float) -> None:
+        """Ask again for a task whose answer is about something else; its picture is never used."""
+        about = f"the answer about task {task.task_id} is about {differs}"
+        self._n_contradictions[key] += 1
+        if self._n_contradictions[key] == 1:
+            self._notice(
+                "echo", f"Job {key[0]}: {about}. Its picture isn't used; the task may have been mixed up."
+            )
+        if task.status == "in_progress" or self._n_contradictions[key] < _CONTRADICTIONS_MAX:
+            self._unless(self.schedule.poll_failed(key, now), key, about)
+            return
+        self.schedule.leave(key)
+        self.record(effects.about_another(key, self._clock.wall(), about))
+
+    def _notice_word(self, task: Task) -> None:
+        """Notice an undocumented status."""
+        word = task.unlisted_status
         if word is not None and task.status == "in_progress" and word not in self._unlisted:
             self._unlisted.add(word)
             self._notice(
@@ -503,8 +544,6 @@ class Coordinator:
                 f"The service reported an undocumented status, {word!r} (task {task.task_id}). Treating it as in "
                 "progress until a picture or an error comes with it.",
             )
-        if task.seed is not None and sent is not None and sent > 0 and task.seed != sent:
-            self._notice("seed", f"Job {key[0]}: sent seed {sent}, but the service reports seed {task.seed}.")
 
     def _notice_price(self, price: Decimal | None, excess: Decimal) -> None:
         """Under a cap, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
@@ -561,7 +600,7 @@ class Coordinator:
             if self.schedule.is_polling and (task.is_outage or task.error_class == failures.RATE_LIMITED):
                 self.schedule.refresh_failed(key, now)
                 return
-        elif task.urls and task.urls != self._attempt(key).links:
+        elif task.urls and task.urls != self._attempt(key).links and not self._contradiction(key, task):
             self.record(effects.new_links(self._attempt(key), self._clock.wall(), task.urls))
         self.schedule.refreshed(key, now)
 
@@ -736,6 +775,15 @@ class Coordinator:
         for job_id, weight in self.assignment.weights.items():
             counts[status_of(self.ledger.state.deciding(job_id))] += weight
         return counts
+
+
+def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
+    """Return what was submitted, apart from the row and the number of the replicate; None if it isn't known."""
+    if attempt is None or attempt.inputs is None:
+        return None
+    inputs = json.loads(attempt.inputs)
+    apart = (columns.ROW, columns.IMAGE_SOURCE, columns.REPLICATE, "columns")
+    return {name: value for name, value in inputs.items() if name not in apart}
 
 
 def _ignore(_before: Attempt | None, _after: Attempt) -> None:

@@ -323,6 +323,12 @@ def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) ->
     return _event(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
 
 
+def about_another(key: Key, at: float, about: str) -> Event:
+    """Say that the service's answers about a task are about something else; the next call asks again."""
+    message = f"{about}; its picture isn't used, and the next call asks for it again"
+    return _event(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
+
+
 def save_ended(key: Key, saved: Saved, at: float) -> Event:
     """Say that a picture is on disk."""
     return _event(

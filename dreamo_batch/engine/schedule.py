@@ -299,6 +299,11 @@ class Schedule:
         self._plan(Do.POLL, key, now + _STRIKE_EVERY_S)
         return True
 
+    def leave(self, key: Key) -> None:
+        """Ask for a task no more; a later call may."""
+        self._busy[Do.POLL].discard(key)
+        del self._tasks[key]
+
     def task_ended(self, key: Key, now: float) -> None:
         """Note the end of a task."""
         task = self._polled(key)

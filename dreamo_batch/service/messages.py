@@ -9,6 +9,7 @@ import html
 import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,7 +27,7 @@ from dreamo_batch.service.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 
 EXCERPT_BYTES: Final = 2000
@@ -232,6 +233,8 @@ _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
 _WORDS: Final = STATUS_WORDS_ELSEWHERE | STATUS_WORDS
 _ID_KEYS: Final = ("id", "task_id")
+_ECHOED: Final = ("seed", "width", "height", "prompt")
+_CUT_FROM: Final = 20  # characters of a prompt that may have been cut off
 
 
 class AboutAnother(Unreadable):
@@ -259,7 +262,7 @@ class Task:
     is_completed_with_error: bool = False
     is_cost_unreadable: bool = False
     unlisted_status: str | None = None
-    seed: int | None = None
+    echo: Mapping[str, int | str] = field(default_factory=dict)
     sizes: tuple[int | None, ...] = ()
     job_ids: tuple[str | None, ...] = ()
 
@@ -336,20 +339,55 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         unlisted_status=(text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None
         if word is None
         else None,
-        seed=_echoed_seed(answer),
+        echo=_echo(answer),
     )
 
 
-def _echoed_seed(answer: dict[str, Any]) -> int | None:
-    """Find the seed among the parameters that the answer may repeat."""
+def _echo(answer: dict[str, Any]) -> dict[str, int | str]:
+    """Read the parameters that an answer repeats."""
     inputs = answer.get("input")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     nested = first.get("params") if isinstance(first, dict) else None
-    for place in (nested, first, answer.get("params"), answer.get("parameters")):
-        seed = place.get("seed") if isinstance(place, dict) else None
-        if isinstance(seed, int) and not isinstance(seed, bool):
-            return seed
-    return None
+    places = [nested, first, answer.get("params"), answer.get("parameters"), answer.get("request")]
+    # Beside the output, a size may be the picture's.
+    places.append({name: answer.get(name) for name in ("seed", "prompt")})
+    found: dict[str, int | str] = {}
+    for place in (one for one in places if isinstance(one, dict)):
+        for name in _ECHOED:
+            value = text(place.get(name)) if name == "prompt" else _whole(place.get(name))
+            if value is not None:
+                found.setdefault(name, value)
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    read = number(value)
+    return int(read) if read is not None and abs(read) < _SIZE_MAX and read == int(read) else None
+
+
+def contradiction(
+    echo: Mapping[str, int | str], sent: Mapping[str, Any], other_prompts: Callable[[], Collection[str]]
+) -> str | None:
+    """Say which repeated parameter differs from what was sent; None if the answer may be about it.
+
+    A random seed is chosen by the service. A rephrased prompt may differ, unless it is one of the others.
+    """
+    for name in ("seed", "width", "height"):
+        asked = sent.get(name)
+        is_compared = name in echo and isinstance(asked, int) and 0 < asked < _SIZE_MAX
+        if is_compared and echo[name] != asked:
+            return f"{name} {echo[name]}, not {asked}"
+    said, asked = _comparable(echo.get("prompt")), _comparable(sent.get("prompt"))
+    if not said or not asked or said == asked or (len(said) >= _CUT_FROM and asked.startswith(said)):
+        return None
+    if sent.get("use_rephraser") and said not in map(_comparable, other_prompts()):
+        return None
+    return f"the prompt {said[:_WORD_CHARACTERS_MAX]!r}"
+
+
+def _comparable(prompt: Any) -> str:
+    """Return a prompt without what services change: white space, Unicode form, an ellipsis where it was cut."""
+    return " ".join(unicodedata.normalize("NFC", str(prompt or "")).split()).rstrip(".\u2026 ")
 
 
 def _status(answer: dict[str, Any]) -> Status | None:
