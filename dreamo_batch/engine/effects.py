@@ -91,8 +91,7 @@ class Payloads:
         )
 
     def _refuse_expired(self, url: str) -> None:
-        expires_at = links.expires_at(url)
-        if expires_at is not None and expires_at <= self._wall():
+        if links.has_expired(url, self._wall()):
             raise ImageGone(
                 "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
                 "retry it; it stays the same job."

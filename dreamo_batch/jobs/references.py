@@ -45,6 +45,7 @@ from dreamo_batch.jobs.sources import (
     Source,
     canonical,
     expires_at,
+    has_expired,
     judge_url,
     nearest,
     read_sources,
@@ -112,8 +113,9 @@ _SHRINK: Final = 0.8
 _LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 _KEEPS_PROFILE: Final = ("L", "P", "RGB", "RGBA")
 
-# Rows whose links expired recently may still be in progress: a warning is enough.
-_RECENTLY_S: Final = 30 * 24 * 3600.0
+# A guess of when a row is sent, from what is known of the service: 8 tasks at once, 20 s each.
+_ROW_S: Final = 20.0 / 8
+_SENT_IN_S: Final = 300.0  # at least
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 
 
@@ -139,13 +141,14 @@ class Check:
 
     Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
     only judged. `known` holds pictures of earlier calls by absolute path or canonical URL, for files that have gone
-    and links that have expired.
+    and links that have expired. `n_rows` tells how long it may take until the last row is sent.
     """
 
     base_dir: Path
     fix_images: bool = False
     inputs: Inputs | None = None
     known: Mapping[str, ImageSource] = field(default_factory=dict)
+    n_rows: int = 0
     wall: Callable[[], float] = time.time
 
 
@@ -338,13 +341,15 @@ def _check_url(url: str, how: Check) -> Checked:
 
 def _expiry(url: str, named: str, how: Check) -> Finding | None:
     end, now = expires_at(url), how.wall()
-    if end is None or end > now:
+    if end is None or end > now + max(how.n_rows * _ROW_S, _SENT_IN_S):
         return None
-    finding = Finding.of(
-        "image-link-expired", when=datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    )
-    is_in_use = named in how.known or end > now - _RECENTLY_S
-    return replace(finding, severity=WARNING) if is_in_use else finding
+    when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if end > now:
+        return None if named in how.known else Finding.of("image-link-expires-soon", when=when)
+    finding = Finding.of("image-link-expired", when=when)
+    # Rows that were submitted don't need it any more.
+    is_enough = named in how.known or not has_expired(url, now)
+    return replace(finding, severity=WARNING) if is_enough else finding
 
 
 def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:

@@ -31,6 +31,7 @@ _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 _LEFT_ALONE: Final = "%:/?#[]@!$&'()*+,;="
 _MILLISECONDS_FROM: Final = 1e11
+CLOCK_SKEW_S: Final = 300.0
 _YEAR_10000: Final = 253_402_300_800
 
 
@@ -72,6 +73,12 @@ def expires_at(url: str) -> float | None:
                 return None
             return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
     return None
+
+
+def has_expired(url: str, now: float) -> bool:
+    """Return whether a signed link has expired, also if the local clock is a few minutes wrong."""
+    end = expires_at(url)
+    return end is not None and end + CLOCK_SKEW_S <= now
 
 
 def _host(url: str) -> str:
@@ -141,8 +148,9 @@ def _cloudfront(given: Mapping[str, str]) -> float | None:
     if "expires" in given:
         return _moment(given["expires"])
     packed = given["policy"].translate(str.maketrans("-_~", "+=/"))
-    policy: Any = json.loads(base64.b64decode(packed))
-    return float(policy["Statement"][0]["Condition"]["DateLessThan"]["AWS:EpochTime"])
+    policy: Any = json.loads(base64.b64decode(_padded(packed)))
+    statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
+    return min(float(one["Condition"]["DateLessThan"]["AWS:EpochTime"]) for one in statements)
 
 
 _AZURE: Final = "sv se st sp sr spr sip ss srt si ses sdd skoid sktid skt ske sks skv saoid suoid scid"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     check_columns(table)
     findings = Findings(table)
     models = read_models(findings)
-    images = read_images(findings, how, models)
+    images = read_images(findings, replace(how, n_rows=len(table)), models)
     prompts = read_prompts(findings, models)
     seeds = read_seeds(findings)
     sizes = read_sizes(findings, models)
