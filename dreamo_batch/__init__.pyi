@@ -1,5 +1,6 @@
 from . import metrics
 from .batch import Batch, plan, retry, run, start, watch
+from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
 from .display.sheet import contact_sheet
@@ -71,6 +72,7 @@ __all__ = [
     "LocalGateway",
     "Metric",
     "OtherService",
+    "PairedComparison",
     "Plan",
     "PriceUnknown",
     "Problems",
@@ -91,6 +93,7 @@ __all__ = [
     "best_seeds",
     "calibrate",
     "check_service",
+    "compare",
     "compare_replicates",
     "contact_sheet",
     "costs",

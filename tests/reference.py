@@ -238,6 +238,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns-best-seeds": lambda: _columns(columns.BEST_SEEDS),
     "columns-rated": lambda: _columns(columns.RATED),
     "columns-ratings": lambda: _columns(columns.RATINGS_READ),
+    "columns-comparisons": lambda: _columns(columns.COMPARISONS),
+    "columns-strengths": lambda: _columns(columns.STRENGTHS),
     "facts": _facts,
     "models": _models,
     "codes": _codes,

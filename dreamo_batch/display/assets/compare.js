@@ -1,0 +1,97 @@
+// Blind choices between two pictures. Python keeps each choice and sends the next pair.
+
+const create = (tag, parent, className = "", text = "") => {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text) element.textContent = text;
+  if (parent) parent.append(element);
+  return element;
+};
+const CHOICES = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
+
+function render({ model, el }) {
+  const root = create("div", el, "dreamo-compare");
+  root.tabIndex = 0;
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves the keys to it
+  let isWaiting = false; // until Python has kept the last choice
+
+  const choose = choice => {
+    if (isWaiting || !model.get("content").left) return;
+    isWaiting = true;
+    model.send({ type: "choose", choice, number: model.get("content").number });
+  };
+  const undo = () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    model.send({ type: "undo" });
+  };
+  const button = (parent, text, label, onClick) => {
+    const element = create("button", parent, "", text);
+    element.type = "button";
+    element.setAttribute("aria-label", label);
+    element.addEventListener("click", onClick);
+    return element;
+  };
+  const picture = (parent, source, side) => {
+    const place = button(parent, "", `choose ${side}`, () => choose(side));
+    place.className = "dc-side";
+    if (!source) return create("span", place, "", "The file is missing or can't be read.");
+    const image = create("img", place);
+    image.src = source;
+    image.alt = `${side} picture`;
+  };
+  const draw = () => {
+    const content = model.get("content"), hadFocus = root.contains(document.activeElement);
+    isWaiting = false;
+    root.replaceChildren();
+    const bar = create("div", root, "dc-bar");
+    create("progress", bar).max = content.total;
+    bar.firstChild.value = content.number;
+    create("span", bar, "", `${content.number} of ${content.total}`);
+    if (content.number) button(bar, "undo (U)", "undo the last choice", undo);
+    create("span", bar, "dc-problem").setAttribute("role", "status");
+    if (content.scores) {
+      create("p", root, "", "All pairs are chosen on. The strength of each group, with 95 % intervals:");
+      // pandas escapes every value; a parsed document runs no script.
+      root.append(...new DOMParser().parseFromString(content.scores, "text/html").body.children);
+    } else {
+      const head = create("div", root, "dc-head");
+      for (const source of content.references) {
+        const image = create("img", head);
+        image.src = source;
+        image.alt = "reference";
+      }
+      create("div", head, "dc-prompt", content.prompt);
+      const sides = create("div", root, "dc-sides");
+      picture(sides, content.left, "left");
+      picture(sides, content.right, "right");
+      const below = create("div", root, "dc-bar dc-below");
+      button(below, "\u2190 left", "choose left", () => choose("left"));
+      button(below, "\u2193 tie", "call it a tie", () => choose("tie"));
+      button(below, "right \u2192", "choose right", () => choose("right"));
+    }
+    if (hadFocus) root.focus({ preventScroll: true });
+  };
+  root.addEventListener("keydown", event => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (CHOICES[event.key] && !event.repeat) choose(CHOICES[event.key]);
+    else if (event.key.toLowerCase() === "u" && !event.repeat) undo();
+    else if (!CHOICES[event.key]) return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  const receive = message => {
+    if (message.type !== "problem") return;
+    isWaiting = false;
+    root.querySelector(".dc-problem").textContent = message.text;
+  };
+  model.on("change:content", draw);
+  model.on("msg:custom", receive);
+  draw();
+  return () => {
+    model.off("change:content", draw);
+    model.off("msg:custom", receive);
+  };
+}
+
+export default { render };

@@ -1,0 +1,375 @@
+"""Blind choices between two pictures, in a notebook: which group of pictures is better, and how sure that is."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns as names
+from dreamo_batch.display.grid import key_of, label_of
+from dreamo_batch.display.reference_pictures import References
+from dreamo_batch.errors import DreamoError, UsageError
+from dreamo_batch.images import small_picture
+from dreamo_batch.results.assembly import folders_of
+from dreamo_batch.results.history import read_results
+from dreamo_batch.results.pairwise import (
+    CHOICES,
+    comparison_table,
+    draw_pairs,
+    standing_choices,
+    strength_table,
+)
+from dreamo_batch.results.rating_log import UNDO, rater_named
+from dreamo_batch.results.ratings import has_picture
+from dreamo_batch.text import counted, templates
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from PIL import Image
+
+    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.pairwise import Pair
+
+_PICTURE_PX: Final = 900
+_REFERENCE_PX: Final = 220
+_QUALITY: Final = 88
+_GROUPS_MIN: Final = 2
+_ASSETS: Final = Path(__file__).parent / "assets"
+
+
+def compare(
+    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    by: str | Sequence[str] = "seed",
+    *,
+    pairs: int = 40,
+    within: str | Sequence[str] | None = "prompt",
+    run_dir: str | os.PathLike[str] | None = None,
+    rater: str | None = None,
+) -> PairedComparison:
+    """Let people choose between two pictures at a time, without knowing what they are.
+
+    Two pictures of different groups stand side by side, below the reference and the prompt, but neither seed nor any
+    other column is told. Left arrow, right arrow, or down for a tie; U undoes. Each choice is kept at once in
+    `comparisons.parquet` of the run directory, so that several people can choose, and go on at any time.
+
+    Parameters
+    ----------
+    source : pandas.DataFrame, path-like or iterable of path-like
+        Results, or one or more run directories.
+    by : str or sequence of str
+        Columns whose values are compared; ``"seed"`` is the seed that was sent.
+    pairs : int
+        How many pairs to show. The same pairs come up for the same pictures, so the same call goes on where it
+        stopped; a larger number adds pairs. Pairs of groups come up equally often, and each group as often left as
+        right.
+    within : str, sequence of str, or None
+        Only pictures with equal values in these columns are compared. None: any.
+    run_dir : path-like, optional
+        Where the pictures are; default: where the results came from.
+    rater : str, optional
+        Who chooses; default as in `rate`.
+
+    Returns
+    -------
+    PairedComparison
+        A notebook shows it; `scores` tells what came of it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, `pairs` is below 1, or fewer than two groups have pictures to compare.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], seed=[1, 2], size="512x512")
+    >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
+    >>> seeds = dreamo.compare(done, by="seed", pairs=2, rater="ann")
+    >>> seeds
+    <comparison of 2 groups by seed: 0 of 2 pairs chosen by ann>
+    >>> for _ in range(2):  # with keys, in a notebook
+    ...     seeds.choose("tie")
+    >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
+    [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
+    """
+    if isinstance(pairs, bool) or pairs < 1:
+        raise UsageError(f"pairs={pairs!r}: expected at least 1.")
+    return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
+
+
+class PairedComparison:
+    """Blind choices between pairs of pictures; `dreamo_batch.compare` makes it.
+
+    Attributes
+    ----------
+    rater : str
+        Who chooses.
+    n_pairs, n_chosen : int
+        How many pairs there are, and on how many of them the rater has chosen.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1, 2], size="512x512")
+    >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
+    >>> seeds = dreamo.compare(done)
+    >>> seeds.choose("left")
+    >>> seeds.n_chosen, seeds.n_pairs
+    (1, 1)
+    >>> seeds.undo()
+    >>> seeds.n_chosen
+    0
+    """
+
+    def __init__(
+        self,
+        source: pd.DataFrame | RunDir | Iterable[RunDir],
+        *,
+        by: str | Sequence[str],
+        pairs: int,
+        within: str | Sequence[str] | None,
+        run_dir: str | os.PathLike[str] | None,
+        rater: str | None,
+    ) -> None:
+        self.rater = rater_named(rater)
+        results = read_results(source)
+        self._by = [by] if isinstance(by, str) else list(by)
+        shown = [position for position in range(len(results)) if has_picture(results, position)]
+        self._folders = [folders_of(results, run_dir)[position] for position in shown]
+        self._results = results.iloc[shown]
+        self._references = References(self._results, self._folders)
+        self._jobs = self._results[names.JOB_ID].astype(str).tolist()
+        self._groups, firsts = _numbered(self._results, self._by)
+        strata, _ = _numbered(self._results, [within] if isinstance(within, str) else list(within or ()))
+        self._labels = pd.DataFrame(
+            {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
+        )
+        self._pairs = draw_pairs(self._jobs, self._groups, strata, pairs)
+        if len(firsts) < _GROUPS_MIN or not self._pairs:
+            where = "" if within is None else f" within {within!r}; pass within=None to compare any two"
+            raise UsageError(f"No two groups of {' and '.join(self._by)} have pictures to compare{where}.")
+        self._widget: Any = None
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self._pairs)
+
+    @property
+    def n_chosen(self) -> int:
+        """On how many pairs the rater has chosen."""
+        return self.n_pairs - len(self._open())
+
+    def choose(self, choice: str) -> None:
+        """Choose on the pair that is shown; it is kept at once, and the next one is shown.
+
+        Parameters
+        ----------
+        choice : {"left", "right", "tie"}
+
+        Raises
+        ------
+        UsageError
+            If it is none of these, or every pair was chosen on.
+        StorageFailed
+            If it can't be written.
+        """
+        if choice not in CHOICES:
+            raise UsageError(f"{choice!r}: expected one of {', '.join(map(repr, CHOICES))}.")
+        waiting = self._open()
+        if not waiting:
+            raise UsageError(
+                f"All {counted(self.n_pairs, 'pair')} are chosen on; pass a larger pairs= for more."
+            )
+        self._keep(waiting[0], choice)
+
+    def undo(self) -> None:
+        """Take back the rater's last choice; its pair is shown again.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        """
+        mine = self._choices(self.rater)
+        pair_of = {frozenset(self._jobs_of(pair)): pair for pair in self._pairs}
+        keys = [frozenset(key) for key in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)]
+        last = next((pair_of[key] for key in reversed(keys) if key in pair_of), None)
+        if last is None:
+            raise UsageError("There is no choice to take back.")
+        self._keep(last, UNDO)
+
+    def scores(self, rater: str | None = None) -> pd.DataFrame:
+        """Return how strong each group is by the choices made so far, with 95 % intervals.
+
+        A Bradley-Terry model: the chance that a picture of one group is preferred to one of another depends on the
+        difference of their strengths, in log-odds. Ties count as half a choice for both. A weak normal prior (standard
+        deviation 2) keeps groups that always won finite; intervals are those of the normal approximation.
+
+        Parameters
+        ----------
+        rater : str, optional
+            Only the choices of this person; default: of everybody.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per group, the strongest first: its keys, then the columns of `dreamo_batch.columns.STRENGTHS`.
+            Strengths are missing where nothing was chosen.
+        """
+        groups_of = dict(zip(self._jobs, self._groups, strict=True))
+        return strength_table(self._labels, groups_of, self._choices(rater))
+
+    def widget(self) -> Any:
+        """Return the widget, which takes choices by keys and clicks.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            The same each time.
+
+        Raises
+        ------
+        UsageError
+            If anywidget is not installed (extra `gallery`).
+        """
+        if self._widget is None:
+            self._widget = _compare_widget_class()(content=self._content())
+            self._widget.on_msg(self._answer)
+        return self._widget
+
+    def _jobs_of(self, pair: Pair) -> tuple[str, str]:
+        return self._jobs[pair.left], self._jobs[pair.right]
+
+    def _open(self) -> list[Pair]:
+        """Return the pairs that the rater has not chosen on."""
+        mine = self._choices(self.rater)
+        done = {frozenset(key) for key in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)}
+        return [pair for pair in self._pairs if frozenset(self._jobs_of(pair)) not in done]
+
+    def _choices(self, rater: str | None) -> pd.DataFrame:
+        """Return the choices that count, of one person or everybody, from all directories."""
+        logs = [comparison_table(folder).frame() for folder in dict.fromkeys(self._folders)]
+        log = pd.concat(logs, ignore_index=True).sort_values(names.AT, kind="stable")
+        return standing_choices(log if rater is None else log[log[names.RATER] == rater])
+
+    def _keep(self, pair: Pair, choice: str) -> None:
+        left, right = self._jobs_of(pair)
+        line = {names.JOB_ID_A: left, names.JOB_ID_B: right, names.RATER: self.rater, names.CHOICE: choice}
+        comparison_table(self._folders[pair.left]).append([line])
+        if self._widget is not None:
+            self._widget.content = self._content()
+
+    def _answer(self, widget: Any, message: Any, _: Any) -> None:
+        """Take a choice from the front end; ignore what isn't one of its messages."""
+        try:
+            match message:
+                case {"type": "choose", "choice": str(choice), "number": int(number)}:
+                    if number == self.n_chosen:  # a key that was held down means the pair that was seen
+                        self.choose(choice)
+                case {"type": "undo"}:
+                    self.undo()
+        except DreamoError as error:
+            widget.send({"type": "problem", "text": str(error)})
+
+    def _content(self) -> dict[str, Any]:
+        """Return what is shown: the pair, or the scores once every pair was chosen on."""
+        waiting = self._open()
+        content: dict[str, Any] = {
+            "number": self.n_pairs - len(waiting),
+            "total": self.n_pairs,
+            "scores": "",
+        }
+        if not waiting:
+            shown = self.scores().drop(columns=[names.N_PICTURES])
+            return content | {"scores": shown.round(2).to_html(index=False, border=0, justify="left")}
+        pair = waiting[0]
+        sides = [_jpeg(small_picture(self._path_of(one), _PICTURE_PX)) for one in (pair.left, pair.right)]
+        shared = self._references.of_rows([pair.left])
+        if shared.keys() != self._references.of_rows([pair.right]).keys():
+            shared |= self._references.of_rows([pair.right])
+        references = [_jpeg(one.image(_REFERENCE_PX)) for one in shared.values()]
+        prompts = {label_of(self._results[names.PROMPT].iloc[one]) for one in (pair.left, pair.right)}
+        return content | {
+            "left": sides[0],
+            "right": sides[1],
+            "references": [one for one in references if one],
+            "prompt": prompts.pop() if len(prompts) == 1 else "",
+        }
+
+    def _path_of(self, place: int) -> Path:
+        return self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
+
+    def __repr__(self) -> str:
+        """Say how far it is, and nothing of the pictures."""
+        return (
+            f"<comparison of {len(self._labels)} groups by {' and '.join(self._by)}: {self.n_chosen} of "
+            f"{counted(self.n_pairs, 'pair')} chosen by {self.rater}>"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """Show the widget, or without it the pair and how to choose."""
+        page = templates().get_template("compare.html.j2").render(content=self._content())
+        static = {"text/plain": repr(self), "text/html": page}
+        try:
+            live = self.widget()._repr_mimebundle_()
+        except UsageError:  # anywidget is not installed
+            return static
+        return {**(live[0] if isinstance(live, tuple) else live or {}), **static}
+
+
+def _column(results: pd.DataFrame, name: str) -> pd.Series:
+    if name == names.SEED:
+        return results[names.SEED_SENT]
+    if name not in results:
+        raise UsageError(f"by or within: the results have no column {name!r}.")
+    return results[name]
+
+
+def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Number the combinations of some columns; returns each row's number, and the first row of each number."""
+    if not columns:
+        return [0] * len(results), [0] if len(results) else []
+    keys = zip(*(_column(results, name).map(key_of) for name in columns), strict=True)
+    number_of: dict[tuple[Any, ...], int] = {}
+    numbers = [number_of.setdefault(key, len(number_of)) for key in keys]
+    return numbers, np.unique(numbers, return_index=True)[1].tolist()
+
+
+def _jpeg(picture: Image.Image | None) -> str:
+    """Encode a picture anew, so that nothing in the file tells what it is; empty if it can't be read."""
+    if picture is None:
+        return ""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+@functools.cache
+def _compare_widget_class() -> Any:
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise UsageError(
+            f"The widget needs anywidget ({error}): pip install 'dreamo-batch[gallery]'."
+        ) from None
+
+    class CompareWidget(anywidget.AnyWidget):
+        _esm = _ASSETS / "compare.js"
+        _css = _ASSETS / "compare.css"
+        content = traitlets.Dict().tag(sync=True)
+
+    return CompareWidget

@@ -1,0 +1,185 @@
+"""Blind choices between pairs of pictures: which pairs come up, what is kept, and what it says of each group."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch import columns
+from tests.fakes import picture
+
+
+@pytest.fixture
+def done(tmp_path):
+    """Two prompts by four seeds."""
+    (tmp_path / "a.png").write_bytes(picture())
+    jobs = dreamo.sweep(
+        image=str(tmp_path / "a.png"),
+        prompt=["a lighthouse", "a harbour"],
+        seed=range(1, 5),
+        size="512x512",
+        use_rephraser=False,
+    )
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        client = dreamo.Client(gateway.api_key, gateway.base_url)
+        return dreamo.run(jobs, tmp_path / "run", client=client, progress=False)
+
+
+def kept(tmp_path):
+    path = tmp_path / "run" / "comparisons.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(columns.COMPARISONS))
+
+
+def prefer(comparison, better, done):
+    """Choose on every pair the picture whose seed is better."""
+    seed_of = dict(zip(done["job_id"], done["seed"], strict=True))
+    while comparison.n_chosen < comparison.n_pairs:
+        comparison.choose("left")
+        line = comparison._choices(comparison.rater).iloc[-1]
+        if better(seed_of[line["job_id_b"]], seed_of[line["job_id_a"]]):
+            comparison.undo()
+            comparison.choose("right")
+
+
+def test_pairs_are_of_the_same_prompt_balanced_and_the_same_each_time(done, tmp_path):
+    """Each two seeds meet equally often, and each seed stands left about as often as right."""
+    comparison = dreamo.compare(done, by="seed", pairs=12, rater="ann")
+    for _ in range(12):
+        comparison.choose("tie")
+    log = kept(tmp_path)
+    cell_of = {row.job_id: (row.prompt, row.seed) for row in done.itertuples()}
+    pairs = [(cell_of[a], cell_of[b]) for a, b in zip(log["job_id_a"], log["job_id_b"], strict=True)]
+    assert all(left[0] == right[0] and left[1] != right[1] for left, right in pairs)
+    met = pd.Series([frozenset((left[1], right[1])) for left, right in pairs]).value_counts()
+    assert met.tolist() == [2] * 6
+    lefts = pd.Series([left[1] for left, _ in pairs]).value_counts()
+    assert lefts.max() - lefts.min() <= 1
+    again = dreamo.compare(done.sample(frac=1, random_state=1), by="seed", pairs=12, rater="ann")
+    assert (again.n_chosen, again.n_pairs) == (12, 12)
+
+
+def test_a_comparison_goes_on_where_it_stopped_and_can_be_extended(done, tmp_path):
+    """Choices are kept at once; more pairs are added to those that were chosen on."""
+    first = dreamo.compare(done, pairs=4, rater="ann")
+    first.choose("left")
+    first.choose("right")
+    assert kept(tmp_path)["choice"].tolist() == ["left", "right"]
+    second = dreamo.compare(tmp_path / "run", pairs=6, rater="ann")
+    assert repr(second) == "<comparison of 4 groups by seed: 2 of 6 pairs chosen by ann>"
+    other = dreamo.compare(done, pairs=4, rater="bob")
+    assert other.n_chosen == 0
+    other.choose("tie")
+    assert first.scores()["choices"].sum() == 2 * 3
+    assert first.scores(rater="bob")["tied"].sum() == 2
+
+
+def test_undo_shows_the_last_pair_again(done, tmp_path):
+    """Nothing is deleted: taking back is a line, too."""
+    comparison = dreamo.compare(done, pairs=3, rater="ann")
+    comparison.choose("left")
+    comparison.choose("right")
+    comparison.undo()
+    assert comparison.n_chosen == 1
+    comparison.choose("tie")
+    log = kept(tmp_path)
+    assert log["choice"].tolist() == ["left", "right", "undo", "tie"]
+    assert log["job_id_a"].tolist()[1:] == [log["job_id_a"][1]] * 3
+    comparison.undo()
+    comparison.undo()
+    assert comparison.n_chosen == 0
+    with pytest.raises(dreamo.UsageError, match="no choice to take back"):
+        comparison.undo()
+
+
+def test_the_group_that_is_preferred_is_the_strongest(done):
+    """Strengths follow the choices, with intervals around them, and sum to nothing."""
+    comparison = dreamo.compare(done, pairs=12, rater="ann")
+    prefer(comparison, lambda one, other: one > other, done)
+    scores = comparison.scores()
+    assert list(scores.columns) == ["seed", *columns.STRENGTHS]
+    assert scores["seed"].tolist() == [4, 3, 2, 1]
+    assert scores["won"].tolist() == [6, 4, 2, 0]
+    assert scores["lost"].tolist() == [0, 2, 4, 6]
+    assert scores["strength"].sum() == pytest.approx(0)
+    assert (scores["strength_low"] < scores["strength"]).all()
+    assert (scores["strength"] < scores["strength_high"]).all()
+    assert scores["wins_share"].iloc[0] > 0.5 > scores["wins_share"].iloc[-1]
+    with pytest.raises(dreamo.UsageError, match="All 12 pairs are chosen on"):
+        comparison.choose("left")
+
+
+@pytest.mark.parametrize(("n_left", "n_right", "n_tied"), [(3, 1, 0), (5, 0, 0), (2, 2, 4), (1, 0, 3)])
+def test_strengths_of_two_groups_are_those_of_a_fine_grid(n_left, n_right, n_tied):
+    """An independent computation: the posterior on a grid of differences."""
+    from dreamo_batch.results.pairwise import strengths
+
+    won, lost = n_left + n_tied / 2, n_right + n_tied / 2
+    theta, error = strengths(np.array([[0, won], [lost, 0]]))
+    difference = np.linspace(-12, 12, 240_001)
+    # Each half of the difference has a prior of standard deviation 2.
+    log = (
+        -won * np.log1p(np.exp(-difference))
+        - lost * np.log1p(np.exp(difference))
+        - difference**2 / (4 * 2**2)
+    )
+    best = difference[log.argmax()]
+    assert theta[0] - theta[1] == pytest.approx(best, abs=1e-3)
+    chance = 1 / (1 + np.exp(-best))
+    curvature = (won + lost) * chance * (1 - chance) + 1 / (2 * 2**2)
+    assert 2 * error[0] == pytest.approx(1 / np.sqrt(curvature), rel=1e-4)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Five groups of known strengths, compared 60 times each way: about 95 of 100 intervals."""
+    from dreamo_batch.results.pairwise import strengths
+
+    truth = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    rng, n_held = np.random.default_rng(1), 0
+    for _ in range(100):
+        wins = np.zeros((5, 5))
+        for one, other in itertools.combinations(range(5), 2):
+            wins[one, other] = rng.binomial(60, 1 / (1 + np.exp(truth[other] - truth[one])))
+            wins[other, one] = 60 - wins[one, other]
+        theta, error = strengths(wins)
+        n_held += int((np.abs(theta - truth) < 1.959964 * error).sum())
+    assert 460 <= n_held <= 490
+
+
+def test_what_is_shown_tells_nothing_of_the_groups(done):
+    """No seed, no row, no file name, and pictures that were encoded anew."""
+    comparison = dreamo.compare(done, pairs=3, rater="ann")
+    shown = comparison._repr_mimebundle_()["text/html"]
+    assert shown.count("data:image/jpeg") == 3
+    for word in ("seed", *done["job_id"], *done["output_path"], *done["task_id"]):
+        assert word not in shown
+    assert "a lighthouse" in shown or "a harbour" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "mood"}, "no column 'mood'"),
+        ({"within": "mood"}, "no column 'mood'"),
+        ({"pairs": 0}, "at least 1"),
+        ({"by": "size"}, "No two groups of size"),
+        ({"by": "prompt"}, "pass within=None"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused(done, options, message):
+    """Before anything is shown."""
+    with pytest.raises(dreamo.UsageError, match=message):
+        dreamo.compare(done, **options)
+
+
+def test_any_column_can_be_compared_and_rows_without_pictures_are_left_out(done):
+    """Prompts with each other, and several columns together."""
+    assert dreamo.compare(done, by="prompt", within=None, pairs=100).n_pairs == 16
+    assert dreamo.compare(done, by=["prompt", "seed"], within=None, pairs=100).n_pairs == 28
+    done.loc[done["seed"] > 2, "output_path"] = None
+    assert dreamo.compare(done, pairs=100).n_pairs == 2
+    with pytest.raises(dreamo.UsageError, match="expected one of 'left'"):
+        dreamo.compare(done).choose("both")
