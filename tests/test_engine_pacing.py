@@ -326,3 +326,35 @@ def test_polls_that_fail_in_a_trial_close_the_door_again():
     assert breaker.mood == "down"
     breaker.probed(3.0, is_there=True)
     assert breaker.mood == "trial"
+
+
+def learned(*, progress_is_true, n=40):
+    """Poll times after tasks of about 4 s, polled at 2 s, whose progress then was true, or a third too small."""
+    source = random.Random(3)
+    poll_times = PollTimes(random.Random(0))
+    for _ in range(n):
+        latency_s = source.uniform(3, 5)
+        told_s = latency_s if progress_is_true else 1.5 * latency_s
+        poll_times.learn(latency_s + 0.1, unfinished_s=latency_s - 0.1, told_s=told_s)
+    return poll_times
+
+
+def test_progress_that_foretold_ends_is_believed():
+    """The next poll comes when the task should end, but not so late that nobody would notice if it lied."""
+    poll_times = learned(progress_is_true=True)
+    assert poll_times.due_in(3.0, told_s=3.1) == pytest.approx(0.131)
+    assert poll_times.due_in(3.0, told_s=300.0) < 4
+
+
+def test_progress_that_foretold_nothing_is_ignored():
+    """As on a service that says 0.5 until the end."""
+    poll_times = learned(progress_is_true=False)
+    assert poll_times.due_in(3.0, told_s=3.8) == pytest.approx(poll_times.due_in(3.0), rel=0.2)
+
+
+def test_the_first_latencies_seen_are_taken_for_the_short_ones_they_are():
+    """Of a hundred tasks sent at once, the first that end say nothing of the others' latency by themselves."""
+    poll_times = PollTimes(random.Random(0))
+    for latency_s in (1.0, 1.1, 1.2):
+        poll_times.learn(latency_s, unfinished_s=latency_s - 0.05, n_open=97)
+    assert poll_times.due_in(1.2, ease=1.0) > 1.2

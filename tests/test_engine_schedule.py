@@ -61,3 +61,33 @@ def test_large_bodies_are_sent_a_few_at_a_time():
         key = min(schedule.creating, key=sent.index)
         schedule.create_ended(key)
     assert [name for name, _ in sent] == list(sizes)
+
+
+def test_only_some_tasks_are_polled_while_no_latency_is_known():
+    """A thousand that were sent at once needn't all be asked how long tasks take."""
+    schedule = Schedule(Limits(max_in_flight=1000, n_workers=1002), Budget())
+    keys = [(str(i), 1) for i in range(1000)]
+    schedule.add_jobs(keys)
+    while schedule.next_action(0.0) is not None:
+        pass
+    for key in keys:
+        schedule.accepted(key, now=0.0)
+    polled = set()
+    while (action := schedule.next_action(0.5)) is not None:
+        polled.add(action.key)
+    assert 0 < len(polled) < 20
+
+
+def test_first_polls_are_put_off_once_latencies_are_known():
+    """What was planned before is planned anew."""
+    schedule = Schedule(Limits(max_in_flight=30, n_workers=40), Budget())
+    keys = [(str(i), 1) for i in range(30)]
+    schedule.add_jobs(keys)
+    while schedule.next_action(0.0) is not None:
+        pass
+    for key in keys:
+        schedule.accepted(key, now=0.0)
+    for _ in range(60):
+        schedule.poll_times.learn(20.0, unfinished_s=19.9)
+    assert schedule.next_action(1.5) is None
+    assert schedule.wake_at(1.5) > 10

@@ -491,7 +491,11 @@ class Coordinator:
         self._notice_word(answer.result)
         if answer.result.status == "in_progress":
             word = answer.result.unlisted_status
-            self._unless(self.schedule.still_running(key, now), key, word and f"its status is {word!r}")
+            self._unless(
+                self.schedule.still_running(key, now, answer.result.progress),
+                key,
+                word and f"its status is {word!r}",
+            )
             return
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.service import contract
@@ -21,7 +22,7 @@ _SAMPLES: Final = 128
 _SAMPLES_MIN: Final = 2
 _FIRST_DEVIATIONS: Final = 1.6
 _DEVIATION_MIN: Final = 0.05
-_POLL_WORTH: Final = 0.0105  # of the median: the delay that one poll is worth
+_POLL_WORTH: Final = 0.0085  # of the median: the delay that one poll is worth
 _STEP_MIN_S: Final = 0.02
 _LATENCY_MIN_S: Final = 0.001
 _AT_ONCE_S: Final = 0.02  # tasks this short, as cached ones are, have ended by the time they're known of
@@ -29,6 +30,16 @@ _STEP_MAX_S: Final = 10.0
 _JITTER: Final = 0.05
 _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
+_SETTLED_FROM: Final = 24
+_DEVIATION_USUAL: Final = 0.5
+_EASED_DEVIATIONS: Final = 2.6
+_EASED_STEP: Final = 0.3  # of a task's age
+_FORETOLD_OF: Final = 32
+_FORETOLD_SHARE: Final = 0.9
+_FORETOLD_WITHIN: Final = 0.05
+_TOLD_MARGIN: Final = 1.01  # progress is rounded
+_TOLD_STEPS_MAX: Final = 4
+_TOLD_STEP: Final = 0.01  # of a task's age
 _TAIL: Final = 1e-6
 _SEEN_AT_ONCE: Final = 0.7
 _WHOLE: Final = 1 - 1e-6  # of a token: what rounding of large clock times may leave of one
@@ -44,19 +55,42 @@ class PollTimes:
     which tasks of its age end, asking every ``sqrt(2 * c / h)`` is best, where one poll is worth the delay
     ``c``. Until two latencies were seen, intervals grow with the task's age from 0.2 s up to what the vendor's
     own client uses.
+
+    Where nothing waits for a place, only the end of the last task counts: tasks are first asked for later, and less
+    often, by an ``ease`` from 0 to 1. Services may say how much of a task is done; where that foretold the ends of
+    recent tasks, the next poll comes when this one should end.
     """
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
+        self._foretold: deque[bool] = deque(maxlen=_FORETOLD_OF)
         self._logarithms: deque[float] = deque()
         self._sum = self._sum_of_squares = 0.0
+        self._n_open = 0  # tasks that were polled, and are longer than all that were seen, at first
 
-    def learn(self, seen_s: float, *, unfinished_s: float = 0.0) -> None:
+    @property
+    def is_known(self) -> bool:
+        """Whether latencies were seen."""
+        return len(self._logarithms) >= _SAMPLES_MIN
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether so many latencies were seen that the tasks still open no longer change the picture."""
+        return len(self._logarithms) >= _SETTLED_FROM
+
+    def learn(
+        self, seen_s: float, *, unfinished_s: float = 0.0, told_s: float | None = None, n_open: int = 0
+    ) -> None:
         """Note the age at which a task was seen finished, and the last at which it wasn't.
 
         Its end lies between the two. One that was done when first asked for may have been done long before, so
         that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
         """
+        if told_s is not None:
+            self._foretold.append(
+                unfinished_s * (1 - _FORETOLD_WITHIN) < told_s < seen_s * (1 + _FORETOLD_WITHIN)
+            )
+        self._n_open = n_open
         latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
         logarithm = math.log(max(latency_s, _LATENCY_MIN_S))
         self._logarithms.append(logarithm)
@@ -64,24 +98,51 @@ class PollTimes:
         self._sum += logarithm - oldest
         self._sum_of_squares += logarithm**2 - oldest**2
 
-    def due_in(self, age_s: float) -> float:
-        """Return the seconds until a task of this age is polled again."""
-        if len(self._logarithms) < _SAMPLES_MIN:
+    def due_in(self, age_s: float, *, ease: float = 0.0, told_s: float | None = None) -> float:
+        """Return the seconds until a task of this age is polled again; its progress says it will take `told_s`."""
+        if not self.is_known:
             growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
             return self._jittered(min(growing, contract.POLL_EVERY_S.value))
         mean, deviation = self._fitted()
         if not age_s and math.exp(mean) < _AT_ONCE_S:
             return 0.0
-        first_s = math.exp(mean - _FIRST_DEVIATIONS * deviation)
-        if age_s < first_s:
-            return max(first_s - age_s, _STEP_MIN_S)
-        return self._jittered(self._step_s(age_s, mean, deviation))
+        first_in_s = self.first_in(age_s, ease=ease)
+        if first_in_s > 0:
+            return max(first_in_s, _STEP_MIN_S)
+        step_s = self._step_s(age_s, mean, deviation)
+        if told_s is not None and self._is_foretold():
+            left_s = max(told_s * _TOLD_MARGIN - age_s, _TOLD_STEP * age_s, _STEP_MIN_S)
+            return min(
+                left_s, _TOLD_STEPS_MAX * step_s
+            )  # so that it's noticed if progress foretells nothing any more
+        return self._jittered(max(step_s, ease * _EASED_STEP * age_s))
+
+    def first_in(self, age_s: float, *, ease: float = 0.0) -> float:
+        """Return the seconds until a task of this age may be done; 0 or less if it may be now, or nothing is known."""
+        if not self.is_known:
+            return 0.0
+        mean, deviation = self._fitted()
+        return math.exp(mean - (_FIRST_DEVIATIONS - ease * _EASED_DEVIATIONS) * deviation) - age_s
+
+    def _is_foretold(self) -> bool:
+        return len(self._foretold) >= _FORETOLD_OF // 2 and sum(self._foretold) >= _FORETOLD_SHARE * len(
+            self._foretold
+        )
 
     def _fitted(self) -> tuple[float, float]:
         n = len(self._logarithms)
+        if not self.is_settled:
+            return self._guessed(n + self._n_open), _DEVIATION_USUAL
         mean = self._sum / n
         variance = max(self._sum_of_squares / n - mean**2, 0.0)
         return mean, max(math.sqrt(variance), _DEVIATION_MIN)
+
+    def _guessed(self, n: int) -> float:
+        """Guess the mean logarithm from the shortest of n latencies: the others aren't over yet."""
+        ranks = enumerate(sorted(self._logarithms), start=1)
+        normal = NormalDist(0.0, _DEVIATION_USUAL)
+        guesses = [one - normal.inv_cdf((rank - 0.375) / (n + 0.25)) for rank, one in ranks]
+        return sum(guesses) / len(guesses)
 
     def _step_s(self, age_s: float, mean: float, deviation: float) -> float:
         worth_s = _POLL_WORTH * math.exp(mean)

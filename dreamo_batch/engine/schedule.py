@@ -30,6 +30,10 @@ _STRIKES: Final = 3
 _STRIKES_OVER_S: Final = 30.0
 _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
+_AT_EASE_FROM: Final = 50  # open tasks
+_SCOUTS: Final = 8  # tasks that are polled while no latency is known
+_UNKNOWN_POLL_S: Final = 1.0
+_PUT_OFF_FROM_S: Final = 0.05
 
 
 class Do(StrEnum):
@@ -61,6 +65,7 @@ class _Task:
     )
     n_polls: int = 0
     unfinished_s: float = 0.0
+    told_s: float | None = None  # its latency, as its progress first foretold it
     strikes: int = 0
     first_strike: float = 0.0
 
@@ -249,7 +254,9 @@ class Schedule:
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
-        self._plan(Do.POLL, key, now + self.poll_times.due_in(0.0))
+        is_scout = self.poll_times.is_known or len(self._tasks) <= _SCOUTS
+        due_s = self.poll_times.due_in(0.0, ease=self._ease())
+        self._plan(Do.POLL, key, now + (due_s if is_scout else _UNKNOWN_POLL_S))
 
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
@@ -272,13 +279,16 @@ class Schedule:
         self._does_pace_saves = True
         self._refused(now, asked_s=asked_s)
 
-    def still_running(self, key: Key, now: float) -> bool:
-        """Note a poll of an unfinished task; False if the task is overdue and no longer polled."""
+    def still_running(self, key: Key, now: float, progress: float | None = None) -> bool:
+        """Note a poll of an unfinished task and its progress; False if it is overdue and no longer polled."""
         task = self._polled(key)
         self.quota.seen(key, now=now, is_running=True)
         task.strikes = 0
-        task.unfinished_s = now - task.born
-        return self._ask_again(key, task, now, self.poll_times.due_in(now - task.born))
+        task.unfinished_s = age_s = now - task.born
+        told_s = age_s / progress if progress else None
+        task.told_s = task.told_s or told_s
+        due_s = self.poll_times.due_in(age_s, ease=self._ease(), told_s=told_s)
+        return self._ask_again(key, task, now, due_s)
 
     def poll_failed(self, key: Key, now: float) -> bool:
         """Note a failed poll; False if the task is overdue."""
@@ -311,7 +321,11 @@ class Schedule:
         self.quota.seen(key, now=now, is_running=False)
         self._bucket.give_back()
         if task.is_fresh:
-            self.poll_times.learn(now - task.born, unfinished_s=task.unfinished_s)
+            is_settled = self.poll_times.is_settled
+            n_open = 0 if is_settled else sum(one.n_polls > 0 for one in self._tasks.values())
+            self.poll_times.learn(
+                now - task.born, unfinished_s=task.unfinished_s, told_s=task.told_s, n_open=n_open
+            )
 
     def saved(self, key: Key, now: float) -> None:
         """Note a saved picture."""
@@ -414,11 +428,31 @@ class Schedule:
     def _next_due(self, now: float) -> Action | None:
         if not self._due or self._due[0][0] > now or not self.is_polling:
             return None
-        if self.outage.mood == "down" or not self.quota.is_open(now) or not self._bucket.take(now):
+        if self.outage.mood == "down" or not self.quota.is_open(now):
+            return None
+        self._put_off(now)
+        if not self._due or self._due[0][0] > now or not self._bucket.take(now):
             return None
         self.quota.sent(now)
         _, _, do, key = heappop(self._due)
         return Action(do, key)
+
+    def _put_off(self, now: float) -> None:
+        """Plan first polls that are due later, as is known by now, once more."""
+        while self._due and self._due[0][0] <= now:
+            _, _, do, key = self._due[0]
+            task = self._tasks.get(key) if do is Do.POLL else None
+            left_s = 0.0
+            if task is not None and task.is_fresh and not task.n_polls:
+                left_s = self.poll_times.first_in(now - task.born, ease=self._ease())
+            if left_s <= _PUT_OFF_FROM_S:
+                return
+            heappop(self._due)
+            self._plan(do, key, now + left_s)
+
+    def _ease(self) -> float:
+        """Return how little it matters when a task's end is seen: not at all while others wait for its place."""
+        return 0.0 if self._waiting and self.is_submitting else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
 
     def _next_save(self, now: float) -> Action | None:
         if not self._may_save():
