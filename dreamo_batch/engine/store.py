@@ -1,0 +1,136 @@
+"""Objects in a store by name: get, put, put if absent, list and delete, over obstore."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from dreamo_batch.errors import DirectoryError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SCHEMES: Final = ("s3", "gs", "az")
+_INSTALL: Final = "pip install 'dreamo-batch[cloud]'"
+_PROBE: Final = "probe"
+
+
+class Taken(Exception):  # noqa: N818 - it says what was found
+    """There is an object of this name already, or the store says so."""
+
+
+class Store(Protocol):
+    """What the log of a run directory needs of a store; any method may raise OSError, which tells nothing."""
+
+    def get(self, name: str) -> bytes | None:
+        """Return an object's content; None if there is none."""
+        ...
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, replacing any."""
+        ...
+
+    def put_new(self, name: str, content: bytes) -> None:
+        """Write an object unless there is one, and raise `Taken` if there is."""
+        ...
+
+    def names(self, prefix: str) -> list[str]:
+        """List the names that begin with a prefix, in order."""
+        ...
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone don't matter."""
+        ...
+
+
+class ObjectStore:
+    """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
+
+    def __init__(self, url: str, store: Any = None) -> None:
+        self.url = url
+        try:
+            import obstore
+            import obstore.exceptions as failures
+        except ImportError as error:
+            raise UsageError(f"{url} needs obstore ({error}): {_INSTALL}.") from None
+        self._obstore, self._failures = obstore, failures
+        try:
+            self._store = obstore.store.from_url(url) if store is None else store
+        except (failures.BaseError, ValueError) as error:
+            raise UsageError(f"{url} can't be opened ({_first_line(error)}).") from None
+
+    def get(self, name: str) -> bytes | None:
+        """Return an object's content; None if there is none."""
+        try:
+            return bytes(self._obstore.get(self._store, name).bytes())
+        except FileNotFoundError:
+            return None
+        except self._failures.BaseError as error:
+            raise OSError(f"{self.url}/{name} can't be read ({_first_line(error)})") from None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, replacing any."""
+        self._put(name, content, "overwrite")
+
+    def put_new(self, name: str, content: bytes) -> None:
+        """Write an object unless there is one, and raise `Taken` if there is."""
+        self._put(name, content, "create")
+
+    def names(self, prefix: str) -> list[str]:
+        """List the names that begin with a prefix, in order."""
+        try:
+            chunks = self._obstore.list(self._store, prefix=prefix)
+            return sorted(one["path"] for chunk in chunks for one in chunk)
+        except self._failures.BaseError as error:
+            raise OSError(f"{self.url}/{prefix} can't be listed ({_first_line(error)})") from None
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone don't matter."""
+        for name in names:
+            try:
+                self._obstore.delete(self._store, name)
+            except FileNotFoundError:
+                continue
+            except self._failures.BaseError as error:
+                raise OSError(f"{self.url}/{name} can't be deleted ({_first_line(error)})") from None
+
+    def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
+        try:
+            self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+        except self._failures.AlreadyExistsError:
+            raise Taken(name) from None
+        except self._failures.NotSupportedError:
+            raise DirectoryError(
+                f"{self.url} can't refuse to replace an object, on which a run directory there relies."
+            ) from None
+        except self._failures.BaseError as error:
+            raise OSError(f"{self.url}/{name} can't be written ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what an error says; the rest is a dump of the request."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def refuse_unsafe(store: Store, url: str) -> None:
+    """Refuse a store that replaces an object although it was asked not to: two writers would not notice each other."""
+    name = f"{_PROBE}/{secrets.token_hex(8)}"
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    try:
+        try:
+            store.put_new(name, first)
+            store.put_new(name, second)
+        except Taken:  # a repeated request may have met itself, which is fine
+            pass
+        found = store.get(name)
+    except OSError as error:
+        raise DirectoryError(
+            f"{url} can't be used ({error}). Check the address and its credentials."
+        ) from None
+    if found != first:
+        raise DirectoryError(
+            f"{url} replaces an object although it was asked not to (If-None-Match is ignored), so two writers would "
+            "not notice each other. Use a store that supports conditional writes: S3, GCS, Azure, or a current MinIO, "
+            "Ceph or SeaweedFS."
+        )
+    store.delete([name])

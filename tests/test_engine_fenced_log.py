@@ -1,0 +1,241 @@
+"""The log with one writer: simulated histories, and each deliberate mistake found by them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from dreamo_batch.engine import fenced_log
+from dreamo_batch.engine.fenced_log import Fenced, FencedLog
+from dreamo_batch.engine.store import Taken
+from dreamo_batch.errors import LedgerDamaged
+from tests.simulated_store import Unconditional, Writer, simulate
+
+IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
+N_HISTORIES = 25_000 if IS_LONG else 2_000
+
+
+class CompactsBarriers(FencedLog):
+    def open(self):
+        found = super().open()
+        self._kinds[self.last] = "commit"
+        self._kinds |= dict.fromkeys(found.slots, "commit")
+        return found
+
+
+class LooksOnce(FencedLog):
+    def _is_newest(self, _covers):
+        return True
+
+
+class GoesOnAfterDoubt(FencedLog):
+    def _put_at(self, number, written):
+        try:
+            self._store.put_new(f"log/{number:012d}", written)
+        except Taken:
+            super()._put_at(number, written)
+        except OSError:
+            self._put_at(number + 1, written)
+        else:
+            self.last = number
+
+
+class TakesTakenForOwn(FencedLog):
+    def _is_put(self, number, written):
+        for _ in range(6):
+            try:
+                self._store.put_new(f"log/{number:012d}", written)
+            except Taken:
+                return True
+            except OSError:
+                continue
+            return True
+        raise OSError
+
+
+def mutant(**changes):
+    return type("Mutant", (Writer,), changes)
+
+
+MUTANTS = {
+    "barriers compacted away": (mutant(log_class=CompactsBarriers), 5_000),
+    "no second look after the barrier": (mutant(log_class=LooksOnce), 5_000),
+    "next slot after an unknown answer": (mutant(log_class=GoesOnAfterDoubt), 5_000),
+    "already exists taken as ours": (mutant(log_class=TakesTakenForOwn), 500),
+    "unconditional put": (mutant(store_class=Unconditional), 500),
+    "successor sends again": (mutant(sends_again=True), 500),
+    "sends before the commit": (mutant(sends_first=True), 500),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600 if IS_LONG else 600)
+def test_nothing_is_sent_twice_and_nothing_acknowledged_is_lost(capsys):
+    """Two to seven writers take over from each other at any moment, and the store loses, delays and lies."""
+    in_doubt = 0
+    for seed in range(N_HISTORIES):
+        wrong, n = simulate(seed)
+        assert wrong == [], seed
+        in_doubt += n
+    with capsys.disabled():
+        print(f"\n{N_HISTORIES:,} histories, {in_doubt / N_HISTORIES:.2f} of 8 paid jobs left in doubt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_deliberate_mistake_is_found(name):
+    """The simulation sees what each rule of the log is for."""
+    writer, n_max = MUTANTS[name]
+    assert any(simulate(seed, writer)[0] for seed in range(n_max))
+
+
+@pytest.mark.slow
+def test_answers_beside_the_log_settle_what_a_fenced_writer_has_sent():
+    """Without them, many more jobs that were paid for stay in doubt."""
+    without = mutant(has_strays=False)
+    n = 300
+    assert sum(simulate(seed)[1] for seed in range(n)) < 0.75 * sum(
+        simulate(seed, without)[1] for seed in range(n)
+    )
+
+
+class Memory:
+    """A store that does what it is asked."""
+
+    def __init__(self):
+        self.objects = {}
+
+    def get(self, name):
+        return self.objects.get(name)
+
+    def put(self, name, content):
+        self.objects[name] = content
+
+    def put_new(self, name, content):
+        if name in self.objects:
+            raise Taken(name)
+        self.objects[name] = content
+
+    def names(self, prefix):
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def delete(self, names):
+        for name in list(names):
+            self.objects.pop(name, None)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
+def log_on(store, clock=None, **options):
+    clock = clock or Clock()
+    return FencedLog(store, "me", pause=clock.wait, clock=clock, **options)
+
+
+def test_what_was_committed_is_read_back_in_order():
+    store = Memory()
+    with_log = log_on(store)
+    assert with_log.open().commits == []
+    for content in (b"one", b"", b"three\nlines\n"):
+        with_log.commit(content)
+    with_log.close()
+    assert fenced_log.read(store).commits == [b"one", b"", b"three\nlines\n"]
+    assert fenced_log.read(store).owner == ""
+
+
+def test_a_writer_that_was_taken_over_can_do_nothing_more():
+    store = Memory()
+    first, second = log_on(store), log_on(store)
+    first.open()
+    first.commit(b"one")
+    assert second.open().commits == [b"one"]
+    for do in (lambda: first.commit(b"two"), first.close, lambda: first.commit(b"two")):
+        with pytest.raises(Fenced):
+            do()
+    assert first.is_fenced
+    second.commit(b"three")
+    assert fenced_log.read(store).commits == [b"one", b"three"]
+
+
+def test_two_checkpoints_are_kept_and_what_they_cover_goes_but_barriers():
+    store = Memory()
+    log = log_on(store)
+    log.open()
+    for number in range(3):
+        for _ in range(4):
+            log.commit(b"x")
+        log.checkpoint(b"state %d" % number, log.last)
+    assert len(store.names("checkpoints/")) == 2
+    numbers = [int(name[4:]) for name in store.names("log/")]
+    assert numbers == [1, 10, 11, 12, 13]  # the barrier, and what only the newest checkpoint covers
+    found = log_on(store).open()
+    assert (found.checkpoint, found.covers, found.commits) == (b"state 2", 13, [])
+
+
+def test_a_successor_waits_until_the_log_stands_still():
+    """By its own clock; a writer that is known to have ended is not waited for."""
+    store, clock = Memory(), Clock()
+    owner = log_on(store, clock)
+    assert owner.is_free()
+    owner.open()
+    assert not owner.is_free()
+    successor = log_on(store, clock)
+    assert successor.wait_until_still()
+    assert clock.now >= fenced_log.STILL_S
+    beats = []
+
+    def pause(seconds):
+        clock.wait(seconds)
+        owner.beat()
+        beats.append(seconds)
+
+    watching = FencedLog(store, pause=pause, clock=clock)
+    assert not watching.wait_until_still()
+    assert FencedLog(store, is_gone=lambda name: name == "me").wait_until_still()
+    owner.close()
+    assert owner.is_free()
+
+
+def test_a_store_that_says_nothing_stops_the_writer():
+    """Nobody knows whether the commit arrived; the next one first puts the same bytes into the same slot."""
+
+    class Silent(Memory):
+        is_silent = False
+
+        def put_new(self, name, content):
+            if self.is_silent:
+                raise OSError("no route")
+            super().put_new(name, content)
+
+        def get(self, name):
+            if self.is_silent:
+                raise OSError("no route")
+            return super().get(name)
+
+    store = Silent()
+    log = log_on(store)
+    log.open()
+    store.is_silent = True
+    with pytest.raises(OSError, match="no route"):
+        log.commit(b"one")
+    assert not log.is_fenced
+    store.is_silent = False
+    log.commit(b"two")
+    assert fenced_log.read(store).commits == [b"one", b"two"]
+
+
+def test_a_damaged_slot_is_told():
+    store = Memory()
+    log_on(store).open()
+    store.objects["log/000000000001"] = b"nonsense"
+    with pytest.raises(LedgerDamaged, match="an object of the log is damaged"):
+        fenced_log.read(store)
