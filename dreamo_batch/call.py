@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import threading
 import uuid
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempts import State
+from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
@@ -25,6 +26,7 @@ from dreamo_batch.engine.plan import (
     warnings_of,
 )
 from dreamo_batch.engine.refusals import most_unlike
+from dreamo_batch.engine.replica import CREATE_WITHIN_S, refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared
     from dreamo_batch.service.client import Client
+
+logger = logging.getLogger(__name__)
 
 _WORKERS_MAX: Final = 16
 _WORKERS_MIN: Final = 4
@@ -122,6 +126,8 @@ class Call:
         Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
         first request.
         """
+        if self.directory.replica is not None and live(self.directory.path) is None:
+            self.directory.replica.wait_until_free(logger.warning)
         with ExitStack() as resources:
             self.client = self._service.connect(resources, self.directory)
             try:
@@ -229,6 +235,9 @@ class Call:
             raise UsageError(
                 f"A run is going on in {self.directory.path}, and it saves its pictures itself. Stop it, or wait."
             )
+        if inputs.options.on_ambiguous == "resubmit":
+            in_doubt = (attempt for attempt in state if attempt.stage is Stage.AMBIGUOUS)
+            refuse_young(self.directory.replica, in_doubt, self._clock.wall())
         chosen = inputs.chosen
         if before is not None and (
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
@@ -273,7 +282,9 @@ class Call:
             ledger=ledger,
             budget=budget,
             schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
-            effects=Effects(self.client, self.directory.path),
+            effects=Effects(
+                self.client, self.directory.path, None if self.directory.replica is None else CREATE_WITHIN_S
+            ),
             clock=self._clock,
             assignment=assignment,
         )

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 
 
 _STEM_MAX = 40
+_publishers: dict[Path, Callable[[Path], object]] = {}
+
+
+def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
+    """Have `put` called with each file that is replaced in a folder, or in those within; None ends it."""
+    if put is None:
+        _publishers.pop(folder, None)
+    else:
+        _publishers[folder] = put
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,6 +35,9 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+    for folder, put in tuple(_publishers.items()):
+        if path.is_relative_to(folder):
+            put(path)
 
 
 def fsync_file(path: Path) -> None:

@@ -36,6 +36,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.live import work_off
@@ -64,6 +65,7 @@ def resolve(
     attempt: int | None = None,
     task_id: str | None = None,
     not_sent: bool = False,
+    force: bool = False,
 ) -> pd.DataFrame:
     """Settle an ambiguous attempt by hand, after a look at the service's own list or bill.
 
@@ -81,6 +83,9 @@ def resolve(
     not_sent : bool
         The attempt was not taken. The run that goes on here, or the next one, submits the row, unless an earlier
         attempt of it failed or is in doubt: then the row stands as that one left it.
+    force : bool
+        In a run directory in an object store, take an attempt for not sent although it is younger than 15 minutes, so
+        that a process that was suspended elsewhere might still send it.
 
     Returns
     -------
@@ -91,7 +96,8 @@ def resolve(
     ------
     UsageError
         If the row is not in the table or not ambiguous, or has several ambiguous attempts and none is named, or not
-        exactly one of the two answers is given, or the task is that of another attempt.
+        exactly one of the two answers is given, the task is that of another attempt, or it is too young to be taken
+        for not sent.
     DirectoryError
         If the directory can't be used.
 
@@ -117,6 +123,8 @@ def resolve(
         state = at_work.open(service, SystemClock()).ledger.state
         settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
+        if not_sent and not force:
+            refuse_young(directory.replica, [settled], SystemClock().wall())
         at_work.settle(effects.resolved(settled, SystemClock().wall(), task_id))
         return state.copy()
 
@@ -300,9 +308,13 @@ def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
 def _ledger(directory: RunDirectory) -> Iterator[str]:
     recovered = ledger.read(directory.path)
     yield from recovered.warnings
-    yield from _reserve(directory, recovered)
     state = recovered.state()
     attempts = list(state)
+    if directory.replica is None:  # a store keeps the checkpoint before in its log
+        yield from _reserve(directory, recovered)
+    else:
+        directory.replica.fetch(one.output_path for one in attempts if one.output_path is not None)
+        directory.replica.fetch_references()
     with ticking(len(attempts), "verifying", unit="attempt") as tick:
         for attempt in attempts:
             yield from _picture(directory, attempt)

@@ -23,11 +23,13 @@ import pandas as pd
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors
+from dreamo_batch.engine import replica
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
 from dreamo_batch.results import embeddings, failure_groups
 from dreamo_batch.service import contract
 from tests import fault_table, tiny_models
+from tests.object_server import object_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,14 +85,18 @@ def _run(code: str, names: dict[str, Any]) -> str:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Stand in for weights that would be fetched from a hub."""
+    """Stand in for weights that would be fetched from a hub, and for an object store."""
     with tempfile.TemporaryDirectory() as folder:
         models = tiny_models.folder_of_all(Path(folder))
 
         def path(weights: embeddings._Weights, name: str) -> Path:
             return models / Path(weights._files[name].path).name
 
-        with patch.object(embeddings._Weights, "path", path):
+        with (
+            object_server() as server,
+            patch.dict(os.environ, server.environment | {replica.CACHE_VARIABLE: folder}),
+            patch.object(embeddings._Weights, "path", path),
+        ):
             yield
 
 

@@ -364,6 +364,7 @@ def retry(
         "--task-id", metavar="ID", help="The attempt was accepted as this task; the next run asks for it."
     ),
     option("--not-sent", is_flag=True, help="The attempt was not accepted; the next run submits the row."),
+    option("--force", is_flag=True, help="With --not-sent, in an object store: also within 15 minutes."),
     FORMAT,
 )
 def resolve(
@@ -373,6 +374,7 @@ def resolve(
     attempt: int | None,
     task_id: str | None,
     not_sent: bool,
+    force: bool,
     format_: str,
 ) -> int:
     """Settle an ambiguous row by hand.
@@ -385,7 +387,7 @@ def resolve(
     path = run_dir_of(named[0] if named else None, run_dir_option)
     if (task_id is None) != not_sent:
         raise click.UsageError("pass either --task-id ID (it was accepted) or --not-sent (it was not)")
-    dreamo.resolve(path, row, attempt=attempt, task_id=task_id, not_sent=not_sent)
+    dreamo.resolve(path, row, attempt=attempt, task_id=task_id, not_sent=not_sent, force=force)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
     return exit_codes.DONE
@@ -852,10 +854,17 @@ def demo_folder() -> Path:
         "--model", "models", multiple=True, metavar="NAME", help="Check only this model; may be repeated."
     ),
     RUN["base_url"],
+    option(
+        "--store",
+        metavar="URL",
+        help="Check an object store instead: whether run directories are safe there.",
+    ),
     YES,
     FORMAT,
 )
-def check(live: bool, models: tuple[str, ...], base_url: str | None, yes: bool, format_: str) -> int:
+def check(
+    *, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool, format_: str
+) -> int:
     """Check that a service keeps its contract.
 
     Without --live this checks the embedded local gateway, at no cost. With it the real service gets up to two
@@ -863,12 +872,34 @@ def check(live: bool, models: tuple[str, ...], base_url: str | None, yes: bool, 
     """
     from dreamo_batch.gateway import LocalGateway
 
+    if store is not None:
+        return _check_store(store)
     if live:
         return _check(base_url, None, models, format_, is_agreed=yes)
     if base_url is not None:
         raise click.UsageError("--base-url names a service that may cost money: add --live")
     with LocalGateway(engine="flat") as gateway:
         return _check(gateway.base_url, gateway.api_key, models, format_, is_agreed=yes)
+
+
+def _check_store(url: str) -> int:
+    from dreamo_batch.engine.replica import is_url, open_store
+    from dreamo_batch.engine.store import SCHEMES, races, refuse_unsafe
+
+    if not is_url(url):
+        raise click.UsageError(f"--store {url}: a URL such as {SCHEMES[0]}://bucket/folder was expected")
+    opened = open_store(url)
+    refuse_unsafe(opened, url)
+    if n := races(opened):
+        hint(
+            f"{url}: {counted(n, 'object')} of 40 had more than one writer that was told it was the first. Two runs"
+        )
+        hint("there would not notice each other; use another store, or a newer version of it.")
+        return exit_codes.NOT_ALL
+    hint(
+        f"{url}: objects are never replaced unasked, and of 8 writers at once one is first. Run directories are safe."
+    )
+    return exit_codes.DONE
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -24,6 +25,7 @@ from dreamo_batch.engine.attempts import (
     next_number,
 )
 from dreamo_batch.engine.refusals import Refusals, was_forbidden
+from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Action, Do, Key
 from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
@@ -230,7 +232,9 @@ class Coordinator:
                     inputs=self.assignment.describe(job),
                 )
             )
-            return lambda: self._effects.create(key, job)
+            if self.ledger.directory.replica is None:
+                return lambda: self._effects.create(key, job)
+            return functools.partial(self._effects.create, key, job, recorded_at=boottime())
         if action.do is Do.PROBE:
             return self._effects.probe
         attempt = self._attempt(key)
@@ -751,6 +755,12 @@ class Coordinator:
 
     def _what_to_do(self, error: OSError) -> str:
         directory = self.ledger.directory
+        if directory.replica is not None and directory.replica.is_lost:
+            return (
+                f"another process has taken {directory.replica.url} over. Nothing more is submitted; answers that "
+                f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
+                "once the other has ended: what is in flight is picked up."
+            )
         if directory.is_in_place():
             return (
                 f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import picture_cache
+from dreamo_batch.engine import picture_cache, replica
+from dreamo_batch.engine.replica import Replica
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.service import contract
@@ -82,7 +83,10 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.given = path_given("run_dir", path)
-        self.path = Path(path).expanduser().absolute()
+        is_url = replica.is_url(self.given)
+        self.path = replica.folder_of(self.given) if is_url else Path(path).expanduser().absolute()
+        url = self.given if is_url else replica.url_of(self.path)
+        self.replica = None if url is None else Replica(url)
         self.jobs = self.path / JOBS  # the table of the last call
         self.results = self.path / RESULTS  # the results at the end of the last call
         self.images = self.path / IMAGES  # saved pictures
@@ -94,6 +98,8 @@ class RunDirectory:
         self._is_lost = False
         self.folder_fd: int | None = None
         self._manifest: Manifest | None = None
+        if self.replica is not None and is_url and not self._is_locked_here():
+            self.replica.pull()
 
     def exists(self) -> bool:
         """Whether this folder holds files of a run."""
@@ -157,12 +163,16 @@ class RunDirectory:
             (self.path / LOCK).write_text(me, encoding="utf-8")
             self._lock_id, self._is_lost = self._find_lock(), False
             self.folder_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            if self.replica is not None:
+                self.replica.take_over()
         except BaseException:
             self.unlock()
             raise
 
     def unlock(self) -> None:
         """Stop being the writer."""
+        if self.replica is not None:
+            self.replica.release()
         if self._lock is not None:
             self._lock.release(force=True)
             self._lock, self._lock_id = None, None
@@ -173,6 +183,8 @@ class RunDirectory:
     def leave_lock(self) -> None:
         """Forget a lock that a forked process inherited; the parent keeps it."""
         lock, self._lock, self._lock_id = self._lock, None, None
+        if self.replica is not None:
+            self.replica.forget()
         if lock is not None and lock.is_locked:  # newer versions of filelock do this themselves
             context = lock._context  # noqa: SLF001 - releasing it would free the parent's lock
             fd, context.lock_file_fd = context.lock_file_fd, None
@@ -188,7 +200,7 @@ class RunDirectory:
             self._is_lost |= self._find_lock() != self._lock_id
         except OSError:
             self._is_lost = True
-        return not self._is_lost
+        return not (self._is_lost or (self.replica is not None and self.replica.is_lost))
 
     def refuse_loss(self) -> None:
         """Raise if the directory or its lock was moved or deleted, so that another writer could have started."""
@@ -205,6 +217,8 @@ class RunDirectory:
 
     def place(self) -> str:
         """Return an identity of the directory that survives a move but not a copy."""
+        if self.replica is not None:  # the store knows one place only
+            return ""
         folder = self.path.stat()
         try:
             lock = (self.path / LOCK).stat().st_ino
@@ -214,6 +228,9 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """Whether any process is writing here."""
+        return self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on)
+
+    def _is_locked_here(self) -> bool:
         if self._lock is not None:
             return True
         if not (self.path / LOCK).exists():
@@ -352,6 +369,9 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
         return False
     try:
         return (run_dir / path).stat().st_size == n_bytes
+    except FileNotFoundError:
+        # Pictures are put into a store before they count as saved, and are fetched when they are wanted.
+        return replica.url_of(run_dir) is not None
     except OSError:
         return False
 

@@ -167,9 +167,9 @@ class FencedLog:
         self._nonce = secrets.token_hex(8)
         self._seq = 0
         self._lock = threading.RLock()
-        self._unclear: bytes | None = None
         self._kinds: dict[int, str] = {}
         self.is_fenced = False
+        self.is_doubtful = False
         self.last = 0
         self.epoch = 0
         self.committed_at = clock()
@@ -245,16 +245,16 @@ class FencedLog:
         with self._lock:
             if self.is_fenced:
                 raise Fenced("another writer has taken this run directory over")
-            if self._unclear is not None:  # what may be there comes first, in the same place
-                self._put_at(self.last + 1, self._unclear)
+            if self.is_doubtful:
+                raise OSError("an earlier commit may have arrived or not, so nothing more is written")
             self._put_at(self.last + 1, self._next(kind, content))
 
     def _put_at(self, number: int, written: bytes) -> None:
-        self._unclear = written
+        self.is_doubtful = True
         if not self._is_put(number, written):
             self.is_fenced = True
             raise Fenced("another writer has taken this run directory over")
-        self._unclear = None
+        self.is_doubtful = False
         self._kinds[number] = _COMMIT
         self.last, self.committed_at = number, self._clock()
 

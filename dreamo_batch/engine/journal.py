@@ -28,7 +28,7 @@ from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 logger = logging.getLogger(__name__)
@@ -131,8 +131,11 @@ def numbers(folder: Path) -> list[int]:
 class Journal:
     """An open journal file. `append` buffers, `commit` makes what was appended durable."""
 
-    def __init__(self, folder: Path, header: Header) -> None:
+    def __init__(
+        self, folder: Path, header: Header, ship: Callable[[int, bytes], object] | None = None
+    ) -> None:
         self.header = header
+        self._ship = ship
         self.n_events = 0
         self._crc = 0
         self._n_durable_bytes = 0
@@ -170,6 +173,8 @@ class Journal:
         try:
             self._cut_back()
             self._write(data)
+            if self._ship is not None:  # the store has to have it before it counts
+                self._ship(self.header.number, data)
         except OSError:
             self._is_cut_short = True
             with suppress(OSError):  # the next call tries again

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -333,8 +334,9 @@ class Ledger:
         if not self.directory.is_lost():  # else another run may be following the journal already
             try:
                 self._journal.commit()
-            except FileNotFoundError:  # it was deleted
-                self._keep_aside()
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or self.directory.replica is not None:
+                    self._keep_aside()  # it was deleted, or the store doesn't take it
                 raise
         # Checked after the write, too: a writer that started in between may have read the journal before it.
         if self.directory.is_lost():
@@ -350,6 +352,9 @@ class Ledger:
         changed = dict.fromkeys((event.job_id, event.attempt) for event in self._unwritten)
         self._strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
         self._unwritten.clear()
+        if self.directory.replica is not None and self._strays.path is not None:
+            with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
+                self.directory.replica.put_strays(self._strays.path)
 
     def unwritten(self) -> tuple[Event, ...]:
         """Return the events that are not on the disk."""
@@ -423,6 +428,8 @@ class Ledger:
         folder = self.directory.path
         rotate(folder, lambda path: write(path, self.state, pending, meta))
         self._n_since = 0
+        if self.directory.replica is not None:
+            self.directory.replica.checkpoint(covered)
         for number in journal.numbers(folder):
             if number <= self._covered_before:
                 journal.path_of(folder, number).unlink()
@@ -432,7 +439,8 @@ class Ledger:
         header = journal.Header(
             SCHEMA_VERSION, number, self.generation, self.entropy, self.service, follows, self._place
         )
-        return journal.Journal(self.directory.path, header)
+        replica = self.directory.replica
+        return journal.Journal(self.directory.path, header, None if replica is None else replica.ship)
 
 
 def interrupted(state: State) -> list[Attempt]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch.errors import DirectoryError, UsageError
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 SCHEMES: Final = ("s3", "gs", "az")
 _INSTALL: Final = "pip install 'dreamo-batch[cloud]'"
 _PROBE: Final = "probe"
+# The log tries again by itself, and looks what became of it first.
+_RETRIES: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
 class Taken(Exception):  # noqa: N818 - it says what was found
@@ -55,7 +60,7 @@ class ObjectStore:
             raise UsageError(f"{url} needs obstore ({error}): {_INSTALL}.") from None
         self._obstore, self._failures = obstore, failures
         try:
-            self._store = obstore.store.from_url(url) if store is None else store
+            self._store = obstore.store.from_url(url, retry_config=_RETRIES) if store is None else store
         except (failures.BaseError, ValueError) as error:
             raise UsageError(f"{url} can't be opened ({_first_line(error)}).") from None
 
@@ -134,3 +139,24 @@ def refuse_unsafe(store: Store, url: str) -> None:
             "Ceph or SeaweedFS."
         )
     store.delete([name])
+
+
+def races(store: Store, n_slots: int = 40, n_writers: int = 8) -> int:
+    """Have several threads put the same objects at once; count those that more than one believes to have put."""
+    folder = f"{_PROBE}/{secrets.token_hex(8)}"
+    names = [f"{folder}/{number}" for number in range(n_slots)]
+
+    def put(writer: int) -> list[str]:
+        won = []
+        for name in names:
+            try:
+                store.put_new(name, b"%d" % writer)
+            except (Taken, OSError):
+                continue
+            won.append(name)
+        return won
+
+    with ThreadPoolExecutor(n_writers) as pool:
+        winners = Counter(name for won in pool.map(put, range(n_writers)) for name in won)
+    store.delete(names)
+    return sum(n > 1 for n in winners.values())

@@ -15,6 +15,8 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price, possibly_billed
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.replica import folder_of, is_url
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from dreamo_batch.engine.directory import RunDirectory
 
 # In a table's attrs: the absolute path of each run directory, by its name in the column `run_dir`.
 _ATTRIBUTE: Final = "dreamo_run_dirs"
@@ -96,7 +96,7 @@ def interleaved(tables: list[pd.DataFrame], positions: list[list[int]]) -> pd.Da
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the run directory of a table without rows of several: `run_dir`, or that which it comes from."""
     if run_dir is not None:
-        return Path(run_dir)
+        return RunDirectory(run_dir).path
     places = [*_run_dirs(results).values()] or [Path(place) for place in _places(results).values()]
     if len(places) != 1:
         raise UsageError(
@@ -109,7 +109,8 @@ def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
     """Return the run directory of each row: `run_dir` for all, or that which the row comes from."""
     found = {} if run_dir is not None else _run_dirs(results)
     if not found:
-        return [run_dir_of(results, run_dir)] * len(results)
+        only = run_dir_of(results, run_dir)
+        return _with_pictures(results, [only] * len(results))
     names = results[columns.RUN_DIR]
     has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
     lost = names.isna() & has_picture
@@ -120,14 +121,30 @@ def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
             f"{results.index[lost.to_numpy().argmax()]!r}. Fill that column, or pass run_dir=."
         )
     anywhere = next(iter(found.values()))  # for rows without a picture
-    return [anywhere if is_missing(name) else found[name] for name in names]
+    return _with_pictures(results, [anywhere if is_missing(name) else found[name] for name in names])
+
+
+def _with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
+    """Fetch the pictures of rows whose run directory is in a store, unless they are here; return the directories."""
+    paths = results.get(columns.OUTPUT_PATH, [None] * len(results))
+    for folder in dict.fromkeys(folders):
+        replica = RunDirectory(folder).replica
+        if replica is not None:
+            replica.fetch(
+                path
+                for here, path in zip(folders, paths, strict=True)
+                if here == folder and isinstance(path, str)
+            )
+            replica.fetch_references()
+    return folders
 
 
 def _run_dirs(results: pd.DataFrame) -> dict[str, Path]:
     """Return the path of each run directory that the rows name; the path noted in the table, if it still exists."""
     found = {}
     for name in results[columns.RUN_DIR].dropna().unique() if columns.RUN_DIR in results.columns else ():
-        here, noted = Path(name).expanduser().absolute(), _places(results).get(str(name))
+        here = folder_of(name) if is_url(name) else Path(name).expanduser().absolute()
+        noted = _places(results).get(str(name))
         is_noted = noted is not None and (Path(noted).is_dir() or not here.is_dir())
         found[name] = Path(noted) if noted is not None and is_noted else here
     return found

@@ -1,0 +1,319 @@
+"""A run directory in an object store: a local folder of the same layout, made anew from the store at each opening.
+
+The store arbitrates. Each commit of a journal is an object of its log, which must be there before the commit counts;
+other files are put by their name when they are replaced here. What lies in the folder is believed in nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import filelock
+
+from dreamo_batch import files
+from dreamo_batch.engine import fenced_log, store
+from dreamo_batch.engine.fenced_log import Fenced, FencedLog
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError
+from dreamo_batch.parallel import each
+from dreamo_batch.text import spelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dreamo_batch.engine.attempts import Attempt
+    from dreamo_batch.engine.fenced_log import Content
+    from dreamo_batch.engine.store import Store
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE: Final = "DREAMO_CACHE_DIR"
+# No create is sent whose commit is older: a suspended machine must not send what somebody else has settled since.
+CREATE_WITHIN_S: Final = 10.0
+# Attempts younger than this may still be sent by a writer that was suspended.
+SETTLED_AFTER_S: Final = 15 * 60.0
+MARKER: Final = "store.json"
+_URL: Final = re.compile(rf"(?:{'|'.join(store.SCHEMES)})://[^/]+(?:/.*)?")
+_FILES: Final = "files"
+_STRAYS: Final = "strays"
+_CHECKPOINT: Final = "checkpoint.parquet"
+_LEDGER: Final = (
+    "checkpoint*.parquet",
+    "journal-*.jsonl",
+    "journal.end",
+    "run.json",
+    "jobs.parquet",
+    "results.parquet",
+)
+# Fetched when they are wanted, not at each opening.
+_ON_DEMAND: Final = ("images", "inputs", "references")
+_NOT_PUT: Final = (*_LEDGER[:3], "lock", "gateway*", "strays-*", MARKER, ".partial*", "pull.lock")
+
+
+def is_url(path: object) -> bool:
+    """Whether a run directory is given as the URL of an object store."""
+    return isinstance(path, str) and _URL.fullmatch(path) is not None
+
+
+def folder_of(url: str) -> Path:
+    """Return the local folder of a run directory in a store."""
+    scheme, _, rest = url.partition("://")
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dreamo-batch"
+    return Path(os.environ.get(CACHE_VARIABLE) or default).expanduser().absolute() / scheme / rest.strip("/")
+
+
+def url_of(folder: Path) -> str | None:
+    """Return the URL that a local folder is the replica of; None for an ordinary folder."""
+    try:
+        return str(json.loads((folder / MARKER).read_text("utf-8"))["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def open_store(url: str) -> Store:
+    """Open the store of a run directory."""
+    return store.ObjectStore(url)
+
+
+class Replica:
+    """The local folder of a run directory in a store."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.path = folder_of(self.url)
+        self._store: Store | None = None
+        self._log: FencedLog | None = None
+        self._slots: dict[int, int] = {}
+        self._beating = threading.Event()
+        self.is_worked_on = False
+
+    @property
+    def store(self) -> Store:
+        """The store, opened when it is first asked."""
+        if self._store is None:
+            self._store = open_store(self.url)
+        return self._store
+
+    # Reading.
+
+    def pull(self) -> None:
+        """Make the folder what the store says, for reading."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.path / "pull.lock"), self._told():
+            found = fenced_log.read(self.store)
+            self._write(found)
+            self.is_worked_on = bool(found.owner) and not _has_ended(found.owner)
+
+    def fetch(self, paths: Iterable[str], *, progress: bool = True) -> None:
+        """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
+        wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
+        with self._told():
+            for path, content in each(wanted, self._get, what="fetching", progress=progress):
+                if content is not None:
+                    _place(self.path / path, content)
+
+    def fetch_references(self) -> None:
+        """Fetch the reference pictures that are not in the folder."""
+        with self._told():
+            names = [name for folder in _ON_DEMAND[1:] for name in self.store.names(f"{_FILES}/{folder}/")]
+        self.fetch((name.removeprefix(f"{_FILES}/") for name in names), progress=False)
+
+    def _get(self, path: str) -> bytes | None:
+        return self.store.get(f"{_FILES}/{path}")
+
+    def _write(self, found: Content) -> None:
+        """Write what the store holds into the folder, and delete what it doesn't hold."""
+        journals: dict[int, bytearray] = defaultdict(bytearray)
+        for content in found.commits:
+            number, _, lines = content.partition(b"\n")
+            try:
+                journals[int(number)] += lines
+            except ValueError:
+                raise LedgerDamaged(
+                    f"an object of the log of {self.url} is damaged. Restore it from a copy."
+                ) from None
+        ledger = {f"journal-{number:06d}.jsonl": bytes(lines) for number, lines in journals.items()}
+        if found.checkpoint is not None:
+            ledger[_CHECKPOINT] = found.checkpoint
+        names = [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
+        named = {name: self._get(name) for name in names if not name.startswith(_ON_DEMAND)}
+        wanted = ledger | {name: content for name, content in named.items() if content is not None}
+        for pattern in _LEDGER:
+            for path in self.path.glob(pattern):
+                if path.name not in wanted:
+                    path.unlink(missing_ok=True)
+        for name in self.store.names(f"{_STRAYS}/"):
+            wanted |= {name.removeprefix(f"{_STRAYS}/"): self.store.get(name) or b""}
+        for name, content in wanted.items():
+            path = self.path / name
+            if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
+                _place(path, content)
+        _place(self.path / MARKER, json.dumps({"url": self.url}).encode())
+
+    # Writing.
+
+    def wait_until_free(self, say: Callable[[str], object]) -> None:
+        """Wait for a writer that has ended without closing; refuse while one is at work."""
+        with self._told():
+            log = FencedLog(self.store, _me(), is_gone=_has_ended)
+            if log.is_free():
+                return
+            owner = fenced_log.read(self.store).owner
+            say(
+                f"{self.url} was being written to by {owner}, which has not closed it. Waiting up to "
+                f"{fenced_log.STILL_S:.0f} s to see whether it is still at work ..."
+            )
+            if not log.wait_until_still():
+                raise DirectoryLocked(
+                    f"{self.url} is being written to by {owner}. Wait until it ends, or stop it; reading (load, "
+                    "status, results) works meanwhile."
+                )
+
+    def take_over(self) -> None:
+        """Become the one writer: no other can commit any more. The folder is made anew."""
+        with self._told():
+            if not self.store.names("log/"):
+                store.refuse_unsafe(self.store, self.url)
+            log = FencedLog(self.store, _me(), is_gone=_has_ended)
+            with filelock.FileLock(self.path / "pull.lock"):
+                self._write(log.open())
+            self._log, self._slots = log, {}
+            there = {name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")}
+            for folder in _ON_DEMAND:
+                for path in sorted((self.path / folder).glob("*")):
+                    if path.relative_to(self.path).as_posix() not in there and not path.name.startswith("."):
+                        self._publish(path)
+        files.publish(self.path, self._publish)
+        self._beating.clear()
+        threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
+
+    def release(self) -> None:
+        """Stop being the writer, and say so in the log."""
+        log, self._log = self._log, None
+        self._beating.set()
+        files.publish(self.path, None)
+        if log is not None and not log.is_fenced:
+            with suppress(OSError):  # a successor waits a little longer
+                log.close()
+
+    def forget(self) -> None:
+        """Forget a log that this process inherited when it was forked."""
+        self._log = None
+        self._beating.set()
+        files.publish(self.path, None)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another writer has taken the directory over."""
+        return self._log is not None and self._log.is_fenced
+
+    def ship(self, number: int, lines: bytes) -> None:
+        """Add lines of a journal to the log; on return they are there for good."""
+        if self._log is None:
+            raise Fenced(f"{self.url} is not open for writing")
+        self._log.commit(b"%d\n%b" % (number, lines))
+        self._slots[number] = self._log.last
+
+    def checkpoint(self, covered: int) -> None:
+        """Put the checkpoint of all journals up to a number."""
+        if self._log is not None and covered in self._slots and not self._log.is_doubtful:
+            self._log.checkpoint((self.path / _CHECKPOINT).read_bytes(), self._slots[covered])
+
+    def put_strays(self, path: Path) -> None:
+        """Put a file of answers that could not be committed; it stays, since its writer may add to it any time."""
+        self.store.put(f"{_STRAYS}/{path.name}", path.read_bytes())
+
+    def _publish(self, path: Path) -> None:
+        """Put a file that was replaced in the folder."""
+        relative = path.relative_to(self.path)
+        if any(Path(relative.parts[0]).match(pattern) or relative.match(pattern) for pattern in _NOT_PUT):
+            return
+        self.store.put(f"{_FILES}/{relative.as_posix()}", path.read_bytes())
+
+    def _beat(self, log: FencedLog) -> None:
+        while not self._beating.wait(fenced_log.BEAT_S / 3):
+            try:
+                log.beat()
+            except OSError as error:
+                logger.info("the lease of %s was not extended: %s", self.url, error)
+
+    def _told(self) -> _Told:
+        return _Told(self.url)
+
+
+class _Told:
+    """Says which store a failure is of."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        """Nothing is to be done before."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, Fenced):
+            raise DirectoryError(
+                f"{self._url} can't be used ({error}). Check the address, the network and the credentials."
+            ) from error
+
+
+def _place(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} ({_boot()})"
+
+
+def _boot() -> str:
+    """Name this start of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _has_ended(owner: str) -> bool:
+    """Whether a writer is known to have ended: it was a process of this machine, which is gone."""
+    match = re.fullmatch(r"process (\d+) on (.*) \((.*)\)", owner)
+    if match is None or (match[2], match[3]) != (socket.gethostname(), _boot()) or match[3] == "unknown":
+        return False
+    if int(match[1]) == os.getpid():
+        return True  # an earlier call of this process, which ended without closing
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: float) -> None:
+    """Refuse to take attempts for unsent that a suspended machine might still send."""
+    if replica is None:
+        return
+    young = [attempt for attempt in attempts if now - (attempt.sent_at or now) < SETTLED_AFTER_S]
+    if young:
+        left_min = math.ceil((SETTLED_AFTER_S - (now - min(one.sent_at or now for one in young))) / 60)
+        raise UsageError(
+            f"Job {young[0].job_id} was about to be sent less than {SETTLED_AFTER_S / 60:.0f} minutes ago, and a "
+            f"process that was suspended elsewhere might still send it. Wait {left_min} minutes, or settle it with "
+            f"{spelled('resolve(..., not_sent=True, force=True)', '--not-sent --force')} if no other process is left."
+        )
+
+
+def boottime() -> float:
+    """Return seconds since the machine started, with the time it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

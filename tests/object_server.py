@@ -1,0 +1,155 @@
+"""A server with the part of S3's HTTP API that a run directory needs, and with faults.
+
+`python -m tests.object_server` prints its address and serves until it is killed, so that processes share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+BUCKET = "bucket"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server, name = self.server, self.name
+        fault = server.draw()
+        with server.lock:
+            if fault != "lost":
+                if (
+                    self.headers.get("If-None-Match") == "*"
+                    and name in server.objects
+                    and not server.overwrites
+                ):
+                    self.answer(412, error("PreconditionFailed"))
+                    return
+                server.objects[name] = content
+                server.n_puts += 1
+        if fault is None:
+            self.answer(200, b"", ETag=f'"{hashlib.md5(content).hexdigest()}"')  # noqa: S324 - as S3 does
+        elif fault == "hang up":
+            self.close_connection = True
+        else:
+            self.answer(503, error("SlowDown"))
+
+    def do_GET(self):
+        if self.server.is_away:
+            self.answer(503, error("SlowDown"))
+            return
+        query = parse_qs(urlsplit(self.path).query)
+        if "list-type" in query:
+            self.answer(200, self.listed(query.get("prefix", [""])[0]))
+            return
+        content = self.server.objects.get(self.name)
+        if content is None:
+            self.answer(404, error("NoSuchKey"))
+        else:
+            self.answer(200, content, **{"Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT", "ETag": '"x"'})
+
+    def do_DELETE(self):
+        self.server.objects.pop(self.name, None)
+        self.answer(204, b"")
+
+    def do_POST(self):
+        """Delete several objects."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        names = re.findall(r"<Key>(.*?)</Key>", body)
+        for name in names:
+            self.server.objects.pop(name, None)
+        deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+        answer = f'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{deleted}</DeleteResult>'
+        self.answer(200, answer.encode())
+
+    def listed(self, prefix):
+        found = "".join(
+            f"<Contents><Key>{escape(name)}</Key><LastModified>2026-11-28T10:00:00.000Z</LastModified>"
+            f"<ETag>x</ETag><Size>{len(content)}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            for name, content in sorted(self.server.objects.items())
+            if name.startswith(prefix)
+        )
+        head = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        return (
+            f"{head}<Name>{BUCKET}</Name><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+        )
+
+    @property
+    def name(self):
+        return unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}/")
+
+    def answer(self, status, content, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def error(code):
+    return f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+
+
+class ObjectServer(ThreadingHTTPServer):
+    """Objects by name; a share of writes is lost, or applied and answered wrongly."""
+
+    daemon_threads = True
+
+    def __init__(self, port=0, p_fault=0.0, *, overwrites=False):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.objects = {}
+        self.lock = threading.Lock()
+        self.p_fault, self.overwrites = p_fault, overwrites
+        self.chance = random.Random(1)
+        self.is_away = False
+        self.n_puts = 0
+
+    def draw(self):
+        if self.is_away:
+            return "lost"
+        return self.chance.choice(("lost", "503", "hang up")) if self.chance.random() < self.p_fault else None
+
+    @property
+    def environment(self):
+        """What an S3 client reads from the environment."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
+
+
+@contextmanager
+def object_server(**settings):
+    server = ObjectServer(**settings)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--p-fault", type=float, default=0.0)
+    server = ObjectServer(p_fault=parser.parse_args().p_fault)
+    print(server.server_port, flush=True)
+    print(os.getpid(), flush=True)
+    server.serve_forever()

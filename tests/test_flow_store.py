@@ -1,0 +1,319 @@
+"""Run directories in an object store: from machine to machine, with writers that are killed, suspended and cut off."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.engine import fenced_log, replica
+from dreamo_batch.engine.store import Taken
+from tests.cli_sweep import call
+from tests.object_server import object_server
+
+URL = "s3://bucket/exp"
+QUIET = {"progress": False}
+SCRIPT = """
+import sys
+from dreamo_batch.engine import fenced_log
+fenced_log.STILL_S, fenced_log.BEAT_S = 2.0, 0.5
+import dreamo_batch as dreamo
+jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, int(sys.argv[1]) + 1), size="512x512",
+                    use_rephraser=False)
+done = dreamo.run(jobs, "s3://bucket/exp", max_in_flight=16, progress=False)
+print(done["status"].value_counts().to_dict())
+"""
+
+
+def sweep(n):
+    return dreamo.sweep(
+        image="data/mascot.png",
+        prompt="on a beach",
+        seed=range(1, n + 1),
+        size="512x512",
+        use_rephraser=False,
+    )
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with object_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Call it to go to another machine, which has nothing of the run."""
+    numbers = iter(range(100))
+
+    def go():
+        path = tmp_path / f"machine-{next(numbers)}"
+        monkeypatch.setenv(replica.CACHE_VARIABLE, str(path))
+        return path
+
+    go()
+    return go
+
+
+@pytest.fixture
+def gateway():
+    with dreamo.LocalGateway(engine="flat", api_key="local-key-of-the-test") as gateway:
+        yield gateway
+
+
+def bought(gateway):
+    """How often each job was bought."""
+    return Counter(line["digest"] for line in gateway.invoice())
+
+
+def test_a_run_goes_on_on_another_machine(server, machine, gateway):
+    """What was bought on the first is known on the second, with its pictures; nothing is bought twice."""
+    jobs = sweep(8)
+    first = dreamo.run(jobs.head(5), URL, gateway=gateway, max_cost="1", **QUIET)
+    assert set(first["status"]) == {"completed"}
+    machine()
+    assert dreamo.status(URL)["by_status"] == {"completed": 5}
+    assert dreamo.status(URL)["max_cost_usd"] == "1"
+    loaded = dreamo.load(URL)
+    assert loaded["run_dir"].tolist() == [URL] * 5
+    assert "3 of 8 rows are to be bought" in str(dreamo.plan(jobs, URL))
+    done = dreamo.run(jobs, URL, gateway=gateway, **QUIET)
+    assert set(done["status"]) == {"completed"}
+    assert list(bought(gateway).values()) == [1] * 8
+    machine()
+    measured = dreamo.measure(dreamo.load(URL), **QUIET)
+    assert measured["problem"].isna().all()
+    assert dreamo.verify(URL) == []
+    assert dreamo.costs(URL)["attempts"].sum() == 8
+    assert dreamo.rank(URL, **QUIET)["rank"].notna().all()
+
+
+def test_the_command_line_takes_the_url(server, machine, gateway, tmp_path):
+    dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
+    env = dict(os.environ)
+    for arguments in (
+        ["status", URL],
+        ["results", URL],
+        ["failures", URL],
+        ["export", URL, "--output", str(tmp_path / "out")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "dreamo_batch", *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "images").glob("*.jpg"))) == 2
+
+
+def test_nothing_secret_is_put_into_the_store(server, machine, gateway):
+    dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
+    assert not any(gateway.api_key.encode() in content for content in server.objects.values())
+
+
+def test_a_store_that_loses_and_lies_costs_nothing_twice(machine, gateway, monkeypatch):
+    """A sixth of all writes is lost, or applied and answered wrongly."""
+    with object_server(p_fault=0.16) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        done = dreamo.run(sweep(12), URL, gateway=gateway, max_in_flight=4, **QUIET)
+        assert set(done["status"]) == {"completed"}
+        machine()
+        assert set(dreamo.load(URL)["status"]) == {"completed"}
+    assert list(bought(gateway).values()) == [1] * 12
+
+
+def test_a_store_that_replaces_objects_is_refused(machine, gateway, monkeypatch):
+    with object_server(overwrites=True) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(dreamo.DirectoryError, match="replaces an object although it was asked not to"):
+            dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
+    assert gateway.invoice() == []
+
+
+def started(server, gateway, cache, n, **settings):
+    """Begin a run in a process of its own, as on another machine."""
+    env = (
+        os.environ
+        | server.environment
+        | {
+            replica.CACHE_VARIABLE: str(cache),
+            "DREAMO_BASE_URL": gateway.base_url,
+            "DREAMO_API_KEY": gateway.api_key,
+        }
+    )
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(n)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def wait_for(condition, patience_s=60):
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def slow_gateway():
+    with dreamo.LocalGateway(engine="flat", latency="fixed:2", api_key="local-key-of-the-test") as gateway:
+        yield gateway
+
+
+def test_a_killed_writer_is_succeeded_at_once(server, slow_gateway, tmp_path):
+    """What was on the wire is in doubt, everything else is bought once."""
+    first = started(server, slow_gateway, tmp_path / "one", 40)
+    wait_for(lambda: len(slow_gateway.invoice()) >= 16)
+    first.kill()
+    first.communicate()
+    second = started(server, slow_gateway, tmp_path / "two", 40)
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
+    assert counts["completed"] + counts.get("ambiguous", 0) == 40
+    assert max(bought(slow_gateway).values()) == 1
+    assert counts.get("ambiguous", 0) <= 16
+
+
+def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(server, slow_gateway, tmp_path):
+    """Its successor goes on; once awake it stops, and its answers are not lost."""
+    first = started(server, slow_gateway, tmp_path / "one", 40)
+    wait_for(lambda: len(slow_gateway.invoice()) >= 16)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = started(server, slow_gateway, tmp_path / "two", 40)
+        err = second.communicate(timeout=120)[1]
+    finally:
+        first.send_signal(signal.SIGCONT)
+    told = first.communicate(timeout=60)[1]
+    assert second.returncode == 0, err
+    assert first.returncode != 0
+    assert re.search(r"StorageFailed: another process has taken s3://bucket/exp over", told), told
+    assert max(bought(slow_gateway).values()) == 1
+    third = started(server, slow_gateway, tmp_path / "three", 40)
+    out = third.communicate(timeout=120)[0]
+    counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
+    assert counts["completed"] + counts.get("ambiguous", 0) == 40
+    assert len(bought(slow_gateway)) >= counts["completed"]
+
+
+def test_a_writer_at_work_keeps_others_out(server, slow_gateway, tmp_path, monkeypatch, machine):
+    """Its lease is its log, which moves; reading goes on."""
+    monkeypatch.setattr(fenced_log, "STILL_S", 3.0)
+    first = started(server, slow_gateway, tmp_path / "one", 30)
+    wait_for(lambda: len(slow_gateway.invoice()) >= 10)
+    with pytest.raises(dreamo.DirectoryLocked, match="is being written to by process"):
+        dreamo.run(sweep(30), URL, gateway=slow_gateway, **QUIET)
+    assert dreamo.status(URL)["attempts"] >= 10
+    told = first.communicate(timeout=120)[1]
+    assert first.returncode == 0, told
+    assert set(dreamo.load(URL)["status"]) == {"completed"}
+
+
+def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machine, slow_gateway):
+    """Nothing is sent that is not in the log; what was sent is picked up once the store is back."""
+    batch = dreamo.start(sweep(20), URL, gateway=slow_gateway, max_in_flight=4)
+    wait_for(lambda: len(slow_gateway.invoice()) >= 4)
+    server.is_away = True
+    with pytest.raises(dreamo.StorageFailed, match="Can't write to the run directory"):
+        batch.wait()
+    n_before = len(slow_gateway.invoice())
+    assert n_before < 20
+    server.is_away = False
+    done = dreamo.run(sweep(20), URL, gateway=slow_gateway, max_in_flight=8, **QUIET)
+    assert set(done["status"]) <= {"completed", "ambiguous"}
+    assert max(bought(slow_gateway).values()) == 1
+
+
+def test_young_attempts_are_not_taken_for_unsent(server, machine):
+    """A suspended process might still send them; who knows better says so."""
+    faults = {"script": {"create": ["drop_after_accept"]}}
+    with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
+        done = dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+        assert done["status"].tolist() == ["ambiguous"]
+        with pytest.raises(dreamo.UsageError, match="less than 15 minutes ago"):
+            dreamo.resolve(URL, 0, not_sent=True)
+        with pytest.raises(dreamo.UsageError, match="less than 15 minutes ago"):
+            dreamo.run(sweep(1), URL, gateway=gateway, on_ambiguous="resubmit", **QUIET)
+        assert len(gateway.invoice()) == 1
+        dreamo.resolve(URL, 0, not_sent=True, force=True)
+        assert dreamo.load(URL)["status"].tolist() == ["pending"]
+
+
+def test_a_create_that_was_held_up_is_not_sent(server, machine, gateway, monkeypatch):
+    """By a clock that runs while the machine is suspended."""
+    seconds = iter([0.0] + [100.0] + [0.0] * 10_000)
+    monkeypatch.setattr("dreamo_batch.engine.coordinator.boottime", lambda: 0.0)
+    monkeypatch.setattr("dreamo_batch.engine.effects.boottime", lambda: next(seconds))
+    done = dreamo.run(sweep(3), URL, gateway=gateway, max_in_flight=1, **QUIET)
+    assert set(done["status"]) == {"completed"}
+    assert list(bought(gateway).values()) == [1, 1, 1]
+
+
+def test_what_is_not_there_is_said(server, machine):
+    with pytest.raises(dreamo.DirectoryError, match="No run directory"):
+        dreamo.load("s3://bucket/nothing")
+
+
+def test_the_extra_is_named(machine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(dreamo.UsageError, match=r"pip install 'dreamo-batch\[cloud\]'"):
+        dreamo.load(URL)
+
+
+def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch):
+    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(replica, "open_store", lambda _url: Unreachable())
+    with pytest.raises(dreamo.DirectoryError, match=r"^s3://bucket/exp can't be used \(no route\)"):
+        dreamo.load(URL)
+
+
+class Unreachable:
+    def names(self, _prefix):
+        raise OSError("no route")
+
+
+def test_check_finds_stores_that_are_not_safe(server, machine, monkeypatch):
+    """One that replaces objects, and one where several writers are told they were the first."""
+    safe = call("check", "--store", URL)
+    assert (safe.exit_code, "Run directories are safe." in safe.stderr) == (0, True)
+    assert call("check", "--store", "https://bucket").exit_code == 2
+    server.overwrites = True
+    unsafe = call("check", "--store", URL)
+    assert (unsafe.exit_code, "If-None-Match is ignored" in unsafe.stderr) == (2, True)
+    monkeypatch.setattr(replica, "open_store", lambda _url: Racing())
+    racing = call("check", "--store", URL)
+    assert (racing.exit_code, "40 objects of 40 had more than one writer" in racing.stderr) == (1, True)
+
+
+class Racing(dict):
+    """Tells every writer of a race that it was the first."""
+
+    get = dict.get
+
+    def put_new(self, name, content):
+        if name in self and name.count("/") == 1:
+            raise Taken(name)
+        self.setdefault(name, content)
+
+    def delete(self, names):
+        for name in list(names):
+            self.pop(name, None)
