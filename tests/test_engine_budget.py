@@ -207,7 +207,19 @@ def test_pilots_of_earlier_calls_count():
 
 @pytest.mark.parametrize(
     "amount",
-    ["1e999999999", "1e-999999999", "0e-999999999", "nan", "-0.01", "inf", "-inf", "0,12", ["0.12"], True],
+    [
+        "1e999999999",
+        "1e-999999999",
+        "0e-999999999",
+        "nan",
+        "-0.01",
+        "inf",
+        "-inf",
+        "0,12",
+        "0_12",
+        ["0.12"],
+        True,
+    ],
 )
 def test_what_is_no_amount_of_money_is_none(amount):
     """A number that would take the whole memory to write out is no amount."""

@@ -180,6 +180,10 @@ PRIVATE = [
     "64:ff9b::a9fe:a9fe",
     "2002:a9fe:a9fe::1",
     "ff02::1",
+    "fec0::1",
+    "3fff::1",
+    "5f00::1",
+    "192.88.99.1",
     "::ffff:10.1.2.3",
 ]
 
@@ -255,6 +259,10 @@ def test_addresses_in_links_are_looked_at_before_a_proxy_is_asked(monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         assert "private address" in _fetched("http://10.1.2.3/a.png").message
         assert "this machine" in _fetched("http://localhost/a.png").message
+        for own in ("2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "127.0.0.1."):
+            assert "this machine" in _fetched(f"http://{own}/a.png").message
+        for private in ("3232235777", "0xC0A80101", "192.168.257", "[::ffff:c0a8:101]"):
+            assert "private address" in _fetched(f"http://{private}/a.png").message
         assert proxy.requests == []
 
 

@@ -7,6 +7,7 @@ the request, and no frame they pass holds an answer's text, because some service
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -262,11 +263,19 @@ def _form(url: str) -> Form | Failure:
 
 def _why_refused(url: str, transport: Transport) -> str | None:
     """Check an address in the link itself, which a proxy would connect to; names are resolved on connecting."""
-    host = urlsplit(url).hostname or ""
+    host = _plain(urlsplit(url).hostname or "")
     try:
         return why_refused(host, allows_private=transport.allows_private)
     except ValueError:
         return why_refused("127.0.0.1", allows_private=False) if is_loopback_host(host) else None
+
+
+def _plain(host: str) -> str:
+    """Return a host with IPv4 addresses in their usual form; resolvers also take 0x7f.1 and 2130706433."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
+    except (OSError, ValueError):
+        return host
 
 
 def _as_written(url: str) -> str:

@@ -155,9 +155,10 @@ def _broken(operation: Operation, error: Exception, status: int) -> Failure:
 
 _IPV4: Final = 4
 # Addresses that contain another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
-_TUNNELS: Final = tuple(
-    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
-)
+_TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "192.88.99.0/24")
+# Not public either, and taken for public by some versions of Python.
+_RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64")
+_NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
@@ -258,7 +259,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
     known = getattr(known, "ipv4_mapped", None) or known
     if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
         return "the link leads to this machine; not followed"
-    is_private = not known.is_global or known.is_multicast or any(known in one for one in _TUNNELS)
+    is_private = not known.is_global or known.is_multicast or any(known in one for one in _NOT_PUBLIC)
     if is_private and not allows_private:
         return "the link leads to a private address; not followed, unless private links are allowed"
     return None
