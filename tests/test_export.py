@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -197,6 +198,61 @@ def test_rows_of_several_runs_are_exported_after_a_merge(two_runs, folder):
     assert dreamo.export(both, folder, pictures="none")["rows"] == 7
     with pytest.raises(dreamo.UsageError, match="run directory itself"):
         dreamo.export(two_runs, two_runs[1])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"own": np.array([1, 2], dtype="longdouble")}),
+        pd.DataFrame({"own": [{1}, {2}]}),
+        pd.DataFrame({"own": [print, None]}),
+        pd.DataFrame({"own": pd.Series(["\ud800", "b"], dtype=object)}),
+        pd.DataFrame({"own": [1, 2]}, index=pd.Index(["\ud800", 1], dtype=object)),
+        pd.DataFrame(
+            {"own": [1, 2]}, index=pd.MultiIndex.from_tuples([(1, 2), (3, 4)], names=["prompt", "seed"])
+        ),
+        pd.DataFrame({"own": [1, 2], True: [3, 4]}),
+        pd.DataFrame(
+            {"own": [1, 2], "use_rephraser": [1.0, None], "width": ["512", None], "height": ["512", None]}
+        ),
+        pd.DataFrame(
+            {"own": pd.array([[("a", 1)], []], dtype=pd.ArrowDtype(pa.map_(pa.string(), pa.int64())))}
+        ),
+        pd.DataFrame({"own": [1, 2], "seed": pd.arrays.SparseArray([1, 2])}),
+        pd.DataFrame({"own": [1, 2], "size": [(512, 512), (512, 768)]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Stored as text", "ignore:.*stored as text")
+def test_any_table_runs_and_is_exported_and_counted(table, tmp_path, folder):
+    """Whatever pandas can hold is stored, run again as it comes back, grouped and written in every format."""
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "fox.png")
+    jobs = table.assign(image=str(tmp_path / "fox.png"), prompt=["a", "b"])
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+        dreamo.run(dreamo.load(tmp_path / "run"), tmp_path / "run", gateway=gateway, progress=False)
+        assert len(gateway.invoice()) == 2
+    assert dreamo.export(done, folder, formats=["parquet", "csv", "jsonl", "xlsx"])["pictures"] == 2
+    assert done.index.equals(jobs.index)
+    assert len(dreamo.costs(done, by="own")) == len(dreamo.costs(tmp_path / "run", by="own")) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (
+            pd.DataFrame({"own": pd.arrays.ArrowExtensionArray(pa.array(["a"], pa.string_view()))}),
+            "column 'own'",
+        ),
+        (pd.DataFrame({"own": pd.Categorical(pd.Series(["\ud800"], dtype=object))}), "column 'own'"),
+        (pd.DataFrame({"dreamo:job_id": ["x"]}), "names that begin with 'dreamo:'"),
+    ],
+)
+def test_what_pandas_can_not_work_with_is_refused_before_buying(table, words, tmp_path):
+    """In words, with what to do."""
+    jobs = table.assign(image="data/mascot.png", prompt="a")
+    with pytest.raises(dreamo.TableError, match=words):
+        dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
+    assert not (tmp_path / "run" / "images").exists()
 
 
 # Pictures.

@@ -259,6 +259,8 @@ class Integers:
 
 def integers(series: pd.Series) -> Integers:
     """Read a column of any dtype as integers."""
+    if isinstance(series.dtype, pd.SparseDtype):
+        series = series.sparse.to_dense()
     if pd.api.types.is_bool_dtype(series.dtype):
         nothing = Integers.nothing(len(series))
         return replace(nothing, faults=_found({NOT_INTEGER: series.notna().to_numpy(dtype=bool)}))

@@ -142,6 +142,7 @@ def check_columns(table: pd.DataFrame) -> None:
         raise TableError(
             f"Several columns share a name: {_listed(doubled)}. Rename or drop all but one of each."
         )
+    _refuse_unusable(table)
     _refuse_absent(table)
     clashing = [] if is_result(table) else [name for name in table.columns if name in columns.OUTPUTS]
     if clashing:
@@ -162,6 +163,37 @@ def _refuse_other_things(table: pd.DataFrame) -> None:
             f"The column names have {table.columns.nlevels} levels; expected one. "
             "Flatten them, for example with table.columns = table.columns.get_level_values(0)."
         )
+
+
+def _refuse_unusable(table: pd.DataFrame) -> None:
+    """Refuse names that are reserved, and columns that pandas holds but can't work with."""
+    reserved = [name for name in table.columns if str(name).startswith(columns.STORED_PREFIX)]
+    if reserved:
+        raise TableError(
+            f"Columns have names that begin with {columns.STORED_PREFIX!r}, which run directories use: "
+            f"{_listed(reserved)}. Rename them."
+        )
+    levels = (
+        (table.index.names[place], table.index.get_level_values(place))
+        for place in range(table.index.nlevels)
+    )
+    for name, column in (*table.items(), *levels):
+        if (reason := _why_unusable(column)) is not None:
+            raise TableError(
+                f"pandas can't work with column {name!r}, a {column.dtype} ({reason}). Convert it first, for example "
+                f"with table[{name!r}] = table[{name!r}].tolist()."
+            )
+
+
+def _why_unusable(column: pd.Series | pd.Index) -> str | None:
+    """Return why cells of a column can't even be chosen, shown or compared; None if they can."""
+    if not isinstance(column.dtype, pd.ArrowDtype | pd.CategoricalDtype):
+        return None
+    try:
+        _ = repr(column[:1]), column.dtype.type, hash(column.dtype), column[np.ones(len(column), dtype=bool)]
+    except (NotImplementedError, pa.ArrowException, UnicodeError) as error:
+        return str(error)
+    return None
 
 
 def _refuse_absent(table: pd.DataFrame) -> None:
@@ -459,7 +491,7 @@ def read_size(cell: Any) -> tuple[int, int] | None:
         return contract.SIZES.get(f"{int(match[1])}:{int(match[2])}") if match else None
     if isinstance(cell, dt.time):
         return contract.SIZES.get(f"{cell.hour}:{cell.minute}")
-    if isinstance(cell, (tuple, list)) and len(cell) == _PAIR:
+    if isinstance(cell, (tuple, list, np.ndarray)) and len(cell) == _PAIR:
         width, height = (cells.read_integer(side).value for side in cell)
         return None if width is None or height is None else (width, height)
     return None

@@ -245,6 +245,9 @@ def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
     index = frame.index
     if index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(frame))):
         return frame.reset_index(drop=True)
+    if index.nlevels == 1 and index.dtype == object:
+        shown = [printable(label) if isinstance(label, str) else label for label in index]
+        frame = frame.set_axis(pd.Index(shown, dtype=object, name=index.name, tupleize_cols=False), axis=0)
     try:
         return frame.reset_index()
     except ValueError as error:
@@ -584,7 +587,8 @@ def _plain(cell: Any) -> Any:
     if is_missing(cell):
         return None
     if isinstance(cell, np.generic):
-        return _plain(cell.item())
+        value = cell.item()
+        return str(cell) if isinstance(value, np.generic) else _plain(value)
     if isinstance(cell, list | tuple | np.ndarray):
         return [_plain(item) for item in cell]
     if isinstance(cell, float) and not math.isfinite(cell):
@@ -868,7 +872,7 @@ def _survives(series: pd.Series) -> bool:
     dtype = series.dtype
     if isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype):
         return True
-    if isinstance(dtype, np.dtype) and dtype.kind in "iufbM" and dtype != np.float16:
+    if isinstance(dtype, np.dtype) and (dtype.kind in "iubM" or dtype in (np.float32, np.float64)):
         return True
     frame = series.rename("values").reset_index(drop=True).to_frame()
     frame.attrs = {}
@@ -896,17 +900,24 @@ def _restored(frame: pd.DataFrame, own: Any) -> pd.DataFrame:
         meaning = means(name) if isinstance(name, str) else None
         if name in outputs:
             series[name] = _output(name, outputs[name].dtype, column)
-        elif meaning in _INTEGER_INPUTS:
-            read = integers(column)
-            series[name] = column if read.is_faulty.any() else _integer_series(column, read)
-        elif meaning == columns.USE_REPHRASER:
-            read = booleans(column)
-            series[name] = column if read.is_faulty.any() else _boolean_series(column, read)
+        elif meaning in (*_INTEGER_INPUTS, columns.USE_REPHRASER):
+            read = _read_input(meaning, column)
+            series[name] = column if read.is_faulty.any() else as_input(meaning, column)
         elif meaning in (*_TEXT_INPUTS, columns.SIZE):
             series[name] = column.infer_objects()
         else:
             series[name] = own(column)
     return pd.DataFrame(series, index=frame.index)
+
+
+def _read_input(name: str, column: pd.Series) -> Integers:
+    return booleans(column) if name == columns.USE_REPHRASER else integers(column)
+
+
+def as_input(name: str, column: pd.Series) -> pd.Series:
+    """Convert an input of numbers or booleans to its dtype; cells that can't be read are missing."""
+    read = _read_input(name, column)
+    return (_boolean_series if name == columns.USE_REPHRASER else _integer_series)(column, read)
 
 
 def _integer_series(series: pd.Series, read: Integers) -> pd.Series:

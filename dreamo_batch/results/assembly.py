@@ -446,7 +446,8 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
     """List ambiguous rows with what each may have cost, and how to settle them."""
     rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
     lines = [
-        _ambiguous_line(label, row[columns.JOB_ID], state) for label, row in rows.head(_LISTED_MAX).iterrows()
+        _ambiguous_line(label, job_id, state)
+        for label, job_id in rows[columns.JOB_ID].head(_LISTED_MAX).items()
     ]
     if len(rows) > _LISTED_MAX:
         lines.append(f"... and {len(rows) - _LISTED_MAX} more")

@@ -30,8 +30,9 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import suffix_of
+from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.jobs.tables import with_index_as_columns, write_table
+from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import ticking
 from dreamo_batch.results.assembly import folders_of, run_dir_of
@@ -334,15 +335,24 @@ def _decided_in(directory: RunDirectory) -> pd.DataFrame:
 
 def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return one flat table: the index as columns, and what was submitted where a row had no value."""
-    table = with_index_as_columns(results).drop(columns=columns.RUN_DIR, errors="ignore")
+    table = with_index_as_columns(_with_free_names(results)).drop(columns=columns.RUN_DIR, errors="ignore")
     for name in _SUBMITTED:
         submitted = decided[name].astype(columns.INPUTS[name].dtype)
-        filled = submitted if name not in table else table[name].astype(object).fillna(submitted)
-        table[name] = filled.astype(columns.INPUTS[name].dtype)
+        table[name] = submitted.fillna(as_input(name, table[name])) if name in table else submitted
     names = _short_names(folders)
     if len(names) > 1:
         table[columns.RUN_DIR] = pd.Series([names[folder] for folder in folders], dtype=columns.STR)
     return table
+
+
+def _with_free_names(results: pd.DataFrame) -> pd.DataFrame:
+    """Rename levels of the index that have the name of a column."""
+    index, taken = results.index, {*results.columns, *columns.OUTPUTS, *_SUBMITTED}
+    names = [
+        printable(f"{name}_index" if name in taken else name) if isinstance(name, str) else name
+        for name in index.names
+    ]
+    return results.set_axis(index.set_names(names), axis=0)
 
 
 def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
@@ -418,7 +428,7 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
         lines[name] = joined.reindex(lines.index)
     lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
     ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *_OF_SOME}
-    own = rows[[name for name in rows.columns if name not in ours]]
+    own = rows.loc[:, [name not in ours for name in rows.columns]]
     return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)
 
 
