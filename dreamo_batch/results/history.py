@@ -15,7 +15,7 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
 from dreamo_batch.engine.checkpoint import read_jobs, to_arrow, to_frame
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.cells import is_missing, printable, text_of
+from dreamo_batch.jobs.cells import printable
 from dreamo_batch.results.assembly import folders_of, own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state
 from dreamo_batch.results.rating_log import with_ratings
@@ -206,16 +206,15 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
     both = pd.concat([rows, attempts], ignore_index=True)
     try:
-        numbers = _numbered(both)
-    except (TypeError, NotImplementedError, UnicodeError):  # cells that can't be compared, such as lists
-        numbers = _numbered(both.map(lambda cell: None if is_missing(cell) else text_of(cell)))
+        numbers = both.groupby(list(both.columns), dropna=False, observed=True).ngroup().to_numpy()
+    except (
+        TypeError,
+        NotImplementedError,
+        UnicodeError,
+    ) as error:  # cells that can't be compared, such as lists
+        raise UsageError(f"Can't group by {', '.join(map(str, both.columns))}: {error}.") from None
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
-
-
-def _numbered(keys: pd.DataFrame) -> np.ndarray:
-    numbers: np.ndarray = keys.groupby(list(keys.columns), dropna=False, observed=True).ngroup().to_numpy()
-    return numbers
 
 
 def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
