@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.importing import load_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,15 +52,26 @@ def ticking(
             bar.close()
 
 
+def bar_class() -> type[Any]:
+    """Return tqdm's bar for this place, with a lock of its own: another's may be held for ever, or be none."""
+    return _bar_class_of(load_module("tqdm.auto").tqdm)
+
+
+@functools.cache
+def _bar_class_of(base: type[Any]) -> type[Any]:
+    made = type("DreamoBar", (base,), {"_lock": threading.RLock()})
+    if hasattr(os, "register_at_fork"):  # another thread of the parent may hold it
+        os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))  # type: ignore[attr-defined]
+    return made
+
+
 class _Bar:
     """A tqdm bar that disappears when it can't be drawn: work never fails because of its progress bar."""
 
     def __init__(self, n: int, what: str, unit: str) -> None:
         self._bar: Any = None
         try:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=n, desc=what, unit=unit, delay=_DELAY_S)
+            self._bar = bar_class()(total=n, desc=what, unit=unit, delay=_DELAY_S)
         except Exception as error:  # noqa: BLE001 - a notebook's widgets or a closed stream raise what they like
             logger.debug("no progress bar of %s: %s", what, error)
 
@@ -78,11 +92,10 @@ class _Bar:
 
 def _is_seen() -> bool:
     """Return whether there is a notebook, or a terminal behind standard error."""
-    from tqdm.auto import tqdm
     from tqdm.notebook import tqdm_notebook
 
     try:
-        return issubclass(tqdm, tqdm_notebook) or (sys.stderr is not None and sys.stderr.isatty())
+        return issubclass(bar_class(), tqdm_notebook) or (sys.stderr is not None and sys.stderr.isatty())
     except ValueError:  # it is closed
         return False
 

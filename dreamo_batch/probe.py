@@ -33,6 +33,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.money import dollars, money, times, total
+from dreamo_batch.parallel import bar_class
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service import contract
@@ -265,12 +266,12 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
 
 
 def _say(sentence: str, *, show: bool) -> None:
-    if not show:
-        logger.info("%s", sentence)
-        return
-    from tqdm import tqdm
-
-    tqdm.write(harmless(sentence), file=sys.stderr)
+    try:
+        if show:
+            bar_class().write(harmless(sentence), file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - a closed standard error, for instance; it is in the log
+        logger.debug("Can't write to standard error: %r", error)
+    logger.info("%s", sentence)
 
 
 # One good attempt, and one that has to be refused: a service that takes it may bill it.

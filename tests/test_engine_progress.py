@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import tqdm.std
 
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
@@ -213,6 +214,55 @@ def test_a_bar_that_fails_holds_no_lock_of_tqdm(monkeypatch):
     thread.start()
     thread.join(10)
     assert got == [True]
+
+
+class Refusing:
+    """A lock that is closed."""
+
+    def acquire(self, *_args: object, **_options: object) -> bool:
+        raise ValueError("closed")
+
+    def release(self) -> None:
+        raise ValueError("closed")
+
+    __enter__ = acquire
+
+    def __exit__(self, *_error: object) -> None:
+        raise ValueError("closed")
+
+
+class Held(Refusing):
+    """A lock that somebody holds for ever."""
+
+    def acquire(self, *_args: object, **_options: object) -> bool:
+        threading.Event().wait()
+        return False
+
+    __enter__ = acquire
+
+
+@pytest.mark.parametrize(
+    "lock", [None, object(), Refusing(), Held()], ids=["none", "object", "closed", "held"]
+)
+def test_a_lock_of_tqdm_fails_and_hangs_nothing(monkeypatch, lock):
+    """Whatever others did to it: a program may set it, lose it in a fork, or hold it for ever."""
+    stream = GoneAfter(10_000)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(tqdm.std.tqdm, "_lock", lock, raising=False)
+
+    def work() -> None:
+        shown = Shown(snapshot(pending=2))
+        shown.say("row 1 is ambiguous")
+        shown.update(snapshot(completed=2))
+        shown.close()
+        with parallel.ticking(3, "looking") as tick:
+            tick()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert stream.n_good < 10_000
 
 
 def test_a_log_that_fails_fails_nothing(monkeypatch):

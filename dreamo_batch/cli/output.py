@@ -219,10 +219,10 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == _PROGRESS_LOGGER and record.levelno < logging.WARNING:
             return
-        from tqdm import tqdm
+        from dreamo_batch.parallel import bar_class
 
         try:
-            with tqdm.external_write_mode(file=sys.stderr):
+            with bar_class().external_write_mode(file=sys.stderr):
                 warn(self.format(record))
         except Exception:  # noqa: BLE001 - as every handler does
             self.handleError(record)

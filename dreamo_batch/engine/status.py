@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
-from dreamo_batch.importing import load_module
 from dreamo_batch.money import dollars
+from dreamo_batch.parallel import bar_class
 from dreamo_batch.text import duration, harmless
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Bar:
         clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> None:
-        tqdm = load_module("tqdm.auto").tqdm
+        tqdm = bar_class()
         is_widget = _is_widget()
         if is_widget:
             options["display"] = False
