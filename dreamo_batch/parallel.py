@@ -44,7 +44,7 @@ def ticking(
     n: int, what: str, *, unit: str = "picture", progress: bool = True
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
-    bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and _is_seen() else None
+    bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and is_watched() else None
     try:
         yield (lambda: None) if bar is None else bar.tick
     finally:
@@ -90,14 +90,20 @@ class _Bar:
             logger.debug("the progress bar was dropped: %s", error)
 
 
-def _is_seen() -> bool:
-    """Return whether there is a notebook, or a terminal behind standard error."""
-    from tqdm.notebook import tqdm_notebook
-
+def is_watched() -> bool:
+    """Whether a person can see a bar move."""
     try:
-        return issubclass(bar_class(), tqdm_notebook) or (sys.stderr is not None and sys.stderr.isatty())
-    except ValueError:  # it is closed
+        return is_in_notebook() or sys.stderr.isatty()
+    except Exception:  # noqa: BLE001 - closed, missing, or something else that is no stream
         return False
+
+
+def is_in_notebook() -> bool:
+    """Whether tqdm draws in a notebook."""
+    from tqdm.autonotebook import tqdm as chosen
+    from tqdm.std import tqdm as of_text
+
+    return chosen is not of_text
 
 
 def each(

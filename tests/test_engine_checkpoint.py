@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -78,19 +77,14 @@ def test_plain_pandas_reads_it(tmp_path):
     assert frame.loc[1, columns.STAGE] == "pending"
 
 
-@pytest.mark.parametrize("schema", [1, SCHEMA_VERSION])
-def test_a_file_of_format_1_lacks_what_was_added_later(tmp_path, schema):
-    """It reads as nothing known; in a file of this format a column that is gone is damage."""
+def test_a_column_that_is_gone_is_damage(tmp_path):
+    """Nothing is guessed."""
     path = tmp_path / "checkpoint.parquet"
-    checkpoint.write(path, State([FULL]), [], replace(META, schema=schema))
+    checkpoint.write(path, State([FULL]), [], META)
     table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ATTEMPT_INPUTS])
     pq.write_table(table, path)
-    if schema == 1:
-        (attempt,) = checkpoint.to_state(checkpoint.read_table(path)[0])
-        assert (attempt.output_urls, attempt.inputs, attempt.task_id) == (None, None, FULL.task_id)
-    else:
-        with pytest.raises(ValueError, match="no column"):
-            checkpoint.read_table(path)
+    with pytest.raises(ValueError, match="no column"):
+        checkpoint.read_table(path)
 
 
 @pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])

@@ -58,7 +58,6 @@ def test_every_stage_under_every_option(tmp_path, stage, options, chosen):
     }.get(stage, "failed")
     assert decision.is_submitted is is_submitted
     assert decision.action == ("new" if is_submitted else action)
-    assert decision.is_polled is (stage is Stage.ACCEPTED)
     assert decision.is_fetched is (stage is Stage.COMPLETED and options.download)
     assert decision.action in columns.ACTIONS
     assert decision.reason

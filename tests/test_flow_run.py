@@ -708,7 +708,7 @@ def test_the_bar_of_a_retry_counts_what_is_submitted_again(run, gateway, referen
     run(jobs(reference, 5))
     seen: list[tuple[int, int]] = []
     paint = Bar.update
-    monkeypatch.setattr("dreamo_batch.engine.status._is_watched", lambda: True)
+    monkeypatch.setattr("dreamo_batch.engine.status.is_watched", lambda: True)
     monkeypatch.setattr(
         Bar, "update", lambda bar, now: (paint(bar, now), seen.append((bar._bar.n, bar._bar.total)))[0]
     )

@@ -28,7 +28,6 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
 from dreamo_batch.jobs.tables import storable
-from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,8 +51,6 @@ ARROW: Final = {
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
 SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
-# Columns missing in files of format 1.
-_ADDED: Final = frozenset(SCHEMA.names[SCHEMA.names.index(columns.OUTPUT_URLS) :])
 _TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
 _PANDAS: Final = {
     pa.int64(): pd.Int64Dtype(),
@@ -112,10 +109,8 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
     note = _note(table.schema)
     if note.pop(_N_ROWS) != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
-    for name in set(SCHEMA.names) - set(table.column_names):
-        if note["schema"] != 1 or name not in _ADDED:
-            raise ValueError(f"it has no column {name}")
-        table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    if missing := set(SCHEMA.names) - set(table.column_names):
+        raise ValueError(f"it has no column {min(missing)}")
     return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)
 
 
@@ -221,12 +216,9 @@ _JOB: Final = {
     columns.USE_REPHRASER: columns.BOOL,
     columns.REPLICATE: columns.INT,
     KIND: columns.STR,
-}
-# Columns that tables stored by older versions lack: the model, its further pictures and own parameters (as JSON).
-_LATER: Final = {
-    columns.MODEL: contract.MODEL,
-    columns.IMAGES_FURTHER: None,
-    columns.OWN_PARAMETERS: None,
+    columns.MODEL: columns.STR,
+    columns.IMAGES_FURTHER: columns.STR,  # as JSON, like the next one
+    columns.OWN_PARAMETERS: columns.STR,
 }
 
 
@@ -380,9 +372,6 @@ def read_jobs(path: Path) -> StoredTable:
             f"Can't read {path} (it has no column {missing[0]}). Run the table again on this directory; purchases are "
             "reused."
         )
-    for name, value in _LATER.items():
-        if name not in decided:
-            decided[name] = pd.Series(value, index=decided.index, dtype=columns.STR)
     decided[columns.IMAGE_SENT] = _kept_here(
         decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
     )
@@ -396,10 +385,8 @@ def known_images(path: Path) -> dict[str, ImageSource]:
 
     A file that was deleted since, or an expired link, matters only for jobs that were never submitted.
     """
-    later = columns.STORED_PREFIX + columns.IMAGES_FURTHER
-    names = [columns.STORED_PREFIX + name for name in IMAGE]
+    names = [columns.STORED_PREFIX + name for name in (*IMAGE, columns.IMAGES_FURTHER)]
     try:
-        names += [later] if later in pq.read_schema(path).names else []
         table = pq.read_table(path, columns=names, page_checksum_verification=True)
         rows = table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
     except UNREADABLE:
@@ -409,8 +396,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
     rows[columns.IMAGE_SENT] = _kept_here(
         rows[columns.IMAGE_SENT], rows[columns.IMAGE_SENT_DIGEST], path.parent
     )
-    if columns.IMAGES_FURTHER in rows:
-        rows[columns.IMAGES_FURTHER] = _further_kept_here(rows[columns.IMAGES_FURTHER], path.parent)
+    rows[columns.IMAGES_FURTHER] = _further_kept_here(rows[columns.IMAGES_FURTHER], path.parent)
     images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
     return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
 
@@ -507,23 +493,17 @@ def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Ser
 
 
 def _job_columns(prepared: Prepared) -> pd.DataFrame:
-    jobs = [prepared.jobs.get(job_id) for job_id in prepared.rows[columns.JOB_ID]]
-    cells = [
-        (j.prompt, j.width, j.height, j.use_rephraser, j.replicate, j.image.kind)
-        if j
-        else (None,) * len(_JOB)
-        for j in jobs
-    ]
-    found = pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
-    later = {
-        columns.MODEL: [job.model if job else None for job in jobs],
-        columns.IMAGES_FURTHER: [
-            json.dumps([astuple(image) for image in job.further]) if job and job.further else None
-            for job in jobs
-        ],
-        columns.OWN_PARAMETERS: [json.dumps(job.own) if job and job.own else None for job in jobs],
-    }
-    return found.assign(**{name: pd.array(values, dtype=columns.STR) for name, values in later.items()})
+    cells = [_job_cells(prepared.jobs.get(job_id)) for job_id in prepared.rows[columns.JOB_ID]]
+    return pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+
+
+def _job_cells(job: Job | None) -> tuple[Any, ...]:
+    if job is None:
+        return (None,) * len(_JOB)
+    further = json.dumps([astuple(image) for image in job.further]) if job.further else None
+    own = json.dumps(job.own) if job.own else None
+    sizes = (job.width, job.height)
+    return (job.prompt, *sizes, job.use_rephraser, job.replicate, job.image.kind, job.model, further, own)
 
 
 def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
@@ -545,7 +525,6 @@ _FIELDS: Final = (
     columns.JOB_ID,
     columns.SEED_SENT,
     *(name for name in _JOB if name != KIND),
-    *_LATER,
 )
 _RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 

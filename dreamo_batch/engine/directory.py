@@ -14,7 +14,8 @@ import socket
 import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import filelock
@@ -66,15 +67,9 @@ class Manifest:
     reconciliation: dict[str, Any] = field(default_factory=dict)
 
 
-_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
-    "service": str,
-    "entropy": str,
-    "schema": int,
-    "package_version": str,
-    "generation": int,
-    "table_id": (str, type(None)),
-    "settings": dict,
-    "reconciliation": dict,
+_TYPES: Final = {
+    name: get_args(hint) if isinstance(hint, UnionType) else get_origin(hint) or hint
+    for name, hint in get_type_hints(Manifest).items()
 }
 
 

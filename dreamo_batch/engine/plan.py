@@ -55,7 +55,6 @@ class Decision:
     action: str
     reason: str
     is_submitted: bool = False
-    is_polled: bool = False
     is_fetched: bool = False
 
 
@@ -74,7 +73,7 @@ def decide(
     if latest.stage is Stage.SENDING:
         return Decision(IN_FLIGHT, "its create is being answered")
     if latest.stage is Stage.ACCEPTED:
-        return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}", is_polled=True)
+        return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}")
     if latest.stage is Stage.COMPLETED:
         return _completed(latest, options, run_dir)
     return _ended_badly(latest, next_number(attempts), options, is_chosen=latest.job_id in chosen)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.money import dollars
-from dreamo_batch.parallel import bar_class
+from dreamo_batch.parallel import bar_class, is_in_notebook, is_watched
 from dreamo_batch.text import duration, harmless
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Bar:
         **options: Any,
     ) -> None:
         tqdm = bar_class()
-        is_widget = _is_widget()
+        is_widget = is_in_notebook()
         if is_widget:
             options["display"] = False
         else:
@@ -186,7 +186,7 @@ class Bar:
 
     def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
         """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        self._tqdm.write(harmless(text), file=sys.stdout if _is_widget() else _usable(sys.stderr))
+        self._tqdm.write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
         self._raise_trouble()
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class Shown:
 
         self._log = Silent()
         self._shown: Progress | None = None
-        self._ways: list[Callable[[], Progress]] = [bar, Lines] if _is_watched() else [Lines]
+        self._ways: list[Callable[[], Progress]] = [bar, Lines] if is_watched() else [Lines]
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -304,22 +304,6 @@ def _usable(stream: Any) -> Any:
     stream.write("")
     stream.flush()
     return stream
-
-
-def _is_watched() -> bool:
-    """Whether a person can see a bar move."""
-    try:
-        return _is_widget() or sys.stderr.isatty()
-    except Exception:  # noqa: BLE001 - closed, missing, or something else that is no stream
-        return False
-
-
-def _is_widget() -> bool:
-    """Whether tqdm draws in a notebook."""
-    from tqdm.autonotebook import tqdm as chosen
-    from tqdm.std import tqdm as of_text
-
-    return chosen is not of_text
 
 
 def _displayed(container: Any) -> Any:
