@@ -117,8 +117,7 @@ class Call:
         self._clock = clock or SystemClock()
         self._table_id = uuid.uuid4().hex
         self._is_stopped = False
-        self._why_no_price: str | None = None
-        self._unasked: Failure | None = None
+        self._quote = Quote()
 
     def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
@@ -205,23 +204,23 @@ class Call:
         on_begin: Callable[[Call], None],
         at_work: Runner,
     ) -> None:
-        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        ledger = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
         before = at_work.coordinator
-        assignment = self._assignment(session.ledger.state, before)
-        budget = self._budget(assignment, session.ledger.state, price)
+        assignment = self._assignment(ledger.state, before)
+        budget = self._budget(assignment, ledger.state, price)
         n_workers = at_work.workers.n if at_work.workers else _n_workers(self.inputs.options.max_in_flight)
-        self._refuse_copy(session.ledger, assignment)
-        coordinator = self._coordinator(session.ledger, assignment, budget, n_workers)
-        warnings = self._warnings(session.ledger, assignment, before)
+        self._refuse_copy(ledger, assignment)
+        coordinator = self._coordinator(ledger, assignment, budget, n_workers)
+        warnings = self._warnings(ledger, assignment, before)
         if self._is_stopped:
             raise RunStopped("Stopped before it began.")  # nobody waits for it any more
         try:
-            self._remember(session.ledger, budget.cap)
+            self._remember(ledger, budget.cap)
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         self.warnings = warnings
-        session.resources.push(resources.pop_all())
-        self.runner, self.coordinator, self.ledger = at_work, coordinator, session.ledger
+        at_work.resources.push(resources.pop_all())
+        self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
         coordinator.schedule.is_paused = bool(warnings)  # until `release`
         on_begin(self)
         at_work.take_on(coordinator, self._finish, n_workers)
@@ -298,11 +297,12 @@ class Call:
         price = price if price is not None else highest_price(state)
         if is_limited and price is None and assignment.to_submit and options.pilot is None:
             limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
-            if self._unasked is not None and self._unasked.http_status is None:
+            failure = self._quote.failure
+            if failure is not None and failure.http_status is None:
                 raise ServiceUnreachable(
-                    f"Can't ask for the price that {limit} needs: {self._unasked}. Nothing was submitted."
+                    f"Can't ask for the price that {limit} needs: {failure}. Nothing was submitted."
                 )
-            why = f" ({self._why_no_price})" if self._why_no_price else ""
+            why = f" ({self._quote.reason})" if self._quote.reason else ""
             raise PriceUnknown(
                 f"{limit} can't be kept because no price is known: none was passed, none was seen in "
                 f"{self.directory.path}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
@@ -341,13 +341,13 @@ class Call:
         """Leave the table in the directory, though nothing was submitted, and say how it stands."""
         if at_work.coordinator is not None:
             return
-        session = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        ledger = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
         try:
-            self._remember(session.ledger, self.inputs.options.cap(session.ledger.state.cap))
+            self._remember(ledger, self.inputs.options.cap(ledger.state.cap))
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
-        results = results_of(self.inputs.user, self.inputs.prepared, session.ledger.state)
+        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
         refused.results = assembly.mark(results, self.directory)
 
     # What it may cost.
@@ -365,47 +365,57 @@ class Call:
             inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
         )
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
-        return self._asked_price(jobs) if jobs else None
+        self._quote = ask_price(self.client, jobs)
+        return self._quote.price
 
-    def _asked_price(self, jobs: list[Job]) -> Decimal | None:
-        """Ask what the largest picture of each model costs; None unless all are known, `_why_no_price` says why."""
-        prices = []
-        for model in dict.fromkeys(job.model for job in jobs):
-            price = self._asked_price_of([job for job in jobs if job.model == model])
-            if price is None:
-                return None
-            prices.append(price)
-        return max(prices)
 
-    def _asked_price_of(self, jobs: list[Job]) -> Decimal | None:
-        by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)
-        asked, waits = by_size[:1], iter(_PRECHARGE_WAITS_S)
-        while True:
-            try:
-                price = self.client.precharge(Payloads().request(asked[-1]))
-            except (ImageChanged, ImageGone):
-                return None
-            except ServiceError as error:
-                failure = error.failure
-            else:
-                self._why_no_price, self._unasked = price.reason, None
-                return money(price.cost) or None
-            self._why_no_price, self._unasked = str(failure), failure
-            if failure.error_class == FORBIDDEN and len(asked) < _PRECHARGE_JOBS_MAX:
-                # A firewall may block some prompts. Asking for others costs nothing.
-                _, other = most_unlike(asked, (job for job in by_size if job not in asked))
-                if other is not None or len(asked) == 1:
-                    asked.append(other or asked[0])
-                    continue
-            if failure.kind is FailureKind.STOP:
-                raise AccessRefused(
-                    f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
-                    f"{same_call()} again."
-                )
-            wait_s = next(waits)
-            if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
-                return None
-            threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The price of an attempt as the service names it, or why there is none."""
+
+    price: Decimal | None = None
+    reason: str | None = None
+    failure: Failure | None = None
+
+
+def ask_price(client: Client, jobs: Collection[Job]) -> Quote:
+    """Ask what the largest picture of each model costs; the highest price counts, and only if all are known."""
+    highest = Quote()
+    for model in dict.fromkeys(job.model for job in jobs):
+        quote = _ask_price_of(client, [job for job in jobs if job.model == model])
+        if quote.price is None:
+            return quote
+        highest = quote if highest.price is None or quote.price > highest.price else highest
+    return highest
+
+
+def _ask_price_of(client: Client, jobs: Collection[Job]) -> Quote:
+    by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)
+    asked, waits = by_size[:1], iter(_PRECHARGE_WAITS_S)
+    while True:
+        try:
+            price = client.precharge(Payloads().request(asked[-1]))
+        except (ImageChanged, ImageGone):
+            return Quote()
+        except ServiceError as error:
+            failure = error.failure
+        else:
+            return Quote(money(price.cost) or None, price.reason)
+        if failure.error_class == FORBIDDEN and len(asked) < _PRECHARGE_JOBS_MAX:
+            # A firewall may block some prompts. Asking for others costs nothing.
+            _, other = most_unlike(asked, (job for job in by_size if job not in asked))
+            if other is not None or len(asked) == 1:
+                asked.append(other or asked[0])
+                continue
+        if failure.kind is FailureKind.STOP:
+            raise AccessRefused(
+                f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
+                f"{same_call()} again."
+            )
+        wait_s = next(waits)
+        if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
+            return Quote(reason=str(failure), failure=failure)
+        threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import time
 import weakref
 from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +22,9 @@ from dreamo_batch.call import Call, choose
 from dreamo_batch.engine.attempts import OPEN
 from dreamo_batch.engine.budget import Budget, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
-from dreamo_batch.engine.forecast import Rows, Speed, Tally, count_rows, left_s, rows_of
-from dreamo_batch.engine.status import Progress, Status, shown
+from dreamo_batch.engine.coordinator import count_rows
+from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
+from dreamo_batch.engine.status import Progress, Snapshot, Status, shown
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.coordinator import Coordinator
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.runner import Runner
-    from dreamo_batch.engine.status import Phase, Snapshot
+    from dreamo_batch.engine.status import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -365,27 +366,17 @@ class LiveRun:
             self._ended_at = now
         is_going = phase in ("running", "stopping") and self._speed is not None
         speed = self._speed.rows_per_s(now) if self._speed is not None and is_going else None
-        return Status(
+        return _status(
+            snapshot,
+            tally,
+            call.coordinator.budget.price,
+            speed,
             run_dir=self.directory.path,
             phase=phase,
-            by_status=snapshot.by_status,
-            spent_usd=snapshot.spent_usd,
-            reserved_usd=snapshot.reserved_usd,
-            max_cost_usd=snapshot.max_cost_usd,
-            projected_usd=tally.forecast(snapshot.spent_usd, call.coordinator.budget.price),
-            n_in_flight=snapshot.n_in_flight,
-            n_again=snapshot.n_again,
-            n_refused=snapshot.n_refused,
-            waited_s=snapshot.waited_s,
-            rows_per_s=speed,
-            eta_s=left_s(snapshot.n_rows - snapshot.n_settled, speed),
             elapsed_s=(self._ended_at or now) - self._began_at,
-            errors=tally.errors(),
-            newest=tally.newest(),
             notices=tuple(_notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
             is_cap_reached=_is_cap_reached(call),
-            at=datetime.now(UTC),
         )
 
     def results(self) -> pd.DataFrame:
@@ -455,6 +446,21 @@ def _is_cap_reached(call: Call) -> bool:
     return isinstance(call.coordinator.stopped, BudgetReached) and budget.limit == budget.cap
 
 
+def _status(
+    snapshot: Snapshot, tally: Tally, price: Decimal | None, rows_per_s: float | None, **others: Any
+) -> Status:
+    return Status(
+        **{one.name: getattr(snapshot, one.name) for one in fields(Snapshot)},
+        projected_usd=tally.forecast(snapshot.spent_usd, price),
+        rows_per_s=rows_per_s,
+        eta_s=left_s(snapshot.n_rows - snapshot.n_settled, rows_per_s),
+        errors=tally.errors(),
+        newest=tally.newest(),
+        at=datetime.now(UTC),
+        **others,
+    )
+
+
 class FollowedRun:
     """A run directory that somebody else may work on, read again and again as seldom as is good for it."""
 
@@ -506,26 +512,24 @@ class FollowedRun:
         state, now = read_state(self.directory), time.monotonic()
         price = highest_price(state)
         budget = Budget(cap=money(state.cap), price=price, attempts=state)
-        by_status, tally = count_rows(self._rows, state), Tally(self._rows, state, self.directory.path)
-        n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
-        speed = self._rate(now, sum(by_status.values()) - n_left) if is_worked_on else None
-        return Status(
-            run_dir=self.directory.path,
-            phase="running" if is_worked_on else "idle" if n_left else "finished",
-            by_status=by_status,
+        snapshot = Snapshot(
+            by_status=count_rows(self._rows.weights, self._rows.n_invalid, state),
             spent_usd=budget.spent,
             reserved_usd=budget.reserved,
             max_cost_usd=budget.cap,
-            projected_usd=tally.forecast(budget.spent, price),
             n_in_flight=sum(attempt.stage in OPEN for attempt in state),
-            rows_per_s=speed,
-            eta_s=left_s(n_left, speed),
+        )
+        is_whole = snapshot.n_settled == snapshot.n_rows
+        return _status(
+            snapshot,
+            Tally(self._rows, state, self.directory.path),
+            price,
+            self._rate(now, snapshot.n_settled) if is_worked_on else None,
+            run_dir=self.directory.path,
+            phase="running" if is_worked_on else "finished" if is_whole else "idle",
             elapsed_s=now - self._began_at,
-            errors=tally.errors(),
-            newest=tally.newest(),
             notices=(),
             problem=None,
-            at=datetime.now(UTC),
         )
 
     def _read_table(self) -> None:

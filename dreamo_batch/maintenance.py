@@ -120,7 +120,7 @@ def resolve(
     job_id, service = find_job(table, row), manifest.service
 
     def settle(at_work: runner.Runner) -> State:
-        state = at_work.open(service, SystemClock()).ledger.state
+        state = at_work.open(service, SystemClock()).state
         settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
         if not_sent and not force:

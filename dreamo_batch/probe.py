@@ -16,12 +16,12 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import path_of, plan, run
+from dreamo_batch.call import ask_price
 from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
-from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
 from dreamo_batch.errors import (
     DirectoryError,
     InvalidTable,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.batch import Amount
     from dreamo_batch.connect import Gateway
-    from dreamo_batch.jobs.prepare import Job, Prepared
+    from dreamo_batch.jobs.prepare import Prepared
 
 
 logger = logging.getLogger(__name__)
@@ -240,17 +240,8 @@ def _price(
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
     if not pd.isna(known):
         return money(str(known))
-    largest: dict[str, Job] = {}
-    for job in sorted(prepared.jobs.values(), key=lambda job: job.width * job.height):
-        largest[job.model] = job
     with ExitStack() as resources:
-        client = service.connect(resources, directory)
-        try:
-            prices = [money(client.precharge(Payloads().request(job)).cost) for job in largest.values()]
-        except (ServiceError, ImageChanged, ImageGone):
-            return None  # the run asks again, and says what is the matter
-    known = [price for price in prices if price]
-    return max(known) if len(known) == len(prices) else None
+        return ask_price(service.connect(resources, directory), prepared.jobs.values()).price
 
 
 def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | None, cap: Decimal) -> None:

@@ -17,7 +17,7 @@ from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
-from dreamo_batch.engine.runner import open_session
+from dreamo_batch.engine.runner import open_ledger
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
 from dreamo_batch.service.messages import Task
@@ -83,9 +83,8 @@ class Call:
         return self
 
     def install(self, at_work: Runner) -> None:
-        self.session = at_work.open("loopback", SystemClock())
-        self.on_open(self.session)
-        ledger = self.session.ledger
+        self.ledger = ledger = at_work.open("loopback", SystemClock())
+        self.on_open(ledger)
         budget = Budget(attempts=ledger.state)
         self.coordinator = Coordinator(
             ledger=ledger,
@@ -188,7 +187,7 @@ def test_a_new_call_goes_on_with_an_interrupted_one(folder, service):
     assert old.runner.is_resting.wait(2)
     new = Call(folder, service, "a", "b", max_in_flight=1).start()
     assert new.runner is old.runner
-    assert new.session.ledger is old.session.ledger
+    assert new.ledger is old.ledger
     assert new.runner.n_on_the_wire == 1
     assert new.runner.n_busy == 1
     assert not new.runner.is_resting.is_set()
@@ -197,7 +196,7 @@ def test_a_new_call_goes_on_with_an_interrupted_one(folder, service):
     assert stages(folder) == {"a": "completed", "b": "completed"}
     assert sorted(service.creates) == [("a", 1), ("b", 1)]
     assert (old.n_closed, new.n_closed) == (0, 1)
-    assert new.session.ledger.generation == 1
+    assert new.ledger.generation == 1
 
 
 def test_going_on_is_for_the_same_service_and_seeds(folder, service):
@@ -218,7 +217,7 @@ def test_a_call_that_has_just_closed_is_not_gone_on_with(folder, service):
     """The directory is opened anew."""
     Call(folder, service, "a").start().wait()
     again = Call(folder, service, "a").start().wait()
-    assert again.session.ledger.generation == 2
+    assert again.ledger.generation == 2
 
 
 def test_a_call_that_is_refused_leaves_the_live_one_running(folder, service):
@@ -348,7 +347,7 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     def settle(task_id):
         def do(at_work: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            at_work.settle(effects.resolved(call.session.ledger.state.deciding(job_id), 1.0, task_id))
+            at_work.settle(effects.resolved(call.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -377,7 +376,7 @@ def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
 
     def settle(at_work: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        at_work.settle(effects.resolved(call.session.ledger.state.deciding("b"), 1.0, "task-b"))
+        at_work.settle(effects.resolved(call.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -417,7 +416,7 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     )
     dead.commit()
     dead.abandon()
-    session = open_session(RunDirectory(folder), "loopback", SystemClock())
+    session = open_ledger(RunDirectory(folder), "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
     assert session.ledger.state.deciding("a").error_class == effects.INTERRUPTED
     session.ledger.close(pending=[])
@@ -428,7 +427,7 @@ def test_a_directory_that_can_not_be_written_stops_before_the_start(folder, monk
     """The message says what to do, and the lock is free again."""
     monkeypatch.setattr(RunDirectory, "write_manifest", full)
     with pytest.raises(StorageFailed, match="No space left on device") as caught:
-        open_session(RunDirectory(folder), "loopback", SystemClock())
+        open_ledger(RunDirectory(folder), "loopback", SystemClock())
     assert caught.value.run_dir == folder
     assert not RunDirectory(folder).is_locked()
 
@@ -443,7 +442,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     assert isinstance(call.coordinator.stopped, StorageFailed)
     assert call.runner.error is None
     assert service.creates == []
-    assert {attempt.stage for attempt in call.session.ledger.state} <= {Stage.UNSENT}
+    assert {attempt.stage for attempt in call.ledger.state} <= {Stage.UNSENT}
     assert stages(folder) == {}
     assert call.n_closed == 1
     again = Call(folder, service, "a", "b").start().wait()
@@ -457,7 +456,7 @@ def test_an_id_that_can_not_be_written_down_is_told(folder, service, monkeypatch
     call = Call(folder, service, "a", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
-        patched.setattr(call.session.ledger._journal, "_write", full)
+        patched.setattr(call.ledger._journal, "_write", full)
         patched.setattr("dreamo_batch.engine.ledger.write", full)
         service.gate.set()
         call.wait()
@@ -546,7 +545,7 @@ def test_checkpoints_are_taken_on_the_way(folder, service, monkeypatch):
     """Not only at the end, so that a long run does not grow a long journal."""
     monkeypatch.setattr("dreamo_batch.engine.ledger._EVENTS_BEFORE_CHECKPOINT", 5)
     call = Call(folder, service, *(f"job-{i}" for i in range(10)), max_in_flight=8).start().wait()
-    assert call.session.ledger.covers > 1
+    assert call.ledger.covers > 1
     assert stages(folder) == {f"job-{i}": "completed" for i in range(10)}
 
 
@@ -588,14 +587,14 @@ def test_answers_to_an_earlier_call_are_not_taken_for_ones_own(folder, service):
     task = Task("t", "completed")
 
     def take(_at_work: Runner) -> None:
-        before = list(call.session.ledger.state)
+        before = list(call.ledger.state)
         for answer in (
             PollAnswer(Do.POLL, ("a", 1), task),
             PollAnswer(Do.REFRESH, ("a", 1), task),
             SaveAnswer(("a", 1), "not a picture"),
         ):
             call.coordinator.take(answer)
-        assert list(call.session.ledger.state) == before
+        assert list(call.ledger.state) == before
 
     call.runner.ask(take).result()
     service.gate.set()

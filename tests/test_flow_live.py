@@ -650,7 +650,7 @@ def test_an_interrupt_while_a_call_is_prepared_leaves_the_live_run_alone(flow, s
     def interrupted(_call, _jobs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Call, "_asked_price", interrupted)
+    monkeypatch.setattr("dreamo_batch.call.ask_price", interrupted)
     with pytest.raises(KeyboardInterrupt):
         flow.run(max_cost=1, unit_cost=None)
     assert_untouched(live, flow, slow)

@@ -240,7 +240,7 @@ class World:
         self.ledger.commit()
         self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
-        self.runner.session = SimpleNamespace(ledger=self.ledger)
+        self.runner.ledger = self.ledger
         self.runner.workers = SimpleNamespace(n=limits.n_workers)
         self.go_on(self.prepare(cap, **self.options))
         Loop(self, limits.n_workers).run(crash_after, halt_after, pauses, raised_after, touches)

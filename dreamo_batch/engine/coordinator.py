@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
 
+    from dreamo_batch.engine.attempts import State
     from dreamo_batch.engine.budget import Budget
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
@@ -139,7 +140,7 @@ class Coordinator:
         self.on_change: Callable[[Attempt | None, Attempt], None] = _ignore
         self._effects = effects
         self._clock = clock
-        self._by_status = self._count()
+        self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
         self._is_outage_noticed = False
@@ -783,13 +784,6 @@ class Coordinator:
     def _is_settled(self, job_id: str) -> bool:
         return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
 
-    def _count(self) -> Counter[str]:
-        counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
-        counts[columns.INVALID] = self.assignment.n_invalid
-        for job_id, weight in self.assignment.weights.items():
-            counts[status_of(self.ledger.state.deciding(job_id))] += weight
-        return counts
-
 
 def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
     """Return what was submitted, apart from the row and the number of the replicate; None if it isn't known."""
@@ -810,6 +804,15 @@ def _reason(failure: Failure | None) -> str:
         return ""
     status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
     return f" ({status}{failure.message})"
+
+
+def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Counter[str]:
+    """Count the rows of each status; `weights` are the rows of each job."""
+    counts = Counter(dict.fromkeys(columns.STATUSES, 0))
+    counts[columns.INVALID] = n_invalid
+    for job_id, weight in weights.items():
+        counts[status_of(state.deciding(job_id))] += weight
+    return counts
 
 
 def status_of(attempt: Attempt | None) -> str:

@@ -42,6 +42,11 @@ class Rows:
     weights: Mapping[str, int]
     invalid: tuple[ErrorGroup, ...] = ()
 
+    @property
+    def n_invalid(self) -> int:
+        """Rows without a job."""
+        return sum(group.n_rows for group in self.invalid)
+
 
 def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
     """Read off a prepared table what a status needs of it."""
@@ -234,15 +239,6 @@ def _unknown(attempt: Attempt | None) -> Decimal:
     ):
         return ZERO
     return money(attempt.reserved) or ZERO
-
-
-def count_rows(rows: Rows, state: State) -> Mapping[str, int]:
-    """Count the rows of each status."""
-    counts: Counter[str] = Counter(dict.fromkeys(columns.STATUSES, 0))
-    counts[columns.INVALID] = sum(group.n_rows for group in rows.invalid)
-    for job_id, weight in rows.weights.items():
-        counts[status_of(state.deciding(job_id))] += weight
-    return dict(counts)
 
 
 class Speed:

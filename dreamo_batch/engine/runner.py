@@ -11,7 +11,6 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.engine import effects
@@ -29,21 +28,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.directory import RunDirectory
 
 
-@dataclass(slots=True)
-class Session:
-    """A run directory opened for writing; `resources` are closed with it."""
-
-    directory: RunDirectory
-    ledger: Ledger
-    resources: ExitStack = field(default_factory=ExitStack)
-
-    def close(self) -> None:
-        """Release the lock and close the resources."""
-        self.directory.unlock()
-        self.resources.close()
-
-
-def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Session:
+def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
     """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous."""
     with ExitStack() as undo:
         try:
@@ -56,7 +41,7 @@ def open_session(directory: RunDirectory, service: str, clock: Clock, entropy: s
         except OSError as error:
             raise storage_failed(directory, error) from error
         undo.pop_all()
-    return Session(directory, ledger)
+    return ledger
 
 
 def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
@@ -154,7 +139,8 @@ class Runner:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.coordinator: Coordinator | None = None
-        self.session: Session | None = None
+        self.ledger: Ledger | None = None
+        self.resources = ExitStack()  # closed with the directory
         self.workers: Workers | None = None
         self.error: BaseException | None = None
         self.is_resting = threading.Event()
@@ -213,19 +199,19 @@ class Runner:
 
     # What is done in the runner's thread, by a question.
 
-    def open(self, service: str, clock: Clock, entropy: str | None = None) -> Session:
-        """Return the directory, opened if necessary; raises if the call is for another service or other seeds."""
-        if self.session is None:
+    def open(self, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
+        """Return the ledger, opened if necessary; raises if the call is for another service or other seeds."""
+        if self.ledger is None:
             try:
-                self.session = open_session(self.directory, service, clock, entropy)
+                self.ledger = open_ledger(self.directory, service, clock, entropy)
             except DirectoryLocked as error:
                 if self.directory.path in _of_parent:
                     raise of_parent(self.directory.path, _of_parent[self.directory.path]) from error
                 raise
-            return self.session
-        refuse_other_service(self.directory, self.session.ledger.service, service)
-        refuse_other_entropy(self.directory, self.session.ledger.entropy, entropy)
-        return self.session
+            return self.ledger
+        refuse_other_service(self.directory, self.ledger.service, service)
+        refuse_other_entropy(self.directory, self.ledger.entropy, entropy)
+        return self.ledger
 
     def take_on(self, coordinator: Coordinator, on_close: Callable[[], None], n_workers: int) -> None:
         """Start a call in place of the current one; creates already sent are still awaited.
@@ -239,13 +225,13 @@ class Runner:
 
     def settle(self, event: Event) -> None:
         """Record what was found out about an attempt; a call under way continues with it."""
-        assert self.session is not None  # noqa: S101 - opened by the same question
+        assert self.ledger is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
-            self.session.ledger.record([event])
+            self.ledger.record([event])
         else:
             self.coordinator.settle(event)
         try:
-            self.session.ledger.commit()
+            self.ledger.commit()
         except OSError as error:
             if self.coordinator is not None:
                 self.coordinator.storage_failed(error)
@@ -352,17 +338,18 @@ class Runner:
     def _close(self) -> None:
         if self.workers is not None:
             self.workers.stop()
-        if self.session is None:
+        if self.ledger is None:
             return
         with ExitStack() as last:  # each is called, whatever happens to the others
-            last.callback(self.session.close)
+            last.callback(self.resources.close)
+            last.callback(self.directory.unlock)
             last.callback(self._on_close)
-            last.callback(self.session.ledger.abandon)
-            self._close_ledger(self.session)
+            last.callback(self.ledger.abandon)
+            self._close_ledger(self.ledger)
 
-    def _close_ledger(self, session: Session) -> None:
+    def _close_ledger(self, ledger: Ledger) -> None:
         try:
-            session.ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
+            ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
         except OSError as error:
             if self.coordinator is None:
                 raise storage_failed(self.directory, error) from error
