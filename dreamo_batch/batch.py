@@ -254,17 +254,8 @@ def plan(
     >>> dreamo.plan(jobs, unit_cost="0.03")["action"].tolist()
     ['new', 'duplicate']
     """
-    table = as_frame(table)
-    options = RunOptions(
-        max_cost=max_cost,
-        unit_cost=unit_cost,
-        download=download,
-        fix_images=fix_images,
-        on_ambiguous=on_ambiguous,
-        max_attempts=max_attempts,
-        retry_failed=retry_failed,
-        random_seed=random_seed,
-    )
+    given = locals()
+    table, options = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
     is_known = directory is not None and directory.path.is_dir()
     state, is_copy = read_ledger(directory) if directory is not None and is_known else (State(), False)

@@ -424,11 +424,6 @@ def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFra
     return assembly.assemble(user, prepared.rows, attempts)
 
 
-def n_ambiguous(results: pd.DataFrame) -> int:
-    """Count ambiguous rows."""
-    return int((results[columns.STATUS] == columns.AMBIGUOUS).sum())
-
-
 def _n_workers(max_in_flight: int) -> int:
     return min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
 

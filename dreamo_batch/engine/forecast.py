@@ -151,9 +151,7 @@ class Tally:
             if attempt.output_path is not None and attempt.job_id in self._rows.weights
         )
         self._newest.extend(sorted(saved, key=lambda attempt: attempt.saved_at or 0.0)[-N_NEWEST:])
-        for job_id in self._rows.weights:
-            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
-        for job_id in {attempt.job_id for attempt in state} - self._rows.weights.keys():
+        for job_id in dict.fromkeys((*self._rows.weights, *(attempt.job_id for attempt in state))):
             self._settle(state.deciding(job_id) or Attempt(job_id, 1))
 
     def _count_money(self, before: Attempt | None, after: Attempt) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
-from dreamo_batch.engine.budget import Budget, highest_price, price_of
+from dreamo_batch.engine.budget import Budget, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.refusals import was_forbidden
@@ -31,7 +31,7 @@ from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import aligned, option, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from dreamo_batch.engine.directory import RunDirectory
@@ -139,6 +139,9 @@ def table(
     decisions = {job_id: decide(state.of(job_id), options, run_dir, chosen) for job_id in prepared.jobs}
     for job_id, what in (nearly or {}).items():
         decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {_NEARLY}{what}")
+    for job_id, decision in decisions.items():
+        if decision.action == NEW and job_id in prepared.rephrased:
+            decisions[job_id] = replace(decision, reason=decision.reason + _REPHRASED)
     prices = _price_range(state, money(options.unit_cost))
     rows = [
         _row(job_id, duplicate_of, message, decisions, prices)
@@ -149,7 +152,6 @@ def table(
             strict=True,
         )
     ]
-    rows = [_warned(row, prepared.rephrased) for row in rows]
     frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
     dtypes = columns.dtypes(columns.PLAN) | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)}
     return frame.astype(dtypes)
@@ -262,13 +264,6 @@ def _rephrased_warnings(prepared: Prepared, job_ids: Collection[str]) -> tuple[s
     return (said,) if n else ()
 
 
-def _warned(row: tuple[Any, ...], rephrased: Collection[str]) -> tuple[Any, ...]:
-    action, reason, job_id, *costs = row
-    return (
-        (action, f"{reason}; {REPHRASED}", job_id, *costs) if action == NEW and job_id in rephrased else row
-    )
-
-
 def _completed(attempt: Attempt, options: RunOptions, run_dir: Path | None) -> Decision:
     if not options.download:
         return Decision(REUSE, "completed")
@@ -298,13 +293,8 @@ def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
 def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
     if unit_cost is not None:
         return float(unit_cost), float(unit_cost)
-    prices = _prices(state)
-    missing = float("nan")
-    return float(min(prices, default=missing)), float(highest_price(state) or max(prices, default=missing))
-
-
-def _prices(attempts: Iterable[Attempt]) -> Collection[Decimal]:
-    return [price for attempt in attempts if (price := price_of(attempt)) is not None]
+    prices = [float(price) for attempt in state if (price := price_of(attempt)) is not None] or [math.nan]
+    return min(prices), max(prices)
 
 
 def _row(
@@ -318,12 +308,10 @@ def _row(
         return (INVALID, message, None, 0.0, 0.0)
     if not pd.isna(duplicate_of):
         return (DUPLICATE, f"same job as the row at position {duplicate_of}", job_id, 0.0, 0.0)
-    decision = decisions[job_id]
-    if decision.action in (NEW, IN_FLIGHT):
-        return (decision.action, decision.reason, job_id, *prices)
-    if decision.action == AMBIGUOUS:
-        return (decision.action, decision.reason, job_id, 0.0, prices[1])
-    return (decision.action, decision.reason, job_id, 0.0, 0.0)
+    action, reason = decisions[job_id].action, decisions[job_id].reason
+    low = prices[0] if action in (NEW, IN_FLIGHT) else 0.0
+    high = prices[1] if action in (NEW, IN_FLIGHT, AMBIGUOUS) else 0.0
+    return (action, reason, job_id, low, high)
 
 
 def _parts_of(job: Job, drawn: Collection[str]) -> tuple[object, ...]:

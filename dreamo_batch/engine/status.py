@@ -80,28 +80,47 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
+class _Spoken:
+    """Says how far a run is: at most every 30 s, and when rows first fail or are first in doubt."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = clock()
+        self._is_bad = (False, False)
+        self._said = self._now = ""
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Show a line; `level` as in logging."""
+        raise NotImplementedError
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Say how far it is, if that is due."""
+        self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
+        is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
+        if self._clock() >= self._next_at or not is_bad <= self._is_bad:
+            self._is_bad = is_bad
+            self.close()
+
+    def close(self) -> None:
+        """Say how far it came, unless that was said."""
+        if self._now != self._said:
+            self._next_at = self._clock() + _LINE_EVERY_S
+            self._said = self._now
+            self.say(self._now)
+
+
+class Silent(_Spoken):
     """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pace = _Pace(clock)
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Log how far it is."""
-        if text := self._pace.due(snapshot):
-            logger.info("%s", text)
+        super().__init__(clock)
 
     def say(self, text: str, level: int = logging.INFO) -> None:
         """Log the line."""
         logger.log(level, "%s", text)
 
-    def close(self) -> None:
-        """Log how far it came."""
-        if text := self._pace.rest():
-            logger.info("%s", text)
 
-
-class Lines:
+class Lines(_Spoken):
     """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once."""
 
     def __init__(
@@ -110,24 +129,14 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
     ) -> None:
+        super().__init__(clock)
         self._stream = _usable(sys.stderr)
-        self._pace = _Pace(clock)
-        self._now = now
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Write how far it is, if that is due."""
-        if text := self._pace.due(snapshot):
-            self.say(text)
+        self._date = now
 
     def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
         """Write the line."""
-        self._stream.write(f"{self._now():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
+        self._stream.write(f"{self._date():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
         self._stream.flush()
-
-    def close(self) -> None:
-        """Write how far it came."""
-        if text := self._pace.rest():
-            self.say(text)
 
 
 class Bar:
@@ -258,31 +267,6 @@ class Shown:
         self._shown = None
         del self._ways[0]
         _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
-
-
-class _Pace:
-    """Says when a line about a run is due: at most every 30 s, and when rows first fail or are first in doubt."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next_at = clock()
-        self._is_bad = (False, False)
-        self._said = self._now = ""
-
-    def due(self, snapshot: Snapshot) -> str:
-        self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
-        is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
-        if self._clock() < self._next_at and is_bad <= self._is_bad:
-            return ""
-        self._is_bad = is_bad
-        return self.rest()
-
-    def rest(self) -> str:
-        if self._now == self._said:
-            return ""
-        self._next_at = self._clock() + _LINE_EVERY_S
-        self._said = self._now
-        return self._now
 
 
 def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
