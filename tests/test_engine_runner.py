@@ -73,7 +73,7 @@ class Call:
         self.directory = RunDirectory(folder)
         self.service, self.names, self.options, self.n_workers = service, names, options, n_workers
         self.n_closed = 0
-        self.on_open = lambda _session: None
+        self.on_open = lambda _ledger: None
 
     def close(self) -> None:
         self.n_closed += 1
@@ -227,7 +227,7 @@ def test_a_call_that_is_refused_leaves_the_live_one_running(folder, service):
     service.n_held.acquire(timeout=PATIENCE_S)
     refused = Call(folder, service, "c")
 
-    def refuse(_session) -> None:
+    def refuse(_ledger) -> None:
         raise UsageError("no")
 
     refused.on_open = refuse
@@ -244,7 +244,7 @@ def test_a_call_that_is_refused_closes_the_directory_it_opened(folder, service):
     """Nothing was live: the lock is free once the refusal is told."""
     refused = Call(folder, service, "a")
 
-    def refuse(_session) -> None:
+    def refuse(_ledger) -> None:
         raise UsageError("no")
 
     refused.on_open = refuse
@@ -394,7 +394,7 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     dead.abandon()
 
     def settle(at_work: Runner) -> None:
-        attempt = at_work.open("loopback", SystemClock()).ledger.state.deciding("a")
+        attempt = at_work.open("loopback", SystemClock()).state.deciding("a")
         at_work.settle(effects.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
@@ -416,11 +416,12 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     )
     dead.commit()
     dead.abandon()
-    session = open_ledger(RunDirectory(folder), "loopback", SystemClock())
+    directory = RunDirectory(folder)
+    ledger = open_ledger(directory, "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
-    assert session.ledger.state.deciding("a").error_class == effects.INTERRUPTED
-    session.ledger.close(pending=[])
-    session.close()
+    assert ledger.state.deciding("a").error_class == effects.INTERRUPTED
+    ledger.close(pending=[])
+    directory.unlock()
 
 
 def test_a_directory_that_can_not_be_written_stops_before_the_start(folder, monkeypatch):
@@ -436,7 +437,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     """With a full disk no create leaves, and nothing is in doubt."""
     call = Call(folder, service, "a", "b")
     with monkeypatch.context() as patched:
-        call.on_open = lambda session: patched.setattr(session.ledger._journal, "_write", full)
+        call.on_open = lambda ledger: patched.setattr(ledger._journal, "_write", full)
         patched.setattr("dreamo_batch.engine.ledger.write", full)
         call.start().wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
