@@ -818,7 +818,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for place, name in enumerate(frame.columns):
         column = _plain_dtype(frame.iloc[:, place])
         if name in _LISTED and not _survives(column) and _holds_text(column):
-            column = column.map(_list_as_text).astype(columns.STR)
+            column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
+            column = column.astype(columns.STR) if _survives(column) else column
         if not _survives(column):
             column = pd.Series(
                 [None if is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
