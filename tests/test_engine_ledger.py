@@ -699,6 +699,19 @@ def test_tasks_that_no_file_takes_are_named(robbed, folder, monkeypatch):
     assert robbed.unwritten_tasks() == []
 
 
+def test_a_copy_of_hard_links_leaves_the_original_alone(busy, tmp_path):
+    """As `cp -al` and `rsync --link-dest` make them; whatever is written to the copy, the original stays readable."""
+    copy = shutil.copytree(busy, tmp_path / "copy", copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in busy.iterdir() if path.is_file()}
+    for is_copy in (True, False, False):
+        ledger = opened(copy)
+        assert ledger.is_copy is is_copy
+        ledger.adopt([])
+        ledger.close([])
+    assert {path.name: path.read_bytes() for path in busy.iterdir() if path.is_file()} == before
+    assert stages(reopened(busy).state) == BUSY
+
+
 def test_altered_strays_are_refused(robbed, folder):
     """A line may name a task that was paid for; one that was cut in the middle of a write never counted."""
     answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))

@@ -48,11 +48,14 @@ class End:
 class EndNote:
     """Keeps the note on an open journal's length; if the disk refuses an update, the old note stays."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, n_bytes: int) -> None:
         self._number = number
         self._fd: int | None = None
+        fresh = folder / f".{END_NAME}"  # a copy made of hard links has the old file, too
         with suppress(OSError):
-            self._fd = os.open(folder / END_NAME, os.O_WRONLY | os.O_CREAT, 0o644)
+            self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self.write(n_bytes)
+            fresh.replace(folder / END_NAME)
 
     def write(self, n_bytes: int) -> None:
         """Record the journal's length; the note has a fixed size, so it is overwritten in place."""
@@ -148,8 +151,7 @@ class Journal:
             self._line({"journal": _header_fields(header)})
             self.commit()
             fsync_folder(folder)
-            self._end = EndNote(folder, header.number)
-            self._end.write(self._n_durable_bytes)
+            self._end = EndNote(folder, header.number, self._n_durable_bytes)
         except BaseException:
             self._file.close()
             path.unlink(missing_ok=True)  # it holds nothing, and its number is needed again
