@@ -40,7 +40,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.results import assembly, failure_groups
-from dreamo_batch.results.load import read_state
+from dreamo_batch.results.load import read_state, stored_cap
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import counted, duration, option, same_call
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     import pandas as pd
+    import pyarrow as pa
 
     from dreamo_batch.connect import Service
     from dreamo_batch.engine.checkpoint import StoredTable
@@ -322,7 +323,7 @@ class Call:
     def _finish(self) -> None:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
-        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
+        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state, ledger.closing_table)
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
@@ -357,9 +358,10 @@ class Call:
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
-        state = read_state(self.directory) if self.directory.path.is_dir() else State()
-        if self.inputs.options.cap(state.cap) is None and max_new is None:
+        cap = stored_cap(self.directory)
+        if self.inputs.options.cap(None if cap is None else exact_text(cap)) is None and max_new is None:
             return None
+        state = read_state(self.directory) if self.directory.path.is_dir() else State()
         inputs = self.inputs
         assignment = planning.assignment(
             inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
@@ -418,9 +420,11 @@ def _ask_price_of(client: Client, jobs: Collection[Job]) -> Quote:
         threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 
 
-def results_of(user: pd.DataFrame, prepared: Prepared, state: Any) -> pd.DataFrame:
-    """Lay what the ledger knows beside the user's table."""
-    attempts = to_frame(to_arrow(state, prepared.jobs))
+def results_of(
+    user: pd.DataFrame, prepared: Prepared, state: State, table: pa.Table | None = None
+) -> pd.DataFrame:
+    """Lay what the ledger knows, perhaps as a table already, beside the user's table."""
+    attempts = to_frame(to_arrow(state, prepared.jobs) if table is None else table)
     return assembly.assemble(user, prepared.rows, attempts)
 
 

@@ -77,20 +77,21 @@ class Meta:
     place: str = ""
 
 
-def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> None:
-    """Write the attempts, and a row for each job that was never submitted."""
+def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> pa.Table:
+    """Write the attempts, and a row for each job that was never submitted; return the table."""
     table = to_arrow(state, pending)
     note = asdict(meta) | {_N_ROWS: table.num_rows}
     metadata = {_META: _sealed(json.dumps(note).encode())}
     table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
     pq.write_table(table, path, write_page_checksum=True)
+    return table
 
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     """Return the attempts as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
     never = [job_id for job_id in pending if not state.of(job_id)]
     attempts = list(state)
-    arrays = [pa.array(chain(_cells(attempts, f), _absent(never, f)), f.type) for f in SCHEMA]
+    arrays = [_array(chain(_cells(attempts, f), _absent(never, f)), f) for f in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -137,6 +138,7 @@ def to_state(table: pa.Table) -> State:
 
 
 _STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
+_STAGES: Final = {str(stage): stage for stage in Stage}
 _ATTEMPT_AT: Final = SCHEMA.names.index(columns.ATTEMPT)
 
 
@@ -168,11 +170,18 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
 
 def _cells(attempts: Sequence[Attempt], field: pa.Field) -> Iterable[Any]:
     values = map(attrgetter(field.name), attempts)
-    if field.name in _TIMES:
-        return (None if at is None else round(at * _MICROSECONDS) for at in values)
     if field.name == columns.ATTEMPT:
         return (attempt.attempt if attempt.stage in SUBMITTED else None for attempt in attempts)
     return values
+
+
+def _array(cells: Iterable[Any], field: pa.Field) -> pa.Array:
+    if field.name not in _TIMES:
+        return pa.array(cells, field.type)
+    seconds = np.array(list(cells), dtype=float)
+    is_missing_here = np.isnan(seconds)
+    microseconds = np.rint(np.where(is_missing_here, 0.0, seconds) * _MICROSECONDS).astype(np.int64)
+    return pa.array(microseconds, pa.int64(), mask=is_missing_here).cast(field.type)
 
 
 def _absent(job_ids: Sequence[str], field: pa.Field) -> Iterable[Any]:
@@ -192,7 +201,7 @@ def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
 def _attempt(cells: tuple[Any, ...], state: State) -> Attempt:
     """Build an attempt; one that never reached the service is its job's last and gets the next number."""
     number = cells[_ATTEMPT_AT] or len(state.of(cells[0])) + 1
-    return Attempt(cells[0], number, Stage(cells[_STAGE_AT]), *cells[_STAGE_AT + 1 :])
+    return Attempt(cells[0], number, _STAGES[cells[_STAGE_AT]], *cells[_STAGE_AT + 1 :])
 
 
 _PROBLEMS: Final = "problems"

@@ -296,6 +296,7 @@ class Ledger:
         self._n_since = len(recovered.tail)
         self._unwritten: list[Event] = []
         self._covered_before = recovered.covers
+        self.closing_table: pa.Table | None = None  # what the last checkpoint holds
         here, before = directory.place(), "" if recovered.meta is None else recovered.meta.place
         self.is_copy = not is_same_place(before, here)
         self._place = before if self.is_copy else here
@@ -395,7 +396,7 @@ class Ledger:
             self._cover(self._journal.header.number, pending, is_followed=False)
             self._unwritten.clear()
             raise
-        self._cover(self._journal.header.number, pending, is_followed=False)
+        self.closing_table = self._cover(self._journal.header.number, pending, is_followed=False)
         self._journal.close()
 
     @property
@@ -413,7 +414,7 @@ class Ledger:
         self._place, self.is_copy = self.directory.place(), False
         self.checkpoint(pending)
 
-    def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> None:
+    def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> pa.Table:
         """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
         meta = Meta(
             SCHEMA_VERSION,
@@ -426,7 +427,8 @@ class Ledger:
             place=self._place,
         )
         folder = self.directory.path
-        rotate(folder, lambda path: write(path, self.state, pending, meta))
+        tables: list[pa.Table] = []
+        rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
         self._n_since = 0
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
@@ -434,6 +436,7 @@ class Ledger:
             if number <= self._covered_before:
                 journal.path_of(folder, number).unlink()
         self._covered_before = covered
+        return tables[-1]
 
     def _open_journal(self, number: int, follows: int | None) -> journal.Journal:
         header = journal.Header(

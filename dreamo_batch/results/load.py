@@ -144,7 +144,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
     """Return the cap stored in a run directory, in USD; None if there is no cap, or no directory yet."""
-    return money(read_state(directory).cap) if directory.path.is_dir() else None
+    return money(_recovered(directory).cap) if directory.path.is_dir() else None
 
 
 def read_state(directory: RunDirectory) -> State:
@@ -155,13 +155,20 @@ def read_state(directory: RunDirectory) -> State:
 def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
     """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
     is_worked_on = directory.is_locked()
+    recovered = _recovered(directory)
     try:
-        recovered = ledger.read(directory.path)
         is_copy = recovered.meta is not None and not is_same_place(recovered.meta.place, directory.place())
     except OSError as error:
         raise _unreadable(directory, error) from error
     state = recovered.state()
     return state if is_worked_on else _settled(state), is_copy
+
+
+def _recovered(directory: RunDirectory) -> ledger.Recovered:
+    try:
+        return ledger.read(directory.path)
+    except OSError as error:
+        raise _unreadable(directory, error) from error
 
 
 def _settled(state: State) -> State:
