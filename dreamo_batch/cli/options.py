@@ -56,70 +56,36 @@ def _of_run(keyword: str, kind: Any, default: Any, text: str) -> click.Option:
     return option(flag, type=types.get(kind), metavar=kind, **shown)
 
 
-# Every keyword of `run()` except api_key, client, gateway and progress, with the same names and defaults.
-RUN: Final = {
-    keyword: _of_run(keyword, *rest)
-    for keyword, *rest in (
-        (
-            "base_url",
-            "URL",
-            None,
-            "Address of the service; default: DREAMO_BASE_URL, else the public gateway.",
-        ),
-        ("allow_private_links", bool, False, "Follow links to pictures that lead to private addresses."),
-        ("max_cost", "USD", None, "Spending cap for the run directory. Kept until changed; inf removes it."),
-        (
-            "max_new_cost",
-            "USD",
-            None,
-            "The most this call may spend; not stored. Default: the sum you agree to.",
-        ),
-        (
-            "unit_cost",
-            "USD",
-            None,
-            "Price to reserve per attempt; default: the service's, or the highest so far.",
-        ),
-        (
-            "pilot",
-            "N",
-            None,
-            "With a cap and no known price: first buy up to N attempts, which it can't limit.",
-        ),
-        ("max_in_flight", "N", 8, "Tasks at the service at once."),
-        ("download", bool, True, "Save the pictures, or don't."),
-        ("fix_images", bool, False, "Send corrected copies of pictures that the service would not accept."),
-        (
-            "keep_references",
-            bool,
-            True,
-            "Keep copies of the reference pictures in the run directory, or don't.",
-        ),
-        ("on_invalid", ("raise", "skip"), "raise", "What to do about rows that can't be submitted."),
-        (
-            "on_ambiguous",
-            ("hold", "resubmit"),
-            "hold",
-            "resubmit: submit ambiguous rows again; may pay twice.",
-        ),
-        ("max_attempts", "N", 1, "Attempts per job in all, for failures known to be unbilled."),
-        ("retry_failed", bool, False, "Submit rows that failed before again, once."),
-        (
-            "random_seed",
-            ("record", "service"),
-            "record",
-            "Draw missing seeds here, or leave them to the service.",
-        ),
-        ("task_timeout_s", "SECONDS", 900.0, "How long to wait for a task; the next call asks for it again."),
-        (
-            "adopt_copy",
-            bool,
-            False,
-            "Submit even in a copy of a run directory, whose original may do the same.",
-        ),
-        ("base_dir", "DIR", None, "Folder of relative image paths; default: the table file's."),
-    )
+# Every keyword of `run()` except api_key, client, gateway and progress, with the same defaults: kind, default, help.
+_KEYWORDS: Final[dict[str, tuple[Any, Any, str]]] = {
+    "base_url": ("URL", None, "Address of the service; default: DREAMO_BASE_URL, else the public gateway."),
+    "allow_private_links": (bool, False, "Follow links to pictures that lead to private addresses."),
+    "max_cost": ("USD", None, "Spending cap for the run directory. Kept until changed; inf removes it."),
+    "max_new_cost": ("USD", None, "The most this call may spend; not stored. Default: the sum you agree to."),
+    "unit_cost": (
+        "USD",
+        None,
+        "Price to reserve per attempt; default: the service's, or the highest so far.",
+    ),
+    "pilot": ("N", None, "With a cap and no known price: first buy up to N attempts, which it can't limit."),
+    "max_in_flight": ("N", 8, "Tasks at the service at once."),
+    "download": (bool, True, "Save the pictures, or don't."),
+    "fix_images": (bool, False, "Send corrected copies of pictures that the service would not accept."),
+    "keep_references": (bool, True, "Keep copies of the reference pictures in the run directory, or don't."),
+    "on_invalid": (("raise", "skip"), "raise", "What to do about rows that can't be submitted."),
+    "on_ambiguous": (("hold", "resubmit"), "hold", "resubmit: submit ambiguous rows again; may pay twice."),
+    "max_attempts": ("N", 1, "Attempts per job in all, for failures known to be unbilled."),
+    "retry_failed": (bool, False, "Submit rows that failed before again, once."),
+    "random_seed": (
+        ("record", "service"),
+        "record",
+        "Draw missing seeds here, or leave them to the service.",
+    ),
+    "task_timeout_s": ("SECONDS", 900.0, "How long to wait for a task; the next call asks for it again."),
+    "adopt_copy": (bool, False, "Submit even in a copy of a run directory, whose original may do the same."),
+    "base_dir": ("DIR", None, "Folder of relative image paths; default: the table file's."),
 }
+RUN: Final = {keyword: _of_run(keyword, *declared) for keyword, declared in _KEYWORDS.items()}
 # `retry` uses the stored table, so these are not for it.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 

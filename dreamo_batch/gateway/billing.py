@@ -20,17 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_USD: Final = Decimal("0.0286")
 # Enough digits that sums of floats would show, few enough that one price survives a float.
 SMALLEST_USD: Final = Decimal("1e-10")
-_ASKED: Final = [
-    "digest",
-    "prompt",
-    "seed",
-    "seed_drawn",
-    "width",
-    "height",
-    "use_rephraser",
-    "model",
-    "image",
-]
+_ASKED = ("digest", "prompt", "seed", "seed_drawn", "width", "height", "use_rephraser", "model", "image")
 # More digits than any sum of prices has.
 _EXACT: Final = Context(prec=1000)
 

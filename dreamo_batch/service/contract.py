@@ -185,45 +185,26 @@ MODELS: Final[dict[str, Model]] = {
     )
 }
 
-STATUS_WORDS: Final[dict[str, str]] = {
-    # page, cli, sdk
-    "in_progress": "in_progress",
-    "completed": "completed",
-    "failed": "failed",
-    # used in the family; compared in lower case, with _ for spaces and hyphens
-    "pending": "in_progress",
-    "queued": "in_progress",
-    "in_queue": "in_progress",
-    "processing": "in_progress",
-    "done": "completed",
-    "succeeded": "completed",
-    "success": "completed",
-    "error": "failed",
-    "cancelled": "failed",
-    "canceled": "failed",
-}
+
+def _by_word(**words: tuple[str, ...]) -> dict[str, str]:
+    return {word: state for state, listed in words.items() for word in listed}
+
+
+# The state's own word (page, cli, sdk), and others used in the family; in lower case, with _ for spaces and hyphens.
+STATUS_WORDS: Final = _by_word(
+    in_progress=("in_progress", "pending", "queued", "in_queue", "processing"),
+    completed=("completed", "done", "succeeded", "success"),
+    failed=("failed", "error", "cancelled", "canceled"),
+)
 # Used elsewhere (assumed); for any other word, the output and the error decide.
-STATUS_WORDS_ELSEWHERE: Final[dict[str, str]] = {
-    "submitted": "in_progress",
-    "created": "in_progress",
-    "accepted": "in_progress",
-    "waiting": "in_progress",
-    "starting": "in_progress",
-    "started": "in_progress",
-    "running": "in_progress",
-    "generating": "in_progress",
-    "complete": "completed",
-    "succeed": "completed",
-    "successful": "completed",
-    "finished": "completed",
-    "fail": "failed",
-    "failure": "failed",
-    "expired": "failed",
-    "aborted": "failed",
-    "rejected": "failed",
-    "timeout": "failed",
-    "timed_out": "failed",
-}
+STATUS_WORDS_ELSEWHERE: Final = _by_word(
+    in_progress=(
+        *("submitted", "created", "accepted", "waiting"),
+        *("starting", "started", "running", "generating"),
+    ),
+    completed=("complete", "succeed", "successful", "finished"),
+    failed=("fail", "failure", "expired", "aborted", "rejected", "timeout", "timed_out"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,45 +224,30 @@ class ErrorCode:
 
 ERROR_CODE_DIGITS: Final = 9
 
-ERROR_CODES: Final[dict[str, ErrorCode]] = {
-    row.code: row
-    for row in (
-        ErrorCode("003011001", "Missing prompt", "rejected", True, "Fix the row."),
-        ErrorCode("003011002", "Missing image", "rejected", True, "Fix the row."),
-        ErrorCode("003011003", "Invalid prompt length", "rejected", True, "Shorten the prompt."),
-        ErrorCode("003011004", "Invalid parameter", "rejected", True, "Fix the row."),
-        ErrorCode("003011095", "Internal generation error", "generation_error", True, "Retry a few times."),
-        ErrorCode(
-            "003011096", "Result parsing error", "result_error", False, "Retry on request: it may be billed."
-        ),
-        ErrorCode(
-            "003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."
-        ),
-        ErrorCode(
-            "003011098", "Status check error", "status_error", False, "Retry on request: it may be billed."
-        ),
-        ErrorCode(
-            "003011099", "Task creation error", "creation_error", True, "Retry: nothing was generated."
-        ),
-    )
-}
+_ERROR_CODES: Final = (
+    ErrorCode("003011001", "Missing prompt", "rejected", True, "Fix the row."),
+    ErrorCode("003011002", "Missing image", "rejected", True, "Fix the row."),
+    ErrorCode("003011003", "Invalid prompt length", "rejected", True, "Shorten the prompt."),
+    ErrorCode("003011004", "Invalid parameter", "rejected", True, "Fix the row."),
+    ErrorCode("003011095", "Internal generation error", "generation_error", True, "Retry a few times."),
+    ErrorCode(
+        "003011096", "Result parsing error", "result_error", False, "Retry on request: it may be billed."
+    ),
+    ErrorCode(
+        "003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."
+    ),
+    ErrorCode(
+        "003011098", "Status check error", "status_error", False, "Retry on request: it may be billed."
+    ),
+    ErrorCode("003011099", "Task creation error", "creation_error", True, "Retry: nothing was generated."),
+)
+ERROR_CODES: Final = {row.code: row for row in _ERROR_CODES}
 
-# Only ever in the text of 095, 097 and 099; there is no code of its own (up, sdk).
+# Upstream's codes of moderation, and words; only ever in the text of 095, 097 and 099 (up, sdk).
+_UPSTREAM_MODERATION: Final = (50411, 50412, 50413, 50511, 50512, 50518, 50519, 50520, 50521, 50522)
 MODERATION_WORDS: Final = (
-    "risk not pass",
-    "sensitive",
-    "copyright",
-    "moderation",
-    "50411",
-    "50412",
-    "50413",
-    "50511",
-    "50512",
-    "50518",
-    "50519",
-    "50520",
-    "50521",
-    "50522",
+    *("risk not pass", "sensitive", "copyright", "moderation"),
+    *map(str, _UPSTREAM_MODERATION),
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
