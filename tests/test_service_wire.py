@@ -399,7 +399,7 @@ def test_a_failed_task_without_error_takes_its_words_from_elsewhere():
     ("cost", "expected"),
     [
         ("0.0286", "0.0286"),
-        ("0.0280", "0.0280"),
+        ("0.0280", "0.028"),
         (" 1 ", "1"),
         ("1e-3", "0.001"),
         (".5", "0.5"),
@@ -432,7 +432,7 @@ def test_costs_as_text_are_exact_or_missing(cost, expected):
         ("2.86E-2", "0.0286"),
         ("0.00000001", "0.00000001"),
         ("0", "0"),
-        ("-0.0", "0.0"),
+        ("-0.0", "0"),
         ("-1", None),
         ("NaN", None),
         ("Infinity", None),
