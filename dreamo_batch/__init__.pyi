@@ -48,6 +48,7 @@ from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.ratings import rate, ratings
 from .results.timing import latency, pace, throughput
+from .search import search
 from .service.client import Client
 from .service.failures import Failure
 from .service.messages import Request
@@ -123,6 +124,7 @@ __all__ = [
     "resolve",
     "retry",
     "run",
+    "search",
     "start",
     "status",
     "sweep",

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.results.criteria import Bounded
 
 if TYPE_CHECKING:
     import os
@@ -175,7 +176,7 @@ class _Network:
         return {**self.__dict__, "_session": None}
 
 
-class VectorMetric(ABC):
+class VectorMetric(Bounded, ABC):
     """A metric that compares vectors: each picture is turned into one once, and the vectors are kept.
 
     Attributes

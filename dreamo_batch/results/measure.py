@@ -23,6 +23,7 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results.assembly import folders_of
+from dreamo_batch.results.criteria import Bounded
 from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.results.history import read_results
 
@@ -57,7 +58,7 @@ _NAMELESS: Final = "<lambda>"
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Bounded):
     """A measure of likeness: a function of reference and output that returns a number.
 
     Both pictures are PIL images of mode RGB, upright, each of its own size. Return NaN or None if there is nothing to

@@ -1,0 +1,194 @@
+"""Buy until good: draw seeds for each group of rows, judge the pictures, and stop a group once it has enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.batch import plan, run
+from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
+from dreamo_batch.errors import TableError, UsageError
+from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
+from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
+from dreamo_batch.results.criteria import Criterion, written
+from dreamo_batch.results.measure import Metric, measure, read_metric
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from dreamo_batch.engine.plan import Plan
+
+_ACCEPTED: Final = "accepted"
+_OPTIONS_OF_PLAN: Final = ("max_cost", "unit_cost", "fix_images", "max_attempts", "base_dir")
+
+
+def search(
+    jobs: pd.DataFrame,
+    run_dir: str | os.PathLike[str],
+    *,
+    accept: Criterion | str | Callable[..., Any],
+    per: str | Sequence[str] = "prompt",
+    keep: int = 2,
+    max_attempts_each: int = 8,
+    max_cost: float | str,
+    plan_only: bool = False,
+    **options: Any,
+) -> pd.DataFrame:
+    """Buy pictures until each group has enough good ones.
+
+    Seeds are drawn, round by round: first as many tries per group as pictures are wanted, then as many as are still
+    missing, until the group has them or its tries are used up. Every try is an ordinary row and an ordinary job of
+    the run directory. The same call again resumes: what was bought is judged and never bought again.
+
+    Parameters
+    ----------
+    jobs : pandas.DataFrame
+        Rows without seeds, as for `run`. Where a group has several rows, they take turns.
+    run_dir : path-like
+        The run directory.
+    accept : Criterion, str or callable
+        What a good picture is: ``metric >= 0.8`` of a `Metric` or one of `metrics`; the same as text with the name of
+        a built-in metric (``"appearance >= 0.8"``); or a function of reference and output, as for `Metric`, that
+        returns whether the picture is good.
+    per : str or sequence of str
+        Columns whose values make the groups.
+    keep : int
+        Good pictures wanted per group.
+    max_attempts_each : int
+        Tries per group at most; failed ones count.
+    max_cost : float, str or Decimal
+        Cap in USD on everything ever spent in the directory.
+    plan_only : bool
+        Send nothing, and return the plan of the worst case: every group uses up its tries.
+    **options
+        Any other option of `run`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The results of all tries, as `run` returns them, with the columns `search_try` (number of the try in its group,
+        from 1), the metric's value, and `accepted`. With `plan_only`, a plan.
+
+    Raises
+    ------
+    UsageError
+        If an option can't be used, a row has a seed, or the jobs have one of the new columns. Nothing was sent.
+    TableError, InvalidTable, BudgetReached, RunStopped
+        As `run` raises them. Pictures bought until then are kept; the same call goes on.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["a beach", "snow"], size="512x512", use_rephraser=False)
+    >>> run_dir = tempfile.mkdtemp()
+    >>> def wide(reference, output):
+    ...     return output.width >= 512
+    >>> found = dreamo.search(
+    ...     jobs, run_dir, accept=wide, keep=1, max_attempts_each=3, max_cost=1, gateway="local", progress=False
+    ... )
+    >>> found[["prompt", "search_try", "accepted"]].values.tolist()
+    [['a beach', 1, True], ['snow', 1, True]]
+    """
+    for name, value in (("keep", keep), ("max_attempts_each", max_attempts_each)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise UsageError(f"{name}={value!r}: expected a whole number of at least 1.")
+    if max_attempts_each < keep:
+        raise UsageError(f"max_attempts_each={max_attempts_each} can't give keep={keep} pictures; raise it.")
+    wanted = _criterion(accept)
+    tries = _all_tries(jobs, [per] if isinstance(per, str) else list(per), max_attempts_each, wanted)
+    passed: dict[str, Any] = {name: options[name] for name in _OPTIONS_OF_PLAN if name in options}
+    _refuse_equal_rows(jobs, passed)
+    planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **passed)
+    if plan_only:
+        return planned
+    n_wanted = np.maximum(keep, _n_known(planned, tries))
+    while True:
+        is_wanted = tries.numbers <= n_wanted[tries.groups]
+        done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
+        judged = _judge(done, wanted, progress=options.get("progress", True))
+        n_good = np.bincount(
+            tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
+        ).astype(int)
+        more = np.minimum(max_attempts_each, n_wanted + np.maximum(0, keep - n_good))
+        if (more == n_wanted).all():
+            return judged
+        n_wanted = more
+
+
+class _Tries:
+    """Every try that a search may make: a row each, its group, and its number within the group."""
+
+    def __init__(self, table: pd.DataFrame, groups: np.ndarray, numbers: np.ndarray) -> None:
+        self.table = table
+        self.groups = groups
+        self.numbers = numbers
+
+
+def _criterion(accept: Any) -> Criterion:
+    if isinstance(accept, str):
+        accept = written(accept)
+    if isinstance(accept, Criterion):
+        return replace(accept, metric=read_metric(accept.metric))
+    if not callable(accept):
+        raise UsageError(f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function.')
+    judge = accept
+    is_good = Metric("is_good", lambda reference, output: float(bool(judge(reference, output))))
+    return Criterion(is_good, ">=", 1.0)
+
+
+def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterion) -> _Tries:
+    table, _ = recognised(as_frame(jobs))
+    table = table[user_columns(table)]
+    new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
+    if taken := [name for name in new if name in table]:
+        raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
+    absent = [name for name in per if name not in table]
+    if absent or not per:
+        raise UsageError(f"per={per!r}: the jobs have no column {(absent or [''])[0]!r}.")
+    if columns.SEED in table and not all(map(_is_open, table[columns.SEED])):
+        raise UsageError("search draws the seeds: leave out the column seed, or leave it empty.")
+    if not len(table):
+        raise TableError("The table has no rows to search for.")
+    keys = table[per].astype(object).map(lambda cell: None if is_missing(cell) else str(cell))
+    groups = keys.groupby(per, sort=False, dropna=False).ngroup().to_numpy()
+    rows = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
+    # Try after try within a group, so that a shorter search draws the same seeds as a longer one.
+    order = np.concatenate([of_group[np.arange(n_each) % len(of_group)] for of_group in rows])
+    numbers = np.tile(np.arange(1, n_each + 1), len(rows))
+    whole = table.iloc[order].assign(**{columns.SEARCH_TRY: pd.array(numbers, dtype=columns.INT)})
+    return _Tries(whole, groups[order], numbers)
+
+
+def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
+    """Refuse rows of the same job: the seeds drawn for one would depend on how many tries the other has made."""
+    actions = plan(as_frame(jobs).assign(**{columns.SEED: 1}), **options)[columns.ACTION]
+    if (actions == DUPLICATE).any():
+        label = actions.index[(actions == DUPLICATE).to_numpy().argmax()]
+        raise UsageError(
+            f"Row {label!r} is the same job as an earlier row. Drop one, or tell them apart by replicate."
+        )
+
+
+def _is_open(cell: Any) -> bool:
+    return is_missing(cell) or is_blank(cell) or read_integer(cell).value == -1
+
+
+def _n_known(planned: pd.DataFrame, tries: _Tries) -> np.ndarray:
+    """Return how many tries of each group earlier calls made."""
+    is_known = ~planned[columns.ACTION].isin([NEW, INVALID, DUPLICATE]).to_numpy()
+    n_known = np.zeros(int(tries.groups.max()) + 1, int)
+    np.maximum.at(n_known, tries.groups[is_known], tries.numbers[is_known])
+    return n_known
+
+
+def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataFrame:
+    measured = measure(done, wanted.metric, progress=progress)
+    name = wanted.metric.name
+    good = [wanted(None if is_missing(value) else float(value)) for value in measured[name]]
+    return done.assign(**{name: measured[name].array, _ACCEPTED: pd.array(good, dtype=columns.BOOL)})

@@ -1,0 +1,200 @@
+"""Buying until good: groups stop early, every try is an ordinary row, and the same call resumes."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from tests.fakes import picture
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    return dreamo.sweep(
+        image=str(tmp_path / "a.png"),
+        prompt=["a fox", "an owl", "a hare"],
+        size="512x512",
+        use_rephraser=False,
+    )
+
+
+@pytest.fixture
+def gateway():
+    with dreamo.LocalGateway(engine="flat", price="0.01") as running:
+        yield running
+
+
+def reddish(reference, output):
+    """About one of three plain pictures."""
+    red, green, blue = output.getpixel((9, 9))
+    return red > green and red > blue
+
+
+def always(*_pictures):
+    return True
+
+
+def never(*_pictures):
+    return False
+
+
+def search(jobs, run_dir, gateway, **options):
+    client = dreamo.Client(gateway.api_key, gateway.base_url)
+    defaults = {"accept": reddish, "keep": 2, "max_attempts_each": 8, "max_cost": 5}
+    return dreamo.search(jobs, run_dir, **defaults | options, client=client, progress=False)
+
+
+def n_good(found):
+    return found.groupby("prompt", sort=False)["accepted"].sum().astype(int)
+
+
+def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
+    """Each has its pictures, or has used up its tries, and no group goes on after that."""
+    found = search(jobs, tmp_path / "run", gateway)
+    for _, group in found.groupby("prompt"):
+        good, tries = group["accepted"].to_numpy(dtype=bool), group["search_try"].tolist()
+        assert tries == list(range(1, len(group) + 1))
+        assert good.sum() >= 2 or len(group) == 8
+        assert good[:-1].sum() < 2 or good.sum() == 2
+    assert len(gateway.invoice()) == len(found) < 24
+    assert found["seed_sent"].is_unique
+    assert (found["status"] == "completed").all()
+    assert dreamo.costs(tmp_path / "run", by="prompt")["attempts"].sum() == len(found)
+
+
+def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path):
+    """And more is bought only when more is wanted; what is there counts."""
+    found = search(jobs, tmp_path / "run", gateway)
+    again = search(jobs, tmp_path / "run", gateway)
+    pd.testing.assert_frame_equal(found[["job_id", "accepted"]], again[["job_id", "accepted"]])
+    n_before = len(gateway.invoice())
+    assert n_before == len(found)
+    more = search(jobs, tmp_path / "run", gateway, keep=3, max_attempts_each=12)
+    assert set(found["job_id"]) <= set(more["job_id"])
+    assert len(gateway.invoice()) == len(more) >= n_before
+    assert (n_good(more) >= n_good(found)).all()
+
+
+def test_the_cap_stops_it_and_a_higher_one_goes_on(jobs, gateway, tmp_path):
+    """Nothing is bought twice."""
+    with pytest.raises(dreamo.BudgetReached):
+        search(jobs, tmp_path / "run", gateway, accept=never, max_cost=0.04)
+    assert len(gateway.invoice()) == 4
+    found = search(jobs, tmp_path / "run", gateway, accept=never, max_cost=5)
+    assert len(gateway.invoice()) == len(found) == 24
+    assert not found["accepted"].any()
+
+
+def test_the_plan_shows_the_worst_case(jobs, gateway, tmp_path):
+    """All tries of all groups, and nothing is sent; what was bought is reused."""
+    planned = search(jobs, tmp_path / "run", gateway, plan_only=True)
+    assert planned["action"].value_counts().loc["new"] == 24
+    priced = dreamo.search(
+        jobs,
+        tmp_path / "run",
+        accept=reddish,
+        max_cost=5,
+        plan_only=True,
+        unit_cost="0.01",
+        max_attempts_each=4,
+    )
+    assert priced["cost_high_usd"].sum() == pytest.approx(0.12)
+    assert gateway.invoice() == []
+    found = search(jobs, tmp_path / "run", gateway)
+    planned = search(jobs, tmp_path / "run", gateway, plan_only=True)
+    assert planned["action"].value_counts().loc["reuse"] == len(found)
+
+
+def test_failed_tries_count_and_are_not_accepted(jobs, tmp_path):
+    """A group whose tries fail goes on with others."""
+    with dreamo.LocalGateway(
+        engine="flat", faults={"script": {"create": ["fail_moderation"] * 3}}
+    ) as gateway:
+        found = search(
+            jobs,
+            tmp_path / "run",
+            gateway,
+            accept=always,
+            keep=1,
+            max_attempts_each=2,
+        )
+    assert found["status"].value_counts().to_dict()["failed"] == 3
+    assert n_good(found).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("bound", ["appearance >= 0", " appearance > 0 ", "colour <= 1"])
+def test_bounds_are_written_as_text(jobs, gateway, tmp_path, bound):
+    """With the name of a built-in metric, whose values stand in the results."""
+    found = search(jobs, tmp_path / "run", gateway, accept=bound, keep=1)
+    assert found["accepted"].tolist() == [True] * 3
+    assert found[bound.split()[0]].between(0, 1).all()
+
+
+def test_a_metric_with_a_bound_decides(jobs, gateway, tmp_path):
+    """`metric >= 0.5` of one's own metric; what it can't measure is not accepted."""
+    seen = []
+
+    def share(reference, output):
+        seen.append(output.size)
+        return None if len(seen) % 2 else 0.7
+
+    metric = dreamo.Metric("share", share, version="1")
+    found = search(jobs, tmp_path / "run", gateway, accept=metric >= 0.5, keep=1, max_attempts_each=3)
+    assert (found["share"].eq(0.7) == found["accepted"]).all()
+    assert (
+        search(jobs, tmp_path / "other", gateway, accept=metric < 0.5, keep=1, max_attempts_each=1)[
+            "accepted"
+        ].sum()
+        == 0
+    )
+    for wrong in ("high", None, float("nan")):
+        with pytest.raises(dreamo.UsageError, match="is a number"):
+            assert metric >= wrong
+    with pytest.raises(dreamo.UsageError, match="no yes or no"):
+        assert 0.2 <= metric <= 0.8
+
+
+def test_rows_of_a_group_take_turns(jobs, gateway, tmp_path):
+    """Two sizes of each prompt are tried alternately; labels come back."""
+    both = pd.concat([jobs, jobs.assign(size="768x512")]).set_axis(list("abcdef"))
+    found = search(both, tmp_path / "run", gateway, accept=never, max_attempts_each=3, keep=1)
+    fox = found[found["prompt"] == "a fox"]
+    assert fox["size"].tolist() == ["512x512", "768x512", "512x512"]
+    assert fox.index.tolist() == ["a", "d", "a"]
+    assert fox["seed_sent"].is_unique
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"seed": 5}, {}, "draws the seeds"),
+        ({"accepted": True}, {}, "column 'accepted'"),
+        ({"search_try": 1}, {}, "column 'search_try'"),
+        ({}, {"per": "mood"}, "no column 'mood'"),
+        ({}, {"keep": 0}, "at least 1"),
+        ({}, {"keep": 9}, "raise it"),
+        ({}, {"max_attempts_each": 2.5}, "whole number"),
+        ({}, {"accept": "appearance"}, "Can't read 'appearance'"),
+        ({}, {"accept": "beauty >= 1"}, "isn't a metric"),
+        ({}, {"accept": 0.8}, "expected metric >= 0.8"),
+        ({"prompt": "a fox", "scene": ["x", "y", "z"]}, {"per": "scene"}, "same job as an earlier row"),
+    ],
+)
+def test_what_can_not_be_searched_is_refused_before_anything_is_sent(
+    jobs, tmp_path, change, options, message
+):
+    """The directory isn't even made."""
+    defaults = {"accept": never, "max_cost": 1}
+    with pytest.raises(dreamo.UsageError, match=message):
+        dreamo.search(jobs.assign(**change), tmp_path / "run", gateway="local", **defaults | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_seeds_are_no_seeds(jobs, gateway, tmp_path):
+    """-1 and missing mean a drawn one, here as everywhere."""
+    found = search(
+        jobs.assign(seed=pd.array([-1, None, None], dtype="Int64")), tmp_path / "run", gateway, keep=1
+    )
+    assert found["seed_sent"].gt(0).all()
