@@ -64,13 +64,14 @@ def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
     assert dreamo.costs(tmp_path / "run", by="prompt")["attempts"].sum() == len(found)
 
 
-def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path):
+def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path, caplog):
     """And more is bought only when more is wanted; what is there counts."""
     found = search(jobs, tmp_path / "run", gateway)
     again = search(jobs, tmp_path / "run", gateway)
     pd.testing.assert_frame_equal(found[["job_id", "accepted"]], again[["job_id", "accepted"]])
     n_before = len(gateway.invoice())
     assert n_before == len(found)
+    assert "nearly equal" not in caplog.text
     more = search(jobs, tmp_path / "run", gateway, keep=3, max_attempts_each=12)
     assert set(found["job_id"]) <= set(more["job_id"])
     assert len(gateway.invoice()) == len(more) >= n_before

@@ -203,7 +203,7 @@ def _row_warnings(
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
-    """Find jobs never submitted that nearly equal one of the last table that was, and say how they differ."""
+    """Find jobs never submitted that nearly equal one that was and has left the table, and say how they differ."""
     fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
     if jobs_path is None or not fresh or not any(True for _ in state):
         return {}
@@ -211,7 +211,11 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         last = checkpoint.read_jobs(jobs_path)
     except DirectoryError:
         return {}
-    bought = {_parts_of(job, last.drawn): job for job in last.prepared.jobs.values() if state.of(job.job_id)}
+    bought = {
+        _parts_of(job, last.drawn): job
+        for job_id, job in last.prepared.jobs.items()
+        if state.of(job_id) and job_id not in prepared.jobs
+    }
     found = ((job, bought.get(_parts_of(job, prepared.drawn))) for job in fresh)
     return {job.job_id: _differs(job, other) for job, other in found if other is not None}
 
