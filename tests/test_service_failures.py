@@ -553,3 +553,47 @@ def test_what_waiting_does_not_mend_is_told_with_what_to_set(inner, cause, words
     failure = failures.from_exception("create", requests.ConnectionError(inner), was_sent=False)
     assert (failure.kind, failure.cause) == (TRANSIENT, cause)
     assert words in str(failure)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"type": "insufficient_quota", "code": None, "message": "quota"}},
+        {"message": "The account does not have enough balance"},
+        {"message": "You don't have enough credits"},
+        {"message": "Billing hard limit has been reached"},
+        {"message": "Monthly spending limit reached"},
+        {"message": "Please top up your account"},
+        {"errors": [{"message": "Insufficient credits"}]},
+    ],
+)
+@pytest.mark.parametrize("status", [400, 403, 429])
+def test_no_credit_is_the_accounts_however_it_is_said(status, body):
+    """Also as a type, in a list, and with a rate limit's status."""
+    failure = from_response("create", status, {}, json.dumps(body).encode())
+    assert (failure.kind, failure.error_class) == (FailureKind.STOP, "no_credit")
+
+
+def test_a_quoted_prompt_says_nothing_about_the_credit():
+    """The row is refused, and not the account."""
+    said = b'{"message": "invalid prompt: \'a man with no balance\', it isn\'t allowed"}'
+    assert from_response("create", 400, {}, said).kind is FailureKind.PERMANENT
+
+
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [(407, "unreachable"), (410, "not_offered"), (421, "not_offered"), (426, "not_offered")],
+)
+def test_what_stands_between_fails_no_row(status, error_class):
+    """A proxy that wants a password, an address that is gone: nothing was submitted."""
+    failure = from_response("create", status, {}, b"<html>")
+    assert (failure.kind, failure.error_class) == (FailureKind.STOP, error_class)
+    assert ("HTTPS_PROXY" in str(failure)) == (status == 407)
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"), [("120s", 120), ("5, 5", 5), (" 2.5 seconds ", 2.5), ("soon", None)]
+)
+def test_a_wait_may_carry_a_unit_or_come_twice(value, wait_s):
+    """Proxies join two headers of one name with a comma."""
+    assert failures.read_wait({"Retry-After": value}, b"", now=0) == wait_s

@@ -746,3 +746,34 @@ def test_a_price_in_another_currency_is_no_price(currency):
     task = read(usage={"cost": "5", "currency": currency})
     assert (task.cost, task.is_cost_unreadable) == (None, True)
     assert read(usage={"cost": "5", "currency": "usd"}).cost == "5"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"usage": {"cost": "0.03 USD"}},
+        {"usage": {"cost": "$0.03", "unit": "USD"}},
+        {"usage": None, "cost": "0.03"},
+        {"usage": {}, "billing": {"cost": 0.03}},
+        {"usage": {"quantity": 1}, "metadata": {"cost": 0.03}},
+        {"usage": ..., "error": {"message": "x", "usage": {"cost": "0.03"}}},
+        {"usage": ..., "output": [{"content": [], "usage": {"cost": "0.03"}}]},
+    ],
+)
+@pytest.mark.parametrize("status", ["failed", "completed"])
+def test_a_cost_is_found_beside_the_documented_place(status, places):
+    """It is spent money, also if the task failed."""
+    task = read(status=status, **places)
+    assert (task.cost, task.is_cost_unreadable) == ("0.03", False)
+
+
+def test_a_cost_in_another_unit_is_none():
+    """Credits are no USD, whatever their key is called."""
+    task = read(usage={"cost": "3", "unit": "credits"})
+    assert (task.cost, task.is_cost_unreadable) == (None, True)
+
+
+@pytest.mark.parametrize("error", ["none", "null", "OK", "no error", [], {}, False, 0])
+def test_an_error_that_says_there_is_none_is_none(error):
+    """A picture that was paid for isn't thrown away because of it."""
+    assert (read(error=error).status, read(error=error).error) == ("completed", None)

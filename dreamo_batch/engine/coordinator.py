@@ -66,6 +66,7 @@ _REFUSALS: Final = {
     failures.FORBIDDEN: "The service refused access several times in a row",
     failures.NO_CREDIT: "The account has no credit",
     failures.NOT_OFFERED: "The service offers no image generation at this address",
+    failures.UNREACHABLE: "The proxy refused access",
 }
 _SAME: Final = {
     "output_url": "the service returned the same picture link for both",

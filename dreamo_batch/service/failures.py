@@ -160,9 +160,30 @@ _NO_CREDIT: Final = re.compile(
     r"(balance|credits?|quota|funds)(?![a-z])"
     r"|(balance|credits?|quota|funds)\W+(is|are|was|were|has been|have been)?\W*"
     r"(insufficient|not enough|too low|exhausted|used up|depleted)"
+    r"|(n['\u2019]t|not) have enough (available |remaining )?(balance|credits?|quota|funds)"
+    r"|(billing|spending|credit)[ _-](hard |soft )?limit|payment[ _-]required|top[ -]up your|recharge your"
     r"|exceeded your current quota|arrears|arrearage|overdue[ _-]?(payment|balance|bill)|account[ _-]?overdue"
     r"|余额不足|额度不足|欠费",
     re.IGNORECASE,
+)
+# A message may quote the prompt.
+_QUOTED: Final = re.compile(
+    r"(?<!\w)(?:'.{2,}?'|\".{2,}?\"|\u201c.{2,}?\u201d|\u2018.{2,}?\u2019|`.{2,}?`)(?!\w)", re.DOTALL
+)
+# Neither passed anything on.
+_CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
+    HTTPStatus.TOO_MANY_REQUESTS: (FailureKind.TRANSIENT, RATE_LIMITED),
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
+}
+# Answers to a create that mean a wrong address.
+_NOT_HERE: Final = frozenset(
+    {
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.GONE,
+        HTTPStatus.MISDIRECTED_REQUEST,
+        HTTPStatus.UPGRADE_REQUIRED,
+    }
 )
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(code for code, row in ERROR_CODES.items() if row.error_class == REJECTED)
@@ -186,6 +207,7 @@ def from_response(
         retry_after_s=read_wait(headers, body, now=now),
         excerpt=messages.excerpt(body) or None,
         is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
+        cause="proxy" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else None,
     )
 
 
@@ -228,8 +250,8 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
             return _judge_refusal(refusal)
     if operation == "fetch" and _is_not_found(status, said):
         return FailureKind.PERMANENT, TASK_NOT_FOUND
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return FailureKind.TRANSIENT, RATE_LIMITED
+    if status in _CLEAR:
+        return _CLEAR[status]
     if operation in ("create", "precharge") and not is_success and said.code in _REJECTIONS:
         return FailureKind.PERMANENT, REJECTED
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
@@ -254,7 +276,7 @@ def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple
         return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     if operation == "fetch":
         return FailureKind.TRANSIENT, REJECTED
-    if operation == "create" and status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+    if operation == "create" and status in _NOT_HERE:
         return FailureKind.STOP, NOT_OFFERED
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
@@ -283,7 +305,8 @@ def _says_no_credit(said: ServiceMessage) -> bool:
     if said.code in _REJECTIONS:
         return False  # it may quote the prompt
     is_code = messages.code_number(said.code) in NO_CREDIT_CODES.value
-    return is_code or any(_NO_CREDIT.search(words) for words in (said.code or "", said.message or ""))
+    words = (said.code or "", _QUOTED.sub("", said.message or ""))
+    return is_code or any(_NO_CREDIT.search(one) for one in words)
 
 
 def _says_moderation(said: ServiceMessage) -> bool:
@@ -326,6 +349,10 @@ def _phrase(status: int) -> str:
 # How long to wait
 
 WAIT_MAX_S: Final = 24 * 3600.0
+# Some write a unit, and proxies join two headers with a comma.
+_SECONDS: Final = re.compile(
+    r"^\s*([0-9.]+)\s*(?:s|sec|secs|seconds?)?\s*(?:,\s*[0-9.]+\s*)?$", re.IGNORECASE
+)
 _SECOND_KEYS: Final = ("retry_after", "retryAfter", "retry-after", "retry_after_s", "retry_after_seconds")
 _MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 _WAIT_KEYS: Final = ((_SECOND_KEYS, 1), (_MILLISECOND_KEYS, 1000))
@@ -337,7 +364,7 @@ def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float |
     wait_ms = messages.number(lowered.get("retry-after-ms"))
     wait_s = None if wait_ms is None else wait_ms / 1000
     if wait_s is None:
-        wait_s = messages.number(lowered.get("retry-after"))
+        wait_s = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
     if wait_s is None and (until := _http_date(lowered.get("retry-after"))) is not None:
         server_now = _http_date(lowered.get("date"))
         wait_s = until - (now if server_now is None else server_now)

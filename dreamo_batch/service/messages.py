@@ -41,6 +41,7 @@ _MILLISECONDS_FROM: Final = 1e11
 _CODE_BELOW: Final = 10**12
 _CODE_KEYS: Final = ("error_code", "code")
 _MESSAGE_KEYS: Final = ("error_message", "message", "msg", "detail", "reason", "error")
+_NO_ERROR_WORDS: Final = frozenset({"none", "null", "nil", "ok", "success", "no error", "false"})
 _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
 
 
@@ -179,14 +180,16 @@ def _bare_message(value: Any) -> ServiceMessage | None:
     if code_number(code) is not None:
         return ServiceMessage(code, None) if code_number(code) else None
     words = _words(value)
-    return ServiceMessage(None, words) if words else None
+    return ServiceMessage(None, words) if words and words.lower() not in _NO_ERROR_WORDS else None
 
 
 def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the places of an error, inner ones first: an outer code often repeats the HTTP status."""
-    for key in ("error", "status", "detail"):
-        if isinstance(payload.get(key), dict):
-            yield payload[key]
+    for key in ("error", "status", "detail", "errors"):
+        value = payload.get(key)
+        first = value[0] if isinstance(value, list) and value and key == "errors" else value
+        if isinstance(first, dict):
+            yield first
     bare = _bare_message(payload.get("error")) if not isinstance(payload.get("error"), dict) else None
     yield {"code": bare.code} if bare else {}
     yield payload
@@ -203,7 +206,14 @@ def _bare(code: Any) -> str:
 
 def _code_in(source: dict[str, Any]) -> str | None:
     codes = (code_text(source.get(key)) for key in _CODE_KEYS)
-    return next((code for code in codes if code and code_number(code) != 0), None)
+    code = next((code for code in codes if code and code_number(code) != 0), None)
+    kind = text(source.get("type"))
+    return code or (kind if kind and _is_error_type(kind) else None)
+
+
+def _is_error_type(kind: str) -> bool:
+    """Return whether a type names an error, such as `insufficient_quota`; others are `image`, a URL, ..."""
+    return kind.lower().startswith("insufficient") or kind.lower().endswith("_error")
 
 
 def _words(value: Any) -> str | None:
@@ -233,6 +243,7 @@ _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
 _WORDS: Final = STATUS_WORDS_ELSEWHERE | STATUS_WORDS
 _ID_KEYS: Final = ("id", "task_id")
+_USD: Final = re.compile(r"^\s*(?:US)?\$\s*|^\s*USD\s+|\s*(?:USD|US\$|\$)\s*$", re.IGNORECASE)
 _ECHOED: Final = ("seed", "width", "height", "prompt")
 _CUT_FROM: Final = 20  # characters of a prompt that may have been cut off
 
@@ -316,8 +327,9 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), message_in(answer.get("error"))
     pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
-    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
-    is_cost_unreadable = _is_cost_unreadable(answer.get("usage"))
+    usage = _usage(answer)
+    is_cost_unreadable = _is_cost_unreadable(usage)
+    usage = usage if isinstance(usage, dict) else {}
     has_output = word == "completed" or (word is None and bool(pictures))
     is_contradictory = has_output and error is not None
     has_failed = word == "failed" or is_contradictory or (word is None and error is not None)
@@ -328,7 +340,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         urls=tuple(pictures),
         sizes=tuple(size for size, _ in pictures.values()),
         job_ids=tuple(job_id for _, job_id in pictures.values()),
-        cost=None if is_cost_unreadable else decimal_text(usage.get("cost")),
+        cost=None if is_cost_unreadable else _usd(usage.get("cost")),
         discount=text(usage.get("discount")) or number_text(usage.get("discount")),
         error=error or (message_in(answer) if has_failed else None),
         created_at=unix_time(answer.get("created_at")),
@@ -406,11 +418,29 @@ def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
     return not task.is_cost_unreadable and is_whole[task.status] and not task.is_completed_with_error
 
 
+def _usage(answer: dict[str, Any]) -> Any:
+    """Find what tells the cost: documented as `usage`, and looked for elsewhere if that has none."""
+    usage = answer.get("usage")
+    if usage not in (None, "", {}) and not (isinstance(usage, dict) and "cost" not in usage):
+        return usage
+    error, output = answer.get("error"), answer.get("output")
+    groups = output if isinstance(output, list) else [output]
+    inside = [part.get("usage") for part in (error, *groups) if isinstance(part, dict)]
+    places = (answer.get("billing"), *inside, answer.get("metadata"), answer)
+    found = (place for place in places if isinstance(place, dict) and place.get("cost") not in (None, ""))
+    return next(found, usage)
+
+
+def _usd(cost: Any) -> str | None:
+    """Read an amount in USD, with or without its sign."""
+    return decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
+
+
 def _is_cost_unreadable(usage: Any) -> bool:
     if not isinstance(usage, dict):
         return usage not in (None, "")
     cost = usage.get("cost")
-    is_amount = decimal_text(cost) is not None and is_usd(text(usage.get("currency")))
+    is_amount = _usd(cost) is not None and is_usd(text(usage.get("currency")) or text(usage.get("unit")))
     return cost not in (None, "") and not is_amount
 
 
