@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +33,20 @@ class Gateway:
 @contextmanager
 def gateway(**options: Any) -> Iterator[Gateway]:
     """Run a gateway with the flat engine and these options until the block ends."""
-    command = [sys.executable, "-c", _SERVE, json.dumps({"engine": "flat", **options})]
+    with _served("-c", _SERVE, json.dumps({"engine": "flat", **options})) as served:
+        yield served
+
+
+@contextmanager
+def instant_service() -> Iterator[Gateway]:
+    """Run the service of `instant.py` until the block ends."""
+    with _served(str(Path(__file__).with_name("instant.py"))) as served:
+        yield served
+
+
+@contextmanager
+def _served(*arguments: str) -> Iterator[Gateway]:
+    command = [sys.executable, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield Gateway(**json.loads(process.stdout.readline()))
