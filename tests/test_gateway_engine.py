@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+import dreamo_batch as dreamo
 from dreamo_batch.gateway.pictures import (
     DrawRequest,
     banner,
@@ -308,7 +311,7 @@ def test_pictures_between_a_bomb_and_the_limit_are_refused():
 
 def test_unknown_engines_are_refused_with_the_names_there_are():
     """A typo is answered with the choices."""
-    with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview\."):
+    with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview, or package.module:Class\."):
         engine_named("preveiw")
 
 
@@ -317,3 +320,98 @@ def test_unknown_engines_are_refused_with_the_names_there_are():
 def test_odd_prompts_are_painted(engine, prompt):
     """Empty, broken, foreign and very long prompts get pictures too."""
     assert painted(replace(REQUEST, prompt=prompt, seed=-1), engine=engine).size == (512, 512)
+
+
+class Counting:
+    """An engine of the user's: batches of up to four, on one thread, with a model that is loaded first."""
+
+    name = "counting"
+    batch_size = 4
+    device = "cpu"
+
+    def __init__(self):
+        self.batches, self.is_warm, self.threads = [], False, set()
+
+    def warm_up(self):
+        self.is_warm = True
+
+    def generate_batch(self, requests, references):
+        assert self.is_warm
+        assert {len(of_one) for of_one in references} == {1}
+        self.threads.add(threading.get_ident())
+        self.batches.append([(request.width, request.height) for request in requests])
+        time.sleep(0.05)
+        if any(request.prompt == "broken" for request in requests):
+            raise RuntimeError("out of memory")
+        return [encoded(Image.new("RGB", (r.width, r.height), "red"), "WEBP") for r in requests]
+
+
+class Single:
+    """The least that an engine needs."""
+
+    name = "single"
+
+    def generate(self, request, reference):
+        assert reference == MASCOT
+        return encoded(Image.new("RGB", (request.width, request.height)), "PNG")
+
+
+def test_an_engine_gets_batches_of_one_size(tmp_path):
+    """From one thread, and its pictures reach their rows."""
+    engine = Counting()
+    jobs = dreamo.sweep(
+        image="data/mascot.png",
+        prompt="a fox",
+        seed=range(1, 9),
+        size=["512x512", "768x512"],
+        use_rephraser=False,
+    )
+    with dreamo.LocalGateway(engine=engine) as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, max_in_flight=16, progress=False)
+    assert set(done["status"]) == {"completed"}
+    assert done["output_path"].str.endswith(".webp").all()
+    sizes = done["output_width"].astype(str) + "x" + done["output_height"].astype(str)
+    assert (sizes == done["size"]).all()
+    assert all(len(set(batch)) == 1 and len(batch) <= 4 for batch in engine.batches)
+    assert sum(map(len, engine.batches)) == 16
+    assert len(engine.threads) == 1
+
+
+def test_an_engine_that_fails_fails_its_tasks(tmp_path):
+    jobs = dreamo.sweep(image="data/mascot.png", prompt=["broken"], seed=[1, 2], size="512x512")
+    with dreamo.LocalGateway(engine=Counting()) as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+    assert set(done["status"]) == {"failed"}
+
+
+def test_bytes_are_a_picture(tmp_path):
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=[1], size="512x512")
+    with dreamo.LocalGateway(engine=f"{__name__}:Single") as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+    assert done["output_path"].str.endswith(".png").all()
+
+
+def test_a_price_by_the_second_is_that_of_the_time_it_took(tmp_path):
+    """Shared by the pictures of a batch; the precharge knows none before the first."""
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=range(1, 5), size="512x512")
+    with dreamo.LocalGateway(engine=Counting(), price_per_second="0.5") as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, max_in_flight=4, progress=False)
+        spent = sum(float(line["cost"]) for line in gateway.invoice())
+    assert spent >= 0.5 * 0.05 * len(gateway._engine.batches)
+    assert float(done["cost_usd"].sum()) == pytest.approx(spent)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "nothing"}, "package.module:Class"),
+        ({"engine": "no.such.module:Engine"}, "can't be loaded"),
+        ({"engine": f"{__name__}:Missing"}, "can't be loaded"),
+        ({"engine": object()}, r"no method generate\(\)"),
+        ({"price": "0.1", "price_per_second": "0.1"}, "not both"),
+        ({"price_per_second": "fast"}, "plain decimal number"),
+    ],
+)
+def test_what_is_no_engine_or_price_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        dreamo.LocalGateway(**options)

@@ -766,7 +766,18 @@ _SHEET: Final = "contact.png"
     ),
     option("--state-dir", metavar="DIR", help="Directory for tasks and pictures; default: a temporary one."),
     option("--run-dir", metavar="RUN_DIR", help="Serve the state of a --local run: RUN_DIR/gateway."),
-    option("--engine", default="preview", show_default=True, help="How pictures are made: preview or flat."),
+    option(
+        "--engine",
+        default="preview",
+        show_default=True,
+        help="How pictures are made: preview, flat, or a class of yours, package.module:Class.",
+    ),
+    option(
+        "--price-per-picture", "price", metavar="USD", help="What each picture costs; default: by its size."
+    ),
+    option(
+        "--price-per-second", metavar="USD", help="What each second costs that the engine takes, instead."
+    ),
     option(
         "--latency",
         default="instant",

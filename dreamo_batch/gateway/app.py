@@ -270,7 +270,7 @@ class Endpoints:
             raise Refused(_refused_by(create.problem))
         now, discount = tasks.clock(), tasks.settings.discount
         strike = self.plan.draw("precharge")
-        if tasks.settings.precharge == "cache_miss":
+        if tasks.settings.precharge == "cache_miss" or not tasks.knows_price():
             payload = answers.cache_miss(create.request.model)
         else:
             price = tasks.price(create.request)

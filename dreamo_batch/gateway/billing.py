@@ -38,6 +38,13 @@ def price_of(request: DrawRequest, setting: PriceSetting) -> str:
     return check_decimal(setting(request) if callable(setting) else setting)
 
 
+def price_of_time(price_per_second: str, seconds: float) -> str:
+    """Return the price of a picture by the time that it took."""
+    return format(
+        (Decimal(price_per_second) * Decimal(repr(seconds))).quantize(SMALLEST_USD).normalize(), "f"
+    )
+
+
 def check_decimal(text: str) -> str:
     """Check that a text is a plain decimal number, without sign or exponent, and return it."""
     if not isinstance(text, str) or not text.isascii() or not text.replace(".", "", 1).isdigit():

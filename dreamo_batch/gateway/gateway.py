@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.faults import FaultPlan
-from dreamo_batch.gateway.pictures import Engine, engine_named
+from dreamo_batch.gateway.pictures import Engine, check_engine, engine_named
 from dreamo_batch.gateway.rendering import Renderer
 from dreamo_batch.gateway.server import ThreadedServer, listen
 from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStore, read_latency
@@ -48,7 +48,8 @@ class LocalGateway:
     api_key : str or None
         The key that clients must send; None to make one up. It is never stored.
     engine : str or Engine
-        What makes the pictures: ``"preview"``, ``"flat"`` or your own engine.
+        What makes the pictures: ``"preview"``, ``"flat"``, ``"package.module:Class"`` or an engine of your own, an
+        object with `name` and `generate(request, *references)`; see the guide's page on engines.
     latency : str, float or Latency
         How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
         ``"lognormal:3,0.5"`` (median, sigma).
@@ -59,6 +60,9 @@ class LocalGateway:
     price : str, callable or None
         Price of a picture in USD as decimal text, or a function of the request that returns it; None to scale the
         service's price by the number of pixels.
+    price_per_second : str or None
+        Instead of `price`: USD per second that the engine takes, shared by the pictures of a batch. The precharge tells
+        what the last picture cost, if there is one.
     discount : str
         Decimal number that is sent beside the cost and does not change it.
     bills_failures : bool
@@ -112,6 +116,7 @@ class LocalGateway:
         faults: Mapping[str, Any] | str | Path | None = None,
         clock: Callable[[], float] = time.time,
         price: PriceSetting = None,
+        price_per_second: str | None = None,
         discount: str = "1",
         bills_failures: bool = False,
         precharge: Precharge = "price",
@@ -127,7 +132,7 @@ class LocalGateway:
         self.faults = FaultPlan(faults, seed=seed)
         given = locals() | {"latency": read_latency(latency)}
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
-        self._engine = engine_named(engine) if isinstance(engine, str) else engine
+        self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._address = (host, port)
         self._clock = clock
@@ -186,7 +191,8 @@ class LocalGateway:
             base_url = _url(sock)
             transports: Transports = {}
             store = stack.enter_context(contextlib.closing(TaskStore(folder / "tasks.sqlite")))
-            renderer = Renderer(self._engine, store, folder)
+            getattr(self._engine, "warm_up", lambda: None)()
+            renderer = Renderer(self._engine, store, folder, self._settings.price_per_second)
             tasks = Tasks(self._settings, store, renderer, self._clock)
             endpoints = Endpoints(tasks, renderer, self.faults, self.api_key, base_url, transports)
             app = make_app(endpoints)

@@ -14,8 +14,9 @@ import tomllib
 import zlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.resources import files
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
@@ -27,6 +28,7 @@ DESCRIPTION: Final = "Local preview, not a real DreamO result"
 # A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
 _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
+_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,24 @@ class DrawRequest:
 
 
 class Engine(Protocol):
-    """Makes one picture per request; several threads may call it at once."""
+    """Makes pictures.
+
+    An engine may also have these attributes.
+
+    ``n_threads`` (int, default 1): threads that may call it at once.
+    ``batch_size`` (int, default 1): with more, `generate_batch(requests, references)` gets lists of up to as many
+    requests of one size, and returns as many pictures.
+    ``device`` (str): where it runs, for people to read.
+    ``warm_up()``: called before the gateway accepts connections, to load the model.
+    """
 
     name: str
 
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
-        """Draw around the references (bytes of JPEG or PNG files); raise ValueError if one can't be read."""
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture | bytes:
+        """Draw around the references (bytes of JPEG or PNG files); raise ValueError if one can't be read.
+
+        A picture may be the bytes of a JPEG, PNG or WebP file.
+        """
         ...
 
 
@@ -68,6 +82,7 @@ class Flat:
     """Plain pictures: equal requests get equal bytes, different requests different ones."""
 
     name = "flat"
+    n_threads = 2
 
     def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
         """Return a JPEG of one colour."""
@@ -120,6 +135,7 @@ class Preview:
     """Paints the prompt around the reference; equal requests with equal references get equal files."""
 
     name = "preview"
+    n_threads = 2
 
     def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
         """Paint a picture."""
@@ -155,10 +171,35 @@ ENGINES: Final[dict[str, type[Engine]]] = {engine.name: engine for engine in (Fl
 
 
 def engine_named(name: str) -> Engine:
-    """Make the engine of this name."""
-    if name not in ENGINES:
-        raise ValueError(f"No engine is called {name!r}; choose one of {', '.join(ENGINES)}.")
-    return ENGINES[name]()
+    """Make the engine of this name, or that of a class of the user's, `package.module:Class`."""
+    if name in ENGINES:
+        return ENGINES[name]()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        choices = ", ".join(ENGINES)
+        raise ValueError(f"No engine is called {name!r}; choose one of {choices}, or package.module:Class.")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"The engine {name} can't be loaded ({error}).") from error
+    return check_engine(found() if isinstance(found, type) else found)
+
+
+def check_engine(engine: Any) -> Engine:
+    """Refuse an object that makes no pictures."""
+    wanted = "generate_batch" if getattr(engine, "batch_size", 1) > 1 else "generate"
+    if not callable(getattr(engine, wanted, None)):
+        raise ValueError(f"{engine!r} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
+    made: Engine = engine
+    return made
+
+
+def as_picture(made: RenderedPicture | bytes) -> RenderedPicture:
+    """Return a picture with its media type and size, which its bytes tell."""
+    if isinstance(made, RenderedPicture):
+        return made
+    with Image.open(io.BytesIO(made), formats=_FORMATS) as image:
+        return RenderedPicture(made, Image.MIME[image.format or ""], image.width, image.height)
 
 
 def read_words(prompt: str) -> dict[str, str]:

@@ -10,12 +10,15 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from urllib.parse import urljoin
 
 import requests
 
+from dreamo_batch.gateway.billing import price_of_time
+from dreamo_batch.gateway.pictures import as_picture
 from dreamo_batch.gateway.schemas import INVALID, check_url, read_header
 from dreamo_batch.service import contract
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work: TypeAlias = "Future[None] | asyncio.Task[None]"
 
-N_THREADS: Final = 2
 N_HELPERS: Final = 4
 N_REDIRECTS: Final = 3
 CHUNK_BYTES: Final = 65_536
@@ -154,14 +156,22 @@ class DaemonThreads:
 class Renderer:
     """Renders the pictures of accepted tasks into files whose names can't be guessed."""
 
-    def __init__(self, engine: Engine, store: TaskStore, folder: Path) -> None:
+    def __init__(
+        self, engine: Engine, store: TaskStore, folder: Path, price_per_second: str | None = None
+    ) -> None:
         self._engine = engine
+        self._price_per_second = price_per_second
+        self._batch_size = getattr(engine, "batch_size", 1)
+        self._batch: deque[tuple[GatewayTask, Sequence[str]]] = deque()
+        self.last_price: str | None = None
         self._store = store
         self._pictures = folder / "pictures"
         for path in (self._pictures, folder / "references"):
             path.mkdir(parents=True, exist_ok=True)
         self.references = ReferenceStore(folder / "references")
-        self._threads = DaemonThreads(N_THREADS, "gateway-renderer")
+        self._threads = DaemonThreads(
+            1 if self._batch_size > 1 else getattr(engine, "n_threads", 1), "gateway-renderer"
+        )
         self._helpers = DaemonThreads(N_HELPERS, "gateway-helper")
         self._fetchers = DaemonThreads(N_HELPERS, "gateway-fetcher")
         self._work: dict[str, Work] = {}
@@ -172,7 +182,7 @@ class Renderer:
         """Begin the picture of a task."""
         if not any(url for _, url in task.references):
             digests = [digest for digest, _ in task.references]
-            work: Work = self._threads.submit(self._render, task, digests)
+            work: Work = self._submit(task, digests)
         else:
             work = asyncio.get_running_loop().create_task(self._fetch_and_render(task))
         self._work[task.task_id] = work
@@ -221,7 +231,7 @@ class Renderer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
             self._store.fail(task.task_id, *_failure(error))
         else:
-            await asyncio.wrap_future(self._threads.submit(self._render, task, digests))
+            await asyncio.wrap_future(self._submit(task, digests))
 
     async def _fetched(self, url: str) -> str:
         """Return the digest of the picture at a URL; tasks that share the URL fetch it once."""
@@ -248,11 +258,56 @@ class Renderer:
         return digest
 
     def _generate(self, task: GatewayTask, digests: Iterable[str]) -> RenderedPicture:
-        return self._engine.generate(task.request, *map(self.references.read, digests))
+        return self._generate_all([(task, digests)])[0]
 
-    def _render(self, task: GatewayTask, digests: Sequence[str]) -> None:
+    def _generate_all(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[RenderedPicture]:
+        requests = [task.request for task, _ in batch]
+        references = [[self.references.read(digest) for digest in digests] for _, digests in batch]
+        if self._batch_size == 1:
+            (request,), (pictures,) = requests, references
+            return [as_picture(self._engine.generate(request, *pictures))]
+        engine: Any = self._engine
+        made = [as_picture(one) for one in engine.generate_batch(requests, references)]
+        if len(made) != len(batch):
+            raise RuntimeError(f"the engine made {len(made)} pictures of {len(batch)}")
+        return made
+
+    def _submit(self, task: GatewayTask, digests: Sequence[str]) -> Future[None]:
+        if self._batch_size == 1:
+            return self._threads.submit(self._render, [(task, digests)])
+        self._batch.append((task, digests))
+        return self._threads.submit(self._render_next)
+
+    def _render_next(self) -> None:
+        """Render what waits, up to a batch of one size; what an earlier call has rendered is done."""
+        size = None
+        batch: list[tuple[GatewayTask, Sequence[str]]] = []
+        while self._batch and len(batch) < self._batch_size:
+            task, _ = self._batch[0]
+            size = size or (task.model, task.width, task.height)
+            if (task.model, task.width, task.height) != size:
+                break
+            batch.append(self._batch.popleft())
+        if batch:
+            self._render(batch)
+
+    def _render(self, batch: Sequence[tuple[GatewayTask, Sequence[str]]]) -> None:
+        begun = time.monotonic()
         try:
-            picture = self._generate(task, digests)
+            pictures = self._generate_all(batch)
+        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
+            for task, _ in batch:
+                self._store.fail(task.task_id, *_failure(error))
+            return
+        price = None
+        if self._price_per_second is not None:
+            price = price_of_time(self._price_per_second, (time.monotonic() - begun) / len(batch))
+            self.last_price = price
+        for (task, _), picture in zip(batch, pictures, strict=True):
+            self._keep(task, picture, price)
+
+    def _keep(self, task: GatewayTask, picture: RenderedPicture, price: str | None) -> None:
+        try:
             if not self._is_closed:
                 name = (
                     _start_of_name(picture.content)
@@ -260,7 +315,7 @@ class Renderer:
                     + SUFFIXES.get(picture.media_type, ".bin")
                 )
                 (self._pictures / name).write_bytes(picture.content)
-                self._store.complete(task.task_id, name, len(picture.content))
+                self._store.complete(task.task_id, name, len(picture.content), price)
         except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
             self._store.fail(task.task_id, *_failure(error))
 

@@ -95,6 +95,7 @@ class GatewaySettings:
 
     latency: Latency = Latency(0.0)
     price: PriceSetting = None
+    price_per_second: str | None = None
     discount: str = "1"
     bills_failures: bool = False
     precharge: Precharge = "price"
@@ -113,7 +114,9 @@ class GatewaySettings:
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name}={value!r} must be greater than 0; leave it out for no limit.")
-        for text in (self.price, self.discount):
+        if self.price is not None and self.price_per_second is not None:
+            raise ValueError("Give a price per picture or one per second, not both.")
+        for text in (self.price, self.price_per_second, self.discount):
             if isinstance(text, str):
                 check_decimal(text)
 
@@ -264,10 +267,14 @@ class TaskStore:
         rows = self._run(f"SELECT task_id FROM tasks WHERE due_at <= ? AND {_UNMADE}", now)  # noqa: S608 - ours
         return [task_id for (task_id,) in rows]
 
-    def complete(self, task_id: str, picture: str, n_bytes: int) -> None:
-        """Record the file name and size of a task's picture."""
+    def complete(self, task_id: str, picture: str, n_bytes: int, price: str | None = None) -> None:
+        """Record the file name and size of a task's picture, and its price if only making it told that."""
         self._run(
-            "UPDATE tasks SET picture = ?, picture_bytes = ? WHERE task_id = ?", picture, n_bytes, task_id
+            "UPDATE tasks SET picture = ?, picture_bytes = ?, price = COALESCE(?, price) WHERE task_id = ?",
+            picture,
+            n_bytes,
+            price,
+            task_id,
         )
 
     def fail(self, task_id: str, code: str, message: str) -> None:
@@ -424,8 +431,14 @@ class Tasks:
         return task
 
     def price(self, request: DrawRequest) -> str:
-        """Return what a create costs."""
+        """Return what a create costs; by the second, what the last picture cost."""
+        if self.settings.price_per_second is not None:
+            return self._renderer.last_price or "0"
         return price_of(request, self.settings.price)
+
+    def knows_price(self) -> bool:
+        """Whether a price can be told before a picture is made."""
+        return self.settings.price_per_second is None or self._renderer.last_price is not None
 
     async def find(self, task_id: str) -> GatewayTask | None:
         """Return the task of a poll; if tasks are instant, once its picture is there."""
