@@ -311,7 +311,10 @@ def test_pictures_between_a_bomb_and_the_limit_are_refused():
 
 def test_unknown_engines_are_refused_with_the_names_there_are():
     """A typo is answered with the choices."""
-    with pytest.raises(ValueError, match=r"No engine is called 'preveiw'; choose one of flat, preview, or package.module:Class\."):
+    with pytest.raises(
+        ValueError,
+        match=r"No engine is called 'preveiw'; choose one of flat, preview, or package.module:Class\.",
+    ):
         engine_named("preveiw")
 
 
