@@ -251,6 +251,23 @@ MODERATION_WORDS: Final = (
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
+# What only the words of a message say, as regular expressions.
+TASK_MISSING_WORDS: Final = r"\btask\b.{0,80}\bnot (found|exist)"  # with any 4xx, not only 404 (sdk)
+HTTP_STATUS_IN_WORDS: Final = r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])"  # of 097; the first one counts (up)
+OUTPUT_REJECTED_IN_WORDS: Final = r"(?<![0-9])0*505(11|19)(?![0-9])"  # another seed may pass (up)
+UPSTREAM_BUSY_IN_WORDS: Final = r"(?<![0-9])504(29|30)(?![0-9])"  # too many requests (up)
+# At any HTTP status (cli); the words of services elsewhere are assumed.
+NO_CREDIT_WORDS: Final = (
+    r"(insufficient|not[ _-]?enough|no|out[ _-]?of)[ _-]?(remaining[ _-]?|account[ _-]?|available[ _-]?)?"
+    r"(balance|credits?|quota|funds)(?![a-z])"
+    r"|(balance|credits?|quota|funds)\W+(is|are|was|were|has been|have been)?\W*"
+    r"(insufficient|not enough|too low|exhausted|used up|depleted)"
+    r"|(n['\u2019]t|not) have enough (available |remaining )?(balance|credits?|quota|funds)"
+    r"|(billing|spending|credit)[ _-](hard |soft )?limit|payment[ _-]required|top[ -]up your|recharge your"
+    r"|exceeded your current quota|arrears|arrearage|overdue[ _-]?(payment|balance|bill)|account[ _-]?overdue"
+    r"|余额不足|额度不足|欠费"
+)
+
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
 TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is unknown")

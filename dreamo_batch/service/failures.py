@@ -21,10 +21,15 @@ from dreamo_batch.errors import KeyMissing, UsageError
 from dreamo_batch.service import messages
 from dreamo_batch.service.contract import (
     ERROR_CODES,
+    HTTP_STATUS_IN_WORDS,
     MODERATION_CODES,
     MODERATION_WORDS,
     NO_CREDIT_CODES,
+    NO_CREDIT_WORDS,
+    OUTPUT_REJECTED_IN_WORDS,
     STOP_STATUSES,
+    TASK_MISSING_WORDS,
+    UPSTREAM_BUSY_IN_WORDS,
 )
 from dreamo_batch.service.messages import ServiceMessage
 from dreamo_batch.text import harmless
@@ -149,23 +154,11 @@ class Failure:
 
 # Answers
 
-_TASK_MISSING: Final = re.compile(r"\btask\b.{0,80}\bnot (found|exist)", re.IGNORECASE | re.DOTALL)
-_HTTP_STATUS: Final = re.compile(r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])")
-_OUTPUT_REJECTED: Final = re.compile(r"(?<![0-9])0*505(11|19)(?![0-9])")
-# Upstream's codes for too many requests, and for too many at once.
-_UPSTREAM_BUSY: Final = re.compile(r"(?<![0-9])504(29|30)(?![0-9])")
-# How services say that the account has no credit, at any HTTP status.
-_NO_CREDIT: Final = re.compile(
-    r"(insufficient|not[ _-]?enough|no|out[ _-]?of)[ _-]?(remaining[ _-]?|account[ _-]?|available[ _-]?)?"
-    r"(balance|credits?|quota|funds)(?![a-z])"
-    r"|(balance|credits?|quota|funds)\W+(is|are|was|were|has been|have been)?\W*"
-    r"(insufficient|not enough|too low|exhausted|used up|depleted)"
-    r"|(n['\u2019]t|not) have enough (available |remaining )?(balance|credits?|quota|funds)"
-    r"|(billing|spending|credit)[ _-](hard |soft )?limit|payment[ _-]required|top[ -]up your|recharge your"
-    r"|exceeded your current quota|arrears|arrearage|overdue[ _-]?(payment|balance|bill)|account[ _-]?overdue"
-    r"|余额不足|额度不足|欠费",
-    re.IGNORECASE,
-)
+_TASK_MISSING: Final = re.compile(TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
+_HTTP_STATUS: Final = re.compile(HTTP_STATUS_IN_WORDS)
+_OUTPUT_REJECTED: Final = re.compile(OUTPUT_REJECTED_IN_WORDS)
+_UPSTREAM_BUSY: Final = re.compile(UPSTREAM_BUSY_IN_WORDS)
+_NO_CREDIT: Final = re.compile(NO_CREDIT_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'.{2,}?'|\".{2,}?\"|\u201c.{2,}?\u201d|\u2018.{2,}?\u2019|`.{2,}?`)(?!\w)", re.DOTALL
