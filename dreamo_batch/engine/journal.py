@@ -268,7 +268,7 @@ def _records(lines: list[bytes], path: Path, crc: int = 0) -> Iterable[dict[str,
                 f"{path.name}, line {number}: wrong checksum; the line was altered, lost or moved. Nothing is bought "
                 "while the ledger is damaged. Restore the file from a copy."
             )
-        yield json.loads(body)
+        yield json.loads(body.decode())  # given bytes, it would guess their encoding
 
 
 def _header_fields(header: Header) -> dict[str, Any]:
@@ -287,10 +287,13 @@ def _to_json(event: Event) -> dict[str, Any]:
     return {"kind": event.kind, "job": event.job_id, "attempt": event.attempt, "at": event.at, **event.fields}
 
 
+_KINDS: Final = {str(kind): kind for kind in EventKind}
+
+
 def _from_json(record: dict[str, Any], path: Path) -> Event:
     try:
-        kind, job_id, attempt, at = (record.pop(name) for name in ("kind", "job", "attempt", "at"))
-        return Event(EventKind(kind), job_id, attempt, at, record)
+        take = record.pop
+        return Event(_KINDS[take("kind")], take("job"), take("attempt"), take("at"), record)
     except (KeyError, ValueError) as error:
         raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error
 
