@@ -88,7 +88,7 @@ def prepare(
             f"random_seed is {random_seed!r}; expected one of {', '.join(map(repr, RANDOM_SEED))}."
         )
     inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
-    how = Check(absolute(base_dir), fix_images, inputs, known_images or {})
+    how = Check(absolute(base_dir), fix_images, inputs, known_images or {}, is_to_run=True)
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
     rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
