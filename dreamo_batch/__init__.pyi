@@ -32,8 +32,9 @@ from .errors import (
 from .gateway import LocalGateway
 from .gateway.faults import FaultPlan
 from .jobs.rules import Problems
-from .jobs.sweep import sweep
+from .jobs.sweep import sweep, zipped
 from .jobs.tables import read_table, write_table
+from .jobs.templates import lines
 from .jobs.validate import validate
 from .maintenance import download, resolve, verify
 from .probe import check_service, probe_seeds
@@ -104,6 +105,7 @@ __all__ = [
     "failures",
     "gallery",
     "latency",
+    "lines",
     "load",
     "measure",
     "metrics",
@@ -133,4 +135,5 @@ __all__ = [
     "verify",
     "watch",
     "write_table",
+    "zipped",
 ]

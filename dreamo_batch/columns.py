@@ -26,6 +26,7 @@ IMAGE = "image"
 IMAGE_ALIASES = ("image_path", "image_url")
 IMAGE_NUMBERED = ("image_1", "image_2", "image_3", "image_4", "image_5")
 PROMPT = "prompt"
+PROMPT_TEMPLATE = "prompt_template"
 SEED = "seed"
 WIDTH = "width"
 HEIGHT = "height"

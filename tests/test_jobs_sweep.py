@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.sweep import sweep
 from dreamo_batch.jobs.validate import validate
@@ -245,3 +246,123 @@ def test_a_pattern_matches_in_any_unicode_form(tmp_path, there, written):
     (tmp_path / f"{there}1.png").write_bytes(b"")
     found = sweep(image=str(tmp_path / f"{written}*.png"), prompt="a")["image"]
     assert found.tolist() == [str(tmp_path / f"{there}1.png")]
+
+
+# Templates and samples.
+
+
+def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
+    """The template stands beside the prompt; double braces are braces; lines of a file are an axis."""
+    (tmp_path / "places.txt").write_text("\ufeffbeach\r\n\r\n  Wald \n", encoding="utf-8")
+    table = dreamo.sweep(
+        image=URL,
+        template=["a {animal} in {place}", "{{raw}} { animal }, {place}"],
+        animal=["fox", "owl"],
+        place=dreamo.lines(tmp_path / "places.txt"),
+        seed=1,
+    )
+    assert table.columns.tolist() == ["image", "prompt", "prompt_template", "seed", "animal", "place"]
+    assert table["prompt"].tolist()[:5] == [
+        "a fox in beach",
+        "a fox in Wald",
+        "a owl in beach",
+        "a owl in Wald",
+        "{raw} fox, beach",
+    ]
+    assert table["prompt_template"].nunique() == 2
+    assert str(table["prompt"].dtype) == "str"
+    numbers = dreamo.sweep(image=URL, template="{n} cats, seed {seed}", n=[1, 2], seed=[3])
+    assert numbers["prompt"].tolist() == ["1 cats, seed 3", "2 cats, seed 3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"template": "a {x}"}, r"\{x\} isn't an axis; the axes are none"),
+        ({"template": "a {x}", "y": [1]}, r"\{x\} isn't an axis; the axes are y"),
+        ({"template": "a {x}", "x": [1], "mood": ["m"]}, "mood: no template names this axis"),
+        ({"template": "a {"}, "can't read 'a {'"),
+        ({"template": "a {0}"}, "names in braces"),
+        ({"template": "a {x!r}", "x": [1]}, "names in braces"),
+        ({"template": "a {x}", "x": ["a", None]}, "x: a value is missing"),
+        ({"template": "a", "prompt": "b"}, "not both"),
+        ({}, "Pass prompt="),
+        ({"template": 3}, "expected text"),
+        ({"prompt": "a", "prompt_template": "b"}, "template="),
+        ({"prompt": "a", "sample": 0}, "sample is 0"),
+        ({"prompt": "a", "sample": 1, "entropy": -1}, "entropy is -1"),
+    ],
+)
+def test_templates_that_can_not_be_filled_in_are_refused(options, words):
+    """The error names what is unknown, unused or missing."""
+    with pytest.raises(UsageError, match=words):
+        dreamo.sweep(image=URL, **options)
+
+
+def test_axes_tied_together_are_one_axis():
+    """As `zip` does; each may be an axis of a row's or of the user's own."""
+    pairs = dreamo.zipped(animal=["fox", "owl"], seed=[1, 2])
+    table = dreamo.sweep(pairs, image=URL, template="a {animal} at {place}", place=["sea", "hill"])
+    assert table[["prompt", "seed"]].to_numpy().tolist() == [
+        ["a fox at sea", 1],
+        ["a fox at hill", 1],
+        ["a owl at sea", 2],
+        ["a owl at hill", 2],
+    ]
+    with pytest.raises(UsageError, match="seed is an axis twice"):
+        dreamo.sweep(pairs, image=URL, prompt="a", seed=3)
+    with pytest.raises(UsageError, match="same number of values"):
+        dreamo.sweep(dreamo.zipped(a=[1], b=[1, 2]), image=URL, prompt="a")
+    with pytest.raises(UsageError, match="two or more"):
+        dreamo.zipped(a=[1])
+    with pytest.raises(UsageError, match="by name"):
+        dreamo.sweep(["a"], image=URL, prompt="a")
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    share=st.floats(0, 1),
+    entropy=st.integers(0, 2**32),
+)
+def test_a_sample_is_even_over_every_axis_and_repeatable(lengths, share, entropy):
+    """No row twice, each value as often as another give or take one, and the same call gives the same rows."""
+    n_all = math.prod(lengths)
+    n = max(1, round(share * n_all))
+    axes = {f"a{number}": range(length) for number, length in enumerate(lengths)}
+    table = dreamo.sweep(image=URL, prompt="a", sample=n, entropy=entropy, **axes)
+    assert len(table) == len(table.drop_duplicates()) == n
+    for name, values in axes.items():
+        counts = table[name].value_counts().reindex(values, fill_value=0)
+        assert counts.max() - counts.min() <= 1
+    again = dreamo.sweep(image=URL, prompt="a", sample=n, entropy=entropy, **axes)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_a_sample_of_a_product_too_large_to_make_is_drawn_at_once():
+    """Only the rows drawn are made; each axis must still be finite."""
+    axes = {f"a{number}": range(1_000) for number in range(5)}
+    table = dreamo.sweep(image=URL, prompt="a", sample=50, **axes)
+    assert table["a4"].nunique() == 50
+    with pytest.raises(UsageError, match="more than max_rows=10"):
+        dreamo.sweep(image=URL, prompt="a", sample=5, max_rows=10, endless=itertools.count())
+
+
+def test_a_sweep_shows_what_it_came_to():
+    """Axes, rows, distinct jobs, and rows that are the same job; what is made from it is a plain table."""
+    table = dreamo.sweep(image=URL, prompt=["a", "a", "b"], seed=[1, 2], use_rephraser=False)
+    assert table.summary() == "6 rows: 3 prompt x 2 seed; 4 distinct jobs."
+    assert "2 rows are the same job as an earlier one" in repr(table)
+    assert "2 rows are the same job" in table._repr_html_()
+    drawn = dreamo.sweep(image=URL, prompt="a", n_seeds=3, sample=2)
+    assert drawn.summary() == "2 rows: an even sample of 3 (3 seed; entropy 0); 2 distinct jobs."
+    assert type(table.head(2)) is pd.DataFrame
+
+
+def test_braces_left_in_a_prompt_are_warned_of():
+    """As if a name had not been filled in; the row can be submitted."""
+    table = pd.DataFrame({"image": [URL] * 2, "prompt": ["a {animal}", "a fox"], "seed": [1, 1]})
+    found = dreamo.validate(table)
+    assert found[["position", "severity", "code"]].to_numpy().tolist() == [
+        [0, "warning", "prompt-has-braces"]
+    ]
+    assert "{animal}" in found["message"][0]

@@ -32,6 +32,7 @@ from dreamo_batch.jobs.cells import (
     show,
 )
 from dreamo_batch.jobs.rules import Finding, Findings
+from dreamo_batch.jobs.templates import BRACES
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -415,6 +416,12 @@ def read_prompts(findings: Findings, models: RowModels) -> Distinct:
         of_model = Distinct(np.where(is_of_model, prompts.codes, -1), prompts.cells)
         found = {number: _judge_prompt(prompt, model) for number, prompt in enumerate(prompts.cells)}
         findings.add_cells(columns.PROMPT, of_model, {number: [one] for number, one in found.items() if one})
+    in_braces = {
+        number: [Finding.of("prompt-has-braces", braces=show(braces[0]))]
+        for number, prompt in enumerate(prompts.cells)
+        if isinstance(prompt, str) and (braces := BRACES.search(prompt)) is not None
+    }
+    findings.add_cells(columns.PROMPT, prompts, in_braces)
     return prompts
 
 

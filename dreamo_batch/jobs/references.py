@@ -282,7 +282,12 @@ def _find_mixed(combined: _Combined, name: str, findings: Findings, models: RowM
         len({one.kind == URL for one in read if isinstance(one, Source)}) > 1 for read in combined.read
     ]
     if any(is_mixed):
-        findings.add("image-mixed", name, np.array(is_mixed)[combined.places], model=models.names)
+        findings.add(
+            "image-mixed",
+            name,
+            np.array(is_mixed)[combined.places] & ~findings.is_in_error(),
+            model=models.names,
+        )
 
 
 def _by_row(combined: _Combined, checked: Mapping[Hashable, Checked], counts: NDArray[np.int64]) -> Images:

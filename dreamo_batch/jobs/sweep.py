@@ -1,4 +1,4 @@
-"""Make a table of all combinations of some values."""
+"""Make a table of all combinations of some values, or of an even sample of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,27 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.cells import is_missing, printable, read_boolean, read_integer, read_number, show
-from dreamo_batch.jobs.fields import read_size
+from dreamo_batch.frames import HeadedFrame, Headline
+from dreamo_batch.jobs import templates
+from dreamo_batch.jobs.cells import (
+    distinct,
+    integers,
+    is_missing,
+    printable,
+    read_boolean,
+    read_integer,
+    read_number,
+    show,
+)
+from dreamo_batch.jobs.fields import numbered, read_size
 from dreamo_batch.jobs.sources import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
 
 _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
@@ -65,7 +79,7 @@ def _is_pair(name: str, given: Any) -> bool:
 
 
 def _read(name: str, value: Any) -> Any:
-    if is_missing(value) and name != columns.PROMPT:
+    if is_missing(value) and name not in {columns.PROMPT, columns.PROMPT_TEMPLATE}:
         return None
     read, problem = _READERS[name]
     found = read(value)
@@ -90,9 +104,9 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     columns.GUIDANCE_SCALE1: (lambda value: read_number(value).value, "is not a number"),
     columns.SIZE: (_size, "is neither WIDTHxHEIGHT nor an advised ratio such as 16:9"),
-    columns.PROMPT: (
-        lambda value: value if isinstance(value, str) and value else None,
-        "is not a prompt; expected text",
+    **dict.fromkeys(
+        (columns.PROMPT, columns.PROMPT_TEMPLATE),
+        (lambda value: value if isinstance(value, str) and value else None, "is not a prompt; expected text"),
     ),
 }
 
@@ -131,12 +145,90 @@ def _is_pattern(text: str) -> bool:
 
 
 MAX_ROWS = 100_000
+_ROUNDS_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Zipped:
+    """Axes that vary together; see `zipped`."""
+
+    axes: dict[str, Any]
+
+
+def zipped(**axes: Any) -> Zipped:
+    """Tie axes together for `sweep`: the first values of all make one row, then the second ones.
+
+    Parameters
+    ----------
+    **axes
+        Iterables of equal length, by the names of their columns.
+
+    Returns
+    -------
+    Zipped
+        To pass to `sweep` before its keywords.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two axes.
+
+    Examples
+    --------
+    >>> import dreamo_batch as dreamo
+    >>> pairs = dreamo.zipped(animal=["fox", "owl"], place=["beach", "forest"])
+    >>> dreamo.sweep(pairs, image="data/mascot.png", template="a {animal} in a {place}")["prompt"].tolist()
+    ['a fox in a beach', 'a owl in a forest']
+    """
+    if len(axes) < _PAIR:
+        raise UsageError("zipped ties axes together: pass two or more, such as animal=[...], place=[...].")
+    return Zipped(axes)
+
+
+class SweptTable(HeadedFrame):
+    """What `sweep` returns: a table that shows what it came to above its rows; what is made from it is a plain one."""
+
+    _metadata = ["_made_of"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
+    _made_of = ""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, made_of: str) -> SweptTable:
+        """Return a table that knows of which axes it was made."""
+        swept = cls(table)
+        swept._made_of = made_of
+        return swept
+
+    def _headline(self) -> Headline | None:
+        if not self._made_of:
+            return None
+        n_same = len(self) - _n_jobs(self)
+        jobs = counted(len(self) - n_same, "distinct job")
+        same = (
+            f"{counted(n_same, 'row')} {'is' if n_same == 1 else 'are'} the same job as an earlier one, which is "
+            "bought once. To buy each, add replicate=."
+        )
+        return Headline(
+            f"{counted(len(self), 'row')}: {self._made_of}; {jobs}.", warnings=(same,) if n_same else ()
+        )
+
+
+def _n_jobs(table: pd.DataFrame) -> int:
+    """Count the rows that differ in what is submitted; every random seed counts as another one."""
+    keys = [distinct(table[name]).codes for name in columns.INPUTS if name in table and name != columns.SEED]
+    if columns.SEED in table:
+        seeds = integers(table[columns.SEED])
+        is_random = ~seeds.is_given | (seeds.numbers < 0)
+        keys += [seeds.numbers, np.where(is_random, np.arange(1, len(table) + 1), 0)]
+    else:
+        keys.append(np.arange(len(table)))
+    return len(np.unique(numbered(keys)))
 
 
 def sweep(
-    *,
-    image: Any,
-    prompt: Any,
+    *groups: Zipped,
+    image: Any = None,
+    prompt: Any = None,
+    template: Any = None,
     seed: Any = None,
     n_seeds: int | None = None,
     size: Any = None,
@@ -148,6 +240,8 @@ def sweep(
     ref_type: Any = None,
     guidance_scale1: Any = None,
     zip: Iterable[Any] = (),  # noqa: A002 - the word every user of Python knows for it
+    sample: int | None = None,
+    entropy: int = 0,
     max_rows: int = MAX_ROWS,
     **user_axes: Any,
 ) -> pd.DataFrame:
@@ -159,11 +253,16 @@ def sweep(
 
     Parameters
     ----------
+    *groups : Zipped
+        Axes that vary together, as `zipped` returns them.
     image : path, URL, bytes, PIL image, glob pattern, or iterable of these
         Reference pictures. ``"refs/*.png"`` stands for all matching files, sorted by name. A list within the iterable
         is one value: the several pictures of a row.
-    prompt : str or iterable of str
-        What to draw.
+    prompt : str or iterable of str, optional
+        What to draw; or pass `template`.
+    template : str or iterable of str, optional
+        Prompts with names of axes in braces, ``"a {animal} on a {place}"``, which are filled in; double braces stand
+        for braces. The template stays in the column `prompt_template`, the values in columns of their own.
     seed : int or iterable of int, optional
         Seeds; None or -1 in a list is a random seed, chosen by the run.
     n_seeds : int, optional
@@ -185,6 +284,11 @@ def sweep(
     zip : iterable of groups of names, optional
         Axes of equal length that vary together: ``zip=(("prompt", "seed"),)`` pairs first with first.
         A single group needs no outer parentheses: ``zip=("prompt", "seed")``.
+    sample : int, optional
+        Only this many of the combinations, chosen at random and spread evenly: each value of an axis occurs as often as
+        another, give or take one.
+    entropy : int, default 0
+        Another number chooses another sample; the same call makes the same table.
     max_rows : int, default 100_000
         Refuse to make more rows than this.
     **user_axes
@@ -194,13 +298,14 @@ def sweep(
     -------
     pandas.DataFrame
         On a RangeIndex, with columns only for what you pass. `Int64` for integers, `boolean` for `use_rephraser`,
-        `str` for text, `object` for pictures in memory.
+        `str` for text, `object` for pictures in memory. Shown with the number of rows, axes and distinct jobs.
 
     Raises
     ------
     UsageError
         If an axis is empty or has an invalid value, axes that vary together differ in length, an axis is named like an
-        output column, or there would be more than `max_rows` rows.
+        output column, a template names what is no axis or not each axis of yours, or there would be more than
+        `max_rows` rows.
 
     Examples
     --------
@@ -210,12 +315,15 @@ def sweep(
     >>> pairs = sweep(image="https://example.com/cat.png", prompt=["a", "b"], mood=["x", "y"], zip=("prompt", "mood"))
     >>> pairs[["prompt", "mood"]].values.tolist()
     [['a', 'x'], ['b', 'y']]
+    >>> places = sweep(image="cat.png", template="a cat on a {place}", place=["beach", "hill"], seed=[1, 2])
+    >>> places.summary()
+    '4 rows: 2 seed x 2 place; 4 distinct jobs.'
     """
     most = _read_count("max_rows", max_rows)
-    _refuse_taken_names(user_axes)
     given = {
         columns.IMAGE: image,
         columns.PROMPT: prompt,
+        columns.PROMPT_TEMPLATE: template,
         columns.SEED: _seeds(seed, n_seeds, most),
         columns.SIZE: size,
         columns.WIDTH: width,
@@ -225,15 +333,59 @@ def sweep(
         columns.MODEL: model,
         columns.REF_TYPE: ref_type,
         columns.GUIDANCE_SCALE1: guidance_scale1,
-    } | user_axes
+    }
+    tied = [_ungrouped(group, given, user_axes) for group in groups]
+    _refuse_taken_names(user_axes)
+    given |= user_axes
+    text = columns.PROMPT if given[columns.PROMPT_TEMPLATE] is None else columns.PROMPT_TEMPLATE
+    if text == columns.PROMPT_TEMPLATE and given[columns.PROMPT] is not None:
+        raise UsageError("Pass prompt or template, not both: template for prompts with names in braces.")
+    if given[text] is None:
+        raise UsageError(
+            "prompt: None is not a prompt; expected text. Pass prompt=, or template= for names in braces."
+        )
     axes = {
         name: read_axis(name, value, most=most)
         for name, value in given.items()
-        if value is not None or name in {columns.IMAGE, columns.PROMPT, *user_axes}
+        if value is not None or name in {columns.IMAGE, text, *user_axes}
     }
-    groups = _groups(axes, _tied(zip))
-    _refuse_explosion(axes, groups, most)
-    return _product(axes, groups)
+    if text == columns.PROMPT_TEMPLATE:
+        templates.check_names(
+            axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes
+        )
+    ties = _groups(axes, [*_tied(zip), *tied])
+    n_rows = None if sample is None else _read_count("sample", sample)
+    if read_integer(entropy).value is None or entropy < 0:
+        raise UsageError(f"entropy is {entropy!r}; expected a whole number from 0.")
+    _refuse_explosion(axes, ties, most, n_rows)
+    lengths = [len(axes[tie[0]]) for tie in ties]
+    places = (
+        _all_places(lengths) if n_rows is None else _sampled(lengths, n_rows, np.random.default_rng(entropy))
+    )
+    table = _taken(axes, ties, places)
+    if text == columns.PROMPT_TEMPLATE:
+        prompts = [
+            templates.fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")
+        ]
+        table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
+    made = " x ".join(
+        f"{n:,} {' and '.join(tie)}" for tie, n in builtins.zip(ties, lengths, strict=True) if n > 1
+    )
+    if n_rows is not None and n_rows < math.prod(lengths):
+        made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
+    return SweptTable.of(table, made or "one value each")
+
+
+def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> tuple[str, ...]:
+    """Add the axes of a group to the others; return their names."""
+    if not isinstance(group, Zipped):
+        raise UsageError(f"sweep takes axes by name, or what zipped(...) returns, not {show(group)!r}.")
+    for name, values in group.axes.items():
+        axes = given if name in given else user_axes
+        if axes.get(name) is not None:
+            raise UsageError(f"{name} is an axis twice, alone and in zipped(...). Pass it once.")
+        axes[name] = values
+    return tuple(group.axes)
 
 
 def _read_count(name: str, given: Any) -> int:
@@ -253,6 +405,8 @@ def _seeds(seed: Any, n_seeds: int | None, most: int) -> Any:
 
 def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
     for name in user_axes:
+        if name == columns.PROMPT_TEMPLATE:
+            raise UsageError(f"Pass prompts with names in braces as template=, not {name}=.")
         if name in columns.OUTPUTS:
             raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
         if name in columns.IMAGE_ALIASES:
@@ -285,10 +439,12 @@ def _refuse_unequal_lengths(lengths: dict[str, int]) -> None:
         raise UsageError(f"Axes that vary together need the same number of values, but {listed}.")
 
 
-def _refuse_explosion(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], most: int) -> None:
+def _refuse_explosion(
+    axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], most: int, n_sampled: int | None
+) -> None:
     lengths = {" and ".join(group): len(axes[group[0]]) for group in groups}
     n_rows = math.prod(lengths.values())
-    if n_rows <= most:
+    if (n_rows if n_sampled is None else max(n_sampled, *lengths.values())) <= most:
         return
     factors = " x ".join(f"{n:,} {name}" for name, n in lengths.items() if n > 1)
     at_least = "at least " if max(lengths.values()) > most else ""
@@ -298,17 +454,51 @@ def _refuse_explosion(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ..
     )
 
 
-def _product(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]]) -> pd.DataFrame:
-    lengths = [len(axes[group[0]]) for group in groups]
+def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return the place on each axis, for every combination in the order of nested loops."""
     row = np.arange(math.prod(lengths))
     # The number of rows for which a value stays the same: all combinations of the later axes.
     spans = [math.prod(lengths[number + 1 :]) for number in range(len(lengths))]
-    place_of = {
-        name: row // span % length
-        for group, span, length in builtins.zip(groups, spans, lengths, strict=True)
-        for name in group
-    }
-    return pd.DataFrame({name: _column(name, values).take(place_of[name]) for name, values in axes.items()})
+    return np.stack(
+        [row // span % n for span, n in builtins.zip(spans, lengths, strict=True)], 1, dtype=np.int64
+    )
+
+
+def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDArray[np.int64]:
+    """Choose distinct combinations in which every value of an axis occurs as often as another, give or take one."""
+    n_all = math.prod(lengths)
+    if n >= n_all:
+        return _all_places(lengths)
+    if 2 * n > n_all:  # what is left out is as even as what is taken
+        every, left_out = _all_places(lengths), _sampled(lengths, n_all - n, chance)
+        taken = pd.MultiIndex.from_arrays(every.T).difference(pd.MultiIndex.from_arrays(left_out.T))
+        return np.array(taken.tolist(), dtype=np.int64)
+    places = np.stack([_even(length, n, chance) for length in lengths], axis=1)
+    for _ in range(_ROUNDS_MAX):
+        _, first = np.unique(places, axis=0, return_index=True)
+        again = np.setdiff1d(np.arange(n), first)
+        for row in again:  # swapping two rows' values on an axis leaves each as frequent as it was
+            axis, other = chance.integers(len(lengths)), chance.integers(n)
+            places[[row, other], axis] = places[[other, row], axis]
+        if not len(again):
+            break
+    return np.unique(places, axis=0)
+
+
+def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]:
+    """Return n places in random order, each as often as another, give or take one."""
+    rounds = [chance.permutation(length) for _ in range(math.ceil(n / length))]
+    return chance.permutation(np.concatenate(rounds)[:n])
+
+
+def _taken(
+    axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], places: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Return the table with the values at some places of the axes."""
+    number_of = {name: number for number, group in enumerate(groups) for name in group}
+    return pd.DataFrame(
+        {name: _column(name, values).take(places[:, number_of[name]]) for name, values in axes.items()}
+    )
 
 
 def _column(name: str, values: list[Any]) -> Any:
