@@ -1,5 +1,5 @@
 from . import metrics
-from .batch import Batch, plan, retry, run, start, watch
+from .batch import Batch, plan, resume, retry, run, start, watch
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
@@ -124,6 +124,7 @@ __all__ = [
     "read_table",
     "report",
     "resolve",
+    "resume",
     "retry",
     "run",
     "search",

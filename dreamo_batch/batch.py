@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Amount = float | str | Decimal
+
+# Options that a later call doesn't take over: the cap stands in the ledger, the others are said each time.
+_OF_ONE_CALL: Final = frozenset({"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy"})
 
 
 def run(
@@ -341,6 +345,78 @@ def retry(
             task = CallInputs(table.user, table.prepared, RunOptions(**options), chosen)
         except TypeError as error:
             raise UsageError(f"retry: {error}") from None
+        entropy = peek_entropy(directory) or new_entropy()
+        return work_off(Call(directory, task, entropy, service), show=progress)
+
+
+def resume(
+    run_dir: str | os.PathLike[str],
+    *,
+    client: Client | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    gateway: Literal["local"] | Gateway | None = None,
+    allow_private_links: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> pd.DataFrame:
+    """Go on with the table of the last call on a run directory, with the options of that call.
+
+    It needs neither the table nor, in a directory that keeps its references, the pictures: what was decided for each
+    row lies in the directory. Seeds that were drawn stay as they are.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+    client, api_key, base_url, gateway : optional
+        As for `run`. Default: the local gateway if the run used it, else as for `run`.
+    allow_private_links : bool
+        As for `run`.
+    progress : bool
+        As for `run`.
+    **options
+        Options of `run` to change; the others are those of the last call, except ``retry_failed``, ``on_ambiguous`` and
+        ``adopt_copy``, which hold for one call only. `max_cost` defaults to the stored cap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The whole table, as from `run`.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown.
+    DirectoryError, RunStopped
+        As for `run`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.resume(run_dir, progress=False)["attempts"].tolist()
+    [1]
+    """
+    given = locals()
+    with in_front():
+        flag("progress", progress)
+        directory = RunDirectory(run_dir)
+        service = Service.of(given).or_local(directory)
+        table = read_jobs(directory.jobs)
+        if directory.replica is not None:
+            directory.replica.fetch_references()
+        manifest = directory.read_manifest()
+        names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
+        stored = {} if manifest is None else manifest.settings
+        kept = {name: value for name, value in stored.items() if name in names}
+        try:
+            task = CallInputs(table.user, table.prepared, RunOptions(**(kept | options)))
+        except TypeError as error:
+            raise UsageError(f"resume: {error}") from None
         entropy = peek_entropy(directory) or new_entropy()
         return work_off(Call(directory, task, entropy, service), show=progress)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.engine import fenced_log, replica
 from dreamo_batch.engine.store import Taken
+from dreamo_batch.gateway.billing import size_price
 from tests.cli_sweep import call
 from tests.object_server import object_server
 
@@ -95,6 +97,28 @@ def test_a_run_goes_on_on_another_machine(server, machine, gateway):
     assert dreamo.verify(URL) == []
     assert dreamo.costs(URL)["attempts"].sum() == 8
     assert dreamo.rank(URL, **QUIET)["rank"].notna().all()
+
+
+def test_a_run_is_resumed_without_its_table(server, machine, gateway, tmp_path):
+    """On another machine, where the reference picture is not; with the cap and the options of the last call."""
+    picture = tmp_path / "fox.png"
+    shutil.copy("data/mascot.png", picture)
+    jobs = sweep(6).assign(image=str(picture), note="mine")
+    price = float(size_price(512, 512))
+    with pytest.raises(dreamo.BudgetReached):
+        dreamo.run(jobs, URL, gateway=gateway, max_cost=2.5 * price, max_in_flight=1, **QUIET)
+    assert len(gateway.invoice()) == 2
+    picture.unlink()
+    machine()
+    with pytest.raises(dreamo.BudgetReached):
+        dreamo.resume(URL, gateway=gateway, **QUIET)
+    assert len(gateway.invoice()) == 2
+    done = dreamo.resume(URL, gateway=gateway, max_cost=1, **QUIET)
+    assert set(done["status"]) == {"completed"}
+    assert done["note"].tolist() == ["mine"] * 6
+    assert list(bought(gateway).values()) == [1] * 6
+    with pytest.raises(dreamo.UsageError, match=r"resume: .*max_costs"):
+        dreamo.resume(URL, gateway=gateway, max_costs=1, **QUIET)
 
 
 def test_the_command_line_takes_the_url(server, machine, gateway, tmp_path):
