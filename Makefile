@@ -36,9 +36,10 @@ docs: $(READY)
 notebooks: $(READY)
 	$(PYTHON) -m tests.publish
 
-# Compares against a baseline in the same run and prints ratios; asserts nothing.
+# Compares against a baseline in the same run, prints ratios, and writes tests/benchmarks/latest.json; asserts nothing.
+# `make bench BENCH="pictures first_use"` runs some; `BENCH=--release` puts the figures into history.jsonl.
 bench: $(READY)
-	$(PYTHON) -m tests.benchmarks
+	$(PYTHON) -m tests.benchmarks $(BENCH)
 
 # The wheel as users install it: without extras, with the oldest dependencies, on every Python of this machine.
 release-check: $(READY)

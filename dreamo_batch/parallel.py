@@ -10,8 +10,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from dreamo_batch import executors
 from dreamo_batch.errors import UsageError
 from dreamo_batch.importing import load_module
 
@@ -111,20 +113,40 @@ def each(
     do: Callable[[Item], Result],
     *,
     what: str,
+    unit: str = "picture",
     n_workers: int | None = None,
     progress: bool = True,
+    is_portable: bool = False,
+    is_batched: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
-    """Do something with each item, several at once, and yield the results in order."""
+    """Do something with each item, several at once, and yield the results in order.
+
+    What is portable, which means that `do`, items and results can be pickled, is done by the cluster, if there is one.
+    What is batched takes several items, and returns as many results.
+    """
     workers = min(_WORKERS_MAX, os.cpu_count() or 1) if n_workers is None else n_workers
     if not isinstance(workers, int) or workers < 1:
         raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
     if not items:
         return
+    if is_portable and executors.current() is not None:
+        told = f"{what} ({link})" if (link := executors.dashboard()) else what
+        with ticking(len(items), told, unit=unit, progress=progress) as tick:
+            for item, result in executors.in_chunks(items, do, is_batched=is_batched):
+                tick()
+                yield item, result
+        return
     pool = ThreadPoolExecutor(workers)
     try:
-        with ticking(len(items), what, progress=progress) as tick:
-            for item, result in zip(items, pool.map(do, items), strict=True):
+        with ticking(len(items), what, unit=unit, progress=progress) as tick:
+            for item, result in zip(items, _results(pool, items, do, is_batched=is_batched), strict=True):
                 tick()
                 yield item, result
     finally:
         pool.shutdown(cancel_futures=True)  # what is under way ends; nothing more begins
+
+
+def _results(
+    pool: ThreadPoolExecutor, items: Sequence[Item], do: Callable[..., Any], *, is_batched: bool
+) -> Iterator[Any]:
+    return chain.from_iterable(pool.map(do, executors.chunks(items))) if is_batched else pool.map(do, items)

@@ -29,6 +29,7 @@ from dreamo_batch.jobs import rules
 from dreamo_batch.results import embeddings, failure_groups
 from dreamo_batch.service import contract
 from tests import fault_table, tiny_models
+from tests.benchmarks.report import HEAD, Figure, read_history
 from tests.object_server import object_server
 
 if TYPE_CHECKING:
@@ -227,7 +228,26 @@ def _fault_names() -> str:
     return _table(("fault", "requests", "what the gateway does"), rows)
 
 
+def _benchmarks() -> str:
+    """Return the figures of the last release, when and where they were measured, and which targets they miss."""
+    last = read_history()[-1]
+    parts = last["benchmarks"].values()
+    figures = [
+        Figure(one["name"], one["value"], one["ratio"], one["target"])
+        for part in parts
+        for one in part["figures"]
+    ]
+    dates, busy = (sorted({part[name] for part in parts}) for name in ("date", "busy"))
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    load = " to ".join(map(str, dict.fromkeys((busy[0], busy[-1]))))
+    where = f"Version {last['version']}, {when}, on {last['machine']}; load average {load}."
+    missed = [figure.name for figure in figures if figure.is_met is False]
+    said = f"Targets missed: {'; '.join(missed)}." if missed else "All targets are met."
+    return "\n".join([where, "", HEAD, *(figure.line for figure in figures), "", said])
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "benchmarks": _benchmarks,
     "columns-in": lambda: _columns(columns.INPUTS),
     "columns-problems": lambda: _columns(columns.PROBLEMS),
     "columns-out": lambda: _columns(columns.OUTPUTS),

@@ -22,6 +22,7 @@ from dreamo_batch.display.grid import lay_out, removed_rows_notice
 from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
+from dreamo_batch.executors import on_cluster
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
@@ -318,15 +319,27 @@ class Gallery:
         return self._html(self.grid, bytes_max, is_open=is_open, progress=progress)
 
     @overload
-    def to_html(self, path: None = None, *, link: bool | None = None, progress: bool = True) -> str: ...
+    def to_html(
+        self, path: None = None, *, link: bool | None = None, cluster: Any = None, progress: bool = True
+    ) -> str: ...
 
     @overload
     def to_html(
-        self, path: str | os.PathLike[str], *, link: bool | None = None, progress: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        link: bool | None = None,
+        cluster: Any = None,
+        progress: bool = True,
     ) -> Path: ...
 
     def to_html(
-        self, path: str | os.PathLike[str] | None = None, *, link: bool | None = None, progress: bool = True
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        link: bool | None = None,
+        cluster: Any = None,
+        progress: bool = True,
     ) -> str | Path:
         """Write a standalone page of all rows, with paging, a filter and enlarged pictures; it needs no network.
 
@@ -337,6 +350,8 @@ class Gallery:
         link : bool, optional
             Whether enlarged pictures link to the full ones, relative to the page. Default: where the page is written
             into the run directory, so that the two move together.
+        cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+            Where thumbnails that are missing are made, as for `measure`.
         progress : bool
             Show a bar while the thumbnails are made.
 
@@ -356,7 +371,8 @@ class Gallery:
         if path is None and link:
             raise UsageError("link=True needs path=: links are relative to the page.")
         finder = None if path is None else functools.partial(self._link, Path(path), is_wanted=link)
-        fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder, progress=progress)
+        with on_cluster(cluster):
+            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder, progress=progress)
         script = (_ASSETS / "gallery.js").read_text(encoding="utf-8")
         page = templates().get_template("gallery_page.html.j2").render(
             title=self.title or ", ".join(dict.fromkeys(folder.name for folder in [self.run_dir, *self._folders])),

@@ -19,6 +19,7 @@ from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_no
 from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.errors import UsageError
+from dreamo_batch.executors import on_cluster
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, png
 from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
@@ -92,6 +93,7 @@ def contact_sheet(
     title: str = "",
     paper: str = "a4",
     font: str | os.PathLike[str] | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> int:
     """Draw the pictures of results for print: as a grid with labelled axes, or one after the other.
@@ -123,6 +125,8 @@ def contact_sheet(
         Font file for the labels. Default: Pillow's font, and one of this machine where it lacks letters, as for
         Chinese. Labels that no font has the letters for, or that don't fit, become codes (P1, C1, ...), which
         ``PATH.legend.csv`` explains.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        Where thumbnails that are missing are made, as for `measure`.
     progress : bool
         Show a bar.
 
@@ -162,7 +166,7 @@ def contact_sheet(
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     folders, fonts = folders_of(source, run_dir), Fonts(font)
-    with pillow_settings:  # the user's limit of pixels would also limit text
+    with on_cluster(cluster), pillow_settings:  # the user's limit of pixels would also limit text
         if rows is None and columns is None:
             plain = _PlainSheet(source, folders, labels, fonts, n_across=n_across, notice=notice)
             if plain.has_pictures():

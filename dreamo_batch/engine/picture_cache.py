@@ -179,7 +179,9 @@ def summarise_pictures(
     """Make the summaries of pictures, several at once, and keep them; a text says why there is none."""
     unkept: dict[Path, str] = {}
     try:
-        for picture, summary in each(pictures, _made, what=what, n_workers=n_workers, progress=progress):
+        for picture, summary in each(
+            pictures, _made, what=what, n_workers=n_workers, progress=progress, is_portable=True
+        ):
             if isinstance(summary, PictureSummary) and picture.run_dir not in unkept:
                 unkept |= _tried(keep, picture.run_dir, picture.sha256, summary)
             yield picture, summary

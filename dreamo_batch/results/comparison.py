@@ -12,6 +12,7 @@ from dreamo_batch import columns, likeness
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
+from dreamo_batch.executors import on_cluster
 from dreamo_batch.parallel import each
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
@@ -112,6 +113,7 @@ def diversity(
     max_delta_e: float = DELTA_E_MAX,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure how much the pictures of each group differ from each other.
@@ -133,6 +135,8 @@ def diversity(
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        As for `measure`.
     progress : bool
         Show a bar.
 
@@ -161,9 +165,10 @@ def diversity(
     results = read_results(source)
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
-    compared = compare(
-        results, folders, by, reserved=columns.DIVERSITY, n_workers=n_workers, progress=progress
-    )
+    with on_cluster(cluster):
+        compared = compare(
+            results, folders, by, reserved=columns.DIVERSITY, n_workers=n_workers, progress=progress
+        )
     return summarise_diversity(compared, threshold)
 
 
@@ -176,6 +181,7 @@ def near_duplicates(
     limit: int = 1000,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """List the pairs of pictures that hardly differ in both shape and colour.
@@ -196,6 +202,8 @@ def near_duplicates(
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        As for `measure`.
     progress : bool
         Show a bar.
 
@@ -226,9 +234,10 @@ def near_duplicates(
     results = read_results(source)
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
-    compared = compare(
-        results, folders, by, reserved=columns.NEAR_DUPLICATES, n_workers=n_workers, progress=progress
-    )
+    with on_cluster(cluster):
+        compared = compare(
+            results, folders, by, reserved=columns.NEAR_DUPLICATES, n_workers=n_workers, progress=progress
+        )
     return list_near_duplicates(compared, threshold, limit)
 
 
@@ -240,6 +249,7 @@ def rank(
     weights: Mapping[str, float] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Rank pictures within their groups by one or more measures.
@@ -265,6 +275,8 @@ def rank(
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        As for `measure`.
     progress : bool
         Show a bar.
 
@@ -300,13 +312,14 @@ def rank(
     problems = pd.Series(index=results.index, dtype=columns.STR)
     measured = results
     if metrics:
-        measured = measure_likeness(
-            results,
-            folders_of(results, run_dir),
-            read_metrics(metrics),
-            n_workers=n_workers,
-            progress=progress,
-        )
+        with on_cluster(cluster):
+            measured = measure_likeness(
+                results,
+                folders_of(results, run_dir),
+                read_metrics(metrics),
+                n_workers=n_workers,
+                progress=progress,
+            )
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
     for one in measures:
@@ -378,6 +391,7 @@ def compare_replicates(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Compare the pictures of equal jobs that were bought more than once by `replicate`; buys nothing.
@@ -390,6 +404,8 @@ def compare_replicates(
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        As for `measure`.
     progress : bool
         Show a bar.
 
@@ -431,8 +447,16 @@ def compare_replicates(
     firsts = first_of[columns.REPLICATE].transform(lambda numbers: numbers.index[0]).sort_index()
     pairs = [(int(first), int(at)) for at, first in firsts.items() if at != first]
     sides = [tuple((subjects[at], problems[at]) for at in pair) for pair in pairs]
-    done = each(sides, _compare_pair, what="comparing", n_workers=n_workers, progress=progress)
-    compared = pd.DataFrame([result for _, result in done], columns=list(_COMPARED))
+    with on_cluster(cluster):
+        done = each(
+            sides,
+            _compare_pair,
+            what="comparing",
+            n_workers=n_workers,
+            progress=progress,
+            is_portable=True,
+        )
+        compared = pd.DataFrame([result for _, result in done], columns=list(_COMPARED))
     one, other = (jobs.loc[[pair[side] for pair in pairs]].reset_index(drop=True) for side in (0, 1))
     equal = {name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)}
     table = compared.assign(

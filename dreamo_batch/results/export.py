@@ -34,7 +34,7 @@ from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars
-from dreamo_batch.parallel import ticking
+from dreamo_batch.parallel import each
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.hub import read_address, upload
@@ -54,6 +54,7 @@ MANIFEST: Final = "export.json"
 _FILES: Final = "sha256"
 _PENDING: Final = "pending"
 _NAMED_MAX: Final = 3
+_WRITERS: Final = 8  # which wait for the disk together
 _IMAGES: Final = "images"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
 _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
@@ -660,11 +661,15 @@ def _write_folder(folder: Path, items: Sequence[Item], *, progress: bool) -> Non
     _refuse_foreign(folder, {*names, *mine}, mine, pending)
     folder.mkdir(parents=True, exist_ok=True)
     _write_manifest(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
-    placed = {}
-    with ticking(len(items), "exporting", unit="file", progress=progress) as tick:
-        for item in items:
-            placed[item.name] = _place(folder / item.name, item)
-            tick()
+    done = each(
+        items,
+        lambda item: _place(folder / item.name, item),
+        what="exporting",
+        unit="file",
+        n_workers=_WRITERS,
+        progress=progress,
+    )
+    placed = {item.name: digest for item, digest in done}
     for name in (mine.keys() | pending) - names:
         (folder / name).unlink(missing_ok=True)
     _write_manifest(folder, {_FILES: placed})
@@ -685,7 +690,7 @@ def _place(path: Path, item: Item) -> str:
     """Write one file unless it is there already; return its digest."""
     content = item.content()
     digest = _digest(content)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or _digest(path.read_bytes()) != digest:
         files.replace(path, lambda temporary: _link_or_write(temporary, content, item.original))
     return digest

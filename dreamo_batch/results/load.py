@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import effects, journal, ledger
+from dreamo_batch.engine import journal, ledger
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.checkpoint import (
     NAME,
@@ -172,8 +172,10 @@ def _recovered(directory: RunDirectory) -> ledger.Recovered:
 
 
 def _settled(state: State) -> State:
-    for attempt in ledger.interrupted(state):
-        state.apply(effects.interrupted(attempt, attempt.sent_at or time.time()))
+    for attempt in list(ledger.interrupted(state)):
+        from dreamo_batch.engine.effects import interrupted  # loads requests, which is seldom needed here
+
+        state.apply(interrupted(attempt, attempt.sent_at or time.time()))
     return state
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import threading
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.executors import on_cluster
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results.assembly import folders_of
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from dreamo_batch.results.load import RunDir
 
     AnyMetric: TypeAlias = "str | Metric | VectorMetric | Callable[..., Any]"
+
+logger = logging.getLogger(__name__)
 
 NAME: Final = "metrics.parquet"
 _SCHEMA: Final = pa.schema(
@@ -75,6 +80,16 @@ class Metric(Bounded):
         those of an older function apart.
     higher_is_better : bool
         Whether `rank` puts the highest value first.
+    load : callable or None
+        In place of `function`: ``load() -> function``, called once in each process, for a model that takes long to load
+        and can't be pickled. Define it at the top level of a module.
+    is_batched : bool
+        Whether the function takes a list of references and one of outputs, at most 32, and returns a list of numbers.
+
+    Raises
+    ------
+    UsageError
+        Unless there is either a function or `load`.
 
     Examples
     --------
@@ -87,13 +102,44 @@ class Metric(Bounded):
     """
 
     name: str
-    function: Callable[[Image.Image, Image.Image], float | None]
+    function: Callable[..., Any] | None = None
     version: str | None = None
     higher_is_better: bool = True
+    load: Callable[[], Callable[..., Any]] | None = None
+    is_batched: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.function is None) == (self.load is None):
+            raise UsageError(f"Metric {self.name!r} needs either a function or load=, which returns one.")
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
         """Measure a picture against its reference."""
-        return self.function(reference, output)
+        if self.is_batched:
+            return next(iter(self.measure_batch([reference], [output])))
+        value: float | None = self._callable()(reference, output)
+        return value
+
+    def measure_batch(
+        self, references: Sequence[Image.Image], outputs: Sequence[Image.Image]
+    ) -> Sequence[float | None]:
+        """Measure several pictures at once, if it `is_batched`."""
+        values: Sequence[float | None] = self._callable()(list(references), list(outputs))
+        return values
+
+    def _callable(self) -> Callable[..., Any]:
+        if self.function is not None:
+            return self.function
+        assert self.load is not None  # noqa: S101 - checked when it was made
+        with _loading:  # by one thread, while others wait
+            return _loaded(self.load)
+
+
+_loading: Final = threading.Lock()
+
+
+@functools.cache
+def _loaded(load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    return load()
 
 
 OF_TRAITS: Final = {
@@ -164,6 +210,7 @@ def measure(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
+    cluster: Any = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure how like their references pictures are, each once, and keep the values in the run directory.
@@ -184,6 +231,9 @@ def measure(
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads; default: one per core, at most 8. Pass 1 for metrics that aren't thread-safe.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        Work in other processes rather than in threads: a Dask client (extra `dask`), any executor, or a number of
+        processes of this machine. They must reach the run directory under the same path; metrics must be picklable.
     progress : bool
         Show a bar.
 
@@ -218,7 +268,10 @@ def measure(
     """
     results = read_results(source)
     folders = folders_of(results, run_dir)
-    return measure_likeness(results, folders, read_metrics(metrics), n_workers=n_workers, progress=progress)
+    with on_cluster(cluster):
+        return measure_likeness(
+            results, folders, read_metrics(metrics), n_workers=n_workers, progress=progress
+        )
 
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
@@ -492,17 +545,26 @@ def _measure(
             kept = metric.version and cache.get(subjects[0].run_dir, Key(*pair, metric.name, metric.version))
             if kept:
                 measured[pair][metric.name] = _checked(kept.number)
-    read_reference = functools.lru_cache(_REFERENCES_KEPT)(_read_reference)
-
-    def measure_pair(pair: _Pair) -> dict[str, _Measured]:
-        missing = [metric for metric in own if metric.name not in measured[pair]]
-        return _measure_pictures(by_pair[pair], missing, read_reference)
-
-    wanted = [pair for pair in by_pair if any(metric.name not in measured[pair] for metric in own)]
+    wanted = [
+        _Unmeasured(pair, by_pair[pair], missing)
+        for pair in by_pair
+        if (missing := [metric.name for metric in own if metric.name not in measured[pair]])
+    ]
+    measurer = _Measurer({metric.name: metric for metric in own})
     versions = {metric.name: metric.version for metric in own}
     try:
-        done = each(wanted, measure_pair, what="measuring", n_workers=n_workers, progress=progress)
-        for pair, fresh in done:
+        is_batched = any(metric.is_batched for metric in own)
+        work: Callable[[Any], Any] = measurer.measure_several if is_batched else measurer
+        done = each(
+            wanted,
+            work,
+            what="measuring",
+            n_workers=n_workers,
+            progress=progress,
+            is_portable=True,
+            is_batched=is_batched,
+        )
+        for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
                 version = versions[name]
@@ -534,19 +596,60 @@ def _by_fingerprints(
     return {pair: of_pair(pair) for pair in by_pair}
 
 
-def _measure_pictures(
-    subjects: Sequence[Subject],
-    metrics: Sequence[Metric],
-    read_reference: Callable[[SentReference], Image.Image],
-) -> dict[str, _Measured]:
-    subject = next((one for one in subjects if one.path.is_file()), subjects[0])
-    assert subject.reference is not None  # noqa: S101 - it is one of a pair
-    try:
-        output, reference = likeness.read(subject.path, subject.sha256), read_reference(subject.reference)
-    except UnreadablePicture as unreadable:
-        return {metric.name: _Measured(None, str(unreadable), "file") for metric in metrics}
-    # A copy for each: a metric may change in place what other threads read.
-    return {metric.name: _apply(metric, reference.copy(), output.copy()) for metric in metrics}
+class _Unmeasured(NamedTuple):
+    """A pair to measure: the pictures with its bytes, and the names of metrics."""
+
+    pair: _Pair
+    subjects: Sequence[Subject]
+    names: Sequence[str]
+
+
+class _Measurer:
+    """Measures pairs in any process; keeps a few references, since rows share them."""
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self._metrics = metrics
+        self._read_reference = functools.lru_cache(_REFERENCES_KEPT)(_read_reference)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without the references."""
+        return _Measurer, (self._metrics,)
+
+    def __call__(self, wanted: _Unmeasured) -> dict[str, _Measured]:
+        pictures = self._read(wanted)
+        if isinstance(pictures, _Measured):
+            return dict.fromkeys(wanted.names, pictures)
+        return {name: _apply(self._metrics[name], *_copies(pictures)) for name in wanted.names}
+
+    def measure_several(self, several: Sequence[_Unmeasured]) -> list[dict[str, _Measured]]:
+        """Measure several pairs, by one call of each metric that takes a batch."""
+        pictures = [self._read(wanted) for wanted in several]
+        measured: list[dict[str, _Measured]] = [{} for _ in several]
+        for name, metric in self._metrics.items():
+            here = [place for place, wanted in enumerate(several) if name in wanted.names]
+            read = {place: pair for place in here if not isinstance(pair := pictures[place], _Measured)}
+            values = _apply_batch(metric, list(read.values())) if read else []
+            of_place = dict(zip(read, values, strict=True))
+            for place in here:
+                found = pictures[place]
+                measured[place][name] = found if isinstance(found, _Measured) else of_place[place]
+        return measured
+
+    def _read(self, wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | _Measured:
+        """Read reference and output of a pair, or return why they can't be read."""
+        subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
+        assert subject.reference is not None  # noqa: S101 - it is one of a pair
+        try:
+            output = likeness.read(subject.path, subject.sha256)
+            return self._read_reference(subject.reference), output
+        except UnreadablePicture as unreadable:
+            return _Measured(None, str(unreadable), "file")
+
+
+def _copies(pictures: tuple[Image.Image, Image.Image]) -> tuple[Image.Image, Image.Image]:
+    """Copy pictures for a metric, which may change in place what other threads read."""
+    reference, output = pictures
+    return reference.copy(), output.copy()
 
 
 def _read_reference(reference: SentReference) -> Image.Image:
@@ -555,6 +658,21 @@ def _read_reference(reference: SentReference) -> Image.Image:
         return likeness.read(reference.path, reference.sha256)
     except UnreadablePicture as unreadable:
         raise UnreadablePicture(f"reference {unreadable}") from None
+
+
+def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[_Measured]:
+    """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
+    if metric.is_batched:
+        try:
+            references, outputs = zip(*map(_copies, pairs), strict=True)
+            values = metric.measure_batch(references, outputs)
+            return [
+                _checked(None if value is None else float(value))
+                for _, value in zip(pairs, values, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001 - a metric is anybody's code
+            logger.info("%s failed on a batch: %s", metric.name, error)
+    return [_apply(metric, *_copies(pair)) for pair in pairs]
 
 
 def _apply(metric: Metric, reference: Image.Image, output: Image.Image) -> _Measured:

@@ -18,7 +18,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = [str(_picture(Path(folder) / f"{i}.png", i)) for i in range(4)]
         jobs = dreamo.sweep(
-            image=images, prompt=["on a beach", "in the snow"], seed=range(_N // 8), max_rows=_N
+            image=images,
+            prompt=["on a beach", "in the snow"],
+            seed=range(1, _N // 8 + 1),
+            use_rephraser=False,
+            max_rows=_N,
         )
         with timed() as ours:
             problems = dreamo.validate(jobs)

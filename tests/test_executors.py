@@ -1,0 +1,211 @@
+"""Pictures worked on in other processes: the same values, whatever the engine, and whatever becomes of its workers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch import executors, parallel
+from dreamo_batch.engine import picture_cache
+from dreamo_batch.errors import UsageError
+from dreamo_batch.results import measure as measuring
+
+QUIET = {"progress": False}
+
+
+def wider(reference, output):
+    """A metric that travels by its name."""
+    return output.width / reference.width
+
+
+def doubled_after_a_death(mark: Path, number: int) -> int:
+    """Double a number; the first process that is asked for 40 is killed."""
+    if number == 40 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+def load_wider():
+    """A metric that is made once a process and takes batches; it counts how often it was made."""
+    made = Path(os.environ["DREAMO_TEST_MADE"])
+    (made / f"{os.getpid()}-{len(list(made.iterdir()))}").touch()
+
+    def widths(references, outputs):
+        assert len(references) == len(outputs)
+        return [output.width / reference.width for reference, output in zip(references, outputs, strict=True)]
+
+    return widths
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Six pictures of a run, without what is kept of them."""
+    run_dir = tmp_path_factory.mktemp("executors") / "run"
+    jobs = dreamo.sweep(
+        image="data/mascot.png", prompt=["a", "b"], seed=[1, 2, 3], size="512x512", use_rephraser=False
+    )
+    dreamo.run(jobs, run_dir, gateway="local", **QUIET)
+    for path in (run_dir / picture_cache.NAME, run_dir / picture_cache.TAIL):
+        path.unlink(missing_ok=True)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def dask():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(params=["processes", "dask", "count"])
+def cluster(request):
+    return 2 if request.param == "count" else request.getfixturevalue(request.param)
+
+
+def looked_at(run_dir, folder, cluster):
+    """Everything that takes a cluster, each from scratch."""
+    metric = dreamo.Metric("wider", wider, version="1")
+    measured = dreamo.measure(run_dir, ["appearance", "colour", "shape", metric], cluster=cluster, **QUIET)
+    copy = shutil.copytree(
+        run_dir, folder / "copy", ignore=shutil.ignore_patterns(picture_cache.NAME, "*.tail")
+    )
+    tables = [
+        measured,
+        dreamo.diversity(copy, cluster=cluster, **QUIET),
+        dreamo.rank(copy, "shape", cluster=cluster, **QUIET),
+        dreamo.near_duplicates(copy, max_bits=64, max_delta_e=100, cluster=cluster, **QUIET),
+    ]
+    summaries = pd.read_parquet(run_dir / picture_cache.NAME).sort_values("sha256", ignore_index=True)
+    return [*tables, summaries]
+
+
+def test_values_are_those_of_one_process(finished, tmp_path, cluster):
+    """Bit by bit: metrics, fingerprints and thumbnails."""
+    one, other = (shutil.copytree(finished, tmp_path / name) for name in ("one", "other"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    alone = looked_at(one, tmp_path / "a", None)
+    for mine, theirs in zip(alone, looked_at(other, tmp_path / "b", cluster), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_a_metric_is_loaded_once_a_process_and_takes_batches(finished, tmp_path, monkeypatch, is_elsewhere):
+    """Here and elsewhere, with the values of single calls."""
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "made").mkdir()
+    monkeypatch.setenv("DREAMO_TEST_MADE", str(tmp_path / "made"))
+    measuring._loaded.cache_clear()
+    metric = dreamo.Metric("wider", load=load_wider, is_batched=True)
+    singly = dreamo.measure(run_dir, dreamo.Metric("wider", wider), **QUIET)
+    for _ in range(2):
+        cluster = 1 if is_elsewhere else None
+        pd.testing.assert_frame_equal(dreamo.measure(run_dir, metric, cluster=cluster, **QUIET), singly)
+    assert len(list((tmp_path / "made").iterdir())) == (2 if is_elsewhere else 1)  # two pools of one process
+
+
+def test_a_batch_that_fails_is_measured_one_by_one(finished, tmp_path):
+    """One picture is not all of them."""
+
+    def picky(references, outputs):
+        if len(outputs) > 1:
+            raise ValueError("too many")
+        return [output.width / reference.width for reference, output in zip(references, outputs, strict=True)]
+
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    measured = dreamo.measure(run_dir, dreamo.Metric("picky", picky, is_batched=True), **QUIET)
+    assert measured["picky"].notna().all()
+
+
+def test_a_metric_needs_a_function_or_a_way_to_load_one():
+    """Not both, not neither."""
+    for options in ({}, {"function": wider, "load": load_wider}):
+        with pytest.raises(UsageError, match="either a function or load="):
+            dreamo.Metric("wider", **options)
+
+
+def test_pages_and_sheets_have_their_thumbnails_made_elsewhere(finished, tmp_path, processes):
+    """They are kept as if they had been made here."""
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    assert dreamo.gallery(run_dir).to_html(cluster=processes, **QUIET).count("<img") == 7
+    assert len(pd.read_parquet(run_dir / picture_cache.NAME)) == 6
+    (run_dir / picture_cache.NAME).unlink()
+    assert dreamo.contact_sheet(run_dir, tmp_path / "sheet.png", cluster=processes, **QUIET) == 6
+    assert len(pd.read_parquet(run_dir / picture_cache.NAME)) == 6
+
+
+def test_a_killed_process_costs_only_its_work(tmp_path):
+    """Of local processes and of Dask; results come in order."""
+    do = functools.partial(doubled_after_a_death, tmp_path / "mark")
+    with executors.on_cluster(2):
+        done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+    assert done == [(number, 2 * number) for number in range(100)]
+    assert (tmp_path / "mark").exists()
+
+
+def test_dask_survives_a_killed_worker(tmp_path, dask):
+    """It hands the work to another one."""
+    do = functools.partial(doubled_after_a_death, tmp_path / "mark")
+    with executors.on_cluster(dask):
+        done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+    assert done == [(number, 2 * number) for number in range(100)]
+
+
+def test_an_executor_of_somebody_else_is_left_to_them(tmp_path):
+    """It is not shut down, and not made anew when its processes die."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with executors.on_cluster(pool):
+            assert list(parallel.each([1], doubled, what="doubling", is_portable=True, **QUIET)) == [(1, 2)]
+        assert pool.submit(doubled, 3).result() == 6
+        do = functools.partial(doubled_after_a_death, tmp_path / "mark")
+        with executors.on_cluster(pool), pytest.raises(BrokenProcessPool):
+            list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+
+
+def test_what_is_no_cluster_is_refused(finished):
+    """Before anything is read."""
+    for wrong in (0, -1, True, "4", object()):
+        with pytest.raises(UsageError, match="expected a Dask Client"):
+            dreamo.measure(finished, cluster=wrong, **QUIET)
+
+
+def test_the_bar_names_the_dashboard(monkeypatch, capsys):
+    """So that people see where Dask shows its work."""
+
+    class Client:
+        dashboard_link = "http://127.0.0.1:8787/status"
+
+        def get_executor(self, *, pure):
+            assert pure is False
+            return pool
+
+    monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool, executors.on_cluster(Client()):
+        list(parallel.each([1], doubled, what="doubling", is_portable=True))
+    assert "doubling (http://127.0.0.1:8787/status)" in capsys.readouterr().err
