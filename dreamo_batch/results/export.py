@@ -230,7 +230,9 @@ def export(
     wanted = _checked(formats, pictures, text=text)
     dataset = None if to is None else read_address(to)
     if folder is None and dataset is None:
-        raise UsageError('Pass a folder to export into, or to="hf://datasets/OWNER/NAME" to upload it.')
+        raise UsageError(
+            f"Pass a folder to export into, or {option('to', 'hf://datasets/OWNER/NAME')} to upload it."
+        )
     results = read_results(source)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
     results = with_ratings(results, folders)
