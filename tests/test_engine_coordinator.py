@@ -780,6 +780,16 @@ def test_an_unlisted_status_is_told_once(make, clock):
     assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
 
 
+def test_an_answer_that_names_another_task_beside_its_own_is_told_once(make, clock):
+    """Its picture may be another's."""
+    coordinator = accepted(make, clock)
+    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", other_id="t2")))
+    assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
+    coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, other_id="t2")))
+    assert latest(coordinator).stage is Stage.COMPLETED
+    assert len([text for text in coordinator.notices if "also names t2" in text]) == 1
+
+
 def test_an_answer_with_another_seed_is_asked_for_again_and_then_held(make, clock):
     """Its picture may be another's, so it is never saved; the next call asks again."""
     coordinator = accepted(make, clock)

@@ -777,3 +777,11 @@ def test_a_cost_in_another_unit_is_none():
 def test_an_error_that_says_there_is_none_is_none(error):
     """A picture that was paid for isn't thrown away because of it."""
     assert (read(error=error).status, read(error=error).error) == ("completed", None)
+
+
+def test_another_id_beside_the_tasks_own_is_kept():
+    """A task id, or without any the request id of a queue; a request id beside an id is only the request's."""
+    assert read(task_id="t2").other_id == "t2"
+    assert read(id=..., request_id="r2").other_id == "r2"
+    assert read(request_id="r2").other_id is None
+    assert read(id=..., request_id=ID).other_id is None

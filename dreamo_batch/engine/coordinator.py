@@ -152,6 +152,7 @@ class Coordinator:
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
         self._n_contradictions: Counter[Key] = Counter()
+        self._named_otherwise: set[Key] = set()
         self._refusals = self._refusals_so_far()
         self._forbidden: Failure | None = None  # the last 403 of a create
         self._is_poll_forbidden = False
@@ -495,6 +496,12 @@ class Coordinator:
             self._hold(key, answer.result, differs, now)
             return
         self._notice_word(answer.result)
+        if (other := answer.result.other_id) is not None and key not in self._named_otherwise:
+            self._named_otherwise.add(key)
+            self._notice(
+                "other_id",
+                f"Job {key[0]}: the answer about task {answer.result.task_id} also names {other}. Check its picture.",
+            )
         if answer.result.status == "in_progress":
             word = answer.result.unlisted_status
             self._unless(

@@ -703,6 +703,11 @@ class Client:
             error=error,
             excerpt=self._api.masked(task.excerpt),
             unlisted_status=self._api.masked(task.unlisted_status),
+            other_id=self._api.masked(task.other_id),
+            echo={
+                name: (self._api.masked(value) or "") if isinstance(value, str) else value
+                for name, value in task.echo.items()
+            },
             urls=tuple(map(self._api.without_key, task.urls)),
             discount=self._api.masked(task.discount),
             metadata={self._api.without_key(name): value for name, value in task.metadata.items()},

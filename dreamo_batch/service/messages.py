@@ -274,6 +274,7 @@ class Task:
     is_cost_unreadable: bool = False
     unlisted_status: str | None = None
     echo: Mapping[str, int | str] = field(default_factory=dict)
+    other_id: str | None = None
     sizes: tuple[int | None, ...] = ()
     job_ids: tuple[str | None, ...] = ()
 
@@ -286,7 +287,9 @@ def read_task(body: bytes, task_id: str) -> Task:
     ids = _ids(answer)
     if ids and task_id not in ids:
         raise AboutAnother(excerpt(body), ids[0])
-    task = _task(answer, task_id)
+    request_id = None if ids else text(answer.get("request_id"))
+    other = next((one for one in (*ids, request_id) if one not in (None, task_id)), None)
+    task = replace(_task(answer, task_id), other_id=other and other[:_QUEUE_ID_CHARACTERS])
     return task if _is_as_documented(answer, task) else replace(task, excerpt=excerpt(body))
 
 
