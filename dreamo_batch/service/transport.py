@@ -307,7 +307,7 @@ class _TimedAnswer(http.client.HTTPResponse):
         self.chunk_left = None
         written = self.headers.get("content-length", "").strip()
         self.length = int(written) if written.isdecimal() and not self.chunked else None
-        if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) or status < HTTPStatus.OK:
             self.length = 0
         is_until_end = not self.chunked and self.length is None
         told = self.headers.get("connection", "").lower()
