@@ -697,6 +697,19 @@ def rewritten(path: Path, part: str, old: bytes, new: bytes) -> Path:
     return path
 
 
+def test_blank_rows_of_a_sheet_are_left_out_and_said(tmp_path):
+    """Those above the header silently, those among the rows with their number in the sheet."""
+    openpyxl = pytest.importorskip("openpyxl")
+    path = tmp_path / "jobs.xlsx"
+    book = openpyxl.Workbook()
+    for row in ([None], ["image", "prompt"], ["a", "b"], [None], ["c", "d"]):
+        book.active.append(row)
+    book.save(path)
+    with pytest.warns(UserWarning, match=r"skipped 1 blank row \(row 4\)"):
+        table = read_table(path)
+    assert table.to_numpy().tolist() == [["a", "b"], ["c", "d"]]
+
+
 def test_errors_and_formulas_without_a_value_are_no_empty_cells(tmp_path):
     """In a column of numbers they are shown with their cell; in one of texts the file is refused."""
     table = read_table(saved(tmp_path, [URL, "a fox", "#REF!", "=A1+1"]))

@@ -436,13 +436,17 @@ def _without_blank_rows(path: Path, lines: pd.DataFrame, numbers: Sequence[int])
         for at in np.flatnonzero(~has_text).tolist()
         if places.min(initial=0) < at < places.max(initial=-1)
     ]
-    if blank:
-        listed = ", ".join(map(str, blank[:_N_NAMED])) + (", ..." if len(blank) > _N_NAMED else "")
-        of_lines = f"line {listed}" if len(blank) == 1 else f"lines {listed}"
-        warnings.warn(f"{path}: skipped {counted(len(blank), 'blank row')} ({of_lines}).", stacklevel=4)
+    _warn_of_blank_rows(path, blank, "line")
     if not len(places):
         raise TableError(f"{path} is empty. {_NAMES_FIRST}")
     return lines[has_text].reset_index(drop=True)
+
+
+def _warn_of_blank_rows(path: Path, numbers: Sequence[int], unit: str) -> None:
+    if numbers:
+        listed = ", ".join(map(str, numbers[:_N_NAMED])) + (", ..." if len(numbers) > _N_NAMED else "")
+        places = f"{unit if len(numbers) == 1 else f'{unit}s'} {listed}"
+        warnings.warn(f"{path}: skipped {counted(len(numbers), 'blank row')} ({places}).", stacklevel=5)
 
 
 def _with_header(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
@@ -641,7 +645,9 @@ def _read_workbook(path: Path) -> pd.DataFrame:
     given = np.flatnonzero(lines.notna().any(axis=1))
     if not len(given):
         raise TableError(f"{path}: the first sheet is empty. Its first row must name the columns.")
-    return _with_header(path, lines.iloc[: given[-1] + 1])
+    blank = np.setdiff1d(np.arange(given[0], given[-1]), given) + 1
+    _warn_of_blank_rows(path, blank.tolist(), "row")
+    return _with_header(path, lines.iloc[given].reset_index(drop=True))
 
 
 def _first_sheet(path: Path) -> tuple[list[list[Any]], dict[tuple[int, int], str]]:
