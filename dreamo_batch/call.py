@@ -367,7 +367,7 @@ class Call:
             inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
         )
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
-        self._quote = ask_price(self.client, jobs)
+        self._quote = ask_price(self.client, jobs, is_known=highest_price(state) is not None)
         return self._quote.price
 
 
@@ -380,18 +380,21 @@ class Quote:
     failure: Failure | None = None
 
 
-def ask_price(client: Client, jobs: Collection[Job]) -> Quote:
-    """Ask what the largest picture of each model costs; the highest price counts, and only if all are known."""
+def ask_price(client: Client, jobs: Collection[Job], *, is_known: bool = False) -> Quote:
+    """Ask what the largest picture of each model costs; the highest price counts, and only if all are known.
+
+    If `is_known`, earlier attempts tell a price, and a 403 stops nothing: it may be only that of the jobs left.
+    """
     highest = Quote()
     for model in dict.fromkeys(job.model for job in jobs):
-        quote = _ask_price_of(client, [job for job in jobs if job.model == model])
+        quote = _ask_price_of(client, [job for job in jobs if job.model == model], is_known=is_known)
         if quote.price is None:
             return quote
         highest = quote if highest.price is None or quote.price > highest.price else highest
     return highest
 
 
-def _ask_price_of(client: Client, jobs: Collection[Job]) -> Quote:
+def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Quote:
     by_size = sorted(jobs, key=lambda job: job.width * job.height, reverse=True)
     asked, waits = by_size[:1], iter(_PRECHARGE_WAITS_S)
     while True:
@@ -409,7 +412,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job]) -> Quote:
             if other is not None or len(asked) == 1:
                 asked.append(other or asked[0])
                 continue
-        if failure.kind is FailureKind.STOP:
+        if failure.kind is FailureKind.STOP and not (is_known and failure.error_class == FORBIDDEN):
             raise AccessRefused(
                 f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
                 f"{same_call()} again."
