@@ -16,13 +16,14 @@ ages = st.floats(0, 50_000)
 
 
 @given(st.lists(st.tuples(latencies, st.floats(0, 1)), max_size=80), ages, st.integers(0, 99))
-def test_polls_are_never_at_once_and_never_far_off(seen, age_s, seed):
+def test_polls_are_never_far_off_and_only_a_new_task_is_polled_at_once(seen, age_s, seed):
     """Whatever was seen and however old a task is, it is asked for again, after a while that has an end."""
     poll_times = PollTimes(random.Random(seed))
     for latency_s, part in seen:
         poll_times.learn(latency_s, unfinished_s=part * latency_s)
     due_s = poll_times.due_in(age_s)
-    assert 0.015 < due_s < max(11, 5000)
+    is_at_once = not age_s and due_s == 0  # where tasks end at once
+    assert is_at_once or 0.015 < due_s < max(11, 5000)
     if age_s > 5000:
         assert due_s <= 11
 
