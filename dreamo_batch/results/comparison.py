@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -306,7 +307,8 @@ def rank(
     """
     results = read_results(source)
     if isinstance(source, pd.DataFrame):  # made before the pictures were rated, most of the time
-        results = with_ratings(results, folders_of(results, run_dir))
+        with suppress(UsageError):  # where its directory isn't known, nor are ratings
+            results = with_ratings(results, folders_of(results, run_dir))
     measures = read_measures(by, results)
     metrics = [one.metric for one in measures if one.metric is not None]
     problems = pd.Series(index=results.index, dtype=columns.STR)
