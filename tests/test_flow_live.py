@@ -647,7 +647,7 @@ def test_an_interrupt_while_a_call_is_prepared_leaves_the_live_run_alone(flow, s
     live = start()
     until(lambda: are_two_under_way(live))
 
-    def interrupted(_call, _jobs):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dreamo_batch.call.ask_price", interrupted)

@@ -174,7 +174,7 @@ class MemoryLedger:
     """Holds events as the journal would: those committed survive a crash."""
 
     def __init__(self) -> None:
-        self.directory = SimpleNamespace(path=NOWHERE, is_in_place=lambda: True)
+        self.directory = SimpleNamespace(path=NOWHERE, is_in_place=lambda: True, replica=None)
         self.committed: list = []
         self.waiting: list = []
         self.state = State()

@@ -32,4 +32,4 @@ def test_rows_without_a_picture_say_why(tmp_path):
 def test_a_reference_at_a_url_is_not_fetched():
     """The row says so."""
     subject = Subject(Path("run"), Path("run/images/a.jpg"), "00", SentReference(None, "00"))
-    assert measure._why_no_pair(subject) == "its reference is at a URL, which is not fetched"
+    assert measure._without_pair(subject).problem == "its reference is at a URL, which is not fetched"
