@@ -55,7 +55,7 @@ def buy(folder: Path, base_url: str) -> None:
     """Every step from a table on disk to results on disk."""
     for suffix in ("csv", "tsv", "jsonl", "parquet"):
         dreamo.write_table(TABLE, folder / f"jobs.{suffix}")
-        pd.testing.assert_frame_equal(dreamo.read_table(folder / f"jobs.{suffix}"), TABLE)
+        pd.testing.assert_frame_equal(dreamo.read_table(folder / f"jobs.{suffix}"), pd.DataFrame(TABLE))
     assert len(dreamo.validate(TABLE)) == 0
     assert (dreamo.plan(TABLE, folder / "run")["action"] == "new").all()
     done = dreamo.run(TABLE, folder / "run", base_url=base_url, api_key="bare-install", progress=False)
