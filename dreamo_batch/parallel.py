@@ -102,6 +102,7 @@ def is_watched() -> bool:
 
 def is_in_notebook() -> bool:
     """Whether tqdm draws in a notebook."""
+    load_module("tqdm.auto")  # it loads the next without the warning that notebooks would show
     from tqdm.autonotebook import tqdm as chosen
     from tqdm.std import tqdm as of_text
 
