@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, CallInputs, choose
+from dreamo_batch.call import Call, CallInputs, choose, stored_table
 from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.display import panel as panels
 from dreamo_batch.engine.attempts import State
@@ -338,15 +338,11 @@ def retry(
     with in_front():
         flag("progress", progress)
         directory = RunDirectory(run_dir)
-        service = Service.of(given).or_local(directory)
-        table = read_jobs(directory.jobs)
+        table = stored_table(directory)
         chosen = choose(directory, table, rows, classes)
-        try:
-            task = CallInputs(table.user, table.prepared, RunOptions(**options), chosen)
-        except TypeError as error:
-            raise UsageError(f"retry: {error}") from None
-        entropy = peek_entropy(directory) or new_entropy()
-        return work_off(Call(directory, task, entropy, service), show=progress)
+        checked = _options_of("retry", options)
+        call = Call.on_stored(directory, table, checked, Service.of(given), chosen=chosen)
+        return work_off(call, show=progress)
 
 
 def resume(
@@ -405,20 +401,21 @@ def resume(
     with in_front():
         flag("progress", progress)
         directory = RunDirectory(run_dir)
-        service = Service.of(given).or_local(directory)
-        table = read_jobs(directory.jobs)
-        if directory.replica is not None:
-            directory.replica.fetch_references()
         manifest = directory.read_manifest()
         names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
         stored = {} if manifest is None else manifest.settings
         kept = {name: value for name, value in stored.items() if name in names}
-        try:
-            task = CallInputs(table.user, table.prepared, RunOptions(**(kept | options)))
-        except TypeError as error:
-            raise UsageError(f"resume: {error}") from None
-        entropy = peek_entropy(directory) or new_entropy()
-        return work_off(Call(directory, task, entropy, service), show=progress)
+        checked = _options_of("resume", kept | options)
+        call = Call.on_stored(directory, stored_table(directory), checked, Service.of(given))
+        return work_off(call, show=progress)
+
+
+def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
+    """Check the options of a verb that takes any of them."""
+    try:
+        return RunOptions(**options)
+    except TypeError as error:
+        raise UsageError(f"{verb}: {error}") from None
 
 
 def _prepare(
@@ -498,10 +495,7 @@ def plan_retry(
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
     chosen = choose(directory, table, rows, classes)
-    try:
-        checked = RunOptions(**options)
-    except TypeError as error:
-        raise UsageError(f"retry: {error}") from None
+    checked = _options_of("retry", options)
     state, is_copy = read_ledger(directory)
     remarks = (copied(),) if is_copy else ()
     return planned(

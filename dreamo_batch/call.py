@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import threading
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch import columns
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import Budget, highest_price
-from dreamo_batch.engine.checkpoint import describer, to_arrow, to_frame, write_frame, write_jobs
+from dreamo_batch.engine.checkpoint import describer, read_jobs, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
+from dreamo_batch.engine.directory import new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
+from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import (
     RunOptions,
@@ -26,7 +27,7 @@ from dreamo_batch.engine.plan import (
     warnings_of,
 )
 from dreamo_batch.engine.refusals import most_unlike
-from dreamo_batch.engine.replica import CREATE_WITHIN_S, refuse_young
+from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared
     from dreamo_batch.service.client import Client
-
-logger = logging.getLogger(__name__)
 
 _WORKERS_MAX: Final = 16
 _WORKERS_MIN: Final = 4
@@ -120,14 +119,27 @@ class Call:
         self._is_stopped = False
         self._quote = Quote()
 
+    @classmethod
+    def on_stored(
+        cls,
+        directory: RunDirectory,
+        table: StoredTable,
+        options: RunOptions,
+        service: Service,
+        *,
+        chosen: frozenset[str] = frozenset(),
+        fetched: frozenset[str] | None = None,
+    ) -> Self:
+        """Make a call on the table that the directory keeps."""
+        inputs = CallInputs(table.user, table.prepared, options, chosen, fetched)
+        return cls(directory, inputs, peek_entropy(directory) or new_entropy(), service.or_local(directory))
+
     def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
 
         Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
         first request.
         """
-        if self.directory.replica is not None and live(self.directory.path) is None:
-            self.directory.replica.wait_until_free(logger.warning)
         with ExitStack() as resources:
             self.client = self._service.connect(resources, self.directory)
             try:
@@ -235,15 +247,15 @@ class Call:
             raise UsageError(
                 f"A run is going on in {self.directory.path}, and it saves its pictures itself. Stop it, or wait."
             )
-        if inputs.options.on_ambiguous == "resubmit":
-            in_doubt = (attempt for attempt in state if attempt.stage is Stage.AMBIGUOUS)
-            refuse_young(self.directory.replica, in_doubt, self._clock.wall())
         chosen = inputs.chosen
         if before is not None and (
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
             chosen |= {job_id for job_id, _ in before.schedule.waiting}
         assignment = planning.assignment(inputs.prepared, state, inputs.options, self.directory.path, chosen)
+        attempts = (attempt for job_id, _ in assignment.to_submit for attempt in state.of(job_id))
+        in_doubt = (attempt for attempt in attempts if attempt.stage is Stage.AMBIGUOUS)
+        refuse_young(self.directory.replica, in_doubt, self._clock.wall())
         describe = describer(inputs.user, inputs.prepared.rows)
         assignment = replace(assignment, describe=describe)
         return assignment if inputs.fetched is None else fetching_only(assignment, inputs.fetched)
@@ -282,9 +294,7 @@ class Call:
             ledger=ledger,
             budget=budget,
             schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
-            effects=Effects(
-                self.client, self.directory.path, None if self.directory.replica is None else CREATE_WITHIN_S
-            ),
+            effects=Effects(self.client, self.directory),
             clock=self._clock,
             assignment=assignment,
         )
@@ -433,6 +443,13 @@ def results_of(
 
 def _n_workers(max_in_flight: int) -> int:
     return min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
+
+
+def stored_table(directory: RunDirectory) -> StoredTable:
+    """Read the table of a directory to go on with it; from a store the references are fetched first."""
+    if directory.replica is not None:
+        directory.replica.fetch_additions()
+    return read_jobs(directory.jobs)
 
 
 def choose(

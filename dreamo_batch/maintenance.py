@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, CallInputs, results_of
+from dreamo_batch.call import Call, results_of, stored_table
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Stage
@@ -30,11 +30,9 @@ from dreamo_batch.engine.directory import (
     further_paths,
     inspect_picture,
     is_unaltered,
-    new_entropy,
     pictures,
     unknown_purchases,
 )
-from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError
@@ -234,10 +232,9 @@ def download(
 
 def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> Call:
     """Make a call that fetches the pictures of these rows and submits nothing."""
-    table = read_jobs(directory.jobs)
+    table = stored_table(directory)
     wanted = frozenset(rows[columns.JOB_ID].dropna())
-    task = CallInputs(table.user, table.prepared, RunOptions(), fetched=wanted)
-    return Call(directory, task, peek_entropy(directory) or new_entropy(), service.or_local(directory))
+    return Call.on_stored(directory, table, RunOptions(), service, fetched=wanted)
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
@@ -314,7 +311,7 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
         yield from _reserve(directory, recovered)
     else:
         directory.replica.fetch(one.output_path for one in attempts if one.output_path is not None)
-        directory.replica.fetch_references()
+        directory.replica.fetch_additions()
     with ticking(len(attempts), "verifying", unit="attempt") as tick:
         for attempt in attempts:
             yield from _picture(directory, attempt)

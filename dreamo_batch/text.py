@@ -46,6 +46,11 @@ def shortened(text: str, n_max: int) -> str:
     return text if len(text) <= n_max else text[: n_max - 1].rstrip() + "…"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; those of some libraries go on with a dump of the request."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def counted(n: int, noun: str) -> str:
     """Return a count with its noun: "1 row", "2,000 rows"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

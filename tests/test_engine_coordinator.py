@@ -32,7 +32,7 @@ DONE = Task("t1", "completed", urls=("https://h/1",), cost="0.0286")
 class Named:
     """Names requests instead of making them."""
 
-    def create(self, key, _job):
+    def create(self, key, _job, _recorded_at):
         return "create", key
 
     def fetch(self, do, key, task_id):

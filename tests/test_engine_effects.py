@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from dreamo_batch.engine.directory import Saved
+from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import (
     IMAGE_CHANGED,
     CreateAnswer,
@@ -16,6 +16,7 @@ from dreamo_batch.engine.effects import (
     ProbeAnswer,
     SaveAnswer,
 )
+from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
@@ -55,13 +56,13 @@ class ScriptedClient:
 
 
 def effects(answer, run_dir) -> Effects:
-    return Effects(ScriptedClient(answer), run_dir)
+    return Effects(ScriptedClient(answer), RunDirectory(run_dir))
 
 
 def test_a_create_gives_the_task_id(tmp_path):
     """One request of the job as it is."""
     made = effects("t1", tmp_path)
-    assert made.create(KEY, job(seed=9)) == CreateAnswer(KEY, "t1")
+    assert made.create(KEY, job(seed=9), boottime()) == CreateAnswer(KEY, "t1")
     ((_, request),) = made._client.asked
     assert (request.seed, request.prompt) == (9, "a cat called a")
 
@@ -69,19 +70,21 @@ def test_a_create_gives_the_task_id(tmp_path):
 @pytest.mark.parametrize("error", [RequestRejected, RequestNotTaken, RequestMayHaveArrived])
 def test_a_failed_create_is_a_value(tmp_path, error):
     """What the client says of it goes on as it is."""
-    assert effects(error(AWAY), tmp_path).create(KEY, job()) == CreateAnswer(KEY, AWAY)
+    assert effects(error(AWAY), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(KEY, AWAY)
 
 
 def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     """An id that was read is an attempt that is known."""
     failure = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
-    assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job()) == CreateAnswer(KEY, "t1")
+    assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(
+        KEY, "t1"
+    )
 
 
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):
-        answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job())
+        answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job(), boottime())
     assert answer.result.kind is FailureKind.MAY_HAVE_ARRIVED
     assert "nobody foresaw" in caplog.text
 
@@ -91,7 +94,7 @@ def test_a_request_that_can_not_be_built_is_not_sent(tmp_path, monkeypatch, erro
     """Whatever went wrong before anything was sent, the row fails; nothing is in doubt."""
     made = effects("t1", tmp_path)
     monkeypatch.setattr(made._payloads, "request", lambda _: _raise(error))
-    failure = made.create(KEY, job()).result
+    failure = made.create(KEY, job(), boottime()).result
     assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, failures.NOT_BUILT)
     assert type(error).__name__ in failure.message
     assert made._client.asked == []
@@ -109,7 +112,7 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_ther
         path.write_bytes(b"another")
     image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
     made = effects("t1", tmp_path)
-    failure = made.create(KEY, job(image=image)).result
+    failure = made.create(KEY, job(image=image), boottime()).result
     assert (failure.kind, failure.error_class, failure.http_status) == (
         FailureKind.PERMANENT,
         IMAGE_CHANGED,
@@ -123,7 +126,7 @@ def test_a_reference_of_an_impossible_name_sends_nothing(tmp_path):
     """The system refuses a name with a null byte in words of its own."""
     image = ImageSource("file", "a\0b.png", "00", "a\0b.png", "00")
     made = effects("t1", tmp_path)
-    assert made.create(KEY, job(image=image)).result.error_class == failures.NOT_BUILT
+    assert made.create(KEY, job(image=image), boottime()).result.error_class == failures.NOT_BUILT
     assert made._client.asked == []
 
 
@@ -170,7 +173,7 @@ class Links:
 def test_every_picture_of_a_task_is_kept(tmp_path):
     """The first under the job's id, further ones under the same with a number, and the row is told where."""
     client = Links(a=[picture()], b=[picture("JPEG")], c=[b"<html>"])
-    answer = Effects(client, tmp_path).save(KEY, ["https://h/a", "https://h/b", "https://h/c"])
+    answer = Effects(client, RunDirectory(tmp_path)).save(KEY, ["https://h/a", "https://h/b", "https://h/c"])
     assert answer.result.path == f"images/{KEY[0]}.png"
     assert (
         f"the task made 3 pictures; further ones: images/{KEY[0]}-2.jpg, picture 3 could not"
@@ -183,9 +186,18 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
     """What comes right then is as good as any; what stays wrong is kept with a warning."""
     right, wrong = picture(), picture(size=(9, 4))
     client = Links(a=[wrong, right])
-    assert Effects(client, tmp_path).save(KEY, ["https://h/a"], told_bytes=len(right)).result.warning is None
+    assert (
+        Effects(client, RunDirectory(tmp_path))
+        .save(KEY, ["https://h/a"], told_bytes=len(right))
+        .result.warning
+        is None
+    )
     assert client.asked == ["a", "a"]
-    kept = Effects(Links(a=[wrong]), tmp_path).save(KEY, ["https://h/a"], told_bytes=len(wrong) + 1).result
+    kept = (
+        Effects(Links(a=[wrong]), RunDirectory(tmp_path))
+        .save(KEY, ["https://h/a"], told_bytes=len(wrong) + 1)
+        .result
+    )
     assert kept.n_bytes == len(wrong)
     assert kept.warning == f"the picture has {len(wrong)} bytes, and the service had said {len(wrong) + 1}"
 

@@ -182,27 +182,25 @@ def test_two_checkpoints_are_kept_and_what_they_cover_goes_but_barriers():
 
 
 def test_a_successor_waits_until_the_log_stands_still():
-    """By its own clock; a writer that is known to have ended is not waited for."""
-    store, clock = Memory(), Clock()
+    """By its own clock; a writer that has closed, or is known to have ended, is not waited for."""
+    store, clock, asked = Memory(), Clock(), []
     owner = log_on(store, clock)
-    assert owner.is_free()
+    assert owner.wait_until_free(asked.append) == ""
     owner.open()
-    assert not owner.is_free()
-    successor = log_on(store, clock)
-    assert successor.wait_until_still()
-    assert clock.now >= fenced_log.STILL_S
-    beats = []
+    assert log_on(store, clock).wait_until_free(asked.append) == ""
+    assert (asked, clock.now >= fenced_log.STILL_S) == (["me"], True)
 
     def pause(seconds):
         clock.wait(seconds)
         owner.beat()
-        beats.append(seconds)
 
     watching = FencedLog(store, pause=pause, clock=clock)
-    assert not watching.wait_until_still()
-    assert FencedLog(store, is_gone=lambda name: name == "me").wait_until_still()
+    assert watching.wait_until_free(asked.append) == "me"
+    gone = FencedLog(store, is_gone=lambda name: name == "me", pause=pause, clock=clock)
+    assert gone.wait_until_free(asked.append) == ""
     owner.close()
-    assert owner.is_free()
+    assert watching.wait_until_free(asked.append) == ""
+    assert asked == ["me", "me"]
 
 
 def test_a_store_that_says_nothing_stops_the_writer():

@@ -44,7 +44,7 @@ class FakeService:
     def hold(self) -> None:
         self.gate.clear()
 
-    def create(self, key, _job):
+    def create(self, key, _job, _recorded_at):
         self.creates.append(key)
         self.n_held.release()
         assert self.gate.wait(PATIENCE_S)

@@ -121,6 +121,44 @@ def test_a_run_is_resumed_without_its_table(server, machine, gateway, tmp_path):
         dreamo.resume(URL, gateway=gateway, max_costs=1, **QUIET)
 
 
+def test_a_failed_row_is_retried_on_another_machine(server, machine, tmp_path):
+    """Its reference picture comes from the store."""
+    picture = tmp_path / "fox.png"
+    shutil.copy("data/mascot.png", picture)
+    faults = {"script": {"create": ["fail_099"]}}
+    with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
+        done = dreamo.run(sweep(2).assign(image=str(picture)), URL, gateway=gateway, max_in_flight=1, **QUIET)
+        assert sorted(done["status"]) == ["completed", "failed"]
+        picture.unlink()
+        machine()
+        assert set(dreamo.retry(URL, gateway=gateway, **QUIET)["status"]) == {"completed"}
+
+
+def test_ratings_are_kept_in_the_store_whoever_gives_them(server, machine, gateway):
+    """From two machines, also by those who never ran anything; nothing said on one is lost on the other."""
+    dreamo.run(sweep(3), URL, gateway=gateway, **QUIET)
+    machine()
+    dreamo.rate(URL, [0], 5, rater="ann")
+    machine()
+    dreamo.rate(URL, [0, 1], 3, rater="bob")
+    machine()
+    assert dreamo.load(URL)["rating"].tolist()[:2] == [4.0, 3.0]
+    assert len(dreamo.ratings(URL)) == 3
+    dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)
+    assert len(dreamo.ratings(URL)) == 3
+
+
+def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(server, machine, gateway):
+    """They may be gigabytes; they come when they are looked at."""
+    dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
+    folder = machine() / "s3" / "bucket" / "exp"
+    dreamo.load(URL)
+    assert not (folder / "images").exists()
+    assert not list(folder.glob("picture-cache*"))
+    dreamo.report(URL)
+    assert len(list((folder / "images").iterdir())) == 2
+
+
 def test_the_command_line_takes_the_url(server, machine, gateway, tmp_path):
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
     env = dict(os.environ)
@@ -245,9 +283,12 @@ def test_a_writer_at_work_keeps_others_out(server, tmp_path, monkeypatch, machin
         first = started(server, gateway, tmp_path / "one", 12)
         try:
             wait_for(lambda: len(gateway.invoice()) >= 10)
-            with pytest.raises(dreamo.DirectoryLocked, match="is being written to by process"):
+            with pytest.raises(dreamo.DirectoryLocked, match="is writing to s3://bucket/exp"):
                 dreamo.run(sweep(12), URL, gateway=gateway, **QUIET)
             assert dreamo.status(URL)["attempts"] >= 10
+            with pytest.raises(dreamo.DirectoryLocked, match="is writing to s3://bucket/exp"):
+                dreamo.resolve(URL, 0, not_sent=True, force=True)
+            assert first.poll() is None  # and nobody has taken its directory away
         finally:
             first.kill()
             first.communicate()
@@ -258,7 +299,10 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     batch = dreamo.start(sweep(20), URL, gateway=slow_gateway, max_in_flight=4)
     wait_for(lambda: len(slow_gateway.invoice()) >= 4)
     server.is_away = True
-    with pytest.raises(dreamo.StorageFailed, match="Can't write to the run directory"):
+    with (
+        pytest.warns(UserWarning, match="can't be listed"),  # the ratings, which are nothing to stop for
+        pytest.raises(dreamo.StorageFailed, match="Can't write to the run directory"),
+    ):
         batch.wait()
     n_before = len(slow_gateway.invoice())
     assert n_before < 20
@@ -278,6 +322,9 @@ def test_young_attempts_are_not_taken_for_unsent(server, machine):
             dreamo.resolve(URL, 0, not_sent=True)
         with pytest.raises(dreamo.UsageError, match="less than 15 minutes ago"):
             dreamo.run(sweep(1), URL, gateway=gateway, on_ambiguous="resubmit", **QUIET)
+        for choice in ({"rows": [0]}, {"classes": "ambiguous"}):
+            with pytest.raises(dreamo.UsageError, match="less than 15 minutes ago"):
+                dreamo.retry(URL, gateway=gateway, **choice, **QUIET)
         assert len(gateway.invoice()) == 1
         dreamo.resolve(URL, 0, not_sent=True, force=True)
         assert dreamo.load(URL)["status"].tolist() == ["pending"]

@@ -326,7 +326,7 @@ class World:
 class Requests:
     """Names each request instead of making it."""
 
-    def create(self, key, job):
+    def create(self, key, job, _recorded_at):
         assert job.job_id == key[0]
         return "create", key, None
 

@@ -372,6 +372,19 @@ def test_calibration_finds_the_value_that_separates(tmp_path, models):
     assert dreamo.calibrate("colour", tmp_path, max_pairs=5, **QUIET).n_others == 5
 
 
+def test_a_metric_that_fails_or_takes_batches_is_calibrated(tmp_path):
+    """What raises is missing, as in `measure`; a batch of one is a batch."""
+    pictures = {"a": ["data/mascot.png"] * 2, "b": ["data/coffee.jpg"] * 2, "c": ["data/chelsea.jpg"] * 2}
+
+    def size_only(references, outputs):
+        if any(one.size == (600, 400) for one in references + outputs):
+            raise ValueError("too wide")
+        return [float(one.size == other.size) for one, other in zip(references, outputs, strict=True)]
+
+    found = dreamo.calibrate(dreamo.Metric("size", size_only, is_batched=True), pictures, **QUIET)
+    assert (found.auc, found.n_same, found.n_missing) == (1.0, 2, 9)
+
+
 def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
     """The area is the chance that a pair of the same scores higher, ties counting half (Mann and Whitney)."""
     from dreamo_batch.results import calibration

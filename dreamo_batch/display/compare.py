@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
+from dreamo_batch.display.gallery import require_widgets
 from dreamo_batch.display.grid import key_of, label_of
 from dreamo_batch.display.reference_pictures import References
 from dreamo_batch.errors import DreamoError, UsageError
@@ -359,13 +360,9 @@ def _jpeg(picture: Image.Image | None) -> str:
 
 @functools.cache
 def _compare_widget_class() -> Any:
-    try:
-        import anywidget
-        import traitlets
-    except ImportError as error:
-        raise UsageError(
-            f"The widget needs anywidget ({error}): pip install 'dreamo-batch[gallery]'."
-        ) from None
+    require_widgets()
+    import anywidget
+    import traitlets
 
     class CompareWidget(anywidget.AnyWidget):
         _esm = _ASSETS / "compare.js"

@@ -592,15 +592,21 @@ def full_picture(path: Path, *, bytes_max: int = _FULL_BYTES_MAX) -> tuple[str, 
     return "image/jpeg", buffer.getvalue()
 
 
-@functools.cache
-def _widget_class() -> Any:
+def require_widgets() -> None:
+    """Raise if the extra that has the libraries of widgets isn't installed."""
     try:
-        import anywidget
-        import traitlets
+        import anywidget  # noqa: F401 - whether it is installed
     except ImportError as error:
         raise UsageError(
             f"The widget needs anywidget ({error}): pip install 'dreamo-batch[gallery]'."
         ) from None
+
+
+@functools.cache
+def _widget_class() -> Any:
+    require_widgets()
+    import anywidget
+    import traitlets
 
     class GalleryWidget(anywidget.AnyWidget):
         _esm = _ASSETS / "gallery.js"

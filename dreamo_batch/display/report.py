@@ -21,7 +21,7 @@ from dreamo_batch.display.gallery import gallery
 from dreamo_batch.display.grid import removed_rows_notice
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
-from dreamo_batch.engine.checkpoint import read_jobs, references_of
+from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import rating_columns
@@ -29,6 +29,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
+from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.comparison import (
     BITS_MAX,
     DELTA_E_MAX,
@@ -41,6 +42,7 @@ from dreamo_batch.results.costs import costs
 from dreamo_batch.results.failure_groups import failures
 from dreamo_batch.results.history import LABEL, attempts, read_history
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
+from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods, joined
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, harmless, one_line, shortened, spelled, templates
@@ -62,15 +64,12 @@ _COLUMNS_MAX: Final = 9  # fit side by side on a desktop or a sheet of paper
 _GROUPS_MAX: Final = 40
 _FAILURES_MAX: Final = 100
 _PAIRS_MAX: Final = 24
-_SIZES_MAX: Final = 6
 _UNLIMITED: Final = 10**9
 _WORDS_MAX: Final = 1_000  # a prompt of the longest kind that the service accepts is shown whole
 _CODE_MAX: Final = 4_000
 _MINUTE_S: Final = 60
-_UNKNOWN: Final = "unknown"
 _GROUPED: Final = (columns.PROMPT, columns.SIZE, columns.USE_REPHRASER)
 _DRAWN: Final = -1
-_ENDED: Final = (columns.COMPLETED, columns.FAILED)
 _DEFAULT_SERVICE: Final = contract.BASE_URL.value.removeprefix("https://") + ":443"
 # Options that don't affect the pictures, or that the directory remembers.
 _NOT_REPEATED: Final = ("max_cost", "retry_failed", "on_ambiguous", "adopt_copy")
@@ -168,7 +167,7 @@ class Facts:
     @property
     def is_local(self) -> bool:
         """Whether the service was a gateway on this machine, whose pictures are previews."""
-        return self.manifest is not None and self.manifest.service == "loopback"
+        return self.manifest is not None and self.manifest.service == LOOPBACK
 
     @cached_property
     def first_rows(self) -> pd.DataFrame:
@@ -211,7 +210,7 @@ def render(facts: Sequence[Facts]) -> str:
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
         for number, run in enumerate(facts, 1)
     ]
-    formats = (code, counted, join, known, literal, moment, seconds, short, usd, words)
+    formats = (code, counted, joined, known, literal, moment, seconds, short, usd, words)
     return (
         templates()
         .get_template("report.html.j2")
@@ -329,7 +328,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
     bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    folders = [facts.path] * len(facts.results)
+    folders = folders_of(facts.results, facts.path)
     compared = compare(facts.results, folders, columns.PROMPT, reserved=reserved)
     groups = summarise_diversity(compared, bounds)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
@@ -362,34 +361,19 @@ def _ratings(facts: Facts) -> dict[str, Any] | None:
 
 def _methods(facts: Facts) -> dict[str, Any]:
     """Return how the pictures were made."""
-    jobs, manifest = facts.jobs, facts.manifest
-    sizes = jobs[columns.WIDTH].astype(columns.STR) + "x" + jobs[columns.HEIGHT].astype(columns.STR)
-    sizes = sizes.value_counts()
-    size_words = [f"{size} ({n:,})" for size, n in sizes.head(_SIZES_MAX).items()]
-    counts = facts.first_rows[columns.STATUS].value_counts()
+    made = Methods.of(facts.jobs, facts.first_rows[columns.STATUS], facts.manifest, __version__)
+    spent = money(facts.summary["spent_usd"])
     return {
-        "model": " and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL,
-        "service": manifest.service if manifest else _UNKNOWN,
-        "run_version": (manifest and manifest.package_version) or __version__,
+        "counts": made,
+        "paragraph": made.paragraph(
+            facts.ledger[columns.SENT_AT], spent, n_drawn=facts.n_drawn, n_rows=len(facts.rows)
+        ),
         "page_version": __version__,
         "python_version": platform.python_version(),
         "pandas_version": pd.__version__,
-        "n_jobs": len(jobs),
-        "n_prompts": jobs[columns.PROMPT].nunique(),
-        "n_references": references_of(jobs)[columns.IMAGE_DIGEST].nunique(),
-        "n_seeds": jobs[columns.SEED_SENT].nunique(),
-        "n_replicates": jobs[columns.REPLICATE].nunique(),
+        "n_replicates": facts.jobs[columns.REPLICATE].nunique(),
         "n_duplicates": int(facts.rows[columns.DUPLICATE_OF].notna().sum()),
-        "n_rephrased": int(jobs[columns.USE_REPHRASER].sum()),
-        "sizes": sizes.to_dict(),
-        "size_words": size_words if len(sizes) > 1 else list(sizes.index),
-        "n_sizes_more": max(0, len(sizes) - _SIZES_MAX),
-        "outcomes": [
-            f"{n:,} {'' if status in _ENDED else 'remained '}{PALETTE[status].word}"
-            for status in columns.STATUSES
-            if (n := counts.get(status))
-        ],
-        "settings": manifest.settings if manifest else {},
+        "settings": facts.manifest.settings if facts.manifest else {},
         "python": _python(facts),
         "shell": _shell(facts),
     }
@@ -520,33 +504,28 @@ def known(value: Any) -> bool:
 
 def usd(amount: object) -> str:
     """Return an amount that is exact decimal text, whole."""
-    return _UNKNOWN if not isinstance(amount, str) or money(amount) is None else amount
+    return UNKNOWN if not isinstance(amount, str) or money(amount) is None else amount
 
 
 def short(amount: Any) -> str:
     """Return an amount for reading."""
     exact = money(f"{amount:.10f}" if isinstance(amount, float) else amount) if known(amount) else None
-    return _UNKNOWN if exact is None else dollars(exact)
+    return UNKNOWN if exact is None else dollars(exact)
 
 
 def _sum(amounts: Iterable[object]) -> str:
     """Add up amounts that are exact decimal text; unknown if one of them is."""
     exact = [money(amount) if isinstance(amount, str) else None for amount in amounts]
-    return _UNKNOWN if None in exact else exact_text(total(amount for amount in exact if amount is not None))
+    return UNKNOWN if None in exact else exact_text(total(amount for amount in exact if amount is not None))
 
 
 def seconds(value: Any) -> str:
     """Return a length of time."""
     if not known(value):
-        return _UNKNOWN
+        return UNKNOWN
     return f"{value:.3g} s" if value < _MINUTE_S else duration(value)
 
 
 def moment(time: Any) -> str:
     """Return a time in UTC."""
-    return f"{time:%Y-%m-%d %H:%M:%S}" if known(time) else _UNKNOWN
-
-
-def join(parts: Sequence[str]) -> str:
-    """Join parts as a sentence does."""
-    return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
+    return f"{time:%Y-%m-%d %H:%M:%S}" if known(time) else UNKNOWN

@@ -235,9 +235,7 @@ class Coordinator:
                     inputs=self.assignment.describe(job),
                 )
             )
-            if self.ledger.directory.replica is None:
-                return lambda: self._effects.create(key, job)
-            return functools.partial(self._effects.create, key, job, recorded_at=boottime())
+            return functools.partial(self._effects.create, key, job, boottime())
         if action.do is Do.PROBE:
             return self._effects.probe
         attempt = self._attempt(key)

@@ -17,12 +17,13 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
-from dreamo_batch.engine.replica import boottime
+from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.jobs import sources as links
 from dreamo_batch.money import money
@@ -403,13 +404,13 @@ logger = logging.getLogger(__name__)
 class Effects:
     """Makes one request and gives its answer as a value; safe to share between threads."""
 
-    def __init__(self, client: Client, run_dir: Path, create_within_s: float | None = None) -> None:
+    def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
         self._client = client
-        self._run_dir = run_dir
-        self._create_within_s = create_within_s
+        self._run_dir = run_dir.path
+        self._create_within_s = inf if run_dir.replica is None else CREATE_WITHIN_S
         self._payloads = Payloads()
 
-    def create(self, key: Key, job: Job, recorded_at: float | None = None) -> CreateAnswer:
+    def create(self, key: Key, job: Job, recorded_at: float) -> CreateAnswer:
         """Send one create, unless it was recorded too long ago, by a clock that runs while the machine is suspended."""
         try:
             request = [
@@ -421,11 +422,12 @@ class Effects:
         except Exception as error:
             logger.exception("the request of job %s can't be built", key[0])
             return CreateAnswer(key, failures.not_built(error))
-        if self._create_within_s is not None and recorded_at is not None:
-            late_s = boottime() - recorded_at
-            if late_s > self._create_within_s:
-                why = f"this process was held up for {late_s:.0f} s, and another may have gone on; nothing was sent"
-                return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
+        late_s = boottime() - recorded_at
+        if late_s > self._create_within_s:
+            why = (
+                f"this process was held up for {late_s:.0f} s, and another may have gone on; nothing was sent"
+            )
+            return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
         try:
             return CreateAnswer(key, self._client.create(request.pop()))
         except ServiceError as error:

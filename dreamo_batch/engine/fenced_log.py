@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.engine.store import Taken
 from dreamo_batch.errors import LedgerDamaged
@@ -27,6 +27,7 @@ BEAT_S: Final = 15.0
 STILL_S: Final = 60.0
 _LOG: Final = "log"
 _CHECKPOINTS: Final = "checkpoints"
+_LOOK_EVERY_S: Final = 1.0
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
 _BARRIER, _COMMIT, _CLOSE = "barrier", "commit", "close"
@@ -174,22 +175,21 @@ class FencedLog:
         self.epoch = 0
         self.committed_at = clock()
 
-    def is_free(self) -> bool:
-        """Whether the log was closed, or its owner has ended."""
-        owner = read(self._store).owner
-        return not owner or self._is_gone(owner)
+    def wait_until_free(self, say: Callable[[str], object]) -> str:
+        """Wait until the log stands still by our own clock; return its owner if it moves, else nothing.
 
-    def wait_until_still(self, still_s: float = STILL_S, step_s: float = 1.0) -> bool:
-        """Wait until the log was closed, or has stood still for a while by our own clock; False if it moves."""
+        One that was closed, or whose owner has ended, isn't waited for; `say` gets the owner before the wait.
+        """
         found = read(self._store)
         if not found.owner or self._is_gone(found.owner):
-            return True
-        end = self._clock() + still_s
+            return ""
+        say(found.owner)
+        end = self._clock() + STILL_S
         while self._clock() < end:
-            self._pause(step_s)
+            self._pause(_LOOK_EVERY_S)
             if self._store.get(_slot(found.last + 1)) is not None:
-                return False
-        return True
+                return found.owner
+        return ""
 
     def open(self) -> Content:
         """Take the log over: whoever wrote before can't any more. Return what it holds."""
@@ -286,6 +286,3 @@ class FencedLog:
 
     def _is_newest(self, covers: int) -> bool:
         return _newest_checkpoint(self._store)[0] == covers
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("an open log belongs to one process")

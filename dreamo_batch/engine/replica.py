@@ -11,13 +11,14 @@ import logging
 import math
 import os
 import re
+import secrets
 import socket
 import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import filelock
 
@@ -29,7 +30,7 @@ from dreamo_batch.parallel import each
 from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Iterator
 
     from dreamo_batch.engine.attempts import Attempt
     from dreamo_batch.engine.fenced_log import Content
@@ -47,17 +48,15 @@ _URL: Final = re.compile(rf"(?:{'|'.join(store.SCHEMES)})://[^/]+(?:/.*)?")
 _FILES: Final = "files"
 _STRAYS: Final = "strays"
 _CHECKPOINT: Final = "checkpoint.parquet"
-_LEDGER: Final = (
-    "checkpoint*.parquet",
-    "journal-*.jsonl",
-    "journal.end",
-    "run.json",
-    "jobs.parquet",
-    "results.parquet",
-)
-# Fetched when they are wanted, not at each opening.
-_ON_DEMAND: Final = ("images", "inputs", "references")
-_NOT_PUT: Final = (*_LEDGER[:3], "lock", "gateway*", "strays-*", MARKER, ".partial*", "pull.lock")
+_OF_LOG: Final = ("checkpoint*.parquet", "journal-*.jsonl", "journal.end")
+# Read at each opening, by their names; everything else is fetched when it is wanted.
+_NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
+_PICTURES: Final = "images"
+_FOLDERS: Final = (_PICTURES, "inputs", "references")
+_PARTS: Final = "parts"
+_NOT_PUT: Final = (*_OF_LOG, "lock", "gateway*", "strays-*", MARKER, _PARTS, ".*", "pull.lock")
+_PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
+_pulled_at: dict[Path, float] = {}
 
 
 def is_url(path: object) -> bool:
@@ -74,10 +73,16 @@ def folder_of(url: str) -> Path:
 
 def url_of(folder: Path) -> str | None:
     """Return the URL that a local folder is the replica of; None for an ordinary folder."""
+    url = _marker(folder).get("url")
+    return url if isinstance(url, str) else None
+
+
+def _marker(folder: Path) -> dict[str, Any]:
     try:
-        return str(json.loads((folder / MARKER).read_text("utf-8"))["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        read = json.loads((folder / MARKER).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def open_store(url: str) -> Store:
@@ -95,7 +100,6 @@ class Replica:
         self._log: FencedLog | None = None
         self._slots: dict[int, int] = {}
         self._beating = threading.Event()
-        self.is_worked_on = False
 
     @property
     def store(self) -> Store:
@@ -107,26 +111,41 @@ class Replica:
     # Reading.
 
     def pull(self) -> None:
-        """Make the folder what the store says, for reading."""
+        """Make the folder what the store says, for reading, unless that was done a moment ago."""
+        if time.monotonic() - _pulled_at.get(self.path, -math.inf) < _PULLED_FOR_S and url_of(self.path):
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.path / "pull.lock"), self._told():
-            found = fenced_log.read(self.store)
-            self._write(found)
-            self.is_worked_on = bool(found.owner) and not _has_ended(found.owner)
+        with filelock.FileLock(self.path / "pull.lock"), self._named_in_errors():
+            self._write(fenced_log.read(self.store))
+        _pulled_at[self.path] = time.monotonic()
 
     def fetch(self, paths: Iterable[str], *, progress: bool = True) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
-        with self._told():
+        with self._named_in_errors():
             for path, content in each(wanted, self._get, what="fetching", progress=progress):
                 if content is not None:
                     _place(self.path / path, content)
 
-    def fetch_references(self) -> None:
-        """Fetch the reference pictures that are not in the folder."""
-        with self._told():
-            names = [name for folder in _ON_DEMAND[1:] for name in self.store.names(f"{_FILES}/{folder}/")]
-        self.fetch((name.removeprefix(f"{_FILES}/") for name in names), progress=False)
+    def fetch_additions(self) -> None:
+        """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
+        self.fetch((name for name in self._names() if not name.startswith(f"{_PICTURES}/")), progress=False)
+
+    def parts(self, name: str) -> list[Path]:
+        """Return the files that a growing file consists of, oldest first."""
+        found = [part for part in self._names() if part.startswith(f"{_PARTS}/{name}/")]
+        self.fetch(found, progress=False)
+        return [self.path / part for part in found]
+
+    def add_part(self, name: str, content: bytes) -> None:
+        """Add to a growing file; anybody may, also while others write."""
+        part = f"{_PARTS}/{name}/{time.time():017.6f}-{secrets.token_hex(4)}"
+        self.store.put_new(f"{_FILES}/{part}", content)
+        _place(self.path / part, content)
+
+    def _names(self) -> list[str]:
+        with self._named_in_errors():
+            return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
 
     def _get(self, path: str) -> bytes | None:
         return self.store.get(f"{_FILES}/{path}")
@@ -145,10 +164,9 @@ class Replica:
         ledger = {f"journal-{number:06d}.jsonl": bytes(lines) for number, lines in journals.items()}
         if found.checkpoint is not None:
             ledger[_CHECKPOINT] = found.checkpoint
-        names = [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
-        named = {name: self._get(name) for name in names if not name.startswith(_ON_DEMAND)}
+        named = {name: self._get(name) for name in _NAMED}
         wanted = ledger | {name: content for name, content in named.items() if content is not None}
-        for pattern in _LEDGER:
+        for pattern in (*_OF_LOG, *_NAMED):
             for path in self.path.glob(pattern):
                 if path.name not in wanted:
                     path.unlink(missing_ok=True)
@@ -158,40 +176,49 @@ class Replica:
             path = self.path / name
             if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
                 _place(path, content)
-        _place(self.path / MARKER, json.dumps({"url": self.url}).encode())
+        is_worked_on = bool(found.owner) and not _has_ended(found.owner)
+        marker = {"url": self.url, "is_worked_on": is_worked_on}
+        _place(self.path / MARKER, json.dumps(marker).encode())
+
+    @property
+    def is_worked_on(self) -> bool:
+        """Whether somebody was writing when the store was last read, as far as its log says."""
+        return bool(_marker(self.path).get("is_worked_on"))
 
     # Writing.
 
-    def wait_until_free(self, say: Callable[[str], object]) -> None:
-        """Wait for a writer that has ended without closing; refuse while one is at work."""
-        with self._told():
-            log = FencedLog(self.store, _me(), is_gone=_has_ended)
-            if log.is_free():
-                return
-            owner = fenced_log.read(self.store).owner
-            say(
-                f"{self.url} was being written to by {owner}, which has not closed it. Waiting up to "
-                f"{fenced_log.STILL_S:.0f} s to see whether it is still at work ..."
+    def wait_until_free(self) -> None:
+        """Wait for a writer that has ended without closing; raise if one is at work."""
+
+        def say(owner: str) -> None:
+            logger.warning(
+                "%s hasn't closed %s. Waiting up to %.0f s to see whether it is still at work.",
+                owner,
+                self.url,
+                fenced_log.STILL_S,
             )
-            if not log.wait_until_still():
-                raise DirectoryLocked(
-                    f"{self.url} is being written to by {owner}. Wait until it ends, or stop it; reading (load, "
-                    "status, results) works meanwhile."
-                )
+
+        with self._named_in_errors():
+            owner = FencedLog(self.store, _me(), is_gone=_has_ended).wait_until_free(say)
+        if owner:
+            raise DirectoryLocked(
+                f"{owner} is writing to {self.url}. Wait until it ends, or stop it. You can still read the directory "
+                "(load, status, results)."
+            )
 
     def take_over(self) -> None:
         """Become the one writer: no other can commit any more. The folder is made anew."""
-        with self._told():
+        with self._named_in_errors():
             if not self.store.names("log/"):
                 store.refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
                 self._write(log.open())
             self._log, self._slots = log, {}
-            there = {name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")}
-            for folder in _ON_DEMAND:
-                for path in sorted((self.path / folder).glob("*")):
-                    if path.relative_to(self.path).as_posix() not in there and not path.name.startswith("."):
+            there = set(self._names())
+            for folder in _FOLDERS:
+                for path in sorted((self.path / folder).glob("[!.]*")):
+                    if path.relative_to(self.path).as_posix() not in there:
                         self._publish(path)
         files.publish(self.path, self._publish)
         self._beating.clear()
@@ -247,23 +274,16 @@ class Replica:
             except OSError as error:
                 logger.info("the lease of %s was not extended: %s", self.url, error)
 
-    def _told(self) -> _Told:
-        return _Told(self.url)
-
-
-class _Told:
-    """Says which store a failure is of."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        """Nothing is to be done before."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, Fenced):
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        """Say which store a failure is of."""
+        try:
+            yield
+        except Fenced:
+            raise
+        except OSError as error:
             raise DirectoryError(
-                f"{self._url} can't be used ({error}). Check the address, the network and the credentials."
+                f"{self.url} can't be used ({error}). Check the address, the network and the credentials."
             ) from error
 
 
@@ -273,7 +293,7 @@ def _place(path: Path, content: bytes) -> None:
 
 
 def _me() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} ({_boot()})"
+    return f"Process {os.getpid()} on {socket.gethostname()} ({_boot()})"
 
 
 def _boot() -> str:
@@ -286,7 +306,7 @@ def _boot() -> str:
 
 def _has_ended(owner: str) -> bool:
     """Whether a writer is known to have ended: it was a process of this machine, which is gone."""
-    match = re.fullmatch(r"process (\d+) on (.*) \((.*)\)", owner)
+    match = re.fullmatch(r"Process (\d+) on (.*) \((.*)\)", owner)
     if match is None or (match[2], match[3]) != (socket.gethostname(), _boot()) or match[3] == "unknown":
         return False
     if int(match[1]) == os.getpid():

@@ -373,6 +373,8 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
 
     It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
     """
+    if directory.replica is not None and live(directory.path) is None:
+        directory.replica.wait_until_free()
     until = time.monotonic() + timeout_s
     while True:
         runner = live(directory.path)

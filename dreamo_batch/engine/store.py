@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +63,7 @@ class ObjectStore:
         try:
             self._store = obstore.store.from_url(url, retry_config=_RETRIES) if store is None else store
         except (failures.BaseError, ValueError) as error:
-            raise UsageError(f"{url} can't be opened ({_first_line(error)}).") from None
+            raise UsageError(f"{url} can't be opened ({first_line(error)}).") from None
 
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
@@ -71,7 +72,7 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{name} can't be read ({_first_line(error)})") from None
+            raise OSError(f"{self.url}/{name} can't be read ({first_line(error)})") from None
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
@@ -87,7 +88,7 @@ class ObjectStore:
             chunks = self._obstore.list(self._store, prefix=prefix)
             return sorted(one["path"] for chunk in chunks for one in chunk)
         except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{prefix} can't be listed ({_first_line(error)})") from None
+            raise OSError(f"{self.url}/{prefix} can't be listed ({first_line(error)})") from None
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that are gone don't matter."""
@@ -97,7 +98,7 @@ class ObjectStore:
             except FileNotFoundError:
                 continue
             except self._failures.BaseError as error:
-                raise OSError(f"{self.url}/{name} can't be deleted ({_first_line(error)})") from None
+                raise OSError(f"{self.url}/{name} can't be deleted ({first_line(error)})") from None
 
     def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
         try:
@@ -109,12 +110,7 @@ class ObjectStore:
                 f"{self.url} can't refuse to replace an object, on which a run directory there relies."
             ) from None
         except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{name} can't be written ({_first_line(error)})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    """Return what an error says; the rest is a dump of the request."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise OSError(f"{self.url}/{name} can't be written ({first_line(error)})") from None
 
 
 def refuse_unsafe(store: Store, url: str) -> None:

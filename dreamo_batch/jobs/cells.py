@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import numbers
@@ -16,9 +17,11 @@ import pandas as pd
 import pyarrow as pa
 
 from dreamo_batch import columns
+from dreamo_batch.errors import TableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -397,3 +400,17 @@ def _filled(series: pd.Series, given: list[Any], dtype: str, hole: Any) -> pd.Se
     cells = np.full(len(series), hole, dtype=object)
     cells[[not is_missing(cell) for cell in series.tolist()]] = given
     return pd.Series(cells, index=series.index).astype(dtype)
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """Decode a text file; raise if it is neither UTF-8 nor marked as UTF-16."""
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        n_line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start : error.start + 1].hex()
+        raise TableError(
+            f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'}: line {n_line} contains the byte 0x{byte}. Save it "
+            'as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
+        ) from None

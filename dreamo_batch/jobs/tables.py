@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import contextlib
 import csv
 import datetime as dt
@@ -29,6 +28,7 @@ from dreamo_batch.errors import TableError, UsageError, path_given
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.cells import (
     booleans,
+    decoded,
     distinct,
     exact_end,
     guessed,
@@ -324,7 +324,7 @@ _QUOTING: Final = (
 
 def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> pd.DataFrame:
     """Read separated values as text, changing only decimal commas."""
-    text = _decoded(path, path.read_bytes())
+    text = decoded(path, path.read_bytes())
     n_skipped = 0
     if (sep_line := _SEP_LINE.match(text)) is not None:
         separator, text, n_skipped = separator or sep_line[1], text[sep_line.end() :], 1
@@ -358,19 +358,6 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> p
         has_point = any(table[name].str.fullmatch(_POINT).fillna(False).any() for name in table.columns)
         decimal = "," if separator == ";" and not has_point else "."
     return _with_points(table) if decimal == "," else table
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        n_line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1].hex()
-        raise TableError(
-            f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'}: line {n_line} contains the byte 0x{byte}. Save it "
-            'as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
-        ) from None
 
 
 def _found_separator(text: str) -> str:
@@ -519,12 +506,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+    text = decoded(path, path.read_bytes())
     if path.suffix.lower() in _JSON_LINES:
         lines = enumerate(text.split("\n"), start=1)
         records = [_record(path, number, line) for number, line in lines if line.strip()]

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.errors import TableError, UsageError, path_given
-from dreamo_batch.jobs.cells import is_missing, show
+from dreamo_batch.jobs.cells import decoded, is_missing, show
 
 if TYPE_CHECKING:
     import os
@@ -46,13 +46,9 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     """
     file = Path(path_given("path", path)).expanduser()
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = decoded(file, file.read_bytes())
     except OSError as error:
         raise TableError(f"{file} can't be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{file} isn't UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
     found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not found:
         raise TableError(f"{file} has no lines but blank ones. Write one value a line.")

@@ -135,7 +135,7 @@ def _with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
                 for here, path in zip(folders, paths, strict=True)
                 if here == folder and isinstance(path, str)
             )
-            replica.fetch_references()
+            replica.fetch_additions()
     return folders
 
 

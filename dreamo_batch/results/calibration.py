@@ -13,9 +13,9 @@ import pandas as pd
 
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.errors import UsageError
-from dreamo_batch.parallel import each, ticking
+from dreamo_batch.parallel import each
 from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine
-from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, read_metric
+from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, apply, embedded, read_metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -233,14 +233,10 @@ def _values(
 ) -> Any:
     """Measure pairs of pictures; NaN where there is nothing to measure."""
     if isinstance(metric, VectorMetric):
-        vectors: list[Any] = []
-        with ticking(len(paths), metric.name, progress=progress) as tick:
-            for start in range(0, len(paths), metric.batch_size):
-                batch = paths[start : start + metric.batch_size]
-                read = each(batch, _read, what=metric.name, n_workers=n_workers, progress=False)
-                vectors += metric.embed([picture for _, picture in read])
-                for _ in batch:
-                    tick()
+        done: Iterable[tuple[Any, Any]] = embedded(
+            metric, paths, _read, n_workers=n_workers, progress=progress
+        )
+        vectors = [vector for _, vector in done]
         both = ((vectors[one], vectors[other]) for one, other in pairs)
         return np.array([np.nan if a is None or b is None else cosine(a, b) for a, b in both])
     if metric in BUILT_IN.values():
@@ -249,13 +245,11 @@ def _values(
         return np.array([OF_TRAITS[metric.name](traits[one], traits[other]) for one, other in pairs])
     open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
 
-    def of_pair(pair: tuple[int, int]) -> float:
-        # A copy for each: a metric may change in place what other threads read.
-        value = metric(*(open_picture(paths[at]).copy() for at in pair))
-        return np.nan if value is None else float(value)
+    def of_pair(pair: tuple[int, int]) -> float | None:
+        return apply(metric, *(open_picture(paths[at]) for at in pair)).number
 
     done = each(pairs, of_pair, what=metric.name, n_workers=n_workers, progress=progress)
-    return np.array([value for _, value in done])
+    return np.array([value for _, value in done], dtype=float)
 
 
 def _read_traits(path: Path) -> Traits:

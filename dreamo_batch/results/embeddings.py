@@ -17,6 +17,7 @@ from PIL import Image
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.criteria import Bounded
+from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
     import os
@@ -77,10 +78,9 @@ class _Weights:
         try:
             path = Path(hub.hf_hub_download(wanted.repository, wanted.path, revision=wanted.revision))
         except Exception as error:  # the hub's errors are of many kinds: offline, refused, gone, a full disk
-            reason = str(error).strip().splitlines()
             raise UsageError(
                 f"{wanted.path} of {self.name!r} can't be fetched from {wanted.repository} on the Hugging Face hub "
-                f"({reason[0] if reason else type(error).__name__}). On a machine without internet, put "
+                f"({first_line(error)}). On a machine without internet, put "
                 f"{self._listed()} into a folder and pass path=FOLDER."
             ) from error
         if _digest(path) != wanted.sha256:

@@ -33,13 +33,13 @@ from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
-from dreamo_batch.money import dollars
+from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.hub import read_address, upload
+from dreamo_batch.results.methods import Methods
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.service import contract
 from dreamo_batch.text import counted, option
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _export(
         table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
     lines = None if found is None else found.lines
     items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in formats]
-    items += _explanations(table, decided, lines, formats, excel_safe=excel_safe)
+    items += _explanations(table, decided, folders, lines, formats, excel_safe=excel_safe)
     if found is None:
         _write_folder(target, items, progress=False)
         return counts
@@ -469,37 +469,28 @@ def _free_names(names: Iterable[str]) -> list[str]:
 # Explanations.
 
 
-def _methods(table: pd.DataFrame, decided: pd.DataFrame, n_pictures: int | None) -> str:
-    """Say how the pictures were made, in a paragraph that can be cited."""
-    days = table[columns.SUBMITTED_AT].dropna().dt.strftime("%Y-%m-%d")
-    when = {0: "", 1: f" on {days.min()}"}.get(days.nunique(), f" between {days.min()} and {days.max()}")
-    sizes = (
-        table[columns.WIDTH].astype(columns.STR) + "x" + table[columns.HEIGHT].astype(columns.STR)
-    ).dropna()
-    parts = [
-        counted(table[columns.PROMPT].nunique(), "prompt"),
-        counted(references_of(decided)[columns.IMAGE_DIGEST].nunique(), "reference picture"),
-        counted(table[columns.SEED_SENT].nunique(), "seed"),
-        f"at {', '.join(sizes.value_counts().index[:_NAMED_MAX]) or 'no size'}",
-    ]
-    outcomes = [f"{n:,} {status}" for status, n in table[columns.STATUS].value_counts().items() if n]
-    spent = sum(
-        (Decimal(cost) for cost in table.loc[~_is_repeated(table), columns.COST].dropna()), Decimal(0)
-    )
-    models = "` and `".join(decided[columns.MODEL].dropna().unique()) or contract.MODEL
-    pictures = "" if n_pictures is None else f" and {counted(n_pictures, 'picture')}"
-    return (
-        f"{counted(len(table), 'row')}{pictures} of image-to-image jobs, submitted to `{models}`{when} with "
-        f"dreamo-batch {version('dreamo-batch')}: {', '.join(parts)}. Outcome: {', '.join(outcomes) or 'none'}. "
-        f"Cost: {dollars(spent)}.{_kept(table, spent)}"
-    )
+def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> str:
+    """Say how the pictures were made, in a paragraph for each run directory."""
+    own = ~_is_repeated(table) & table[columns.JOB_ID].notna()
+    at, paragraphs = np.array(folders, dtype=object), []
+    for folder in dict.fromkeys(folders):
+        rows = table[own & (at == folder)[: len(table)]]
+        jobs = decided.loc[rows.index].assign(
+            **{name: rows[name] for name in (columns.PROMPT, columns.SEED_SENT, *_SUBMITTED)}
+        )
+        made = Methods.of(
+            jobs, rows[columns.STATUS], RunDirectory(folder).read_manifest(), version("dreamo-batch")
+        )
+        spent = total(Decimal(cost) for cost in rows[columns.COST].dropna())
+        paragraphs.append(made.paragraph(rows[columns.SUBMITTED_AT], spent) + _kept(rows, spent))
+    return "\n\n".join(paragraphs)
 
 
 def _kept(table: pd.DataFrame, spent: Decimal) -> str:
     """Say how many pictures were picked, and what each of them cost."""
     if not rating_columns(table):
         return ""
-    n = int(table.loc[~_is_repeated(table), columns.PICKED].sum())
+    n = int(table[columns.PICKED].sum())
     return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
 
 
@@ -511,6 +502,7 @@ def _is_repeated(table: pd.DataFrame) -> pd.Series[bool]:
 def _explanations(
     table: pd.DataFrame,
     decided: pd.DataFrame,
+    folders: Sequence[Path],
     lines: pd.DataFrame | None,
     formats: Sequence[str],
     *,
@@ -524,7 +516,7 @@ def _explanations(
     configs += _CONFIG.format("results", "data_files", f"results.{formats[0]}") if formats else ""
     readme = _README.format(
         configs=configs,
-        methods=_methods(table, decided, None if lines is None else len(lines)),
+        methods=_methods(table, decided, folders),
         results=_markdown(described),
     )
     if lines is not None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,9 +51,8 @@ def upload(folder: Path, dataset: Dataset) -> str:
             commit_message="Export of dreamo-batch",
         )
     except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
-        reason = str(error).strip().splitlines()
         raise UsageError(
-            f"{dataset.name} can't be uploaded to ({reason[0] if reason else type(error).__name__}). The export is in "
+            f"{dataset.name} can't be uploaded to ({first_line(error)}). The export is in "
             f"{folder}. Check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
         ) from error
     return str(commit.commit_url)

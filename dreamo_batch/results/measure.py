@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from dreamo_batch.results.history import read_results
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from PIL import Image
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from dreamo_batch.results.load import RunDir
 
     AnyMetric: TypeAlias = "str | Metric | VectorMetric | Callable[..., Any]"
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +198,7 @@ class _Pair(NamedTuple):
     reference: str
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """A number, or why there is none: there was nothing to measure, or a file or the metric failed."""
 
     number: float | None
@@ -439,12 +441,12 @@ def _pair(subject: Subject | None) -> _Pair | None:
     return _Pair(subject.sha256, subject.reference.sha256)
 
 
-def _without_pair(subject: Subject | None) -> _Measured:
+def _without_pair(subject: Subject | None) -> Measured:
     if subject is None:
-        return _Measured(None)  # why there is no picture was found out before
+        return Measured(None)  # why there is no picture was found out before
     if subject.reference is not None:
-        return _Measured(None, "its reference is at a URL, which is not fetched")
-    return _Measured(None, "its reference is unknown: the directory's table doesn't have its job")
+        return Measured(None, "its reference is at a URL, which is not fetched")
+    return Measured(None, "its reference is unknown: the directory's table doesn't have its job")
 
 
 def _by_vectors(
@@ -454,7 +456,7 @@ def _by_vectors(
     n_workers: int | None,
     *,
     progress: bool,
-) -> list[_Measured]:
+) -> list[Measured]:
     """Measure each row by the vectors of its picture and of its reference or prompt."""
     wanted = [subject for subject in subjects if subject and (metric.is_of_prompt or _pair(subject))]
     if not metric.is_of_prompt:
@@ -463,23 +465,23 @@ def _by_vectors(
     vectors, problems = take_vectors(metric, wanted, n_workers=n_workers, progress=progress)
     embed_prompt = functools.cache(metric.embed_prompt) if isinstance(metric, PromptMatch) else None
 
-    def of_row(subject: Subject | None, prompt: Any) -> _Measured:
+    def of_row(subject: Subject | None, prompt: Any) -> Measured:
         if subject is None or not (embed_prompt or _pair(subject)):
             return _without_pair(subject)
         if subject.sha256 in problems:
-            return _Measured(None, problems[subject.sha256], "file")
+            return Measured(None, problems[subject.sha256], "file")
         if embed_prompt:
             other = embed_prompt(prompt) if isinstance(prompt, str) else None
         else:
             digest = subject.reference.sha256 if subject.reference else ""
             if digest in problems:
-                return _Measured(None, f"reference {problems[digest]}", "file")
+                return Measured(None, f"reference {problems[digest]}", "file")
             other = vectors[digest]
             if other is None:
-                return _Measured(None, f"{metric.nothing} in the reference")
+                return Measured(None, f"{metric.nothing} in the reference")
         one = vectors[subject.sha256]
         return (
-            _Measured(None, metric.nothing) if one is None or other is None else _checked(cosine(one, other))
+            Measured(None, metric.nothing) if one is None or other is None else _checked(cosine(one, other))
         )
 
     return [of_row(subject, prompt) for subject, prompt in zip(subjects, prompts, strict=True)]
@@ -509,34 +511,46 @@ def take_vectors(
             return str(unreadable)
 
     try:
-        with ticking(len(wanted), metric.name, progress=progress) as tick:
-            for start in range(0, len(wanted), metric.batch_size):
-                batch = wanted[start : start + metric.batch_size]
-                pictures = dict(each(batch, read, what=metric.name, n_workers=n_workers, progress=False))
-                problems |= {one.sha256: why for one, why in pictures.items() if isinstance(why, str)}
-                read_ones = {
-                    one: picture for one, picture in pictures.items() if not isinstance(picture, str)
-                }
-                taken = metric.embed(list(read_ones.values()))
-                for subject, vector in zip(read_ones, taken, strict=True):
-                    found[subject.sha256] = vector
-                    content = None if vector is None else vector.astype("<f4").tobytes()
-                    key = Key(subject.sha256, "", _VECTOR, metric.version)
-                    cache.put(subject.run_dir, key, Value(vector=content))
-                for _ in batch:
-                    tick()
+        for subject, vector in embedded(metric, wanted, read, n_workers=n_workers, progress=progress):
+            if isinstance(vector, str):
+                problems[subject.sha256] = vector
+                continue
+            found[subject.sha256] = vector
+            content = None if vector is None else vector.astype("<f4").tobytes()
+            cache.put(
+                subject.run_dir, Key(subject.sha256, "", _VECTOR, metric.version), Value(vector=content)
+            )
     finally:
         cache.save()
     return found, problems
 
 
+def embedded(
+    metric: VectorMetric,
+    items: Sequence[Item],
+    read: Callable[[Item], Image.Image | str],
+    *,
+    n_workers: int | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[Item, Vector | str | None]]:
+    """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
+    with ticking(len(items), metric.name, progress=progress) as tick:
+        for start in range(0, len(items), metric.batch_size):
+            batch = items[start : start + metric.batch_size]
+            read_now = list(each(batch, read, what=metric.name, n_workers=n_workers, progress=False))
+            vectors = iter(metric.embed([picture for _, picture in read_now if not isinstance(picture, str)]))
+            for item, picture in read_now:
+                tick()
+                yield item, picture if isinstance(picture, str) else next(vectors)
+
+
 def _measure(
     by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
-) -> dict[_Pair, dict[str, _Measured]]:
+) -> dict[_Pair, dict[str, Measured]]:
     """Measure each pair: by fingerprints for built-in metrics, else from kept values or the pictures."""
     built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
     own = [metric for metric in metrics if metric not in built_in]
-    measured: dict[_Pair, dict[str, _Measured]] = {pair: {} for pair in by_pair}
+    measured: dict[_Pair, dict[str, Measured]] = {pair: {} for pair in by_pair}
     if built_in:
         measured = _by_fingerprints(by_pair, built_in, n_workers, progress=progress)
     cache = Cache(subjects[0].run_dir for subjects in by_pair.values()) if own else Cache(())
@@ -578,20 +592,20 @@ def _measure(
 
 def _by_fingerprints(
     by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
-) -> dict[_Pair, dict[str, _Measured]]:
+) -> dict[_Pair, dict[str, Measured]]:
     """Measure with built-in metrics; each picture is decoded once, whatever is measured."""
     subjects = [subject for several in by_pair.values() for subject in several]
     references = {subject.reference: subject.run_dir for subject in subjects}
     subjects += [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
     found, problems = take_fingerprints(subjects, what="measuring", n_workers=n_workers, progress=progress)
 
-    def of_pair(pair: _Pair) -> dict[str, _Measured]:
+    def of_pair(pair: _Pair) -> dict[str, Measured]:
         output, reference = found.get(pair.output), found.get(pair.reference)
         if output is not None and reference is not None:
             traits = reference.traits, output.traits
             return {metric.name: _checked(OF_TRAITS[metric.name](*traits)) for metric in metrics}
         problem = problems[pair.output] if output is None else f"reference {problems[pair.reference]}"
-        return {metric.name: _Measured(None, problem, "file") for metric in metrics}
+        return {metric.name: Measured(None, problem, "file") for metric in metrics}
 
     return {pair: of_pair(pair) for pair in by_pair}
 
@@ -615,27 +629,27 @@ class _Measurer:
         """Travel without the references."""
         return _Measurer, (self._metrics,)
 
-    def __call__(self, wanted: _Unmeasured) -> dict[str, _Measured]:
+    def __call__(self, wanted: _Unmeasured) -> dict[str, Measured]:
         pictures = self._read(wanted)
-        if isinstance(pictures, _Measured):
+        if isinstance(pictures, Measured):
             return dict.fromkeys(wanted.names, pictures)
-        return {name: _apply(self._metrics[name], *_copies(pictures)) for name in wanted.names}
+        return {name: apply(self._metrics[name], *pictures) for name in wanted.names}
 
-    def measure_several(self, several: Sequence[_Unmeasured]) -> list[dict[str, _Measured]]:
+    def measure_several(self, several: Sequence[_Unmeasured]) -> list[dict[str, Measured]]:
         """Measure several pairs, by one call of each metric that takes a batch."""
         pictures = [self._read(wanted) for wanted in several]
-        measured: list[dict[str, _Measured]] = [{} for _ in several]
+        measured: list[dict[str, Measured]] = [{} for _ in several]
         for name, metric in self._metrics.items():
             here = [place for place, wanted in enumerate(several) if name in wanted.names]
-            read = {place: pair for place in here if not isinstance(pair := pictures[place], _Measured)}
+            read = {place: pair for place in here if not isinstance(pair := pictures[place], Measured)}
             values = _apply_batch(metric, list(read.values())) if read else []
             of_place = dict(zip(read, values, strict=True))
             for place in here:
                 found = pictures[place]
-                measured[place][name] = found if isinstance(found, _Measured) else of_place[place]
+                measured[place][name] = found if isinstance(found, Measured) else of_place[place]
         return measured
 
-    def _read(self, wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | _Measured:
+    def _read(self, wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | Measured:
         """Read reference and output of a pair, or return why they can't be read."""
         subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
         assert subject.reference is not None  # noqa: S101 - it is one of a pair
@@ -643,7 +657,7 @@ class _Measurer:
             output = likeness.read(subject.path, subject.sha256)
             return self._read_reference(subject.reference), output
         except UnreadablePicture as unreadable:
-            return _Measured(None, str(unreadable), "file")
+            return Measured(None, str(unreadable), "file")
 
 
 def _copies(pictures: tuple[Image.Image, Image.Image]) -> tuple[Image.Image, Image.Image]:
@@ -660,7 +674,7 @@ def _read_reference(reference: SentReference) -> Image.Image:
         raise UnreadablePicture(f"reference {unreadable}") from None
 
 
-def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[_Measured]:
+def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[Measured]:
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
     if metric.is_batched:
         try:
@@ -672,24 +686,25 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
             ]
         except Exception as error:  # noqa: BLE001 - a metric is anybody's code
             logger.info("%s failed on a batch: %s", metric.name, error)
-    return [_apply(metric, *_copies(pair)) for pair in pairs]
+    return [apply(metric, *pair) for pair in pairs]
 
 
-def _apply(metric: Metric, reference: Image.Image, output: Image.Image) -> _Measured:
+def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measured:
+    """Measure one pair of pictures, which stay as they are."""
     try:
-        value = metric(reference, output)
+        value = metric(*_copies((reference, output)))
         return _checked(None if value is None else float(value))
     except Exception as error:  # noqa: BLE001 - a metric is anybody's code, and one picture is not all of them
-        return _Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
+        return Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
 
 
-def _checked(number: float | None) -> _Measured:
+def _checked(number: float | None) -> Measured:
     if number is None or not math.isfinite(number):
-        return _Measured(None, "nothing to measure")
-    return _Measured(number)
+        return Measured(None, "nothing to measure")
+    return Measured(number)
 
 
-def _warn(measured: dict[_Pair, dict[str, _Measured]], metrics: Sequence[Metric]) -> None:
+def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric]) -> None:
     """Warn once of each metric that raised; each row says why in its own column."""
     for metric in metrics:
         found = [of_pair[metric.name] for of_pair in measured.values()]

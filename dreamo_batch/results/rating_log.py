@@ -1,7 +1,7 @@
 """Files of a run directory that only grow: what people said of pictures, kept at once.
 
 Several processes may append at the same time: each waits for the file's lock, adds its lines to what is there by then,
-and replaces the file durably.
+and replaces the file durably. In an object store, what is appended at once is a file of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine.checkpoint import ARROW
-from dreamo_batch.engine.directory import UNREADABLE
+from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed
 from dreamo_batch.jobs.fields import rating_columns
 
@@ -40,19 +40,25 @@ class GrowingTable:
 
     def __init__(self, path: Path, described: Mapping[str, columns.Column]) -> None:
         self._path = path
+        self._replica = RunDirectory(path.parent).replica
         self._schema = pa.schema([(one.name, ARROW[one.dtype]) for one in described.values()])
         self._dtypes = columns.dtypes(described)
 
     def exists(self) -> bool:
         """Whether anything was ever appended."""
-        return self._path.exists()
+        return self._path.exists() if self._replica is None else bool(self._replica.parts(self._path.name))
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append lines, with the time at which they are written; on the disk when it returns."""
         now = datetime.fromtimestamp(time.time(), UTC)
         added = pa.Table.from_pylist([{**line, columns.AT: now} for line in lines], self._schema)
-        lock = filelock.FileLock(self._path.with_name(f".{self._path.name}.lock"))
         try:
+            if self._replica is not None:
+                content = pa.BufferOutputStream()
+                pq.write_table(added, content, write_page_checksum=True)
+                self._replica.add_part(self._path.name, content.getvalue().to_pybytes())
+                return
+            lock = filelock.FileLock(self._path.with_name(f".{self._path.name}.lock"))
             with lock.acquire(timeout=_LOCK_WAIT_S):
                 whole = pa.concat_tables([self._read(), added])
                 files.replace(self._path, functools.partial(pq.write_table, whole, write_page_checksum=True))
@@ -69,9 +75,13 @@ class GrowingTable:
         return read
 
     def _read(self) -> pa.Table:
+        paths = [self._path] if self._replica is None else self._replica.parts(self._path.name)
+        return pa.concat_tables([self._schema.empty_table(), *map(self._read_file, paths)])
+
+    def _read_file(self, path: Path) -> pa.Table:
         try:
             # Opened once, so that it is never mixed with the one that replaces it.
-            with pa.OSFile(str(self._path)) as file:
+            with pa.OSFile(str(path)) as file:
                 return (
                     pq.read_table(file, page_checksum_verification=True)
                     .select(self._schema.names)
@@ -81,7 +91,7 @@ class GrowingTable:
             return self._schema.empty_table()
         except (*UNREADABLE, KeyError) as error:
             raise DirectoryError(
-                f"{self._path} can't be read ({error}). It is left as it is; move it away to start anew."
+                f"{path} can't be read ({error}). It is left as it is; move it away to start anew."
             ) from error
 
 
@@ -155,9 +165,11 @@ def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | No
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     """Add the columns `rating` and `picked`, if the directory has ratings and the table no such columns of its own."""
-    if any(name in results for name in columns.RATED) or not rating_table(run_dir).exists():
+    if any(name in results for name in columns.RATED):
         return
     try:
+        if not rating_table(run_dir).exists():
+            return
         found = by_job(run_dir).reindex(results[columns.JOB_ID])
     except DirectoryError as error:  # what was bought is readable without what was said of it
         warnings.warn(str(error), stacklevel=2)
