@@ -702,17 +702,18 @@ def test_a_run_without_standard_error_gives_its_results(gateway, reference, monk
     assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED]
 
 
-def test_the_bar_of_a_retry_counts_what_is_submitted_again(run, gateway, reference, tmp_path, monkeypatch):
+def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, monkeypatch):
     """From 0 to the number of rows chosen."""
-    gateway.faults.script("create", "fail_096", "fail_096")
-    run(jobs(reference, 5))
     seen: list[tuple[int, int]] = []
     paint = Bar.update
-    monkeypatch.setattr("dreamo_batch.engine.status.is_watched", lambda: True)
-    monkeypatch.setattr(
-        Bar, "update", lambda bar, now: (paint(bar, now), seen.append((bar._bar.n, bar._bar.total)))[0]
-    )
-    dreamo.retry(tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key)
+    with dreamo.LocalGateway(engine="flat", latency="fixed:2") as gateway:
+        gateway.faults.script("create", "fail_096", "fail_096")
+        dreamo.run(jobs(reference, 5), tmp_path / "run", gateway=gateway, progress=False)
+        monkeypatch.setattr("dreamo_batch.engine.status.is_watched", lambda: True)
+        monkeypatch.setattr(
+            Bar, "update", lambda bar, now: (paint(bar, now), seen.append((bar._bar.n, bar._bar.total)))[0]
+        )
+        dreamo.retry(tmp_path / "run", gateway=gateway)
     assert (seen[0], seen[-1]) == ((0, 2), (2, 2))
 
 

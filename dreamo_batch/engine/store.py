@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SCHEMES: Final = ("s3", "gs", "az")
 _INSTALL: Final = "pip install 'dreamo-batch[cloud]'"
 _PROBE: Final = "probe"
-# The log tries again by itself, and looks what became of it first.
-_RETRIES: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+# A write of the log that was tried more than once is looked at before it counts.
+_RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 
 
 class Taken(Exception):  # noqa: N818 - it says what was found
