@@ -109,10 +109,10 @@ def run(
     allow_private_links : bool
         Follow links to pictures at private addresses, such as a service in your own network.
     max_cost : float, str or Decimal, optional
-        Spending cap in USD for this run directory, over its whole life. Kept until changed; infinity removes it.
+        Spending cap in USD for this run directory, over its whole life. Kept until changed; inf removes it.
     max_new_cost : float, str or Decimal, optional
         Most that this call may add, in USD; not kept. It limits a batch as a whole, however often it is resumed or
-        retried.
+        retried. Default: no limit; on the command line, the sum you agree to.
     unit_cost : float, str or Decimal, optional
         Price in USD to reserve per attempt. Default: the service's quote, else the highest price seen.
     pilot : int, optional
@@ -127,7 +127,7 @@ def run(
     keep_references : bool
         Keep a copy of each reference picture in the run directory, so that it can be moved or shared.
     on_invalid : {"raise", "skip"}
-        What to do if rows can't be submitted: raise `InvalidTable`, or run the others.
+        What to do if rows can't be submitted: refuse the table, or run the others.
     on_ambiguous : {"hold", "resubmit"}
         What to do with rows that may or may not have been accepted before this call: leave them, or submit them again,
         at the risk of paying twice.
@@ -144,7 +144,8 @@ def run(
     progress : bool
         Show a progress bar and notices on standard error.
     base_dir : path-like, optional
-        Folder that relative image paths start at. Default: the working directory.
+        Folder that relative image paths start at. Default: the working directory; on the command line, the folder
+        of the table's file.
 
     Returns
     -------

@@ -79,7 +79,12 @@ def parameters(function):
 
 
 def declared(name):
-    return {option.name: option for option in main.commands[name].params}
+    command = main.commands[name]
+    return {option.name: option for option in command.get_params(click.Context(command))}
+
+
+def flags_of(name):
+    return {flag for option in declared(name).values() for flag in option.opts}
 
 
 # How options are spelled.
@@ -97,7 +102,7 @@ def options_named():
 
 def test_messages_name_only_options_that_the_command_line_has():
     """What is advised can be typed."""
-    flags = {flag for one in main.commands.values() for parameter in one.params for flag in parameter.opts}
+    flags = set().union(*map(flags_of, main.commands))
     named = set(options_named())
     assert {"fix_images", "max_in_flight", "unit_cost"} <= named
     assert {f"--{keyword.replace('_', '-')}" for keyword in named} <= flags
@@ -195,7 +200,8 @@ def test_every_keyword_of_run_is_an_option():
         for name, parameter in parameters(dreamo.run).items()
         if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress"}
     }
-    assert set(options.RUN) == set(keywords)
+    assert set(options.of_run()) == set(keywords)
+    assert all(option.help for option in options.of_run().values())
     for name in ("run", "plan"):
         given = main.commands[name].make_context(name, ["jobs.csv", "--run-dir", "r"]).params
         assert {name: given[name] for name in keywords} == keywords
@@ -204,35 +210,34 @@ def test_every_keyword_of_run_is_an_option():
 def test_choices_of_options_are_those_of_the_function():
     """A word that run() takes can be given, and no other."""
     hints = inspect.get_annotations(dreamo.run)
-    for name, option in options.RUN.items():
+    for name, option in options.of_run().items():
         if isinstance(option.type, click.Choice):
             words = ", ".join(f'"{word}"' for word in option.type.choices)
             assert hints[name].replace("'", '"') == f"Literal[{words}]"
 
 
 def test_what_plan_is_told_is_what_it_takes():
-    """The options handed on to plan() are its keywords."""
-    assert set(options.PLAN) == set(parameters(dreamo.plan)) - {"table", "run_dir"}
+    """Every keyword of plan() is one of run(), with the same default, and so an option."""
+    keywords = {
+        name: one for name, one in parameters(dreamo.plan).items() if name not in {"table", "run_dir"}
+    }
+    assert keywords.keys() <= options.of_run().keys()
+    assert all(one.default == parameters(dreamo.run)[name].default for name, one in keywords.items())
 
 
 def test_what_retry_is_told_is_what_it_takes():
     """Every option that is not about the table itself can be given to retry."""
-    assert set(options.RUN) - set(options.ABOUT_TABLE) <= set(declared("retry"))
+    assert set(options.of_run()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
 
 
 def test_run_dir_is_accepted_everywhere():
     """The run directory can be named with --run-dir for every command but the one that needs none."""
-    without = {
-        name
-        for name, command in main.commands.items()
-        if not any("--run-dir" in option.opts for option in command.params)
-    }
-    assert without == {"check"}
+    assert {name for name in main.commands if "--run-dir" not in flags_of(name)} == {"check"}
 
 
 def test_no_option_takes_a_key():
     """A key on a command line would be in the history and in every list of processes."""
-    flags = [flag for command in main.commands.values() for p in command.params for flag in p.opts]
+    flags = set().union(*map(flags_of, main.commands))
     assert not [flag for flag in flags if "key" in flag]
 
 

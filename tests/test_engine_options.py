@@ -26,6 +26,8 @@ from dreamo_batch.errors import UsageError
         {"random_seed": "mine"},
         {"task_timeout_s": 0},
         {"task_timeout_s": float("nan")},
+        {"adopt_copy": "no"},
+        {"keep_references": 1},
         {"max_cost": -1},
         {"max_cost": "much"},
         {"max_cost": float("nan")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import math
@@ -27,9 +28,7 @@ from dreamo_batch.cli.options import (
     FORMAT,
     LOCAL,
     NO_CAP,
-    PLAN,
     ROWS,
-    RUN,
     RUN_DIR,
     RUN_DIR_OPTION,
     RUN_DIRS,
@@ -219,9 +218,8 @@ _HINTS: Final = {
     TABLE,
     *ABOUT_FILE,
     option("--run-dir", metavar="RUN_DIR", help="Ignored; accepted as in every command."),
-    RUN["fix_images"],
-    RUN["base_dir"],
     FORMAT,
+    keywords={"fix_images", "base_dir"}.__contains__,
 )
 def validate(
     table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str, **options: Any
@@ -244,7 +242,7 @@ def validate(
     return exit_codes.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else exit_codes.DONE
 
 
-@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *RUN.values(), LOCAL, YES, ROWS, FORMAT)
+@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, LOCAL, YES, ROWS, FORMAT, keywords=bool)
 def plan(
     table: str, run_dir: str | None, *, local: bool, yes: bool, rows: bool, format_: str, **options: Any
 ) -> int:
@@ -258,7 +256,7 @@ def plan(
     return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
 
 
-@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *RUN.values(), LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, FORMAT)
+@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, FORMAT, keywords=bool)
 def run(
     table: str,
     run_dir: str,
@@ -304,12 +302,12 @@ def run(
     option(
         "--classes", multiple=True, metavar="CLASSES", help="Only these error classes, or ambiguous: a,b."
     ),
-    *(one for keyword, one in RUN.items() if keyword not in ABOUT_TABLE),
     LOCAL,
     _DRY_RUN,
     YES,
     NO_CAP,
     FORMAT,
+    keywords=lambda keyword: keyword not in ABOUT_TABLE,
 )
 def retry(
     run_dir: str,
@@ -394,7 +392,8 @@ def resolve(
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
-    return cast("Plan", dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in PLAN}))
+    known = inspect.signature(dreamo.plan).parameters.keys() & options.keys()
+    return cast("Plan", dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in known}))
 
 
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
@@ -864,7 +863,6 @@ def demo_folder() -> Path:
     option(
         "--model", "models", multiple=True, metavar="NAME", help="Check only this model; may be repeated."
     ),
-    RUN["base_url"],
     option(
         "--store",
         metavar="URL",
@@ -872,6 +870,7 @@ def demo_folder() -> Path:
     ),
     YES,
     FORMAT,
+    keywords="base_url".__eq__,
 )
 def check(
     *, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool, format_: str

@@ -1,9 +1,12 @@
-"""The options that several commands share; those of `run` are declared once."""
+"""The options that several commands share; those of `run` come from its signature and docstring."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import functools
+import inspect
+import re
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +28,23 @@ def option(*flags: str, **attributes: Any) -> click.Option:
     return click.Option(flags, **attributes)
 
 
-def command(*params: click.Parameter) -> Callable[[Callable[..., int]], click.Command]:
-    """Declare a command; its run directories are arguments, options, or both."""
+class RunCommand(click.Command):
+    """A command with keywords of `run`, which become options once they are needed: loading `run` takes a second."""
+
+    def __init__(self, *args: Any, keywords: Callable[[str], bool], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._keywords = keywords
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own options, those of `run`, and ``--help``."""
+        *own, for_help = super().get_params(ctx)
+        return [*own, *(one for keyword, one in of_run().items() if self._keywords(keyword)), for_help]
+
+
+def command(
+    *params: click.Parameter, keywords: Callable[[str], bool] | None = None
+) -> Callable[[Callable[..., int]], click.Command]:
+    """Declare a command; its run directories are arguments, options, or both; `keywords` chooses those of `run`."""
 
     def declare(function: Callable[..., int]) -> click.Command:
         @functools.wraps(function)
@@ -39,68 +57,45 @@ def command(*params: click.Parameter) -> Callable[[Callable[..., int]], click.Co
                     raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
             return function(**values)
 
-        return click.command(params=list(params))(call)
+        if keywords is None:
+            return click.command(params=list(params))(call)
+        return click.command(cls=RunCommand, params=list(params), keywords=keywords)(call)
 
     return declare
 
 
-def _of_run(keyword: str, kind: Any, default: Any, text: str) -> click.Option:
-    """Declare a keyword of `run`: a switch, a choice of words, a number, or text."""
-    flag = f"--{keyword.replace('_', '-')}"
-    if kind is bool:
-        return option(f"{flag}/--no{flag[1:]}" if default else flag, is_flag=True, default=default, help=text)
-    shown: dict[str, Any] = {"default": default, "show_default": default is not None, "help": text}
-    if isinstance(kind, tuple):
-        return option(flag, type=click.Choice(kind), **shown)
-    types = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
-    return option(flag, type=types.get(kind), metavar=kind, **shown)
-
-
-# Every keyword of `run()` except api_key, client, gateway and progress, with the same defaults: kind, default, help.
-_KEYWORDS: Final[dict[str, tuple[Any, Any, str]]] = {
-    "base_url": ("URL", None, "Address of the service; default: DREAMO_BASE_URL, else the public gateway."),
-    "allow_private_links": (bool, False, "Follow links to pictures that lead to private addresses."),
-    "max_cost": ("USD", None, "Spending cap for the run directory. Kept until changed; inf removes it."),
-    "max_new_cost": ("USD", None, "The most this call may spend; not stored. Default: the sum you agree to."),
-    "unit_cost": (
-        "USD",
-        None,
-        "Price to reserve per attempt; default: the service's, or the highest so far.",
-    ),
-    "pilot": ("N", None, "With a cap and no known price: first buy up to N attempts, which it can't limit."),
-    "max_in_flight": ("N", 8, "Tasks at the service at once."),
-    "download": (bool, True, "Save the pictures, or don't."),
-    "fix_images": (bool, False, "Send corrected copies of pictures that the service would not accept."),
-    "keep_references": (bool, True, "Keep copies of the reference pictures in the run directory, or don't."),
-    "on_invalid": (("raise", "skip"), "raise", "What to do about rows that can't be submitted."),
-    "on_ambiguous": (("hold", "resubmit"), "hold", "resubmit: submit ambiguous rows again; may pay twice."),
-    "max_attempts": ("N", 1, "Attempts per job in all, for failures known to be unbilled."),
-    "retry_failed": (bool, False, "Submit rows that failed before again, once."),
-    "random_seed": (
-        ("record", "service"),
-        "record",
-        "Draw missing seeds here, or leave them to the service.",
-    ),
-    "task_timeout_s": ("SECONDS", 900.0, "How long to wait for a task; the next call asks for it again."),
-    "adopt_copy": (bool, False, "Submit even in a copy of a run directory, whose original may do the same."),
-    "base_dir": ("DIR", None, "Folder of relative image paths; default: the table file's."),
-}
-RUN: Final = {keyword: _of_run(keyword, *declared) for keyword, declared in _KEYWORDS.items()}
+# What metavar an annotation of `run` becomes; the first that is in it counts.
+_METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "int": "N", "float": "SECONDS", "str": "URL"}
+_TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
+# Keywords of `run` that are no options here.
+NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress")
 # `retry` uses the stored table, so these are not for it.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
-# What `plan` uses; it accepts the others too, so that a command line can be planned before it is run.
-PLAN: Final = (
-    "max_cost",
-    "unit_cost",
-    "download",
-    "fix_images",
-    "on_ambiguous",
-    "max_attempts",
-    "retry_failed",
-    "random_seed",
-    "base_dir",
-)
+
+@functools.cache
+def of_run() -> dict[str, click.Option]:
+    """Make an option of each keyword of `run`, from its signature and docstring."""
+    parameters = inspect.signature(dreamo.run).parameters.values()
+    texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", inspect.getdoc(dreamo.run) or "", re.MULTILINE))
+    return {
+        one.name: _of_keyword(one, " ".join(texts.get(one.name, "").replace("`", "").split()))
+        for one in parameters
+        if one.kind is one.KEYWORD_ONLY and one.name not in NOT_OPTIONS
+    }
+
+
+def _of_keyword(keyword: inspect.Parameter, text: str) -> click.Option:
+    """Declare a switch, a choice of words, a number, or text."""
+    flag, default, kind = f"--{keyword.name.replace('_', '-')}", keyword.default, str(keyword.annotation)
+    if kind == "bool":
+        return option(f"{flag}/--no{flag[1:]}" if default else flag, is_flag=True, default=default, help=text)
+    shown: dict[str, Any] = {"default": default, "show_default": default is not None, "help": text}
+    if kind.startswith("Literal"):
+        return option(flag, type=click.Choice(ast.literal_eval(kind.removeprefix("Literal"))), **shown)
+    metavar = next(metavar for word, metavar in _METAVARS.items() if word in kind)
+    return option(flag, type=_TYPES.get(metavar), metavar=metavar, **shown)
+
 
 TABLE: Final = click.Argument(["table"])
 # How to read TABLE, where detection fails.

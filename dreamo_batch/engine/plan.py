@@ -7,7 +7,7 @@ import numbers
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -378,18 +378,18 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Check everything at once."""
-        _one_of("on_invalid", self.on_invalid, ("raise", "skip"))
-        _one_of("on_ambiguous", self.on_ambiguous, ("hold", "resubmit"))
-        _one_of("random_seed", self.random_seed, ("record", "service"))
-        _at_least("max_in_flight", self.max_in_flight, 1)
-        _at_least("max_attempts", self.max_attempts, 1)
-        if self.pilot is not None:
-            _at_least("pilot", self.pilot, 1)
-        for name in ("download", "fix_images", "retry_failed"):
-            flag(name, getattr(self, name))
-        _seconds("task_timeout_s", self.task_timeout_s)
-        for name in _AMOUNTS:
-            _amount(name, getattr(self, name))
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if hint is bool:
+                flag(name, value)
+            elif hint is float:
+                _seconds(name, value)
+            elif get_origin(hint) is Literal:
+                _one_of(name, value, get_args(hint))
+            elif hint == Amount | None:
+                _amount(name, value)
+            elif value is not None:
+                _at_least(name, value, 1)
 
     def cap(self, stored: str | None) -> Decimal | None:
         """Return the cap in force: given now, else the stored one; infinity lifts it."""
