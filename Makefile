@@ -5,6 +5,9 @@ READY   := $(VENV)/.ready
 PEERS   := .venv-peers
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Images of containers turn the cache of compiled modules off: then each of the hundreds of processes that the tests start
+# compiles pandas and the rest anew, which takes a second.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check release-check bench peers chaos docs notebooks constraints format clean
 
@@ -42,8 +45,9 @@ bench: $(READY)
 	$(PYTHON) -m tests.benchmarks $(BENCH)
 
 # The wheel as users install it: without extras, with the oldest dependencies, on every Python of this machine.
+# `make release-check CHECKS=bare` does one of these.
 release-check: $(READY)
-	$(PYTHON) -m tests.release_check
+	$(PYTHON) -m tests.release_check $(CHECKS)
 
 # Beside other tools, which have an environment of their own; prints a table, asserts nothing.
 peers: $(READY) $(PEERS)/.ready
