@@ -12,6 +12,9 @@ from dreamo_batch.engine.store import Taken
 from dreamo_batch.errors import LedgerDamaged
 from tests.simulated_store import Unconditional, Writer, simulate
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 N_HISTORIES = 25_000 if IS_LONG else 2_000
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 N_CUTS = 400 if IS_LONG else 12
 N_FLIPS = 300 if IS_LONG else 12
 N_ANY = 250 if IS_LONG else 8  # of each of two directories

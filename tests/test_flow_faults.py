@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 PRICE = "0.0286"
 TASK_TIMEOUT_S = 100  # of the fast clock: one second on a machine that may be busy
 

@@ -17,6 +17,9 @@ from dreamo_batch.engine.schedule import Do
 from tests.fakes import picture
 from tests.simulation import Run, Service
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 SEEDS = range(10) if IS_LONG else range(1)
 ASKS = ("none", "seconds")

@@ -67,7 +67,7 @@ def test_a_file_is_fetched_whole_by_length_chunks_or_end():
 
 def test_redirects_are_followed_only_so_far_and_only_to_the_web():
     """A new place is taken three times; a file or another scheme never."""
-    away = HTTP + b"302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n"
+    away = HTTP + b"302 Found\r\nLocation: /next\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     with Site(away, OK + b"Content-Length: 1\r\n\r\na") as site:
         assert get(site.url) == b"a"
     with Site(*[away] * 4) as site, pytest.raises(FetchError, match="more than 3 times"):

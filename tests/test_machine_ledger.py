@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -21,6 +22,9 @@ from tests.fakes import event, scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
 
 JOBS = ("a", "b", "c")
 # What may follow what: enough for every stage to be met.
@@ -335,7 +339,7 @@ TestWriters = WritersMachine.TestCase
 TestWriters.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=40)
 
 
-@settings(deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     st.lists(
         st.tuples(st.sampled_from(JOBS), st.integers(0, 3), st.sampled_from(["", "", "cut"])), max_size=25

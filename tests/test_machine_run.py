@@ -34,6 +34,9 @@ from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import FakeClock, prepared
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 NOWHERE = Path("/nonexistent/run")
 TIMEOUT_S = 60.0
 UNBILLED = ("003011095", "003011099")

@@ -52,13 +52,14 @@ def n_good(found):
 
 def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
     """Each has its pictures, or has used up its tries, and no group goes on after that."""
-    found = search(jobs, tmp_path / "run", gateway)
+    # All three groups need all 16 once in 100,000 times.
+    found = search(jobs, tmp_path / "run", gateway, max_attempts_each=16)
     for _, group in found.groupby("prompt"):
         good, tries = group["accepted"].to_numpy(dtype=bool), group["search_try"].tolist()
         assert tries == list(range(1, len(group) + 1))
-        assert good.sum() >= 2 or len(group) == 8
+        assert good.sum() >= 2 or len(group) == 16
         assert good[:-1].sum() < 2 or good.sum() == 2
-    assert len(gateway.invoice()) == len(found) < 24
+    assert len(gateway.invoice()) == len(found) < 48
     assert found["seed_sent"].is_unique
     assert (found["status"] == "completed").all()
     assert dreamo.costs(tmp_path / "run", by="prompt")["attempts"].sum() == len(found)
