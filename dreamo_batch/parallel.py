@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch import executors
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frontend import is_in_marimo, is_watched, marimo_bar
 from dreamo_batch.importing import load_module
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ def ticking(
     n: int, what: str, *, unit: str = "picture", progress: bool = True
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
-    bar = _Bar(n, what, unit) if n and progress and _is_wanted.get() and is_watched() else None
+    is_shown = n and progress and _is_wanted.get() and is_watched()
+    if is_shown and is_in_marimo():
+        with marimo_bar(n, what, remove_on_exit=True) as marimos:
+            yield marimos.update
+        return
+    bar = _Bar(n, what, unit) if is_shown else None
     try:
         yield (lambda: None) if bar is None else bar.tick
     finally:
@@ -90,23 +95,6 @@ class _Bar:
         except Exception as error:  # noqa: BLE001 - as above
             self._bar = None
             logger.debug("the progress bar was dropped: %s", error)
-
-
-def is_watched() -> bool:
-    """Whether a person can see a bar move."""
-    try:
-        return is_in_notebook() or sys.stderr.isatty()
-    except Exception:  # noqa: BLE001 - closed, missing, or something else that is no stream
-        return False
-
-
-def is_in_notebook() -> bool:
-    """Whether tqdm draws in a notebook."""
-    load_module("tqdm.auto")  # it loads the next without the warning that notebooks would show
-    from tqdm.autonotebook import tqdm as chosen
-    from tqdm.std import tqdm as of_text
-
-    return chosen is not of_text
 
 
 def each(

@@ -16,6 +16,7 @@ from dreamo_batch.display.gallery import require_widgets
 from dreamo_batch.display.grid import key_of, label_of
 from dreamo_batch.display.reference_pictures import References
 from dreamo_batch.errors import DreamoError, UsageError
+from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
@@ -320,15 +321,10 @@ class PairedComparison:
             f"{counted(self.n_pairs, 'pair')} chosen by {self.rater}>"
         )
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> Any:
         """Show the widget, or without it the pair and how to choose."""
         page = templates().get_template("compare.html.j2").render(content=self._content())
-        static = {"text/plain": repr(self), "text/html": page}
-        try:
-            live = self.widget()._repr_mimebundle_()
-        except UsageError:  # anywidget is not installed
-            return static
-        return {**(live[0] if isinstance(live, tuple) else live or {}), **static}
+        return beside_widget({"text/plain": repr(self), "text/html": page}, self.widget)
 
 
 def _column(results: pd.DataFrame, name: str) -> pd.Series:

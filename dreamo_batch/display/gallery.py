@@ -23,6 +23,7 @@ from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
 from dreamo_batch.executors import on_cluster
+from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
@@ -543,14 +544,18 @@ class Gallery:
         where = f"page {self._number} of {self.n_pages}"
         return f"<gallery of {len(self.results)} rows: {n_rows} x {n_columns} cells, {down} by {across}, {where}>"
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> Any:
         """Show the widget, and the static page where there is none, as in a notebook opened without a kernel."""
-        static = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        return beside_widget({"text/plain": repr(self), "text/html": self._repr_html_()}, self.widget)
+
+    def _display_(self) -> Any:
+        """Show the widget in marimo, which would rather have the static page."""
         try:
-            live = self.widget()._repr_mimebundle_()
+            return self.widget()
         except UsageError:  # anywidget is not installed
-            return static
-        return {**(live[0] if isinstance(live, tuple) else live or {}), **static}
+            import marimo
+
+            return marimo.Html(self._repr_html_())
 
     def _repr_html_(self) -> str:
         """Show the page in a notebook without a widget, and say where the others are."""

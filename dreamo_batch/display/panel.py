@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch.display.panel_view import view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
+from dreamo_batch.errors import UsageError
+from dreamo_batch.frontend import can_show_widgets, is_in_marimo
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.text import templates
 
@@ -84,21 +85,6 @@ def show(batch: Controlled) -> None:
         display(static_bundle(batch.status), raw=True)  # type: ignore[no-untyped-call]
 
 
-def can_show_widgets() -> bool:
-    """Return whether there is a kernel with a front end, and ipywidgets."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    if getattr(get_ipython(), "kernel", None) is None:
-        return False
-    try:
-        import ipywidgets  # noqa: F401 - whether it is installed
-    except ImportError:
-        return False
-    return True
-
-
 def static_bundle(status: Status) -> dict[str, str]:
     """Return both static forms by MIME type."""
     return {"text/plain": status_text(status), "text/html": status_html(status)}
@@ -161,6 +147,8 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
 
 
 def _build(batch: Controlled) -> Panel:
+    if is_in_marimo():
+        raise UsageError("marimo shows no ipywidgets.")
     from dreamo_batch.display.panel_widgets import Panel
 
     built = Panel(batch)

@@ -13,6 +13,7 @@ from dreamo_batch.display.panel import html_blocks, static_bundle
 from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frontend import is_only_run
 from dreamo_batch.money import money
 from dreamo_batch.text import templates
 
@@ -142,6 +143,7 @@ class Panel:
         self._trouble = ""
         self._outputs: list[Any] = []
         self._kept: View | None = None
+        self._is_only_run = is_only_run()
         sheet = templates().get_template("panel.css").render()
         self._sheet = ipywidgets.HTML(f"<style>{sheet}</style>", layout={"display": "none"})
         self._blocks = {name: ipywidgets.HTML() for name in (*_ABOVE_BUTTONS, "trouble", "errors", "notices")}
@@ -182,13 +184,13 @@ class Panel:
     def bundle(self, **_: Any) -> dict[str, Any]:
         """Return the widget together with the static form of the same moment.
 
-        Once a run is over and nothing can be clicked, the static form is returned alone: a notebook that is opened
-        again without its kernel shows it, where it would not show the widget.
+        The static form is returned alone where nobody can click: in a notebook that is only run, and once a run is
+        over. A notebook that is opened again without its kernel shows it, where it would not show the widget.
         """
         status = self.batch.status
         controls = view_of(status, can_control=self.batch.can_control).controls
         bundle = static_bundle(status)
-        if self.is_closed or (status.is_over and not controls.has_any):
+        if self._is_only_run or self.is_closed or (status.is_over and not controls.has_any):
             return bundle
         return {**bundle, VIEW_TYPE: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}}
 

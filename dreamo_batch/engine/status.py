@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
+from dreamo_batch.frontend import is_in_marimo, is_in_notebook, is_watched, marimo_bar
 from dreamo_batch.money import dollars
-from dreamo_batch.parallel import bar_class, is_in_notebook, is_watched
+from dreamo_batch.parallel import bar_class
 from dreamo_batch.text import duration, harmless
 
 if TYPE_CHECKING:
@@ -221,12 +222,37 @@ class Bar:
             raise self._trouble
 
 
+class MarimoBar:
+    """marimo's own bar of rows; lines stand below the cell."""
+
+    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
+        self._n_before = n_before
+        self._n = 0
+        self._place = marimo_bar(first.n_rows - n_before, "dreamo", remove_on_exit=False)
+        self._bar = self._place.__enter__()
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show rows settled, money and failures."""
+        n_more = snapshot.n_settled - self._n_before - self._n
+        self._n += n_more
+        self._bar.update(n_more, subtitle=postfix(snapshot))
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write a line."""
+        sys.stdout.write(f"{harmless(text)}\n")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._place.__exit__(None, None, None)
+
+
 class Shown:
     """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
         def bar() -> Progress:
-            return Bar(first, n_before=n_before)
+            return (MarimoBar if is_in_marimo() else Bar)(first, n_before=n_before)
 
         self._log = Silent()
         self._shown: Progress | None = None

@@ -78,11 +78,24 @@ def browser(lab) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def screen(lab, browser, tmp_path_factory) -> Screen:
+def pictures(tmp_path_factory) -> Path:
+    return Path(os.environ.get("DREAMO_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+
+@pytest.fixture(scope="session")
+def screen(lab, browser, pictures) -> Screen:
     """JupyterLab's page, once for all tests: a page for each takes three times as long."""
-    page = browser.new_context().new_page()
-    pictures = Path(os.environ.get("DREAMO_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    return Screen(page, lab, pictures)
+    return Screen(browser.new_context().new_page(), lab, pictures)
+
+
+@pytest.fixture
+def tab(request, browser, pictures) -> Iterator[Page]:
+    """A page of its own; its last look is kept as a picture."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    yield page
+    page.screenshot(path=pictures / f"{request.node.name}.png")
+    context.close()
 
 
 @pytest.fixture

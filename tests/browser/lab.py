@@ -1,4 +1,4 @@
-"""A JupyterLab of its own on 127.0.0.1: no file of the user's is read or written, and it is gone afterwards."""
+"""JupyterLab and marimo on 127.0.0.1: no file of the user's is read or written, and they are gone afterwards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +37,8 @@ _FOLDERS: Final = {
     "JUPYTERLAB_SETTINGS_DIR": "settings",
     "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     "IPYTHONDIR": "ipython",
+    "XDG_CONFIG_HOME": "settings",
+    "XDG_STATE_HOME": "state",
 }
 # JupyterLab asks its makers for news, and the user whether it may. Its debugger complains of kernels that end.
 _PAGE_CONFIG: Final = {
@@ -55,8 +58,8 @@ def what_is_missing() -> str | None:
     return None
 
 
-class Lab:
-    """JupyterLab in a process of its own, with folders of its own.
+class Server:
+    """A server of notebooks in a process of its own, with folders of its own.
 
     Parameters
     ----------
@@ -66,20 +69,22 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "notebooks"
-        self.log = folder / "lab.log"
+        self.log = folder / "server.log"
         self.token = secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._folders = {name: folder / place for name, place in _FOLDERS.items()}
 
     def __enter__(self) -> Self:
-        for place in (self.root, *self._folders.values()):
-            place.mkdir()
-        config = self._folders["JUPYTER_CONFIG_DIR"] / "labconfig"
-        config.mkdir()
-        (config / "page_config.json").write_text(json.dumps(_PAGE_CONFIG))
+        for place in {self.root, *self._folders.values()}:
+            place.mkdir(parents=True)
+        self._configure()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command(), env=self._env(), stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", *self._command()],
+                env=self._env(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self._wait_until_ready()
@@ -91,17 +96,18 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    @property
+    def _port(self) -> str:
+        return self.url.rpartition(":")[2]
+
+    def _configure(self) -> None:
+        """Write the server's settings."""
+
     def _command(self) -> list[str]:
-        return [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-            "--ServerApp.ip=127.0.0.1",
-            f"--ServerApp.port={self.url.rpartition(':')[2]}",
-            "--ServerApp.port_retries=0",
-            f"--IdentityProvider.token={self.token}",
-            f"--ServerApp.root_dir={self.root}",
-            "--LabApp.expose_app_in_browser=True",
-            "--LabApp.extension_manager=readonly",
-        ]
+        raise NotImplementedError
+
+    def _status_url(self) -> str:
+        raise NotImplementedError
 
     def _env(self) -> dict[str, str]:
         kept = {
@@ -113,12 +119,12 @@ class Lab:
         until = time.monotonic() + _READY_WITHIN_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"JupyterLab did not start:\n{self.log.read_text()[-3000:]}")
+                raise RuntimeError(f"{type(self).__name__} did not start:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.1)
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/api/status?token={self.token}", timeout=5) as answer:  # noqa: S310 - ours
+            with urllib.request.urlopen(self._status_url(), timeout=5) as answer:  # noqa: S310 - ours
                 return bool(answer.status == 200)
         except urllib.error.URLError:
             return False
@@ -131,6 +137,60 @@ class Lab:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+class Lab(Server):
+    """JupyterLab, and Notebook 7 beside it."""
+
+    def _configure(self) -> None:
+        config = self._folders["JUPYTER_CONFIG_DIR"] / "labconfig"
+        config.mkdir()
+        (config / "page_config.json").write_text(json.dumps(_PAGE_CONFIG))
+
+    def _command(self) -> list[str]:
+        return [
+            *("jupyterlab", "--no-browser", "--allow-root"),
+            "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={self._port}",
+            "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.root}",
+            "--LabApp.expose_app_in_browser=True",
+            "--LabApp.extension_manager=readonly",
+        ]
+
+    def _status_url(self) -> str:
+        return f"{self.url}/api/status?token={self.token}"
+
+
+class Marimo(Server):
+    """marimo's editor of one notebook, which runs its cells when a browser opens it.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty one.
+    cells : str
+        Source of the notebook's cells.
+    """
+
+    def __init__(self, folder: Path, *cells: str) -> None:
+        super().__init__(folder)
+        self._cells = cells
+
+    def _configure(self) -> None:
+        (self.root / "pyproject.toml").write_text("[tool.marimo.runtime]\nauto_instantiate = true\n")
+        cells = (f"@app.cell\ndef _():\n{textwrap.indent(cell, '    ')}\n    return" for cell in self._cells)
+        (self.root / "cells.py").write_text("\n\n".join(["import marimo\n\napp = marimo.App()", *cells]))
+
+    def _command(self) -> list[str]:
+        return [
+            *("marimo", "-q", "edit", f"{self.root / 'cells.py'}", "--headless", "--skip-update-check"),
+            *("--host", "127.0.0.1", "--port", self._port, "--token-password", self.token),
+        ]
+
+    def _status_url(self) -> str:
+        return f"{self.url}/health"
 
 
 def _free_port() -> int:

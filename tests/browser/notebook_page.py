@@ -41,7 +41,7 @@ _CLOSE = """async () => {
   panel.dispose();
 }"""
 # JupyterLab asks which kernel to take where a notebook does not say.
-_PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 # Timed in the page: from here a busy machine's way to the browser would be added to it. The cell's number tells;
 # the kernel's status does not, since it is idle for a moment after each message of a widget.
 _TIME_STOP = """() => {
@@ -74,7 +74,7 @@ class NotebookPage:
         self.page = page
         self.file = file
         notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata=_PYTHON
+            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata=PYTHON
         )
         nbformat.write(notebook, file)
 

@@ -41,7 +41,7 @@ function render({ model, el }) {
     image.alt = `${side} picture`;
   };
   const draw = () => {
-    const content = model.get("content"), hadFocus = root.contains(document.activeElement);
+    const content = model.get("content"), hadFocus = root.contains(root.getRootNode().activeElement);
     isWaiting = false;
     root.replaceChildren();
     const bar = create("div", root, "dc-bar");
