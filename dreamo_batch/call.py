@@ -301,7 +301,7 @@ class Call:
 
     def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
         options = self.inputs.options
-        cap = options.cap(state.cap)
+        cap = options.cap(state.terms.cap)
         agreed = self.inputs.before
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
         is_limited = cap is not None or max_new is not None
@@ -324,7 +324,7 @@ class Call:
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
-        ledger.set_cap(None if cap is None else exact_text(cap), self._clock.wall())
+        ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
         ledger.commit()
         if self.inputs.options.adopt_copy and ledger.is_copy:
             ledger.adopt(self.inputs.prepared.jobs)
@@ -354,7 +354,7 @@ class Call:
             return
         ledger = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
         try:
-            self._remember(ledger, self.inputs.options.cap(ledger.state.cap))
+            self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         except OSError as error:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path

@@ -419,7 +419,7 @@ class LiveRun:
 
 
 def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:
-    coordinator.ledger.set_cap(None if max_cost is None else exact_text(max_cost), time.time())
+    coordinator.ledger.set_terms(time.time(), cap=None if max_cost is None else exact_text(max_cost))
     coordinator.ledger.commit()
     coordinator.budget.cap = max_cost
     return coordinator.stopped is None
@@ -511,7 +511,7 @@ class FollowedRun:
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
         price = highest_price(state)
-        budget = Budget(cap=money(state.cap), price=price, attempts=state)
+        budget = Budget(cap=money(state.terms.cap), price=price, attempts=state)
         snapshot = Snapshot(
             by_status=count_rows(self._rows.weights, self._rows.n_invalid, state),
             spent_usd=budget.spent,

@@ -6,6 +6,7 @@ and at each create. So one seed makes one history.
 
 from __future__ import annotations
 
+import _thread
 import json
 import random
 import threading
@@ -24,7 +25,11 @@ class Killed(BaseException):
 
 
 class World:
-    """The store, the service, and whose turn it is."""
+    """The store, the service, and whose turn it is, which a request passes on with a probability of `p_turn`."""
+
+    p_turn = 1.0
+    p_kill = P_KILL
+    p_pause = 0.02
 
     def __init__(self, seed):
         self.chance = random.Random(seed)
@@ -33,8 +38,6 @@ class World:
         self.posts = defaultdict(list)
         self.acknowledged = []
         self.has_faults = True
-        self.turns = []
-        self.is_over = threading.Event()
 
     def run(self, writers):
         """Let writers begin one after another and take turns until all have ended."""
@@ -57,7 +60,9 @@ class Turn:
 
     def __init__(self, world, work):
         self.world = world
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.go, self.done = _thread.allocate_lock(), _thread.allocate_lock()
+        self.go.acquire()
+        self.done.acquire()
         self.has_ended = False
         self.is_killed = False
         self.pause = 0
@@ -78,10 +83,12 @@ class Turn:
     def give_back(self, *_):
         """End the turn; the process may be killed or suspended meanwhile."""
         chance = self.world.chance
-        if self.world.has_faults and chance.random() < 0.02:
+        if self.world.has_faults and chance.random() < self.world.p_pause:
             self.pause = chance.randrange(200)
-        if self.world.has_faults and chance.random() < P_KILL:
+        if self.world.has_faults and chance.random() < self.world.p_kill:
             raise Killed
+        if not self.pause and chance.random() >= self.world.p_turn:
+            return
         self.done.release()
         self.go.acquire()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Event, EventKind, State, next_number
+from dreamo_batch.engine.attempts import Event, EventKind, State, Terms, next_number
 from dreamo_batch.engine.checkpoint import NAME, PREVIOUS, to_arrow, to_frame
 from dreamo_batch.engine.directory import LOCK, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, read
@@ -66,7 +66,8 @@ class LedgerMachine(RuleBasedStateMachine):
             if isinstance(one, Event):
                 state.apply(one)
             else:
-                (state.cap,) = one
+                (cap,) = one
+                state.terms = Terms(cap=cap)
         return state
 
     @initialize()
@@ -106,9 +107,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger is not None)
     @rule(cap=st.sampled_from([None, "5", "0.12"]))
     def set_cap(self, cap: str | None) -> None:
-        if cap != self.ledger.state.cap:
+        if cap != self.ledger.state.terms.cap:
             self.waiting.append((cap,))
-        self.ledger.set_cap(cap, self.at)
+        self.ledger.set_terms(self.at, cap=cap)
 
     @precondition(lambda self: self.ledger is not None)
     @rule()

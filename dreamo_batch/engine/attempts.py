@@ -217,14 +217,26 @@ def advance(attempt: Attempt, event: Event) -> Attempt:
     return changed
 
 
-class State:
-    """All attempts of a run directory, by job, in the order they were made, and the cap they stand under.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What may be spent in a run directory, in USD as exact decimal text; None where there is no limit.
 
-    `cap` is exact decimal text in USD; None where there is none.
+    `cap` is its own cap, `slice` its slice of a cap that it shares with others, and `budget` where that is kept.
     """
 
-    def __init__(self, attempts: Iterable[Attempt] = (), cap: str | None = None) -> None:
-        self.cap = cap
+    cap: str | None = None
+    slice: str | None = None
+    budget: str | None = None
+
+
+NO_TERMS: Final = Terms()
+
+
+class State:
+    """All attempts of a run directory, by job, in the order they were made, and the terms they stand under."""
+
+    def __init__(self, attempts: Iterable[Attempt] = (), terms: Terms = NO_TERMS) -> None:
+        self.terms = terms
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
         for attempt in attempts:
             self.put(attempt)
@@ -239,7 +251,7 @@ class State:
             yield from attempts
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and (self._attempts, self.cap) == (other._attempts, other.cap)
+        return isinstance(other, State) and (self._attempts, self.terms) == (other._attempts, other.terms)
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
@@ -258,7 +270,7 @@ class State:
 
     def copy(self) -> State:
         """Return the state as it is now; attempts are never changed, so it costs little."""
-        copied = State(cap=self.cap)
+        copied = State(terms=self.terms)
         copied._attempts = dict(self._attempts)
         return copied
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage, State
+from dreamo_batch.engine.attempts import NO_TERMS, SUBMITTED, Attempt, Stage, State, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
@@ -64,7 +64,7 @@ class Meta:
     """The metadata of a checkpoint.
 
     `covers` is the number of the last journal folded into it; `is_followed` says that the next journal was already
-    open, so that its absence is a loss. `cap` is in USD as exact decimal text, `place` the identity of the directory.
+    open, so that its absence is a loss. `place` is the identity of the directory.
     """
 
     schema: int
@@ -73,7 +73,7 @@ class Meta:
     entropy: str
     service: str
     is_followed: bool = False
-    cap: str | None = None
+    terms: Terms = NO_TERMS
     place: str = ""
 
 
@@ -112,14 +112,18 @@ def read_table(path: Path) -> tuple[pa.Table, Meta]:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
     if missing := set(SCHEMA.names) - set(table.column_names):
         raise ValueError(f"it has no column {min(missing)}")
-    return table.select(SCHEMA.names).cast(SCHEMA), Meta(**note)
+    return table.select(SCHEMA.names).cast(SCHEMA), _meta_of(note)
 
 
 def read_meta(path: Path) -> Meta:
     """Read only the metadata of a checkpoint."""
     note = _note(pq.read_schema(path))
     del note[_N_ROWS]
-    return Meta(**note)
+    return _meta_of(note)
+
+
+def _meta_of(note: dict[str, Any]) -> Meta:
+    return Meta(**note | {"terms": Terms(**note["terms"])})
 
 
 def read_version(path: Path) -> int:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.engine.store import Taken
+from dreamo_batch.engine.store import is_put
 from dreamo_batch.errors import LedgerDamaged
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ STILL_S: Final = 60.0
 _LOG: Final = "log"
 _CHECKPOINTS: Final = "checkpoints"
 _LOOK_EVERY_S: Final = 1.0
-_TRIES: Final = 6
-_PAUSE_S: Final = 0.2
 _BARRIER, _COMMIT, _CLOSE = "barrier", "commit", "close"
 
 
@@ -264,25 +262,7 @@ class FencedLog:
 
     def _is_put(self, number: int, written: bytes) -> bool:
         """Put an object in a free slot; False if another's is there. Raises OSError if nobody can tell."""
-        problem: Exception | None = None
-        for attempt in range(_TRIES):
-            if attempt:
-                self._pause(_PAUSE_S * 2 ** (attempt - 1))
-            try:
-                self._store.put_new(_slot(number), written)
-            except (Taken, OSError) as error:
-                problem = error
-            else:
-                return True
-            # The answer may be lost, late or wrong: what stands in the slot says what became of it.
-            try:
-                found = self._store.get(_slot(number))
-            except OSError as error:
-                problem = error
-                continue
-            if found is not None:
-                return found == written
-        raise OSError(f"the store doesn't say whether a commit has arrived ({problem})")
+        return is_put(self._store, _slot(number), written, self._pause)
 
     def _is_newest(self, covers: int) -> bool:
         return _newest_checkpoint(self._store)[0] == covers

@@ -18,17 +18,17 @@ import re
 import secrets
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, next_number
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, Terms, next_number
 from dreamo_batch.engine.directory import refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def read_end(folder: Path) -> End | None:
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 _CRC: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",')
+_TERMS: Final = frozenset(one.name for one in fields(Terms))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -109,7 +110,7 @@ class Header:
 class Contents:
     """The content of a journal file: `n_bytes` of whole lines and `n_torn_bytes` of a half-written line.
 
-    `checksum` is that of the last whole line; the next journal repeats it. `caps` are the caps set in it, in order.
+    `checksum` is that of the last whole line; the next journal repeats it. `terms` are those that it sets, by name.
     """
 
     header: Header | None
@@ -117,7 +118,7 @@ class Contents:
     n_torn_bytes: int
     checksum: int = 0
     n_bytes: int = 0
-    caps: tuple[str | None, ...] = ()
+    terms: dict[str, str | None] = field(default_factory=dict)
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -163,9 +164,9 @@ class Journal:
             self._line(_to_json(event))
             self.n_events += 1
 
-    def set_cap(self, cap: str | None, at: float) -> None:
-        """Add a new cap, in USD as exact decimal text; it counts once `commit` has returned."""
-        self._line({"cap": cap, "at": at})
+    def set_terms(self, terms: Mapping[str, str | None], at: float) -> None:
+        """Add new terms, by name; they count once `commit` has returned."""
+        self._line({**terms, "at": at})
 
     def commit(self) -> None:
         """Write and fsync everything appended, with one fsync."""
@@ -236,9 +237,9 @@ def read(path: Path) -> Contents:
     torn = lines.pop()
     records = list(_records(lines, path))
     header = _header(records[0], path) if records else None
-    caps = tuple(record["cap"] for record in records[1:] if "cap" in record)
-    events = tuple(_from_json(record, path) for record in records[1:] if "cap" not in record)
-    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn), caps)
+    terms = {name: record[name] for record in records[1:] for name in _TERMS & record.keys()}
+    events = tuple(_from_json(record, path) for record in records[1:] if not _TERMS & record.keys())
+    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn), terms)
 
 
 def n_events_until(path: Path, checksum: int) -> int | None:
@@ -248,7 +249,8 @@ def n_events_until(path: Path, checksum: int) -> int | None:
     for number, line in enumerate(lines):
         if line.startswith(start):
             return sum(
-                "cap" not in record for record in _records(lines[1 : number + 1], path, _checksum(lines[:1]))
+                not _TERMS & record.keys()
+                for record in _records(lines[1 : number + 1], path, _checksum(lines[:1]))
             )
     return None
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
+from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,
@@ -56,7 +56,7 @@ _READ_TRIES: Final = 20
 class Recovered:
     """The content of a ledger's files.
 
-    `state` is folded from `snapshot`, `tail` and `cap`. `covers` is the last journal in the snapshot, `meta` the
+    `state` is folded from `snapshot`, `tail` and `terms`. `covers` is the last journal in the snapshot, `meta` the
     newest metadata, `checksum` that of the last journal's last line, `damaged` the unreadable checkpoints, `warnings`
     what was dropped, and `strays` the files of attempts beside the journals.
     """
@@ -69,7 +69,7 @@ class Recovered:
     checksum: int | None = None
     damaged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    cap: str | None = None
+    terms: Terms = NO_TERMS
     strays: tuple[Kept, ...] = ()
 
     def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
@@ -90,7 +90,7 @@ class Recovered:
             if snapshot is not None and is_wanted is not None:
                 snapshot = snapshot.filter(is_wanted)
             state = State() if snapshot is None else to_state(snapshot)
-            state.cap = self.cap
+            state.terms = self.terms
             for event in self.tail:
                 state.apply(event)
             added = journal.fold_strays(state, self.stray_attempts(service))
@@ -129,7 +129,7 @@ def _read_once(folder: Path) -> Recovered:
     end = journal.read_end(folder)  # first, because the journal may only have grown by the time it is read
     beside = journal.read_strays(folder)  # before the journals, which get them before they are deleted
     snapshot, meta, damaged = _newest_checkpoint(folder)
-    covers, cap = (meta.covers, meta.cap) if meta else (0, None)
+    covers, terms = (meta.covers, meta.terms) if meta else (0, NO_TERMS)
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
     _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
@@ -146,7 +146,7 @@ def _read_once(folder: Path) -> Recovered:
         _refuse_early_end(contents, end, number, folder)
         checksum, n_before = contents.checksum, len(tail)
         tail += contents.events
-        cap = contents.caps[-1] if contents.caps else cap
+        terms = replace(terms, **contents.terms)
         if contents.n_torn_bytes:
             warnings.append(
                 f"{path.name}: dropped {contents.n_torn_bytes} bytes of an unfinished write at its end; no recorded "
@@ -162,7 +162,7 @@ def _read_once(folder: Path) -> Recovered:
         checksum,
         tuple(damaged),
         tuple(warnings),
-        cap,
+        terms,
         beside,
     )
 
@@ -324,11 +324,12 @@ class Ledger:
         self._n_since += len(events)
         return attempts
 
-    def set_cap(self, cap: str | None, at: float) -> None:
-        """Set the cap, in USD as exact decimal text, None for none; it counts once `commit` has returned."""
-        if cap != self.state.cap:
-            self._journal.set_cap(cap, at)
-            self.state.cap = cap
+    def set_terms(self, at: float, **terms: str | None) -> None:
+        """Set terms, in USD as exact decimal text, None for none; they count once `commit` has returned."""
+        changed = {name: value for name, value in terms.items() if value != getattr(self.state.terms, name)}
+        if changed:
+            self._journal.set_terms(changed, at)
+            self.state.terms = replace(self.state.terms, **changed)
 
     def commit(self) -> None:
         """Make everything recorded durable."""
@@ -423,7 +424,7 @@ class Ledger:
             self.entropy,
             self.service,
             is_followed=is_followed,
-            cap=self.state.cap,
+            terms=self.state.terms,
             place=self._place,
         )
         folder = self.directory.path

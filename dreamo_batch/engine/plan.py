@@ -178,7 +178,9 @@ def planned(
         *_nearly_bought_warnings(nearly, new),
         *_rephrased_warnings(prepared, new),
     )
-    return Plan.of(rows, cap=options.cap(state.cap), spent=Budget(attempts=state).spent, remarks=remarks)
+    return Plan.of(
+        rows, cap=options.cap(state.terms.cap), spent=Budget(attempts=state).spent, remarks=remarks
+    )
 
 
 def warnings_of(prepared: Prepared, nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:

@@ -1,22 +1,28 @@
-"""Objects in a store by name: get, put, put if absent, list and delete, over obstore."""
+"""Objects in a store by name: get, put, put if absent, list and delete, over obstore or in a folder."""
 
 from __future__ import annotations
 
+import errno
 import secrets
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.files import fsync_file, fsync_folder
 from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 SCHEMES: Final = ("s3", "gs", "az")
 _INSTALL: Final = "pip install 'dreamo-batch[cloud]'"
 _PROBE: Final = "probe"
+_TRIES: Final = 6
+_PAUSE_S: Final = 0.2
 # A write of the log that was tried more than once is looked at before it counts.
 _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 
@@ -25,15 +31,11 @@ class Taken(Exception):  # noqa: N818 - it says what was found
     """There is an object of this name already, or the store says so."""
 
 
-class Store(Protocol):
-    """What the log of a run directory needs of a store; any method may raise OSError, which tells nothing."""
+class Records(Protocol):
+    """What a log of records that never change needs of a store; any method may raise OSError, which tells nothing."""
 
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
-        ...
-
-    def put(self, name: str, content: bytes) -> None:
-        """Write an object, replacing any."""
         ...
 
     def put_new(self, name: str, content: bytes) -> None:
@@ -42,6 +44,14 @@ class Store(Protocol):
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
+        ...
+
+
+class Store(Records, Protocol):
+    """What the log of a run directory needs of a store, beside records."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, replacing any."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
@@ -111,6 +121,70 @@ class ObjectStore:
             ) from None
         except self._failures.BaseError as error:
             raise OSError(f"{self.url}/{name} can't be written ({first_line(error)})") from None
+
+
+class FolderStore:
+    """A folder that holds records by name; a name is given once, also by programs on different machines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, name: str) -> bytes | None:
+        """Return an object's content; None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put_new(self, name: str, content: bytes) -> None:
+        """Write an object unless there is one, durably, and raise `Taken` if there is."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{secrets.token_hex(8)}")
+        try:
+            temporary.write_bytes(content)
+            fsync_file(temporary)
+            path.hardlink_to(temporary)  # unlike a rename, it never replaces a file
+        except FileExistsError:
+            raise Taken(name) from None
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise DirectoryError(
+                    f"{path.parent} can't be used: its file system has no hard links, on which a budget relies."
+                ) from None
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+    def names(self, prefix: str) -> list[str]:
+        """List the names in the folder that a prefix names."""
+        folder = self.path / prefix
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(prefix + path.name for path in found if not path.name.startswith("."))
+
+
+def is_put(store: Records, name: str, written: bytes, pause: Callable[[float], object] = time.sleep) -> bool:
+    """Put an object, unlike any other, where none is; False if another's is there, OSError if nobody can tell."""
+    problem: Exception | None = None
+    for attempt in range(_TRIES):
+        if attempt:
+            pause(_PAUSE_S * 2 ** (attempt - 1))
+        try:
+            store.put_new(name, written)
+        except (Taken, OSError) as error:
+            problem = error
+        else:
+            return True
+        # The answer may be lost, late or wrong: what stands there says what became of it.
+        try:
+            found = store.get(name)
+        except OSError as error:
+            problem = error
+            continue
+        if found is not None:
+            return found == written
+    raise OSError(f"the store doesn't say whether {name} has arrived ({problem})")
 
 
 def refuse_unsafe(store: Store, url: str) -> None:

@@ -138,13 +138,13 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     summaries = []
     for one in as_paths(run_dir):
         state = read_state(existing(one))
-        summaries.append(assembly.summarise(load(one), state, money(state.cap)))
+        summaries.append(assembly.summarise(load(one), state, money(state.terms.cap)))
     return assembly.added(summaries)
 
 
 def stored_cap(directory: RunDirectory) -> Decimal | None:
     """Return the cap stored in a run directory, in USD; None if there is no cap, or no directory yet."""
-    return money(_recovered(directory).cap) if directory.path.is_dir() else None
+    return money(_recovered(directory).terms.cap) if directory.path.is_dir() else None
 
 
 def read_state(directory: RunDirectory) -> State:

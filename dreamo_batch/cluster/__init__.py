@@ -1,0 +1,1 @@
+"""One run, or one cap, over many ledgers, processes and machines."""
