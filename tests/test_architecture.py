@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 112
-N_CODE_LINES = 25_000
-N_LINES = 36_500
+N_CODE_LINES = 25_500
+N_LINES = 37_100
 
 
 def code_lines(path: Path) -> int:
