@@ -14,6 +14,7 @@ from typing import Any, Final
 import lazy_loader
 
 from dreamo_batch import accessor
+from dreamo_batch.errors import interrupts_without_our_lines
 from dreamo_batch.importing import uninterrupted
 
 __version__: Final = "0.1.0"
@@ -24,7 +25,8 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used."""
-    return uninterrupted(_attribute, name)
+    with interrupts_without_our_lines():
+        return uninterrupted(_attribute, name)
 
 
 accessor.register_when_pandas_is_there()

@@ -16,7 +16,6 @@ No arrow points back; a resume enters at the fold.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +38,7 @@ from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.service.client import Client
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 Amount = float | str | Decimal
 

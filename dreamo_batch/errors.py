@@ -36,12 +36,12 @@ import functools
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import pandas as pd
 
@@ -422,6 +422,9 @@ class RequestMayHaveArrived(ServiceError):
     """
 
 
+_FILE_NAME_BYTES_MAX: Final = 255  # of nearly every file system
+
+
 def path_given(name: str, path: object) -> str:
     """Return a path argument as text; raises an error that names the argument."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
@@ -430,7 +433,23 @@ def path_given(name: str, path: object) -> str:
         raise UsageError(f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{hint}")
     if not text.strip():
         raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
+    problem = _path_problem(text)
+    if problem is not None:
+        raise UsageError(f"{name} {text!r} can't be used: {problem}")
     return text
+
+
+def _path_problem(text: str) -> str | None:
+    """Return why no file system can have such a path; None if one can."""
+    try:
+        parts = Path(text).expanduser().parts
+        if any(len(os.fsencode(part)) > _FILE_NAME_BYTES_MAX for part in parts):
+            return f"a name in it is longer than {_FILE_NAME_BYTES_MAX} bytes"
+    except UnicodeEncodeError:
+        return "it contains half a character (a lone surrogate)"
+    except RuntimeError:
+        return f"there is no user {text.partition('/')[0][1:]!r}"
+    return "it contains a NUL character" if "\0" in text else None
 
 
 @contextmanager

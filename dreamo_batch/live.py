@@ -33,6 +33,7 @@ from dreamo_batch.errors import (
     UsageError,
     interrupts_without_our_lines,
 )
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.runner import Runner
     from dreamo_batch.engine.status import Phase
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 _REST_S: Final = 1.5

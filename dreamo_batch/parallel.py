@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch import executors
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, interrupts_without_our_lines
 from dreamo_batch.frontend import is_in_marimo, is_watched, marimo_bar
 from dreamo_batch.importing import load_module
+from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _WORKERS_MAX: Final = 8
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
@@ -53,7 +53,8 @@ def ticking(
         return
     bar = _Bar(n, what, unit) if is_shown else None
     try:
-        yield (lambda: None) if bar is None else bar.tick
+        with interrupts_without_our_lines():
+            yield (lambda: None) if bar is None else bar.tick
     finally:
         if bar is not None:
             bar.close()

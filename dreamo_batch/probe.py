@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.parallel import bar_class
 from dreamo_batch.results.comparison import compare_replicates
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from dreamo_batch.jobs.prepare import Prepared
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 # Seeds of rows without one are drawn from this rather than from the run's entropy: both of a pair need the same seed,
 # and a probe that is run again the same as before.

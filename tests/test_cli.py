@@ -182,6 +182,13 @@ def test_a_log_file_that_can_not_be_written_leaves_with_2(table, run_dir, tmp_pa
     assert not run_dir.exists()
 
 
+def test_a_log_file_on_a_full_disk_fails_no_run(table, run_dir, env, gateway):
+    """That is said once."""
+    told = call("run", table, "--run-dir", run_dir, "--log-file", "/dev/full", env=env)
+    assert told.exit_code == 0
+    assert told.stderr.count("No space left on device") == 1
+
+
 def test_verbose_shows_the_log(table, run_dir, env, gateway):
     """What failed, as it failed; nothing of what progress shows is there twice."""
     gateway.faults.script("create", "error_code_error_message")

@@ -639,3 +639,12 @@ def test_a_question_to_a_runner_that_has_closed_is_not_asked(folder, service):
     done = []
     assert call.runner.ask(done.append).cancelled()
     assert done == []
+
+
+def test_the_time_of_day_may_be_set_while_a_run_goes_on(monkeypatch):
+    """Durations stay right; intervals never depend on it."""
+    clock, real = SystemClock(), time.time
+    before = clock.wall()
+    monkeypatch.setattr(time, "time", lambda: real() + 86400)
+    assert abs(before - real()) < 60
+    assert 0 <= clock.wall() - before < 60

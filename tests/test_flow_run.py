@@ -23,6 +23,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.status import Bar, Silent
+from dreamo_batch.logs import UnfailingLogger
 from tests.flows import Slow
 
 if TYPE_CHECKING:
@@ -647,6 +648,12 @@ def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_
         (lambda table: dreamo.run(table, ""), "run_dir is empty"),
         (lambda table: dreamo.run(table, " "), "run_dir is empty"),
         (lambda table: dreamo.run(table, None), "run_dir must be a path"),
+        (lambda table: dreamo.run(table, "a\0b"), "run_dir 'a.*NUL"),
+        (lambda table: dreamo.run(table, "a\ud800"), "run_dir 'a.*surrogate"),
+        (lambda table: dreamo.plan(table, "a" * 300), "run_dir 'a.*longer than 255 bytes"),
+        (lambda _: dreamo.load("~nobody-here/run"), "run_dir '~nobody-here/run'.*no user 'nobody-here'"),
+        (lambda table: dreamo.run(table["image"], "run"), "not a Series"),
+        (lambda table: dreamo.run(table.iloc[0], "run"), "not a Series"),
         (lambda table: dreamo.run(table, b"run"), "run_dir must be a path"),
         (lambda table: dreamo.run("run", table), "run_dir must be a path.*The table comes first"),
         (lambda table: dreamo.start("run", table), "run_dir must be a path.*The table comes first"),
@@ -700,6 +707,22 @@ def test_a_run_without_standard_error_gives_its_results(gateway, reference, monk
         done = dreamo.run(jobs(reference, 2), reference.parent / "run", gateway=gateway, progress=progress)
         assert sys.stderr is stream
     assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED]
+
+
+def test_a_logging_handler_that_raises_fails_no_run(run, gateway, reference, monkeypatch, capsys):
+    """Whoever sends the log to a chat or a tracker: it is named once, and the run goes on."""
+
+    class Raising(logging.Handler):
+        def emit(self, _record):
+            raise OSError("no chat")
+
+    monkeypatch.setattr(UnfailingLogger, "_has_failed", False)
+    monkeypatch.setattr(logging.getLogger("dreamo_batch"), "handlers", [Raising()])
+    monkeypatch.setattr(logging.getLogger("dreamo_batch"), "level", logging.DEBUG)
+    gateway.faults.script("create", "drop_after_accept")
+    done = run(jobs(reference, 3))
+    assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED, columns.COMPLETED]
+    assert capsys.readouterr().err.count("no chat") == 1
 
 
 def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, monkeypatch):

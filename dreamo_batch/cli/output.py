@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.errors import path_given
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def logging_to(*, verbosity: int, quiet: bool, log_file: str | None) -> Iterator
         undo.callback(logger.setLevel, logger.level)
         handlers: list[logging.Handler] = [_StderrHandler(level if verbosity else logging.WARNING)]
         if log_file is not None:
-            handlers.append(logging.FileHandler(log_file, encoding="utf-8", delay=False))
+            handlers.append(_LogFile(path_given("--log-file", log_file), encoding="utf-8"))
         for handler in handlers:
             handler.setFormatter(_HarmlessFormatter(_LOG_FORMAT))
             logger.addHandler(handler)
@@ -211,6 +212,23 @@ class _HarmlessFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return harmless(super().formatMessage(record))
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a file; if that fails, says so once and goes on."""
+
+    _is_full = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the name is logging's
+        if not self._is_full:
+            self._is_full = True
+            warn(f"warning: the log can't be written to {self.baseFilename}: {sys.exception()}")
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what can't be flushed was told above
+            self.stream = None
 
 
 class _StderrHandler(logging.Handler):

@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import io
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dreamo_batch.executors import on_cluster
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.logs import logger_named
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.picture_cache import Thumbnail
     from dreamo_batch.results.load import RunDir
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frontend import is_only_run
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.text import templates
 
@@ -28,7 +28,7 @@ _N_PLACES: Final = 12
 _N_NEW: Final = 3  # thumbnails a round, so that numbers never wait long for pictures
 _ABOVE_BUTTONS: Final = ("heading", "progress", "money", "problem")
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 
 class ButtonRow:

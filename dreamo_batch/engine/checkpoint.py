@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import numbers
 import warnings
@@ -28,13 +27,14 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
 from dreamo_batch.jobs.tables import storable
+from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 NAME: Final = "checkpoint.parquet"
 PREVIOUS: Final = "checkpoint-previous.parquet"

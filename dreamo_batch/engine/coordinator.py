@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from dreamo_batch.errors import (
     ServiceUnreachable,
     StorageFailed,
 )
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dreamo_batch.service.messages import Task
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
@@ -87,7 +87,10 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks; if the time of day is set meanwhile, what is recorded goes on as if it weren't."""
+
+    def __init__(self) -> None:
+        self._started_at = time.time() - _running_s()
 
     def monotonic(self) -> float:
         """Return seconds that never go back."""
@@ -95,7 +98,12 @@ class SystemClock:
 
     def wall(self) -> float:
         """Return Unix seconds."""
-        return time.time()
+        return self._started_at + _running_s()
+
+
+def _running_s() -> float:
+    """Return seconds that never go back, and that count while the machine sleeps, where it can tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

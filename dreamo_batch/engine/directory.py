@@ -6,7 +6,6 @@ import errno
 import filecmp
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ from dreamo_batch.engine import picture_cache, replica
 from dreamo_batch.engine.replica import Replica
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
 from dreamo_batch.images import is_jpeg, reduced, verify
+from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.attempts import State
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 
 # What reading a Parquet file that is missing, cut short, altered or of another kind raises.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import mmap
 import os
 import threading
@@ -26,6 +25,7 @@ from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.jobs import sources as links
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception
@@ -398,7 +398,7 @@ def _short(text: str | None) -> str | None:
     return text if text is None else text[:_EXCERPT_CHARACTERS]
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 
 class Effects:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import glob
 import json
-import logging
 import os
 import re
 import secrets
@@ -26,12 +25,13 @@ from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
 from dreamo_batch.engine.directory import refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
+from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 END_NAME: Final = "journal.end"
 _NOTE: Final = re.compile(rb"(\d{12} \d{16}) ([0-9a-f]{8})\n")

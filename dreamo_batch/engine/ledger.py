@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -35,6 +34,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.engine.journal import Kept, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
+from dreamo_batch.logs import logger_named
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
 _READ_TRIES: Final = 20

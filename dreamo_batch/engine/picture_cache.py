@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import os
 import struct
 import warnings
@@ -25,6 +24,7 @@ from PIL import Image
 from dreamo_batch import columns, files
 from dreamo_batch.images import opened, reduced
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
+from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import each
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 NAME: Final = "picture-cache.parquet"
 TAIL: Final = "picture-cache.tail"

@@ -7,7 +7,6 @@ other files are put by their name when they are replaced here. What lies in the 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -26,6 +25,7 @@ from dreamo_batch import files
 from dreamo_batch.engine import fenced_log, store
 from dreamo_batch.engine.fenced_log import Fenced, FencedLog
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError
+from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import each
 from dreamo_batch.text import spelled
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.fenced_log import Content
     from dreamo_batch.engine.store import Store
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 CACHE_VARIABLE: Final = "DREAMO_CACHE_DIR"
 # No create is sent whose commit is older: a suspended machine must not send what somebody else has settled since.

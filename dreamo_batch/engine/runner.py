@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import queue
 import threading
@@ -17,6 +16,7 @@ from dreamo_batch.engine import effects
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import DirectoryLocked, StorageFailed
+from dreamo_batch.logs import logger_named
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Workers:
             del work  # else an idle worker would keep a whole picture in memory
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _AT_EXIT_S: Final = 30.0
 _PATIENCE_S: Final = 10.0

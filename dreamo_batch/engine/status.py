@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.frontend import is_in_marimo, is_in_notebook, is_watched, marimo_bar
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import bar_class
 from dreamo_batch.text import duration, harmless
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0

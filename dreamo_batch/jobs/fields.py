@@ -56,6 +56,10 @@ def as_frame(table: Any) -> Any:
     """Convert a table of another library with Arrow data (polars, Arrow, DuckDB) to a DataFrame."""
     if isinstance(table, pd.DataFrame) or not hasattr(table, "__arrow_c_stream__"):
         return table
+    try:
+        read = pa.table(table)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a single column
+        return table
 
     def dtype(kind: pa.DataType) -> Any:
         if pa.types.is_integer(kind):  # nullable, because a missing cell would turn all into floats
@@ -65,7 +69,7 @@ def as_frame(table: Any) -> Any:
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         return pd.StringDtype(na_value=float("nan")) if is_text else None
 
-    return pa.table(table).to_pandas(types_mapper=dtype)
+    return read.to_pandas(types_mapper=dtype)
 
 
 def is_result(table: pd.DataFrame) -> bool:

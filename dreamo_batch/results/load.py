@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 RunDir = str | os.PathLike[str]
 """One run directory."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import threading
 import warnings
@@ -24,6 +23,7 @@ from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.executors import on_cluster
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
+from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.criteria import Bounded
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 NAME: Final = "metrics.parquet"
 _SCHEMA: Final = pa.schema(

@@ -6,7 +6,6 @@ the request, and no frame they pass holds an answer's text, because some service
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -27,6 +26,7 @@ from dreamo_batch.errors import (
     ServiceRefused,
     UsageError,
 )
+from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import is_loopback_host, resolve
 from dreamo_batch.service.contract import ERROR_CODES
@@ -194,7 +194,7 @@ def _id_in_broken(body: bytes) -> str | None:
     return created if isinstance(created, str) else None
 
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 N_REDIRECTS_MAX: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)

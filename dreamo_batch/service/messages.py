@@ -235,7 +235,11 @@ Status = Literal["in_progress", "completed", "failed"]
 
 # Printable, and not a step in a path.
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
-_LINK: Final = re.compile(r"https?://[!-~\u00a1-\ud7ff\ue000-\U0010ffff]+", re.IGNORECASE)
+# Spaces behind the host are quoted when the link is followed.
+_LINK: Final = re.compile(
+    r"https?://[!-.0-~\u00a1-\ud7ff\ue000-\U0010ffff]+(?:/[ -~\u00a1-\ud7ff\ue000-\U0010ffff]*)?",
+    re.IGNORECASE,
+)
 _N_METADATA_MAX: Final = 50
 _SIZE_MAX: Final = 2**53
 _JOB_ID_CHARACTERS: Final = 200
