@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -183,3 +184,58 @@ def test_any_column_can_be_compared_and_rows_without_pictures_are_left_out(done)
     assert dreamo.compare(done, pairs=100).n_pairs == 2
     with pytest.raises(dreamo.UsageError, match="expected one of 'left'"):
         dreamo.compare(done).choose("both")
+
+
+def saved(path, *lines, header="job_id_a,job_id_b,rater,choice"):
+    path.write_text("\n".join([header, *(",".join(line) for line in lines)]))
+    return path
+
+
+def test_a_page_for_people_without_a_notebook_tells_nothing_of_the_groups(done, tmp_path):
+    """All pairs, each picture once, no seed, no row, no file name, and what is written in a prompt does no harm."""
+    done["prompt"] = "</script><script>alert(1)</script>"
+    comparison = dreamo.compare(done, pairs=5)
+    page = comparison.to_html(tmp_path / "pairs.html", progress=False)
+    text = page.read_text(encoding="utf-8")
+    pictures = re.findall('data:image/jpeg;base64,[^"]*', text)
+    assert 1 < len(pictures) == len(set(pictures)) <= 9
+    assert text.count("</script>") == 2
+    for word in ("seed", *done["output_path"], *done["task_id"], str(tmp_path)):
+        assert word not in text
+
+
+def test_choices_that_were_saved_on_a_page_are_taken_in_once(done, tmp_path):
+    """Of several people; a file can be added again, and the last choice of somebody stands."""
+    comparison = dreamo.compare(done, pairs=2, rater="bob")
+    one, other = done["job_id"][:2]
+    ann = saved(tmp_path / "ann.csv", (one, other, "Ann", "left"))
+    assert (comparison.add_choices(ann), comparison.add_choices(ann)) == (1, 0)
+    assert comparison.add_choices(saved(tmp_path / "eve.csv", (one, other, "Eve", "tie"))) == 1
+    assert comparison.add_choices(saved(ann, (one, other, "Ann", "right"))) == 1
+    assert kept(tmp_path)["choice"].tolist() == ["left", "tie", "right"]
+    assert comparison.scores()["choices"].sum() == 4
+    assert comparison.scores("Ann")["won"].sum() == 1
+    assert comparison.n_chosen == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("{0}", "{1}", "Ann", "both"), "line 3: expected job_id_a"),
+        (("{0}", "{1}", "", "left"), "line 3: expected job_id_a"),
+        (("{0}", "{1}", "left"), "line 3: expected job_id_a"),
+        (("{0}", "{0}", "Ann", "left"), "line 3: two pictures that are not compared here"),
+        (("{0}", "another", "Ann", "left"), "line 3: two pictures that are not compared here"),
+    ],
+)
+def test_a_file_that_is_no_such_file_is_refused_whole(done, tmp_path, line, message):
+    """Nothing of it is kept."""
+    one, other = done["job_id"][:2]
+    path = saved(
+        tmp_path / "x.csv", (one, other, "Ann", "left"), tuple(cell.format(one, other) for cell in line)
+    )
+    with pytest.raises(dreamo.UsageError, match=message):
+        dreamo.compare(done).add_choices(path)
+    assert kept(tmp_path).empty
+    with pytest.raises(dreamo.UsageError, match="line 1"):
+        dreamo.compare(done).add_choices(saved(path, (one, other, "Ann", "left"), header="a,b,c,d"))

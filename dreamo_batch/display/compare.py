@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import functools
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
+from dreamo_batch import files
 from dreamo_batch.display.gallery import require_widgets
 from dreamo_batch.display.grid import key_of, label_of
 from dreamo_batch.display.reference_pictures import References
 from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
+from dreamo_batch.parallel import each
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.pairwise import (
@@ -44,6 +48,8 @@ _PICTURE_PX: Final = 900
 _REFERENCE_PX: Final = 220
 _QUALITY: Final = 88
 _GROUPS_MIN: Final = 2
+_PAGE_SCRIPTS: Final = ("compare.js", "compare_page.js")
+_SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
 _ASSETS: Final = Path(__file__).parent / "assets"
 
 
@@ -163,6 +169,112 @@ class PairedComparison:
             where = "" if within is None else f" within {within!r}; pass within=None to compare any two"
             raise UsageError(f"No two groups of {' and '.join(self._by)} have pictures to compare{where}.")
         self._widget: Any = None
+
+    def to_html(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
+        """Write a standalone page with all pairs, for people without a notebook; it needs no network.
+
+        Choices are kept in the browser and saved there as a file, which `add_choices` takes in.
+
+        Parameters
+        ----------
+        path : path-like
+            The file to write, replaced atomically; about 0.1 MB per picture.
+        progress : bool
+            Show a bar while the pictures are encoded.
+
+        Returns
+        -------
+        pathlib.Path
+            The file written.
+
+        Raises
+        ------
+        OSError
+            If it can't be written.
+        """
+        places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
+        pictures = dict(each(places, self._picture, what="encoding pictures", progress=progress))
+        number_of = {place: number for number, place in enumerate(places)}
+        references: dict[str, int] = {}
+        pairs = [
+            {
+                "sides": [number_of[pair.left], number_of[pair.right]],
+                "jobs": self._jobs_of(pair),
+                "references": [references.setdefault(one, len(references)) for one in self._shared(pair)],
+                "prompt": self._prompt(pair),
+            }
+            for pair in self._pairs
+        ]
+        told = {"pictures": list(pictures.values()), "references": list(references), "pairs": pairs}
+        key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
+        script = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in _PAGE_SCRIPTS)
+        page = templates().get_template("compare_page.html.j2").render(
+            pairs=told | {"key": f"dreamo-compare-{key}", "columns": _SAVED},
+            script=script,
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )  # fmt: skip
+        files.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        return Path(path)
+
+    def add_choices(self, path: str | os.PathLike[str]) -> int:
+        r"""Keep the choices that somebody saved on a page that `to_html` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The CSV file saved there: ``job_id_a``, ``job_id_b``, ``rater``, ``choice``.
+
+        Returns
+        -------
+        int
+            How many were new; a file can be added again.
+
+        Raises
+        ------
+        UsageError
+            If it isn't such a file, or names pictures that aren't compared here; nothing is kept then.
+        OSError
+            If it can't be read.
+        StorageFailed
+            If a choice can't be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import dreamo_batch as dreamo
+        >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1, 2], size="512x512")
+        >>> run_dir = Path(tempfile.mkdtemp())
+        >>> done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+        >>> seeds = dreamo.compare(done)
+        >>> page = seeds.to_html(run_dir / "pairs.html", progress=False)  # for Ann, who saves this file there:
+        >>> saved = run_dir / "choices-Ann.csv"
+        >>> _ = saved.write_text("job_id_a,job_id_b,rater,choice\n" + ",".join([*done["job_id"], "Ann", "left"]))
+        >>> seeds.add_choices(saved), seeds.scores("Ann")["choices"].tolist()
+        (1, [1, 1])
+        """
+        group_of = dict(zip(self._jobs, self._groups, strict=True))
+        folder_of = dict(zip(self._jobs, self._folders, strict=True))
+        known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
+        added: dict[Path, list[dict[str, str]]] = {}
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            for number, line in enumerate(csv.reader(file), start=1):
+                if number == 1 and line == _SAVED:
+                    continue
+                one, other, rater, choice = line if len(line) == len(_SAVED) else [""] * len(_SAVED)
+                if number == 1 or choice not in CHOICES or not rater:
+                    raise UsageError(
+                        f"{path}, line {number}: expected {', '.join(_SAVED)}, as a page of to_html saves them."
+                    )
+                if not {one, other} <= group_of.keys() or group_of[one] == group_of[other]:
+                    raise UsageError(f"{path}, line {number}: two pictures that are not compared here.")
+                if (one, other, rater, choice) not in known:
+                    added.setdefault(folder_of[one], []).append(dict(zip(_SAVED, line, strict=True)))
+        for folder, lines in added.items():
+            comparison_table(folder).append(lines)
+        if added and self._widget is not None:
+            self._widget.content = self._content()
+        return sum(map(len, added.values()))
 
     @property
     def n_pairs(self) -> int:
@@ -298,21 +410,29 @@ class PairedComparison:
             shown = self.scores().drop(columns=[names.N_PICTURES])
             return content | {"scores": shown.round(2).to_html(index=False, border=0, justify="left")}
         pair = waiting[0]
-        sides = [_jpeg(small_picture(self._path_of(one), _PICTURE_PX)) for one in (pair.left, pair.right)]
+        return content | {
+            "left": self._picture(pair.left),
+            "right": self._picture(pair.right),
+            "references": self._shared(pair),
+            "prompt": self._prompt(pair),
+        }
+
+    def _picture(self, place: int) -> str:
+        path = self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
+        return _jpeg(small_picture(path, _PICTURE_PX))
+
+    def _shared(self, pair: Pair) -> list[str]:
+        """Return the references of both pictures, each once."""
         shared = self._references.of_rows([pair.left])
         if shared.keys() != self._references.of_rows([pair.right]).keys():
             shared |= self._references.of_rows([pair.right])
-        references = [_jpeg(one.image(_REFERENCE_PX)) for one in shared.values()]
-        prompts = {label_of(self._results[names.PROMPT].iloc[one]) for one in (pair.left, pair.right)}
-        return content | {
-            "left": sides[0],
-            "right": sides[1],
-            "references": [one for one in references if one],
-            "prompt": prompts.pop() if len(prompts) == 1 else "",
-        }
+        encoded = (_jpeg(one.image(_REFERENCE_PX)) for one in shared.values())
+        return [one for one in encoded if one]
 
-    def _path_of(self, place: int) -> Path:
-        return self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
+    def _prompt(self, pair: Pair) -> str:
+        """Return the prompt, if both pictures have the same."""
+        prompts = {label_of(self._results[names.PROMPT].iloc[one]) for one in (pair.left, pair.right)}
+        return prompts.pop() if len(prompts) == 1 else ""
 
     def __repr__(self) -> str:
         """Say how far it is, and nothing of the pictures."""

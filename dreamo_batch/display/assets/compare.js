@@ -1,4 +1,4 @@
-// Blind choices between two pictures. Python keeps each choice and sends the next pair.
+// Blind choices between two pictures. Python, or the page, keeps each choice and tells the next pair.
 
 const create = (tag, parent, className = "", text = "") => {
   const element = document.createElement(tag);
@@ -50,10 +50,11 @@ function render({ model, el }) {
     create("span", bar, "", `${content.number} of ${content.total}`);
     if (content.number) button(bar, "undo (U)", "undo the last choice", undo);
     create("span", bar, "dc-problem").setAttribute("role", "status");
-    if (content.scores) {
-      create("p", root, "", "All pairs are chosen on. The strength of each group, with 95 % intervals:");
+    if (content.number === content.total) {
+      const then = content.scores ? "The strength of each group, with 95 % intervals:" : "Save your choices.";
+      create("p", root, "", `All pairs are chosen on. ${then}`);
       // pandas escapes every value; a parsed document runs no script.
-      root.append(...new DOMParser().parseFromString(content.scores, "text/html").body.children);
+      root.append(...new DOMParser().parseFromString(content.scores ?? "", "text/html").body.children);
     } else {
       const head = create("div", root, "dc-head");
       for (const source of content.references) {
