@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import fenced_log, replica
+from dreamo_batch.engine import fenced_log, replica, store
 from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.billing import size_price
 from tests.cli_sweep import call
@@ -43,6 +44,18 @@ def sweep(n):
         size="512x512",
         use_rephraser=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch):
+    """A store that is away is asked as often as ever, but at once."""
+    backoff = {
+        "init_backoff": timedelta(milliseconds=5),
+        "max_backoff": timedelta(milliseconds=50),
+        "base": 2,
+    }
+    monkeypatch.setattr(store, "_RETRIES", store._RETRIES | {"backoff": backoff})
+    monkeypatch.setattr(fenced_log, "_PAUSE_S", 0.02)
 
 
 @pytest.fixture
@@ -183,21 +196,14 @@ def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(any_server, m
 
 def test_the_command_line_takes_the_url(any_server, machine, gateway, tmp_path):
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
-    env = dict(os.environ)
     for arguments in (
         ["status", URL],
         ["results", URL],
         ["failures", URL],
-        ["export", URL, "--output", str(tmp_path / "out")],
+        ["export", URL, "--output", tmp_path / "out"],
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "dreamo_batch", *arguments],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = call(*arguments)
+        assert done.exit_code == 0, done.stderr
     assert len(list((tmp_path / "out" / "images").glob("*.jpg"))) == 2
 
 
@@ -257,7 +263,7 @@ def wait_for(condition, patience_s=60):
 
 @pytest.fixture
 def slow_gateway():
-    with dreamo.LocalGateway(engine="flat", latency="fixed:2", api_key="local-key-of-the-test") as gateway:
+    with dreamo.LocalGateway(engine="flat", latency="fixed:1", api_key="local-key-of-the-test") as gateway:
         yield gateway
 
 
