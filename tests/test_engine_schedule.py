@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dreamo_batch.engine.budget import Budget
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from tests.simulation import Run, Service
 
 
 def refused(*keys: tuple[str, int]) -> Schedule:
@@ -91,3 +92,11 @@ def test_first_polls_are_put_off_once_latencies_are_known():
         schedule.poll_times.learn(20.0, unfinished_s=19.9)
     assert schedule.next_action(1.5) is None
     assert schedule.wake_at(1.5) > 10
+
+
+def test_a_service_that_is_done_at_once_is_never_waited_for():
+    """The first tasks are asked for at once, and what was planned before that was known is brought forward."""
+    service = Service(latency_s=0.001, sigma=0.0)
+    took_s = Run(service, n_jobs=64, max_in_flight=16).work()
+    assert took_s < 0.1
+    assert service.count.n(Do.POLL) == 64

@@ -275,6 +275,9 @@ def test_an_interrupt_shows_no_frame_that_holds_the_key(server, monkeypatch):
     class Interrupting:
         """A socket into whose sending somebody breaks."""
 
+        def gettimeout(self):
+            return None
+
         def settimeout(self, seconds):
             pass
 

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -145,6 +146,7 @@ class Journal:
         self._n_durable_bytes = 0
         self._is_cut_short = False
         self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
         self._end: EndNote | None = None
         path = path_of(folder, header.number)
         self._file = path.open("xb", buffering=0)
@@ -169,10 +171,13 @@ class Journal:
         self._line({**terms, "at": at})
 
     def commit(self) -> None:
-        """Write and fsync everything appended, with one fsync."""
-        if not self._waiting:
-            return
-        data = b"".join(self._waiting)
+        """Write and fsync everything appended, with one fsync; more may be appended meanwhile by another thread."""
+        with self._lock:
+            if lines := self._waiting.copy():
+                self._commit(b"".join(lines))
+                del self._waiting[: len(lines)]
+
+    def _commit(self, data: bytes) -> None:
         try:
             self._cut_back()
             self._write(data)
@@ -184,7 +189,6 @@ class Journal:
                 self._cut_back()
             raise
         self._n_durable_bytes += len(data)
-        self._waiting.clear()
         if self._end is not None:
             self._end.write(self._n_durable_bytes)
 

@@ -295,6 +295,7 @@ class Ledger:
         self.generation = manifest.generation + 1
         self._n_since = len(recovered.tail)
         self._unwritten: list[Event] = []
+        self.n_recorded = 0
         self._covered_before = recovered.covers
         self.closing_table: pa.Table | None = None  # what the last checkpoint holds
         here, before = directory.place(), "" if recovered.meta is None else recovered.meta.place
@@ -321,6 +322,7 @@ class Ledger:
         attempts = [self.state.apply(event) for event in events]
         self._journal.append(events)
         self._unwritten += events
+        self.n_recorded += len(events)
         self._n_since += len(events)
         return attempts
 
@@ -333,18 +335,25 @@ class Ledger:
 
     def commit(self) -> None:
         """Make everything recorded durable."""
+        n_recorded = self.n_recorded
+        try:
+            self.write()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or self.directory.replica is not None:
+                self._keep_aside()  # the journal or the directory is gone, or the store doesn't take it
+            raise
+        self.written(n_recorded)
+
+    def write(self) -> None:
+        """Write everything recorded to the disk; a thread may do so while another records more."""
         if not self.directory.is_lost():  # else another run may be following the journal already
-            try:
-                self._journal.commit()
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) or self.directory.replica is not None:
-                    self._keep_aside()  # it was deleted, or the store doesn't take it
-                raise
+            self._journal.commit()
         # Checked after the write, too: a writer that started in between may have read the journal before it.
-        if self.directory.is_lost():
-            self._keep_aside()
-            self.directory.refuse_loss()
-        self._unwritten.clear()
+        self.directory.refuse_loss()
+
+    def written(self, n_recorded: int) -> None:
+        """Note that the events recorded first are durable."""
+        del self._unwritten[: max(0, n_recorded - self.n_recorded + len(self._unwritten))]
 
     def _keep_aside(self) -> None:
         """Write changed attempts to strays, or all of them if the journal was deleted."""

@@ -7,10 +7,12 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
@@ -20,12 +22,13 @@ from dreamo_batch.logs import logger_named
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from dreamo_batch.engine.attempts import Event
     from dreamo_batch.engine.coordinator import Clock, Coordinator
     from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.schedule import Action
 
 
 def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
@@ -95,6 +98,7 @@ _PATIENCE_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
 
 T = TypeVar("T")
+_Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
 class _Halt:
@@ -102,6 +106,14 @@ class _Halt:
 
     def __init__(self, coordinator: Coordinator | None) -> None:
         self.coordinator = coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """So many events are on the disk, or why not; it comes from the thread that writes them."""
+
+    n_recorded: int
+    error: OSError | None
 
 
 class _Question:
@@ -147,6 +159,9 @@ class Runner:
         self.is_closed = threading.Event()
         self.n_busy = 0
         self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._writer: Workers | None = None
+        self._is_writing = False
+        self._recorded: deque[_Recorded] = deque()  # creates that are sent once they are on the disk
         self._pid = os.getpid()
         self._on_close: Callable[[], None] = _nothing
         self._is_ending = False
@@ -219,6 +234,7 @@ class Runner:
         `on_close` is called once the ledger is closed, before the directory is unlocked.
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
+        self._writer = self._writer or Workers(1, self.mailbox)
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         self.coordinator, self._on_close = coordinator, on_close
         self.is_resting.clear()
@@ -263,7 +279,11 @@ class Runner:
 
     def _await_creates(self) -> None:
         """Record the answers of creates on the wire, however the loop ended, because they cost money."""
-        while (coordinator := self.coordinator) is not None and coordinator.schedule.creating and self.n_busy:
+        if self.coordinator is not None:
+            self._take_back(self.coordinator)
+        while (coordinator := self.coordinator) is not None and (
+            self._is_writing or (coordinator.schedule.creating and self.n_busy)
+        ):
             try:
                 self._take(coordinator.wait_s(self._n_free()))
             except Exception:  # whatever is wrong with one answer, the next may be a task id
@@ -271,26 +291,57 @@ class Runner:
             self._commit(coordinator)
 
     def _n_free(self) -> int:
-        return 0 if self.workers is None else self.workers.n - self.n_busy
+        return 0 if self.workers is None else self.workers.n - self.n_busy - len(self._recorded)
 
     def _give(self, coordinator: Coordinator) -> None:
+        """Hand out what is due; creates only once they are on the disk, while answers are taken in."""
         n_free = self._n_free()
-        work = coordinator.give(n_free) if n_free > 0 else []
-        creates = [(action, call) for action, call in work if action.do is Do.CREATE]
-        self._hand_out([call for action, call in work if action.do is not Do.CREATE])
-        if not self._commit(coordinator):
-            for action, _ in creates:
-                coordinator.take_back(action)
-            return
-        self._hand_out([call for _, call in creates])
+        for action, call in coordinator.give(n_free) if n_free > 0 else ():
+            if action.do is Do.CREATE:
+                self._recorded.append((coordinator.ledger.n_recorded, action, call))
+            else:
+                self._hand_out(call)
+        self._write(coordinator.ledger)
         if coordinator.ledger.is_checkpoint_due():
             self._checkpoint(coordinator)
 
-    def _hand_out(self, calls: Sequence[Callable[[], Any]]) -> None:
+    def _hand_out(self, call: Callable[[], Any]) -> None:
         assert self.workers is not None  # noqa: S101 - made with the first call
-        self.n_busy += len(calls)
-        for call in calls:
-            self.workers.do(call)
+        self.n_busy += 1
+        self.workers.do(call)
+
+    def _write(self, ledger: Ledger) -> None:
+        """Have everything recorded written, unless that is going on: then it is next."""
+        if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten()):
+            return
+        self._is_writing = True
+        n_recorded = ledger.n_recorded
+
+        def write() -> _Written:
+            try:
+                ledger.write()
+            except OSError as error:
+                return _Written(n_recorded, error)
+            return _Written(n_recorded, None)
+
+        self._writer.do(write)
+
+    def _written(self, coordinator: Coordinator, message: _Written) -> None:
+        """Send the creates that are on the disk now, or none any more."""
+        self._is_writing = False
+        if message.error is not None:
+            coordinator.storage_failed(message.error)
+            self._take_back(coordinator)
+            self._commit(coordinator)  # what can't be written is kept aside
+            return
+        coordinator.ledger.written(message.n_recorded)
+        while self._recorded and self._recorded[0][0] <= message.n_recorded:
+            self._hand_out(self._recorded.popleft()[2])
+
+    def _take_back(self, coordinator: Coordinator) -> None:
+        """Send none of the creates that wait for the disk."""
+        while self._recorded:
+            coordinator.take_back(self._recorded.popleft()[1])
 
     def _take(self, wait_s: float | None) -> None:
         try:
@@ -308,6 +359,8 @@ class Runner:
                 message.refuse()
             else:
                 message.answer(self)
+        elif isinstance(message, _Written) and self.coordinator is not None:
+            self._written(self.coordinator, message)
         elif self.coordinator is not None:
             self.n_busy -= 1
             self.coordinator.take(message)
@@ -317,6 +370,7 @@ class Runner:
         if coordinator is None or message.coordinator not in (None, coordinator):
             return
         coordinator.halt()
+        self._take_back(coordinator)
         if self._commit(coordinator):
             self._checkpoint(coordinator)
         self.is_resting.set()
@@ -336,8 +390,9 @@ class Runner:
             coordinator.storage_failed(error)
 
     def _close(self) -> None:
-        if self.workers is not None:
-            self.workers.stop()
+        for workers in (self.workers, self._writer):
+            if workers is not None:
+                workers.stop()
         if self.ledger is None:
             return
         with ExitStack() as last:  # each is called, whatever happens to the others

@@ -31,6 +31,7 @@ _STRIKES_OVER_S: Final = 30.0
 _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
 _AT_EASE_FROM: Final = 50  # open tasks
+_N_AT_ONCE: Final = 2  # tasks that are polled at once while no latency is known: they may be done
 _SCOUTS: Final = 8  # tasks that are polled while no latency is known
 _UNKNOWN_POLL_S: Final = 1.0
 _PUT_OFF_FROM_S: Final = 0.05
@@ -254,9 +255,7 @@ class Schedule:
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
-        is_scout = self.poll_times.is_known or len(self._tasks) <= _SCOUTS
-        due_s = self.poll_times.due_in(0.0, ease=self._ease())
-        self._plan(Do.POLL, key, now + (due_s if is_scout else _UNKNOWN_POLL_S))
+        self._plan(Do.POLL, key, now + self._first_poll_s())
 
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
@@ -323,9 +322,12 @@ class Schedule:
         if task.is_fresh:
             is_settled = self.poll_times.is_settled
             n_open = 0 if is_settled else sum(one.n_polls > 0 for one in self._tasks.values())
+            was_known = self.poll_times.is_known
             self.poll_times.learn(
                 now - task.born, unfinished_s=task.unfinished_s, told_s=task.told_s, n_open=n_open
             )
+            if self.poll_times.is_known and not was_known:
+                self._plan_anew()
 
     def saved(self, key: Key, now: float) -> None:
         """Note a saved picture."""
@@ -449,6 +451,24 @@ class Schedule:
                 return
             heappop(self._due)
             self._plan(do, key, now + left_s)
+
+    def _first_poll_s(self) -> float:
+        """Return the seconds until a task is polled first; while no latency is known, some are polled to learn it."""
+        n_tasks = len(self._tasks)
+        if self.poll_times.is_known or _N_AT_ONCE < n_tasks <= _SCOUTS:
+            return self.poll_times.due_in(0.0, ease=self._ease())
+        return 0.0 if n_tasks <= _N_AT_ONCE else _UNKNOWN_POLL_S
+
+    def _plan_anew(self) -> None:
+        """Plan the first polls of tasks accepted while no latency was known, now that some are."""
+        due, self._due = self._due, []
+        for at, number, do, key in due:
+            task = self._tasks.get(key) if do is Do.POLL else None
+            if task is None or not task.is_fresh or task.n_polls:
+                first_at = at
+            else:
+                first_at = task.born + self.poll_times.first_in(0.0, ease=self._ease())
+            heappush(self._due, (first_at, number, do, key))
 
     def _ease(self) -> float:
         """Return how little it matters when a task's end is seen: not at all while others wait for its place."""
