@@ -423,3 +423,33 @@ def test_calibrating_what_has_no_subjects_or_no_values(models):
     pictures = {"a": ["data/mascot.png"] * 2, "b": ["data/coffee.jpg"] * 2}
     with pytest.raises(UsageError, match="no value for any two pictures of the same subject"):
         dreamo.calibrate(Face(path=models, min_score=1.0), pictures, **QUIET)
+
+
+def test_several_references_are_measured_each_and_their_mean_leaves_styles_out(tmp_path, models):
+    """A column for each reference by its place; a prompt is one, whatever the references."""
+    jobs = dreamo.sweep(
+        image=[["data/mascot.png", "data/coffee.jpg"], "data/coffee.jpg"],
+        prompt="a red picture",
+        seed=1,
+        model="spark_multi_dreamo",
+        size="512x512",
+        use_rephraser=False,
+    )
+    both, style = jobs.iloc[:1], jobs.iloc[:1].assign(ref_type="IP,STYLE")
+    table = pd.concat([both, style, jobs.iloc[1:].assign(ref_type="STYLE")], ignore_index=True)
+    done = dreamo.run(table, tmp_path / "run", gateway="local", **QUIET)
+    metrics = ["colour", Embedding("dinov2-small", name="identity", path=models), PromptMatch(path=models)]
+    found = dreamo.measure(done, metrics, **QUIET)
+    assert list(found.columns[3:-1]) == [
+        *("colour", "colour_1", "colour_2", "identity", "identity_1", "identity_2", "prompt_match")
+    ]
+    for name in ("colour", "identity"):
+        first, second = found[f"{name}_1"], found[f"{name}_2"]
+        assert found[name].tolist() == pytest.approx([(first[0] + second[0]) / 2, first[1], first[2]])
+        assert second[1] != first[1]
+        assert np.isnan(second[2])
+    assert found["problem"].isna().all()
+    alone = dreamo.measure(done.assign(colour=1.0).iloc[2:], "colour", **QUIET)
+    assert "colour_1" not in alone
+    best = dreamo.rank(done.iloc[:2], by="colour", within=None, **QUIET)
+    assert best["colour"].tolist() == sorted(found["colour"][:2], reverse=True)

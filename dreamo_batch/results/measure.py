@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import threading
 import warnings
@@ -61,6 +62,7 @@ _KEYS: Final = _SCHEMA.names[:4]
 _VECTOR: Final = "vector"
 _REFERENCES_KEPT: Final = 8
 _URL: Final = "url"
+_STYLE: Final = "STYLE"
 _NAMELESS: Final = "<lambda>"
 
 
@@ -164,15 +166,21 @@ class SentReference(NamedTuple):
 
     path: Path | None
     sha256: str
+    is_style: bool = False
 
 
 class Subject(NamedTuple):
-    """A saved picture, and the reference of its job, if that is known."""
+    """A saved picture, all references of its job that are known, and the one that it is measured against."""
 
     run_dir: Path
     path: Path
     sha256: str
     reference: SentReference | None = None
+    references: tuple[SentReference, ...] = ()
+
+    def against_each(self) -> list[Subject]:
+        """Return it once for each reference."""
+        return [self._replace(reference=one) for one in self.references] or [self]
 
 
 class Key(NamedTuple):
@@ -243,8 +251,11 @@ def measure(
     -------
     pandas.DataFrame
         On the index of the results: the columns of `dreamo_batch.columns.MEASURES`, and before the last a float64
-        column for each metric. If a row has no picture, a file is gone or was changed, the reference is at a URL
-        (which is not fetched), or there is nothing to measure, the value is missing and `problem` says why.
+        column for each metric. Where rows have several references it is the mean over those that are not of the type
+        ``STYLE``, and columns such as ``appearance_1`` and ``appearance_2`` tell each reference by its place.
+
+        If a row has no picture, a file is gone or was changed, the reference is at a URL (which is not fetched), or
+        there is nothing to measure, the value is missing and `problem` says why.
 
     Warns
     -----
@@ -327,7 +338,8 @@ def find_subjects(
     cells = (results[name].astype(object) for name in names)
     for folder, status, job_id, path, sha256, error_class in zip(folders, *cells, strict=True):
         if status == columns.COMPLETED and not (pd.isna(path) or pd.isna(sha256)):
-            subjects.append(Subject(folder, folder / path, sha256, references[folder].get(job_id)))
+            known = tuple(references[folder].get(job_id, ()))
+            subjects.append(Subject(folder, folder / path, sha256, next(iter(known), None), known))
             problems.append(None)
             continue
         why = f"{status}: {error_class}" if isinstance(error_class, str) else str(status)
@@ -336,19 +348,24 @@ def find_subjects(
     return subjects, problems
 
 
-def _references(run_dir: Path) -> dict[str, SentReference]:
+def _references(run_dir: Path) -> dict[str, list[SentReference]]:
     """Return the references of a directory's table by job; none if the table can't be read."""
     try:
         decided = checkpoint.read_jobs(RunDirectory(run_dir).jobs).decided
     except DirectoryError:
         return {}
+    decided = decided.dropna(subset=[columns.JOB_ID]).drop_duplicates(columns.JOB_ID)
+    own = decided.set_index(columns.JOB_ID)[columns.OWN_PARAMETERS].dropna()
+    types = {job_id: dict(json.loads(text)).get(columns.REF_TYPE) or () for job_id, text in own.items()}
     names = (columns.JOB_ID, checkpoint.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
-    rows = zip(*(decided[name].astype(object) for name in names), strict=True)
-    return {
-        job_id: SentReference(None if kind == _URL else Path(location), digest)
-        for job_id, kind, location, digest in rows
-        if isinstance(job_id, str) and isinstance(location, str)
-    }
+    found: dict[str, list[SentReference]] = {}
+    rows = checkpoint.references_of(decided)
+    for job_id, kind, location, digest in zip(*(rows[name].astype(object) for name in names), strict=True):
+        if isinstance(location, str):
+            before = found.setdefault(job_id, [])
+            is_style = list(types.get(job_id, ()))[len(before) : len(before) + 1] == [_STYLE]
+            before.append(SentReference(None if kind == _URL else Path(location), digest, is_style))
+    return found
 
 
 def take_fingerprints(
@@ -410,8 +427,10 @@ def measure_likeness(
     """Measure the pictures of results; see `dreamo_batch.measure`."""
     subjects, problems = find_subjects(results, folders)
     by_pair: dict[_Pair, list[Subject]] = {}
-    pairs = [_pair(subject) for subject in subjects]
-    for pair, subject in zip(pairs, subjects, strict=True):
+    spread = [subject.against_each() if subject else [None] for subject in subjects]
+    flat = [subject for several in spread for subject in several]
+    pairs = [_pair(subject) for subject in flat]
+    for pair, subject in zip(pairs, flat, strict=True):
         if pair and subject:
             by_pair.setdefault(pair, []).append(subject)
     of_pairs = [metric for metric in metrics if isinstance(metric, Metric)]
@@ -420,19 +439,34 @@ def measure_likeness(
     whys = [[problem] for problem in problems]
     for metric in metrics:
         if isinstance(metric, VectorMetric):
-            prompts = results[columns.PROMPT].astype(object)
-            rows = _by_vectors(metric, subjects, prompts, n_workers, progress=progress)
+            prompts = results[columns.PROMPT].astype(object).repeat([len(several) for several in spread])
+            found = _by_vectors(metric, flat, prompts, n_workers, progress=progress)
         else:
-            rows = [
+            found = [
                 measured[pair][metric.name] if pair else _without_pair(subject)
-                for pair, subject in zip(pairs, subjects, strict=True)
+                for pair, subject in zip(pairs, flat, strict=True)
             ]
-        table[metric.name] = pd.array([one.number for one in rows], dtype=columns.FLOAT)
-        for of_row, one in zip(whys, rows, strict=True):
-            of_row.append(one.problem)
+        left = iter(found)
+        rows = [[(subject, next(left)) for subject in several] for several in spread]
+        table[metric.name] = pd.array([_mean(row) for row in rows], dtype=columns.FLOAT)
+        n_most = 1 if isinstance(metric, PromptMatch) else max(map(len, rows), default=1)
+        for number in range(n_most if n_most > 1 else 0):
+            cells = [row[number][1].number if number < len(row) else None for row in rows]
+            table[f"{metric.name}_{number + 1}"] = pd.array(cells, dtype=columns.FLOAT)
+        for of_row, row in zip(whys, rows, strict=True):
+            of_row.extend(one.problem for _, one in row)
     joined = ["; ".join(dict.fromkeys(filter(None, of_row))) or None for of_row in whys]
     table[columns.PROBLEM] = pd.array(joined, dtype=columns.STR)
     return table
+
+
+def _mean(row: Sequence[tuple[Subject | None, Measured]]) -> float | None:
+    """Return the mean over the references that aren't styles, or over all if all are."""
+    of_subjects = [
+        one for subject, one in row if not (subject and subject.reference and subject.reference.is_style)
+    ]
+    numbers = [one.number for one in of_subjects or [one for _, one in row] if one.number is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _pair(subject: Subject | None) -> _Pair | None:
