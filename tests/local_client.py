@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.gateway.pictures import DrawRequest, RenderedPicture
+from dreamo_batch.gateway.engines import DrawRequest, RenderedPicture
 
 if TYPE_CHECKING:
     from dreamo_batch.gateway.gateway import LocalGateway

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from dreamo_batch.gateway.app import SMALL_BODY_BYTES
 from dreamo_batch.gateway.billing import price_of, size_price, total
-from dreamo_batch.gateway.pictures import DrawRequest
+from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.schemas import Create, Problem, problem_of, read_create, read_header
 from dreamo_batch.gateway.tasks import (
     Bucket,

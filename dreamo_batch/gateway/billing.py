@@ -11,7 +11,7 @@ from dreamo_batch.service import contract
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dreamo_batch.gateway.pictures import DrawRequest
+    from dreamo_batch.gateway.engines import DrawRequest
     from dreamo_batch.gateway.tasks import GatewayTask
 
     PriceSetting: TypeAlias = "str | Callable[[DrawRequest], str] | None"

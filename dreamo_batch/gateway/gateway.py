@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dreamo_batch.gateway.app import Endpoints, make_app
+from dreamo_batch.gateway.engines import Engine, check_engine, engine_named
 from dreamo_batch.gateway.faults import FaultPlan
-from dreamo_batch.gateway.pictures import Engine, check_engine, engine_named
 from dreamo_batch.gateway.rendering import Renderer
 from dreamo_batch.gateway.server import ThreadedServer, listen
 from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStore, read_latency

@@ -1,122 +1,20 @@
-"""The two engines that make the local gateway's pictures, chosen by name.
-
-`preview` paints a scene from the prompt's words around the reference; `flat` makes one plain colour in under a
-millisecond, for tests. Neither is DreamO, and every picture says so.
-"""
+"""The engine `preview`: it paints a scene from the prompt's words around the references."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import tomllib
-import zlib
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import import_module
 from importlib.resources import files
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from dreamo_batch.gateway.engines import DrawRequest, RenderedPicture, encoded, labelled
 from dreamo_batch.images import in_eight_bits, on_white, opened
 from dreamo_batch.service import contract
-
-DESCRIPTION: Final = "Local preview, not a real DreamO result"
-# A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
-_PROMPT_CHARACTERS: Final = 5000
-_N_COLOURS: Final = 24
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedPicture:
-    """A finished picture: the file's bytes, their media type, and the size in pixels."""
-
-    content: bytes
-    media_type: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrawRequest:
-    """What to draw. The engines get the seed as drawn, a price function the seed as sent (-1 for a random one)."""
-
-    prompt: str
-    seed: int
-    width: int
-    height: int
-    use_rephraser: bool
-    model: str = contract.MODEL
-    ref_types: tuple[str, ...] = ()
-    guidance_scale1: float | None = None
-    guidance_scale2: float | None = None
-
-
-class Engine(Protocol):
-    """Makes pictures.
-
-    An engine may also have these attributes.
-
-    ``n_threads`` (int, default 1): threads that may call it at once.
-    ``batch_size`` (int, default 1): with more, `generate_batch(requests, references)` gets lists of up to as many
-    requests of one size, and returns as many pictures.
-    ``device`` (str): where it runs, for people to read.
-    ``warm_up()``: called before the gateway accepts connections, to load the model.
-    """
-
-    name: str
-
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture | bytes:
-        """Draw around the references (bytes of JPEG or PNG files); raise ValueError if one can't be read.
-
-        A picture may be the bytes of a JPEG, PNG or WebP file.
-        """
-        ...
-
-
-class Flat:
-    """Plain pictures: equal requests get equal bytes, different requests different ones."""
-
-    name = "flat"
-    n_threads = 2
-
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
-        """Return a JPEG of one colour."""
-        hue = zlib.crc32(repr((request.seed, request.prompt)).encode()) % _N_COLOURS
-        return _labelled(self.name, _plain(request.width, request.height, hue), request, reference, *further)
-
-
-@lru_cache(maxsize=128)
-def _plain(width: int, height: int, hue: int) -> bytes:
-    """Encode each colour and size once: it takes 10 ms at 1328x1328."""
-    colour = Image.new("HSV", (1, 1), (hue * 255 // _N_COLOURS, 96, 224)).convert("RGB").getpixel((0, 0))
-    return _encoded(Flat.name, Image.new("RGB", (width, height), colour), quality=60)
-
-
-def _encoded(engine: str, image: Image.Image, quality: int) -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = DESCRIPTION
-    exif[ExifTags.Base.Software] = f"dreamo-batch local gateway, engine {engine}"
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, exif=exif)
-    return file.getvalue()
-
-
-def _labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
-    """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
-    own = ("ref_types", "guidance_scale1", "guidance_scale2")  # of one model only
-    asked = {name: value for name, value in asdict(request).items() if name not in own or value}
-    label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
-    comment = json.dumps(label | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}).encode()
-    behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
-    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
-    content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
-    return RenderedPicture(content, "image/jpeg", request.width, request.height)
-
 
 Rgb: TypeAlias = tuple[int, ...]
 
@@ -127,8 +25,6 @@ _PAINTED_PX: Final = 640 * 640
 _JPEG_QUALITY: Final = 88
 _WHITE: Final = (255, 255, 255)
 _STYLE: Final = "STYLE"
-_STYLE_SHARE: Final = 0.4
-_STYLE_PX: Final = 6
 
 
 class Preview:
@@ -146,60 +42,22 @@ class Preview:
         figures = [one for one in loaded if not any(one is style for style in styles)]
         rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
         words = read_words(request.prompt)
-        scene = words.get("scene") or list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])]
-        hour = words.get("hour") or str(rng.choice(_HOURS))
+        words.setdefault("scene", list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])])
         scale = min(1.0, (_PAINTED_PX / (width * height)) ** 0.5)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        painter = _Painter(size, rng, "night" if scene == "space" else hour, words.get("tint"))
-        image = painter.paint(scene, words.get("weather"))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        painter = _Painter(size, rng, words)
+        image = painter.paint().resize((width, height), Image.Resampling.BICUBIC)
         for style in styles:
-            image = Image.blend(image, _wash(style, image.size), _STYLE_SHARE)
+            image = Image.blend(image, _wash(style, image.size), 0.4)
         for number, figure in enumerate(figures):
-            place = (number, len(figures))
-            _put(image, figure, words.get("frame"), rng, place, floats=scene in {"space", "sky"})
+            painter.put(image, figure, number, len(figures))
         _sign(image, banner(request.seed))
-        return _labelled(self.name, _encoded(self.name, image, _JPEG_QUALITY), request, reference, *further)
+        return labelled(self.name, encoded(self.name, image, _JPEG_QUALITY), request, reference, *further)
 
 
 def banner(seed: int) -> str:
     """Return the words written into the picture."""
     return f"local preview - not a real DreamO result · seed {seed}"
-
-
-ENGINES: Final[dict[str, type[Engine]]] = {engine.name: engine for engine in (Flat, Preview)}
-
-
-def engine_named(name: str) -> Engine:
-    """Make the engine of this name, or that of a class of the user's, `package.module:Class`."""
-    if name in ENGINES:
-        return ENGINES[name]()
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        choices = ", ".join(ENGINES)
-        raise ValueError(f"No engine is called {name!r}; choose one of {choices}, or package.module:Class.")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"The engine {name} can't be loaded ({error}).") from error
-    return check_engine(found() if isinstance(found, type) else found)
-
-
-def check_engine(engine: Any) -> Engine:
-    """Refuse an object that makes no pictures."""
-    wanted = "generate_batch" if getattr(engine, "batch_size", 1) > 1 else "generate"
-    if not callable(getattr(engine, wanted, None)):
-        raise ValueError(f"{engine!r} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
-    made: Engine = engine
-    return made
-
-
-def as_picture(made: RenderedPicture | bytes) -> RenderedPicture:
-    """Return a picture with its media type and size, which its bytes tell."""
-    if isinstance(made, RenderedPicture):
-        return made
-    with Image.open(io.BytesIO(made), formats=_FORMATS) as image:
-        return RenderedPicture(made, Image.MIME[image.format or ""], image.width, image.height)
 
 
 def read_words(prompt: str) -> dict[str, str]:
@@ -228,25 +86,28 @@ def load_reference(reference: bytes, side_px: int) -> Image.Image:
 class _Painter:
     """Paints one scene: sky, sun or moon, the scene's layers from back to front, and weather."""
 
-    def __init__(self, size: tuple[int, int], rng: np.random.Generator, hour: str, tint: str | None) -> None:
+    def __init__(self, size: tuple[int, int], rng: np.random.Generator, words: dict[str, str]) -> None:
         self.width, self.height = size
-        self.side, self.rng, self.hour = min(size), rng, hour
+        self.side, self.rng, self.words, self.scene = min(size), rng, words, words["scene"]
+        hour = words.get("hour") or str(rng.choice(_HOURS))
+        self.hour = hour = "night" if self.scene == "space" else hour
         *sky, sun = (self.hue(colour) for colour in str(rng.choice(_ART["skies"][hour])).split())
         light = _rgb(_ART["light"][hour])
-        if tint:
+        if tint := words.get("tint"):
             *sky, light = (_mix(part, _rgb(tint), 0.42) for part in (*sky, light))
         self.horizon, self.sun, self.light = sky[-1], sun, light
         self.image = _bands(size, sky)
         self.pen = ImageDraw.Draw(self.image, "RGBA")
 
-    def paint(self, scene: str, weather: str | None) -> Image.Image:
-        self.sky(scene, weather)
-        for place, layer in enumerate(layers := _ART["scenes"][scene].split(), 1):
+    def paint(self) -> Image.Image:
+        weather = self.words.get("weather")
+        self.sky(weather)
+        for place, layer in enumerate(layers := _ART["scenes"][self.scene].split(), 1):
             outline, colour, top, relief = layer.split(":")
             near = 0.5 + 0.5 * place / len(layers)
             hazy = _mix(self.horizon, self.lit(self.hue(colour)), near)
             self.layer(outline, hazy, float(top), float(relief))
-        if scene == "room":
+        if self.scene == "room":
             self.room()
         for x, y, near in self.spots(170) if weather in {"rain", "snow", "petals"} else ():
             reach = (0.004 + 0.006 * near) * self.side
@@ -257,7 +118,7 @@ class _Painter:
                 self.pen.circle((x, y), reach * 0.6, colour)
         return self.image.filter(ImageFilter.GaussianBlur(0.7))
 
-    def sky(self, scene: str, weather: str | None) -> None:
+    def sky(self, weather: str | None) -> None:
         for x, y, size in self.spots(140) if self.hour == "night" else ():
             self.pen.circle((x, y * 0.9), size, self.sun)
         for x, y, _ in self.spots(7) if weather == "aurora" else ():
@@ -266,7 +127,7 @@ class _Painter:
         radius = self.side * self.rng.uniform(0.05, 0.11)
         self.glow(self.sun, at, radius * 4)
         self.pen.circle(at, radius, self.sun)
-        if scene == "space":
+        if self.scene == "space":
             at = self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height
             radius = self.side * 0.3
             ball, colour = Image.new("L", self.image.size), self.hue("c8745a", 180)
@@ -276,7 +137,7 @@ class _Painter:
             self.glow(colour, at, radius * 2)
             self.image.paste(_bands(self.image.size, stripes), (0, 0), ball)
         elif self.hour != "night":
-            self.clouds(9 if scene == "sky" else 3)
+            self.clouds(9 if self.scene == "sky" else 3)
 
     def clouds(self, n_clouds: int) -> None:
         sheet = Image.new("L", self.image.size)
@@ -291,11 +152,10 @@ class _Painter:
 
     def layer(self, outline: str, colour: Rgb, top: float, relief: float) -> None:
         """Fill everything below an outline, lit from above."""
-        x = np.linspace(0, 1, 161)
-        draw = self.rng.uniform
-        waves = np.zeros(x.size)
-        for n in (1, 2, 3, 5, 8):
-            waves += np.sin(x * draw(0.6, 1.4) * 6.3 * n + draw(0, 6.3)) / n**1.2
+        x, draw = np.linspace(0, 1, 161), self.rng.uniform
+        waves = sum(
+            (np.sin(draw(0.6, 1.4) * 6.3 * n * x + draw(0, 6.3)) / n**1.2 for n in (1, 2, 3, 5, 8)), 0 * x
+        )
         shape = 0.5 + waves / 4
         if outline == "peaks":
             crest = np.interp(x, np.linspace(0, 1, 9), draw(0, 1, 9))
@@ -363,55 +223,43 @@ class _Painter:
     def lit(self, colour: Rgb) -> Rgb:
         return tuple(a * b // 255 for a, b in zip(colour, self.light, strict=True))
 
+    def put(self, image: Image.Image, reference: Image.Image, number: int, n_figures: int) -> None:
+        """Paste a reference: cut out where it has a transparent background, else as a print with a white border."""
+        rng, frame, floats = self.rng, self.words.get("frame"), self.scene in {"space", "sky"}
+        alpha = reference.getchannel("A")
+        box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
+        is_card = box is None or alpha.getextrema()[0] == 255  # noqa: PLR2004 - opaque everywhere
+        share = {"close": 0.92, "wide": 0.26}.get(frame or "", rng.uniform(0.42, 0.56))
+        column = {"left": 0.27, "right": 0.73}.get(frame or "", rng.uniform(0.32, 0.68))
+        foot = 1.04 if frame == "close" else rng.uniform(0.72, 0.8) if floats else rng.uniform(0.9, 0.94)
+        turn = rng.uniform(-12, 12) if floats else rng.uniform(-4, 4) if is_card else 0.0
+        wide = 0.96 if frame == "close" else 0.66
+        if n_figures > 1:
+            column, wide, share = (number + 0.5) / n_figures, 0.92 / n_figures, min(share, 0.5)
+        figure = reference if is_card else reference.crop(box)
+        room = share * min(image.height, 1.25 * image.width)
+        scale = min(room / figure.height, wide * image.width / figure.width)
+        size = max(1, round(figure.width * scale)), max(1, round(figure.height * scale))
+        figure = figure.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        if is_card:
+            edge = max(2, round(0.03 * max(size)))
+            paper = Image.new("RGBA", size, (252, 250, 245, 255))
+            paper.alpha_composite(figure)
+            figure = ImageOps.expand(paper, edge, (252, 250, 245, 255))
+        figure = figure.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+        left = round(min(max(column * image.width - figure.width / 2, 0), max(0, image.width - figure.width)))
+        if not floats:
+            tall = max(2, figure.height // 14)
+            shadow = Image.radial_gradient("L").point([max(0, 130 - grey) for grey in range(256)])
+            top = round(foot * image.height - tall * 0.6)
+            image.paste((14, 12, 34), (left, top), shadow.resize((figure.width, tall)))
+        image.paste(figure, (left, round(foot * image.height) - figure.height), figure)
+
 
 def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Spread the colours of a style reference over a picture."""
-    few = on_white(style).resize((_STYLE_PX, _STYLE_PX), Image.Resampling.BOX)
+    few = on_white(style).resize((6, 6), Image.Resampling.BOX)
     return few.resize(size, Image.Resampling.BICUBIC)
-
-
-def _put(
-    image: Image.Image,
-    reference: Image.Image,
-    frame: str | None,
-    rng: np.random.Generator,
-    place: tuple[int, int],
-    *,
-    floats: bool,
-) -> None:
-    """Paste a reference: cut out where it has a transparent background, else as a print with a white border.
-
-    `place` is its number among the figures, which stand side by side, and how many there are.
-    """
-    alpha = reference.getchannel("A")
-    box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
-    is_card = box is None or alpha.getextrema()[0] == 255  # noqa: PLR2004 - opaque everywhere
-    share = {"close": 0.92, "wide": 0.26}.get(frame or "", rng.uniform(0.42, 0.56))
-    column = {"left": 0.27, "right": 0.73}.get(frame or "", rng.uniform(0.32, 0.68))
-    foot = 1.04 if frame == "close" else rng.uniform(0.72, 0.8) if floats else rng.uniform(0.9, 0.94)
-    turn = rng.uniform(-12, 12) if floats else rng.uniform(-4, 4) if is_card else 0.0
-    number, n_figures = place
-    wide = 0.96 if frame == "close" else 0.66
-    if n_figures > 1:
-        column, wide, share = (number + 0.5) / n_figures, 0.92 / n_figures, min(share, 0.5)
-    figure = reference if is_card else reference.crop(box)
-    room = share * min(image.height, 1.25 * image.width)
-    scale = min(room / figure.height, wide * image.width / figure.width)
-    size = max(1, round(figure.width * scale)), max(1, round(figure.height * scale))
-    figure = figure.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    if is_card:
-        edge = max(2, round(0.03 * max(size)))
-        paper = Image.new("RGBA", size, (252, 250, 245, 255))
-        paper.alpha_composite(figure)
-        figure = ImageOps.expand(paper, edge, (252, 250, 245, 255))
-    figure = figure.rotate(turn, Image.Resampling.BICUBIC, expand=True)
-    left = round(min(max(column * image.width - figure.width / 2, 0), max(0, image.width - figure.width)))
-    if not floats:
-        tall = max(2, figure.height // 14)
-        shadow = Image.radial_gradient("L").point([max(0, 130 - grey) for grey in range(256)])
-        top = round(foot * image.height - tall * 0.6)
-        image.paste((14, 12, 34), (left, top), shadow.resize((figure.width, tall)))
-    image.paste(figure, (left, round(foot * image.height) - figure.height), figure)
 
 
 def _sign(image: Image.Image, words: str) -> None:
@@ -446,16 +294,13 @@ def _entropy(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:16])
 
 
-def _meanings() -> dict[str, list[tuple[str, str]]]:
-    meanings: dict[str, list[tuple[str, str]]] = {}
-    for kind, values in _ART["words"].items():
-        for value, words in values.items():
-            for word in words.split():
-                meanings.setdefault(word, []).append((kind, value))
-    return meanings
-
-
-_MEANINGS: Final = _meanings()
+_WORDS: Final = [
+    (word, (kind, value))
+    for kind, values in _ART["words"].items()
+    for value, words in values.items()
+    for word in words.split()
+]
+_MEANINGS: Final = {word: [meant for one, meant in _WORDS if one == word] for word, _ in _WORDS}
 
 
 def _pattern() -> re.Pattern[str]:

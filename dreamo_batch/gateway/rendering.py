@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 import requests
 
 from dreamo_batch.gateway.billing import price_of_time
-from dreamo_batch.gateway.pictures import as_picture
+from dreamo_batch.gateway.engines import as_picture
 from dreamo_batch.gateway.schemas import INVALID, check_url, read_header
 from dreamo_batch.service import contract
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from dreamo_batch.gateway.pictures import Engine, RenderedPicture
+    from dreamo_batch.gateway.engines import Engine, RenderedPicture
     from dreamo_batch.gateway.tasks import GatewayTask, TaskStore
 
 

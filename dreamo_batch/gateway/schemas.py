@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dreamo_batch.gateway.pictures import DrawRequest
+from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.tasks import request_digest
 from dreamo_batch.service import contract
 

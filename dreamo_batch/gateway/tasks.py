@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from dreamo_batch.gateway.billing import check_decimal, invoice_line, price_of
-from dreamo_batch.gateway.pictures import DrawRequest
+from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 from report import Figure, show
 
 import dreamo_batch as dreamo
-from dreamo_batch.gateway.pictures import DrawRequest, engine_named
+from dreamo_batch.gateway.engines import DrawRequest, engine_named
 
 _USED = "import dreamo_batch as d; d.run, d.sweep, d.validate, d.plan, d.load"
 _VALIDATED = """

@@ -23,12 +23,12 @@ from report import Figure, Timer, show, timed
 import dreamo_batch as dreamo
 from dreamo_batch.engine import directory
 from dreamo_batch.gateway import LocalGateway
-from dreamo_batch.gateway.pictures import RenderedPicture
+from dreamo_batch.gateway.engines import RenderedPicture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dreamo_batch.gateway.pictures import DrawRequest
+    from dreamo_batch.gateway.engines import DrawRequest
 
 _N = int(os.environ.get("DREAMO_PICTURES", "200"))
 _N_TARGET = 5_000
