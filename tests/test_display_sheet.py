@@ -44,7 +44,7 @@ def test_every_picture_is_shown_once(run_dir):
     assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir) == 2
     assert {RED, BLUE, (213, 94, 0)} <= colours(run_dir / "sheet.png")
     with Image.open(run_dir / "sheet.png") as sheet:
-        assert sheet.width == 1260  # four of them
+        assert sheet.width == 1340  # four of them
 
 
 def test_rows_without_a_picture_are_told_below(run_dir):
@@ -67,8 +67,8 @@ def test_captions_are_whole(run_dir, prompt):
     lines = drawn.caption(drawn._rows[0])
     told = "".join(line for line, _ in lines[:-1])
     assert "".join(told.split()) == "".join(letters.drawable(prompt).split())
-    assert all(font.getlength(line) <= 300 for line, font in lines)
-    assert next(drawn.pages(lambda: None)).height >= 300 + 18 * len(lines)
+    assert all(font.getlength(line) <= 320 for line, font in lines)
+    assert next(drawn.pages(lambda: None)).height >= 320 + 18 * len(lines)
 
 
 def test_nothing_to_show_is_no_file(run_dir):
@@ -77,7 +77,7 @@ def test_nothing_to_show_is_no_file(run_dir):
     assert not (run_dir / "sheet.png").exists()
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, (324, 364)), (4, (1260, 364)), (5, (1260, 716))])
+@pytest.mark.parametrize(("n", "size"), [(1, (344, 384)), (4, (1340, 384)), (5, (1340, 756))])
 def test_pictures_stand_four_across(run_dir, n, size):
     """A sheet is as wide as it needs to be."""
     for number in range(n):

@@ -18,6 +18,7 @@ from dreamo_batch import files
 from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
 from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import small_pictures
+from dreamo_batch.engine.picture_cache import SIDE_PX
 from dreamo_batch.errors import UsageError
 from dreamo_batch.executors import on_cluster
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
@@ -71,7 +72,7 @@ _SMALL_PX: Final = (28, 24, 20, 16)
 _REFERENCE_LABEL_PX: Final = (24, 20, 16, 13)
 
 # Pictures one after the other, in pixels.
-_PLAIN_CELL: Final = 300
+_PLAIN_CELL: Final = SIDE_PX  # so that the thumbnails that runs keep are drawn as they are
 _PLAIN_GAP: Final = 12
 _PLAIN_LABEL: Final = 40
 _PLAIN_TEXT_PX: Final = 15
