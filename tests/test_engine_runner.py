@@ -499,6 +499,22 @@ def test_creates_that_wait_for_the_disk_are_not_sent_after_an_interrupt(folder, 
     assert sorted(service.creates) == [("a", 1), ("b", 1)]
 
 
+def test_an_error_nobody_foresaw_in_the_writing_ends_the_run(folder, service):
+    """Nothing waits for a write that never ends, nothing is sent, and the error is told."""
+    call = Call(folder, service, "a")
+
+    def bad(_data: bytes) -> None:
+        del call.ledger._journal._commit
+        raise ZeroDivisionError("a bug")
+
+    call.on_open = lambda ledger: setattr(ledger._journal, "_commit", bad)
+    call.start().wait()
+    assert isinstance(call.runner.error, ZeroDivisionError)
+    assert service.creates == []
+    assert stages(folder) == {"a": "unsent"}
+    assert not RunDirectory(folder).is_locked()
+
+
 def test_an_id_that_can_not_be_written_down_is_told(folder, service, monkeypatch, caplog):
     """If the disk fills up while a create is on the wire, its task id is in the error and the log."""
     service.hold()

@@ -113,7 +113,7 @@ class _Written:
     """So many events are on the disk, or why not; it comes from the thread that writes them."""
 
     n_recorded: int
-    error: OSError | None
+    error: BaseException | None
 
 
 class _Question:
@@ -235,6 +235,8 @@ class Runner:
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
+        if self.coordinator is not None:
+            self._take_back(self.coordinator)
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         self.coordinator, self._on_close = coordinator, on_close
         self.is_resting.clear()
@@ -320,7 +322,7 @@ class Runner:
         def write() -> _Written:
             try:
                 ledger.write()
-            except OSError as error:
+            except BaseException as error:  # noqa: BLE001 - raised by the runner's thread, which waits for it
                 return _Written(n_recorded, error)
             return _Written(n_recorded, None)
 
@@ -330,8 +332,10 @@ class Runner:
         """Send the creates that are on the disk now, or none any more."""
         self._is_writing = False
         if message.error is not None:
-            coordinator.storage_failed(message.error)
             self._take_back(coordinator)
+            if not isinstance(message.error, OSError):
+                raise message.error
+            coordinator.storage_failed(message.error)
             self._commit(coordinator)  # what can't be written is kept aside
             return
         coordinator.ledger.written(message.n_recorded)
