@@ -1,5 +1,6 @@
 from . import metrics
 from .batch import Batch, plan, resume, retry, run, start, watch
+from .cluster.shared_budget import Budget
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
@@ -59,6 +60,7 @@ __version__: str
 __all__ = [
     "AccessRefused",
     "Batch",
+    "Budget",
     "BudgetReached",
     "Calibration",
     "Client",

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dreamo_batch.cluster.shared_budget import Budget
     from dreamo_batch.service.client import Client
 
 logger = logger_named(__name__)
@@ -58,7 +59,9 @@ logger = logger_named(__name__)
 Amount = float | str | Decimal
 
 # Options that a later call doesn't take over: the cap stands in the ledger, the others are said each time.
-_OF_ONE_CALL: Final = frozenset({"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy"})
+_OF_ONE_CALL: Final = frozenset(
+    {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
+)
 
 
 def run(
@@ -74,6 +77,7 @@ def run(
     max_new_cost: Amount | None = None,
     unit_cost: Amount | None = None,
     pilot: int | None = None,
+    budget: str | os.PathLike[str] | Budget | None = None,
     max_in_flight: int = 8,
     download: bool = True,
     fix_images: bool = False,
@@ -118,6 +122,9 @@ def run(
     pilot : int, optional
         With a cap but no known price: buy up to this many attempts first, which the cap can't limit. Counts over the
         life of the directory.
+    budget : path-like, str or Budget, optional
+        Cap shared with other run directories and people, as its path or URL; see `Budget`. The directory then stays in
+        it.
     max_in_flight : int
         Most tasks at the service at once.
     download : bool
@@ -758,6 +765,7 @@ def start(
     max_new_cost: float | str | Decimal | None = None,
     unit_cost: float | str | Decimal | None = None,
     pilot: int | None = None,
+    budget: str | os.PathLike[str] | Budget | None = None,
     max_in_flight: int = 8,
     download: bool = True,
     fix_images: bool = False,
@@ -781,7 +789,7 @@ def start(
         As for `dreamo_batch.run`.
     run_dir : path-like
         As for `dreamo_batch.run`.
-    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, base_dir : optional
+    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, budget, base_dir : optional
         As for `dreamo_batch.run`.
     download, keep_references : bool
         As for `dreamo_batch.run`.

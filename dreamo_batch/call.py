@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch import columns
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Stage, State
-from dreamo_batch.engine.budget import Budget, highest_price
+from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import describer, read_jobs, to_arrow, to_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import new_entropy
@@ -33,6 +34,7 @@ from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
     AccessRefused,
     DirectoryError,
+    DreamoError,
     PriceUnknown,
     RunStopped,
     ServiceError,
@@ -41,7 +43,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.results import assembly, failure_groups
-from dreamo_batch.results.load import read_state, stored_cap
+from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import counted, duration, option, same_call
 
@@ -82,7 +84,7 @@ class CallInputs:
     options: RunOptions
     chosen: frozenset[str] = frozenset()
     fetched: frozenset[str] | None = None
-    before: Budget | None = None
+    before: Spending | None = None
 
 
 def _ignore(_call: Call) -> None:
@@ -228,6 +230,8 @@ class Call:
         if self._is_stopped:
             raise RunStopped("Stopped before it began.")  # nobody waits for it any more
         try:
+            self._adopt(ledger)
+            self._join(ledger, coordinator)
             self._remember(ledger, budget.cap)
         except OSError as error:
             raise storage_failed(self.directory, error) from error
@@ -281,7 +285,7 @@ class Call:
         return warnings
 
     def _coordinator(
-        self, ledger: Ledger, assignment: Assignment, budget: Budget, n_workers: int
+        self, ledger: Ledger, assignment: Assignment, budget: Spending, n_workers: int
     ) -> Coordinator:
         options = self.inputs.options
         limits = Limits(
@@ -299,40 +303,90 @@ class Call:
             assignment=assignment,
         )
 
-    def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Budget:
+    def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
         options = self.inputs.options
         cap = options.cap(state.terms.cap)
         agreed = self.inputs.before
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
-        is_limited = cap is not None or max_new is not None
+        shared = state.terms.budget if options.budget is None else options.budget
+        is_limited = cap is not None or max_new is not None or shared is not None
         price = price if price is not None else highest_price(state)
-        if is_limited and price is None and assignment.to_submit and options.pilot is None:
+        if (
+            is_limited
+            and price is None
+            and assignment.to_submit
+            and (options.pilot is None or shared is not None)
+        ):
             limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
+            limit = limit if shared is None else option("budget")
             failure = self._quote.failure
             if failure is not None and failure.http_status is None:
                 raise ServiceUnreachable(
                     f"Can't ask for the price that {limit} needs: {failure}. Nothing was submitted."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
+            instead = (
+                f", or {option('pilot')} to make up to that many attempts first (counted over the life of the "
+                "directory, not limited by the cap) and go on at the price they show"
+            )
             raise PriceUnknown(
                 f"{limit} can't be kept because no price is known: none was passed, none was seen in "
                 f"{self.directory.path}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
-                f"attempt), or {option('pilot')} to make up to that many attempts first (counted over the life of the "
-                "directory, not limited by the cap) and go on at the price they show."
+                f"attempt){instead if shared is None else ''}."
             )
-        return Budget(cap=cap, max_new=max_new, price=price, n_pilot=options.pilot or 0, attempts=state)
+        n_pilot = (options.pilot or 0) if shared is None else 0
+        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=state)
+        spending.slice = money(state.terms.slice)
+        return spending
+
+    def _join(self, ledger: Ledger, coordinator: Coordinator) -> None:
+        """Take a slice of the shared budget, if there is one, before anything is submitted."""
+        terms, given = ledger.state.terms, self.inputs.options.budget
+        place, spending = terms.budget if given is None else given, coordinator.budget
+        n = len(coordinator.assignment.to_submit)
+        if place is None or ledger.is_copy or not (n or terms.budget):
+            return
+        try:
+            share = BudgetShare(Budget.of(place), ledger)
+            if n:
+                granted = share.join(spending.wanted(n), spending, ledger.state)
+                ledger.set_terms(self._clock.wall(), budget=share.place)
+                coordinator.set_slice(granted)
+        except OSError as error:
+            raise unreachable(str(place), error) from error
+        except DreamoError:
+            if n or given is not None:
+                raise
+            return  # what is in flight is fetched all the same, and the slice stays held
+        coordinator.shared = share
+
+    def _adopt(self, ledger: Ledger) -> None:
+        if self.inputs.options.adopt_copy and ledger.is_copy:
+            ledger.adopt(self.inputs.prepared.jobs)
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
         ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
         ledger.commit()
-        if self.inputs.options.adopt_copy and ledger.is_copy:
-            ledger.adopt(self.inputs.prepared.jobs)
+        self._adopt(ledger)
         ledger.directory.update_manifest(table_id=self._table_id, settings=self.inputs.options.as_settings())
+
+    def _give_back(self, ledger: Ledger) -> None:
+        """Give back what is left of the slice, now that the ledger has it as lowered."""
+        coordinator = self.coordinator
+        if coordinator.shared is None or ledger.closing_table is None:
+            return
+        try:
+            coordinator.shared.give_back(coordinator.budget, ledger.state)
+        except (OSError, DirectoryError) as error:
+            coordinator.notices.append(
+                f"Can't give back what is left of the shared budget ({error}). The next call here does."
+            )
 
     def _finish(self) -> None:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
+        self._give_back(ledger)
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state, ledger.closing_table)
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         try:
@@ -368,8 +422,9 @@ class Call:
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
-        cap = stored_cap(self.directory)
-        if self.inputs.options.cap(None if cap is None else exact_text(cap)) is None and max_new is None:
+        terms, options = stored_terms(self.directory), self.inputs.options
+        is_shared = options.budget is not None or terms.budget is not None
+        if options.cap(terms.cap) is None and max_new is None and not is_shared:
             return None
         state = read_state(self.directory) if self.directory.path.is_dir() else State()
         inputs = self.inputs

@@ -222,6 +222,13 @@ DTYPE = "dtype"
 UNIT = "unit"
 
 # What `jobs.parquet` keeps of a row beside the user's own columns.
+USER = "user"
+DIRECTORY = "directory"
+HOST = "host"
+MONTH = "month"
+HELD = "held"
+GRANTED_USD = "granted_usd"
+REPORTED_AT = "reported_at"
 IMAGE_SOURCE = "image_source"
 IMAGE_DIGEST = "image_digest"
 IMAGE_SENT = "image_sent"
@@ -301,6 +308,7 @@ STRENGTHS = _TABLES["strengths"]
 CHECKS = _TABLES["checks"]
 PICTURES = _TABLES["pictures"]
 DICTIONARY = _TABLES["dictionary"]
+BUDGET = _TABLES["budget"]
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.
 STORED_PREFIX = "dreamo:"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
 from dreamo_batch.engine.attempts import OPEN
-from dreamo_batch.engine.budget import Budget, highest_price
+from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
@@ -512,7 +512,7 @@ class FollowedRun:
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
         price = highest_price(state)
-        budget = Budget(cap=money(state.terms.cap), price=price, attempts=state)
+        budget = Spending(cap=money(state.terms.cap), price=price, attempts=state)
         snapshot = Snapshot(
             by_status=count_rows(self._rows.weights, self._rows.n_invalid, state),
             spent_usd=budget.spent,

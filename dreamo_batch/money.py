@@ -42,6 +42,11 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return reduce(EXACT.add, amounts, ZERO) or ZERO  # not 0.0000
 
 
+def minus(amount: Decimal, other: Decimal) -> Decimal:
+    """Subtract exactly."""
+    return total((amount, other.copy_negate()))
+
+
 def times(n: int, amount: Decimal) -> Decimal:
     """Multiply an amount exactly."""
     return EXACT.multiply(Decimal(n), amount)

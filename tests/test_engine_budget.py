@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
-from dreamo_batch.engine.budget import Budget, highest_price, possibly_billed, price_of
+from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed, price_of
 from dreamo_batch.engine.plan import Plan
 from dreamo_batch.money import dollars, exact_text, money, times, total
 from tests.fakes import amounts, histories
@@ -46,12 +46,14 @@ def test_long_amounts_stay_exact():
     """Digits beyond what a default context keeps are kept."""
     cost = "0.0285714285714285714285714285714285714285"
     attempts = [Attempt("a", n, Stage.COMPLETED, cost=cost) for n in (1, 2, 3)]
-    budget = Budget(attempts=attempts)
+    budget = Spending(attempts=attempts)
     assert exact_text(budget.spent) == "0.0857142857142857142857142857142857142855"
     budget.change(attempts[0], attempts[0])
     assert exact_text(budget.spent) == "0.0857142857142857142857142857142857142855"
     assert times(-1, Decimal(cost)) == Decimal("-" + cost)
-    held = Budget(attempts=[Attempt("a", 1, Stage.ACCEPTED, reserved=cost), Attempt("a", 2, Stage.ACCEPTED)])
+    held = Spending(
+        attempts=[Attempt("a", 1, Stage.ACCEPTED, reserved=cost), Attempt("a", 2, Stage.ACCEPTED)]
+    )
     assert exact_text(held.reserved) == cost
     held.price = Decimal(cost)
     assert exact_text(held.reserved) == "0.057142857142857142857142857142857142857"
@@ -60,12 +62,12 @@ def test_long_amounts_stay_exact():
 @given(histories(), st.none() | amounts.map(Decimal))
 def test_following_attempts_one_by_one_is_adding_them_up(attempts, price):
     """However attempts came about, spent and reserved are those of a budget made from where they are."""
-    followed = Budget(price=price)
+    followed = Spending(price=price)
     for attempt in attempts:
         sent = Attempt(attempt.job_id, attempt.attempt, Stage.SENDING, reserved=attempt.reserved)
         followed.change(None, sent)
         followed.change(sent, attempt)
-    fresh = Budget(price=followed.price, attempts=attempts)
+    fresh = Spending(price=followed.price, attempts=attempts)
     assert (followed.spent, followed.reserved) == (fresh.spent, fresh.reserved)
     settled = [money(attempt.cost) or 0 for attempt in attempts if attempt.stage in SUBMITTED]
     assert followed.spent == sum(settled)
@@ -74,10 +76,10 @@ def test_following_attempts_one_by_one_is_adding_them_up(attempts, price):
 @pytest.mark.parametrize("stage", Stage)
 def test_what_an_attempt_holds_back(stage):
     """An attempt that exists, or may, holds its reservation until its cost is known; the rest hold nothing."""
-    budget = Budget(attempts=[Attempt("a", 1, stage, reserved="0.03")])
+    budget = Spending(attempts=[Attempt("a", 1, stage, reserved="0.03")])
     assert budget.reserved == (Decimal("0.03") if stage in SUBMITTED else 0)
     assert budget.spent == 0
-    budget = Budget(attempts=[Attempt("a", 1, stage, reserved="0.03", cost="0.02")])
+    budget = Spending(attempts=[Attempt("a", 1, stage, reserved="0.03", cost="0.02")])
     assert (budget.spent, budget.reserved) == ((Decimal("0.02") if stage in SUBMITTED else 0), 0)
 
 
@@ -85,7 +87,7 @@ def test_what_an_attempt_holds_back(stage):
 def test_an_attempt_that_ended_without_a_cost_keeps_its_reservation(stage):
     """Money that may be gone is not given out again, in this call or the next."""
     sent = Attempt("a", 1, Stage.SENDING, reserved="0.03")
-    budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
+    budget = Spending(cap=Decimal("0.05"), price=Decimal("0.03"))
     budget.change(None, sent)
     assert budget.verdict() == "wait"
     budget.change(sent, Attempt("a", 1, stage, reserved="0.03"))
@@ -97,20 +99,20 @@ def test_an_attempt_that_ended_without_a_cost_keeps_its_reservation(stage):
 def test_a_failure_known_to_be_unbilled_holds_nothing_back(cost):
     """Neither its reservation nor, sent before any price was known, the price known now."""
     sent = Attempt("a", 1, Stage.SENDING, reserved="0.03")
-    budget = Budget(cap=Decimal("0.05"), price=Decimal("0.03"))
+    budget = Spending(cap=Decimal("0.05"), price=Decimal("0.03"))
     budget.change(None, sent)
     ended = Attempt("a", 1, Stage.FAILED, reserved="0.03", cost=cost, may_have_been_billed=False)
     budget.change(sent, ended)
     assert (budget.reserved, budget.spent) == (0, Decimal(cost or "0"))
     assert budget.verdict() == "go"
     pilot = Attempt("b", 1, Stage.FAILED, cost=cost, may_have_been_billed=False)
-    assert Budget(price=Decimal("0.03"), attempts=[pilot, ended]).reserved == 0
+    assert Spending(price=Decimal("0.03"), attempts=[pilot, ended]).reserved == 0
 
 
 def test_attempts_sent_before_any_price_count_at_the_price_known_now():
     """A pilot's attempt in flight holds back what its siblings turned out to cost."""
     attempts = [Attempt("a", n, Stage.ACCEPTED) for n in (1, 2)]
-    budget = Budget(cap=Decimal("0.10"), n_pilot=2, attempts=attempts)
+    budget = Spending(cap=Decimal("0.10"), n_pilot=2, attempts=attempts)
     assert budget.reserved == 0
     budget.change(attempts[0], Attempt("a", 1, Stage.COMPLETED, cost="0.04"))
     assert (budget.spent, budget.reserved, budget.price) == (
@@ -125,7 +127,7 @@ def test_attempts_sent_before_any_price_count_at_the_price_known_now():
 
 def test_a_higher_price_raises_what_follows():
     """Seen once, the highest price is what every later create reserves; a lower one changes nothing."""
-    budget = Budget(price=Decimal("0.03"))
+    budget = Spending(price=Decimal("0.03"))
     for cost, price in (("0.05", "0.05"), ("0.01", "0.05"), ("0.06", "0.06")):
         budget.change(Attempt("a", 1, Stage.ACCEPTED), Attempt("a", 1, Stage.COMPLETED, cost=cost))
         assert budget.reserve() == price
@@ -136,14 +138,14 @@ def test_only_pictures_show_a_price():
     attempts = [Attempt("a", 1, Stage.FAILED, cost="9"), Attempt("a", 2, Stage.COMPLETED, cost="0.02")]
     assert highest_price(attempts) == Decimal("0.02")
     assert price_of(attempts[0]) is None
-    budget = Budget(price=Decimal("0.03"))
+    budget = Spending(price=Decimal("0.03"))
     budget.change(None, attempts[0])
     assert budget.price == Decimal("0.03")
 
 
 def test_the_cap_is_met_to_the_last_digit():
     """Exactly the cap may be spent, and not a millionth more."""
-    budget = Budget(cap=Decimal("0.090000"), price=Decimal("0.03"))
+    budget = Spending(cap=Decimal("0.090000"), price=Decimal("0.03"))
     for n in (1, 2):
         budget.change(None, Attempt("a", n, Stage.COMPLETED, cost="0.03"))
     assert budget.verdict() == "go"
@@ -154,15 +156,15 @@ def test_the_cap_is_met_to_the_last_digit():
 
 def test_what_is_over_the_cap_is_told():
     """If a price exceeds its reservation, the excess is a number."""
-    budget = Budget(cap=Decimal("0.03"), price=Decimal("0.03"))
+    budget = Spending(cap=Decimal("0.03"), price=Decimal("0.03"))
     budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.0400001"))
     assert budget.excess == Decimal("0.0100001")
-    assert Budget().excess == 0
+    assert Spending().excess == 0
 
 
 def test_without_a_cap_everything_goes():
     """No cap, no refusal; reservations are taken all the same."""
-    budget = Budget()
+    budget = Spending()
     assert [budget.verdict(), budget.reserve(), budget.verdict()] == ["go", None, "go"]
     budget.price = Decimal("0.0300")
     assert (budget.verdict(), budget.reserve()) == ("go", "0.03")
@@ -170,7 +172,7 @@ def test_without_a_cap_everything_goes():
 
 def test_pilots_are_counted():
     """At most as many attempts as allowed go out before a price is known; those that never were come back."""
-    budget = Budget(cap=Decimal(5), n_pilot=2)
+    budget = Spending(cap=Decimal(5), n_pilot=2)
     sent = [Attempt("a", n, Stage.SENDING) for n in (1, 2)]
     for attempt in sent:
         assert budget.verdict() == "go"
@@ -198,8 +200,8 @@ def test_pilots_of_earlier_calls_count():
         Attempt("b", 1, Stage.AMBIGUOUS),
         Attempt("c", 1, Stage.REFUSED),
     ]
-    assert Budget(cap=Decimal(5), n_pilot=2, attempts=attempts).verdict() == "stop"
-    budget = Budget(cap=Decimal(5), n_pilot=3, attempts=attempts)
+    assert Spending(cap=Decimal(5), n_pilot=2, attempts=attempts).verdict() == "stop"
+    budget = Spending(cap=Decimal(5), n_pilot=3, attempts=attempts)
     assert (budget.n_pilots, budget.verdict()) == (2, "go")
     budget.change(attempts[2], Attempt("c", 1, Stage.SENDING))
     assert budget.verdict() == "wait"
@@ -247,7 +249,7 @@ def test_the_users_decimal_context_changes_no_amount():
     with localcontext(Context(prec=2, rounding=ROUND_DOWN, Emax=3, Emin=-3, traps=traps)):
         assert (total(amounts), times(3, amounts[0])) == (Decimal("1234.5679"), Decimal("3703.7034"))
         assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "$1,234.57")
-        budget = Budget(cap=Decimal("0.01502"), price=Decimal("0.00501"))
+        budget = Spending(cap=Decimal("0.01502"), price=Decimal("0.00501"))
         budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.00501"))
         assert (budget.verdict(), budget.excess) == ("go", 0)
         budget.change(None, Attempt("b", 1, Stage.COMPLETED, cost="0.00501"))
@@ -259,8 +261,8 @@ def test_the_users_decimal_context_changes_no_amount():
 def test_what_is_left_of_the_sum_of_a_call_is_what_it_did_not_commit():
     """What is reserved counts, a lower cost frees the rest of it, and nothing is owed beyond the sum."""
     before = Attempt("a", 1, Stage.ACCEPTED, reserved="0.05")
-    budget = Budget(max_new=Decimal("0.10"), price=Decimal("0.03"), attempts=[before])
-    assert Budget().left is None
+    budget = Spending(max_new=Decimal("0.10"), price=Decimal("0.03"), attempts=[before])
+    assert Spending().left is None
     assert budget.left == Decimal("0.10")
     sent = Attempt("b", 1, Stage.ACCEPTED, reserved="0.03")
     budget.change(None, sent)

@@ -9,7 +9,7 @@ import pytest
 
 from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import Event, EventKind, Stage
-from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
@@ -58,7 +58,7 @@ def make(tmp_path, clock):
         *names, assignment: Assignment | None = None, max_attempts=1, should_download=True, max_in_flight=8
     ) -> Coordinator:
         options = plan.RunOptions(max_attempts=max_attempts, download=should_download)
-        budget = Budget(price=Decimal("0.03"), attempts=ledger.state)
+        budget = Spending(price=Decimal("0.03"), attempts=ledger.state)
         coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
@@ -510,7 +510,7 @@ def test_an_unbilled_failure_holds_nothing_back(make, clock):
     assert coordinator.budget.reserved == Decimal("0.03")
     coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
     assert coordinator.budget.reserved == 0
-    assert Budget(attempts=coordinator.ledger.state).reserved == 0
+    assert Spending(attempts=coordinator.ledger.state).reserved == 0
 
 
 def test_a_new_call_waits_its_own_time_for_an_old_task(make, clock):

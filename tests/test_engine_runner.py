@@ -12,7 +12,7 @@ import pytest
 
 from dreamo_batch.engine import checkpoint, effects, plan, runner
 from dreamo_batch.engine.attempts import EventKind, Stage
-from dreamo_batch.engine.budget import Budget
+from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
@@ -85,7 +85,7 @@ class Call:
     def install(self, at_work: Runner) -> None:
         self.ledger = ledger = at_work.open("loopback", SystemClock())
         self.on_open(ledger)
-        budget = Budget(attempts=ledger.state)
+        budget = Spending(attempts=ledger.state)
         self.coordinator = Coordinator(
             ledger=ledger,
             budget=budget,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.budget import Spending
 
 N_ROWS = 200
 LOWEST = Decimal("0.01")
@@ -53,9 +53,9 @@ def said(monkeypatch) -> list[str]:
 
 
 @pytest.fixture
-def budgets(monkeypatch) -> Iterator[list[Budget]]:
+def budgets(monkeypatch) -> Iterator[list[Spending]]:
     """Hold every create against the rule, as it is recorded and before it is sent."""
-    seen: list[Budget] = []
+    seen: list[Spending] = []
     record = Coordinator.record
 
     def checked(self, event):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
-from dreamo_batch.engine.budget import Budget, highest_price
+from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
@@ -259,7 +259,7 @@ class World:
         chosen = options.pop("chosen", frozenset())
         on_ambiguous = "resubmit" if options.pop("resubmit_ambiguous", False) else "hold"
         asked = plan.RunOptions(on_ambiguous=on_ambiguous, **options)
-        budget = Budget(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
+        budget = Spending(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
         if before is not None and before.schedule.is_submitting and not before.schedule.is_halted:
             waiting = {job_id for job_id, _ in before.schedule.waiting}
             chosen |= waiting

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
-from dreamo_batch.engine.budget import Budget, possibly_billed
+from dreamo_batch.engine.budget import Spending, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text
 from dreamo_batch.results import costs, history
@@ -189,7 +189,7 @@ def test_directories_stand_behind_each_other():
 @given(histories())
 def test_totals_are_those_of_the_budget(attempts):
     """Over any ledger and any grouping, sums agree with what the budget counts."""
-    budget = Budget(attempts=attempts)
+    budget = Spending(attempts=attempts)
     jobs = list(dict.fromkeys(attempt.job_id for attempt in attempts))
     line = whole(history.from_ledger(results(jobs, []), ledger(attempts)))
     submitted = [attempt for attempt in attempts if attempt.stage in SUBMITTED]

@@ -37,6 +37,7 @@ for command in (
     commands.retry,
     commands.resolve,
     commands.costs,
+    commands.budget,
     commands.latency,
     commands.failures,
     commands.gallery,

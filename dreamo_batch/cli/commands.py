@@ -106,7 +106,7 @@ def agree(
     """Get consent for what a call may spend, and return the sum in USD that it then stops at."""
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import refuse_other_service
-    from dreamo_batch.results.load import stored_cap
+    from dreamo_batch.results.load import stored_terms
     from dreamo_batch.service.config import resolve
 
     if is_local and options["base_url"] is not None:
@@ -122,7 +122,7 @@ def agree(
     if not is_agreed:
         agreed = ask(plan(), settings, options)
         return limit or agreed
-    if limit or no_cap or options["max_cost"] is not None or stored_cap(directory) is not None:
+    if limit or no_cap or options["max_cost"] is not None or stored_terms(directory).cap is not None:
         return limit
     return _limit(plan(), settings, options)
 
@@ -516,6 +516,24 @@ def costs(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
     return _show_rounded(dreamo.costs(run_dirs, by=split(by)), format_)
+
+
+@command(
+    click.Argument(["place"]),
+    option("--cap", metavar="USD", help="Start a budget, or change what all may spend together."),
+    option("--per-user", metavar="USD", help="Most that each user may spend; inf removes it."),
+    FORMAT,
+)
+def budget(place: str, *, format_: str, **amounts: str | None) -> int:
+    """Print what was spent from a shared budget, or set its cap.
+
+    PLACE is the folder or URL that runs are given as --budget. By user, directory and month: what was spent, what is
+    reserved, and what runs hold of it.
+    """
+    status = dreamo.Budget(place, **amounts).status()
+    hint(status.summary())
+    show_frame(status, format_, if_empty="Nothing was spent yet.")
+    return exit_codes.DONE
 
 
 @command(*RUN_DIRS, BY, FORMAT)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.engine.store import is_put
 from dreamo_batch.errors import DirectoryLocked, LedgerDamaged
-from dreamo_batch.money import EXACT, ZERO, exact_text, money, times, total
+from dreamo_batch.money import EXACT, ZERO, exact_text, minus, money, times, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -118,7 +118,7 @@ class Slices:
         def raised() -> dict[str, Any]:
             share = self._share_of(child, opening, owner)
             had = share.amount
-            more = max(ZERO, _minus(wanted, had))
+            more = max(ZERO, minus(wanted, had))
             room = self.room(share.owner)
             if room is not None and more > room:
                 more = room if unit is None else _in_units(room, unit)
@@ -143,10 +143,10 @@ class Slices:
 
         self._append(lowered)
 
-    def room(self, owner: str = "") -> Decimal | None:
-        """Return what an owner may still be granted, in USD, by the records read so far; None without a cap."""
+    def room(self, owner: str | None = None) -> Decimal | None:
+        """Return what may still be granted, to an owner if given, by the records read so far; None without a cap."""
         rooms = [self._left(self.cap, self.shares.values())]
-        if self.per_owner is not None:
+        if owner is not None:
             rooms.append(self._left(self.per_owner, self.of(owner)))
         return min((room for room in rooms if room is not None), default=None)
 
@@ -156,7 +156,7 @@ class Slices:
 
     @staticmethod
     def _left(cap: Decimal | None, shares: Iterable[Share]) -> Decimal | None:
-        return None if cap is None else max(ZERO, _minus(cap, total(share.amount for share in shares)))
+        return None if cap is None else max(ZERO, minus(cap, total(share.amount for share in shares)))
 
     def _share_of(self, child: str, opening: int, owner: str) -> Share:
         share = self.shares.get(child) or Share("0", owner)
@@ -241,10 +241,6 @@ def _in_units(room: Decimal, unit: Decimal) -> Decimal:
     """Return half of what is left, rounded up to whole units of which there are enough."""
     n = int(EXACT.divide_int(room, unit)) if unit else 0
     return times((n + 1) // 2, unit)
-
-
-def _minus(one: Decimal, other: Decimal) -> Decimal:
-    return total((one, other.copy_negate()))
 
 
 def _text(amount: Decimal | None) -> str | None:

@@ -30,6 +30,7 @@ from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
     AccessRefused,
     BudgetReached,
+    DirectoryError,
     DreamoError,
     PriceUnknown,
     RunStopped,
@@ -37,7 +38,7 @@ from dreamo_batch.errors import (
     StorageFailed,
 )
 from dreamo_batch.logs import logger_named
-from dreamo_batch.money import ZERO, dollars
+from dreamo_batch.money import ZERO, dollars, exact_text
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import contradiction
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import State
-    from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.budget import SharedCap, Spending
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.schedule import Schedule
@@ -60,6 +61,7 @@ logger = logger_named(__name__)
 
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
+_ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may give theirs back
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
 _REFUSALS: Final = {
     failures.ACCESS_REFUSED: "The service refused access",
@@ -134,12 +136,14 @@ class Coordinator:
         self,
         *,
         ledger: Ledger,
-        budget: Budget,
+        budget: Spending,
         schedule: Schedule,
         effects: Effects,
         clock: Clock,
         assignment: Assignment,
+        shared: SharedCap | None = None,
     ) -> None:
+        self.shared = shared
         self.ledger = ledger
         self.budget = budget
         self.schedule = schedule
@@ -166,6 +170,7 @@ class Coordinator:
         self._is_poll_forbidden = False
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
+        self._ask_share_at = -inf
         for attempt in ledger.state:
             for name in ("task_id", *_SAME):
                 self._other_job_with(attempt, name)
@@ -184,6 +189,8 @@ class Coordinator:
     def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
         """Choose requests for free workers, and record creates as about to be sent."""
         now = self._clock.monotonic()
+        if now >= self._ask_share_at and not self.schedule.is_paused:
+            self._raise_slice(now)
         work: list[tuple[Action, Callable[[], Any]]] = []
         while len(work) < n_free and (action := self.schedule.next_action(now)) is not None:
             work.append((action, self._work(action)))
@@ -213,8 +220,35 @@ class Coordinator:
         if not self.schedule.is_done():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
+            if self._raise_slice(now):
+                return False
             self._out_of_money()
         return True
+
+    def _raise_slice(self, now: float) -> bool:
+        """Ask for a larger slice of the shared cap if nothing more can be sent without; return whether it is one."""
+        budget, schedule = self.budget, self.schedule
+        is_wanted = schedule.n_waiting and schedule.is_submitting and not schedule.is_halted
+        if self.shared is None or not is_wanted or not budget.is_slice_used_up:
+            return False
+        self._ask_share_at = now + _ASK_EVERY_S
+        try:
+            granted = self.shared.more(budget.wanted(schedule.n_waiting), budget, self.ledger.state)
+        except (OSError, DirectoryError) as error:
+            self._notice("shared", f"Can't ask for more of the shared budget: {error}")
+            return False
+        self.set_slice(granted)
+        return not budget.is_slice_used_up
+
+    def set_slice(self, granted: Decimal) -> None:
+        """Spend up to this from now on; nothing is sent before the ledger has it on disk."""
+        self.ledger.set_terms(self._clock.wall(), slice=exact_text(granted))
+        self.budget.slice = granted
+
+    def lower_slice(self) -> None:
+        """Keep no more of the shared cap than what is spent and reserved; the ledger is about to be closed."""
+        if self.shared is not None:
+            self.set_slice(self.budget.committed)
 
     def _out_of_money(self) -> None:
         """Stop if rows are left over; failed rows that can't be retried for lack of money only cause a notice."""
@@ -569,15 +603,15 @@ class Coordinator:
             )
 
     def _notice_price(self, price: Decimal | None, excess: Decimal) -> None:
-        """Under a cap, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
-        if self.budget.cap is None or price is None or self.budget.price is None:
+        """Under a limit, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
+        if self.budget.limit is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
             self.notices.append(
                 f"An attempt cost {dollars(self.budget.price)}, but only {dollars(price)} was reserved. Reserving "
                 f"{dollars(self.budget.price)} for each attempt from now on."
             )
-        if self.budget.excess > excess:
+        if self.budget.excess > excess and self.budget.cap is not None:
             self._notice(
                 "excess",
                 f"Spending is {dollars(self.budget.excess)} over the cap of {dollars(self.budget.cap)}, because "
@@ -752,6 +786,14 @@ class Coordinator:
                 f"enforced and no more jobs are submitted. Pass {option('unit_cost')} (USD per attempt), or "
                 f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
+            )
+        if self.shared is not None and self.budget.is_slice_used_up:
+            return BudgetReached(
+                self.shared.used_up(
+                    f"{dollars(self.budget.spent)} spent and {dollars(self.budget.reserved)} reserved here, and the "
+                    f"next attempt may cost {dollars(self.budget.price)}. "
+                    f"{counted(self.schedule.n_waiting, 'job')} not submitted."
+                )
             )
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -410,6 +411,11 @@ class Ledger:
         self._journal.close()
 
     @property
+    def identity(self) -> str:
+        """A name of the directory that it has in common with no other, not even a copy."""
+        return hashlib.sha256(f"{self.entropy} {self._place}".encode()).hexdigest()[:16]
+
+    @property
     def covers(self) -> int:
         """Number of the last journal that the newest checkpoint covers."""
         return self._covered_before
@@ -422,6 +428,8 @@ class Ledger:
     def adopt(self, pending: Iterable[str]) -> None:
         """Make a copy of a run directory one of its own, that may buy."""
         self._place, self.is_copy = self.directory.place(), False
+        if self.state.terms.slice is not None:  # it is the original's, which may still spend it
+            self.state.terms = replace(self.state.terms, slice="0")
         self.checkpoint(pending)
 
     def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> pa.Table:

@@ -15,7 +15,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
-from dreamo_batch.engine.budget import Budget, price_of
+from dreamo_batch.engine.budget import Spending, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.refusals import was_forbidden
@@ -179,7 +179,7 @@ def planned(
         *_rephrased_warnings(prepared, new),
     )
     return Plan.of(
-        rows, cap=options.cap(state.terms.cap), spent=Budget(attempts=state).spent, remarks=remarks
+        rows, cap=options.cap(state.terms.cap), spent=Spending(attempts=state).spent, remarks=remarks
     )
 
 
@@ -372,6 +372,7 @@ class RunOptions:
     random_seed: Literal["record", "service"] = "record"
     task_timeout_s: float = 900.0
     adopt_copy: bool = False
+    budget: Any = None  # a path, a URL or a Budget, which is read when the call begins
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> RunOptions:
@@ -390,7 +391,7 @@ class RunOptions:
                 _one_of(name, value, get_args(hint))
             elif hint == Amount | None:
                 _amount(name, value)
-            elif value is not None:
+            elif value is not None and hint is not Any:
                 _at_least(name, value, 1)
 
     def cap(self, stored: str | None) -> Decimal | None:
@@ -402,7 +403,7 @@ class RunOptions:
     def as_settings(self) -> dict[str, Any]:
         """Return the options as JSON values, for `run.json`."""
         amounts = {name: str(value) for name in _AMOUNTS if (value := getattr(self, name)) is not None}
-        return asdict(self) | amounts
+        return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
 
 
 def flag(name: str, value: object) -> None:

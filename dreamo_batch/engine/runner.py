@@ -408,6 +408,8 @@ class Runner:
 
     def _close_ledger(self, ledger: Ledger) -> None:
         try:
+            if self.coordinator is not None:
+                self.coordinator.lower_slice()
             ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
         except OSError as error:
             if self.coordinator is None:

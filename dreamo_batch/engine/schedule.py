@@ -19,7 +19,7 @@ from dreamo_batch.engine.pacing import POLLS_PER_S, BackOff, Outage, PollTimes, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dreamo_batch.engine.budget import Budget
+    from dreamo_batch.engine.budget import Spending
     from dreamo_batch.engine.pacing import Window
 
 
@@ -98,7 +98,7 @@ class Schedule:
     def __init__(
         self,
         limits: Limits,
-        budget: Budget,
+        budget: Spending,
         *,
         seed: int = 0,
         body_bytes: Callable[[str], int] = lambda _job_id: 0,

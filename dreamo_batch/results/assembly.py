@@ -14,7 +14,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
-from dreamo_batch.engine.budget import Budget, highest_price, possibly_billed
+from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.replica import folder_of, is_url
 from dreamo_batch.errors import UsageError
@@ -389,7 +389,7 @@ def _exact_sum(costs: Sequence[object]) -> str | float:
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
     """Count rows and add up money."""
     doubtful = possibly_billed(state)
-    budget = Budget(cap=cap, attempts=state)
+    budget = Spending(cap=cap, attempts=state)
     return {
         "rows": len(results),
         "by_status": _by_status(results),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import journal, ledger
-from dreamo_batch.engine.attempts import Stage, State
+from dreamo_batch.engine.attempts import NO_TERMS, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
     read_frame,
@@ -28,7 +28,6 @@ from dreamo_batch.results import assembly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from decimal import Decimal
     from pathlib import Path
 
 logger = logger_named(__name__)
@@ -142,9 +141,9 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     return assembly.added(summaries)
 
 
-def stored_cap(directory: RunDirectory) -> Decimal | None:
-    """Return the cap stored in a run directory, in USD; None if there is no cap, or no directory yet."""
-    return money(_recovered(directory).terms.cap) if directory.path.is_dir() else None
+def stored_terms(directory: RunDirectory) -> Terms:
+    """Return what may be spent in a run directory, as stored there; no limit if there is no directory yet."""
+    return _recovered(directory).terms if directory.path.is_dir() else NO_TERMS
 
 
 def read_state(directory: RunDirectory) -> State:
