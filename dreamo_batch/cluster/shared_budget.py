@@ -19,7 +19,7 @@ from dreamo_batch.engine.store import FolderStore, ObjectStore, refuse_unsafe
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
-from dreamo_batch.text import option, same_call, spelled
+from dreamo_batch.text import aligned, option, same_call, spelled
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.budget import Spending
     from dreamo_batch.engine.ledger import Ledger
 
+_LISTED: Final = (
+    columns.USER,
+    columns.DIRECTORY,
+    columns.MONTH,
+    columns.SPENT,
+    columns.RESERVED,
+    columns.HELD,
+)
 _HOLDERS_MAX: Final = 5  # named in an error
 _INFINITE: Final = frozenset({"inf", "infinity"})
 
@@ -200,6 +208,12 @@ class BudgetStatus(HeadedFrame):
     def _headline(self) -> Headline | None:
         return self._shown if set(self.columns) >= set(columns.BUDGET) else None
 
+    def _listed(self) -> pd.DataFrame:
+        return pd.DataFrame(self)[list(_LISTED)]
+
+    def _text(self) -> str:
+        return aligned(_LISTED, self._listed().to_numpy(dtype=object).tolist())
+
 
 class BudgetShare:
     """What a run directory has of a budget, during one call on it."""
@@ -267,14 +281,14 @@ class BudgetShare:
         owner = slices.shares[self._child].owner
         is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
         name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
-        whose = f"{owner}'s part of " if is_users else ""
+        whose = f"{owner}'s part of the" if is_users else "The"
         holders = _holders(slices, but=self._child, owner=owner if is_users else None)
         raised = spelled(
             f"Budget({place!r}, {name}=...)",
             f"`dreamo-batch budget {place} --{name.replace('_', '-')} USD`",
         )
         return (
-            f"{whose or 'The '}shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}{holders} To "
+            f"{whose} shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}{holders} To "
             f"continue, raise it with {raised}, or run {same_call()} again once others have given something back."
         )
 
