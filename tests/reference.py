@@ -254,6 +254,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns-plan": lambda: _columns(columns.PLAN),
     "columns-attempts": lambda: _columns(columns.LEDGER),
     "columns-costs": lambda: _columns(columns.COSTS),
+    "columns-budget": lambda: _columns(columns.BUDGET),
     "columns-latency": lambda: _columns(columns.LATENCY),
     "columns-throughput": lambda: _columns(columns.THROUGHPUT),
     "columns-failures": lambda: _columns(columns.FAILURES),
