@@ -14,7 +14,7 @@ from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
 from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
-from dreamo_batch.results.criteria import Criterion, written
+from dreamo_batch.metrics import Criterion, written
 from dreamo_batch.results.measure import Metric, measure, read_metric
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ import click
 import pandas as pd
 
 import dreamo_batch as dreamo
-from dreamo_batch import cli, columns, errors
+from dreamo_batch import cli, columns, errors, metrics
 from dreamo_batch.engine import replica
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
-from dreamo_batch.results import embeddings, failure_groups
+from dreamo_batch.results import failure_groups
 from dreamo_batch.service import contract
 from tests import fault_table, tiny_models
 from tests.benchmarks.report import HEAD, Figure, read_history
@@ -90,13 +90,13 @@ def _stand_ins() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         models = tiny_models.folder_of_all(Path(folder))
 
-        def path(weights: embeddings._Weights, name: str) -> Path:
+        def path(weights: metrics._Weights, name: str) -> Path:
             return models / Path(weights._files[name].path).name
 
         with (
             object_server() as server,
             patch.dict(os.environ, server.environment | {replica.CACHE_VARIABLE: folder}),
-            patch.object(embeddings._Weights, "path", path),
+            patch.object(metrics._Weights, "path", path),
         ):
             yield
 

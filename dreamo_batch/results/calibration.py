@@ -13,8 +13,8 @@ import pandas as pd
 
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.errors import UsageError
+from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each
-from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine
 from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, apply, embedded, read_metric
 
 if TYPE_CHECKING:

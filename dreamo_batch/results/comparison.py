@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.likeness import Distances, Fingerprint
-    from dreamo_batch.results.embeddings import VectorMetric
+    from dreamo_batch.metrics import VectorMetric
     from dreamo_batch.results.load import RunDir
     from dreamo_batch.results.measure import AnyMetric
 

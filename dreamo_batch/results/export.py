@@ -37,10 +37,9 @@ from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
-from dreamo_batch.results.hub import read_address, upload
 from dreamo_batch.results.methods import Methods
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import counted, option
+from dreamo_batch.text import counted, first_line, option
 
 if TYPE_CHECKING:
     import os
@@ -724,3 +723,52 @@ def _write_manifest(folder: Path, known: dict[str, Any]) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+# The Hugging Face hub.
+
+# https://huggingface.co/docs/huggingface_hub/guides/hf_file_system names datasets in this way.
+_ADDRESS: Final = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:/([\w./-]+?))?/?")
+
+
+class Dataset(NamedTuple):
+    """A dataset on the hub, and a folder in it; an empty path is the whole of it."""
+
+    name: str
+    path: str = ""
+
+
+def read_address(address: object) -> Dataset:
+    """Read `hf://datasets/OWNER/NAME`, and check that it can be uploaded to."""
+    match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    if match is None:
+        raise UsageError(f'to={address!r}: "hf://datasets/OWNER/NAME" was expected.')
+    try:
+        import huggingface_hub  # noqa: F401 - asked for before anything is written
+    except ImportError as error:
+        raise UsageError(
+            f"Uploading needs huggingface_hub ({error}): pip install 'dreamo-batch[hub]'."
+        ) from None
+    return Dataset(match[1], match[2] or "")
+
+
+def upload(folder: Path, dataset: Dataset) -> str:
+    """Upload a folder in one commit, to a private dataset if it is new; return the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(dataset.name, repo_type="dataset", private=True, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=dataset.name,
+            repo_type="dataset",
+            folder_path=folder,
+            path_in_repo=dataset.path or None,
+            commit_message="Export of dreamo-batch",
+        )
+    except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
+        raise UsageError(
+            f"{dataset.name} can't be uploaded to ({first_line(error)}). The export is in "
+            f"{folder}. Check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
+        ) from error
+    return str(commit.commit_url)

@@ -25,10 +25,9 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.executors import on_cluster
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.logs import logger_named
+from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, ticking
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.criteria import Bounded
-from dreamo_batch.results.embeddings import PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.results.history import read_results
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from dreamo_batch.results.embeddings import Vector
+    from dreamo_batch.metrics import Vector
     from dreamo_batch.results.load import RunDir
 
     AnyMetric: TypeAlias = "str | Metric | VectorMetric | Callable[..., Any]"

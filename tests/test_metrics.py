@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch import metrics
 from dreamo_batch.errors import UsageError
 from dreamo_batch.metrics import Embedding, Face, PromptMatch
-from dreamo_batch.results import embeddings
 from tests import tiny_models
 
 QUIET = {"progress": False}
@@ -67,7 +67,7 @@ def bicubic(levels, n_out):
 @pytest.mark.parametrize("preset", ["dinov2-small", "clip-vit-b32"])
 def test_pictures_are_prepared_as_the_models_own_processors_do(size, preset):
     """Shorter side scaled bicubically, the middle cut out, levels normalised: computed here another way."""
-    how = embeddings.presets()[preset]["image"]
+    how = metrics.presets()[preset]["image"]
     with Image.open("data/coffee.jpg") as photo:
         # Without extremes, which are cut between the two passes, whose order is Pillow's.
         picture = photo.convert("RGB").resize(size, Image.Resampling.BOX).point(lambda level: 64 + level // 2)
@@ -76,7 +76,7 @@ def test_pictures_are_prepared_as_the_models_own_processors_do(size, preset):
     levels = bicubic(levels.transpose(1, 0, 2), height)
     left, top = (width - 224) // 2, (height - 224) // 2
     expected = (levels[top : top + 224, left : left + 224] / 255 - how["mean"]) / how["std"]
-    found = embeddings.prepare(picture, how)
+    found = metrics.prepare(picture, how)
     assert found.shape == (3, 224, 224)
     assert found.dtype == np.float32
     one_level = 1.5 / 255 / min(how["std"])
@@ -87,7 +87,7 @@ def test_faces_are_aligned_as_opencv_does():
     """Levels of cv2.FaceRecognizerSF.alignCrop of OpenCV 5.0 at the same landmarks."""
     landmarks = np.array([[230, 150], [300, 140], [270, 190], [245, 230], [305, 222]], float)
     with Image.open("data/grace_hopper.jpg") as picture:
-        aligned = embeddings.align(picture.convert("RGB"), landmarks)
+        aligned = metrics.align(picture.convert("RGB"), landmarks)
     expected = [
         [[238, 161, 56], [254, 255, 253], [46, 28, 30], [65, 103, 176]],
         [[4, 9, 14], [14, 14, 14], [11, 10, 10], [80, 110, 172]],
@@ -100,11 +100,11 @@ def test_faces_are_aligned_as_opencv_does():
 
 def test_alignment_undoes_a_turn_a_scale_and_a_shift():
     """Landmarks of an aligned face that were moved anywhere come back."""
-    aim = embeddings._LANDMARKS
+    aim = metrics._LANDMARKS
     for degrees, scale, shift in [(0, 1, (0, 0)), (30, 2.5, (100, -40)), (-170, 0.3, (5, 900))]:
         angle = math.radians(degrees)
         turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        matrix = embeddings.similarity(aim @ turn.T + shift)
+        matrix = metrics.similarity(aim @ turn.T + shift)
         np.testing.assert_allclose((aim @ turn.T + shift) @ matrix[:, :2].T + matrix[:, 2], aim, atol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_what_the_detector_found_is_decoded_as_opencv_does():
     found["cls_16"][0, cell], found["obj_16"][0, cell] = 1.7, 0.81  # more than 1 counts as 1
     found["bbox_16"][0, cell] = 0.25, -0.5, 1.0, 0.0
     found["kps_16"][0, cell] = np.arange(10) / 10
-    scores, boxes, landmarks = embeddings.decode_faces(found, 0.7)
+    scores, boxes, landmarks = metrics.decode_faces(found, 0.7)
     assert scores == pytest.approx([0.9])
     width = 16 * math.e
     assert boxes[0] == pytest.approx([(7.25 * 16) - width / 2, 2.5 * 16 - 8, width, 16])
@@ -139,7 +139,7 @@ def test_embeddings_are_cosines_of_each_picture_and_its_reference(run_dir, model
     picture = Image.open("data/mascot.png").convert("RGB")
     one, other = metric.embed([picture, picture])
     assert one.shape == (48,)
-    assert embeddings.cosine(one, other) == pytest.approx(1)
+    assert metrics.cosine(one, other) == pytest.approx(1)
 
 
 def test_prompts_are_matched_by_what_they_say(run_dir, models):
@@ -147,7 +147,7 @@ def test_prompts_are_matched_by_what_they_say(run_dir, models):
     metric = PromptMatch(path=models)
     red, blue = (metric.embed([Image.new("RGB", (300, 300), colour)])[0] for colour in ("red", "blue"))
     text = metric.embed_prompt("a red picture")
-    assert embeddings.cosine(red, text) > 0.8 > embeddings.cosine(blue, text)
+    assert metrics.cosine(red, text) > 0.8 > metrics.cosine(blue, text)
     measured = dreamo.measure(run_dir, metric, **QUIET)
     is_chinese = measured["prompt"] == "一只红色的猫"
     assert measured["prompt_match"].isna().equals(is_chinese)
@@ -180,7 +180,7 @@ def test_the_largest_face_is_compared_and_its_absence_told(models):
     metric = Face(path=models)
     one, moved, none = metric.embed([face(), face(64), Image.new("RGB", (640, 640), "white")])
     assert none is None
-    assert embeddings.cosine(one, moved) == pytest.approx(1, abs=1e-3)
+    assert metrics.cosine(one, moved) == pytest.approx(1, abs=1e-3)
 
 
 def test_pictures_without_a_face_are_missing_with_the_reason(run_dir, models):
@@ -201,7 +201,7 @@ def test_vectors_are_kept_by_picture_and_model(run_dir, models, monkeypatch):
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(embeddings._Network, "run", refuse)
+        patch.setattr(metrics._Network, "run", refuse)
         pd.testing.assert_frame_equal(dreamo.measure(run_dir, metric, **QUIET), first)
         with pytest.raises(AssertionError):
             dreamo.measure(run_dir, Embedding("clip-vit-b32", path=models), **QUIET)
@@ -232,7 +232,7 @@ def test_metrics_have_names(run_dir, models, monkeypatch):
     ranked = dreamo.rank(run_dir, by=["identity", "prompt_match", "-cost_usd"], **QUIET)
     assert {"identity", "prompt_match", "rank"} <= set(ranked.columns)
     assert ranked["rank"].notna().sum() == 4
-    assert set(embeddings.named()) == {"identity", "prompt_match", "face"}
+    assert set(metrics.named()) == {"identity", "prompt_match", "face"}
 
 
 @pytest.mark.parametrize(
@@ -304,8 +304,8 @@ def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_a
     digest = hashlib.sha256(content).hexdigest() if is_as_expected else "0" * 64
     script = (
         "import sys; from PIL import Image; from dreamo_batch.metrics import Embedding\n"
-        "from dreamo_batch.results import embeddings\n"
-        f"embeddings.presets()['dinov2-small']['files']['image']['sha256'] = {digest!r}\n"
+        "from dreamo_batch import metrics\n"
+        f"metrics.presets()['dinov2-small']['files']['image']['sha256'] = {digest!r}\n"
         "print(Embedding().embed([Image.new('RGB', (300, 300), 'red')])[0].shape)\n"
     )
     env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
@@ -316,7 +316,7 @@ def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_a
     finally:
         server.shutdown()
         server.server_close()
-    revision = embeddings.presets()["dinov2-small"]["files"]["image"]["revision"]
+    revision = metrics.presets()["dinov2-small"]["files"]["image"]["revision"]
     assert handler.paths[0] == f"/onnx-community/dinov2-small/resolve/{revision}/onnx/model.onnx"
     if is_as_expected:
         assert done.stdout.strip() == "(48,)", done.stderr
@@ -336,7 +336,7 @@ def test_a_machine_without_internet_is_told_what_to_do(tmp_path):
 
 
 def test_presets_name_revision_digest_licence_and_source():
-    for preset in embeddings.presets().values():
+    for preset in metrics.presets().values():
         assert {"meaning", "licence", "source", "is_tried"} <= set(preset)
         for file in preset["files"].values():
             assert len(file["revision"]) == 40
@@ -438,8 +438,8 @@ def test_several_references_are_measured_each_and_their_mean_leaves_styles_out(t
     both, style = jobs.iloc[:1], jobs.iloc[:1].assign(ref_type="IP,STYLE")
     table = pd.concat([both, style, jobs.iloc[1:].assign(ref_type="STYLE")], ignore_index=True)
     done = dreamo.run(table, tmp_path / "run", gateway="local", **QUIET)
-    metrics = ["colour", Embedding("dinov2-small", name="identity", path=models), PromptMatch(path=models)]
-    found = dreamo.measure(done, metrics, **QUIET)
+    asked = ["colour", Embedding("dinov2-small", name="identity", path=models), PromptMatch(path=models)]
+    found = dreamo.measure(done, asked, **QUIET)
     assert list(found.columns[3:-1]) == [
         *("colour", "colour_1", "colour_2", "identity", "identity_1", "identity_2", "prompt_match")
     ]
