@@ -964,3 +964,15 @@ def test_what_the_demo_needs_is_in_the_wheel():
     jobs = dreamo.read_table(root / "data" / "jobs_small.csv")
     needed = {"jobs_small.csv", "SOURCES.csv", *jobs["image"]}
     assert shipped == {f"data/{name}": f"dreamo_batch/demo_data/{name}" for name in needed}
+
+
+@pytest.mark.parametrize("option", ["--rows", "--classes"])
+def test_an_empty_list_of_rows_is_not_every_row(table, run_dir, env, gateway, option):
+    """As an unset variable of a script leaves it behind: nothing is paid for."""
+    gateway.faults.script("create", "fail_096", "fail_096", "fail_096")
+    call("run", table, "--run-dir", run_dir, env=env)
+    n_before = len(gateway.invoice())
+    told = call("retry", run_dir, option, "", "--yes", env=env)
+    assert told.exit_code == 2
+    assert "is empty" in told.stderr
+    assert len(gateway.invoice()) == n_before

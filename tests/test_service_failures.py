@@ -544,6 +544,7 @@ def _ssl_error(reason):
         (OSError("Tunnel connection failed: 407 Proxy Authentication Required"), "proxy", "HTTPS_PROXY"),
         (OSError("Tunnel connection failed: 403 Forbidden"), "proxy", "HTTPS_PROXY"),
         (_ssl_error("WRONG_VERSION_NUMBER"), "scheme", "http:// or https://"),
+        (http.client.BadStatusLine("SSH-2.0-OpenSSH_9.0"), "proxy", "HTTPS_PROXY"),
         (ConnectionRefusedError(), None, "check the network"),
         (_ssl_error("TLSV1_ALERT_INTERNAL_ERROR"), None, "check the network"),
     ],
@@ -553,6 +554,15 @@ def test_what_waiting_does_not_mend_is_told_with_what_to_set(inner, cause, words
     failure = failures.from_exception("create", requests.ConnectionError(inner), was_sent=False)
     assert (failure.kind, failure.cause) == (TRANSIENT, cause)
     assert words in str(failure)
+
+
+def test_what_does_not_speak_http_is_a_wrong_address():
+    """Unlike a service that hangs up; the create may have arrived all the same."""
+    other, hung_up = (
+        failures.from_exception("create", error, was_sent=True)
+        for error in (http.client.BadStatusLine("220 smtp"), http.client.RemoteDisconnected("closed"))
+    )
+    assert (other.kind, other.cause, hung_up.cause) == (FailureKind.MAY_HAVE_ARRIVED, "scheme", None)
 
 
 @pytest.mark.parametrize(

@@ -373,9 +373,10 @@ def test_tls_that_breaks_after_the_request_may_have_arrived(tls_server, monkeypa
     assert len(tls_server.requests) == 1
 
 
-def test_a_ca_bundle_that_is_not_there_is_told_at_once(monkeypatch):
+@pytest.mark.parametrize("bundle", ["/no/such/bundle.pem", __file__])
+def test_a_ca_bundle_that_can_not_be_used_is_told_at_once(monkeypatch, bundle):
     """Before the first request, not once per row."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     with pytest.raises(errors.SettingsError, match="REQUESTS_CA_BUNDLE"):
         Client(KEY, "https://gateway.example")
 

@@ -204,6 +204,9 @@ def run_dir_of(argument: str | None, option: str | None) -> str:
 
 
 def split(given: Sequence[str]) -> list[str] | None:
-    """Split comma-separated words as CSV does, so that a quoted label may contain a comma; None if there are none."""
+    """Split comma-separated words as CSV does, so that a quoted label may contain a comma; None if nothing is given."""
     words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
-    return [word for word in words if word] or None
+    found = [word for word in words if word]
+    if given and not found:  # an unset variable of a script must not mean everything
+        raise click.UsageError("a list of names is empty; write some, such as a,b, or leave the option out.")
+    return found or None

@@ -442,7 +442,8 @@ def from_exception(
     is_outage = isinstance(exception, _CONNECTION_ERRORS) and not is_unbuilt
     if was_sent:
         kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
-        return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage)
+        cause = "scheme" if any(map(_is_other_protocol, chain)) else None
+        return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage, cause=cause)
     if operation == "create" and not is_outage:
         return Failure(FailureKind.PERMANENT, REJECTED, message=message)
     cause = next(filter(None, map(_lasting_cause, chain)), None)
@@ -475,8 +476,15 @@ def _lasting_cause(exception: BaseException) -> LastingCause | None:
         return "host"
     if isinstance(exception, ssl.SSLError) and getattr(exception, "reason", None) in _WRONG_SCHEME:
         return "scheme"
-    is_proxy = type(exception) is OSError and _REFUSED_BY_PROXY.search(str(exception))
-    return "proxy" if is_proxy else None
+    is_refusal = type(exception) is OSError and _REFUSED_BY_PROXY.search(str(exception))
+    # Before a request is sent, only a proxy answers.
+    return "proxy" if is_refusal or _is_other_protocol(exception) else None
+
+
+def _is_other_protocol(exception: BaseException) -> bool:
+    """Whether what came back isn't HTTP at all."""
+    is_other = isinstance(exception, http.client.BadStatusLine | http.client.UnknownProtocol)
+    return is_other and not isinstance(exception, http.client.RemoteDisconnected)
 
 
 def _chain(exception: BaseException) -> Iterator[BaseException]:

@@ -443,12 +443,18 @@ def _usd(cost: Any) -> str | None:
     return decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
 
 
+# A cost under another name is none that can be counted, but what told one was not free.
+_COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed)", re.IGNORECASE)
+
+
 def _is_cost_unreadable(usage: Any) -> bool:
     if not isinstance(usage, dict):
         return usage not in (None, "")
     cost = usage.get("cost")
     is_amount = _usd(cost) is not None and is_usd(text(usage.get("currency")) or text(usage.get("unit")))
-    return cost not in (None, "") and not is_amount
+    if cost in (None, ""):
+        return any(_COST_KEY.match(key) and bool(number(one)) for key, one in usage.items())
+    return not is_amount
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:

@@ -582,10 +582,17 @@ class Transport:
         """Return the one TLS context of all connections; made when the first one needs it."""
         with self._lock:
             if self._context is None:
-                self._context = urllib3.util.create_urllib3_context()
+                context = urllib3.util.create_urllib3_context()
                 is_folder = Path(self._ca_bundle).is_dir()
                 trusted = {"capath" if is_folder else "cafile": self._ca_bundle}
-                self._context.load_verify_locations(**trusted)
+                try:
+                    context.load_verify_locations(**trusted)
+                except OSError as error:
+                    names = " or ".join(_BUNDLE_VARIABLES)
+                    raise SettingsError(
+                        f"the CA bundle {self._ca_bundle}, set in {names}, can't be used: {error}"
+                    ) from None
+                self._context = context
             return self._context
 
     def _close_lanes_of_dead_threads(self) -> None:
