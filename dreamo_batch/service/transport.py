@@ -461,6 +461,8 @@ class Transport:
 
     def check(self, origin: str) -> None:
         """Check, without connecting, that a host and its proxy can be used."""
+        if origin.startswith("https:"):
+            self._tls()
         lane = self._open_lane()
         try:
             self._pool(lane, origin)
