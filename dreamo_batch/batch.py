@@ -28,6 +28,7 @@ from dreamo_batch.display import panel as panels
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
+from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions, copied, flag, leaving, planned
 from dreamo_batch.engine.runner import storage_failed
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.cluster.shared_budget import Budget
+    from dreamo_batch.engine.events import RunEvent
     from dreamo_batch.service.client import Client
 
 logger = logger_named(__name__)
@@ -91,6 +93,8 @@ def run(
     adopt_copy: bool = False,
     progress: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
+    notify: str | None = None,
+    on_event: Callable[[RunEvent], Any] | None = None,
 ) -> pd.DataFrame:
     """Run the jobs of a table, or resume them: the same call again continues, and a finished run costs nothing.
 
@@ -153,6 +157,11 @@ def run(
     base_dir : path-like, optional
         Folder that relative image paths start at. Default: the working directory; on the command line, the folder
         of the table's file.
+    notify : str, optional
+        URL that events are posted to as JSON: done, stopped, budget, held, outage. Not kept. Signed if the
+        environment's ``DREAMO_NOTIFY_SECRET`` is set. On the command line also ``DREAMO_NOTIFY_URL``.
+    on_event : callable, optional
+        Function called with each `RunEvent`, in a thread of its own; what it raises is logged.
 
     Returns
     -------
@@ -191,9 +200,12 @@ def run(
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     with in_front():
         flag("progress", progress)
-        with bars(progress):
-            call = _call(table, RunDirectory(run_dir), options, service, base_dir)
-        return work_off(call, show=progress)
+        directory = RunDirectory(run_dir)
+        listeners = Listeners(directory.name, notify, on_event)
+        with listeners.hear_of_refusal():
+            with bars(progress):
+                call = _call(table, directory, options, service, base_dir=base_dir, listeners=listeners)
+            return work_off(call, show=progress)
 
 
 def _call(
@@ -201,14 +213,17 @@ def _call(
     directory: RunDirectory,
     options: RunOptions,
     service: Service,
+    *,
     base_dir: str | os.PathLike[str] | None,
+    listeners: Listeners,
 ) -> Call:
     """Check a table and make it a call on the directory."""
     table = as_frame(table)
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
     prepared = _prepare(table, directory, options, entropy, base_dir=base_dir)
-    return Call(directory, CallInputs(named[user_columns(named)], prepared, options), entropy, service)
+    inputs = CallInputs(named[user_columns(named)], prepared, options)
+    return Call(directory, inputs, entropy, service, listeners=listeners)
 
 
 def plan(
@@ -297,6 +312,8 @@ def retry(
     gateway: Literal["local"] | Gateway | None = None,
     allow_private_links: bool = False,
     progress: bool = True,
+    notify: str | None = None,
+    on_event: Callable[[RunEvent], Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Submit chosen failed or ambiguous rows of a run directory again, once each.
@@ -316,6 +333,8 @@ def retry(
     allow_private_links : bool
         As for `run`.
     progress : bool
+        As for `run`.
+    notify, on_event : optional
         As for `run`.
     **options
         Any other option of `run`; `max_cost` defaults to the stored cap.
@@ -345,12 +364,14 @@ def retry(
     given = locals()
     with in_front():
         flag("progress", progress)
-        directory = RunDirectory(run_dir)
-        table = stored_table(directory)
-        chosen = choose(directory, table, rows, classes)
-        checked = _options_of("retry", options)
-        call = Call.on_stored(directory, table, checked, Service.of(given), chosen=chosen)
-        return work_off(call, show=progress)
+        directory, service = RunDirectory(run_dir), Service.of(given)
+        listeners = Listeners(directory.name, notify, on_event)
+        with listeners.hear_of_refusal():
+            table = stored_table(directory)
+            chosen = choose(directory, table, rows, classes)
+            checked = _options_of("retry", options)
+            call = Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
+            return work_off(call, show=progress)
 
 
 def resume(
@@ -362,6 +383,8 @@ def resume(
     gateway: Literal["local"] | Gateway | None = None,
     allow_private_links: bool = False,
     progress: bool = True,
+    notify: str | None = None,
+    on_event: Callable[[RunEvent], Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Go on with the table of the last call on a run directory, with the options of that call.
@@ -378,6 +401,8 @@ def resume(
     allow_private_links : bool
         As for `run`.
     progress : bool
+        As for `run`.
+    notify, on_event : optional
         As for `run`.
     **options
         Options of `run` to change; the others are those of the last call, except ``retry_failed``, ``on_ambiguous`` and
@@ -408,14 +433,16 @@ def resume(
     given = locals()
     with in_front():
         flag("progress", progress)
-        directory = RunDirectory(run_dir)
-        manifest = directory.read_manifest()
-        names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
-        stored = {} if manifest is None else manifest.settings
-        kept = {name: value for name, value in stored.items() if name in names}
-        checked = _options_of("resume", kept | options)
-        call = Call.on_stored(directory, stored_table(directory), checked, Service.of(given))
-        return work_off(call, show=progress)
+        directory, service = RunDirectory(run_dir), Service.of(given)
+        listeners = Listeners(directory.name, notify, on_event)
+        with listeners.hear_of_refusal():
+            manifest = directory.read_manifest()
+            names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
+            stored = {} if manifest is None else manifest.settings
+            kept = {name: value for name, value in stored.items() if name in names}
+            checked = _options_of("resume", kept | options)
+            call = Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
+            return work_off(call, show=progress)
 
 
 def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
@@ -670,6 +697,8 @@ class Batch:
                 raise
             finally:
                 bar.close()
+            if is_over and self.can_control:
+                self._own("wait").latest.listeners.wait()
             return self._end(bar) if is_over else self.results()
 
     def panel(self) -> Any:
@@ -778,6 +807,8 @@ def start(
     task_timeout_s: float = 900.0,
     adopt_copy: bool = False,
     base_dir: str | os.PathLike[str] | None = None,
+    notify: str | None = None,
+    on_event: Callable[[RunEvent], Any] | None = None,
 ) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
@@ -790,6 +821,8 @@ def start(
     run_dir : path-like
         As for `dreamo_batch.run`.
     client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, budget, base_dir : optional
+        As for `dreamo_batch.run`.
+    notify, on_event : optional
         As for `dreamo_batch.run`.
     download, keep_references : bool
         As for `dreamo_batch.run`.
@@ -831,7 +864,12 @@ def start(
     given = locals()
     options, service = RunOptions.of(given), Service.of(given)
     with in_front():
-        return Batch(begin(_call(table, RunDirectory(run_dir), options, service, base_dir)))
+        directory = RunDirectory(run_dir)
+        listeners = Listeners(directory.name, notify, on_event)
+        with listeners.hear_of_refusal():
+            return Batch(
+                begin(_call(table, directory, options, service, base_dir=base_dir, listeners=listeners))
+            )
 
 
 def watch(run_dir: str | os.PathLike[str]) -> Batch:

@@ -19,6 +19,7 @@ from dreamo_batch.engine.checkpoint import describer, read_jobs, to_arrow, to_fr
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
+from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import (
@@ -33,6 +34,7 @@ from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
     AccessRefused,
+    BudgetReached,
     DirectoryError,
     DreamoError,
     PriceUnknown,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.coordinator import Clock
     from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared
@@ -106,10 +109,12 @@ class Call:
         entropy: str,
         service: Service,
         *,
+        listeners: Listeners | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.directory = directory
         self.inputs = inputs
+        self.listeners = listeners or Listeners()
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
@@ -131,10 +136,12 @@ class Call:
         *,
         chosen: frozenset[str] = frozenset(),
         fetched: frozenset[str] | None = None,
+        listeners: Listeners | None = None,
     ) -> Self:
         """Make a call on the table that the directory keeps."""
         inputs = CallInputs(table.user, table.prepared, options, chosen, fetched)
-        return cls(directory, inputs, peek_entropy(directory) or new_entropy(), service.or_local(directory))
+        entropy = peek_entropy(directory) or new_entropy()
+        return cls(directory, inputs, entropy, service.or_local(directory), listeners=listeners)
 
     def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
@@ -203,7 +210,7 @@ class Call:
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""
-        return Call(self.directory, inputs, self._entropy, self._service)
+        return Call(self.directory, inputs, self._entropy, self._service, listeners=self.listeners)
 
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands, whoever works on the directory."""
@@ -240,7 +247,9 @@ class Call:
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
         coordinator.schedule.is_paused = bool(warnings)  # until `release`
         on_begin(self)
-        at_work.take_on(coordinator, self._finish, n_workers)
+        self.listeners.begin(self.client.settings.api_key)
+        coordinator.tell = self.tell
+        at_work.take_on(coordinator, self._finish, n_workers, self._tell_of_end)
         self.is_begun = True
         if self._is_stopped:
             coordinator.halt()
@@ -414,6 +423,23 @@ class Call:
         refused.run_dir = self.directory.path
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
         refused.results = assembly.mark(results, self.directory)
+
+    def tell(self, kind: Kind, message: str) -> None:
+        """Tell whoever listens of this call."""
+        self.listeners.tell(kind, message, self.coordinator.snapshot())
+
+    def _tell_of_end(self, error: BaseException | None) -> None:
+        """Tell how the call ended, once the directory is free."""
+        problem = error or self.coordinator.stopped
+        by_status = self.coordinator.snapshot().by_status
+        n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
+        if problem is not None:
+            is_budget = isinstance(problem, BudgetReached | PriceUnknown)
+            self.tell("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
+        elif n_left:
+            self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
+        else:
+            self.tell("done", self.ending)
 
     # What it may cost.
 

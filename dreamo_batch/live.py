@@ -107,6 +107,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
             bar = _bar(call, show=show)
             call.release()
             follow(call, bar)
+            call.listeners.wait()
         except BaseException as error:
             call.stop()
             if isinstance(error, KeyboardInterrupt) and call.is_begun:
@@ -268,6 +269,8 @@ class LiveRun:
     def _follow(self, call: Call, *, is_watched: bool) -> None:
         """Watch this call from now on; called in the runner's thread, before the first request."""
         call.coordinator.on_change = self._note  # which keeps this run alive as long as its coordinator
+        if self.call is not None and not self.call.is_over and self.call.listeners is not call.listeners:
+            self.call.tell("stopped", "Another call of the same process goes on with this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
         self._tally = self._count(call) if is_watched else None
         self._speed = Speed(self._began_at, call.snapshot().n_settled)

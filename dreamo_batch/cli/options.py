@@ -68,7 +68,9 @@ def command(
 _METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "int": "N", "float": "SECONDS", "str": "URL"}
 _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
 # Keywords of `run` that are no options here.
-NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress")
+NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")
+# Whose value may be a secret, and is better not seen in a list of processes.
+_FROM_ENVIRONMENT: Final = {"notify": "DREAMO_NOTIFY_URL"}
 # `retry` uses the stored table, so these are not for it.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
@@ -94,7 +96,8 @@ def _of_keyword(keyword: inspect.Parameter, text: str) -> click.Option:
     if kind.startswith("Literal"):
         return option(flag, type=click.Choice(ast.literal_eval(kind.removeprefix("Literal"))), **shown)
     metavar = next(metavar for word, metavar in _METAVARS.items() if word in kind)
-    return option(flag, type=_TYPES.get(metavar), metavar=metavar, **shown)
+    variable = _FROM_ENVIRONMENT.get(keyword.name)
+    return option(flag, type=_TYPES.get(metavar), metavar=metavar, envvar=variable, **shown)
 
 
 TABLE: Final = click.Argument(["table"])

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.attempts import State
     from dreamo_batch.engine.budget import SharedCap, Spending
     from dreamo_batch.engine.effects import Effects
+    from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.schedule import Schedule
     from dreamo_batch.jobs.prepare import Job
@@ -151,6 +152,7 @@ class Coordinator:
         self.stopped: DreamoError | None = None
         self.notices: list[str] = []
         self.on_change: Callable[[Attempt | None, Attempt], None] = _ignore
+        self.tell: Callable[[Kind, str], None] = _tell_nobody
         self._effects = effects
         self._clock = clock
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
@@ -159,6 +161,7 @@ class Coordinator:
         self._is_outage_noticed = False
         self._is_standstill_noticed = False
         self._was_over_cap = bool(budget.excess)
+        self._n_held = 0
         self._job_of: dict[tuple[str, str], str] = {}
         self._n_notices: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
@@ -178,6 +181,8 @@ class Coordinator:
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything, and wait for creates of an earlier call that are still on the wire."""
         now, wall = self._clock.monotonic(), self._clock.wall()
+        while self.ledger.interrupted:
+            self._tell_of_held(self.ledger.interrupted.pop())
         self.schedule.adopt(on_the_wire)
         for key in self.assignment.to_poll:
             attempt = self._attempt(key)
@@ -335,8 +340,20 @@ class Coordinator:
         if event.job_id in self._again and not self._is_settled(event.job_id):
             self._again.discard(event.job_id)
             self._n_again -= weight
+        if after.stage is Stage.AMBIGUOUS and (before is None or before.stage is not Stage.AMBIGUOUS):
+            self._tell_of_held(after.job_id)
         self.on_change(before, after)
         return after
+
+    def _tell_of_held(self, job_id: str) -> None:
+        """Tell of the first attempt that is held, and whenever their number has doubled."""
+        self._n_held += 1
+        if self._n_held.bit_count() == 1:
+            self.tell(
+                "held",
+                f"{counted(self._n_held, 'attempt')} of this call may or may not have been accepted and billed, last "
+                f"that of job {job_id}; none is sent again unless you ask.",
+            )
 
     def settle(self, event: Event) -> None:
         """Apply what was found out about an ambiguous attempt: poll its task, or submit it."""
@@ -690,6 +707,7 @@ class Coordinator:
         if outage.is_lasting and outage.mood == "down" and not self._is_outage_noticed:
             self._is_outage_noticed = True
             self.notices.append(f"Service unreachable{_reason(self._away)}; retrying. No rows are lost.")
+            self.tell("outage", self.notices[-1])
         elif self._is_outage_noticed and outage.has_answered:
             self._is_outage_noticed = False
             self.notices.append("The service is back; resuming.")
@@ -702,6 +720,7 @@ class Coordinator:
             self.notices.append(
                 f"Rate limited (429){_reason(self._limited)}; next request in {asked_s:.0f} s. No rows are lost."
             )
+            self.tell("outage", self.notices[-1])
         elif self._is_standstill_noticed and schedule.standstill.since is None:
             self._is_standstill_noticed = False
             self.notices.append("No longer rate limited; resuming.")
@@ -852,6 +871,10 @@ def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
 
 def _ignore(_before: Attempt | None, _after: Attempt) -> None:
     """Do nothing: nobody follows the attempts."""
+
+
+def _tell_nobody(_kind: Kind, _message: str) -> None:
+    """Do nothing: nobody listens."""
 
 
 def _reason(failure: Failure | None) -> str:

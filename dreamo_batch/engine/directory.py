@@ -96,6 +96,11 @@ class RunDirectory:
         if self.replica is not None and is_url and not self._is_locked_here():
             self.replica.pull()
 
+    @property
+    def name(self) -> str:
+        """What people and other programs know it by: its absolute path, or its URL."""
+        return str(self.path) if self.replica is None else self.replica.url
+
     def exists(self) -> bool:
         """Whether this folder holds files of a run."""
         return any((self.path / name).exists() for name in (MANIFEST, JOBS, RESULTS)) or self.has_purchases()

@@ -299,6 +299,7 @@ class Ledger:
         self.n_recorded = 0
         self._covered_before = recovered.covers
         self.closing_table: pa.Table | None = None  # what the last checkpoint holds
+        self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
         here, before = directory.place(), "" if recovered.meta is None else recovered.meta.place
         self.is_copy = not is_same_place(before, here)
         self._place = before if self.is_copy else here

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from dreamo_batch.engine import effects
+from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import DirectoryLocked, StorageFailed
@@ -39,8 +39,10 @@ def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: st
             undo.callback(directory.unlock)
             ledger = Ledger(directory, service, entropy)
             undo.callback(ledger.abandon)
-            ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in interrupted(ledger.state))
+            left = interrupted(ledger.state)
+            ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in left)
             ledger.commit()
+            ledger.interrupted = [attempt.job_id for attempt in left]
         except OSError as error:
             raise storage_failed(directory, error) from error
         undo.pop_all()
@@ -164,6 +166,7 @@ class Runner:
         self._recorded: deque[_Recorded] = deque()  # creates that are sent once they are on the disk
         self._pid = os.getpid()
         self._on_close: Callable[[], None] = _nothing
+        self._on_end: Callable[[BaseException | None], None] = _tell_nobody
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
 
@@ -228,17 +231,24 @@ class Runner:
         refuse_other_entropy(self.directory, self.ledger.entropy, entropy)
         return self.ledger
 
-    def take_on(self, coordinator: Coordinator, on_close: Callable[[], None], n_workers: int) -> None:
+    def take_on(
+        self,
+        coordinator: Coordinator,
+        on_close: Callable[[], None],
+        n_workers: int,
+        on_end: Callable[[BaseException | None], None],
+    ) -> None:
         """Start a call in place of the current one; creates already sent are still awaited.
 
-        `on_close` is called once the ledger is closed, before the directory is unlocked.
+        `on_close` is called once the ledger is closed, before the directory is unlocked; `on_end` after that, with
+        what went wrong in the runner.
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
         if self.coordinator is not None:
             self._take_back(self.coordinator)
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
-        self.coordinator, self._on_close = coordinator, on_close
+        self.coordinator, self._on_close, self._on_end = coordinator, on_close, on_end
         self.is_resting.clear()
 
     def settle(self, event: Event) -> None:
@@ -268,6 +278,7 @@ class Runner:
                         self.coordinator.halt()
                 self._is_ending = True
             _forget(self)
+            self._on_end(self.error)
         self.is_resting.set()
         self.is_closed.set()
 
@@ -422,6 +433,10 @@ def _nothing() -> None:
     """Do nothing: the ledger is closed."""
 
 
+def _tell_nobody(_error: BaseException | None) -> None:
+    """Do nothing: no call was begun."""
+
+
 _live: Final[dict[Path, Runner]] = {}
 _of_parent: Final[
     dict[Path, int]
@@ -486,6 +501,9 @@ def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
             runner.is_closed.wait(max(0.0, until - time.monotonic()))
     except KeyboardInterrupt:
         logger.warning("left before every create was answered; those rows are ambiguous")
+    else:
+        with suppress(KeyboardInterrupt):
+            events.wait_at_exit()
 
 
 def of_parent(path: Path, pid: int) -> DirectoryLocked:

@@ -1,0 +1,344 @@
+"""What a run tells while nobody looks: events, handed to a callable and posted to a URL, each in a thread of its own.
+
+Listening never fails or delays a run: what can't be handed on is logged, once for each reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from dreamo_batch.errors import DreamoError, RunStopped, UsageError
+from dreamo_batch.money import exact_text
+from dreamo_batch.text import first_line, harmless, option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from decimal import Decimal
+
+    from dreamo_batch.engine.status import Snapshot
+    from dreamo_batch.service.config import Secret
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE: Final = "DREAMO_NOTIFY_SECRET"
+_PREFIX: Final = "whsec_"
+_TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
+_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
+_WAIT_AT_END_S: Final = 1.0
+_END_S: Final = 15.0
+_OK: Final = range(200, 300)
+_REDIRECTS: Final = range(300, 400)
+_PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
+
+Kind = Literal["done", "stopped", "budget", "held", "outage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """Something that whoever doesn't watch a run wants to know.
+
+    A call ends with exactly one ``"done"``, ``"stopped"`` or ``"budget"``.
+
+    Attributes
+    ----------
+    kind : {"done", "stopped", "budget", "held", "outage"}
+        ``"done"``: every row has an outcome; look at `by_status` for failed ones. ``"stopped"``: the call ended early
+        or was refused. ``"budget"``: it ended because the next attempt could exceed the cap, or its price is unknown.
+        ``"held"``: an attempt may or may not have been accepted; told of the first, and whenever their number in this
+        call has doubled. ``"outage"``: the service is away or refuses everything with 429; the run waits.
+    message : str
+        What happened, and what to do.
+    run_dir : str
+        The run directory: an absolute path, or the URL of a store.
+    at : datetime
+        When (UTC).
+    by_status : mapping of str to int
+        Rows of the table by status; empty if the call was refused before they were counted.
+    spent_usd, reserved_usd, max_cost_usd : Decimal or None
+        Money of the directory as in `Status`; None if not known, and without a cap.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1], size="512x512")
+    >>> events = []
+    >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False, on_event=events.append)
+    >>> [(event.kind, event.by_status["completed"]) for event in events]
+    [('done', 1)]
+    """
+
+    kind: Kind
+    message: str
+    run_dir: str
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    by_status: Mapping[str, int] = field(default_factory=dict)
+    spent_usd: Decimal | None = None
+    reserved_usd: Decimal | None = None
+    max_cost_usd: Decimal | None = None
+
+    def to_json(self) -> bytes:
+        """Return what is posted; `text` is a sentence for people."""
+        fields = {
+            "text": f"dreamo-batch, {self.kind}: {self.message} ({self.run_dir})",
+            "kind": self.kind,
+            "message": self.message,
+            "run_dir": self.run_dir,
+            "at": self.at.isoformat(timespec="seconds"),
+            "by_status": {status: n for status, n in self.by_status.items() if n},
+        }
+        amounts = {name: getattr(self, name) for name in ("spent_usd", "reserved_usd", "max_cost_usd")}
+        exact = {name: None if amount is None else exact_text(amount) for name, amount in amounts.items()}
+        return json.dumps(fields | exact).encode()
+
+
+class Listeners:
+    """Who hears of a call and of those that go on with it: a URL, a callable, both or nobody."""
+
+    def __init__(
+        self, run_dir: str = "", notify: str | None = None, on_event: Callable[[RunEvent], Any] | None = None
+    ) -> None:
+        if on_event is not None and not callable(on_event):
+            raise UsageError(f"on_event must be a function of one event, not {on_event!r}.")
+        self._run_dir = run_dir
+        self._key: Secret | None = None
+        self._listeners: list[_Listener] = []
+        if notify is not None:
+            self._listeners.append(_Listener("notify", _Webhook(notify)))
+        if on_event is not None:
+            self._listeners.append(_Listener("on_event", on_event))
+        self.is_begun = False
+
+    def begin(self, key: Secret | None) -> None:
+        """Leave it to the call to tell of its end; its key is masked in whatever is told."""
+        self._key, self.is_begun = key, True
+
+    def tell(self, kind: Kind, message: str, snapshot: Snapshot | None = None) -> None:
+        """Hand an event on, without waiting."""
+        if not self._listeners:
+            return
+        event = RunEvent(kind=kind, message=harmless(message), run_dir=self._run_dir)
+        if self._key is not None:
+            mask = self._key.mask
+            event = replace(event, message=mask(event.message), run_dir=mask(event.run_dir))
+        if snapshot is not None:
+            event = replace(
+                event,
+                by_status=dict(snapshot.by_status),
+                spent_usd=snapshot.spent_usd,
+                reserved_usd=snapshot.reserved_usd,
+                max_cost_usd=snapshot.max_cost_usd,
+            )
+        for listener in self._listeners:
+            listener.tell(event)
+
+    @contextmanager
+    def hear_of_refusal(self) -> Iterator[None]:
+        """Tell of what keeps a call from beginning."""
+        try:
+            yield
+        except BaseException as error:
+            if not self.is_begun:
+                self.tell("stopped", _why_refused(error))
+            raise
+
+    def wait(self, timeout_s: float = _END_S) -> None:
+        """Wait until everything was handed on, or the time is up."""
+        until = time.monotonic() + timeout_s
+        for listener in self._listeners:
+            listener.wait(until - time.monotonic())
+
+
+def _why_refused(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted before anything was sent."
+    return str(error) if isinstance(error, RunStopped) else first_line(error)  # below, some quote the table
+
+
+class _Listener:
+    """Hands events on, one after the other, in a daemon thread that lives as long as there are any."""
+
+    def __init__(self, name: str, deliver: Callable[[RunEvent], Any]) -> None:
+        self._name = name
+        self._deliver = deliver
+        self._events: deque[RunEvent] = deque()
+        self._changing = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._told: set[str] = set()
+
+    def tell(self, event: RunEvent) -> None:
+        if isinstance(self._deliver, _Webhook):
+            self._deliver.is_ending.clear()
+        with self._changing:
+            self._events.append(event)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._hand_on, name=f"dreamo-{self._name}", daemon=True
+                )
+                self._thread.start()
+                _busy.add(self)
+
+    def wait(self, timeout_s: float) -> None:
+        if isinstance(self._deliver, _Webhook):
+            self._deliver.is_ending.set()
+        with self._changing:
+            if not self._changing.wait_for(lambda: not self._is_busy(), max(0.0, timeout_s)):
+                self._say(f"not done after {timeout_s:.0f} s; not waiting any longer")
+                _busy.discard(self)
+
+    def _is_busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()  # a forked process has no such thread
+
+    def _hand_on(self) -> None:
+        while True:
+            with self._changing:
+                if not self._events:
+                    self._thread = None
+                    self._changing.notify_all()
+                    return
+                event = self._events.popleft()
+            try:
+                self._deliver(event)
+            except _UndeliveredError as error:
+                self._say(str(error))
+            except BaseException as error:  # noqa: BLE001 - whatever a user's function raises, the run goes on
+                self._say(f"{type(error).__name__}: {first_line(error)}", error)
+
+    def _say(self, reason: str, error: BaseException | None = None) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s: %s. The run isn't affected.", self._name, reason, exc_info=error)
+
+
+class _UndeliveredError(DreamoError):
+    """An event that a URL did not take; says why without the URL, which may be a secret."""
+
+
+class _Webhook:
+    """A URL that events are posted to, signed as Standard Webhooks describes it if there is a secret.
+
+    The URL may hold a secret itself: only its scheme and host are ever shown.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._place = _place_of(url)
+        self._url = url.strip()
+        self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
+        self.is_ending = threading.Event()
+
+    def __call__(self, event: RunEvent) -> None:
+        body = event.to_json()
+        message_id = f"msg_{hashlib.sha256(body + os.urandom(16)).hexdigest()[:32]}"
+        for wait_s in (*_WAITS_S, None):
+            refusal, is_passing = self._post(body, message_id)
+            if refusal is None:
+                return
+            if not is_passing or wait_s is None:
+                raise _UndeliveredError(f"{self._place} didn't take an event ({refusal})")
+            if self.is_ending.wait(wait_s):
+                threading.Event().wait(min(wait_s, _WAIT_AT_END_S))
+
+    def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
+        """Post once; return why it was refused, if it was, and whether that may pass."""
+        import requests
+
+        headers = {"Content-Type": "application/json", "User-Agent": "dreamo-batch"}
+        with _no_log_of_urls():
+            try:
+                with requests.post(
+                    self._url,
+                    data=body,
+                    headers=headers | self._signature(body, message_id),
+                    auth=_as_it_is,
+                    timeout=_TIMEOUTS_S,
+                    allow_redirects=False,
+                    stream=True,  # the body of the answer is of no use
+                ) as answer:
+                    status = answer.status_code
+            except (requests.RequestException, OSError, ValueError) as error:
+                return type(error).__name__, True
+        of_redirect = ", a redirect, which isn't followed" if status in _REDIRECTS else ""
+        return (None if status in _OK else f"HTTP {status}{of_redirect}"), status in _PASSING
+
+    def _signature(self, body: bytes, message_id: str) -> dict[str, str]:
+        if self._secret is None:
+            return {}
+        at = str(int(time.time()))
+        signed = hmac.digest(self._secret, f"{message_id}.{at}.".encode() + body, "sha256")
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": at,
+            "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
+        }
+
+
+def _as_it_is(request: Any) -> Any:
+    """Add no credentials from ~/.netrc."""
+    return request
+
+
+def _place_of(url: object) -> str:
+    """Return scheme and host of a URL, for messages; raises without quoting the rest."""
+    if isinstance(url, str) and not any(letter.isspace() for letter in url.strip()):
+        with suppress(ValueError):
+            parts = urlsplit(url.strip())
+            port = "" if parts.port is None else f":{parts.port}"
+            if parts.scheme in {"http", "https"} and parts.hostname:
+                return f"{parts.scheme}://{parts.hostname}{port}"
+    raise UsageError(f"{option('notify').rstrip('=')} must be a URL: https://host/path.")
+
+
+def _signing_key(secret: str) -> bytes | None:
+    """Read the secret as Standard Webhooks writes it (base64 after whsec_), or as plain text."""
+    if not secret.startswith(_PREFIX):
+        return secret.encode() or None
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise UsageError(f"{_VARIABLE} begins with {_PREFIX}, but isn't base64 after that.")
+    return key
+
+
+@contextmanager
+def _no_log_of_urls() -> Iterator[None]:
+    """Keep urllib3 from logging what this thread requests."""
+    here = threading.get_ident()
+    log = logging.getLogger("urllib3.connectionpool")
+    is_other = partial(_is_of_another_thread, here)
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
+
+
+def _is_of_another_thread(thread: int, record: logging.LogRecord) -> bool:
+    return record.thread != thread
+
+
+_busy: Final[weakref.WeakSet[_Listener]] = weakref.WeakSet()
+
+
+def wait_at_exit(timeout_s: float = _END_S) -> None:
+    """Wait until every event was handed on, or the time is up."""
+    until = time.monotonic() + timeout_s
+    for listener in list(_busy):
+        listener.wait(until - time.monotonic())
