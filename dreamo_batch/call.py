@@ -20,7 +20,7 @@ from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
 from dreamo_batch.engine.events import Listeners
-from dreamo_batch.engine.ledger import peek_entropy
+from dreamo_batch.engine.ledger import peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import (
     RunOptions,
@@ -36,6 +36,7 @@ from dreamo_batch.errors import (
     AccessRefused,
     BudgetReached,
     DirectoryError,
+    DirectoryLocked,
     DreamoError,
     PriceUnknown,
     RunStopped,
@@ -161,6 +162,18 @@ class Call:
             except BaseException:
                 self.stop()
                 raise
+
+    def check(self) -> None:
+        """Raise what keeps the call from beginning, as far as it can be known; writes and submits nothing."""
+        with ExitStack() as resources:
+            self.client = self._service.connect(resources, self.directory)
+            price, state = self._told_price(), self._state_so_far()
+        manifest = self.directory.read_manifest()
+        if manifest is not None:
+            refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
+        self._budget(self._assignment(state, None), state, price)
+        if self.directory.is_locked():
+            raise DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
     def release(self) -> None:
         """Submit from now on; a call with warnings waits for this, so that they are shown before anything is sent."""
@@ -452,14 +465,16 @@ class Call:
         is_shared = options.budget is not None or terms.budget is not None
         if options.cap(terms.cap) is None and max_new is None and not is_shared:
             return None
-        state = read_state(self.directory) if self.directory.path.is_dir() else State()
-        inputs = self.inputs
+        state, inputs = self._state_so_far(), self.inputs
         assignment = planning.assignment(
             inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
         )
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         self._quote = ask_price(self.client, jobs, is_known=highest_price(state) is not None)
         return self._quote.price
+
+    def _state_so_far(self) -> State:
+        return read_state(self.directory) if self.directory.path.is_dir() else State()
 
 
 @dataclass(frozen=True, slots=True)

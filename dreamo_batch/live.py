@@ -104,6 +104,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     with _interrupts():
         try:
             run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
+            when_begun.get()()
             bar = _bar(call, show=show)
             call.release()
             follow(call, bar)
@@ -180,6 +181,12 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     raise raised
 
 
+def _nothing() -> None:
+    """Do nothing: nobody waits for the beginning."""
+
+
+# Called once a call that is run in the foreground has begun.
+when_begun: Final[ContextVar[Callable[[], object]]] = ContextVar("when_begun", default=_nothing)
 # Warnings that the caller has shown already, before it asked whether to buy.
 shown_before: Final = ContextVar("shown_before", default=frozenset[str]())
 

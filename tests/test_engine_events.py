@@ -152,7 +152,9 @@ def test_a_callback_that_hangs_does_not_keep_the_run(tmp_path, gateway, monkeypa
     assert "not waiting any longer" in caplog.text
 
 
-@pytest.mark.parametrize("url", ["ftp://hooks.example/x", "hooks.example", "https:///x y", "https://:80", 5.5])
+@pytest.mark.parametrize(
+    "url", ["ftp://hooks.example/x", "hooks.example", "https:///x y", "https://:80", 5.5]
+)
 def test_what_is_no_url_is_refused_and_not_shown(tmp_path, gateway, url):
     """Before anything is sent; a secret in it stays secret."""
     with pytest.raises(dreamo.UsageError, match="notify must be a URL") as refused:

@@ -33,6 +33,8 @@ for command in (
     commands.plan,
     commands.run,
     commands.status,
+    commands.watch,
+    commands.stop,
     commands.results,
     commands.retry,
     commands.resolve,
@@ -46,5 +48,6 @@ for command in (
     commands.serve,
     commands.demo,
     commands.check,
+    commands.in_background,
 ):
     main.add_command(command)

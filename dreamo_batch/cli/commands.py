@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
@@ -19,7 +20,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.cli import exit_codes
+from dreamo_batch.cli import background, exit_codes
 from dreamo_batch.cli.options import (
     ABOUT_FILE,
     ABOUT_TABLE,
@@ -39,6 +40,7 @@ from dreamo_batch.cli.options import (
     read_table,
     run_dir_of,
     split,
+    verbosity_words,
 )
 from dreamo_batch.cli.output import emit, hint, is_quiet, plain, show_frame, show_summary, warn
 from dreamo_batch.errors import RunStopped, UsageError
@@ -197,6 +199,16 @@ _PLAN_RUN_DIR: Final = option(
     "--run-dir", metavar="RUN_DIR", help="The run directory; without one every row is new."
 )
 _DRY_RUN: Final = option("--dry-run", is_flag=True, help="Print the plan and send nothing, as `plan` does.")
+_DETACH: Final = option(
+    "--detach",
+    is_flag=True,
+    help="Check and ask, then go on in the background: number and log are in RUN_DIR; `watch` and `stop` work there.",
+)
+_NOT_BEFORE: Final = option(
+    "--not-before",
+    metavar="TIME",
+    help="Check, ask, wait until then, and check again: 22:30, 2027-01-31T22:30 or with an offset (+01:00).",
+)
 _OF_SERVICE: Final = ("base_url", "allow_private_links")
 # The reason is the last column, which is never cut.
 _PLAN_COLUMNS: Final = [
@@ -256,7 +268,20 @@ def plan(
     return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
 
 
-@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, FORMAT, keywords=bool)
+@command(
+    TABLE,
+    *ABOUT_FILE,
+    _REQUIRED_RUN_DIR,
+    LOCAL,
+    _DRY_RUN,
+    ROWS,
+    YES,
+    NO_CAP,
+    _DETACH,
+    _NOT_BEFORE,
+    FORMAT,
+    keywords=bool,
+)
 def run(
     table: str,
     run_dir: str,
@@ -266,6 +291,8 @@ def run(
     rows: bool,
     yes: bool,
     no_cap: bool,
+    detach: bool,
+    not_before: str | None,
     format_: str,
     **options: Any,
 ) -> int:
@@ -274,6 +301,7 @@ def run(
     A finished run costs nothing. Asks before it spends money; without a terminal it needs --yes instead. Prints
     counts and money.
     """
+    about_file = {name: options[name] for name in ("delimiter", "decimal", "rename")}
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
     if dry_run:
@@ -282,12 +310,52 @@ def run(
     options["max_new_cost"] = agree(
         lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap
     )
+    at = None if not_before is None else background.moment(not_before, now=time.time())
+    if not detach:
+        return _run(frame, run_dir, options, at=at, local=local, format_=format_)
+    given = {"table": table, "about_file": about_file, "options": options, "at": at, "local": local}
+    pid, log, code = background.detach(run_dir, verbosity_words(), given)
+    show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)}, format_)
+    if code is not None:
+        return code if code >= 0 else exit_codes.STOPPED
+    place = shlex.quote(run_dir)
+    hint(f"{background.sentence(run_dir)} `dreamo-batch watch {place}` follows it, `stop` stops it.")
+    return exit_codes.DONE
+
+
+@command(*RUN_DIR)
+def in_background(run_dir: str) -> int:
+    """Go on with what `run --detach` has checked, as its standard input says."""
+    given = background.take_over()
+    frame = read_table(given.pop("table"), given.pop("about_file"))
+    return _run(frame, run_dir, given.pop("options"), **given, format_="table")
+
+
+in_background.hidden = True
+
+
+def _run(
+    frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, at: float | None, local: bool, format_: str
+) -> int:
+    service: Any = "local" if local else None
 
     def work() -> pd.DataFrame:
-        service: Any = "local" if local else None
+        if at is not None:
+            _wait(frame, run_dir, at, gateway=service, **options)
         return dreamo.run(frame, run_dir, gateway=service, progress=not is_quiet(), **options)
 
     return _finish(work, run_dir, format_, with_pictures=options["download"])
+
+
+def _wait(frame: pd.DataFrame, run_dir: str, at: float, **given: Any) -> None:
+    """Check what can be checked, and wait; whoever is notified hears what ends the waiting early."""
+    from dreamo_batch.batch import refuse_early
+    from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.events import Listeners
+
+    with Listeners(RunDirectory(run_dir).name, given["notify"]).hear_of_refusal():
+        refuse_early(frame, run_dir, at, **given)
+        background.wait_until(at, run_dir)
 
 
 @command(
@@ -419,7 +487,8 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
 def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
     """Do the work, print the summary and what to do next, and return the exit code."""
     try:
-        results = work()
+        with background.findable(run_dir):
+            results = work()
     except RunStopped as stopped:
         if stopped.results is not None:
             show_summary(dreamo.status(run_dir), format_)
@@ -463,6 +532,9 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 
     Of one run directory or several, in all.
     """
+    for one in run_dirs:
+        if said := background.sentence(one):
+            hint(said)
     damage = dreamo.verify(run_dirs) if verify else []
     try:
         summary = dreamo.status(run_dirs)
@@ -474,6 +546,46 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
     if verify:
         hint(f"damage: {len(damage)}" if damage else "nothing is damaged")
     return exit_codes.NOT_ALL if damage else exit_codes.DONE
+
+
+@command(*RUN_DIR, FORMAT)
+def watch(run_dir: str, *, format_: str) -> int:
+    """Follow the run in RUN_DIR, whoever works on it, until it has ended.
+
+    Ctrl-C ends the watching only. Exit code as that of `run`.
+    """
+    background.wait_for_begin(run_dir)
+    results = dreamo.watch(run_dir).wait(progress=not is_quiet())
+    show_summary(dreamo.status(run_dir), format_)
+    return exit_codes.of_results(results)
+
+
+@command(*RUN_DIR, FORMAT)
+def stop(run_dir: str, *, format_: str) -> int:
+    """Stop the `run` or `retry` that works on RUN_DIR, as one Ctrl-C does, and wait until it has ended.
+
+    Answers to requests already sent are awaited and kept. Exit code 0 once it has ended, 1 if it was killed meanwhile
+    and requests may be lost, 2 if nothing runs there that can be stopped from here, 3 if Ctrl-C ended the waiting.
+    """
+    from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.ledger import interrupted, read
+
+    if background.stop(run_dir).until:
+        hint("It was waiting; nothing was sent.")
+        return exit_codes.DONE
+    summary = dreamo.status(run_dir)
+    show_summary(summary, format_)
+    lost = interrupted(read(RunDirectory(run_dir).path).state())
+    n_left = sum(summary["by_status"].get(status, 0) for status in columns.UNSETTLED)
+    if lost:
+        warn(
+            f"It was killed: {counted(len(lost), 'attempt')} may have been accepted and billed, and is held."
+        )
+    elif n_left:
+        hint(f"Stopped with {counted(n_left, 'row')} left. The same command again resumes.")
+    else:
+        hint("It had finished: no row is left.")
+    return exit_codes.NOT_ALL if lost else exit_codes.DONE
 
 
 @command(

@@ -142,13 +142,13 @@ def _handle_signals() -> None:
     """Treat SIGTERM and SIGHUP as an interrupt."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for number, handler in ((signal.SIGTERM, signal.default_int_handler), (signal.SIGHUP, _hang_up)):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, handler)
+            signal.signal(number, _interrupt_once)
 
 
-def _hang_up(number: int, _: FrameType | None) -> NoReturn:
-    """Interrupt once: a terminal and its shell both send SIGHUP."""
+def _interrupt_once(number: int, _: FrameType | None) -> NoReturn:
+    """Interrupt once: a terminal and its shell both send SIGHUP, and `stop` may be said twice."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

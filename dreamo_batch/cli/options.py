@@ -162,6 +162,13 @@ def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
     ]
 
 
+def verbosity_words() -> list[str]:
+    """Return the options for how much is shown as this command was given them."""
+    asked = click.get_current_context().meta.get(_VERBOSITY, {})
+    words = ["--verbose"] * asked.get("verbose", 0) + ["--quiet"] * asked.get("quiet", False)
+    return words + (["--log-file", asked["log_file"]] if asked.get("log_file") else [])
+
+
 def _set_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Apply the options for how much is shown, as far as they have been parsed."""
     if not value:

@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -148,7 +149,7 @@ class RunDirectory:
     def lock(self) -> None:
         """Become the only writer."""
         self.make()
-        owner = self._owner()
+        owner = self.owner
         lock = filelock.FileLock(self.path / LOCK, thread_local=False)
         try:
             lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
@@ -249,13 +250,16 @@ class RunDirectory:
         found = os.stat(self._lock_path)  # noqa: PTH116 - asked twice for every write to the journal
         return found.st_dev, found.st_ino
 
-    def _owner(self) -> str:
-        try:
-            return (self.path / LOCK).read_text(
-                encoding="utf-8", errors="replace"
-            ).strip() or "Another process"
-        except OSError:
-            return "Another process"
+    @property
+    def owner(self) -> str:
+        """Who is writing here, where somebody is."""
+        owner = ""
+        if self.replica is not None and not self._is_locked_here():
+            owner = self.replica.owner
+        else:
+            with suppress(OSError):
+                owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+        return owner or "Another process"
 
 
 def is_same_place(before: str, now: str) -> bool:

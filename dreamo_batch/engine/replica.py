@@ -177,13 +177,18 @@ class Replica:
             if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
                 _place(path, content)
         is_worked_on = bool(found.owner) and not _has_ended(found.owner)
-        marker = {"url": self.url, "is_worked_on": is_worked_on}
+        marker = {"url": self.url, "is_worked_on": is_worked_on, "owner": found.owner}
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     @property
     def is_worked_on(self) -> bool:
         """Whether somebody was writing when the store was last read, as far as its log says."""
         return bool(_marker(self.path).get("is_worked_on"))
+
+    @property
+    def owner(self) -> str:
+        """Who was writing then."""
+        return str(_marker(self.path).get("owner") or "")
 
     # Writing.
 
@@ -293,10 +298,10 @@ def _place(path: Path, content: bytes) -> None:
 
 
 def _me() -> str:
-    return f"Process {os.getpid()} on {socket.gethostname()} ({_boot()})"
+    return f"Process {os.getpid()} on {socket.gethostname()} ({boot_id()})"
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Name this start of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -307,7 +312,7 @@ def _boot() -> str:
 def _has_ended(owner: str) -> bool:
     """Whether a writer is known to have ended: it was a process of this machine, which is gone."""
     match = re.fullmatch(r"Process (\d+) on (.*) \((.*)\)", owner)
-    if match is None or (match[2], match[3]) != (socket.gethostname(), _boot()) or match[3] == "unknown":
+    if match is None or (match[2], match[3]) != (socket.gethostname(), boot_id()) or match[3] == "unknown":
         return False
     if int(match[1]) == os.getpid():
         return True  # an earlier call of this process, which ended without closing

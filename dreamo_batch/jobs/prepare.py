@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,7 +23,7 @@ from dreamo_batch.jobs.validate import Reading, absolute, read
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -81,14 +82,15 @@ def prepare(
     inputs_dir: Path | str | None = None,
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> Prepared:
-    """Turn a table into jobs."""
+    """Turn a table into jobs; links are judged by the time that `wall` tells."""
     if random_seed not in RANDOM_SEED:
         raise UsageError(
             f"random_seed is {random_seed!r}; expected one of {', '.join(map(repr, RANDOM_SEED))}."
         )
     inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
-    how = Check(absolute(base_dir), fix_images, inputs, known_images or {}, is_to_run=True)
+    how = Check(absolute(base_dir), fix_images, inputs, known_images or {}, is_to_run=True, wall=wall)
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
     rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))

@@ -1,0 +1,330 @@
+"""Commands that nobody waits for: put in the background, held back until a time, found again and stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
+
+from dreamo_batch.cli.output import hint, warn
+from dreamo_batch.errors import UsageError
+from dreamo_batch.text import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dreamo_batch.engine.directory import RunDirectory
+
+PID: Final = "run.pid"
+LOG: Final = "run.log"
+_LOOK_EVERY_S: Final = 0.05
+_CLOCK_EVERY_S: Final = (
+    10.0  # how often the machine's clock is read while waiting: it may be set, or have slept
+)
+_DATED: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
+_DATE: Final = "%Y-%m-%d %H:%M:%S%z"
+_STATE, _STARTED = 0, 19  # of the fields of /proc/PID/stat behind the name
+_OVER: Final = ("Z", "X")  # a process that has ended, and whose parent hasn't looked yet
+
+
+# Which process works on a run directory.
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A command that works on a run directory, as its file there tells: `until` is what it waits for."""
+
+    pid: int
+    host: str
+    started: str
+    until: str = ""
+
+    def __str__(self) -> str:
+        return f"Process {self.pid}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is still there, and no other process that has got its number."""
+        return self.host == socket.gethostname() and _started(self.pid) == self.started
+
+    def write(self, path: Path) -> None:
+        """Leave its number where `stop` looks for it."""
+        path.write_text(f"{self.pid}\n{self.host}\n{self.started}\n{self.until}\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Process | None:
+        """Read what the last command left; None if it has ended properly."""
+        try:
+            pid, *rest = path.read_text(encoding="utf-8").splitlines()
+            return cls(int(pid), *rest)
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process began, as text to compare; None if there is no such process."""
+    from dreamo_batch.engine.replica import boot_id
+
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
+    return None if fields[_STATE] in _OVER else f"{boot_id()} {fields[_STARTED]}"
+
+
+def _started_by_ps(pid: int) -> str | None:
+    """Ask `ps`, where there is no /proc."""
+    words = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
+    environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
+    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - a number
+    state, _, started = found.stdout.strip().partition(" ")
+    return None if not started or state.startswith(_OVER) else started.strip()
+
+
+def _me() -> Process:
+    return Process(os.getpid(), socket.gethostname(), _started(os.getpid()) or "")
+
+
+@contextmanager
+def findable(run_dir: str) -> Iterator[None]:
+    """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
+    from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.live import when_begun
+
+    path, me = RunDirectory(run_dir).path / PID, _me()
+    other = working_on(run_dir)
+    if other is not None and other.until and other.pid != me.pid:
+        raise _taken(run_dir)
+    token = when_begun.set(partial(me.write, path))
+    try:
+        yield
+    finally:
+        when_begun.reset(token)
+        left = Process.read(path)
+        if left is not None and left.pid == me.pid:
+            path.unlink(missing_ok=True)
+
+
+def working_on(run_dir: str) -> Process | None:
+    """Return the command of this machine that works on a directory, or waits to."""
+    from dreamo_batch.engine.directory import RunDirectory
+
+    process = Process.read(RunDirectory(run_dir).path / PID)
+    return process if process is not None and process.is_alive else None
+
+
+def sentence(run_dir: str) -> str:
+    """Say which command works on a directory; nothing if none does."""
+    process = working_on(run_dir)
+    if process is None:
+        return ""
+    return f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
+
+
+def _taken(run_dir: str) -> UsageError:
+    return UsageError(f"{sentence(run_dir)} `dreamo-batch stop {shlex.quote(run_dir)}` stops it.")
+
+
+# Stopping it.
+
+
+def stop(run_dir: str) -> Process:
+    """Interrupt the command that works on a directory, and wait until it has ended."""
+    from dreamo_batch.engine.directory import RunDirectory
+
+    directory = RunDirectory(run_dir)
+    process = Process.read(directory.path / PID)
+    if process is None or not process.is_alive:
+        raise UsageError(_why_not(directory, process))
+    try:
+        os.kill(process.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return process
+    except PermissionError:
+        raise UsageError(f"{process} belongs to another user, who can stop it.") from None
+    hint(f"Asked {process.pid} to stop; answers to requests already sent are awaited.")
+    try:
+        while process.is_alive:
+            threading.Event().wait(_LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        warn(f"Not waiting any longer. {process} sends nothing more and ends once what it sent is answered.")
+        raise
+    return process
+
+
+def _why_not(directory: RunDirectory, process: Process | None) -> str:
+    """Say why a run can't be stopped from here."""
+    if process is not None and process.host != socket.gethostname():
+        return f"{process} on {process.host} works on {directory.name}, unless it was killed. Stop it there."
+    if directory.is_locked():
+        return (
+            f"{directory.owner} is writing to {directory.name}, and isn't a command that can be stopped from here. "
+            "Stop it where it was started."
+        )
+    if process is None:
+        return f"Nothing runs in {directory.name}."
+    is_another = _started(process.pid) is not None
+    return f"Nothing runs in {directory.name}: {process} was killed" + (
+        ", and its number belongs to another process now." if is_another else "."
+    )
+
+
+# Putting a command in the background.
+
+_COMMAND: Final = "in-background"
+
+
+def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tuple[int, Path, int | None]:
+    """Have a fresh process go on with a command, and wait until it has checked everything.
+
+    Returns its number, its log, and its exit code if it has ended already. It has a session of its own and ignores
+    SIGHUP, so that it outlives the shell. What it is given goes through a pipe, where no list of processes shows it.
+    """
+    from dreamo_batch.engine.directory import RunDirectory
+
+    directory = RunDirectory(run_dir)
+    if working_on(run_dir) is not None:
+        raise _taken(run_dir)
+    directory.make()
+    path, log = directory.path / PID, directory.path / LOG
+    command = [sys.executable, "-P", "-m", "dreamo_batch", _COMMAND, "--run-dir", run_dir, *words]
+    with log.open("ab") as written:
+        begins_at = written.tell()
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            child = subprocess.Popen(  # noqa: S603 - ourselves
+                command, stdin=subprocess.PIPE, stdout=written, stderr=written, start_new_session=True
+            )
+        finally:
+            signal.signal(signal.SIGHUP, before)
+    assert child.stdin is not None  # noqa: S101 - a pipe
+    with suppress(BrokenPipeError), child.stdin:  # its end is noticed below
+        child.stdin.write(json.dumps(given).encode())
+    process = None
+    try:
+        while child.poll() is None and (process is None or process.pid != child.pid):
+            threading.Event().wait(_LOOK_EVERY_S)
+            process = Process.read(path)
+    except KeyboardInterrupt:
+        child.terminate()
+        warn(f"Stopped process {child.pid}; its log is {log}.")
+        raise
+    if child.returncode is not None:
+        with log.open("rb") as written:
+            written.seek(begins_at)
+            warn(written.read().decode("utf-8", "replace"))
+    return child.pid, log, child.returncode
+
+
+def take_over() -> dict[str, Any]:
+    """Return what this process is to go on with; from now on all that it says is dated."""
+    given: dict[str, Any] = json.load(sys.stdin)
+    sys.stdout, sys.stderr = _DatedLines(sys.stdout), _DatedLines(sys.stderr)
+    return given
+
+
+class _DatedLines(io.TextIOBase):
+    """Puts the date before each line that has none."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_at_start = True
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            is_to_be_dated = self._is_at_start and not _DATED.match(line)
+            self._stream.write(f"{datetime.now().astimezone():{_DATE}} {line}" if is_to_be_dated else line)
+            self._is_at_start = line.endswith("\n")
+        self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+# Waiting for a time.
+
+
+def moment(text: str, *, now: float) -> float:
+    """Read a time that a command is not to begin before, as Unix seconds: local, or with an offset.
+
+    A time of day is its next one. Says what is odd about it: past, or not there or there twice as the clocks change.
+    """
+    try:
+        at = _read_time(text, datetime.fromtimestamp(now))  # noqa: DTZ006 - local, as the user's clock shows it
+        first, second = (at.replace(fold=fold).timestamp() for fold in (0, 1))
+    except (ValueError, OverflowError):
+        raise click.UsageError(
+            f"--not-before {text}: expected a time such as 22:30, 2027-01-31T22:30 (local) or "
+            "2027-01-31T22:30+01:00"
+        ) from None
+    if first < second:
+        warn(
+            f"{text} comes twice, as the clocks go back: taking the first, {shown(first)}. Pass an offset to choose: "
+            f"the second is {datetime.fromtimestamp(second).astimezone().isoformat()}."
+        )
+    elif first > second:
+        warn(f"{text} doesn't exist, as the clocks go forward: taking {shown(first)}.")
+    if first <= now:
+        warn(f"{shown(first)} was {duration(now - first)} ago: nothing to wait for.")
+    return first
+
+
+def _read_time(text: str, now: datetime) -> datetime:
+    if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", text):
+        hour, *rest = map(int, text.split(":"))
+        at = now.replace(hour=hour, minute=rest[0], second=rest[1] if len(rest) > 1 else 0, microsecond=0)
+        return at if at > now else at + timedelta(days=1)
+    return datetime.fromisoformat(text)
+
+
+def shown(seconds: float) -> str:
+    """Return a time as a clock here shows it, with its offset."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z}"
+
+
+def wait_until(seconds: float, run_dir: str) -> None:
+    """Wait until a time by the machine's clock, whatever is done to that meanwhile."""
+    from dreamo_batch.engine.directory import RunDirectory
+
+    if seconds <= time.time():
+        return
+    directory, me = RunDirectory(run_dir), _me()
+    directory.make()
+    replace(me, until=shown(seconds)).write(directory.path / PID)
+    hint(
+        f"Waits until {shown(seconds)}, for {duration(seconds - time.time())}; nothing is sent before. Ctrl-C or "
+        f"`dreamo-batch stop {shlex.quote(run_dir)}` ends it."
+    )
+    while (left_s := seconds - time.time()) > 0:
+        threading.Event().wait(min(left_s, _CLOCK_EVERY_S))
+    me.write(directory.path / PID)
+    hint("The time has come; checking again.")
+
+
+def wait_for_begin(run_dir: str) -> None:
+    """Wait for as long as the command that works on a directory waits itself."""
+    said = ""
+    while (process := working_on(run_dir)) is not None and process.until:
+        if said != (said := sentence(run_dir)):
+            hint(said)
+        threading.Event().wait(1.0)
