@@ -16,7 +16,6 @@ No arrow points back; a resume enters at the fold.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -217,13 +216,13 @@ def _call(
     *,
     base_dir: str | os.PathLike[str] | None,
     listeners: Listeners | None = None,
-    wall: Callable[[], float] = time.time,
+    at: float | None = None,
 ) -> Call:
     """Check a table and make it a call on the directory."""
     table = as_frame(table)
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
-    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir, wall=wall)
+    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir, at=at)
     inputs = CallInputs(named[user_columns(named)], prepared, options)
     return Call(directory, inputs, entropy, service, listeners=listeners)
 
@@ -231,9 +230,7 @@ def _call(
 def refuse_early(table: pd.DataFrame, run_dir: str | os.PathLike[str], at: float, **given: Any) -> None:
     """Raise what would keep `run` from beginning at a time (Unix seconds), as far as it can be known now."""
     options, service = RunOptions.of(given), Service.of(given)
-    _call(
-        table, RunDirectory(run_dir), options, service, base_dir=given.get("base_dir"), wall=lambda: at
-    ).check()
+    _call(table, RunDirectory(run_dir), options, service, base_dir=given.get("base_dir"), at=at).check()
 
 
 def plan(
@@ -470,7 +467,7 @@ def _prepare(
     entropy: str,
     *,
     base_dir: str | os.PathLike[str] | None,
-    wall: Callable[[], float],
+    at: float | None,
 ) -> Prepared:
     prepared = prepare(
         table,
@@ -480,7 +477,7 @@ def _prepare(
         inputs_dir=directory.inputs,
         fix_images=options.fix_images,
         known_images=known_images(directory.jobs),
-        wall=wall,
+        at=at,
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     if len(errors) and options.on_invalid == "raise":

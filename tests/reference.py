@@ -213,6 +213,8 @@ def _commands() -> str:
     texts = []
     for name in cli.main.list_commands(context):
         command = cli.main.get_command(context, name)
+        if command.hidden:
+            continue
         with click.Context(command, info_name=name, parent=context, terminal_width=100) as inner:
             texts.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```")
     return "\n\n".join(texts)

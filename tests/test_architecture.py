@@ -12,9 +12,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-N_MODULES = 115
-N_CODE_LINES = 25_800
-N_LINES = 37_800
+N_MODULES = 117
+N_CODE_LINES = 26_500
+N_LINES = 38_800
 
 
 def code_lines(path: Path) -> int:

@@ -201,11 +201,11 @@ def test_verbose_shows_the_log(table, run_dir, env, gateway):
 
 
 def test_every_keyword_of_run_is_an_option():
-    """All but key, client, gateway and progress, with the same defaults."""
+    """All but key, client, gateway, progress and on_event, with the same defaults."""
     keywords = {
         name: parameter.default
         for name, parameter in parameters(dreamo.run).items()
-        if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress"}
+        if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress", "on_event"}
     }
     assert set(options.of_run()) == set(keywords)
     assert all(option.help for option in options.of_run().values())

@@ -229,7 +229,8 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
         with log.open("rb") as written:
             written.seek(begins_at)
             warn(written.read().decode("utf-8", "replace"))
-    return child.pid, log, child.returncode
+    code, child.returncode = child.returncode, 0  # it is not waited for any more
+    return child.pid, log, code
 
 
 def take_over() -> dict[str, Any]:
@@ -272,6 +273,7 @@ def moment(text: str, *, now: float) -> float:
     try:
         at = _read_time(text, datetime.fromtimestamp(now))  # noqa: DTZ006 - local, as the user's clock shows it
         first, second = (at.replace(fold=fold).timestamp() for fold in (0, 1))
+        shown(second)  # not every time can be
     except (ValueError, OverflowError):
         raise click.UsageError(
             f"--not-before {text}: expected a time such as 22:30, 2027-01-31T22:30 (local) or "

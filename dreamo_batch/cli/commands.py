@@ -209,7 +209,7 @@ _NOT_BEFORE: Final = option(
     metavar="TIME",
     help="Check, ask, wait until then, and check again: 22:30, 2027-01-31T22:30 or with an offset (+01:00).",
 )
-_OF_SERVICE: Final = ("base_url", "allow_private_links")
+_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify")
 # The reason is the last column, which is never cut.
 _PLAN_COLUMNS: Final = [
     columns.ACTION,
@@ -398,7 +398,7 @@ def retry(
     from dreamo_batch.engine.directory import RunDirectory
 
     chosen: dict[str, Any] = {"rows": split(rows), "classes": split(classes)}
-    of_plan = {name: value for name, value in options.items() if name not in _OF_SERVICE}
+    of_plan = {name: value for name, value in options.items() if name not in _NOT_OF_PLAN}
     is_local = local or (options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir())
 
     def planned() -> Plan:

@@ -23,7 +23,7 @@ from dreamo_batch.jobs.validate import Reading, absolute, read
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -82,15 +82,22 @@ def prepare(
     inputs_dir: Path | str | None = None,
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,
-    wall: Callable[[], float] = time.time,
+    at: float | None = None,
 ) -> Prepared:
-    """Turn a table into jobs; links are judged by the time that `wall` tells."""
+    """Turn a table into jobs; with `at` (Unix seconds) links must still be good at that time."""
     if random_seed not in RANDOM_SEED:
         raise UsageError(
             f"random_seed is {random_seed!r}; expected one of {', '.join(map(repr, RANDOM_SEED))}."
         )
     inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
-    how = Check(absolute(base_dir), fix_images, inputs, known_images or {}, is_to_run=True, wall=wall)
+    how = Check(
+        absolute(base_dir),
+        fix_images,
+        inputs,
+        known_images or {},
+        is_to_run=at is None,
+        wall=time.time if at is None else lambda: at,
+    )
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
     rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))

@@ -1,0 +1,307 @@
+"""Commands that nobody waits for: detached, held back until a time, found again and stopped from another shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.cli import background
+from tests.cli_sweep import at, call, signals_kept, write_table
+from tests.object_server import object_server
+from tests.scripted_server import ScriptedServer, answer
+
+COMMAND = [sys.executable, "-m", "dreamo_batch"]
+REFUSING = "https://0.0.0.0:1"
+
+_kept = pytest.fixture(autouse=True)(signals_kept)
+
+
+@pytest.fixture
+def gateway():
+    with dreamo.LocalGateway(engine="flat") as running:
+        yield running
+
+
+@pytest.fixture
+def slow():
+    with dreamo.LocalGateway(engine="flat", latency="fixed:1.5") as running:
+        yield running
+
+
+@pytest.fixture
+def stuck():
+    with dreamo.LocalGateway(engine="flat", latency="fixed:600") as running:
+        yield running
+
+
+def shell(*words, env, **options):
+    """Run a command in a shell of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DREAMO_")}
+    piped = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 90}
+    return subprocess.run([*COMMAND, *map(str, words)], env=clean | env, check=False, **piped | options)
+
+
+def pid_in(run_dir):
+    return int((run_dir / "run.pid").read_text().split()[0])
+
+
+def wait_for(is_so, seconds=60):
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+# In the background.
+
+
+def test_a_detached_run_survives_its_shell_and_is_stopped_from_another(tmp_path, slow):
+    """SIGHUP does nothing to it; stop awaits and keeps what is on the wire; the same command resumes."""
+    table, run_dir = write_table(tmp_path, 3), tmp_path / "run"
+    words = ("run", table, "--run-dir", run_dir, "--max-in-flight", 1)
+    begun = shell(*words, "--detach", "--format", "json", env=at(slow))
+    assert begun.returncode == 0, begun.stderr
+    told = json.loads(begun.stdout)
+    assert told == {"run_dir": str(run_dir), "pid": pid_in(run_dir), "log": str(run_dir / "run.log")}
+    assert os.getsid(told["pid"]) == told["pid"] != os.getsid(0)
+    os.kill(told["pid"], signal.SIGHUP)
+    assert f"Process {told['pid']} works on" in call("status", run_dir).stderr
+    assert "stop" in call(*words, "--detach", env=at(slow)).stderr
+    wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
+    stopped = call("stop", run_dir, "--format", "json")
+    assert stopped.exit_code == 0
+    assert not background.working_on(str(run_dir))
+    assert "left. The same command again resumes" in stopped.stderr
+    assert json.loads(stopped.stdout)["by_status"].keys() <= {"pending", "in_progress", "completed"}
+    log = (run_dir / "run.log").read_text()
+    assert "Run the same command again to resume" in log
+    assert all(background._DATED.match(line) for line in log.splitlines())
+    assert call(*words[:-2], "--detach", env=at(slow)).exit_code == 0
+    watched = call("watch", run_dir, "--format", "json")
+    assert watched.exit_code == 0
+    assert json.loads(watched.stdout)["by_status"] == {"completed": 3}
+    assert len(slow.invoice()) == 3
+
+
+def test_a_detached_run_that_can_not_begin_says_so_and_leaves_with_its_code(tmp_path, gateway):
+    """As if it had not been detached: nothing is sent, and what was wrong is on standard error."""
+    table = write_table(tmp_path, 1, "fox.png,a fox,1,banana")
+    refused = call("run", table, "--run-dir", tmp_path / "run", "--detach", env=at(gateway))
+    assert refused.exit_code == 2
+    assert "1 row can't be submitted" in refused.stderr
+    assert not (tmp_path / "run" / "run.pid").exists()
+    assert not gateway.invoice()
+
+
+def test_a_detached_run_asks_first(tmp_path):
+    """Without a terminal it needs --yes, and starts nothing before."""
+    table = write_table(tmp_path, 1)
+    env = {"DREAMO_API_KEY": "sk-key", "DREAMO_BASE_URL": REFUSING}
+    refused = call("run", table, "--run-dir", tmp_path / "run", "--detach", env=env)
+    assert refused.exit_code == 2
+    assert "Pass --yes to agree" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_detached_run_is_given_is_not_in_the_list_of_processes(tmp_path, stuck, monkeypatch):
+    """The address that is notified goes through a pipe; it is in no file, either."""
+    monkeypatch.delenv("DREAMO_NOTIFY_SECRET", raising=False)
+    table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
+    with ScriptedServer([answer()]) as server:
+        url = f"{server.url}/a-secret-path"
+        call("run", table, "--run-dir", run_dir, "--detach", "--notify", url, env=at(stuck))
+        words = Path(f"/proc/{pid_in(run_dir)}/cmdline").read_bytes()
+        assert b"a-secret-path" not in words
+        assert str(run_dir).encode() in words
+        assert call("stop", run_dir).exit_code == 0
+        (told,) = [json.loads(request.body) for request in server.requests]
+    assert told["kind"] == "stopped"
+    files = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
+    assert not [content for content in files if b"a-secret-path" in content]
+
+
+def test_lines_are_dated_once():
+    """Also those of several writes; those that have a date keep it."""
+
+    class Kept:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    kept = Kept()
+    lines = background._DatedLines(kept)
+    for text in ("one\ntw", "o\n", "2027-01-31 22:30:00+0000 dreamo: three\n", "\n"):
+        lines.write(text)
+    one, two, three, empty = kept.text.splitlines()
+    assert (one[25:], two[25:], three[25:], empty[25:]) == ("one", "two", "dreamo: three", "")
+
+
+# Stopping.
+
+
+def test_stop_refuses_where_nothing_runs(tmp_path):
+    """In words, with 2."""
+    refused = call("stop", tmp_path)
+    assert refused.exit_code == 2
+    assert "Nothing runs in" in refused.stderr
+
+
+@pytest.mark.parametrize("started", ["an earlier process", ""])
+def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path, started):
+    """A number is given again; the process is told by when it started, too."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        background.Process(other.pid, socket.gethostname(), started).write(tmp_path / "run.pid")
+        refused = call("stop", tmp_path)
+        assert other.poll() is None
+        other.communicate(b"\n")
+    assert refused.exit_code == 2
+    assert "its number belongs to another process now" in refused.stderr
+    assert other.returncode == 0
+    assert f"Process {other.pid} was killed." in call("stop", tmp_path).stderr
+
+
+def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
+    """On another machine, or in a notebook."""
+    background.Process(1, "another-host", "1").write(tmp_path / "run.pid")
+    assert "on another-host works on" in call("stop", tmp_path).stderr
+    jobs = dreamo.read_table(write_table(tmp_path, 1))
+    live = dreamo.start(jobs, tmp_path / "run", gateway=stuck, base_dir=tmp_path)
+    refused = call("stop", tmp_path / "run")
+    live.stop()
+    live.wait(progress=False)
+    assert refused.exit_code == 2
+    assert f"Process {os.getpid()} on {socket.gethostname()} is writing to" in refused.stderr
+
+
+def test_stop_reports_a_run_that_was_killed(tmp_path, gateway, monkeypatch):
+    """What was on the wire is held, and the code says so."""
+    gateway.faults.script("create", "slow", seconds=60.0)
+    table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
+    call("run", table, "--run-dir", run_dir, "--detach", env=at(gateway))
+    wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, _number: kill(pid, signal.SIGKILL))
+    stopped = call("stop", run_dir)
+    assert stopped.exit_code == 1
+    assert "It was killed: 1 attempt may have been accepted" in stopped.stderr
+
+
+def test_a_run_in_a_store_is_stopped_where_it_runs(tmp_path):
+    """Its number and log lie in the local folder; elsewhere stop names who writes."""
+    with object_server() as server, dreamo.LocalGateway(engine="flat", latency="fixed:600") as gateway:
+        env = at(gateway) | server.environment
+        here, elsewhere = (env | {"DREAMO_CACHE_DIR": str(tmp_path / name)} for name in ("here", "elsewhere"))
+        url = "s3://bucket/run"
+        begun = call("run", write_table(tmp_path, 1), "--run-dir", url, "--detach", env=here)
+        assert begun.exit_code == 0, begun.stderr
+        assert (tmp_path / "here/s3/bucket/run/run.log").exists()
+        refused = call("stop", url, env=elsewhere)
+        assert refused.exit_code == 2
+        assert "is writing to s3://bucket/run" in refused.stderr
+        stopped = call("stop", url, env=here)
+        assert stopped.exit_code == 0, stopped.stderr
+
+
+# Until a time.
+
+
+@pytest.fixture
+def berlin(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+NOW = datetime(2027, 1, 30, 12, tzinfo=UTC).timestamp()  # 13:00 in Berlin
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "remark"),
+    [
+        ("22:30", "2027-01-30T22:30+01:00", ""),
+        ("9:05:30", "2027-01-31T09:05:30+01:00", ""),
+        ("2027-07-01 22:30", "2027-07-01T22:30+02:00", ""),
+        ("2027-07-01", "2027-07-01T00:00+02:00", ""),
+        ("2027-01-31T22:30Z", "2027-01-31T22:30+00:00", ""),
+        ("2027-01-31T22:30-05:00", "2027-01-31T22:30-05:00", ""),
+        ("2027-01-30T10:00", "2027-01-30T10:00+01:00", "was 3 h ago: nothing to wait for"),
+        ("2027-03-28T02:30", "2027-03-28T03:30+02:00", "doesn't exist, as the clocks go forward"),
+        ("2027-10-31T02:30", "2027-10-31T02:30+02:00", "the second is 2027-10-31T02:30:00+01:00"),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_a_time_is_local_unless_it_has_an_offset(capsys, text, expected, remark):
+    """A time of day is its next one; what is odd about it is said."""
+    assert background.moment(text, now=NOW) == datetime.fromisoformat(expected).timestamp()
+    said = capsys.readouterr().err
+    assert remark in said if remark else not said
+
+
+@pytest.mark.parametrize("text", ["", "25:00", "tomorrow", "2027-02-30", "0001-01-01T00:00+14:00", "22.30"])
+def test_what_is_no_time_is_refused(text):
+    """With the spellings that are taken."""
+    with pytest.raises(click.UsageError, match="expected a time such as 22:30"):
+        background.moment(text, now=NOW)
+
+
+def test_a_run_waits_until_its_time(tmp_path, gateway):
+    """Nothing is sent before; then it is checked again, and runs."""
+    begins_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    words = ("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run")
+    done = call(*words, "--not-before", begins_at.isoformat(), env=at(gateway))
+    assert done.exit_code == 0
+    assert "Waits until" in done.stderr
+    assert dreamo.load(tmp_path / "run")["submitted_at"].min() >= begins_at
+    assert not (tmp_path / "run" / "run.pid").exists()
+
+
+def test_what_is_wrong_is_said_before_the_waiting(tmp_path, gateway):
+    """Rows, a link that will have expired, a cap without a price, a service of another run."""
+    soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y%m%dT%H%M%SZ")
+    link = f"https://x.example/a.png?X-Amz-Date={soon}&X-Amz-Expires=60&X-Amz-Signature=x"
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    words = ("--not-before", tomorrow, "--run-dir", tmp_path / "run")
+    for row in ("fox.png,a fox,1,banana", f"{link},a fox,1,512x512"):
+        refused = call("run", write_table(tmp_path, 0, row), *words, env=at(gateway))
+        assert (refused.exit_code, "can't be submitted" in refused.stderr) == (2, True)
+    env = {"DREAMO_API_KEY": "", "DREAMO_BASE_URL": REFUSING}
+    refused = call("run", write_table(tmp_path, 1), *words, "--yes", env=env)
+    assert "needs an API key" in refused.stderr
+
+
+def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
+    """It says until when; stopped, it has sent nothing, and whoever is notified hears of it."""
+    table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    words = ("run", table, "--run-dir", run_dir)
+    with ScriptedServer([answer()]) as server:
+        env = at(gateway) | {"DREAMO_NOTIFY_URL": server.url}
+        begun = call(*words, "--detach", "--not-before", tomorrow, env=env)
+        assert begun.exit_code == 0, begun.stderr
+        until = f"Process {pid_in(run_dir)} waits until"
+        assert until in begun.stderr
+        assert until in call("status", run_dir).stderr
+        assert until in call(*words, env=at(gateway)).stderr
+        stopped = call("stop", run_dir)
+        assert (stopped.exit_code, "nothing was sent" in stopped.stderr) == (0, True)
+        (told,) = [json.loads(request.body) for request in server.requests]
+    assert told["kind"] == "stopped"
+    assert not gateway.invoice()
+    assert call("stop", run_dir).exit_code == 2
