@@ -701,7 +701,8 @@ class Batch:
                 is_over = follow(self._teller(), bar, timeout_s)
             except KeyboardInterrupt:
                 bar.say(
-                    f"Stopped waiting. The run goes on in the background ({self.run_dir}); .stop() stops it."
+                    f"Stopped waiting. The run goes on in the background ({self.run_dir}); "
+                    f"{spelled('.stop()', '`dreamo-batch stop`')} stops it."
                 )
                 raise
             finally:

@@ -261,7 +261,6 @@ def test_the_key_is_masked_in_what_is_posted(tmp_path):
                 notify=hook.url,
                 progress=False,
             )
-        module.wait_at_exit()
         (event,) = bodies(hook)
     assert event["kind"] == "stopped"
     assert "bad key ***" in event["message"]

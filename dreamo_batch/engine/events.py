@@ -156,6 +156,8 @@ class Listeners:
         except BaseException as error:
             if not self.is_begun:
                 self.tell("stopped", _why_refused(error))
+                if isinstance(error, Exception):
+                    self.wait()
             raise
 
     def wait(self, timeout_s: float = _END_S) -> None:

@@ -103,6 +103,10 @@ T = TypeVar("T")
 _Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
+def _tell_nobody(_error: BaseException | None) -> None:
+    """Do nothing: nobody listens."""
+
+
 class _Halt:
     """A request to stop a call, or the current one; it goes through the mailbox to wake the thread."""
 
@@ -236,7 +240,7 @@ class Runner:
         coordinator: Coordinator,
         on_close: Callable[[], None],
         n_workers: int,
-        on_end: Callable[[BaseException | None], None],
+        on_end: Callable[[BaseException | None], None] = _tell_nobody,
     ) -> None:
         """Start a call in place of the current one; creates already sent are still awaited.
 
@@ -431,10 +435,6 @@ class Runner:
 
 def _nothing() -> None:
     """Do nothing: the ledger is closed."""
-
-
-def _tell_nobody(_error: BaseException | None) -> None:
-    """Do nothing: no call was begun."""
 
 
 _live: Final[dict[Path, Runner]] = {}
