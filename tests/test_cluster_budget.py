@@ -336,3 +336,9 @@ def test_a_budget_in_a_store(tmp_path, gateway, monkeypatch):
         with pytest.raises(dreamo.BudgetReached, match=r"The shared budget s3://bucket/team.budget, \$0.24"):
             flow(tmp_path, gateway, "b").run(budget=budget)
         assert spent(budget.status()) == billed(gateway) == PRICE * 8
+
+
+@pytest.mark.parametrize("given", ["", None, 3])
+def test_a_place_is_a_path_or_a_url(given):
+    with pytest.raises(dreamo.UsageError, match="budget"):
+        dreamo.Budget(given, cap=1)

@@ -207,6 +207,7 @@ def simulate(seed, make=Driver):
     return world.wrong + ([f"{spent} of {most} spent"] if spent < most else [])
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.timeout(3600 if IS_LONG else 600)
 def test_the_cap_is_never_passed_and_nothing_wanted_is_left_unspent():
@@ -215,6 +216,7 @@ def test_the_cap_is_never_passed_and_nothing_wanted_is_left_unspent():
         assert simulate(seed) == [], seed
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_deliberate_mistake_is_found(name):
@@ -302,7 +304,7 @@ def test_readers_begin_at_the_last_summary(slices, store):
     late = Slices(store)
     assert late.granted() == slices.granted()
     assert (late.cap, late.shares) == (slices.cap, slices.shares)
-    assert len(read) == 81 - 63 + 2  # a record is the cap, and two looks find no more
+    assert len(read) == 81 - 79 + 2  # a record is the cap, and two looks find no more
 
 
 @pytest.mark.parametrize("how", ["edited", "cut", "deleted", "swapped", "added"])

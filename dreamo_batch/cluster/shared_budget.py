@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.cluster.slices import Share, Slices
 from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.store import FolderStore, ObjectStore, refuse_unsafe
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, path_given
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
 from dreamo_batch.text import aligned, option, same_call, spelled
@@ -89,7 +89,9 @@ class Budget:
         user: str | None = None,
     ) -> None:
         self.place = _place(place)
-        self.user = _login() if user is None else user
+        self.user = _login() if user is None else user.strip()
+        if not self.user:
+            raise UsageError("user must be a name, not empty.")
         given = {"cap": _amount("cap", cap), "per_user": _amount("per_user", per_user)}
         try:
             slices = self.slices()
@@ -241,8 +243,9 @@ class BudgetShare:
                 f"{option('budget')} out, or use another run directory."
             )
         raise LedgerDamaged(
-            f"{self._directory} has a slice of {dollars(held)} of the budget {place}, which doesn't know of it: it was "
-            "replaced by a new one or an older copy. Nothing was submitted. Restore its records."
+            f"{self._directory} has a slice of {dollars(held)} of the budget {place}, which doesn't know of it: either "
+            "the budget was replaced by a new one or an older copy, or this is a copy of another run directory. Nothing "
+            "was submitted. Restore the budget's records, or use a new run directory."
         )
 
     def join(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
@@ -318,7 +321,7 @@ def unreachable(place: str, error: OSError) -> DirectoryError:
 
 def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
-    text = os.fspath(given)
+    text = path_given("budget", given)
     return text.rstrip("/") if is_url(text) else str(Path(text).expanduser().absolute())
 
 

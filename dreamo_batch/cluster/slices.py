@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.store import Records
 
 _FOLDER: Final = "slices/"
-_SUMMARY_EVERY: Final = 64  # records, so that a reader needs only those behind the last summary
+_SUMMARY_EVERY: Final = 16  # records, so that a reader needs only those behind the last summary
 
 
 @dataclass(frozen=True, slots=True)

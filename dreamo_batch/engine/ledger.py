@@ -414,7 +414,10 @@ class Ledger:
     @property
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
-        return hashlib.sha256(f"{self.entropy} {self._place}".encode()).hexdigest()[:16]
+        replica = self.directory.replica
+        # A device's number may change, and a lock file may be made anew; see `is_same_place`.
+        place = self._place.split("-")[1] if replica is None else replica.url
+        return hashlib.sha256(f"{self.entropy} {place}".encode()).hexdigest()[:16]
 
     @property
     def covers(self) -> int:
