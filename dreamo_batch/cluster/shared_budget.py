@@ -244,8 +244,8 @@ class BudgetShare:
             )
         raise LedgerDamaged(
             f"{self._directory} has a slice of {dollars(held)} of the budget {place}, which doesn't know of it: either "
-            "the budget was replaced by a new one or an older copy, or this is a copy of another run directory. Nothing "
-            "was submitted. Restore the budget's records, or use a new run directory."
+            "the budget was replaced by a new one or an older copy, or this is a copy of another run directory. "
+            "Nothing was submitted. Restore the budget's records, or use a new run directory."
         )
 
     def join(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
