@@ -66,9 +66,7 @@ def test_directories_and_people_share_a_cap(tmp_path, gateway, place):
         dreamo.BudgetReached, match=r"^anna's part of the shared budget .*, \$0.1204, is used up"
     ):
         flow(tmp_path, gateway, "a").run(budget=anna)
-    with pytest.raises(
-        dreamo.BudgetReached, match=r"^The shared budget .*Nobody else holds anything unspent"
-    ):
+    with pytest.raises(dreamo.BudgetReached, match=r"^The shared budget .*Nobody else holds any of it"):
         flow(tmp_path, gateway, "b").run(budget=ben)
     status = anna.status()
     assert status[["user", "spent", "reserved", "held"]].to_numpy().tolist() == [
@@ -230,6 +228,10 @@ def test_a_copy_takes_a_slice_of_its_own(tmp_path, gateway, place):
         two.run(adopt_copy=True)
     assert len(budget.status()) == 2
     assert granted(budget) <= PRICE * 8
+    shutil.copytree(one.run_dir, tmp_path / "another")
+    two.run_dir = tmp_path / "another"
+    with pytest.raises(dreamo.UsageError, match=r"can't join .* only \$0.00 is left"):
+        two.run(adopt_copy=True)
 
 
 def test_a_price_must_be_known(tmp_path, place):

@@ -251,7 +251,7 @@ class BudgetShare:
     def join(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
         """Take a slice of up to `wanted` in all; raises where not even what was spent before has room."""
         spent = spending.committed
-        if state.terms.budget is None and spent:
+        if spent and self._child not in self._slices.shares:
             user, child, opening = self._budget.user, self._child, self._opening
             granted = self._slices.grant(child, spent, opening=opening, owner=user)
             if granted < spent:
@@ -291,8 +291,9 @@ class BudgetShare:
             f"`dreamo-batch budget {place} --{name.replace('_', '-')} USD`",
         )
         return (
-            f"{whose} shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}{holders} To "
-            f"continue, raise it with {raised}, or run {same_call()} again once others have given something back."
+            f"{whose} shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}"
+            f"{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
+            + (f", or run {same_call()} again once others have given something back." if holders else ".")
         )
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
@@ -382,7 +383,7 @@ def _holders(slices: Slices, *, but: str = "", owner: str | None = None) -> str:
         if held > 0 and child != but and owner in (None, share.owner):
             found.append((held, share))
     if not found:
-        return " Nobody else holds anything unspent."
+        return ""
     found.sort(key=lambda one: one[0], reverse=True)
     listed = [
         f"{dollars(held)} by {share.owner} in {share.about.get('directory')} on {share.about.get('host')}"
