@@ -238,8 +238,8 @@ def test_what_retry_is_told_is_what_it_takes():
 
 
 def test_run_dir_is_accepted_everywhere():
-    """The run directory can be named with --run-dir for every command but the one that needs none."""
-    assert {name for name in main.commands if "--run-dir" not in flags_of(name)} == {"check"}
+    """The run directory can be named with --run-dir for every command but those that need none."""
+    assert {name for name in main.commands if "--run-dir" not in flags_of(name)} == {"budget", "check"}
 
 
 def test_no_option_takes_a_key():

@@ -151,7 +151,7 @@ def test_a_killed_run_holds_its_slice_until_the_next_call(tmp_path, gateway, pla
 def test_processes_that_are_killed_never_pass_the_cap(tmp_path, gateway, place):
     """Two at once on two directories, kill -9 at random moments, until the budget is used up."""
     chance = random.Random(7)
-    n_kills, n_rows = (60, 400) if IS_LONG else (4, 40)
+    n_kills, n_rows = (60, 400) if IS_LONG else (3, 30)
     cap = PRICE * n_rows
     budget = dreamo.Budget(place, cap=cap)
     flows = [flow(tmp_path, gateway, name, n_rows) for name in "ab"]
