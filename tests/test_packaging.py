@@ -152,7 +152,7 @@ dreamo.retry("runs/first", rows=[1, 2], classes="moderation", max_attempts=2)
 @pytest.mark.parametrize(
     "checker",
     [
-        ["mypy", "--config-file", str(ROOT / "pyproject.toml")],
+        ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")],
         ["basedpyright", "--level", "error", "--pythonpath", sys.executable],
     ],
     ids=["mypy", "pyright"],
