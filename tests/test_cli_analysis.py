@@ -39,6 +39,22 @@ def test_costs_are_those_of_the_library(run_dir):
     assert "spent_usd" in lines[0]
 
 
+def test_a_budget_is_started_shared_and_shown(tmp_path):
+    """By the shell alone; the sum of its rows is what was spent from it."""
+    place, jobs = tmp_path / "team.budget", write_table(tmp_path)
+    assert "Pass --cap (USD) to start one" in call("budget", place).stderr
+    assert call("budget", place, "--cap", "0.0086", "--per-user", "5").stdout == "Nothing was spent yet.\n"
+    ran = call("run", jobs, "--run-dir", tmp_path / "a", "--local", "--yes", "--budget", place)
+    assert ran.exit_code == 3
+    assert f"raise it with `dreamo-batch budget {place} --cap USD`" in ran.stderr
+    shown = call("budget", place)
+    assert "$0.0086, at most $5.00 for each user. $0.0085 spent" in shown.stderr
+    assert shown.stdout.split("\n")[0].split()[-3:] == ["spent", "reserved", "held"]
+    (line,) = json.loads(call("budget", place, "--format", "json").stdout)
+    assert (line["spent"], line["directory"]) == ("0.008502366", str(tmp_path / "a"))
+    assert call("budget", place, "--cap", "0.001").exit_code == 2
+
+
 def test_costs_on_a_terminal_say_what_is_known(run_dir):
     """Columns that say nothing are left out, and floats are short."""
     result = call("costs", run_dir)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.cluster.shared_budget import BudgetShare
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.store import FolderStore
 from dreamo_batch.results.load import read_state
 from tests.flows import IS_LONG, Flow, Slow
 from tests.fork_server import ForkServer
@@ -317,14 +319,48 @@ def test_an_edited_budget_stops_runs(tmp_path, gateway, place):
     assert gateway.invoice() == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_budget_that_cannot_be_written_is_said(tmp_path, gateway, place):
-    dreamo.Budget(place, cap=PRICE)
-    (place / "slices").chmod(0o500)
-    with pytest.raises(
-        dreamo.DirectoryError, match=r"Can't use the budget .*Permission denied.*Nothing was submitted"
-    ):
+@pytest.fixture
+def n_writes(monkeypatch):
+    """How many more records can be written before the disk refuses them; set its only item."""
+    left = [10**6]
+    put = FolderStore.put_new
+
+    def limited(store, name, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(store, name, content)
+
+    monkeypatch.setattr(FolderStore, "put_new", limited)
+    return left
+
+
+def test_nothing_is_bought_without_a_slice(tmp_path, gateway, place, n_writes):
+    dreamo.Budget(place, cap=1)
+    n_writes[0] = 0
+    with pytest.raises(dreamo.DirectoryError, match=r"Can't use the budget .*Nothing was submitted"):
         flow(tmp_path, gateway, "a").run(budget=place)
+    assert gateway.invoice() == []
+
+
+@pytest.mark.parametrize("cap", [4, 9])
+def test_a_run_goes_on_with_its_slice_if_the_budget_is_away(tmp_path, gateway, place, n_writes, caplog, cap):
+    """It says so, and the next call takes more, or gives back what is left."""
+    budget = dreamo.Budget(place, cap=PRICE * cap)
+    one = flow(tmp_path, gateway, "a")
+    n_writes[0] = 1
+    with suppress(dreamo.BudgetReached):
+        one.run(budget=place)
+    n_bought = 2 if cap == 4 else 6
+    assert billed(gateway) == granted(budget) == PRICE * n_bought
+    assert ("Can't ask for more of the shared budget" in caplog.text) == (n_bought == 2)
+    assert "Can't give back what is left of the shared budget" in caplog.text
+    n_writes[0] = 10**6
+    with suppress(dreamo.BudgetReached):
+        one.run()
+    n = min(cap, 6)
+    assert budget.status()[["spent", "held"]].to_numpy().tolist() == [[str(PRICE * n), "0"]]
+    assert billed(gateway) == PRICE * n
 
 
 def test_a_budget_in_a_store(tmp_path, gateway, monkeypatch):

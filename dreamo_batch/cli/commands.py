@@ -519,7 +519,7 @@ _RESULT_COLUMNS: Final = (
     columns.ERROR_MESSAGE,
 )
 _DIGITS: Final = 6
-_NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED)
+_NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED, columns.GRANTED_USD, columns.REPORTED_AT)
 
 
 @command(
@@ -644,8 +644,7 @@ def budget(place: str, *, format_: str, **amounts: str | None) -> int:
     """
     status = dreamo.Budget(place, **amounts).status()
     hint(status.summary())
-    show_frame(status, format_, if_empty="Nothing was spent yet.")
-    return exit_codes.DONE
+    return _show_rounded(status, format_, if_empty="Nothing was spent yet.")
 
 
 @command(*RUN_DIRS, BY, FORMAT)

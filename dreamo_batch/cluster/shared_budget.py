@@ -152,8 +152,10 @@ class Budget:
 
     def slices(self) -> Slices:
         """Return the shares, unread, for one thread."""
-        store = ObjectStore(self.place) if is_url(self.place) else FolderStore(Path(self.place))
-        return Slices(store, place=self.place)
+        if is_url(self.place):
+            return Slices(ObjectStore(self.place), place=self.place)
+        # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
+        return Slices(FolderStore(Path(self.place)), place=self.place, pause=lambda _: None)
 
     def _read(self) -> Slices:
         slices = self.slices()
