@@ -344,8 +344,9 @@ def test_nothing_is_bought_without_a_slice(tmp_path, gateway, place, n_writes):
 
 
 @pytest.mark.parametrize("cap", [4, 9])
-def test_a_run_goes_on_with_its_slice_if_the_budget_is_away(tmp_path, gateway, place, n_writes, caplog, cap):
+def test_a_run_goes_on_with_its_slice_if_the_budget_is_away(tmp_path, gateway, n_writes, caplog, cap):
     """It says so, and the next call takes more, or gives back what is left."""
+    place = tmp_path / "team.budget"
     budget = dreamo.Budget(place, cap=PRICE * cap)
     one = flow(tmp_path, gateway, "a")
     n_writes[0] = 1
