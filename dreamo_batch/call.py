@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from dreamo_batch import columns
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
+from dreamo_batch.engine.attempt_table import to_arrow
 from dreamo_batch.engine.attempts import Stage, State
 from dreamo_batch.engine.budget import Spending, highest_price
-from dreamo_batch.engine.checkpoint import describer, read_jobs, to_arrow, to_frame, write_frame, write_jobs
+from dreamo_batch.engine.checkpoint import describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
@@ -332,7 +333,7 @@ class Call:
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
         shared = state.terms.budget if options.budget is None else options.budget
         is_limited = cap is not None or max_new is not None or shared is not None
-        price = price if price is not None else highest_price(state)
+        price = price if price is not None else highest_price(state.kinds())
         if (
             is_limited
             and price is None
@@ -357,7 +358,7 @@ class Call:
                 f"attempt){instead if shared is None else ''}."
             )
         n_pilot = (options.pilot or 0) if shared is None else 0
-        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=state)
+        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=state.kinds())
         spending.slice = money(state.terms.slice)
         return spending
 
@@ -470,7 +471,7 @@ class Call:
             inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
         )
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
-        self._quote = ask_price(self.client, jobs, is_known=highest_price(state) is not None)
+        self._quote = ask_price(self.client, jobs, is_known=highest_price(state.kinds()) is not None)
         return self._quote.price
 
     def _state_so_far(self) -> State:
@@ -533,8 +534,7 @@ def results_of(
     user: pd.DataFrame, prepared: Prepared, state: State, table: pa.Table | None = None
 ) -> pd.DataFrame:
     """Lay what the ledger knows, perhaps as a table already, beside the user's table."""
-    attempts = to_frame(to_arrow(state, prepared.jobs) if table is None else table)
-    return assembly.assemble(user, prepared.rows, attempts)
+    return assembly.assemble(user, prepared.rows, to_arrow(state) if table is None else table)
 
 
 def _n_workers(max_in_flight: int) -> int:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
-from dreamo_batch.engine.attempts import OPEN
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
@@ -521,14 +520,15 @@ class FollowedRun:
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
-        price = highest_price(state)
-        budget = Spending(cap=money(state.terms.cap), price=price, attempts=state)
+        kinds = state.kinds()
+        price = highest_price(kinds)
+        budget = Spending(cap=money(state.terms.cap), price=price, attempts=kinds)
         snapshot = Snapshot(
             by_status=count_rows(self._rows.weights, self._rows.n_invalid, state),
             spent_usd=budget.spent,
             reserved_usd=budget.reserved,
             max_cost_usd=budget.cap,
-            n_in_flight=sum(attempt.stage in OPEN for attempt in state),
+            n_in_flight=sum(1 for _ in state.open()),
         )
         is_whole = snapshot.n_settled == snapshot.n_rows
         return _status(

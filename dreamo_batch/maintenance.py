@@ -11,6 +11,7 @@ from dreamo_batch import columns
 from dreamo_batch.call import Call, results_of, stored_table
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
+from dreamo_batch.engine.attempt_table import to_arrow
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import (
     PREVIOUS,
@@ -19,8 +20,6 @@ from dreamo_batch.engine.checkpoint import (
     read_jobs,
     read_table,
     references_of,
-    to_arrow,
-    to_frame,
 )
 from dreamo_batch.engine.coordinator import SystemClock
 from dreamo_batch.engine.directory import (
@@ -239,7 +238,7 @@ def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
-    attempts = to_frame(to_arrow(read_state(directory), rows[columns.JOB_ID].dropna().unique()))
+    attempts = to_arrow(read_state(directory))
     fresh = assembly.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
     assembly.mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():

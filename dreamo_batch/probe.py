@@ -248,7 +248,7 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
     if price is None:
         return  # the run refuses a cap without a price
     state = read_state(directory) if directory.path.is_dir() else State()
-    needed = total((Spending(attempts=state).spent, times(n_new, price)))
+    needed = total((Spending(attempts=state.kinds()).spent, times(n_new, price)))
     if needed > cap:
         raise UsageError(
             f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "

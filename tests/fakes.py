@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
+from dreamo_batch.engine.attempt_table import StoredAttempts
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
 from dreamo_batch.engine.checkpoint import ROWS
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
@@ -23,6 +24,8 @@ from dreamo_batch.jobs.references import ImageSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pyarrow as pa
 
 # Text that UTF-8 can hold, of every kind: emoji, Chinese, control characters, line separators.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -57,6 +60,11 @@ class FakeClock:
 
 def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
     return Event(kind, job_id, attempt, at, fields)
+
+
+def to_state(table: pa.Table) -> State:
+    """Rebuild each attempt that a table holds."""
+    return State(one for _, attempts in StoredAttempts(table).items() for one in attempts)
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine import checkpoint
+from dreamo_batch.engine.attempt_table import to_arrow, to_frame
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.results import assembly, history
 
@@ -64,7 +64,7 @@ def results(
     """Lay attempts beside rows, one per job id; None is a row that can't be submitted."""
     frames = _rows(jobs)
     table = pd.DataFrame(user, index=pd.RangeIndex(len(jobs)) if index is None else index)
-    return assembly.assemble(table, frames, ledger(attempts))
+    return assembly.assemble(table, frames, to_arrow(State(attempts)))
 
 
 def history_of(
@@ -77,7 +77,7 @@ def history_of(
 
 def ledger(attempts: Sequence[Attempt]) -> pd.DataFrame:
     """Lay attempts out as a ledger does."""
-    return checkpoint.to_frame(checkpoint.to_arrow(State(attempts)))
+    return to_frame(to_arrow(State(attempts)))
 
 
 def _rows(jobs: Sequence[str | None]) -> pd.DataFrame:

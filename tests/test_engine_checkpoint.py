@@ -13,9 +13,10 @@ from hypothesis import given
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
+from dreamo_batch.engine.attempt_table import to_arrow, to_frame
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION
-from tests.fakes import histories
+from tests.fakes import histories, to_state
 
 META = checkpoint.Meta(
     schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
@@ -51,7 +52,7 @@ FULL = Attempt(
 def test_any_state_comes_back(attempts):
     """Whatever attempts hold, laying them out and reading them gives the same attempts."""
     state = State(attempts)
-    assert checkpoint.to_state(checkpoint.to_arrow(state, ["a" * 32, "f" * 32])) == state
+    assert to_state(to_arrow(state, ["a" * 32, "f" * 32])) == state
 
 
 def test_a_file_comes_back_whole(tmp_path):
@@ -60,7 +61,7 @@ def test_a_file_comes_back_whole(tmp_path):
     state = State([FULL, Attempt("a" * 32, 2, Stage.ACCEPTED), Attempt("b" * 32, 1, Stage.REFUSED)])
     checkpoint.write(path, state, ["a" * 32], META)
     table, meta = checkpoint.read_table(path)
-    assert checkpoint.to_state(table) == state
+    assert to_state(table) == state
     assert meta == checkpoint.read_meta(path) == META
 
 
@@ -90,14 +91,14 @@ def test_a_column_that_is_gone_is_damage(tmp_path):
 @pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])
 def test_frame_has_the_documented_dtypes(attempts):
     """Also empty and with columns that are missing throughout."""
-    frame = checkpoint.to_frame(checkpoint.to_arrow(State(attempts), ["c"]))
+    frame = to_frame(to_arrow(State(attempts), ["c"]))
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.LEDGER)
 
 
 def test_jobs_never_submitted_have_a_row_without_an_attempt():
     """A job without attempts has one row; a job with attempts has theirs only, however often it is named."""
     state = State([FULL, Attempt("b" * 32, 1, Stage.UNSENT)])
-    frame = checkpoint.to_frame(checkpoint.to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
+    frame = to_frame(to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
     assert frame[columns.JOB_ID].tolist() == ["a" * 32, "b" * 32, "c" * 32]
     assert frame[columns.STAGE].tolist() == ["completed", "unsent", "pending"]
     assert frame[columns.ATTEMPT].isna().tolist() == [False, True, True]
@@ -117,7 +118,7 @@ def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
         except directory.UNREADABLE:
             n_noticed += 1
         else:
-            assert (checkpoint.to_state(table), meta) == (state, META)
+            assert (to_state(table), meta) == (state, META)
     assert n_noticed > len(content) / 13 / 2
 
 

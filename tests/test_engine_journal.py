@@ -189,7 +189,9 @@ def test_lines_of_another_format_are_refused(tmp_path, records, text):
     """A journal that is whole but says what this version does not know is refused, not guessed at."""
     header = {"journal": journal._header_fields(HEADER)}
     with pytest.raises(LedgerDamaged, match=text):
-        read_back(tmp_path, chained(*(header if record == "header" else record for record in records)))
+        _ = read_back(
+            tmp_path, chained(*(header if record == "header" else record for record in records))
+        ).events
 
 
 @pytest.mark.parametrize("failures", [{"write": 1}, {"write": 3}, {"fileno": 1}, {"write": 1, "truncate": 1}])

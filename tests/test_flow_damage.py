@@ -20,7 +20,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.call import Call, CallInputs
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal, plan
-from dreamo_batch.engine.checkpoint import _sealed, read_table, to_state, write
+from dreamo_batch.engine.checkpoint import _sealed, read_table, write
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
@@ -28,6 +28,7 @@ from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.service.client import Client
 from tests.fakes import picture as picture_bytes
+from tests.fakes import to_state
 from tests.flows import IS_LONG, Flow
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine import checkpoint
+from dreamo_batch.engine.attempt_table import to_arrow
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text, total
@@ -92,7 +92,7 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
 
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: list[Attempt], pending=()) -> pd.DataFrame:
-    laid_out = checkpoint.to_frame(checkpoint.to_arrow(State(attempts), pending))
+    laid_out = to_arrow(State(attempts), pending)
     return assembly.assemble(user, rows, laid_out)
 
 

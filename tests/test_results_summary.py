@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from dreamo_batch.engine import checkpoint
+from dreamo_batch.engine.attempt_table import to_arrow
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.results import assembly
 from tests.fakes import prepared
@@ -22,7 +22,7 @@ LEDGER = [
 
 
 def results(*names: str | None, attempts=LEDGER) -> pd.DataFrame:
-    laid_out = checkpoint.to_frame(checkpoint.to_arrow(State(attempts)))
+    laid_out = to_arrow(State(attempts))
     return assembly.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
 
 

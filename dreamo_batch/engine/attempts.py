@@ -14,15 +14,17 @@ nothing, so a journal may be replayed over a checkpoint without care.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 class Stage(StrEnum):
@@ -173,7 +175,7 @@ _UNDECIDED = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 _RUNNING = frozenset({Stage.ACCEPTED})
 _MADE = frozenset({Stage.COMPLETED})
 
-_RULES: Final[Mapping[EventKind, _Rule]] = {
+RULES: Final[Mapping[EventKind, _Rule]] = {
     EventKind.SENDING: _Rule(
         _SENDABLE, Stage.SENDING, "sent_at", _NO_ERROR | {"answered_at": None, "may_have_been_billed": None}
     ),
@@ -200,7 +202,7 @@ _values_of: Final = attrgetter(*_FIELDS)
 
 def advance(attempt: Attempt, event: Event) -> Attempt:
     """Apply one event to its attempt."""
-    rule = _RULES[event.kind]
+    rule = RULES[event.kind]
     changes = dict(rule.resets or ())
     if rule.stage is not None:
         changes["stage"] = rule.stage
@@ -232,32 +234,113 @@ class Terms:
 NO_TERMS: Final = Terms()
 
 
+# What money depends on.
+KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_BEEN_BILLED)
+
+
+class Stored(Protocol):
+    """Attempts that a table holds, by job."""
+
+    def __len__(self) -> int:
+        """Count the jobs."""
+
+    def __contains__(self, job_id: object) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def get(self, job_id: str, default: tuple[Attempt, ...], /) -> tuple[Attempt, ...]:
+        """Return every attempt of a job, oldest first."""
+
+    def items(self) -> Iterable[tuple[str, tuple[Attempt, ...]]]:
+        """Return every job with its attempts."""
+
+    def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
+        """Count the attempts of all but some jobs, as `State.kinds` does."""
+
+    def completed(self, besides: Collection[str], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Return fields of attempts of all but some jobs, as `State.completed` does."""
+
+
+class _Nothing(dict[str, tuple[Attempt, ...]]):
+    def kinds(self, _besides: Collection[str]) -> Counter[Attempt]:
+        return Counter()
+
+    def completed(self, _besides: Collection[str], _names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        return iter(())
+
+
+_NOTHING_STORED: Final = _Nothing()
+
+
 class State:
-    """All attempts of a run directory, by job, in the order they were made, and the terms they stand under."""
+    """All attempts of a run directory, by job, in the order they were made, and the terms they stand under.
+
+    `stored` are attempts as a table holds them, none of them open; `changed` are the jobs whose attempts are newer, or
+    open.
+    """
 
     def __init__(self, attempts: Iterable[Attempt] = (), terms: Terms = NO_TERMS) -> None:
         self.terms = terms
-        self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        self.stored: Stored = _NOTHING_STORED
+        self.changed: dict[str, tuple[Attempt, ...]] = {}
         for attempt in attempts:
             self.put(attempt)
 
     def __len__(self) -> int:
         """Count the jobs with attempts."""
-        return len(self._attempts)
+        return len(self.stored) + sum(job_id not in self.stored for job_id in self.changed)
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self.changed or job_id in self.stored
 
     def __iter__(self) -> Iterator[Attempt]:
         """Every attempt, job by job."""
-        for attempts in self._attempts.values():
-            yield from attempts
+        for job_id, attempts in self.stored.items():
+            yield from self.changed.get(job_id, attempts)
+        for job_id, attempts in self.changed.items():
+            if job_id not in self.stored:
+                yield from attempts
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and (self._attempts, self.terms) == (other._attempts, other.terms)
+        return isinstance(other, State) and (dict(self._jobs()), self.terms) == (
+            dict(other._jobs()),
+            other.terms,
+        )
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def of(self, job_id: str) -> tuple[Attempt, ...]:
         """Return every attempt of a job, oldest first."""
-        return self._attempts.get(job_id, ())
+        attempts = self.changed.get(job_id)
+        return self.stored.get(job_id, ()) if attempts is None else attempts
+
+    def job_ids(self) -> Iterator[str]:
+        """Every job with attempts."""
+        yield from self.stored
+        yield from (job_id for job_id in self.changed if job_id not in self.stored)
+
+    def completed(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Return fields of stored attempts that completed and are their job's only one; many, at little cost."""
+        return self.stored.completed(self.changed, names)
+
+    def open(self) -> Iterator[Attempt]:
+        """Every attempt that is on the wire or at the service."""
+        return (one for attempts in self.changed.values() for one in attempts if one.stage in OPEN)
+
+    def kinds(self) -> Counter[Attempt]:
+        """Count the attempts by all that money depends on: stage, cost, reservation, and whether they may be billed."""
+        counts = self.stored.kinds(self.changed)
+        counts.update(_kind(one) for attempts in self.changed.values() for one in attempts)
+        return counts
+
+    def store(self, stored: Stored) -> None:
+        """Leave all that is settled to a table that holds it."""
+        self.stored = stored  # first: another thread may be copying
+        self.changed = {
+            job_id: attempts
+            for job_id, attempts in self.changed.items()
+            if not OPEN.isdisjoint(one.stage for one in attempts)
+        }
 
     def deciding(self, job_id: str) -> Attempt | None:
         """Return the attempt that says how a job stands, or None; see `deciding`."""
@@ -265,23 +348,24 @@ class State:
 
     def find(self, job_id: str, number: int) -> Attempt | None:
         """Return one attempt of a job, or None."""
-        attempts = self._attempts.get(job_id, ())
+        attempts = self.of(job_id)
         return attempts[number - 1] if 0 < number <= len(attempts) else None
 
     def copy(self) -> State:
         """Return the state as it is now; attempts are never changed, so it costs little."""
         copied = State(terms=self.terms)
-        copied._attempts = dict(self._attempts)
+        copied.changed = dict(self.changed)
+        copied.stored = self.stored  # last: what is stored meanwhile is in either
         return copied
 
     def put(self, attempt: Attempt) -> None:
         """Set an attempt; its number must be known or the next."""
-        attempts = self._attempts.get(attempt.job_id, ())
+        attempts = self.of(attempt.job_id)
         if not 0 < attempt.attempt <= len(attempts) + 1:
             raise ImpossibleEvent(
                 f"attempt {attempt.attempt} of job {attempt.job_id} follows {len(attempts)} attempts"
             )
-        self._attempts[attempt.job_id] = (
+        self.changed[attempt.job_id] = (
             *attempts[: attempt.attempt - 1],
             attempt,
             *attempts[attempt.attempt :],
@@ -293,6 +377,14 @@ class State:
         attempt = advance(attempt, event)
         self.put(attempt)
         return attempt
+
+    def _jobs(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
+        return ((job_id, tuple(attempts)) for job_id, attempts in groupby(self, attrgetter("job_id")))
+
+
+def _kind(attempt: Attempt) -> Attempt:
+    values = {name: getattr(attempt, name) for name in KIND}
+    return Attempt("", 1, **values)
 
 
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:

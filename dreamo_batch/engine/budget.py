@@ -7,6 +7,7 @@ A failure that is known to be unbilled holds nothing back.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, Stage, is_unbilled, is_unresolved_cost
@@ -59,8 +60,8 @@ class Spending:
         self._n_open = 0
         self._n_pilot = n_pilot
         self.n_pilots = 0
-        for attempt in attempts:
-            self._add(attempt, 1)
+        for attempt, n in Counter(attempts).items():
+            self._add(attempt, n)
         self.call_limit = None if max_new is None else total((self.committed, max_new))
 
     @property
@@ -130,20 +131,20 @@ class Spending:
         if cost is not None:  # above the reservation it raises it for what follows; a pilot's sets it
             self.price = cost if self.price is None else max(self.price, cost)
 
-    def _add(self, attempt: Attempt, sign: int) -> None:
+    def _add(self, attempt: Attempt, n: int) -> None:
         if attempt.stage not in SUBMITTED:
             return
-        self._n_open += sign * (attempt.stage in OPEN)
-        self.n_pilots += sign * (attempt.reserved is None)
+        self._n_open += n * (attempt.stage in OPEN)
+        self.n_pilots += n * (attempt.reserved is None)
         cost, held = money(attempt.cost), money(attempt.reserved)
         if cost is not None:
-            self.spent = total((self.spent, times(sign, cost)))
+            self.spent = total((self.spent, times(n, cost)))
         elif is_unbilled(attempt):
             return
         elif held is not None:
-            self._held = total((self._held, times(sign, held)))
+            self._held = total((self._held, times(n, held)))
         else:
-            self._n_unpriced += sign
+            self._n_unpriced += n
 
 
 def _is_held_alike(before: Attempt, after: Attempt) -> bool:
@@ -165,9 +166,9 @@ def highest_price(attempts: Iterable[Attempt]) -> Decimal | None:
 def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
     """Add up what attempts that may have been billed without a known cost hold back; None if one has no price."""
     held = [
-        money(attempt.reserved)
-        for attempt in attempts
+        (n, money(attempt.reserved))
+        for attempt, n in Counter(attempts).items()
         if is_unresolved_cost(attempt) and attempt.may_have_been_billed
     ]
-    known = [amount for amount in held if amount is not None]
+    known = [times(n, amount) for n, amount in held if amount is not None]
     return total(known) if len(known) == len(held) else None

@@ -9,8 +9,7 @@ import numbers
 import warnings
 import zlib
 from dataclasses import asdict, astuple, dataclass
-from itertools import chain, starmap
-from operator import attrgetter
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempts import NO_TERMS, SUBMITTED, Attempt, Stage, State, Terms
+from dreamo_batch.engine.attempt_table import SCHEMA, to_arrow
+from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
@@ -30,8 +30,10 @@ from dreamo_batch.jobs.tables import storable
 from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from dreamo_batch.engine.attempts import State
 
 
 logger = logger_named(__name__)
@@ -40,23 +42,6 @@ NAME: Final = "checkpoint.parquet"
 PREVIOUS: Final = "checkpoint-previous.parquet"
 _META: Final = b"dreamo_batch"
 _N_ROWS: Final = "n_rows"
-_PENDING: Final = "pending"
-_MICROSECONDS: Final = 1_000_000
-
-ARROW: Final = {
-    columns.STR: pa.string(),
-    columns.INT: pa.int64(),
-    columns.FLOAT: pa.float64(),
-    columns.BOOL: pa.bool_(),
-    columns.TIME: pa.timestamp("us", tz="UTC"),
-}
-SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
-_TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
-_PANDAS: Final = {
-    pa.int64(): pd.Int64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-    pa.string(): pd.StringDtype(na_value=float("nan")),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +70,6 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> pa.Ta
     table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
     pq.write_table(table, path, write_page_checksum=True)
     return table
-
-
-def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
-    """Return the attempts as an Arrow table with the columns of `dreamo_batch.columns.LEDGER`."""
-    never = [job_id for job_id in pending if not state.of(job_id)]
-    attempts = list(state)
-    arrays = [_array(chain(_cells(attempts, f), _absent(never, f)), f) for f in SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
-def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
-    return frame
 
 
 def read_table(path: Path) -> tuple[pa.Table, Meta]:
@@ -131,21 +102,6 @@ def read_version(path: Path) -> int:
     return int(_note(pq.read_schema(path))["schema"])
 
 
-def to_state(table: pa.Table) -> State:
-    """Rebuild the attempts from an Arrow table."""
-    state = State()
-    readers = (_reader(field)(table.column(field.name)) for field in SCHEMA)
-    for cells in zip(*readers, strict=True):
-        if cells[_STAGE_AT] != _PENDING:
-            state.put(_attempt(cells, state))
-    return state
-
-
-_STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
-_STAGES: Final = {str(stage): stage for stage in Stage}
-_ATTEMPT_AT: Final = SCHEMA.names.index(columns.ATTEMPT)
-
-
 def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
     """Replace the checkpoint, and keep the one before."""
     current = folder / NAME
@@ -172,42 +128,6 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
     return note
 
 
-def _cells(attempts: Sequence[Attempt], field: pa.Field) -> Iterable[Any]:
-    values = map(attrgetter(field.name), attempts)
-    if field.name == columns.ATTEMPT:
-        return (attempt.attempt if attempt.stage in SUBMITTED else None for attempt in attempts)
-    return values
-
-
-def _array(cells: Iterable[Any], field: pa.Field) -> pa.Array:
-    if field.name not in _TIMES:
-        return pa.array(cells, field.type)
-    seconds = np.array(list(cells), dtype=float)
-    is_missing_here = np.isnan(seconds)
-    microseconds = np.rint(np.where(is_missing_here, 0.0, seconds) * _MICROSECONDS).astype(np.int64)
-    return pa.array(microseconds, pa.int64(), mask=is_missing_here).cast(field.type)
-
-
-def _absent(job_ids: Sequence[str], field: pa.Field) -> Iterable[Any]:
-    if field.name == columns.JOB_ID:
-        return job_ids
-    return [_PENDING if field.name == columns.STAGE else None] * len(job_ids)
-
-
-def _reader(field: pa.Field) -> Callable[[pa.ChunkedArray], list[Any]]:
-    if field.name in _TIMES:
-        return lambda column: [
-            None if at is None else at / _MICROSECONDS for at in column.cast(pa.int64()).to_pylist()
-        ]
-    return lambda column: column.to_pylist()
-
-
-def _attempt(cells: tuple[Any, ...], state: State) -> Attempt:
-    """Build an attempt; one that never reached the service is its job's last and gets the next number."""
-    number = cells[_ATTEMPT_AT] or len(state.of(cells[0])) + 1
-    return Attempt(cells[0], number, _STAGES[cells[_STAGE_AT]], *cells[_STAGE_AT + 1 :])
-
-
 _PROBLEMS: Final = "problems"
 KIND: Final = "image_kind"
 ROWS: Final = {
@@ -221,6 +141,17 @@ ROWS: Final = {
     columns.ERROR_CLASS: columns.STR,
     columns.ERROR_CODE: columns.STR,
     columns.ERROR_MESSAGE: columns.STR,
+}
+_OUTCOME: Final = {
+    name: ROWS[name]
+    for name in (
+        columns.JOB_ID,
+        columns.DUPLICATE_OF,
+        columns.SEED_SENT,
+        columns.ERROR_CLASS,
+        columns.ERROR_CODE,
+        columns.ERROR_MESSAGE,
+    )
 }
 _JOB: Final = {
     columns.PROMPT: columns.STR,
@@ -376,21 +307,35 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
 def read_jobs(path: Path) -> StoredTable:
     """Read the table of the last call."""
     frame, meta = read_frame(path)
-    is_decided = [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame.columns]
+    user, decided = _split(frame, path, (*ROWS, *_JOB, _PROBLEMS))
+    decided[columns.IMAGE_SENT] = _kept_here(
+        decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
+    )
+    decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
+    return StoredTable(user, decided, str(meta.get("table_id")))
+
+
+def read_outcomes(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read of the table of the last call only what its results need: the user's frame, and its jobs and errors."""
+    needless = {columns.STORED_PREFIX + name for name in {*ROWS, *_JOB, _PROBLEMS} - set(_OUTCOME)}
+    user, decided = _split(read_frame(path, needless)[0], path, tuple(_OUTCOME))
+    return user, decided.astype(_OUTCOME)
+
+
+def _split(frame: pd.DataFrame, path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Separate the user's columns from the decisions."""
+    is_decided = np.array(
+        [isinstance(n, str) and n.startswith(columns.STORED_PREFIX) for n in frame], dtype=bool
+    )
     decided = frame.loc[:, is_decided].reset_index(drop=True)
     decided.columns = decided.columns.str.removeprefix(columns.STORED_PREFIX)
-    missing = [name for name in (*ROWS, *_JOB, _PROBLEMS) if name not in decided]
+    missing = [name for name in needed if name not in decided]
     if missing:
         raise DirectoryError(
             f"Can't read {path} (it has no column {missing[0]}). Run the table again on this directory; purchases are "
             "reused."
         )
-    decided[columns.IMAGE_SENT] = _kept_here(
-        decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
-    )
-    decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
-    user = frame.loc[:, [not name for name in is_decided]]
-    return StoredTable(user, decided, str(meta.get("table_id")))
+    return frame.loc[:, ~is_decided], decided
 
 
 def known_images(path: Path) -> dict[str, ImageSource]:
@@ -453,12 +398,13 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> Non
     files.replace(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
 
-def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a frame that `write_frame` wrote, and its metadata."""
+def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a frame that `write_frame` wrote, but for some columns, and its metadata."""
     try:
         # Opened once and by Arrow, as in `read_table`.
         with pa.OSFile(str(path)) as file:
-            table = pq.read_table(file, page_checksum_verification=True)
+            names = [name for name in pq.read_schema(file).names if name not in besides]
+            table = pq.read_table(file, columns=names, page_checksum_verification=True)
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
         raise DirectoryError(f"No run directory at {path.parent} (it has no {path.name}).") from None

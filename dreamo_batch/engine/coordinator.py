@@ -889,8 +889,10 @@ def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Coun
     """Count the rows of each status; `weights` are the rows of each job."""
     counts = Counter(dict.fromkeys(columns.STATUSES, 0))
     counts[columns.INVALID] = n_invalid
+    completed = {job_id for (job_id,) in state.completed(columns.JOB_ID)}
     for job_id, weight in weights.items():
-        counts[status_of(state.deciding(job_id))] += weight
+        status = columns.COMPLETED if job_id in completed else status_of(state.deciding(job_id))
+        counts[status] += weight
     return counts
 
 

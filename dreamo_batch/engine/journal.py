@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import re
@@ -85,7 +86,8 @@ def read_end(folder: Path) -> End | None:
 
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
-_CRC: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",')
+_CRC_BYTES: Final = len('{"crc":"00000000",')
+_EVENT: Final = b'"kind":'
 _TERMS: Final = frozenset(one.name for one in fields(Terms))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -111,15 +113,21 @@ class Header:
 class Contents:
     """The content of a journal file: `n_bytes` of whole lines and `n_torn_bytes` of a half-written line.
 
-    `checksum` is that of the last whole line; the next journal repeats it. `terms` are those that it sets, by name.
+    `texts` are the lines of its events, `terms` those that it sets, by name. `checksum` is that of the last whole line;
+    the next journal repeats it.
     """
 
     header: Header | None
-    events: tuple[Event, ...]
+    texts: tuple[memoryview, ...]
     n_torn_bytes: int
     checksum: int = 0
     n_bytes: int = 0
     terms: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events, one by one."""
+        return tuple(event_of(line) for text in self.texts for line in io.BytesIO(text))
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -234,47 +242,34 @@ class Journal:
         self._waiting.append(b'{"crc":"%08x",%b\n' % (self._crc, body[1:]))
 
 
-def read(path: Path) -> Contents:
-    """Read a journal file."""
+def read(path: Path, until: int | None = None) -> Contents:
+    """Read a journal file, at most up to the line with a checksum."""
     content = path.read_bytes()
-    lines = content.split(b"\n")
-    torn = lines.pop()
-    records = list(_records(lines, path))
-    header = _header(records[0], path) if records else None
-    terms = {name: record[name] for record in records[1:] for name in _TERMS & record.keys()}
-    events = tuple(_from_json(record, path) for record in records[1:] if not _TERMS & record.keys())
-    return Contents(header, events, len(torn), _checksum(lines), len(content) - len(torn), terms)
-
-
-def n_events_until(path: Path, checksum: int) -> int | None:
-    """Count a journal's events up to the line with this checksum; None if there is no such line."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    start = b'{"crc":"%08x",' % checksum
-    for number, line in enumerate(lines):
-        if line.startswith(start):
-            return sum(
-                not _TERMS & record.keys()
-                for record in _records(lines[1 : number + 1], path, _checksum(lines[:1]))
-            )
-    return None
-
-
-def _checksum(lines: list[bytes]) -> int:
-    match = _CRC.match(lines[-1]) if lines else None
-    return int(match[1], 16) if match else 0
-
-
-def _records(lines: list[bytes], path: Path, crc: int = 0) -> Iterable[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        match = _CRC.match(line)
-        body = b"{" + line[match.end() :] if match else b""
-        crc = zlib.crc32(body, crc)
-        if not match or int(match[1], 16) != crc:
+    whole, crc, start, n_bytes = memoryview(content), 0, 0, 0
+    header: Header | None = None
+    terms: dict[str, str | None] = {}
+    texts: list[memoryview] = []
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        if line[-1:] != b"\n":
+            break
+        crc = zlib.crc32(line[_CRC_BYTES:-1], zlib.crc32(b"{", crc))
+        if line[:_CRC_BYTES] != b'{"crc":"%08x",' % crc:
             raise LedgerDamaged(
                 f"{path.name}, line {number}: wrong checksum; the line was altered, lost or moved. Nothing is bought "
                 "while the ledger is damaged. Restore the file from a copy."
             )
-        yield json.loads(body.decode())  # given bytes, it would guess their encoding
+        n_bytes += len(line)
+        record = {} if line.startswith(_EVENT, _CRC_BYTES) else json.loads(line.decode())
+        if number == 1:
+            header = _header(record, path)
+        if number == 1 or _TERMS & record.keys():
+            terms |= {name: record[name] for name in _TERMS & record.keys()}
+            texts.append(whole[start : n_bytes - len(line)])
+            start = n_bytes
+        if crc == until:
+            break
+    texts.append(whole[start:n_bytes])
+    return Contents(header, tuple(filter(None, texts)), len(content) - n_bytes, crc, n_bytes, terms)
 
 
 def _header_fields(header: Header) -> dict[str, Any]:
@@ -296,12 +291,15 @@ def _to_json(event: Event) -> dict[str, Any]:
 _KINDS: Final = {str(kind): kind for kind in EventKind}
 
 
-def _from_json(record: dict[str, Any], path: Path) -> Event:
+def event_of(line: bytes) -> Event:
+    """Read the line of an event."""
+    record = json.loads(line.decode())  # given bytes, it would guess their encoding
     try:
         take = record.pop
+        take("crc")
         return Event(_KINDS[take("kind")], take("job"), take("attempt"), take("at"), record)
     except (KeyError, ValueError) as error:
-        raise LedgerDamaged(f"{path.name}: a line is not an event of this version ({error}).") from error
+        raise LedgerDamaged(f"A line of a journal is not an event of this version ({error}).") from error
 
 
 _PREFIX: Final = "strays-"

@@ -9,9 +9,13 @@ import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+import pyarrow as pa
+
 from dreamo_batch.engine import journal
+from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, fold_lines
 from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
@@ -20,7 +24,6 @@ from dreamo_batch.engine.checkpoint import (
     read_table,
     read_version,
     rotate,
-    to_state,
     write,
 )
 from dreamo_batch.engine.directory import (
@@ -42,14 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
 
 logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
+_EVENTS_PER_STORED_JOB: Final = 0.25  # a row has four: 16 times the last checkpoint is written in all
 _READ_TRIES: Final = 20
 
 
@@ -57,13 +57,13 @@ _READ_TRIES: Final = 20
 class Recovered:
     """The content of a ledger's files.
 
-    `state` is folded from `snapshot`, `tail` and `terms`. `covers` is the last journal in the snapshot, `meta` the
-    newest metadata, `checksum` that of the last journal's last line, `damaged` the unreadable checkpoints, `warnings`
-    what was dropped, and `strays` the files of attempts beside the journals.
+    `state` is folded from `snapshot`, the lines of the journals' events (`texts`) and `terms`. `covers` is the last
+    journal in the snapshot, `meta` the newest metadata, `checksum` that of the last journal's last line, `damaged` the
+    unreadable checkpoints, `warnings` what was dropped, and `strays` the files of attempts beside the journals.
     """
 
     snapshot: pa.Table | None
-    tail: tuple[Event, ...]
+    texts: tuple[memoryview, ...]
     meta: Meta | None
     covers: int
     last_number: int
@@ -73,28 +73,35 @@ class Recovered:
     terms: Terms = NO_TERMS
     strays: tuple[Kept, ...] = ()
 
-    def state(self, is_wanted: NDArray[np.bool_] | None = None) -> State:
-        """Fold everything, or only the wanted rows of the snapshot."""
-        return self.folded(is_wanted)[0]
+    def state(self) -> State:
+        """Fold everything."""
+        return self.folded()[0]
+
+    @property
+    def n_events(self) -> int:
+        """Count the events that no checkpoint covers."""
+        return sum(bytes(text).count(b"\n") for text in self.texts)
 
     def stray_attempts(self, service: str | None = None) -> list[Attempt]:
         """Return the strays sent to the ledger's service, or to `service` if the ledger is new."""
         known = self.meta.service if self.meta is not None else service
         return [attempt for kept in self.strays if kept.service == known for attempt in kept.attempts]
 
-    def folded(
-        self, is_wanted: NDArray[np.bool_] | None = None, service: str | None = None
-    ) -> tuple[State, list[Event]]:
+    def folded(self, service: str | None = None) -> tuple[State, list[Event]]:
         """Fold everything as `state` does, and return the events that strays add."""
+        strays = self.stray_attempts(service)
         try:
-            snapshot = self.snapshot
-            if snapshot is not None and is_wanted is not None:
-                snapshot = snapshot.filter(is_wanted)
-            state = State() if snapshot is None else to_state(snapshot)
-            state.terms = self.terms
-            for event in self.tail:
+            known = StoredAttempts(SCHEMA.empty_table() if self.snapshot is None else self.snapshot)
+            jobs = {stray.job_id for stray in strays}
+            plain, others = fold_lines(self.texts, known, jobs)
+            events = list(map(journal.event_of, others))
+            state = State(known.at_hand(jobs | {event.job_id for event in events}), self.terms)
+            for event in events:
                 state.apply(event)
-            added = journal.fold_strays(state, self.stray_attempts(service))
+            added = journal.fold_strays(state, strays)
+            state.stored = StoredAttempts(pa.concat_tables([known.table, plain]))
+        except LedgerDamaged:
+            raise
         except (
             Exception
         ) as error:  # an impossible event, unknown fields: whatever it is, it comes from the files
@@ -135,18 +142,16 @@ def _read_once(folder: Path) -> Recovered:
     wanted = [number for number in present if number > covers]
     _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
     warnings = [f"{text}; used the previous checkpoint and the journals instead" for text in damaged.values()]
-    tail: list[Event] = []
+    texts: dict[int, tuple[memoryview, ...]] = {}
     checksum: int | None = None
-    n_before = 0
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
         meta = _newer(meta, contents.header, number, covers)
-        if not _follows(contents.header, checksum):
-            _drop_late_events(tail, n_before, contents.header, number, folder)
+        if contents.header is not None and not _follows(contents.header, checksum):
+            texts[number - 1] = _texts_before(contents.header, number, folder)
         _refuse_early_end(contents, end, number, folder)
-        checksum, n_before = contents.checksum, len(tail)
-        tail += contents.events
+        checksum, texts[number] = contents.checksum, contents.texts
         terms = replace(terms, **contents.terms)
         if contents.n_torn_bytes:
             warnings.append(
@@ -156,7 +161,7 @@ def _read_once(folder: Path) -> Recovered:
     last_number = max([covers, *present])
     return Recovered(
         snapshot,
-        tuple(tail),
+        tuple(chain.from_iterable(texts.values())),
         meta,
         covers,
         last_number,
@@ -215,23 +220,20 @@ def _refuse_gaps(
         )
 
 
-def _follows(header: journal.Header | None, checksum: int | None) -> bool:
-    return header is None or None in (header.follows, checksum) or header.follows == checksum
+def _follows(header: journal.Header, checksum: int | None) -> bool:
+    return None in (header.follows, checksum) or header.follows == checksum
 
 
-def _drop_late_events(
-    tail: list[Event], n_before: int, header: journal.Header | None, number: int, folder: Path
-) -> None:
-    """Drop what a writer without its lock wrote after the next writer had read its journal; its strays have it.
+def _texts_before(header: journal.Header, number: int, folder: Path) -> tuple[memoryview, ...]:
+    """Read a journal anew, up to the line that the next one follows.
 
-    Raises if a journal ends before the line that the next one follows.
+    What a writer without its lock wrote after the next writer had read the journal is in its strays. Raises if the
+    journal ends before.
     """
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
-    follows = None if header is None else header.follows
-    n_events = None if follows is None else journal.n_events_until(before, follows)
-    if n_events is not None:
-        del tail[n_before + n_events :]
-        return
+    contents = journal.read(before, header.follows)
+    if contents.checksum == header.follows:
+        return contents.texts
     raise LedgerDamaged(
         f"{before.name} has lost lines at its end: {path.name} follows a line that is missing. They may record "
         "purchases, so nothing is bought while the ledger is damaged. Restore the file from a copy."
@@ -294,7 +296,7 @@ class Ledger:
         self.entropy = manifest.entropy
         self.service = manifest.service
         self.generation = manifest.generation + 1
-        self._n_since = len(recovered.tail)
+        self._n_since, self._n_stored = recovered.n_events, len(self.state)
         self._unwritten: list[Event] = []
         self.n_recorded = 0
         self._covered_before = recovered.covers
@@ -388,7 +390,7 @@ class Ledger:
 
     def is_checkpoint_due(self) -> bool:
         """Whether enough has happened since the last checkpoint; intervals grow with the state."""
-        return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, len(self.state))
+        return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, self._n_stored * _EVENTS_PER_STORED_JOB)
 
     def checkpoint(self, pending: Iterable[str]) -> None:
         """Start a new journal and write the state so far beside it."""
@@ -451,7 +453,8 @@ class Ledger:
         folder = self.directory.path
         tables: list[pa.Table] = []
         rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
-        self._n_since = 0
+        self.state.store(StoredAttempts(tables[-1]))
+        self._n_since, self._n_stored = 0, len(self.state)
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
         for number in journal.numbers(folder):
@@ -470,7 +473,7 @@ class Ledger:
 
 def interrupted(state: State) -> list[Attempt]:
     """Return the attempts that were on the wire when the last writer died."""
-    return [attempt for attempt in state if attempt.stage is Stage.SENDING]
+    return [attempt for attempt in state.open() if attempt.stage is Stage.SENDING]
 
 
 def _set_aside(folder: Path, damaged: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ import numbers
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -75,7 +76,7 @@ def decide(
     if latest.stage is Stage.ACCEPTED:
         return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}")
     if latest.stage is Stage.COMPLETED:
-        return _completed(latest, options, run_dir)
+        return _completed(latest.output_path, latest.output_bytes, options, run_dir)
     return _ended_badly(latest, next_number(attempts), options, is_chosen=latest.job_id in chosen)
 
 
@@ -94,7 +95,10 @@ def assignment(
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
     known = _outside(state, prepared.jobs) if others else ()
-    for job_id in (*prepared.jobs, *known):
+    reused = _reused(state, options, run_dir)
+    for job_id in chain(prepared.jobs, known):
+        if job_id in reused:
+            continue
         attempts = state.of(job_id)
         decision = decide(attempts, options, run_dir, chosen)
         if decision.is_submitted and job_id in prepared.jobs:
@@ -136,7 +140,11 @@ def table(
     nearly: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found."""
-    decisions = {job_id: decide(state.of(job_id), options, run_dir, chosen) for job_id in prepared.jobs}
+    reused = _reused(state, options, run_dir)
+    decisions = {
+        job_id: reused.get(job_id) or decide(state.of(job_id), options, run_dir, chosen)
+        for job_id in prepared.jobs
+    }
     for job_id, what in (nearly or {}).items():
         decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {_NEARLY}{what}")
     for job_id, decision in decisions.items():
@@ -179,7 +187,7 @@ def planned(
         *_rephrased_warnings(prepared, new),
     )
     return Plan.of(
-        rows, cap=options.cap(state.terms.cap), spent=Spending(attempts=state).spent, remarks=remarks
+        rows, cap=options.cap(state.terms.cap), spent=Spending(attempts=state.kinds()).spent, remarks=remarks
     )
 
 
@@ -206,8 +214,8 @@ def _row_warnings(
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
     """Find jobs never submitted that nearly equal one that was and has left the table, and say how they differ."""
-    fresh = [job for job in prepared.jobs.values() if not state.of(job.job_id)]
-    if jobs_path is None or not fresh or not any(True for _ in state):
+    fresh = [job for job in prepared.jobs.values() if job.job_id not in state]
+    if jobs_path is None or not fresh or not len(state):
         return {}
     try:
         last = checkpoint.read_jobs(jobs_path)
@@ -216,7 +224,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
     bought = {
         _parts_of(job, last.drawn): job
         for job_id, job in last.prepared.jobs.items()
-        if state.of(job_id) and job_id not in prepared.jobs
+        if job_id in state and job_id not in prepared.jobs
     }
     found = ((job, bought.get(_parts_of(job, prepared.drawn))) for job in fresh)
     return {job.job_id: _differs(job, other) for job, other in found if other is not None}
@@ -270,12 +278,22 @@ def _rephrased_warnings(prepared: Prepared, job_ids: Collection[str]) -> tuple[s
     return (said,) if n else ()
 
 
-def _completed(attempt: Attempt, options: RunOptions, run_dir: Path | None) -> Decision:
+_COMPLETED: Final = Decision(REUSE, "completed")
+_ON_DISK: Final = Decision(REUSE, "completed, picture on disk")
+_TO_FETCH: Final = Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
+
+
+def _completed(path: str | None, n_bytes: int | None, options: RunOptions, run_dir: Path | None) -> Decision:
     if not options.download:
-        return Decision(REUSE, "completed")
-    if run_dir is not None and directory.is_in_place(run_dir, attempt.output_path, attempt.output_bytes):
-        return Decision(REUSE, "completed, picture on disk")
-    return Decision(REUSE, "completed, picture to be fetched", is_fetched=True)
+        return _COMPLETED
+    return _ON_DISK if run_dir is not None and directory.is_in_place(run_dir, path, n_bytes) else _TO_FETCH
+
+
+def _reused(state: State, options: RunOptions, run_dir: Path | None) -> dict[str, Decision]:
+    """Decide about the jobs for which nothing is left to do, the bulk of a table that is run again."""
+    of_job = state.completed(columns.JOB_ID, columns.OUTPUT_PATH, columns.OUTPUT_BYTES)
+    decided = ((job_id, _completed(path, n_bytes, options, run_dir)) for job_id, path, n_bytes in of_job)
+    return {job_id: decision for job_id, decision in decided if not decision.is_fetched}
 
 
 def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen: bool) -> Decision:
@@ -293,13 +311,15 @@ def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen
 
 def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
     """List the jobs with attempts that are not in the table; what is open among them was paid for."""
-    return tuple({attempt.job_id: None for attempt in state if attempt.job_id not in jobs})
+    return tuple(job_id for job_id in state.job_ids() if job_id not in jobs)
 
 
 def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
     if unit_cost is not None:
         return float(unit_cost), float(unit_cost)
-    prices = [float(price) for attempt in state if (price := price_of(attempt)) is not None] or [math.nan]
+    prices = [float(price) for attempt in state.kinds() if (price := price_of(attempt)) is not None] or [
+        math.nan
+    ]
     return min(prices), max(prices)
 
 

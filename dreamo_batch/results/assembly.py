@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dreamo_batch import columns
+from dreamo_batch.engine.attempt_table import ARROW, SCHEMA, to_frame
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
 from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed
 from dreamo_batch.engine.directory import RunDirectory
@@ -40,6 +43,7 @@ Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
+_UNTOUCHED: Final = (str(Stage.UNSENT), str(Stage.REFUSED), _PENDING)  # no answer about money is due
 # Columns that the results copy from the attempt that decides its job's status.
 _COPIED: Final = (
     columns.TASK_ID,
@@ -58,6 +62,14 @@ _COPIED: Final = (
     columns.ERROR_MESSAGE,
     columns.COMPLETED_AT,
 )
+_READ: Final = [
+    columns.JOB_ID,
+    columns.STAGE,
+    columns.SENT_AT,
+    columns.COST,
+    columns.MAY_HAVE_BEEN_BILLED,
+    *_COPIED,
+]
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
@@ -225,23 +237,22 @@ def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
     return list(range(first[0], last[-1] + 1))
 
 
-def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
+def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pa.Table) -> pd.DataFrame:
     """Add the outcome of each row's job to the user's table."""
-    outcome = _to_rows(_by_job(attempts), rows)
+    outcome = _outcome(_of_rows(_one_each(attempts), rows[columns.JOB_ID]))
     is_invalid = rows[columns.JOB_ID].isna().to_numpy()
     outcome.loc[is_invalid, columns.STATUS] = columns.INVALID
     for name in (columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE):
         outcome.loc[is_invalid, name] = rows.loc[is_invalid, name].to_numpy()
     # The cost belongs to the row that was bought, and is 0 on its duplicates.
     is_duplicate = rows[columns.DUPLICATE_OF].notna().to_numpy()
-    outcome.loc[is_duplicate & outcome[columns.COST].notna().to_numpy(), columns.COST] = "0"
+    is_free = is_duplicate & outcome[columns.COST].notna().to_numpy()
+    outcome.loc[is_free, columns.COST], outcome.loc[is_free, columns.COST_USD] = "0", 0.0
     outcome.loc[is_duplicate, columns.ATTEMPTS] = 0
     outcome.loc[is_duplicate, columns.MAY_HAVE_BEEN_BILLED] = False
-    outcome[columns.JOB_ID] = rows[columns.JOB_ID].to_numpy()
-    outcome[columns.DUPLICATE_OF] = rows[columns.DUPLICATE_OF].array
-    outcome[columns.SEED_SENT] = rows[columns.SEED_SENT].array
+    for name in (columns.JOB_ID, columns.DUPLICATE_OF, columns.SEED_SENT):
+        outcome[name] = rows[name].array
     outcome[columns.RUN_DIR] = None  # a directory may be moved; `mark` fills it in
-    outcome[columns.COST_USD] = pd.to_numeric(outcome[columns.COST])
     outcome = outcome[list(columns.OUTPUTS)].astype(output_dtypes())
     outcome.index = user.index
     return pd.concat([user, outcome], axis=1)
@@ -261,7 +272,8 @@ def with_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
     rows = latest[[columns.JOB_ID, columns.SEED_SENT, *errors]].assign(
         **{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)}
     )
-    left = assemble(user[[name for name in user if name not in columns.OUTPUTS]], rows, attempts)
+    own = user[[name for name in user if name not in columns.OUTPUTS]]
+    left = assemble(own, rows, pa.Table.from_pandas(attempts, SCHEMA, preserve_index=False))
     left.index = _labels(results.index, [one.get(columns.ROW) for one in inputs])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
     return _outputs_last(whole).astype(output_dtypes())
@@ -305,19 +317,21 @@ def output_dtypes() -> dict[str, object]:
     return {**columns.dtypes(columns.OUTPUTS), columns.STATUS: pd.CategoricalDtype(columns.STATUSES)}
 
 
-def _by_job(attempts: pd.DataFrame) -> pd.DataFrame:
+def _one_each(attempts: pa.Table) -> pa.Table:
     """Return one row per job: the attempt that decides its status, with sums over all of them."""
-    attempts = attempts.assign(
-        **{columns.ATTEMPTS: attempts[columns.STAGE].isin([str(s) for s in SUBMITTED])}
-    )
-    attempts[columns.ATTEMPTS] = attempts[columns.ATTEMPTS].astype(columns.INT)
-    attempts = _with_deciding_last(attempts)
-    is_followed = attempts[columns.JOB_ID].duplicated(keep="last")
-    if not is_followed.any():
-        return _outcome(attempts.set_index(columns.JOB_ID, drop=False))
-    latest = attempts[~is_followed].set_index(columns.JOB_ID, drop=False)
-    _add_up(latest, attempts[attempts[columns.JOB_ID].duplicated(keep=False)])
-    return _outcome(latest)
+    is_submitted = pc.is_in(attempts[columns.STAGE], pa.array(list(SUBMITTED), pa.string()))
+    attempts = attempts.select(_READ).append_column(columns.ATTEMPTS, is_submitted.cast(pa.int64()))
+    job_ids = attempts[columns.JOB_ID]
+    if pc.count_distinct(job_ids).as_py() == len(job_ids):
+        return attempts
+    counts = pc.value_counts(job_ids)
+    is_several = pc.is_in(job_ids, counts.field("values").filter(pc.greater(counts.field("counts"), 1)))
+    several = to_frame(attempts.filter(is_several))
+    latest = _with_deciding_last(several).drop_duplicates(columns.JOB_ID, keep="last")
+    latest = latest.set_index(columns.JOB_ID, drop=False)
+    _add_up(latest, several)
+    decided = pa.Table.from_pandas(latest, attempts.schema, preserve_index=False)
+    return pa.concat_tables([attempts.filter(pc.invert(is_several)), decided])
 
 
 def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
@@ -346,36 +360,33 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
     )
 
 
-def _outcome(latest: pd.DataFrame) -> pd.DataFrame:
-    outcome = latest[[*_COPIED, columns.COST, columns.ATTEMPTS, columns.MAY_HAVE_BEEN_BILLED]].copy()
-    outcome[columns.STATUS] = latest[columns.STAGE].map(_STATUS)
-    costs = latest[columns.COST]
-    outcome[columns.COST] = costs.map({cost: _exact_sum([cost]) for cost in costs.dropna().unique()})
-    outcome[columns.COST] = outcome[columns.COST].astype(columns.STR)
-    outcome[columns.SUBMITTED_AT] = latest[columns.SENT_AT]
-    seconds = (latest[columns.COMPLETED_AT] - latest[columns.SENT_AT]).dt.total_seconds()
+def _of_rows(jobs: pa.Table, job_ids: pd.Series) -> pa.Table:
+    """Return the job of each row; all is missing where it has no attempt."""
+    places = pc.index_in(pa.array(job_ids, pa.string(), from_pandas=True), jobs[columns.JOB_ID])
+    is_moved = pc.fill_null(places, -1).to_numpy() != np.arange(len(places))
+    n_in_place = int(is_moved.argmax()) if is_moved.any() else len(places)
+    return pa.concat_tables([jobs.slice(0, n_in_place), jobs.take(places.slice(n_in_place))])
+
+
+def _outcome(of_rows: pa.Table) -> pd.DataFrame:
+    outcome = to_frame(of_rows)
+    stages = pc.fill_null(
+        pc.index_in(of_rows[columns.STAGE], pa.array(_STATUS, pa.string())), len(_STATUS) - 1
+    )
+    codes = np.array([columns.STATUSES.index(status) for status in _STATUS.values()])[stages.to_numpy()]
+    outcome[columns.STATUS] = pd.Categorical.from_codes(codes, columns.STATUSES)
+    costs = of_rows[columns.COST].combine_chunks().dictionary_encode()
+    exact = [_exact_sum([cost]) for cost in costs.dictionary.to_pylist()]
+    for name, amounts in ((columns.COST, exact), (columns.COST_USD, list(map(float, exact)))):
+        values = pa.array(amounts, ARROW[columns.OUTPUTS[name].dtype], from_pandas=True)
+        outcome[name] = to_frame(pa.table({name: values.take(costs.indices)}))[name]
+    outcome[columns.SUBMITTED_AT] = outcome[columns.SENT_AT]
+    seconds = (outcome[columns.COMPLETED_AT] - outcome[columns.SENT_AT]).dt.total_seconds()
     outcome[columns.LATENCY_S] = plausible(seconds).astype(columns.FLOAT)
-    is_untouched = latest[columns.STAGE].isin([_PENDING, str(Stage.UNSENT), str(Stage.REFUSED)])
-    no_answer_due = outcome[columns.MAY_HAVE_BEEN_BILLED].isna() & is_untouched
-    outcome.loc[no_answer_due, columns.MAY_HAVE_BEEN_BILLED] = False
-    return outcome
-
-
-def _to_rows(jobs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Copy each job's outcome to its rows; rows without an attempt are pending."""
-    wanted = rows[columns.JOB_ID]
-    if len(jobs) == len(wanted) and (jobs.index.to_numpy() == wanted.to_numpy()).all():
-        outcome = jobs.reset_index(drop=True)
-    else:
-        places = jobs.index.get_indexer(pd.Index(wanted))
-        outcome = jobs.take(np.where(places < 0, 0, places)) if len(jobs) else jobs.reindex(wanted)
-        outcome = outcome.reset_index(drop=True)
-        if len(jobs):
-            outcome[places < 0] = None
-    is_new = outcome[columns.STATUS].isna()
-    outcome.loc[is_new, columns.STATUS] = columns.PENDING
-    outcome.loc[is_new, columns.ATTEMPTS] = 0
-    outcome.loc[is_new, columns.MAY_HAVE_BEEN_BILLED] = False
+    outcome[columns.ATTEMPTS] = outcome[columns.ATTEMPTS].fillna(0)
+    is_untouched = np.isin(stages.to_numpy(), [list(_STATUS).index(stage) for stage in _UNTOUCHED])
+    billed = outcome[columns.MAY_HAVE_BEEN_BILLED]
+    outcome[columns.MAY_HAVE_BEEN_BILLED] = billed.mask(is_untouched & billed.isna(), other=False)
     return outcome
 
 
@@ -388,12 +399,13 @@ def _exact_sum(costs: Sequence[object]) -> str | float:
 
 def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[str, Any]:
     """Count rows and add up money."""
-    doubtful = possibly_billed(state)
-    budget = Spending(cap=cap, attempts=state)
+    kinds = state.kinds()
+    doubtful = possibly_billed(kinds)
+    budget = Spending(cap=cap, attempts=kinds)
     return {
         "rows": len(results),
         "by_status": _by_status(results),
-        "attempts": sum(attempt.stage in SUBMITTED for attempt in state),
+        "attempts": sum(n for attempt, n in kinds.items() if attempt.stage in SUBMITTED),
         "spent_usd": exact_text(budget.spent),
         "reserved_usd": exact_text(budget.reserved),
         "possibly_billed_usd": None if doubtful is None else exact_text(doubtful),
@@ -464,7 +476,7 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
 
 
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
-    attempt, price = state.deciding(job_id), highest_price(state)
+    attempt, price = state.deciding(job_id), highest_price(state.kinds())
     reserved = money(None if attempt is None else attempt.reserved)
     cost = "an unknown cost" if price is None else f"perhaps {dollars(price)}, the highest price seen here"
     cost = cost if reserved is None else f"up to {dollars(reserved)}"

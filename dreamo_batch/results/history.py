@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.engine.attempt_table import to_arrow, to_frame
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
-from dreamo_batch.engine.checkpoint import read_jobs, to_arrow, to_frame
+from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import printable

@@ -10,15 +10,14 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import journal, ledger
-from dreamo_batch.engine.attempts import NO_TERMS, Stage, State, Terms
+from dreamo_batch.engine.attempt_table import to_arrow, to_frame
+from dreamo_batch.engine.attempts import NO_TERMS, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
     read_frame,
-    read_jobs,
     read_meta,
+    read_outcomes,
     read_table_meta,
-    to_arrow,
-    to_frame,
 )
 from dreamo_batch.engine.directory import RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
@@ -29,6 +28,7 @@ from dreamo_batch.results import assembly
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
 
 logger = logger_named(__name__)
 
@@ -222,9 +222,8 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
 
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Assemble the results from the table of the last call and the ledger."""
-    table = read_jobs(directory.jobs)
-    attempts = ledger_frame(directory)
-    return assembly.assemble(table.user, table.rows, attempts)
+    user, rows = read_outcomes(directory.jobs)
+    return assembly.assemble(user, rows, to_arrow(read_state(directory)))
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
@@ -239,21 +238,5 @@ def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
 
 
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
-    """Return a row per attempt, as `read_state` has them: the checkpoint's, updated by the journals' few events."""
-    is_worked_on = directory.is_locked()
-    recovered = ledger.read(directory.path)
-    touched = {event.job_id for event in recovered.tail}
-    touched |= {attempt.job_id for attempt in recovered.stray_attempts()}
-    if recovered.snapshot is None:
-        state = recovered.state()
-        return to_frame(to_arrow(state if is_worked_on else _settled(state)))
-    base = to_frame(recovered.snapshot)
-    if not is_worked_on:
-        touched |= set(base.loc[base[columns.STAGE] == str(Stage.SENDING), columns.JOB_ID])
-    if not touched:
-        return base
-    # All attempts of a job or none: an attempt's number says how many came before it.
-    is_stale = base[columns.JOB_ID].isin(touched)
-    state = recovered.state(is_stale.to_numpy())
-    fresh = to_frame(to_arrow(state if is_worked_on else _settled(state)))
-    return pd.concat([base[~is_stale], fresh], ignore_index=True)
+    """Return a row per attempt, as `read_state` has them."""
+    return to_frame(to_arrow(read_state(directory)))

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.checkpoint import ARROW
+from dreamo_batch.engine.attempt_table import ARROW
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed
 from dreamo_batch.jobs.fields import rating_columns

@@ -1,0 +1,338 @@
+"""Attempts as an Arrow table: made from a state, read by job, and folded from the lines of journals column by column.
+
+Folding by column is for the many jobs whose first attempt has gone its way without surprise. Every other line is left
+to the fold by row (`dreamo_batch.engine.attempts`), which decides what is possible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cached_property
+from io import BytesIO
+from itertools import chain, compress
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from dreamo_batch import columns
+from dreamo_batch.engine.attempts import (
+    KIND,
+    OPEN,
+    RULES,
+    SUBMITTED,
+    Attempt,
+    EventKind,
+    ImpossibleEvent,
+    Stage,
+    State,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+ARROW: Final = {
+    columns.STR: pa.string(),
+    columns.INT: pa.int64(),
+    columns.FLOAT: pa.float64(),
+    columns.BOOL: pa.bool_(),
+    columns.TIME: pa.timestamp("us", tz="UTC"),
+}
+SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
+_TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
+_PANDAS: Final = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(na_value=float("nan")),
+}
+_PENDING: Final = "pending"
+_MICROSECONDS: Final = 1_000_000
+_STAGES: Final = {str(stage): stage for stage in Stage}
+_STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
+_BLOCK: Final = 256
+
+
+class StoredAttempts:
+    """The attempts in a table, by job, built when they are asked for; see `dreamo_batch.engine.attempts.Stored`."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Take a table whose rows of one job follow each other, numbered from 1; raises if it is none."""
+        if unknown := set(pc.unique(table[columns.STAGE]).to_pylist()) - {*_STAGES, _PENDING}:
+            raise ImpossibleEvent(f"an attempt has the unknown stage {unknown.pop()!r}")
+        self.table = _without_pending(table)
+        job_ids, n = self.table[columns.JOB_ID], self.table.num_rows
+        is_first = np.ones(n, dtype=bool)
+        is_first[1:] = pc.not_equal(job_ids.slice(1), job_ids.slice(0, max(n - 1, 0)))
+        self._starts = np.append(np.flatnonzero(is_first), n)
+        numbers = pc.fill_null(self.table[columns.ATTEMPT], 0).to_numpy()
+        expected = np.arange(n) - np.repeat(self._starts[:-1], np.diff(self._starts)) + 1
+        if ((numbers != 0) & (numbers != expected)).any():
+            raise ImpossibleEvent("the attempts of a job are not numbered from 1")
+        self._block: tuple[int, list[tuple[Any, ...]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._places
+
+    def get(self, job_id: str, default: tuple[Attempt, ...] = ()) -> tuple[Attempt, ...]:
+        """Return every attempt of a job, oldest first."""
+        place = self._places.get(job_id)
+        if place is None:
+            return default
+        start, end = self._starts[place : place + 2].tolist()
+        return tuple(_attempt(self._row(row), row - start + 1) for row in range(start, end))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
+        """Every job with its attempts."""
+        return ((job_id, self.get(job_id)) for job_id in self._places)
+
+    def at_hand(self, job_ids: Collection[str]) -> Iterator[Attempt]:
+        """Return the attempts of some jobs, and of those with an open one."""
+        is_open = pc.is_in(self.table[columns.STAGE], pa.array(list(OPEN), pa.string()))
+        wanted = {*job_ids, *self.table[columns.JOB_ID].filter(is_open).to_pylist()}
+        numbers: Counter[str] = Counter()
+        for row in _rows(self.table.filter(_is_of(self.table, wanted))):
+            numbers[row[0]] += 1
+            yield _attempt(row, numbers[row[0]])
+
+    def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
+        """Count the attempts of all but some jobs, as `dreamo_batch.engine.attempts.State.kinds` does."""
+        rows = self.table.select([columns.JOB_ID, *KIND])
+        counts = (
+            rows.filter(pc.invert(_is_of(rows, besides))).group_by(list(KIND)).aggregate([([], "count_all")])
+        )
+        kinds = zip(
+            *(counts[name].to_pylist() for name in (columns.STAGE, *KIND[1:], "count_all")), strict=True
+        )
+        return Counter(
+            {
+                Attempt("", 1, _STAGES[stage], **dict(zip(KIND[1:], money, strict=True))): n
+                for stage, *money, n in kinds
+            }
+        )
+
+    def completed(self, besides: Collection[str], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Return fields of attempts that completed and are their job's only one, but for some jobs."""
+        is_only = np.repeat(np.diff(self._starts) == 1, np.diff(self._starts))
+        is_completed = pc.equal(self.table[columns.STAGE], str(Stage.COMPLETED))
+        wanted = pc.and_not(pc.and_(is_completed, pa.array(is_only)), _is_of(self.table, besides))
+        rows = self.table.select(list(names)).filter(wanted)
+        return zip(*(_cells(rows.column(name)) for name in names), strict=True)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        job_ids = self.table[columns.JOB_ID].take(self._starts[:-1]).to_pylist()
+        places = dict(zip(job_ids, range(len(job_ids)), strict=True))
+        if len(places) < len(job_ids):
+            raise ImpossibleEvent("the attempts of a job don't follow each other")
+        return places
+
+    def _row(self, number: int) -> tuple[Any, ...]:
+        """Read a row; neighbours are read with it, because Arrow takes nearly as long for one."""
+        block, rows = self._block
+        if number // _BLOCK != block:
+            block = number // _BLOCK
+            rows = _rows(self.table.slice(block * _BLOCK, _BLOCK))
+            self._block = block, rows
+        return rows[number % _BLOCK]
+
+
+def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
+    """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
+    never = [job_id for job_id in pending if job_id not in state]
+    attempts = [one for of_job in state.changed.values() for one in of_job]
+    tables = [
+        pa.Table.from_arrays([_array(attempts, field) for field in SCHEMA], schema=SCHEMA),
+        _absent(never),
+    ]
+    if isinstance(state.stored, StoredAttempts):
+        tables.insert(0, _besides(state.stored.table, state.changed))
+    return pa.concat_tables(tables)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    return frame
+
+
+def _without_pending(table: pa.Table) -> pa.Table:
+    """Leave out the rows of jobs that were never submitted, which are usually the last."""
+    is_attempt = pc.not_equal(table[columns.STAGE], _PENDING)
+    n = pc.sum(is_attempt).as_py() or 0
+    is_head = n == (pc.sum(is_attempt.slice(0, n)).as_py() or 0)
+    return table.slice(0, n) if is_head else table.filter(is_attempt)
+
+
+def _is_of(table: pa.Table, job_ids: Iterable[str]) -> pa.ChunkedArray:
+    return pc.is_in(table[columns.JOB_ID], pa.array(list(job_ids), pa.string()))
+
+
+def _besides(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
+    is_of = _is_of(table, job_ids)
+    return table.filter(pc.invert(is_of)) if pc.any(is_of).as_py() else table
+
+
+def _array(attempts: Sequence[Attempt], field: pa.Field) -> pa.Array:
+    cells = list(map(attrgetter(field.name), attempts))
+    if field.name == columns.ATTEMPT:
+        is_submitted = [attempt.stage in SUBMITTED for attempt in attempts]
+        return pa.array(cells, field.type, mask=~np.array(is_submitted, dtype=bool))
+    return _times(np.array(cells, dtype=float)) if field.name in _TIMES else pa.array(cells, field.type)
+
+
+def _times(seconds: NDArray[np.float64]) -> pa.Array:
+    is_missing = np.isnan(seconds)
+    microseconds = np.rint(np.where(is_missing, 0.0, seconds) * _MICROSECONDS).astype(np.int64)
+    return pa.array(microseconds, pa.int64(), mask=is_missing).cast(ARROW[columns.TIME])
+
+
+def _absent(job_ids: Sequence[str]) -> pa.Table:
+    known = {columns.JOB_ID: pa.array(job_ids, pa.string()), columns.STAGE: pa.repeat(_PENDING, len(job_ids))}
+    arrays = [known.get(field.name, pa.nulls(len(job_ids), field.type)) for field in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*map(_cells, table.columns), strict=True))
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    cells: list[Any] = (column.cast(pa.int64()) if column.type == ARROW[columns.TIME] else column).to_pylist()
+    if column.type == ARROW[columns.TIME]:
+        return [None if at is None else at / _MICROSECONDS for at in cells]
+    return cells
+
+
+def _attempt(cells: tuple[Any, ...], number: int) -> Attempt:
+    """Build an attempt; one that never reached the service is stored without its number."""
+    return Attempt(cells[0], number, _STAGES[cells[_STAGE_AT]], *cells[_STAGE_AT + 1 :])
+
+
+# Journal lines as Arrow reads them: a column for what every line has, and one for each field.
+_EVERY_LINE: Final = {
+    "crc": pa.string(),
+    "kind": pa.string(),
+    "job": pa.string(),
+    "attempt": pa.int64(),
+    "at": pa.float64(),
+}
+_FIELDS: Final = tuple(
+    field for field in SCHEMA if field.name not in (columns.JOB_ID, columns.ATTEMPT, columns.STAGE)
+)
+_LINES: Final = pa.schema(
+    [*_EVERY_LINE.items(), *((one.name, pa.float64() if one.name in _TIMES else one.type) for one in _FIELDS)]
+)
+_NULL: Final = b":null"
+_READ_BYTES: Final = 1 << 24
+
+# The rules of events by number: of the stage before, and of the kind.
+_ALL_STAGES: Final = tuple(Stage)
+_ALL_KINDS: Final = tuple(EventKind)
+_IS_POSSIBLE: Final = np.array([[stage in RULES[kind].after for kind in _ALL_KINDS] for stage in _ALL_STAGES])
+_AFTER: Final = np.array(
+    [_ALL_STAGES.index(RULES[kind].stage or min(RULES[kind].after)) for kind in _ALL_KINDS]
+)
+_IS_TIMED: Final = {name: np.array([RULES[kind].time == name for kind in _ALL_KINDS]) for name in _TIMES}
+_IS_RESET: Final = {
+    one.name: np.array([one.name in (RULES[kind].resets or ()) for kind in _ALL_KINDS]) for one in _FIELDS
+}
+
+
+def fold_lines(
+    texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str] = ()
+) -> tuple[pa.Table, list[bytes]]:
+    """Fold the lines of the jobs that can be folded by column; return their attempts, and the lines of the others.
+
+    Jobs that are known, or have strays, are among the others.
+    """
+    lines = _parsed(texts)
+    if lines is None:
+        return SCHEMA.empty_table(), list(_each(texts))
+    jobs = lines["job"].combine_chunks().dictionary_encode()
+    of_job = jobs.indices.to_numpy()
+    kind = pc.fill_null(pc.index_in(lines["kind"], pa.array(_ALL_KINDS, pa.string())), -1).to_numpy()
+    at = lines["at"].to_numpy()
+    stage = _AFTER[kind]
+    is_plain_line = (
+        (kind >= 0) & (lines["attempt"].to_numpy() == 1) & _IS_POSSIBLE[_before(of_job, stage), kind]
+    )
+    is_plain_line &= np.rint(at * _MICROSECONDS) / _MICROSECONDS == at  # else a table would alter it
+    if any(re.search(_NULL, text) for text in texts):  # which Arrow can't tell from a missing field
+        is_plain_line &= np.fromiter((_NULL not in line for line in _each(texts)), bool)
+    is_plain = np.ones(len(jobs.dictionary), dtype=bool)
+    is_plain[of_job[~is_plain_line]] = False
+    for apart in (known.table[columns.JOB_ID], pa.array(list(strays), pa.string())):
+        is_plain &= ~pc.is_in(jobs.dictionary, apart).to_numpy(zero_copy_only=False)
+    last_stage = np.zeros(len(is_plain), dtype=int)
+    last_stage[of_job] = stage
+    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(one) for one in OPEN])  # they are needed at hand
+    last_stage = last_stage[is_plain]
+    is_submitted = np.isin(last_stage, [_ALL_STAGES.index(one) for one in SUBMITTED])
+    folded = {
+        columns.JOB_ID: jobs.dictionary.filter(pa.array(is_plain)),
+        columns.ATTEMPT: pa.array(np.ones(len(last_stage), dtype=np.int64), mask=~is_submitted),
+        columns.STAGE: pa.array(_ALL_STAGES, pa.string()).take(pa.array(last_stage)),
+    }
+
+    def last_line(is_set: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Find the last of some lines for each plain job; -1 where it has none."""
+        last = np.full(len(is_plain), -1)
+        numbers = np.flatnonzero(is_set)
+        last[of_job[numbers]] = numbers
+        return last[is_plain]
+
+    for field in _FIELDS:
+        column = lines[field.name]
+        is_set = column.is_valid().to_numpy()
+        if field.name in _TIMES:
+            seconds = np.where(is_set, column.to_numpy(), np.where(_IS_TIMED[field.name][kind], at, np.nan))
+            last = last_line(is_set | _IS_TIMED[field.name][kind] | _IS_RESET[field.name][kind])
+            folded[field.name] = _times(np.where(last < 0, np.nan, seconds[last]))
+        elif column.null_count == len(column):
+            folded[field.name] = pa.nulls(len(last_stage), field.type)
+        else:
+            last = last_line(is_set | _IS_RESET[field.name][kind])
+            folded[field.name] = column.take(pa.array(last, mask=(last < 0) | ~is_set[last]))
+    others = compress(_each(texts), ~is_plain[of_job])
+    return pa.table(folded, schema=SCHEMA), list(others)
+
+
+def _each(texts: Iterable[memoryview]) -> Iterator[bytes]:
+    return chain.from_iterable(map(BytesIO, texts))
+
+
+def _parsed(texts: Sequence[memoryview]) -> pa.Table | None:
+    """Parse lines; None if there are none, or one isn't such as this version writes."""
+    options = pyarrow.json.ParseOptions(explicit_schema=_LINES, unexpected_field_behavior="error")
+    reading = pyarrow.json.ReadOptions(block_size=_READ_BYTES)
+    try:
+        parsed = pa.concat_tables(
+            pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(text)), reading, options) for text in texts
+        )
+    except pa.ArrowInvalid:
+        return None
+    is_whole = not any(parsed[name].null_count for name in _EVERY_LINE)
+    return parsed if is_whole else None
+
+
+def _before(of_job: NDArray[np.intp], stage: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the stage before each line, by the line before of the same job."""
+    order = np.argsort(of_job, kind="stable")
+    before = np.full(len(stage), _ALL_STAGES.index(Stage.UNSENT))
+    is_later = of_job[order[1:]] == of_job[order[:-1]]
+    before[order[1:][is_later]] = stage[order[:-1][is_later]]
+    return before
