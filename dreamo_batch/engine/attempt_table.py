@@ -61,7 +61,7 @@ _BLOCK: Final = 256
 
 
 class StoredAttempts:
-    """The attempts in a table, by job, built when they are asked for; see `dreamo_batch.engine.attempts.Stored`."""
+    """The attempts in a table, by job, built when they are asked for."""
 
     def __init__(self, table: pa.Table) -> None:
         """Take a table whose rows of one job follow each other, numbered from 1; raises if it is none."""
@@ -124,13 +124,17 @@ class StoredAttempts:
             }
         )
 
-    def completed(self, besides: Collection[str], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Return fields of attempts that completed and are their job's only one, but for some jobs."""
-        is_only = np.repeat(np.diff(self._starts) == 1, np.diff(self._starts))
-        is_completed = pc.equal(self.table[columns.STAGE], str(Stage.COMPLETED))
-        wanted = pc.and_not(pc.and_(is_completed, pa.array(is_only)), _is_of(self.table, besides))
-        rows = self.table.select(list(names)).filter(wanted)
-        return zip(*(_cells(rows.column(name)) for name in names), strict=True)
+    def cells(
+        self, besides: Collection[str], names: Sequence[str], *, is_completed_only: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
+        """Return some fields of the attempts of all but some jobs, perhaps only of sole ones that completed."""
+        wanted = pc.invert(_is_of(self.table, besides))
+        if is_completed_only:
+            n_of_job = np.diff(self._starts)
+            is_only = pa.array(np.repeat(n_of_job == 1, n_of_job))
+            is_completed = pc.equal(self.table[columns.STAGE], str(Stage.COMPLETED))
+            wanted = pc.and_(wanted, pc.and_(is_completed, is_only))
+        return zip(*map(_cells, self.table.select(list(names)).filter(wanted).columns), strict=True)
 
     @cached_property
     def _places(self) -> dict[str, int]:

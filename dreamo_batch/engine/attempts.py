@@ -19,12 +19,14 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from dreamo_batch.engine.attempt_table import StoredAttempts
 
 
 class Stage(StrEnum):
@@ -238,38 +240,17 @@ NO_TERMS: Final = Terms()
 KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_BEEN_BILLED)
 
 
-class Stored(Protocol):
-    """Attempts that a table holds, by job."""
-
-    def __len__(self) -> int:
-        """Count the jobs."""
-
-    def __contains__(self, job_id: object) -> bool: ...
-
-    def __iter__(self) -> Iterator[str]: ...
-
-    def get(self, job_id: str, default: tuple[Attempt, ...], /) -> tuple[Attempt, ...]:
-        """Return every attempt of a job, oldest first."""
-
-    def items(self) -> Iterable[tuple[str, tuple[Attempt, ...]]]:
-        """Return every job with its attempts."""
-
-    def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
-        """Count the attempts of all but some jobs, as `State.kinds` does."""
-
-    def completed(self, besides: Collection[str], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Return fields of attempts of all but some jobs, as `State.completed` does."""
-
-
 class _Nothing(dict[str, tuple[Attempt, ...]]):
+    """No table yet."""
+
     def kinds(self, _besides: Collection[str]) -> Counter[Attempt]:
         return Counter()
 
-    def completed(self, _besides: Collection[str], _names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def cells(
+        self, _besides: Collection[str], _names: Sequence[str], *, is_completed_only: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
+        del is_completed_only
         return iter(())
-
-
-_NOTHING_STORED: Final = _Nothing()
 
 
 class State:
@@ -281,7 +262,7 @@ class State:
 
     def __init__(self, attempts: Iterable[Attempt] = (), terms: Terms = NO_TERMS) -> None:
         self.terms = terms
-        self.stored: Stored = _NOTHING_STORED
+        self.stored: StoredAttempts | _Nothing = _Nothing()
         self.changed: dict[str, tuple[Attempt, ...]] = {}
         for attempt in attempts:
             self.put(attempt)
@@ -319,9 +300,15 @@ class State:
         yield from self.stored
         yield from (job_id for job_id in self.changed if job_id not in self.stored)
 
+    def cells(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Return some fields of every attempt."""
+        yield from self.stored.cells(self.changed, names)
+        values = attrgetter(*names)
+        yield from (values(one) for attempts in self.changed.values() for one in attempts)
+
     def completed(self, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Return fields of stored attempts that completed and are their job's only one; many, at little cost."""
-        return self.stored.completed(self.changed, names)
+        """Return some fields of stored attempts that completed and are their job's only one: most, at little cost."""
+        return self.stored.cells(self.changed, names, is_completed_only=True)
 
     def open(self) -> Iterator[Attempt]:
         """Every attempt that is on the wire or at the service."""
@@ -333,7 +320,7 @@ class State:
         counts.update(_kind(one) for attempts in self.changed.values() for one in attempts)
         return counts
 
-    def store(self, stored: Stored) -> None:
+    def store(self, stored: StoredAttempts) -> None:
         """Leave all that is settled to a table that holds it."""
         self.stored = stored  # first: another thread may be copying
         self.changed = {

@@ -345,7 +345,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
     """
     names = [columns.STORED_PREFIX + name for name in (*IMAGE, columns.IMAGES_FURTHER)]
     try:
-        table = pq.read_table(path, columns=names, page_checksum_verification=True)
+        table = pq.read_table(path, columns=names, page_checksum_verification=True).select(names)
         rows = table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
     except UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced

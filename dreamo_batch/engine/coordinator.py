@@ -162,7 +162,7 @@ class Coordinator:
         self._is_standstill_noticed = False
         self._was_over_cap = bool(budget.excess)
         self._n_held = 0
-        self._job_of: dict[tuple[str, str], str] = {}
+        self._job_of: dict[int, str] = {}  # by hash, because texts would take much memory
         self._n_notices: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
@@ -173,10 +173,11 @@ class Coordinator:
         self._is_poll_forbidden = False
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
-        self._ask_share_at = -inf
-        for attempt in ledger.state:
-            for name in ("task_id", *_SAME):
-                self._other_job_with(attempt, name)
+        self._n_held = 0
+        for name in ("task_id", *_SAME):
+            for job_id, value in ledger.state.cells(columns.JOB_ID, name):
+                if value is not None:
+                    self._job_of.setdefault(hash((name, value)), job_id)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything, and wait for creates of an earlier call that are still on the wire."""
@@ -444,7 +445,7 @@ class Coordinator:
 
     def _own_task(self, key: Key, task_id: str) -> str | Failure:
         """Accept a task id, unless another attempt has it: then the fate of this create is unknown."""
-        owner = self._job_of.get(("task_id", task_id), key[0])
+        owner = self._job_of.get(hash(("task_id", task_id)), key[0])
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         if known is None or (known.job_id, known.attempt) == key:
             return task_id
@@ -458,7 +459,9 @@ class Coordinator:
     def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
         """Remember whose task, link or file it is; return the other job that had it before."""
         value = getattr(attempt, name)
-        owner = attempt.job_id if value is None else self._job_of.setdefault((name, value), attempt.job_id)
+        if value is None:
+            return None
+        owner = self._job_of.setdefault(hash((name, value)), attempt.job_id)
         return None if owner == attempt.job_id else owner
 
     def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
@@ -500,8 +503,8 @@ class Coordinator:
         find = self.ledger.state.find
         found = (find(*key) for key in reversed(self.assignment.to_submit))
         refused = [one for one in takewhile(was_forbidden, found) if one is not None]
-        times = (one.answered_at for one in self.ledger.state if refused and one.task_id is not None)
-        last = max((at for at in times if at is not None), default=-inf)
+        answered = self.ledger.state.cells(columns.TASK_ID, columns.ANSWERED_AT) if refused else ()
+        last = max((at for task_id, at in answered if None not in (task_id, at)), default=-inf)
         earlier = {one.job_id: (one.answered_at or inf) < last for one in refused}
         return Refusals(self.assignment.jobs, earlier, has_bought=last > -inf)
 
