@@ -173,7 +173,7 @@ class Coordinator:
         self._is_poll_forbidden = False
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
-        self._n_held = 0
+        self._ask_share_at = -inf
         for name in ("task_id", *_SAME):
             for job_id, value in ledger.state.cells(columns.JOB_ID, name):
                 if value is not None:
