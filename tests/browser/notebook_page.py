@@ -20,6 +20,13 @@ _OPEN = """async path => {
   await panel.sessionContext.ready;
   app.shell.activateById(panel.id);
 }"""
+_OPENED = """async () => {
+  const app = window.jupyterapp;
+  await app.restored;
+  window.panel = app.shell.currentWidget;
+  await window.panel.context.ready;
+  await window.panel.sessionContext.ready;
+}"""
 _LISTENS = """async () => {
   const kernel = window.panel.sessionContext.session.kernel;
   await kernel.info;
@@ -41,7 +48,7 @@ _CLOSE = """async () => {
   panel.dispose();
 }"""
 # JupyterLab asks which kernel to take where a notebook does not say.
-PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+_PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 # Timed in the page: from here a busy machine's way to the browser would be added to it. The cell's number tells;
 # the kernel's status does not, since it is idle for a moment after each message of a widget.
 _TIME_STOP = """() => {
@@ -74,13 +81,20 @@ class NotebookPage:
         self.page = page
         self.file = file
         notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata=PYTHON
+            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata=_PYTHON
         )
         nbformat.write(notebook, file)
 
     def open(self) -> None:
         """Open the notebook, and wait until its kernel listens."""
         self.page.evaluate(_OPEN, self.file.name)
+        self.page.evaluate(_LISTENS)
+
+    def open_in_notebook_7(self, url: str, token: str) -> None:
+        """Open the notebook in Notebook 7, which shows one a page, and wait until its kernel listens."""
+        self.page.goto(f"{url}/notebooks/{self.file.name}?token={token}")
+        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext")
+        self.page.evaluate(_OPENED)
         self.page.evaluate(_LISTENS)
 
     def close(self) -> None:

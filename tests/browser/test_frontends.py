@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import nbformat
 from playwright.sync_api import expect
 
 import dreamo_batch as dreamo
 from tests.browser.lab import Marimo
-from tests.browser.notebook_page import PYTHON
+from tests.browser.notebook_page import NotebookPage
 
 SHOW = ("seen = dreamo.gallery(done, rater='ann')\nseen", "pairs = dreamo.compare(done, rater='ann')\npairs")
 
@@ -30,31 +29,20 @@ def rate_and_choose(tab, shop):
     assert dreamo.compare(shop.run_dir).scores()["tied"].sum() == 2
 
 
-def run(tab, *cells):
-    """Run cells by the keyboard, as a person does."""
-    for at in cells:
-        tab.locator(".jp-Notebook-cell .jp-InputPrompt").nth(at).click()
-        tab.keyboard.press("Shift+Enter")
-
-
 def test_panel_gallery_and_comparison_live_in_notebook_7(shop, lab, tab):
     """The panel moves and obeys, keys rate and choose."""
     start = f"{shop.call('start', 'live', max_in_flight=2)}\nlive"
     cells = (shop.setup(n_rows=4), start, "done = live.wait()", *SHOW)
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in cells], metadata=PYTHON),
-        lab.root / "seven.ipynb",
-    )
-    tab.goto(f"{lab.url}/notebooks/seven.ipynb?token={lab.token}")
-    tab.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
-    run(tab, 0, 1)
+    book = NotebookPage(tab, lab.root / "seven.ipynb", *cells)
+    book.open_in_notebook_7(lab.url, lab.token)
+    book.run(0, 1)
     panel = tab.locator(".dreamo-panel")
     expect(panel).to_contain_text("2 in flight")
     panel.get_by_role("button", name="Pause").click()
     expect(panel).to_contain_text("Waiting for 2 submitted tasks")
     panel.get_by_role("button", name="Resume").click()
     shop.open_for_good()
-    run(tab, 2, 3, 4)
+    book.run(2, 3, 4)
     rate_and_choose(tab, shop)
     expect(tab.locator(".jupyter-widgets.widget-hbox").first).to_contain_text("4/4")
     shop.assert_bought_once(n_rows=4)
