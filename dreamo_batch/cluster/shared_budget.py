@@ -108,20 +108,10 @@ class Budget:
     @classmethod
     def of(cls, given: Budget | str | os.PathLike[str]) -> Budget:
         """Return the budget that was passed as itself, its path or its URL."""
-        if isinstance(given, cls):
-            return given
-        if not isinstance(given, str | os.PathLike):
-            raise UsageError(f"budget must be a path, a URL or a Budget, not {given!r}.")
-        return cls(given)
+        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        slices = self._read()
-        amounts = "".join(
-            f", {name}={exact_text(amount)}"
-            for name, amount in (("cap", slices.cap), ("per_user", slices.per_owner))
-            if amount is not None
-        )
-        return f"Budget({self.place!r}{amounts})"
+        return f"Budget({self.place!r}, user={self.user!r})"
 
     def status(self) -> pd.DataFrame:
         """List what was spent from it, by user, directory and month, and what is reserved and held.
@@ -144,7 +134,11 @@ class Budget:
         >>> dreamo.Budget(tempfile.mkdtemp() + "/team.budget", cap=200).status()["spent_usd"].sum()
         np.float64(0.0)
         """
-        slices = self._read()
+        slices = self.slices()
+        try:
+            slices.read()
+        except OSError as error:
+            raise unreachable(self.place, error) from error
         rows = [row for share in slices.shares.values() for row in _rows(share)]
         frame = pd.DataFrame(rows, columns=list(columns.BUDGET)).astype(columns.dtypes(columns.BUDGET))
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
@@ -156,14 +150,6 @@ class Budget:
             return Slices(ObjectStore(self.place), place=self.place)
         # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
         return Slices(FolderStore(Path(self.place)), place=self.place, pause=lambda _: None)
-
-    def _read(self) -> Slices:
-        slices = self.slices()
-        try:
-            slices.read()
-        except OSError as error:
-            raise unreachable(self.place, error) from error
-        return slices
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
@@ -277,13 +263,14 @@ class BudgetShare:
 
     def give_back(self, spending: Spending, state: State) -> None:
         """Lower the slice to what is spent and reserved, which the ledger has as its slice already."""
-        about = self._about(spending, state)
-        self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
+        if self._child in self._slices.shares:  # else it never took any
+            about = self._about(spending, state)
+            self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
 
     def used_up(self, here: str) -> str:
         """Say that nothing is left for this run, how it stands here, who holds what, and what to do."""
         slices, place = self._slices, self.place
-        owner = slices.shares[self._child].owner
+        owner = slices.shares[self._child].owner if self._child in slices.shares else self._budget.user
         is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
         name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
         whose = f"{owner}'s part of the" if is_users else "The"

@@ -210,13 +210,16 @@ class Slices:
         record = json.loads(body)
         if record["number"] != number or self._digest not in ("", record["follows"]):
             raise self._damaged(f"record {number} doesn't follow the one before it")
-        if not self._digest and number > 1:
-            self._take_terms(record["summary"])
-            self.shares = {child: Share(**share) for child, share in record["summary"]["shares"].items()}
-        if "child" in record:
-            self.shares[record["child"]] = Share(**record["share"])
-        else:
-            self._take_terms(record)
+        try:
+            if not self._digest and number > 1:
+                self._take_terms(record["summary"])
+                self.shares = {child: Share(**share) for child, share in record["summary"]["shares"].items()}
+            if "child" in record:
+                self.shares[record["child"]] = Share(**record["share"])
+            else:
+                self._take_terms(record)
+        except (KeyError, TypeError) as error:
+            raise self._damaged(f"record {number} is not one of this version ({error})") from error
         self._last, self._digest = number, digest.decode()
 
     def _take_terms(self, record: Mapping[str, Any]) -> None:

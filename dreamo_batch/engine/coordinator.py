@@ -253,8 +253,8 @@ class Coordinator:
 
     def lower_slice(self) -> None:
         """Keep no more of the shared cap than what is spent and reserved; the ledger is about to be closed."""
-        if self.shared is not None:
-            self.set_slice(self.budget.committed)
+        if self.shared is not None and self.budget.slice is not None:
+            self.set_slice(min(self.budget.slice, self.budget.committed))
 
     def _out_of_money(self) -> None:
         """Stop if rows are left over; failed rows that can't be retried for lack of money only cause a notice."""
@@ -809,14 +809,16 @@ class Coordinator:
                 f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
             )
-        if self.shared is not None and self.budget.is_slice_used_up:
-            return BudgetReached(
-                self.shared.used_up(
-                    f"{dollars(self.budget.spent)} spent and {dollars(self.budget.reserved)} reserved here, and the "
-                    f"next attempt may cost {dollars(self.budget.price)}. "
-                    f"{counted(self.schedule.n_waiting, 'job')} not submitted."
-                )
+        if self.budget.is_slice_used_up:
+            here = (
+                f"{dollars(self.budget.spent)} spent and {dollars(self.budget.reserved)} reserved here, and the next "
+                f"attempt may cost {dollars(self.budget.price)}. {counted(self.schedule.n_waiting, 'job')} not "
+                "submitted."
             )
+            if self.shared is None:
+                place = self.ledger.state.terms.budget
+                return BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
+            return BudgetReached(self.shared.used_up(here))
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
         why = (
