@@ -21,6 +21,7 @@ from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
+from dreamo_batch.service.config import Secret, Settings
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task
 from tests.fakes import job, picture
@@ -31,6 +32,8 @@ AWAY = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
 
 class ScriptedClient:
     """Answers every method with the same value, or raises it."""
+
+    settings = Settings("http://127.0.0.1:9", Secret("sk-example-key"))
 
     def __init__(self, answer) -> None:
         self.answer = answer
@@ -155,6 +158,8 @@ def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
 class Links:
     """Gives each link's answers one after the other, the last one for ever."""
 
+    settings = Settings("http://127.0.0.1:9", None)
+
     def __init__(self, **answers) -> None:
         self.answers = {name: list(given) for name, given in answers.items()}
         self.asked: list[str] = []
@@ -210,6 +215,12 @@ def test_a_picture_that_did_not_come_is_told(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""
     assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"]).result
     assert not (tmp_path / "images").exists()
+
+
+def test_what_came_instead_of_a_picture_does_not_show_the_key(tmp_path):
+    """Its beginning is quoted."""
+    told = effects(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"]).result
+    assert "invalid key ***" in told
 
 
 def test_no_link_is_no_request(tmp_path):

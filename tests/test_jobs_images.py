@@ -864,6 +864,8 @@ COMPOSED, DECOMPOSED = "caf\u00e9/\u00e9.png", "cafe\u0301/e\u0301.png"
         (" a.png", "a.png"),
         ("a.png", "{base}/a.png\r"),
         ("a.png", '"{base}/a.png"'),
+        ("a.png", " {base}/a.png"),
+        ("a.png", "\u202a{base}/a.png"),
     ],
 )
 def test_a_path_that_is_there_in_another_spelling_is_found(there, written, tmp_path):

@@ -123,6 +123,9 @@ SPELLINGS = [
     KEY.upper(),
     base64.b64encode(KEY.encode()).decode(),
     base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+    "".join(f"%{ord(one):02X}" for one in KEY),
+    "".join(f"&#{ord(one)};" for one in KEY),
+    KEY[:5] + "".join(rf"\u{ord(one):04x}" for one in KEY[5:]),
 ]
 
 
@@ -132,7 +135,7 @@ def test_the_key_is_masked_wherever_a_task_shows_it(server, shown):
     task = {
         "id": "cq0example",
         "status": "completed",
-        "output": [f"https://o.example/a.png?token={shown}&x=1"],
+        "output": [{"url": f"https://o.example/a.png?token={shown}&x=1", "jobId": shown}],
         "usage": {"cost": "0.03", "discount": shown},
         "metadata": {shown: 1.0},
     }
@@ -229,7 +232,9 @@ def test_no_excerpt_shows_a_key_however_it_is_cut(key, n_before):
 def test_an_answer_that_is_not_masked_shows_no_part_of_the_key(key, before, data):
     """Whatever masking would replace in a text read from it, the quick look at the whole answer has found."""
     secret = Secret(key)
-    spelled = data.draw(st.sampled_from([key, quote(key, safe=""), base64.b64encode(key.encode()).decode()]))
+    spellings = [key, quote(key, safe=""), base64.b64encode(key.encode()).decode()]
+    spellings += ["".join(f"%{ord(one):02x}" for one in key), "".join(f"&#x{ord(one):x};" for one in key)]
+    spelled = data.draw(st.sampled_from(spellings))
     text = before + data.draw(
         st.sampled_from([spelled, spelled.upper(), spelled[: data.draw(st.integers(0, 40))]])
     )

@@ -256,6 +256,8 @@ BYTES: Final = "bytes"
 PIXELS: Final = "pixels"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What Windows puts before a path that is copied from a dialog.
+_DIRECTIONS: Final = "\u202a\u202b\u202c\u2066\u2068\u200e\u200f"
 # These can't begin a relative path, so quotes before them aren't part of a file name.
 _WHOLE = ("/", "~", "http:", "https:", "data:")
 _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
@@ -304,6 +306,8 @@ def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     stripped = text.strip()
     if stripped[:1] in QUOTES and (bare := stripped.strip(AROUND)).startswith(_WHOLE):
         stripped = text = bare
+    elif (bare := text.lstrip(AROUND + _DIRECTIONS)).startswith(_WHOLE):
+        text, stripped = bare, bare.strip()
     scheme = stripped[:8].lower()
     if scheme.startswith("data:"):
         return _source_of_data_uri(stripped)

@@ -709,6 +709,7 @@ class Client:
                 for name, value in task.echo.items()
             },
             urls=tuple(map(self._api.without_key, task.urls)),
+            job_ids=tuple(map(self._api.masked, task.job_ids)),
             discount=self._api.masked(task.discount),
             metadata={self._api.without_key(name): value for name, value in task.metadata.items()},
         )

@@ -9,9 +9,10 @@ import json
 import math
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service import contract
@@ -28,6 +29,11 @@ MASK: Final = "***"
 _PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
+# How characters are written in URLs, JSON, Python and HTML.
+_ESCAPED: Final = re.compile(
+    r"%([0-9a-f]{2})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
+    re.IGNORECASE,
+)
 # A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
@@ -49,8 +55,11 @@ class Secret:
     def mask(self, text: str) -> str:
         """Replace the key wherever a text shows it, in any letter case.
 
-        Plain, percent-encoded, escaped as in JSON, in base64, and cut off by the end of the text.
+        Plain, with any of its characters escaped as in a URL, in JSON or in HTML, in base64, and cut off by the end of
+        the text.
         """
+        if _ESCAPED.search(text):
+            text = self._mask_escaped(text)
         for spelling in self._spellings():
             text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
             for n_shown in range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1):
@@ -65,14 +74,31 @@ class Secret:
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
         is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
-        return is_long and any(spelling.lower() in text.lower() for spelling in self._spellings())
+        lowered = _unescaped(text).lower()
+        return is_long and any(one.lower() in lowered for one in map(_unescaped, self._spellings()))
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
         if not answer.isascii() or b"\\" in answer:  # texts aren't spelled there as they are read
             return True
-        lowered = answer.lower()
-        return any(start in lowered for start in self._starts)
+        lowered = unquote_to_bytes(answer).lower()
+        return b"&#" in lowered or any(start in lowered for start in self._starts)
+
+    def _mask_escaped(self, text: str) -> str:
+        """Replace the key where some of its characters are escaped, and what the end of the text cuts off of it."""
+        key, places = self._value.lower(), []
+        at = 0
+        for escape in _ESCAPED.finditer(text):
+            places += [*range(at, escape.start()), escape.start()]
+            at = escape.end()
+        places += [*range(at, len(text)), len(text)]
+        plain = _unescaped(text)
+        found = [one.span() for one in re.finditer(re.escape(key), plain, re.IGNORECASE)]
+        cut = (n for n in range(len(key) - 1, _REVEALING_CHARACTERS - 1, -1) if plain[-n:].lower() == key[:n])
+        found += [(len(plain) - n, len(plain)) for n in cut][:1]
+        for begin, end in reversed(found):
+            text = text[: places[begin]] + MASK + text[places[end] :]
+        return text
 
     def __repr__(self) -> str:
         return f"Secret({MASK!r})"
@@ -93,12 +119,25 @@ class Secret:
         raise TypeError("an API key is never pickled or copied; pass it in DREAMO_API_KEY")
 
     def _spellings(self) -> tuple[str, ...]:
-        escaped = json.dumps(self._value)[1:-1]
+        escaped = json.dumps(self._value)[1:-1]  # a quote or a backslash
         spellings = {self._value, quote(self._value, safe=""), escaped, escaped.replace("/", r"\/")}
         for sent in (self._value, f"Bearer {self._value}"):
             packed = base64.b64encode(sent.encode()).decode().rstrip("=")
             spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
         return tuple(sorted(spellings, key=len, reverse=True))
+
+
+def _unescaped(text: str) -> str:
+    """Return a text with its escaped characters as they are read; each is one character."""
+
+    def read(escape: re.Match[str]) -> str:
+        percent, unicode, byte, hexadecimal, decimal, slash = escape.groups()
+        if slash:
+            return "/"
+        number = int(decimal) if decimal else int(percent or unicode or byte or hexadecimal, 16)
+        return chr(number) if number <= sys.maxunicode else "\ufffd"
+
+    return _ESCAPED.sub(read, text)
 
 
 @dataclass(frozen=True, slots=True)
