@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -175,6 +177,21 @@ def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path, started)
     assert f"Process {other.pid} was killed." in call("stop", tmp_path).stderr
 
 
+def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
+    """The number in the copy is that of the original's process."""
+    run_dir, copy = tmp_path / "run", tmp_path / "copy"
+    run_dir.mkdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        background.Process(other.pid, socket.gethostname(), background._started(other.pid)).write(
+            run_dir / "run.pid"
+        )
+        shutil.copytree(run_dir, copy)
+        assert background.working_on(str(run_dir))
+        assert "Nothing runs in" in call("stop", copy).stderr
+        assert other.poll() is None
+        other.communicate(b"\n")
+
+
 def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
     """On another machine, or in a notebook."""
     background.Process(1, "another-host", "1").write(tmp_path / "run.pid")
@@ -215,6 +232,25 @@ def test_a_run_in_a_store_is_stopped_where_it_runs(tmp_path):
         assert "is writing to s3://bucket/run" in refused.stderr
         stopped = call("stop", url, env=here)
         assert stopped.exit_code == 0, stopped.stderr
+
+
+def test_the_line_for_cron_runs_as_cron_runs_it(tmp_path, gateway):
+    """That of the guide: by sh, in another folder, with next to no environment."""
+    page = (Path(__file__).parent.parent / "docs/guide/unattended.md").read_text(encoding="utf-8")
+    line = re.search(r"^30 22 \* \* \* (.*)$", page, re.MULTILINE)[1]
+    write_table(tmp_path, 2)
+    (tmp_path / "dreamo.env").write_text("".join(f"{name}={value}\n" for name, value in at(gateway).items()))
+    (tmp_path / "runs").mkdir()
+    command = str(Path(sys.executable).parent / "dreamo-batch")
+    line = line.replace("/home/me/venv/bin/dreamo-batch", command).replace("/home/me/sweep", str(tmp_path))
+    line = line.replace("/home/me", str(tmp_path))
+    environment = {"HOME": "/", "LOGNAME": "me", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(
+        ["/bin/sh", "-c", line], env=environment, cwd="/", check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert dreamo.status(tmp_path / "runs/night")["by_status"] == {"completed": 2}
+    assert "2 completed" in (tmp_path / "runs/night.log").read_text()
 
 
 # Until a time.

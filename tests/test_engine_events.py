@@ -248,6 +248,14 @@ def test_a_url_that_hangs_does_not_keep_the_run(tmp_path, gateway, monkeypatch, 
     assert "not waiting any longer" in caplog.text
 
 
+def test_a_password_in_the_url_is_sent_as_one(tmp_path, gateway):
+    """In a header, as its server expects it."""
+    with ScriptedServer([answer()]) as server:
+        run(tmp_path, gateway, notify=server.url.replace("//", "//me:a-password@"))
+        headers = {name.lower(): value for name, value in server.requests[0].headers.items()}
+    assert headers["authorization"] == f"Basic {base64.b64encode(b'me:a-password').decode()}"
+
+
 def test_the_key_is_masked_in_what_is_posted(tmp_path):
     """Also where a service repeats it, or a directory is named after it."""
     body = json.dumps({"error": {"code": "401", "message": f"bad key {KEY}"}}).encode()

@@ -48,11 +48,15 @@ _OVER: Final = ("Z", "X")  # a process that has ended, and whose parent hasn't l
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A command that works on a run directory, as its file there tells: `until` is what it waits for."""
+    """A command that works on a run directory, as its file there tells.
+
+    `folder` tells a copy of the directory, whose file is about the original; `until` is what the command waits for.
+    """
 
     pid: int
     host: str
     started: str
+    folder: str = ""
     until: str = ""
 
     def __str__(self) -> str:
@@ -65,16 +69,22 @@ class Process:
 
     def write(self, path: Path) -> None:
         """Leave its number where `stop` looks for it."""
-        path.write_text(f"{self.pid}\n{self.host}\n{self.started}\n{self.until}\n", encoding="utf-8")
+        lines = (str(self.pid), self.host, self.started, _number_of(path.parent), self.until)
+        path.write_text("\n".join((*lines, "")), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
         """Read what the last command left; None if it has ended properly."""
         try:
             pid, *rest = path.read_text(encoding="utf-8").splitlines()
-            return cls(int(pid), *rest)
+            process = cls(int(pid), *rest)
+            return process if process.folder == _number_of(path.parent) else None
         except (OSError, ValueError, TypeError):
             return None
+
+
+def _number_of(folder: Path) -> str:
+    return str(folder.stat().st_ino)
 
 
 def _started(pid: int) -> str | None:

@@ -259,7 +259,9 @@ class _Webhook:
     def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
         """Post once; return why it was refused, if it was, and whether that may pass."""
         import requests
+        from requests.utils import get_auth_from_url
 
+        credentials = get_auth_from_url(self._url)
         headers = {"Content-Type": "application/json", "User-Agent": "dreamo-batch"}
         with _no_log_of_urls():
             try:
@@ -267,7 +269,7 @@ class _Webhook:
                     self._url,
                     data=body,
                     headers=headers | self._signature(body, message_id),
-                    auth=_as_it_is,
+                    auth=credentials if any(credentials) else _as_it_is,
                     timeout=_TIMEOUTS_S,
                     allow_redirects=False,
                     stream=True,  # the body of the answer is of no use
