@@ -197,8 +197,6 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
 
 # Putting a command in the background.
 
-_COMMAND: Final = "in-background"
-
 
 def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tuple[int, Path, int | None]:
     """Have a fresh process go on with a command, and wait until it has checked everything.
@@ -213,7 +211,7 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
         raise _taken(run_dir)
     directory.make()
     path, log = directory.path / PID, directory.path / LOG
-    command = [sys.executable, "-P", "-m", "dreamo_batch", _COMMAND, "--run-dir", run_dir, *words]
+    command = [sys.executable, "-P", "-m", "dreamo_batch", "in-background", "--run-dir", run_dir, *words]
     with log.open("ab") as written:
         begins_at = written.tell()
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -226,11 +224,9 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
     assert child.stdin is not None  # noqa: S101 - a pipe
     with suppress(BrokenPipeError), child.stdin:  # its end is noticed below
         child.stdin.write(json.dumps(given).encode())
-    process = None
     try:
-        while child.poll() is None and (process is None or process.pid != child.pid):
+        while child.poll() is None and getattr(Process.read(path), "pid", None) != child.pid:
             threading.Event().wait(_LOOK_EVERY_S)
-            process = Process.read(path)
     except KeyboardInterrupt:
         child.terminate()
         warn(f"Stopped process {child.pid}; its log is {log}.")
@@ -335,8 +331,7 @@ def wait_until(seconds: float, run_dir: str) -> None:
 
 def wait_for_begin(run_dir: str) -> None:
     """Wait for as long as the command that works on a directory waits itself."""
-    said = ""
+    if said := sentence(run_dir):
+        hint(said)
     while (process := working_on(run_dir)) is not None and process.until:
-        if said != (said := sentence(run_dir)):
-            hint(said)
         threading.Event().wait(1.0)

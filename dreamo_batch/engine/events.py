@@ -17,13 +17,13 @@ import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dreamo_batch.errors import DreamoError, RunStopped, UsageError
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.service.config import Secret
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _VARIABLE: Final = "DREAMO_NOTIFY_SECRET"
 _PREFIX: Final = "whsec_"
@@ -45,6 +45,8 @@ _END_S: Final = 15.0
 _OK: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
+
+_AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
 
 Kind = Literal["done", "stopped", "budget", "held", "outage"]
 
@@ -103,7 +105,7 @@ class RunEvent:
             "at": self.at.isoformat(timespec="seconds"),
             "by_status": {status: n for status, n in self.by_status.items() if n},
         }
-        amounts = {name: getattr(self, name) for name in ("spent_usd", "reserved_usd", "max_cost_usd")}
+        amounts = {name: getattr(self, name) for name in _AMOUNTS}
         exact = {name: None if amount is None else exact_text(amount) for name, amount in amounts.items()}
         return json.dumps(fields | exact).encode()
 
@@ -133,18 +135,11 @@ class Listeners:
         """Hand an event on, without waiting."""
         if not self._listeners:
             return
-        event = RunEvent(kind=kind, message=harmless(message), run_dir=self._run_dir)
-        if self._key is not None:
-            mask = self._key.mask
-            event = replace(event, message=mask(event.message), run_dir=mask(event.run_dir))
-        if snapshot is not None:
-            event = replace(
-                event,
-                by_status=dict(snapshot.by_status),
-                spent_usd=snapshot.spent_usd,
-                reserved_usd=snapshot.reserved_usd,
-                max_cost_usd=snapshot.max_cost_usd,
-            )
+        mask = str if self._key is None else self._key.mask
+        known = (
+            {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *_AMOUNTS)}
+        )
+        event = RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known)
         for listener in self._listeners:
             listener.tell(event)
 
@@ -269,7 +264,9 @@ class _Webhook:
                     self._url,
                     data=body,
                     headers=headers | self._signature(body, message_id),
-                    auth=credentials if any(credentials) else _as_it_is,
+                    auth=credentials
+                    if any(credentials)
+                    else lambda request: request,  # nothing from ~/.netrc
                     timeout=_TIMEOUTS_S,
                     allow_redirects=False,
                     stream=True,  # the body of the answer is of no use
@@ -290,11 +287,6 @@ class _Webhook:
             "webhook-timestamp": at,
             "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
         }
-
-
-def _as_it_is(request: Any) -> Any:
-    """Add no credentials from ~/.netrc."""
-    return request
 
 
 def _place_of(url: object) -> str:
@@ -324,18 +316,16 @@ def _signing_key(secret: str) -> bytes | None:
 @contextmanager
 def _no_log_of_urls() -> Iterator[None]:
     """Keep urllib3 from logging what this thread requests."""
-    here = threading.get_ident()
-    log = logging.getLogger("urllib3.connectionpool")
-    is_other = partial(_is_of_another_thread, here)
-    log.addFilter(is_other)
+    here, log = threading.get_ident(), logging.getLogger("urllib3.connectionpool")
+
+    def is_of_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    log.addFilter(is_of_another_thread)
     try:
         yield
     finally:
-        log.removeFilter(is_other)
-
-
-def _is_of_another_thread(thread: int, record: logging.LogRecord) -> bool:
-    return record.thread != thread
+        log.removeFilter(is_of_another_thread)
 
 
 _busy: Final[weakref.WeakSet[_Listener]] = weakref.WeakSet()
