@@ -197,19 +197,19 @@ def test_cap_on_tasks_over_a_socket(n_most, n_rows, asks, asked, tmp_path):
 def test_cap_on_requests_over_a_socket(asks, asked, tmp_path, caplog):
     """Every row is done with its picture, each bought once, few requests are refused, and the last line says so."""
     caplog.set_level(logging.INFO, "dreamo_batch")
-    with dreamo.LocalGateway(engine="flat", max_requests_per_s=60, retry_after=asks) as gateway:
+    with dreamo.LocalGateway(engine="flat", max_requests_per_s=30, retry_after=asks) as gateway:
         done = dreamo.run(
-            table(tmp_path, 120),
+            table(tmp_path, 60),
             tmp_path / "run",
             base_url=gateway.base_url,
             api_key=gateway.api_key,
-            max_in_flight=60,
+            max_in_flight=30,
             progress=False,
         )
         n_attempts = len(gateway.invoice())
     assert (done["status"] == "completed").all()
     assert done["output_error"].isna().all()
-    assert n_attempts == 120
+    assert n_attempts == 60
     refused = re.search(r"Slowed by rate limits: (\d+) requests? refused with 429, waited \d+ ", caplog.text)
     assert int(refused[1]) > 0
-    assert 0 < asked.n_refused() < 60  # of about 360: the bursts until the rate is known
+    assert 0 < asked.n_refused() < 30  # of about 180: the bursts until the rate is known
