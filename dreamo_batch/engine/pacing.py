@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Final, Literal
 
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 
 _SAMPLES: Final = 128
@@ -32,6 +31,8 @@ _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
 _SETTLED_FROM: Final = 24
 _DEVIATION_USUAL: Final = 0.5
+_USUAL_COUNTS: Final = 4.0  # as much as so many latencies
+_GUESS_STEPS: Final = 12
 _EASED_DEVIATIONS: Final = 2.6
 _EASED_STEP: Final = 0.3  # of a task's age
 _FORETOLD_OF: Final = 32
@@ -66,7 +67,7 @@ class PollTimes:
         self._foretold: deque[bool] = deque(maxlen=_FORETOLD_OF)
         self._logarithms: deque[float] = deque()
         self._sum = self._sum_of_squares = 0.0
-        self._n_open = 0  # tasks that were polled, and are longer than all that were seen, at first
+        self._guess = 0.0, _DEVIATION_USUAL  # mean and deviation, until latencies are settled
 
     @property
     def is_known(self) -> bool:
@@ -79,9 +80,14 @@ class PollTimes:
         return len(self._logarithms) >= _SETTLED_FROM
 
     def learn(
-        self, seen_s: float, *, unfinished_s: float = 0.0, told_s: float | None = None, n_open: int = 0
+        self,
+        seen_s: float,
+        *,
+        unfinished_s: float = 0.0,
+        told_s: float | None = None,
+        open_s: Sequence[float] = (),
     ) -> None:
-        """Note the age at which a task was seen finished, and the last at which it wasn't.
+        """Note the age at which a task was seen finished, and the last at which it wasn't; of open tasks, the latter.
 
         Its end lies between the two. One that was done when first asked for may have been done long before, so
         that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
@@ -90,13 +96,14 @@ class PollTimes:
             self._foretold.append(
                 unfinished_s * (1 - _FORETOLD_WITHIN) < told_s < seen_s * (1 + _FORETOLD_WITHIN)
             )
-        self._n_open = n_open
         latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
         logarithm = math.log(max(latency_s, _LATENCY_MIN_S))
         self._logarithms.append(logarithm)
         oldest = self._logarithms.popleft() if len(self._logarithms) > _SAMPLES else 0.0
         self._sum += logarithm - oldest
         self._sum_of_squares += logarithm**2 - oldest**2
+        if not self.is_settled:
+            self._guess = _guessed(self._logarithms, [math.log(max(one, _LATENCY_MIN_S)) for one in open_s])
 
     def due_in(self, age_s: float, *, ease: float = 0.0, told_s: float | None = None) -> float:
         """Return the seconds until a task of this age is polled again; its progress says it will take `told_s`."""
@@ -130,19 +137,12 @@ class PollTimes:
         )
 
     def _fitted(self) -> tuple[float, float]:
-        n = len(self._logarithms)
         if not self.is_settled:
-            return self._guessed(n + self._n_open), _DEVIATION_USUAL
+            return self._guess
+        n = len(self._logarithms)
         mean = self._sum / n
         variance = max(self._sum_of_squares / n - mean**2, 0.0)
         return mean, max(math.sqrt(variance), _DEVIATION_MIN)
-
-    def _guessed(self, n: int) -> float:
-        """Guess the mean logarithm from the shortest of n latencies: the others aren't over yet."""
-        ranks = enumerate(sorted(self._logarithms), start=1)
-        normal = NormalDist(0.0, _DEVIATION_USUAL)
-        guesses = [one - normal.inv_cdf((rank - 0.375) / (n + 0.25)) for rank, one in ranks]
-        return sum(guesses) / len(guesses)
 
     def _step_s(self, age_s: float, mean: float, deviation: float) -> float:
         worth_s = _POLL_WORTH * math.exp(mean)
@@ -152,6 +152,22 @@ class PollTimes:
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + self._random.uniform(-_JITTER, _JITTER))
+
+
+def _guessed(seen: Collection[float], still_open: Collection[float]) -> tuple[float, float]:
+    """Guess mean and deviation of logarithms from the few that were seen, and those that are at least so large.
+
+    The likeliest are found by replacing what is open by what to expect of it. The usual deviation counts as well.
+    """
+    n, mean, deviation = len(seen) + len(still_open), sum(seen) / len(seen), _DEVIATION_USUAL
+    for _ in range(_GUESS_STEPS):
+        z = [(one - mean) / deviation for one in still_open]
+        ahead = [hazard(math.exp(one), mean, deviation) * math.exp(one) * deviation for one in still_open]
+        squares = sum((one - mean) ** 2 for one in seen)
+        squares += sum(deviation**2 * (1 + one * more) for one, more in zip(z, ahead, strict=True))
+        mean = (sum(seen) + sum(mean + deviation * more for more in ahead)) / n
+        deviation = math.sqrt((_USUAL_COUNTS * _DEVIATION_USUAL**2 + squares) / (_USUAL_COUNTS + n))
+    return mean, max(deviation, _DEVIATION_MIN)
 
 
 def hazard(age_s: float, mean: float, deviation: float) -> float:

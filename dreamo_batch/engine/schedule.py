@@ -32,8 +32,8 @@ _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
 _AT_EASE_FROM: Final = 50  # open tasks
 _N_AT_ONCE: Final = 2  # tasks that are polled at once while no latency is known: they may be done
-_SCOUTS: Final = 8  # tasks that are polled while no latency is known
-_UNKNOWN_POLL_S: Final = 1.0
+_SCOUTS: Final = 24  # tasks, accepted first, that are polled to learn latencies
+_UNKNOWN_POLL_S: Final = 2.0  # of the others; each comes at thrice the age of the one before
 _PUT_OFF_FROM_S: Final = 0.05
 
 
@@ -64,6 +64,7 @@ class _Task:
     is_fresh: bool = (
         False  # accepted in this call, so its latency tells of the service and not of our absence
     )
+    is_scout: bool = False  # one of the first, by which latencies are learned
     n_polls: int = 0
     unfinished_s: float = 0.0
     told_s: float | None = None  # its latency, as its progress first foretold it
@@ -251,11 +252,12 @@ class Schedule:
         """Add the task of an accepted create."""
         self._busy[Do.CREATE].discard(key)
         self._bodies.pop(key, None)
-        self._tasks[key] = _Task(now, now, is_fresh=True)
+        is_scout = len(self._tasks) < _SCOUTS and not self.poll_times.is_settled
+        self._tasks[key] = task = _Task(now, now, is_fresh=True, is_scout=is_scout)
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
-        self._plan(Do.POLL, key, now + self._first_poll_s())
+        self._plan(Do.POLL, key, now + self._first_poll_s(task))
 
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
@@ -286,8 +288,7 @@ class Schedule:
         task.unfinished_s = age_s = now - task.born
         told_s = age_s / progress if progress else None
         task.told_s = task.told_s or told_s
-        due_s = self.poll_times.due_in(age_s, ease=self._ease(), told_s=told_s)
-        return self._ask_again(key, task, now, due_s)
+        return self._ask_again(key, task, now, self._due_in(task, age_s, told_s))
 
     def poll_failed(self, key: Key, now: float) -> bool:
         """Note a failed poll; False if the task is overdue."""
@@ -320,14 +321,19 @@ class Schedule:
         self.quota.seen(key, now=now, is_running=False)
         self._bucket.give_back()
         if task.is_fresh:
-            is_settled = self.poll_times.is_settled
-            n_open = 0 if is_settled else sum(one.n_polls > 0 for one in self._tasks.values())
-            was_known = self.poll_times.is_known
-            self.poll_times.learn(
-                now - task.born, unfinished_s=task.unfinished_s, told_s=task.told_s, n_open=n_open
-            )
-            if self.poll_times.is_known and not was_known:
-                self._plan_anew()
+            self._learn(task, now)
+
+    def _learn(self, task: _Task, now: float) -> None:
+        """Learn from a latency; at the first, and once they are settled, plan the polls of the others anew."""
+        times = self.poll_times
+        before = times.is_known, times.is_settled
+        is_open = not times.is_settled
+        open_s = [
+            one.unfinished_s for one in self._tasks.values() if is_open and one.is_scout and one.n_polls
+        ]
+        times.learn(now - task.born, unfinished_s=task.unfinished_s, told_s=task.told_s, open_s=open_s)
+        if before != (times.is_known, times.is_settled):
+            self._plan_anew(now)
 
     def saved(self, key: Key, now: float) -> None:
         """Note a saved picture."""
@@ -446,33 +452,40 @@ class Schedule:
             task = self._tasks.get(key) if do is Do.POLL else None
             left_s = 0.0
             if task is not None and task.is_fresh and not task.n_polls:
-                left_s = self.poll_times.first_in(now - task.born, ease=self._ease())
+                left_s = self.poll_times.first_in(now - task.born, ease=self._ease(task))
             if left_s <= _PUT_OFF_FROM_S:
                 return
             heappop(self._due)
             self._plan(do, key, now + left_s)
 
-    def _first_poll_s(self) -> float:
-        """Return the seconds until a task is polled first; while no latency is known, some are polled to learn it."""
-        n_tasks = len(self._tasks)
-        if self.poll_times.is_known or _N_AT_ONCE < n_tasks <= _SCOUTS:
-            return self.poll_times.due_in(0.0, ease=self._ease())
-        return 0.0 if n_tasks <= _N_AT_ONCE else _UNKNOWN_POLL_S
+    def _first_poll_s(self, task: _Task) -> float:
+        """Return the seconds until a task is polled first; the very first may be done already."""
+        if not self.poll_times.is_known and len(self._tasks) <= _N_AT_ONCE:
+            return 0.0
+        return self._due_in(task, 0.0)
 
-    def _plan_anew(self) -> None:
-        """Plan the first polls of tasks accepted while no latency was known, now that some are."""
+    def _due_in(self, task: _Task, age_s: float, told_s: float | None = None) -> float:
+        """Return the seconds until a task is polled again; while no latency is known, mostly scouts are polled."""
+        if not self.poll_times.is_known and not task.is_scout:
+            return max(2 * age_s, _UNKNOWN_POLL_S)
+        return self.poll_times.due_in(age_s, ease=self._ease(task), told_s=told_s)
+
+    def _plan_anew(self, now: float) -> None:
+        """Plan the polls once more, now that latencies are known, or known better."""
         due, self._due = self._due, []
         for at, number, do, key in due:
             task = self._tasks.get(key) if do is Do.POLL else None
-            if task is None or not task.is_fresh or task.n_polls:
-                first_at = at
-            else:
-                first_at = task.born + self.poll_times.first_in(0.0, ease=self._ease())
-            heappush(self._due, (first_at, number, do, key))
+            left_s = at - now
+            if task is not None and task.is_fresh and task.n_polls:
+                left_s = min(left_s, self._due_in(task, now - task.born))
+            elif task is not None and task.is_fresh:
+                left_s = self.poll_times.first_in(now - task.born, ease=self._ease(task))
+            heappush(self._due, (now + left_s, number, do, key))
 
-    def _ease(self) -> float:
+    def _ease(self, task: _Task) -> float:
         """Return how little it matters when a task's end is seen: not at all while others wait for its place."""
-        return 0.0 if self._waiting and self.is_submitting else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
+        is_urgent = task.is_scout or (self._waiting and self.is_submitting)
+        return 0.0 if is_urgent else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
 
     def _next_save(self, now: float) -> Action | None:
         if not self._may_save():
