@@ -55,7 +55,7 @@ def _quick_retries(monkeypatch):
         "base": 2,
     }
     monkeypatch.setattr(store, "_RETRIES", store._RETRIES | {"backoff": backoff})
-    monkeypatch.setattr(fenced_log, "_PAUSE_S", 0.02)
+    monkeypatch.setattr(store, "_PAUSE_S", 0.02)
 
 
 @pytest.fixture

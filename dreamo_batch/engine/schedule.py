@@ -466,8 +466,8 @@ class Schedule:
 
     def _due_in(self, task: _Task, age_s: float, told_s: float | None = None) -> float:
         """Return the seconds until a task is polled again; while no latency is known, mostly scouts are polled."""
-        if not self.poll_times.is_known and not task.is_scout:
-            return max(2 * age_s, _UNKNOWN_POLL_S)
+        if not self.poll_times.is_known and task.is_fresh and not task.is_scout:
+            return min(max(2 * age_s, _UNKNOWN_POLL_S), _RETRY_CAP_S)
         return self.poll_times.due_in(age_s, ease=self._ease(task), told_s=told_s)
 
     def _plan_anew(self, now: float) -> None:
