@@ -13,17 +13,21 @@ from PIL import Image
 from report import Figure, show
 
 _RUN = """
-import json, resource, sys
+import json, resource, sys, time
 import dreamo_batch as dreamo
-dreamo.run, dreamo.sweep, dreamo.load
+dreamo.start, dreamo.sweep, dreamo.load
 def now_mb():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 given = json.loads(sys.argv[1])
 start = now_mb()
 jobs = dreamo.sweep(image=given["images"], prompt="on a beach", seed=range(given["n_seeds"]), size="512x512")
-done = dreamo.run(jobs, given["run_dir"], progress=False, download=False, **given["options"])
-assert (done["status"] == "completed").all()
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - start))
+live = dreamo.start(jobs, given["run_dir"], download=False, **given["options"])
+n_most = 0
+while not live.status.is_over:
+    n_most = max(n_most, live.status.n_in_flight)
+    time.sleep(0.1)
+assert (live.wait(progress=False)["status"] == "completed").all()
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - start, n_most]))
 """
 _PICTURE_BYTES = 4_600_000
 
@@ -32,15 +36,20 @@ def main() -> None:
     """Measure 1,000 tasks in flight with the largest pictures, and a run of 100,000 rows."""
     with tempfile.TemporaryDirectory() as folder:
         images = [_picture(Path(folder) / f"{i}.png", i) for i in range(40)]
-        peak = _peak(folder, images, 25, max_in_flight=1000, latency="fixed:20")
-        show(Figure("peak memory, 1,000 in flight with 4.6 MB pictures", f"{peak:.0f} MB", None, "<= 100 MB"))
+        # Long enough that the last is sent before the first has ended.
+        peak, n_most = _peak(folder, images, 25, max_in_flight=1000, latency="fixed:60")
+        name = f"peak memory, {n_most:,} of 1,000 in flight at once, with 4.6 MB pictures"
+        show(Figure(name, f"{peak:.0f} MB", None, "<= 100 MB"))
         small = Path(folder) / "small.png"
         Image.new("RGB", (64, 64), "orange").save(small)
-        peak = _peak(folder, [str(small)], 100_000, max_in_flight=64, latency="instant")
+        peak, _ = _peak(folder, [str(small)], 100_000, max_in_flight=64, latency="instant")
         show(Figure("peak memory, a run of 100,000 rows", f"{peak:.0f} MB"))
 
 
-def _peak(folder: str, images: list[str], n_seeds: int, *, max_in_flight: int, latency: str) -> float:
+def _peak(
+    folder: str, images: list[str], n_seeds: int, *, max_in_flight: int, latency: str
+) -> tuple[float, int]:
+    """Return the peak in MB, and how many tasks were in flight at most."""
     with gateway(latency=latency) as served:
         options = {"base_url": served.base_url, "api_key": served.api_key, "max_in_flight": max_in_flight}
         given = {
@@ -51,7 +60,8 @@ def _peak(folder: str, images: list[str], n_seeds: int, *, max_in_flight: int, l
         }
         command = [sys.executable, "-c", _RUN, json.dumps(given)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    peak, n_most = json.loads(done.stdout)
+    return peak, n_most
 
 
 def _picture(path: Path, seed: int) -> str:
