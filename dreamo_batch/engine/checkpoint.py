@@ -9,6 +9,7 @@ import numbers
 import warnings
 import zlib
 from dataclasses import asdict, astuple, dataclass
+from functools import cache
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
 
@@ -229,11 +230,7 @@ _BLOCK: Final = 512
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
     """Return a function that writes a job as JSON: its fields, and its first row in the user's table."""
-    firsts = {
-        job_id: place
-        for place, job_id in reversed(list(enumerate(rows[columns.JOB_ID])))
-        if isinstance(job_id, str)
-    }
+    firsts = cache(lambda: dict(zip(rows[columns.JOB_ID][::-1], range(len(rows) - 1, -1, -1), strict=True)))
     names = list(map(str, user.columns))
     block, cells = -1, [()]
 
@@ -247,7 +244,7 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
         return cells[place % _BLOCK]
 
     def describe(job: Job) -> str:
-        place = firsts.get(job.job_id)
+        place = firsts().get(job.job_id)
         cells_of_row = {} if place is None else dict(zip(names, map(_plain, row(place)), strict=True))
         described = {
             columns.ROW: None if place is None else str(user.index[place]),
@@ -452,17 +449,23 @@ def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Ser
 
 
 def _job_columns(prepared: Prepared) -> pd.DataFrame:
-    cells = [_job_cells(prepared.jobs.get(job_id)) for job_id in prepared.rows[columns.JOB_ID]]
-    return pd.DataFrame(cells, columns=list(_JOB)).astype(_JOB)
+    jobs = list(map(prepared.jobs.get, prepared.rows[columns.JOB_ID]))
+    return pd.DataFrame(
+        {
+            name: pd.array([None if job is None else _cell(job, name) for job in jobs], dtype=dtype)
+            for name, dtype in _JOB.items()
+        }
+    )
 
 
-def _job_cells(job: Job | None) -> tuple[Any, ...]:
-    if job is None:
-        return (None,) * len(_JOB)
-    further = json.dumps([astuple(image) for image in job.further]) if job.further else None
-    own = json.dumps(job.own) if job.own else None
-    sizes = (job.width, job.height)
-    return (job.prompt, *sizes, job.use_rephraser, job.replicate, job.image.kind, job.model, further, own)
+def _cell(job: Job, name: str) -> Any:
+    if name == KIND:
+        return job.image.kind
+    if name == columns.IMAGES_FURTHER:
+        return json.dumps([astuple(image) for image in job.further]) if job.further else None
+    if name == columns.OWN_PARAMETERS:
+        return json.dumps(job.own) if job.own else None
+    return getattr(job, name)
 
 
 def _jobs(decided: pd.DataFrame) -> dict[str, Job]:

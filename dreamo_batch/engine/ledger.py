@@ -21,6 +21,7 @@ from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,
     Meta,
+    read_meta,
     read_table,
     read_version,
     rotate,
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
-_EVENTS_PER_STORED_JOB: Final = 0.25  # a row has four: 16 times the last checkpoint is written in all
+_EVENTS_PER_ROW: Final = (
+    0.25  # of four in all, so that at most 16 times as many rows are written as a table has
+)
 _READ_TRIES: Final = 20
 
 
@@ -109,22 +112,22 @@ class Recovered:
         return state, added
 
 
-def read(folder: Path) -> Recovered:
-    """Read a ledger that may be written to at the same time."""
+def read(folder: Path, *, terms_only: bool = False) -> Recovered:
+    """Read a ledger that may be written to at the same time, or of its checkpoint only the terms."""
     for _ in range(_READ_TRIES):
         before = journal.numbers(folder)
         try:
-            return _read_guarded(folder)
+            return _read_guarded(folder, terms_only=terms_only)
         except (FileNotFoundError, LedgerDamaged):
             if journal.numbers(folder) == before:  # it was not compacted meanwhile
                 raise
-    return _read_guarded(folder)
+    return _read_guarded(folder, terms_only=terms_only)
 
 
-def _read_guarded(folder: Path) -> Recovered:
+def _read_guarded(folder: Path, *, terms_only: bool) -> Recovered:
     """Read once, and raise any unexpected error as damage."""
     try:
-        return _read_once(folder)
+        return _read_once(folder, terms_only=terms_only)
     except (DirectoryError, OSError):
         raise
     except Exception as error:
@@ -133,10 +136,10 @@ def _read_guarded(folder: Path) -> Recovered:
         ) from error
 
 
-def _read_once(folder: Path) -> Recovered:
+def _read_once(folder: Path, *, terms_only: bool) -> Recovered:
     end = journal.read_end(folder)  # first, because the journal may only have grown by the time it is read
     beside = journal.read_strays(folder)  # before the journals, which get them before they are deleted
-    snapshot, meta, damaged = _newest_checkpoint(folder)
+    snapshot, meta, damaged = _newest_checkpoint(folder, terms_only=terms_only)
     covers, terms = (meta.covers, meta.terms) if meta else (0, NO_TERMS)
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
@@ -173,13 +176,15 @@ def _read_once(folder: Path) -> Recovered:
     )
 
 
-def _newest_checkpoint(folder: Path) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
+def _newest_checkpoint(
+    folder: Path, *, terms_only: bool
+) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
     """Return the newest readable checkpoint, and what is wrong with unreadable ones."""
     damaged: dict[str, str] = {}
     for name in (NAME, PREVIOUS):
         path = folder / name
         try:
-            table, meta = read_table(path)
+            table, meta = (None, read_meta(path)) if terms_only else read_table(path)
         except FileNotFoundError:
             damaged |= _missing(name, folder)
             continue
@@ -296,7 +301,8 @@ class Ledger:
         self.entropy = manifest.entropy
         self.service = manifest.service
         self.generation = manifest.generation + 1
-        self._n_since, self._n_stored = recovered.n_events, len(self.state)
+        self._n_since = recovered.n_events
+        self._n_rows = 0 if recovered.snapshot is None else recovered.snapshot.num_rows
         self._unwritten: list[Event] = []
         self.n_recorded = 0
         self._covered_before = recovered.covers
@@ -389,8 +395,8 @@ class Ledger:
         return self._strays.path
 
     def is_checkpoint_due(self) -> bool:
-        """Whether enough has happened since the last checkpoint; intervals grow with the state."""
-        return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, self._n_stored * _EVENTS_PER_STORED_JOB)
+        """Whether enough has happened since the last checkpoint; intervals grow with its rows, which cost the time."""
+        return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, self._n_rows * _EVENTS_PER_ROW)
 
     def checkpoint(self, pending: Iterable[str]) -> None:
         """Start a new journal and write the state so far beside it."""
@@ -454,7 +460,7 @@ class Ledger:
         tables: list[pa.Table] = []
         rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
         self.state.store(StoredAttempts(tables[-1]))
-        self._n_since, self._n_stored = 0, len(self.state)
+        self._n_since, self._n_rows = 0, tables[-1].num_rows
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
         for number in journal.numbers(folder):

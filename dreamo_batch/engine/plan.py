@@ -110,11 +110,13 @@ def assignment(
             to_save.append(
                 ((job_id, latest.attempt), latest.output_path is not None or latest.output_url is None)
             )
-    job_ids = prepared.rows[columns.JOB_ID]
+    is_again = prepared.rows[columns.DUPLICATE_OF].notna()
+    weights = Counter(dict.fromkeys(prepared.jobs, 1))
+    weights.update(prepared.rows.loc[is_again, columns.JOB_ID])
     return Assignment(
         jobs=prepared.jobs,
-        weights=job_ids.value_counts().to_dict(),
-        n_invalid=int(job_ids.isna().sum()),
+        weights=weights,
+        n_invalid=int(prepared.rows[columns.JOB_ID].isna().sum()),
         to_submit=to_submit + refused,
         to_poll=to_poll,
         to_save=to_save,

@@ -143,7 +143,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
 
 def stored_terms(directory: RunDirectory) -> Terms:
     """Return what may be spent in a run directory, as stored there; no limit if there is no directory yet."""
-    return _recovered(directory).terms if directory.path.is_dir() else NO_TERMS
+    return _recovered(directory, terms_only=True).terms if directory.path.is_dir() else NO_TERMS
 
 
 def read_state(directory: RunDirectory) -> State:
@@ -163,9 +163,9 @@ def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
     return state if is_worked_on else _settled(state), is_copy
 
 
-def _recovered(directory: RunDirectory) -> ledger.Recovered:
+def _recovered(directory: RunDirectory, *, terms_only: bool = False) -> ledger.Recovered:
     try:
-        return ledger.read(directory.path)
+        return ledger.read(directory.path, terms_only=terms_only)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
