@@ -57,7 +57,8 @@ _PENDING: Final = "pending"
 _MICROSECONDS: Final = 1_000_000
 _STAGES: Final = {str(stage): stage for stage in Stage}
 _STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
-_BLOCK: Final = 256
+_BLOCK: Final = 1024
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 class StoredAttempts:
@@ -67,7 +68,8 @@ class StoredAttempts:
         """Take a table whose rows of one job follow each other, numbered from 1; raises if it is none."""
         if unknown := set(pc.unique(table[columns.STAGE]).to_pylist()) - {*_STAGES, _PENDING}:
             raise ImpossibleEvent(f"an attempt has the unknown stage {unknown.pop()!r}")
-        self.table = _without_pending(table)
+        self._table: pa.Table | None = _without_pending(table)
+        self._packed: list[pa.Buffer] = []
         job_ids, n = self.table[columns.JOB_ID], self.table.num_rows
         is_first = np.ones(n, dtype=bool)
         is_first[1:] = pc.not_equal(job_ids.slice(1), job_ids.slice(0, max(n - 1, 0)))
@@ -77,6 +79,27 @@ class StoredAttempts:
         if ((numbers != 0) & (numbers != expected)).any():
             raise ImpossibleEvent("the attempts of a job are not numbered from 1")
         self._block: tuple[int, list[tuple[Any, ...]]] = (-1, [])
+
+    @property
+    def table(self) -> pa.Table:
+        """The table itself, without jobs that were never submitted."""
+        return self._unpacked(self._packed) if self._table is None else self._table
+
+    def pack(self) -> None:
+        """Keep the table compressed from now on: it is as large as everything else a run keeps in memory."""
+        _ = self._places
+        for start in range(0, len(self.table), _BLOCK):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, SCHEMA, options=_COMPRESSED) as stream:
+                stream.write_table(self.table.slice(start, _BLOCK))
+            self._packed.append(sink.getvalue())
+        self._table = None
+
+    @staticmethod
+    def _unpacked(blocks: list[pa.Buffer]) -> pa.Table:
+        return pa.concat_tables(
+            [SCHEMA.empty_table(), *(pa.ipc.open_stream(one).read_all() for one in blocks)]
+        )
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -149,7 +172,8 @@ class StoredAttempts:
         block, rows = self._block
         if number // _BLOCK != block:
             block = number // _BLOCK
-            rows = _rows(self.table.slice(block * _BLOCK, _BLOCK))
+            part = self._unpacked(self._packed[block : block + 1]) if self._table is None else None
+            rows = _rows(self.table.slice(block * _BLOCK, _BLOCK) if part is None else part)
             self._block = block, rows
         return rows[number % _BLOCK]
 

@@ -459,7 +459,9 @@ class Ledger:
         folder = self.directory.path
         tables: list[pa.Table] = []
         rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
-        self.state.store(StoredAttempts(tables[-1]))
+        stored = StoredAttempts(tables[-1])
+        stored.pack()
+        self.state.store(stored)
         self._n_since, self._n_rows = 0, tables[-1].num_rows
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
