@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 117
-N_CODE_LINES = 26_750
-N_LINES = 39_150
+N_CODE_LINES = 26_850
+N_LINES = 39_300
 
 
 def code_lines(path: Path) -> int:
