@@ -69,31 +69,40 @@ def wait_for(is_so, seconds=60):
 
 
 def test_a_detached_run_survives_its_shell_and_is_stopped_from_another(tmp_path, slow):
-    """SIGHUP does nothing to it; stop awaits and keeps what is on the wire; the same command resumes."""
-    table, run_dir = write_table(tmp_path, 3), tmp_path / "run"
+    """SIGHUP does nothing to it; stop awaits and keeps what is on the wire; the same command resumes.
+
+    What it is given is in no list of processes and no file; whoever is notified hears of the end.
+    """
+    table, run_dir = write_table(tmp_path, 20), tmp_path / "run"
     words = ("run", table, "--run-dir", run_dir, "--max-in-flight", 1)
-    begun = shell(*words, "--detach", "--format", "json", env=at(slow))
-    assert begun.returncode == 0, begun.stderr
-    told = json.loads(begun.stdout)
-    assert told == {"run_dir": str(run_dir), "pid": pid_in(run_dir), "log": str(run_dir / "run.log")}
-    assert os.getsid(told["pid"]) == told["pid"] != os.getsid(0)
-    os.kill(told["pid"], signal.SIGHUP)
-    assert f"Process {told['pid']} works on" in call("status", run_dir).stderr
-    assert "stop" in call(*words, "--detach", env=at(slow)).stderr
-    wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
-    stopped = call("stop", run_dir, "--format", "json")
+    with ScriptedServer([answer()]) as server:
+        hook = ("--notify", f"{server.url}/a-secret-path")
+        begun = shell(*words, *hook, "--detach", "--format", "json", env=at(slow))
+        assert begun.returncode == 0, begun.stderr
+        told = json.loads(begun.stdout)
+        assert told == {"run_dir": str(run_dir), "pid": pid_in(run_dir), "log": str(run_dir / "run.log")}
+        assert os.getsid(told["pid"]) == told["pid"] != os.getsid(0)
+        command = Path(f"/proc/{told['pid']}/cmdline").read_bytes()
+        assert (str(run_dir).encode() in command, b"a-secret-path" in command) == (True, False)
+        os.kill(told["pid"], signal.SIGHUP)
+        assert f"Process {told['pid']} works on" in call("status", run_dir).stderr
+        assert "stops it" in call(*words, "--detach", env=at(slow)).stderr
+        wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
+        stopped = call("stop", run_dir, "--format", "json")
+        (event,) = [json.loads(request.body) for request in server.requests]
     assert stopped.exit_code == 0
-    assert not background.working_on(str(run_dir))
+    assert event["kind"] == "stopped"
     assert "left. The same command again resumes" in stopped.stderr
     assert json.loads(stopped.stdout)["by_status"].keys() <= {"pending", "in_progress", "completed"}
     log = (run_dir / "run.log").read_text()
     assert "Run the same command again to resume" in log
     assert all(background._DATED.match(line) for line in log.splitlines())
-    assert call(*words[:-2], "--detach", env=at(slow)).exit_code == 0
+    files = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
+    assert not [content for content in files if b"a-secret-path" in content]
+    assert call(*words[:-2], env=at(slow)).exit_code == 0
+    assert len(slow.invoice()) == 20
     watched = call("watch", run_dir, "--format", "json")
-    assert watched.exit_code == 0
-    assert json.loads(watched.stdout)["by_status"] == {"completed": 3}
-    assert len(slow.invoice()) == 3
+    assert (watched.exit_code, json.loads(watched.stdout)["by_status"]) == (0, {"completed": 20})
 
 
 def test_a_detached_run_that_can_not_begin_says_so_and_leaves_with_its_code(tmp_path, gateway):
@@ -114,23 +123,6 @@ def test_a_detached_run_asks_first(tmp_path):
     assert refused.exit_code == 2
     assert "Pass --yes to agree" in refused.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_what_a_detached_run_is_given_is_not_in_the_list_of_processes(tmp_path, stuck, monkeypatch):
-    """The address that is notified goes through a pipe; it is in no file, either."""
-    monkeypatch.delenv("DREAMO_NOTIFY_SECRET", raising=False)
-    table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
-    with ScriptedServer([answer()]) as server:
-        url = f"{server.url}/a-secret-path"
-        call("run", table, "--run-dir", run_dir, "--detach", "--notify", url, env=at(stuck))
-        words = Path(f"/proc/{pid_in(run_dir)}/cmdline").read_bytes()
-        assert b"a-secret-path" not in words
-        assert str(run_dir).encode() in words
-        assert call("stop", run_dir).exit_code == 0
-        (told,) = [json.loads(request.body) for request in server.requests]
-    assert told["kind"] == "stopped"
-    files = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
-    assert not [content for content in files if b"a-secret-path" in content]
 
 
 def test_lines_are_dated_once():
