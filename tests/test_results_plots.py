@@ -178,6 +178,14 @@ def test_throughput_of_a_single_moment_is_drawn():
     assert [patch.get_height() for patch in ax.patches] == [60.0]
 
 
+@pytest.mark.parametrize("span_s", [20, 254, 3 * 3600, 11_680, 86_400 * 4.5])
+def test_times_have_few_ticks_whatever_the_run_took(span_s):
+    """Also where matplotlib warns that it finds no interval, as it did for runs of three to five minutes."""
+    attempts = [completed("a", sent_at=NOON), completed("b", completed_at=NOON + span_s)]
+    ax = plots.plot_spend(dreamo.attempts(history_of(["a", "b"], attempts)))
+    assert 2 <= len(ax.get_xticks()) <= 10
+
+
 def test_transparent_axes_take_the_ink_of_what_is_behind():
     """Where nothing is behind, the page is taken as light."""
     with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "#101010"}):

@@ -483,6 +483,6 @@ def _date(ax: Axes) -> None:
     low, high = ax.dataLim.intervalx
     if high - low < _SPAN_MIN_DAYS:  # one attempt alone, for which matplotlib shows four years
         ax.set_xlim(low - _SPAN_MIN_DAYS / 2, high + _SPAN_MIN_DAYS / 2)
-    locator = dates.AutoDateLocator(maxticks=7)
+    locator = dates.AutoDateLocator(minticks=3, maxticks=7)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
