@@ -198,6 +198,7 @@ def simulate(seed, make=Driver):
     world = Market(seed)
     world.run([make() for _ in range(world.chance.randint(2, 3))])
     world.has_faults = False
+    world.p_turn = 0.0
     world.run([make()])
     wanted = dict.fromkeys(OWNERS.values(), 0)
     for name, child in world.children.items():
