@@ -180,6 +180,7 @@ class MemoryLedger:
         self.directory = SimpleNamespace(path=NOWHERE, is_in_place=lambda: True, replica=None)
         self.committed: list = []
         self.waiting: list = []
+        self.interrupted: list[str] = []
         self.state = State()
         self.watch = lambda _event: None
 
