@@ -9,6 +9,7 @@ pays twice without telling you. The same verbs stand on every DataFrame: ``jobs.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import lazy_loader
@@ -25,6 +26,9 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used."""
+    if name not in __all__:  # Python adds what was meant
+        module = sys.modules[__name__]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=module)
     with interrupts_without_our_lines():
         return uninterrupted(_attribute, name)
 

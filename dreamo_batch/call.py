@@ -303,7 +303,7 @@ class Call:
         submitted = {job_id for job_id, _ in assignment.to_submit}
         nearly = nearly_bought(self.inputs.prepared, ledger.state, self.directory.jobs)
         warnings = ledger.warnings + warnings_of(self.inputs.prepared, nearly, submitted)
-        if before is not None and before.schedule.is_paused:
+        if before is not None and before.schedule.is_paused and not before.schedule.is_halted:
             warnings += ("the run on this directory was paused; this call resumes it",)
         return warnings
 

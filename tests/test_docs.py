@@ -190,6 +190,9 @@ def test_the_package_shows_its_public_names_and_nothing_else():
     """Also after some were used, as completion in a notebook lists them."""
     assert dreamo.run
     assert dir(dreamo) == sorted(dreamo.__all__)
+    with pytest.raises(AttributeError, match="module 'dreamo_batch' has no attribute 'runs'") as missing:
+        dreamo.runs  # noqa: B018
+    assert (missing.value.name, missing.value.obj) == ("runs", dreamo)  # from which Python takes "did you mean"
 
 
 def _is_error(value: object) -> bool:

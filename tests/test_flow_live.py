@@ -442,6 +442,16 @@ def test_a_call_that_goes_on_with_a_paused_run_says_so(flow, start, slow):
     live = start()
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert any("was paused" in line for line in live.status.notices)
+
+
+def test_a_call_behind_a_stopped_run_does_not_call_it_paused(flow, start, slow):
+    """One that is stopped before its warnings are out waits for nothing any more."""
+    first = start()
+    first.pause()
+    first.stop()
+    live = start()
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    assert not any("was paused" in line for line in live.status.notices)
     flow.assert_finishes()
 
 
