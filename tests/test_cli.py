@@ -976,3 +976,20 @@ def test_an_empty_list_of_rows_is_not_every_row(table, run_dir, env, gateway, op
     assert told.exit_code == 2
     assert "is empty" in told.stderr
     assert len(gateway.invoice()) == n_before
+
+
+def test_a_run_of_the_local_gateway_says_how_to_go_on(table, run_dir):
+    """Without `--local`, a run would go to the real service."""
+    call("run", table, "--run-dir", run_dir, "--local")
+    told = call(
+        "run",
+        table,
+        "--run-dir",
+        run_dir,
+        "--base-url",
+        "https://gateway.example",
+        "--yes",
+        env={"DREAMO_API_KEY": "sk-example-key"},
+    )
+    assert told.exit_code == 2
+    assert "or --local." in told.stderr

@@ -192,7 +192,10 @@ def test_the_package_shows_its_public_names_and_nothing_else():
     assert dir(dreamo) == sorted(dreamo.__all__)
     with pytest.raises(AttributeError, match="module 'dreamo_batch' has no attribute 'runs'") as missing:
         dreamo.runs  # noqa: B018
-    assert (missing.value.name, missing.value.obj) == ("runs", dreamo)  # from which Python takes "did you mean"
+    assert (missing.value.name, missing.value.obj) == (
+        "runs",
+        dreamo,
+    )  # from which Python takes "did you mean"
 
 
 def _is_error(value: object) -> bool:

@@ -40,7 +40,7 @@ from dreamo_batch.engine.directory import (
 from dreamo_batch.engine.journal import Kept, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from dreamo_batch.logs import logger_named
-from dreamo_batch.text import same_call
+from dreamo_batch.text import local_option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -543,9 +543,10 @@ def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> 
 def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> None:
     """Raise rather than mix the results of two services."""
     if known != asked:
+        where = local_option() if directory.gateway.is_dir() else "the base URL that the run started with"
         raise OtherService(
             f"{directory.path} belongs to the service {known}, but this call would use {asked}. Results of two "
-            "services are never mixed. Use another run directory, or the base URL that the run started with."
+            f"services are never mixed. Use another run directory, or {where}."
         )
 
 

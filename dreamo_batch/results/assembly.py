@@ -451,7 +451,8 @@ def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
     """Write the reconciliation as one line."""
     counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
-    return f"{n_in} row{'' if n_in == 1 else 's'} in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
+    rows = "row" if n_in == 1 else "rows"
+    return f"{n_in} {rows} in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
 
 
 def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
