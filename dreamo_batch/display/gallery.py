@@ -21,12 +21,12 @@ from dreamo_batch.display.grid import lay_out, removed_rows_notice
 from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
-from dreamo_batch.executors import on_cluster
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.logs import logger_named
 from dreamo_batch.palette import GONE, PALETTE, PICTURE
+from dreamo_batch.parallel import on_cluster
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
 from dreamo_batch.results.rating_log import rater_named, with_ratings

@@ -20,11 +20,10 @@ from dreamo_batch.display.reference_pictures import References, place_references
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.engine.picture_cache import SIDE_PX
 from dreamo_batch.errors import UsageError
-from dreamo_batch.executors import on_cluster
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import pillow_settings, png
 from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
-from dreamo_batch.parallel import ticking
+from dreamo_batch.parallel import on_cluster, ticking
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
 

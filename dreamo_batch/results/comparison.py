@@ -13,8 +13,7 @@ from dreamo_batch import columns, likeness
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
-from dreamo_batch.executors import on_cluster
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import each, on_cluster
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (

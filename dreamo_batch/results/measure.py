@@ -22,11 +22,10 @@ from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.executors import on_cluster
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.logs import logger_named
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
-from dreamo_batch.parallel import each, ticking
+from dreamo_batch.parallel import each, on_cluster, ticking
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import executors, parallel
+from dreamo_batch import parallel
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import measure as measuring
@@ -162,7 +162,7 @@ def test_pages_and_sheets_have_their_thumbnails_made_elsewhere(finished, tmp_pat
 def test_a_killed_process_costs_only_its_work(tmp_path):
     """Of local processes and of Dask; results come in order."""
     do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-    with executors.on_cluster(2):
+    with parallel.on_cluster(2):
         done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
     assert done == [(number, 2 * number) for number in range(100)]
     assert (tmp_path / "mark").exists()
@@ -171,7 +171,7 @@ def test_a_killed_process_costs_only_its_work(tmp_path):
 def test_dask_survives_a_killed_worker(tmp_path, dask):
     """It hands the work to another one."""
     do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-    with executors.on_cluster(dask):
+    with parallel.on_cluster(dask):
         done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
     assert done == [(number, 2 * number) for number in range(100)]
 
@@ -179,11 +179,11 @@ def test_dask_survives_a_killed_worker(tmp_path, dask):
 def test_an_executor_of_somebody_else_is_left_to_them(tmp_path):
     """It is not shut down, and not made anew when its processes die."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        with executors.on_cluster(pool):
+        with parallel.on_cluster(pool):
             assert list(parallel.each([1], doubled, what="doubling", is_portable=True, **QUIET)) == [(1, 2)]
         assert pool.submit(doubled, 3).result() == 6
         do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-        with executors.on_cluster(pool), pytest.raises(BrokenProcessPool):
+        with parallel.on_cluster(pool), pytest.raises(BrokenProcessPool):
             list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
 
 
@@ -206,6 +206,6 @@ def test_the_bar_names_the_dashboard(monkeypatch, capsys):
 
     monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool, executors.on_cluster(Client()):
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool, parallel.on_cluster(Client()):
         list(parallel.each([1], doubled, what="doubling", is_portable=True))
     assert "doubling (http://127.0.0.1:8787/status)" in capsys.readouterr().err
