@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.directory import RunDirectory
 
-PID: Final = "run.pid"
-LOG: Final = "run.log"
 _LOOK_EVERY_S: Final = 0.05
 _CLOCK_EVERY_S: Final = (
     10.0  # how often the machine's clock is read while waiting: it may be set, or have slept
@@ -117,7 +115,7 @@ def findable(run_dir: str) -> Iterator[None]:
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.live import when_begun
 
-    path, me = RunDirectory(run_dir).path / PID, _me()
+    path, me = RunDirectory(run_dir).pid, _me()
     other = working_on(run_dir)
     if other is not None and other.until and other.pid != me.pid:
         raise _taken(run_dir)
@@ -135,7 +133,7 @@ def working_on(run_dir: str) -> Process | None:
     """Return the command of this machine that works on a directory, or waits to."""
     from dreamo_batch.engine.directory import RunDirectory
 
-    process = Process.read(RunDirectory(run_dir).path / PID)
+    process = Process.read(RunDirectory(run_dir).pid)
     return process if process is not None and process.is_alive else None
 
 
@@ -159,7 +157,7 @@ def stop(run_dir: str) -> Process:
     from dreamo_batch.engine.directory import RunDirectory
 
     directory = RunDirectory(run_dir)
-    process = Process.read(directory.path / PID)
+    process = Process.read(directory.pid)
     if process is None or not process.is_alive:
         raise UsageError(_why_not(directory, process))
     try:
@@ -210,7 +208,7 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
     if working_on(run_dir) is not None:
         raise _taken(run_dir)
     directory.make()
-    path, log = directory.path / PID, directory.path / LOG
+    path, log = directory.pid, directory.log
     command = [sys.executable, "-P", "-m", "dreamo_batch", "in-background", "--run-dir", run_dir, *words]
     with log.open("ab") as written:
         begins_at = written.tell()
@@ -318,14 +316,14 @@ def wait_until(seconds: float, run_dir: str) -> None:
         return
     directory, me = RunDirectory(run_dir), _me()
     directory.make()
-    replace(me, until=shown(seconds)).write(directory.path / PID)
+    replace(me, until=shown(seconds)).write(directory.pid)
     hint(
         f"Waits until {shown(seconds)}, for {duration(seconds - time.time())}; nothing is sent before. Ctrl-C or "
         f"`dreamo-batch stop {shlex.quote(run_dir)}` ends it."
     )
     while (left_s := seconds - time.time()) > 0:
         threading.Event().wait(min(left_s, _CLOCK_EVERY_S))
-    me.write(directory.path / PID)
+    me.write(directory.pid)
     hint("The time has come; checking again.")
 
 

@@ -51,6 +51,8 @@ IMAGES: Final = "images"
 INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
 LOCK: Final = "lock"
+PID: Final = "run.pid"
+LOG: Final = "run.log"
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 
 
@@ -88,6 +90,8 @@ class RunDirectory:
         self.images = self.path / IMAGES  # saved pictures
         self.inputs = self.path / INPUTS  # reference pictures that came from memory or were corrected
         self.gateway = self.path / GATEWAY  # the state of the embedded gateway
+        self.pid = self.path / PID  # the number of the command that works here
+        self.log = self.path / LOG  # what commands in the background said
         self._lock_path = os.fspath(self.path / LOCK)
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
