@@ -411,6 +411,7 @@ class Call:
         ledger = self.ledger
         self._give_back(ledger)
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state, ledger.closing_table)
+        ledger.closing_table = None
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own

@@ -57,8 +57,8 @@ _PENDING: Final = "pending"
 _MICROSECONDS: Final = 1_000_000
 _STAGES: Final = {str(stage): stage for stage in Stage}
 _STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
-_BLOCK: Final = 1024
-_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd")
+_BLOCK: Final = 4096
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 
 
 class StoredAttempts:
@@ -180,7 +180,8 @@ class StoredAttempts:
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
-    never = [job_id for job_id in pending if job_id not in state]
+    changed, stored = state.changed, state.stored
+    never = [job_id for job_id in pending if job_id not in changed and job_id not in stored]
     attempts = [one for of_job in state.changed.values() for one in of_job]
     tables = [
         pa.Table.from_arrays([_array(attempts, field) for field in SCHEMA], schema=SCHEMA),
