@@ -47,6 +47,15 @@ def stuck():
         yield running
 
 
+@pytest.fixture(autouse=True)
+def _nothing_goes_on(tmp_path):
+    yield
+    for path in tmp_path.rglob("run.pid"):  # left where a test failed
+        process = background.Process.read(path)
+        if process is not None and process.is_alive:
+            os.kill(process.pid, signal.SIGKILL)
+
+
 def shell(*words, env, **options):
     """Run a command in a shell of its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DREAMO_")}
