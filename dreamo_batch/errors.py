@@ -65,6 +65,10 @@ class DreamoError(Exception):
         """Return what IPython shows: the user's own lines."""
         return _rendered(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process with everything that is known, whatever the arguments of the class are."""
+        return _again, (type(self), self.args, self.__dict__)
+
 
 class UsageError(DreamoError, ValueError):
     """An argument can't be used; nothing was sent and nothing was bought.
@@ -423,6 +427,13 @@ class RequestMayHaveArrived(ServiceError):
 
 
 _FILE_NAME_BYTES_MAX: Final = 255  # of nearly every file system
+
+
+def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]) -> DreamoError:
+    """Make an error that was pickled."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(known)
+    return error
 
 
 def path_given(name: str, path: object) -> str:

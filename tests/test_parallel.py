@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -18,8 +20,9 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.results import measure as measuring
+from dreamo_batch.service.failures import Failure, FailureKind
 
 QUIET = {"progress": False}
 
@@ -209,3 +212,26 @@ def test_the_bar_names_the_dashboard(monkeypatch, capsys):
     with ProcessPoolExecutor(1, get_context("spawn")) as pool, parallel.on_cluster(Client()):
         list(parallel.each([1], doubled, what="doubling", is_portable=True))
     assert "doubling (http://127.0.0.1:8787/status)" in capsys.readouterr().err
+
+
+def kinds_of_errors(kind: type = DreamoError) -> list[type]:
+    return [kind, *(found for child in kind.__subclasses__() for found in kinds_of_errors(child))]
+
+
+@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+def test_every_error_comes_back_from_another_process_with_all_it_knows(kind):
+    known = {
+        "problems": dreamo.validate(pd.DataFrame({"image": ["none.png"], "prompt": [""]})),
+        "results": pd.DataFrame({"status": ["pending"]}),
+        "run_dir": Path("runs/first"),
+        "failure": Failure(FailureKind.STOP, "no_credit", http_status=402, message="no credit"),
+    }
+    wanted = {name: known[name] for name in inspect.signature(kind.__init__).parameters if name in known}
+    error = kind(**wanted) if "failure" in wanted else kind("what happened", **wanted)
+    error.results = known["results"]
+    error.add_note("beside row 3")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.__notes__) == (kind, str(error), ["beside row 3"])
+    for name in {**wanted, "results": None}:
+        found, expected = getattr(again, name), getattr(error, name)
+        assert found.equals(expected) if isinstance(expected, pd.DataFrame) else found == expected
