@@ -46,7 +46,7 @@ from .results.costs import costs
 from .results.export import export
 from .results.failure_groups import failures
 from .results.history import attempts
-from .results.load import load, status
+from .results.load import load, scan, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.ratings import rate, ratings
@@ -131,6 +131,7 @@ __all__ = [
     "resume",
     "retry",
     "run",
+    "scan",
     "search",
     "start",
     "status",

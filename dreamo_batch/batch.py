@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, choose, stored_table
+from dreamo_batch.cluster import driver
 from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.display import panel as panels
 from dreamo_batch.engine.attempts import State
@@ -38,7 +39,7 @@ from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
-from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, work_off
+from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 Amount = float | str | Decimal
+Cluster = Any  # a Dask client, an executor, or a number of processes
 
 # Options that a later call doesn't take over: the cap stands in the ledger, the others are said each time.
 _OF_ONE_CALL: Final = frozenset(
@@ -95,6 +97,7 @@ def run(
     base_dir: str | os.PathLike[str] | None = None,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    cluster: Cluster = None,
 ) -> pd.DataFrame:
     """Run the jobs of a table, or resume them: the same call again continues, and a finished run costs nothing.
 
@@ -162,6 +165,9 @@ def run(
         environment's ``DREAMO_NOTIFY_SECRET`` is set. On the command line also ``DREAMO_NOTIFY_URL``.
     on_event : callable, optional
         Function called with each `RunEvent`, in a thread of its own; what it raises is logged.
+    cluster : Dask Client, concurrent.futures.Executor or int, optional
+        Buy in several processes at once, of this machine (their number) or others: in shards of a new run directory, or
+        one that was begun so. `max_in_flight` counts over all of them. Each reads the key from its own environment.
 
     Returns
     -------
@@ -203,9 +209,10 @@ def run(
         directory = RunDirectory(run_dir)
         listeners = Listeners(directory.name, notify, on_event)
         with listeners.hear_of_refusal():
+            driver.refuse_ordinary(directory, cluster)
             with bars(progress):
                 call = _call(table, directory, options, service, base_dir=base_dir, listeners=listeners)
-            return work_off(call, show=progress)
+            return driver.work_off(call, cluster, show=progress)
 
 
 def _call(
@@ -321,6 +328,7 @@ def retry(
     progress: bool = True,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Submit chosen failed or ambiguous rows of a run directory again, once each.
@@ -343,6 +351,8 @@ def retry(
         As for `run`.
     notify, on_event : optional
         As for `run`.
+    cluster : optional
+        As for `run`. Without one, the shards of a directory are worked on in this process.
     **options
         Any other option of `run`; `max_cost` defaults to the stored cap.
 
@@ -374,11 +384,12 @@ def retry(
         directory, service = RunDirectory(run_dir), Service.of(given)
         listeners = Listeners(directory.name, notify, on_event)
         with listeners.hear_of_refusal():
+            driver.refuse_ordinary(directory, cluster)
             table = stored_table(directory)
             chosen = choose(directory, table, rows, classes)
             checked = _options_of("retry", options)
             call = Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
-            return work_off(call, show=progress)
+            return driver.work_off(call, cluster, show=progress)
 
 
 def resume(
@@ -392,6 +403,7 @@ def resume(
     progress: bool = True,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Go on with the table of the last call on a run directory, with the options of that call.
@@ -411,6 +423,8 @@ def resume(
         As for `run`.
     notify, on_event : optional
         As for `run`.
+    cluster : optional
+        As for `run`. Without one, the shards of a directory are worked on in this process.
     **options
         Options of `run` to change; the others are those of the last call, except ``retry_failed``, ``on_ambiguous`` and
         ``adopt_copy``, which hold for one call only. `max_cost` defaults to the stored cap.
@@ -443,13 +457,14 @@ def resume(
         directory, service = RunDirectory(run_dir), Service.of(given)
         listeners = Listeners(directory.name, notify, on_event)
         with listeners.hear_of_refusal():
+            driver.refuse_ordinary(directory, cluster)
             manifest = directory.read_manifest()
             names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
             stored = {} if manifest is None else manifest.settings
             kept = {name: value for name, value in stored.items() if name in names}
             checked = _options_of("resume", kept | options)
             call = Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
-            return work_off(call, show=progress)
+            return driver.work_off(call, cluster, show=progress)
 
 
 def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
@@ -877,6 +892,10 @@ def start(
         directory = RunDirectory(run_dir)
         listeners = Listeners(directory.name, notify, on_event)
         with listeners.hear_of_refusal():
+            if directory.is_sharded:
+                raise UsageError(
+                    f"{directory.given} has shards, which run works on, not start; watch follows it."
+                )
             return Batch(
                 begin(_call(table, directory, options, service, base_dir=base_dir, listeners=listeners))
             )

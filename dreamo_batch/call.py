@@ -6,7 +6,7 @@ import difflib
 import threading
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -14,7 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Stage, State
+from dreamo_batch.engine.attempts import Stage, State, next_number
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
@@ -52,7 +52,7 @@ from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import counted, duration, option, same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from decimal import Decimal
 
     import pandas as pd
@@ -79,9 +79,10 @@ _PRECHARGE_JOBS_MAX: Final = 4
 class CallInputs:
     """What a call is given: the user's columns, what was decided for each row, and the options.
 
-    `chosen` are jobs named for a retry. With `fetched`, nothing is submitted, and of the pictures that are missing only
-    those of these jobs are fetched. `before` is the budget of the call that this one goes on with, also if that was
-    stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
+    `chosen` are jobs named for a retry; of those in `numbers`, only if the next attempt would have that number, so that
+    the same call again doesn't submit them once more. With `fetched`, nothing is submitted, and of the pictures that
+    are missing only those of these jobs are fetched. `before` is the budget of the call that this one goes on with,
+    also if that was stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
     """
 
     user: pd.DataFrame
@@ -90,6 +91,7 @@ class CallInputs:
     chosen: frozenset[str] = frozenset()
     fetched: frozenset[str] | None = None
     before: Spending | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 def _ignore(_call: Call) -> None:
@@ -121,8 +123,8 @@ class Call:
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
         self.is_begun = False
-        self._entropy = entropy
-        self._service = service
+        self.entropy = entropy
+        self.service = service
         self._clock = clock or SystemClock()
         self._table_id = uuid.uuid4().hex
         self._is_stopped = False
@@ -152,9 +154,9 @@ class Call:
         first request.
         """
         with ExitStack() as resources:
-            self.client = self._service.connect(resources, self.directory)
+            self.client = self.service.connect(resources, self.directory)
             try:
-                price = self._told_price()
+                price = self.told_price()
                 ask(self.directory, partial(self._install, price, resources, on_begin))
             except AccessRefused as refused:
                 if live(self.directory.path) is None:
@@ -167,12 +169,12 @@ class Call:
     def check(self) -> None:
         """Raise what keeps the call from beginning, as far as it can be known; writes and submits nothing."""
         with ExitStack() as resources:
-            self.client = self._service.connect(resources, self.directory)
-            price, state = self._told_price(), self._state_so_far()
+            self.client = self.service.connect(resources, self.directory)
+            price, state = self.told_price(), self._state_so_far()
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
-        self._budget(self._assignment(state, None), state, price)
+        self.budget(self._assignment(state, None), state, price)
         if self.directory.is_locked():
             raise DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
@@ -224,7 +226,7 @@ class Call:
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""
-        return Call(self.directory, inputs, self._entropy, self._service, listeners=self.listeners)
+        return Call(self.directory, inputs, self.entropy, self.service, listeners=self.listeners)
 
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands, whoever works on the directory."""
@@ -240,10 +242,10 @@ class Call:
         on_begin: Callable[[Call], None],
         at_work: Runner,
     ) -> None:
-        ledger = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
         before = at_work.coordinator
         assignment = self._assignment(ledger.state, before)
-        budget = self._budget(assignment, ledger.state, price)
+        budget = self.budget(assignment, ledger.state, price)
         n_workers = at_work.workers.n if at_work.workers else _n_workers(self.inputs.options.max_in_flight)
         self._refuse_copy(ledger, assignment)
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
@@ -274,7 +276,10 @@ class Call:
             raise UsageError(
                 f"A run is going on in {self.directory.path}, and it saves its pictures itself. Stop it, or wait."
             )
-        chosen = inputs.chosen
+        numbers = {job_id: next_number(state.of(job_id)) for job_id in inputs.chosen}
+        chosen = frozenset(
+            one for one, number in numbers.items() if inputs.numbers.get(one, number) == number
+        )
         if before is not None and (
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
@@ -326,7 +331,8 @@ class Call:
             assignment=assignment,
         )
 
-    def _budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
+    def budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
+        """Return what may be spent; raises if that can't be kept because no price is known."""
         options = self.inputs.options
         cap = options.cap(state.terms.cap)
         agreed = self.inputs.before
@@ -430,7 +436,7 @@ class Call:
         """Leave the table in the directory, though nothing was submitted, and say how it stands."""
         if at_work.coordinator is not None:
             return
-        ledger = at_work.open(self.client.settings.service_name, self._clock, self._entropy)
+        ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
         try:
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         except OSError as error:
@@ -458,7 +464,7 @@ class Call:
 
     # What it may cost.
 
-    def _told_price(self) -> Decimal | None:
+    def told_price(self) -> Decimal | None:
         """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:

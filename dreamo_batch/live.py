@@ -100,7 +100,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     """Run a call to its end in the foreground and return the table; raises what stopped it early."""
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     bar: Progress | None = None
-    with _interrupts():
+    with interrupts():
         try:
             run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
             when_begun.get()()
@@ -223,7 +223,7 @@ def in_front() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
+def interrupts() -> Iterator[None]:
     """Treat SIGTERM and SIGHUP as an interrupt, where nobody else handles them."""
     restore: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
     if threading.current_thread() is threading.main_thread():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, results_of, stored_table
+from dreamo_batch.cluster import driver
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempt_table import to_arrow
@@ -30,13 +31,13 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_unaltered,
     pictures,
+    shard_of,
     unknown_purchases,
 )
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.fields import user_columns
-from dreamo_batch.live import work_off
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import assembly, history
 from dreamo_batch.results import load as reading
@@ -115,17 +116,19 @@ def resolve(
     if manifest is None:
         raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
     job_id, service = find_job(table, row), manifest.service
+    holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
 
     def settle(at_work: runner.Runner) -> State:
         state = at_work.open(service, SystemClock()).state
         settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
         if not_sent and not force:
-            refuse_young(directory.replica, [settled], SystemClock().wall())
+            refuse_young(holder.replica, [settled], SystemClock().wall())
         at_work.settle(effects.resolved(settled, SystemClock().wall(), task_id))
         return state.copy()
 
-    return results_of(table.user, table.prepared, runner.ask(directory, settle))
+    state = runner.ask(holder, settle)
+    return results_of(table.user, table.prepared, read_state(directory) if manifest.n_shards else state)
 
 
 def find_job(table: StoredTable, row: Any) -> str:
@@ -221,7 +224,7 @@ def download(
         positions[folder].append(position)
     calls = [_fetching(existing(folder), rows.iloc[at], service) for folder, at in positions.items()]
     for call in calls:
-        work_off(call, show=progress)
+        driver.work_off(call, None, show=progress)
     fresh = [
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
@@ -282,15 +285,20 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
 def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
     try:
         directory = existing(run_dir)
+        shards = directory.shards()
     except DirectoryError as error:
         return [str(error)]
     if runner.live(directory.path) is not None:
         raise UsageError(
             f"A run is going on in {directory.path}; a picture being saved would look like damage. Stop it, or wait."
         )
-    found = []
+    found = [
+        f"{name}: {line}"
+        for name, shard in shards.items()
+        for line in _damage(shard.given, progress=progress)
+    ]
     checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
-    for check in checks:
+    for check in checks[directory.is_sharded :]:  # whose ledgers are those of its shards
         try:
             with bars(progress):
                 found += list(check(directory))
@@ -393,7 +401,7 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
     read_jobs(directory.jobs)
     if not directory.results.exists():
         manifest = directory.read_manifest()
-        if manifest is not None and manifest.reconciliation:
+        if manifest is not None and manifest.reconciliation and not manifest.n_shards:
             yield "results.parquet is missing; the next run writes it again"
         return
     results = read_frame(directory.results)[0]

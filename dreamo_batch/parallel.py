@@ -19,7 +19,7 @@ from dreamo_batch.importing import load_module
 from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 Item = TypeVar("Item")
@@ -150,13 +150,18 @@ def _results(
 # Other processes: Dask, or any executor of `concurrent.futures`.
 
 
-@contextmanager
-def on_cluster(cluster: Any) -> Iterator[None]:
-    """Have pictures worked on by a Dask client, an executor, or a number of local processes; None: by threads."""
-    if cluster is not None and not (_is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
+def refuse_other(cluster: Any) -> None:
+    """Raise for what can't work on anything."""
+    if cluster is not None and not (is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
         raise UsageError(
             f"cluster={cluster!r}: expected a Dask Client, an Executor of concurrent.futures, or a number of processes."
         )
+
+
+@contextmanager
+def on_cluster(cluster: Any) -> Iterator[None]:
+    """Have pictures worked on by a Dask client, an executor, or a number of local processes; None: by threads."""
+    refuse_other(cluster)
     token = _cluster.set(cluster)
     try:
         yield
@@ -185,7 +190,7 @@ def _in_chunks(
     left, n_lost = _chunks(items), 0
     work = do if is_batched else functools.partial(_do_chunk, do)
     while left:
-        with _executor(_cluster.get()) as executor:
+        with executor_of(_cluster.get()) as executor:
             futures: list[Future[Any]] = [executor.submit(work, chunk) for chunk in left]
             try:
                 for future in futures:
@@ -194,7 +199,7 @@ def _in_chunks(
                     n_lost = 0
             except BrokenProcessPool:
                 n_lost += 1
-                if not _is_count(_cluster.get()) or n_lost > _LOST_MAX:
+                if not is_count(_cluster.get()) or n_lost > _LOST_MAX:
                     raise
             finally:
                 for future in futures:
@@ -205,11 +210,22 @@ def _do_chunk(do: Callable[[Item], Result], items: Sequence[Item]) -> list[Resul
     return [do(item) for item in items]
 
 
+def n_workers(cluster: Any) -> int:
+    """Return how many tasks can be worked on at once."""
+    if is_count(cluster):
+        return int(cluster)
+    if _is_dask(cluster):
+        return len(cluster.scheduler_info()["workers"])
+    return int(getattr(cluster, "_max_workers", 1))
+
+
 @contextmanager
-def _executor(cluster: Any) -> Iterator[Executor]:
-    if _is_count(cluster):
+def executor_of(cluster: Any, environment: Mapping[str, str] | None = None) -> Iterator[Executor]:
+    """Open what works on tasks; processes of this machine are started for it, with this beside their environment."""
+    if is_count(cluster):
         # Spawned: a process forked beside running threads may hang.
-        with ProcessPoolExecutor(cluster, multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(cluster, context, _set_environment, (environment or {},)) as pool:
             yield pool
     elif isinstance(cluster, Executor):
         yield cluster
@@ -218,7 +234,12 @@ def _executor(cluster: Any) -> Iterator[Executor]:
         yield cluster.get_executor(pure=False)
 
 
-def _is_count(cluster: Any) -> bool:
+def _set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+
+
+def is_count(cluster: Any) -> bool:
+    """Whether it is a number of processes of this machine."""
     return isinstance(cluster, int) and not isinstance(cluster, bool) and cluster >= 1
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -418,3 +419,25 @@ class Racing(dict):
     def delete(self, names):
         for name in list(names):
             self.pop(name, None)
+
+
+def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway):
+    """Each with a log of its own, under one cap; pictures come from where they lie."""
+    with ThreadPoolExecutor(2) as pool:
+        done = dreamo.run(sweep(4), URL, gateway=gateway, cluster=pool, max_cost=1, **QUIET)
+    assert done["status"].eq("completed").all()
+    assert done["output_path"].str.startswith("shards/").all()
+    machine()
+    there = dreamo.load(URL)
+    assert there["task_id"].equals(done["task_id"])
+    assert dreamo.verify(URL, **QUIET) == []
+    here = replica.folder_of(URL)
+    assert all((here / path).is_file() for path in there["output_path"])
+    more = dreamo.run(sweep(6), URL, gateway=gateway, **QUIET)
+    assert dreamo.watch(URL).status.phase == "finished"
+    assert dreamo.status(URL)["max_cost_usd"] == "1"
+    assert more["status"].eq("completed").all()
+    assert set(bought(gateway).values()) == {1}
+    dreamo.run(sweep(1), f"{URL}-plain", gateway=gateway, **QUIET)
+    with pytest.raises(dreamo.UsageError, match="ordinary"):
+        dreamo.run(sweep(1), f"{URL}-plain", gateway=gateway, cluster=2, **QUIET)

@@ -230,7 +230,7 @@ def test_every_error_comes_back_from_another_process_with_all_it_knows(kind):
     error = kind(**wanted) if "failure" in wanted else kind("what happened", **wanted)
     error.results = known["results"]
     error.add_note("beside row 3")
-    again = pickle.loads(pickle.dumps(error))
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert (type(again), str(again), again.__notes__) == (kind, str(error), ["beside row 3"])
     for name in {**wanted, "results": None}:
         found, expected = getattr(again, name), getattr(error, name)

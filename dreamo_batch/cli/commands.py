@@ -209,7 +209,7 @@ _NOT_BEFORE: Final = option(
     metavar="TIME",
     help="Check, ask, wait until then, and check again: 22:30, 2027-01-31T22:30 or with an offset (+01:00).",
 )
-_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify")
+_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify", "cluster")
 # The reason is the last column, which is never cut.
 _PLAN_COLUMNS: Final = [
     columns.ACTION,

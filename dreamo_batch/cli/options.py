@@ -69,6 +69,10 @@ _METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "int": "N", "float": "SE
 _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
 # Keywords of `run` that are no options here.
 NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")
+_WORKERS: Final = (
+    "Buy in N processes at once, in shards of a new run directory or one that was begun so; --max-in-flight counts "
+    "over all of them."
+)
 # Whose value may be a secret, and is better not seen in a list of processes.
 _FROM_ENVIRONMENT: Final = {"notify": "DREAMO_NOTIFY_URL"}
 # `retry` uses the stored table, so these are not for it.
@@ -90,6 +94,8 @@ def of_run() -> dict[str, click.Option]:
 def _of_keyword(keyword: inspect.Parameter, text: str) -> click.Option:
     """Declare a switch, a choice of words, a number, or text."""
     flag, default, kind = f"--{keyword.name.replace('_', '-')}", keyword.default, str(keyword.annotation)
+    if keyword.name == "cluster":
+        return option("--workers", "cluster", type=_TYPES["N"], metavar="N", help=_WORKERS)
     if kind == "bool":
         return option(f"{flag}/--no{flag[1:]}" if default else flag, is_flag=True, default=default, help=text)
     shown: dict[str, Any] = {"default": default, "show_default": default is not None, "help": text}

@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -50,15 +51,23 @@ RESULTS: Final = "results.parquet"
 IMAGES: Final = "images"
 INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
+SHARDS: Final = "shards"
+# Of a directory that several processes buy in at once; for ever, as they stand in its run.json.
+N_SHARDS: Final = 64
 LOCK: Final = "lock"
 PID: Final = "run.pid"
 LOG: Final = "run.log"
+_OPENED_AT_ONCE: Final = 16
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `run.json`: the run, its service and how the last call went; never the key."""
+    """The content of `run.json`: the run, its service and how the last call went; never the key.
+
+    A directory of shards says how many there are, and the cap over all of them, in USD as exact decimal text, or the
+    budget that they belong to.
+    """
 
     service: str
     entropy: str
@@ -68,6 +77,9 @@ class Manifest:
     table_id: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     reconciliation: dict[str, Any] = field(default_factory=dict)
+    n_shards: int = 0
+    cap: str | None = None
+    budget: str | None = None
 
 
 _TYPES: Final = {
@@ -142,6 +154,31 @@ class RunDirectory:
         manifest = replace(manifest, **changes)
         self.write_manifest(manifest)
         return manifest
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its attempts are recorded in shards: run directories within it."""
+        manifest = self.read_manifest()
+        if manifest is not None:
+            return manifest.n_shards > 0
+        return (self.path / SHARDS).is_dir() or (self.replica is not None and self.replica.has(f"{SHARDS}/"))
+
+    def shard(self, name: str) -> RunDirectory:
+        """Return one of its shards, such as ``shards/0a``."""
+        return RunDirectory(
+            f"{self.given.rstrip('/')}/{name}" if replica.is_url(self.given) else self.path / name
+        )
+
+    def shards(self) -> dict[str, RunDirectory]:
+        """Return the shards that there are, by their path in the directory; none of an ordinary one."""
+        if not self.is_sharded:
+            return {}
+        names = [f"{SHARDS}/{number:02x}" for number in range(N_SHARDS)]
+        if replica.is_url(self.given):  # each asks the store
+            with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+                opened = zip(names, pool.map(self.shard, names), strict=True)
+                return {name: shard for name, shard in opened if shard.exists()}
+        return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
 
     def make(self) -> None:
         """Create the folder unless it exists."""
@@ -232,8 +269,11 @@ class RunDirectory:
         return f"{folder.st_dev}-{folder.st_ino}-{lock}"
 
     def is_locked(self) -> bool:
-        """Whether any process is writing here."""
-        return self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on)
+        """Whether any process is writing here, or in a shard."""
+        if self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on):
+            return True
+        shards = (self.path / SHARDS).iterdir() if (self.path / SHARDS).is_dir() else ()
+        return any(RunDirectory(shard).is_locked() for shard in shards)
 
     def _is_locked_here(self) -> bool:
         if self._lock is not None:
@@ -264,6 +304,11 @@ class RunDirectory:
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"
+
+
+def shard_of(job_id: str) -> str:
+    """Return the path of the shard that a job belongs to: by the first six bits of its id."""
+    return f"{SHARDS}/{int(job_id[:2], 16) * N_SHARDS // 256:02x}"
 
 
 def is_same_place(before: str, now: str) -> bool:

@@ -501,6 +501,10 @@ def _opened(manifest: Manifest, generation: int) -> Manifest:
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
     """Combine manifest and ledger, and raise if they show purchases that the ledger lacks."""
     manifest, meta = directory.read_manifest(), recovered.meta
+    if directory.is_sharded:
+        raise DirectoryError(
+            f"{directory.path} records its attempts in shards, on which run, resume, retry, resolve and download work."
+        )
     is_traced = bool(recovered.stray_attempts(service))  # then every purchase must be among these
     if (
         meta is None

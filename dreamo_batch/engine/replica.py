@@ -54,7 +54,19 @@ _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
-_NOT_PUT: Final = (*_OF_LOG, "lock", "gateway*", "strays-*", MARKER, _PARTS, ".*", "pull.lock")
+_OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has a log and files of its own
+_NOT_PUT: Final = (
+    *_OF_LOG,
+    "lock",
+    "shards",
+    "slices",
+    "gateway*",
+    "strays-*",
+    MARKER,
+    _PARTS,
+    ".*",
+    "pull.lock",
+)
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
 
@@ -123,17 +135,17 @@ class Replica:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
         with self._named_in_errors():
-            for path, content in each(wanted, self._get, what="fetching", progress=progress):
+            for path, content in each(wanted, self.read, what="fetching", progress=progress):
                 if content is not None:
                     _place(self.path / path, content)
 
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
-        self.fetch((name for name in self._names() if not name.startswith(f"{_PICTURES}/")), progress=False)
+        self.fetch((name for name in self.names() if not name.startswith(f"{_PICTURES}/")), progress=False)
 
     def parts(self, name: str) -> list[Path]:
         """Return the files that a growing file consists of, oldest first."""
-        found = [part for part in self._names() if part.startswith(f"{_PARTS}/{name}/")]
+        found = [part for part in self.names() if part.startswith(f"{_PARTS}/{name}/")]
         self.fetch(found, progress=False)
         return [self.path / part for part in found]
 
@@ -143,12 +155,20 @@ class Replica:
         self.store.put_new(f"{_FILES}/{part}", content)
         _place(self.path / part, content)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """List the files that the store has besides the log."""
         with self._named_in_errors():
             return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
 
-    def _get(self, path: str) -> bytes | None:
-        return self.store.get(f"{_FILES}/{path}")
+    def has(self, prefix: str) -> bool:
+        """Whether the store has any object of a name that begins so."""
+        with self._named_in_errors():
+            return bool(self.store.names(prefix))
+
+    def read(self, path: str) -> bytes | None:
+        """Read a file as it stands in the store now; None if there is none."""
+        shard, inner = found.groups() if (found := _OF_SHARD.fullmatch(path)) else ("", path)
+        return self.store.get(f"{shard}{_FILES}/{inner}")
 
     def _write(self, found: Content) -> None:
         """Write what the store holds into the folder, and delete what it doesn't hold."""
@@ -164,7 +184,7 @@ class Replica:
         ledger = {f"journal-{number:06d}.jsonl": bytes(lines) for number, lines in journals.items()}
         if found.checkpoint is not None:
             ledger[_CHECKPOINT] = found.checkpoint
-        named = {name: self._get(name) for name in _NAMED}
+        named = {name: self.read(name) for name in _NAMED}
         wanted = ledger | {name: content for name, content in named.items() if content is not None}
         for pattern in (*_OF_LOG, *_NAMED):
             for path in self.path.glob(pattern):
@@ -220,7 +240,7 @@ class Replica:
             with filelock.FileLock(self.path / "pull.lock"):
                 self._write(log.open())
             self._log, self._slots = log, {}
-            there = set(self._names())
+            there = set(self.names())
             for folder in _FOLDERS:
                 for path in sorted((self.path / folder).glob("[!.]*")):
                     if path.relative_to(self.path).as_posix() not in there:

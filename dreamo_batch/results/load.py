@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch.engine import journal, ledger
-from dreamo_batch.engine.attempt_table import to_arrow, to_frame
-from dreamo_batch.engine.attempts import NO_TERMS, State, Terms
+from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, to_arrow, to_frame
+from dreamo_batch.engine.attempts import NO_TERMS, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
     read_frame,
@@ -19,19 +24,21 @@ from dreamo_batch.engine.checkpoint import (
     read_outcomes,
     read_table_meta,
 )
-from dreamo_batch.engine.directory import RunDirectory, is_same_place
+from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory, is_same_place
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
 logger = logger_named(__name__)
 
+_SHARD: Final = pa.field("shard", pa.string())
+_BY_SHARD: Final = ds.partitioning(pa.schema([_SHARD]))
 RunDir = str | os.PathLike[str]
 """One run directory."""
 
@@ -143,6 +150,9 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
 
 def stored_terms(directory: RunDirectory) -> Terms:
     """Return what may be spent in a run directory, as stored there; no limit if there is no directory yet."""
+    if directory.is_sharded:
+        manifest = directory.read_manifest()
+        return NO_TERMS if manifest is None else Terms(cap=manifest.cap, budget=manifest.budget)
     return _recovered(directory, terms_only=True).terms if directory.path.is_dir() else NO_TERMS
 
 
@@ -153,6 +163,10 @@ def read_state(directory: RunDirectory) -> State:
 
 def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
     """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
+    if directory.is_sharded:
+        shards = {name: read_ledger(shard) for name, shard in directory.shards().items()}
+        whole = joined({name: state for name, (state, _) in shards.items()}, stored_terms(directory))
+        return whole, any(is_copy for _, is_copy in shards.values())
     is_worked_on = directory.is_locked()
     recovered = _recovered(directory)
     try:
@@ -161,6 +175,23 @@ def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
         raise _unreadable(directory, error) from error
     state = recovered.state()
     return state if is_worked_on else _settled(state), is_copy
+
+
+def joined(shards: Mapping[str, State], terms: Terms) -> State:
+    """Return the attempts of all shards; the pictures are where they are seen from the whole directory."""
+    whole, tables = State(terms=terms), [SCHEMA.empty_table()]
+    for name, state in shards.items():
+        if isinstance(state.stored, StoredAttempts):
+            table, number = state.stored.table, SCHEMA.get_field_index(columns.OUTPUT_PATH)
+            paths = pc.binary_join_element_wise(name, table[columns.OUTPUT_PATH], "/")
+            tables.append(table.set_column(number, SCHEMA.field(number), paths))
+        for job_id, attempts in state.changed.items():
+            whole.changed[job_id] = tuple(
+                one if one.output_path is None else replace(one, output_path=f"{name}/{one.output_path}")
+                for one in attempts
+            )
+    whole.stored = StoredAttempts(pa.concat_tables(tables))
+    return whole
 
 
 def _recovered(directory: RunDirectory, *, terms_only: bool = False) -> ledger.Recovered:
@@ -240,3 +271,65 @@ def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
     """Return a row per attempt, as `read_state` has them."""
     return to_frame(to_arrow(read_state(directory)))
+
+
+def scan(run_dir: RunDir) -> ds.Dataset:
+    """Open every attempt of a run directory as a dataset, for DuckDB, Polars, Dask or Arrow itself; reads little yet.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+
+    Returns
+    -------
+    pyarrow.dataset.Dataset
+        Columns of `dreamo_batch.columns.LEDGER`, a row per attempt, and one of stage ``pending`` per job without any.
+        From a directory of shards also `shard`, such as ``"0a"``: `output_path` is relative to ``shards/0a``.
+
+    Raises
+    ------
+    DirectoryError
+        If there is no run directory, or it can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.scan(run_dir).to_table(columns=["stage", "cost"]).to_pylist()[0]
+    {'stage': 'completed', 'cost': '0.004251183'}
+    """
+    directory = existing(run_dir)
+    is_sharded = directory.is_sharded
+    several = list(directory.shards().values()) if is_sharded else [directory]
+    schema = SCHEMA.append(_SHARD) if is_sharded else SCHEMA
+    closed = [one for one in several if _is_settled(one)]
+    found = [ds.dataset(_as_table(one, schema)) for one in several if one not in closed]
+    if closed or not found:
+        paths = [str(one.path / NAME) for one in closed]
+        base = str(directory.path / SHARDS)
+        found.append(ds.dataset(paths, schema, "parquet", partitioning=_BY_SHARD, partition_base_dir=base))
+    return ds.dataset(found)
+
+
+def _as_table(directory: RunDirectory, schema: pa.Schema) -> pa.Table:
+    """Read a ledger, and say which shard it is if the schema asks."""
+    table = to_arrow(read_state(directory))
+    for field in list(schema)[len(SCHEMA) :]:
+        table = table.append_column(field, pa.array([directory.path.name] * len(table), field.type))
+    return table
+
+
+def _is_settled(directory: RunDirectory) -> bool:
+    """Whether the checkpoint of a ledger holds all that there is to know."""
+    try:
+        meta = read_meta(directory.path / NAME)
+        stages = pq.read_table(directory.path / NAME, columns=[columns.STAGE])[columns.STAGE]
+    except UNREADABLE:
+        return False
+    is_behind = max(journal.numbers(directory.path), default=0) > meta.covers
+    is_sending = pc.any(pc.equal(stages, str(Stage.SENDING))).as_py()
+    return not (is_behind or is_sending or journal.read_strays(directory.path))

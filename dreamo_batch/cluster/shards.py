@@ -1,0 +1,183 @@
+"""One shard of a table, in whatever process it is worked on: the task that is sent there, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamo_batch import files
+from dreamo_batch.call import Call, CallInputs
+from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.directory import INPUTS, RunDirectory
+from dreamo_batch.engine.replica import Replica, folder_of, is_url
+from dreamo_batch.engine.status import Snapshot
+from dreamo_batch.errors import DirectoryLocked, DreamoError
+from dreamo_batch.live import begin, interrupts
+from dreamo_batch.money import exact_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dreamo_batch.connect import Service
+    from dreamo_batch.engine.checkpoint import StoredTable
+    from dreamo_batch.engine.plan import RunOptions
+
+logger = logging.getLogger(__name__)
+
+SIGNAL: Final = "call.json"
+_PULSE: Final = "pulse.json"
+_BEAT_S: Final = 1.0
+_BEAT_OF_STORE_S: Final = 5.0
+_AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
+
+
+def beat_s(run_dir: str) -> float:
+    """Return how often workers look whether to stop, and say how far they are."""
+    return _BEAT_OF_STORE_S if is_url(run_dir) else _BEAT_S
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """What a worker needs to know; it may be done any number of times, and buys nothing that was bought.
+
+    `table` is a Parquet file of the shard's rows. `chosen` are the jobs to submit although they have failed or are
+    ambiguous, each with the number that this attempt would have. `service` has no key of the user's.
+    """
+
+    run_dir: str
+    name: str
+    call_id: str
+    table: bytes = field(repr=False)
+    entropy: str
+    options: RunOptions
+    service: Service
+    chosen: Mapping[str, int]
+    fetched: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """How a shard stands after a task; `snapshot` is None if it was not begun."""
+
+    snapshot: Snapshot | None = None
+    notices: tuple[str, ...] = ()
+    error: DreamoError | None = None
+
+
+def work_on_shard(task: ShardTask) -> ShardOutcome:
+    """Work on one shard until all its rows are settled, or the run is stopped."""
+    parent = _Parent(task.run_dir, task.call_id)
+    table = parent.table(task)
+    with interrupts():
+        while not parent.is_over():
+            try:
+                inputs = CallInputs(
+                    table.user,
+                    table.prepared,
+                    task.options,
+                    frozenset(task.chosen),
+                    task.fetched,
+                    numbers=task.chosen,
+                )
+                call = Call(RunDirectory(parent.path(task.name)), inputs, task.entropy, task.service)
+                return _work(call, parent)
+            except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
+                threading.Event().wait(beat_s(task.run_dir))
+            except DreamoError as error:
+                return ShardOutcome(error=error)
+    return ShardOutcome()
+
+
+def _work(call: Call, parent: _Parent) -> ShardOutcome:
+    run = begin(call, is_watched=False)
+    try:
+        call.release()
+        while not call.is_over:
+            call.pause_for(beat_s(parent.run_dir))
+            if parent.is_over():
+                call.stop()
+            parent.tell(run.directory, call.snapshot())
+    except BaseException:
+        call.stop()
+        call.runner.is_closed.wait()
+        raise
+    error = call.runner.error or call.coordinator.stopped
+    if error is not None and not isinstance(error, DreamoError):
+        raise error
+    return ShardOutcome(call.snapshot(), (*call.warnings, *call.coordinator.notices), error)
+
+
+class _Parent:
+    """The directory of all shards, as a worker sees it: what the driver says there, and where to tell it something."""
+
+    def __init__(self, run_dir: str, call_id: str) -> None:
+        self.run_dir = run_dir
+        self._call_id = call_id
+        self._replica = Replica(run_dir) if is_url(run_dir) else None
+        self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
+
+    def path(self, name: str) -> str:
+        """Return the path or URL of a file or a shard."""
+        return f"{self.run_dir.rstrip('/')}/{name}"
+
+    def is_over(self) -> bool:
+        """Whether the call was stopped, or another one has taken its place."""
+        try:
+            content = self._read(SIGNAL)
+        except OSError as error:
+            logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
+            return False
+        signal = {} if content is None else json.loads(content)
+        return signal.get("call_id") != self._call_id or bool(signal.get("is_stopped"))
+
+    def _read(self, name: str) -> bytes | None:
+        return (self._folder / name).read_bytes() if self._replica is None else self._replica.read(name)
+
+    def table(self, task: ShardTask) -> StoredTable:
+        """Return the rows of a shard; its reference pictures are here then."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f".table-{os.getpid()}-{threading.get_native_id()}.parquet"
+        try:
+            path.write_bytes(task.table)
+            if self._replica is not None:
+                images = [one for job in read_jobs(path).prepared.jobs.values() for one in job.images]
+                wanted = {one.sent_digest for one in images} | {
+                    Path(one.sent_location).stem for one in images
+                }
+                kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
+                self._replica.fetch([os.fspath(one) for one in kept if one.stem in wanted], progress=False)
+            return read_jobs(path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
+        """Say how far a shard is."""
+        told: dict[str, Any] = asdict(snapshot) | {"call_id": self._call_id}
+        amounts = {name: exact_text(told[name]) for name in _AMOUNTS if told[name] is not None}
+        try:
+            files.replace(
+                shard.path / _PULSE,
+                lambda path: path.write_text(json.dumps(told | amounts), encoding="utf-8"),
+            )
+        except OSError as error:  # the ledger finds out by itself
+            logger.info("can't say how far %s is: %s", shard.path, error)
+
+
+def pulse_of(directory: RunDirectory, name: str, call_id: str) -> Snapshot | None:
+    """Return how far the worker of a shard said that it is; None if it said nothing in this call."""
+    try:
+        path = f"{name}/{_PULSE}"
+        replica = directory.replica
+        content = (directory.path / path).read_bytes() if replica is None else replica.read(path)
+        told = json.loads(content or "{}")
+    except (OSError, ValueError):
+        return None
+    if told.pop("call_id", None) != call_id:
+        return None
+    return Snapshot(**told | {name: Decimal(told[name]) for name in _AMOUNTS if told[name] is not None})

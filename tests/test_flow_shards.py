@@ -1,0 +1,164 @@
+"""Processes that buy in shards, killed and stopped in mid-run: each job is bought once, and the bill adds up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import active_children
+
+import pytest
+
+import dreamo_batch as dreamo
+from dreamo_batch.engine.directory import shard_of
+from tests.flows import Flow, Slow
+
+N = 16
+N_SHARDS = 4
+IN_FLIGHT = 8
+
+
+@pytest.fixture
+def slow():
+    return Slow()
+
+
+@pytest.fixture
+def flow(tmp_path, slow, monkeypatch):
+    with dreamo.LocalGateway(
+        engine="flat", latency="fixed:600", clock=slow, api_key="key-of-the-test"
+    ) as gateway:
+        monkeypatch.setenv("DREAMO_API_KEY", gateway.api_key)
+        flow = Flow(tmp_path, gateway, 12 * N, use_rephraser=False)
+        of_shard = dreamo.plan(flow.table)["job_id"].map(shard_of)
+        few = of_shard.isin(of_shard.value_counts().index[:N_SHARDS])
+        flow.table = flow.table[few.to_numpy()].head(N)
+        yield flow
+
+
+@pytest.fixture
+def dask():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def wait_for(condition, patience_s=90):
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class Background:
+    """A run in a thread, since what disturbs it happens in the test."""
+
+    def __init__(self, flow, **options):
+        self.error = self.done = None
+        self._thread = threading.Thread(target=self._run, args=(flow, options))
+        self._thread.start()
+
+    def _run(self, flow, options):
+        try:
+            self.done = flow.run(max_in_flight=IN_FLIGHT, **options)
+        except BaseException as error:  # noqa: BLE001 - looked at in the test
+            self.error = error
+
+    def wait(self):
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+
+
+def settle(flow, done):
+    """What was on the wire when its process died is looked up in the bill, as people do; everything else goes on."""
+    held = done[done["status"] == "ambiguous"]
+    assert len(held) <= IN_FLIGHT
+    invoice = {line["seed"]: line["id"] for line in flow.invoice()}
+    for label, row in held.iterrows():
+        task_id = invoice.get(row["seed"])
+        answer = {"not_sent": True} if task_id is None else {"task_id": task_id}
+        dreamo.resolve(flow.run_dir, label, **answer)
+    flow.assert_finishes(max_in_flight=IN_FLIGHT)
+
+
+def some_are_in_flight(flow):
+    return lambda: len(flow.invoice()) >= 2
+
+
+def test_a_killed_process_of_this_machine_is_replaced(flow, slow):
+    run = Background(flow, cluster=2)
+    wait_for(some_are_in_flight(flow))
+    next(child for child in active_children() if child.name.startswith("Spawn")).kill()
+    slow.speed_up()
+    run.wait()
+    assert run.error is None
+    flow.assert_money_adds_up()
+    settle(flow, run.done)
+
+
+def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
+    run = Background(flow, cluster=dask)
+    wait_for(some_are_in_flight(flow))
+    os.kill(next(iter(dask.run(os.getpid).values())), signal.SIGKILL)
+    slow.speed_up()
+    run.wait()
+    assert run.error is None, run.error
+    flow.assert_money_adds_up()
+    settle(flow, run.done)
+
+
+SCRIPT = """
+import sys
+import dreamo_batch as dreamo
+if __name__ == "__main__":
+    table = dreamo.read_table(sys.argv[1])
+    done = dreamo.run(table, sys.argv[2], cluster=1, max_in_flight=8, progress=True)
+"""
+
+
+def started(flow, tmp_path):
+    script, table = tmp_path / "script.py", tmp_path / "table.csv"
+    script.write_text(SCRIPT)
+    flow.table.to_csv(table, index=False)
+    env = os.environ | {"DREAMO_BASE_URL": flow.gateway.base_url}
+    command = [sys.executable, "-W", "ignore", str(script), str(table), str(flow.run_dir)]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path):
+    """Its workers make way for those of the next call."""
+    driver = started(flow, tmp_path)
+    try:
+        wait_for(some_are_in_flight(flow))
+        with pytest.raises(dreamo.DirectoryLocked):
+            flow.run(cluster=2)
+        assert dreamo.watch(flow.run_dir).status.phase == "running"
+        driver.kill()
+        run = Background(flow)
+        slow.speed_up()
+        run.wait()
+        assert run.error is None, run.error
+        assert set(run.done["status"]) == {"completed"}
+        flow.assert_finishes()
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+
+
+def test_an_interrupt_reaches_every_worker(flow, slow, tmp_path):
+    driver = started(flow, tmp_path)
+    wait_for(some_are_in_flight(flow))
+    driver.send_signal(signal.SIGINT)  # not to its group, as a notebook does
+    told = driver.communicate(timeout=60)[1]
+    assert "Stopped. Run" in told
+    assert "KeyboardInterrupt" in told
+    assert dreamo.watch(flow.run_dir).status.phase == "idle"
+    assert set(dreamo.load(flow.run_dir)["status"]) <= {"pending", "in_progress"}
+    slow.speed_up()
+    flow.assert_finishes()
