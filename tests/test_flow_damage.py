@@ -448,6 +448,20 @@ def test_a_copied_run_directory_is_read_but_submits_only_when_asked(tmp_path):
         copied.assert_finishes()
 
 
+def test_an_older_backup_put_in_place_of_a_run_directory_is_a_copy(tmp_path):
+    """Also where the file system gives the new folder the number of the deleted one."""
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        flow = Flow(tmp_path, gateway, n_rows=4)
+        flow.run(flow.table.head(2))
+        backup = flow.copied(tmp_path / "backup").run_dir
+        flow.run()
+        shutil.rmtree(flow.run_dir)
+        shutil.copytree(backup, flow.run_dir)
+        with pytest.raises(DirectoryError, match="adopt_copy=True"):
+            flow.run()
+        assert len(flow.invoice()) == 4
+
+
 def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, finished):
     """Reference pictures kept in the run directory are sent from where it is now, by `retry` too."""
     flow = Flow(tmp_path, finished.gateway, n_rows=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import filecmp
 import hashlib
@@ -10,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -266,7 +268,7 @@ class RunDirectory:
             lock = (self.path / LOCK).stat().st_ino
         except OSError:
             lock = 0
-        return f"{folder.st_dev}-{folder.st_ino}-{lock}"
+        return f"{folder.st_dev}-{folder.st_ino}-{lock}-{_born_at(self.path)}"
 
     def is_locked(self) -> bool:
         """Whether any process is writing here, or in a shard."""
@@ -315,8 +317,30 @@ def is_same_place(before: str, now: str) -> bool:
     """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
     if not before:
         return True
-    (device, folder, lock), (device_now, folder_now, lock_now) = before.split("-"), now.split("-")
-    return folder == folder_now and (device == device_now or lock == lock_now)
+    device, folder, lock, born = before.split("-")
+    device_now, folder_now, lock_now, born_now = now.split("-")
+    is_as_old = born == born_now or not (born and born_now)  # numbers of deleted folders are used again
+    return folder == folder_now and (device == device_now or lock == lock_now) and is_as_old
+
+
+_STATX_BTIME: Final = 0x800
+_STATX_BYTES: Final = 256
+_BTIME_AT: Final = 80
+
+
+def _born_at(folder: Path) -> str:
+    """Return when a folder was made, which Python tells only on some systems; empty where nobody knows."""
+    born = getattr(folder.stat(), "st_birthtime", None)
+    if born is not None:
+        return str(born)
+    told = ctypes.create_string_buffer(_STATX_BYTES)
+    try:
+        asked = ctypes.CDLL(None).statx(-100, os.fsencode(folder), 0, _STATX_BTIME, told)
+    except (OSError, AttributeError):  # another C library
+        return ""
+    (known,) = struct.unpack_from("I", told)
+    seconds, nanoseconds = struct.unpack_from("qI", told, _BTIME_AT)
+    return f"{seconds}.{nanoseconds:09}" if asked == 0 and known & _STATX_BTIME else ""
 
 
 def new_entropy() -> str:
