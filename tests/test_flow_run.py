@@ -631,9 +631,11 @@ def test_a_running_gateway_is_left_running(gateway, reference, tmp_path):
 def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_path):
     """The gateway closes last, after the answers of what was sent."""
     script = (
-        "import sys, dreamo_batch as dreamo\n"
+        "import sys, time, dreamo_batch as dreamo\n"
         "jobs = dreamo.sweep(image=sys.argv[1], prompt='x', seed=range(1, 20), use_rephraser=False)\n"
-        "dreamo.start(jobs, sys.argv[2], gateway='local')\n"
+        "batch = dreamo.start(jobs, sys.argv[2], gateway='local')\n"
+        "while not any(map(batch.status.by_status.get, ('in_progress', 'completed'))):\n"
+        "    time.sleep(0.01)\n"
     )
     run_dir = tmp_path / "run"
     subprocess.run([sys.executable, "-c", script, reference, run_dir], check=True, timeout=60)
