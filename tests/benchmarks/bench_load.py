@@ -44,18 +44,19 @@ def _build(directory: RunDirectory) -> None:
     image = ImageSource("file", "data/mascot.png", "0" * 64, "data/mascot.png", "0" * 64)
     jobs = {f"{i:032x}": Job(f"{i:032x}", "on a beach", i, 1328, 1328, True, 0, image) for i in range(_N)}
     for i, job_id in enumerate(jobs):
-        ledger.state.put(_attempt(job_id, i))
+        ledger.state.put(attempt_of(job_id, i))
     ledger.checkpoint(())
     last = f"{_N - 1:032x}"
     ledger.record([Event(EventKind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
     ledger.commit()
-    write_jobs(directory.jobs, *_tables(jobs), "bench")
+    write_jobs(directory.jobs, *tables_of(jobs), "bench")
     directory.update_manifest(table_id="bench")
     ledger.abandon()
     directory.unlock()
 
 
-def _attempt(job_id: str, i: int) -> Attempt:
+def attempt_of(job_id: str, i: int) -> Attempt:
+    """Return an attempt that completed."""
     return Attempt(
         job_id,
         1,
@@ -80,7 +81,8 @@ def _attempt(job_id: str, i: int) -> Attempt:
     )
 
 
-def _tables(jobs: dict[str, Job]) -> tuple[pd.DataFrame, Prepared]:
+def tables_of(jobs: dict[str, Job]) -> tuple[pd.DataFrame, Prepared]:
+    """Return the user's table of jobs, and what was decided for it."""
     user = pd.DataFrame({"image": "data/mascot.png", "prompt": "on a beach", "seed": range(len(jobs))})
     rows = pd.DataFrame({columns.JOB_ID: list(jobs), columns.SEED_SENT: range(len(jobs))})
     rows = rows.reindex(columns=list(ROWS)).astype(ROWS)
