@@ -32,7 +32,7 @@ _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
 _AT_EASE_FROM: Final = 50  # open tasks
 _N_AT_ONCE: Final = 2  # tasks that are polled at once while no latency is known: they may be done
-_SCOUTS: Final = 24  # tasks, accepted first, that are polled to learn latencies
+_SCOUTS: Final = 16  # tasks, accepted first, that are polled to learn latencies
 _UNKNOWN_POLL_S: Final = 2.0  # of the others; each comes at thrice the age of the one before
 _PUT_OFF_FROM_S: Final = 0.05
 
