@@ -19,7 +19,7 @@ import numpy as np
 
 from dreamo_batch import columns, files, live, parallel
 from dreamo_batch.cluster.shards import SIGNAL, ShardOutcome, ShardTask, beat_s, pulse_of, work_on_shard
-from dreamo_batch.cluster.shared_budget import Budget, unreachable
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.cluster.slices import Slices
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
@@ -27,15 +27,15 @@ from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
 from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.checkpoint import read_frame, write_frame, write_jobs
-from dreamo_batch.engine.coordinator import count_rows
+from dreamo_batch.engine.coordinator import SystemClock, count_rows
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.replica import is_url
-from dreamo_batch.engine.runner import storage_failed
+from dreamo_batch.engine.runner import open_ledger, storage_failed
 from dreamo_batch.engine.status import Snapshot, shown
 from dreamo_batch.engine.store import FolderStore, ObjectStore
 from dreamo_batch.errors import BudgetReached, LedgerDamaged, PriceUnknown, RunStopped, UsageError
-from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
+from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import composed, joined, read_state, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
@@ -247,28 +247,46 @@ class _Driver:
     def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
         """Set the cap that workers get their slices of; None where there never was one.
 
-        What shards spent that don't belong to it, and don't join it now, is taken off. Those that hold more than they
-        need, since their worker was killed, are opened to give it back.
+        Shards that bought without one join it first. Those that hold more than they need, since their worker was
+        killed, are opened to give it back.
         """
         place = f"{self._run_dir}/{_BUDGET}"
         slices = Slices(ObjectStore(place) if is_url(place) else FolderStore(Path(place)), place=place)
         try:
             if not slices.read() and not self._is_capped:
                 return None
-            outside = ZERO
-            joining = {shard_of(job_id) for job_id, _ in self._assignment.to_submit}
-            for name, state in shards.items():
-                terms, snapshot = state.terms, self._snapshots[name]
-                committed = total((snapshot.spent_usd, snapshot.reserved_usd))
-                if terms.budget is None and name not in joining:
-                    outside = total((outside, committed))
-                elif (money(terms.slice) or ZERO) > committed:
-                    self._work_of[name] += 1
-            limit = self._budget.limit
-            slices.limit(cap=None if limit is None else max(ZERO, minus(limit, outside)))
+            committed = {
+                name: total((one.spent_usd, one.reserved_usd)) for name, one in self._snapshots.items()
+            }
+            left_out = [name for name, one in shards.items() if one.terms.budget is None and committed[name]]
+            if left_out and self._is_capped:
+                granted = (share.amount for share in slices.shares.values())
+                slices.limit(cap=total((*granted, *(committed[name] for name in left_out))))
+                for name in left_out:
+                    self._join(self._directory.shard(name), place)
+            for name, one in shards.items():
+                self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
+            self._work_of += Counter()  # without those that have nothing to do
+            slices.limit(cap=self._budget.limit)
         except OSError as error:
             raise unreachable(place, error) from error
         return slices
+
+    def _join(self, shard: RunDirectory, place: str) -> None:
+        """Have what a shard spent count to the cap."""
+        if shard.replica is not None:
+            shard.replica.wait_until_free()
+        clock = SystemClock()
+        ledger = open_ledger(shard, self._call.client.settings.service_name, clock, self._call.entropy)
+        try:
+            share = BudgetShare(Budget.of(place), ledger)
+            spending = Spending(price=self._budget.price, attempts=ledger.state.kinds())
+            granted = share.join(spending.committed, spending, ledger.state)
+            ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))
+            ledger.close(())
+        finally:
+            ledger.abandon()
+            shard.unlock()
 
     # While it goes.
 
