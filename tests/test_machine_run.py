@@ -183,7 +183,6 @@ class MemoryLedger:
         self.interrupted: list[str] = []
         self.state = State()
         self.watch = lambda _event: None
-        self.interrupted: list = []
 
     def record(self, events):
         events = list(events)
