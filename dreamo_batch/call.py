@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import uuid
 from contextlib import ExitStack
@@ -49,7 +48,7 @@ from dreamo_batch.money import exact_text, money
 from dreamo_batch.results import assembly, failure_groups
 from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
-from dreamo_batch.text import counted, duration, option, same_call
+from dreamo_batch.text import counted, duration, meant, option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -570,9 +569,9 @@ def choose(
         names = {classes} if isinstance(classes, str) else set(classes)
         known = failure_groups.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
-            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}."
-            raise UsageError(f"classes: {unknown[0]!r} is not a failure class{meant}")
+            raise UsageError(
+                f"classes: {unknown[0]!r} is not a failure class; {meant(unknown[0], sorted(known))}"
+            )
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -16,6 +16,7 @@ from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Criterion, written
 from dreamo_batch.results.measure import Metric, measure, read_metric
+from dreamo_batch.text import meant
 
 if TYPE_CHECKING:
     import os
@@ -150,7 +151,8 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
     absent = [name for name in per if name not in table]
     if absent or not per:
-        raise UsageError(f"per={per!r}: the jobs have no column {(absent or [''])[0]!r}.")
+        name = (absent or [""])[0]
+        raise UsageError(f"per={per!r}: the jobs have no column {name!r}; {meant(name, table.columns)}")
     if columns.SEED in table and not all(map(_is_open, table[columns.SEED])):
         raise UsageError("search draws the seeds: leave out the column seed, or leave it empty.")
     if not len(table):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import functools
 import re
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from dreamo_batch.money import exact_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from jinja2 import Environment
 
@@ -54,6 +55,13 @@ def first_line(error: BaseException) -> str:
 def counted(n: int, noun: str) -> str:
     """Return a count with its noun: "1 row", "2,000 rows"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def meant(name: object, known: Iterable[object]) -> str:
+    """Ask whether a name much like one that isn't known was meant; if none is, list those that are."""
+    names = list(map(str, known))
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
 
 
 def duration(seconds: float) -> str:

@@ -166,7 +166,7 @@ def test_an_empty_table_is_an_empty_grid():
 @pytest.mark.parametrize(
     ("rows", "across", "words"),
     [
-        ("promt", "seed", "no column 'promt'"),
+        ("promt", "seed", "no column 'promt'; did you mean 'prompt'"),
         ("prompt", ["prompt"], "named twice"),
         ("prompt", "size", "has no size"),
     ],

@@ -61,7 +61,7 @@ def test_prices_are_plain_decimals_that_grow_with_the_picture(width, height):
     assert "E" not in size_price(width, height)
 
 
-@pytest.mark.parametrize("price", ["-1", "1e3", "NaN", "", ".", "٣", " 1"])
+@pytest.mark.parametrize("price", ["-1", "1e3", "NaN", "", ".", "٣", " 1", -1, 0.03])
 def test_a_price_that_is_no_plain_decimal_is_refused(price):
     """Only digits and one point make a price, fixed or computed."""
     with pytest.raises(ValueError, match="plain decimal"):

@@ -126,7 +126,7 @@ def test_one_group_may_be_given_as_it_is():
         ({"prompt": []}, "prompt: the axis is empty"),
         ({"prompt": {"a", "b"}}, "a set has no order"),
         ({"prompt": [5]}, "prompt: 5 is not a prompt"),
-        ({"prompt": None}, "prompt: None is not a prompt"),
+        ({"prompt": None}, "prompt is missing or empty"),
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": ["a.png", "no?.png"]}, "no file matches"),

@@ -33,7 +33,7 @@ from dreamo_batch.results.pairwise import (
 )
 from dreamo_batch.results.rating_log import UNDO, rater_named
 from dreamo_batch.results.ratings import has_picture
-from dreamo_batch.text import counted, templates
+from dreamo_batch.text import counted, meant, templates
 
 if TYPE_CHECKING:
     import os
@@ -451,7 +451,7 @@ def _column(results: pd.DataFrame, name: str) -> pd.Series:
     if name == names.SEED:
         return results[names.SEED_SENT]
     if name not in results:
-        raise UsageError(f"by or within: the results have no column {name!r}.")
+        raise UsageError(f"by or within: the results have no column {name!r}; {meant(name, results.columns)}")
     return results[name]
 
 

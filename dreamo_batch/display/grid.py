@@ -19,7 +19,7 @@ from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.money import dollars, money
 from dreamo_batch.palette import NO_RESULT, PICTURE, UNSAVED
-from dreamo_batch.text import counted, harmless, shortened
+from dreamo_batch.text import counted, harmless, meant, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -412,8 +412,7 @@ def _read_axes(
         if names.count(name) > 1:
             raise UsageError(f"Column {name!r} is named twice; it can be on one axis only.")
         if name not in results.columns and name not in (columns.SEED, columns.SIZE):
-            known = ", ".join(map(str, results.columns))
-            raise UsageError(f"rows or columns: no column {name!r}; the table has {known}.")
+            raise UsageError(f"rows or columns: no column {name!r}; {meant(name, results.columns)}")
     parts = {name: _part(results, name) for name in names if not _is_seed(results, name)}
     for name in names:
         if _is_seed(results, name):

@@ -117,7 +117,7 @@ class GatewaySettings:
         if self.price is not None and self.price_per_second is not None:
             raise ValueError("Give a price per picture or one per second, not both.")
         for text in (self.price, self.price_per_second, self.discount):
-            if isinstance(text, str):
+            if text is not None and not callable(text):
                 check_decimal(text)
 
 

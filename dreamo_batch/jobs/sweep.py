@@ -341,9 +341,7 @@ def sweep(
     if text == columns.PROMPT_TEMPLATE and given[columns.PROMPT] is not None:
         raise UsageError("Pass prompt or template, not both: template for prompts with names in braces.")
     if given[text] is None:
-        raise UsageError(
-            "prompt: None is not a prompt; expected text. Pass prompt=, or template= for names in braces."
-        )
+        raise UsageError("prompt is missing or empty. Pass prompt=, or template= for names in braces.")
     axes = {
         name: read_axis(name, value, most=most)
         for name, value in given.items()

@@ -20,6 +20,7 @@ from dreamo_batch.jobs.cells import printable
 from dreamo_batch.results.assembly import folders_of, own_cells, read_inputs
 from dreamo_batch.results.load import RunDir, as_paths, load, read_state
 from dreamo_batch.results.rating_log import with_ratings
+from dreamo_batch.text import meant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -232,9 +233,9 @@ def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
         return name, of_rows, of_attempts
     length = as_length(name)
     if length is None:
-        known = ", ".join(str(own) for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX))
+        known = [own for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX)]
         raise UsageError(
-            f'by={name!r} is neither a column nor a length of time such as "1h"; the columns are {known}.'
+            f'by={name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
         )
     of_rows, of_attempts = (time.dt.floor(length) for time in times)
     return columns.SUBMITTED_AT, of_rows, of_attempts
