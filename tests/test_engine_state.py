@@ -229,6 +229,12 @@ def test_only_an_attempt_that_never_arrived_is_sent_under_its_old_number(stage):
     assert number == (3 if stage in SUBMITTED else 2)
 
 
+@pytest.mark.parametrize(("stage", "number"), [(Stage.UNSENT, 2), (Stage.REFUSED, 1)])
+def test_the_number_of_an_answered_doubt_is_not_used_again(stage, number):
+    """The attempt stays as the record that this create was not taken; a plain refusal needs none."""
+    assert next_number((Attempt("a", 1, stage, may_have_been_billed=False),)) == number
+
+
 def test_first_order_is_number_one():
     """Counting starts at one."""
     assert next_number(()) == 1

@@ -210,6 +210,7 @@ class WritersMachine(RuleBasedStateMachine):
         self.not_taken: set[tuple[str, float]] = (
             set()
         )  # jobs and times of creates that were answered as not taken
+        self.unanswered: set[tuple[str, float]] = set()  # of creates that may have been bought
         self.are_strays_left = False  # by a writer that has ended: nobody can write these again
         self.n = 0
 
@@ -246,9 +247,10 @@ class WritersMachine(RuleBasedStateMachine):
         if any(attempt.stage == "sending" for attempt in attempts) or len(self.on_the_wire[id(writer)]) > 2:
             return
         key = (job_id, next_number(attempts))
-        writer.record([event(EventKind.SENDING, *key, self.now(), reserved="0.03")])
+        (attempt,) = writer.record([event(EventKind.SENDING, *key, self.now(), reserved="0.03")])
         if self.commit(writer):
             self.on_the_wire[id(writer)].append(key)
+            self.unanswered.add((job_id, attempt.sent_at))
         else:
             self.take_back(writer, key)
 
@@ -260,8 +262,11 @@ class WritersMachine(RuleBasedStateMachine):
         key = self.on_the_wire[id(writer)].pop(0)
         if is_taken:
             self.n += 1
-            writer.record([event(EventKind.ACCEPTED, *key, self.now(), task_id=f"task-{self.n}")])
+            (attempt,) = writer.record(
+                [event(EventKind.ACCEPTED, *key, self.now(), task_id=f"task-{self.n}")]
+            )
             self.known.add(f"task-{self.n}")
+            self.unanswered.discard((attempt.job_id, attempt.sent_at))
             self.commit(writer)
         else:
             self.take_back(writer, key)
@@ -271,6 +276,7 @@ class WritersMachine(RuleBasedStateMachine):
         (attempt,) = writer.record([event(EventKind.NOT_SENT, *key, self.now())])
         self.commit(writer)
         self.not_taken.add((attempt.job_id, attempt.sent_at))
+        self.unanswered.discard((attempt.job_id, attempt.sent_at))
 
     @precondition(lambda self: self.has_owner())
     @rule(how=st.sampled_from(["delete", "replace", "delete strays", "remake", "delete all"]))
@@ -327,6 +333,7 @@ class WritersMachine(RuleBasedStateMachine):
         assert set(ids) == self.known
         in_doubt = {(o.job_id, o.sent_at) for o in state if o.stage in {"sending", "ambiguous"}}
         assert not in_doubt & self.not_taken
+        assert self.unanswered <= in_doubt
 
     def commit(self, writer: Ledger) -> bool:
         """Commit; False where that writer has lost its directory, and so may send nothing."""
@@ -343,6 +350,45 @@ class WritersMachine(RuleBasedStateMachine):
     def now(self) -> float:
         self.n += 1
         return float(self.n)
+
+
+class Chosen:
+    """Draws the writer that a rule is to take."""
+
+    def __init__(self, writer: Ledger) -> None:
+        self.writer = writer
+
+    def draw(self, _: object) -> Ledger:
+        return self.writer
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+@pytest.mark.parametrize("n_lost", [1, 2])
+def test_a_doubt_that_was_answered_stays_answered(n_lost, is_ended):
+    """Writers that lost their locks before the answer still hold the create for ambiguous, and leave it beside."""
+    machine = WritersMachine()
+    try:
+        machine.open()
+        first = machine.writers[0]
+        machine.send(Chosen(first), "a")
+        for _ in range(n_lost):
+            machine.rob("delete")
+            machine.open()
+        machine.rob("delete")
+        machine.answer(Chosen(first), is_taken=False)
+        machine.end(Chosen(first), is_killed=False)
+        machine.open()
+        if is_ended:  # then only a checkpoint knows of the answer
+            machine.checkpoint(Chosen(machine.writers[-1]))
+            machine.end(Chosen(machine.writers[-1]), is_killed=False)
+            machine.open()
+        machine.send(Chosen(machine.writers[-1]), "a")
+        machine.rob("remake")
+        machine.open()
+        stages = [str(attempt.stage) for attempt in machine.writers[-1].state.of("a")]
+        assert stages == ["unsent", "ambiguous"]
+    finally:
+        machine.teardown()
 
 
 TestWriters = WritersMachine.TestCase

@@ -386,10 +386,18 @@ def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
 
 
 def next_number(attempts: tuple[Attempt, ...]) -> int:
-    """Return the number the next create of a job is sent under; one that never became an attempt is used again."""
-    if attempts and attempts[-1].stage in _SENDABLE:
+    """Return the number the next create of a job is sent under; one that never became an attempt is used again.
+
+    Not after a run that had lost its directory answered a doubt: other such runs may still hold the create for
+    ambiguous, and only an attempt in the ledger tells that it was not taken.
+    """
+    if attempts and attempts[-1].stage in _SENDABLE and not _is_answered_doubt(attempts[-1]):
         return attempts[-1].attempt
     return len(attempts) + 1
+
+
+def _is_answered_doubt(attempt: Attempt) -> bool:
+    return attempt.stage is Stage.UNSENT and attempt.may_have_been_billed is False
 
 
 def is_unresolved_cost(attempt: Attempt) -> bool:

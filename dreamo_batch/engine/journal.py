@@ -463,7 +463,8 @@ def _events(state: State, stray: Attempt) -> Iterator[Event]:
     number = next_number(attempts)
     if stray.task_id is None:
         if in_doubt is not None and stray.stage in _NOT_TAKEN:
-            yield _event(EventKind.NOT_SENT, stray, in_doubt.attempt)
+            # False keeps the number from being used again, see `next_number`.
+            yield _event(EventKind.NOT_SENT, stray, in_doubt.attempt, may_have_been_billed=False)
         elif known is None and same is None and stray.stage in _IN_DOUBT:
             # Its directory was deleted, and it may have been bought.
             yield _sending(stray, number)
