@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,8 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
 
 _N = 1_000_000
+# The most that a run may have done since its last checkpoint: a third of an event per row, of four each.
+_N_STORED = _N - _N // 12
 
 
 def main() -> None:
@@ -28,14 +31,14 @@ def main() -> None:
         composed = best_of(3, lambda: load(folder))
         frame = load(folder)
         assert len(frame) == _N
-        assert (frame[columns.STATUS] == columns.COMPLETED).sum() == _N - 1
+        assert (frame[columns.STATUS] == columns.COMPLETED).all()
         name = (
             f"load() of {_N:,} rows, an unfinished run with a journal tail / read_parquet of the checkpoint"
         )
-        show(Figure(name, f"{composed:.2f} s", composed / plain, "<= 5"))
+        show(Figure(name, f"{composed:.2f} s", composed / plain, "<= 3"))
         _finish(directory, frame)
         finished = best_of(3, lambda: load(folder))
-        show(Figure("... of a finished run", f"{finished:.2f} s", finished / plain, "<= 5"))
+        show(Figure("... of a finished run", f"{finished:.2f} s", finished / plain, "<= 3"))
 
 
 def _build(directory: RunDirectory) -> None:
@@ -43,16 +46,32 @@ def _build(directory: RunDirectory) -> None:
     ledger = Ledger(directory, "loopback")
     image = ImageSource("file", "data/mascot.png", "0" * 64, "data/mascot.png", "0" * 64)
     jobs = {f"{i:032x}": Job(f"{i:032x}", "on a beach", i, 1328, 1328, True, 0, image) for i in range(_N)}
-    for i, job_id in enumerate(jobs):
+    for i, job_id in zip(range(_N_STORED), jobs, strict=False):
         ledger.state.put(attempt_of(job_id, i))
-    ledger.checkpoint(())
-    last = f"{_N - 1:032x}"
-    ledger.record([Event(EventKind.SENDING, last, 2, 1_790_000_000.0, {"reserved": "0.03"})])
+    ledger.checkpoint(jobs)
+    for i, job_id in enumerate(jobs):
+        if i >= _N_STORED:
+            ledger.record(_events(attempt_of(job_id, i)))
     ledger.commit()
     write_jobs(directory.jobs, *tables_of(jobs), "bench")
     directory.update_manifest(table_id="bench")
     ledger.abandon()
     directory.unlock()
+
+
+def _events(attempt: Attempt) -> list[Event]:
+    """Return what a run records of an attempt that completed."""
+    told = {name: value for name, value in asdict(attempt).items() if value is not None}
+    of_kind = {
+        EventKind.SENDING: ("sent_at", ("seed_sent", "reserved")),
+        EventKind.ACCEPTED: ("answered_at", ("task_id",)),
+        EventKind.COMPLETED: ("completed_at", ("output_url", "cost", "discount", "n_polls")),
+        EventKind.SAVED: ("saved_at", ("output_path", "output_sha256", "output_bytes")),
+    }
+    return [
+        Event(kind, attempt.job_id, 1, told[at], {name: told[name] for name in names})
+        for kind, (at, names) in of_kind.items()
+    ]
 
 
 def attempt_of(job_id: str, i: int) -> Attempt:
