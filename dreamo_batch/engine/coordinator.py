@@ -45,7 +45,7 @@ from dreamo_batch.service.messages import contradiction
 from dreamo_batch.text import counted, option, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import State
@@ -363,8 +363,13 @@ class Coordinator:
         if attempt.stage is Stage.ACCEPTED:
             self.schedule.withdraw(attempt.job_id)  # it was to be submitted again only because of the doubt
             self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
-        elif self._is_to_be_submitted(attempt.job_id):
-            self.schedule.add_jobs([(attempt.job_id, next_number(self.ledger.state.of(attempt.job_id)))])
+        else:
+            self.submit_again([key])
+
+    def submit_again(self, keys: Iterable[Key]) -> None:
+        """Queue creates that turned out not to have been sent, if this call is about their jobs."""
+        for job_id in (job_id for job_id, _ in keys if self._is_to_be_submitted(job_id)):
+            self.schedule.add_jobs([(job_id, next_number(self.ledger.state.of(job_id)))])
 
     def stop(self, error: DreamoError) -> None:
         """Send no more creates; the first reason counts."""

@@ -249,9 +249,11 @@ class Runner:
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
-        if self.coordinator is not None:
-            self._take_back(self.coordinator)
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
+        if self.coordinator is not None:
+            recorded = [action.key for _, action, _ in self._recorded if action.do is Do.CREATE]
+            self._take_back(coordinator)  # the new one, whose plan took them for being on the wire
+            coordinator.submit_again(recorded)
         self.coordinator, self._on_close, self._on_end = coordinator, on_close, on_end
         self.is_resting.clear()
 
