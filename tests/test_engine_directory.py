@@ -253,3 +253,12 @@ def test_paths_lie_in_the_directory(tmp_path, monkeypatch):
 def test_entropy_is_drawn_anew():
     """Two new directories draw different seeds."""
     assert len({directory.new_entropy() for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize(
+    ("before", "is_same"),
+    [("", True), ("1-2-3-4", True), ("9-2-3-4", True), ("1-2-3-5", False), ("1-2-3", False), ("?", False)],
+)
+def test_a_directory_is_the_same_if_its_place_says_so(before, is_same):
+    """A place that another version wrote says nothing, so the directory counts as a copy."""
+    assert directory.is_same_place(before, "1-2-3-4") is is_same

@@ -317,8 +317,10 @@ def is_same_place(before: str, now: str) -> bool:
     """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
     if not before:
         return True
-    device, folder, lock, born = before.split("-")
-    device_now, folder_now, lock_now, born_now = now.split("-")
+    places = [place.split("-") for place in (before, now)]
+    if len(places[0]) != len(places[1]):  # not written by this version
+        return False
+    (device, folder, lock, born), (device_now, folder_now, lock_now, born_now) = places
     is_as_old = born == born_now or not (born and born_now)  # numbers of deleted folders are used again
     return folder == folder_now and (device == device_now or lock == lock_now) and is_as_old
 
