@@ -499,6 +499,20 @@ def test_creates_that_wait_for_the_disk_are_not_sent_after_an_interrupt(folder, 
     assert sorted(service.creates) == [("a", 1), ("b", 1)]
 
 
+def test_what_waits_for_the_disk_is_submitted_by_the_call_that_takes_over(folder, service):
+    """The first call has recorded its creates but not sent them; the second sends each once."""
+    first, second = (Call(folder, service, "a", "b", max_in_flight=2) for _ in range(2))
+    disks = []
+    first.on_open = lambda ledger: disks.append(SlowDisk(ledger))
+    first.start()
+    assert disks[0].is_reached.wait(PATIENCE_S)
+    second.start()
+    disks[0].go_on.set()
+    second.wait()
+    assert sorted(service.creates) == [("a", 1), ("b", 1)]
+    assert stages(folder) == {"a": "completed", "b": "completed"}
+
+
 def test_an_error_nobody_foresaw_in_the_writing_ends_the_run(folder, service):
     """Nothing waits for a write that never ends, nothing is sent, and the error is told."""
     call = Call(folder, service, "a")
