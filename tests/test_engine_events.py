@@ -114,14 +114,15 @@ def test_every_verb_that_buys_tells(tmp_path, gateway):
     assert kinds_of(events) == ["done"] * 4
 
 
-def test_whoever_listened_hears_that_another_call_goes_on(tmp_path, gateway):
+def test_whoever_listened_hears_that_another_call_goes_on(tmp_path):
     """The run that was begun with them has an end, too."""
     first, second = [], []
-    live = dreamo.start(JOBS, tmp_path, gateway=gateway, on_event=first.append)
-    live.pause()
-    again = dreamo.start(JOBS, tmp_path, gateway=gateway, on_event=second.append)
-    again.wait(progress=False)
-    live.wait(progress=False)
+    with dreamo.LocalGateway(engine="flat", latency="fixed:2") as gateway:
+        live = dreamo.start(JOBS, tmp_path, gateway=gateway, on_event=first.append)
+        live.pause()
+        again = dreamo.start(JOBS, tmp_path, gateway=gateway, on_event=second.append)
+        again.wait(progress=False)
+        live.wait(progress=False)
     assert (kinds_of(first), kinds_of(second)) == (["stopped"], ["done"])
 
 
