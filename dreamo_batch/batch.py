@@ -16,6 +16,7 @@ No arrow points back; a resume enters at the fold.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -48,7 +49,7 @@ from dreamo_batch.text import counted, option, spelled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Generator
+    from collections.abc import Callable, Collection, Generator, Iterator, Mapping
     from types import TracebackType
 
     import pandas as pd
@@ -204,15 +205,24 @@ def run(
     given = locals()
     options, service = RunOptions.of(given), Service.of(given)
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
+    with _heard(run_dir, given) as (directory, listeners):
+        with bars(progress):
+            call = _call(table, directory, options, service, base_dir=base_dir, listeners=listeners)
+        return driver.work_off(call, cluster, show=progress)
+
+
+@contextmanager
+def _heard(
+    run_dir: str | os.PathLike[str], given: Mapping[str, Any]
+) -> Iterator[tuple[RunDirectory, Listeners]]:
+    """Check what every call in the foreground is given, and tell its listeners of what keeps it from beginning."""
     with in_front():
-        flag("progress", progress)
+        flag("progress", given["progress"])
         directory = RunDirectory(run_dir)
-        listeners = Listeners(directory.name, notify, on_event)
+        listeners = Listeners(directory.name, given["notify"], given["on_event"])
         with listeners.hear_of_refusal():
-            driver.refuse_ordinary(directory, cluster)
-            with bars(progress):
-                call = _call(table, directory, options, service, base_dir=base_dir, listeners=listeners)
-            return driver.work_off(call, cluster, show=progress)
+            driver.refuse_ordinary(directory, given["cluster"])
+            yield directory, listeners
 
 
 def _call(
@@ -379,17 +389,13 @@ def retry(
     [1]
     """
     given = locals()
-    with in_front():
-        flag("progress", progress)
-        directory, service = RunDirectory(run_dir), Service.of(given)
-        listeners = Listeners(directory.name, notify, on_event)
-        with listeners.hear_of_refusal():
-            driver.refuse_ordinary(directory, cluster)
-            table = stored_table(directory)
-            chosen = choose(directory, table, rows, classes)
-            checked = _options_of("retry", options)
-            call = Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
-            return driver.work_off(call, cluster, show=progress)
+    __tracebackhide__ = True
+    with _heard(run_dir, given) as (directory, listeners):
+        table, service = stored_table(directory), Service.of(given)
+        chosen = choose(directory, table, rows, classes)
+        checked = _options_of("retry", options)
+        call = Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
+        return driver.work_off(call, cluster, show=progress)
 
 
 def resume(
@@ -452,19 +458,15 @@ def resume(
     [1]
     """
     given = locals()
-    with in_front():
-        flag("progress", progress)
-        directory, service = RunDirectory(run_dir), Service.of(given)
-        listeners = Listeners(directory.name, notify, on_event)
-        with listeners.hear_of_refusal():
-            driver.refuse_ordinary(directory, cluster)
-            manifest = directory.read_manifest()
-            names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
-            stored = {} if manifest is None else manifest.settings
-            kept = {name: value for name, value in stored.items() if name in names}
-            checked = _options_of("resume", kept | options)
-            call = Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
-            return driver.work_off(call, cluster, show=progress)
+    __tracebackhide__ = True
+    with _heard(run_dir, given) as (directory, listeners):
+        manifest, service = directory.read_manifest(), Service.of(given)
+        names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
+        stored = {} if manifest is None else manifest.settings
+        kept = {name: value for name, value in stored.items() if name in names}
+        checked = _options_of("resume", kept | options)
+        call = Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
+        return driver.work_off(call, cluster, show=progress)
 
 
 def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:

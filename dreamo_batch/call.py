@@ -34,7 +34,6 @@ from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule
 from dreamo_batch.errors import (
     AccessRefused,
-    BudgetReached,
     DirectoryError,
     DirectoryLocked,
     DreamoError,
@@ -396,7 +395,6 @@ class Call:
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
         ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
         ledger.commit()
-        self._adopt(ledger)
         ledger.directory.update_manifest(table_id=self._table_id, settings=self.inputs.options.as_settings())
 
     def _give_back(self, ledger: Ledger) -> None:
@@ -437,6 +435,7 @@ class Call:
             return
         ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
         try:
+            self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         except OSError as error:
             raise storage_failed(self.directory, error) from error
@@ -454,8 +453,7 @@ class Call:
         by_status = self.coordinator.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
-            is_budget = isinstance(problem, BudgetReached | PriceUnknown)
-            self.tell("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
+            self.listeners.tell_of_stop(problem, self.coordinator.snapshot())
         elif n_left:
             self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
         else:

@@ -180,12 +180,8 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     raise raised
 
 
-def _nothing() -> None:
-    """Do nothing: nobody waits for the beginning."""
-
-
 # Called once a call that is run in the foreground has begun.
-when_begun: Final[ContextVar[Callable[[], object]]] = ContextVar("when_begun", default=_nothing)
+when_begun: Final[ContextVar[Callable[[], object]]] = ContextVar("when_begun", default=lambda: None)
 # Warnings that the caller has shown already, before it asked whether to buy.
 shown_before: Final = ContextVar("shown_before", default=frozenset[str]())
 

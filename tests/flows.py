@@ -7,9 +7,11 @@ import os
 import shutil
 import time
 from collections import Counter
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
@@ -18,6 +20,7 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.results.load import read_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pandas as pd
@@ -111,6 +114,17 @@ class Slow:
     def speed_up(self) -> None:
         """Let hours pass in less than a second from now on."""
         self._speed, self._sped_up_at = 10_000.0, time.time()
+
+
+@contextmanager
+def dask_client() -> Iterator[Any]:
+    """Start two workers of Dask, each a process."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 def _total(lines: Any) -> Decimal:

@@ -14,7 +14,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine.directory import shard_of
-from tests.flows import Flow, Slow
+from tests.flows import Flow, Slow, dask_client
 
 N = 16
 N_SHARDS = 4
@@ -41,11 +41,7 @@ def flow(tmp_path, slow, monkeypatch):
 
 @pytest.fixture
 def dask():
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_client() as client:  # made after the key is in the environment, which its workers get
         yield client
 
 

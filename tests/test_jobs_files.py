@@ -257,7 +257,7 @@ def test_columns_are_renamed_on_request(tmp_path):
     path = tmp_path / "jobs.json"
     path.write_text('[{"pic": "a", "prompt": "b"}]')
     assert read_table(path, rename={"pic": "image"}).columns.tolist() == ["image", "prompt"]
-    with pytest.raises(TableError, match="no column 'pics' to rename; it has: 'pic', 'prompt'"):
+    with pytest.raises(TableError, match="no column 'pics' to rename; did you mean 'pic'"):
         read_table(path, rename={"pics": "image"})
 
 

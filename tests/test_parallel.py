@@ -23,6 +23,7 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.results import measure as measuring
 from dreamo_batch.service.failures import Failure, FailureKind
+from tests.flows import dask_client
 
 QUIET = {"progress": False}
 
@@ -77,11 +78,7 @@ def processes():
 
 @pytest.fixture(scope="module")
 def dask():
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_client() as client:
         yield client
 
 

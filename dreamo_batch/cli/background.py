@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.directory import RunDirectory
 
 _LOOK_EVERY_S: Final = 0.05
-_CLOCK_EVERY_S: Final = (
-    10.0  # how often the machine's clock is read while waiting: it may be set, or have slept
-)
+# How often the machine's clock is read while waiting: it may be set, or have slept.
+_CLOCK_EVERY_S: Final = 10.0
 _DATED: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 _DATE: Final = "%Y-%m-%d %H:%M:%S%z"
 _STATE, _STARTED = 0, 19  # of the fields of /proc/PID/stat behind the name
@@ -81,6 +80,13 @@ class Process:
             return None
 
 
+def _directory(run_dir: str) -> RunDirectory:
+    """Open a run directory; what that needs is loaded only now, since `--help` needs nothing of it."""
+    from dreamo_batch.engine.directory import RunDirectory
+
+    return RunDirectory(run_dir)
+
+
 def _number_of(folder: Path) -> str:
     return str(folder.stat().st_ino)
 
@@ -112,10 +118,9 @@ def _me() -> Process:
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
-    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.live import when_begun
 
-    path, me = RunDirectory(run_dir).pid, _me()
+    path, me = _directory(run_dir).pid, _me()
     other = working_on(run_dir)
     if other is not None and other.until and other.pid != me.pid:
         raise _taken(run_dir)
@@ -131,9 +136,7 @@ def findable(run_dir: str) -> Iterator[None]:
 
 def working_on(run_dir: str) -> Process | None:
     """Return the command of this machine that works on a directory, or waits to."""
-    from dreamo_batch.engine.directory import RunDirectory
-
-    process = Process.read(RunDirectory(run_dir).pid)
+    process = Process.read(_directory(run_dir).pid)
     return process if process is not None and process.is_alive else None
 
 
@@ -154,9 +157,7 @@ def _taken(run_dir: str) -> UsageError:
 
 def stop(run_dir: str) -> Process:
     """Interrupt the command that works on a directory, and wait until it has ended."""
-    from dreamo_batch.engine.directory import RunDirectory
-
-    directory = RunDirectory(run_dir)
+    directory = _directory(run_dir)
     process = Process.read(directory.pid)
     if process is None or not process.is_alive:
         raise UsageError(_why_not(directory, process))
@@ -202,9 +203,7 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
     Returns its number, its log, and its exit code if it has ended already. It has a session of its own and ignores
     SIGHUP, so that it outlives the shell. What it is given goes through a pipe, where no list of processes shows it.
     """
-    from dreamo_batch.engine.directory import RunDirectory
-
-    directory = RunDirectory(run_dir)
+    directory = _directory(run_dir)
     if working_on(run_dir) is not None:
         raise _taken(run_dir)
     directory.make()
@@ -310,11 +309,9 @@ def shown(seconds: float) -> str:
 
 def wait_until(seconds: float, run_dir: str) -> None:
     """Wait until a time by the machine's clock, whatever is done to that meanwhile."""
-    from dreamo_batch.engine.directory import RunDirectory
-
     if seconds <= time.time():
         return
-    directory, me = RunDirectory(run_dir), _me()
+    directory, me = _directory(run_dir), _me()
     directory.make()
     replace(me, until=shown(seconds)).write(directory.pid)
     hint(

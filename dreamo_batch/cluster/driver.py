@@ -35,6 +35,7 @@ from dreamo_batch.engine.runner import open_ledger, storage_failed
 from dreamo_batch.engine.status import Snapshot, shown
 from dreamo_batch.engine.store import FolderStore, ObjectStore
 from dreamo_batch.errors import BudgetReached, LedgerDamaged, PriceUnknown, RunStopped, UsageError
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import composed, joined, read_state, stored_terms
@@ -49,10 +50,9 @@ if TYPE_CHECKING:
 
     from dreamo_batch.call import Call
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.status import Progress
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.2
 _BUDGET: Final = "budget"  # the cap of the directory, of which its shards have slices
@@ -153,8 +153,7 @@ class _Driver:
                 bar.say(
                     f"Stopped. Run {same_call()} again to resume ({self._directory.given}).", logging.WARNING
                 )
-            kind: Kind = "budget" if isinstance(error, BudgetReached | PriceUnknown) else "stopped"
-            self._listeners.tell(kind, str(error) or type(error).__name__, self._snapshot())
+            self._listeners.tell_of_stop(error, self._snapshot())
             raise
         finally:
             self._signal(is_stopped=True)  # also for what an engine might begin anew

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from dataclasses import asdict, dataclass, field
@@ -16,9 +15,10 @@ from dreamo_batch.call import Call, CallInputs
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import INPUTS, RunDirectory
 from dreamo_batch.engine.replica import Replica, folder_of, is_url
-from dreamo_batch.engine.status import Snapshot
+from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DirectoryLocked, DreamoError
 from dreamo_batch.live import begin, interrupts
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.plan import RunOptions
 
-logger = logging.getLogger(__name__)
+logger = logger_named(__name__)
 
 SIGNAL: Final = "call.json"
 _PULSE: Final = "pulse.json"
 _BEAT_S: Final = 1.0
 _BEAT_OF_STORE_S: Final = 5.0
-_AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
 
 
 def beat_s(run_dir: str) -> float:
@@ -159,7 +158,7 @@ class _Parent:
     def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
         """Say how far a shard is."""
         told: dict[str, Any] = asdict(snapshot) | {"call_id": self._call_id}
-        amounts = {name: exact_text(told[name]) for name in _AMOUNTS if told[name] is not None}
+        amounts = {name: exact_text(told[name]) for name in AMOUNTS if told[name] is not None}
         try:
             files.replace(
                 shard.path / _PULSE,
@@ -180,4 +179,4 @@ def pulse_of(directory: RunDirectory, name: str, call_id: str) -> Snapshot | Non
         return None
     if told.pop("call_id", None) != call_id:
         return None
-    return Snapshot(**told | {name: Decimal(told[name]) for name in _AMOUNTS if told[name] is not None})
+    return Snapshot(**told | {name: Decimal(told[name]) for name in AMOUNTS if told[name] is not None})

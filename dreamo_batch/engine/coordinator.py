@@ -93,7 +93,7 @@ class SystemClock:
     """The machine's clocks; if the time of day is set meanwhile, what is recorded goes on as if it weren't."""
 
     def __init__(self) -> None:
-        self._started_at = time.time() - _running_s()
+        self._started_at = time.time() - boottime()
 
     def monotonic(self) -> float:
         """Return seconds that never go back."""
@@ -101,12 +101,7 @@ class SystemClock:
 
     def wall(self) -> float:
         """Return Unix seconds."""
-        return self._started_at + _running_s()
-
-
-def _running_s() -> float:
-    """Return seconds that never go back, and that count while the machine sleeps, where it can tell."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+        return self._started_at + boottime()
 
 
 @dataclass(frozen=True, slots=True)

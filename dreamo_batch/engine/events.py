@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from dreamo_batch.errors import DreamoError, RunStopped, UsageError
+from dreamo_batch.engine.status import AMOUNTS
+from dreamo_batch.errors import BudgetReached, DreamoError, PriceUnknown, RunStopped, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option
@@ -45,8 +46,6 @@ _END_S: Final = 15.0
 _OK: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
-
-_AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
 
 Kind = Literal["done", "stopped", "budget", "held", "outage"]
 
@@ -105,7 +104,7 @@ class RunEvent:
             "at": self.at.isoformat(timespec="seconds"),
             "by_status": {status: n for status, n in self.by_status.items() if n},
         }
-        amounts = {name: getattr(self, name) for name in _AMOUNTS}
+        amounts = {name: getattr(self, name) for name in AMOUNTS}
         exact = {name: None if amount is None else exact_text(amount) for name, amount in amounts.items()}
         return json.dumps(fields | exact).encode()
 
@@ -122,7 +121,8 @@ class Listeners:
         self._key: Secret | None = None
         self._listeners: list[_Listener] = []
         if notify is not None:
-            self._listeners.append(_Listener("notify", _Webhook(notify)))
+            webhook = _Webhook(notify)
+            self._listeners.append(_Listener("notify", webhook, webhook.is_ending))
         if on_event is not None:
             self._listeners.append(_Listener("on_event", on_event))
         self.is_begun = False
@@ -137,11 +137,16 @@ class Listeners:
             return
         mask = str if self._key is None else self._key.mask
         known = (
-            {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *_AMOUNTS)}
+            {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *AMOUNTS)}
         )
         event = RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known)
         for listener in self._listeners:
             listener.tell(event)
+
+    def tell_of_stop(self, error: BaseException, snapshot: Snapshot) -> None:
+        """Hand on what stopped a call."""
+        kind: Kind = "budget" if isinstance(error, BudgetReached | PriceUnknown) else "stopped"
+        self.tell(kind, str(error) or type(error).__name__, snapshot)
 
     @contextmanager
     def hear_of_refusal(self) -> Iterator[None]:
@@ -171,17 +176,20 @@ def _why_refused(error: BaseException) -> str:
 class _Listener:
     """Hands events on, one after the other, in a daemon thread that lives as long as there are any."""
 
-    def __init__(self, name: str, deliver: Callable[[RunEvent], Any]) -> None:
+    def __init__(
+        self, name: str, deliver: Callable[[RunEvent], Any], is_ending: threading.Event | None = None
+    ) -> None:
+        """`is_ending` is set while somebody waits for the end, so that `deliver` may be brief."""
         self._name = name
         self._deliver = deliver
+        self._is_ending = is_ending or threading.Event()
         self._events: deque[RunEvent] = deque()
         self._changing = threading.Condition()
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
 
     def tell(self, event: RunEvent) -> None:
-        if isinstance(self._deliver, _Webhook):
-            self._deliver.is_ending.clear()
+        self._is_ending.clear()
         with self._changing:
             self._events.append(event)
             if self._thread is None:
@@ -192,8 +200,7 @@ class _Listener:
                 _busy.add(self)
 
     def wait(self, timeout_s: float) -> None:
-        if isinstance(self._deliver, _Webhook):
-            self._deliver.is_ending.set()
+        self._is_ending.set()
         with self._changing:
             if not self._changing.wait_for(lambda: not self._is_busy(), max(0.0, timeout_s)):
                 self._say(f"not done after {timeout_s:.0f} s; not waiting any longer")

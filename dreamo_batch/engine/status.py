@@ -32,6 +32,10 @@ _LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
 
 
+# The fields of a snapshot that are money.
+AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment: rows by status, money in USD."""

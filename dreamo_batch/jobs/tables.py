@@ -42,7 +42,7 @@ from dreamo_batch.jobs.cells import (
     typed,
 )
 from dreamo_batch.jobs.fields import is_result, means, plain_name
-from dreamo_batch.text import counted, spelled
+from dreamo_batch.text import counted, meant, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -234,9 +234,7 @@ def _named(path: Path, table: pd.DataFrame, name: str) -> Any:
         return name
     near = [one for one in table.columns if plain_name(str(one)) == plain_name(str(name))]
     if len(near) != 1:
-        raise TableError(
-            f"{path} has no column {name!r} to rename; it has: {', '.join(map(repr, table.columns))}."
-        )
+        raise TableError(f"{path} has no column {name!r} to rename; {meant(name, table.columns)}")
     return near[0]
 
 

@@ -26,7 +26,7 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.palette import PALETTE
 from dreamo_batch.results.rating_log import add_ratings
-from dreamo_batch.text import option, spelled
+from dreamo_batch.text import counted, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -451,8 +451,9 @@ def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
     """Write the reconciliation as one line."""
     counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in reconciliation["by_status"].items())
     n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
-    rows = "row" if n_in == 1 else "rows"
-    return f"{n_in} {rows} in, {n_out} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
+    return (
+        f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
+    )
 
 
 def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
