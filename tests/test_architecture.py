@@ -104,3 +104,8 @@ def test_every_module_says_in_a_sentence_what_lives_there(path):
     assert docstring or not path.read_text(encoding="utf-8").strip()
     if docstring:
         assert docstring.splitlines()[0].endswith((".", ":"))
+
+
+def test_every_logger_is_one_that_never_ends_a_run():
+    """Somebody's handler may raise, in any module."""
+    assert [path.name for path in MODULES if "getLogger(__name__)" in path.read_text("utf-8")] == []
