@@ -765,6 +765,7 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, for
     with forked("outlive") as process:
         assert process.stdout.readline() == "ready\n"
         assert RunDirectory(flow.run_dir).is_locked()
+        until(lambda: all(attempt.task_id for attempt in flow.attempts()))  # which is on the disk
         process.kill()
         process.wait(PATIENCE_S)
         assert not RunDirectory(flow.run_dir).is_locked()
