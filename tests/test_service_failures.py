@@ -315,6 +315,14 @@ def test_other_words_are_no_lack_of_credit(status, body):
     assert from_response("create", status, {}, json.dumps(body).encode()).error_class != "no_credit"
 
 
+@pytest.mark.parametrize("end", ['"id": "b"}', '"i'], ids=["two-ids", "cut-off"])
+def test_an_unreadable_answer_that_names_a_task_is_no_refusal(end):
+    """Whatever words are in it."""
+    body = f'{{"id": "a", "message": "insufficient balance for more", {end}'.encode()
+    failure = from_response("create", 200, {}, body)
+    assert (failure.kind, failure.error_class) == (MAY_HAVE_ARRIVED, "unreadable")
+
+
 def test_a_task_that_failed_for_lack_of_credit_is_not_submitted_again_by_itself():
     """It would fail again."""
     failure = from_task(Task("a", "failed", error=ServiceMessage("003011099", "insufficient balance")))

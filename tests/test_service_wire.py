@@ -593,12 +593,28 @@ def test_an_error_with_the_id_but_without_a_status_is_a_failed_task():
     assert (task.status, task.error.code) == ("failed", "003011099")
 
 
-def test_of_repeated_fields_the_last_counts():
-    """As every JSON parser at hand has it."""
-    assert (
-        messages.read_task(b'{"status": "failed", "status": "completed", "output": []}', ID).status
-        == "completed"
-    )
+@pytest.mark.parametrize("reader", READERS)
+def test_a_field_named_twice_must_say_the_same(reader):
+    """Nobody can tell which of two values counts, at any depth; repeating one does no harm."""
+    once = written(DONE)
+    again = once.replace(b'"usage": {', b'"id": "%b", "usage": {"cost": "0.0286", ' % ID.encode())
+    assert reader(again) == reader(once)
+    other = once.replace(b'"usage": {', b'"usage": {"cost": "0.0285", ')
+    if reader is messages.read_error:
+        assert reader(other).message.startswith('{"id": "cq0example"')
+    else:
+        with pytest.raises(Unreadable, match="cq0example"):
+            reader(other)
+
+
+def test_an_answer_with_two_ids_is_taken_for_neither():
+    """It may be about one task or the other; what it said is kept."""
+    body = b'{"id": "cq0one", "status": "in_progress", "id": "cq0two"}'
+    with pytest.raises(Unreadable) as caught:
+        messages.read_created(body)
+    assert caught.value.excerpt == body.decode()
+    with pytest.raises(Unreadable):
+        messages.read_task(body, "cq0two")
 
 
 @given(

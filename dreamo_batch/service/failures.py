@@ -238,7 +238,8 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
     if operation != "download" and not is_success and is_no_credit:
         return FailureKind.STOP, NO_CREDIT
     if operation == "create" and is_success:
-        refusal = messages.read_refusal(body) or (said if is_no_credit else None)
+        is_refusal = is_no_credit and b'"id"' not in body  # an unreadable answer that names a task isn't one
+        refusal = messages.read_refusal(body) or (said if is_refusal else None)
         if refusal is not None:
             return _judge_refusal(refusal)
     if operation == "fetch" and _is_not_found(status, said):

@@ -70,10 +70,11 @@ def load(body: bytes) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Any:
-    """Parse any JSON value, with exact numbers."""
+    """Parse any JSON value, with exact numbers; no object may name one field twice with different values."""
     try:
         return json.loads(
             body.decode("utf-8-sig", errors="replace"),
+            object_pairs_hook=_object,
             parse_float=_number,
             parse_int=_number,
             parse_constant=lambda _: None,  # NaN and Infinity, which JSON lacks
@@ -158,6 +159,14 @@ def code_text(value: Any) -> str | None:
 def code_number(code: str | None) -> int | None:
     """Return a numeric code as a number."""
     return int(code) if code is not None and code.isascii() and code.isdigit() else None
+
+
+def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; nobody can tell which of two values a service means, if it names a field twice."""
+    read = dict(fields)
+    if len(read) < len(fields) and any(read[name] != value for name, value in fields):
+        raise ValueError
+    return read
 
 
 def _number(written: str) -> int | Decimal | None:
