@@ -39,7 +39,7 @@ from dreamo_batch.errors import InvalidTable, UsageError, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
-from dreamo_batch.jobs.rules import ERROR, Problems, kind_lines
+from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money
@@ -497,7 +497,9 @@ def _prepare(
         at=at,
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
-    if len(errors) and options.on_invalid == "raise":
+    # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
+    is_over = not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
+    if len(errors) and options.on_invalid == "raise" and not is_over:
         raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, len(table)))
     if options.keep_references:
         _keep_references(prepared, directory)

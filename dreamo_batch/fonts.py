@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from PIL import ImageFont
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.text import option
+from dreamo_batch.logs import logger_named
+from dreamo_batch.text import option, shortened
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _CHINESE: Final = "\u96ea"
+_SAID_MAX: Final = 60
 _LACKING: Final = "\U0010fffe"  # no font has it, so it shows what a font draws for a letter that it lacks
 _BEYOND_LATIN: Final = "\u0250"
 _FOLDERS: Final = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
@@ -36,6 +38,9 @@ _NAMES: Final = (
     "wqy-microhei.ttc",
     "wqy-zenhei.ttc",
     "DroidSansFallbackFull.ttf",
+    "NotoEmoji-Regular.ttf",
+    "NotoSansSymbols2-Regular.ttf",
+    "Symbola.ttf",
 )
 _PATHS: Final = (
     "/System/Library/Fonts/Supplemental/Arial.ttf",
@@ -45,7 +50,10 @@ _PATHS: Final = (
     "C:/Windows/Fonts/arial.ttf",
     "C:/Windows/Fonts/msyh.ttc",
     "C:/Windows/Fonts/simhei.ttf",
+    "C:/Windows/Fonts/seguisym.ttf",
 )
+_logger: Final = logger_named(__name__)
+_said: Final[set[str]] = set()  # of this process
 
 
 class Fonts:
@@ -78,9 +86,21 @@ class Fonts:
     def drawable(self, text: str) -> str:
         """Return a text without the letters that no font has, so that one font has the rest."""
         known = "".join(letter for letter in text if self.font_for(letter, 20))
+        say_lacking(set(text) - set(known))
         latin = "".join(letter for letter in text if letter < _BEYOND_LATIN)
         found = next((part for part in (text, known) if self.font_for(part, 20)), latin)
         return " ".join(found.split())
+
+
+def say_lacking(letters: Iterable[str]) -> None:
+    """Say once that no font has some letters."""
+    shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
+    if shown and not _said:
+        _said.add(shown)
+        _logger.warning(
+            "No font found here has %s; labels lack such characters. Install one that does, for example Noto Emoji.",
+            shortened(shown, _SAID_MAX),
+        )
 
 
 def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]:

@@ -294,6 +294,20 @@ def test_bad_usage_leaves_with_2(words):
 # Tables.
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("verify", "use `dreamo-batch status --verify RUN_DIR`."),
+        ("load", "use `dreamo-batch results RUN_DIR`."),
+        ("probe-seeds", "it is only in Python, as dreamo.probe_seeds."),
+    ],
+)
+def test_a_verb_of_python_is_told_how_to_be_had(word, said):
+    """The shell has some under another name, and leaves others out."""
+    refused = call(word, "runs/a")
+    assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, f"error: No command {word!r}; {said}")
+
+
 def test_validate_finds_nothing_wrong(table):
     """A good table: no data, code 0."""
     plain = dreamo.read_table(table).assign(use_rephraser=False)

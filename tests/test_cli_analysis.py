@@ -128,7 +128,7 @@ def test_nothing_failed_is_said(tmp_path):
     with dreamo.LocalGateway(engine="flat") as gateway:
         call("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run", env=at(gateway))
     result = call("failures", tmp_path / "run")
-    assert (result.exit_code, result.stdout) == (0, "Nothing failed.\n")
+    assert (result.exit_code, result.stdout) == (0, "No failures.\n")
 
 
 def test_export_writes_a_folder(run_dir, tmp_path):

@@ -54,6 +54,18 @@ def run(gateway, tmp_path):
     return call
 
 
+def test_an_expired_link_is_refused_before_anything_is_bought(reference, run, gateway):
+    """A table that has nothing else comes back with its rows invalid; what was bought needs its link no more."""
+    link = "https://h.example/a.png?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=x"
+    mixed = jobs(reference).assign(image=[link, *[str(reference)] * 3])
+    with pytest.raises(
+        errors.InvalidTable, match=r"1 row can't be submitted.*\n.*image-link-expired in row 0"
+    ):
+        run(mixed)
+    assert run(mixed.head(1))["status"].tolist() == ["invalid"]
+    assert gateway.invoice() == []
+
+
 def jobs(reference, n: int = 4, **more) -> pd.DataFrame:
     table = {"image": str(reference), "prompt": "on a beach", "seed": range(n), "size": "512x512"}
     return pd.DataFrame({**table, **more})

@@ -800,8 +800,6 @@ def test_an_expired_link_is_an_error(scheme):
     assert found(-1000, n_rows=500) == [("warning", SOON)]
     assert found(200) == [("warning", EXPIRED)]
     assert found(301) == [("error", EXPIRED)]
-    assert found(301, is_to_run=True) == [("warning", EXPIRED)]
-    assert found(31 * 86_400, is_to_run=True) == [("error", EXPIRED)]
     known = {sources.canonical(link): ImageSource("url", link, "0", link, "0")}
     assert (found(301, known=known), found(-200, known=known)) == ([("warning", EXPIRED)], [])
     problems = validate(pd.DataFrame({"image": [link], "prompt": "a"}))

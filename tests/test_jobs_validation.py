@@ -145,6 +145,29 @@ def test_a_column_named_nearly_like_one_that_is_read_is_told():
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("widht", "width"),
+        ("heigth", "height"),
+        ("hight", "height"),
+        ("seeed", "seed"),
+        ("modle", "model"),
+        ("Use Rephrasser", "use_rephraser"),
+        ("gidance_scale1", "guidance_scale1"),
+        ("weight", None),
+        ("mode", None),
+        ("speed", None),
+        ("need", None),
+    ],
+)
+def test_a_slip_of_the_fingers_is_asked_about(name, meant):
+    """Other words are the user's own."""
+    table = pd.DataFrame({"image": [URL], "prompt": "a", name: 1})
+    messages = validate(table)["message"].tolist()
+    assert messages == ([f"Ignored column {name!r}; did you mean {meant!r}?"] if meant else [])
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "Seed",

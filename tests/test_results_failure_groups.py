@@ -37,6 +37,13 @@ def test_equal_causes_fall_together():
     assert table["meaning"].tolist() == ["Internal generation error", "Result parsing error"]
 
 
+def test_no_failures_are_said_in_words():
+    """With every column, so that code goes on."""
+    found = dreamo.failures(results(["a"], [completed("a")]))
+    assert (repr(found), list(found)) == ("No failures.", list(columns.FAILURES))
+    assert "No failures." in found._repr_html_()
+
+
 def test_every_kind_of_failure_is_told():
     """Failed, ambiguous, invalid, overdue and unsaved rows each have a meaning and a call that suits."""
     attempts = [

@@ -252,9 +252,13 @@ def test_chinese_is_drawn_where_there_is_a_font():
     ax.figure.draw_without_rendering()  # a letter without a font would be a warning
 
 
-def test_letters_without_a_font_are_boxes(monkeypatch):
-    """Rather than a warning for each."""
+def test_letters_without_a_font_are_boxes(monkeypatch, caplog):
+    """Said once, rather than a warning for each."""
     monkeypatch.setattr(plots, "_files", lambda: [FIRST])
+    monkeypatch.setattr(fonts, "_said", set())
+    plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 b"]), "scene"))
     ax = plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
+    (said,) = caplog.messages
+    assert said.startswith("No font found here has 海; labels lack such characters.")
     ax.figure.draw_without_rendering()

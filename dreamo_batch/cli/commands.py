@@ -687,7 +687,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
 
     found = summarise_failures(run_dirs, spelled=spelled)
     if format_ != "table" or not len(found):
-        show_frame(found, format_, if_empty="Nothing failed.")
+        show_frame(found, format_, if_empty="No failures.")
         return exit_codes.DONE
     is_held = found[columns.CALL].isin(retries_of_held - {None})
     is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(

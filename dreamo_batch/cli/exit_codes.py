@@ -77,6 +77,16 @@ def of_error(error: BaseException) -> int:
             return STOPPED
 
 
+# Verbs of Python that the shell has under another name.
+_IN_THE_SHELL: Final = {
+    "verify": "status --verify RUN_DIR",
+    "load": "results RUN_DIR",
+    "start": "run TABLE --detach",
+    "resume": "run TABLE",
+    "download": "run TABLE",
+    "check_service": "check",
+    "contact_sheet": "gallery RUN_DIR --output sheet.png",
+}
 # Modules that come with an extra.
 _EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel", "matplotlib": "plots"}
 
@@ -92,6 +102,21 @@ class CommandGroup(click.Group):
         """Add a command; the options for how much is shown may stand before or after its name."""
         cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
         super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; say how a verb that only Python has is called here."""
+        import dreamo_batch as dreamo
+
+        name = args[0].replace("-", "_")
+        if name in dreamo.__all__ and name not in self.commands:
+            here = _IN_THE_SHELL.get(name)
+            ctx.fail(
+                f"No command {args[0]!r}; "
+                + (f"use `dreamo-batch {here}`." if here else f"it is only in Python, as dreamo.{name}.")
+            )
+        return super().resolve_command(ctx, args)
 
     def main(
         self,

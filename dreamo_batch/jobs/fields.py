@@ -121,6 +121,7 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
     lacking = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
     lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
+    lacking = {slip: name for plain, name in lacking.items() for slip in _slips(plain)} | lacking
     near = {name: lacking.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
 
@@ -134,6 +135,15 @@ def plain_name(name: str) -> str:
 
 def _squeezed(name: str) -> str:
     return plain_name(name).removesuffix("s").replace("_", "")
+
+
+def _slips(name: str) -> Iterator[str]:
+    """Yield a name with two letters swapped, one inside left out, or one doubled; other changes make other words."""
+    for n in range(len(name)):
+        yield name[:n] + name[n + 1 : n + 2] + name[n] + name[n + 2 :]
+        yield name[:n] + name[n] + name[n:]
+        if 0 < n < len(name) - 1:
+            yield name[:n] + name[n + 1 :]
 
 
 _MEANINGS: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}

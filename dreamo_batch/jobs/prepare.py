@@ -95,7 +95,6 @@ def prepare(
         fix_images,
         inputs,
         known_images or {},
-        is_to_run=at is None,
         wall=time.time if at is None else lambda: at,
     )
     reading = read(table, how)

@@ -36,7 +36,7 @@ from dreamo_batch.images import (
 )
 from dreamo_batch.jobs.cells import Distinct, distinct, is_blank
 from dreamo_batch.jobs.fields import image_columns, numbered
-from dreamo_batch.jobs.rules import RULES, WARNING, Finding
+from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding
 from dreamo_batch.jobs.sources import (
     BYTES,
     FILE,
@@ -116,7 +116,6 @@ _KEEPS_PROFILE: Final = ("L", "P", "RGB", "RGBA")
 # A guess of when a row is sent, from what is known of the service: 8 tasks at once, 20 s each.
 _ROW_S: Final = 20.0 / 8
 _SENT_IN_S: Final = 300.0  # at least
-_RECENTLY_S: Final = 30 * 24 * 3600.0
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 
 
@@ -142,8 +141,7 @@ class Check:
 
     Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
     only judged. `known` holds pictures of earlier calls by absolute path or canonical URL, for files that have gone
-    and links that have expired. `n_rows` tells how long it may take until the last row is sent. A table that is to run
-    may be one that ran before, with the links of that day.
+    and links that have expired. `n_rows` tells how long it may take until the last row is sent.
     """
 
     base_dir: Path
@@ -151,7 +149,6 @@ class Check:
     inputs: Inputs | None = None
     known: Mapping[str, ImageSource] = field(default_factory=dict)
     n_rows: int = 0
-    is_to_run: bool = False
     wall: Callable[[], float] = time.time
 
 
@@ -354,10 +351,9 @@ def _expiry(url: str, named: str, how: Check) -> Finding | None:
     when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if end > now:
         return None if named in how.known else Finding.of("image-link-expires-soon", when=when)
-    finding = Finding.of("image-link-expired", when=when)
-    # Rows that were submitted don't need it any more, and those that weren't fail without being sent.
-    is_in_use = named in how.known or (how.is_to_run and end > now - _RECENTLY_S)
-    is_enough = is_in_use or not has_expired(url, now)
+    finding = Finding.of(LINK_EXPIRED, when=when)
+    # Rows that were submitted don't need it any more.
+    is_enough = named in how.known or not has_expired(url, now)
     return replace(finding, severity=WARNING) if is_enough else finding
 
 

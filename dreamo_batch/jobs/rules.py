@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ERROR: Final = "error"
 WARNING: Final = "warning"
 COLUMN_NOT_READ: Final = "column-not-read"
+LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 
 # What `$NAME` in rules.toml stands for.

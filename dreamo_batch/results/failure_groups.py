@@ -14,6 +14,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.results.costs import sums
 from dreamo_batch.results.history import DIRECTORY, LABEL, read_history
 from dreamo_batch.service.contract import ERROR_CODES
@@ -81,6 +82,13 @@ class Remedy:
         return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
 
 
+class FailureGroups(HeadedFrame):
+    """Groups of failures, which say in words if there are none."""
+
+    def _headline(self) -> Headline | None:
+        return None if len(self) else Headline("No failures.")
+
+
 def failures(source: Source) -> pd.DataFrame:
     """Group what failed by class, code and message, with its meaning, advice and the call that retries it.
 
@@ -115,7 +123,7 @@ def failures(source: Source) -> pd.DataFrame:
     >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
     [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
     """
-    return summarise_failures(source)
+    return FailureGroups(summarise_failures(source))
 
 
 def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:

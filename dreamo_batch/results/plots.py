@@ -11,7 +11,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.fonts import machine_fonts
+from dreamo_batch.fonts import machine_fonts, say_lacking
 from dreamo_batch.money import ZERO, dollars, money, total
 from dreamo_batch.palette import ON_DARK, ON_LIGHT
 
@@ -374,7 +374,9 @@ def _drawable(text: str) -> str:
     """Replace every letter that no font here has by a box."""
     known = [_charmap(file) for file in _files()]
     box = _UNDRAWABLE if ord(_UNDRAWABLE) in known[0] else "?"
-    return "".join(c if c.isprintable() and any(ord(c) in one for one in known) else box for c in text)
+    lacking = {c for c in text if not (c.isprintable() and any(ord(c) in one for one in known))}
+    say_lacking(lacking)
+    return "".join(box if c in lacking else c for c in text)
 
 
 def _families(text: str) -> list[str]:
