@@ -39,6 +39,32 @@ def test_costs_are_those_of_the_library(run_dir):
     assert "spent_usd" in lines[0]
 
 
+def test_pictures_are_rated_by_the_labels_of_their_rows(run_dir):
+    """Or by job ids, in words or lists, by whoever is named; what can't be meant is refused, and nothing is kept."""
+    last = dreamo.load(run_dir).iloc[2]
+    assert call("rate", run_dir, "2", "4", "--rater", "ann").exit_code == 0
+    (said,) = json.loads(
+        call("rate", "--run-dir", run_dir, last["job_id"], "pick", "--format", "json").stdout
+    )
+    assert (said["row"], said["rating"], said["picked"]) == ("2", None, True)
+    assert call("rate", run_dir, "2,2", "2-2", "reject", "--rater", "bob").exit_code == 0
+    assert call("rate", run_dir, "2", "undo", "--rater", "bob").exit_code == 0
+    kept = dreamo.ratings(run_dir)
+    assert kept["kind"].tolist() == ["rating", "pick", "reject", "undo"]
+    for words, reason in {
+        ("2", "6"): "VALUE 6: expected 1 to 5, or one of 'pick'",
+        ("0-2", "5"): "No picture to rate in row 0, 1.",
+        ("9", "5"): "Row '9' is not in the table",
+        ("5",): "RUN_DIR ROWS... VALUE",
+        (): "RUN_DIR ROWS... VALUE",
+        ("", "5"): "a list of names is empty",
+    }.items():
+        refused = call("rate", run_dir, *words)
+        assert (refused.exit_code, reason in refused.stderr) == (2, True), refused.stderr
+    assert len(dreamo.ratings(run_dir)) == 4
+    assert "RUN_DIR ROWS... VALUE" in call("rate", "--run-dir", run_dir, "5").stderr
+
+
 def test_a_budget_is_started_shared_and_shown(tmp_path):
     """By the shell alone; the sum of its rows is what was spent from it."""
     place, jobs = tmp_path / "team.budget", write_table(tmp_path)

@@ -38,6 +38,7 @@ for command in (
     commands.results,
     commands.retry,
     commands.resolve,
+    commands.rate,
     commands.costs,
     commands.budget,
     commands.latency,

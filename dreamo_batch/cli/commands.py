@@ -620,6 +620,27 @@ def results(
     return exit_codes.DONE
 
 
+@command(
+    click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROWS... VALUE"),
+    RUN_DIR_OPTION,
+    option("--rater", metavar="NAME", help="Who says it; default: DREAMO_RATER, else the name of the user."),
+    FORMAT,
+)
+def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> int:
+    """Say of pictures how good they are; kept at once in RUN_DIR.
+
+    ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5; pick keeps the
+    pictures, reject doesn't, undo takes back what you said last of each. Prints what you say of them now.
+    """
+    *named, value = [*filter(None, [run_dir_option]), *words] or [""]
+    if len(named) < 2:  # noqa: PLR2004 - a directory and rows
+        raise click.UsageError("name a run directory, rows and a value: RUN_DIR ROWS... VALUE")
+    path, *rows = named
+    said = dreamo.rate(path, split(rows) or (), int(value) if value.isdecimal() else value, rater=rater)
+    show_frame(said, format_)
+    return exit_codes.DONE
+
+
 @command(*RUN_DIRS, BY, FORMAT)
 def costs(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
     """Print what attempts cost, by group.

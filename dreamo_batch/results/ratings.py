@@ -23,6 +23,7 @@ from dreamo_batch.results.rating_log import (
     rating_table,
     stands,
 )
+from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -52,7 +53,7 @@ def rate(
     run_dir : path-like
         A run directory, also while a run is going on in it.
     rows : collection or pandas.Series
-        Index labels, also as text, job ids, or a boolean for every row.
+        Index labels, also as text, ranges such as ``"3-7"``, job ids, or a boolean for every row.
     value : int or str
         1 to 5; ``"pick"`` to keep the picture, ``"reject"`` not to; ``"undo"`` to take back what you said last of it.
     rater : str, optional
@@ -137,7 +138,8 @@ def _read(value: int | str) -> tuple[str, float | None]:
     if is_whole and LOWEST <= float(value) <= HIGHEST:
         return RATING, float(value)
     raise UsageError(
-        f"value={value!r}: expected {LOWEST} to {HIGHEST}, or one of {', '.join(map(repr, WORDS))}."
+        f"{spelled('value=', 'VALUE ')}{value!r}: expected {LOWEST} to {HIGHEST}, or one of "
+        f"{', '.join(map(repr, WORDS))}."
     )
 
 
