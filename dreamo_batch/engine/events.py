@@ -29,7 +29,7 @@ from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
     from dreamo_batch.engine.status import Snapshot
@@ -43,6 +43,8 @@ _TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
 _WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 _WAIT_AT_END_S: Final = 1.0
 _END_S: Final = 15.0
+_END_IF_FAILING_S: Final = 3.0  # after the last event
+_LOOK_EVERY_S: Final = 0.1
 _OK: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
@@ -113,7 +115,11 @@ class Listeners:
     """Who hears of a call and of those that go on with it: a URL, a callable, both or nobody."""
 
     def __init__(
-        self, run_dir: str = "", notify: str | None = None, on_event: Callable[[RunEvent], Any] | None = None
+        self,
+        run_dir: str = "",
+        notify: str | None = None,
+        on_event: Callable[[RunEvent], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if on_event is not None and not callable(on_event):
             raise UsageError(f"on_event must be a function of one event, not {on_event!r}.")
@@ -121,10 +127,9 @@ class Listeners:
         self._key: Secret | None = None
         self._listeners: list[_Listener] = []
         if notify is not None:
-            webhook = _Webhook(notify)
-            self._listeners.append(_Listener("notify", webhook, webhook.is_ending))
+            self._listeners.append(_Listener("notify", _Webhook(notify), clock))
         if on_event is not None:
-            self._listeners.append(_Listener("on_event", on_event))
+            self._listeners.append(_Listener("on_event", on_event, clock))
         self.is_begun = False
 
     def begin(self, key: Secret | None) -> None:
@@ -162,9 +167,7 @@ class Listeners:
 
     def wait(self, timeout_s: float = _END_S) -> None:
         """Wait until everything was handed on, or the time is up."""
-        until = time.monotonic() + timeout_s
-        for listener in self._listeners:
-            listener.wait(until - time.monotonic())
+        _wait(self._listeners, timeout_s)
 
 
 def _why_refused(error: BaseException) -> str:
@@ -177,20 +180,23 @@ class _Listener:
     """Hands events on, one after the other, in a daemon thread that lives as long as there are any."""
 
     def __init__(
-        self, name: str, deliver: Callable[[RunEvent], Any], is_ending: threading.Event | None = None
+        self, name: str, deliver: Callable[[RunEvent], Any] | _Webhook, clock: Callable[[], float]
     ) -> None:
-        """`is_ending` is set while somebody waits for the end, so that `deliver` may be brief."""
         self._name = name
         self._deliver = deliver
-        self._is_ending = is_ending or threading.Event()
+        self._webhook = deliver if isinstance(deliver, _Webhook) else None
+        self.clock = clock
+        self._last_at = 0.0
         self._events: deque[RunEvent] = deque()
         self._changing = threading.Condition()
         self._thread: threading.Thread | None = None
         self._told: set[str] = set()
 
     def tell(self, event: RunEvent) -> None:
-        self._is_ending.clear()
+        if self._webhook is not None:
+            self._webhook.is_ending.clear()
         with self._changing:
+            self._last_at = self.clock()
             self._events.append(event)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -199,12 +205,19 @@ class _Listener:
                 self._thread.start()
                 _busy.add(self)
 
-    def wait(self, timeout_s: float) -> None:
-        self._is_ending.set()
+    def wait(self, until: float) -> None:
+        """Wait for what it is handing on; less long for a URL that has failed since it last took something."""
+        if self._webhook is not None:
+            self._webhook.is_ending.set()
         with self._changing:
-            if not self._changing.wait_for(lambda: not self._is_busy(), max(0.0, timeout_s)):
-                self._say(f"not done after {timeout_s:.0f} s; not waiting any longer")
-                _busy.discard(self)
+            while self._is_busy():
+                reason = "" if self._webhook is None else self._webhook.failing
+                left_s = (min(until, self._last_at + _END_IF_FAILING_S) if reason else until) - self.clock()
+                if left_s <= 0:
+                    self._say(f"{reason or 'not done yet'}; not waiting any longer")
+                    _busy.discard(self)
+                    return
+                self._changing.wait(min(left_s, _LOOK_EVERY_S))
 
     def _is_busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()  # a forked process has no such thread
@@ -244,17 +257,19 @@ class _Webhook:
         self._place = _place_of(url)
         self._url = url.strip()
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
-        self.is_ending = threading.Event()
+        self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
+        self.failing = ""  # why it didn't take what was last posted, if it didn't
 
     def __call__(self, event: RunEvent) -> None:
         body = event.to_json()
         message_id = f"msg_{hashlib.sha256(body + os.urandom(16)).hexdigest()[:32]}"
         for wait_s in (*_WAITS_S, None):
             refusal, is_passing = self._post(body, message_id)
+            self.failing = "" if refusal is None else f"{self._place} didn't take an event ({refusal})"
             if refusal is None:
                 return
             if not is_passing or wait_s is None:
-                raise _UndeliveredError(f"{self._place} didn't take an event ({refusal})")
+                raise _UndeliveredError(self.failing)
             if self.is_ending.wait(wait_s):
                 threading.Event().wait(min(wait_s, _WAIT_AT_END_S))
 
@@ -340,6 +355,10 @@ _busy: Final[weakref.WeakSet[_Listener]] = weakref.WeakSet()
 
 def wait_at_exit(timeout_s: float = _END_S) -> None:
     """Wait until every event was handed on, or the time is up."""
-    until = time.monotonic() + timeout_s
-    for listener in list(_busy):
-        listener.wait(until - time.monotonic())
+    _wait(list(_busy), timeout_s)
+
+
+def _wait(listeners: Sequence[_Listener], timeout_s: float) -> None:
+    ends = [(listener, listener.clock() + timeout_s) for listener in listeners]
+    for listener, until in ends:
+        listener.wait(until)
