@@ -68,7 +68,10 @@ def test_directories_and_people_share_a_cap(tmp_path, gateway, place):
         dreamo.BudgetReached, match=r"^anna's part of the shared budget .*, \$0.1204, is used up"
     ):
         flow(tmp_path, gateway, "a").run(budget=anna)
-    with pytest.raises(dreamo.BudgetReached, match=r"^The shared budget .*Nobody else holds any of it"):
+    with pytest.raises(
+        dreamo.BudgetReached,
+        match=r"^The shared budget .*\$\S+ was spent in other directories. Nobody else holds any of it",
+    ):
         flow(tmp_path, gateway, "b").run(budget=ben)
     status = anna.status()
     assert status[["user", "spent", "reserved", "held"]].to_numpy().tolist() == [
@@ -269,6 +272,8 @@ def test_a_budget_has_to_be_there(tmp_path, gateway, place):
             flow(tmp_path, gateway, f"a{type(given).__name__}").run(budget=given)
     with pytest.raises(dreamo.UsageError, match="budget must be a path"):
         flow(tmp_path, gateway, "b").run(budget=200)
+    with pytest.raises(dreamo.UsageError, match="user must be a name, not 5"):
+        dreamo.Budget(place, cap=1, user=5)
     (tmp_path / "file").touch()
     for taken in (tmp_path, tmp_path / "file"):
         with pytest.raises(dreamo.UsageError, match="there is something already"):

@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -301,3 +302,20 @@ def test_the_key_is_masked_in_what_is_posted(tmp_path):
     assert event["kind"] == "stopped"
     assert "bad key ***" in event["message"]
     assert KEY not in json.dumps(event)
+
+
+async def _async(event):
+    """Would never be awaited."""
+
+
+@pytest.mark.parametrize(
+    "given", [5, [print], lambda: None, lambda event, more: None, _async, partial(_async)]
+)
+def test_what_can_not_take_an_event_is_refused_before_anything_happens(given):
+    with pytest.raises(dreamo.UsageError, match="on_event must be a function of one event"):
+        module.Listeners("runs/a", on_event=given)
+
+
+@pytest.mark.parametrize("given", [print, [].append, lambda event, more=1: None, lambda *events: None])
+def test_what_takes_one_event_is_taken(given):
+    assert module.Listeners("runs/a", on_event=given)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -367,6 +368,59 @@ def test_a_create_that_was_held_up_is_not_sent(any_server, machine, gateway, mon
     done = dreamo.run(sweep(3), URL, gateway=gateway, max_in_flight=1, **QUIET)
     assert set(done["status"]) == {"completed"}
     assert list(bought(gateway).values()) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        *(
+            (url, "expected a path, or a URL such as s3://bucket/folder")
+            for url in (
+                "http://host/runs",
+                "s3://",
+                "s3:///runs",
+                "S3://bucket/runs",
+                "s3:/bucket/runs",
+                "s3:bucket/runs",
+                "gcs://bucket/runs",
+                "file:///runs",
+                " s3://bucket/runs",
+                Path("s3://bucket/runs"),
+            )
+        ),
+        *(
+            (url, "a folder in it is empty, '.' or '..'")
+            for url in (
+                "s3://bucket/../runs",
+                "s3://bucket//runs",
+                "s3://bucket/runs/\n",
+                "s3://bucket/./runs/",
+            )
+        ),
+        *(
+            (url, "without credentials, query and fragment")
+            for url in (
+                "s3://id:hush@bucket/runs",
+                "s3://bucket/runs?sig=hush",
+                "https://bucket.example/runs?sig=hush",
+                "s3://b/c#d",
+            )
+        ),
+    ],
+)
+def test_what_only_looks_like_a_url_is_no_folder(url, said, machine, tmp_path, monkeypatch):
+    """A run on a disk that doesn't last would lose what it paid for; and a secret isn't repeated."""
+    monkeypatch.chdir(tmp_path)
+    uses = (
+        lambda: dreamo.load(url),
+        lambda: dreamo.Budget(url, cap=1),
+        lambda: dreamo.run(sweep(1), url, gateway="local"),
+    )
+    for use in uses:
+        with pytest.raises(dreamo.UsageError, match=said) as refused:
+            use(url)
+        assert "hush" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_there_is_said(server, machine):

@@ -15,8 +15,8 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.cluster.slices import Share, Slices
 from dreamo_batch.engine.replica import is_url
-from dreamo_batch.engine.store import FolderStore, ObjectStore, refuse_unsafe
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, path_given
+from dreamo_batch.engine.store import FolderStore, ObjectStore, place_given, refuse_unsafe
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
 from dreamo_batch.text import aligned, option, same_call, spelled
@@ -89,15 +89,18 @@ class Budget:
         user: str | None = None,
     ) -> None:
         self.place = _place(place)
-        self.user = _login() if user is None else user.strip()
+        self.user = _login() if user is None else user.strip() if isinstance(user, str) else ""
         if not self.user:
-            raise UsageError("user must be a name, not empty.")
+            raise UsageError(f"user must be a name, not {user!r}.")
         given = {"cap": _amount("cap", cap), "per_user": _amount("per_user", per_user)}
         try:
             slices = self.slices()
             is_known = slices.read()
             if not is_known and cap is None:
-                raise UsageError(f"No budget at {self.place}. Pass {option('cap')} (USD) to start one.")
+                start = spelled("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
+                raise UsageError(
+                    f"No budget at {self.place}. {start} to start one; if it has moved, name its new place."
+                )
             if cap is not None or per_user is not None:
                 if not is_known:
                     self._refuse_place()
@@ -274,6 +277,13 @@ class BudgetShare:
         is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
         name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
         whose = f"{owner}'s part of the" if is_users else "The"
+        others = [
+            _sums(share)
+            for child, share in slices.shares.items()
+            if child != self._child and (not is_users or share.owner == owner)
+        ]
+        spent = total(amount for by_month, _, _ in others for amount in by_month.values())
+        elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
         holders = _holders(slices, but=self._child, owner=owner if is_users else None)
         raised = spelled(
             f"Budget({place!r}, {name}=...)",
@@ -281,7 +291,7 @@ class BudgetShare:
         )
         return (
             f"{whose} shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}"
-            f"{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
+            f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
             + (f", or run {same_call()} again once others have given something back." if holders else ".")
         )
 
@@ -311,7 +321,7 @@ def unreachable(place: str, error: OSError) -> DirectoryError:
 
 def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
-    text = path_given("budget", given)
+    text = place_given("budget", given)
     return text.rstrip("/") if is_url(text) else str(Path(text).expanduser().absolute())
 
 

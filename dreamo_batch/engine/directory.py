@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache, replica
 from dreamo_batch.engine.replica import Replica
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, path_given
+from dreamo_batch.engine.store import place_given
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
 from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract
@@ -94,9 +95,9 @@ class RunDirectory:
     """Paths of a run directory, its manifest and its lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.given = path_given("run_dir", path)
+        self.given = place_given("run_dir", path)
         is_url = replica.is_url(self.given)
-        self.path = replica.folder_of(self.given) if is_url else Path(path).expanduser().absolute()
+        self.path = replica.folder_of(self.given) if is_url else Path(self.given).expanduser().absolute()
         url = self.given if is_url else replica.url_of(self.path)
         self.replica = None if url is None else Replica(url)
         self.jobs = self.path / JOBS  # the table of the last call

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import inspect
 import json
 import logging
 import os
@@ -121,8 +122,8 @@ class Listeners:
         on_event: Callable[[RunEvent], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if on_event is not None and not callable(on_event):
-            raise UsageError(f"on_event must be a function of one event, not {on_event!r}.")
+        if on_event is not None and not _takes_an_event(on_event):
+            raise UsageError(f"on_event must be a function of one event (not async), not {on_event!r}.")
         self._run_dir = run_dir
         self._key: Secret | None = None
         self._listeners: list[_Listener] = []
@@ -168,6 +169,19 @@ class Listeners:
     def wait(self, timeout_s: float = _END_S) -> None:
         """Wait until everything was handed on, or the time is up."""
         _wait(self._listeners, timeout_s)
+
+
+def _takes_an_event(function: Any) -> bool:
+    """Whether a function can be called with one argument, as far as it says, and then does something."""
+    if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions don't say
+        return True
+    return True
 
 
 def _why_refused(error: BaseException) -> str:

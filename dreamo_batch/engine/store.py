@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.errors import DirectoryError, UsageError, path_given
 from dreamo_batch.files import fsync_file, fsync_folder
 from dreamo_batch.text import first_line
 
@@ -25,6 +26,33 @@ _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
 # A write of the log that was tried more than once is looked at before it counts.
 _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
+
+
+# What people take for a URL; `a:/b` could be a folder, but nobody means one.
+_LIKE_URL: Final = re.compile(rf"\s*(?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:{'|'.join(SCHEMES)}):)")
+_URL: Final = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s]+(?P<folder>/.*)?", re.DOTALL)
+_SECRET: Final = re.compile(r"//[^/]*@|[?#]")
+
+
+def place_given(name: str, place: object) -> str:
+    """Return a path or the URL of a store as text; raises an error that names the argument."""
+    text = path_given(name, place)
+    if not _LIKE_URL.match(text):
+        return text
+    if _SECRET.search(text):
+        raise UsageError(
+            f"{name} must be a URL without credentials, query and fragment, such as s3://bucket/folder. The store's "
+            "credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*)."
+        )
+    found = _URL.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"{name} {text!r} can't be used; expected a path, or a URL such as s3://bucket/folder (or gs://, az://)."
+        )
+    folders = (found["folder"] or "")[1:].rstrip("/").split("/")
+    if found["folder"] not in {None, "/"} and any(one.strip() in {"", ".", ".."} for one in folders):
+        raise UsageError(f"{name} {text!r} can't be used: a folder in it is empty, '.' or '..'.")
+    return text
 
 
 class Taken(Exception):  # noqa: N818 - it says what was found
