@@ -44,6 +44,7 @@ from dreamo_batch.errors import (
     UsageError,
 )
 from dreamo_batch.money import exact_text, money
+from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import assembly, failure_groups
 from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
@@ -114,6 +115,7 @@ class Call:
         listeners: Listeners | None = None,
         clock: Clock | None = None,
     ) -> None:
+        refuse_in_import()
         self.directory = directory
         self.inputs = inputs
         self.listeners = listeners or Listeners()

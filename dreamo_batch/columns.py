@@ -14,9 +14,10 @@ Examples
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -260,6 +261,13 @@ class Column:
     dtype: str
     unit: str
     meaning: str
+
+
+def listed(names: Any) -> list[Any]:
+    """Return the names of columns as a list: of one, of several, or of none."""
+    if names is None:
+        return []
+    return [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
 
 
 def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:

@@ -33,6 +33,7 @@ True
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from contextlib import contextmanager
@@ -434,6 +435,19 @@ def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]
     error = kind.__new__(kind, *args)
     error.__dict__.update(known)
     return error
+
+
+def is_function_of(n_arguments: int, function: Any) -> bool:
+    """Whether it can be called with so many arguments, as far as it says, and then does something."""
+    if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * n_arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions don't say
+        return True
+    return True
 
 
 def path_given(name: str, path: object) -> str:

@@ -20,6 +20,7 @@ from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from multiprocessing.synchronize import Event
 
 
 Item = TypeVar("Item")
@@ -31,6 +32,7 @@ _WORKERS_MAX: Final = 8
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 _CHUNK: Final = 32
 """Pictures a task: what an engine adds to each is then below one part in a hundred."""
+_GUARD: Final = 'Each imports the script anew, so its calls belong under `if __name__ == "__main__":`.'
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
 _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
@@ -190,20 +192,21 @@ def _in_chunks(
     left, n_lost = _chunks(items), 0
     work = do if is_batched else functools.partial(_do_chunk, do)
     while left:
-        with executor_of(_cluster.get()) as executor:
-            futures: list[Future[Any]] = [executor.submit(work, chunk) for chunk in left]
-            try:
-                for future in futures:
-                    done = future.result()
-                    yield from zip(left.pop(0), done, strict=True)
-                    n_lost = 0
-            except BrokenProcessPool:
-                n_lost += 1
-                if not is_count(_cluster.get()) or n_lost > _LOST_MAX:
-                    raise
-            finally:
-                for future in futures:
-                    future.cancel()
+        try:
+            with executor_of(_cluster.get()) as executor:
+                futures: list[Future[Any]] = [executor.submit(work, chunk) for chunk in left]
+                try:
+                    for future in futures:
+                        done = future.result()
+                        yield from zip(left.pop(0), done, strict=True)
+                        n_lost = 0
+                finally:
+                    for future in futures:
+                        future.cancel()
+        except BrokenProcessPool:
+            n_lost += 1
+            if not is_count(_cluster.get()) or n_lost > _LOST_MAX:
+                raise
 
 
 def _do_chunk(do: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -224,9 +227,16 @@ def executor_of(cluster: Any, environment: Mapping[str, str] | None = None) -> I
     """Open what works on tasks; processes of this machine are started for it, with this beside their environment."""
     if is_count(cluster):
         # Spawned: a process forked beside running threads may hang.
+        refuse_in_import()
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(cluster, context, _set_environment, (environment or {},)) as pool:
-            yield pool
+        begun = context.Event()
+        try:
+            with ProcessPoolExecutor(cluster, context, _begin, (begun, environment or {})) as pool:
+                yield pool
+        except BrokenProcessPool as error:
+            if begun.is_set():
+                raise
+            raise UsageError(f"No process of cluster={cluster} could start. {_GUARD}") from error
     elif isinstance(cluster, Executor):
         yield cluster
     else:
@@ -234,8 +244,15 @@ def executor_of(cluster: Any, environment: Mapping[str, str] | None = None) -> I
         yield cluster.get_executor(pure=False)
 
 
-def _set_environment(environment: Mapping[str, str]) -> None:
+def _begin(begun: Event, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
+    begun.set()
+
+
+def refuse_in_import() -> None:
+    """Raise in a process that is still importing the script of the one that started it, and would run it again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(f"Nothing is done while a new process imports the script. {_GUARD}")
 
 
 def is_count(cluster: Any) -> bool:

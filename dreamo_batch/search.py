@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,16 +12,18 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.batch import plan, run
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
-from dreamo_batch.errors import TableError, UsageError
+from dreamo_batch.errors import TableError, UsageError, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Criterion, written
 from dreamo_batch.results.measure import Metric, measure, read_metric
-from dreamo_batch.text import meant
+from dreamo_batch.text import meant, option
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+
+    from PIL import Image
 
     from dreamo_batch.engine.plan import Plan
 
@@ -101,8 +104,10 @@ def search(
             raise UsageError(f"{name}={value!r}: expected a whole number of at least 1.")
     if max_attempts_each < keep:
         raise UsageError(f"max_attempts_each={max_attempts_each} can't give keep={keep} pictures; raise it.")
+    if max_cost is None:
+        raise UsageError(f"search needs a cap: pass {option('max_cost')} in USD, or inf for none.")
     wanted = _criterion(accept)
-    tries = _all_tries(jobs, [per] if isinstance(per, str) else list(per), max_attempts_each, wanted)
+    tries = _all_tries(jobs, columns.listed(per), max_attempts_each, wanted)
     passed: dict[str, Any] = {name: options[name] for name in _OPTIONS_OF_PLAN if name in options}
     _refuse_equal_rows(jobs, passed)
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **passed)
@@ -113,6 +118,8 @@ def search(
         is_wanted = tries.numbers <= n_wanted[tries.groups]
         done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
         judged = _judge(done, wanted, progress=options.get("progress", True))
+        if isinstance(wanted.metric.function, _Judge):
+            wanted.metric.function.refuse_broken()
         n_good = np.bincount(
             tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
         ).astype(int)
@@ -136,11 +143,37 @@ def _criterion(accept: Any) -> Criterion:
         accept = written(accept)
     if isinstance(accept, Criterion):
         return replace(accept, metric=read_metric(accept.metric))
-    if not callable(accept):
-        raise UsageError(f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function.')
-    judge = accept
-    is_good = Metric("is_good", lambda reference, output: float(bool(judge(reference, output))))
-    return Criterion(is_good, ">=", 1.0)
+    if inspect.isclass(accept) or not is_function_of(2, accept):
+        raise UsageError(
+            f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and output.'
+        )
+    return Criterion(Metric("is_good", _Judge(accept)), ">=", 1.0)
+
+
+class _Judge:
+    """A function that says whether a picture is good; counts what it said."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._n_verdicts = 0
+        self._error: Exception | None = None
+
+    def __call__(self, reference: Image.Image, output: Image.Image) -> float:
+        try:
+            verdict = bool(self._function(reference, output))
+        except Exception as error:
+            self._error = error
+            raise
+        self._n_verdicts += 1
+        return float(verdict)
+
+    def refuse_broken(self) -> None:
+        """Raise if it has failed for every picture: more of them would be bought for nothing."""
+        if self._error is not None and not self._n_verdicts:
+            raise UsageError(
+                f"accept failed for every picture ({type(self._error).__name__}: {self._error}), so no more are "
+                "bought. What was bought is kept. Change the function, and run the same call again."
+            ) from self._error
 
 
 def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterion) -> _Tries:
@@ -150,9 +183,12 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
     absent = [name for name in per if name not in table]
-    if absent or not per:
-        name = (absent or [""])[0]
-        raise UsageError(f"per={per!r}: the jobs have no column {name!r}; {meant(name, table.columns)}")
+    if absent:
+        raise UsageError(
+            f"per={per!r}: the jobs have no column {absent[0]!r}; {meant(absent[0], table.columns)}"
+        )
+    if not per:
+        raise UsageError("per= is empty; name the columns whose values make the groups.")
     if columns.SEED in table and not all(map(_is_open, table[columns.SEED])):
         raise UsageError("search draws the seeds: leave out the column seed, or leave it empty.")
     if not len(table):
@@ -173,7 +209,7 @@ def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
     if (actions == DUPLICATE).any():
         label = actions.index[(actions == DUPLICATE).to_numpy().argmax()]
         raise UsageError(
-            f"Row {label!r} is the same job as an earlier row. Drop one, or tell them apart by replicate."
+            f"Row {label} is the same job as an earlier row. Drop one, or tell them apart by replicate."
         )
 
 

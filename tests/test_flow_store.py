@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -411,12 +412,7 @@ def test_a_create_that_was_held_up_is_not_sent(any_server, machine, gateway, mon
 def test_what_only_looks_like_a_url_is_no_folder(url, said, machine, tmp_path, monkeypatch):
     """A run on a disk that doesn't last would lose what it paid for; and a secret isn't repeated."""
     monkeypatch.chdir(tmp_path)
-    uses = (
-        lambda: dreamo.load(url),
-        lambda: dreamo.Budget(url, cap=1),
-        lambda: dreamo.run(sweep(1), url, gateway="local"),
-    )
-    for use in uses:
+    for use in (dreamo.load, partial(dreamo.Budget, cap=1), partial(dreamo.run, sweep(1))):
         with pytest.raises(dreamo.UsageError, match=said) as refused:
             use(url)
         assert "hush" not in str(refused.value)

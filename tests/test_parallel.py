@@ -8,10 +8,11 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 
 import pandas as pd
@@ -232,3 +233,29 @@ def test_every_error_comes_back_from_another_process_with_all_it_knows(kind):
     for name in {**wanted, "results": None}:
         found, expected = getattr(again, name), getattr(error, name)
         assert found.equals(expected) if isinstance(expected, pd.DataFrame) else found == expected
+
+
+SCRIPT = """
+import dreamo_batch.parallel as parallel
+print("imported")
+with parallel.executor_of(2) as pool:
+    print(pool.submit(len, "ab").result())
+"""
+
+
+def test_a_script_that_each_process_would_run_again_is_told_what_to_do(tmp_path):
+    """At once, rather than after processes have died again and again."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    *_, last = ran.stderr.splitlines()
+    assert "UsageError: No process of cluster=2 could start." in last
+    assert last.endswith('belong under `if __name__ == "__main__":`.')
+
+
+def test_nothing_is_bought_by_a_process_that_imports_the_script(monkeypatch, tmp_path):
+    monkeypatch.setattr(current_process(), "_inheriting", True, raising=False)
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=1, size="512x512")
+    with pytest.raises(UsageError, match="Nothing is done while a new process imports the script"):
+        dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
+    assert not (tmp_path / "run" / "jobs.parquet").exists()

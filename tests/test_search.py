@@ -181,6 +181,11 @@ def test_rows_of_a_group_take_turns(jobs, gateway, tmp_path):
         ({}, {"accept": "appearance"}, "Can't read 'appearance'"),
         ({}, {"accept": "beauty >= 1"}, "isn't a metric"),
         ({}, {"accept": 0.8}, "expected metric >= 0.8"),
+        ({}, {"accept": dreamo.Metric}, "expected metric >= 0.8"),
+        ({}, {"accept": repr}, "or a function of reference and output"),
+        ({}, {"per": 5}, "no column 5"),
+        ({}, {"per": []}, "per= is empty"),
+        ({}, {"max_cost": None}, "search needs a cap"),
         ({"prompt": "a fox", "scene": ["x", "y", "z"]}, {"per": "scene"}, "same job as an earlier row"),
     ],
 )
@@ -192,6 +197,24 @@ def test_what_can_not_be_searched_is_refused_before_anything_is_sent(
     with pytest.raises(dreamo.UsageError, match=message):
         dreamo.search(jobs.assign(**change), tmp_path / "run", gateway="local", **defaults | options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_path):
+    """What was bought is kept, and judged once it can be."""
+
+    def broken(reference, output):
+        raise ValueError("no model here")
+
+    with (
+        pytest.warns(UserWarning, match="no model here"),
+        pytest.raises(
+            dreamo.UsageError, match=r"accept failed for every picture \(ValueError: no model here\)"
+        ),
+    ):
+        search(jobs, tmp_path / "run", gateway, accept=broken, keep=1)
+    n_bought = len(gateway.invoice())
+    found = search(jobs, tmp_path / "run", gateway, accept=always, keep=1)
+    assert n_bought == len(gateway.invoice()) == len(found) == found["accepted"].sum()
 
 
 def test_empty_seeds_are_no_seeds(jobs, gateway, tmp_path):

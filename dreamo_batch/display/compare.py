@@ -153,14 +153,14 @@ class PairedComparison:
     ) -> None:
         self.rater = rater_named(rater)
         results = read_results(source)
-        self._by = [by] if isinstance(by, str) else list(by)
+        self._by = names.listed(by)
         shown = [position for position in range(len(results)) if has_picture(results, position)]
         self._folders = [folders_of(results, run_dir)[position] for position in shown]
         self._results = results.iloc[shown]
         self._references = References(self._results, self._folders)
         self._jobs = self._results[names.JOB_ID].astype(str).tolist()
         self._groups, firsts = _numbered(self._results, self._by)
-        strata, _ = _numbered(self._results, [within] if isinstance(within, str) else list(within or ()))
+        strata, _ = _numbered(self._results, names.listed(within))
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import inspect
 import json
 import logging
 import os
@@ -24,7 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dreamo_batch.engine.status import AMOUNTS
-from dreamo_batch.errors import BudgetReached, DreamoError, PriceUnknown, RunStopped, UsageError
+from dreamo_batch.errors import (
+    BudgetReached,
+    DreamoError,
+    PriceUnknown,
+    RunStopped,
+    UsageError,
+    is_function_of,
+)
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option
@@ -122,7 +128,7 @@ class Listeners:
         on_event: Callable[[RunEvent], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if on_event is not None and not _takes_an_event(on_event):
+        if on_event is not None and not is_function_of(1, on_event):
             raise UsageError(f"on_event must be a function of one event (not async), not {on_event!r}.")
         self._run_dir = run_dir
         self._key: Secret | None = None
@@ -169,19 +175,6 @@ class Listeners:
     def wait(self, timeout_s: float = _END_S) -> None:
         """Wait until everything was handed on, or the time is up."""
         _wait(self._listeners, timeout_s)
-
-
-def _takes_an_event(function: Any) -> bool:
-    """Whether a function can be called with one argument, as far as it says, and then does something."""
-    if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
-        return False
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # some built-in functions don't say
-        return True
-    return True
 
 
 def _why_refused(error: BaseException) -> str:

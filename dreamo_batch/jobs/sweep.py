@@ -412,7 +412,7 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
 
 
 def _tied(groups: Iterable[Any]) -> list[tuple[str, ...]]:
-    listed = [groups] if isinstance(groups, str) else list(groups)
+    listed = columns.listed(groups)
     if listed and all(isinstance(name, str) for name in listed):
         return [tuple(listed)]
     return [tuple(group) for group in listed]

@@ -363,7 +363,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     [{'seed_sent': 2, 'ranked': 2, 'score': 1.0, 'firsts': 2}, {'seed_sent': 1, 'ranked': 2, 'score': 0.0, 'firsts': 0}]
     """
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
-    keys = [] if within is None else [within] if isinstance(within, str) else list(within)
+    keys = columns.listed(within)
     absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]
     if absent:
         raise UsageError(

@@ -289,7 +289,7 @@ def _export(
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
-    wanted = [formats] if isinstance(formats, str) else list(formats)
+    wanted = columns.listed(formats)
     unknown = [name for name in wanted if name not in _FORMATS]
     if unknown:
         raise UsageError(

@@ -196,7 +196,7 @@ def labelled(results: pd.DataFrame) -> pd.DataFrame:
 
 def group(history: History, by: str | Sequence[str] | None, *, reserved: Collection[str] = ()) -> Groups:
     """Group rows and attempts by columns, the size, or the time; None: all are one group."""
-    names = [] if by is None else list(by) if isinstance(by, Iterable) and not isinstance(by, str) else [by]
+    names = columns.listed(by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
         column, of_rows, of_attempts = _key(history, name)
