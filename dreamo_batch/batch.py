@@ -16,6 +16,7 @@ No arrow points back; a resume enters at the fold.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
@@ -40,7 +41,7 @@ from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run
+from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, moment, wait_until
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
@@ -50,6 +51,7 @@ from dreamo_batch.text import counted, option, spelled
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     import pandas as pd
@@ -98,6 +100,7 @@ def run(
     base_dir: str | os.PathLike[str] | None = None,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    not_before: datetime | str | None = None,
     cluster: Cluster = None,
 ) -> pd.DataFrame:
     """Run the jobs of a table, or resume them: the same call again continues, and a finished run costs nothing.
@@ -166,6 +169,9 @@ def run(
         environment's ``DREAMO_NOTIFY_SECRET`` is set. On the command line also ``DREAMO_NOTIFY_URL``.
     on_event : callable, optional
         Function called with each `RunEvent`, in a thread of its own; what it raises is logged.
+    not_before : datetime or str, optional
+        Check now, wait until then, and check again: a datetime, or text: 22:30 (the next one), 2027-01-31T22:30, both
+        local, or with an offset (+01:00). Nothing is sent before.
     cluster : Dask Client, concurrent.futures.Executor or int, optional
         Buy in several processes at once, of this machine (their number) or others: in shards of a new run directory, or
         one that was begun so. `max_in_flight` counts over all of them. Each reads the key from its own environment.
@@ -206,9 +212,13 @@ def run(
     options, service = RunOptions.of(given), Service.of(given)
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     with _heard(run_dir, given) as (directory, listeners):
-        with bars(progress):
-            call = _call(table, directory, options, service, base_dir=base_dir, listeners=listeners)
-        return driver.work_off(call, cluster, show=progress)
+
+        def call(at: float | None) -> Call:
+            with bars(progress):
+                others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners, "at": at}
+                return _call(table, directory, options, service, **others, is_written=at is None)
+
+        return _work_off(call, given)
 
 
 @contextmanager
@@ -234,20 +244,25 @@ def _call(
     base_dir: str | os.PathLike[str] | None,
     listeners: Listeners | None = None,
     at: float | None = None,
+    is_written: bool = True,
 ) -> Call:
-    """Check a table and make it a call on the directory."""
+    """Check a table and make it a call on the directory; unless `is_written`, nothing is kept there."""
     table = as_frame(table)
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
-    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir, at=at)
+    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir, at=at, is_written=is_written)
     inputs = CallInputs(named[user_columns(named)], prepared, options)
-    return Call(directory, inputs, entropy, service, listeners=listeners)
+    return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 
-def refuse_early(table: pd.DataFrame, run_dir: str | os.PathLike[str], at: float, **given: Any) -> None:
-    """Raise what would keep `run` from beginning at a time (Unix seconds), as far as it can be known now."""
-    options, service = RunOptions.of(given), Service.of(given)
-    _call(table, RunDirectory(run_dir), options, service, base_dir=given.get("base_dir"), at=at).check()
+def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
+    """Run a call to its end in the foreground; one for a later time is checked now, and made anew then."""
+    __tracebackhide__ = True
+    if (at := moment(given["not_before"], now=time.time())) is not None:
+        early = make(at)
+        early.check()
+        wait_until(at, early.directory, show=given["progress"])
+    return driver.work_off(make(None), given["cluster"], show=given["progress"])
 
 
 def plan(
@@ -338,6 +353,7 @@ def retry(
     progress: bool = True,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    not_before: datetime | str | None = None,
     cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -359,7 +375,7 @@ def retry(
         As for `run`.
     progress : bool
         As for `run`.
-    notify, on_event : optional
+    notify, on_event, not_before : optional
         As for `run`.
     cluster : optional
         As for `run`. Without one, the shards of a directory are worked on in this process.
@@ -391,11 +407,14 @@ def retry(
     given = locals()
     __tracebackhide__ = True
     with _heard(run_dir, given) as (directory, listeners):
-        table, service = stored_table(directory), Service.of(given)
-        chosen = choose(directory, table, rows, classes)
-        checked = _options_of("retry", options)
-        call = Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
-        return driver.work_off(call, cluster, show=progress)
+        service, checked = Service.of(given), _options_of("retry", options)
+
+        def call(_at: float | None) -> Call:
+            table = stored_table(directory)
+            chosen = choose(directory, table, rows, classes)
+            return Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
+
+        return _work_off(call, given)
 
 
 def resume(
@@ -409,6 +428,7 @@ def resume(
     progress: bool = True,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    not_before: datetime | str | None = None,
     cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -427,7 +447,7 @@ def resume(
         As for `run`.
     progress : bool
         As for `run`.
-    notify, on_event : optional
+    notify, on_event, not_before : optional
         As for `run`.
     cluster : optional
         As for `run`. Without one, the shards of a directory are worked on in this process.
@@ -465,8 +485,11 @@ def resume(
         stored = {} if manifest is None else manifest.settings
         kept = {name: value for name, value in stored.items() if name in names}
         checked = _options_of("resume", kept | options)
-        call = Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
-        return driver.work_off(call, cluster, show=progress)
+
+        def call(_at: float | None) -> Call:
+            return Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
+
+        return _work_off(call, given)
 
 
 def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
@@ -485,23 +508,24 @@ def _prepare(
     *,
     base_dir: str | os.PathLike[str] | None,
     at: float | None,
+    is_written: bool,
 ) -> Prepared:
     prepared = prepare(
         table,
         entropy=entropy,
         random_seed=options.random_seed,
         base_dir=path_of(base_dir),
-        inputs_dir=directory.inputs,
+        inputs_dir=directory.inputs if is_written else None,
         fix_images=options.fix_images,
         known_images=known_images(directory.jobs),
         at=at,
     )
     errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
     # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
-    is_over = not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
+    is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
     if len(errors) and options.on_invalid == "raise" and not is_over:
         raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, len(table)))
-    if options.keep_references:
+    if options.keep_references and is_written:
         _keep_references(prepared, directory)
     return prepared
 
@@ -838,6 +862,7 @@ def start(
     base_dir: str | os.PathLike[str] | None = None,
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
+    not_before: datetime | str | None = None,
 ) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
@@ -853,6 +878,9 @@ def start(
         As for `dreamo_batch.run`.
     notify, on_event : optional
         As for `dreamo_batch.run`.
+    not_before : datetime or str, optional
+        As for `dreamo_batch.run`, but checked only now: the directory is held, and the batch paused, until then.
+        `resume` begins at once.
     download, keep_references : bool
         As for `dreamo_batch.run`.
     allow_private_links, fix_images, retry_failed, adopt_copy : bool
@@ -900,9 +928,9 @@ def start(
                 raise UsageError(
                     f"{directory.given} has shards, which run works on, not start; watch follows it."
                 )
-            return Batch(
-                begin(_call(table, directory, options, service, base_dir=base_dir, listeners=listeners))
-            )
+            others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners}
+            at = moment(not_before, now=time.time())
+            return Batch(begin(_call(table, directory, options, service, **others, at=at)))
 
 
 def watch(run_dir: str | os.PathLike[str]) -> Batch:

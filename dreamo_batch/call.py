@@ -7,6 +7,7 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch import columns
@@ -17,7 +18,7 @@ from dreamo_batch.engine.attempts import Stage, State, next_number
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
-from dreamo_batch.engine.directory import new_entropy
+from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
 from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy, refuse_other_service
@@ -48,7 +49,7 @@ from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import assembly, failure_groups
 from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
-from dreamo_batch.text import counted, duration, meant, option, same_call
+from dreamo_batch.text import clock_time, counted, duration, meant, option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from dreamo_batch.connect import Service
     from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.coordinator import Clock
-    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.status import Snapshot
@@ -114,6 +114,7 @@ class Call:
         *,
         listeners: Listeners | None = None,
         clock: Clock | None = None,
+        not_before: float | None = None,
     ) -> None:
         refuse_in_import()
         self.directory = directory
@@ -122,6 +123,7 @@ class Call:
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
+        self.not_before = not_before  # Unix seconds; whoever begins the call releases it then
         self.is_begun = False
         self.entropy = entropy
         self.service = service
@@ -169,7 +171,10 @@ class Call:
     def check(self) -> None:
         """Raise what keeps the call from beginning, as far as it can be known; writes and submits nothing."""
         with ExitStack() as resources:
-            self.client = self.service.connect(resources, self.directory)
+            place = self.directory
+            if not place.gateway.is_dir():  # a local gateway must not leave one
+                place = RunDirectory(resources.enter_context(TemporaryDirectory()))
+            self.client = self.service.connect(resources, place)
             price, state = self.told_price(), self._state_so_far()
         manifest = self.directory.read_manifest()
         if manifest is not None:
@@ -180,7 +185,7 @@ class Call:
 
     def release(self) -> None:
         """Submit from now on; a call with warnings waits for this, so that they are shown before anything is sent."""
-        if self.warnings:
+        if self.warnings or self.not_before is not None:
             self.runner.ask(lambda _: self.coordinator.pause(is_paused=False))
 
     def stop(self) -> None:
@@ -261,7 +266,11 @@ class Call:
         self.warnings = warnings
         at_work.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
-        coordinator.schedule.is_paused = bool(warnings)  # until `release`
+        if self.not_before is not None:
+            coordinator.notices.append(
+                f"Waits until {clock_time(self.not_before)}; nothing is sent before. resume() begins at once."
+            )
+        coordinator.schedule.is_paused = bool(warnings) or self.not_before is not None  # until `release`
         on_begin(self)
         self.listeners.begin(self.client.settings.api_key)
         coordinator.tell = self.tell

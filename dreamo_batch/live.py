@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -13,7 +15,8 @@ import weakref
 from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as dt_time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +26,7 @@ from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
-from dreamo_batch.engine.status import Progress, Snapshot, Status, shown
+from dreamo_batch.engine.status import Progress, Snapshot, Status, say, shown
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,
@@ -36,7 +39,7 @@ from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state
-from dreamo_batch.text import counted, harmless, same_call
+from dreamo_batch.text import clock_time, counted, duration, harmless, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
+# How often the machine's clock is read while waiting: it may be set, or have slept.
+_CLOCK_EVERY_S: Final = 10.0
 _REST_S: Final = 1.5
 _N_NOTICES: Final = 20
 _READ_EVERY_S: Final = 1.0
@@ -103,7 +108,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     with interrupts():
         try:
             run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
-            when_begun.get()()
+            announce.get()("")
             bar = _bar(call, show=show)
             call.release()
             follow(call, bar)
@@ -180,8 +185,8 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     raise raised
 
 
-# Called once a call that is run in the foreground has begun.
-when_begun: Final[ContextVar[Callable[[], object]]] = ContextVar("when_begun", default=lambda: None)
+# Called with the time that a call in the foreground waits for, if it does, and with "" once it has begun.
+announce: Final[ContextVar[Callable[[str], object]]] = ContextVar("announce", default=lambda _until: None)
 # Warnings that the caller has shown already, before it asked whether to buy.
 shown_before: Final = ContextVar("shown_before", default=frozenset[str]())
 
@@ -205,6 +210,75 @@ def _say_stopped(call: Call, bar: Progress) -> None:
     n = call.runner.n_on_the_wire
     waiting = f" Waiting for {counted(n, 'submitted request')} to be recorded." if n else ""
     bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.path}).", logging.WARNING)
+
+
+# Waiting for a time.
+
+
+def moment(not_before: Any, *, now: float) -> float | None:
+    """Read a time that a call is not to begin before, as Unix seconds: local, or with an offset; None if it has passed.
+
+    A time of day is its next one. Says what is odd about it: past, or not there or there twice as the clocks change.
+    """
+    if not_before is None:
+        return None
+    try:
+        at = _read_time(not_before, datetime.fromtimestamp(now))  # noqa: DTZ006 - local, as the user's clock shows it
+        first, second = (at.replace(fold=fold).timestamp() for fold in (at.fold, 1))
+        clock_time(second)  # not every time can be
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{spelled(f'not_before={not_before!r}', f'--not-before {not_before}')}: expected "
+            f"{spelled('a datetime, or ', '')}a time such as 22:30, 2027-01-31T22:30 (local) or 2027-01-31T22:30+01:00."
+        ) from None
+    if first < second:
+        logger.warning(
+            "%s comes twice, as the clocks go back: taking the first, %s. Pass an offset to choose: the second is %s.",
+            not_before,
+            clock_time(first),
+            datetime.fromtimestamp(second).astimezone().isoformat(),
+        )
+    elif first > second:
+        logger.warning(
+            "%s doesn't exist, as the clocks go forward: taking %s.", not_before, clock_time(first)
+        )
+    if first > now:
+        return first
+    logger.warning("%s was %s ago: nothing to wait for.", clock_time(first), duration(now - first))
+    return None
+
+
+def _read_time(given: Any, now: datetime) -> datetime:
+    if isinstance(given, datetime):  # a Timestamp of pandas without a zone counts as UTC unless read anew
+        return datetime.fromisoformat(given.isoformat()).replace(fold=given.fold)
+    text = given.isoformat() if isinstance(given, date | dt_time) else given
+    if not isinstance(text, str):
+        raise ValueError(text)  # noqa: TRY004 - reported as what can't be read
+    if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", text):
+        hour, *rest = map(int, text.split(":"))
+        at = now.replace(hour=hour, minute=rest[0], second=rest[1] if len(rest) > 1 else 0, microsecond=0)
+        return at if at > now else at + timedelta(days=1)
+    return datetime.fromisoformat(text)
+
+
+def wait_until(seconds: float, directory: RunDirectory, *, show: bool) -> None:
+    """Wait in the foreground until a time."""
+    until = clock_time(seconds)
+    ways = spelled("An interrupt", f"Ctrl-C or `dreamo-batch stop {shlex.quote(directory.given)}`")
+    with interrupts():
+        announce.get()(until)
+        left = duration(max(0.0, seconds - time.time()))
+        say(f"Waits until {until}, for {left}; nothing is sent before. {ways} ends it.", show=show)
+        _sleep_until(seconds, threading.Event())
+        say("The time has come; checking again.", show=show)
+
+
+def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
+    """Wait until a time by the machine's clock, whatever is done to that meanwhile; False if it was over before."""
+    while (left_s := seconds - time.time()) > 0:
+        if is_over.wait(min(left_s, _CLOCK_EVERY_S)):
+            return False
+    return True
 
 
 @contextmanager
@@ -266,7 +340,12 @@ class LiveRun:
             if is_watched:
                 for warning in call.warnings:
                     logger.warning("%s", warning)
-                call.release()
+                if call.not_before is None:
+                    call.release()
+                else:
+                    threading.Thread(
+                        target=_release_in_time, args=(call,), name="dreamo-wait", daemon=True
+                    ).start()
 
     def _follow(self, call: Call, *, is_watched: bool) -> None:
         """Watch this call from now on; called in the runner's thread, before the first request."""
@@ -280,6 +359,7 @@ class LiveRun:
 
     def pause(self) -> None:
         """Submit nothing more for now; what is in flight is finished and saved."""
+        self.latest.not_before = None  # now it waits for a word
         self._ask(lambda coordinator: coordinator.pause(is_paused=True))
 
     def resume(self) -> None:
@@ -422,6 +502,12 @@ class LiveRun:
             self._tally.note(before, after, call.ledger.state.deciding(after.job_id) or after)
         if self._speed is not None:
             self._speed.note(time.monotonic(), call.coordinator.n_settled)
+
+
+def _release_in_time(call: Call) -> None:
+    assert call.not_before is not None  # noqa: S101 - the caller looked
+    if _sleep_until(call.not_before, call.runner.is_closed) and call.not_before is not None:
+        call.release()
 
 
 def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:

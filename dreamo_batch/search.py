@@ -117,6 +117,7 @@ def search(
     while True:
         is_wanted = tries.numbers <= n_wanted[tries.groups]
         done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
+        options.pop("not_before", None)  # only the first round waits
         judged = _judge(done, wanted, progress=options.get("progress", True))
         if isinstance(wanted.metric.function, _Judge):
             wanted.metric.function.refuse_broken()

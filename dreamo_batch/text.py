@@ -7,6 +7,7 @@ import difflib
 import functools
 import re
 from contextlib import contextmanager
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,6 +63,11 @@ def meant(name: object, known: Iterable[object]) -> str:
     names = list(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
+
+
+def clock_time(seconds: float) -> str:
+    """Return a time as a clock here shows it, with its offset."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def duration(seconds: float) -> str:

@@ -11,20 +11,24 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as day_time
 from pathlib import Path
 
-import click
+import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch import live
 from dreamo_batch.cli import background
+from dreamo_batch.live import moment
 from tests.cli_sweep import at, call, signals_kept, write_table
 from tests.object_server import object_server
 from tests.scripted_server import ScriptedServer, answer
 
 COMMAND = [sys.executable, "-m", "dreamo_batch"]
 REFUSING = "https://0.0.0.0:1"
+JOBS = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1], size="512x512")
 
 _kept = pytest.fixture(autouse=True)(signals_kept)
 
@@ -278,24 +282,70 @@ NOW = datetime(2027, 1, 30, 12, tzinfo=UTC).timestamp()  # 13:00 in Berlin
         ("2027-07-01", "2027-07-01T00:00+02:00", ""),
         ("2027-01-31T22:30Z", "2027-01-31T22:30+00:00", ""),
         ("2027-01-31T22:30-05:00", "2027-01-31T22:30-05:00", ""),
-        ("2027-01-30T10:00", "2027-01-30T10:00+01:00", "was 3 h ago: nothing to wait for"),
+        (datetime(2027, 7, 1, 22, 30), "2027-07-01T22:30+02:00", ""),  # noqa: DTZ001 - local
+        (pd.Timestamp("2027-07-01 22:30"), "2027-07-01T22:30+02:00", ""),
+        (pd.Timestamp("2027-07-01 22:30", tz="UTC"), "2027-07-01T22:30+00:00", ""),
+        (datetime(2027, 10, 31, 2, 30, fold=1), "2027-10-31T02:30+01:00", ""),  # noqa: DTZ001 - local
+        (date(2027, 7, 1), "2027-07-01T00:00+02:00", ""),
+        (day_time(22, 30), "2027-01-30T22:30+01:00", ""),
+        ("2027-01-30T10:00", None, "was 3 h ago: nothing to wait for"),
         ("2027-03-28T02:30", "2027-03-28T03:30+02:00", "doesn't exist, as the clocks go forward"),
         ("2027-10-31T02:30", "2027-10-31T02:30+02:00", "the second is 2027-10-31T02:30:00+01:00"),
     ],
 )
 @pytest.mark.usefixtures("berlin")
-def test_a_time_is_local_unless_it_has_an_offset(capsys, text, expected, remark):
+def test_a_time_is_local_unless_it_has_an_offset(caplog, text, expected, remark):
     """A time of day is its next one; what is odd about it is said."""
-    assert background.moment(text, now=NOW) == datetime.fromisoformat(expected).timestamp()
-    said = capsys.readouterr().err
-    assert remark in said if remark else not said
+    assert moment(text, now=NOW) == (expected and datetime.fromisoformat(expected).timestamp())
+    assert remark in caplog.text if remark else not caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "25:00", "tomorrow", "2027-02-30", "0001-01-01T00:00+14:00", "22.30"])
-def test_what_is_no_time_is_refused(text):
-    """With the spellings that are taken."""
-    with pytest.raises(click.UsageError, match="expected a time such as 22:30"):
-        background.moment(text, now=NOW)
+@pytest.mark.parametrize(
+    "text",
+    ["", "25:00", "tomorrow", "2027-02-30", "0001-01-01T00:00+14:00", "22.30", 3600, 1.8e9, True, pd.NaT],
+)
+def test_what_is_no_time_is_refused(tmp_path, text):
+    """With the spellings that are taken; a number of seconds could be meant from now or from 1970."""
+    with pytest.raises(dreamo.UsageError, match="expected a datetime, or a time such as 22:30"):
+        dreamo.run(JOBS, tmp_path / "run", gateway="local", not_before=text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_verb_that_buys_can_wait_and_an_interrupt_leaves_nothing(
+    tmp_path, gateway, monkeypatch, capsys
+):
+    """What is wrong is said before; the waiting is shown."""
+    monkeypatch.setattr(live, "_sleep_until", lambda *_: signal.raise_signal(signal.SIGINT))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for service in ({"gateway": gateway}, {"gateway": "local"}):
+        with pytest.raises(KeyboardInterrupt):
+            dreamo.run(JOBS, tmp_path / "run", **service, not_before=tomorrow)
+    assert capsys.readouterr().err.count("Waits until") == 2
+    with pytest.raises(dreamo.KeyMissing):
+        dreamo.run(JOBS, tmp_path / "run", base_url=REFUSING, not_before=tomorrow)
+    assert not (tmp_path / "run").exists()
+    dreamo.run(JOBS, tmp_path / "run", gateway=gateway, progress=False)
+    for verb in (dreamo.resume, dreamo.retry):
+        with pytest.raises(KeyboardInterrupt):
+            verb(tmp_path / "run", gateway=gateway, not_before=tomorrow, progress=False)
+    assert "Waits" not in capsys.readouterr().err
+    assert len(gateway.invoice()) == 1
+
+
+def test_a_batch_that_waits_is_stopped_resumed_or_begins_in_time(tmp_path, gateway):
+    """It says so in its status; nothing is bought before."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    waiting = dreamo.start(JOBS, tmp_path / "a", gateway=gateway, not_before=tomorrow)
+    assert (waiting.status.phase, "Waits until" in waiting.status.notices[0]) == ("paused", True)
+    waiting.stop()
+    assert waiting.wait(progress=False)["status"].tolist() == ["pending"]
+    assert not gateway.invoice()
+    impatient = dreamo.start(JOBS, tmp_path / "b", gateway=gateway, not_before=tomorrow)
+    impatient.resume()
+    assert impatient.wait(progress=False)["status"].tolist() == ["completed"]
+    begins_at = datetime.now(UTC) + timedelta(seconds=1)
+    done = dreamo.start(JOBS, tmp_path / "c", gateway=gateway, not_before=begins_at).wait(progress=False)
+    assert done["submitted_at"].min() >= begins_at
 
 
 def test_a_run_waits_until_its_time(tmp_path, gateway):

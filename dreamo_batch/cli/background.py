@@ -1,4 +1,4 @@
-"""Commands that nobody waits for: put in the background, held back until a time, found again and stopped."""
+"""Commands that nobody waits for: put in the background, found again and stopped."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import click
-
 from dreamo_batch.cli.output import hint, warn
 from dreamo_batch.errors import UsageError
-from dreamo_batch.text import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +27,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.directory import RunDirectory
 
 _LOOK_EVERY_S: Final = 0.05
-# How often the machine's clock is read while waiting: it may be set, or have slept.
-_CLOCK_EVERY_S: Final = 10.0
 _DATED: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 _DATE: Final = "%Y-%m-%d %H:%M:%S%z"
 _STATE, _STARTED = 0, 19  # of the fields of /proc/PID/stat behind the name
@@ -118,20 +111,29 @@ def _me() -> Process:
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
-    from dreamo_batch.live import when_begun
+    from dreamo_batch.live import announce
 
-    path, me = _directory(run_dir).pid, _me()
+    directory, me = _directory(run_dir), _me()
+    path, is_new = directory.pid, not directory.path.exists()
     other = working_on(run_dir)
     if other is not None and other.until and other.pid != me.pid:
         raise _taken(run_dir)
-    token = when_begun.set(partial(me.write, path))
+
+    def write(until: str) -> None:
+        directory.make()
+        replace(me, until=until).write(path)
+
+    token = announce.set(write)
     try:
         yield
     finally:
-        when_begun.reset(token)
+        announce.reset(token)
         left = Process.read(path)
         if left is not None and left.pid == me.pid:
             path.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                directory.path.rmdir()
 
 
 def working_on(run_dir: str) -> Process | None:
@@ -263,65 +265,6 @@ class _DatedLines(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream.fileno()
-
-
-# Waiting for a time.
-
-
-def moment(text: str, *, now: float) -> float:
-    """Read a time that a command is not to begin before, as Unix seconds: local, or with an offset.
-
-    A time of day is its next one. Says what is odd about it: past, or not there or there twice as the clocks change.
-    """
-    try:
-        at = _read_time(text, datetime.fromtimestamp(now))  # noqa: DTZ006 - local, as the user's clock shows it
-        first, second = (at.replace(fold=fold).timestamp() for fold in (0, 1))
-        shown(second)  # not every time can be
-    except (ValueError, OverflowError):
-        raise click.UsageError(
-            f"--not-before {text}: expected a time such as 22:30, 2027-01-31T22:30 (local) or "
-            "2027-01-31T22:30+01:00"
-        ) from None
-    if first < second:
-        warn(
-            f"{text} comes twice, as the clocks go back: taking the first, {shown(first)}. Pass an offset to choose: "
-            f"the second is {datetime.fromtimestamp(second).astimezone().isoformat()}."
-        )
-    elif first > second:
-        warn(f"{text} doesn't exist, as the clocks go forward: taking {shown(first)}.")
-    if first <= now:
-        warn(f"{shown(first)} was {duration(now - first)} ago: nothing to wait for.")
-    return first
-
-
-def _read_time(text: str, now: datetime) -> datetime:
-    if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", text):
-        hour, *rest = map(int, text.split(":"))
-        at = now.replace(hour=hour, minute=rest[0], second=rest[1] if len(rest) > 1 else 0, microsecond=0)
-        return at if at > now else at + timedelta(days=1)
-    return datetime.fromisoformat(text)
-
-
-def shown(seconds: float) -> str:
-    """Return a time as a clock here shows it, with its offset."""
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z}"
-
-
-def wait_until(seconds: float, run_dir: str) -> None:
-    """Wait until a time by the machine's clock, whatever is done to that meanwhile."""
-    if seconds <= time.time():
-        return
-    directory, me = _directory(run_dir), _me()
-    directory.make()
-    replace(me, until=shown(seconds)).write(directory.pid)
-    hint(
-        f"Waits until {shown(seconds)}, for {duration(seconds - time.time())}; nothing is sent before. Ctrl-C or "
-        f"`dreamo-batch stop {shlex.quote(run_dir)}` ends it."
-    )
-    while (left_s := seconds - time.time()) > 0:
-        threading.Event().wait(min(left_s, _CLOCK_EVERY_S))
-    me.write(directory.pid)
-    hint("The time has come; checking again.")
 
 
 def wait_for_begin(run_dir: str) -> None:

@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -204,12 +205,7 @@ _DETACH: Final = option(
     is_flag=True,
     help="Check and ask, then go on in the background: number and log are in RUN_DIR; `watch` and `stop` work there.",
 )
-_NOT_BEFORE: Final = option(
-    "--not-before",
-    metavar="TIME",
-    help="Check, ask, wait until then, and check again: 22:30, 2027-01-31T22:30 or with an offset (+01:00).",
-)
-_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify", "cluster")
+_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify", "cluster", "not_before")
 # The reason is the last column, which is never cut.
 _PLAN_COLUMNS: Final = [
     columns.ACTION,
@@ -278,7 +274,6 @@ def plan(
     YES,
     NO_CAP,
     _DETACH,
-    _NOT_BEFORE,
     FORMAT,
     keywords=bool,
 )
@@ -292,7 +287,6 @@ def run(
     yes: bool,
     no_cap: bool,
     detach: bool,
-    not_before: str | None,
     format_: str,
     **options: Any,
 ) -> int:
@@ -301,19 +295,23 @@ def run(
     A finished run costs nothing. Asks before it spends money; without a terminal it needs --yes instead. Prints
     counts and money.
     """
+    from dreamo_batch.live import moment
+
     about_file = {name: options[name] for name in ("delimiter", "decimal", "rename")}
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
     if dry_run:
         planned = _plan(frame, run_dir, options)
         return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
+    at = moment(options["not_before"], now=time.time())
+    # The same time for a process in the background.
+    options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
     options["max_new_cost"] = agree(
         lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap
     )
-    at = None if not_before is None else background.moment(not_before, now=time.time())
     if not detach:
-        return _run(frame, run_dir, options, at=at, local=local, format_=format_)
-    given = {"table": table, "about_file": about_file, "options": options, "at": at, "local": local}
+        return _run(frame, run_dir, options, local=local, format_=format_)
+    given = {"table": table, "about_file": about_file, "options": options, "local": local}
     pid, log, code = background.detach(run_dir, verbosity_words(), given)
     show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)}, format_)
     if code is not None:
@@ -334,28 +332,13 @@ def in_background(run_dir: str) -> int:
 in_background.hidden = True
 
 
-def _run(
-    frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, at: float | None, local: bool, format_: str
-) -> int:
+def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: bool, format_: str) -> int:
     service: Any = "local" if local else None
 
     def work() -> pd.DataFrame:
-        if at is not None:
-            _wait(frame, run_dir, at, gateway=service, **options)
         return dreamo.run(frame, run_dir, gateway=service, progress=not is_quiet(), **options)
 
     return _finish(work, run_dir, format_, with_pictures=options["download"])
-
-
-def _wait(frame: pd.DataFrame, run_dir: str, at: float, **given: Any) -> None:
-    """Check what can be checked, and wait; whoever is notified hears what ends the waiting early."""
-    from dreamo_batch.batch import refuse_early
-    from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.events import Listeners
-
-    with Listeners(RunDirectory(run_dir).name, given["notify"]).hear_of_refusal():
-        refuse_early(frame, run_dir, at, **given)
-        background.wait_until(at, run_dir)
 
 
 @command(

@@ -65,7 +65,14 @@ def command(
 
 
 # What metavar an annotation of `run` becomes; the first that is in it counts.
-_METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "int": "N", "float": "SECONDS", "str": "URL"}
+_METAVARS: Final = {
+    "datetime": "TIME",
+    "PathLike": "DIR",
+    "Amount": "USD",
+    "int": "N",
+    "float": "SECONDS",
+    "str": "URL",
+}
 _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
 # Keywords of `run` that are no options here.
 NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")

@@ -139,7 +139,7 @@ class _Driver:
     def work_off(self, *, show: bool) -> pd.DataFrame:
         """Have every shard worked on that has something to do."""
         __tracebackhide__ = True
-        live.when_begun.get()()
+        live.announce.get()("")
         self._listeners.begin(self._call.client.settings.api_key)
         bar = shown(self._snapshot(), show=show)
         try:

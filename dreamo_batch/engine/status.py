@@ -305,6 +305,15 @@ def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
     return Shown(first, n_before=n_before) if show else Silent()
 
 
+def say(text: str, *, show: bool) -> None:
+    """Show a line where no run is shown yet, and log it."""
+    _safely(lambda: logger.info("%s", text))
+    if show:
+        stream = sys.stdout if is_in_notebook() or is_in_marimo() else sys.stderr
+        _safely(lambda: _usable(stream).write(f"{harmless(text)}\n"))
+        _safely(lambda: _usable(stream).flush())
+
+
 def _safely(do: Callable[[], None]) -> None:
     try:
         do()
