@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError
 from dreamo_batch.importing import load_module
 from dreamo_batch.service.client import Client
-from dreamo_batch.text import local_option, spelled
+from dreamo_batch.text import local_option, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Service:
             if self.allow_private_links:
                 raise UsageError("Pass allow_private_links= to the Client.")
             if not isinstance(self.client, Client):
-                raise UsageError(f"client must be a Client, not a {type(self.client).__name__}.")
+                raise UsageError(f"client must be a Client, not {type_of(self.client)}.")
         if self.gateway is not None:
             self._refuse_beside("gateway", "api_key", "base_url")
             is_gateway = hasattr(self.gateway, "api_key") and not isinstance(self.gateway, str | type)
@@ -62,7 +62,7 @@ class Service:
         for name in ("api_key", "base_url"):
             value = getattr(self, name)
             if not isinstance(value, str | None):
-                raise UsageError(f"{name} must be text, not a {type(value).__name__}.")
+                raise UsageError(f"{name} must be text, not {type_of(value)}.")
 
     def or_local(self, directory: RunDirectory) -> Service:
         """Choose the local gateway where no service is named and the run directory keeps the state of one."""

@@ -41,6 +41,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamo_batch.text import type_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -455,7 +457,7 @@ def path_given(name: str, path: object) -> str:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         hint = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
-        raise UsageError(f"{name} must be a path, such as 'runs/first', not a {type(path).__name__}.{hint}")
+        raise UsageError(f"{name} must be a path, such as 'runs/first', not {type_of(path)}.{hint}")
     if not text.strip():
         raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
     problem = _path_problem(text)

@@ -396,7 +396,7 @@ def test_json_lines_keep_values_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{}\n{'a'}\n", "line 2 is not JSON"), ("\n[1]\n", "line 2 is a list"), ("5", "line 1 is a int")],
+    [("{}\n{'a'}\n", "line 2 is not JSON"), ("\n[1]\n", "line 2 is a list"), ("5", "line 1 is an int")],
 )
 def test_lines_that_are_no_objects_are_refused(text, words, tmp_path):
     """The error names the line."""

@@ -52,9 +52,10 @@ def test_default_model_and_its_name_are_the_same_job(folder):
         ("a.png", "b.png"),
         np.array(["a.png", "b.png"], dtype=object),
         '["a.png", "b.png"]',
+        "['a.png', 'b.png']",
         ["a.png", None, "b.png"],
     ],
-    ids=["list", "tuple", "array", "JSON", "a gap"],
+    ids=["list", "tuple", "array", "JSON", "Python", "a gap"],
 )
 def test_however_several_pictures_are_written_they_are_the_same_job(folder, several):
     """A list, its text in a CSV, or numbered columns, whose empty cells are skipped."""
@@ -101,6 +102,42 @@ def test_however_several_pictures_are_written_they_are_the_same_job(folder, seve
 def test_each_rule_is_found_in_its_column(folder, image, values, expected):
     """And nothing else is."""
     assert problems(table(image, **values)) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ip, Style",
+        "IP;STYLE",
+        "IP|STYLE",
+        "\uff29\uff30\uff0cstyle",
+        "['IP', 'STYLE']",
+        '["ip","style"]',
+        ("IP", "style "),
+    ],
+)
+def test_however_types_are_spelled_they_are_the_same_job(folder, words):
+    """And so is a model, in any case."""
+    several = ["a.png", "b.png"]
+    spelled = table(several, ref_type=words, model="Spark_Multi_DreamO ")
+    assert (problems(spelled), job_id(spelled)) == ([], job_id(table(several, ref_type="IP,STYLE")))
+
+
+def test_a_picture_beyond_those_that_are_read_is_named(folder):
+    """It would be missing from what is bought, silently."""
+    jobs = table(None, image_1="a.png", image_6="b.png").drop(columns="image")
+    found = dreamo.validate(jobs)
+    assert found["message"].tolist() == [
+        "Ignored column 'image_6'; numbered pictures are image_1 to image_5."
+    ]
+    assert dreamo.validate(table("a.png", image_6="b.png")).empty
+
+
+def test_a_count_is_said_in_the_singular_too(folder):
+    (message,) = dreamo.validate(table("a.png", ref_type="IP,STYLE"))["message"]
+    assert message == "ref_type has 2 for 1 reference picture."
+    (message,) = dreamo.validate(table("a.png", ref_type=5))["message"]
+    assert message == "The cell is an int; expected text or a list."
 
 
 def test_a_rule_says_of_which_model_it_is(folder):

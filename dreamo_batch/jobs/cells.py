@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import json
 import math
@@ -99,17 +100,27 @@ def read_number(cell: Any) -> Read:
 
 
 def items_of(cell: Any) -> list[Any] | None:
-    """Return the given items of a list in a cell, also of one written as JSON; None for any other cell."""
+    """Return the given items of a list in a cell, also of one written as JSON or Python; None for any other cell."""
     if isinstance(cell, str):
         text = cell.strip()
         if not (text.startswith("[") and text.endswith("]")):
             return None
-        try:
-            cell = json.loads(text)
-        except ValueError:
-            return None
+        cell = _parsed(text)
     is_list = isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1)
     return [item for item in cell if not is_missing(item)] if is_list else None
+
+
+def _parsed(text: str) -> Any:
+    """Read a list as JSON, or as pandas writes a cell with a list to CSV; None if it is neither."""
+    for read, failures in (
+        (json.loads, ValueError),
+        (ast.literal_eval, (ValueError, SyntaxError, RecursionError)),
+    ):
+        try:
+            return read(text)
+        except failures:
+            continue
+    return None
 
 
 def exact_end(dtype: Any) -> int:

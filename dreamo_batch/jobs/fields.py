@@ -34,6 +34,7 @@ from dreamo_batch.jobs.cells import (
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.jobs.templates import BRACES
 from dreamo_batch.service import contract
+from dreamo_batch.text import counted, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 # Columns
 
 _LISTED_MAX: Final = 20
+_NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service and others call these columns.
 _OTHER_NAMES: Final = {"reftypelist": columns.REF_TYPE, "guidancescale": columns.GUIDANCE_SCALE1}
 
@@ -126,6 +128,16 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
 
 
+def pictures_beyond(table: pd.DataFrame) -> list[str]:
+    """Find columns such as `image_6`, which no model takes, beside numbered ones that are read."""
+    if not any(name in table for name in columns.IMAGE_NUMBERED):
+        return []
+    names = [name for name in user_columns(table) if isinstance(name, str)]
+    return [
+        name for name in names if _NUMBERED.fullmatch(plain_name(name)) and name not in columns.IMAGE_NUMBERED
+    ]
+
+
 def plain_name(name: str) -> str:
     """Reduce a name to what counts: without case, spaces, hyphens, width variants and invisible characters."""
     characters = unicodedata.normalize("NFKC", name)
@@ -170,7 +182,7 @@ def check_columns(table: pd.DataFrame) -> None:
 def _refuse_other_things(table: pd.DataFrame) -> None:
     if not isinstance(table, pd.DataFrame):
         raise TableError(
-            f"Expected a pandas DataFrame, not a {type(table).__name__}. "
+            f"Expected a pandas DataFrame, not {type_of(table)}. "
             "Create one with pd.DataFrame(...), sweep(...) or read_table(path)."
         )
     if table.columns.nlevels > 1:
@@ -268,7 +280,7 @@ def read_models(findings: Findings) -> RowModels:
     if columns.MODEL not in table:
         return RowModels(np.zeros(len(table), dtype=np.intp), np.ones(len(table), dtype=bool))
     cells_ = distinct(table[columns.MODEL])
-    read = [cell.strip() if isinstance(cell, str) else cell for cell in cells_.cells]
+    read = [cell.strip().lower() if isinstance(cell, str) else cell for cell in cells_.cells]
     is_known = np.array([cell == "" or cell in names for cell in read], dtype=bool)
     places = np.array([names.index(cell) if cell in names else 0 for cell in read], dtype=np.intp)
     unknown = {
@@ -329,6 +341,7 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         name, is_given, [bool(m.ref_types.value) for m in contract.MODELS.values()], findings, models
     )
     n_types = types.take(np.array([len(cell) for cell in types.cells], dtype=np.int64), missing=0)
+    pictures = np.array([counted(n, "reference picture") for n in counts.tolist()], dtype=object)
     for model, is_of_model in models.groups():
         known = model.ref_types.value
         if not known:
@@ -337,7 +350,13 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         findings.add_cells(name, of_model, _judge_ref_types(cells_.cells, known, model.name))
         is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
         findings.add(
-            "ref_type-count", name, is_other, n_types=n_types, n=counts, default=known[0], model=model.name
+            "ref_type-count",
+            name,
+            is_other,
+            n_types=n_types,
+            pictures=pictures,
+            default=known[0],
+            model=model.name,
         )
     return types
 
@@ -348,8 +367,14 @@ def _words(cell: Any) -> list[Any] | None:
     if items is None:
         if not isinstance(cell, str):
             return None
-        items = cell.split(",") if cell.strip() else []
-    return [item.strip().upper() if isinstance(item, str) else item for item in items]
+        items = _BETWEEN_WORDS.split(cell.strip()) if cell.strip() else []
+    return [
+        unicodedata.normalize("NFKC", item).strip().upper() if isinstance(item, str) else item
+        for item in items
+    ]
+
+
+_BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")
 
 
 def _judge_ref_types(listed: list[Any], known: tuple[str, ...], model: str) -> dict[int, list[Finding]]:
@@ -357,7 +382,7 @@ def _judge_ref_types(listed: list[Any], known: tuple[str, ...], model: str) -> d
     for number, cell in enumerate(listed):
         words = _words(cell)
         if words is None:
-            found[number] = [Finding.of("ref_type-not-text", type=type(cell).__name__, model=model)]
+            found[number] = [Finding.of("ref_type-not-text", type=type_of(cell), model=model)]
         elif other := [word for word in words if word not in known]:
             shown = ", ".join(known[:-1]) + f" or {known[-1]}"
             found[number] = [Finding.of("ref_type-unknown", word=other[0], known=shown, model=model)]
@@ -441,7 +466,7 @@ def read_prompts(findings: Findings, models: RowModels) -> Distinct:
 
 def _judge_prompt(prompt: Any, model: contract.Model) -> Finding | None:
     if not isinstance(prompt, str):
-        return Finding.of("prompt-not-text", type=type(prompt).__name__)
+        return Finding.of("prompt-not-text", type=type_of(prompt))
     if not prompt.strip():
         return Finding.of("prompt-blank")
     if printable(prompt) != prompt:

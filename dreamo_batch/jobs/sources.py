@@ -21,6 +21,7 @@ from PIL import Image
 
 from dreamo_batch.jobs.cells import items_of, printable
 from dreamo_batch.jobs.rules import Finding
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -293,7 +294,7 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
         return Source(BYTES, content=bytes(cell))
     if isinstance(cell, Image.Image):
         return Source(PIXELS, content=cell)
-    return Finding.of("image-not-a-source", type=type(cell).__name__)
+    return Finding.of("image-not-a-source", type=type_of(cell))
 
 
 def judge_url(url: str) -> Finding | None:

@@ -42,7 +42,7 @@ from dreamo_batch.jobs.cells import (
     typed,
 )
 from dreamo_batch.jobs.fields import is_result, means, plain_name
-from dreamo_batch.text import counted, meant, spelled
+from dreamo_batch.text import counted, meant, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -534,7 +534,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         ) from None
     if not isinstance(record, dict):
         raise TableError(
-            f"{path}: line {number} is a {type(record).__name__}; expected an object such as {_EXAMPLE}."
+            f"{path}: line {number} is {type_of(record)}; expected an object such as {_EXAMPLE}."
         )
     return record
 

@@ -22,6 +22,7 @@ from dreamo_batch.jobs.fields import (
     image_columns,
     misnamed,
     numbered,
+    pictures_beyond,
     read_models,
     read_own_parameters,
     read_prompts,
@@ -80,6 +81,11 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     for name, near in misnamed(table).items():
         what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
         findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
+    for name in pictures_beyond(table):
+        what = (
+            f"Ignored column {show(name)!r}; numbered pictures are image_1 to {columns.IMAGE_NUMBERED[-1]}."
+        )
+        findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=columns.IMAGE_NUMBERED[-1])
     is_rephrased_sweep = find_rephrased_sweeps(
         findings, seeds, use_rephraser, (prompts.codes, sizes.widths, sizes.heights, own.numbers)
     )

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service import contract
-from dreamo_batch.text import spelled
+from dreamo_batch.text import spelled, type_of
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -178,9 +178,9 @@ def resolve(
 ) -> Settings:
     """Return the settings from the arguments, else the environment, else the public gateway."""
     if not isinstance(api_key, str | Secret | None):
-        raise SettingsError(f"api_key must be text, not a {type(api_key).__name__}.")
+        raise SettingsError(f"api_key must be text, not {type_of(api_key)}.")
     if not isinstance(base_url, str | None):
-        raise SettingsError(f"base_url must be text, not a {type(base_url).__name__}.")
+        raise SettingsError(f"base_url must be text, not {type_of(base_url)}.")
     key = api_key or os.environ.get(KEY_VARIABLE)
     if isinstance(key, str):
         key = Secret(key) if key.strip() else None
