@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError
+from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError, type_of
 from dreamo_batch.importing import load_module
 from dreamo_batch.service.client import Client
-from dreamo_batch.text import local_option, spelled, type_of
+from dreamo_batch.text import local_option, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

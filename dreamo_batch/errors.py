@@ -41,8 +41,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.text import type_of
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -437,6 +435,12 @@ def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]
     error = kind.__new__(kind, *args)
     error.__dict__.update(known)
     return error
+
+
+def type_of(value: object) -> str:
+    """Return the name of a value's type with its article: "a list", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_function_of(n_arguments: int, function: Any) -> bool:

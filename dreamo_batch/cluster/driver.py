@@ -40,7 +40,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import composed, joined, read_state, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
-from dreamo_batch.text import counted, option, same_call
+from dreamo_batch.text import counted, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -67,8 +67,8 @@ def refuse_ordinary(directory: RunDirectory, cluster: Any) -> None:
         return
     if directory.exists() or (directory.path.is_dir() and journal.numbers(directory.path)):
         raise UsageError(
-            f"{directory.given} is an ordinary run directory: one process buys in it, without cluster=. Several can "
-            "only buy in one that was begun with cluster=; choose a new directory."
+            f"{directory.given} is an ordinary run directory, in which one process buys. "
+            f"{spelled('cluster=', '--workers')} needs a new one, or one that was begun with it."
         )
 
 

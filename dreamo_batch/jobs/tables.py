@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, path_given
+from dreamo_batch.errors import TableError, UsageError, path_given, type_of
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs.cells import (
     booleans,
@@ -42,7 +42,7 @@ from dreamo_batch.jobs.cells import (
     typed,
 )
 from dreamo_batch.jobs.fields import is_result, means, plain_name
-from dreamo_batch.text import counted, meant, spelled, type_of
+from dreamo_batch.text import counted, meant, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
