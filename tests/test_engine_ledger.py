@@ -815,7 +815,7 @@ def test_a_reader_gives_up_on_what_nobody_is_changing(busy, monkeypatch):
     """Damage that stays is told at once; what changes under the reader's hands is looked at again."""
     n_looks = 0
 
-    def look(_folder, **_how):
+    def look(_folder, _names):
         nonlocal n_looks
         n_looks += 1
         journal.path_of(busy, 100 + n_looks).touch()

@@ -192,6 +192,13 @@ def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the columns of a schema; those that it lacks are all missing."""
+    known = set(table.column_names)
+    arrays = [table[one.name] if one.name in known else pa.nulls(len(table), one.type) for one in schema]
+    return pa.table(arrays, names=schema.names).cast(schema)
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
@@ -265,6 +272,26 @@ _FIELDS: Final = tuple(
 _LINES: Final = pa.schema(
     [*_EVERY_LINE.items(), *((one.name, pa.float64() if one.name in _TIMES else one.type) for one in _FIELDS)]
 )
+# The fields of an attempt that goes its way without surprise; a column that is mostly missing takes as long as any.
+_USUAL: Final = pa.schema(
+    _LINES.field(name)
+    for name in (
+        *_EVERY_LINE,
+        columns.SEED_SENT,
+        columns.RESERVED,
+        columns.ATTEMPT_INPUTS,
+        columns.TASK_ID,
+        columns.OUTPUT_URL,
+        columns.COST,
+        columns.DISCOUNT,
+        columns.METADATA,
+        columns.OUTPUT_PATH,
+        columns.OUTPUT_SHA256,
+        columns.OUTPUT_BYTES,
+        columns.OUTPUT_WIDTH,
+        columns.OUTPUT_HEIGHT,
+    )
+)
 _NULL: Final = b":null"
 _READ_BYTES: Final = 1 << 24
 
@@ -305,7 +332,7 @@ def fold_lines(
     is_plain = np.ones(len(jobs.dictionary), dtype=bool)
     is_plain[of_job[~is_plain_line]] = False
     for apart in (known.table[columns.JOB_ID], pa.array(list(strays), pa.string())):
-        is_plain &= ~pc.is_in(jobs.dictionary, apart).to_numpy(zero_copy_only=False)
+        is_plain[pc.index_in(apart, jobs.dictionary).drop_null()] = False
     last_stage = np.zeros(len(is_plain), dtype=int)
     last_stage[of_job] = stage
     is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(one) for one in OPEN])  # they are needed at hand
@@ -336,8 +363,8 @@ def fold_lines(
         else:
             last = last_line(is_set | _IS_RESET[field.name][kind])
             folded[field.name] = column.take(pa.array(last, mask=(last < 0) | ~is_set[last]))
-    others = compress(_each(texts), ~is_plain[of_job])
-    return pa.table(folded, schema=SCHEMA), list(others)
+    others = [] if is_plain.all() else list(compress(_each(texts), ~is_plain[of_job]))
+    return pa.table(folded, schema=SCHEMA), others
 
 
 def _each(texts: Iterable[memoryview]) -> Iterator[bytes]:
@@ -346,16 +373,22 @@ def _each(texts: Iterable[memoryview]) -> Iterator[bytes]:
 
 def _parsed(texts: Sequence[memoryview]) -> pa.Table | None:
     """Parse lines; None if there are none, or one isn't such as this version writes."""
-    options = pyarrow.json.ParseOptions(explicit_schema=_LINES, unexpected_field_behavior="error")
     reading = pyarrow.json.ReadOptions(block_size=_READ_BYTES)
-    try:
-        parsed = pa.concat_tables(
-            pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(text)), reading, options) for text in texts
-        )
-    except pa.ArrowInvalid:
-        return None
-    is_whole = not any(parsed[name].null_count for name in _EVERY_LINE)
-    return parsed if is_whole else None
+    for schema, unusual in ((_USUAL, "infer"), (_LINES, "error")):
+        options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unusual)
+        try:
+            parsed = pa.concat_tables(
+                [
+                    pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(text)), reading, options)
+                    for text in texts
+                ],
+                promote_options="default",
+            )
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            continue
+        if set(parsed.schema) <= set(_LINES):  # else a type was guessed wrong
+            return None if any(parsed[name].null_count for name in _EVERY_LINE) else with_all(parsed, _LINES)
+    return None
 
 
 def _before(of_job: NDArray[np.intp], stage: NDArray[np.intp]) -> NDArray[np.intp]:

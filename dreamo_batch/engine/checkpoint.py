@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempt_table import SCHEMA, to_arrow
+from dreamo_batch.engine.attempt_table import SCHEMA, to_arrow, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError
@@ -73,18 +73,18 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> pa.Ta
     return table
 
 
-def read_table(path: Path) -> tuple[pa.Table, Meta]:
-    """Read a checkpoint."""
+def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Table, Meta]:
+    """Read a checkpoint; columns that are not named are all missing."""
     # Opened once, so that a reader never mixes the file with the one that replaces it; by Arrow, because its threads
     # may release the file while the interpreter shuts down.
     with pa.OSFile(str(path)) as file:
-        table = pq.read_table(file, page_checksum_verification=True)
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(list(names))
     note = _note(table.schema)
     if note.pop(_N_ROWS) != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
-    if missing := set(SCHEMA.names) - set(table.column_names):
+    if missing := set(names) - set(table.column_names):
         raise ValueError(f"it has no column {min(missing)}")
-    return table.select(SCHEMA.names).cast(SCHEMA), _meta_of(note)
+    return with_all(table, SCHEMA), _meta_of(note)
 
 
 def read_meta(path: Path) -> Meta:

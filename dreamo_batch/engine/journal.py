@@ -87,7 +87,6 @@ def read_end(folder: Path) -> End | None:
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 _CRC_BYTES: Final = len('{"crc":"00000000",')
-_EVENT: Final = b'"kind":'
 _TERMS: Final = frozenset(one.name for one in fields(Terms))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -253,19 +252,20 @@ def read(path: Path, until: int | None = None) -> Contents:
         if line[-1:] != b"\n":
             break
         crc = zlib.crc32(line[_CRC_BYTES:-1], zlib.crc32(b"{", crc))
-        if line[:_CRC_BYTES] != b'{"crc":"%08x",' % crc:
+        is_event = line.startswith(b'{"crc":"%08x","kind":' % crc)
+        if not is_event and line[:_CRC_BYTES] != b'{"crc":"%08x",' % crc:
             raise LedgerDamaged(
                 f"{path.name}, line {number}: wrong checksum; the line was altered, lost or moved. Nothing is bought "
                 "while the ledger is damaged. Restore the file from a copy."
             )
         n_bytes += len(line)
-        record = {} if line.startswith(_EVENT, _CRC_BYTES) else json.loads(line.decode())
-        if number == 1:
-            header = _header(record, path)
-        if number == 1 or _TERMS & record.keys():
-            terms |= {name: record[name] for name in _TERMS & record.keys()}
-            texts.append(whole[start : n_bytes - len(line)])
-            start = n_bytes
+        if number == 1 or not is_event:
+            record = json.loads(line.decode())
+            header = header or _header(record, path)
+            if number == 1 or _TERMS & record.keys():
+                terms |= {name: record[name] for name in _TERMS & record.keys()}
+                texts.append(whole[start : n_bytes - len(line)])
+                start = n_bytes
         if crc == until:
             break
     texts.append(whole[start:n_bytes])

@@ -43,7 +43,7 @@ from dreamo_batch.logs import logger_named
 from dreamo_batch.text import local_option, same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -110,22 +110,22 @@ class Recovered:
         return state, added
 
 
-def read(folder: Path, *, terms_only: bool = False) -> Recovered:
-    """Read a ledger that may be written to at the same time, or of its checkpoint only the terms."""
+def read(folder: Path, names: Sequence[str] = SCHEMA.names) -> Recovered:
+    """Read a ledger that may be written to at the same time; of its checkpoint only some columns, or just the terms."""
     for _ in range(_READ_TRIES):
         before = journal.numbers(folder)
         try:
-            return _read_guarded(folder, terms_only=terms_only)
+            return _read_guarded(folder, names)
         except (FileNotFoundError, LedgerDamaged):
             if journal.numbers(folder) == before:  # it was not compacted meanwhile
                 raise
-    return _read_guarded(folder, terms_only=terms_only)
+    return _read_guarded(folder, names)
 
 
-def _read_guarded(folder: Path, *, terms_only: bool) -> Recovered:
+def _read_guarded(folder: Path, names: Sequence[str]) -> Recovered:
     """Read once, and raise any unexpected error as damage."""
     try:
-        return _read_once(folder, terms_only=terms_only)
+        return _read_once(folder, names)
     except (DirectoryError, OSError):
         raise
     except Exception as error:
@@ -134,10 +134,10 @@ def _read_guarded(folder: Path, *, terms_only: bool) -> Recovered:
         ) from error
 
 
-def _read_once(folder: Path, *, terms_only: bool) -> Recovered:
+def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
     end = journal.read_end(folder)  # first, because the journal may only have grown by the time it is read
     beside = journal.read_strays(folder)  # before the journals, which get them before they are deleted
-    snapshot, meta, damaged = _newest_checkpoint(folder, terms_only=terms_only)
+    snapshot, meta, damaged = _newest_checkpoint(folder, names)
     covers, terms = (meta.covers, meta.terms) if meta else (0, NO_TERMS)
     present = journal.numbers(folder)
     wanted = [number for number in present if number > covers]
@@ -175,14 +175,14 @@ def _read_once(folder: Path, *, terms_only: bool) -> Recovered:
 
 
 def _newest_checkpoint(
-    folder: Path, *, terms_only: bool
+    folder: Path, names: Sequence[str]
 ) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
     """Return the newest readable checkpoint, and what is wrong with unreadable ones."""
     damaged: dict[str, str] = {}
     for name in (NAME, PREVIOUS):
         path = folder / name
         try:
-            table, meta = (None, read_meta(path)) if terms_only else read_table(path)
+            table, meta = read_table(path, names) if names else (None, read_meta(path))
         except FileNotFoundError:
             damaged |= _missing(name, folder)
             continue

@@ -318,14 +318,14 @@ def output_dtypes() -> dict[str, object]:
 
 
 def _one_each(attempts: pa.Table) -> pa.Table:
-    """Return one row per job: the attempt that decides its status, with sums over all of them."""
+    """Return one row per job, whose attempts follow each other: the one that decides its status, with sums over all."""
     is_submitted = pc.is_in(attempts[columns.STAGE], pa.array(list(SUBMITTED), pa.string()))
     attempts = attempts.select(_READ).append_column(columns.ATTEMPTS, is_submitted.cast(pa.int64()))
     job_ids = attempts[columns.JOB_ID]
-    if pc.count_distinct(job_ids).as_py() == len(job_ids):
+    is_again = pc.equal(job_ids.slice(1), job_ids.slice(0, max(len(job_ids) - 1, 0)))
+    if not pc.any(is_again).as_py():
         return attempts
-    counts = pc.value_counts(job_ids)
-    is_several = pc.is_in(job_ids, counts.field("values").filter(pc.greater(counts.field("counts"), 1)))
+    is_several = pc.is_in(job_ids, job_ids.slice(1).filter(is_again))
     several = to_frame(attempts.filter(is_several))
     latest = _with_deciding_last(several).drop_duplicates(columns.JOB_ID, keep="last")
     latest = latest.set_index(columns.JOB_ID, drop=False)
@@ -362,10 +362,12 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
 
 def _of_rows(jobs: pa.Table, job_ids: pd.Series) -> pa.Table:
     """Return the job of each row; all is missing where it has no attempt."""
-    places = pc.index_in(pa.array(job_ids, pa.string(), from_pandas=True), jobs[columns.JOB_ID])
-    is_moved = pc.fill_null(places, -1).to_numpy() != np.arange(len(places))
-    n_in_place = int(is_moved.argmax()) if is_moved.any() else len(places)
-    return pa.concat_tables([jobs.slice(0, n_in_place), jobs.take(places.slice(n_in_place))])
+    wanted, known = pa.array(job_ids, pa.string(), from_pandas=True), jobs[columns.JOB_ID]
+    n = min(len(wanted), len(known))
+    is_in_place = pc.fill_null(pc.equal(known.slice(0, n), wanted.slice(0, n)), fill_value=False).to_numpy()
+    n_in_place = n if is_in_place.all() else int(is_in_place.argmin())
+    in_place, rest = jobs.slice(0, n_in_place), wanted.slice(n_in_place)
+    return pa.concat_tables([in_place, jobs.take(pc.index_in(rest, known))]) if len(rest) else in_place
 
 
 def _outcome(of_rows: pa.Table) -> pd.DataFrame:

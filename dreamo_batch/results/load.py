@@ -25,13 +25,13 @@ from dreamo_batch.engine.checkpoint import (
     read_table_meta,
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory, is_same_place
-from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -39,6 +39,8 @@ logger = logger_named(__name__)
 
 _SHARD: Final = pa.field("shard", pa.string())
 _BY_SHARD: Final = ds.partitioning(pa.schema([_SHARD]))
+# What results need; the long texts are left out.
+_NEEDED: Final = [name for name in SCHEMA.names if name not in (columns.ATTEMPT_INPUTS, columns.METADATA)]
 RunDir = str | os.PathLike[str]
 """One run directory."""
 
@@ -153,22 +155,22 @@ def stored_terms(directory: RunDirectory) -> Terms:
     if directory.is_sharded:
         manifest = directory.read_manifest()
         return NO_TERMS if manifest is None else Terms(cap=manifest.cap, budget=manifest.budget)
-    return _recovered(directory, terms_only=True).terms if directory.path.is_dir() else NO_TERMS
+    return _recovered(directory, ()).terms if directory.path.is_dir() else NO_TERMS
 
 
-def read_state(directory: RunDirectory) -> State:
-    """Fold the ledger; attempts that were being sent when the process ended are ambiguous."""
-    return read_ledger(directory)[0]
+def read_state(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> State:
+    """Fold the ledger, or some of its columns; attempts that were being sent when the process ended are ambiguous."""
+    return read_ledger(directory, names)[0]
 
 
-def read_ledger(directory: RunDirectory) -> tuple[State, bool]:
+def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> tuple[State, bool]:
     """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
     if directory.is_sharded:
-        shards = {name: read_ledger(shard) for name, shard in directory.shards().items()}
+        shards = {name: read_ledger(shard, names) for name, shard in directory.shards().items()}
         whole = joined({name: state for name, (state, _) in shards.items()}, stored_terms(directory))
         return whole, any(is_copy for _, is_copy in shards.values())
     is_worked_on = directory.is_locked()
-    recovered = _recovered(directory)
+    recovered = _recovered(directory, names)
     try:
         is_copy = recovered.meta is not None and not is_same_place(recovered.meta.place, directory.place())
     except OSError as error:
@@ -194,9 +196,9 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
     return whole
 
 
-def _recovered(directory: RunDirectory, *, terms_only: bool = False) -> ledger.Recovered:
+def _recovered(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> ledger.Recovered:
     try:
-        return ledger.read(directory.path, terms_only=terms_only)
+        return ledger.read(directory.path, names)
     except OSError as error:
         raise _unreadable(directory, error) from error
 
@@ -254,7 +256,11 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
 def composed(directory: RunDirectory) -> pd.DataFrame:
     """Assemble the results from the table of the last call and the ledger."""
     user, rows = read_outcomes(directory.jobs)
-    return assembly.assemble(user, rows, to_arrow(read_state(directory)))
+    try:
+        state = read_state(directory, _NEEDED)
+    except LedgerDamaged:  # an event told twice is only known for the same by every column
+        state = read_state(directory)
+    return assembly.assemble(user, rows, to_arrow(state))
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:

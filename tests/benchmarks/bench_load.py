@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -63,9 +64,9 @@ def _events(attempt: Attempt) -> list[Event]:
     """Return what a run records of an attempt that completed."""
     told = {name: value for name, value in asdict(attempt).items() if value is not None}
     of_kind = {
-        EventKind.SENDING: ("sent_at", ("seed_sent", "reserved")),
+        EventKind.SENDING: ("sent_at", ("seed_sent", "reserved", "inputs")),
         EventKind.ACCEPTED: ("answered_at", ("task_id",)),
-        EventKind.COMPLETED: ("completed_at", ("output_url", "cost", "discount", "n_polls")),
+        EventKind.COMPLETED: ("completed_at", ("output_url", "cost", "discount", "metadata", "n_polls")),
         EventKind.SAVED: ("saved_at", ("output_path", "output_sha256", "output_bytes")),
     }
     return [
@@ -97,6 +98,22 @@ def attempt_of(job_id: str, i: int) -> Attempt:
         completed_at=1_790_000_003.0 + i,
         saved_at=1_790_000_003.2 + i,
         n_polls=4,
+        metadata='{"in_queue_at":0.1,"started_at":0.4,"completed_at":3.0}',
+        inputs=json.dumps(
+            {
+                columns.ROW: str(i),
+                columns.PROMPT: "on a beach",
+                columns.IMAGE_SOURCE: "/home/user/data/mascot.png",
+                columns.IMAGE_DIGEST: "0" * 64,
+                columns.SEED_SENT: i,
+                columns.WIDTH: 1328,
+                columns.HEIGHT: 1328,
+                columns.USE_REPHRASER: True,
+                columns.REPLICATE: 0,
+                columns.MODEL: "DreamO",
+                "columns": {columns.IMAGE: "data/mascot.png", columns.PROMPT: "on a beach", columns.SEED: i},
+            }
+        ),
     )
 
 
