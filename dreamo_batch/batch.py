@@ -41,7 +41,18 @@ from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import FollowedRun, LiveRun, begin, end, follow, in_front, live_run, moment, wait_until
+from dreamo_batch.live import (
+    FollowedRun,
+    LiveRun,
+    begin,
+    end,
+    follow,
+    in_front,
+    live_run,
+    moment,
+    wait_until,
+    work_off,
+)
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
@@ -262,7 +273,7 @@ def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) ->
         early = make(at)
         early.check()
         wait_until(at, early.directory, show=given["progress"])
-    return driver.work_off(make(None), given["cluster"], show=given["progress"])
+    return work_off(driver.over_shards(make(None), given["cluster"]), show=given["progress"])
 
 
 def plan(
@@ -863,6 +874,7 @@ def start(
     notify: str | None = None,
     on_event: Callable[[RunEvent], Any] | None = None,
     not_before: datetime | str | None = None,
+    cluster: Cluster = None,
 ) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
@@ -876,7 +888,7 @@ def start(
         As for `dreamo_batch.run`.
     client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, budget, base_dir : optional
         As for `dreamo_batch.run`.
-    notify, on_event : optional
+    notify, on_event, cluster : optional
         As for `dreamo_batch.run`.
     not_before : datetime or str, optional
         As for `dreamo_batch.run`, but checked only now: the directory is held, and the batch paused, until then.
@@ -918,19 +930,13 @@ def start(
     >>> live.wait(progress=False)["status"].tolist()
     ['completed', 'completed']
     """
-    given = locals()
+    given = locals() | {"progress": False}
     options, service = RunOptions.of(given), Service.of(given)
-    with in_front():
-        directory = RunDirectory(run_dir)
-        listeners = Listeners(directory.name, notify, on_event)
-        with listeners.hear_of_refusal():
-            if directory.is_sharded:
-                raise UsageError(
-                    f"{directory.given} has shards, which run works on, not start; watch follows it."
-                )
-            others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners}
-            at = moment(not_before, now=time.time())
-            return Batch(begin(_call(table, directory, options, service, **others, at=at)))
+    with _heard(run_dir, given) as (directory, listeners):
+        others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners}
+        at = moment(not_before, now=time.time())
+        call = _call(table, directory, options, service, **others, at=at)
+        return Batch(begin(driver.over_shards(call, cluster)))
 
 
 def watch(run_dir: str | os.PathLike[str]) -> Batch:

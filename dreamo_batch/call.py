@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dreamo_batch.connect import Service
+    from dreamo_batch.engine.attempts import Attempt
     from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.coordinator import Clock
     from dreamo_batch.engine.events import Kind
@@ -100,6 +101,7 @@ def _ignore(_call: Call) -> None:
 class Call:
     """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
+    tells_changes = True  # of each attempt, to whoever follows
     client: Client
     runner: Runner
     coordinator: Coordinator
@@ -209,6 +211,75 @@ class Call:
         """Whether the runner has closed the directory."""
         return self.runner.is_closed.is_set()
 
+    @property
+    def stopped(self) -> BaseException | None:
+        """What stopped the call early."""
+        return self.runner.error or self.coordinator.stopped
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said while it goes."""
+        return self.coordinator.notices
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it submits nothing for now."""
+        return self.coordinator.schedule.is_paused
+
+    @property
+    def spending(self) -> Spending:
+        """What was spent and is reserved, against the cap."""
+        return self.coordinator.budget
+
+    @property
+    def state(self) -> State:
+        """What the ledger knows."""
+        return self.ledger.state
+
+    def waiting(self) -> frozenset[str]:
+        """Return the jobs that are still to be submitted."""
+        return frozenset(key[0] for key in self.coordinator.schedule.waiting)
+
+    def ask(self, do: Callable[[], object]) -> bool:
+        """Have something done in the runner's thread; False if the call is over, or was stopped."""
+
+        def on_this_call(_: Runner) -> bool:
+            if self.is_taken_over:
+                raise UsageError(
+                    f"Another call of this process took over {self.directory.path}; use start or run once it is over."
+                )
+            do()
+            return self.stopped is None
+
+        reply = self.runner.ask(on_this_call)
+        return not reply.cancelled() and reply.result()
+
+    def pause(self, *, is_paused: bool) -> bool:
+        """Submit nothing for now, or go on; False if the call is over, or was stopped."""
+        return self.ask(lambda: self.coordinator.pause(is_paused=is_paused))
+
+    def set_cap(self, cap: Decimal | None) -> bool:
+        """Set the cap; False if the call is over, or was stopped."""
+
+        def set_here() -> None:
+            self.ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
+            self.ledger.commit()
+            self.spending.cap = cap
+
+        return self.ask(set_here)
+
+    def quietly(self, do: Callable[[], object]) -> None:
+        """Do something while nothing changes: in the runner's thread, or here once that has ended."""
+        reply = self.runner.ask(lambda _: do())
+        if reply.cancelled():
+            do()
+        else:
+            reply.result()
+
+    def follow(self, note: Callable[[Attempt | None, Attempt], None]) -> None:
+        """Have each change of an attempt told, in the runner's thread."""
+        self.coordinator.on_change = note
+
     def snapshot(self) -> Snapshot:
         """Count the rows by status, and the money."""
         return self.coordinator.snapshot()
@@ -220,14 +291,12 @@ class Call:
     @property
     def ending(self) -> str:
         """What the call came to, in one line, and how much the service's 429 answers slowed it."""
-        ending = assembly.sentence(self.reconciliation, self.coordinator.budget.spent)
-        quota = self.coordinator.schedule.quota
-        if not quota.n_refused:
+        now = self.snapshot()
+        ending = assembly.sentence(self.reconciliation, now.spent_usd)
+        if not now.n_refused:
             return ending
-        refused = counted(quota.n_refused, "request")
-        return (
-            f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {duration(quota.waited_s)}"
-        )
+        refused = counted(now.n_refused, "request")
+        return f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {duration(now.waited_s)}"
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""
@@ -266,18 +335,22 @@ class Call:
         self.warnings = warnings
         at_work.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
-        if self.not_before is not None:
-            coordinator.notices.append(
-                f"Waits until {clock_time(self.not_before)}; nothing is sent before. resume() begins at once."
-            )
-        coordinator.schedule.is_paused = bool(warnings) or self.not_before is not None  # until `release`
+        coordinator.schedule.is_paused = self._waits(coordinator.notices)
         on_begin(self)
         self.listeners.begin(self.client.settings.api_key)
         coordinator.tell = self.tell
-        at_work.take_on(coordinator, self._finish, n_workers, self._tell_of_end)
+        at_work.take_on(coordinator, self._finish, n_workers, self.tell_of_end)
         self.is_begun = True
         if self._is_stopped:
             coordinator.halt()
+
+    def _waits(self, notices: list[str]) -> bool:
+        """Whether nothing is sent before `release`; says until when."""
+        if self.not_before is not None:
+            notices.append(
+                f"Waits until {clock_time(self.not_before)}; nothing is sent before. resume() begins at once."
+            )
+        return bool(self.warnings) or self.not_before is not None
 
     def _assignment(self, state: State, before: Coordinator | None) -> Assignment:
         inputs = self.inputs
@@ -456,15 +529,15 @@ class Call:
 
     def tell(self, kind: Kind, message: str) -> None:
         """Tell whoever listens of this call."""
-        self.listeners.tell(kind, message, self.coordinator.snapshot())
+        self.listeners.tell(kind, message, self.snapshot())
 
-    def _tell_of_end(self, error: BaseException | None) -> None:
+    def tell_of_end(self, error: BaseException | None) -> None:
         """Tell how the call ended, once the directory is free."""
-        problem = error or self.coordinator.stopped
-        by_status = self.coordinator.snapshot().by_status
+        problem = error or self.stopped
+        by_status = self.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
-            self.listeners.tell_of_stop(problem, self.coordinator.snapshot())
+            self.listeners.tell_of_stop(problem, self.snapshot())
         elif n_left:
             self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
         else:

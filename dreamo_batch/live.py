@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import re
 import shlex
@@ -49,9 +50,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.coordinator import Coordinator
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.runner import Runner
     from dreamo_batch.engine.status import Phase
 
 logger = logger_named(__name__)
@@ -136,8 +135,7 @@ def follow(run: Call | LiveRun | FollowedRun, bar: Progress, timeout_s: float | 
         if call is not run.call:
             call, n_said = run.call, 0
         if call is not None:
-            notices = call.coordinator.notices
-            for line in notices[n_said:]:
+            for line in call.notices[n_said:]:
                 bar.say(line, logging.WARNING)
                 n_said += 1
         if is_over or (until is not None and time.monotonic() >= until):
@@ -156,13 +154,12 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
         return _end_with_another(call)
     if call.results is not None:
         bar.say(call.ending)
-        for line in assembly.ambiguous_lines(call.results, call.ledger.state):
+        for line in assembly.ambiguous_lines(call.results, call.state):
             bar.say(line, logging.WARNING)
-    if call.coordinator.stopped is not None:
-        if isinstance(call.coordinator.stopped, RunStopped | PriceUnknown):
-            call.coordinator.stopped.results = call.results
-            call.coordinator.stopped.run_dir = call.directory.path
-        raise call.coordinator.stopped
+    if call.stopped is not None:
+        if isinstance(call.stopped, RunStopped | PriceUnknown):
+            call.stopped.results, call.stopped.run_dir = call.results, call.directory.path
+        raise call.stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
     return call.results.copy()
 
@@ -316,7 +313,9 @@ class LiveRun:
         self.directory = directory
         self.call: Call | None = None
         self._changing = threading.RLock()
+        self._rows: Rows | None = None
         self._tally: Tally | None = None
+        self._count_at = math.inf
         self._speed: Speed | None = None
         self._is_stop_asked = False
         self._began_at = 0.0
@@ -349,23 +348,25 @@ class LiveRun:
 
     def _follow(self, call: Call, *, is_watched: bool) -> None:
         """Watch this call from now on; called in the runner's thread, before the first request."""
-        call.coordinator.on_change = self._note  # which keeps this run alive as long as its coordinator
+        call.follow(self._note)  # which keeps this run alive as long as its call
         if self.call is not None and not self.call.is_over and self.call.listeners is not call.listeners:
             self.call.tell("stopped", "Another call of the same process goes on with this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
-        self._tally = self._count(call) if is_watched else None
+        self._tally, self._rows = None, None
+        if is_watched:
+            self._count(call)
         self._speed = Speed(self._began_at, call.snapshot().n_settled)
         self.call = call
 
     def pause(self) -> None:
         """Submit nothing more for now; what is in flight is finished and saved."""
         self.latest.not_before = None  # now it waits for a word
-        self._ask(lambda coordinator: coordinator.pause(is_paused=True))
+        self.latest.pause(is_paused=True)
 
     def resume(self) -> None:
         """Go on after a pause, or after the run stopped."""
         with self._changing:
-            if not self._ask(_unpause) or self._is_stop_asked:
+            if not self.latest.pause(is_paused=False) or self._is_stop_asked:
                 self._begin_again()
 
     def stop(self) -> None:
@@ -383,14 +384,14 @@ class LiveRun:
         """Set a higher cap, None for none; a run that had stopped goes on."""
         with self._changing:
             call = self.latest
-            cap = call.coordinator.budget.cap
+            cap = call.spending.cap
             if cap is None or (max_cost is not None and max_cost <= cap):
                 has = "there is no cap" if cap is None else f"the cap is already {dollars(cap)}"
                 raise UsageError(
                     f"max_cost={max_cost}: {has}. A running batch takes only a higher cap; to lower it, stop the "
                     "batch and start again with max_cost=."
                 )
-            goes_on = self._ask(lambda coordinator: _set_cap(coordinator, max_cost))
+            goes_on = call.set_cap(max_cost)
             kept = replace(call.inputs.options, max_cost="inf" if max_cost is None else exact_text(max_cost))
             call.inputs = replace(call.inputs, options=kept)
             if not goes_on:
@@ -403,31 +404,16 @@ class LiveRun:
         """
         call = self.latest
         inputs = call.inputs
-        still_asked = frozenset(key[0] for key in call.coordinator.schedule.waiting)
         self.begin(
             call.again(
                 replace(
                     inputs,
                     options=replace(inputs.options, retry_failed=False, on_ambiguous="hold"),
-                    chosen=chosen | still_asked,
-                    before=call.coordinator.budget,
+                    chosen=chosen | call.waiting(),
+                    before=call.spending,
                 )
             )
         )
-
-    def _ask(self, do: Callable[[Coordinator], Any]) -> bool:
-        """Have something done in the runner's thread; False if the run is over, or it says so."""
-        call = self.latest
-
-        def on_this_call(runner: Runner) -> Any:
-            if runner.coordinator is not call.coordinator:
-                raise UsageError(
-                    f"Another call of this process took over {self.directory.path}; use start or run once it is over."
-                )
-            return do(call.coordinator)
-
-        reply = call.runner.ask(on_this_call)
-        return not reply.cancelled() and reply.result() is not False
 
     @property
     def is_over(self) -> bool:
@@ -450,12 +436,14 @@ class LiveRun:
         phase = self._phase(call, snapshot.by_status)
         if call.is_over and self._ended_at is None:
             self._ended_at = now
-        is_going = phase in ("running", "stopping") and self._speed is not None
-        speed = self._speed.rows_per_s(now) if self._speed is not None and is_going else None
+        speed = None
+        if self._speed is not None and phase in ("running", "stopping"):
+            self._speed.note(now, snapshot.n_settled)
+            speed = self._speed.rows_per_s(now)
         return _status(
             snapshot,
             tally,
-            call.coordinator.budget.price,
+            call.spending.price,
             speed,
             run_dir=self.directory.path,
             phase=phase,
@@ -477,31 +465,29 @@ class LiveRun:
 
     def _phase(self, call: Call, by_status: Any) -> Phase:
         if not call.is_over:
-            is_ending = self._is_stop_asked or call.coordinator.stopped is not None
-            is_paused = call.coordinator.schedule.is_paused
-            return "stopping" if is_ending else "paused" if is_paused else "running"
+            is_ending = self._is_stop_asked or call.stopped is not None
+            return "stopping" if is_ending else "paused" if call.is_paused else "running"
         is_whole = not any(by_status.get(status, 0) for status in columns.UNSETTLED)
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _counted(self, call: Call) -> Tally:
-        """Return the tally; if it has to be made, then in the runner's thread, where nothing changes meanwhile."""
-        if self._tally is None:
-            reply = call.runner.ask(lambda _runner: self._count(call))
-            self._tally = self._count(call) if reply.cancelled() else reply.result()
+        if self._tally is None or time.monotonic() >= self._count_at:
+            call.quietly(lambda: self._count(call))
+        assert self._tally is not None  # noqa: S101 - just made
         return self._tally
 
-    def _count(self, call: Call) -> Tally:
-        self._tally = Tally(
-            rows_of(call.inputs.user.index, call.inputs.prepared), call.ledger.state, self.directory.path
-        )
-        return self._tally
+    def _count(self, call: Call) -> None:
+        began_at = time.monotonic()
+        self._rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
+        self._tally = Tally(self._rows, call.state, self.directory.path)
+        self._count_at = math.inf if call.tells_changes else _next_reading(began_at)
 
     def _note(self, before: Attempt | None, after: Attempt) -> None:
         call = self.latest
         if self._tally is not None:
-            self._tally.note(before, after, call.ledger.state.deciding(after.job_id) or after)
+            self._tally.note(before, after, call.state.deciding(after.job_id) or after)
         if self._speed is not None:
-            self._speed.note(time.monotonic(), call.coordinator.n_settled)
+            self._speed.note(time.monotonic(), call.snapshot().n_settled)
 
 
 def _release_in_time(call: Call) -> None:
@@ -510,32 +496,19 @@ def _release_in_time(call: Call) -> None:
         call.release()
 
 
-def _set_cap(coordinator: Coordinator, max_cost: Decimal | None) -> bool:
-    coordinator.ledger.set_terms(time.time(), cap=None if max_cost is None else exact_text(max_cost))
-    coordinator.ledger.commit()
-    coordinator.budget.cap = max_cost
-    return coordinator.stopped is None
-
-
-def _unpause(coordinator: Coordinator) -> bool:
-    coordinator.pause(is_paused=False)
-    return coordinator.stopped is None
-
-
 def _notices(call: Call) -> list[str]:
     lines = [f"warning: {warning}" for warning in call.warnings]
-    lines += [harmless(line) for line in call.coordinator.notices[-_N_NOTICES:]]
+    lines += [harmless(line) for line in call.notices[-_N_NOTICES:]]
     return [*lines, harmless(call.ending)] if call.results is not None else lines
 
 
 def _problem(call: Call) -> str | None:
-    problem = call.runner.error or call.coordinator.stopped
+    problem = call.stopped
     return None if problem is None else harmless(str(problem) or type(problem).__name__)
 
 
 def _is_cap_reached(call: Call) -> bool:
-    budget = call.coordinator.budget
-    return isinstance(call.coordinator.stopped, BudgetReached) and budget.limit == budget.cap
+    return isinstance(call.stopped, BudgetReached) and call.spending.limit == call.spending.cap
 
 
 def _status(
@@ -551,6 +524,11 @@ def _status(
         at=datetime.now(UTC),
         **others,
     )
+
+
+def _next_reading(began_at: float) -> float:
+    """Return when a directory is read again whose reading began then and has just ended."""
+    return began_at + max(_READ_EVERY_S, (time.monotonic() - began_at) * _READING_SHARE)
 
 
 class FollowedRun:
@@ -590,8 +568,7 @@ class FollowedRun:
                 if not self.directory.path.is_dir():
                     raise
                 self._status = replace(self._status, problem=str(error), at=datetime.now(UTC))
-            took_s = time.monotonic() - began_at
-            self._next_at = began_at + max(_READ_EVERY_S, took_s * _READING_SHARE)
+            self._next_at = _next_reading(began_at)
         return self._status
 
     def results(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamo_batch import columns
+from dreamo_batch import columns, live
 from dreamo_batch.call import Call, results_of, stored_table
 from dreamo_batch.cluster import driver
 from dreamo_batch.connect import Service
@@ -224,7 +224,7 @@ def download(
         positions[folder].append(position)
     calls = [_fetching(existing(folder), rows.iloc[at], service) for folder, at in positions.items()]
     for call in calls:
-        driver.work_off(call, None, show=progress)
+        live.work_off(driver.over_shards(call), show=progress)
     fresh = [
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)

@@ -19,7 +19,7 @@ from dreamo_batch.importing import load_module
 from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.synchronize import Event
 
 
@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 logger = logger_named(__name__)
 
 _WORKERS_MAX: Final = 8
+_THREADS: Final = 4  # where there is no cluster, of tasks that could be worked on by one
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 _CHUNK: Final = 32
 """Pictures a task: what an engine adds to each is then below one part in a hundred."""
@@ -223,15 +224,18 @@ def n_workers(cluster: Any) -> int:
 
 
 @contextmanager
-def executor_of(cluster: Any, environment: Mapping[str, str] | None = None) -> Iterator[Executor]:
-    """Open what works on tasks; processes of this machine are started for it, with this beside their environment."""
-    if is_count(cluster):
+def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterator[Executor]:
+    """Open what works on tasks: threads if None; processes of this machine are started, and each begins with a call."""
+    if cluster is None:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            yield threads
+    elif is_count(cluster):
         # Spawned: a process forked beside running threads may hang.
         refuse_in_import()
         context = multiprocessing.get_context("spawn")
         begun = context.Event()
         try:
-            with ProcessPoolExecutor(cluster, context, _begin, (begun, environment or {})) as pool:
+            with ProcessPoolExecutor(cluster, context, _begin, (begun, begin)) as pool:
                 yield pool
         except BrokenProcessPool as error:
             if begun.is_set():
@@ -244,8 +248,9 @@ def executor_of(cluster: Any, environment: Mapping[str, str] | None = None) -> I
         yield cluster.get_executor(pure=False)
 
 
-def _begin(begun: Event, environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
+def _begin(begun: Event, begin: Callable[[], None] | None) -> None:
+    if begin is not None:
+        begin()
     begun.set()
 
 

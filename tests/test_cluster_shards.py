@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from decimal import Decimal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +17,9 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine.directory import RunDirectory, shard_of
-from dreamo_batch.errors import BudgetReached, LedgerDamaged, RunStopped, UsageError
+from dreamo_batch.errors import BudgetReached, DirectoryLocked, LedgerDamaged, RunStopped, UsageError
+from dreamo_batch.gateway.billing import size_price
+from tests.flows import Slow
 
 QUIET = {"progress": False}
 GOLDEN = {
@@ -44,21 +49,38 @@ class Here(Executor):
         return future
 
 
+@pytest.fixture(autouse=True)
+def _quick_beat(monkeypatch):
+    monkeypatch.setattr("dreamo_batch.cluster.shards._BEAT_S", 0.1)
+
+
 @pytest.fixture
 def gateway():
-    with dreamo.LocalGateway(engine="flat") as running:
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.01") as running:
         yield running
 
 
-@pytest.fixture
-def jobs(tmp_path):
-    """Ten rows: two alike, one without a seed, one invalid."""
-    reference = tmp_path / "reference.png"
+@pytest.fixture(scope="module")
+def in_three_shards(tmp_path_factory):
+    """Eight jobs of three shards: each takes a while to open."""
+    reference = tmp_path_factory.mktemp("reference") / "reference.png"
     Image.new("RGB", (64, 64), "orange").save(reference)
+    prompts = ["on a beach", "at night"]
     table = dreamo.sweep(
-        image=str(reference), prompt=["on a beach", "at night"], seed=range(1, 5), size="512x512"
+        image=str(reference), prompt=prompts, seed=range(1, 90), size="512x512", use_rephraser=False
     )
-    table = table.assign(note=[f"row {n}" for n in range(8)], use_rephraser=False)
+    of_shard = dreamo.plan(table)["job_id"].map(shard_of)
+    found = [
+        table[(of_shard == shard).to_numpy()].head(n)
+        for shard, n in zip(of_shard.value_counts().index, (3, 3, 2), strict=False)
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
+@pytest.fixture
+def jobs(in_three_shards):
+    """Eleven rows: two alike, one without a seed, one invalid."""
+    table = in_three_shards.assign(note=[f"row {n}" for n in range(8)])
     more = table.iloc[[0, 1]].assign(seed=[table["seed"].iloc[0], pd.NA], note="more")
     bad = table.iloc[[2]].assign(prompt="")
     table = pd.concat([table, more, bad], ignore_index=True)
@@ -168,10 +190,118 @@ def test_an_executor_that_loses_its_workers_ends_the_call(jobs, gateway, tmp_pat
     assert set(bought(gateway).values()) == {1}
 
 
-def test_what_does_not_work_on_shards_says_so(jobs, gateway, tmp_path):
+def in_background(jobs, run_dir, gateway, **options):
+    return dreamo.start(jobs.head(8), run_dir, gateway=gateway, **options)
+
+
+def until(condition, patience_s=60):
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path):
+    """Whoever works on its shards."""
+    slow, events = Slow(), []
+    options = {"max_in_flight": 2, "on_event": events.append}
+    with (
+        dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
+        ThreadPoolExecutor(1) as pool,
+        in_background(jobs, tmp_path / "run", gateway, cluster=pool, **options) as batch,
+    ):
+        until(lambda: batch.status.n_in_flight == 2)
+        assert dreamo.watch(tmp_path / "run").can_control
+        assert batch.results()["status"].isin(["in_progress", "pending", "submitting"]).all()
+        for again in (lambda: run(jobs, tmp_path / "run", gateway), batch.retry):
+            with pytest.raises(DirectoryLocked, match="This process works on the shards"):
+                again()
+        batch.pause()
+        slow.speed_up()
+        until(lambda: batch.status.n_settled == 2 and len(batch.status.newest) == 2)
+        assert batch.status.phase == "paused"
+        batch.stop()
+        assert batch.wait(**QUIET)["status"].value_counts()["completed"] == 2
+        assert batch.status.phase == "stopped"
+        assert len(gateway.invoice()) == 2
+        batch.resume()
+        assert batch.wait(**QUIET)["status"].eq("completed").all()
+        assert batch.status.phase == "finished"
+        assert [event.kind for event in events] == ["stopped", "done"]
+        assert set(bought(gateway).values()) == {1}
+
+
+def test_a_higher_cap_lets_a_run_in_the_background_go_on(jobs, gateway, tmp_path):
+    price = float(size_price(512, 512))
+    batch = in_background(jobs, tmp_path / "run", gateway, cluster=Here(), max_cost=2.5 * price)
+    with pytest.raises(BudgetReached, match="max_cost"):
+        batch.wait(**QUIET)
+    assert batch.status.is_cap_reached
+    assert batch.status.problem.startswith("The cap of")
+    batch.raise_budget("inf")
+    assert batch.wait(**QUIET)["status"].eq("completed").all()
+    assert batch.status.max_cost_usd is None
+    assert set(bought(gateway).values()) == {1}
+
+
+def test_a_cap_raised_while_shards_are_bought_counts_for_them(jobs, tmp_path):
+    slow, price = Slow(), float(size_price(512, 512))
+    options = {"max_in_flight": 2, "max_cost": 2.5 * price}
+    with (
+        dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
+        ThreadPoolExecutor(1) as pool,
+        in_background(jobs, tmp_path / "run", gateway, cluster=pool, **options) as batch,
+    ):
+        until(lambda: batch.status.n_in_flight == 2)
+        batch.raise_budget(1)
+        slow.speed_up()
+        assert batch.wait(**QUIET)["status"].eq("completed").all()
+        assert dreamo.status(tmp_path / "run")["max_cost_usd"] == "1"
+
+
+def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path):
+    """Over all shards."""
+    faults, events = {"script": {"create": ["drop_before_accept"] * 8}}, []
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.01", faults=faults) as gateway:
+        run(jobs.head(8), tmp_path / "run", gateway, cluster=Here(), on_event=events.append)
+    assert [event.message[:10] for event in events[:-1]] == ["3 attempts", "6 attempts", "8 attempts"]
+    assert {event.kind for event in events[:-1]} == {"held"}
+
+
+class Waiting(Here):
+    """Does nothing before it is told to; its workers say that the service is away."""
+
+    def submit(self, do, /, task):
+        future = Future()
+        self.tasks.append((future, do, task))
+        shard = Path(task.run_dir, task.name)
+        shard.mkdir(parents=True, exist_ok=True)
+        told = {
+            "call_id": task.call_id,
+            "spent_usd": "0",
+            "reserved_usd": "0",
+            "outage": "The service is away.",
+        }
+        told |= {"max_cost_usd": None, "by_status": {}, "n_in_flight": 0}
+        (shard / "pulse.json").write_text(json.dumps(told))
+        return future
+
+
+def test_an_outage_is_told_of_once_while_it_lasts(jobs, gateway, tmp_path):
+    """Not by each shard."""
+    events, engine = [], Waiting()
+    engine._max_workers = 3
+    batch = in_background(jobs, tmp_path / "run", gateway, cluster=engine, on_event=events.append)
+    until(lambda: len(engine.tasks) == 3 and batch.status.outage)
+    for future, do, task in engine.tasks:
+        future.set_result(do(task))
+    assert batch.wait(**QUIET)["status"].eq("completed").all()
+    assert [event.kind for event in events] == ["outage", "done"]
+    assert "The service is away." in batch.status.notices
+
+
+def test_a_directory_that_lost_its_manifest_is_refused(jobs, gateway, tmp_path):
     run(jobs.head(2), tmp_path / "run", gateway, cluster=Here())
-    with pytest.raises(UsageError, match="start"):
-        dreamo.start(jobs, tmp_path / "run", gateway=gateway)
     (tmp_path / "run" / "run.json").rename(tmp_path / "run.json")
     for again in ({}, {"cluster": Here()}):
         with pytest.raises(LedgerDamaged, match="missing"):

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
+import threading
 import time
-import uuid
 from collections import Counter, defaultdict, deque
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dreamo_batch import columns, files, live, parallel
-from dreamo_batch.cluster.shards import SIGNAL, ShardOutcome, ShardTask, beat_s, pulse_of, work_on_shard
+from dreamo_batch import columns, files, parallel
+from dreamo_batch.call import Call
+from dreamo_batch.cluster.shards import (
+    SIGNAL,
+    ShardOutcome,
+    ShardTask,
+    Signal,
+    beat_s,
+    begin_worker,
+    pulse_of,
+    work_on_shard,
+)
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.cluster.slices import Slices
 from dreamo_batch.connect import Service
@@ -31,10 +41,10 @@ from dreamo_batch.engine.coordinator import SystemClock, count_rows
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.replica import is_url
-from dreamo_batch.engine.runner import open_ledger, storage_failed
-from dreamo_batch.engine.status import Snapshot, shown
+from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
+from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import FolderStore, ObjectStore
-from dreamo_batch.errors import BudgetReached, LedgerDamaged, PriceUnknown, RunStopped, UsageError
+from dreamo_batch.errors import BudgetReached, DirectoryLocked, LedgerDamaged, RunStopped, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
@@ -43,20 +53,20 @@ from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import counted, option, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from decimal import Decimal
 
     import pandas as pd
 
-    from dreamo_batch.call import Call
+    from dreamo_batch.call import CallInputs
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.status import Progress
 
 logger = logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.2
 _BUDGET: Final = "budget"  # the cap of the directory, of which its shards have slices
-_IN_PROCESS: Final = 4  # shards at once where no cluster is given
+_COUNTS: Final = ("n_in_flight", "n_again", "n_refused", "waited_s", "n_held")
+_PATIENCE_S: Final = 10.0
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
 
 
@@ -72,101 +82,210 @@ def refuse_ordinary(directory: RunDirectory, cluster: Any) -> None:
         )
 
 
-def work_off(call: Call, cluster: Any, *, show: bool) -> pd.DataFrame:
-    """Run a call to its end, over the shards of its directory if it has any; raises what stopped it early."""
-    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-    directory = call.directory
-    if cluster is None and not directory.is_sharded:
-        return live.work_off(call, show=show)
-    if directory.replica is not None:
-        directory.replica.wait_until_free()
-    with live.interrupts(), ExitStack() as resources:
-        directory.lock()
-        resources.callback(directory.unlock)
-        call.client = call.service.connect(resources, directory)
-        return _Driver(call, cluster).work_off(show=show)
+def over_shards(call: Call, cluster: Any = None) -> Call:
+    """Return a call as one over the shards of its directory, if that has any or a cluster is given."""
+    if cluster is None and not call.directory.is_sharded:
+        return call
+    given = (call.directory, call.inputs, call.entropy, call.service)
+    return ShardedCall(*given, listeners=call.listeners, not_before=call.not_before, cluster=cluster)
 
 
-class _Driver:
-    """Hands shards to workers, and keeps count of them."""
+class _ShardRunner(Runner):
+    """The thread that hands the shards of a call to workers."""
 
-    def __init__(self, call: Call, cluster: Any) -> None:
+    def __init__(self, call: ShardedCall) -> None:
+        super().__init__(call.directory)
         self._call = call
-        self._directory, self._inputs = call.directory, call.inputs
+        self._on_close, self._on_end = call.finish, call.tell_of_end
+
+    def is_ended(self, timeout_s: float) -> bool:
+        """Whether it has ended, or does so in time, since its call was stopped."""
+        return self._call.is_halted and self.is_closed.wait(timeout_s)
+
+    def _loop(self) -> None:
+        self._call.work()
+
+    def listen(self) -> None:
+        """Do what others ask."""
+        self._take(0.0)
+
+    def _halt(self, message: object) -> None:  # noqa: ARG002 - there is one call
+        self._call.halt()
+
+    def _close(self) -> None:
+        with ExitStack() as last:
+            last.callback(self.resources.close)
+            last.callback(self.directory.unlock)
+            last.callback(self._on_close)
+
+
+# An executor waits at exit until its workers are done, so they are stopped before that.
+threading._register_atexit(partial(wait_at_exit, _ShardRunner))  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+class ShardedCall(Call):
+    """A call that hands shards to workers, and keeps count of them."""
+
+    tells_changes = False
+    runner: _ShardRunner
+
+    def __init__(self, *given: Any, cluster: Any, **others: Any) -> None:
+        super().__init__(*given, **others)
         self._cluster = cluster
-        self._listeners = call.listeners
-        self._call_id = uuid.uuid4().hex
         self._environment: dict[str, str] = {}
-        self._service = self._for_workers()
-        manifest = self._manifest()
-        shards = {name: read_state(shard) for name, shard in self._directory.shards().items()}
-        state = joined(shards, stored_terms(self._directory))
-        self._assignment = planning.assignment(
-            call.inputs.prepared, state, call.inputs.options, self._directory.path, call.inputs.chosen
-        )
-        if call.inputs.fetched is not None:
-            self._assignment = planning.fetching_only(self._assignment, call.inputs.fetched)
-        self._budget = call.budget(self._assignment, state, call.told_price())
-        team = call.inputs.options.budget or state.terms.budget
-        self._team = None if team is None else Budget.of(team)
-        self._refuse_two_caps()
-        self._chosen = {
-            job_id: next_number(state.of(job_id))
-            for job_id, _ in self._assignment.to_submit
-            if state.of(job_id)
-        }
-        nearly = planning.nearly_bought(call.inputs.prepared, state, self._directory.jobs)
-        self._warnings = planning.warnings_of(
-            call.inputs.prepared, nearly, {job_id for job_id, _ in self._assignment.to_submit}
-        )
-        self._remember(manifest)
-        self._table, _ = read_frame(self._directory.jobs)
-        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID]
-        self._shard_of_row = ids.map(shard_of, na_action="ignore").to_numpy()
-        self._snapshots = self._as_it_stands(shards)
-        to_save = (key for key, _ in self._assignment.to_save)
-        keys = (*self._assignment.to_submit, *self._assignment.to_poll, *to_save)
-        self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
-        self._slices = self._share_out(shards)
         self._notices: list[str] = []
-        self._n_said = 0
         self._stopped: BaseException | None = None
+        self.is_halted = self._is_paused = self._is_out = False
+        self._n_held = 0
         self._short: set[str] = set()
         self._last_short: BudgetReached | None = None
         self._pulsed_at = 0.0
         self._committed_before: Decimal | None = None
 
-    def work_off(self, *, show: bool) -> pd.DataFrame:
-        """Have every shard worked on that has something to do."""
-        __tracebackhide__ = True
-        live.announce.get()("")
-        self._listeners.begin(self._call.client.settings.api_key)
-        bar = shown(self._snapshot(), show=show)
-        try:
-            for warning in self._warnings:
-                bar.say(f"warning: {warning}", logging.WARNING)
-            self._work(bar)
-            return self._end(bar)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                self._signal(is_stopped=True)
-                bar.say(
-                    f"Stopped. Run {same_call()} again to resume ({self._directory.given}).", logging.WARNING
-                )
-            self._listeners.tell_of_stop(error, self._snapshot())
-            raise
-        finally:
-            self._signal(is_stopped=True)  # also for what an engine might begin anew
-            bar.close()
-            self._listeners.wait()
+    def begin(self, on_begin: Callable[[Call], None] = lambda _: None) -> None:
+        """Check everything, then buy in a thread; one call at a time, also in this process."""
+        earlier = live(self.directory.path)
+        if earlier is not None and not (isinstance(earlier, _ShardRunner) and earlier.is_ended(_PATIENCE_S)):
+            raise DirectoryLocked(
+                f"This process works on the shards of {self.directory.name}. Wait until it is done, or stop it."
+            )
+        if self.directory.replica is not None:
+            self.directory.replica.wait_until_free()
+        with ExitStack() as resources:
+            self.directory.lock()
+            resources.callback(self.directory.unlock)
+            self.client = self.service.connect(resources, self.directory)
+            self._prepare()
+            self.runner = _ShardRunner(self)
+            on_begin(self)
+            self.listeners.begin(self.client.settings.api_key)
+            self._is_paused = self._waits(self._notices)
+            self.runner.resources, self.is_begun = resources.pop_all(), True
+            self.runner.start()
+
+    def _prepare(self) -> None:
+        directory, inputs = self.directory, self.inputs
+        self._service = self._for_workers()
+        manifest = self._manifest()
+        shards = {name: read_state(shard) for name, shard in directory.shards().items()}
+        state = joined(shards, stored_terms(directory))
+        self._planned = planning.assignment(
+            inputs.prepared, state, inputs.options, directory.path, inputs.chosen
+        )
+        if inputs.fetched is not None:
+            self._planned = planning.fetching_only(self._planned, inputs.fetched)
+        self._budget = self.budget(self._planned, state, self.told_price())
+        team = inputs.options.budget or state.terms.budget
+        self._team = None if team is None else Budget.of(team)
+        self._refuse_two_caps()
+        submitted = {job_id for job_id, _ in self._planned.to_submit}
+        self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
+        nearly = planning.nearly_bought(inputs.prepared, state, directory.jobs)
+        self.warnings = planning.warnings_of(inputs.prepared, nearly, submitted)
+        self._store(manifest)
+        self._table, _ = read_frame(directory.jobs)
+        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID]
+        self._shard_of_row = ids.map(shard_of, na_action="ignore").to_numpy()
+        self._snapshots = self._as_it_stands(shards)
+        to_save = (key for key, _ in self._planned.to_save)
+        keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
+        self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
+        self._slices = self._share_out(shards)
+
+    # What others ask, in their own threads.
+
+    def release(self) -> None:
+        """Submit from now on."""
+        self.pause(is_paused=False)
+
+    def stop(self) -> None:
+        """Have every worker stop; requests on the wire are still recorded."""
+        if self.is_begun:
+            self.runner.interrupt()
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether this process is only a fork of the one that works on the run."""
+        return self.is_begun and self.runner.is_of_parent
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """What stopped the call early."""
+        return self.runner.error or self._stopped
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said while it goes."""
+        return self._notices
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it submits nothing for now."""
+        return self._is_paused
+
+    @property
+    def state(self) -> State:
+        """What the ledgers of all shards know."""
+        return read_state(self.directory)
+
+    @property
+    def spending(self) -> Spending:
+        """The cap, and what was spent when the call began."""
+        return self._budget
+
+    def waiting(self) -> frozenset[str]:
+        """Return the failed or ambiguous jobs that are still to be submitted."""
+        state = self.state
+        return frozenset(
+            job_id for job_id, number in self._chosen.items() if next_number(state.of(job_id)) == number
+        )
+
+    def quietly(self, do: Callable[[], object]) -> None:
+        """Do something with what lies on the disk."""
+        do()
+
+    def follow(self, note: Callable[..., None]) -> None:
+        """Keep who follows; attempts change in other processes."""
+        self._follower = note
+
+    def pause(self, *, is_paused: bool) -> bool:
+        """Submit nothing for now, or go on; False if the call is over, or was stopped."""
+
+        def pause_here() -> None:
+            self._is_paused = is_paused
+            self._signal()
+
+        return self.ask(pause_here)
+
+    def set_cap(self, cap: Decimal | None) -> bool:
+        """Set the cap; False if the call is over, or was stopped."""
+
+        def set_here() -> None:
+            self.directory.update_manifest(cap=None if cap is None else exact_text(cap))
+            self._budget.cap = cap
+            if self._slices is not None:
+                self._slices.limit(cap=self._budget.limit)
+            self._committed_before = None
+
+        return self.ask(set_here)
+
+    def again(self, inputs: CallInputs) -> Call:
+        """Return a call that goes on with this one."""
+        now = Spending(price=self._budget.price, attempts=self.state.kinds())
+        now.call_limit = self._budget.call_limit
+        return over_shards(super().again(replace(inputs, before=now)), self._cluster)
+
+    def results_now(self) -> pd.DataFrame:
+        """Return the table as it stands."""
+        return assembly.mark(composed(self.directory), self.directory)
 
     # Before anything is sent.
 
     def _for_workers(self) -> Service:
         """Return the service as workers know it: they have the user's key from their own environment."""
-        given, settings = self._call.service, self._call.client.settings
+        given, settings = self.service, self.client.settings
         if self._cluster is None:
-            return Service(client=self._call.client)
+            return Service(client=self.client)
         key = None if settings.api_key is None else settings.api_key.reveal()
         is_local = given.gateway is not None and settings.is_loopback
         if parallel.is_count(self._cluster):
@@ -183,7 +302,7 @@ class _Driver:
         )
 
     def _manifest(self) -> Manifest:
-        directory, service = self._directory, self._call.client.settings.service_name
+        directory, service = self.directory, self.client.settings.service_name
         manifest = directory.read_manifest()
         if manifest is None and directory.is_sharded:
             raise LedgerDamaged(
@@ -191,16 +310,16 @@ class _Driver:
                 "file from a copy."
             )
         refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
-        manifest = manifest or Manifest(service=service, entropy=self._call.entropy, n_shards=N_SHARDS)
+        manifest = manifest or Manifest(service=service, entropy=self.entropy, n_shards=N_SHARDS)
         refuse_other_service(directory, manifest.service, service)
-        refuse_other_entropy(directory, manifest.entropy, self._call.entropy)
+        refuse_other_entropy(directory, manifest.entropy, self.entropy)
         return manifest
 
     def _refuse_two_caps(self) -> None:
-        options = self._inputs.options
+        options = self.inputs.options
         if self._team is not None and self._is_capped:
             raise UsageError(
-                f"{self._directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
+                f"{self.directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
                 f"{option('max_cost')} and {option('max_new_cost')}."
             )
         if self._is_capped and self._budget.price is None and options.pilot is not None:
@@ -210,15 +329,15 @@ class _Driver:
     def _is_capped(self) -> bool:
         return self._budget.limit is not None
 
-    def _remember(self, manifest: Manifest) -> None:
+    def _store(self, manifest: Manifest) -> None:
         """Store the table and the options; from here on, workers of an earlier call stop."""
-        cap, inputs = self._budget.cap, self._inputs
+        cap, inputs = self._budget.cap, self.inputs
         try:
-            write_jobs(self._directory.jobs, inputs.user, inputs.prepared, self._call_id)
-            self._directory.write_manifest(
+            write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
+            self.directory.write_manifest(
                 replace(
                     manifest,
-                    table_id=self._call_id,
+                    table_id=self._table_id,
                     settings=inputs.options.as_settings(),
                     cap=None if cap is None else exact_text(cap),
                     budget=None if self._team is None else self._team.place,
@@ -226,17 +345,19 @@ class _Driver:
                 )
             )
         except OSError as error:
-            raise storage_failed(self._directory, error) from error
+            raise storage_failed(self.directory, error) from error
 
-    def _signal(self, *, is_stopped: bool) -> None:
-        """Say to all workers which call goes on, and whether it was stopped."""
-        text = json.dumps({"call_id": self._call_id, "is_stopped": is_stopped})
-        files.replace(self._directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
+    def _signal(self, *, is_stopped: bool = False) -> None:
+        """Say to all workers which call goes on, and whether it was stopped or paused."""
+        is_stopped |= self.is_halted
+        signal = Signal(self._table_id, is_stopped=is_stopped, is_paused=self._is_paused)
+        text = json.dumps(asdict(signal))
+        files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _as_it_stands(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
         """Count rows and money shard by shard, as long as nobody works on them."""
         weights: dict[str, dict[str, int]] = defaultdict(dict)
-        for job_id, n_rows in self._assignment.weights.items():
+        for job_id, n_rows in self._planned.weights.items():
             weights[shard_of(job_id)][job_id] = n_rows
         return {
             name: _snapshot(weights[name], shards.get(name, State()), self._budget.price)
@@ -262,7 +383,7 @@ class _Driver:
                 granted = (share.amount for share in slices.shares.values())
                 slices.limit(cap=total((*granted, *(committed[name] for name in left_out))))
                 for name in left_out:
-                    self._join(self._directory.shard(name), place)
+                    self._join_shard(self.directory.shard(name), place)
             for name, one in shards.items():
                 self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
             self._work_of += Counter()  # without those that have nothing to do
@@ -271,12 +392,12 @@ class _Driver:
             raise unreachable(place, error) from error
         return slices
 
-    def _join(self, shard: RunDirectory, place: str) -> None:
+    def _join_shard(self, shard: RunDirectory, place: str) -> None:
         """Have what a shard spent count to the cap."""
         if shard.replica is not None:
             shard.replica.wait_until_free()
         clock = SystemClock()
-        ledger = open_ledger(shard, self._call.client.settings.service_name, clock, self._call.entropy)
+        ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
         try:
             share = BudgetShare(Budget.of(place), ledger)
             spending = Spending(price=self._budget.price, attempts=ledger.state.kinds())
@@ -287,72 +408,74 @@ class _Driver:
             ledger.abandon()
             shard.unlock()
 
-    # While it goes.
+    # In the thread of the runner.
 
-    def _work(self, bar: Progress) -> None:
+    def work(self) -> None:
+        """Have every shard worked on that has something to do."""
         waiting = deque(name for name, _ in self._work_of.most_common())
         n_lost = 0
-        while waiting and self._stopped is None:
+        while waiting and not self.is_halted:
             n_before = len(waiting)
-            self._signal(is_stopped=False)
+            self._signal()
             try:
-                with self._executor(len(waiting)) as (executor, width):
-                    self._hand_out(waiting, executor, width, bar)
+                with parallel.executor_of(
+                    self._cluster, partial(begin_worker, self._environment)
+                ) as executor:
+                    self._hand_out(waiting, executor)
             except BrokenExecutor as error:
                 n_lost = n_lost + 1 if len(waiting) == n_before else 1
                 if not parallel.is_count(self._cluster) or n_lost > _LOST_MAX:
-                    raise RunStopped(
+                    self._stopped = RunStopped(
                         f"The workers have died ({error}). Run {same_call()} again to resume; nothing is bought twice."
-                    ) from error
-                bar.say(
-                    f"A worker has died; {counted(len(waiting), 'shard')} are worked on anew.",
-                    logging.WARNING,
+                    )
+                    return
+                self._notices.append(
+                    f"A worker has died; {counted(len(waiting), 'shard')} are worked on anew."
                 )
+            self.runner.listen()
             if not waiting and self._may_go_on():
                 waiting.extend(self._short)
                 self._short.clear()
+        if not self.is_halted:
+            self._stopped = self._out_of_money()
+
+    def halt(self) -> None:
+        """Have every worker stop."""
+        self.is_halted = True
+        self._signal()
 
     def _may_go_on(self) -> bool:
         """Whether others have given back what shards were short of, since the last time."""
         if not self._short or self._slices is None or self._budget.price is None:
             return False
         self._slices.read()
-        room, whole = self._slices.room(), self._snapshot()
+        room, whole = self._slices.room(), self.snapshot()
         committed = total((whole.spent_usd, whole.reserved_usd))
         is_more = room is not None and room >= self._budget.price and committed != self._committed_before
         self._committed_before = committed
         return is_more
 
-    @contextmanager
-    def _executor(self, n_shards: int) -> Iterator[tuple[Executor, int]]:
-        """Open what works on shards, and say how many of them it may have at once."""
-        if self._cluster is None:
-            with ThreadPoolExecutor(min(_IN_PROCESS, n_shards), "dreamo-shard") as pool:
-                yield pool, _IN_PROCESS
-            return
-        with parallel.executor_of(self._cluster, self._environment) as executor:
-            yield executor, parallel.n_workers(self._cluster)
-
-    def _hand_out(self, waiting: deque[str], executor: Executor, width: int, bar: Progress) -> None:
+    def _hand_out(self, waiting: deque[str], executor: Executor) -> None:
         """Keep every worker busy; a shard stays in `waiting` until it is done."""
-        width = max(1, min(width, len(waiting), self._inputs.options.max_in_flight))
-        in_flight = self._inputs.options.max_in_flight // width
+        n_workers = parallel.n_workers(self._cluster or executor)
+        width = max(1, min(n_workers, len(waiting), self.inputs.options.max_in_flight))
+        in_flight = self.inputs.options.max_in_flight // width
         left, running = deque(waiting), dict[Future[ShardOutcome], str]()
         try:
-            while left or running:
-                while left and len(running) < width and self._stopped is None:
+            while (left and not self.is_halted) or running:
+                self.runner.listen()
+                while left and len(running) < width and not (self.is_halted or self._is_paused):
                     name = left.popleft()
                     running[executor.submit(work_on_shard, self._task(name, in_flight))] = name
                 done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
+                if not running:  # paused
+                    time.sleep(_LOOK_EVERY_S)
                 for future in done:
                     name = running.pop(future)
-                    self._take(name, future.result())
+                    self._take_outcome(name, future.result())
                     waiting.remove(name)
                 self._hear(running.values())
-                bar.update(self._snapshot())
-                self._say_notices(bar)
-                if self._stopped is not None:
-                    left.clear()
+                self._tell_news()
         except BaseException:
             self._signal(is_stopped=True)
             for future in running:
@@ -360,13 +483,13 @@ class _Driver:
             raise
 
     def _task(self, name: str, max_in_flight: int) -> ShardTask:
-        options, price, inputs = self._inputs.options, self._budget.price, self._inputs
+        options, price, inputs = self.inputs.options, self._budget.price, self.inputs
         return ShardTask(
             run_dir=self._run_dir,
             name=name,
-            call_id=self._call_id,
+            call_id=self._table_id,
             table=self._table_of(name),
-            entropy=self._call.entropy,
+            entropy=self.entropy,
             options=replace(
                 options,
                 max_cost=None,
@@ -385,7 +508,7 @@ class _Driver:
 
     @property
     def _run_dir(self) -> str:
-        return str(self._directory.path) if self._directory.replica is None else self._directory.replica.url
+        return str(self.directory.path) if self.directory.replica is None else self.directory.replica.url
 
     def _table_of(self, name: str) -> bytes:
         """Return the rows of a shard as a Parquet file; a duplicate names the place of its first row there."""
@@ -396,10 +519,10 @@ class _Driver:
         moved[is_again] = np.searchsorted(places, rows.loc[is_again, again].to_numpy(dtype=np.int64))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "table.parquet"
-            write_frame(path, rows.assign(**{again: moved}), {"table_id": self._call_id})
+            write_frame(path, rows.assign(**{again: moved}), {"table_id": self._table_id})
             return path.read_bytes()
 
-    def _take(self, name: str, outcome: ShardOutcome) -> None:
+    def _take_outcome(self, name: str, outcome: ShardOutcome) -> None:
         """Keep what a shard came to; what stops one for any other reason than its slice stops all."""
         if outcome.snapshot is not None:
             self._snapshots[name] = outcome.snapshot
@@ -409,7 +532,7 @@ class _Driver:
             self._last_short = outcome.error
         elif outcome.error is not None and self._stopped is None:
             self._stopped = outcome.error
-            self._signal(is_stopped=True)
+            self.halt()
 
     def _hear(self, names: Iterable[str]) -> None:
         """Read how far the workers are."""
@@ -417,27 +540,43 @@ class _Driver:
             return
         self._pulsed_at = time.monotonic() + beat_s(self._run_dir)
         for name in names:
-            self._snapshots[name] = pulse_of(self._directory, name, self._call_id) or self._snapshots[name]
+            self._snapshots[name] = pulse_of(self.directory, name, self._table_id) or self._snapshots[name]
 
-    def _say_notices(self, bar: Progress) -> None:
-        for line in self._notices[self._n_said :]:
-            bar.say(line, logging.WARNING)
-        self._n_said = len(self._notices)
+    def _tell_news(self) -> None:
+        """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""
+        now = self.snapshot()
+        if now.n_held.bit_length() > self._n_held.bit_length():
+            self.tell(
+                "held",
+                f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
+                "is sent again unless you ask.",
+            )
+        if now.outage and not self._is_out:
+            self._notices.append(now.outage)
+            self.tell("outage", now.outage)
+        self._n_held, self._is_out = now.n_held, bool(now.outage)
 
-    def _snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Add up all shards."""
-        whole = _added(self._snapshots.values())
+        shards = list(self._snapshots.values())
         counts = Counter(dict.fromkeys(columns.STATUSES, 0))
-        counts.update(whole.by_status)
-        counts[columns.INVALID] += self._assignment.n_invalid
-        return replace(whole, by_status=counts, max_cost_usd=self._budget.cap)
-
-    # At the end.
+        for one in shards:
+            counts.update(one.by_status)
+        counts[columns.INVALID] += self._planned.n_invalid
+        sums: dict[str, Any] = {name: sum(getattr(one, name) for one in shards) for name in _COUNTS}
+        return Snapshot(
+            by_status=counts,
+            spent_usd=total(one.spent_usd for one in shards),
+            reserved_usd=total(one.reserved_usd for one in shards),
+            max_cost_usd=self._budget.cap,
+            outage=next((one.outage for one in shards if one.outage), ""),
+            **sums,
+        )
 
     def _out_of_money(self) -> BudgetReached | None:
         if not self._short:
             return None
-        whole, limit = self._snapshot(), self._budget.limit
+        whole, limit = self.snapshot(), self._budget.limit
         if limit is None:  # a budget that others share says more
             return self._last_short
         name = "max_cost" if limit == self._budget.cap else "max_new_cost"
@@ -449,45 +588,16 @@ class _Driver:
             f"with a higher {option(name)}."
         )
 
-    def _end(self, bar: Progress) -> pd.DataFrame:
-        __tracebackhide__ = True
-        results = assembly.mark(composed(self._directory), self._directory)
-        reconciliation = assembly.reconcile(len(self._inputs.user), results)
-        self._directory.update_manifest(reconciliation=reconciliation)
-        bar.update(self._snapshot())
-        ending = assembly.sentence(reconciliation, self._snapshot().spent_usd)
-        bar.say(ending)
-        if reconciliation["by_status"].get(columns.AMBIGUOUS):
-            for line in assembly.ambiguous_lines(results, read_state(self._directory)):
-                bar.say(line, logging.WARNING)
-        stopped = self._stopped or self._out_of_money()
-        if isinstance(stopped, RunStopped | PriceUnknown):
-            stopped.results, stopped.run_dir = results, self._directory.path
-        if stopped is not None:
-            raise stopped
-        self._listeners.tell("done", ending, self._snapshot())
-        return results
+    def finish(self) -> None:
+        """Say that the call is over, also to what an engine might begin anew, and put the results together."""
+        self.halt()
+        results = self.results_now()
+        self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
+        self.directory.update_manifest(reconciliation=self.reconciliation)
+        self.results = results  # last: other threads look for it
 
 
 def _snapshot(weights: dict[str, int], state: State, price: Decimal | None) -> Snapshot:
     budget = Spending(price=price, attempts=state.kinds())
     n_open = sum(1 for _ in state.open())
     return Snapshot(count_rows(weights, 0, state), budget.spent, budget.reserved, None, n_open)
-
-
-def _added(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Add up counts and money."""
-    several = list(snapshots)
-    counts: Counter[str] = Counter()
-    for one in several:
-        counts.update(one.by_status)
-    return Snapshot(
-        by_status=counts,
-        spent_usd=total(one.spent_usd for one in several),
-        reserved_usd=total(one.reserved_usd for one in several),
-        max_cost_usd=None,
-        n_in_flight=sum(one.n_in_flight for one in several),
-        n_again=sum(one.n_again for one in several),
-        n_refused=sum(one.n_refused for one in several),
-        waited_s=sum(one.waited_s for one in several),
-    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +62,15 @@ class ShardTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What the driver says to all workers: which call goes on, and whether it was stopped or paused."""
+
+    call_id: str
+    is_stopped: bool = False
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ShardOutcome:
     """How a shard stands after a task; `snapshot` is None if it was not begun."""
 
@@ -69,13 +79,22 @@ class ShardOutcome:
     error: DreamoError | None = None
 
 
+def begin_worker(environment: Mapping[str, str]) -> None:
+    """Begin a process of this machine that works on shards; the driver says when to stop, also at Ctrl-C."""
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def work_on_shard(task: ShardTask) -> ShardOutcome:
     """Work on one shard until all its rows are settled, or the run is stopped."""
     parent = _Parent(task.run_dir, task.call_id)
     table = parent.table(task)
     with interrupts():
-        while not parent.is_over():
+        while not (told := parent.signal()).is_stopped:
             try:
+                if told.is_paused:
+                    threading.Event().wait(beat_s(task.run_dir))
+                    continue
                 inputs = CallInputs(
                     table.user,
                     table.prepared,
@@ -99,17 +118,20 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
         call.release()
         while not call.is_over:
             call.pause_for(beat_s(parent.run_dir))
-            if parent.is_over():
+            told = parent.signal()
+            if told.is_stopped:
                 call.stop()
+            elif told.is_paused != call.is_paused:
+                call.pause(is_paused=told.is_paused)
             parent.tell(run.directory, call.snapshot())
     except BaseException:
         call.stop()
         call.runner.is_closed.wait()
         raise
-    error = call.runner.error or call.coordinator.stopped
+    error = call.stopped
     if error is not None and not isinstance(error, DreamoError):
         raise error
-    return ShardOutcome(call.snapshot(), (*call.warnings, *call.coordinator.notices), error)
+    return ShardOutcome(call.snapshot(), (*call.warnings, *call.notices), error)
 
 
 class _Parent:
@@ -125,15 +147,15 @@ class _Parent:
         """Return the path or URL of a file or a shard."""
         return f"{self.run_dir.rstrip('/')}/{name}"
 
-    def is_over(self) -> bool:
-        """Whether the call was stopped, or another one has taken its place."""
+    def signal(self) -> Signal:
+        """Return what the driver says; the call is stopped where another one has taken its place."""
         try:
             content = self._read(SIGNAL)
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
-            return False
-        signal = {} if content is None else json.loads(content)
-        return signal.get("call_id") != self._call_id or bool(signal.get("is_stopped"))
+            return Signal(self._call_id)
+        told = Signal("") if content is None else Signal(**json.loads(content))
+        return told if told.call_id == self._call_id else replace(told, is_stopped=True)
 
     def _read(self, name: str) -> bytes | None:
         return (self._folder / name).read_bytes() if self._replica is None else self._replica.read(name)

@@ -28,15 +28,12 @@ class SharedCap(Protocol):
 
     def more(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
         """Have the slice raised to up to `wanted` in all, and return it; it counts once the ledger has it."""
-        ...
 
     def give_back(self, spending: Spending, state: State) -> None:
         """Lower the slice to what is spent and reserved, which the ledger has as its slice already."""
-        ...
 
     def used_up(self, here: str) -> str:
         """Say that nothing is left for this run, how it stands here, who holds what, and what to do."""
-        ...
 
 
 class Spending:

@@ -153,8 +153,8 @@ class Coordinator:
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
-        self._is_outage_noticed = False
-        self._is_standstill_noticed = False
+        self._outage = ""  # as it was noticed
+        self._standstill = ""
         self._was_over_cap = bool(budget.excess)
         self._n_held = 0
         self._job_of: dict[int, str] = {}  # by hash, because texts would take much memory
@@ -422,6 +422,8 @@ class Coordinator:
             n_again=self._n_again,
             n_refused=self.schedule.quota.n_refused,
             waited_s=self.schedule.quota.waited_s,
+            n_held=self._n_held,
+            outage=self._outage or self._standstill,
         )
 
     def _create_ended(self, answer: effects.CreateAnswer) -> None:
@@ -707,25 +709,26 @@ class Coordinator:
 
     def _notice_outage(self) -> None:
         outage = self.schedule.outage
-        if outage.is_lasting and outage.mood == "down" and not self._is_outage_noticed:
-            self._is_outage_noticed = True
-            self.notices.append(f"Service unreachable{_reason(self._away)}; retrying. No rows are lost.")
-            self.tell("outage", self.notices[-1])
-        elif self._is_outage_noticed and outage.has_answered:
-            self._is_outage_noticed = False
+        if outage.is_lasting and outage.mood == "down" and not self._outage:
+            self._outage = f"Service unreachable{_reason(self._away)}; retrying. No rows are lost."
+            self.notices.append(self._outage)
+            self.tell("outage", self._outage)
+        elif self._outage and outage.has_answered:
+            self._outage = ""
             self.notices.append("The service is back; resuming.")
 
     def _notice_standstill(self, now: float) -> None:
         schedule = self.schedule
-        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._is_standstill_noticed:
-            self._is_standstill_noticed = True
+        if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._standstill:
             asked_s = max(1.0, schedule.cool_down_left_s(now))
-            self.notices.append(
-                f"Rate limited (429){_reason(self._limited)}; next request in {asked_s:.0f} s. No rows are lost."
+            self._standstill = (
+                f"Rate limited (429){_reason(self._limited)}; next request in {asked_s:.0f} s. No rows are "
+                "lost."
             )
-            self.tell("outage", self.notices[-1])
-        elif self._is_standstill_noticed and schedule.standstill.since is None:
-            self._is_standstill_noticed = False
+            self.notices.append(self._standstill)
+            self.tell("outage", self._standstill)
+        elif self._standstill and schedule.standstill.since is None:
+            self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
 
     def _save(self, key: Key, attempt: Attempt, now: float) -> None:

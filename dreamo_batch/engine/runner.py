@@ -491,10 +491,10 @@ def live(path: Path) -> Runner | None:
         return _live.get(path)
 
 
-def wait_at_exit(timeout_s: float = _AT_EXIT_S) -> None:
+def wait_at_exit(kind: type[Runner] = Runner, timeout_s: float = _AT_EXIT_S) -> None:
     """Stop every runner and wait for the answers of creates on the wire; a second interrupt leaves at once."""
     with _lock:
-        runners = list(_live.values())
+        runners = [runner for runner in _live.values() if isinstance(runner, kind)]
     for runner in runners:
         runner.interrupt()
     until = time.monotonic() + timeout_s

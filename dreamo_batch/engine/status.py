@@ -48,6 +48,8 @@ class Snapshot:
     n_again: int = 0  # rows that have an outcome, and wait to be submitted again
     n_refused: int = 0  # requests of this call answered with 429
     waited_s: float = 0.0  # because of them
+    n_held: int = 0  # attempts of this call that may or may not have been accepted
+    outage: str = ""  # what the run waits for, while the service is away or refuses everything
 
     @property
     def n_rows(self) -> int:
@@ -75,15 +77,12 @@ class Progress(Protocol):
 
     def update(self, snapshot: Snapshot) -> None:
         """Show how far it is."""
-        ...
 
     def say(self, text: str, level: int = logging.INFO) -> None:
         """Show a line; `level` as in logging."""
-        ...
 
     def close(self) -> None:
         """Show no more."""
-        ...
 
 
 class _Spoken:
@@ -398,6 +397,10 @@ class Status(Snapshot):
         Tasks at the service.
     n_refused, waited_s : int, float
         Requests of this call answered with 429 (too many requests), and the seconds waited because of them.
+    n_held : int
+        Attempts of this call that may or may not have been accepted.
+    outage : str
+        What the run waits for, while the service is away or refuses everything; else empty.
     rows_per_s : float or None
         Rows settled in a second, lately; None before the first.
     eta_s : float or None

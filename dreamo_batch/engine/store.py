@@ -64,15 +64,12 @@ class Records(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
-        ...
 
     def put_new(self, name: str, content: bytes) -> None:
         """Write an object unless there is one, and raise `Taken` if there is."""
-        ...
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
-        ...
 
 
 class Store(Records, Protocol):
@@ -80,11 +77,9 @@ class Store(Records, Protocol):
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
-        ...
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that are gone don't matter."""
-        ...
 
 
 class ObjectStore:
