@@ -116,6 +116,7 @@ def each(
     progress: bool = True,
     is_portable: bool = False,
     is_batched: bool = False,
+    n_batch: int = _CHUNK,
 ) -> Iterator[tuple[Item, Result]]:
     """Do something with each item, several at once, and yield the results in order.
 
@@ -127,17 +128,19 @@ def each(
         raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
     if not items:
         return
-    if is_portable and _cluster.get() is not None:
+    if is_portable and is_on_cluster():
         told = f"{what} ({link})" if (link := _dashboard()) else what
         with ticking(len(items), told, unit=unit, progress=progress) as tick:
-            for item, result in _in_chunks(items, do, is_batched=is_batched):
+            for item, result in _in_chunks(items, do, n_batch, is_batched=is_batched):
                 tick()
                 yield item, result
         return
     pool = ThreadPoolExecutor(workers)
     try:
         with ticking(len(items), what, unit=unit, progress=progress) as tick:
-            for item, result in zip(items, _results(pool, items, do, is_batched=is_batched), strict=True):
+            for item, result in zip(
+                items, _results(pool, items, do, n_batch, is_batched=is_batched), strict=True
+            ):
                 tick()
                 yield item, result
     finally:
@@ -145,9 +148,9 @@ def each(
 
 
 def _results(
-    pool: ThreadPoolExecutor, items: Sequence[Item], do: Callable[..., Any], *, is_batched: bool
+    pool: ThreadPoolExecutor, items: Sequence[Item], do: Callable[..., Any], n_batch: int, *, is_batched: bool
 ) -> Iterator[Any]:
-    return chain.from_iterable(pool.map(do, _chunks(items))) if is_batched else pool.map(do, items)
+    return chain.from_iterable(pool.map(do, _chunks(items, n_batch))) if is_batched else pool.map(do, items)
 
 
 # Other processes: Dask, or any executor of `concurrent.futures`.
@@ -172,25 +175,30 @@ def on_cluster(cluster: Any) -> Iterator[None]:
         _cluster.reset(token)
 
 
+def is_on_cluster() -> bool:
+    """Whether there is a cluster, which does what is portable."""
+    return _cluster.get() is not None
+
+
 def _dashboard() -> str:
     """Return where the cluster shows what it does; empty if nowhere."""
     return str(getattr(_cluster.get(), "dashboard_link", None) or "")
 
 
-def _chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
+def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
     """Cut items into chunks, each a task."""
-    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    return [items[start : start + n] for start in range(0, len(items), n)]
 
 
 def _in_chunks(
-    items: Sequence[Item], do: Callable[..., Any], *, is_batched: bool = False
+    items: Sequence[Item], do: Callable[..., Any], n_batch: int, *, is_batched: bool = False
 ) -> Iterator[tuple[Item, Any]]:
     """Do something with each item on the cluster, and yield the results in order; both must be picklable.
 
     A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
     done again.
     """
-    left, n_lost = _chunks(items), 0
+    left, n_lost = _chunks(items, n_batch), 0
     work = do if is_batched else functools.partial(_do_chunk, do)
     while left:
         try:

@@ -134,6 +134,8 @@ def test_shards_and_one_directory_give_equal_jobs_bills_and_tables(jobs, gateway
     assert dreamo.status(tmp_path / "parted") == dreamo.status(tmp_path / "plain")
     assert dreamo.costs(tmp_path / "parted", by="note").equals(dreamo.costs(tmp_path / "plain", by="note"))
     assert dreamo.verify(tmp_path / "parted", progress=False) == []
+    exported = [dreamo.export(done, tmp_path / "out" / name) for name, done in (("a", plain), ("b", parted))]
+    assert [(one["pictures"], one["missing"]) for one in exported] == [(9, 0)] * 2
     assert len(engine.tasks) == parted["job_id"].dropna().map(shard_of).nunique()
 
 

@@ -471,7 +471,7 @@ class Racing(dict):
             self.pop(name, None)
 
 
-def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway):
+def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, tmp_path):
     """Each with a log of its own, under one cap; pictures come from where they lie."""
     with ThreadPoolExecutor(2) as pool:
         done = dreamo.run(sweep(4), URL, gateway=gateway, cluster=pool, max_cost=1, **QUIET)
@@ -483,6 +483,8 @@ def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway):
     assert dreamo.verify(URL, **QUIET) == []
     here = replica.folder_of(URL)
     assert all((here / path).is_file() for path in there["output_path"])
+    machine()
+    assert dreamo.export(URL, tmp_path / "out", **QUIET)["pictures"] == 4
     more = dreamo.run(sweep(6), URL, gateway=gateway, **QUIET)
     assert dreamo.watch(URL).status.phase == "finished"
     assert dreamo.status(URL)["max_cost_usd"] == "1"

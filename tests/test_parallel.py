@@ -24,6 +24,7 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.results import measure as measuring
 from dreamo_batch.service.failures import Failure, FailureKind
+from tests import tiny_models
 from tests.flows import dask_client
 
 QUIET = {"progress": False}
@@ -113,6 +114,33 @@ def test_values_are_those_of_one_process(finished, tmp_path, cluster):
     alone = looked_at(one, tmp_path / "a", None)
     for mine, theirs in zip(alone, looked_at(other, tmp_path / "b", cluster), strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
+
+
+def test_vectors_and_exports_are_those_of_one_process(finished, tmp_path, processes):
+    """Bit by bit, of every model, with an unreadable picture and batches that don't come out even."""
+    models = tiny_models.folder_of_all(tmp_path / "models")
+    metrics = [
+        dreamo.metrics.Embedding(path=models, batch_size=4),
+        dreamo.metrics.PromptMatch(path=models),
+        dreamo.metrics.Face(path=models),
+    ]
+    made = []
+    for name, cluster in (("one", None), ("other", processes)):
+        run_dir = shutil.copytree(finished, tmp_path / name)
+        next((run_dir / "images").iterdir()).write_bytes(b"cut off")
+        measured = dreamo.measure(run_dir, metrics, cluster=cluster, **QUIET)
+        counts = dreamo.export(finished, tmp_path / f"x-{name}", text=True, cluster=cluster, **QUIET)
+        folder = Path(counts.pop("folder"))
+        files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        vectors = pd.read_parquet(run_dir / "metrics.parquet").sort_values(
+            ["metric", "output_sha256"], ignore_index=True
+        )
+        made.append((measured.drop(columns="run_dir", errors="ignore"), counts, files, vectors))
+    (one, *files), (other, *others) = made
+    pd.testing.assert_frame_equal(one, other)
+    assert files[:2] == others[:2]
+    pd.testing.assert_frame_equal(files[2], others[2])
+    assert one["dinov2-small"].notna().sum() == 5
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True])

@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import partial
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ import pandas as pd
 from dreamo_batch import columns, files
 from dreamo_batch.engine.checkpoint import IMAGE, read_jobs, references_of
 from dreamo_batch.engine.directory import (
+    SHARDS,
     NotAPicture,
     RunDirectory,
     further_paths,
@@ -34,7 +36,7 @@ from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import each, on_cluster
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.methods import Methods
@@ -56,6 +58,7 @@ _NAMED_MAX: Final = 3
 _WRITERS: Final = 8  # which wait for the disk together
 _IMAGES: Final = "images"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
+_SHARD: Final = re.compile(rf"(?:{SHARDS}/[0-9a-f]{{2}}/)?")
 _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
 
 # What is known of each job from the run directory.
@@ -142,11 +145,12 @@ class ExportedPictures(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A file for the folder: its name, its content, and the file it may be a hard link to."""
+    """A file for the folder: its name, its content, the file it may be a hard link to, and words to put into it."""
 
     name: str
     content: Callable[[], bytes]
     original: Path | None = None
+    words: Mapping[str, object] | None = None
 
 
 def export(
@@ -159,6 +163,7 @@ def export(
     pictures: Literal["copy", "link", "none"] = "copy",
     text: bool = False,
     excel_safe: bool = False,
+    cluster: Any = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write results and pictures into a folder that other tools read.
@@ -193,6 +198,9 @@ def export(
     excel_safe : bool
         Write CSV and TSV for spreadsheets: with the byte order mark by which Excel recognises UTF-8, and with cells
         that start like a formula escaped.
+    cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
+        Write the pictures in other processes: a Dask client (extra `dask`), any executor, or a number of processes of
+        this machine. They must reach the run directory and the folder under the same paths.
     progress : bool
         Show a bar while files are written.
 
@@ -237,6 +245,7 @@ def export(
     results = with_ratings(results, folders)
     with ExitStack() as stack:
         target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
+        stack.enter_context(on_cluster(cluster))
         counts = _export(
             results,
             folders,
@@ -275,17 +284,16 @@ def _export(
     items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in formats]
     items += _explanations(table, decided, folders, lines, formats, excel_safe=excel_safe)
     if found is None:
-        _write_folder(target, items, progress=False)
+        _write_folder(target, items)
         return counts
-    without_text: list[str] = []
-    items += [
-        _table_file(f"{_IMAGES}/metadata.csv", found.lines),
-        *_picture_files(found, without_text, has_text=has_text, is_linked=pictures == "link"),
+    items.append(_table_file(f"{_IMAGES}/metadata.csv", found.lines))
+    copies = [
+        *_picture_files(found, has_text=has_text, is_linked=pictures == "link"),
         *_references(decided),
     ]
-    _write_folder(target, items, progress=progress)
+    n_without_text = _write_folder(target, items, copies, progress=progress)
     counts |= {"pictures": len(found.lines), "missing": found.n_missing}
-    return counts | ({"without_text": len(without_text)} if has_text else {})
+    return counts | ({"without_text": n_without_text} if has_text else {})
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
@@ -372,14 +380,16 @@ def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
 
 def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> ExportedPictures:
     """Find the picture of each row on disk; rows that share one have one line."""
-    names = table[columns.OUTPUT_PATH].dropna().map(lambda path: PurePosixPath(path).name)
+    shown = table[columns.OUTPUT_PATH].dropna()
+    names = shown.map(lambda path: PurePosixPath(path).name)
     names = names[names.str.fullmatch(_NAME)]
     free: dict[tuple[Path, str], str] = {}
     taken: set[str] = set()
     n_bytes, urls = table[columns.OUTPUT_BYTES].tolist(), table[columns.OUTPUT_URLS].tolist()
     known, originals, n_missing = [], [], 0
     for place, name in names.items():
-        folder, path = folders[place], f"{_IMAGES}/{name}"
+        folder, shard = folders[place], _SHARD.match(shown[place])
+        path = f"{shard[0] if shard else ''}{_IMAGES}/{name}"
         if (folder, name) in free:
             continue
         free[folder, name] = stem = _free_stem(name, taken)
@@ -577,22 +587,13 @@ def _references(decided: pd.DataFrame) -> Iterator[Item]:
             yield Item(f"references/{digest}{suffix_of(path.read_bytes())}", path.read_bytes)
 
 
-def _picture_files(
-    pictures: ExportedPictures, without_text: list[str], *, has_text: bool, is_linked: bool
-) -> Iterator[Item]:
-    """Return the picture of each line; those that take no text are added to a list when they are read."""
+def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: bool) -> Iterator[Item]:
+    """Return the picture of each line."""
     lines = pictures.lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records")
     for path, line in zip(pictures.originals, lines, strict=True):
-        words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])}
-
-        def read(path: Path = path, words: dict[str, object] = words) -> bytes:
-            content = path.read_bytes()
-            with_words = inscribed(content, words) if has_text else content
-            if with_words is None:
-                without_text.append(path.name)
-            return content if with_words is None else with_words
-
-        yield Item(f"{_IMAGES}/{line[columns.FILE_NAME]}", read, path if is_linked else None)
+        words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])} if has_text else None
+        name = f"{_IMAGES}/{line[columns.FILE_NAME]}"
+        yield Item(name, path.read_bytes, path if is_linked else None, words)
 
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
@@ -643,29 +644,35 @@ def _utf8(text: str) -> bytes:
 # The folder.
 
 
-def _write_folder(folder: Path, items: Sequence[Item], *, progress: bool) -> None:
+def _write_folder(
+    folder: Path, tables: Sequence[Item], copies: Sequence[Item] = (), *, progress: bool = False
+) -> int:
     """Write files into a folder, and delete those of an earlier export that are not among them.
 
-    The list `export.json` distinguishes exported files from others. With the same items nothing changes.
+    The list `export.json` distinguishes exported files from others. With the same items nothing changes. Returns how
+    many can't hold the words they should.
     """
     known = _read_manifest(folder)
-    names = {item.name for item in items}
+    names = {item.name for item in (*tables, *copies)}
     mine, pending = known.get(_FILES, {}), set(known.get(_PENDING, ()))  # pending: a call was cut short
     _refuse_foreign(folder, {*names, *mine}, mine, pending)
     folder.mkdir(parents=True, exist_ok=True)
     _write_manifest(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
-    done = each(
-        items,
-        lambda item: _place(folder / item.name, item),
+    place = partial(_place, folder)
+    done = [(item, place(item)) for item in tables]
+    done += each(
+        copies,
+        place,
         what="exporting",
         unit="file",
         n_workers=_WRITERS,
         progress=progress,
+        is_portable=True,
     )
-    placed = {item.name: digest for item, digest in done}
     for name in (mine.keys() | pending) - names:
         (folder / name).unlink(missing_ok=True)
-    _write_manifest(folder, {_FILES: placed})
+    _write_manifest(folder, {_FILES: {item.name: digest for item, (digest, _) in done}})
+    return sum(is_without for _, (_, is_without) in done)
 
 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
@@ -679,14 +686,16 @@ def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending
         )
 
 
-def _place(path: Path, item: Item) -> str:
-    """Write one file unless it is there already; return its digest."""
-    content = item.content()
+def _place(folder: Path, item: Item) -> tuple[str, bool]:
+    """Write one file unless it is there already; return its digest, and whether it can't hold its words."""
+    path, content = folder / item.name, item.content()
+    written = content if item.words is None else inscribed(content, item.words)
+    content = content if written is None else written
     digest = _digest(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or _digest(path.read_bytes()) != digest:
         files.replace(path, lambda temporary: _link_or_write(temporary, content, item.original))
-    return digest
+    return digest, written is None
 
 
 def _link_or_write(path: Path, content: bytes, original: Path | None) -> None:

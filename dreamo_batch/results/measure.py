@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import pickle
 import threading
 import warnings
 from collections import Counter
@@ -25,7 +26,7 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.logs import logger_named
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
-from dreamo_batch.parallel import each, on_cluster, ticking
+from dreamo_batch.parallel import each, is_on_cluster, on_cluster, ticking
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
 
@@ -536,12 +537,7 @@ def take_vectors(
         else:
             wanted.append(subject)
 
-    def read(subject: Subject) -> Image.Image | str:
-        try:
-            return likeness.read(subject.path, subject.sha256, side_px=metric.side_px)
-        except UnreadablePicture as unreadable:
-            return str(unreadable)
-
+    read = functools.partial(_read, metric.side_px)
     try:
         for subject, vector in embedded(metric, wanted, read, n_workers=n_workers, progress=progress):
             if isinstance(vector, str):
@@ -557,6 +553,13 @@ def take_vectors(
     return found, problems
 
 
+def _read(side_px: int, subject: Subject) -> Image.Image | str:
+    try:
+        return likeness.read(subject.path, subject.sha256, side_px=side_px)
+    except UnreadablePicture as unreadable:
+        return str(unreadable)
+
+
 def embedded(
     metric: VectorMetric,
     items: Sequence[Item],
@@ -566,14 +569,49 @@ def embedded(
     progress: bool = True,
 ) -> Iterator[tuple[Item, Vector | str | None]]:
     """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
+    if is_on_cluster():
+        work: Callable[[Any], Any] = functools.partial(_embed, pickle.dumps(metric), read)
+        yield from each(
+            items,
+            work,
+            what=metric.name,
+            progress=progress,
+            is_portable=True,
+            is_batched=True,
+            n_batch=metric.batch_size,
+        )
+        return
     with ticking(len(items), metric.name, progress=progress) as tick:
         for start in range(0, len(items), metric.batch_size):
             batch = items[start : start + metric.batch_size]
             read_now = list(each(batch, read, what=metric.name, n_workers=n_workers, progress=False))
-            vectors = iter(metric.embed([picture for _, picture in read_now if not isinstance(picture, str)]))
-            for item, picture in read_now:
+            for (item, _), vector in zip(
+                read_now, _in_place(metric, [one for _, one in read_now]), strict=True
+            ):
                 tick()
-                yield item, picture if isinstance(picture, str) else next(vectors)
+                yield item, vector
+
+
+def _in_place(metric: VectorMetric, read: Sequence[Image.Image | str]) -> list[Vector | str | None]:
+    """Put a vector in the place of each picture."""
+    vectors = iter(metric.embed([one for one in read if not isinstance(one, str)]))
+    return [one if isinstance(one, str) else next(vectors) for one in read]
+
+
+_embedding: Final = threading.Lock()  # not every model takes several threads
+
+
+def _embed(kept: bytes, read: Callable[[Item], Image.Image | str], items: Sequence[Item]) -> list[Any]:
+    """Make the vectors of a batch, with a model that is loaded once a process."""
+    pictures = [read(item) for item in items]
+    with _embedding:
+        return _in_place(_unpickled(kept), pictures)
+
+
+@functools.lru_cache(maxsize=4)
+def _unpickled(kept: bytes) -> VectorMetric:
+    metric: VectorMetric = pickle.loads(kept)  # noqa: S301 - made by `embedded`
+    return metric
 
 
 def _measure(
