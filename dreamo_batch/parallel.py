@@ -8,7 +8,7 @@ import os
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -69,15 +69,22 @@ def ticking(
 
 
 def bar_class() -> type[Any]:
-    """Return tqdm's bar for this place, with a lock of its own: another's may be held for ever, or be none."""
+    """Return tqdm's bar for this place, with a lock of its own: another's may be held for ever, or be none.
+
+    tqdm's own bars keep the lock if they can't be drawn, or are interrupted: a worker that logs would wait for ever.
+    """
     return _bar_class_of(load_module("tqdm.auto").tqdm)
 
 
 @functools.cache
 def _bar_class_of(base: type[Any]) -> type[Any]:
-    made = type("DreamoBar", (base,), {"_lock": threading.RLock()})
+    def refresh(self: Any, nolock: bool = False, lock_args: object = None) -> Any:  # noqa: ARG001 - as tqdm calls it
+        with nullcontext() if nolock else made.get_lock():
+            return base.refresh(self, nolock=True)
+
+    made: type[Any] = type("DreamoBar", (base,), {"_lock": threading.RLock(), "refresh": refresh})
     if hasattr(os, "register_at_fork"):  # another thread of the parent may hold it
-        os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))  # type: ignore[attr-defined]
+        os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+import tqdm.auto  # noqa: F401 - when it is imported, it reads the environment that `call` changes
 from click.testing import CliRunner, Result
 from PIL import Image
 

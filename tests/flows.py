@@ -107,13 +107,18 @@ class Slow:
         now = time.time()
         return now + self._late_s + (now - self._sped_up_at) * self._speed
 
-    def let_tasks_end(self) -> None:
-        """Let the tasks of this moment end."""
-        self._late_s += 10_000.0
+    def let_tasks_end(self, of_at_most_s: float = 10_000.0) -> None:
+        """Let the tasks of this moment end, or those of a latency of at most so many seconds."""
+        self._late_s += of_at_most_s
 
     def speed_up(self) -> None:
         """Let hours pass in less than a second from now on."""
-        self._speed, self._sped_up_at = 10_000.0, time.time()
+        if not self._speed:
+            self._speed, self._sped_up_at = 10_000.0, time.time()
+
+    def slow_down(self) -> None:
+        """Let tasks take hours again."""
+        self._late_s, self._speed = self() - time.time(), 0.0
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def dask_client() -> Iterator[Any]:
     """Start two workers of Dask, each a process."""
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client

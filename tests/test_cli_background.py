@@ -348,14 +348,22 @@ def test_a_batch_that_waits_is_stopped_resumed_or_begins_in_time(tmp_path, gatew
     assert done["submitted_at"].min() >= begins_at
 
 
-def test_a_run_waits_until_its_time(tmp_path, gateway):
+def test_a_run_waits_until_its_time(tmp_path, gateway, monkeypatch):
     """Nothing is sent before; then it is checked again, and runs."""
-    begins_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    begins_at = datetime.now(UTC) + timedelta(hours=1)
+    waited = []
+
+    def sleep_until(seconds, _is_over):
+        waited.append((seconds, len(gateway.invoice())))
+        return True
+
+    monkeypatch.setattr(live, "_sleep_until", sleep_until)
     words = ("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run")
     done = call(*words, "--not-before", begins_at.isoformat(), env=at(gateway))
     assert done.exit_code == 0
     assert "Waits until" in done.stderr
-    assert dreamo.load(tmp_path / "run")["submitted_at"].min() >= begins_at
+    assert waited == [(begins_at.timestamp(), 0)]
+    assert len(gateway.invoice()) == 1
     assert not (tmp_path / "run" / "run.pid").exists()
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -172,6 +173,16 @@ class GoneAfter(Terminal):
         return len(text)
 
 
+class InterruptedAfter(GoneAfter):
+    """A terminal that is written to as somebody interrupts."""
+
+    def write(self, text: str) -> int:
+        self.n_good -= 1
+        if self.n_good == -1:
+            raise KeyboardInterrupt
+        return len(text)
+
+
 def closed() -> io.StringIO:
     stream = io.StringIO()
     stream.close()
@@ -196,23 +207,24 @@ def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
     assert "2 of 2 rows settled, spent=$0.00, failed=0" in caplog.messages
 
 
-def test_a_bar_that_fails_holds_no_lock_of_tqdm(monkeypatch):
-    """Other bars and tqdm's own thread would wait for it for ever."""
-    monkeypatch.setattr(sys, "stderr", stream := GoneAfter(100))
-    shown = Shown(snapshot(pending=2))
-    bar = shown._shown
-    assert isinstance(bar, Bar)
-    stream.n_good = 0
-    shown.update(snapshot(completed=2))
+@pytest.mark.parametrize("terminal", [GoneAfter, InterruptedAfter])
+@pytest.mark.parametrize("n_good", range(6))
+def test_a_bar_that_fails_holds_no_lock(monkeypatch, n_good, terminal):
+    """Other bars, tqdm's own thread and workers that log would wait for it for ever."""
+    monkeypatch.setattr(sys, "stderr", stream := terminal(n_good))
+    with suppress(KeyboardInterrupt):
+        shown = Shown(snapshot(pending=2))
+        shown.update(snapshot(completed=2))
+    stream.n_good = 100  # so that it can be closed
     got: list[bool] = []
 
     def take() -> None:
-        with bar._tqdm.get_lock():
-            got.append(True)
+        got.append(parallel.bar_class().get_lock().acquire(timeout=10))
+        parallel.bar_class().get_lock().release()
 
-    thread = threading.Thread(target=take, daemon=True)
+    thread = threading.Thread(target=take)
     thread.start()
-    thread.join(10)
+    thread.join()
     assert got == [True]
 
 

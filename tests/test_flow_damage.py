@@ -29,7 +29,7 @@ from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.service.client import Client
 from tests.fakes import picture as picture_bytes
 from tests.fakes import to_state
-from tests.flows import IS_LONG, Flow
+from tests.flows import IS_LONG, Flow, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,20 +58,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
 @pytest.fixture(scope="module")
 def half_done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     """A run directory as a kill leaves it: all submitted, some saved, and a journal that no checkpoint covers."""
-    folder = tmp_path_factory.mktemp("killed")
-    with dreamo.LocalGateway(engine="flat", latency="lognormal:0.4,1", seed=5) as gateway:
+    folder, clock = tmp_path_factory.mktemp("killed"), Slow()
+    with dreamo.LocalGateway(engine="flat", latency="lognormal:2000,1", seed=5, clock=clock) as gateway:
         flow = Flow(folder, gateway, n_rows=5)
         run_dir = folder / "working"
         thread = threading.Thread(
             target=lambda: dreamo.run(flow.table, run_dir, gateway=gateway, progress=False)
         )
         thread.start()
-        _until(lambda: len(list((run_dir / "images").glob("[!.]*"))) >= N_SAVED)
+        _until(lambda: len(flow.invoice()) == len(flow.table))
+        latencies_s = sorted(line["latency_s"] for line in flow.invoice())
+        clock.let_tasks_end(of_at_most_s=sum(latencies_s[N_SAVED - 1 : N_SAVED + 1]) / 2)
+        _until(lambda: len(list((run_dir / "images").glob("[!.]*"))) == N_SAVED)
         end = (
             run_dir / journal.END_NAME
         ).read_bytes()  # first: a kill leaves it behind the journal, not ahead
         shutil.copytree(run_dir, flow.run_dir, ignore=shutil.ignore_patterns(".*", journal.END_NAME))
         (flow.run_dir / journal.END_NAME).write_bytes(end)
+        clock.speed_up()
         thread.join()
         assert len(flow.invoice()) == len(flow.table)
         yield flow
@@ -88,7 +92,7 @@ def killed(half_done: Flow, tmp_path: Path) -> Flow:
 
 
 def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.002)
@@ -547,7 +551,7 @@ class Background:
         _until(lambda: len(flow.invoice()) > 0)
 
     def join(self) -> None:
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _work(self, flow: Flow, options: dict) -> None:
@@ -558,28 +562,43 @@ class Background:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Flow]:
-    """A run that takes a while: eight tasks of a quarter of a second, two at a time."""
-    with dreamo.LocalGateway(engine="flat", latency="fixed:0.25") as gateway:
+def clock() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def slow(tmp_path: Path, clock: Slow) -> Iterator[Flow]:
+    """A run of eight rows that goes on until the test speeds it up."""
+    with dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=clock) as gateway:
         yield Flow(tmp_path, gateway, n_rows=8)
 
 
-def test_a_second_writer_is_refused_and_buys_nothing(slow):
+def test_a_second_writer_is_refused_and_buys_nothing(slow, clock):
     """Another process names the first one and leaves; the first one finishes."""
     with another_process(slow) as go:
         first = Background(slow, max_in_flight=1)
         assert "is writing to" in go()
+    clock.speed_up()
     first.join()
     assert first.error is None
     slow.assert_finishes()
 
 
-def test_a_lock_deleted_under_a_run_lets_two_writers_buy_nothing_twice(slow):
+def test_a_lock_deleted_under_a_run_lets_two_writers_buy_nothing_twice(slow, clock):
     """The first one notices before it attempts anything more; the second one takes over what was submitted."""
+
+    def speed_up_once_the_second_submits() -> None:
+        _until(lambda: len(slow.invoice()) > 2)
+        clock.speed_up()
+
     with another_process(slow) as go:
         first = Background(slow, max_in_flight=2)
+        _until(lambda: len(slow.invoice()) == 2)
         (slow.run_dir / "lock").unlink()
+        speeding = threading.Thread(target=speed_up_once_the_second_submits)
+        speeding.start()
         assert go() == ""
+        speeding.join()
     first.join()
     assert isinstance(first.error, dreamo.StorageFailed)
     assert "moved or deleted" in str(first.error)
@@ -589,7 +608,7 @@ def test_a_lock_deleted_under_a_run_lets_two_writers_buy_nothing_twice(slow):
     assert len(slow.invoice()) == len(slow.table)
 
 
-def test_readers_never_fail_while_a_run_compacts(slow, monkeypatch):
+def test_readers_never_fail_while_a_run_compacts(slow, clock, monkeypatch):
     """`load` and `status` give the whole table at every moment, whatever is being replaced."""
     monkeypatch.setattr("dreamo_batch.engine.ledger._EVENTS_BEFORE_CHECKPOINT", 1)
     first = Background(slow, max_in_flight=8)
@@ -599,6 +618,8 @@ def test_readers_never_fail_while_a_run_compacts(slow, monkeypatch):
         table, counts = dreamo.load(slow.run_dir), dreamo.status(slow.run_dir)
         assert len(table) == counts["rows"] == len(slow.table)
         seen |= set(table["status"])
+        if "in_progress" in seen:
+            clock.speed_up()
         n_looks += 1
     first.join()
     assert first.error is None
@@ -620,8 +641,9 @@ class JumpingClock:
         return time.time() + self._chance.choice((0, -3600, 3600, -1e8, 1e8))
 
 
-def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow):
+def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock):
     """Intervals don't hang on the wall clock; a latency that can't be is missing, not negative."""
+    clock.speed_up()
     options = RunOptions()
     for n_rows in (3, len(slow.table)):
         directory = RunDirectory(slow.run_dir)
@@ -634,7 +656,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow):
             call = Call(directory, task, entropy, service, clock=JumpingClock())
             call.begin()
             call.release()  # as whoever shows its warnings does
-            assert call.runner.is_closed.wait(30)
+            assert call.runner.is_closed.wait(60)
         assert call.runner.error is None
         assert set(call.results["status"]) == {"completed"}
         assert not (call.results["latency_s"] < 0).any()

@@ -22,7 +22,7 @@ from dreamo_batch.engine import fenced_log, replica, store
 from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.billing import size_price
 from tests.cli_sweep import call
-from tests.flows import IS_LONG
+from tests.flows import IS_LONG, Slow
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
 
 URL = "s3://bucket/exp"
@@ -265,17 +265,25 @@ def wait_for(condition, patience_s=60):
 
 
 @pytest.fixture
-def slow_gateway():
-    with dreamo.LocalGateway(engine="flat", latency="fixed:1", api_key="local-key-of-the-test") as gateway:
+def clock():
+    return Slow()
+
+
+@pytest.fixture
+def slow_gateway(clock):
+    with dreamo.LocalGateway(
+        engine="flat", latency="fixed:1000", clock=clock, api_key="local-key-of-the-test"
+    ) as gateway:
         yield gateway
 
 
-def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, tmp_path):
+def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, clock, tmp_path):
     """What was on the wire is in doubt, everything else is bought once."""
     first = started(any_server, slow_gateway, tmp_path / "one", 40)
     wait_for(lambda: len(slow_gateway.invoice()) >= 16)
     first.kill()
     first.communicate()
+    clock.speed_up()
     second = started(any_server, slow_gateway, tmp_path / "two", 40)
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
@@ -285,11 +293,12 @@ def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, tmp_path
     assert counts.get("ambiguous", 0) <= 16
 
 
-def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_gateway, tmp_path):
+def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_gateway, clock, tmp_path):
     """Its successor goes on; once awake it stops, and its answers are not lost."""
     first = started(any_server, slow_gateway, tmp_path / "one", 40)
     wait_for(lambda: len(slow_gateway.invoice()) >= 16)
     first.send_signal(signal.SIGSTOP)
+    clock.speed_up()
     try:
         second = started(any_server, slow_gateway, tmp_path / "two", 40)
         err = second.communicate(timeout=120)[1]
@@ -325,11 +334,12 @@ def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, ma
             first.communicate()
 
 
-def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machine, slow_gateway):
+def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machine, slow_gateway, clock):
     """Nothing is sent that is not in the log; what was sent is picked up once the store is back."""
     batch = dreamo.start(sweep(20), URL, gateway=slow_gateway, max_in_flight=4)
     wait_for(lambda: len(slow_gateway.invoice()) >= 4)
     server.is_away = True
+    clock.speed_up()
     with (
         pytest.warns(UserWarning, match="can't be listed"),  # the ratings, which are nothing to stop for
         pytest.raises(dreamo.StorageFailed, match="Can't write to the run directory"),

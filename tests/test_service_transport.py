@@ -254,7 +254,7 @@ def test_closing_lets_a_request_under_way_end(server):
 
     def slowly(connection):
         arrived.set()
-        go_on.wait(5)
+        go_on.wait(60)
         connection.sendall(answer(CREATED))
 
     server.script[:] = [slowly]
@@ -262,10 +262,10 @@ def test_closing_lets_a_request_under_way_end(server):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(client.create(REQUEST)))
     thread.start()
-    arrived.wait(5)
+    arrived.wait(60)
     client.close()
     go_on.set()
-    thread.join(5)
+    thread.join(60)
     assert answers == ["cq0example"]
 
 

@@ -169,7 +169,6 @@ class Bar:
         self._clock = clock
         self._ticks_at = clock()
         self._n_before = n_before
-        self._trouble: Exception | None = None
         self._bar: Any = self._tqdm(
             total=first.n_rows - n_before,
             initial=first.n_settled - n_before,
@@ -179,8 +178,6 @@ class Bar:
             mininterval=_PAINT_EVERY_S,
             **options,
         )
-        self._display = self._bar.display
-        self._bar.display = self._display_or_note  # a lock of tqdm's stays locked if its display fails
         self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
         self.update(first)
 
@@ -196,12 +193,10 @@ class Bar:
         elif self._clock() >= self._ticks_at:
             self._ticks_at = self._clock() + _TICK_S
             self._bar.refresh()
-        self._raise_trouble()
 
     def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
         """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
         self._tqdm.write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
-        self._raise_trouble()
 
     def close(self) -> None:
         """Leave the bar as it is; in a notebook also in the file that is saved."""
@@ -209,21 +204,10 @@ class Bar:
         self._bar.close()
         if self._output is not None:
             self._output.update(self._bar.container)
-        self._raise_trouble()
 
     def abandon(self) -> None:
         """Draw no more, whatever happens."""
         self._bar.disable = True
-
-    def _display_or_note(self, *args: Any, **options: Any) -> Any:
-        try:
-            return self._display(*args, **options)
-        except Exception as error:  # noqa: BLE001 - raised once tqdm has let go of its lock
-            self._trouble = error
-
-    def _raise_trouble(self) -> None:
-        if self._trouble is not None:
-            raise self._trouble
 
 
 class MarimoBar:
