@@ -228,7 +228,14 @@ def test_a_table_is_replaced_at_once(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["jobs.parquet"]
 
 
+def _endless() -> list:
+    cell: list = []
+    cell.append({"within": (cell,)})
+    return cell
+
+
 ODD = {
+    "a list that holds itself": lambda: [_endless(), 1, None],
     "bins": lambda: pd.cut(pd.Series([1.0, 2.0, 3.0]), 2),
     "intervals": lambda: pd.Series(pd.interval_range(0, 3)),
     "empty structs": lambda: [{}, {}, {}],

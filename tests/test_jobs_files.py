@@ -795,3 +795,11 @@ def test_line_ends_and_escapes_survive_a_sheet(tmp_path):
     book.active.append([URL, "_xD83D__xDE00_ _xD83D_"])
     book.save(tmp_path / "other.xlsx")
     assert read_table(tmp_path / "other.xlsx")["prompt"].tolist() == ["a\rb中", "😀 \ufffd"]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_times_beyond_those_of_a_sheet_are_text(tmp_path, zone):
+    pytest.importorskip("openpyxl")
+    far = pd.Series([10**15], dtype="datetime64[s]").dt.tz_localize(zone)
+    write_table(pd.DataFrame({"prompt": ["a"], "far": far}), tmp_path / "jobs.xlsx")
+    assert read_table(tmp_path / "jobs.xlsx")["far"].tolist() == ["31690708-07-05 01:46:40"]

@@ -200,6 +200,15 @@ def test_tables_of_other_libraries_are_taken():
     assert validate(table)["value"].tolist() == [str(2**62)]
 
 
+def test_tables_of_other_libraries_that_can_not_be_taken_are_refused():
+    """With the reason, rather than as what they aren't."""
+    union = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
+    with pytest.raises(TableError, match="The pyarrow table can't become a DataFrame: No known equivalent"):
+        validate(pa.table({"image": [URL], "prompt": ["a"], "x": union}))
+    with pytest.raises(TableError, match=r"not a Lazy. Call .collect\(\) first."):
+        validate(type("Lazy", (), {"collect": None})())
+
+
 @pytest.mark.parametrize("code", RULES)
 def test_rules_are_written_alike(code):
     """Every rule has a short name in kebab case and ends its sentences."""

@@ -60,18 +60,23 @@ def as_frame(table: Any) -> Any:
         return table
     try:
         read = pa.table(table)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a single column
-        return table
+        return read.to_pandas(types_mapper=_dtype_of)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        if not hasattr(table, "columns"):  # a single column
+            return table
+        raise TableError(
+            f"The {type(table).__module__.partition('.')[0]} table can't become a DataFrame: {str(error).rstrip('.')}. "
+            "Convert or drop the column."
+        ) from None
 
-    def dtype(kind: pa.DataType) -> Any:
-        if pa.types.is_integer(kind):  # nullable, because a missing cell would turn all into floats
-            return getattr(pd, f"{str(kind).replace('int', 'Int').replace('uI', 'UI')}Dtype")()
-        if pa.types.is_boolean(kind):
-            return pd.BooleanDtype()
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-        return pd.StringDtype(na_value=float("nan")) if is_text else None
 
-    return read.to_pandas(types_mapper=dtype)
+def _dtype_of(kind: pa.DataType) -> Any:
+    if pa.types.is_integer(kind):  # nullable, because a missing cell would turn all into floats
+        return getattr(pd, f"{str(kind).replace('int', 'Int').replace('uI', 'UI')}Dtype")()
+    if pa.types.is_boolean(kind):
+        return pd.BooleanDtype()
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return pd.StringDtype(na_value=float("nan")) if is_text else None
 
 
 def is_result(table: pd.DataFrame) -> bool:
@@ -181,8 +186,9 @@ def check_columns(table: pd.DataFrame) -> None:
 
 def _refuse_other_things(table: pd.DataFrame) -> None:
     if not isinstance(table, pd.DataFrame):
+        lazy = " Call .collect() first." if hasattr(table, "collect") else ""
         raise TableError(
-            f"Expected a pandas DataFrame, not {type_of(table)}. "
+            f"Expected a pandas DataFrame, not {type_of(table)}.{lazy} "
             "Create one with pd.DataFrame(...), sweep(...) or read_table(path)."
         )
     if table.columns.nlevels > 1:

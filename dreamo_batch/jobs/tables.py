@@ -752,12 +752,14 @@ def _need_openpyxl(path: Path) -> None:
 
 def _holdable(name: Any, series: pd.Series) -> pd.Series:
     if isinstance(series.dtype, pd.DatetimeTZDtype):
-        return series.dt.tz_convert("UTC").dt.tz_localize(None)
+        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
     return series.astype(object).map(lambda cell: _sheet_cell(name, cell))
 
 
 def _sheet_cell(name: Any, cell: Any) -> Any:
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool) and abs(int(cell)) >= _EXACT_END:
+        return str(cell)
+    if isinstance(cell, dt.date) and cell.year > dt.MAXYEAR:  # pandas knows later ones
         return str(cell)
     if isinstance(cell, dt.datetime) and cell.tzinfo is not None:
         return cell.astimezone(dt.UTC).replace(tzinfo=None)
@@ -861,6 +863,8 @@ def _survives(series: pd.Series) -> bool:
         return True
     if isinstance(dtype, np.dtype) and (dtype.kind in "iubM" or dtype in (np.float32, np.float64)):
         return True
+    if pd.api.types.is_object_dtype(dtype) and not all(map(_is_shallow, series)):
+        return False  # Arrow would end the process
     frame = series.rename("values").reset_index(drop=True).to_frame()
     frame.attrs = {}
     file = io.BytesIO()
@@ -871,6 +875,14 @@ def _survives(series: pd.Series) -> bool:
     except Exception:  # noqa: BLE001 - whatever pandas or Arrow raises, the column can't be stored as it is
         return False
     return True
+
+
+def _is_shallow(cell: Any, levels: int = 50) -> bool:
+    """Return whether lists within lists come to an end; one that holds itself never does."""
+    within = list(cell.values()) if isinstance(cell, dict) else cell
+    if not isinstance(within, list | tuple) and getattr(getattr(within, "dtype", None), "kind", "") != "O":
+        return True
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in within)
 
 
 # Dtypes
