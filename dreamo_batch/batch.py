@@ -535,7 +535,7 @@ def _prepare(
     # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
     is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
     if len(errors) and options.on_invalid == "raise" and not is_over:
-        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, len(table)))
+        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
     if options.keep_references and is_written:
         _keep_references(prepared, directory)
     return prepared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pandas as pd
 
@@ -62,6 +62,14 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
 
     # Values of cells that get a dot in front of them, and its colour.
     _colours: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, **known: Any) -> Self:
+        """Return a table that also knows what its headline needs, as attributes that `_metadata` names."""
+        made: Self = cls(table)
+        for name, value in known.items():
+            setattr(made, f"_{name}", value)
+        return made
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:

@@ -148,9 +148,9 @@ class Ledger:
 @pytest.fixture
 def asked(monkeypatch):
     """Record the status of every answer of the service in this process."""
-    from dreamo_batch.service.client import Api
+    from dreamo_batch.service.client import Client
 
-    ledger, call = Ledger(), Api.call
+    ledger, call = Ledger(), Client._call
 
     def recording(self, *args, **options):
         try:
@@ -161,7 +161,7 @@ def asked(monkeypatch):
         ledger.statuses.append(200)
         return answer
 
-    monkeypatch.setattr(Api, "call", recording)
+    monkeypatch.setattr(Client, "_call", recording)
     return ledger
 
 

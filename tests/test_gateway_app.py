@@ -57,7 +57,9 @@ def run(request):
 def check_described(client: LocalClient, method: str, path: str, answer) -> None:
     """Hold an answer against the gateway's own description."""
     description = client.ask("GET", "/openapi.json").json()
-    told = description["paths"][path][method]["responses"][str(answer.status_code)]["content"]
+    told = description["paths"][path][method]["responses"][str(answer.status_code)]
+    named = told.get("$ref", "").rpartition("/")[2]
+    told = (description["components"]["responses"][named] if named else told)["content"]
     kind = answer.headers["content-type"].partition(";")[0]
     assert kind in told
     if kind == "application/json":

@@ -9,14 +9,13 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamo_batch.gateway.answers import SHAPES
 from dreamo_batch.gateway.faults import (
-    ERROR_SHAPES,
     FAULTS,
     SECONDS_MAX,
     STAGES,
     Effect,
     FaultPlan,
-    read_change,
 )
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.service import contract
@@ -64,7 +63,7 @@ def test_the_table_holds_what_the_contract_knows():
     assert names >= {f"status_{word}" for word, state in contract.STATUS_WORDS.items() if word != state}
     assert names >= {f"fail_{code[-3:]}" for code in contract.ERROR_CODES if code >= "003011095"}
     assert names >= {f"http_{status}" for status in (401, 402, 403, 404, 408, 429, 500, 502, 503, 504)}
-    assert names >= {f"error_{shape}" for shape in ERROR_SHAPES}
+    assert names >= {f"error_{shape}" for shape in (*SHAPES, "html", "empty")}
     assert {stage for fault in FAULTS.values() for stage in fault.stages} == set(STAGES)
     assert all(fault.meaning for fault in FAULTS.values())
 
@@ -278,8 +277,9 @@ ENTRIES = st.dictionaries(
 )
 def test_no_plan_breaks_the_reading(plan):
     """Any JSON is read or refused."""
+    faults = FaultPlan()
     try:
-        change = read_change(plan)
+        faults.change(plan)
     except ValueError:
         return
-    assert set(change.tables) | set(change.scripts) <= set(STAGES)
+    assert all(set(planned) <= set(STAGES) for planned in faults.describe().values())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.fields import Seeds, user_columns
+from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
 from dreamo_batch.jobs.prepare import Draw, prepare
 from tests.pictures import encoded, plain
@@ -277,9 +277,3 @@ def test_many_rows_are_identified_at_once():
     prepared = prepare(_table(prompt=[*prompts, "cat 0"], seed=[*range(20_000), 0]), entropy="e")
     assert len(prepared.jobs) == 20_000
     assert prepared.rows["duplicate_of"].iloc[-1] == 0
-
-
-def test_seeds_hold_both_value_and_wish():
-    """A seed of 0 is given; a missing one is not."""
-    seeds = Seeds(np.array([0, -1]), np.array([True, False]))
-    assert seeds.is_given.tolist() == [True, False]

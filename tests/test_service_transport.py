@@ -122,7 +122,7 @@ def wait_for_end_of(client):
 
 
 def idle_connection_of(client):
-    (pool,) = client._api._transport._here.lane.pools.values()
+    (pool,) = client._transport._here.lane.pools.values()
     return pool.pool.queue[-1]
 
 
@@ -234,7 +234,7 @@ def test_every_thread_has_its_own_connection_and_dead_threads_leave_none(server)
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert len(client._api._transport._lanes) <= 2
+        assert len(client._transport._lanes) <= 2
     assert server.n_connections == 5
     assert len(server.requests) == 5
 

@@ -145,7 +145,7 @@ class Budget:
         rows = [row for share in slices.shares.values() for row in _rows(share)]
         frame = pd.DataFrame(rows, columns=list(columns.BUDGET)).astype(columns.dtypes(columns.BUDGET))
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
-        return BudgetStatus.of(frame, _headline(self.place, slices))
+        return BudgetStatus.of(frame, shown=_headline(self.place, slices))
 
     def slices(self) -> Slices:
         """Return the shares, unread, for one thread."""
@@ -190,13 +190,6 @@ class BudgetStatus(HeadedFrame):
     """What `Budget.status` returns: columns of `dreamo_batch.columns.BUDGET` below what is left."""
 
     _metadata = ["_shown"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
-
-    @classmethod
-    def of(cls, status: pd.DataFrame, headline: Headline) -> BudgetStatus:
-        """Return a status with its headline."""
-        made = cls(status)
-        made._shown = headline
-        return made
 
     def _headline(self) -> Headline | None:
         return self._shown if set(self.columns) >= set(columns.BUDGET) else None

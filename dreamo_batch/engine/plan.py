@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -367,7 +368,9 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
     if this == that:
         return ""
     return (
-        "the spelling of its link" if sources.query(this) == sources.query(that) else "the query of its link"
+        "the spelling of its link"
+        if urlsplit(this).query == urlsplit(that).query
+        else "the query of its link"
     )
 
 
@@ -493,17 +496,10 @@ class Plan(HeadedFrame):
     (['new', 'new'], np.float64(0.06))
     """
 
+    # The directory's cap, what was spent in it (USD), and remarks on the table.
     _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
+    _remarks: tuple[str, ...] = ()
     _colours = _COLOURS
-
-    @classmethod
-    def of(
-        cls, plan: pd.DataFrame, *, cap: Decimal | None, spent: Decimal, remarks: tuple[str, ...] = ()
-    ) -> Plan:
-        """Return a plan its word, from the directory's cap, what was spent in it (USD), and remarks on the table."""
-        made = cls(plan)
-        made._cap, made._spent, made._remarks = cap, spent, remarks
-        return made
 
     def _headline(self) -> Headline | None:
         if not set(self.columns) >= _NEEDED:

@@ -109,7 +109,7 @@ HTML: Final = (
     b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>Please wait</h1></body></html>\n"
 )
 
-_SHAPES: Final[dict[str, Callable[[str, str], Any]]] = {
+SHAPES: Final[dict[str, Callable[[str, str], Payload]]] = {
     "code_error_message": lambda code, text: {"error": {"code": code, "error_message": text}},
     "code_message": lambda code, text: {"error": {"code": code, "message": text}},
     "message": lambda _, text: {"message": text},
@@ -118,7 +118,6 @@ _SHAPES: Final[dict[str, Callable[[str, str], Any]]] = {
     "status": lambda code, text: {"status": {"code": 400, "message": text, "error_code": code}, "data": None},
     "flat": lambda code, text: {"code": code, "message": text},
     "integer_code": lambda code, text: {"error": {"code": int(code), "error_message": text}},
-    "list": lambda _code, _text: [],
 }
 
 
@@ -136,7 +135,9 @@ def error_response(
         return Response(HTML, status, headers, "text/html")
     if shape == "empty":
         return Response(b"", status, headers, "text/plain")
-    payload = _SHAPES[shape](code, message)
+    if shape == "list":
+        return json_response([], status, headers)
+    payload = SHAPES[shape](code, message)
     return json_response({**payload, **fields} if fields else payload, status, headers)
 
 
@@ -153,6 +154,9 @@ def vary(payload: Payload, strike: Strike | None, now: float) -> Payload:
         return _respell(payload, word)
     if name.startswith("cost_") and word:
         return _reprice(payload, word)
+    if name.startswith("failed_") and word:
+        error = payload["error"]
+        return payload | SHAPES[word](error["code"], error["error_message"])
     return _VARIANTS[name](payload, now)
 
 
@@ -180,17 +184,8 @@ def _change_contents(payload: Payload, change: Callable[[Payload], Payload]) -> 
     return payload | {"output": groups}
 
 
-def _change_error(payload: Payload, change: Callable[[str, str], Any]) -> Payload:
-    error = payload["error"]
-    return payload | {"error": change(error["code"], error["error_message"])}
-
-
 def _without(payload: Payload, *names: str) -> Payload:
     return {name: value for name, value in payload.items() if name not in names}
-
-
-def _created_at_text(payload: Payload, _: float) -> Payload:
-    return payload | {"created_at": datetime.fromtimestamp(payload["created_at"], UTC).isoformat()}
 
 
 def _expire(payload: Payload, now: float) -> Payload:
@@ -200,18 +195,15 @@ def _expire(payload: Payload, now: float) -> Payload:
 
 _VARIANTS: Final[dict[str, Callable[[Payload, float], Payload]]] = {
     "id_missing": lambda payload, _: _without(payload, "id"),
-    "created_at_text": _created_at_text,
+    "created_at_text": lambda payload, _: (
+        payload | {"created_at": datetime.fromtimestamp(payload["created_at"], UTC).isoformat()}
+    ),
     "unknown_fields": lambda payload, _: (
         payload | {"trace": {"spans": [1, None, "x"]}, "版本": "v9", "eta": -1}
     ),
-    "failed_integer_code": lambda payload, _: _change_error(
-        payload, lambda code, text: {"code": int(code), "error_message": text}
+    "failed_no_code": lambda payload, _: (
+        payload | {"error": {"error_message": payload["error"]["error_message"]}}
     ),
-    "failed_message": lambda payload, _: _change_error(
-        payload, lambda code, text: {"code": code, "message": text}
-    ),
-    "failed_string": lambda payload, _: _change_error(payload, lambda _, text: text),
-    "failed_no_code": lambda payload, _: _change_error(payload, lambda _, text: {"error_message": text}),
     "failed_no_error": lambda payload, _: _without(payload, "error"),
     "cost_cache_miss": lambda payload, _: cache_miss(payload["data"]["model"]),
     "cost_cache_miss_flat": lambda payload, _: (

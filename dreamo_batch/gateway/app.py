@@ -8,6 +8,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
@@ -20,14 +21,11 @@ from dreamo_batch.gateway.answers import error_response, json_response, vary
 from dreamo_batch.gateway.billing import total
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
-from dreamo_batch.gateway.schemas import PARAMS, Create, ErrorPayload, Problem, problem_of, read_create
+from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import Bucket, retry_hint
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic import BaseModel
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dreamo_batch.gateway.faults import FaultPlan, Stage, Strike
@@ -47,6 +45,7 @@ GATEWAY_DESCRIPTION: Final = (
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
 _MEDIA_TYPES: Final = {suffix: media_type for media_type, suffix in SUFFIXES.items()}
 _CONSTRAINTS: Final = {
+    "enum": "enum",
     "default": "default",
     "minimum": "min",
     "maximum": "max",
@@ -75,17 +74,6 @@ def _without_null(field: dict[str, Any]) -> dict[str, Any]:
     return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), {}) | field
 
 
-def _model_parameter(model: contract.Model) -> dict[str, Any]:
-    return {
-        "name": "model",
-        "path": "model",
-        "type": "string",
-        "required": True,
-        "description": "Which model draws.",
-        "constraints": {"enum": [model.name]},
-    }
-
-
 class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
     """Ends a request with a response."""
 
@@ -111,16 +99,21 @@ class HangUp(Response):
             pass
 
 
+# What the endpoints read and answer, for the description; the endpoints read the bodies and the key themselves.
+_OPENAPI: Final = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
+
+
 class _DescribedApp(FastAPI):
-    """FastAPI that also describes the key and the bodies, which the endpoints read themselves."""
+    """FastAPI that also describes the key, the bodies and the answers."""
 
     def openapi(self) -> dict[str, Any]:
         description = super().openapi()
+        bodies = [(model, "validation") for model in (schemas.CreateRequest, schemas.FaultsRequest)]
+        _, read = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # a list is invariant
         components = description.setdefault("components", {})
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        bodies = [(model, "validation") for model in (schemas.CreateRequest, schemas.FaultsRequest)]
-        _, bodies_schema = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # a list is invariant
-        components.setdefault("schemas", {}).update(bodies_schema["$defs"])
+        components["responses"] = _OPENAPI["responses"]
+        components.setdefault("schemas", {}).update(read["$defs"] | _OPENAPI["schemas"])
         return description
 
 
@@ -133,42 +126,20 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
         redoc_url=None,
         exception_handlers=dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond),
     )
-    key, body = (401,), (400, 401, 413, 415)
-    create, faults = schemas.CreateRequest, schemas.FaultsRequest
-    missing = {404: schemas.MissingPayload}
     # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
-    for method, path, endpoint, description in (
-        ("GET", contract.TASK_PATH.value, endpoints.poll, _described(schemas.PollPayload, 404, *key)),
-        ("GET", "/files/{name}", endpoints.download, {"responses": _FILE_ANSWERS}),
-        (
-            "POST",
-            contract.CREATE_PATH.value,
-            endpoints.create,
-            _described(schemas.CreatePayload, *body, reads=create),
-        ),
-        (
-            "POST",
-            contract.PRECHARGE_PATH.value,
-            endpoints.precharge,
-            _described(schemas.PricePayload, *body, reads=create, others=missing),
-        ),
-        ("GET", contract.MODELS_PATH.value, endpoints.models, _described(schemas.ModelPayload)),
-        (
-            "GET",
-            contract.SPEC_PATH.value,
-            endpoints.spec,
-            _described(schemas.ModelPayload, others={404: schemas.ModelPayload}),
-        ),
-        ("GET", "/local/invoice", endpoints.invoice, _described(schemas.InvoicePayload, *key)),
-        ("GET", "/local/faults", endpoints.faults, _described(schemas.FaultsPayload, *key)),
-        (
-            "POST",
-            "/local/faults",
-            endpoints.change_faults,
-            _described(schemas.FaultsPayload, *body, reads=faults),
-        ),
+    for name, method, path in (
+        ("poll", "GET", contract.TASK_PATH.value),
+        ("download", "GET", "/files/{name}"),
+        ("create", "POST", contract.CREATE_PATH.value),
+        ("precharge", "POST", contract.PRECHARGE_PATH.value),
+        ("models", "GET", contract.MODELS_PATH.value),
+        ("spec", "GET", contract.SPEC_PATH.value),
+        ("invoice", "GET", "/local/invoice"),
+        ("faults", "GET", "/local/faults"),
+        ("change_faults", "POST", "/local/faults"),
     ):
-        app.add_api_route(path, endpoint, methods=[method], **description)
+        described = _OPENAPI["operations"][name]
+        app.add_api_route(path, getattr(endpoints, name), methods=[method], openapi_extra=described)
     return app if endpoints.tasks.settings.max_requests_per_s is None else _capped(app, endpoints.tasks)
 
 
@@ -197,35 +168,6 @@ async def _respond(_: Request, error: Exception) -> Response:
         case ValidationError():
             return _refused_by(problem_of(error))
     return HangUp(None)  # the client has left
-
-
-def _described(
-    good: type[BaseModel],
-    *errors: int,
-    reads: type[BaseModel] | None = None,
-    others: Mapping[int, type[BaseModel]] | None = None,
-) -> dict[str, Any]:
-    """Describe the answers of one endpoint, the body it reads, and its need of the key."""
-    models = {200: good, **dict.fromkeys((*errors, 429), ErrorPayload), **(others or {})}
-    extra: dict[str, Any] = {"security": [{"key": []}]} if errors else {}
-    if reads:
-        schema = {"$ref": f"#/components/schemas/{reads.__name__}"}
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if reads is schemas.CreateRequest:
-        x_model = {"type": "string", "enum": list(contract.MODELS)}
-        extra["parameters"] = [{"name": "X-Model", "in": "header", "required": False, "schema": x_model}]
-    return {
-        "responses": {status: {"model": model} for status, model in models.items()},
-        "openapi_extra": extra,
-    }
-
-
-_FILE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The picture", "content": {media_type: {} for media_type in SUFFIXES}},
-    403: {"description": "The link has expired", "content": {"application/xml": {}}},
-    404: {"model": ErrorPayload},
-    429: {"model": ErrorPayload},
-}
 
 
 def _refused_by(problem: Problem) -> Response:
@@ -270,10 +212,10 @@ class Endpoints:
             raise Refused(_refused_by(create.problem))
         now, discount = tasks.clock(), tasks.settings.discount
         strike = self.plan.draw("precharge")
-        if tasks.settings.precharge == "cache_miss" or not tasks.knows_price():
+        price = tasks.price(create.request)
+        if tasks.settings.precharge == "cache_miss" or price is None:
             payload = answers.cache_miss(create.request.model)
         else:
-            price = tasks.price(create.request)
             payload = answers.precharged(create.request.model, price, discount, create.digest, now)
         return await self._send(json_response(vary(payload, strike, now)), strike, "precharge", request)
 
@@ -320,7 +262,7 @@ class Endpoints:
             if type in (None, "", "image")
             and (keywords or "").lower() in f"{listed['id']} {listed['name']} {listed['description']}".lower()
         ]
-        return _described_as(
+        return _found(
             {
                 "models": wanted[(page - 1) * page_size : page * page_size],
                 "total": len(wanted),
@@ -338,27 +280,30 @@ class Endpoints:
             return json_response({"status": status, "data": None}, 404)
         headers = {"Authorization": "Bearer {api_key}", "Content-Type": "application/json"}
         endpoint = f"{self.base_url}{contract.CREATE_PATH.value}"
-        schema = PARAMS[model].model_json_schema()
+        schema, listed = PARAMS[model].model_json_schema(), _listed(rules)
+        which = {"model": {"type": "string", "description": "Which model draws.", "enum": [model]}}
         parameters = [
             {
                 "name": name,
-                "path": f"input[0].params.{name}",
+                "path": name if name in which else f"input[0].params.{name}",
                 "type": field["type"],
-                "required": name in schema["required"],
+                "required": name in (*which, *schema["required"]),
                 "description": field["description"],
                 "constraints": {word: field[key] for key, word in _CONSTRAINTS.items() if key in field},
             }
-            for name, field in ((name, _without_null(field)) for name, field in schema["properties"].items())
+            for name, field in (
+                (name, _without_null(field)) for name, field in (which | schema["properties"]).items()
+            )
         ]
-        return _described_as(
+        return _found(
             {
                 "model_id": model,
-                "name": _listed(rules)["name"],
+                "name": listed["name"],
                 "vendor": "local",
                 "type": "image",
                 "api": {"endpoint": endpoint, "method": "POST", "headers": headers},
-                "parameters": [_model_parameter(rules), *parameters],
-                "agent_prompt": _listed(rules)["description"],
+                "parameters": parameters,
+                "agent_prompt": listed["description"],
             }
         )
 
@@ -366,11 +311,9 @@ class Endpoints:
         """List every create accepted, with its cost."""
         self._check_key(request)
         lines = await self.tasks.invoice()
-
-        def write() -> Response:
-            return json_response({"n_attempts": len(lines), "total": total(lines), "tasks": lines})
-
-        return await self.renderer.in_thread(write)
+        return await self.renderer.in_thread(
+            lambda: json_response({"n_attempts": len(lines), "total": total(lines), "tasks": lines})
+        )
 
     async def faults(self, request: Request) -> Response:
         """List the faults that are planned."""
@@ -412,12 +355,12 @@ class Endpoints:
         """Return a response, or what a fault leaves of it."""
         if strike is None:
             return response
-        fault = strike.fault
+        fault, transport = strike.fault, self.transports.get(request.scope["client"])
         match fault.effect:
             case Effect.SLOW:
                 await asyncio.sleep(strike.seconds)
             case Effect.DROP:
-                return HangUp(self._transport_of(request))
+                return HangUp(transport)
             case Effect.ANSWER:
                 path = request.scope["raw_path"].decode("ascii")
                 return answers.faulty_response(strike, stage, path, self.tasks.clock())
@@ -425,12 +368,8 @@ class Endpoints:
                 return answers.cut(response)
             case Effect.MANGLE:
                 is_too_long = fault.name == "content_length_too_long"
-                raw = answers.miscounted(response, promises_too_much=is_too_long)
-                return HangUp(self._transport_of(request), raw)
+                return HangUp(transport, answers.miscounted(response, promises_too_much=is_too_long))
         return response
-
-    def _transport_of(self, request: Request) -> JoinedWrites | None:
-        return self.transports.get(request.scope["client"])
 
     def _is_expired(self, expires: str | None) -> bool:
         if expires is None:
@@ -457,5 +396,5 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _described_as(data: dict[str, Any]) -> Response:
+def _found(data: dict[str, Any]) -> Response:
     return json_response({"status": {"code": 200, "message": "success"}, "data": data})

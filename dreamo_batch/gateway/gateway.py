@@ -22,7 +22,6 @@ from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStor
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
     from dreamo_batch.gateway.billing import PriceSetting
     from dreamo_batch.gateway.server import Transports
@@ -147,9 +146,7 @@ class LocalGateway:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     @property

@@ -71,12 +71,9 @@ def _get(session: requests.Session, url: str, max_bytes: int, deadline: float) -
         check_url(url)
     except ValueError:
         raise FetchError("the image URL redirects to one that is not http or https") from None
-    options: dict[str, Any] = {
-        "headers": {"Accept-Encoding": "identity", "Connection": "close"},
-        "allow_redirects": False,
-        "stream": True,
-    }
-    with session.get(url, timeout=max(deadline - time.monotonic(), 1e-3), **options) as response:
+    headers = {"Accept-Encoding": "identity", "Connection": "close"}
+    left_s = max(deadline - time.monotonic(), 1e-3)
+    with session.get(url, timeout=left_s, headers=headers, allow_redirects=False, stream=True) as response:
         if response.status_code in _REDIRECTS and "location" in response.headers:
             return urljoin(url, response.headers["location"])
         if response.status_code != requests.codes.ok:
@@ -104,11 +101,9 @@ class ReferenceStore:
         self.read = functools.lru_cache(maxsize=N_REFERENCES_IN_MEMORY)(self._read)
 
     def keep(self, digest: str, content: bytes) -> None:
-        """Write a picture unless it is there; the file is whole or missing, should the process be killed."""
+        """Write a picture unless it is there."""
         if digest not in self._known:
-            draft = self._folder / f"{digest}.{secrets.token_hex(4)}.part"
-            draft.write_bytes(content)
-            draft.replace(self._folder / digest)
+            _write_whole(self._folder / digest, content)
             self._known.add(digest)
 
     def _read(self, digest: str) -> bytes:
@@ -219,10 +214,8 @@ class Renderer:
         task = self._store.of_picture(picture)
         if task is None or any(url for _, url in task.references):
             return path.read_bytes()
-        content = self._generate(task, [digest for digest, _ in task.references]).content
-        draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        draft.write_bytes(content)
-        draft.replace(path)
+        content = self._generate([(task, [digest for digest, _ in task.references])])[0].content
+        _write_whole(path, content)
         return content
 
     async def _fetch_and_render(self, task: GatewayTask) -> None:
@@ -257,10 +250,7 @@ class Renderer:
         self.references.keep(digest, content)
         return digest
 
-    def _generate(self, task: GatewayTask, digests: Iterable[str]) -> RenderedPicture:
-        return self._generate_all([(task, digests)])[0]
-
-    def _generate_all(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[RenderedPicture]:
+    def _generate(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[RenderedPicture]:
         requests = [task.request for task, _ in batch]
         references = [[self.references.read(digest) for digest in digests] for _, digests in batch]
         if self._batch_size == 1:
@@ -280,44 +270,45 @@ class Renderer:
 
     def _render_next(self) -> None:
         """Render what waits, up to a batch of one size; what an earlier call has rendered is done."""
-        size = None
         batch: list[tuple[GatewayTask, Sequence[str]]] = []
         while self._batch and len(batch) < self._batch_size:
-            task, _ = self._batch[0]
-            size = size or (task.model, task.width, task.height)
-            if (task.model, task.width, task.height) != size:
+            first, following = (batch or self._batch)[0][0], self._batch[0][0]
+            if any(getattr(first, name) != getattr(following, name) for name in ("model", "width", "height")):
                 break
             batch.append(self._batch.popleft())
         if batch:
             self._render(batch)
 
     def _render(self, batch: Sequence[tuple[GatewayTask, Sequence[str]]]) -> None:
-        begun = time.monotonic()
+        begun, price = time.monotonic(), None
         try:
-            pictures = self._generate_all(batch)
+            pictures = self._generate(batch)
         except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
             for task, _ in batch:
                 self._store.fail(task.task_id, *_failure(error))
             return
-        price = None
         if self._price_per_second is not None:
             price = price_of_time(self._price_per_second, (time.monotonic() - begun) / len(batch))
             self.last_price = price
         for (task, _), picture in zip(batch, pictures, strict=True):
-            self._keep(task, picture, price)
+            try:
+                self._keep(task, picture, price)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._store.fail(task.task_id, *_failure(error))
 
     def _keep(self, task: GatewayTask, picture: RenderedPicture, price: str | None) -> None:
-        try:
-            if not self._is_closed:
-                name = (
-                    _start_of_name(picture.content)
-                    + secrets.token_hex(8)
-                    + SUFFIXES.get(picture.media_type, ".bin")
-                )
-                (self._pictures / name).write_bytes(picture.content)
-                self._store.complete(task.task_id, name, len(picture.content), price)
-        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
-            self._store.fail(task.task_id, *_failure(error))
+        if not self._is_closed:
+            suffix = SUFFIXES.get(picture.media_type, ".bin")
+            name = f"{_start_of_name(picture.content)}{secrets.token_hex(8)}{suffix}"
+            (self._pictures / name).write_bytes(picture.content)
+            self._store.complete(task.task_id, name, len(picture.content), price)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole or missing, should the process be killed."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 def _start_of_name(content: bytes) -> str:

@@ -1,11 +1,10 @@
-"""What the local gateway accepts and answers, as pydantic models, and the service's code for each problem."""
+"""What the local gateway accepts, as pydantic models, and the service's code for each problem."""
 
 from __future__ import annotations
 
 import binascii
 import functools
 import hashlib
-import struct
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any, ClassVar, Final, Self
@@ -45,16 +44,6 @@ N_DECODED: Final = 8
 
 # By their first bytes; the classes read the header only, so a picture that unpacks to gigabytes stays packed.
 _FORMATS: Final = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
-_UNREADABLE: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    IndexError,
-    KeyError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +98,7 @@ def read_header(content: bytes) -> tuple[int, int]:
     try:
         with reader(BytesIO(content)) as image:
             width, height = image.size
-    except _UNREADABLE:
+    except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged files
         raise ValueError("the picture's header can't be read") from None
     if max(width, height) > (limit := contract.INPUT_SIDE_MAX_PX.value):
         raise ValueError(f"the picture is {width}x{height}, larger than {limit}x{limit} pixels")
@@ -168,10 +157,6 @@ def _not_blank(prompt: str) -> str:
     return prompt
 
 
-def _none_is_empty(value: Any) -> Any:
-    return [] if value is None else value
-
-
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -197,10 +182,8 @@ class Params(BaseModel):
         ),
         AfterValidator(_not_blank),
     ]
-    image_urls: Annotated[list[_UrlItem], BeforeValidator(_none_is_empty)] = Field(default_factory=list)
-    binary_data_base64: Annotated[list[_Base64Item], BeforeValidator(_none_is_empty)] = Field(
-        default_factory=list
-    )
+    image_urls: list[CreateReference]
+    binary_data_base64: list[CreateReference]
     seed: Annotated[
         int,
         Field(ge=contract.SEED_RANDOM.value, le=contract.SEED_MAX.value, description="-1 for a random one."),
@@ -249,8 +232,8 @@ def _params_of(model: contract.Model) -> type[Params]:
     ]
     n = "One" if most == 1 else f"1 to {most}"
     fields: dict[str, Any] = {
-        "image_urls": _images(_UrlItem, most, f"{n} http or https URL; instead of binary_data_base64."),
-        "binary_data_base64": _images(
+        "image_urls": _list_of(_UrlItem, most, f"{n} http or https URL; instead of binary_data_base64."),
+        "binary_data_base64": _list_of(
             _Base64Item, most, f"{n} JPEG or PNG in base64; instead of image_urls."
         ),
         "use_rephraser": (
@@ -262,12 +245,7 @@ def _params_of(model: contract.Model) -> type[Params]:
     }
     if known := model.ref_types.value:
         words = Annotated[str, Field(pattern=f"^({'|'.join(known)})$")]
-        kind = Annotated[
-            list[words],
-            Field(max_length=most, description=f"What each image is; default {known[0]}."),
-            BeforeValidator(_none_is_empty),
-        ]
-        fields[REF_TYPES] = (kind, Field(default_factory=list))
+        fields[REF_TYPES] = _list_of(words, most, f"What each image is; default {known[0]}.")
     for name, scale in model.scales.items():
         limits = Field(
             ge=scale.low.value, le=scale.high.value, description=scale.meaning, allow_inf_nan=False
@@ -278,10 +256,9 @@ def _params_of(model: contract.Model) -> type[Params]:
     return made
 
 
-def _images(item: Any, most: int, description: str) -> Any:
-    kind = Annotated[
-        list[item], Field(max_length=most, description=description), BeforeValidator(_none_is_empty)
-    ]
+def _list_of(item: Any, most: int, description: str) -> Any:
+    is_empty = BeforeValidator(lambda value: [] if value is None else value)
+    kind = Annotated[list[item], Field(max_length=most, description=description), is_empty]
     return kind, Field(default_factory=list)
 
 
@@ -367,115 +344,3 @@ class FaultsRequest(BaseModel):
     download: dict[str, Any] = {}
     script: dict[str, list[Any]] = {}
     clear: bool = False
-
-
-# The answers below only describe what the endpoints send; see the module of answers for what they say.
-class ErrorBody(BaseModel):
-    """The error of a refused request or a failed task."""
-
-    code: str
-    error_message: str
-
-
-class ErrorPayload(BaseModel):
-    """A refused request; `retry_after` in seconds, where the limit's setting puts it into the body."""
-
-    error: ErrorBody
-    retry_after: float | None = None
-
-
-class MissingPayload(BaseModel):
-    """A host that doesn't know the address."""
-
-    detail: str
-
-
-class CreatePayload(BaseModel):
-    """An accepted create."""
-
-    id: str
-    created_at: int
-    status: str
-    model: str
-
-
-class OutputContent(BaseModel):
-    """One file of an output."""
-
-    type: str
-    url: str
-    size: int
-    jobId: str  # noqa: N815 - the service's spelling
-
-
-class OutputGroup(BaseModel):
-    """The files of an output."""
-
-    content: list[OutputContent]
-
-
-class TaskUsage(BaseModel):
-    """What a task has cost."""
-
-    cost: str
-    discount: float
-
-
-class PollPayload(CreatePayload):
-    """The state of a task."""
-
-    metadata: dict[str, float]
-    progress: float = 0.0
-    output: list[OutputGroup] = []
-    usage: TaskUsage | None = None
-    error: ErrorBody | None = None
-
-
-class PriceData(BaseModel):
-    """A price, or why there is none."""
-
-    cost: str | None
-    currency: str
-    model: str
-    billing_model: str = ""
-    discount: float = 1.0
-    hash: str = ""
-    sample_count: int = 1
-    updated_at: int = 0
-    reason: str = ""
-
-
-class PricePayload(BaseModel):
-    """The answer to a precharge."""
-
-    status: str
-    data: PriceData
-
-
-class ModelStatus(BaseModel):
-    """Whether a description was found."""
-
-    code: int
-    message: str
-
-
-class ModelPayload(BaseModel):
-    """A description of the model."""
-
-    status: ModelStatus
-    data: dict[str, Any] | None
-
-
-class FaultsPayload(BaseModel):
-    """The faults planned, by stage."""
-
-    probabilities: dict[str, dict[str, float]]
-    script: dict[str, list[str]]
-
-
-class InvoicePayload(BaseModel):
-    """Every create accepted, with its cost."""
-
-    n_attempts: int
-    total: str
-    tasks: list[dict[str, Any]]

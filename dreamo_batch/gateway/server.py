@@ -83,8 +83,8 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-class ThreadedServer:
-    """Serves an application from a thread."""
+class ThreadedServer(uvicorn.Server):
+    """Serves an application from a thread, without uvicorn's ticks: it sleeps until it has to leave, then leaves."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -111,22 +111,26 @@ class ThreadedServer:
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
-        self._server = _Server(config, transports, on_start)
-        self._on_stop = on_stop
+        super().__init__(config)
         self._sock = sock
+        self._transports = transports
+        self._on_start = on_start
+        self._on_stop = on_stop
+        self._leaving = asyncio.Event()
+        self._is_settled = threading.Event()
+        self._trouble: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="local-gateway", daemon=True)
 
     def start(self) -> None:
         """Start the thread; on return the server accepts requests."""
         self._thread.start()
-        self._server.is_settled.wait()
-        if self._server.loop is None:
-            raise RuntimeError("The local gateway did not start.") from self._server.trouble
-        self._loop = self._server.loop
+        self._is_settled.wait()
+        if not self.started:
+            raise RuntimeError("The local gateway did not start.") from self._trouble
 
     def stop(self) -> None:
         """Close every connection and end the thread."""
-        self._loop.call_soon_threadsafe(self._server.leave)
+        self._loop.call_soon_threadsafe(self._leaving.set)
         self._thread.join()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -135,43 +139,35 @@ class ThreadedServer:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner() as runner:
-                runner.run(self._server.serve(sockets=[self._sock]))
+            asyncio.run(self.serve(sockets=[self._sock]))
         # Raised by `start`, in the thread that can do something about it.
         except BaseException as trouble:  # noqa: BLE001
-            self._server.trouble = trouble
+            self._trouble = trouble
         finally:
             self._on_stop()
             self._sock.close()
-            self._server.is_settled.set()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its ticks: it sleeps until it has to leave, and then leaves at once."""
-
-    def __init__(self, config: uvicorn.Config, transports: Transports, on_start: Callable[[], None]) -> None:
-        super().__init__(config)
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.trouble: BaseException | None = None
-        self.is_settled = threading.Event()
-        self._transports = transports
-        self._on_start = on_start
-        self._leaving = asyncio.Event()
-
-    def leave(self) -> None:
-        self._leaving.set()
+            self._is_settled.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and let `start` return."""
         self._on_start()
         await super().startup(sockets)
-        self.loop = asyncio.get_running_loop()
-        self.is_settled.set()
+        self._loop = asyncio.get_running_loop()
+        self._is_settled.set()
 
     async def main_loop(self) -> None:
+        """Sleep."""
         await self._leaving.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
-        await self._stop_accepting()
+        """Close every connection."""
+        # Accepted connections get their transport before the listening sockets are closed: asyncio would lose them.
+        for server in self.servers:
+            for sock in server.sockets:
+                self._loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)  # a connection accepted in this round gets its transport in the next
+        for server in self.servers:
+            server.close()
         requests = self.server_state.tasks
         if requests:
             await asyncio.wait(requests, timeout=GRACE_S)
@@ -179,13 +175,3 @@ class _Server(uvicorn.Server):
             request.cancel()
         for transport in list(self._transports.values()):
             transport.abort()
-
-    async def _stop_accepting(self) -> None:
-        """Close the listening sockets once accepted connections have a transport: asyncio would lose them."""
-        loop = asyncio.get_running_loop()
-        for server in self.servers:
-            for sock in server.sockets:
-                loop.remove_reader(sock.fileno())
-        await asyncio.sleep(0)  # a connection accepted in this round gets its transport in the next
-        for server in self.servers:
-            server.close()

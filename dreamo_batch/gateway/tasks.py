@@ -159,17 +159,9 @@ class GatewayTask:
     @property
     def request(self) -> DrawRequest:
         """What to draw, with the seed as drawn."""
-        return DrawRequest(
-            self.prompt,
-            self.seed_drawn,
-            self.width,
-            self.height,
-            self.use_rephraser,
-            self.model,
-            tuple(filter(None, self.ref_types.split(","))),
-            self.guidance_scale1,
-            self.guidance_scale2,
-        )
+        asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(DrawRequest)}
+        types = tuple(filter(None, self.ref_types.split(",")))
+        return DrawRequest(**asked | {"seed": self.seed_drawn, "ref_types": types})
 
     @property
     def needs_picture(self) -> bool:
@@ -216,7 +208,6 @@ def make_task_id(now: float) -> str:
 LAYOUT: Final = 3
 _UNMADE = "picture IS NULL AND error_message IS NULL AND fate != 'stuck'"
 _COLUMNS = tuple(field.name for field in dataclasses.fields(GatewayTask))
-_REPHRASER = _COLUMNS.index("use_rephraser")  # SQLite has no booleans
 _CREATE_TABLE = f"CREATE TABLE IF NOT EXISTS tasks ({', '.join(_COLUMNS)}, PRIMARY KEY (task_id))"
 _ADD = f"INSERT INTO tasks VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - only our own names
 _READ = f"SELECT {', '.join(_COLUMNS)} FROM tasks "  # noqa: S608 - only our own names
@@ -244,23 +235,19 @@ class TaskStore:
 
     def get(self, task_id: str) -> GatewayTask | None:
         """Return a task by its id, or None."""
-        rows = self._run(f"{_READ} WHERE task_id = ?", task_id)
-        return _task(rows[0]) if rows else None
+        return next(iter(self._tasks("WHERE task_id = ?", task_id)), None)
 
     def of_picture(self, picture: str) -> GatewayTask | None:
         """Return the task whose picture has this file name, or None."""
-        rows = self._run(f"{_READ} WHERE picture = ?", picture)
-        return _task(rows[0]) if rows else None
+        return next(iter(self._tasks("WHERE picture = ?", picture)), None)
 
     def all(self) -> list[GatewayTask]:
         """Return every task in the order of acceptance."""
-        return [_task(row) for row in self._run(f"{_READ} ORDER BY rowid")]
+        return self._tasks("ORDER BY rowid")
 
     def unfinished(self, now: float) -> list[GatewayTask]:
         """Return the tasks that a gateway has to take up when it starts."""
-        return [
-            _task(row) for row in self._run(f"{_READ} WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", now)
-        ]
+        return self._tasks(f"WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", now)
 
     def overdue(self, now: float) -> list[str]:
         """Return the ids of tasks that are due and have no picture yet."""
@@ -299,15 +286,15 @@ class TaskStore:
             self._run(statement)
         self._run(f"PRAGMA user_version = {LAYOUT}")
 
+    def _tasks(self, condition: str, *values: Any) -> list[GatewayTask]:
+        rows = self._run(f"{_READ} {condition}", *values)
+        named = (dict(zip(_COLUMNS, row, strict=True)) for row in rows)
+        # SQLite has no booleans.
+        return [GatewayTask(**task | {"use_rephraser": bool(task["use_rephraser"])}) for task in named]
+
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
-
-
-def _task(row: tuple[Any, ...]) -> GatewayTask:
-    values = list(row)
-    values[_REPHRASER] = bool(row[_REPHRASER])
-    return GatewayTask(*values)
 
 
 class Slots:
@@ -407,7 +394,7 @@ class Tasks:
         now, request = self.clock(), create.request
         duration_s = self.settings.latency.draw_s(self._rng)
         starts_at = self._slots.take(now, duration_s)
-        price = self.price(request)
+        price = self.price(request) or "0"
         fate, code, message = _outcome(create.problem, strike)
         task = GatewayTask(
             task_id=make_task_id(now),
@@ -430,15 +417,11 @@ class Tasks:
         self._render(task)
         return task
 
-    def price(self, request: DrawRequest) -> str:
-        """Return what a create costs; by the second, what the last picture cost."""
+    def price(self, request: DrawRequest) -> str | None:
+        """Return what a create costs; by the second, what the last picture cost, None before the first one."""
         if self.settings.price_per_second is not None:
-            return self._renderer.last_price or "0"
+            return self._renderer.last_price
         return price_of(request, self.settings.price)
-
-    def knows_price(self) -> bool:
-        """Whether a price can be told before a picture is made."""
-        return self.settings.price_per_second is None or self._renderer.last_price is not None
 
     async def find(self, task_id: str) -> GatewayTask | None:
         """Return the task of a poll; if tasks are instant, once its picture is there."""

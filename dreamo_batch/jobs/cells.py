@@ -21,7 +21,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import TableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -200,13 +200,16 @@ class Distinct:
     codes: NDArray[np.intp]
     cells: list[Any]
 
-    def positions(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return the positions whose distinct cell is chosen."""
-        return np.flatnonzero(self.take(chosen, missing=False))
+    def take(self, values: Sequence[Any], *, missing: Any) -> NDArray[Any]:
+        """Return one value per position from one value per distinct cell; `missing` decides the dtype."""
+        listed = np.empty(len(self.cells) + 1, dtype=object if missing is None else type(missing))
+        listed[:] = [*values, missing]
+        taken: NDArray[Any] = listed[self.codes]
+        return taken
 
-    def take(self, values: NDArray[Any], *, missing: Any) -> NDArray[Any]:
-        """Return one value per position from one value per distinct cell."""
-        return np.append(values, np.array([missing], dtype=values.dtype))[self.codes]
+    def within(self, is_chosen: NDArray[np.bool_]) -> Distinct:
+        """Return the same column with all cells missing but those chosen by position."""
+        return Distinct(np.where(is_chosen, self.codes, -1), self.cells)
 
 
 def distinct(series: pd.Series) -> Distinct:
@@ -216,23 +219,13 @@ def distinct(series: pd.Series) -> Distinct:
         codes, index = pd.factorize(series)
         found = index.astype(object).tolist()
     else:
-        codes, found = _by_type_and_value(series.astype(object).tolist())
+        listed = series.astype(object).tolist()
+        codes, _ = pd.factorize(pd.Index([_key(cell) for cell in listed], dtype=object, tupleize_cols=False))
+        found = [listed[at] for at in np.unique(codes, return_index=True)[1].tolist()]
     given = [number for number, cell in enumerate(found) if not is_missing(cell)]
     renumbered = np.full(len(found) + 1, -1, dtype=np.intp)
     renumbered[given] = np.arange(len(given))
     return Distinct(renumbered[codes], [found[number] for number in given])
-
-
-def _by_type_and_value(listed: list[Any]) -> tuple[NDArray[np.intp], list[Any]]:
-    number_of: dict[Any, int] = {}
-    found: list[Any] = []
-    codes = np.empty(len(listed), dtype=np.intp)
-    for position, cell in enumerate(listed):
-        number = number_of.setdefault(_key(cell), len(found))
-        if number == len(found):
-            found.append(cell)
-        codes[position] = number
-    return codes, found
 
 
 def _key(cell: Any) -> tuple[type, Any]:
@@ -330,13 +323,10 @@ def _of_integers(series: pd.Series) -> Integers:
 
 def _of_distinct(found: Distinct, read: Callable[[Any], Read]) -> Integers:
     reads = [read(cell) for cell in found.cells]
-    values = np.array([int(one.value or 0) for one in reads], dtype=np.int64)
-    is_given = np.array([one.value is not None for one in reads], dtype=bool)
-    faults = {
-        fault: found.take(np.array([one.fault == fault for one in reads], dtype=bool), missing=False)
-        for fault in FAULTS
-    }
-    return Integers(found.take(values, missing=0), found.take(is_given, missing=False), _found(faults))
+    faults = {fault: found.take([one.fault == fault for one in reads], missing=False) for fault in FAULTS}
+    numbers = found.take([int(one.value or 0) for one in reads], missing=0)
+    is_given = found.take([one.value is not None for one in reads], missing=False)
+    return Integers(numbers, is_given, _found(faults))
 
 
 def _found(faults: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:

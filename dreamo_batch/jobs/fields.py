@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,16 +21,7 @@ import pyarrow as pa
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError, type_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.cells import (
-    Distinct,
-    Integers,
-    booleans,
-    distinct,
-    integers,
-    is_blank,
-    printable,
-    show,
-)
+from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.jobs.templates import BRACES
 from dreamo_batch.service import contract
@@ -285,17 +276,16 @@ def read_models(findings: Findings) -> RowModels:
     table, names = findings.of_table, list(contract.MODELS)
     if columns.MODEL not in table:
         return RowModels(np.zeros(len(table), dtype=np.intp), np.ones(len(table), dtype=bool))
-    cells_ = distinct(table[columns.MODEL])
-    read = [cell.strip().lower() if isinstance(cell, str) else cell for cell in cells_.cells]
-    is_known = np.array([cell == "" or cell in names for cell in read], dtype=bool)
-    places = np.array([names.index(cell) if cell in names else 0 for cell in read], dtype=np.intp)
-    unknown = {
-        number: [Finding.of("model-unknown", value=show(cell))]
-        for number, cell in enumerate(cells_.cells)
-        if not is_known[number]
-    }
+    cells_ = cells.distinct(table[columns.MODEL])
+    known = {"": 0} | {name: place for place, name in enumerate(names)}
+    places = [known.get(cell.strip().lower(), -1) if isinstance(cell, str) else -1 for cell in cells_.cells]
+    unknown = [
+        [Finding.of("model-unknown", value=cells.show(cell))] if place < 0 else []
+        for cell, place in zip(cells_.cells, places, strict=True)
+    ]
     findings.add_cells(columns.MODEL, cells_, unknown)
-    return RowModels(cells_.take(places, missing=0), cells_.take(is_known, missing=True))
+    numbers = cells_.take(places, missing=0)
+    return RowModels(np.maximum(numbers, 0), numbers >= 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -338,22 +328,21 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
     name, n_rows = columns.REF_TYPE, len(findings.of_table)
     if name not in findings.of_table:
         return Distinct(np.full(n_rows, -1, dtype=np.intp), [])
-    cells_ = distinct(findings.of_table[name])
-    codes = cells_.codes.copy()
-    codes[cells_.positions(np.array([not _words(cell) for cell in cells_.cells], dtype=bool))] = -1
-    types = Distinct(codes, [tuple(map(str, _words(cell) or ())) for cell in cells_.cells])
-    is_given = codes >= 0
-    _find_foreign(
-        name, is_given, [bool(m.ref_types.value) for m in contract.MODELS.values()], findings, models
-    )
-    n_types = types.take(np.array([len(cell) for cell in types.cells], dtype=np.int64), missing=0)
+    cells_ = cells.distinct(findings.of_table[name])
+    read = [_words(cell) for cell in cells_.cells]
+    n_types = cells_.take([len(words or ()) for words in read], missing=0)
+    is_given = n_types > 0
     pictures = np.array([counted(n, "reference picture") for n in counts.tolist()], dtype=object)
+    _find_foreign(name, is_given, findings, models)
     for model, is_of_model in models.groups():
         known = model.ref_types.value
         if not known:
             continue
-        of_model = Distinct(np.where(is_of_model, cells_.codes, -1), cells_.cells)
-        findings.add_cells(name, of_model, _judge_ref_types(cells_.cells, known, model.name))
+        findings.add_cells(
+            name,
+            cells_.within(is_of_model),
+            [_judge_ref_types(cell, known, model.name) for cell in cells_.cells],
+        )
         is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
         findings.add(
             "ref_type-count",
@@ -364,7 +353,7 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
             default=known[0],
             model=model.name,
         )
-    return types
+    return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words or ())) for words in read])
 
 
 def _words(cell: Any) -> list[Any] | None:
@@ -383,58 +372,45 @@ def _words(cell: Any) -> list[Any] | None:
 _BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")
 
 
-def _judge_ref_types(listed: list[Any], known: tuple[str, ...], model: str) -> dict[int, list[Finding]]:
-    found = {}
-    for number, cell in enumerate(listed):
-        words = _words(cell)
-        if words is None:
-            found[number] = [Finding.of("ref_type-not-text", type=type_of(cell), model=model)]
-        elif other := [word for word in words if word not in known]:
-            shown = ", ".join(known[:-1]) + f" or {known[-1]}"
-            found[number] = [Finding.of("ref_type-unknown", word=other[0], known=shown, model=model)]
-    return found
+def _judge_ref_types(cell: Any, known: tuple[str, ...], model: str) -> list[Finding]:
+    words = _words(cell)
+    if words is None:
+        return [Finding.of("ref_type-not-text", type=type_of(cell), model=model)]
+    shown = ", ".join(known[:-1]) + f" or {known[-1]}"
+    other = [word for word in words if word not in known]
+    return [Finding.of("ref_type-unknown", word=word, known=shown, model=model) for word in other[:1]]
 
 
 def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.float64]:
     """Read a number that only some models take; NaN where there is none."""
-    n_rows = len(findings.of_table)
     if name not in findings.of_table:
-        return np.full(n_rows, np.nan)
-    cells_ = distinct(findings.of_table[name])
+        return np.full(len(findings.of_table), np.nan)
+    cells_ = cells.distinct(findings.of_table[name])
     read = [cells.read_number(cell) for cell in cells_.cells]
-    values = cells_.take(
-        np.array([math.nan if one.value is None else one.value for one in read], dtype=np.float64),
-        missing=np.nan,
-    )
-    is_faulty = cells_.take(np.array([one.fault is not None for one in read], dtype=bool), missing=False)
-    has_it = [name in model.scales for model in contract.MODELS.values()]
-    _find_foreign(name, ~np.isnan(values) | is_faulty, has_it, findings, models)
+    values = cells_.take([one.value for one in read], missing=math.nan)
+    is_faulty = cells_.take([one.fault is not None for one in read], missing=False)
+    _find_foreign(name, ~np.isnan(values) | is_faulty, findings, models)
     for model, is_of_model in models.groups():
         if name not in model.scales:
             continue
+        limits = {"low": model.scales[name].low.value, "high": model.scales[name].high.value}
+        low, high = (math.nan if limit is None else limit for limit in limits.values())
+        is_out = (values < low) | (values > high)  # never of an unknown limit
         findings.add(f"{name}-not-number", name, is_of_model & is_faulty, model=model.name)
-        low, high = model.scales[name].low.value, model.scales[name].high.value
-        is_out = (values < (-math.inf if low is None else low)) | (
-            values > (math.inf if high is None else high)
-        )
         findings.add(
-            f"{name}-beyond-limits",
-            name,
-            is_of_model & is_out,
-            n=values,
-            low=low,
-            high=high,
-            model=model.name,
+            f"{name}-beyond-limits", name, is_of_model & is_out, n=values, **limits, model=model.name
         )
     return values
 
 
-def _find_foreign(
-    name: str, is_given: Mask, has_it: Sequence[bool], findings: Findings, models: RowModels
-) -> None:
+def _find_foreign(name: str, is_given: Mask, findings: Findings, models: RowModels) -> None:
     """Warn where a row has a parameter that its model lacks."""
-    others = " or ".join(one for one, has in zip(contract.MODELS, has_it, strict=True) if has)
-    is_foreign = is_given & models.is_known & ~np.array(has_it)[models.numbers]
+    has_it = {
+        model.name: name in (*model.scales, *([columns.REF_TYPE] if model.ref_types.value else []))
+        for model in contract.MODELS.values()
+    }
+    others = " or ".join(one for one, has in has_it.items() if has)
+    is_foreign = is_given & models.is_known & ~np.array(list(has_it.values()))[models.numbers]
     findings.add("parameter-not-of-model", name, is_foreign, name=name, others=others, model=models.names)
 
 
@@ -445,65 +421,54 @@ _SCALES: Final = tuple(dict.fromkeys(name for model in contract.MODELS.values() 
 REPLICATE_DEFAULT = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seeds:
-    """The seeds of all rows, and which rows have one; the others get a random one."""
-
-    numbers: NDArray[np.int64]
-    is_given: NDArray[np.bool_]
-
-
 def read_prompts(findings: Findings, models: RowModels) -> Distinct:
     """Read the prompts verbatim: nothing is stripped or normalised."""
-    prompts = distinct(findings.of_table[columns.PROMPT])
+    prompts = cells.distinct(findings.of_table[columns.PROMPT])
     findings.add("prompt-missing", columns.PROMPT, prompts.codes < 0)
     for model, is_of_model in models.groups():
-        of_model = Distinct(np.where(is_of_model, prompts.codes, -1), prompts.cells)
-        found = {number: _judge_prompt(prompt, model) for number, prompt in enumerate(prompts.cells)}
-        findings.add_cells(columns.PROMPT, of_model, {number: [one] for number, one in found.items() if one})
-    in_braces = {
-        number: [Finding.of("prompt-has-braces", braces=show(braces[0]))]
-        for number, prompt in enumerate(prompts.cells)
-        if isinstance(prompt, str) and (braces := BRACES.search(prompt)) is not None
-    }
-    findings.add_cells(columns.PROMPT, prompts, in_braces)
+        judged = [_judge_prompt(prompt, model) for prompt in prompts.cells]
+        findings.add_cells(columns.PROMPT, prompts.within(is_of_model), judged)
     return prompts
 
 
-def _judge_prompt(prompt: Any, model: contract.Model) -> Finding | None:
+def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
     if not isinstance(prompt, str):
-        return Finding.of("prompt-not-text", type=type_of(prompt))
+        return [Finding.of("prompt-not-text", type=type_of(prompt))]
     if not prompt.strip():
-        return Finding.of("prompt-blank")
-    if printable(prompt) != prompt:
-        return Finding.of("prompt-not-unicode")
+        return [Finding.of("prompt-blank")]
+    found = []
     advised, most = model.prompt_characters_advised.value, model.prompt_characters_of_siblings.value
-    if len(prompt) > advised:
+    if cells.printable(prompt) != prompt:
+        found.append(Finding.of("prompt-not-unicode"))
+    elif len(prompt) > advised:
         code = "prompt-long" if len(prompt) <= most else "prompt-very-long"
-        return Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name)
-    return None
+        found.append(Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name))
+    if (braces := BRACES.search(prompt)) is not None:
+        found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
+    return found
 
 
-def read_seeds(findings: Findings) -> Seeds:
+def read_seeds(findings: Findings) -> Integers:
     """Read the seeds: missing and -1 both mean a random one."""
-    read = _read(columns.SEED, findings, integers)
+    read = _read(columns.SEED, findings, cells.integers)
     is_given = read.is_given & (read.numbers >= 0)
     findings.add("seed-out-of-range", columns.SEED, read.numbers < contract.SEED_RANDOM.value)
     findings.add("seed-zero", columns.SEED, is_given & (read.numbers < contract.SEED_REPEATABLE_MIN.value))
     findings.add("seed-beyond-32-bit", columns.SEED, read.numbers > contract.SEED_ADVISED_MAX.value)
-    return Seeds(np.where(is_given, read.numbers, contract.SEED_RANDOM.value), is_given)
+    numbers = np.where(is_given, read.numbers, contract.SEED_RANDOM.value)
+    return replace(read, numbers=numbers, is_given=is_given)
 
 
 def read_replicates(findings: Findings) -> NDArray[np.int64]:
     """Read the replicates, 0 by default."""
-    read = _read(columns.REPLICATE, findings, integers)
+    read = _read(columns.REPLICATE, findings, cells.integers)
     findings.add("replicate-out-of-range", columns.REPLICATE, read.numbers < 0)
     return np.where(read.is_given, read.numbers, REPLICATE_DEFAULT)
 
 
 def read_rephraser(findings: Findings, models: RowModels) -> NDArray[np.bool_]:
     """Read whether the service may reword the prompts; the model's default where the cell is empty."""
-    read = _read(columns.USE_REPHRASER, findings, booleans)
+    read = _read(columns.USE_REPHRASER, findings, cells.booleans)
     default = models.take("use_rephraser_default")
     return np.where(read.is_given, read.numbers != 0, default)
 
@@ -552,7 +517,7 @@ def read_size(cell: Any) -> tuple[int, int] | None:
 def read_sizes(findings: Findings, models: RowModels) -> Sizes:
     """Read the sizes of a whole table."""
     named = _read_named(findings)
-    sides = tuple(_read(name, findings, integers) for name in _SIDES)
+    sides = tuple(_read(name, findings, cells.integers) for name in _SIDES)
     has_size = named[0].is_given | named[0].is_faulty
     has_side = [side.is_given | side.is_faulty for side in sides]
     for name, meant, side in zip(_SIDES, named, sides, strict=True):
@@ -578,19 +543,18 @@ def _read_named(findings: Findings) -> Both:
     n_rows = len(findings.of_table)
     if columns.SIZE not in findings.of_table:
         return Integers.nothing(n_rows), Integers.nothing(n_rows)
-    named = distinct(findings.of_table[columns.SIZE])
-    read = {number: read_size(cell) for number, cell in enumerate(named.cells) if not is_blank(cell)}
-    unknown = [number for number, size in read.items() if size is None]
-    findings.add_cells(columns.SIZE, named, {number: [Finding.of("size-unknown")] for number in unknown})
-    pairs = np.zeros((len(named.cells) + 1, _PAIR), dtype=np.int64)
-    is_known, is_unknown = np.zeros((_PAIR, len(named.cells) + 1), dtype=bool)
-    is_unknown[unknown] = True
-    for number, size in read.items():
-        if size is not None:
-            pairs[number], is_known[number] = size, True
-    # The last line stands for missing cells, whose code is -1.
-    faults = {"unknown": is_unknown[named.codes]}
-    width, height = (Integers(side[named.codes], is_known[named.codes], faults) for side in pairs.T)
+    named = cells.distinct(findings.of_table[columns.SIZE])
+    read = [read_size(cell) for cell in named.cells]
+    unknown = [
+        size is None and not cells.is_blank(cell) for size, cell in zip(read, named.cells, strict=True)
+    ]
+    findings.add_cells(columns.SIZE, named, [[Finding.of("size-unknown")] if one else [] for one in unknown])
+    faults = {"unknown": named.take(unknown, missing=False)}
+    is_given = named.take([size is not None for size in read], missing=False)
+    width, height = (
+        Integers(named.take([size[side] if size else 0 for size in read], missing=0), is_given, faults)
+        for side in range(_PAIR)
+    )
     return width, height
 
 
@@ -626,7 +590,7 @@ def _find_wrong_sizes(
 
 
 def find_rephrased_sweeps(
-    findings: Findings, seeds: Seeds, use_rephraser: NDArray[np.bool_], rest: Sequence[NDArray[Any]]
+    findings: Findings, seeds: Integers, use_rephraser: NDArray[np.bool_], rest: Sequence[NDArray[Any]]
 ) -> NDArray[np.bool_]:
     """Find seed sweeps that leave the rephraser on, and add one warning for the whole table.
 
@@ -636,9 +600,11 @@ def find_rephrased_sweeps(
     found = np.zeros(len(table), dtype=bool)
     at = np.flatnonzero(use_rephraser & ~findings.is_in_error())
     if len(at):
-        images = [distinct(table[name]).codes[at] for name in image_columns(table)]
+        images = [cells.distinct(table[name]).codes[at] for name in image_columns(table)]
         keys = numbered([*images, *(values[at] for values in rest)])
-        found[at] = _is_swept([keys], seeds.numbers[at], seeds.is_given[at])
+        # Every random seed counts as another one.
+        told_apart = np.where(seeds.is_given, seeds.numbers, -1 - np.arange(len(table)))[at]
+        found[at] = pd.Series(told_apart).groupby(keys).transform("nunique") > 1
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)
         column = next(n for n in (columns.USE_REPHRASER, columns.SEED, columns.PROMPT) if n in table.columns)
@@ -646,20 +612,6 @@ def find_rephrased_sweeps(
             "seed-sweep-rephrased", column, found & is_first, n_rows=int(found.sum()), n_sweeps=n_sweeps
         )
     return found
-
-
-def _is_swept(
-    keys: Sequence[NDArray[np.int64]], seeds: NDArray[np.int64], is_given: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Return which rows share `keys` with a row of another seed; every random seed counts as another one."""
-    numbers = numbered(keys)
-    codes = numbered([seeds])
-    pairs = pd.unique(numbers[is_given] * (len(codes) + 1) + codes[is_given])
-    n_keys = int(numbers.max(initial=-1)) + 1
-    n_seeds = np.bincount(pairs // (len(codes) + 1), minlength=n_keys)
-    n_seeds += np.bincount(numbers[~is_given], minlength=n_keys)
-    swept: NDArray[np.bool_] = (n_seeds > 1)[numbers]
-    return swept
 
 
 def numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

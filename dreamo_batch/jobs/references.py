@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
@@ -18,39 +19,13 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from dreamo_batch import columns, files
+from dreamo_batch import columns, files, images
 from dreamo_batch.errors import StorageFailed
-from dreamo_batch.images import (
-    DEEP_MODES,
-    SUFFIXES,
-    UPRIGHT,
-    extremes,
-    in_eight_bits,
-    in_strips,
-    is_jpeg,
-    on_white,
-    opened,
-    orientation,
-    suffix_of,
-    turned,
-)
+from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import Distinct, distinct, is_blank
 from dreamo_batch.jobs.fields import image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding
-from dreamo_batch.jobs.sources import (
-    BYTES,
-    FILE,
-    PIXELS,
-    URL,
-    Source,
-    canonical,
-    expires_at,
-    has_expired,
-    judge_url,
-    nearest,
-    read_sources,
-    same_name,
-)
+from dreamo_batch.jobs.sources import BYTES, FILE, PIXELS, URL, Source
 from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
 from dreamo_batch.text import option
@@ -176,20 +151,11 @@ class Images:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Column:
-    """One image column; `read` holds the sources by number of the distinct cell, without blank cells."""
+    """One image column; `read` holds the sources of each distinct cell."""
 
     name: str
     cells: Distinct
-    read: dict[int, tuple[Source | Finding, ...]]
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """How many pictures each row names in this column."""
-        n_of = np.array(
-            [len(self.read.get(number, ())) for number in range(len(self.cells.cells))], dtype=np.int64
-        )
-        counts: NDArray[np.int64] = self.cells.take(n_of, missing=0)
-        return counts
+    read: list[tuple[Source | Finding, ...]]
 
 
 def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
@@ -199,26 +165,31 @@ def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
     checked = _check_all(listed, how)
     counts = _find_wrong_counts(listed, findings, models)
     for column in listed:
-        found = {number: _found(read, checked) for number, read in column.read.items()}
-        findings.add_cells(column.name, column.cells, found)
-    combined = _combine(listed)
-    _find_mixed(combined, listed[0].name, findings, models)
-    return _by_row(combined, checked, counts)
+        findings.add_cells(column.name, column.cells, [_found(read, checked) for read in column.read])
+    # The cells of all image columns together: each row's place in `read`.
+    places = numbered([column.cells.codes for column in listed])
+    firsts = np.unique(places, return_index=True)[1].tolist()
+    by_column = [[*column.read, ()] for column in listed]
+    codes = zip(*(column.cells.codes[firsts].tolist() for column in listed), strict=True)
+    read = [tuple(chain.from_iterable(map(list.__getitem__, by_column, row))) for row in codes]
+    _find_mixed(places, read, listed[0].name, findings, models)
+    return _by_row(places, read, checked, counts)
 
 
 def _read_column(series: Any, base_dir: Path) -> _Column:
     cells = distinct(series)
-    read = {
-        number: read_sources(cell, base_dir) for number, cell in enumerate(cells.cells) if not is_blank(cell)
-    }
-    return _Column(series.name, cells, read)
+    return _Column(
+        series.name,
+        cells,
+        [() if is_blank(cell) else sources.read_sources(cell, base_dir) for cell in cells.cells],
+    )
 
 
 def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
-    found = (source for column in listed for read in column.read.values() for source in read)
-    sources = {source.key: source for source in found if isinstance(source, Source)}
-    checked = {key: check(source, how) for key, source in sources.items() if source.kind == URL}
-    local = [source for source in sources.values() if source.kind != URL]
+    found = (source for column in listed for read in column.read for source in read)
+    by_key = {source.key: source for source in found if isinstance(source, Source)}
+    checked = {key: check(source, how) for key, source in by_key.items() if source.kind == URL}
+    local = [source for source in by_key.values() if source.kind != URL]
     what = "fixing pictures" if how.fix_images else "checking pictures"
     for source, result in each(local, lambda one: check(one, how), what=what, n_workers=_WORKERS):
         checked[source.key] = result
@@ -241,7 +212,8 @@ def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowMod
     by_place: dict[str, NDArray[np.int64]] = {}
     for column in listed:
         place = columns.IMAGE_NUMBERED[0] if column.name in columns.IMAGE_NUMBERED else column.name
-        by_place[place] = by_place.get(place, 0) + column.counts
+        n_pictures = column.cells.take(list(map(len, column.read)), missing=0)
+        by_place[place] = by_place.get(place, 0) + n_pictures
     counts: NDArray[np.int64] = np.sum(list(by_place.values()), axis=0)
     n_places = np.sum([count > 0 for count in by_place.values()], axis=0)
     most = models.take("images_max")
@@ -255,68 +227,56 @@ def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowMod
     return counts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Combined:
-    """The cells of all image columns together: each row's place in `read`."""
-
-    places: NDArray[np.intp]
-    read: list[tuple[Source | Finding, ...]]
-
-
-def _combine(listed: list[_Column]) -> _Combined:
-    places = numbered([column.cells.codes for column in listed])
-    firsts = np.unique(places, return_index=True)[1].tolist()
-    read = (
-        (one for column in listed for one in column.read.get(int(column.cells.codes[position]), ()))
-        for position in firsts
-    )
-    return _Combined(places, list(map(tuple, read)))
-
-
-def _find_mixed(combined: _Combined, name: str, findings: Findings, models: RowModels) -> None:
+def _find_mixed(
+    places: NDArray[np.intp],
+    read: list[tuple[Source | Finding, ...]],
+    name: str,
+    findings: Findings,
+    models: RowModels,
+) -> None:
     """Refuse rows that name both links and files: a request takes one kind."""
-    is_mixed = [
-        len({one.kind == URL for one in read if isinstance(one, Source)}) > 1 for read in combined.read
-    ]
-    if any(is_mixed):
-        findings.add(
-            "image-mixed",
-            name,
-            np.array(is_mixed)[combined.places] & ~findings.is_in_error(),
-            model=models.names,
-        )
+    is_mixed = [len({one.kind == URL for one in several if isinstance(one, Source)}) > 1 for several in read]
+    is_wrong = np.array(is_mixed, dtype=bool)[places] & ~findings.is_in_error()
+    findings.add("image-mixed", name, is_wrong, model=models.names)
 
 
-def _by_row(combined: _Combined, checked: Mapping[Hashable, Checked], counts: NDArray[np.int64]) -> Images:
+def _by_row(
+    places: NDArray[np.intp],
+    read: list[tuple[Source | Finding, ...]],
+    checked: Mapping[Hashable, Checked],
+    counts: NDArray[np.int64],
+) -> Images:
+    usable: dict[tuple[Hashable, ...], tuple[ImageSource, ...]] = {}
     place_of: dict[tuple[Hashable, ...], int] = {}
-    places = np.full(len(combined.read), -1, dtype=np.intp)
-    sources: list[tuple[ImageSource, ...]] = []
-    identities: list[tuple[str, ...]] = []
-    for number, read in enumerate(combined.read):
-        keys = tuple(one.key for one in read if isinstance(one, Source))
-        images = [checked[key].image for key in keys]
-        usable = tuple(image for image in images if image is not None)
-        if not read or len(usable) < len(read):
-            continue
-        if keys not in place_of:
-            place_of[keys] = len(sources)
-            sources.append(usable)
-            identities.append(tuple(checked[key].identity for key in keys))
-        places[number] = place_of[keys]
-    return Images(places[combined.places], sources, identities, counts)
+    numbers = np.full(len(read), -1, dtype=np.intp)
+    for number, several in enumerate(read):
+        keys = tuple(one.key for one in several if isinstance(one, Source))
+        of_row = tuple(image for key in keys if (image := checked[key].image) is not None)
+        if several and len(of_row) == len(several):
+            usable[keys] = of_row
+            numbers[number] = place_of.setdefault(keys, len(place_of))
+    identities = [tuple(checked[key].identity for key in keys) for keys in usable]
+    return Images(numbers[places], list(usable.values()), identities, counts)
 
 
 def check(source: Source, how: Check) -> Checked:
     """Check one picture, reading it once."""
     if source.kind == URL:
         return _check_url(source.location, how)
-    loaded = _load(source, how.base_dir)
+    if source.kind == FILE:
+        loaded = _load_file(source.location, how.base_dir)
+    elif source.kind == PIXELS:
+        loaded = _load_pixels(source.content)
+    else:
+        loaded = _Loaded(source.content, sha256(source.content), BYTES)
     if isinstance(loaded, Finding):
         return _check_missing(source, loaded, how)
     findings = tuple(_with_repair(one, fix_images=how.fix_images) for one in examine(loaded.content))
     if how.inputs is None or any(one.is_error for one in findings):
         return Checked(findings)
-    location = loaded.location or how.inputs.keep(loaded.digest + suffix_of(loaded.content), loaded.content)
+    location = loaded.location or how.inputs.keep(
+        loaded.digest + images.suffix_of(loaded.content), loaded.content
+    )
     if how.fix_images and any(map(is_repairable, findings)):
         return _check_copy(loaded, location, findings, how.inputs)
     sent_digest = sha256(loaded.content) if loaded.kind == PIXELS else loaded.digest
@@ -338,14 +298,14 @@ def _check_copy(loaded: _Loaded, location: str, findings: tuple[Finding, ...], i
 
 
 def _check_url(url: str, how: Check) -> Checked:
-    named = canonical(url)
-    findings = tuple(one for one in (judge_url(url), _expiry(url, named, how)) if one is not None)
+    named = sources.canonical(url)
+    findings = tuple(one for one in (sources.judge_url(url), _expiry(url, named, how)) if one is not None)
     image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
     return Checked(findings, image, _identity(URL, named))
 
 
 def _expiry(url: str, named: str, how: Check) -> Finding | None:
-    end, now = expires_at(url), how.wall()
+    end, now = sources.expires_at(url), how.wall()
     if end is None or end > now + max(how.n_rows * _ROW_S, _SENT_IN_S):
         return None
     when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -353,7 +313,7 @@ def _expiry(url: str, named: str, how: Check) -> Finding | None:
         return None if named in how.known else Finding.of("image-link-expires-soon", when=when)
     finding = Finding.of(LINK_EXPIRED, when=when)
     # Rows that were submitted don't need it any more.
-    is_enough = named in how.known or not has_expired(url, now)
+    is_enough = named in how.known or not sources.has_expired(url, now)
     return replace(finding, severity=WARNING) if is_enough else finding
 
 
@@ -396,7 +356,7 @@ def examine(content: bytes) -> tuple[Finding, ...]:
     if not content:
         return (Finding.of("image-empty"),)
     try:
-        with opened(io.BytesIO(content)) as image:
+        with images.opened(io.BytesIO(content)) as image:
             return (*_judge_size(content, image), *_judge_content(content, image))
     except UnidentifiedImageError:
         return (Finding.of("image-not-a-picture", guess=_guess(content)),)
@@ -425,10 +385,10 @@ def _judge_size(content: bytes, image: Image.Image) -> Iterator[Finding]:
 
 
 def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
-    kind = "JPEG" if is_jpeg(image) else str(image.format)
+    kind = "JPEG" if images.is_jpeg(image) else str(image.format)
     if kind not in contract.INPUT_FORMATS.value:
         yield Finding.of("image-format" if kind in CONVERTIBLE else "image-not-convertible", format=kind)
-    if orientation(image) not in UPRIGHT:
+    if images.orientation(image) not in images.UPRIGHT:
         yield Finding.of("image-rotated")
     if kind == "PNG" and (n_frames := getattr(image, "n_frames", 1)) > 1:
         yield Finding.of("image-animated", n=n_frames)
@@ -452,15 +412,17 @@ def _is_deep(kind: str, content: bytes, image: Image.Image) -> bool:
     if kind == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, ())
         return image.mode not in _NUMBER_MODES and _DEEP_BITS in np.atleast_1d(bits)
-    return image.mode in DEEP_MODES or (kind == "PNG" and content[_PNG_BIT_DEPTH_AT] == _DEEP_BITS)
+    return image.mode in images.DEEP_MODES or (kind == "PNG" and content[_PNG_BIT_DEPTH_AT] == _DEEP_BITS)
 
 
 def _judge_levels(content: bytes) -> Iterator[Finding]:
     """Refuse numbers that aren't levels from black to white, or that leave the bright ones unused."""
     with closing(Image.open(io.BytesIO(content))) as image:
-        ranges = extremes(image)[: 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS]  # without alpha
+        ranges = images.extremes(image)[
+            : 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS
+        ]  # without alpha
         low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
-        white = _WHITE_16 if image.mode in (*DEEP_MODES, *_NUMBER_MODES) else _WHITE_8
+        white = _WHITE_16 if image.mode in (*images.DEEP_MODES, *_NUMBER_MODES) else _WHITE_8
         if image.mode == "F" or low < 0 or high > white:
             kind = "floats" if image.mode == "F" else "integers"
             yield Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
@@ -496,14 +458,6 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _load(source: Source, base_dir: Path) -> _Loaded | Finding:
-    if source.kind == FILE:
-        return _load_file(source.location, base_dir)
-    if source.kind == PIXELS:
-        return _load_pixels(source.content)
-    return _Loaded(source.content, sha256(source.content), BYTES)
-
-
 def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
     try:
         status = Path(location).stat()
@@ -514,8 +468,8 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        there = nearest(location) or nearest(unquote(location))
-        if there is not None and same_name(there, location):
+        there = sources.nearest(location) or sources.nearest(unquote(location))
+        if there is not None and sources.same_name(there, location):
             return _load_file(there, base_dir)
         hint = f" But there is {there}; did you mean that?" if there else ""
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
@@ -532,12 +486,12 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
         if image.mode not in _PNG_MODES and image.mode not in _AS_PNG:
             return Finding.of("image-mode", mode=image.mode)
         saveable = image if image.mode in _PNG_MODES else image.convert(_AS_PNG[image.mode])
-        turn, exif = orientation(image), Image.Exif()
+        turn, exif = images.orientation(image), Image.Exif()
         exif[ExifTags.Base.Orientation] = turn
         png = _saved(
             saveable,
             "PNG",
-            exif=None if turn in UPRIGHT else exif.tobytes(),
+            exif=None if turn in images.UPRIGHT else exif.tobytes(),
             icc_profile=saveable.info.get("icc_profile"),
         )
         return _Loaded(png, _digest_of_pixels(image), PIXELS)
@@ -548,7 +502,7 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
 def _digest_of_pixels(image: Image.Image) -> str:
     palette = image.getpalette("RGBA") if image.mode in {"P", "PA"} else None
     transparency = image.info.get("transparency")
-    head = [image.mode, image.size, palette, repr(transparency), orientation(image)]
+    head = [image.mode, image.size, palette, repr(transparency), images.orientation(image)]
     hashed = hashlib.sha256(json.dumps(head).encode() + b"\n")
     hashed.update(image.tobytes())
     return hashed.hexdigest()
@@ -581,47 +535,39 @@ def repair(content: bytes) -> bytes:
     loss become JPEG, others PNG if that is small enough. Alpha is kept in a PNG and laid on white in a JPEG. The same
     bytes and Pillow version make the same copy.
     """
-    with opened(io.BytesIO(content)) as image:
+    with images.opened(io.BytesIO(content)) as image:
         is_lossy = image.format in _LOSSY
-        if is_jpeg(image):  # decoded at a half or a quarter of its size where that is still enough
+        if images.is_jpeg(image):  # decoded at a half or a quarter of its size where that is still enough
             image.draft(None, (_SIDE_MAX, _SIDE_MAX))
         # A profile is dropped where the colours that it describes are converted.
         profile = image.info.get("icc_profile") if image.mode in _KEEPS_PROFILE else None
-        corrected = turned(
-            _without_full_alpha(in_strips(image, _SIDE_MAX, _in_plain_mode)), orientation(image)
-        )
+        corrected = images.in_strips(image, _SIDE_MAX, _in_plain_mode)
+        if corrected.mode == "RGBA" and corrected.getchannel("A").getextrema() == (255, 255):
+            corrected = corrected.convert("RGB")
+        corrected = images.turned(corrected, images.orientation(image))
         is_uniform = _is_uniform(image)
         if corrected is not image:
             image.close()  # frees its pixels
         corrected.thumbnail((_SIDE_MAX, _SIDE_MAX), Image.Resampling.LANCZOS, reducing_gap=None)
-        copy = _encode(corrected, is_lossy, profile)
-        is_flat = suffix_of(copy) == ".jpg"
-        if _is_uniform(on_white(corrected) if is_flat else corrected) and not is_uniform:
+        copy = b""
+        if not is_lossy or corrected.mode == "RGBA":
+            copy = _saved(corrected, "PNG", icc_profile=profile)
+        if not copy or len(copy) > _BYTES_MAX:
+            corrected = images.on_white(corrected)
+            copy = _encode_jpeg(corrected, profile)
+        if _is_uniform(corrected) and not is_uniform:
             raise UniformCopy
         return copy
 
 
-def _without_full_alpha(image: Image.Image) -> Image.Image:
-    is_full = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
-    return image.convert("RGB") if is_full else image
-
-
 def _in_plain_mode(image: Image.Image) -> Image.Image:
-    image = in_eight_bits(image)
+    image = images.in_eight_bits(image)
     if image.mode in {"L", "RGB"}:
         return image
     if image.mode in {"1", "F"}:
         return image.convert("L")
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
-
-
-def _encode(image: Image.Image, is_lossy: bool, profile: bytes | None) -> bytes:
-    if not is_lossy or image.mode == "RGBA":
-        png = _saved(image, "PNG", icc_profile=profile)
-        if len(png) <= _BYTES_MAX:
-            return png
-    return _encode_jpeg(on_white(image), profile)
 
 
 def _encode_jpeg(image: Image.Image, profile: bytes | None) -> bytes:
@@ -635,7 +581,7 @@ def _encode_jpeg(image: Image.Image, profile: bytes | None) -> bytes:
 
 
 def _is_uniform(image: Image.Image) -> bool:
-    return all(high - low <= _UNIFORM_LEVELS for low, high in extremes(image))
+    return all(high - low <= _UNIFORM_LEVELS for low, high in images.extremes(image))
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -646,7 +592,7 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def kept_copy(folder: Path | None, digest: str) -> Path | None:
     """Find the copy of a file in a folder by the digest of its bytes."""
-    places = [] if folder is None else [folder / f"{digest}{suffix}" for suffix in SUFFIXES]
+    places = [] if folder is None else [folder / f"{digest}{suffix}" for suffix in images.SUFFIXES]
     return next((place for place in places if place.is_file()), None)
 
 
@@ -672,12 +618,12 @@ class Inputs:
             ) from error
         return str(path)
 
-    def keep_references(self, images: Iterable[ImageSource]) -> None:
+    def keep_references(self, used: Iterable[ImageSource]) -> None:
         """Keep a copy of each file that is to be sent, so that the directory can be passed on."""
         if self.directory is None:
             return
-        distinct = {image.sent_location: image for image in images if image.kind != URL}
-        elsewhere = [one for place, one in distinct.items() if Path(place).parent != self.directory]
+        local = {image.sent_location: image for image in used if image.kind != URL}
+        elsewhere = [one for place, one in local.items() if Path(place).parent != self.directory]
         for _ in each(elsewhere, self._keep_reference, what="keeping references"):
             pass
 
@@ -689,16 +635,18 @@ class Inputs:
         except OSError:
             return  # the worker reports it for the rows that need it
         if sha256(content) == image.sent_digest:
-            self.keep(image.sent_digest + suffix_of(content), content)
+            self.keep(image.sent_digest + images.suffix_of(content), content)
 
     def keep_repaired(self, digest: str, content: bytes) -> tuple[str, bytes]:
         """Keep the corrected copy of a picture, or return the one that an earlier call kept."""
         stem = f"{digest}-fixed-{RECIPE}"
-        earlier = () if self.directory is None else [self.directory / f"{stem}{one}" for one in SUFFIXES[:2]]
+        earlier = (
+            () if self.directory is None else [self.directory / f"{stem}{one}" for one in images.SUFFIXES[:2]]
+        )
         for path in earlier:
             kept = path.read_bytes() if path.is_file() else b""
             # A copy that was changed since would break a rule; then it is made again.
             if kept and not any(one.is_error or is_repairable(one) for one in examine(kept)):
                 return str(path), kept
         repaired = repair(content)
-        return self.keep(stem + suffix_of(repaired), repaired), repaired
+        return self.keep(stem + images.suffix_of(repaired), repaired), repaired

@@ -20,7 +20,7 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -124,21 +124,20 @@ class Findings:
                 shared[values] = Finding.of(code, **dict(zip(details, values, strict=True)))
             found[place] = shared[values]
         cells = distinct(self.of_table[column].iloc[positions])
-        shown = cells.take(_objects([show(cell) for cell in cells.cells]), missing=None)
+        shown = cells.take([show(cell) for cell in cells.cells], missing=None)
         self._parts.append(_Part(column, positions, shown, found))
 
-    def add_cells(self, column: str, cells: Distinct, found: Mapping[int, Sequence[Finding]]) -> None:
-        """Add the findings about distinct cells, once for each row with such a cell."""
-        shown = _objects([show(cell) if found.get(n) else None for n, cell in enumerate(cells.cells)])
-        for depth in range(max(map(len, found.values()), default=0)):
-            layer = _objects([None] * len(cells.cells))
-            is_found = np.zeros(len(cells.cells), dtype=bool)
-            for number, of_cell in found.items():
-                if depth < len(of_cell):
-                    layer[number], is_found[number] = of_cell[depth], True
-            positions = cells.positions(is_found)
-            numbers = cells.codes[positions]
-            self._parts.append(_Part(column, positions, shown[numbers], layer[numbers]))
+    def add_cells(self, column: str, cells: Distinct, found: Sequence[Sequence[Finding]]) -> None:
+        """Add the findings about each distinct cell, once for each row with such a cell."""
+        shown = cells.take(
+            [show(c) if of else None for c, of in zip(cells.cells, found, strict=True)], missing=None
+        )
+        for depth in range(max(map(len, found), default=0)):
+            layer = cells.take(
+                [of_cell[depth] if depth < len(of_cell) else None for of_cell in found], missing=None
+            )
+            positions = np.flatnonzero(layer != None)  # noqa: E711 - cell by cell
+            self._parts.append(_Part(column, positions, shown[positions], layer[positions]))
 
     def is_in_error(self) -> NDArray[np.bool_]:
         """Return which rows can't be submitted."""
@@ -207,13 +206,12 @@ def _line(group: pd.DataFrame) -> str:
     where = f"column {first[columns.COLUMN]}{value}"
     if len(rows) == 1:
         return f"{first[columns.CODE]} in row {first[columns.ROW]} ({where}): {text}"
-    n_texts = len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates())
-    which = f"{counted(len(rows), 'row')} ({_which(rows)}; {where})"
-    if n_texts > 1:
-        which = (
-            f"{counted(len(rows), 'row')} ({_which(rows)}), for example row {first[columns.ROW]} ({where})"
-        )
-    return f"{first[columns.CODE]} in {which}: {text}"
+    which = which_rows(rows[columns.ROW].tolist(), rows[columns.POSITION].tolist())
+    if len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates()) == 1:
+        which = f"({which}; {where})"
+    else:
+        which = f"({which}), for example row {first[columns.ROW]} ({where})"
+    return f"{first[columns.CODE]} in {counted(len(rows), 'row')} {which}: {text}"
 
 
 def which_rows(labels: Sequence[str], positions: Sequence[int]) -> str:
@@ -222,10 +220,6 @@ def which_rows(labels: Sequence[str], positions: Sequence[int]) -> str:
     if n_more > 0 and positions[-1] - positions[0] == len(labels) - 1:
         return f"{labels[0]} to {labels[-1]}"
     return ", ".join(labels[:_LABELS_MAX]) + (f" and {n_more:,} more" if n_more > 0 else "")
-
-
-def _which(rows: pd.DataFrame) -> str:
-    return which_rows(rows[columns.ROW].tolist(), rows[columns.POSITION].tolist())
 
 
 _COLOURS: Final = {ERROR: PALETTE[columns.FAILED].colour, WARNING: PALETTE[columns.AMBIGUOUS].colour}
@@ -247,13 +241,6 @@ class Problems(HeadedFrame):
 
     _metadata = ["_n_rows"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
     _colours = _COLOURS
-
-    @classmethod
-    def of(cls, problems: pd.DataFrame, n_rows: int) -> Problems:
-        """Return problems that know how many rows the table has."""
-        shown = cls(problems)
-        shown._n_rows = n_rows
-        return shown
 
     def _headline(self) -> Headline | None:
         if not {columns.POSITION, columns.SEVERITY} <= set(self.columns):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 from PIL import Image
 
@@ -56,11 +56,6 @@ def place(url: str) -> str:
         elif part not in {"", "."}:
             path.append(part)
     return "/".join([_host(url), *path])
-
-
-def query(url: str) -> str:
-    """Return a URL's query."""
-    return urlsplit(url).query
 
 
 def expires_at(url: str) -> float | None:
@@ -313,15 +308,11 @@ def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     if scheme.startswith("data:"):
         return _source_of_data_uri(stripped)
     if scheme.startswith(("http:", "https:")):
-        return _source_of_url(stripped)
+        reason = _why_unusable(stripped)
+        return Finding.of("image-bad-url", reason=reason) if reason else Source(URL, stripped)
     if match := _SCHEME.match(stripped):
         return Finding.of("image-bad-url", reason=f"{match[0]} is not http:// or https://")
     return _source_of_path(text, base_dir)
-
-
-def _source_of_url(url: str) -> Source | Finding:
-    reason = _why_unusable(url)
-    return Finding.of("image-bad-url", reason=reason) if reason else Source(URL, url)
 
 
 def _why_unusable(url: str) -> str:
@@ -329,12 +320,9 @@ def _why_unusable(url: str) -> str:
         return "it contains spaces or control characters (write a space as %20)"
     try:
         parts = urlsplit(url)
-        return _why_incomplete(parts, parts.port)
+        port = parts.port
     except ValueError as error:
         return str(error)
-
-
-def _why_incomplete(parts: SplitResult, port: int | None) -> str:
     if not parts.hostname:
         return "it has no host"
     if parts.username is not None or parts.password is not None:

@@ -19,17 +19,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
-from dreamo_batch.jobs import templates
-from dreamo_batch.jobs.cells import (
-    distinct,
-    integers,
-    is_missing,
-    printable,
-    read_boolean,
-    read_integer,
-    read_number,
-    show,
-)
+from dreamo_batch.jobs import cells, templates
 from dreamo_batch.jobs.fields import numbered, read_size
 from dreamo_batch.jobs.sources import matching
 from dreamo_batch.service import contract
@@ -64,27 +54,19 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
 def _values(name: str, given: Any, most: int) -> list[Any]:
     if isinstance(given, (set, frozenset)):
         raise UsageError(f"{name}: a set has no order, so the rows would differ between runs. Pass a list.")
-    if isinstance(given, _SINGLE) or not isinstance(given, Iterable) or _is_pair(name, given):
+    is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
+    if is_pair or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
     return list(itertools.islice(given, most + 1))
 
 
-def _is_pair(name: str, given: Any) -> bool:
-    return (
-        name == columns.SIZE
-        and isinstance(given, tuple)
-        and len(given) == _PAIR
-        and all(read_integer(side).value is not None for side in given)
-    )
-
-
 def _read(name: str, value: Any) -> Any:
-    if is_missing(value) and name not in {columns.PROMPT, columns.PROMPT_TEMPLATE}:
+    if cells.is_missing(value) and name not in {columns.PROMPT, columns.PROMPT_TEMPLATE}:
         return None
     read, problem = _READERS[name]
     found = read(value)
     if found is None:
-        raise UsageError(f"{name}: {show(value)} {problem}.")
+        raise UsageError(f"{name}: {cells.show(value)} {problem}.")
     return found
 
 
@@ -96,13 +78,15 @@ def _size(value: Any) -> str | None:
 
 # How a value is read, None if it can't be; and what is wrong then.
 _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(_WHOLE, (lambda value: read_integer(value).value, "is not a whole number (64 bits)")),
-    columns.USE_REPHRASER: (lambda value: read_boolean(value).value, "is neither true nor false"),
+    **dict.fromkeys(
+        _WHOLE, (lambda value: cells.read_integer(value).value, "is not a whole number (64 bits)")
+    ),
+    columns.USE_REPHRASER: (lambda value: cells.read_boolean(value).value, "is neither true nor false"),
     columns.MODEL: (
         lambda value: value if value in contract.MODELS else None,
         f"is no model; expected {' or '.join(contract.MODELS)}",
     ),
-    columns.GUIDANCE_SCALE1: (lambda value: read_number(value).value, "is not a number"),
+    columns.GUIDANCE_SCALE1: (lambda value: cells.read_number(value).value, "is not a number"),
     columns.SIZE: (_size, "is neither WIDTHxHEIGHT nor an advised ratio such as 16:9"),
     **dict.fromkeys(
         (columns.PROMPT, columns.PROMPT_TEMPLATE),
@@ -112,7 +96,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def _images(value: Any) -> list[Any]:
-    if is_missing(value):
+    if cells.is_missing(value):
         raise UsageError("image: a picture is missing. Pass a path, URL, bytes or PIL image.")
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -120,9 +104,11 @@ def _images(value: Any) -> list[Any]:
         return [value]
     found, near = matching(str(Path(value).expanduser()))
     for path in found:
-        if printable(path) != path:
-            raise UsageError(f"image: the name {printable(path)} isn't valid UTF-8. Rename the file.")
-    named = ", ".join(map(printable, near[:_NAMED_MAX])) + (" and others" if len(near) > _NAMED_MAX else "")
+        if cells.printable(path) != path:
+            raise UsageError(f"image: the name {cells.printable(path)} isn't valid UTF-8. Rename the file.")
+    named = ", ".join(map(cells.printable, near[:_NAMED_MAX])) + (
+        " and others" if len(near) > _NAMED_MAX else ""
+    )
     if not found:
         hint = f" Some differ only in letter case: {named}." if near else ""
         raise UsageError(
@@ -191,13 +177,6 @@ class SweptTable(HeadedFrame):
     _metadata = ["_made_of"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
     _made_of = ""
 
-    @classmethod
-    def of(cls, table: pd.DataFrame, made_of: str) -> SweptTable:
-        """Return a table that knows of which axes it was made."""
-        swept = cls(table)
-        swept._made_of = made_of
-        return swept
-
     def _headline(self) -> Headline | None:
         if not self._made_of:
             return None
@@ -214,9 +193,11 @@ class SweptTable(HeadedFrame):
 
 def _n_jobs(table: pd.DataFrame) -> int:
     """Count the rows that differ in what is submitted; every random seed counts as another one."""
-    keys = [distinct(table[name]).codes for name in columns.INPUTS if name in table and name != columns.SEED]
+    keys = [
+        cells.distinct(table[name]).codes for name in columns.INPUTS if name in table and name != columns.SEED
+    ]
     if columns.SEED in table:
-        seeds = integers(table[columns.SEED])
+        seeds = cells.integers(table[columns.SEED])
         is_random = ~seeds.is_given | (seeds.numbers < 0)
         keys += [seeds.numbers, np.where(is_random, np.arange(1, len(table) + 1), 0)]
     else:
@@ -351,16 +332,18 @@ def sweep(
         templates.check_names(
             axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes
         )
-    ties = _groups(axes, [*_tied(zip), *tied])
+    ties = _groups(axes, zip, tied)
     n_rows = None if sample is None else _read_count("sample", sample)
-    if read_integer(entropy).value is None or entropy < 0:
+    if cells.read_integer(entropy).value is None or entropy < 0:
         raise UsageError(f"entropy is {entropy!r}; expected a whole number from 0.")
     _refuse_explosion(axes, ties, most, n_rows)
     lengths = [len(axes[tie[0]]) for tie in ties]
     places = (
         _all_places(lengths) if n_rows is None else _sampled(lengths, n_rows, np.random.default_rng(entropy))
     )
-    table = _taken(axes, ties, places)
+    table = pd.DataFrame(
+        {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
+    )[list(axes)]
     if text == columns.PROMPT_TEMPLATE:
         prompts = [
             templates.fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")
@@ -371,13 +354,13 @@ def sweep(
     )
     if n_rows is not None and n_rows < math.prod(lengths):
         made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
-    return SweptTable.of(table, made or "one value each")
+    return SweptTable.of(table, made_of=made or "one value each")
 
 
 def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> tuple[str, ...]:
     """Add the axes of a group to the others; return their names."""
     if not isinstance(group, Zipped):
-        raise UsageError(f"sweep takes axes by name, or what zipped(...) returns, not {show(group)!r}.")
+        raise UsageError(f"sweep takes axes by name, or what zipped(...) returns, not {cells.show(group)!r}.")
     for name, values in group.axes.items():
         axes = given if name in given else user_axes
         if axes.get(name) is not None:
@@ -387,7 +370,7 @@ def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> 
 
 
 def _read_count(name: str, given: Any) -> int:
-    read = read_integer(given)
+    read = cells.read_integer(given)
     if read.value is None or read.value < 1:
         raise UsageError(f"{name} is {given!r}; expected a whole number of at least 1.")
     return int(read.value)
@@ -411,30 +394,26 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
             raise UsageError(f"Pass all pictures as image=, not {name}=.")
 
 
-def _tied(groups: Iterable[Any]) -> list[tuple[str, ...]]:
-    listed = columns.listed(groups)
+def _groups(
+    axes: dict[str, list[Any]], tied: Iterable[Any], zipped: list[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Return the axes in groups that vary together: those tied by name, those in `zipped`, and each other one."""
+    listed = columns.listed(tied)
     if listed and all(isinstance(name, str) for name in listed):
-        return [tuple(listed)]
-    return [tuple(group) for group in listed]
-
-
-def _groups(axes: dict[str, list[Any]], tied: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    names = [name for group in tied for name in group]
+        listed = [listed]
+    groups = [tuple(group) for group in (*listed, *zipped)]
+    names = [name for group in groups for name in group]
     for name in names:
         if name not in axes:
             raise UsageError(f"zip names {name!r}, which isn't an axis; the axes are {', '.join(axes)}.")
         if names.count(name) > 1:
             raise UsageError(f"zip names {name!r} twice; an axis can be in one group only.")
-    for group in tied:
-        _refuse_unequal_lengths({name: len(axes[name]) for name in group})
-    group_of = {name: group for group in tied for name in group}
+    for group in groups:
+        if len({len(axes[name]) for name in group}) > 1:
+            counts = ", ".join(f"{name} has {len(axes[name])}" for name in group)
+            raise UsageError(f"Axes that vary together need the same number of values, but {counts}.")
+    group_of = {name: group for group in groups for name in group}
     return list(dict.fromkeys(group_of.get(name, (name,)) for name in axes))
-
-
-def _refuse_unequal_lengths(lengths: dict[str, int]) -> None:
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise UsageError(f"Axes that vary together need the same number of values, but {listed}.")
 
 
 def _refuse_explosion(
@@ -487,16 +466,6 @@ def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]
     """Return n places in random order, each as often as another, give or take one."""
     rounds = [chance.permutation(length) for _ in range(math.ceil(n / length))]
     return chance.permutation(np.concatenate(rounds)[:n])
-
-
-def _taken(
-    axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]], places: NDArray[np.int64]
-) -> pd.DataFrame:
-    """Return the table with the values at some places of the axes."""
-    number_of = {name: number for number, group in enumerate(groups) for name in group}
-    return pd.DataFrame(
-        {name: _column(name, values).take(places[:, number_of[name]]) for name, values in axes.items()}
-    )
 
 
 def _column(name: str, values: list[Any]) -> Any:

@@ -26,26 +26,12 @@ from PIL import Image
 from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError, path_given, type_of
 from dreamo_batch.images import suffix_of
-from dreamo_batch.jobs.cells import (
-    booleans,
-    decoded,
-    distinct,
-    exact_end,
-    guessed,
-    integers,
-    is_blank,
-    is_missing,
-    items_of,
-    printable,
-    show,
-    text_of,
-    typed,
-)
+from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import is_result, means, plain_name
-from dreamo_batch.text import counted, meant, spelled
+from dreamo_batch.text import counted, meant, shortened, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dreamo_batch.jobs.cells import Integers
 
@@ -118,11 +104,11 @@ def read_table(
         raise TableError(f"No file at {path.absolute()}. Check the path.")
     try:
         if suffix in _DELIMITED:
-            return _restored(_renamed(path, _read_delimited(path, sep, decimal), rename), guessed)
+            return _restored(_renamed(path, _read_delimited(path, sep, decimal), rename), cells.guessed)
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
         read = _read_workbook if suffix == ".xlsx" else _read_json
-        return _restored(_renamed(path, read(path), rename), typed)
+        return _restored(_renamed(path, read(path), rename), cells.typed)
     except OSError as error:
         raise TableError(f"{path} can't be read: {error.strerror or error}.") from error
 
@@ -244,7 +230,7 @@ def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
     if index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(frame))):
         return frame.reset_index(drop=True)
     if index.nlevels == 1 and index.dtype == object:
-        shown = [printable(label) if isinstance(label, str) else label for label in index]
+        shown = [cells.printable(label) if isinstance(label, str) else label for label in index]
         frame = frame.set_axis(pd.Index(shown, dtype=object, name=index.name, tupleize_cols=False), axis=0)
     try:
         return frame.reset_index()
@@ -293,7 +279,7 @@ def _as_text(cell: Any) -> Any:
     if isinstance(cell, list | tuple | np.ndarray):
         return [_as_text(item) for item in cell]
     if isinstance(cell, str):
-        return printable(cell)
+        return cells.printable(cell)
     if isinstance(cell, Image.Image):
         return f"<PIL image {cell.mode} {cell.width}x{cell.height}>"
     if not isinstance(cell, (bytes, bytearray, memoryview)):
@@ -313,7 +299,6 @@ _POINT: Final = r"[+-]?\d+\.\d+"
 _COMMA: Final = r"[+-]?\d+(?:,\d+)?"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _N_NAMED: Final = 5
-_NAMES_FIRST: Final = "Its first line must name the columns."
 _QUOTING: Final = (
     "Put quotes around text with a separator, quote or line break, and double the quotes inside: "
     '"a ""big"" cat, asleep".'
@@ -322,35 +307,13 @@ _QUOTING: Final = (
 
 def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> pd.DataFrame:
     """Read separated values as text, changing only decimal commas."""
-    text = decoded(path, path.read_bytes())
-    n_skipped = 0
+    text = cells.decoded(path, path.read_bytes())
+    first_line = 1
     if (sep_line := _SEP_LINE.match(text)) is not None:
-        separator, text, n_skipped = separator or sep_line[1], text[sep_line.end() :], 1
+        separator, text, first_line = separator or sep_line[1], text[sep_line.end() :], 2
     separator = separator or _found_separator(text)
-    line_numbers = _refuse_malformed(path, text, separator, n_skipped)
-    # pandas before 3.1 cuts a cell off at a NUL, so an unused character stands in for it.
-    stand_in = (
-        next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else ""
-    )
-    try:
-        lines = pd.read_csv(
-            io.StringIO(text.replace("\0", stand_in)),
-            sep=separator,
-            header=None,
-            dtype=columns.STR,
-            keep_default_na=False,
-            na_values=[""],
-            low_memory=False,
-            skip_blank_lines=False,
-        )
-    except pd.errors.EmptyDataError:
-        raise TableError(f"{path} is empty. {_NAMES_FIRST}") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
-        raise TableError(f"{path} can't be read: {reason}. {_QUOTING}") from None
-    if stand_in:
-        lines = lines.apply(lambda cells: cells.str.replace(stand_in, "\0", regex=False))
-    table = _with_header(path, _without_blank_rows(path, lines, line_numbers))
+    rows = _rows(path, text, separator, first_line)
+    table = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
     if decimal is None:
         # Where commas are decimal, Excel separates with semicolons.
         has_point = any(table[name].str.fullmatch(_POINT).fillna(False).any() for name in table.columns)
@@ -369,33 +332,32 @@ def _found_separator(text: str) -> str:
     return max(_SEPARATORS, key=n_names)
 
 
-def _refuse_malformed(path: Path, text: str, separator: str, n_skipped: int) -> list[int]:
-    """Refuse broken quotes and rows with too many cells: any reading would be a guess; return the rows' lines."""
-    n_names, numbers = 0, []
-    for line, n_cells in _records(path, text, separator, n_skipped):
-        numbers.append(line)
-        n_names = n_names or n_cells
-        if n_cells > n_names:
+def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tuple[int, list[str | None]]]:
+    """Yield the line and the cells of each row; refuse rows with too many cells: any reading would be a guess."""
+    n_names = 0
+    for line, row in _records(path, text, separator, first_line):
+        n_names = n_names or len(row)
+        if len(row) > n_names:
             raise TableError(
-                f"{path}, line {line} has {counted(n_cells, 'cell')}, but the first line names "
+                f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
-    return numbers
+        yield line, [*(cell or None for cell in row), *[None] * (n_names - len(row))]
 
 
-def _records(path: Path, text: str, separator: str, n_skipped: int) -> Iterator[tuple[int, int]]:
-    """Yield the line and the number of cells of each row; a blank one has none."""
+def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
     if '"' not in text:
-        rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for number, row in enumerate(rows, start=1 + n_skipped):
-            yield number, row.count(separator) + 1 if row else 0
+        for number, written in enumerate(re.split("\r\n|\r|\n", text), line):
+            yield number, written.split(separator) if written else []
         return
     cell = re.compile(rf'"(?:[^"]|"")*"|[^{re.escape(separator)}"\r\n][^{re.escape(separator)}\r\n]*|')
-    at, end, line, begun, n_cells = 0, len(text), 1 + n_skipped, 1 + n_skipped, 0
-    while at <= end:
+    at, begun, row = 0, line, list[str]()
+    while at <= len(text):
         found = cell.match(text, at)
-        stop = found.end() if found else at
-        last = line + text.count("\n", at, stop)
+        written = found[0] if found else ""
+        stop = at + len(written)
+        last = line + written.count("\n")
         following = text[stop : stop + 1]
         if following == '"':
             raise TableError(f"{path}, line {line}: a quote is opened but never closed. {_QUOTING}")
@@ -403,49 +365,49 @@ def _records(path: Path, text: str, separator: str, n_skipped: int) -> Iterator[
             where = f"line {line}" if last == line else f"lines {line} to {last}"
             behind = text[stop : stop + 20].partition("\n")[0]
             raise TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
-        n_cells += 1
+        row.append(written[1:-1].replace('""', '"') if written.startswith('"') else written)
         if following != separator:
-            yield begun, n_cells if n_cells > 1 or stop > at else 0
+            yield begun, row if len(row) > 1 or written else []
             stop += text.startswith("\r\n", stop)
             last += 1
-            begun, n_cells = last, 0
+            begun, row = last, []
         at, line = stop + 1, last
 
 
-def _without_blank_rows(path: Path, lines: pd.DataFrame, numbers: Sequence[int]) -> pd.DataFrame:
-    """Drop rows without any text, with a warning unless they end the file."""
-    has_text = lines.apply(lambda column: column.str.strip().fillna("") != "").any(axis=1)
-    places = np.flatnonzero(has_text)
-    blank = [
-        numbers[at]
-        for at in np.flatnonzero(~has_text).tolist()
-        if places.min(initial=0) < at < places.max(initial=-1)
-    ]
-    _warn_of_blank_rows(path, blank, "line")
-    if not len(places):
-        raise TableError(f"{path} is empty. {_NAMES_FIRST}")
-    return lines[has_text].reset_index(drop=True)
+def _without_blank_rows(
+    path: Path, rows: Iterable[tuple[int, list[Any]]], unit: Literal["line", "row"]
+) -> list[list[Any]]:
+    """Return the rows with any text or value; warn of blank ones between them."""
+    kept: list[list[Any]] = []
+    blank: list[int] = []
+    n_between = 0
+    for number, row in rows:
+        if any(cell is not None and str(cell).strip() for cell in row):
+            kept.append(row)
+            n_between = len(blank)
+        elif kept:
+            blank.append(number)
+    if not kept:
+        part = "" if unit == "line" else ": the first sheet"
+        raise TableError(f"{path}{part} is empty. Its first {unit} must name the columns.")
+    if between := blank[:n_between]:
+        listed = ", ".join(map(str, between[:_N_NAMED])) + (", ..." if n_between > _N_NAMED else "")
+        places = f"{unit}{'' if n_between == 1 else 's'} {listed}"
+        warnings.warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).", stacklevel=4)
+    return kept
 
 
-def _warn_of_blank_rows(path: Path, numbers: Sequence[int], unit: str) -> None:
-    if numbers:
-        listed = ", ".join(map(str, numbers[:_N_NAMED])) + (", ..." if len(numbers) > _N_NAMED else "")
-        places = f"{unit if len(numbers) == 1 else f'{unit}s'} {listed}"
-        warnings.warn(f"{path}: skipped {counted(len(numbers), 'blank row')} ({places}).", stacklevel=5)
-
-
-def _with_header(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
-    """Take the first line of a table as the names of its columns."""
-    frame = lines.iloc[1:].reset_index(drop=True)
-    names = [None if is_missing(name) else str(name) for name in lines.iloc[0]]
-    kept = [number for number, name in enumerate(names) if name is not None or frame[number].notna().any()]
-    nameless = [number for number in kept if names[number] is None]
+def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
+    """Take the first row as the names of the columns."""
+    names = [None if cells.is_missing(name) else str(name) for name in rows[0]]
+    frame = pd.DataFrame(rows[1:], columns=range(len(names)), dtype=dtype)
+    named = [number for number, name in enumerate(names) if name is not None]
+    nameless = [number for number in frame if names[number] is None and frame[number].notna().any()]
     if nameless and nameless != [0]:
         raise TableError(
             f"{path}: column {nameless[-1] + 1} has cells but no name. Name it in the first line."
         )
-    table = frame[[number for number in kept if names[number] is not None]]
-    table.columns = pd.Index([name for name in names if name is not None], dtype=object)
+    table = frame[named].set_axis(pd.Index([names[number] for number in named], dtype=object), axis=1)
     doubled = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
     if doubled:
         raise TableError(
@@ -453,9 +415,8 @@ def _with_header(path: Path, lines: pd.DataFrame) -> pd.DataFrame:
         )
     if not nameless:
         return table
-    index = pd.Index(guessed(frame[0])).rename(None)  # a first column without a name is pandas' index
-    counter = pd.RangeIndex(len(index))
-    return table.set_axis(counter if index.equals(counter) else index)
+    index = pd.Index(cells.guessed(frame[0])).rename(None)  # a first column without a name is pandas' index
+    return table if index.equals(table.index) else table.set_axis(index)
 
 
 def _with_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -491,74 +452,58 @@ def _safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
 _EXAMPLE: Final = '{"image": "cat.png", "prompt": "a cat"}'
 
 
-class _DoubledNameError(ValueError):
-    """An object of JSON has a name twice, of which a reader would keep only the last."""
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DoubledNameError(next(name for name in names if names.count(name) > 1))
-    return record
-
-
 def _read_json(path: Path) -> pd.DataFrame:
-    text = decoded(path, path.read_bytes())
+    text = cells.decoded(path, path.read_bytes())
     if path.suffix.lower() in _JSON_LINES:
         lines = enumerate(text.split("\n"), start=1)
-        records = [_record(path, number, line) for number, line in lines if line.strip()]
+        records = [_record(f"{path}: line {number}", line) for number, line in lines if line.strip()]
     else:
-        records = _record_list(path, text)
+        records = _parsed(text, str(path), "For JSON Lines, one object a line, use the suffix .jsonl.")
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise TableError(f"{path}: expected a list of objects, such as [{_EXAMPLE}].")
     names = dict.fromkeys(name for record in records for name in record)
-    series = {}
-    for name in names:
-        cells = np.empty(len(records), dtype=object)
-        for number, record in enumerate(records):
-            cell = record.get(name)
-            cells[number] = math.nan if is_missing(cell) else cell
-        series[name] = pd.Series(cells)
-    return pd.DataFrame(series, index=pd.RangeIndex(len(records)))
-
-
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line, object_pairs_hook=_without_doubles)
-    except _DoubledNameError as error:
-        raise TableError(
-            f"{path}: line {number} has several values named {error.args[0]!r}. Keep one."
-        ) from None
-    except ValueError as error:
-        raise TableError(
-            f"{path}: line {number} is not JSON ({error}). Each line must be one object, such as {_EXAMPLE}."
-        ) from None
-    if not isinstance(record, dict):
-        raise TableError(
-            f"{path}: line {number} is {type_of(record)}; expected an object such as {_EXAMPLE}."
+    table = {
+        name: pd.Series(
+            [math.nan if cells.is_missing(cell := record.get(name)) else cell for record in records],
+            dtype=object,
         )
+        for name in names
+    }
+    return pd.DataFrame(table, index=pd.RangeIndex(len(records)))
+
+
+def _record(place: str, line: str) -> dict[str, Any]:
+    record = _parsed(line, place, f"Each line must be one object, such as {_EXAMPLE}.")
+    if not isinstance(record, dict):
+        raise TableError(f"{place} is {type_of(record)}; expected an object such as {_EXAMPLE}.")
     return record
 
 
-def _record_list(path: Path, text: str) -> list[dict[str, Any]]:
+def _parsed(text: str, place: str, hint: str) -> Any:
+    """Parse JSON; of several values with one name in an object, a reader would keep only the last."""
+
+    def record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            names = [name for name, _ in pairs]
+            doubled = next(name for name in names if names.count(name) > 1)
+            raise TableError(f"{place}: an object has several values named {doubled!r}. Keep one.")
+        return record
+
     try:
-        records = json.loads(text, object_pairs_hook=_without_doubles)
-    except _DoubledNameError as error:
-        raise TableError(f"{path}: an object has several values named {error.args[0]!r}. Keep one.") from None
+        return json.loads(text, object_pairs_hook=record_of)
+    except TableError:
+        raise
     except ValueError as error:
-        raise TableError(
-            f"{path} is not JSON ({error}). For JSON Lines, one object a line, use the suffix .jsonl."
-        ) from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise TableError(f"{path}: expected a list of objects, such as [{_EXAMPLE}].")
-    return records
+        raise TableError(f"{place} is not JSON ({error}). {hint}") from None
 
 
 def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
     """Write one object a line: numbers exact, times as ISO 8601, missing as null."""
     listed = {str(name): frame[name].tolist() for name in frame.columns}
     lines = (
-        json.dumps(dict(zip(listed, map(_plain, cells), strict=True)), ensure_ascii=False, default=str)
-        for cells in zip(*listed.values(), strict=True)
+        json.dumps(dict(zip(listed, map(_plain, row), strict=True)), ensure_ascii=False, default=str)
+        for row in zip(*listed.values(), strict=True)
     )
     with path.open("w", encoding="utf-8", newline="\n") as file:
         if is_list:
@@ -568,7 +513,7 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
 
 
 def _plain(cell: Any) -> Any:
-    if is_missing(cell):
+    if cells.is_missing(cell):
         return None
     if isinstance(cell, np.generic):
         value = cell.item()
@@ -621,13 +566,8 @@ def _read_workbook(path: Path) -> pd.DataFrame:
         raise TableError(
             f"{path} is not a readable Excel workbook ({error}). Save it as .xlsx, or export a CSV."
         ) from None
-    lines = _with_faults(path, pd.DataFrame(rows, dtype=object), faults)
-    given = np.flatnonzero(lines.notna().any(axis=1))
-    if not len(given):
-        raise TableError(f"{path}: the first sheet is empty. Its first row must name the columns.")
-    blank = np.setdiff1d(np.arange(given[0], given[-1]), given) + 1
-    _warn_of_blank_rows(path, blank.tolist(), "row")
-    return _with_header(path, lines.iloc[given].reset_index(drop=True))
+    _write_faults(path, rows, faults)
+    return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
 
 
 def _first_sheet(path: Path) -> tuple[list[list[Any]], dict[tuple[int, int], str]]:
@@ -676,7 +616,7 @@ def _cell_value(cell: Any) -> Any:
         return _unescaped(value) or None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
-    if abs(value) >= exact_end(float):
+    if abs(value) >= cells.exact_end(float):
         return float(value)
     return int(value) if value == int(value) else value
 
@@ -684,25 +624,23 @@ def _cell_value(cell: Any) -> Any:
 def _formula_head(formula: Any) -> str:
     """Return the start of a formula, short enough that the cell's address still fits behind it."""
     text = formula if isinstance(formula, str) else str(getattr(formula, "text", "of a table"))
-    return text if len(text) <= _FORMULA_CHARACTERS else text[:_FORMULA_CHARACTERS] + "…"
+    return shortened(text, _FORMULA_CHARACTERS)
 
 
-def _with_faults(path: Path, lines: pd.DataFrame, faults: Mapping[tuple[int, int], str]) -> pd.DataFrame:
-    """Replace cells without a value by text that names the fault and the cell, for validation to report.
+def _write_faults(path: Path, rows: list[list[Any]], faults: Mapping[tuple[int, int], str]) -> None:
+    """Write into cells without a value the fault and the cell, for validation to report.
 
     In the header, in text inputs and in outputs, which would take any text, the file is refused.
     """
-    names = [None if is_missing(name) else str(name) for name in lines.iloc[0]] if len(lines) else []
     for (row, column), what in faults.items():
         address = f"{_letters(column + 1)}{row + 1}"
-        name = names[column]
-        if row == 0 or (name is not None and (means(name) in _TEXT_INPUTS or name in columns.OUTPUTS)):
+        name = "" if cells.is_missing(rows[0][column]) else str(rows[0][column])
+        if row == 0 or means(name) in _TEXT_INPUTS or name in columns.OUTPUTS:
             raise TableError(
                 f"{path}, cell {address}: {what}. Replace it by a value, or open and save the file in a spreadsheet "
                 "program to calculate its formulas."
             )
-        lines.iat[row, column] = f"{what} (cell {address})"  # noqa: PD009 - one cell
-    return lines
+        rows[row][column] = f"{what} (cell {address})"
 
 
 def _letters(number: int) -> str:
@@ -810,31 +748,33 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             column = column.astype(columns.STR) if _survives(column) else column
         if not _survives(column):
             column = pd.Series(
-                [None if is_missing(cell) else text_of(cell) for cell in column], frame.index, "str"
+                [None if cells.is_missing(cell) else cells.text_of(cell) for cell in column],
+                frame.index,
+                "str",
             )
-            changed.append(printable(str(name)))
+            changed.append(cells.printable(str(name)))
         if column is not frame.iloc[:, place]:
             stored.isetitem(place, column)
-    if not all(isinstance(name, str) and text_of(name) == name for name in frame.columns):
-        stored.columns = pd.Index(_unique([text_of(name) for name in frame.columns]), dtype="str")
+    if not all(isinstance(name, str) and cells.text_of(name) == name for name in frame.columns):
+        stored.columns = pd.Index(_unique([cells.text_of(name) for name in frame.columns]), dtype="str")
         changed.append("the names of columns")
     index = stored.index
     levels = (index.get_level_values(place).rename("") for place in range(index.nlevels))
     if not all(_survives(pd.Series(level, dtype=level.dtype)) for level in levels):
-        index = pd.Index([text_of(label) for label in index], dtype="str", name=index.name)
+        index = pd.Index([cells.text_of(label) for label in index], dtype="str", name=index.name)
         changed.append("the index")
-    stored.index = index.set_names([None if name is None else text_of(name) for name in index.names])
+    stored.index = index.set_names([None if name is None else cells.text_of(name) for name in index.names])
     stored.attrs = {}  # Parquet can keep only JSON, and users' attributes may be anything
     return stored, changed
 
 
 def _holds_text(column: pd.Series) -> bool:
     """Return whether a column holds only text and lists of text."""
-    listed = (items_of(cell) for cell in column)
+    listed = (cells.items_of(cell) for cell in column)
     items = chain.from_iterable(
         [cell] if several is None else several for cell, several in zip(column, listed, strict=True)
     )
-    return all(isinstance(item, str) or is_missing(item) for item in items)
+    return all(isinstance(item, str) or cells.is_missing(item) for item in items)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -887,51 +827,44 @@ def _is_shallow(cell: Any, levels: int = 50) -> bool:
 
 # Dtypes
 
-_INTEGER_INPUTS: Final = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
+_TYPED_INPUTS: Final = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE, columns.USE_REPHRASER)
 
 
-def _restored(frame: pd.DataFrame, own: Any) -> pd.DataFrame:
+def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
     """Convert inputs and outputs to their dtypes, and the user's own columns with `own`."""
     outputs = columns.OUTPUTS if is_result(frame) else {}
     series = {}
-    for name in frame.columns:
-        column = frame[name]
+    for name, column in frame.items():
         meaning = means(name) if isinstance(name, str) else None
         if name in outputs:
-            series[name] = _output(name, outputs[name].dtype, column)
-        elif meaning in (*_INTEGER_INPUTS, columns.USE_REPHRASER):
-            read = _read_input(meaning, column)
-            series[name] = column if read.is_faulty.any() else as_input(meaning, column)
-        elif meaning in (*_TEXT_INPUTS, columns.SIZE):
-            series[name] = column.infer_objects()
+            series[name] = _output(str(name), outputs[str(name)].dtype, column)
+        elif meaning in _TYPED_INPUTS:
+            read, converted = _converted(columns.INPUTS[meaning].dtype, column)
+            series[name] = column if read.is_faulty.any() else converted
         else:
-            series[name] = own(column)
+            series[name] = column.infer_objects() if meaning in (*_TEXT_INPUTS, columns.SIZE) else own(column)
     return pd.DataFrame(series, index=frame.index)
-
-
-def _read_input(name: str, column: pd.Series) -> Integers:
-    return booleans(column) if name == columns.USE_REPHRASER else integers(column)
 
 
 def as_input(name: str, column: pd.Series) -> pd.Series:
     """Convert an input of numbers or booleans to its dtype; cells that can't be read are missing."""
-    read = _read_input(name, column)
-    return (_boolean_series if name == columns.USE_REPHRASER else _integer_series)(column, read)
+    return _converted(columns.INPUTS[name].dtype, column)[1]
 
 
-def _integer_series(series: pd.Series, read: Integers) -> pd.Series:
-    return pd.Series(pd.arrays.IntegerArray(read.numbers, ~read.is_given), index=series.index)
-
-
-def _boolean_series(series: pd.Series, read: Integers) -> pd.Series:
-    return pd.Series(pd.arrays.BooleanArray(read.numbers != 0, ~read.is_given), index=series.index)
+def _converted(dtype: str, column: pd.Series) -> tuple[Integers, pd.Series]:
+    """Convert to `Int64` or `boolean`; also return what was read."""
+    if dtype == columns.BOOL:
+        read = cells.booleans(column)
+        array: Any = pd.arrays.BooleanArray(read.numbers != 0, ~read.is_given)
+    else:
+        read = cells.integers(column)
+        array = pd.arrays.IntegerArray(read.numbers, ~read.is_given)
+    return read, pd.Series(array, index=column.index)
 
 
 def _output(name: str, dtype: str, series: pd.Series) -> pd.Series:
-    if dtype == columns.INT:
-        restored = _integer_series(series, integers(series))
-    elif dtype == columns.BOOL:
-        restored = _boolean_series(series, booleans(series))
+    if dtype in (columns.INT, columns.BOOL):
+        _, restored = _converted(dtype, series)
     elif dtype == columns.FLOAT:
         restored = pd.to_numeric(series.astype(object), errors="coerce").astype(columns.FLOAT)
     elif dtype == columns.TIME:
@@ -940,15 +873,14 @@ def _output(name: str, dtype: str, series: pd.Series) -> pd.Series:
         known = series.astype(object).where(series.isin(columns.STATUSES))
         restored = known.astype(pd.CategoricalDtype(list(columns.STATUSES)))
     else:
-        cells = [None if is_missing(cell) else str(cell) for cell in series]
-        return pd.Series(cells, index=series.index, dtype=columns.STR)
+        texts = [None if cells.is_missing(cell) else str(cell) for cell in series]
+        return pd.Series(texts, index=series.index, dtype=columns.STR)
     # Conversions leave unreadable cells missing; blank cells may be.
-    found = distinct(series)
-    may_be_missing = found.take(np.array([is_blank(cell) for cell in found.cells], dtype=bool), missing=True)
-    lost = np.flatnonzero(restored.isna().to_numpy() & ~may_be_missing)
-    if len(lost):
-        raise TableError(
-            f"Column {name!r} of a result can't be read: row {lost[0]} contains {show(series.iloc[lost[0]])!r}; "
-            f"expected {dtype}. If the file was edited, correct the cell or drop the column."
-        )
+    for at in np.flatnonzero(restored.isna() & series.notna()):
+        cell = series.iloc[at]
+        if not (cells.is_missing(cell) or cells.is_blank(cell)):
+            raise TableError(
+                f"Column {name!r} of a result can't be read: row {at} contains {cells.show(cell)!r}; expected {dtype}. "
+                "If the file was edited, correct the cell or drop the column."
+            )
     return restored

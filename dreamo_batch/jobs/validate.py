@@ -10,28 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import distinct, printable, show
-from dreamo_batch.jobs.fields import (
-    OwnParameters,
-    RowModels,
-    Seeds,
-    Sizes,
-    as_frame,
-    check_columns,
-    find_rephrased_sweeps,
-    image_columns,
-    misnamed,
-    numbered,
-    pictures_beyond,
-    read_models,
-    read_own_parameters,
-    read_prompts,
-    read_rephraser,
-    read_replicates,
-    read_seeds,
-    read_sizes,
-    recognised,
-)
 from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.references import Check, Images, read_images
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, Findings, Problems
@@ -39,7 +19,7 @@ from dreamo_batch.jobs.rules import COLUMN_NOT_READ, Findings, Problems
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dreamo_batch.jobs.cells import Distinct
+    from dreamo_batch.jobs.cells import Distinct, Integers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +28,12 @@ class Reading:
 
     images: Images
     prompts: Distinct
-    seeds: Seeds
-    sizes: Sizes
+    seeds: Integers
+    sizes: fields.Sizes
     use_rephraser: NDArray[np.bool_]
     replicates: NDArray[np.int64]
-    models: RowModels
-    own: OwnParameters
+    models: fields.RowModels
+    own: fields.OwnParameters
     is_valid: NDArray[np.bool_]
     is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
@@ -61,32 +41,32 @@ class Reading:
 
 def read(table: pd.DataFrame, how: Check) -> Reading:
     """Read a table."""
-    table, renamed = recognised(table)
-    check_columns(table)
+    table, renamed = fields.recognised(table)
+    fields.check_columns(table)
     findings = Findings(table)
-    models = read_models(findings)
+    models = fields.read_models(findings)
     images = read_images(findings, replace(how, n_rows=len(table)), models)
-    prompts = read_prompts(findings, models)
-    seeds = read_seeds(findings)
-    sizes = read_sizes(findings, models)
-    use_rephraser = read_rephraser(findings, models)
-    replicates = read_replicates(findings)
-    own = read_own_parameters(findings, models, images.counts)
+    prompts = fields.read_prompts(findings, models)
+    seeds = fields.read_seeds(findings)
+    sizes = fields.read_sizes(findings, models)
+    use_rephraser = fields.read_rephraser(findings, models)
+    replicates = fields.read_replicates(findings)
+    own = fields.read_own_parameters(findings, models, images.counts)
     rest = (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates, own.numbers)
     _find_lookalikes(findings, prompts, rest)
     is_first = np.arange(len(table)) == 0
     for name, near in renamed.items():
         what = f"Read column {show(name)!r} as {near!r}."
         findings.add(COLUMN_NOT_READ, near, is_first, what=what, near=near)
-    for name, near in misnamed(table).items():
+    for name, near in fields.misnamed(table).items():
         what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
         findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
-    for name in pictures_beyond(table):
+    for name in fields.pictures_beyond(table):
         what = (
             f"Ignored column {show(name)!r}; numbered pictures are image_1 to {columns.IMAGE_NUMBERED[-1]}."
         )
         findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=columns.IMAGE_NUMBERED[-1])
-    is_rephrased_sweep = find_rephrased_sweeps(
+    is_rephrased_sweep = fields.find_rephrased_sweeps(
         findings, seeds, use_rephraser, (prompts.codes, sizes.widths, sizes.heights, own.numbers)
     )
     return Reading(
@@ -111,8 +91,8 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
         return
     table = findings.of_table
     at = np.flatnonzero(prompts.codes >= 0)
-    pictures = [distinct(table[name]).codes[at] for name in image_columns(table)]
-    keys = numbered([forms[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
+    pictures = [distinct(table[name]).codes[at] for name in fields.image_columns(table)]
+    keys = fields.numbered([forms[prompts.codes[at]], *pictures, *(values[at] for values in rest)])
     firsts = at[np.unique(keys, return_index=True)[1]][keys]
     is_alike = prompts.codes[at] != prompts.codes[firsts]
     is_found = np.zeros(len(table), dtype=bool)
@@ -164,8 +144,9 @@ def validate(
     >>> validate(table)[["severity", "code", "value"]].values.tolist()
     [['error', 'seed-not-integer', '1.5']]
     """
-    table = as_frame(table)
-    return Problems.of(read(table, Check(absolute(base_dir), fix_images=fix_images)).problems, len(table))
+    table = fields.as_frame(table)
+    problems = read(table, Check(absolute(base_dir), fix_images=fix_images)).problems
+    return Problems.of(problems, n_rows=len(table))
 
 
 def absolute(folder: Path | str | None) -> Path:

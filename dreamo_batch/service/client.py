@@ -17,30 +17,11 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
-from dreamo_batch.errors import (
-    KeyMissing,
-    RequestMayHaveArrived,
-    RequestNotTaken,
-    RequestRejected,
-    ServiceError,
-    ServiceRefused,
-    UsageError,
-)
+from dreamo_batch import errors
 from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import is_loopback_host, resolve
-from dreamo_batch.service.contract import ERROR_CODES
-from dreamo_batch.service.failures import (
-    REDIRECTED,
-    REJECTED,
-    UNREADABLE,
-    Failure,
-    FailureKind,
-    Operation,
-    from_exception,
-    from_response,
-)
-from dreamo_batch.service.messages import excerpt
+from dreamo_batch.service.failures import Failure, FailureKind, Operation
 from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
 from dreamo_batch.text import spelled
 
@@ -62,136 +43,12 @@ _HEADERS: Final = {
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
-_ERRORS: Final[dict[FailureKind, type[ServiceError]]] = {
-    FailureKind.PERMANENT: RequestRejected,
-    FailureKind.TRANSIENT: RequestNotTaken,
-    FailureKind.STOP: ServiceRefused,
-    FailureKind.MAY_HAVE_ARRIVED: RequestMayHaveArrived,
+_ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
+    FailureKind.PERMANENT: errors.RequestRejected,
+    FailureKind.TRANSIENT: errors.RequestNotTaken,
+    FailureKind.STOP: errors.ServiceRefused,
+    FailureKind.MAY_HAVE_ARRIVED: errors.RequestMayHaveArrived,
 }
-
-
-class Api:
-    """Sends requests to one service; safe to share between threads."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._settings = settings
-        self._needs_key = not settings.is_loopback
-        self._wall = wall
-        self._transport = Transport(
-            connect_timeout_s=settings.connect_timeout_s,
-            read_timeout_s=settings.read_timeout_s,
-            monotonic=monotonic,
-        )
-        self._transport.check(self.form("GET", "/").origin)
-
-    def form(self, method: str, path: str) -> Form:
-        """Prepare a request without the key; every call completes it."""
-        url = f"{self._settings.base_url}{path}"
-        prepared = requests.Request(method, url, headers=_HEADERS).prepare()
-        prepared.headers.pop("Content-Length", None)  # every call has its own
-        return form_of(prepared)
-
-    def call(
-        self,
-        operation: Operation,
-        form: Form,
-        read: Callable[[bytes], T | Failure],
-        *,
-        body: list[bytes] | None = None,
-        path: str = "",
-    ) -> T:
-        """Send one request and read its answer; the body is emptied when it is sent."""
-        answer = self._send(operation, self._filled(form, body or [], path), body)
-        if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
-            raise self.error(operation, answer)
-        value: T | Failure | Answer = answer
-        with suppress(messages.Unreadable):  # raised below as our own error, without a context
-            value = read(answer.body)
-        if isinstance(value, Failure) or value is answer:
-            raise self.error(operation, value)
-        return cast("T", value)
-
-    def send_without_key(self, form: Form) -> Answer | Failure:
-        """Send one request without the key, and return the answer as it is."""
-        return self._send("fetch", form)
-
-    def error(self, operation: Operation, answer: Answer | Failure) -> ServiceError:
-        """Return the error to raise for an unusable answer, or none."""
-        failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
-        return _ERRORS[failure.kind](self._without_key(failure))
-
-    def masked(self, text: str | None) -> str | None:
-        """Replace the key in the service's words."""
-        key = self._settings.api_key
-        return text if text is None or key is None else key.mask(text)
-
-    def without_key(self, text: str) -> str:
-        """Replace the key in a text that must otherwise stay exact, such as a link."""
-        key = self._settings.api_key
-        return key.mask(text) if key is not None and key.is_in(text) else text
-
-    def may_show_key(self, body: bytes) -> bool:
-        """Return whether texts read from an answer have to be masked."""
-        key = self._settings.api_key
-        return key is not None and key.may_be_in(body)
-
-    def masked_code(self, code: str | None) -> str | None:
-        """Replace the key in a code, unless the code is a documented one."""
-        return code if code in ERROR_CODES else self.masked(code)
-
-    def close(self) -> None:
-        """Close every session."""
-        self._transport.close()
-
-    def _filled(self, form: Form, body: list[bytes], path: str) -> Form:
-        key = self._settings.api_key
-        if key is None and self._needs_key:
-            raise KeyMissing(
-                f"{self._settings.base_url} needs an API key. Set DREAMO_API_KEY"
-                f"{spelled(' or pass api_key=', '')}. Nothing was sent."
-            )
-        headers = form.headers
-        if key is not None:
-            headers += f"Authorization: Bearer {key.reveal()}\r\n".encode("ascii")
-        if body:
-            headers += b"Content-Length: %d\r\n" % sum(map(len, body))
-        return Form(form.method, form.origin, form.target + path, headers)
-
-    def _send(self, operation: Operation, form: Form, body: list[bytes] | None = None) -> Answer | Failure:
-        answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
-        # Masked here, because it stays in a variable of the frame that raises.
-        return self._without_key(answer) if isinstance(answer, Failure) else answer
-
-    def _without_key(self, failure: Failure) -> Failure:
-        return replace(
-            failure,
-            code=self.masked_code(failure.code),
-            message=self.masked(failure.message),
-            excerpt=self.masked(failure.excerpt),
-        )
-
-    def _failure(self, operation: Operation, answer: Answer) -> Failure:
-        if answer.broken is None:
-            return from_response(operation, answer.status, answer.headers, answer.body, now=self._wall())
-        task_id = _id_in_broken(answer.body) if operation == "create" else None
-        if task_id is not None and self.without_key(task_id) != task_id:
-            task_id = None
-        return replace(answer.broken, excerpt=excerpt(answer.body) or None, task_id=task_id)
-
-
-def _id_in_broken(body: bytes) -> str | None:
-    """Read the id from a broken body whose JSON is complete: no proof, but where to look."""
-    try:
-        created = messages.read_created(body)
-    except messages.Unreadable:
-        return None
-    return created if isinstance(created, str) else None
 
 
 logger = logger_named(__name__)
@@ -220,62 +77,51 @@ def fetch_link(
     until = monotonic() + within_s
     url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):
-        form = _form(url)
+        form = _form(url, transport, home)
         if isinstance(form, Failure):
             return form
-        is_kept_from_here = home not in (None, urlsplit(url).netloc)
-        refusal = _why_refused(url, transport) if is_kept_from_here else None
-        if refusal is not None:
-            return Failure(FailureKind.PERMANENT, REJECTED, message=refusal)
         logger.debug("fetching %s", url)
         left_s = max(until - monotonic(), 0.001)
+        is_elsewhere = home not in (None, urlsplit(url).netloc)
         answer = transport.send(
-            "download",
-            form,
-            max_bytes=max_bytes,
-            answer_within_s=left_s,
-            is_kept_from_here=is_kept_from_here,
+            "download", form, max_bytes=max_bytes, answer_within_s=left_s, is_kept_from_here=is_elsewhere
         )
         target = _target(url, answer)
         if target is None:
             return _content(answer, wall())
         url = redact(target)
-    return Failure(
-        FailureKind.PERMANENT,
-        REDIRECTED,
-        message=f"the link redirects more than {N_REDIRECTS_MAX} times",
-    )
+    message = f"the link redirects more than {N_REDIRECTS_MAX} times"
+    return Failure(FailureKind.PERMANENT, failures.REDIRECTED, message=message)
 
 
-def _form(url: str) -> Form | Failure:
+def _form(url: str, transport: Transport, home: str | None) -> Form | Failure:
     """Build the request, or a failure for a link that must not be followed."""
     try:
-        parts = urlsplit(url)
-        refusal = _refusal(parts.scheme, parts.netloc)
-        if refusal is not None:
-            return refusal
-        prepared = requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
-        return form_of(prepared, _as_written(url))
+        refusal = _why_refused(url, transport, home)
+        if refusal is None:
+            prepared = requests.Request("GET", url, headers=_PICTURE_HEADERS).prepare()
+            return form_of(prepared, _as_written(url))
     except (ValueError, requests.RequestException) as error:
-        failure = from_exception("download", error, was_sent=False)
-    return replace(failure, kind=FailureKind.PERMANENT, error_class=REJECTED, is_outage=False)
+        refusal = failures.reason(error)
+    return Failure(FailureKind.PERMANENT, failures.REJECTED, message=refusal)
 
 
-def _why_refused(url: str, transport: Transport) -> str | None:
-    """Check an address in the link itself, which a proxy would connect to; names are resolved on connecting."""
-    host = _plain(urlsplit(url).hostname or "")
+def _why_refused(url: str, transport: Transport, home: str | None) -> str | None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return f"the link's scheme is {parts.scheme!r}; only http and https are downloaded"
+    if "@" in parts.netloc:
+        return "the link contains a user name or password, which is never sent"
+    if home in (None, parts.netloc):
+        return None
+    # An address in the link itself, which a proxy would connect to; names are resolved on connecting.
+    host = parts.hostname or ""
+    with suppress(OSError, ValueError):  # resolvers also take 0x7f.1 and 2130706433
+        host = socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
     try:
         return why_refused(host, allows_private=transport.allows_private)
     except ValueError:
         return why_refused("127.0.0.1", allows_private=False) if is_loopback_host(host) else None
-
-
-def _plain(host: str) -> str:
-    """Return a host with IPv4 addresses in their usual form; resolvers also take 0x7f.1 and 2130706433."""
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
-    except (OSError, ValueError):
-        return host
 
 
 def _as_written(url: str) -> str:
@@ -284,16 +130,6 @@ def _as_written(url: str) -> str:
     start = min((at for at in map(behind_host.find, "/?") if at >= 0), default=len(behind_host))
     target = quote(behind_host[start:], safe="".join(map(chr, range(0x21, 0x7F))))
     return target if target.startswith("/") else f"/{target}"
-
-
-def _refusal(scheme: str, netloc: str) -> Failure | None:
-    if scheme not in ("http", "https"):
-        words = f"the link's scheme is {scheme!r}; only http and https are downloaded"
-    elif "@" in netloc:
-        words = "the link contains a user name or password, which is never sent"
-    else:
-        return None
-    return Failure(FailureKind.PERMANENT, REJECTED, message=words)
 
 
 def _target(url: str, answer: Answer | Failure) -> str | None:
@@ -312,11 +148,19 @@ def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
     if isinstance(answer, Failure):
         return answer
     if not answer.is_success:
-        return from_response("download", answer.status, answer.headers, answer.body, now=now)
+        return failures.from_response("download", answer.status, answer.headers, answer.body, now=now)
     if answer.broken is None:
         return answer.body
-    is_too_long = answer.broken.error_class == UNREADABLE
+    is_too_long = answer.broken.error_class == failures.UNREADABLE
     return replace(answer.broken, kind=FailureKind.PERMANENT) if is_too_long else answer.broken
+
+
+def _id_in_broken(body: bytes) -> str | None:
+    """Read the id from a broken body whose JSON is complete: no proof, but where to look."""
+    with suppress(messages.Unreadable):
+        if isinstance(created := messages.read_created(body), str):
+            return created
+    return None
 
 
 # A picture takes longer than an answer.
@@ -372,7 +216,7 @@ class Client:
         wall: Callable[[], float] = time.time,
     ) -> None:
         if settings is not None and (api_key is not None or base_url is not None):
-            raise UsageError("pass settings=, or api_key= and base_url=, not both")
+            raise errors.UsageError("pass settings=, or api_key= and base_url=, not both")
         self.settings: Final = settings or resolve(
             api_key, base_url, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
         )
@@ -380,21 +224,12 @@ class Client:
         self._sleep = sleep or self._closed.wait
         self._monotonic = monotonic
         self._wall = wall
-        self._api = Api(self.settings, monotonic=monotonic, wall=wall)
-        self._create_form = self._api.form("POST", contract.CREATE_PATH.value)
-        self._price_form = self._api.form("POST", contract.PRECHARGE_PATH.value)
-        self._task_form = self._api.form("GET", contract.TASK_PATH.value.format(task_id=""))
-        self._spec_forms = {
-            model: self._api.form("GET", contract.SPEC_PATH.value.format(model=model))
-            for model in contract.MODELS
-        }
+        self._forms: dict[str, Form] = {}
+        timeouts = self.settings.connect_timeout_s, self.settings.read_timeout_s
+        self._transport = Transport(*timeouts, monotonic=monotonic)
         # Links use separate connections, which never carry the key.
-        self._links = Transport(
-            connect_timeout_s=self.settings.connect_timeout_s,
-            read_timeout_s=self.settings.read_timeout_s,
-            allow_private_links=allow_private_links,
-            monotonic=monotonic,
-        )
+        self._links = Transport(*timeouts, allow_private_links=allow_private_links, monotonic=monotonic)
+        self._transport.check(self._form("GET", "/").origin)
 
     def create(self, request: Request) -> str:
         """Submit one picture. Never repeated here: the caller decides whether to send it again.
@@ -432,7 +267,7 @@ class Client:
         """
         body = self._body(request)
         del request  # the body is dropped once it is sent
-        return self._api.call("create", self._create_form, self._task_id, body=body)
+        return self._call("create", self._form("POST", contract.CREATE_PATH.value), self._task_id, body=body)
 
     def fetch(self, task_id: str) -> Task:
         """Poll one task.
@@ -465,9 +300,10 @@ class Client:
         dreamo_batch.errors.UsageError: 'not an id' isn't a task id; ...
         """
         if not messages.is_task_id(task_id):
-            raise UsageError(f"{task_id!r} isn't a task id; pass the id that `create` returned")
-        path = quote(task_id, safe="")
-        return self._api.call("fetch", self._task_form, lambda body: self._task(body, task_id), path=path)
+            raise errors.UsageError(f"{task_id!r} isn't a task id; pass the id that `create` returned")
+        form = self._form("GET", contract.TASK_PATH.value.format(task_id=""))
+        form = replace(form, target=form.target + quote(task_id, safe=""))
+        return self._call("fetch", form, lambda body: self._task(body, task_id))
 
     def precharge(self, request: Request) -> Price:
         """Ask for the price of a create; nothing is submitted.
@@ -499,7 +335,8 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
-        return self._api.call("precharge", self._price_form, self._price, body=self._body(request))
+        form = self._form("POST", contract.PRECHARGE_PATH.value)
+        return self._call("precharge", form, self._price, body=self._body(request))
 
     def wait(self, task_id: str, *, timeout_s: float = 900, poll_every_s: float = 5) -> Task:
         """Poll one task until it has ended, through transient failures.
@@ -534,13 +371,16 @@ class Client:
         """
         until = self._monotonic() + timeout_s
         while True:
-            task, asked_s = self._poll(task_id)
-            if task is not None and task.status != "in_progress":
-                return task
+            asked_s = 0.0
+            try:
+                if (task := self.fetch(task_id)).status != "in_progress":
+                    return task
+            except errors.RequestNotTaken as error:
+                asked_s = error.failure.retry_after_s or 0.0
             left_s = until - self._monotonic()
             if left_s <= 0 or self._closed.is_set():
                 message = f"not finished after {timeout_s:g} s; the task continues, wait for it again"
-                raise RequestNotTaken(
+                raise errors.RequestNotTaken(
                     Failure(FailureKind.TRANSIENT, failures.TASK_TIMEOUT, message=message, task_id=task_id)
                 )
             self._sleep(min(max(poll_every_s, asked_s), left_s))
@@ -624,20 +464,18 @@ class Client:
         ...
         dreamo_batch.errors.RequestRejected: rejected: the link's scheme is 'file'; ...
         """
-        within_s = DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
-        clocks: dict[str, Any] = {"monotonic": self._monotonic, "wall": self._wall}
-        home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
         content = fetch_link(
             self._links,
             url,
             max_bytes=max_bytes,
-            within_s=within_s,
-            home=home,
-            redact=self._api.without_key,
-            **clocks,
+            within_s=DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s,
+            home=None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc,
+            redact=self._without_key,
+            monotonic=self._monotonic,
+            wall=self._wall,
         )
         if isinstance(content, Failure):
-            raise self._api.error("download", content)
+            raise self._error("download", content)
         return content
 
     def close(self) -> None:
@@ -648,7 +486,7 @@ class Client:
         >>> Client("sk-example-key", "https://gateway.example").close()
         """
         self._closed.set()
-        self._api.close()
+        self._transport.close()
         self._links.close()
 
     def __enter__(self) -> Self:
@@ -661,14 +499,103 @@ class Client:
         key = self.settings.api_key
         return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
 
+    def _form(self, method: str, path: str) -> Form:
+        """Prepare a request without the key, once for each path."""
+        if path not in self._forms:
+            url = f"{self.settings.base_url}{path}"
+            prepared = requests.Request(method, url, headers=_HEADERS).prepare()
+            prepared.headers.pop("Content-Length", None)  # every call has its own
+            self._forms[path] = form_of(prepared)
+        return self._forms[path]
+
+    def _call(
+        self,
+        operation: Operation,
+        form: Form,
+        read: Callable[[bytes], T | Failure],
+        *,
+        body: list[bytes] | None = None,
+    ) -> T:
+        """Send one request with the key and read its answer; the body is emptied when it is sent."""
+        answer = self._send(operation, self._with_key(form, body or []), body)
+        if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
+            raise self._error(operation, answer)
+        value: T | Failure | Answer = answer
+        with suppress(messages.Unreadable):  # raised below as our own error, without a context
+            value = read(answer.body)
+        if isinstance(value, Failure) or value is answer:
+            raise self._error(operation, value)
+        return cast("T", value)
+
+    def _with_key(self, form: Form, body: list[bytes]) -> Form:
+        key, headers = self.settings.api_key, form.headers
+        if key is not None:
+            headers += f"Authorization: Bearer {key.reveal()}\r\n".encode("ascii")
+        elif not self.settings.is_loopback:
+            raise errors.KeyMissing(
+                f"{self.settings.base_url} needs an API key. Set DREAMO_API_KEY"
+                f"{spelled(' or pass api_key=', '')}. Nothing was sent."
+            )
+        if body:
+            headers += b"Content-Length: %d\r\n" % sum(map(len, body))
+        return replace(form, headers=headers)
+
+    def _send(self, operation: Operation, form: Form, body: list[bytes] | None = None) -> Answer | Failure:
+        answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
+        # Masked here, because it stays in a variable of the frame that raises.
+        return self._masked_failure(answer) if isinstance(answer, Failure) else answer
+
     def _spec(self, model: str = contract.MODEL) -> Answer:
-        answer = self._api.send_without_key(self._spec_forms[model])
-        if isinstance(answer, Failure):
-            raise self._api.error("fetch", answer)
-        is_busy = answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-        if is_busy or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise self._api.error("fetch", answer)
+        answer = self._send("fetch", self._form("GET", contract.SPEC_PATH.value.format(model=model)))
+        is_busy = not isinstance(answer, Failure) and (
+            answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+            or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
+        if isinstance(answer, Failure) or is_busy:
+            raise self._error("fetch", answer)
         return answer
+
+    def _error(self, operation: Operation, answer: Answer | Failure) -> errors.ServiceError:
+        """Return the error to raise for an unusable answer, or none."""
+        failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
+        return _ERRORS[failure.kind](self._masked_failure(failure))
+
+    def _failure(self, operation: Operation, answer: Answer) -> Failure:
+        if answer.broken is None:
+            return failures.from_response(
+                operation, answer.status, answer.headers, answer.body, now=self._wall()
+            )
+        task_id = _id_in_broken(answer.body) if operation == "create" else None
+        if task_id is not None and self._without_key(task_id) != task_id:
+            task_id = None
+        return replace(answer.broken, excerpt=messages.excerpt(answer.body) or None, task_id=task_id)
+
+    def _masked_failure(self, failure: Failure) -> Failure:
+        return replace(
+            failure,
+            code=self._masked_code(failure.code),
+            message=self._masked(failure.message),
+            excerpt=self._masked(failure.excerpt),
+        )
+
+    def _masked(self, text: str | None) -> str | None:
+        """Replace the key in the service's words."""
+        key = self.settings.api_key
+        return text if text is None or key is None else key.mask(text)
+
+    def _masked_code(self, code: str | None) -> str | None:
+        """Replace the key in a code, unless the code is a documented one."""
+        return code if code in contract.ERROR_CODES else self._masked(code)
+
+    def _without_key(self, text: str) -> str:
+        """Replace the key in a text that must otherwise stay exact, such as a link."""
+        key = self.settings.api_key
+        return key.mask(text) if key is not None and key.is_in(text) else text
+
+    def _may_show_key(self, body: bytes) -> bool:
+        """Return whether texts read from an answer have to be masked."""
+        key = self.settings.api_key
+        return key is not None and key.may_be_in(body)
 
     def _body(self, request: Request) -> list[bytes]:
         """Encode the body; if that fails, nothing was sent."""
@@ -676,14 +603,7 @@ class Client:
             return messages.pieces_of(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, this create must not count as one that may have arrived
             failure = failures.not_built(error)
-        raise self._api.error("create", failure)
-
-    def _poll(self, task_id: str) -> tuple[Task | None, float]:
-        """Poll once; for a transient failure return None and the seconds to wait."""
-        try:
-            return self.fetch(task_id), 0.0
-        except RequestNotTaken as error:
-            return None, error.failure.retry_after_s or 0.0
+        raise self._error("create", failure)
 
     def _task(self, body: bytes, task_id: str) -> Task | Failure:
         try:
@@ -693,30 +613,29 @@ class Client:
             return Failure(
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
-        if not self._api.may_show_key(body):
+        if not self._may_show_key(body):
             return task
         error = task.error and messages.ServiceMessage(
-            self._api.masked_code(task.error.code), self._api.masked(task.error.message)
+            self._masked_code(task.error.code), self._masked(task.error.message)
         )
+        names = ("excerpt", "unlisted_status", "other_id", "discount")
+        masked: dict[str, Any] = {name: self._masked(getattr(task, name)) for name in names}
         return replace(
             task,
+            **masked,
             error=error,
-            excerpt=self._api.masked(task.excerpt),
-            unlisted_status=self._api.masked(task.unlisted_status),
-            other_id=self._api.masked(task.other_id),
             echo={
-                name: (self._api.masked(value) or "") if isinstance(value, str) else value
-                for name, value in task.echo.items()
+                name: one if isinstance(one, int) else str(self._masked(one))
+                for name, one in task.echo.items()
             },
-            urls=tuple(map(self._api.without_key, task.urls)),
-            job_ids=tuple(map(self._api.masked, task.job_ids)),
-            discount=self._api.masked(task.discount),
-            metadata={self._api.without_key(name): value for name, value in task.metadata.items()},
+            urls=tuple(map(self._without_key, task.urls)),
+            job_ids=tuple(map(self._masked, task.job_ids)),
+            metadata={self._without_key(name): value for name, value in task.metadata.items()},
         )
 
     def _price(self, body: bytes) -> Price:
         price = messages.read_price(body)
-        masked = {name: self._api.masked(getattr(price, name)) for name in ("discount", "currency", "reason")}
+        masked = {name: self._masked(getattr(price, name)) for name in ("discount", "currency", "reason")}
         return replace(price, **masked)
 
     def _task_id(self, body: bytes) -> str | Failure:
@@ -727,22 +646,16 @@ class Client:
             queue_id = messages.queue_id_in(body)
             if queue_id is None:
                 raise
-            return self._in_another_protocol(queue_id)
+            message = (
+                f"the service answered with request_id {queue_id} and no id: it uses a queue protocol, which this "
+                "package can't poll; the attempt may run and be billed. Check the base URL"
+            )
+            return Failure(
+                FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=self._masked(message)
+            )
         if not isinstance(created, str):
             raise messages.Unreadable("")
-        if not self._api.may_show_key(body) or self._api.without_key(created) == created:
+        if not self._may_show_key(body) or self._without_key(created) == created:
             return created
         message = "the service answered with a task id that contains the API key; such an id isn't stored"
         return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
-
-    def _in_another_protocol(self, queue_id: str) -> Failure:
-        message = (
-            f"the service answered with request_id {queue_id} and no id: it uses a queue protocol, which this package "
-            "can't poll; the attempt may run and be billed. Check the base URL"
-        )
-        return Failure(
-            FailureKind.MAY_HAVE_ARRIVED,
-            failures.UNREADABLE,
-            HTTPStatus.OK,
-            message=self._api.masked(message),
-        )

@@ -81,7 +81,8 @@ class Secret:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
         if not answer.isascii() or b"\\" in answer:  # texts aren't spelled there as they are read
             return True
-        lowered = unquote_to_bytes(answer).lower()
+        # As it is, too: a key may itself contain what reads as an escape.
+        lowered = answer.lower() + b"\0" + unquote_to_bytes(answer).lower()
         return b"&#" in lowered or any(start in lowered for start in self._starts)
 
     def _mask_escaped(self, text: str) -> str:
@@ -152,7 +153,8 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
         for name in ("connect_timeout_s", "read_timeout_s"):
-            _check_timeout(name, getattr(self, name))
+            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+                raise SettingsError(f"{name} is {value!r}; expected a number of seconds above 0")
 
     @property
     def is_loopback(self) -> bool:
@@ -213,9 +215,19 @@ def _checked_key(value: str) -> str:
 def _checked_url(url: str) -> str:
     """Return the URL without its trailing slash, or raise SettingsError."""
     url = url.strip()
-    parts = _split(url)
-    if not _HOST.fullmatch(parts.netloc.removesuffix(f":{parts.port}")) or not _PATH.fullmatch(parts.path):
-        raise SettingsError(f"base_url {url!r} can't be used; expected https://host[:port][/path]")
+    expected = "expected https://host[:port][/path]"
+    if re.search(r"[@?#\\]", url):  # it may contain a secret, so no message quotes it
+        raise SettingsError(
+            f"base_url contains user information, a query, a fragment or a backslash; {expected}"
+        )
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in _PORTS and _port(parts) != 0
+    except ValueError as error:
+        raise SettingsError(f"base_url {url!r} can't be used: {error}") from None
+    is_plain = _HOST.fullmatch(parts.netloc.removesuffix(f":{parts.port}")) and _PATH.fullmatch(parts.path)
+    if not (is_complete and is_plain):
+        raise SettingsError(f"base_url {url!r} can't be used; {expected}")
     if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
         raise SettingsError(
             f"base_url {url!r} would send the key unencrypted; use https (plain http works only for loopback)"
@@ -223,26 +235,5 @@ def _checked_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
-def _split(url: str) -> SplitResult:
-    """Split the URL, refusing what may contain a secret before any message quotes it."""
-    if re.search(r"[@?#\\]", url):
-        raise SettingsError(
-            "base_url contains user information, a query, a fragment or a backslash; expected https://host[:port][/path]"
-        )
-    try:
-        parts = urlsplit(url)
-        port = _port(parts)
-    except ValueError as error:
-        raise SettingsError(f"base_url {url!r} can't be used: {error}") from None
-    if parts.scheme not in _PORTS or not port:
-        raise SettingsError(f"base_url {url!r} can't be used; expected https://host[:port][/path]")
-    return parts
-
-
 def _port(parts: SplitResult) -> int:
     return parts.port if parts.port is not None else _PORTS.get(parts.scheme, -1)
-
-
-def _check_timeout(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise SettingsError(f"{name} is {value!r}; expected a number of seconds above 0")

@@ -18,19 +18,7 @@ import requests
 import urllib3
 
 from dreamo_batch.errors import KeyMissing, UsageError
-from dreamo_batch.service import messages
-from dreamo_batch.service.contract import (
-    ERROR_CODES,
-    HTTP_STATUS_IN_WORDS,
-    MODERATION_CODES,
-    MODERATION_WORDS,
-    NO_CREDIT_CODES,
-    NO_CREDIT_WORDS,
-    OUTPUT_REJECTED_IN_WORDS,
-    STOP_STATUSES,
-    TASK_MISSING_WORDS,
-    UPSTREAM_BUSY_IN_WORDS,
-)
+from dreamo_batch.service import contract, messages
 from dreamo_batch.service.messages import ServiceMessage
 from dreamo_batch.text import harmless
 
@@ -154,11 +142,11 @@ class Failure:
 
 # Answers
 
-_TASK_MISSING: Final = re.compile(TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
-_HTTP_STATUS: Final = re.compile(HTTP_STATUS_IN_WORDS)
-_OUTPUT_REJECTED: Final = re.compile(OUTPUT_REJECTED_IN_WORDS)
-_UPSTREAM_BUSY: Final = re.compile(UPSTREAM_BUSY_IN_WORDS)
-_NO_CREDIT: Final = re.compile(NO_CREDIT_WORDS, re.IGNORECASE)
+_TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
+_HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
+_OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
+_UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
+_NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'.{2,}?'|\".{2,}?\"|\u201c.{2,}?\u201d|\u2018.{2,}?\u2019|`.{2,}?`)(?!\w)", re.DOTALL
@@ -179,7 +167,9 @@ _NOT_HERE: Final = frozenset(
     }
 )
 # Documented codes of requests that were refused, so that nothing was submitted.
-_REJECTIONS: Final = frozenset(code for code, row in ERROR_CODES.items() if row.error_class == REJECTED)
+_REJECTIONS: Final = frozenset(
+    code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
+)
 # Classes whose texts may be about moderation; other documented codes are unambiguous.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
@@ -211,12 +201,12 @@ def from_task(task: Task) -> Failure:
         error_class = COMPLETED_WITH_ERROR
     else:
         error_class = NO_CREDIT if _says_no_credit(said) else _class_of(said, SERVICE_ERROR)
-    meaning = ERROR_CODES[said.code].meaning if said.code in ERROR_CODES else "the service gave no reason"
+    known = contract.ERROR_CODES.get(said.code or "")
     return Failure(
         FailureKind.PERMANENT,
         error_class,
         code=said.code,
-        message=said.message or meaning,
+        message=said.message or (known.meaning if known else "the service gave no reason"),
         excerpt=task.excerpt,
     )
 
@@ -233,11 +223,11 @@ def is_unbilled_and_retryable(failure: Failure) -> bool:
 
 
 def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> tuple[FailureKind, str]:
-    is_success = _is_success(status)
+    is_ok = is_success(status)
     is_no_credit = _says_no_credit(said)
-    if operation != "download" and not is_success and is_no_credit:
+    if operation != "download" and not is_ok and is_no_credit:
         return FailureKind.STOP, NO_CREDIT
-    if operation == "create" and is_success:
+    if operation == "create" and is_ok:
         is_refusal = is_no_credit and b'"id"' not in body  # an unreadable answer that names a task isn't one
         refusal = messages.read_refusal(body) or (said if is_refusal else None)
         if refusal is not None:
@@ -246,7 +236,7 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
         return FailureKind.PERMANENT, TASK_NOT_FOUND
     if status in _CLEAR:
         return _CLEAR[status]
-    if operation in ("create", "precharge") and not is_success and said.code in _REJECTIONS:
+    if operation in ("create", "precharge") and not is_ok and said.code in _REJECTIONS:
         return FailureKind.PERMANENT, REJECTED
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_if_unclear(status)
@@ -258,13 +248,13 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
     if _says_no_credit(said):
         return FailureKind.STOP, NO_CREDIT
     number = messages.code_number(said.code)
-    if number in STOP_STATUSES.value:
+    if number in contract.STOP_STATUSES.value:
         return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
 def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple[FailureKind, str]:
-    if status in STOP_STATUSES.value:
+    if status in contract.STOP_STATUSES.value:
         if operation == "download":
             return FailureKind.PERMANENT, ACCESS_REFUSED
         return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
@@ -287,7 +277,7 @@ def _class_if_unclear(status: int) -> str | None:
 
 
 def _class_of(said: ServiceMessage, otherwise: str) -> str:
-    known = ERROR_CODES.get(said.code or "")
+    known = contract.ERROR_CODES.get(said.code or "")
     error_class = known.error_class if known else otherwise
     is_clear = known is not None and error_class not in _VAGUE_CLASSES
     if is_clear or not _says_moderation(said):
@@ -298,15 +288,15 @@ def _class_of(said: ServiceMessage, otherwise: str) -> str:
 def _says_no_credit(said: ServiceMessage) -> bool:
     if said.code in _REJECTIONS:
         return False  # it may quote the prompt
-    is_code = messages.code_number(said.code) in NO_CREDIT_CODES.value
+    is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
     return is_code or any(_NO_CREDIT.search(one) for one in words)
 
 
 def _says_moderation(said: ServiceMessage) -> bool:
     code, words = said.code or "", (said.message or "").lower()
-    is_code = code in MODERATION_CODES.value or code.lstrip("0") in MODERATION_WORDS
-    return is_code or any(word in words for word in MODERATION_WORDS)
+    is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
+    return is_code or any(word in words for word in contract.MODERATION_WORDS)
 
 
 def _is_not_found(status: int, said: ServiceMessage) -> bool:
@@ -316,7 +306,8 @@ def _is_not_found(status: int, said: ServiceMessage) -> bool:
     return status < HTTPStatus.INTERNAL_SERVER_ERROR and _TASK_MISSING.search(words) is not None
 
 
-def _is_success(status: int) -> bool:
+def is_success(status: int) -> bool:
+    """Whether an HTTP status is a 2xx."""
     return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
@@ -332,7 +323,7 @@ def _redirect(headers: Mapping[str, str]) -> str:
 
 def _phrase(status: int) -> str:
     """Return the standard words for a status whose body says nothing."""
-    if _is_success(status):
+    if is_success(status):
         return "the answer can't be read"
     try:
         return HTTPStatus(status).phrase
@@ -375,10 +366,7 @@ def _http_date(value: str | None) -> float | None:
 
 
 def _wait_in_body(body: bytes) -> float | None:
-    try:
-        answer = messages.load(body)
-    except messages.Unreadable:
-        return None
+    answer = messages.load_leniently(body)
     for place in (answer, *map(answer.get, ("error", "detail", "data", "status"))):
         if not isinstance(place, dict):
             continue
@@ -413,12 +401,7 @@ _NEVER_BUILT: Final = (
     UsageError,
     KeyMissing,
 )
-_CONNECTION_ERRORS: Final = (
-    OSError,
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-)
+_CONNECTION_ERRORS: Final = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 _WRONG_SCHEME: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"}
 )

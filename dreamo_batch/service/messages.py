@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text
-from dreamo_batch.service.contract import (
-    ERROR_CODE_DIGITS,
-    MODEL,
-    MODELS,
-    REF_TYPES_PARAMETER,
-    STATUS_WORDS,
-    STATUS_WORDS_ELSEWHERE,
-)
+from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -67,6 +60,14 @@ def load(body: bytes) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise Unreadable(excerpt(body))
     return payload
+
+
+def load_leniently(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object; an empty one for anything else."""
+    try:
+        return load(body)
+    except Unreadable:
+        return {}
 
 
 def parse(body: bytes) -> Any:
@@ -117,6 +118,10 @@ def number_text(value: Any) -> str | None:
     return str(abs(value) if value == 0 else value)  # without a negative zero
 
 
+def _written(value: Any) -> str | None:
+    return text(value) or number_text(value)
+
+
 def number(value: Any) -> float | None:
     """Read a finite number, or the text of one."""
     written = value if isinstance(value, str) else number_text(value)
@@ -153,7 +158,9 @@ def code_text(value: Any) -> str | None:
     """Read an error code; numeric ones are padded to 9 digits."""
     is_whole = isinstance(value, Decimal) and abs(value) < _CODE_BELOW and value % 1 == 0
     written = text(value) or number_text(int(value) if is_whole else value)
-    return written.zfill(ERROR_CODE_DIGITS) if written and code_number(written) is not None else written
+    return (
+        written.zfill(contract.ERROR_CODE_DIGITS) if written and code_number(written) is not None else written
+    )
 
 
 def code_number(code: str | None) -> int | None:
@@ -209,7 +216,7 @@ def _is_success(source: dict[str, Any]) -> bool:
 
 
 def _bare(code: Any) -> str:
-    written = text(code) or number_text(code) or ""
+    written = _written(code) or ""
     return (written.lstrip("0") or "0").lower() if written else ""
 
 
@@ -254,7 +261,7 @@ _SIZE_MAX: Final = 2**53
 _JOB_ID_CHARACTERS: Final = 200
 _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
-_WORDS: Final = STATUS_WORDS_ELSEWHERE | STATUS_WORDS
+_WORDS: Final = contract.STATUS_WORDS_ELSEWHERE | contract.STATUS_WORDS
 _ID_KEYS: Final = ("id", "task_id")
 _USD: Final = re.compile(r"^\s*(?:US)?\$\s*|^\s*USD\s+|\s*(?:USD|US\$|\$)\s*$", re.IGNORECASE)
 _ECHOED: Final = ("seed", "width", "height", "prompt")
@@ -321,7 +328,7 @@ def _ids(answer: Any) -> list[str]:
     if not isinstance(answer, dict):
         return []
     named = (answer.get(key) for key in _ID_KEYS)
-    return [one for one in (text(value) or number_text(value) for value in named) if one]
+    return [one for one in map(_written, named) if one]
 
 
 def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
@@ -357,16 +364,14 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         sizes=tuple(size for size, _ in pictures.values()),
         job_ids=tuple(job_id for _, job_id in pictures.values()),
         cost=None if is_cost_unreadable else _usd(usage.get("cost")),
-        discount=text(usage.get("discount")) or number_text(usage.get("discount")),
+        discount=_written(usage.get("discount")),
         error=error or (message_in(answer) if has_failed else None),
         created_at=unix_time(answer.get("created_at")),
         progress=_progress(answer.get("progress")),
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
         is_cost_unreadable=is_cost_unreadable,
-        unlisted_status=(text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None
-        if word is None
-        else None,
+        unlisted_status=None if word else (text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None,
         echo=_echo(answer),
     )
 
@@ -483,12 +488,12 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
 
 
 def _size(value: Any) -> int | None:
-    read = number(value)
-    return int(read) if read is not None and 0 < read < _SIZE_MAX and read == int(read) else None
+    read = _whole(value)
+    return read if read and read > 0 else None
 
 
 def _job_id(value: Any) -> str | None:
-    written = text(value) or number_text(value)
+    written = _written(value)
     return written[:_JOB_ID_CHARACTERS] if written else None
 
 
@@ -555,14 +560,14 @@ class Request:
     use_rephraser: bool
     image_url: str | tuple[str, ...] | None = None
     image_base64: bytes | tuple[bytes, ...] | None = field(default=None, repr=False)
-    model: str = MODEL
+    model: str = contract.MODEL
     ref_type: tuple[str, ...] = ()
     guidance_scale1: float | None = None
     guidance_scale2: float | None = None
 
     def __post_init__(self) -> None:
         n_images = len(self.image_urls) + len(self.images_base64)
-        most = MODELS[self.model].images_max.value if self.model in MODELS else n_images
+        most = contract.MODELS[self.model].images_max.value if self.model in contract.MODELS else n_images
         if not n_images or (self.image_urls and self.images_base64) or n_images > most:
             expected = "exactly one picture" if most == 1 else f"1 to {most} pictures of one kind"
             raise UsageError(f"a request needs {expected}: pass image_url or image_base64")
@@ -604,21 +609,21 @@ def pieces_of(request: Request) -> list[bytes]:
         "width": request.width,
         "height": request.height,
     }
-    if request.ref_type:
-        params[REF_TYPES_PARAMETER.value] = request.ref_type
-    scales = {
-        name: getattr(request, name)
-        for name in ("guidance_scale1", "guidance_scale2")
-        if getattr(request, name) is not None
+    optional = {
+        contract.REF_TYPES_PARAMETER.value: request.ref_type or None,
+        "guidance_scale1": request.guidance_scale1,
+        "guidance_scale2": request.guidance_scale2,
+        "image_urls": request.image_urls or None,
     }
-    params |= scales
+    params |= {name: value for name, value in optional.items() if value is not None}
+    written = b'{"model": %b, "input": [{"params": %b' % tuple(
+        json.dumps(part).encode() for part in (request.model, params)
+    )
     if request.image_urls:
-        params["image_urls"] = request.image_urls
-        return _around(request.model, [json.dumps(params).encode()])
-    head = json.dumps(params)[:-1].encode()
+        return [written, b"}]}"]
     first, *others = request.images_base64
     further = [piece for picture in others for piece in (b'", "', picture)]
-    return _around(request.model, [head + b', "binary_data_base64": ["', first, *further, b'"]}'])
+    return [written[:-1] + b', "binary_data_base64": ["', first, *further, b'"]}}]}']
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
@@ -632,10 +637,7 @@ def read_created(body: bytes) -> str | ServiceMessage:
 
 def queue_id_in(body: bytes) -> str | None:
     """Read the `request_id` that a queue protocol sends instead of an `id`."""
-    try:
-        answer = load(body)
-    except Unreadable:
-        return None
+    answer = load_leniently(body)
     places = (answer, answer.get("data"))
     ids = (text(place.get("request_id")) for place in places if isinstance(place, dict))
     return next((one[:_QUEUE_ID_CHARACTERS] for one in ids if one), None)
@@ -643,20 +645,14 @@ def queue_id_in(body: bytes) -> str | None:
 
 def read_description(body: bytes) -> dict[str, Any] | None:
     """Read a model's description."""
-    try:
-        data = load(body).get("data")
-    except Unreadable:
-        return None
+    data = load_leniently(body).get("data")
     listed = data.get("parameters") if isinstance(data, dict) else None
     return data if isinstance(listed, list) and listed else None
 
 
 def read_refusal(body: bytes) -> ServiceMessage | None:
     """Read an error from an answer with HTTP 200."""
-    try:
-        return _refusal(load(body))
-    except Unreadable:
-        return None
+    return _refusal(load_leniently(body))
 
 
 def read_price(body: bytes) -> Price:
@@ -669,7 +665,7 @@ def read_price(body: bytes) -> Price:
         return Price(None, None, currency, f"the price is in {currency!r}, not in USD")
     return Price(
         cost=decimal_text(data.get("cost")),
-        discount=text(data.get("discount")) or number_text(data.get("discount")),
+        discount=_written(data.get("discount")),
         currency=currency,
         reason=text(data.get("reason")) or (said.message if said is not None else None),
     )
@@ -681,10 +677,6 @@ def read_error(body: bytes) -> ServiceMessage:
         return message_in(parse(body)) or ServiceMessage(None, None)
     except Unreadable as unreadable:
         return ServiceMessage(None, _plain(unreadable.excerpt))
-
-
-def _around(model: str, params: list[bytes]) -> list[bytes]:
-    return [b'{"model": %b, "input": [{"params": ' % json.dumps(model).encode(), *params, b"}]}"]
 
 
 def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -28,15 +29,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from dreamo_batch.errors import SettingsError
+from dreamo_batch.service import failures
 from dreamo_batch.service.config import is_loopback_host
-from dreamo_batch.service.failures import (
-    UNREACHABLE,
-    UNREADABLE,
-    Failure,
-    FailureKind,
-    Operation,
-    from_exception,
-)
+from dreamo_batch.service.failures import Failure, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,51 +85,42 @@ class Answer:
     @property
     def is_success(self) -> bool:
         """Whether the status is a 2xx."""
-        return _is_success(self.status)
-
-
-def _is_success(status: int) -> bool:
-    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+        return failures.is_success(self.status)
 
 
 def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int) -> tuple[Answer, bool]:
     """Read an answer, with a limit on its size; also return whether it was read to its end."""
-    if _is_success(response.status):
-        pieces: list[bytes] = []
-        broken: Failure | None = None
-        try:
-            _collect(response, pieces, max_bytes)
-        except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
-            broken = _broken(operation, error, response.status)
-        return Answer(response.status, {}, b"".join(pieces), broken), broken is None
-    body, is_whole = _beginning(response)
-    return Answer(response.status, CaseInsensitiveDict(response.headers.items()), body), is_whole
+    pieces: list[bytes] = []
+    if not failures.is_success(response.status):
+        is_whole = False
+        with suppress(Exception):  # whatever breaks it, the status counts
+            _collect(response, pieces, ERROR_BYTES_MAX)
+            is_whole = True
+        body = b"".join(pieces)[:ERROR_BYTES_MAX]
+        return Answer(response.status, CaseInsensitiveDict(response.headers.items()), body), is_whole
+    broken: Failure | None = None
+    try:
+        _collect(response, pieces, max_bytes)
+    except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
+        broken = replace(
+            failures.from_exception(operation, error, was_sent=True), http_status=response.status
+        )
+        if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
+            broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
+    return Answer(response.status, {}, b"".join(pieces), broken), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
-    if (response.length or 0) > max_bytes:
+    """Read a body in pieces, so that what came before a break is kept."""
+    if failures.is_success(response.status) and (response.length or 0) > max_bytes:
         raise AnswerTooLong(f"the answer has {response.length} bytes; the limit is {max_bytes} bytes")
-    n_bytes = 0
+    left_bytes = max_bytes
     read = _reader(response)
-    while piece := read(_PIECE_BYTES):
-        n_bytes += len(piece)
-        if n_bytes > max_bytes:
-            raise AnswerTooLong(f"the answer is longer than the limit of {max_bytes} bytes")
+    while piece := read(min(_PIECE_BYTES, left_bytes + 1)):
         pieces.append(piece)
-
-
-def _beginning(response: _TimedAnswer) -> tuple[bytes, bool]:
-    """Read the beginning of an error's body, as far as it can be read."""
-    pieces: list[bytes] = []
-    left_bytes = ERROR_BYTES_MAX
-    is_whole = False
-    read = _reader(response)
-    with suppress(Exception):  # whatever breaks it, the status counts
-        while left_bytes > 0 and not is_whole:
-            pieces.append(read(left_bytes))
-            left_bytes -= len(pieces[-1])
-            is_whole = not pieces[-1]
-    return b"".join(pieces), is_whole
+        left_bytes -= len(piece)
+        if left_bytes < 0:
+            raise AnswerTooLong(f"the answer is longer than the limit of {max_bytes} bytes")
 
 
 def _reader(response: _TimedAnswer) -> Callable[[int], bytes]:
@@ -145,13 +131,6 @@ def _reader(response: _TimedAnswer) -> Callable[[int], bytes]:
         response, urllib3.HTTPHeaderDict(response.headers.items()), response.status, preload_content=False
     )
     return partial(unpacking.read1, decode_content=True)
-
-
-def _broken(operation: Operation, error: Exception, status: int) -> Failure:
-    failure = replace(from_exception(operation, error, was_sent=True), http_status=status)
-    if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
-        return replace(failure, error_class=UNREADABLE, is_outage=False)
-    return failure
 
 
 _IPV4: Final = 4
@@ -293,7 +272,9 @@ class _TimedAnswer(http.client.HTTPResponse):
     """An answer that must be complete, header and body, by a deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _TimedSocket(sock, exchange)), *args, **kwargs)
+        # All that it needs of a socket is a file for reading.
+        file = SimpleNamespace(makefile=lambda _: _AnswerReader(sock, exchange))
+        super().__init__(cast("socket.socket", file), *args, **kwargs)
         self._exchange = exchange
 
     def begin(self) -> None:
@@ -361,49 +342,40 @@ def _read_headers(lines: io.BufferedReader) -> dict[str, str]:
     raise http.client.HTTPException(f"more than {_N_HEADERS_MAX} headers")
 
 
-class _TimedSocket:
-    """What `http.client` needs of a socket for reading: a file."""
-
-    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
-        self._sock = sock
-        self._exchange = exchange
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        raw = cast("io.RawIOBase", self._sock.makefile(mode, buffering=0))  # type: ignore[call-overload]  # mode is "rb"
-        return _AnswerReader(_TimedFile(raw, self._sock, self._exchange), self._exchange)
-
-
 class _AnswerReader(io.BufferedReader):
     """Reads one answer, and records at its end whether more bytes had arrived."""
 
-    def __init__(self, raw: _TimedFile, exchange: Exchange) -> None:
-        super().__init__(raw)
-        self._timed = raw
+    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
+        self._timed = _TimedFile(sock, exchange)
+        super().__init__(self._timed)
+        self._sock = sock
         self._exchange = exchange
 
     def close(self) -> None:
         if not self.closed:
-            self._timed.end()
-            self._exchange.is_out_of_step |= bool(self.peek(1)) or self._timed.has_more()
+            self._timed.is_over = True
+            # TLS may have buffered surplus bytes; urllib3 finds those of a plain socket.
+            has_more = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+            self._exchange.is_out_of_step |= bool(self.peek(1)) or has_more
         super().close()
 
 
 class _TimedFile(io.RawIOBase):
     """A socket's file whose reads all share one deadline."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, exchange: Exchange) -> None:
-        self._raw = raw
+    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
+        self._raw = cast("io.RawIOBase", sock.makefile("rb", buffering=0))
         self._sock = sock
         self._within_s = exchange.answer_within_s
         self._read_timeout_s = exchange.read_timeout_s
         self._until = time.monotonic() + self._within_s
-        self._is_over = False
+        self.is_over = False  # nothing more is read from the socket then
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self._is_over:
+        if self.is_over:
             return 0
         left_s = self._until - time.monotonic()
         timeout_s = min(left_s, self._read_timeout_s)
@@ -411,20 +383,9 @@ class _TimedFile(io.RawIOBase):
             _set_timeout(self._sock, timeout_s)
             with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
                 return cast("int | None", self._raw.readinto(buffer))
-        is_late = time.monotonic() >= self._until
-        raise TimeoutError(
-            f"the answer was incomplete after {self._within_s:g} s"
-            if is_late
-            else f"nothing arrived for {timeout_s:g} s"
-        )
-
-    def end(self) -> None:
-        """Stop reading from the socket."""
-        self._is_over = True
-
-    def has_more(self) -> bool:
-        """Return whether TLS has buffered surplus bytes; urllib3 finds those of a plain socket."""
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        if time.monotonic() >= self._until:
+            raise TimeoutError(f"the answer was incomplete after {self._within_s:g} s")
+        raise TimeoutError(f"nothing arrived for {timeout_s:g} s")
 
     def close(self) -> None:
         self._raw.close()
@@ -441,9 +402,9 @@ class Transport:
 
     def __init__(
         self,
-        *,
         connect_timeout_s: float,
         read_timeout_s: float,
+        *,
         allow_private_links: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -453,7 +414,6 @@ class Transport:
         self._monotonic = monotonic
         self._ca_bundle = _ca_bundle()
         self._context: ssl.SSLContext | None = None
-        self._proxies: dict[tuple[str, str], dict[str, str]] = {}
         self._here = threading.local()
         self._lanes: dict[threading.Thread, _Lane] = {}
         self._lock = threading.Lock()
@@ -488,7 +448,9 @@ class Transport:
         lane = self._lane()
         if lane is None:
             return Failure(
-                FailureKind.TRANSIENT, UNREACHABLE, message="the client is closed; nothing was sent"
+                failures.FailureKind.TRANSIENT,
+                failures.UNREACHABLE,
+                message="the client is closed; nothing was sent",
             )
         exchange = lane.exchange
         exchange.answer_within_s = answer_within_s or self._read_timeout_s
@@ -498,7 +460,7 @@ class Transport:
         try:
             return self._exchanged(lane, operation, form, body or [], max_bytes)
         except Exception as error:  # noqa: BLE001 - whatever happens, it must be known whether the request was sent
-            return from_exception(operation, error, was_sent=exchange.was_sent)
+            return failures.from_exception(operation, error, was_sent=exchange.was_sent)
         except BaseException as interrupt:  # noqa: BLE001 - raised again, without the frames that hold the key
             raise interrupt.with_traceback(None) from None
         finally:
@@ -551,18 +513,11 @@ class Transport:
             if len(lane.pools) >= _N_HOSTS_MAX:
                 lane.close()
             request = requests.Request("GET", origin).prepare()
-            proxies = self._proxies_for(origin)
+            is_here = is_loopback_host(urlsplit(origin).hostname or "")
+            proxies = {} if is_here else get_environ_proxies(origin)
             found = lane.adapter.get_connection_with_tls_context(request, True, proxies=proxies)
             lane.pools[origin] = cast("HTTPConnectionPool", found)
         return lane.pools[origin]
-
-    def _proxies_for(self, url: str) -> dict[str, str]:
-        parts = urlsplit(url)
-        origin = (parts.scheme, parts.netloc)
-        if origin not in self._proxies:
-            is_loopback = is_loopback_host(parts.hostname or "")
-            self._proxies[origin] = {} if is_loopback else dict(get_environ_proxies(url))
-        return self._proxies[origin]
 
     def _lane(self) -> _Lane | None:
         """Return this thread's connections, or None when all are closed."""
@@ -572,7 +527,8 @@ class Transport:
         if lane is None and not self._is_closed:
             lane = self._here.lane = self._open_lane()
             with self._lock:
-                self._close_lanes_of_dead_threads()
+                for thread in [one for one in self._lanes if not one.is_alive()]:
+                    self._lanes.pop(thread).close()
                 self._lanes[threading.current_thread()] = lane
         return None if self._is_closed else lane
 
@@ -596,10 +552,6 @@ class Transport:
                     ) from None
                 self._context = context
             return self._context
-
-    def _close_lanes_of_dead_threads(self) -> None:
-        for thread in [one for one in self._lanes if not one.is_alive()]:
-            self._lanes.pop(thread).close()
 
 
 @dataclass(slots=True)

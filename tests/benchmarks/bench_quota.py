@@ -14,7 +14,7 @@ from PIL import Image
 from report import Figure, show
 
 import dreamo_batch as dreamo
-from dreamo_batch.service.client import Api
+from dreamo_batch.service.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +57,9 @@ def _requests(rate: int, n_rows: int, **options: Any) -> None:
 def _run(served: Gateway, n_rows: int) -> list[tuple[float, int]]:
     """Work a table off, and give when each request was answered and how."""
     asked: list[tuple[float, int]] = []
-    call = Api.call
+    call = Client._call
 
-    def recording(self: Api, *args: Any, **options: Any) -> Any:
+    def recording(self: Client, *args: Any, **options: Any) -> Any:
         status = 200
         try:
             return call(self, *args, **options)
@@ -69,7 +69,7 @@ def _run(served: Gateway, n_rows: int) -> list[tuple[float, int]]:
         finally:
             asked.append((time.time(), status))
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(Api, "call", recording):
+    with tempfile.TemporaryDirectory() as folder, patch.object(Client, "_call", recording):
         path = Path(folder) / "reference.png"
         Image.new("RGB", (64, 64), "orange").save(path)
         jobs = dreamo.sweep(image=str(path), prompt="on a beach", seed=range(n_rows), size="512x512")
