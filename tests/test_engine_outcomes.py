@@ -155,7 +155,7 @@ def test_the_users_word_settles_doubt():
     taken = advance(doubtful, effects.resolved(doubtful, 10.0, "t9"))
     assert (taken.stage, taken.task_id, taken.error_class) == (Stage.ACCEPTED, "t9", None)
     untaken = advance(doubtful, effects.resolved(doubtful, 10.0, None))
-    assert (untaken.stage, untaken.reserved, untaken.may_have_been_billed) == (Stage.UNSENT, None, None)
+    assert (untaken.stage, untaken.reserved, untaken.may_have_been_billed) == (Stage.UNSENT, None, False)
 
 
 def test_pictures_saved_and_not():

@@ -358,7 +358,7 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     call.wait()
     assert call.runner.error is None
     assert stages(folder) == {"a": "completed", "b": "completed", "c": "completed"}
-    assert sorted(service.creates) == [("b", 1), ("c", 1)]
+    assert sorted(service.creates) == [("b", 2), ("c", 1)]
     assert call.coordinator.snapshot().by_status["completed"] == 3
 
 

@@ -358,7 +358,7 @@ def test_an_ambiguous_row_is_held_until_it_is_settled(run, gateway, reference, t
 def test_an_ambiguous_row_that_was_not_sent_is_submitted_after_the_users_word(
     run, gateway, reference, tmp_path
 ):
-    """resolve(not_sent=True) frees the row for the next call."""
+    """resolve(not_sent=True) frees the row for the next call, whose attempt has a number of its own."""
     gateway.faults.script("create", "drop_before_accept")
     table = jobs(reference)
     first = run(table)
@@ -368,6 +368,10 @@ def test_an_ambiguous_row_that_was_not_sent_is_submitted_after_the_users_word(
     done = run(table)
     assert (done[columns.STATUS] == columns.COMPLETED).all()
     assert len(gateway.invoice()) == 4
+    job_id = done.loc[row, columns.JOB_ID]
+    attempts = dreamo.attempts(tmp_path / "run").set_index(columns.JOB_ID)
+    assert attempts.loc[job_id, columns.ATTEMPT] == 2
+    assert done.loc[row, [columns.ATTEMPTS, columns.OUTPUT_PATH]].tolist() == [1, f"images/{job_id}.jpg"]
 
 
 def test_ambiguous_rows_can_be_sent_again_knowingly(run, gateway, reference):

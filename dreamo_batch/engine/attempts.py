@@ -388,8 +388,8 @@ def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
 def next_number(attempts: tuple[Attempt, ...]) -> int:
     """Return the number the next create of a job is sent under; one that never became an attempt is used again.
 
-    Not after a run that had lost its directory answered a doubt: other such runs may still hold the create for
-    ambiguous, and only an attempt in the ledger tells that it was not taken.
+    Not after somebody answered a doubt: a run that has lost its directory may still hold the create for ambiguous, and
+    only an attempt in the ledger tells that it was not taken.
     """
     if attempts and attempts[-1].stage in _SENDABLE and not _is_answered_doubt(attempts[-1]):
         return attempts[-1].attempt

@@ -232,10 +232,13 @@ def not_sent(key: Key, at: float) -> Event:
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
-    """Settle an ambiguous attempt as the user says: accepted as a task, or never accepted."""
+    """Settle an ambiguous attempt as the user says: accepted as a task, or never accepted.
+
+    The latter keeps its number, so that the ledger shows the doubt beside what is sent afterwards.
+    """
     key = (attempt.job_id, attempt.attempt)
     return (
-        _event(EventKind.NOT_SENT, key, at)
+        _event(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
         if task_id is None
         else _event(EventKind.ACCEPTED, key, at, task_id=task_id)
     )
