@@ -241,8 +241,14 @@ class _Network:
         """Run the model on named inputs, of which it gets those that it has, or on its only one."""
         session = self._loaded()
         names = [one.name for one in session.get_inputs()]
-        feed = {name: inputs[name] for name in names} if isinstance(inputs, dict) else {names[0]: inputs}
-        found: list[NDArray[Any]] = session.run(list(outputs) or None, feed)
+        try:
+            feed = {name: inputs[name] for name in names} if isinstance(inputs, dict) else {names[0]: inputs}
+            found: list[NDArray[Any]] = session.run(list(outputs) or None, feed)
+        except Exception as error:  # noqa: BLE001 - as below
+            path = self._weights.path(self._file)
+            raise UsageError(
+                f"{path} can't be run as the {self._file} model of {self._weights.name!r} ({first_line(error)})."
+            ) from None
         return found
 
     def _loaded(self) -> Any:

@@ -255,6 +255,9 @@ def test_a_folder_without_the_files_is_told(tmp_path, run_dir):
         UsageError, match=r"There is no model.onnx in .*huggingface.co/onnx-community/dinov2-small"
     ):
         dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
+    tiny_models.of_pictures(tmp_path / "model.onnx", "another_output", with_patches=True)
+    with pytest.raises(UsageError, match=r"can't be run as the image model of 'dinov2-small' \("):
+        dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="can't be loaded as an ONNX model"):
         dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
@@ -337,7 +340,7 @@ def test_a_machine_without_internet_is_told_what_to_do(tmp_path):
 
 def test_presets_name_revision_digest_licence_and_source():
     for preset in metrics.presets().values():
-        assert {"meaning", "licence", "source", "is_tried"} <= set(preset)
+        assert {"meaning", "licence", "source", "tried"} <= set(preset)
         for file in preset["files"].values():
             assert len(file["revision"]) == 40
             assert len(file["sha256"]) == 64
