@@ -16,7 +16,7 @@ from dreamo_batch.errors import TableError, UsageError, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Criterion, written
-from dreamo_batch.results.measure import Metric, measure, read_metric
+from dreamo_batch.results.measure import Metric, load_model, measure, read_metric
 from dreamo_batch.text import meant, option
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def search(
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **passed)
     if plan_only:
         return planned
+    load_model(wanted.metric)
     n_wanted = np.maximum(keep, _n_known(planned, tries))
     while True:
         is_wanted = tries.numbers <= n_wanted[tries.groups]

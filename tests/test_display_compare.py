@@ -166,6 +166,8 @@ def test_what_is_shown_tells_nothing_of_the_groups(done):
         ({"by": "mood"}, "no column 'mood'"),
         ({"within": "mood"}, "no column 'mood'"),
         ({"pairs": 0}, "at least 1"),
+        ({"pairs": 2.5}, "pairs=2.5: expected a whole number"),
+        ({"by": []}, "by= is empty"),
         ({"by": "size"}, "No two groups of size"),
         ({"by": "prompt"}, "pass within=None"),
     ],

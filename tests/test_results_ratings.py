@@ -98,6 +98,19 @@ def test_other_values_are_refused_and_nothing_is_kept(run_dir, value):
     assert dreamo.ratings(run_dir).empty
 
 
+@pytest.mark.parametrize("rater", [5, "  "])
+def test_a_rater_has_a_name(run_dir, rater):
+    with pytest.raises(dreamo.UsageError, match="rater must be a name"):
+        dreamo.rate(run_dir, "a", 5, rater=rater)
+    dreamo.rate(run_dir, "a", 5, rater=" \ud83d ")
+    assert dreamo.ratings(run_dir)["rater"].tolist() == ["?"]
+
+
+def test_a_mask_that_does_not_fit_is_counted(run_dir):
+    with pytest.raises(dreamo.UsageError, match=r"1 boolean for \d rows: pass one for every row"):
+        dreamo.rate(run_dir, [True], 5)
+
+
 def test_a_row_without_a_picture_can_not_be_rated(tmp_path):
     """Nor is anything kept of the others named with it."""
     jobs = dreamo.sweep(image="data/mascot.png", prompt=["a", "b"], seed=1, size="512x512")

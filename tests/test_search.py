@@ -186,6 +186,11 @@ def test_rows_of_a_group_take_turns(jobs, gateway, tmp_path):
         ({}, {"per": 5}, "no column 5"),
         ({}, {"per": []}, "per= is empty"),
         ({}, {"max_cost": None}, "search needs a cap"),
+        (
+            {},
+            {"accept": dreamo.metrics.Embedding("dinov2-small", path="/nowhere") >= 0.5},
+            "no model.onnx in /nowhere",
+        ),
         ({"prompt": "a fox", "scene": ["x", "y", "z"]}, {"per": "scene"}, "same job as an earlier row"),
     ],
 )

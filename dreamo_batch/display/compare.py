@@ -111,8 +111,10 @@ def compare(
     >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
     [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
     """
-    if isinstance(pairs, bool) or pairs < 1:
-        raise UsageError(f"pairs={pairs!r}: expected at least 1.")
+    if isinstance(pairs, bool) or not isinstance(pairs, int | np.integer) or pairs < 1:
+        raise UsageError(f"pairs={pairs!r}: expected a whole number of at least 1.")
+    if not names.listed(by):
+        raise UsageError("by= is empty; name the columns whose values make the groups.")
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
 
 

@@ -194,6 +194,11 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         is_key = isinstance(value, Hashable) and not is_flag  # True would find row 1
         found = places.get(value if is_key else str(value)) or places.get(str(value))
         found = found or by_job.get(str(value)) or _between(places, value)
+        if found is None and is_flag:
+            raise UsageError(
+                f"{counted(len(values), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
+                "row, or labels."
+            )
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "

@@ -316,6 +316,16 @@ def read_metric(metric: Any) -> Metric | VectorMetric:
     return Metric(name, metric, None if version is None else str(version), is_better)
 
 
+def load_model(metric: Metric | VectorMetric) -> None:
+    """Load what a metric needs to measure; raises what would be raised later."""
+    from PIL import Image
+
+    if isinstance(metric, Metric):
+        metric._callable()  # noqa: SLF001 - of this module
+    elif metric.version:  # reads all files
+        metric.embed([Image.new("RGB", (64, 64))])
+
+
 def listed(one_or_several: Any) -> list[Any]:
     """Return a list of one name or metric, or of several."""
     if isinstance(one_or_several, str | VectorMetric) or callable(one_or_several):

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine.attempt_table import ARROW
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
-from dreamo_batch.errors import DirectoryError, StorageFailed
+from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError
+from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import rating_columns
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def rater_named(rater: str | None) -> str:
     if rater is None:
         rater = os.environ.get(RATER_VARIABLE)
     if rater:
-        return rater
+        if not isinstance(rater, str) or not rater.strip():
+            raise UsageError(f"rater must be a name, not {rater!r}.")
+        return text_of(rater.strip())
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may have no name for its user
