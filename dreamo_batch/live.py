@@ -26,6 +26,7 @@ from dreamo_batch.call import Call, choose
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
 from dreamo_batch.engine.status import Progress, Snapshot, Status, say, shown
 from dreamo_batch.errors import (
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.status import Phase
 
 logger = logger_named(__name__)
@@ -573,9 +573,10 @@ class FollowedRun:
 
     def results(self) -> pd.DataFrame:
         """Return the table as it stands on disk."""
-        return load(self.directory.path)
+        return load(self.directory.given)
 
     def _read(self) -> Status:
+        self.directory = RunDirectory(self.directory.given)  # a store is read anew
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()

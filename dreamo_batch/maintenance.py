@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamo_batch import columns, live
 from dreamo_batch.call import Call, results_of, stored_table
 from dreamo_batch.cluster import driver
+from dreamo_batch.cluster.shared_budget import give_back_rest
 from dreamo_batch.connect import Service
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempt_table import to_arrow
@@ -119,12 +120,15 @@ def resolve(
     holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
 
     def settle(at_work: runner.Runner) -> State:
-        state = at_work.open(service, SystemClock()).state
+        opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
+        state = opened.state
         settled = _ambiguous(state.of(job_id), row, attempt)
         _refuse_known(state, settled, task_id)
         if not_sent and not force:
-            refuse_young(holder.replica, [settled], SystemClock().wall())
-        at_work.settle(effects.resolved(settled, SystemClock().wall(), task_id))
+            refuse_young(holder.replica, [settled], now)
+        at_work.settle(effects.resolved(settled, now, task_id))
+        if at_work.coordinator is None:
+            give_back_rest(opened, now)
         return state.copy()
 
     state = runner.ask(holder, settle)

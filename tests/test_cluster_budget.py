@@ -155,6 +155,19 @@ def test_a_killed_run_holds_its_slice_until_the_next_call(tmp_path, gateway, pla
 
 
 @pytest.mark.slow
+def test_a_row_that_was_not_sent_gives_back_what_it_held(tmp_path, place):
+    """At once, when it is resolved, before anything else is called."""
+    faults = {"script": {"create": ["drop_before_accept"]}}
+    with dreamo.LocalGateway(engine="flat", latency="fixed:0.05", price=str(PRICE), faults=faults) as gateway:
+        one, budget = flow(tmp_path, gateway, "one", 2), dreamo.Budget(place, cap=1)
+        done = one.run(budget=budget, max_in_flight=1)
+        assert granted(budget) == 2 * PRICE
+        dreamo.resolve(one.run_dir, done.index[done["status"] == "ambiguous"][0], not_sent=True)
+        assert granted(budget) == spent(budget.status()) == PRICE == Decimal(slice_of(one.run_dir))
+        one.assert_finishes()
+        assert granted(budget) == billed(gateway) == 2 * PRICE
+
+
 def test_processes_that_are_killed_never_pass_the_cap(tmp_path, gateway, place):
     """Two at once on two directories, kill -9 at random moments, until the budget is used up."""
     chance = random.Random(7)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,12 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine import fenced_log, replica, store
+from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.journal import Strays
 from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.billing import size_price
+from dreamo_batch.results.load import read_state
 from tests.cli_sweep import call
 from tests.flows import IS_LONG, Slow
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
@@ -31,10 +36,11 @@ SCRIPT = """
 import sys
 from dreamo_batch.engine import fenced_log
 fenced_log.STILL_S, fenced_log.BEAT_S = 2.0, 0.5
+from concurrent.futures import ThreadPoolExecutor
 import dreamo_batch as dreamo
 jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, int(sys.argv[1]) + 1), size="512x512",
                     use_rephraser=False)
-done = dreamo.run(jobs, "s3://bucket/exp", max_in_flight=16, progress=False)
+done = dreamo.run(jobs, "s3://bucket/exp", max_in_flight=16, progress=False, cluster=eval(sys.argv[2]))
 print(done["status"].value_counts().to_dict())
 """
 
@@ -236,7 +242,7 @@ def test_a_store_that_replaces_objects_is_refused(machine, gateway, monkeypatch)
     assert gateway.invoice() == []
 
 
-def started(server, gateway, cache, n, **settings):
+def started(server, gateway, cache, n, pool="None"):
     """Begin a run in a process of its own, as on another machine."""
     env = (
         os.environ
@@ -248,12 +254,11 @@ def started(server, gateway, cache, n, **settings):
         }
     )
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(n)],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(n), pool],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **settings,
     )
 
 
@@ -481,6 +486,47 @@ class Racing(dict):
             self.pop(name, None)
 
 
+def test_answers_of_a_suspended_writer_settle_its_rows_before_the_next_run_ends(server, machine, tmp_path):
+    """It wakes up while the next one is at work, finds its directory taken over, and puts them beside the log."""
+    slow, faults = Slow(), {"script": {"create": ["drop_after_accept"]}}
+    with dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow, faults=faults) as gateway:
+        held = dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+        assert held["status"].tolist() == ["ambiguous"]
+        (line,), (attempt,) = gateway.invoice(), read_state(RunDirectory(URL))
+        manifest = RunDirectory(URL).read_manifest()
+        with dreamo.start(sweep(2), URL, gateway=gateway) as batch:
+            wait_for(lambda: batch.status.n_in_flight == 1)
+            strays = Strays(tmp_path, None, manifest.service, manifest.entropy)
+            strays.write([replace(attempt, stage=Stage.ACCEPTED, task_id=line["id"])])
+            server.objects[f"exp/strays/{strays.path.name}"] = strays.path.read_bytes()
+            slow.speed_up()
+            done = batch.wait(**QUIET)
+        assert done["status"].tolist() == ["completed"] * 2
+        assert line["id"] in set(done["task_id"])
+        assert len(gateway.invoice()) == 2
+        assert set(dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)["status"]) == {"completed"}
+
+
+def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, tmp_path):
+    """Its workers are those of a process that was suspended as a whole, and woken up."""
+    options = {"pool": "ThreadPoolExecutor(2)"}
+    first = started(server, slow_gateway, tmp_path / "one", 4, **options)
+    wait_for(lambda: len(slow_gateway.invoice()) >= 2)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        out, err = started(server, slow_gateway, tmp_path / "two", 4, **options).communicate(timeout=200)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert out, err
+    told = first.communicate(timeout=100)[1]
+    assert first.returncode != 0
+    assert "StorageFailed" in told, told
+    assert max(bought(slow_gateway).values()) == 1
+    out, err = started(server, slow_gateway, tmp_path / "three", 4, **options).communicate(timeout=200)
+    counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
+    assert counts["completed"] + counts.get("ambiguous", 0) == 4, err
+
+
 def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, tmp_path):
     """Each with a log of its own, under one cap; pictures come from where they lie."""
     with ThreadPoolExecutor(2) as pool:
@@ -495,7 +541,12 @@ def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, t
     assert all((here / path).is_file() for path in there["output_path"])
     machine()
     assert dreamo.export(URL, tmp_path / "out", **QUIET)["pictures"] == 4
-    more = dreamo.run(sweep(6), URL, gateway=gateway, **QUIET)
+    following = dreamo.watch(URL)
+    with dreamo.start(sweep(6), URL, gateway=gateway) as batch:
+        wait_for(lambda: following.status.phase == "running" or batch.status.is_over)
+        more = batch.wait(**QUIET)
+    wait_for(lambda: following.status.phase == "finished")
+    assert following.status.n_rows == 6
     assert dreamo.watch(URL).status.phase == "finished"
     assert dreamo.status(URL)["max_cost_usd"] == "1"
     assert more["status"].eq("completed").all()

@@ -44,7 +44,14 @@ from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import FolderStore, ObjectStore
-from dreamo_batch.errors import BudgetReached, DirectoryLocked, LedgerDamaged, RunStopped, UsageError
+from dreamo_batch.errors import (
+    BudgetReached,
+    DirectoryLocked,
+    LedgerDamaged,
+    RunStopped,
+    StorageFailed,
+    UsageError,
+)
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
@@ -261,6 +268,7 @@ class ShardedCall(Call):
         """Set the cap; False if the call is over, or was stopped."""
 
         def set_here() -> None:
+            self.directory.refuse_loss(is_asked=True)
             self.directory.update_manifest(cap=None if cap is None else exact_text(cap))
             self._budget.cap = cap
             if self._slices is not None:
@@ -352,7 +360,15 @@ class ShardedCall(Call):
         is_stopped |= self.is_halted
         signal = Signal(self._table_id, is_stopped=is_stopped, is_paused=self._is_paused)
         text = json.dumps(asdict(signal))
-        files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
+        try:
+            self.directory.refuse_loss(is_asked=True)
+            files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            self.is_halted = True
+            self._stopped = StorageFailed(
+                f"Can't write to {self.directory.name} ({error.strerror or error}), so no shard is begun any more. Run "
+                f"{same_call()} again to resume; nothing is bought twice."
+            )
 
     def _as_it_stands(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
         """Count rows and money shard by shard, as long as nobody works on them."""
@@ -593,7 +609,8 @@ class ShardedCall(Call):
         self.halt()
         results = self.results_now()
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
-        self.directory.update_manifest(reconciliation=self.reconciliation)
+        if not isinstance(self._stopped, StorageFailed):
+            self.directory.update_manifest(reconciliation=self.reconciliation)
         self.results = results  # last: other threads look for it
 
 

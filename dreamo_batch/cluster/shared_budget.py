@@ -14,10 +14,12 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.cluster.slices import Share, Slices
+from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.store import FolderStore, ObjectStore, place_given, refuse_unsafe
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
+from dreamo_batch.errors import DirectoryError, DreamoError, LedgerDamaged, UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
+from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
 from dreamo_batch.text import aligned, option, same_call, spelled
 
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import State
-    from dreamo_batch.engine.budget import Spending
     from dreamo_batch.engine.ledger import Ledger
+
+logger = logger_named(__name__)
 
 _LISTED: Final = (
     columns.USER,
@@ -302,6 +305,21 @@ class BudgetShare:
             "spent": {month: exact_text(amount) for month, amount in sorted(spent.items())},
             "reserved": exact_text(spending.reserved),
         }
+
+
+def give_back_rest(ledger: Ledger, at: float) -> None:
+    """Give back what a directory on which no call goes on holds beyond what is spent and reserved."""
+    terms, attempts = ledger.state.terms, ledger.state.kinds()
+    spending = Spending(price=highest_price(attempts), attempts=attempts)
+    if terms.budget is None or ledger.is_copy or (money(terms.slice) or ZERO) <= spending.committed:
+        return
+    try:
+        share = BudgetShare(Budget.of(terms.budget), ledger)
+        ledger.set_terms(at, slice=exact_text(spending.committed))
+        ledger.commit()
+        share.give_back(spending, ledger.state)
+    except (OSError, DreamoError) as error:
+        logger.warning("%s is given back by the next call only: %s", terms.budget, error)
 
 
 def unreachable(place: str, error: OSError) -> DirectoryError:

@@ -218,7 +218,7 @@ class Coordinator:
             self._give_up(self._why_at_a_standstill(now))
         self._notice_outage()
         self._notice_standstill(now)
-        if not self.schedule.is_done():
+        if not self.schedule.is_done() or self._is_settled_by_others():
             return False
         if self.schedule.n_waiting and self.schedule.is_submitting and not self.schedule.is_halted:
             if self._raise_slice(now):
@@ -360,6 +360,17 @@ class Coordinator:
             self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
         else:
             self.submit_again([key])
+
+    def _is_settled_by_others(self) -> bool:
+        """Settle attempts in doubt by what a suspended writer was answered since; whether that leaves more to do."""
+        if not self._by_status[columns.AMBIGUOUS] or self.schedule.is_halted:
+            return False
+        try:
+            for event in self.ledger.answers_beside():
+                self.settle(event)
+        except (OSError, DirectoryError) as error:  # the next call reads them as it begins
+            logger.info("answers that others kept can't be read: %s", error)
+        return not self.schedule.is_done()
 
     def submit_again(self, keys: Iterable[Key]) -> None:
         """Queue creates that turned out not to have been sent, if this call is about their jobs."""

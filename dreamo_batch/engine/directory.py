@@ -247,8 +247,13 @@ class RunDirectory:
             self._is_lost = True
         return not (self._is_lost or (self.replica is not None and self.replica.is_lost))
 
-    def refuse_loss(self) -> None:
-        """Raise if the directory or its lock was moved or deleted, so that another writer could have started."""
+    def refuse_loss(self, *, is_asked: bool = False) -> None:
+        """Raise if the directory or its lock was moved or deleted, so that another writer could have started.
+
+        With `is_asked`, a store is asked whether another writer has taken it over.
+        """
+        if is_asked and self.replica is not None:
+            self.replica.confirm()
         if self.is_lost():
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -275,8 +280,7 @@ class RunDirectory:
         """Whether any process is writing here, or in a shard."""
         if self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on):
             return True
-        shards = (self.path / SHARDS).iterdir() if (self.path / SHARDS).is_dir() else ()
-        return any(RunDirectory(shard).is_locked() for shard in shards)
+        return any(shard.is_locked() for shard in self.shards().values())
 
     def _is_locked_here(self) -> bool:
         if self._lock is not None:

@@ -213,9 +213,9 @@ class FencedLog:
         """Add content; on return it is in the log for good. Raises `Fenced`, or OSError if nobody can tell."""
         self._add(_COMMIT, content)
 
-    def beat(self) -> None:
+    def beat(self, after_s: float | None = None) -> None:
         """Extend the lease if nothing was committed for a while."""
-        if self._clock() - self.committed_at >= BEAT_S:
+        if self._clock() - self.committed_at >= (BEAT_S if after_s is None else after_s):
             self._add("beat", b"")
 
     def close(self) -> None:

@@ -448,13 +448,14 @@ def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
     added: list[Event] = []
     # One run may know the answer to a create that another left in doubt, so doubts come first.
     for stray in sorted(strays, key=lambda one: (one.stage not in _IN_DOUBT, one.sent_at or 0.0)):
-        for event in _events(state, stray):
+        for event in events_of(state, stray):
             state.apply(event)
             added.append(event)
     return added
 
 
-def _events(state: State, stray: Attempt) -> Iterator[Event]:
+def events_of(state: State, stray: Attempt) -> Iterator[Event]:
+    """Yield what a stray adds to a state."""
     attempts = state.of(stray.job_id)
     known = state.find(stray.job_id, stray.attempt)
     # The same create, whatever its number here: no two of a job are sent at the same time.

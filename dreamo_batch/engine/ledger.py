@@ -43,7 +43,7 @@ from dreamo_batch.logs import logger_named
 from dreamo_batch.text import local_option, same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -374,6 +374,17 @@ class Ledger:
         if self.directory.replica is not None and self._strays.path is not None:
             with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
                 self.directory.replica.put_strays(self._strays.path)
+
+    def answers_beside(self) -> Iterator[Event]:
+        """Yield what settles attempts that are in doubt here, but not for another writer, which kept its answers."""
+        if self.directory.replica is not None:
+            self.directory.replica.pull_strays()
+        for kept in journal.read_strays(self.directory.path):
+            for stray in kept.attempts if kept.service == self.service else ():
+                for event in journal.events_of(self.state, stray):
+                    attempt = self.state.find(event.job_id, event.attempt)
+                    if attempt is not None and attempt.stage is Stage.AMBIGUOUS:
+                        yield event
 
     def unwritten(self) -> tuple[Event, ...]:
         """Return the events that are not on the disk."""

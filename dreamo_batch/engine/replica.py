@@ -190,15 +190,17 @@ class Replica:
             for path in self.path.glob(pattern):
                 if path.name not in wanted:
                     path.unlink(missing_ok=True)
-        for name in self.store.names(f"{_STRAYS}/"):
-            wanted |= {name.removeprefix(f"{_STRAYS}/"): self.store.get(name) or b""}
         for name, content in wanted.items():
-            path = self.path / name
-            if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
-                _place(path, content)
+            _place(self.path / name, content)
+        self.pull_strays()
         is_worked_on = bool(found.owner) and not _has_ended(found.owner)
         marker = {"url": self.url, "is_worked_on": is_worked_on, "owner": found.owner}
         _place(self.path / MARKER, json.dumps(marker).encode())
+
+    def pull_strays(self) -> None:
+        """Fetch the answers that other writers could not commit."""
+        for name in self.store.names(f"{_STRAYS}/"):
+            _place(self.path / name.removeprefix(f"{_STRAYS}/"), self.store.get(name) or b"")
 
     @property
     def is_worked_on(self) -> bool:
@@ -269,6 +271,11 @@ class Replica:
         """Whether another writer has taken the directory over."""
         return self._log is not None and self._log.is_fenced
 
+    def confirm(self) -> None:
+        """Raise unless this is still the writer, as the log says now."""
+        if self._log is not None:
+            self._log.beat(after_s=0.0)
+
     def ship(self, number: int, lines: bytes) -> None:
         """Add lines of a journal to the log; on return they are there for good."""
         if self._log is None:
@@ -313,6 +320,9 @@ class Replica:
 
 
 def _place(path: Path, content: bytes) -> None:
+    """Write a file unless it is there."""
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_bytes(content))
 
