@@ -293,6 +293,19 @@ def test_an_answer_that_never_comes_may_have_arrived(server):
     )
 
 
+@pytest.mark.parametrize("length", ["junk", "-1", "9, 9", "1e3"])
+def test_an_answer_whose_length_is_no_number_ends_when_nothing_comes(server, monkeypatch, length):
+    """Long before the read timeout; the id that it names is kept."""
+    monkeypatch.setattr("dreamo_batch.service.transport._UNTOLD_END_S", 0.05)
+    over = threading.Event()
+    server.script[:] = [then(answer(CREATED, Content_Length=length), lambda _connection: over.wait(60))]
+    with Client(KEY, server.url, read_timeout_s=60) as client:
+        failure = failure_of(client, "create")
+        over.set()
+    assert failure.message == "TimeoutError: nothing arrived for 0.05 s"
+    assert failure.task_id == "cq0example"
+
+
 @pytest.mark.parametrize(
     "head", [b"", b"HTTP/1.1 200 OK\r\nX-Drip: ", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"]
 )

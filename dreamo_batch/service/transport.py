@@ -142,6 +142,7 @@ _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
+_UNTOLD_END_S: Final = 5.0
 _HTTP_1_0: Final = 10  # as http.client writes them
 _HTTP_1_1: Final = 11
 
@@ -295,6 +296,8 @@ class _TimedAnswer(http.client.HTTPResponse):
         told = self.headers.get("connection", "").lower()
         is_kept = "close" not in told if self.version == _HTTP_1_1 else "keep-alive" in told
         self.will_close = is_until_end or not is_kept
+        if written and is_until_end:
+            cast("_AnswerReader", self.fp).wait_less()
 
     def read_next(self, n_bytes: int) -> bytes:
         """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
@@ -351,6 +354,10 @@ class _AnswerReader(io.BufferedReader):
         self._sock = sock
         self._exchange = exchange
 
+    def wait_less(self) -> None:
+        """Take an answer whose length is no number for ended once nothing arrives: its sender may not close."""
+        self._timed.read_timeout_s = min(self._timed.read_timeout_s, _UNTOLD_END_S)
+
     def close(self) -> None:
         if not self.closed:
             self._timed.is_over = True
@@ -367,7 +374,7 @@ class _TimedFile(io.RawIOBase):
         self._raw = cast("io.RawIOBase", sock.makefile("rb", buffering=0))
         self._sock = sock
         self._within_s = exchange.answer_within_s
-        self._read_timeout_s = exchange.read_timeout_s
+        self.read_timeout_s = exchange.read_timeout_s
         self._until = time.monotonic() + self._within_s
         self.is_over = False  # nothing more is read from the socket then
 
@@ -378,7 +385,7 @@ class _TimedFile(io.RawIOBase):
         if self.is_over:
             return 0
         left_s = self._until - time.monotonic()
-        timeout_s = min(left_s, self._read_timeout_s)
+        timeout_s = min(left_s, self.read_timeout_s)
         if left_s > 0:
             _set_timeout(self._sock, timeout_s)
             with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
