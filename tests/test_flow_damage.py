@@ -452,17 +452,25 @@ def test_a_copied_run_directory_is_read_but_submits_only_when_asked(tmp_path):
         copied.assert_finishes()
 
 
-def test_an_older_backup_put_in_place_of_a_run_directory_is_a_copy(tmp_path):
-    """Also where the file system gives the new folder the number of the deleted one."""
+def emptied(run_dir: Path) -> None:
+    for path in run_dir.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("remove", [shutil.rmtree, emptied])
+def test_an_older_backup_put_in_place_of_a_run_directory_is_a_copy(tmp_path, remove):
+    """Also where the file system gives new folders and files the numbers of deleted ones."""
     with dreamo.LocalGateway(engine="flat") as gateway:
         flow = Flow(tmp_path, gateway, n_rows=4)
         flow.run(flow.table.head(2))
         backup = flow.copied(tmp_path / "backup").run_dir
         flow.run()
-        shutil.rmtree(flow.run_dir)
-        shutil.copytree(backup, flow.run_dir)
-        with pytest.raises(DirectoryError, match="adopt_copy=True"):
-            flow.run()
+        remove(flow.run_dir)
+        shutil.copytree(backup, flow.run_dir, dirs_exist_ok=True)
+        assert plan.copied() in dreamo.plan(flow.table, flow.run_dir).warnings()
+        for _ in range(2):
+            with pytest.raises(DirectoryError, match="adopt_copy=True"):
+                flow.run()
         assert len(flow.invoice()) == 4
 
 

@@ -330,19 +330,30 @@ def is_same_place(before: str, now: str) -> bool:
     return folder == folder_now and (device == device_now or lock == lock_now) and is_as_old
 
 
+def identity_of_file(path: Path) -> str:
+    """Return an identity of a file that survives a move but not a copy."""
+    return f"{path.stat().st_ino}-{_born_at(path)}"
+
+
+def is_same_file(before: str, now: str) -> bool:
+    """Whether a file is the same, not a copy; empty where it wasn't known."""
+    (number, _, born), (number_now, _, born_now) = before.partition("-"), now.partition("-")
+    return not before or (number == number_now and (born == born_now or not (born and born_now)))
+
+
 _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _BTIME_AT: Final = 80
 
 
-def _born_at(folder: Path) -> str:
-    """Return when a folder was made, which Python tells only on some systems; empty where nobody knows."""
-    born = getattr(folder.stat(), "st_birthtime", None)
+def _born_at(path: Path) -> str:
+    """Return when a folder or a file was made, which Python tells only on some systems; empty where nobody knows."""
+    born = getattr(path.stat(), "st_birthtime", None)
     if born is not None:
         return str(born)
     told = ctypes.create_string_buffer(_STATX_BYTES)
     try:
-        asked = ctypes.CDLL(None).statx(-100, os.fsencode(folder), 0, _STATX_BTIME, told)
+        asked = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0, _STATX_BTIME, told)
     except (OSError, AttributeError):  # another C library
         return ""
     (known,) = struct.unpack_from("I", told)

@@ -19,12 +19,12 @@ import secrets
 import threading
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, Terms, next_number
-from dreamo_batch.engine.directory import refuse_newer
+from dreamo_batch.engine.directory import identity_of_file, is_same_file, refuse_newer
 from dreamo_batch.errors import LedgerDamaged
 from dreamo_batch.files import fsync_folder
 from dreamo_batch.logs import logger_named
@@ -96,7 +96,7 @@ class Header:
     """First line of a journal: its run, its service and its number.
 
     `follows` is the last checksum of the journal before, None if there is none. `place` is the identity of the
-    directory, which exposes a copy.
+    directory, and `file` that of the journal itself, which expose a copy.
     """
 
     schema: int
@@ -106,6 +106,7 @@ class Header:
     service: str
     follows: int | None = None
     place: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +141,23 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def is_copied(folder: Path) -> bool:
+    """Whether the newest journal was put in the folder by another program: it may be older than what it replaced."""
+    try:
+        path = path_of(folder, numbers(folder)[-1])
+        with path.open("rb") as file:
+            header = Header(**json.loads(file.readline())["journal"])
+        return not is_same_file(header.file, identity_of_file(path))
+    except (FileNotFoundError, LookupError, ValueError, TypeError):  # damage is told where all is read
+        return False
+
+
 class Journal:
     """An open journal file. `append` buffers, `commit` makes what was appended durable."""
 
     def __init__(
         self, folder: Path, header: Header, ship: Callable[[int, bytes], object] | None = None
     ) -> None:
-        self.header = header
         self._ship = ship
         self.n_events = 0
         self._crc = 0
@@ -157,6 +168,8 @@ class Journal:
         self._end: EndNote | None = None
         path = path_of(folder, header.number)
         self._file = path.open("xb", buffering=0)
+        # A store's copies are as good as any.
+        self.header = header = header if ship is not None else replace(header, file=identity_of_file(path))
         try:
             self._line({"journal": _header_fields(header)})
             self.commit()

@@ -306,9 +306,9 @@ class Ledger:
         self._covered_before = recovered.covers
         self.closing_table: pa.Table | None = None  # what the last checkpoint holds
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
-        here, before = directory.place(), "" if recovered.meta is None else recovered.meta.place
-        self.is_copy = not is_same_place(before, here)
-        self._place = before if self.is_copy else here
+        self.is_copy, self._place = is_copied(recovered, directory), directory.place()
+        if self.is_copy:  # and stays one until it is adopted
+            self._place += "-copied"
         self._strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         _set_aside(directory.path, recovered.damaged)
@@ -486,6 +486,12 @@ class Ledger:
         )
         replica = self.directory.replica
         return journal.Journal(self.directory.path, header, None if replica is None else replica.ship)
+
+
+def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
+    """Whether a directory, or its newest journal, is a copy of what was written."""
+    before = "" if recovered.meta is None else recovered.meta.place
+    return not is_same_place(before, directory.place()) or journal.is_copied(directory.path)
 
 
 def interrupted(state: State) -> list[Attempt]:

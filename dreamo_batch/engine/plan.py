@@ -246,8 +246,8 @@ def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str])
 def copied() -> str:
     """Return what to know about a copied run directory."""
     return (
-        "This is a copy of a run directory (or was moved to another disk); what the original submitted since isn't "
-        f"known here. `run` refuses to submit unless you pass {option('adopt_copy', value=True)}."
+        "This is a copy of a run directory (or was restored from one, or moved to another disk); what the original "
+        f"submitted since isn't known here. `run` refuses to submit unless you pass {option('adopt_copy', value=True)}."
     )
 
 

@@ -24,7 +24,7 @@ from dreamo_batch.engine.checkpoint import (
     read_outcomes,
     read_table_meta,
 )
-from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory, is_same_place
+from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
@@ -172,7 +172,7 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
     is_worked_on = directory.is_locked()
     recovered = _recovered(directory, names)
     try:
-        is_copy = recovered.meta is not None and not is_same_place(recovered.meta.place, directory.place())
+        is_copy = ledger.is_copied(recovered, directory)
     except OSError as error:
         raise _unreadable(directory, error) from error
     state = recovered.state()
