@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -379,9 +380,12 @@ def test_the_cap_holds_over_all_shards(jobs, gateway, tmp_path):
 
 
 def test_shards_belong_to_a_budget_that_others_share(jobs, gateway, tmp_path):
+    """What was spent here is that of all shards, none of which is another directory."""
     team = dreamo.Budget(tmp_path / "team.budget", cap="0.02")
-    with pytest.raises(BudgetReached, match="shared budget"):
+    with pytest.raises(BudgetReached, match="shared budget") as reached:
         run(jobs, tmp_path / "run", gateway, cluster=Here(), budget=team)
+    n_left = 10 - len(gateway.invoice())
+    assert re.search(rf"\$0\.0\d+ spent and .* {n_left} rows not submitted. Nobody else", str(reached.value))
     assert billed(gateway) <= Decimal("0.02")
     n_before = len(gateway.invoice())
     assert n_before > 0

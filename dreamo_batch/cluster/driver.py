@@ -593,15 +593,27 @@ class ShardedCall(Call):
         if not self._short:
             return None
         whole, limit = self.snapshot(), self._budget.limit
-        if limit is None:  # a budget that others share says more
-            return self._last_short
+        if limit is None and self._team is not None:
+            return self._out_of_team(self._team, whole)
         name = "max_cost" if limit == self._budget.cap else "max_new_cost"
-        n_left = whole.by_status[columns.PENDING]
         return BudgetReached(
-            f"The {'cap' if name == 'max_cost' else 'limit of this call'} of {dollars(limit)} is reached: "
-            f"{dollars(whole.spent_usd)} spent, {dollars(whole.reserved_usd)} reserved, and the next attempt may cost "
-            f"{dollars(self._budget.price or ZERO)}. {counted(n_left, 'row')} not submitted. To continue, run again "
-            f"with a higher {option(name)}."
+            f"The {'cap' if name == 'max_cost' else 'limit of this call'} of {dollars(limit or ZERO)} is reached: "
+            f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
+        )
+
+    def _out_of_team(self, team: Budget, whole: Snapshot) -> BudgetReached | None:
+        slices = team.slices()
+        try:
+            slices.read()
+        except OSError:  # what the last shard said is true, too
+            return self._last_short
+        return BudgetReached(team.used_up(slices, self._run_dir, self._standing(whole)))
+
+    def _standing(self, whole: Snapshot) -> str:
+        n_left = whole.by_status[columns.PENDING]
+        return (
+            f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
+            f"may cost {dollars(self._budget.price or ZERO)}. {counted(n_left, 'row')} not submitted."
         )
 
     def finish(self) -> None:

@@ -24,6 +24,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
 from dreamo_batch.text import aligned, option, same_call, spelled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import State
@@ -157,6 +158,28 @@ class Budget:
         # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
         return Slices(FolderStore(Path(self.place)), place=self.place, pause=lambda _: None)
 
+    def used_up(self, slices: Slices, directory: str, here: str) -> str:
+        """Say that nothing is left for a directory and its shards, how they stand, who has what, and what to do."""
+        shares = list(slices.shares.values())
+        others = [share for share in shares if not _is_of(share, directory)]
+        owner = next((share.owner for share in shares if _is_of(share, directory)), self.user)
+        is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
+        others = [share for share in others if not is_users or share.owner == owner]
+        name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
+        whose = f"{owner}'s part of the" if is_users else "The"
+        spent = total(amount for share in others for amount in _sums(share)[0].values())
+        elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
+        holders = _holders(others)
+        raised = spelled(
+            f"Budget({self.place!r}, {name}=...)",
+            f"`dreamo-batch budget {self.place} --{name.replace('_', '-')} USD`",
+        )
+        return (
+            f"{whose} shared budget {self.place}, {dollars(limit or ZERO)}, is used up: {here}"
+            f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
+            + (f", or run {same_call()} again once others have given something back." if holders else ".")
+        )
+
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
         if is_url(self.place):
@@ -177,14 +200,15 @@ class Budget:
         if cap is not None and cap < min(granted, slices.cap or granted):
             raise UsageError(
                 f"cap can't be lowered to {dollars(cap)}: {dollars(granted)} is granted already."
-                f"{_holders(slices)} Choose at least that much, or wait until runs have given theirs back."
+                f"{_holders(slices.shares.values())} Choose at least that much, or wait until runs have given theirs "
+                "back."
             )
         for user, amount in of_users.items():
             if per_user is not None and per_user < min(amount, slices.per_owner or amount):
                 raise UsageError(
                     f"per_user can't be lowered to {dollars(per_user)}: {dollars(amount)} is granted to {user} already."
-                    f"{_holders(slices, owner=user)} Choose at least that much, or wait until runs have given theirs "
-                    "back."
+                    f"{_holders(one for one in slices.shares.values() if one.owner == user)} Choose at least that "
+                    "much, or wait until runs have given theirs back."
                 )
         slices.limit(cap=cap, per_owner=per_user)
 
@@ -267,29 +291,8 @@ class BudgetShare:
             self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
 
     def used_up(self, here: str) -> str:
-        """Say that nothing is left for this run, how it stands here, who holds what, and what to do."""
-        slices, place = self._slices, self.place
-        owner = slices.shares[self._child].owner if self._child in slices.shares else self._budget.user
-        is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
-        name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
-        whose = f"{owner}'s part of the" if is_users else "The"
-        others = [
-            _sums(share)
-            for child, share in slices.shares.items()
-            if child != self._child and (not is_users or share.owner == owner)
-        ]
-        spent = total(amount for by_month, _, _ in others for amount in by_month.values())
-        elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
-        holders = _holders(slices, but=self._child, owner=owner if is_users else None)
-        raised = spelled(
-            f"Budget({place!r}, {name}=...)",
-            f"`dreamo-batch budget {place} --{name.replace('_', '-')} USD`",
-        )
-        return (
-            f"{whose} shared budget {place}, {dollars(limit or ZERO)}, is used up: {here}"
-            f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
-            + (f", or run {same_call()} again once others have given something back." if holders else ".")
-        )
+        """Say that nothing is left for this run, and how it stands here."""
+        return self._budget.used_up(self._slices, self._directory, here)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
         spent: dict[str, Decimal] = defaultdict(lambda: ZERO)
@@ -385,13 +388,15 @@ def _rows(share: Share) -> list[dict[str, Any]]:
     return rows
 
 
-def _holders(slices: Slices, *, but: str = "", owner: str | None = None) -> str:
-    """Say which other directories hold something that isn't spent, the largest first."""
-    found = []
-    for child, share in slices.shares.items():
-        held = _sums(share)[2]
-        if held > 0 and child != but and owner in (None, share.owner):
-            found.append((held, share))
+def _is_of(share: Share, directory: str) -> bool:
+    """Whether it is that of a directory here, or of one of its shards."""
+    is_within = f"{share.about.get('directory', '')}/".startswith(f"{directory}/")
+    return is_within and share.about.get("host") == socket.gethostname()
+
+
+def _holders(shares: Iterable[Share]) -> str:
+    """Say which directories hold something that isn't spent, the largest first."""
+    found = [(held, share) for share in shares if (held := _sums(share)[2]) > 0]
     if not found:
         return ""
     found.sort(key=lambda one: one[0], reverse=True)
