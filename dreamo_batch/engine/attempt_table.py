@@ -116,7 +116,7 @@ class StoredAttempts:
         return tuple(_attempt(self._row(row), row - start + 1) for row in range(start, end))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._firsts().to_pylist() if self._table is not None else self._places)
 
     def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
         """Every job with its attempts."""
@@ -130,6 +130,12 @@ class StoredAttempts:
         for row in _rows(self.table.filter(_is_of(self.table, wanted))):
             numbers[row[0]] += 1
             yield _attempt(row, numbers[row[0]])
+
+    def lacking(self, job_ids: pa.Array) -> pa.Array:
+        """Return those of some jobs that have no attempts here."""
+        if self._table is None:
+            return pa.array([one for one in job_ids.to_pylist() if one not in self._places], pa.string())
+        return job_ids.filter(pc.invert(pc.is_in(job_ids, self.table[columns.JOB_ID])))
 
     def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
         """Count the attempts of all but some jobs, as `dreamo_batch.engine.attempts.State.kinds` does."""
@@ -159,9 +165,12 @@ class StoredAttempts:
             wanted = pc.and_(wanted, pc.and_(is_completed, is_only))
         return zip(*map(_cells, self.table.select(list(names)).filter(wanted).columns), strict=True)
 
+    def _firsts(self) -> pa.ChunkedArray:
+        return self.table[columns.JOB_ID].take(self._starts[:-1])
+
     @cached_property
     def _places(self) -> dict[str, int]:
-        job_ids = self.table[columns.JOB_ID].take(self._starts[:-1]).to_pylist()
+        job_ids = self._firsts().to_pylist()
         places = dict(zip(job_ids, range(len(job_ids)), strict=True))
         if len(places) < len(job_ids):
             raise ImpossibleEvent("the attempts of a job don't follow each other")
@@ -180,8 +189,8 @@ class StoredAttempts:
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
-    changed, stored = state.changed, state.stored
-    never = [job_id for job_id in pending if job_id not in changed and job_id not in stored]
+    unstored = state.stored.lacking(pa.array(list(pending), pa.string())).to_pylist()
+    never = [job_id for job_id in unstored if job_id not in state.changed]
     attempts = [one for of_job in state.changed.values() for one in of_job]
     tables = [
         pa.Table.from_arrays([_array(attempts, field) for field in SCHEMA], schema=SCHEMA),

@@ -26,6 +26,8 @@ from dreamo_batch import columns
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    import pyarrow as pa
+
     from dreamo_batch.engine.attempt_table import StoredAttempts
 
 
@@ -242,6 +244,9 @@ KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_B
 
 class _Nothing(dict[str, tuple[Attempt, ...]]):
     """No table yet."""
+
+    def lacking(self, job_ids: pa.Array) -> pa.Array:
+        return job_ids
 
     def kinds(self, _besides: Collection[str]) -> Counter[Attempt]:
         return Counter()

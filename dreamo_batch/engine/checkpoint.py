@@ -11,6 +11,7 @@ import zlib
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from itertools import starmap
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -342,12 +343,20 @@ def known_images(path: Path) -> dict[str, ImageSource]:
     """
     names = [columns.STORED_PREFIX + name for name in (*IMAGE, columns.IMAGES_FURTHER)]
     try:
-        table = pq.read_table(path, columns=names, page_checksum_verification=True).select(names)
-        rows = table.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get)
+        table = pq.read_table(
+            path, columns=names, read_dictionary=names, page_checksum_verification=True
+        ).select(names)
     except UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced
-    rows.columns = rows.columns.str.removeprefix(columns.STORED_PREFIX)
-    rows = rows.dropna(subset=list(IMAGE)).drop_duplicates()
+    distinct = (
+        table.group_by(names, use_threads=False)
+        .aggregate([])
+        .rename_columns([*IMAGE, columns.IMAGES_FURTHER])
+    )
+    rows = distinct.cast(pa.schema([(name, pa.string()) for name in distinct.column_names])).to_pandas(
+        types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get
+    )
+    rows = rows.dropna(subset=list(IMAGE))
     rows[columns.IMAGE_SENT] = _kept_here(
         rows[columns.IMAGE_SENT], rows[columns.IMAGE_SENT_DIGEST], path.parent
     )
@@ -449,23 +458,23 @@ def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Ser
 
 
 def _job_columns(prepared: Prepared) -> pd.DataFrame:
-    jobs = list(map(prepared.jobs.get, prepared.rows[columns.JOB_ID]))
+    ids = prepared.rows[columns.JOB_ID]
+    rows = ids[ids.notna()]
+    jobs = list(map(prepared.jobs.__getitem__, rows))
     return pd.DataFrame(
         {
-            name: pd.array([None if job is None else _cell(job, name) for job in jobs], dtype=dtype)
+            name: pd.Series(list(map(_READERS.get(name) or attrgetter(name), jobs)), rows.index, dtype)
             for name, dtype in _JOB.items()
-        }
+        },
+        index=ids.index,
     )
 
 
-def _cell(job: Job, name: str) -> Any:
-    if name == KIND:
-        return job.image.kind
-    if name == columns.IMAGES_FURTHER:
-        return json.dumps([astuple(image) for image in job.further]) if job.further else None
-    if name == columns.OWN_PARAMETERS:
-        return json.dumps(job.own) if job.own else None
-    return getattr(job, name)
+_READERS: Final[Mapping[str, Callable[[Job], str | None]]] = {
+    KIND: attrgetter("image.kind"),
+    columns.IMAGES_FURTHER: lambda job: json.dumps(list(map(astuple, job.further))) if job.further else None,
+    columns.OWN_PARAMETERS: lambda job: json.dumps(job.own) if job.own else None,
+}
 
 
 def _jobs(decided: pd.DataFrame) -> dict[str, Job]:

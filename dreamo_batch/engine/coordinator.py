@@ -157,7 +157,6 @@ class Coordinator:
         self._standstill = ""
         self._was_over_cap = bool(budget.excess)
         self._n_held = 0
-        self._job_of: dict[int, str] = {}  # by hash, because texts would take much memory
         self._n_notices: Counter[str] = Counter()
         self._asked_in_vain: set[Key] = set()
         self._unlisted: set[str] = set()
@@ -169,10 +168,6 @@ class Coordinator:
         self._away: Failure | None = None  # why the service was last taken as away
         self._limited: Failure | None = None  # the last 429
         self._ask_share_at = -inf
-        for name in ("task_id", *_SAME):
-            for job_id, value in ledger.state.cells(columns.JOB_ID, name):
-                if value is not None:
-                    self._job_of.setdefault(hash((name, value)), job_id)
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
         """Queue everything, and wait for creates of an earlier call that are still on the wire."""
@@ -325,6 +320,7 @@ class Coordinator:
 
     def record(self, event: Event) -> Attempt:
         """Fold an event into the ledger, the budget and the counts."""
+        _ = self._job_of  # as it was before the event
         before = self.ledger.state.find(event.job_id, event.attempt)
         old = self.ledger.state.deciding(event.job_id)
         (after,) = self.ledger.record([event])
@@ -468,6 +464,17 @@ class Coordinator:
             http_status=200,
             message=f"the service answered with task {task_id}, which already belongs to job {owner}",
         )
+
+    @functools.cached_property
+    def _job_of(self) -> dict[int, str]:
+        """The job of each task, link and file; by hash, because texts would take much memory."""
+        names = ("task_id", *_SAME)
+        found: dict[int, str] = {}
+        for job_id, *values in self.ledger.state.cells(columns.JOB_ID, *names):
+            for name, value in zip(names, values, strict=True):
+                if value is not None:
+                    found.setdefault(hash((name, value)), job_id)
+        return found
 
     def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
         """Remember whose task, link or file it is; return the other job that had it before."""

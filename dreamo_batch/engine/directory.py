@@ -509,7 +509,7 @@ def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
     for path in pictures(directory):
         if path.stem.partition("-")[0] not in state:
             yield f"images/{path.name}"
-    for job_id in _bought(directory.results):
+    for job_id in state.stored.lacking(_bought(directory.results)).to_pylist():
         if job_id not in state:
             yield f"results.parquet (job {job_id})"
 
@@ -521,12 +521,11 @@ def pictures(directory: RunDirectory) -> list[Path]:
     return sorted(path for path in directory.images.iterdir() if _PICTURE.fullmatch(path.name))
 
 
-def _bought(results: Path) -> list[str]:
+def _bought(results: Path) -> pa.Array:
     """List the jobs that the results show as submitted; none if the results can't be read."""
     try:
         table = pq.read_table(results, columns=[columns.JOB_ID, columns.TASK_ID])
         is_bought = pc.and_(pc.is_valid(table[columns.TASK_ID]), pc.is_valid(table[columns.JOB_ID]))
-        job_ids: list[str] = pc.unique(table[columns.JOB_ID].filter(is_bought)).to_pylist()
+        return pc.unique(table[columns.JOB_ID].filter(is_bought))
     except UNREADABLE:
-        return []
-    return job_ids
+        return pa.array([], pa.string())

@@ -469,7 +469,8 @@ class Ledger:
         tables: list[pa.Table] = []
         rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
         stored = StoredAttempts(tables[-1])
-        stored.pack()
+        if is_followed:  # else it is read once more and gone
+            stored.pack()
         self.state.store(stored)
         self._n_since, self._n_rows = 0, tables[-1].num_rows
         if self.directory.replica is not None:
