@@ -315,6 +315,10 @@ def test_axes_tied_together_are_one_axis():
         dreamo.sweep(dreamo.zipped(a=[1], b=[1, 2]), image=URL, prompt="a")
     with pytest.raises(UsageError, match="two or more"):
         dreamo.zipped(a=[1])
+    with pytest.raises(
+        UsageError, match=r"Pass zipped\(...\) without a name, before the others.* not pair=."
+    ):
+        dreamo.sweep(pair=dreamo.zipped(a=[1], b=[2]), image=URL, template="a {a} on {b}")
     with pytest.raises(UsageError, match="by name"):
         dreamo.sweep(["a"], image=URL, prompt="a")
 

@@ -407,6 +407,7 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
     ("pictures", "words"),
     [
         ({"a": ["data/mascot.png"]}, "at least two subjects"),
+        ({"a": "data/mascot.png"}, "there are 1 with 1 in all"),  # not a picture a letter
         ({"a": ["data/mascot.png"] * 2}, "at least two subjects"),
         ({"a": ["data/mascot.png"] * 2, "b": ["data/gone.png"]}, "There is no picture data/gone.png"),
         ({"a": ["data/mascot.png"] * 2, "b": ["data/SOURCES.csv"]}, "can't be read as a picture"),

@@ -315,6 +315,11 @@ def sweep(
         columns.REF_TYPE: ref_type,
         columns.GUIDANCE_SCALE1: guidance_scale1,
     }
+    for name, value in (*given.items(), *user_axes.items()):
+        if isinstance(value, Zipped):
+            raise UsageError(
+                f"Pass zipped(...) without a name, before the others: sweep(zipped(...), ...), not {name}=."
+            )
     tied = [_ungrouped(group, given, user_axes) for group in groups]
     _refuse_taken_names(user_axes)
     given |= user_axes

@@ -195,7 +195,10 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
         found = {one.name: sorted(path for path in one.iterdir() if _is_picture(path)) for one in inner}
         return {subject: several for subject, several in found.items() if several}
     try:
-        return {str(subject): [Path(path) for path in several] for subject, several in pictures.items()}
+        return {
+            str(subject): [Path(several)] if isinstance(several, str) else list(map(Path, several))
+            for subject, several in pictures.items()
+        }
     except (AttributeError, TypeError):
         raise UsageError(
             f"pictures={type(pictures).__name__}: lists of paths by subject, a table with columns subject and image, "
