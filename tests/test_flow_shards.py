@@ -13,8 +13,11 @@ from multiprocessing import active_children
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.engine import replica
 from dreamo_batch.engine.directory import shard_of
+from tests.cli_sweep import call
 from tests.flows import Flow, Slow, dask_client
+from tests.object_server import object_server
 
 N = 16
 N_SHARDS = 4
@@ -147,14 +150,44 @@ def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path
         driver.communicate()
 
 
-def test_an_interrupt_reaches_every_worker(flow, slow, tmp_path):
-    driver = started(flow, tmp_path)
-    wait_for(some_are_in_flight(flow))
-    driver.send_signal(signal.SIGINT)  # not to its group, as a notebook does
-    told = driver.communicate(timeout=60)[1]
-    assert "Stopped. Run" in told
-    assert "KeyboardInterrupt" in told
-    assert dreamo.watch(flow.run_dir).status.phase == "idle"
-    assert set(dreamo.load(flow.run_dir)["status"]) <= {"pending", "in_progress"}
-    slow.speed_up()
-    flow.assert_finishes()
+@pytest.mark.parametrize("is_in_store", [False, True], ids=["on the disk", "in a store"])
+def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_store):
+    """Also a Ctrl-C, which the terminal sends to the workers, too."""
+    with object_server() as server:
+        monkeypatch.setenv(replica.CACHE_VARIABLE, str(tmp_path / "cache"))
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        run_dir, table = "s3://bucket/exp" if is_in_store else flow.run_dir, tmp_path / "table.csv"
+        flow.table.to_csv(table, index=False)
+        words = [
+            "run",
+            str(table),
+            "--run-dir",
+            str(run_dir),
+            "--workers",
+            "1",
+            "--max-in-flight",
+            "8",
+            "--yes",
+        ]
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "dreamo_batch", *words],
+            env=os.environ | {"DREAMO_BASE_URL": flow.gateway.base_url},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        wait_for(some_are_in_flight(flow))
+        if is_in_store:
+            assert call("stop", run_dir).exit_code == 0
+        else:
+            os.killpg(driver.pid, signal.SIGINT)
+        told = driver.communicate(timeout=60)[1]
+        assert "Stopped. Run" in told
+        assert "Traceback" not in told
+        assert dreamo.watch(run_dir).status.phase == "idle"
+        assert set(dreamo.load(run_dir)["status"]) <= {"pending", "in_progress"}
+        slow.speed_up()
+        done = dreamo.resume(run_dir, gateway=flow.gateway, progress=False)
+        assert set(done["status"]) == {"completed"}
+        assert len(flow.invoice()) == len(flow.table)

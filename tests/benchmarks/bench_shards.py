@@ -73,11 +73,7 @@ def _build(one: RunDirectory, parted: RunDirectory) -> None:
 def _bought_in(gateway: dreamo.LocalGateway, cluster: int | None) -> float:
     """Buy a table in a new directory; return the seconds that took."""
     jobs = dreamo.sweep(
-        image="data/mascot.png",
-        prompt="on a beach",
-        seed=range(1, _N_BOUGHT + 1),
-        size="512x512",
-        use_rephraser=False,
+        image="data/mascot.png", prompt="on a beach", seed=range(1, _N_BOUGHT + 1), use_rephraser=False
     )
     with tempfile.TemporaryDirectory() as folder:
         began_at = time.perf_counter()
