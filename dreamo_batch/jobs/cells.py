@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import codecs
+import contextlib
 import json
 import math
 import numbers
@@ -41,8 +42,10 @@ SHOWN_CHARACTERS: Final = 60
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
-_TRUE = frozenset({"true", "yes", "1", "1.0"})
-_FALSE = frozenset({"false", "no", "0", "0.0"})
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "yes", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0"), False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,12 @@ def read_integer(cell: Any) -> Read:
 def read_boolean(cell: Any) -> Read:
     """Read one cell as a boolean."""
     if isinstance(cell, str):
-        return _boolean_of_text(cell.strip().lower())
+        cell = cell.strip().lower()
     if is_missing(cell):
         return Read()
-    if isinstance(cell, (bool, np.bool_, numbers.Real)) and cell in {0, 1}:
-        return Read(value=bool(cell))
-    return Read(fault=NOT_BOOLEAN)
+    is_number = isinstance(cell, (bool, np.bool_, numbers.Real)) and cell in {0, 1}
+    value = _BOOLEANS.get(cell) if isinstance(cell, str) else bool(cell) if is_number else None
+    return Read(value=value, fault=NOT_BOOLEAN if value is None else None)
 
 
 def read_number(cell: Any) -> Read:
@@ -181,12 +184,6 @@ def _integer_of_float(cell: Any) -> Read:
 
 def _within_int64(value: int) -> Read:
     return Read(value=value) if INT64_MIN <= value <= INT64_MAX else Read(fault=OUT_OF_RANGE)
-
-
-def _boolean_of_text(text: str) -> Read:
-    if text in _TRUE or text in _FALSE:
-        return Read(value=text in _TRUE)
-    return Read(fault=NOT_BOOLEAN) if text else Read()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -339,6 +336,10 @@ _INFINITE: Final = "(?i)-?inf"
 # A float64 keeps whole numbers of up to 15 digits.
 _INEXACT: Final = "-?[0-9]{16,}"
 _FLOAT: Final = pd.ArrowDtype(pa.float64())
+# Dtypes of a full column, and of one with missing cells.
+_INTEGER: Final = ("int64", columns.INT)
+_BOOLEAN: Final = ("bool", columns.BOOL)
+_FLOATS: Final = (columns.FLOAT, columns.FLOAT)
 _TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 
 
@@ -349,11 +350,16 @@ def guessed(series: pd.Series) -> pd.Series:
     if given.empty:
         return text
     if given.str.fullmatch(_WHOLE).all():
-        return _whole_of_text(text)
+        with contextlib.suppress(pa.ArrowInvalid):  # beyond 64 bits
+            return text.astype(_ARROW_INTEGER).astype(columns.INT if text.hasnans else "int64")
+        return text
     if given.str.fullmatch(_NUMBER).all():
-        return _number_of_text(text)
+        numbers = text.astype(_FLOAT).astype(columns.FLOAT)
+        is_too_large = np.isinf(numbers) & ~text.str.fullmatch(_INFINITE, na=False)
+        is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
+        return text if is_lossy.any() else numbers
     if any(given.isin(words).all() for words in _TRUE_FALSE):
-        return _true_or_false(text, (given.str.lower() == "true").tolist())
+        return _filled(text, (given.str.lower() == "true").tolist(), _BOOLEAN)
     return text
 
 
@@ -362,45 +368,21 @@ def typed(series: pd.Series) -> pd.Series:
     given = [cell for cell in series.tolist() if not is_missing(cell)]
     kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"
     if kind == "integer":
-        return _whole(series, given)
+        is_within = min(given) >= INT64_MIN and max(given) <= INT64_MAX
+        return _filled(series, given, _INTEGER) if is_within else series
     if kind == "boolean":
-        return _true_or_false(series, given)
+        return _filled(series, given, _BOOLEAN)
     if kind in {"floating", "mixed-integer-float"} and all(float(cell) == cell for cell in given):
-        return _filled(series, [float(cell) for cell in given], columns.FLOAT, np.nan)
+        return _filled(series, [float(cell) for cell in given], _FLOATS)
     if kind == "datetime":
         return pd.to_datetime(series)
     return series.astype(columns.STR) if kind == "string" else series
 
 
-def _whole_of_text(text: pd.Series) -> pd.Series:
-    try:
-        numbers = text.astype(_ARROW_INTEGER)
-    except pa.ArrowInvalid:  # beyond 64 bits
-        return text
-    return numbers.astype(columns.INT if text.hasnans else "int64")
-
-
-def _number_of_text(text: pd.Series) -> pd.Series:
-    numbers = text.astype(_FLOAT).astype(columns.FLOAT)
-    is_too_large = np.isinf(numbers) & ~text.str.fullmatch(_INFINITE, na=False)
-    is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
-    return text if is_lossy.any() else numbers
-
-
-def _whole(series: pd.Series, given: list[int]) -> pd.Series:
-    if min(given) < INT64_MIN or max(given) > INT64_MAX:
-        return series
-    return _filled(series, given, "int64" if len(given) == len(series) else columns.INT, pd.NA)
-
-
-def _true_or_false(series: pd.Series, given: list[bool]) -> pd.Series:
-    return _filled(series, given, "bool" if len(given) == len(series) else columns.BOOL, pd.NA)
-
-
-def _filled(series: pd.Series, given: list[Any], dtype: str, hole: Any) -> pd.Series:
-    cells = np.full(len(series), hole, dtype=object)
+def _filled(series: pd.Series, given: list[Any], dtypes: tuple[str, str]) -> pd.Series:
+    cells = np.full(len(series), np.nan if dtypes == _FLOATS else pd.NA, dtype=object)
     cells[[not is_missing(cell) for cell in series.tolist()]] = given
-    return pd.Series(cells, index=series.index).astype(dtype)
+    return pd.Series(cells, index=series.index).astype(dtypes[len(given) < len(series)])
 
 
 def decoded(path: Path, content: bytes) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -70,14 +70,9 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 _PNG_MODES: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 # Modes that PNG lacks, and the mode that holds the same colours.
 _AS_PNG: Final = {
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-    "LAB": "RGB",
-    "HSV": "RGB",
-    "RGBX": "RGB",
-    "RGBa": "RGBA",
+    **dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"),
+    **dict.fromkeys(("RGBa", "PA"), "RGBA"),
     "La": "LA",
-    "PA": "RGBA",
 }
 _KINDS: Final = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
@@ -161,7 +156,11 @@ class _Column:
 def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
     """Check every distinct picture of a table once."""
     table = findings.of_table
-    listed = [_read_column(table[name], how.base_dir) for name in image_columns(table)]
+    listed = []
+    for name in image_columns(table):
+        cells = distinct(table[name])
+        read = [() if is_blank(cell) else sources.read_sources(cell, how.base_dir) for cell in cells.cells]
+        listed.append(_Column(name, cells, read))
     checked = _check_all(listed, how)
     counts = _find_wrong_counts(listed, findings, models)
     for column in listed:
@@ -171,18 +170,9 @@ def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
     firsts = np.unique(places, return_index=True)[1].tolist()
     by_column = [[*column.read, ()] for column in listed]
     codes = zip(*(column.cells.codes[firsts].tolist() for column in listed), strict=True)
-    read = [tuple(chain.from_iterable(map(list.__getitem__, by_column, row))) for row in codes]
-    _find_mixed(places, read, listed[0].name, findings, models)
-    return _by_row(places, read, checked, counts)
-
-
-def _read_column(series: Any, base_dir: Path) -> _Column:
-    cells = distinct(series)
-    return _Column(
-        series.name,
-        cells,
-        [() if is_blank(cell) else sources.read_sources(cell, base_dir) for cell in cells.cells],
-    )
+    combined = [tuple(chain.from_iterable(map(list.__getitem__, by_column, row))) for row in codes]
+    _find_mixed(places, combined, listed[0].name, findings, models)
+    return _by_row(places, combined, checked, counts)
 
 
 def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:

@@ -295,7 +295,12 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
 def judge_url(url: str) -> Finding | None:
     """Return a warning about a usable URL that the service may not reach."""
     host = urlsplit(url).hostname or ""
-    return None if _is_public(host) else Finding.of("image-url-not-public", host=host)
+    try:
+        is_public = ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.rstrip(".")
+        is_public = "." in name and not name.endswith(_LOCAL_NAMES)
+    return None if is_public else Finding.of("image-url-not-public", host=host)
 
 
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
@@ -328,14 +333,6 @@ def _why_unusable(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         return "it contains a user name or password, which would be sent to the service"
     return "port 0 doesn't exist" if port == 0 else ""
-
-
-def _is_public(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        name = host.rstrip(".")
-        return "." in name and not name.endswith(_LOCAL_NAMES)
 
 
 def _source_of_path(path: str, base_dir: Path) -> Source | Finding:

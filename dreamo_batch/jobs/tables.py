@@ -533,14 +533,7 @@ _CELL_CHARACTERS: Final = 32_767
 _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
 _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
-_TEXT_INPUTS: Final = (
-    columns.PROMPT,
-    columns.IMAGE,
-    *columns.IMAGE_ALIASES,
-    *columns.IMAGE_NUMBERED,
-    columns.MODEL,
-    columns.REF_TYPE,
-)
+_TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
 _PROPERTIES: Final = "docProps/core.xml"

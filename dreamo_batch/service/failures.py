@@ -157,15 +157,7 @@ _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
 # Answers to a create that mean a wrong address.
-_NOT_HERE: Final = frozenset(
-    {
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.METHOD_NOT_ALLOWED,
-        HTTPStatus.GONE,
-        HTTPStatus.MISDIRECTED_REQUEST,
-        HTTPStatus.UPGRADE_REQUIRED,
-    }
-)
+_NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED

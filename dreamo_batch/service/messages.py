@@ -223,21 +223,16 @@ def _bare(code: Any) -> str:
 def _code_in(source: dict[str, Any]) -> str | None:
     codes = (code_text(source.get(key)) for key in _CODE_KEYS)
     code = next((code for code in codes if code and code_number(code) != 0), None)
-    kind = text(source.get("type"))
-    return code or (kind if kind and _is_error_type(kind) else None)
-
-
-def _is_error_type(kind: str) -> bool:
-    """Return whether a type names an error, such as `insufficient_quota`; others are `image`, a URL, ..."""
-    return kind.lower().startswith("insufficient") or kind.lower().endswith("_error")
+    kind = text(source.get("type")) or ""
+    # Such as `insufficient_quota`; other types are `image`, a URL, ...
+    is_error = kind.lower().startswith("insufficient") or kind.lower().endswith("_error")
+    return code or (kind if is_error else None)
 
 
 def _words(value: Any) -> str | None:
     """Read words from a text, from the items of a list, or from the known keys of an object."""
-    if isinstance(value, dict):
-        values = (value.get(key) for key in _MESSAGE_KEYS)
-        return next(filter(None, (_words_of_leaf(one) for one in values)), None)
-    return _words_of_leaf(value)
+    values = map(value.get, _MESSAGE_KEYS) if isinstance(value, dict) else [value]
+    return next(filter(None, map(_words_of_leaf, values)), None)
 
 
 def _words_of_leaf(value: Any) -> str | None:
@@ -349,6 +344,7 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), message_in(answer.get("error"))
+    progress = number(answer.get("progress"))
     pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
     usage = _usage(answer)
     is_cost_unreadable = _is_cost_unreadable(usage)
@@ -367,7 +363,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         discount=_written(usage.get("discount")),
         error=error or (message_in(answer) if has_failed else None),
         created_at=unix_time(answer.get("created_at")),
-        progress=_progress(answer.get("progress")),
+        progress=None if progress is None or not 0 <= progress <= 1 else progress,
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
         is_cost_unreadable=is_cost_unreadable,
@@ -478,28 +474,16 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
     while waiting:
         value, beside = waiting.pop()
         if isinstance(value, str) and _LINK.fullmatch(value.strip()):
-            found.setdefault(value.strip(), (_size(beside.get("size")), _job_id(beside.get("jobId"))))
+            size, job_id = _whole(beside.get("size")) or 0, _written(beside.get("jobId"))
+            found.setdefault(
+                value.strip(), (size if size > 0 else None, job_id and job_id[:_JOB_ID_CHARACTERS])
+            )
         elif isinstance(value, list):
             waiting.extend((one, beside) for one in reversed(value))
         elif isinstance(value, dict):
             inside = [one for key, one in value.items() if key == "url" or not isinstance(one, str)]
             waiting.extend((one, value) for one in reversed(inside))
     return found
-
-
-def _size(value: Any) -> int | None:
-    read = _whole(value)
-    return read if read and read > 0 else None
-
-
-def _job_id(value: Any) -> str | None:
-    written = _written(value)
-    return written[:_JOB_ID_CHARACTERS] if written else None
-
-
-def _progress(value: Any) -> float | None:
-    read = number(value)
-    return read if read is not None and 0 <= read <= 1 else None
 
 
 def _metadata(value: Any) -> dict[str, float]:
@@ -676,7 +660,10 @@ def read_error(body: bytes) -> ServiceMessage:
     try:
         return message_in(parse(body)) or ServiceMessage(None, None)
     except Unreadable as unreadable:
-        return ServiceMessage(None, _plain(unreadable.excerpt))
+        page = unreadable.excerpt
+        title = _TITLE.search(page)
+        words = title[1] if title else re.sub(r"<[^>]*>", " ", page)
+        return ServiceMessage(None, text(" ".join(html.unescape(words).split())))
 
 
 def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:
@@ -685,10 +672,3 @@ def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:
     if said is None or message_in(answer.get("error")):
         return said
     return said if (code_number(said.code) or 0) >= _REFUSED_FROM else None
-
-
-def _plain(written: str) -> str | None:
-    """Return the readable text of an HTML page or a plain text."""
-    title = _TITLE.search(written)
-    words = title[1] if title else re.sub(r"<[^>]*>", " ", written)
-    return text(" ".join(html.unescape(words).split()))

@@ -493,7 +493,11 @@ class Transport:
             if form.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
                 connection.close()
             if connection.is_closed:
-                self._connect(pool, connection)
+                connection.timeout = self._connect_timeout_s
+                if connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme):
+                    pool._prepare_proxy(connection)  # noqa: SLF001 - as above
+                else:
+                    connection.connect()
             sock = cast("socket.socket", connection.sock)
             _write(sock, _head(form, pool), body, lane.exchange)
             with closing(_TimedAnswer(sock, method=form.method, exchange=lane.exchange)) as response:
@@ -505,14 +509,6 @@ class Transport:
                 connection.close()
             pool._put_conn(connection)  # noqa: SLF001 - as above
         return answer
-
-    def _connect(self, pool: HTTPConnectionPool, connection: HTTPConnection) -> None:
-        """Connect, including a proxy's tunnel and the TLS handshake."""
-        connection.timeout = self._connect_timeout_s
-        if connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme):
-            pool._prepare_proxy(connection)  # noqa: SLF001 - as above
-        else:
-            connection.connect()
 
     def _pool(self, lane: _Lane, origin: str) -> HTTPConnectionPool:
         """Return this thread's connections to a host."""
