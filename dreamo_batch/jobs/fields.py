@@ -602,9 +602,7 @@ def find_rephrased_sweeps(
     if len(at):
         images = [cells.distinct(table[name]).codes[at] for name in image_columns(table)]
         keys = numbered([*images, *(values[at] for values in rest)])
-        # Every random seed counts as another one.
-        told_apart = np.where(seeds.is_given, seeds.numbers, -1 - np.arange(len(table)))[at]
-        found[at] = pd.Series(told_apart).groupby(keys).transform("nunique") > 1
+        found[at] = pd.Series(told_apart(seeds)[at]).groupby(keys).transform("nunique") > 1
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)
         column = next(n for n in (columns.USE_REPHRASER, columns.SEED, columns.PROMPT) if n in table.columns)
@@ -612,6 +610,12 @@ def find_rephrased_sweeps(
             "seed-sweep-rephrased", column, found & is_first, n_rows=int(found.sum()), n_sweeps=n_sweeps
         )
     return found
+
+
+def told_apart(seeds: Integers) -> NDArray[np.int64]:
+    """Return numbers that tell seeds apart; every random one counts as another."""
+    is_given = seeds.is_given & (seeds.numbers >= 0)
+    return np.where(is_given, seeds.numbers, -1 - np.arange(len(is_given)))
 
 
 def numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -165,7 +165,7 @@ def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
     counts = _find_wrong_counts(listed, findings, models)
     for column in listed:
         findings.add_cells(column.name, column.cells, [_found(read, checked) for read in column.read])
-    # The cells of all image columns together: each row's place in `read`.
+    # The cells of all image columns together: each row's place in `combined`.
     places = numbered([column.cells.codes for column in listed])
     firsts = np.unique(places, return_index=True)[1].tolist()
     by_column = [[*column.read, ()] for column in listed]

@@ -20,7 +20,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells, templates
-from dreamo_batch.jobs.fields import numbered, read_size
+from dreamo_batch.jobs.fields import numbered, read_size, told_apart
 from dreamo_batch.jobs.sources import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted
@@ -192,17 +192,13 @@ class SweptTable(HeadedFrame):
 
 
 def _n_jobs(table: pd.DataFrame) -> int:
-    """Count the rows that differ in what is submitted; every random seed counts as another one."""
+    """Count the rows that differ in what is submitted."""
     keys = [
         cells.distinct(table[name]).codes for name in columns.INPUTS if name in table and name != columns.SEED
     ]
-    if columns.SEED in table:
-        seeds = cells.integers(table[columns.SEED])
-        is_random = ~seeds.is_given | (seeds.numbers < 0)
-        keys += [seeds.numbers, np.where(is_random, np.arange(1, len(table) + 1), 0)]
-    else:
-        keys.append(np.arange(len(table)))
-    return len(np.unique(numbered(keys)))
+    has_seed = columns.SEED in table
+    seeds = cells.integers(table[columns.SEED]) if has_seed else cells.Integers.nothing(len(table))
+    return len(np.unique(numbered([*keys, told_apart(seeds)])))
 
 
 def sweep(
