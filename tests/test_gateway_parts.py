@@ -346,7 +346,7 @@ def test_a_task_comes_back_from_the_store_as_it_went_in():
     store = TaskStore(":memory:")
     store.add(task)
     assert store.all() == [task]
-    store.fail("c0", "003011095", "x")
+    store.update("c0", error_code="003011095", error_message="x")
     failed = store.get("c0")
     assert failed is not None
     assert (failed.state(9.0), failed.cost(9.0), failed.use_rephraser) == ("failed", "", False)

@@ -222,7 +222,7 @@ class Renderer:
         try:
             digests = [digest if url is None else await self._fetched(url) for digest, url in task.references]
         except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
-            self._store.fail(task.task_id, *_failure(error))
+            self._store.update(task.task_id, **_failure(error))
         else:
             await asyncio.wrap_future(self._submit(task, digests))
 
@@ -285,7 +285,7 @@ class Renderer:
             pictures = self._generate(batch)
         except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
             for task, _ in batch:
-                self._store.fail(task.task_id, *_failure(error))
+                self._store.update(task.task_id, **_failure(error))
             return
         if self._price_per_second is not None:
             price = price_of_time(self._price_per_second, (time.monotonic() - begun) / len(batch))
@@ -294,14 +294,15 @@ class Renderer:
             try:
                 self._keep(task, picture, price)
             except Exception as error:  # noqa: BLE001 - as above
-                self._store.fail(task.task_id, *_failure(error))
+                self._store.update(task.task_id, **_failure(error))
 
     def _keep(self, task: GatewayTask, picture: RenderedPicture, price: str | None) -> None:
         if not self._is_closed:
             suffix = SUFFIXES.get(picture.media_type, ".bin")
             name = f"{_start_of_name(picture.content)}{secrets.token_hex(8)}{suffix}"
             (self._pictures / name).write_bytes(picture.content)
-            self._store.complete(task.task_id, name, len(picture.content), price)
+            known = {} if price is None else {"price": price}
+            self._store.update(task.task_id, picture=name, picture_bytes=len(picture.content), **known)
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -316,8 +317,8 @@ def _start_of_name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _failure(error: Exception) -> tuple[str, str]:
-    """Return the service's code and message for what went wrong."""
+def _failure(error: Exception) -> dict[str, str]:
+    """Return the service's code and message for what went wrong, as a task keeps them."""
     match error:
         case FetchError():
             code, detail = UPSTREAM, str(error)
@@ -325,4 +326,4 @@ def _failure(error: Exception) -> tuple[str, str]:
             code, detail = INVALID, str(error)
         case _:
             code, detail = INTERNAL, type(error).__name__
-    return code, f"{contract.ERROR_CODES[code].meaning}: {detail}"
+    return {"error_code": code, "error_message": f"{contract.ERROR_CODES[code].meaning}: {detail}"}

@@ -223,6 +223,7 @@ class TaskStore:
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.row_factory = sqlite3.Row
         try:
             self._prepare(path)
         except BaseException:
@@ -251,24 +252,12 @@ class TaskStore:
 
     def overdue(self, now: float) -> list[str]:
         """Return the ids of tasks that are due and have no picture yet."""
-        rows = self._run(f"SELECT task_id FROM tasks WHERE due_at <= ? AND {_UNMADE}", now)  # noqa: S608 - ours
-        return [task_id for (task_id,) in rows]
+        return [task.task_id for task in self._tasks(f"WHERE due_at <= ? AND {_UNMADE}", now)]
 
-    def complete(self, task_id: str, picture: str, n_bytes: int, price: str | None = None) -> None:
-        """Record the file name and size of a task's picture, and its price if only making it told that."""
-        self._run(
-            "UPDATE tasks SET picture = ?, picture_bytes = ?, price = COALESCE(?, price) WHERE task_id = ?",
-            picture,
-            n_bytes,
-            price,
-            task_id,
-        )
-
-    def fail(self, task_id: str, code: str, message: str) -> None:
-        """Record that no picture could be made."""
-        self._run(
-            "UPDATE tasks SET error_code = ?, error_message = ? WHERE task_id = ?", code, message, task_id
-        )
+    def update(self, task_id: str, **values: str | int) -> None:
+        """Record a task's picture, its price if only making it told that, or why there is none."""
+        changes = ", ".join(f"{name} = ?" for name in values)
+        self._run(f"UPDATE tasks SET {changes} WHERE task_id = ?", *values.values(), task_id)  # noqa: S608 - ours
 
     def close(self) -> None:
         """Close the file; later calls raise `sqlite3.ProgrammingError`."""
@@ -287,12 +276,11 @@ class TaskStore:
         self._run(f"PRAGMA user_version = {LAYOUT}")
 
     def _tasks(self, condition: str, *values: Any) -> list[GatewayTask]:
-        rows = self._run(f"{_READ} {condition}", *values)
-        named = (dict(zip(_COLUMNS, row, strict=True)) for row in rows)
+        rows = map(dict, self._run(f"{_READ} {condition}", *values))
         # SQLite has no booleans.
-        return [GatewayTask(**task | {"use_rephraser": bool(task["use_rephraser"])}) for task in named]
+        return [GatewayTask(**task | {"use_rephraser": bool(task["use_rephraser"])}) for task in rows]
 
-    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
 
