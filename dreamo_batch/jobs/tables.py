@@ -563,10 +563,10 @@ def _read_workbook(path: Path) -> pd.DataFrame:
     return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
 
 
-def _first_sheet(path: Path) -> tuple[list[list[Any]], dict[tuple[int, int], str]]:
-    """Read the rows of the first sheet, and the faults of its cells by row and column."""
+def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str, str]]]:
+    """Read the rows of the first sheet, and the faults of its cells: row, column, address, and what is wrong."""
     rows: list[list[Any]] = []
-    faults: dict[tuple[int, int], str] = {}
+    faults: list[tuple[int, int, str, str]] = []
     with warnings.catch_warnings(), contextlib.ExitStack() as books:
         warnings.simplefilter("ignore")  # openpyxl's, about styles and drop-downs
         values, formulas = (
@@ -582,9 +582,14 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], dict[tuple[int, int], str
             rows.append([_cell_value(cell) for cell in valued])
             for column, (cell, source) in enumerate(zip(valued, written, strict=True)):
                 if cell.data_type == "e":
-                    faults[row, column] = str(cell.value)
+                    faults.append((row, column, cell.coordinate, str(cell.value)))
                 elif source.data_type == "f" and cell.data_type == "n" and cell.value in uncalculated:
-                    faults[row, column] = f"formula {_formula_head(source.value)} was never calculated"
+                    # Some formulas are objects, not all with a text; cut, so that the address still fits behind it.
+                    formula = source.value
+                    if not isinstance(formula, str):
+                        formula = str(getattr(formula, "text", "of a table"))
+                    what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
+                    faults.append((row, column, source.coordinate, what))
     width = max(map(len, rows), default=0)
     return [row + [None] * (width - len(row)) for row in rows], faults
 
@@ -614,19 +619,12 @@ def _cell_value(cell: Any) -> Any:
     return int(value) if value == int(value) else value
 
 
-def _formula_head(formula: Any) -> str:
-    """Return the start of a formula, short enough that the cell's address still fits behind it."""
-    text = formula if isinstance(formula, str) else str(getattr(formula, "text", "of a table"))
-    return shortened(text, _FORMULA_CHARACTERS)
-
-
-def _write_faults(path: Path, rows: list[list[Any]], faults: Mapping[tuple[int, int], str]) -> None:
+def _write_faults(path: Path, rows: list[list[Any]], faults: list[tuple[int, int, str, str]]) -> None:
     """Write into cells without a value the fault and the cell, for validation to report.
 
     In the header, in text inputs and in outputs, which would take any text, the file is refused.
     """
-    for (row, column), what in faults.items():
-        address = f"{_letters(column + 1)}{row + 1}"
+    for row, column, address, what in faults:
         name = "" if cells.is_missing(rows[0][column]) else str(rows[0][column])
         if row == 0 or means(name) in _TEXT_INPUTS or name in columns.OUTPUTS:
             raise TableError(
@@ -634,12 +632,6 @@ def _write_faults(path: Path, rows: list[list[Any]], faults: Mapping[tuple[int, 
                 "program to calculate its formulas."
             )
         rows[row][column] = f"{what} (cell {address})"
-
-
-def _letters(number: int) -> str:
-    """Return a column's name in a sheet: A, B, ..., AA."""
-    rest, last = divmod(number - 1, 26)
-    return (_letters(rest) if rest else "") + chr(ord("A") + last)
 
 
 def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
