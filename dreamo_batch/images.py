@@ -35,6 +35,8 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
+PNG: Final = b"\x89PNG\r\n\x1a\n"
+"""What a PNG file begins with."""
 SUFFIXES: Final = (".jpg", ".png", ".bin")
 _PIXELS_AT_ONCE: Final = 64_000_000
 _LARGE_PX: Final = 8_000_000
@@ -175,16 +177,18 @@ def png(image: Image.Image, dpi: int) -> bytes:
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     pixels = packer.compress(lines.data) + packer.flush()
     per_metre = round(dpi / 0.0254)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)),
-        (b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)),
-        (b"IDAT", pixels),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0),
+        b"pHYs": struct.pack(">IIB", per_metre, per_metre, 1),
+        b"IDAT": pixels,
+        b"IEND": b"",
+    }
+    return PNG + b"".join(png_chunk(*chunk) for chunk in chunks.items())
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
@@ -211,9 +215,7 @@ def orientation(image: Image.Image) -> int:
 def suffix_of(content: bytes) -> str:
     """Return the file suffix for a picture's content."""
     jpg, png, other = SUFFIXES
-    if content.startswith(b"\xff\xd8"):
-        return jpg
-    return png if content.startswith(b"\x89PNG") else other
+    return jpg if content.startswith(b"\xff\xd8") else png if content.startswith(PNG[:4]) else other
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from dreamo_batch.errors import UsageError
-from dreamo_batch.text import first_line
+from dreamo_batch.text import first_line, joined
 
 if TYPE_CHECKING:
     import os
@@ -81,6 +81,15 @@ class Criterion:
     sign: str
     bound: float
 
+    def __post_init__(self) -> None:
+        try:
+            number = float(self.bound)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isnan(number):
+            raise UsageError(f"A bound on a metric is a number, not {self.bound!r}.")
+        object.__setattr__(self, "bound", number)
+
     def __call__(self, value: float | None) -> bool:
         """Judge a value; a missing one is never good enough."""
         return value is not None and not math.isnan(value) and _SIGNS[self.sign](value, self.bound)
@@ -96,27 +105,16 @@ class Bounded:
     __slots__ = ()
 
     def __ge__(self, bound: float) -> Criterion:
-        return criterion(self, ">=", bound)
+        return Criterion(self, ">=", bound)
 
     def __gt__(self, bound: float) -> Criterion:
-        return criterion(self, ">", bound)
+        return Criterion(self, ">", bound)
 
     def __le__(self, bound: float) -> Criterion:
-        return criterion(self, "<=", bound)
+        return Criterion(self, "<=", bound)
 
     def __lt__(self, bound: float) -> Criterion:
-        return criterion(self, "<", bound)
-
-
-def criterion(metric: Any, sign: str, bound: Any) -> Criterion:
-    """Return a bound on a metric; refuse one that is no number."""
-    try:
-        number = float(bound)
-    except (TypeError, ValueError):
-        number = math.nan
-    if math.isnan(number):
-        raise UsageError(f"A bound on a metric is a number, not {bound!r}.")
-    return Criterion(metric, sign, number)
+        return Criterion(self, "<", bound)
 
 
 def written(text: str) -> Criterion:
@@ -124,7 +122,7 @@ def written(text: str) -> Criterion:
     match = _WRITTEN.fullmatch(text)
     if match is None:
         raise UsageError(f'Can\'t read {text!r}; write a metric, a sign and a number: "appearance >= 0.8".')
-    return criterion(match[1], match[2], match[3])
+    return Criterion(match[1], match[2], match[3])  # type: ignore[arg-type] # it reads its bound
 
 
 # Models.
@@ -185,11 +183,12 @@ class _Weights:
         raise UsageError(f"There is no {inner.name} in {self._folder}. {self.name!r} needs {self._listed()}.")
 
     def _listed(self) -> str:
-        urls = [
-            f"{Path(file.path).name} (huggingface.co/{file.repository}, {file.path})"
-            for file in self._files.values()
-        ]
-        return " and ".join(urls) if len(urls) < 3 else f"{', '.join(urls[:-1])} and {urls[-1]}"  # noqa: PLR2004
+        return joined(
+            [
+                f"{Path(file.path).name} (huggingface.co/{file.repository}, {file.path})"
+                for file in self._files.values()
+            ]
+        )
 
 
 @functools.cache

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 logger = logger_named(__name__)
 
@@ -36,6 +35,7 @@ _CHUNK: Final = 32
 _GUARD: Final = 'Each imports the script anew, so its calls belong under `if __name__ == "__main__":`.'
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
+_n_threads: ContextVar[int | None] = ContextVar("_n_threads", default=None)
 _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
 
 
@@ -50,11 +50,24 @@ def bars(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def ticking(
-    n: int, what: str, *, unit: str = "picture", progress: bool = True
-) -> Iterator[Callable[[], None]]:
+def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool = True) -> Iterator[None]:
+    """Set who works on the pictures of a block: a cluster, or so many threads; and whether bars show it."""
+    refuse_other(cluster)
+    if n_workers is not None and (not isinstance(n_workers, int) or n_workers < 1):
+        raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
+    tokens = _cluster.set(cluster), _n_threads.set(n_workers)
+    try:
+        with bars(progress):
+            yield
+    finally:
+        _cluster.reset(tokens[0])
+        _n_threads.reset(tokens[1])
+
+
+@contextmanager
+def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[], None]]:
     """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
-    is_shown = n and progress and _is_wanted.get() and is_watched()
+    is_shown = n and _is_wanted.get() and is_watched()
     if is_shown and is_in_marimo():
         with marimo_bar(n, what, remove_on_exit=True) as marimos:
             yield marimos.update
@@ -115,49 +128,38 @@ class _Bar:
 
 def each(
     items: Sequence[Item],
-    do: Callable[[Item], Result],
+    do: Callable[..., Any],
     *,
     what: str,
     unit: str = "picture",
     n_workers: int | None = None,
-    progress: bool = True,
     is_portable: bool = False,
     is_batched: bool = False,
     n_batch: int = _CHUNK,
-) -> Iterator[tuple[Item, Result]]:
-    """Do something with each item, several at once, and yield the results in order.
+) -> Iterator[tuple[Item, Any]]:
+    """Do something with each item, several at once as `working` says, and yield the results in order.
 
     What is portable, which means that `do`, items and results can be pickled, is done by the cluster, if there is one.
     What is batched takes several items, and returns as many results.
     """
-    workers = min(_WORKERS_MAX, os.cpu_count() or 1) if n_workers is None else n_workers
-    if not isinstance(workers, int) or workers < 1:
-        raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
     if not items:
         return
-    if is_portable and is_on_cluster():
-        told = f"{what} ({link})" if (link := _dashboard()) else what
-        with ticking(len(items), told, unit=unit, progress=progress) as tick:
-            for item, result in _in_chunks(items, do, n_batch, is_batched=is_batched):
-                tick()
-                yield item, result
-        return
-    pool = ThreadPoolExecutor(workers)
+    cluster = _cluster.get() if is_portable else None
+    link = getattr(cluster, "dashboard_link", None)  # where the cluster shows what it does
+    pool = ThreadPoolExecutor(n_workers or _n_threads.get() or min(_WORKERS_MAX, os.cpu_count() or 1))
     try:
-        with ticking(len(items), what, unit=unit, progress=progress) as tick:
-            for item, result in zip(
-                items, _results(pool, items, do, n_batch, is_batched=is_batched), strict=True
-            ):
+        with ticking(len(items), f"{what} ({link})" if link else what, unit=unit) as tick:
+            if cluster is not None:
+                results = _in_chunks(cluster, _chunks(items, n_batch), do, is_batched=is_batched)
+            elif is_batched:
+                results = chain.from_iterable(pool.map(do, _chunks(items, n_batch)))
+            else:
+                results = pool.map(do, items)
+            for item, result in zip(items, results, strict=True):
                 tick()
                 yield item, result
     finally:
         pool.shutdown(cancel_futures=True)  # what is under way ends; nothing more begins
-
-
-def _results(
-    pool: ThreadPoolExecutor, items: Sequence[Item], do: Callable[..., Any], n_batch: int, *, is_batched: bool
-) -> Iterator[Any]:
-    return chain.from_iterable(pool.map(do, _chunks(items, n_batch))) if is_batched else pool.map(do, items)
 
 
 # Other processes: Dask, or any executor of `concurrent.futures`.
@@ -171,25 +173,9 @@ def refuse_other(cluster: Any) -> None:
         )
 
 
-@contextmanager
-def on_cluster(cluster: Any) -> Iterator[None]:
-    """Have pictures worked on by a Dask client, an executor, or a number of local processes; None: by threads."""
-    refuse_other(cluster)
-    token = _cluster.set(cluster)
-    try:
-        yield
-    finally:
-        _cluster.reset(token)
-
-
 def is_on_cluster() -> bool:
     """Whether there is a cluster, which does what is portable."""
     return _cluster.get() is not None
-
-
-def _dashboard() -> str:
-    """Return where the cluster shows what it does; empty if nowhere."""
-    return str(getattr(_cluster.get(), "dashboard_link", None) or "")
 
 
 def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
@@ -198,34 +184,35 @@ def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
 
 
 def _in_chunks(
-    items: Sequence[Item], do: Callable[..., Any], n_batch: int, *, is_batched: bool = False
-) -> Iterator[tuple[Item, Any]]:
+    cluster: Any, chunks: list[Sequence[Any]], do: Callable[..., Any], *, is_batched: bool
+) -> Iterator[Any]:
     """Do something with each item on the cluster, and yield the results in order; both must be picklable.
 
     A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
     done again.
     """
-    left, n_lost = _chunks(items, n_batch), 0
+    left, n_lost = chunks, 0
     work = do if is_batched else functools.partial(_do_chunk, do)
     while left:
         try:
-            with executor_of(_cluster.get()) as executor:
+            with executor_of(cluster) as executor:
                 futures: list[Future[Any]] = [executor.submit(work, chunk) for chunk in left]
                 try:
                     for future in futures:
                         done = future.result()
-                        yield from zip(left.pop(0), done, strict=True)
+                        left.pop(0)
+                        yield from done
                         n_lost = 0
                 finally:
                     for future in futures:
                         future.cancel()
         except BrokenProcessPool:
             n_lost += 1
-            if not is_count(_cluster.get()) or n_lost > _LOST_MAX:
+            if not is_count(cluster) or n_lost > _LOST_MAX:
                 raise
 
 
-def _do_chunk(do: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
     return [do(item) for item in items]
 
 

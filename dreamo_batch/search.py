@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -131,13 +131,12 @@ def search(
         n_wanted = more
 
 
-class _Tries:
+class _Tries(NamedTuple):
     """Every try that a search may make: a row each, its group, and its number within the group."""
 
-    def __init__(self, table: pd.DataFrame, groups: np.ndarray, numbers: np.ndarray) -> None:
-        self.table = table
-        self.groups = groups
-        self.numbers = numbers
+    table: pd.DataFrame
+    groups: np.ndarray
+    numbers: np.ndarray
 
 
 def _criterion(accept: Any) -> Criterion:

@@ -162,3 +162,8 @@ def templates() -> Environment:
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
     environment.globals["no_formulas"] = NO_FORMULAS
     return environment
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Join parts as a sentence does."""
+    return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])

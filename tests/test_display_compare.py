@@ -116,7 +116,7 @@ def test_the_group_that_is_preferred_is_the_strongest(done):
 @pytest.mark.parametrize(("n_left", "n_right", "n_tied"), [(3, 1, 0), (5, 0, 0), (2, 2, 4), (1, 0, 3)])
 def test_strengths_of_two_groups_are_those_of_a_fine_grid(n_left, n_right, n_tied):
     """An independent computation: the posterior on a grid of differences."""
-    from dreamo_batch.results.pairwise import strengths
+    from dreamo_batch.display.compare import strengths
 
     won, lost = n_left + n_tied / 2, n_right + n_tied / 2
     theta, error = strengths(np.array([[0, won], [lost, 0]]))
@@ -136,7 +136,7 @@ def test_strengths_of_two_groups_are_those_of_a_fine_grid(n_left, n_right, n_tie
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     """Five groups of known strengths, compared 60 times each way: about 95 of 100 intervals."""
-    from dreamo_batch.results.pairwise import strengths
+    from dreamo_batch.display.compare import strengths
 
     truth = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     rng, n_held = np.random.default_rng(1), 0

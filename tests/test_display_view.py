@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from dreamo_batch.display.panel_view import about, message, rate, view_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
-from dreamo_batch.palette import PALETTE
+from dreamo_batch.frames import PALETTE
 from dreamo_batch.text import duration, one_line
 from tests.fakes import small_run
 
@@ -20,8 +19,7 @@ STOPPED = "The cap of $0.10 is reached."
 
 def enabled(status, *, can_control=True):
     controls = view_of(status, can_control=can_control).controls
-    buttons = {name: getattr(controls, name) for name in ("pause", "resume", "stop", "retry")}
-    return {name for name, button in buttons.items() if button.is_enabled}
+    return {name for name, button in controls.buttons.items() if button.is_enabled}
 
 
 @pytest.mark.parametrize(
@@ -39,17 +37,19 @@ def test_only_what_makes_sense_can_be_clicked(phase, can_be_clicked):
     """Each phase has its buttons; each that is off says why."""
     status = small_run(phase=phase)
     assert enabled(status) == can_be_clicked
-    controls = view_of(status).controls
-    assert all(b.tooltip for b in (controls.pause, controls.resume, controls.stop, controls.retry))
+    assert all(button.tooltip for button in view_of(status).controls.buttons.values())
     assert not enabled(status, can_control=False)
     assert "Another process" in view_of(status, can_control=False).controls.why_not
 
 
 def test_without_failed_rows_there_is_nothing_to_retry():
     """Retry says how many rows it would submit again, and is off where there is none."""
-    retry = view_of(small_run(by_status={"completed": 4})).controls.retry
+    retry = view_of(small_run(by_status={"completed": 4})).controls.buttons["retry"]
     assert (retry.words, retry.is_enabled) == ("Retry failed", False)
-    assert "1,234 failed rows" in view_of(small_run(by_status={"failed": 1234})).controls.retry.tooltip
+    assert (
+        "1,234 failed rows"
+        in view_of(small_run(by_status={"failed": 1234})).controls.buttons["retry"].tooltip
+    )
 
 
 def test_every_status_has_its_place_in_the_bar():
@@ -178,7 +178,9 @@ def test_words_of_others_are_harmless_and_short():
             problem=long,
         )
     )
-    texts = [view.problem, *view.notices, *dataclasses.astuple(view.errors[0]), view.pictures[0].prompt]
+    error = view.errors[0]
+    words = (error.error_class, error.row, error.message)
+    texts = [view.problem, *view.notices, *words, view.pictures[0].prompt]
     assert all(len(text) <= 2010 and "\x1b" not in text for text in texts)
     assert (view.pictures[0].label, view.pictures[0].seed) == ("row (1, '雪')", "")
     assert view.notices[1] == "first", "the newest notice comes first"

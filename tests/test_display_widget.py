@@ -134,7 +134,7 @@ def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
             raise ModuleNotFoundError("No module named 'anywidget'", name=name)
         return real(name, *rest)
 
-    galleries._widget_class.cache_clear()
+    galleries.widget_class.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
     assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
     with pytest.raises(UsageError, match=r"dreamo-batch\[gallery\]"):

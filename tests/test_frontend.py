@@ -103,7 +103,7 @@ def test_marimo_shows_the_widget_of_a_gallery(seen, marimo, monkeypatch):
     """And without anywidget the static page."""
     assert seen._display_() is seen.widget()
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    galleries._widget_class.cache_clear()
+    galleries.widget_class.cache_clear()
     other = dreamo.gallery(seen.results, run_dir=seen.run_dir)
     assert other._display_() == other._repr_html_()
-    galleries._widget_class.cache_clear()
+    galleries.widget_class.cache_clear()

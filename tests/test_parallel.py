@@ -191,8 +191,8 @@ def test_pages_and_sheets_have_their_thumbnails_made_elsewhere(finished, tmp_pat
 def test_a_killed_process_costs_only_its_work(tmp_path):
     """Of local processes and of Dask; results come in order."""
     do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-    with parallel.on_cluster(2):
-        done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+    with parallel.working(cluster=2):
+        done = list(parallel.each(range(100), do, what="doubling", is_portable=True))
     assert done == [(number, 2 * number) for number in range(100)]
     assert (tmp_path / "mark").exists()
 
@@ -200,20 +200,20 @@ def test_a_killed_process_costs_only_its_work(tmp_path):
 def test_dask_survives_a_killed_worker(tmp_path, dask):
     """It hands the work to another one."""
     do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-    with parallel.on_cluster(dask):
-        done = list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+    with parallel.working(cluster=dask):
+        done = list(parallel.each(range(100), do, what="doubling", is_portable=True))
     assert done == [(number, 2 * number) for number in range(100)]
 
 
 def test_an_executor_of_somebody_else_is_left_to_them(tmp_path):
     """It is not shut down, and not made anew when its processes die."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        with parallel.on_cluster(pool):
-            assert list(parallel.each([1], doubled, what="doubling", is_portable=True, **QUIET)) == [(1, 2)]
+        with parallel.working(cluster=pool):
+            assert list(parallel.each([1], doubled, what="doubling", is_portable=True)) == [(1, 2)]
         assert pool.submit(doubled, 3).result() == 6
         do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-        with parallel.on_cluster(pool), pytest.raises(BrokenProcessPool):
-            list(parallel.each(range(100), do, what="doubling", is_portable=True, **QUIET))
+        with parallel.working(cluster=pool), pytest.raises(BrokenProcessPool):
+            list(parallel.each(range(100), do, what="doubling", is_portable=True))
 
 
 def test_what_is_no_cluster_is_refused(finished):
@@ -235,7 +235,7 @@ def test_the_bar_names_the_dashboard(monkeypatch, capsys):
 
     monkeypatch.setattr(parallel, "_DELAY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool, parallel.on_cluster(Client()):
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool, parallel.working(cluster=Client()):
         list(parallel.each([1], doubled, what="doubling", is_portable=True))
     assert "doubling (http://127.0.0.1:8787/status)" in capsys.readouterr().err
 

@@ -189,16 +189,16 @@ def test_times_have_few_ticks_whatever_the_run_took(span_s):
 def test_transparent_axes_take_the_ink_of_what_is_behind():
     """Where nothing is behind, the page is taken as light."""
     with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "#101010"}):
-        assert plots._prepare(None)[1].ink == "#ececec"
+        assert plots._prepare(None, pd.DataFrame(), {}, "costs")[1].ink == "#ececec"
     with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "none"}):
-        assert plots._prepare(None)[1].ink == "#222222"
+        assert plots._prepare(None, pd.DataFrame(), {}, "costs")[1].ink == "#222222"
 
 
 def test_without_matplotlib_the_way_out_is_said(monkeypatch):
     """A missing extra is a clear error, not an ImportError from deep inside."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(UsageError, match=r"dreamo-batch\[plots\]"):
-        plots._prepare(None)
+        plots._prepare(None, pd.DataFrame(), {}, "costs")
 
 
 def test_importing_the_package_loads_no_matplotlib():

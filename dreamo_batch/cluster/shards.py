@@ -21,6 +21,7 @@ from dreamo_batch.errors import DirectoryLocked, DreamoError
 from dreamo_batch.live import begin, interrupts
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
+from dreamo_batch.parallel import bars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,7 +173,8 @@ class _Parent:
                     Path(one.sent_location).stem for one in images
                 }
                 kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
-                self._replica.fetch([os.fspath(one) for one in kept if one.stem in wanted], progress=False)
+                with bars(wanted=False):
+                    self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
             return read_jobs(path)
         finally:
             path.unlink(missing_ok=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import functools
 import hashlib
 import io
+import itertools
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,24 +15,16 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch import files
-from dreamo_batch.display.gallery import require_widgets
-from dreamo_batch.display.grid import key_of, label_of
-from dreamo_batch.display.reference_pictures import References
+from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
+from dreamo_batch.display.grid import References, key_of, label_of
+from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
-from dreamo_batch.results.pairwise import (
-    CHOICES,
-    comparison_table,
-    draw_pairs,
-    standing_choices,
-    strength_table,
-)
-from dreamo_batch.results.rating_log import UNDO, rater_named
+from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
 from dreamo_batch.text import counted, meant, templates
 
@@ -42,15 +35,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.results.load import RunDir
-    from dreamo_batch.results.pairwise import Pair
 
+NAME: Final = "comparisons.parquet"
+LEFT, RIGHT, TIE = "left", "right", "tie"
+CHOICES: Final = (LEFT, RIGHT, TIE)
+# A weak belief that groups differ little keeps a group that won every time from an infinite strength.
+_PRIOR_SD: Final = 2.0
+_Z_95: Final = 1.959964
+_PICTURES_MAX: Final = 500
+_STEPS_MAX: Final = 50
+_TOLERANCE: Final = 1e-10
 _PICTURE_PX: Final = 900
 _REFERENCE_PX: Final = 220
 _QUALITY: Final = 88
 _GROUPS_MIN: Final = 2
 _PAGE_SCRIPTS: Final = ("compare.js", "compare_page.js")
 _SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
-_ASSETS: Final = Path(__file__).parent / "assets"
 
 
 def compare(
@@ -116,6 +116,14 @@ def compare(
     if not names.listed(by):
         raise UsageError("by= is empty; name the columns whose values make the groups.")
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures of different groups, as positions of rows."""
+
+    left: int
+    right: int
 
 
 class PairedComparison:
@@ -195,7 +203,8 @@ class PairedComparison:
             If it can't be written.
         """
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
-        pictures = dict(each(places, self._picture, what="encoding pictures", progress=progress))
+        with bars(progress):
+            pictures = dict(each(places, self._picture, what="encoding pictures"))
         number_of = {place: number for number, place in enumerate(places)}
         references: dict[str, int] = {}
         pairs = [
@@ -207,16 +216,14 @@ class PairedComparison:
             }
             for pair in self._pairs
         ]
-        told = {"pictures": list(pictures.values()), "references": list(references), "pairs": pairs}
+        told: dict[str, Any] = {
+            "pictures": list(pictures.values()),
+            "references": list(references),
+            "pairs": pairs,
+        }
         key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
-        script = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in _PAGE_SCRIPTS)
-        page = templates().get_template("compare_page.html.j2").render(
-            pairs=told | {"key": f"dreamo-compare-{key}", "columns": _SAVED},
-            script=script,
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        )  # fmt: skip
-        files.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        return Path(path)
+        told |= {"key": f"dreamo-compare-{key}", "columns": _SAVED}
+        return write_page(path, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=told))
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
         r"""Keep the choices that somebody saved on a page that `to_html` wrote.
@@ -319,10 +326,8 @@ class PairedComparison:
         UsageError
             If there is none.
         """
-        mine = self._choices(self.rater)
         pair_of = {frozenset(self._jobs_of(pair)): pair for pair in self._pairs}
-        keys = [frozenset(key) for key in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)]
-        last = next((pair_of[key] for key in reversed(keys) if key in pair_of), None)
+        last = next((pair_of[key] for key in reversed(self._decided()) if key in pair_of), None)
         if last is None:
             raise UsageError("There is no choice to take back.")
         self._keep(last, UNDO)
@@ -362,7 +367,7 @@ class PairedComparison:
             If anywidget is not installed (extra `gallery`).
         """
         if self._widget is None:
-            self._widget = _compare_widget_class()(content=self._content())
+            self._widget = widget_class("compare")(content=self._content())
             self._widget.on_msg(self._answer)
         return self._widget
 
@@ -371,15 +376,22 @@ class PairedComparison:
 
     def _open(self) -> list[Pair]:
         """Return the pairs that the rater has not chosen on."""
-        mine = self._choices(self.rater)
-        done = {frozenset(key) for key in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)}
+        done = set(self._decided())
         return [pair for pair in self._pairs if frozenset(self._jobs_of(pair)) not in done]
 
+    def _decided(self) -> list[frozenset[str]]:
+        """Return the jobs of each pair that the rater has chosen on, the last one last."""
+        mine = self._choices(self.rater)
+        return [frozenset(jobs) for jobs in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)]
+
     def _choices(self, rater: str | None) -> pd.DataFrame:
-        """Return the choices that count, of one person or everybody, from all directories."""
+        """Return the choices that count, of one person or everybody: the last of each rater on a pair."""
         logs = [comparison_table(folder).frame() for folder in dict.fromkeys(self._folders)]
         log = pd.concat(logs, ignore_index=True).sort_values(names.AT, kind="stable")
-        return standing_choices(log if rater is None else log[log[names.RATER] == rater])
+        log = log if rater is None else log[log[names.RATER] == rater]
+        pairs = map(frozenset, zip(log[names.JOB_ID_A], log[names.JOB_ID_B], strict=True))
+        places = standing(zip(pairs, log[names.RATER], strict=True), log[names.CHOICE])
+        return log.iloc[places].reset_index(drop=True)
 
     def _keep(self, pair: Pair, choice: str) -> None:
         left, right = self._jobs_of(pair)
@@ -457,6 +469,11 @@ def _column(results: pd.DataFrame, name: str) -> pd.Series:
     return results[name]
 
 
+def comparison_table(run_dir: Path) -> GrowingTable:
+    """Return the choices that were made in a run directory."""
+    return GrowingTable(run_dir / NAME, names.COMPARISONS)
+
+
 def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int], list[int]]:
     """Number the combinations of some columns; returns each row's number, and the first row of each number."""
     if not columns:
@@ -473,18 +490,118 @@ def _jpeg(picture: Image.Image | None) -> str:
         return ""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return Thumbnail(buffer.getvalue(), *picture.size).data_uri
 
 
-@functools.cache
-def _compare_widget_class() -> Any:
-    require_widgets()
-    import anywidget
-    import traitlets
+# Which pairs are shown, and how strong each group is by the choices (Bradley-Terry).
 
-    class CompareWidget(anywidget.AnyWidget):
-        _esm = _ASSETS / "compare.js"
-        _css = _ASSETS / "compare.css"
-        content = traitlets.Dict().tag(sync=True)
 
-    return CompareWidget
+def draw_pairs(jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int], n_pairs: int) -> list[Pair]:
+    """Choose pairs of different groups within the same stratum, the same for the same pictures.
+
+    Pairs of groups, and single pictures, come up about equally often, and each group about as often left as right.
+    """
+    kept = _few_of_each(jobs, groups, strata)
+    possible: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}
+    for one, other in itertools.combinations(kept, 2):
+        if strata[one] == strata[other] and groups[one] != groups[other]:
+            key = min(groups[one], groups[other]), max(groups[one], groups[other])
+            possible.setdefault(key, []).append((_hashed(*sorted((jobs[one], jobs[other]))), one, other))
+    order = sorted(possible, key=lambda key: min(possible[key])[0])
+    n_of: Counter[object] = Counter()
+    chosen: list[Pair] = []
+    while len(chosen) < n_pairs and order:
+        key = min(order, key=lambda key: (n_of[key], n_of["group", key[0]] + n_of["group", key[1]]))
+        hashed, one, other = min(
+            possible[key], key=lambda pair: (n_of["picture", pair[1]] + n_of["picture", pair[2]], pair[0])
+        )
+        possible[key].remove((hashed, one, other))
+        if not possible[key]:
+            order.remove(key)
+        # Left is the group that was left less often, of these two and then of all; where equal, as the hash falls.
+        sides = groups[one], groups[other]
+        lead = n_of["left", key, sides[0]] - n_of["left", key, sides[1]]
+        lead = lead or n_of["left", sides[0]] - n_of["left", sides[1]]
+        left, right = (other, one) if lead > 0 or (lead == 0 and hashed[0] % 2) else (one, other)
+        n_of.update([key, *(("group", group) for group in key), ("picture", one), ("picture", other)])
+        n_of.update([("left", groups[left]), ("left", key, groups[left])])
+        chosen.append(Pair(left, right))
+    return chosen
+
+
+def _few_of_each(jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int]) -> list[int]:
+    """Return the places of pictures to choose from: each job once, and not so many that all pairs can't be listed."""
+    cells: dict[tuple[int, int], dict[str, int]] = {}
+    for place, cell in enumerate(zip(strata, groups, strict=True)):
+        cells.setdefault(cell, {}).setdefault(jobs[place], place)
+    n_each = max(1, _PICTURES_MAX // max(1, len(cells)))
+    return [cell[job] for cell in cells.values() for job in sorted(cell, key=_hashed)[:n_each]]
+
+
+def _hashed(*words: str) -> bytes:
+    return hashlib.sha256("\0".join(words).encode()).digest()
+
+
+def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit Bradley-Terry strengths to a matrix of wins (row over column; ties count half for both), with their errors.
+
+    The mode under a normal prior of standard deviation 2 (log-odds), found by Newton's method; errors are those of the
+    normal approximation there. Strengths are centred on their mean.
+    """
+    n = len(wins)
+    theta, identity = np.zeros(n), np.eye(n)
+    centre = identity - 1 / n if n else identity
+    games = wins + wins.T
+    hessian = identity
+    for _ in range(_STEPS_MAX):
+        chance = 1 / (1 + np.exp(theta[None, :] - theta[:, None]))
+        weight = games * chance * (1 - chance)
+        gradient = wins.sum(axis=1) - (games * chance).sum(axis=1) - theta / _PRIOR_SD**2
+        hessian = np.diag(weight.sum(axis=1)) - weight + identity / _PRIOR_SD**2
+        step = np.linalg.solve(hessian, gradient)
+        theta = theta + step
+        if np.abs(step).max(initial=0.0) < _TOLERANCE:
+            break
+    covariance = centre @ np.linalg.inv(hessian) @ centre.T
+    return centre @ theta, np.sqrt(np.clip(np.diag(covariance), 0, None))
+
+
+def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per group: what was chosen, and how strong that makes it."""
+    n = len(labels)
+    wins, ties = np.zeros((n, n)), np.zeros(n, int)
+    shown: list[set[str]] = [set() for _ in range(n)]
+    cells = zip(choices[names.JOB_ID_A], choices[names.JOB_ID_B], choices[names.CHOICE], strict=True)
+    for one, other, choice in cells:
+        if one not in groups_of or other not in groups_of or groups_of[one] == groups_of[other]:
+            continue
+        a, b = groups_of[one], groups_of[other]
+        shown[a].add(one)
+        shown[b].add(other)
+        share = {LEFT: 1.0, RIGHT: 0.0, TIE: 0.5}[choice]
+        wins[a, b] += share
+        wins[b, a] += 1 - share
+        ties[[a, b]] += choice == TIE
+    theta, error = strengths(wins)
+    n_won = wins.sum(axis=1) - ties / 2
+    n_choices = (wins + wins.T).sum(axis=1)
+    table = pd.DataFrame(
+        {
+            names.N_PICTURES: [len(one) for one in shown],
+            names.N_CHOICES: n_choices,
+            names.N_WON: n_won,
+            names.N_LOST: n_choices - n_won - ties,
+            names.N_TIED: ties,
+            names.STRENGTH: theta,
+            names.STRENGTH_LOW: theta - _Z_95 * error,
+            names.STRENGTH_HIGH: theta + _Z_95 * error,
+            names.WINS_SHARE: 1 / (1 + np.exp(-theta)),
+        },
+        index=labels.index,
+    ).round({names.N_CHOICES: 0, names.N_WON: 0, names.N_LOST: 0})
+    is_seen = table[names.N_CHOICES] > 0
+    measured = [names.STRENGTH, names.STRENGTH_LOW, names.STRENGTH_HIGH, names.WINS_SHARE]
+    table[measured] = table[measured].where(is_seen)
+    typed = table.astype(names.dtypes(names.STRENGTHS))
+    whole = pd.concat([labels, typed], axis=1)
+    return whole.sort_values(names.STRENGTH, ascending=False, kind="stable", ignore_index=True)

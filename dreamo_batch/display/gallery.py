@@ -17,16 +17,15 @@ import pandas as pd
 
 from dreamo_batch import columns as names
 from dreamo_batch import files
-from dreamo_batch.display.grid import lay_out, removed_rows_notice
-from dreamo_batch.display.reference_pictures import References, place_references
+from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
+from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.logs import logger_named
-from dreamo_batch.palette import GONE, PALETTE, PICTURE
-from dreamo_batch.parallel import on_cluster
+from dreamo_batch.parallel import bars, working
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
 from dreamo_batch.results.rating_log import rater_named, with_ratings
@@ -36,8 +35,7 @@ from dreamo_batch.text import templates
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.reference_pictures import ReferencePlacement
+    from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePlacement
     from dreamo_batch.engine.picture_cache import Thumbnail
     from dreamo_batch.results.load import RunDir
 
@@ -317,7 +315,8 @@ class Gallery:
         str
             One `div` with its own styles.
         """
-        return self._html(self.grid, bytes_max, is_open=is_open, progress=progress)
+        with bars(progress):
+            return self._html(self.grid, bytes_max, is_open=is_open)
 
     @overload
     def to_html(
@@ -372,20 +371,13 @@ class Gallery:
         if path is None and link:
             raise UsageError("link=True needs path=: links are relative to the page.")
         finder = None if path is None else functools.partial(self._link, Path(path), is_wanted=link)
-        with on_cluster(cluster):
-            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder, progress=progress)
-        script = (_ASSETS / "gallery.js").read_text(encoding="utf-8")
-        page = templates().get_template("gallery_page.html.j2").render(
-            title=self.title or ", ".join(dict.fromkeys(folder.name for folder in [self.run_dir, *self._folders])),
-            page_size=self._page_size,
-            fragment=fragment,
-            script=script,
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        )  # fmt: skip
-        if path is None:
-            return page
-        files.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        return Path(path)
+        with working(cluster=cluster, progress=progress):
+            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder)
+        title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
+        page = page_with_script(
+            "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
+        )
+        return page if path is None else write_page(path, page)
 
     def widget(self) -> Any:
         """Return the widget, which turns pages, shows full pictures, and lets you choose rows by clicks and keys.
@@ -401,15 +393,19 @@ class Gallery:
             If anywidget is not installed (extra `gallery`).
         """
         if self._widget is None:
-            self._widget = _widget_class()(content=self._content(), chosen=self.chosen, marks=self._marks())
+            self._widget = widget_class("gallery")(
+                content=self._content(), chosen=self.chosen, marks=self._marks()
+            )
             self._widget.observe(self._take_chosen, names="chosen")
             self._widget.on_msg(self._answer)
         return self._widget
 
     def _content(self) -> dict[str, Any]:
         """Return what the widget shows: the page as HTML, and what its buttons need."""
+        with bars(wanted=False):
+            html = self._html(self.grid, _DISPLAY_BYTES_MAX, has_style=False, said={})
         return {
-            "html": self._html(self.grid, _DISPLAY_BYTES_MAX, has_style=False, said={}),
+            "html": html,
             "number": self._number,
             "pages": self.n_pages,
             "live": self._run_dirs is not None,
@@ -472,10 +468,9 @@ class Gallery:
         has_style: bool = True,
         is_open: bool = True,
         link: Callable[[Entry], str | None] | None = None,
-        progress: bool = False,
         said: Mapping[int, tuple[Any, ...]] | None = None,
     ) -> str:
-        pictures, references = self._pictures(grid, bytes_max, progress=progress)
+        pictures, references = self._pictures(grid, bytes_max)
         if link is not None:
             shown = (entry for entry in grid.shown(n_max=UNFOLDED_MAX) if entry.kind == PICTURE)
             pictures.links.update({entry.position: found for entry in shown if (found := link(entry))})
@@ -497,7 +492,7 @@ class Gallery:
             has_style=has_style,
         )  # fmt: skip
 
-    def _pictures(self, grid: Grid, bytes_max: int, *, progress: bool) -> tuple[Pictures, ReferencePlacement]:
+    def _pictures(self, grid: Grid, bytes_max: int) -> tuple[Pictures, ReferencePlacement]:
         """Make the thumbnails of a page, within a limit for all of them together."""
         n_max = max(1, min(EMBEDDED_MAX, bytes_max // _THUMBNAIL_BYTES_MIN))
         at_once, unfolded = grid.shown(n_max=_AT_ONCE), grid.shown(n_first=_AT_ONCE, n_max=UNFOLDED_MAX)
@@ -510,7 +505,6 @@ class Gallery:
             bytes_max=each,
             digests=[entry.digest for entry in embedded],
             folders=[self._folders[entry.position] for entry in embedded],
-            progress=progress,
         )
         places = {entry.position for entry in embedded}
         others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
@@ -597,27 +591,35 @@ def full_picture(path: Path, *, bytes_max: int = _FULL_BYTES_MAX) -> tuple[str, 
     return "image/jpeg", buffer.getvalue()
 
 
-def require_widgets() -> None:
-    """Raise if the extra that has the libraries of widgets isn't installed."""
+def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> str:
+    """Return a standalone page whose policy lets just its own scripts run."""
+    script = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return templates().get_template(template).render(script=script, digest=digest, **values)
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> Path:
+    """Write a page durably; return its path."""
+    files.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return Path(path)
+
+
+@functools.cache
+def widget_class(name: str) -> Any:
+    """Return the widget whose script and styles have a name: it shows content, chosen rows and marks of rows."""
     try:
-        import anywidget  # noqa: F401 - whether it is installed
+        import anywidget
+        import traitlets
     except ImportError as error:
         raise UsageError(
             f"The widget needs anywidget ({error}): pip install 'dreamo-batch[gallery]'."
         ) from None
 
-
-@functools.cache
-def _widget_class() -> Any:
-    require_widgets()
-    import anywidget
-    import traitlets
-
-    class GalleryWidget(anywidget.AnyWidget):
-        _esm = _ASSETS / "gallery.js"
-        _css = _ASSETS / "gallery.css"
+    class DreamoWidget(anywidget.AnyWidget):
+        _esm = _ASSETS / f"{name}.js"
+        _css = _ASSETS / f"{name}.css"
         content = traitlets.Dict().tag(sync=True)
         chosen: Any = traitlets.List().tag(sync=True)
         marks: Any = traitlets.Dict().tag(sync=True)
 
-    return GalleryWidget
+    return DreamoWidget

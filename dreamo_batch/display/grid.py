@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -14,18 +15,26 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
+from dreamo_batch.display.thumbnails import make_thumbnail
+from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_of
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
+from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns
+from dreamo_batch.jobs.sources import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
-from dreamo_batch.palette import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.text import counted, harmless, meant, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import EllipsisType
 
     from numpy.typing import NDArray
+
+    from dreamo_batch.display.thumbnails import Thumbnails
+    from dreamo_batch.engine.picture_cache import Thumbnail
 
     Names = str | Sequence[Any] | EllipsisType | None
 
@@ -181,11 +190,12 @@ class Entries:
             f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
         ]
         has_seed = self.shows_seed[position] and seed is not None
+        sides = [_text(row, name) for name in (columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT)]
         facts = [
             *((str(name), _fact(row[name], is_picture=name in self.pictures)) for name in self.listed),
             (columns.SEED, seed),
             (columns.COST, cost),
-            (PICTURE, _pixels(row)),
+            (PICTURE, None if None in sides else f"{sides[0]} x {sides[1]} px"),
             *((name, _fact(row.get(name))) for name in _OUTCOME),
             (columns.ROW, label),
         ]
@@ -227,11 +237,6 @@ def _fact(value: Any, *, is_picture: bool = False) -> str | None:
     if isinstance(value, float):
         return f"{value:.6g}"
     return shortened(label_of(value, is_picture=is_picture), _FACT_MAX)
-
-
-def _pixels(row: dict[Any, Any]) -> str | None:
-    width, height = _text(row, columns.OUTPUT_WIDTH), _text(row, columns.OUTPUT_HEIGHT)
-    return None if width is None or height is None else f"{width} x {height} px"
 
 
 def _text(row: dict[Any, Any], name: str) -> str | None:
@@ -303,16 +308,13 @@ class Grid:
         if not 1 <= number <= n_pages:
             raise UsageError(f"No page {number}; there are pages 1 to {n_pages}.")
         down, across = divmod(number - 1, n_across)
+        rows, along = range(len(self.rows)), range(len(self.columns))
         return replace(
             self,
-            shown_rows=_span(down, n_rows, len(self.rows)),
-            shown_columns=_span(across, n_columns, len(self.columns)),
+            shown_rows=rows[down * n_rows : (down + 1) * n_rows],
+            shown_columns=along[across * n_columns : (across + 1) * n_columns],
             n_pages=n_pages,
         )
-
-
-def _span(page: int, n_lines: int, n_all: int) -> range:
-    return range(page * n_lines, min((page + 1) * n_lines, n_all))
 
 
 def lay_out(
@@ -334,7 +336,17 @@ def lay_out(
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
     places = _places(down, along)
-    entries = _read_entries(results, places, [*names[0], *names[1]])
+    on_axes = [*names[0], *names[1]]
+    own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
+    if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
+        own.append(columns.RUN_DIR)
+    entries = Entries(
+        results,
+        _distinct_columns(results, places, on_axes),
+        sorted(own, key=lambda name: _INPUTS.index(name) if name in _INPUTS else len(_INPUTS)),
+        image_columns(results),
+        _shows_seed(results, on_axes),
+    )
     if is_spread:
         down, along = _read_axes(results, *names, is_spread=True)
         places = _places(down, along)
@@ -346,22 +358,6 @@ def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:
     for position, cell in enumerate(zip(down.of_rows.tolist(), along.of_rows.tolist(), strict=True)):
         places.setdefault(cell, []).append(position)
     return places
-
-
-def _read_entries(
-    results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
-) -> Entries:
-    own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
-    if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
-        own.append(columns.RUN_DIR)
-    listed = [name for name in _INPUTS if name in own]
-    return Entries(
-        results,
-        _distinct_columns(results, places, on_axes),
-        [*listed, *(name for name in own if name not in listed)],
-        image_columns(results),
-        _shows_seed(results, on_axes),
-    )
 
 
 def _distinct_columns(
@@ -422,9 +418,9 @@ def _read_axes(
     if across and not is_spread:
         return down, along
     cells = _cells([down.of_rows, along.of_rows], len(results))
-    numbers = _numbers(
-        _job_numbers(results, cells) if is_spread else pd.Series(cells).groupby(cells).cumcount()
-    )
+    counted_up = _job_numbers(results, cells) if is_spread else pd.Series(cells).groupby(cells).cumcount()
+    codes = counted_up.to_numpy(dtype=np.intp)
+    numbers = _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
     if across and len(numbers.labels) <= 1:
         return down, along
     return down, _axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
@@ -520,11 +516,6 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> pd.Series:
     return of_rows.merge(numbered, on=["cell", "key"], how="left")["number"]
 
 
-def _numbers(numbers: pd.Series) -> _AxisColumn:
-    codes = numbers.to_numpy(dtype=np.intp)
-    return _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
-
-
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
     down = _available(results, [columns.PROMPT]) if rows is ... else _listed(rows)
     along = _available(results, [columns.SEED]) if across is ... else _listed(across)
@@ -616,3 +607,112 @@ def _differ(values: Any, cells: NDArray[np.intp]) -> bool:
 def _is_sparse(results: pd.DataFrame, down: list[Any], along: list[Any]) -> bool:
     lines = _read_axes(results, down, along)
     return len(lines[0]) * len(lines[1]) > _CELLS_MAX * len(results)
+
+
+# The reference pictures of results, found without the network: in the run directory, else in the table's cells.
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePicture:
+    """A reference picture: its key, its name, and its path or content; None for a URL."""
+
+    key: str
+    label: str
+    content: Any = None
+
+    def image(self, side_px: int) -> Image.Image | None:
+        """Read it, at most so large; None for a URL or a missing file."""
+        return None if self.content is None else small_picture(self.content, side_px)
+
+    def thumbnail(self, thumbnails: Thumbnails, bytes_max: int) -> Thumbnail | None:
+        """Make its thumbnail; None for a URL or a missing file."""
+        if isinstance(self.content, Path):
+            return thumbnails.of_files([self.content], bytes_max=bytes_max)[0]
+        return None if self.content is None else make_thumbnail(self.content, bytes_max)
+
+
+class References:
+    """The reference pictures of a table's rows."""
+
+    def __init__(self, results: pd.DataFrame, folders: Sequence[Path]) -> None:
+        self._cells = [results[name].to_numpy(dtype=object) for name in image_columns(results)]
+        self._jobs = results[columns.JOB_ID].to_numpy(dtype=object) if columns.JOB_ID in results else None
+        self._folders = folders
+        self._recorded = {folder: _recorded(folder) for folder in dict.fromkeys(folders)}
+        self._known: dict[str, ReferencePicture] = {}
+
+    def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
+        """Return those of some rows by key, in order."""
+        return {one.key: one for position in positions for one in self._of_row(position)}
+
+    def _of_row(self, position: int) -> Iterator[ReferencePicture]:
+        cells = []
+        for column in self._cells:
+            items = items_of(column[position])
+            cells += (
+                items if items is not None else [] if is_missing(column[position]) else [column[position]]
+            )
+        job_id = None if self._jobs is None else self._jobs[position]
+        known = self._recorded[self._folders[position]].get(str(job_id))
+        if known is None:
+            known = [(key, None) for cell in cells if (key := key_of(cell)) is not None]
+        for number, (key, sent) in enumerate(known):
+            if key not in self._known:
+                cell = cells[number] if len(cells) == len(known) else None
+                label = label_of(sent if cell is None else cell, is_picture=True)
+                self._known[key] = ReferencePicture(key, label, _content(cell, sent))
+            yield self._known[key]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlacement:
+    """Where a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
+
+    once: tuple[ReferencePicture, ...] = ()
+    by_row: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
+    by_column: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[ReferencePicture]:
+        """Each of them once."""
+        found = (one for line in (self.once, *self.by_row.values(), *self.by_column.values()) for one in line)
+        return list({one.key: one for one in found}.values())
+
+
+def place_references(grid: Grid, references: References) -> ReferencePlacement:
+    """Choose where the reference pictures of a page stand."""
+    by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
+    by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
+    for row in grid.shown_rows:
+        for column in grid.shown_columns:
+            found = references.of_rows(grid.positions(row, column))
+            by_row[row] |= found
+            by_column[column] |= found
+    different = {key: one for line in by_row.values() for key, one in line.items()}
+    if len(different) <= 1:
+        return ReferencePlacement(once=tuple(different.values()))
+    if max(map(len, by_column.values())) == 1 < max(map(len, by_row.values())):
+        return ReferencePlacement(
+            by_column={column: tuple(line.values()) for column, line in by_column.items()}
+        )
+    return ReferencePlacement(by_row={row: tuple(line.values()) for row, line in by_row.items()})
+
+
+def _recorded(run_dir: Path) -> Mapping[str, list[tuple[str, str | None]]]:
+    """Return digest and location of the pictures of each job that the run directory knows."""
+    known = references_of(read_distinct_jobs(RunDirectory(run_dir).jobs))
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    names = [columns.JOB_ID, columns.IMAGE_DIGEST, columns.IMAGE_SENT]
+    for job_id, digest, sent in known[names].itertuples(index=False, name=None):
+        found.setdefault(job_id, []).append((digest, sent))
+    return found
+
+
+def _content(cell: Any, sent: str | None) -> Any:
+    """Return a path, or a picture in memory; None for a URL, and for what is no picture."""
+    if not is_missing(sent) and Path(str(sent)).is_absolute() and Path(str(sent)).is_file():
+        return Path(str(sent))
+    source = None if is_missing(cell) else read_source(cell, Path.cwd())
+    if not isinstance(source, Source) or source.kind == URL:
+        return None
+    return Path(source.location) if source.kind == FILE else source.content

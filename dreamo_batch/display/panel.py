@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from dreamo_batch.display.panel_view import view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frames import PALETTE
 from dreamo_batch.frontend import can_show_widgets, is_in_marimo
-from dreamo_batch.palette import PALETTE
-from dreamo_batch.text import templates
+from dreamo_batch.text import counted, templates
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -101,7 +101,9 @@ def status_html(status: Status) -> str:
 @functools.cache
 def html_blocks() -> Any:
     """Return the blocks of a panel: functions of a view (or of a picture) that return HTML."""
-    return templates().get_template("panel_blocks.html.j2").make_module({"palette": PALETTE})
+    return (
+        templates().get_template("panel_blocks.html.j2").make_module({"palette": PALETTE, "counted": counted})
+    )
 
 
 def status_text(status: Status) -> str:
@@ -118,7 +120,10 @@ def status_text(status: Status) -> str:
         view.pace,
         view.detail,
         *view.problem.split("\n"),
-        *(f"{line.name}, {line.count}; for example row {line.row}: {line.message}" for line in view.errors),
+        *(
+            f"{line.error_class}, {counted(line.n_rows, 'row')}; for example row {line.row}: {line.message}"
+            for line in view.errors
+        ),
     ]
     return "\n  ".join([f"{view.title}: {view.progress}  {view.place}", *filter(None, lines)])
 

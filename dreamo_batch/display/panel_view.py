@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
+from dreamo_batch.frames import ON_LIGHT, PALETTE
 from dreamo_batch.money import EXACT, dollars, total
-from dreamo_batch.palette import ON_LIGHT, PALETTE
 from dreamo_batch.text import counted, duration, harmless, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from dreamo_batch.engine.status import ErrorGroup, Picture, Status
-    from dreamo_batch.palette import StatusStyle
+    from dreamo_batch.frames import StatusStyle
 
 _MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
@@ -73,16 +74,6 @@ class MoneyView:
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorLine:
-    """One class of errors: how many rows, and one of them with its message."""
-
-    name: str
-    count: str
-    row: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Caption:
     """A picture's file, and the lines below it."""
 
@@ -106,17 +97,14 @@ class Button:
 class Controls:
     """All buttons; `suggested_cap` is empty where no new cap is needed."""
 
-    pause: Button
-    resume: Button
-    stop: Button
-    retry: Button
+    buttons: Mapping[str, Button]
     suggested_cap: str
     why_not: str
 
     @property
     def has_any(self) -> bool:
         """Whether anything can be clicked."""
-        return any(button.is_enabled for button in (self.pause, self.resume, self.stop, self.retry))
+        return any(button.is_enabled for button in self.buttons.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +120,7 @@ class View:
     counts: str
     segments: tuple[Segment, ...]
     money: MoneyView
-    errors: tuple[ErrorLine, ...]
+    errors: tuple[ErrorGroup, ...]
     pictures: tuple[Caption, ...]
     notices: tuple[str, ...]
     problem: str
@@ -225,13 +213,9 @@ def _detail(status: Status) -> str:
     return ""
 
 
-def _error(group: ErrorGroup) -> ErrorLine:
-    return ErrorLine(
-        name=one_line(group.error_class, _LABEL_CHARACTERS),
-        count=counted(group.n_rows, "row"),
-        row=one_line(group.row, _LABEL_CHARACTERS),
-        message=one_line(group.message, _MESSAGE_CHARACTERS),
-    )
+def _error(group: ErrorGroup) -> ErrorGroup:
+    label, row = one_line(group.error_class, _LABEL_CHARACTERS), one_line(group.row, _LABEL_CHARACTERS)
+    return replace(group, error_class=label, row=row, message=one_line(group.message, _MESSAGE_CHARACTERS))
 
 
 def _caption(picture: Picture) -> Caption:
@@ -246,7 +230,8 @@ def _caption(picture: Picture) -> Caption:
 
 
 def _money(status: Status) -> MoneyView:
-    cap, projected = status.max_cost_usd, _projected(status)
+    cap = status.max_cost_usd  # what is settled costs nothing more
+    projected = None if status.n_settled == status.n_rows else status.projected_usd
     low, likely, high = projected or [total((status.spent_usd, status.reserved_usd))] * 3
     end = max(high, total((status.spent_usd, status.reserved_usd))) if cap is None else cap
 
@@ -270,44 +255,40 @@ def _money(status: Status) -> MoneyView:
     )
 
 
-def _projected(status: Status) -> tuple[Decimal, Decimal, Decimal] | None:
-    """Return the projection while rows are left that could cost something."""
-    return None if status.n_settled == status.n_rows else status.projected_usd
-
-
 def _controls(status: Status, *, can_control: bool) -> Controls:
     phase, n_failed = status.phase, status.by_status.get(columns.FAILED, 0)
-
-    def button(words: str, tooltip: str, why_not: str) -> Button:
-        """Build a button that can be clicked unless there is a reason why not."""
-        why_not = why_not if can_control else _ELSEWHERE
-        return Button(words, not why_not, why_not or tooltip)
-
-    return Controls(
-        pause=button(
+    resumes = "Continue with the rows that are not settled. Nothing is paid twice."
+    # Of each button its words, what it does, and why it can't be clicked now; empty if it can.
+    buttons = {
+        "pause": (
             "Pause",
             "Submit nothing more for now. Submitted tasks continue and their pictures are saved.",
             {"running": "", "paused": "Already paused."}.get(phase, _NOT_RUNNING),
         ),
-        resume=button(
+        "resume": (
             "Resume",
-            "Continue submitting."
-            if phase == "paused"
-            else "Continue with the rows that are not settled. Nothing is paid twice.",
+            "Continue submitting." if phase == "paused" else resumes,
             {"paused": "", "stopped": "", "running": "The run is running."}.get(phase, "Nothing to resume."),
         ),
-        stop=button(
+        "stop": (
             "Stop",
             "Submit nothing more and end the run. What was submitted is recorded; Resume continues.",
             {"running": "", "paused": "", "stopping": "Already stopping."}.get(phase, _NOT_RUNNING),
         ),
-        retry=button(
+        "retry": (
             f"Retry failed ({n_failed:,})" if n_failed else "Retry failed",
             f"Submit {counted(n_failed, 'failed row')} again, each once. This may cost money again.",
             "No row has failed." if not n_failed else "The run is stopping." if phase == "stopping" else "",
         ),
+    }
+    elsewhere = "" if can_control else _ELSEWHERE
+    return Controls(
+        {
+            name: Button(words, not (elsewhere or why_not), elsewhere or why_not or tooltip)
+            for name, (words, tooltip, why_not) in buttons.items()
+        },
         suggested_cap=_suggested_cap(status) if can_control else "",
-        why_not="" if can_control else _ELSEWHERE,
+        why_not=elsewhere,
     )
 
 

@@ -54,7 +54,7 @@ class ButtonRow:
     def show(self, controls: Controls) -> None:
         """Show which buttons can be clicked, and why the others can't."""
         for name, widget in self._buttons.items():
-            button = getattr(controls, name)
+            button = controls.buttons[name]
             widget.description, widget.tooltip = button.words, button.tooltip
             widget.disabled = not button.is_enabled
         if controls.suggested_cap and self._cap.layout.display != "":

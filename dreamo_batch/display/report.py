@@ -24,9 +24,9 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
-from dreamo_batch.palette import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.assembly import folders_of
@@ -42,10 +42,10 @@ from dreamo_batch.results.costs import costs
 from dreamo_batch.results.failure_groups import failures
 from dreamo_batch.results.history import LABEL, attempts, read_history
 from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
-from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods, joined
+from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, duration, harmless, one_line, shortened, spelled, templates
+from dreamo_batch.text import counted, duration, harmless, joined, one_line, shortened, spelled, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,6 +69,10 @@ _WORDS_MAX: Final = 1_000  # a prompt of the longest kind that the service accep
 _CODE_MAX: Final = 4_000
 _MINUTE_S: Final = 60
 _GROUPED: Final = (columns.PROMPT, columns.SIZE, columns.USE_REPHRASER)
+_SIDES: Final = (
+    (columns.ROW_A, columns.SEED_A, columns.PATH_A),
+    (columns.ROW_B, columns.SEED_B, columns.PATH_B),
+)
 _DRAWN: Final = -1
 _DEFAULT_SERVICE: Final = contract.BASE_URL.value.removeprefix("https://") + ":443"
 # Options that don't affect the pictures, or that the directory remembers.
@@ -211,17 +215,14 @@ def render(facts: Sequence[Facts]) -> str:
         for number, run in enumerate(facts, 1)
     ]
     formats = (code, counted, joined, known, literal, moment, seconds, short, usd, words)
-    return (
-        templates()
-        .get_template("report.html.j2")
-        .render(
-            runs=runs,
-            spent=_sum(run.summary["spent_usd"] for run in facts),
-            possibly_billed=_sum(run.summary["possibly_billed_usd"] for run in facts),
-            palette=PALETTE,
-            themes={"light": ON_LIGHT, "dark": ON_DARK},
-            **{format_.__name__: format_ for format_ in formats},
-        )
+    template = templates().get_template("report.html.j2")
+    return template.render(
+        runs=runs,
+        spent=_sum(run.summary["spent_usd"] for run in facts),
+        possibly_billed=_sum(run.summary["possibly_billed_usd"] for run in facts),
+        palette=PALETTE,
+        themes={"light": ON_LIGHT, "dark": ON_DARK},
+        **{format_.__name__: format_ for format_ in formats},
     )
 
 
@@ -254,10 +255,8 @@ def _records(table: pd.DataFrame, n_max: int) -> dict[str, Any]:
 
 def _money(facts: Facts) -> dict[str, Any]:
     """Add up what was spent, reserved, wasted and saved."""
-    cap, spent, reserved, billed = (
-        money(facts.summary[name])
-        for name in ("max_cost_usd", "spent_usd", "reserved_usd", "possibly_billed_usd")
-    )
+    names = ("max_cost_usd", "spent_usd", "reserved_usd", "possibly_billed_usd")
+    cap, spent, reserved, billed = (money(facts.summary[name]) for name in names)
     return {
         "whole": costs(facts.history).iloc[0].to_dict(),
         "may_be_billed": billed is None or bool(billed),
@@ -329,18 +328,17 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     folders = folders_of(facts.results, facts.path)
-    compared = compare(facts.results, folders, columns.PROMPT, reserved=reserved)
-    groups = summarise_diversity(compared, bounds)
+    compared = compare(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
+    groups = summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
-    pairs = list_near_duplicates(compared, bounds, _UNLIMITED)
+    pairs = list_near_duplicates(compared, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
-    paths = [facts.path / pair[side] for pair in near for side in (columns.PATH_A, columns.PATH_B)]
-    pictures = iter(THUMBNAILS.of_files(paths, bytes_max=_PAIR_BYTES_MAX))
-    for pair in near:
-        pair["sides"] = [
-            (pair[columns.ROW_A], pair[columns.SEED_A], next(pictures)),
-            (pair[columns.ROW_B], pair[columns.SEED_B], next(pictures)),
-        ]
+    sides = [(pair, *side) for pair in near for side in _SIDES]
+    pictures = THUMBNAILS.of_files(
+        [facts.path / pair[path] for pair, *_, path in sides], bytes_max=_PAIR_BYTES_MAX
+    )
+    for (pair, row, seed, _), picture in zip(sides, pictures, strict=True):
+        pair.setdefault("sides", []).append((pair[row], pair[seed], picture))
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}
 
 
@@ -380,29 +378,22 @@ def _methods(facts: Facts) -> dict[str, Any]:
 
 
 def _options(facts: Facts) -> dict[str, Any]:
-    """Return the options of the last call that are not the defaults."""
-    defaults, cap = asdict(RunOptions()), facts.summary["max_cost_usd"]
-    chosen = {
+    """Return what a call needs to do the same again: where the service is, and options that are not the defaults."""
+    manifest, cap, defaults = facts.manifest, facts.summary["max_cost_usd"], asdict(RunOptions())
+    service = manifest.service if manifest else _DEFAULT_SERVICE
+    options: dict[str, Any] = {"gateway": "local"} if facts.is_local else {}
+    if not facts.is_local and service != _DEFAULT_SERVICE:
+        options["base_url"] = f"https://{service.removesuffix(':443')}"
+    options |= {
         name: value
-        for name, value in (facts.manifest.settings if facts.manifest else {}).items()
+        for name, value in (manifest.settings if manifest else {}).items()
         if name in defaults and name not in _NOT_REPEATED and value not in (defaults[name], None)
     }
-    return chosen if cap is None or facts.manifest is None else {**chosen, "max_cost": cap}
-
-
-def _base_url(facts: Facts) -> str | None:
-    """Return the address of the service where it is neither a local gateway nor the default."""
-    service = facts.manifest.service if facts.manifest else _DEFAULT_SERVICE
-    if facts.is_local or service == _DEFAULT_SERVICE:
-        return None
-    return f"https://{service.removesuffix(':443')}"
+    return options if cap is None or manifest is None else {**options, "max_cost": cap}
 
 
 def _python(facts: Facts) -> str:
-    options = {"gateway": "local"} if facts.is_local else {}
-    options |= {"base_url": url} if (url := _base_url(facts)) else {}
-    options |= _options(facts)
-    arguments = "".join(f", {name}={literal(value)}" for name, value in options.items())
+    arguments = "".join(f", {name}={literal(value)}" for name, value in _options(facts).items())
     seeds = f'.assign({columns.SEED}=lambda table: table["{columns.SEED_SENT}"])' if facts.n_drawn else ""
     lines = [
         "import dreamo_batch as dreamo",
@@ -420,18 +411,25 @@ def _shell(facts: Facts) -> str | None:
     """Return the same as commands, which can't fill in seeds that the table left open."""
     if facts.n_drawn:
         return None
-    again = shlex.quote(facts.name.rstrip("/") + "-again")
-    flags = [_flag(name, value) for name, value in _options(facts).items()]
-    flags += ["--local"] if facts.is_local else []
-    flags += [_flag("base_url", url)] if (url := _base_url(facts)) else []
+    options = _options(facts)
+    names = sorted(options, key=lambda name: name in ("gateway", "base_url"))  # where it is comes last
+    flags = [_flag(name, options[name]) for name in names]
     lines = [
         f"dreamo-batch results {shlex.quote(facts.name)} --output jobs.parquet",
-        " ".join(["dreamo-batch run jobs.parquet --run-dir", again, *flags]),
+        " ".join(
+            [
+                "dreamo-batch run jobs.parquet --run-dir",
+                shlex.quote(facts.name.rstrip("/") + "-again"),
+                *flags,
+            ]
+        ),
     ]
     return "\n".join(map(code, lines))
 
 
 def _flag(name: str, value: Any) -> str:
+    if name == "gateway":
+        return "--local"
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"

@@ -6,7 +6,7 @@ import csv
 import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,15 +15,21 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from dreamo_batch import columns as names
 from dreamo_batch import files
-from dreamo_batch.display.grid import NUMBER, label_of, lay_out, removed_rows_notice
-from dreamo_batch.display.reference_pictures import References, place_references
+from dreamo_batch.display.grid import (
+    NUMBER,
+    References,
+    label_of,
+    lay_out,
+    place_references,
+    removed_rows_notice,
+)
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.engine.picture_cache import SIDE_PX
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
+from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings, png
-from dreamo_batch.palette import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
-from dreamo_batch.parallel import on_cluster, ticking
+from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
 
@@ -32,8 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from dreamo_batch.display.grid import Entry, Grid, Names
-    from dreamo_batch.display.reference_pictures import ReferencePicture, ReferencePlacement
+    from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture
     from dreamo_batch.fonts import Font
 
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
@@ -166,26 +171,32 @@ def contact_sheet(
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     folders, fonts = folders_of(source, run_dir), Fonts(font)
-    with on_cluster(cluster), pillow_settings:  # the user's limit of pixels would also limit text
+    # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
+    with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:
             plain = _PlainSheet(source, folders, labels, fonts, n_across=n_across, notice=notice)
-            if plain.has_pictures():
-                with ticking(len(plain), "contact sheet", progress=progress) as tick:
-                    _write_pages(plain.pages(tick), target, kind)
-            return plain.n_drawn
-        grid = lay_out(source, rows, columns, is_spread=True)
-        is_cut = kind != _PDF
-        sheet = _grid_sheet(grid, folders, fonts, title=title, paper=paper, notice=notice, is_cut=is_cut)
-        with ticking(len(source), "contact sheet", unit="row", progress=progress) as tick:
+            if not plain.has_pictures():
+                return 0
+            sheet: _PlainSheet | _GridSheet = plain
+        else:
+            grid = lay_out(source, rows, columns, is_spread=True)
+            is_cut = kind != _PDF
+            sheet = _GridSheet(grid, folders, fonts, title=title, paper=paper, notice=notice, is_cut=is_cut)
+        with ticking(len(sheet), "contact sheet", unit="row") as tick:
             _write_pages(sheet.pages(tick), target, kind)
         _write_legend(target, sheet.codes)
-        return len(sheet.drawn)
+        return sheet.n_drawn
 
 
 def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
     """Write pages while the next are drawn: into one PDF, or into pictures that are numbered from the second on."""
     if kind == _PDF:
-        files.replace(path, lambda temporary: _write_pdf(temporary, pages))
+
+        def write(temporary: Path) -> None:
+            for number, page in enumerate(pages):
+                page.save(temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0)
+
+        files.replace(path, write)
         return
     with ThreadPoolExecutor(_WRITERS) as pool:
         writing: list[Future[None]] = []
@@ -206,11 +217,6 @@ def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
             page.save(temporary, kind, dpi=(_DPI, _DPI), quality=_QUALITY)
 
     files.replace(path, write)
-
-
-def _write_pdf(path: Path, pages: Iterable[Image.Image]) -> None:
-    for number, page in enumerate(pages):
-        page.save(path, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0)
 
 
 def _write_legend(path: Path, codes: dict[str, str]) -> None:
@@ -256,21 +262,14 @@ class _Pen:
         }[align]
         top = at[1] - len(lines) * line_px(size_px) if is_above else at[1]
         font = self._fonts.font_or_default(text, size_px)
-        self.lines((left, top), [(line, font) for line in lines], line_px(size_px), ink=ink, anchor=anchor)
+        self.lines((left, top), ((line, font) for line in lines), line_px(size_px), fill=ink, anchor=anchor)
         return len(lines) * line_px(size_px)
 
-    def lines(
-        self,
-        at: tuple[int, int],
-        lines: Sequence[tuple[str, Font]],
-        step: int,
-        *,
-        ink: str = ON_LIGHT.ink,
-        anchor: str = "la",
-    ) -> None:
+    def lines(self, at: tuple[int, int], lines: Iterable[tuple[str, Font]], step: int, **style: Any) -> None:
         """Write lines below each other."""
+        style = {"fill": ON_LIGHT.ink, **style}
         for number, (line, font) in enumerate(lines):
-            self._draw.text((at[0], at[1] + number * step), line, fill=ink, font=font, anchor=anchor)
+            self._draw.text((at[0], at[1] + number * step), line, font=font, **style)
 
     def box(self, at: tuple[int, int], size: tuple[int, int], fill: str | tuple[int, ...], line: str) -> None:
         """Draw a box."""
@@ -362,21 +361,50 @@ def _per_page(n: int, n_max: int) -> int:
     return max(1, -(-n // n_pages))
 
 
-@dataclass(frozen=True, slots=True)
 class _GridSheet:
     """Draws the pages of a grid. Labels that no font has the letters for, or that have no room, become codes."""
 
-    grid: Grid
-    layout: Layout
-    fonts: Fonts
-    placement: ReferencePlacement
-    folders: Sequence[Path]
-    title: str
-    notice: str
-    is_cut: bool
-    codes: dict[str, str] = field(default_factory=dict)
-    drawn: set[Path] = field(default_factory=set)
-    pictures: dict[Path, Image.Image] = field(default_factory=dict)
+    def __init__(
+        self,
+        grid: Grid,
+        folders: Sequence[Path],
+        fonts: Fonts,
+        *,
+        title: str,
+        paper: str,
+        notice: str,
+        is_cut: bool,
+    ) -> None:
+        self.grid, self.folders, self.fonts = grid, folders, fonts
+        self.title, self.notice, self.is_cut = title, notice, is_cut
+        self.codes: dict[str, str] = {}
+        self.drawn: set[Path] = set()
+        self.pictures: dict[Path, Image.Image] = {}
+        self.placement = place_references(grid, References(grid.results, folders))
+        plan = functools.partial(
+            plan_layout,
+            *grid.shape,
+            aspect=_aspect(grid.results),
+            paper=paper,
+            head=_REFERENCE + 2 * _GAP if self.placement.once else _TITLE_ROOM if title else _NO_TITLE_ROOM,
+            has_references_over=bool(self.placement.by_column),
+        )
+        width = plan().cell_width
+        captions = set()
+        for row in grid.shown_rows:
+            replace(grid, shown_rows=range(row, row + 1)).shown(n_max=1)  # reads a line at once
+            captions |= {_caption(grid, (row, column)) for column in grid.shown_columns}
+        found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions - {""})
+        caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
+        self.layout = plan(caption=caption)
+
+    @property
+    def n_drawn(self) -> int:
+        """How many pictures were drawn so far."""
+        return len(self.drawn)
+
+    def __len__(self) -> int:
+        return len(self.grid.results)
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
         """Draw one page after the other, and count each row of the table."""
@@ -391,24 +419,18 @@ class _GridSheet:
             self._read_pictures(grid)
             for place, row in enumerate(grid.shown_rows):
                 self._row(pen, grid, place, row, tick)
-            foot = self._legend(grid)
-            foot += [self.notice] if self.notice and number == n_pages else []
+            foot = self._legend(grid) + ([self.notice] if self.notice and number == n_pages else [])
             foot += [f"page {number} of {n_pages}"] if n_pages > 1 else []
             yield self._with_foot(page, self.layout.top + len(grid.shown_rows) * self.layout.row_step, foot)
 
     def _with_foot(self, page: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
         """Write lines below the grid; the page gets longer for them, and a picture is cut below the last."""
         size_px, width = _SMALL_PX[0], self.layout.width - 2 * MARGIN
-        lines = [
-            (line, font)
-            for text in foot
-            for font in [self.fonts.font_or_default(text, size_px)]
-            for line in wrapped(text, font, width, _LEGEND_LINES)
-        ]
+        lines = _broken(foot, self.fonts, size_px, width, _LEGEND_LINES)
         end = bottom + MARGIN // 2 + len(lines) * line_px(size_px)
         whole = Image.new("RGB", (page.width, max(end, 0 if self.is_cut else page.height)), "white")
         whole.paste(page)
-        _Pen(whole, self.fonts).lines((MARGIN, bottom + _GAP), lines, line_px(size_px), ink=ON_LIGHT.open)
+        _Pen(whole, self.fonts).lines((MARGIN, bottom + _GAP), lines, line_px(size_px), fill=ON_LIGHT.open)
         return whole
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
@@ -442,10 +464,8 @@ class _GridSheet:
         entries = [entry for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
         found = [(self.folders[entry.position], self._path(entry), entry.digest) for entry in entries]
         read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
-        self.pictures.clear()
-        self.pictures.update(
-            (path, picture) for (_, path, _), picture in zip(found, read, strict=True) if picture is not None
-        )
+        paths = [path for _, path, _ in found]
+        self.pictures = {path: one for path, one in zip(paths, read, strict=True) if one is not None}
 
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
@@ -537,41 +557,13 @@ class _GridSheet:
     def _label(self, text: str, prefix: str, room: tuple[int, int] | None = None) -> str:
         """Return a text if it can be drawn, and within a room if there is one, otherwise a code for it."""
         has_letters = self.fonts.font_for(text, _LABEL_PX[0]) is not None
-        if not text or (has_letters and (room is None or not self._is_cut(text, room))):
+        shown = [text] if room is None else fitted(text, self.fonts, room, _LABEL_PX[-1:])[1]
+        if not text or (has_letters and not is_cut(shown, text)):
             return text
         if text not in self.codes:
             n = sum(code.startswith(prefix) for code in self.codes.values()) + 1
             self.codes[text] = f"{prefix}{n}"
         return self.codes[text]
-
-    def _is_cut(self, text: str, room: tuple[int, int]) -> bool:
-        return is_cut(fitted(text, self.fonts, room, _LABEL_PX[-1:])[1], text)
-
-
-def _grid_sheet(
-    grid: Grid,
-    folders: Sequence[Path],
-    fonts: Fonts,
-    *,
-    title: str,
-    paper: str,
-    notice: str,
-    is_cut: bool,
-) -> _GridSheet:
-    references = place_references(grid, References(grid.results, folders))
-    plan = functools.partial(
-        plan_layout,
-        *grid.shape,
-        aspect=_aspect(grid.results),
-        paper=paper,
-        head=_REFERENCE + 2 * _GAP if references.once else _TITLE_ROOM if title else _NO_TITLE_ROOM,
-        has_references_over=bool(references.by_column),
-    )
-    width = plan().cell_width
-    captions = {caption for row in grid.shown_rows for caption in _captions(grid, row)} - {""}
-    found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions)
-    caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
-    return _GridSheet(grid, plan(caption=caption), fonts, references, folders, title, notice, is_cut)
 
 
 def _aspect(results: pd.DataFrame) -> float:
@@ -580,13 +572,6 @@ def _aspect(results: pd.DataFrame) -> float:
         return 1.0
     aspects = (results[names.OUTPUT_HEIGHT] / results[names.OUTPUT_WIDTH]).dropna()
     return float(aspects.median()) if len(aspects) else 1.0
-
-
-def _captions(grid: Grid, row: int) -> list[str]:
-    """Return the captions of a line, whose entries are read at once."""
-    line = replace(grid, shown_rows=range(row, row + 1))
-    line.shown(n_max=1)
-    return [_caption(line, (row, column)) for column in line.shown_columns]
 
 
 def _caption(grid: Grid, cell: tuple[int, int]) -> str:
@@ -613,14 +598,23 @@ class _PlainSheet:
         placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
+        self._files = [
+            (
+                row[names.RUN_DIR],
+                row[names.RUN_DIR] / str(row[names.OUTPUT_PATH]),
+                row.get(names.OUTPUT_SHA256),
+            )
+            for row in self._rows
+        ]
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)
         self._labels, self._fonts = labels, fonts
         self._n_across = min(n_across, max(1, len(self._rows)))
         self.n_drawn = 0
+        self.codes: dict[str, str] = {}  # letters that no font has are left out
 
     def has_pictures(self) -> bool:
         """Return whether there is anything to draw."""
-        return any(small_pictures([_file(row)], 1)[0] is not None for row in self._rows)
+        return any(small_pictures([file], 1)[0] is not None for file in self._files)
 
     def __len__(self) -> int:
         """Count the files to draw."""
@@ -630,35 +624,31 @@ class _PlainSheet:
         """Draw one page after the other, and count each picture."""
         n_pages = math.ceil(len(self._rows) / _PLAIN_PICTURES_MAX)
         for number in range(n_pages):
-            rows = self._rows[number * _PLAIN_PICTURES_MAX : (number + 1) * _PLAIN_PICTURES_MAX]
+            part = slice(number * _PLAIN_PICTURES_MAX, (number + 1) * _PLAIN_PICTURES_MAX)
             foot = [f"page {number + 1} of {n_pages}"] if n_pages > 1 else []
             foot += [self._foot] if self._foot and number == n_pages - 1 else []
-            yield self._page(rows, foot, tick)
+            yield self._page(part, foot, tick)
 
-    def _page(self, rows: list[dict[Any, Any]], foot: list[str], tick: Callable[[], None]) -> Image.Image:
+    def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
+        rows, step = self._rows[part], _PLAIN_CELL + _PLAIN_GAP
         captions = [self.caption(row) for row in rows]
         starts = range(0, len(rows), self._n_across)
-        heights = [
-            max(
-                _PLAIN_LABEL,
-                *(4 + len(lines) * _PLAIN_LINE for lines in captions[start : start + self._n_across]),
-            )
-            for start in starts
-        ]
-        width = self._n_across * (_PLAIN_CELL + _PLAIN_GAP) + _PLAIN_GAP
+        n_lines = [max(map(len, captions[start : start + self._n_across])) for start in starts]
+        heights = [max(_PLAIN_LABEL, 4 + n * _PLAIN_LINE) for n in n_lines]
+        width = self._n_across * step + _PLAIN_GAP
         foot_lines = self._lines(foot, width - 2 * _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
-        bottom = _PLAIN_GAP + sum(_PLAIN_CELL + height + _PLAIN_GAP for height in heights)
+        bottom = _PLAIN_GAP + sum(step + height for height in heights)
         page = Image.new("RGB", (width, bottom + foot_height), _PLAIN_PAPER)
         pen, top = _Pen(page, self._fonts), _PLAIN_GAP
-        pictures = iter(small_pictures(list(map(_file, rows)), _PLAIN_CELL))
+        pictures = iter(small_pictures(self._files[part], _PLAIN_CELL))
         for start, height in zip(starts, heights, strict=True):
             for across, row in enumerate(rows[start : start + self._n_across]):
-                left = _PLAIN_GAP + across * (_PLAIN_CELL + _PLAIN_GAP)
+                left = _PLAIN_GAP + across * step
                 self._picture(pen, row, next(pictures), (left, top))
                 pen.lines((left + 2, top + _PLAIN_CELL + 2), captions[start + across], _PLAIN_LINE)
                 tick()
-            top += _PLAIN_CELL + height + _PLAIN_GAP
+            top += step + height
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
         return page
 
@@ -679,20 +669,19 @@ class _PlainSheet:
         return self._lines([label, f"seed {row[names.SEED_SENT]}"], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
-        fonts = [self._fonts.font_or_default(text, _PLAIN_TEXT_PX) for text in texts]
-        return [
-            (line, font)
-            for text, font in zip(texts, fonts, strict=True)
-            for line in wrapped(text, font, width, _PLAIN_LINES_MAX) or [""]
-        ]
+        return _broken(texts, self._fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
 
 
-def _path(row: dict[Any, Any]) -> Path:
-    return Path(row[names.RUN_DIR], str(row[names.OUTPUT_PATH]))
-
-
-def _file(row: dict[Any, Any]) -> tuple[Path, Path, object]:
-    return Path(row[names.RUN_DIR]), _path(row), row.get(names.OUTPUT_SHA256)
+def _broken(
+    texts: Iterable[str], fonts: Fonts, size_px: int, width: int, n_lines_max: int
+) -> list[tuple[str, Font]]:
+    """Break each text into lines that fit, each with its font; an empty one is an empty line."""
+    return [
+        (line, font)
+        for text in texts
+        for font in [fonts.font_or_default(text, size_px)]
+        for line in wrapped(text, font, width, n_lines_max) or [""]
+    ]
 
 
 def _without_picture(rows: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
 from dreamo_batch.images import small_picture
-from dreamo_batch.parallel import ticking
+from dreamo_batch.parallel import bars, ticking
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -64,7 +64,6 @@ class Thumbnails:
         bytes_max: int = BYTES_MAX,
         digests: Sequence[str | None] | None = None,
         folders: Sequence[Path] | None = None,
-        progress: bool = False,
     ) -> list[Thumbnail | None]:
         """Make thumbnails of files, several at once; None for a file that is missing or damaged.
 
@@ -73,12 +72,9 @@ class Thumbnails:
         digests = digests or [None] * len(paths)
         places: Sequence[Path | None] = folders or [None] * len(paths)
         pictures = list(map(picture_file, places, paths, digests))
-        picture_cache.complete(filter(None, pictures), what="making thumbnails", progress=progress)
+        picture_cache.complete(filter(None, pictures), what="making thumbnails")
         found: list[Thumbnail | None] = []
-        with (
-            ThreadPoolExecutor(_WORKERS) as pool,
-            ticking(len(paths), "thumbnails", progress=progress) as tick,
-        ):
+        with ThreadPoolExecutor(_WORKERS) as pool, ticking(len(paths), "thumbnails") as tick:
             for start in range(0, len(paths), _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
                 jobs = zip(paths[part], digests[part], read_thumbnails(pictures[part]), strict=True)
@@ -92,7 +88,8 @@ class Thumbnails:
         found: dict[Path, bytes] = {}
         for path in paths:
             key = _key(path, None, BYTES_MAX, _PANEL_PX)
-            is_known = key is None or self._is_kept(key)
+            with self._lock:
+                is_known = key is None or key in self._cache
             if not is_known and n_new == 0:
                 continue
             n_new = n_new if is_known or n_new is None else n_new - 1
@@ -124,10 +121,6 @@ class Thumbnails:
             self._keep(key, thumbnail)
         return thumbnail
 
-    def _is_kept(self, key: Hashable) -> bool:
-        with self._lock:
-            return key in self._cache
-
     def _keep(self, key: Hashable, thumbnail: Thumbnail | None) -> None:
         with self._lock:
             if key not in self._cache:
@@ -154,8 +147,8 @@ def small_pictures(pictures: Sequence[tuple[Path, Path, object]], side_px: int) 
     kept: Sequence[Thumbnail | None] = [None] * len(pictures)
     if side_px <= SIDE_PX:
         known = [picture_file(*picture) for picture in pictures]
-        # Without progress: the sheet has a bar.
-        picture_cache.complete(filter(None, known), what="making thumbnails", progress=False)
+        with bars(wanted=False):  # the sheet has one
+            picture_cache.complete(filter(None, known), what="making thumbnails")
         kept = read_thumbnails(known)
     sources = [
         path if thumbnail is None else thumbnail.content

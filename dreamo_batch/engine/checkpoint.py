@@ -313,6 +313,15 @@ def read_jobs(path: Path) -> StoredTable:
     return StoredTable(user, decided, str(meta.get("table_id")))
 
 
+def read_distinct_jobs(path: Path) -> pd.DataFrame:
+    """Return what was decided for each job of the table of the last call, once; no rows if it can't be read."""
+    try:
+        decided = read_jobs(path).decided
+    except DirectoryError:
+        return pd.DataFrame(columns=[*ROWS, *_JOB]).astype(ROWS | _JOB)
+    return decided[decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID)
+
+
 def read_outcomes(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read of the table of the last call only what its results need: the user's frame, and its jobs and errors."""
     needless = {columns.STORED_PREFIX + name for name in {*ROWS, *_JOB, _PROBLEMS} - set(_OUTCOME)}

@@ -161,7 +161,7 @@ def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tupl
     return _read(run_dir, digests, _COMPARED)
 
 
-def complete(pictures: Iterable[PictureFile], *, what: str, progress: bool = True) -> None:
+def complete(pictures: Iterable[PictureFile], *, what: str) -> None:
     """Make the summaries that aren't kept of pictures that are there."""
     wanted = [
         picture
@@ -169,19 +169,17 @@ def complete(pictures: Iterable[PictureFile], *, what: str, progress: bool = Tru
         for sha256 in here.keys() - _read(run_dir, here.keys(), (columns.BYTES,)).keys()
         if _n_bytes((picture := here[sha256]).path)
     ]
-    for _ in summarise_pictures(wanted, what=what, progress=progress):
+    for _ in summarise_pictures(wanted, what=what):
         pass
 
 
 def summarise_pictures(
-    pictures: Sequence[PictureFile], *, what: str, n_workers: int | None = None, progress: bool = True
+    pictures: Sequence[PictureFile], *, what: str
 ) -> Iterator[tuple[PictureFile, PictureSummary | str]]:
     """Make the summaries of pictures, several at once, and keep them; a text says why there is none."""
     unkept: dict[Path, str] = {}
     try:
-        for picture, summary in each(
-            pictures, _made, what=what, n_workers=n_workers, progress=progress, is_portable=True
-        ):
+        for picture, summary in each(pictures, _made, what=what, is_portable=True):
             if isinstance(summary, PictureSummary) and picture.run_dir not in unkept:
                 unkept |= _tried(keep, picture.run_dir, picture.sha256, summary)
             yield picture, summary

@@ -26,7 +26,7 @@ from dreamo_batch.engine import fenced_log, store
 from dreamo_batch.engine.fenced_log import Fenced, FencedLog
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError
 from dreamo_batch.logs import logger_named
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import bars, each
 from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
@@ -131,22 +131,24 @@ class Replica:
             self._write(fenced_log.read(self.store))
         _pulled_at[self.path] = time.monotonic()
 
-    def fetch(self, paths: Iterable[str], *, progress: bool = True) -> None:
+    def fetch(self, paths: Iterable[str]) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
         with self._named_in_errors():
-            for path, content in each(wanted, self.read, what="fetching", progress=progress):
+            for path, content in each(wanted, self.read, what="fetching"):
                 if content is not None:
                     _place(self.path / path, content)
 
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
-        self.fetch((name for name in self.names() if not name.startswith(f"{_PICTURES}/")), progress=False)
+        with bars(wanted=False):
+            self.fetch(name for name in self.names() if not name.startswith(f"{_PICTURES}/"))
 
     def parts(self, name: str) -> list[Path]:
         """Return the files that a growing file consists of, oldest first."""
         found = [part for part in self.names() if part.startswith(f"{_PARTS}/{name}/")]
-        self.fetch(found, progress=False)
+        with bars(wanted=False):
+            self.fetch(found)
         return [self.path / part for part in found]
 
     def add_part(self, name: str, content: bytes) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.frames import Count, HeadedFrame, Headline
+from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show
-from dreamo_batch.palette import PALETTE
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, harmless, shortened
 

@@ -21,10 +21,10 @@ from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.replica import folder_of, is_url
 from dreamo_batch.errors import UsageError
+from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import dollars, exact_text, money, total
-from dreamo_batch.palette import PALETTE
 from dreamo_batch.results.rating_log import add_ratings
 from dreamo_batch.text import counted, option, spelled
 

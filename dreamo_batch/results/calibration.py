@@ -14,7 +14,7 @@ import pandas as pd
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.errors import UsageError
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
-from dreamo_batch.parallel import each
+from dreamo_batch.parallel import each, working
 from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, apply, embedded, read_metric
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from dreamo_batch.likeness import Traits
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]
@@ -162,7 +161,8 @@ def calibrate(
             "Calibrating needs at least two subjects, one of them with two pictures; there are "
             f"{len(paths)} with {len(flat)} in all."
         )
-    values = _values(measure, flat, [*same, *others], n_workers, progress=progress)
+    with working(n_workers=n_workers, progress=progress):
+        values = _values(measure, flat, [*same, *others])
     of_same, of_others = sign * values[: len(same)], sign * values[len(same) :]
     n_missing = int(np.isnan(values).sum())
     of_same, of_others = of_same[~np.isnan(of_same)], of_others[~np.isnan(of_others)]
@@ -191,9 +191,11 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
         folder = Path(pictures)
         if not folder.is_dir():
             raise UsageError(f"There is no folder {folder}.")
-        inner = sorted(path for path in folder.iterdir() if path.is_dir())
-        found = {one.name: sorted(path for path in one.iterdir() if _is_picture(path)) for one in inner}
-        return {subject: several for subject, several in found.items() if several}
+        found: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*/[!.]*")):
+            if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
+                found.setdefault(path.parent.name, []).append(path)
+        return found
     try:
         return {
             str(subject): [Path(several)] if isinstance(several, str) else list(map(Path, several))
@@ -204,10 +206,6 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             f"pictures={type(pictures).__name__}: lists of paths by subject, a table with columns subject and image, "
             "or a folder with a folder for each subject was expected."
         ) from None
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"} and not path.name.startswith(".")
 
 
 def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -226,37 +224,22 @@ def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int
     return some(is_same), some(~is_same)
 
 
-def _values(
-    metric: Any,
-    paths: Sequence[Path],
-    pairs: Sequence[tuple[int, int]],
-    n_workers: int | None,
-    *,
-    progress: bool,
-) -> Any:
+def _values(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int]]) -> Any:
     """Measure pairs of pictures; NaN where there is nothing to measure."""
     if isinstance(metric, VectorMetric):
-        done: Iterable[tuple[Any, Any]] = embedded(
-            metric, paths, _read, n_workers=n_workers, progress=progress
-        )
-        vectors = [vector for _, vector in done]
+        vectors: list[Any] = [vector for _, vector in embedded(metric, paths, _read)]
         both = ((vectors[one], vectors[other]) for one, other in pairs)
         return np.array([np.nan if a is None or b is None else cosine(a, b) for a, b in both])
     if metric in BUILT_IN.values():
-        taken = each(paths, _read_traits, what=metric.name, n_workers=n_workers, progress=progress)
-        traits = [found for _, found in taken]
+        read = each(paths, lambda path: likeness.traits(_read(path)), what=metric.name)
+        traits = [found for _, found in read]
         return np.array([OF_TRAITS[metric.name](traits[one], traits[other]) for one, other in pairs])
     open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
 
     def of_pair(pair: tuple[int, int]) -> float | None:
         return apply(metric, *(open_picture(paths[at]) for at in pair)).number
 
-    done = each(pairs, of_pair, what=metric.name, n_workers=n_workers, progress=progress)
-    return np.array([value for _, value in done], dtype=float)
-
-
-def _read_traits(path: Path) -> Traits:
-    return likeness.traits(_read(path))
+    return np.array([value for _, value in each(pairs, of_pair, what=metric.name)], dtype=float)
 
 
 def _read(path: Path) -> Image.Image:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, likeness
-from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
-from dreamo_batch.parallel import each, on_cluster
+from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import EllipsisType
-
-    from PIL import Image
 
     from dreamo_batch.likeness import Distances, Fingerprint
     from dreamo_batch.metrics import VectorMetric
@@ -89,11 +87,16 @@ class Comparison:
     places: list[np.ndarray]
     n_missing: list[int]
     fingerprints: dict[str, Fingerprint]
+    threshold: Threshold
 
-    def distances(self, number: int) -> Iterator[Distances]:
-        """Compare the pictures of a group; positions are those of its `places`."""
+    def distances(self, number: int) -> Iterator[tuple[Distances, np.ndarray]]:
+        """Compare the pictures of a group, by their positions in its `places`; say which pairs are near-duplicates."""
         digests = self.rows[columns.OUTPUT_SHA256].iloc[self.places[number]]
-        return likeness.distances([self.fingerprints[digest] for digest in digests])
+        for block in likeness.distances([self.fingerprints[digest] for digest in digests]):
+            yield (
+                block,
+                (block.bits <= self.threshold.bits) & (block.delta_e <= self.threshold.delta_e),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +168,9 @@ def diversity(
     results = read_results(source)
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
-    with on_cluster(cluster):
-        compared = compare(
-            results, folders, by, reserved=columns.DIVERSITY, n_workers=n_workers, progress=progress
-        )
-    return summarise_diversity(compared, threshold)
+    with working(cluster=cluster, n_workers=n_workers, progress=progress):
+        compared = compare(results, folders, by, threshold, reserved=columns.DIVERSITY)
+    return summarise_diversity(compared)
 
 
 def near_duplicates(
@@ -234,11 +235,9 @@ def near_duplicates(
     results = read_results(source)
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
-    with on_cluster(cluster):
-        compared = compare(
-            results, folders, by, reserved=columns.NEAR_DUPLICATES, n_workers=n_workers, progress=progress
-        )
-    return list_near_duplicates(compared, threshold, limit)
+    with working(cluster=cluster, n_workers=n_workers, progress=progress):
+        compared = compare(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
+    return list_near_duplicates(compared, limit)
 
 
 def rank(
@@ -309,24 +308,41 @@ def rank(
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
             results = with_ratings(results, folders_of(results, run_dir))
     measures = read_measures(by, results)
+    with working(cluster=cluster, n_workers=n_workers, progress=progress):
+        values, problems = _values(results, measures, run_dir)
+    history = from_results(results)
+    groups = group(history, within, reserved=(*columns.RANKS, *values.columns))
+    kept = np.flatnonzero(history.rows[columns.DUPLICATE_OF].isna())
+    numbers = groups.of_rows[kept]
+    values, problems = values.iloc[kept].set_axis(kept), problems.iloc[kept].set_axis(kept)
+    is_whole = values.notna().all(axis=1)
+    score = _scores(values.where(is_whole), numbers, measures, _weights(measures, weights))
+    placed = score.groupby(numbers).rank(ascending=False, method="min")
+    table = pd.concat([groups.keys.take(numbers).set_axis(kept), values], axis=1)
+    for name in (columns.SEED_SENT, columns.JOB_ID):
+        table[name] = history.rows[name].iloc[kept]
+    table[columns.SCORE], table[columns.RANK] = score, placed
+    table[columns.PROBLEM] = problems.fillna("a value is missing").where(~is_whole)
+    order = np.lexsort((kept, placed.fillna(np.inf).to_numpy(), numbers))
+    ranked = table.astype(columns.dtypes(columns.RANKS)).iloc[order].set_axis(results.index[kept[order]])
+    ranked.attrs[_WITHIN] = list(groups.keys.columns)
+    return ranked
+
+
+def _values(
+    results: pd.DataFrame, measures: Sequence[Measure], run_dir: str | os.PathLike[str] | None
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Return the value of each measure for each row, and why metrics have none."""
     metrics = [one.metric for one in measures if one.metric is not None]
-    problems = pd.Series(index=results.index, dtype=columns.STR)
-    measured = results
+    measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
-        with on_cluster(cluster):
-            measured = measure_likeness(
-                results,
-                folders_of(results, run_dir),
-                read_metrics(metrics),
-                n_workers=n_workers,
-                progress=progress,
-            )
+        measured = measure_likeness(results, folders_of(results, run_dir), read_metrics(metrics))
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
     for one in measures:
-        numbers = results[one.name] if one.metric is None else measured[one.name]
+        numbers = (results if one.metric is None else measured)[one.name]
         values[one.name] = pd.array(numbers, dtype="Float64").to_numpy(dtype=float, na_value=float("nan"))
-    return _rank(results, measures, values, problems, within=within, weights=weights)
+    return values, problems
 
 
 def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType | None = ...) -> pd.DataFrame:
@@ -371,17 +387,15 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
         )
     groups = ranked.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=ranked.index)
     by_group = _by_group(ranked, groups.to_numpy())
-    by_seed = by_group.groupby(columns.SEED_SENT)
-    table = pd.DataFrame(
-        {
-            columns.N_RANKED: by_seed[columns.SCORE].count(),
-            columns.N_UNRANKED: by_seed[columns.N_UNRANKED].sum(),
-            columns.SCORE: by_seed[columns.SCORE].mean(),
-            columns.SCORE_MIN: by_seed[columns.SCORE].min(),
-            columns.RANK_MEAN: by_seed[columns.RANK].mean(),
-            columns.N_FIRST: by_seed[columns.N_FIRST].sum(),
-        }
-    ).reset_index()
+    wanted = {
+        columns.N_RANKED: (columns.SCORE, "count"),
+        columns.N_UNRANKED: (columns.N_UNRANKED, "sum"),
+        columns.SCORE: (columns.SCORE, "mean"),
+        columns.SCORE_MIN: (columns.SCORE, "min"),
+        columns.RANK_MEAN: (columns.RANK, "mean"),
+        columns.N_FIRST: (columns.N_FIRST, "sum"),
+    }
+    table = by_group.groupby(columns.SEED_SENT).agg(**wanted).reset_index()
     order = [columns.N_RANKED, columns.SCORE, columns.SCORE_MIN]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return table[list(columns.BEST_SEEDS)].astype(columns.dtypes(columns.BEST_SEEDS))
@@ -448,20 +462,12 @@ def compare_replicates(
     firsts = first_of[columns.REPLICATE].transform(lambda numbers: numbers.index[0]).sort_index()
     pairs = [(int(first), int(at)) for at, first in firsts.items() if at != first]
     sides = [tuple((subjects[at], problems[at]) for at in pair) for pair in pairs]
-    with on_cluster(cluster):
-        done = each(
-            sides,
-            _compare_pair,
-            what="comparing",
-            n_workers=n_workers,
-            progress=progress,
-            is_portable=True,
-        )
+    with working(cluster=cluster, n_workers=n_workers, progress=progress):
+        done = each(sides, _compare_pair, what="comparing", is_portable=True)
         compared = pd.DataFrame([result for _, result in done], columns=list(_COMPARED))
     one, other = (jobs.loc[[pair[side] for pair in pairs]].reset_index(drop=True) for side in (0, 1))
-    equal = {name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)}
     table = compared.assign(
-        **equal,
+        **{name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)},
         **{columns.REPLICATE_A: one[columns.REPLICATE], columns.REPLICATE_B: other[columns.REPLICATE]},
         **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
     )
@@ -472,16 +478,15 @@ def compare(
     results: pd.DataFrame,
     folders: Sequence[Path],
     by: str | Sequence[str] | None,
+    threshold: Threshold,
     *,
-    reserved: Collection[str] = (),
-    n_workers: int | None = None,
-    progress: bool = True,
+    reserved: Collection[str],
 ) -> Comparison:
     """Take the fingerprints of the pictures of results, and group the pictures."""
     history = from_results(results)
     groups = group(history, by, reserved=reserved)
     subjects, _ = find_subjects(results, folders)
-    fingerprints, _ = take_fingerprints(subjects, n_workers=n_workers, progress=progress)
+    fingerprints, _ = take_fingerprints(subjects)
     is_first = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
     is_there = np.array([one is not None and one.sha256 in fingerprints for one in subjects], dtype=bool)
     compared = np.flatnonzero(is_first & is_there)
@@ -489,7 +494,7 @@ def compare(
     ends = np.searchsorted(groups.of_rows[compared], np.arange(1, len(groups.keys)))
     places = np.split(compared, ends) if len(groups.keys) else []
     missing = np.bincount(groups.of_rows[is_first & ~is_there], minlength=len(groups.keys))
-    return Comparison(history.rows, groups.keys, places, missing.tolist(), fingerprints)
+    return Comparison(history.rows, groups.keys, places, missing.tolist(), fingerprints, threshold)
 
 
 def check_threshold(bits: float, delta_e: float) -> Threshold:
@@ -500,23 +505,23 @@ def check_threshold(bits: float, delta_e: float) -> Threshold:
     return Threshold(float(bits), float(delta_e))
 
 
-def summarise_diversity(compared: Comparison, threshold: Threshold) -> pd.DataFrame:
+def summarise_diversity(compared: Comparison) -> pd.DataFrame:
     """Summarise how far the pictures of each group are from each other."""
-    lines = [_summary(compared, number, threshold) for number in range(len(compared.keys))]
+    lines = [_summary(compared, number) for number in range(len(compared.keys))]
     table = pd.DataFrame(lines, columns=list(columns.DIVERSITY)).astype(columns.dtypes(columns.DIVERSITY))
     return pd.concat([compared.keys, table], axis=1)
 
 
-def _summary(compared: Comparison, number: int, threshold: Threshold) -> tuple[object, ...]:
+def _summary(compared: Comparison, number: int) -> tuple[object, ...]:
     places = compared.places[number]
     counts = (len(places), compared.n_missing[number])
     if len(places) < 2:  # noqa: PLR2004 - a pair
         return (*counts, None, None, None, None, 0, None, None)
     n_pairs, n_near, bits, delta_e = 0, 0, 0.0, 0.0
     bits_min, closest = 64, (np.inf, 0, 0)
-    for block in compared.distances(number):
+    for block, is_near in compared.distances(number):
         n_pairs += len(block.bits)
-        n_near += int(_is_near(block, threshold).sum())
+        n_near += int(is_near.sum())
         bits += float(block.bits.sum(dtype=np.int64))
         delta_e += float(block.delta_e.sum(dtype=np.float64))
         bits_min = min(bits_min, int(block.bits.min()))
@@ -526,22 +531,21 @@ def _summary(compared: Comparison, number: int, threshold: Threshold) -> tuple[o
     return (*counts, bits / n_pairs, bits_min, delta_e / n_pairs, closest[0], n_near, *labels)
 
 
-def list_near_duplicates(compared: Comparison, threshold: Threshold, limit: int) -> pd.DataFrame:
+def list_near_duplicates(compared: Comparison, limit: int) -> pd.DataFrame:
     """List the pairs that hardly differ, the closest first."""
     if not isinstance(limit, int) or limit < 1:
         raise UsageError(f"limit={limit!r}: expected at least 1.")
     pairs = _NO_PAIRS
     for number, places in enumerate(compared.places):
-        for block in compared.distances(number):
-            is_near = _is_near(block, threshold)
+        for block, is_near in compared.distances(number):
+            near = {
+                "group": number,
+                "one": places[block.one[is_near]],
+                "other": places[block.other[is_near]],
+                "bits": block.bits[is_near].astype(np.int64),
+                "delta_e": block.delta_e[is_near].astype(np.float64),
+            }
             if is_near.any():
-                near = {
-                    "group": number,
-                    "one": places[block.one[is_near]],
-                    "other": places[block.other[is_near]],
-                    "bits": block.bits[is_near].astype(np.int64),
-                    "delta_e": block.delta_e[is_near].astype(np.float64),
-                }
                 pairs = pd.concat([pairs, pd.DataFrame(near)], ignore_index=True)
             if len(pairs) > _HELD * limit:
                 pairs = _closest(pairs, limit)
@@ -552,11 +556,6 @@ def list_near_duplicates(compared: Comparison, threshold: Threshold, limit: int)
 
 def _closest(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
     return pairs.sort_values(["delta_e", "bits", "one", "other"], ignore_index=True).head(limit)
-
-
-def _is_near(block: Distances, threshold: Threshold) -> np.ndarray:
-    is_near: np.ndarray = (block.bits <= threshold.bits) & (block.delta_e <= threshold.delta_e)
-    return is_near
 
 
 def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -608,37 +607,6 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
     raise UsageError(f"by={one!r} is neither a column of the results nor a metric ({names}, or a function).")
 
 
-def _rank(
-    results: pd.DataFrame,
-    measures: Sequence[Measure],
-    values: pd.DataFrame,
-    problems: pd.Series,
-    *,
-    within: str | Sequence[str] | None,
-    weights: Mapping[str, float] | None = None,
-) -> pd.DataFrame:
-    """Rank pictures by the values of each measure."""
-    history = from_results(results)
-    groups = group(history, within, reserved=(*columns.RANKS, *values.columns))
-    kept = np.flatnonzero(history.rows[columns.DUPLICATE_OF].isna())
-    numbers = groups.of_rows[kept]
-    values = values.set_axis(history.rows.index).iloc[kept]
-    is_whole = values.notna().all(axis=1)
-    score = _scores(values.where(is_whole), numbers, measures, _weights(measures, weights))
-    rank = score.groupby(numbers).rank(ascending=False, method="min")
-    table = pd.concat([groups.keys.take(numbers).set_axis(kept), values], axis=1)
-    for name in (columns.SEED_SENT, columns.JOB_ID):
-        table[name] = history.rows[name].iloc[kept]
-    table[columns.SCORE], table[columns.RANK] = score, rank
-    why = problems.set_axis(history.rows.index).iloc[kept]
-    table[columns.PROBLEM] = why.fillna("a value is missing").where(~is_whole)
-    table = table.astype(columns.dtypes(columns.RANKS))
-    order = np.lexsort((kept, rank.fillna(np.inf).to_numpy(), numbers))
-    ranked = table.iloc[order].set_axis(results.index[kept[order]])
-    ranked.attrs[_WITHIN] = list(groups.keys.columns)
-    return ranked
-
-
 def _by_group(ranked: pd.DataFrame, groups: np.ndarray) -> pd.DataFrame:
     """Return one line per seed and group, with the mean of its pictures there."""
     pictures = pd.DataFrame(
@@ -683,8 +651,7 @@ def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     wanted = [*_SAME, columns.REPLICATE]
     parts = []
     for folder in dict.fromkeys(folders):
-        decided = read_jobs(RunDirectory(folder).jobs).decided
-        by_job = decided[decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID)
+        by_job = read_distinct_jobs(RunDirectory(folder).jobs)
         here = rows[[one == folder for one in folders]]
         jobs = by_job.set_index(columns.JOB_ID)[wanted].reindex(here[columns.JOB_ID]).set_axis(here.index)
         parts.append(jobs.assign(**{LABEL: here[LABEL]}))
@@ -702,15 +669,10 @@ def _compare_pair(sides: tuple[tuple[Subject | None, str | None], ...]) -> tuple
         first, second = (likeness.read(subject.path, subject.sha256) for subject in (one, other))
     except likeness.UnreadablePicture as unreadable:
         return (*nothing, str(unreadable))
-    difference = _difference(first, second)
-    bits = likeness.distance(*(likeness.perceptual_hash(picture) for picture in (first, second)))
-    delta_e = likeness.mean_delta_e(*(likeness.thumbnail(picture) for picture in (first, second)))
-    is_same = difference == 0
-    return (one.sha256 == other.sha256, is_same, difference, bits, delta_e, None)
-
-
-def _difference(one: Image.Image, other: Image.Image) -> float | None:
-    if one.size != other.size:
-        return None
-    first, second = (np.asarray(picture, dtype=np.int16) for picture in (one, other))
-    return float(np.abs(first - second).mean())
+    difference = None
+    if first.size == second.size:
+        levels = (np.asarray(picture, dtype=np.int16) for picture in (first, second))
+        difference = float(np.abs(np.subtract(*levels)).mean())
+    bits = likeness.distance(*map(likeness.perceptual_hash, (first, second)))
+    delta_e = likeness.mean_delta_e(*map(likeness.thumbnail, (first, second)))
+    return (one.sha256 == other.sha256, difference == 0, difference, bits, delta_e, None)

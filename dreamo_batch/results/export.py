@@ -7,7 +7,6 @@ import json
 import re
 import struct
 import tempfile
-import zlib
 from contextlib import ExitStack
 from decimal import Decimal
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.checkpoint import IMAGE, read_jobs, references_of
+from dreamo_batch.engine.checkpoint import IMAGE, read_distinct_jobs, references_of
 from dreamo_batch.engine.directory import (
     SHARDS,
     NotAPicture,
@@ -30,13 +29,13 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import DirectoryError, UsageError
-from dreamo_batch.images import suffix_of
+from dreamo_batch.errors import UsageError
+from dreamo_batch.images import PNG, png_chunk, suffix_of
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
-from dreamo_batch.parallel import each, on_cluster
+from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.methods import Methods
@@ -78,7 +77,6 @@ _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBER
 _LOADED: Final = ("file_name", "file_names")
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8"
 _JPEG_PIXELS: Final = b"\xff\xda"
 _JPEG_SEVERAL: Final = b"MPF\0"
@@ -243,57 +241,33 @@ def export(
     results = read_results(source)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
     results = with_ratings(results, folders)
-    with ExitStack() as stack:
+    with ExitStack() as stack, working(cluster=cluster, progress=progress):
         target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
-        stack.enter_context(on_cluster(cluster))
-        counts = _export(
-            results,
-            folders,
-            target,
-            wanted,
-            pictures=pictures,
-            has_text=text,
-            excel_safe=excel_safe,
-            progress=progress,
-        )
+        decided = _decided(results, folders)
+        table = _flat(results, decided, folders)
+        counts: dict[str, Any] = {} if folder is None else {"folder": str(target)}
+        counts["rows"] = len(table)
+        found = None if pictures == "none" else _pictures(table, decided, folders)
+        tables, copies = [], []
+        if found is not None:
+            paths = pd.Series(found.paths, dtype=columns.STR)
+            table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
+            tables = [_table_file(f"{_IMAGES}/metadata.csv", found.lines)]
+            copies = [
+                *_picture_files(found, has_text=text, is_linked=pictures == "link"),
+                *_references(decided),
+            ]
+            counts |= {"pictures": len(found.lines), "missing": found.n_missing}
+        lines = None if found is None else found.lines
+        described, readme = _explanations(table, decided, folders, lines, wanted)
+        own = {f"results.{suffix}": table for suffix in wanted} | {"columns.csv": described}
+        explained = [_table_file(name, one, excel_safe=excel_safe) for name, one in own.items()]
+        explained.append(Item("README.md", lambda: _utf8(readme)))
+        n_without_text = _write_folder(target, [*explained, *tables], copies)
+        counts |= {"without_text": n_without_text} if text else {}
         if dataset is not None:
             counts["url"] = upload(target, dataset)
-    return counts if folder is not None else {name: counts[name] for name in counts if name != "folder"}
-
-
-def _export(
-    results: pd.DataFrame,
-    folders: Sequence[Path],
-    target: Path,
-    formats: Sequence[str],
-    *,
-    pictures: str,
-    has_text: bool,
-    excel_safe: bool,
-    progress: bool,
-) -> dict[str, Any]:
-    """Write the folder, and count what is in it."""
-    decided = _decided(results, folders)
-    table = _flat(results, decided, folders)
-    counts: dict[str, Any] = {"folder": str(target), "rows": len(table)}
-    found = None if pictures == "none" else _pictures(table, decided, folders)
-    if found is not None:
-        paths = pd.Series(found.paths, dtype=columns.STR)
-        table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
-    lines = None if found is None else found.lines
-    items = [_table_file(f"results.{suffix}", table, excel_safe=excel_safe) for suffix in formats]
-    items += _explanations(table, decided, folders, lines, formats, excel_safe=excel_safe)
-    if found is None:
-        _write_folder(target, items)
-        return counts
-    items.append(_table_file(f"{_IMAGES}/metadata.csv", found.lines))
-    copies = [
-        *_picture_files(found, has_text=has_text, is_linked=pictures == "link"),
-        *_references(decided),
-    ]
-    n_without_text = _write_folder(target, items, copies, progress=progress)
-    counts |= {"pictures": len(found.lines), "missing": found.n_missing}
-    return counts | ({"without_text": n_without_text} if has_text else {})
+    return counts
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
@@ -327,20 +301,14 @@ def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
 
 def _decided(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return what was decided for the job of each row; missing where its directory doesn't tell."""
-    known = {folder: _decided_in(RunDirectory(folder)) for folder in dict.fromkeys(folders)}
+    known = [
+        read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(_DECIDED)]
+        for folder in dict.fromkeys(folders)
+    ]
     keys = pd.MultiIndex.from_arrays(
         [pd.factorize(np.array(folders, dtype=object))[0][: len(results)], results[columns.JOB_ID]]
     )
-    return pd.concat(list(known.values()), keys=range(len(known))).reindex(keys).reset_index(drop=True)
-
-
-def _decided_in(directory: RunDirectory) -> pd.DataFrame:
-    """Return what was decided for each job of a directory's table, by job; empty if the directory is gone."""
-    try:
-        decided = read_jobs(directory.jobs).decided
-    except DirectoryError:
-        return pd.DataFrame(columns=list(_DECIDED), index=pd.Index([], dtype=columns.STR))
-    return decided.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)[list(_DECIDED)]
+    return pd.concat(known, keys=range(len(known))).reindex(keys).reset_index(drop=True)
 
 
 def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
@@ -392,33 +360,26 @@ def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path
         path = f"{shard[0] if shard else ''}{_IMAGES}/{name}"
         if (folder, name) in free:
             continue
-        free[folder, name] = stem = _free_stem(name, taken)
-        if is_in_place(folder, path, n_bytes[place]):
-            known.append({"place": place, columns.FILE_NAME: f"{stem}{PurePosixPath(name).suffix}"})
-            originals.append(folder / path)
-        else:
-            n_missing += 1
-        for further in further_paths(folder, path, urls[place]):
-            line = _further_line(folder, further)
-            if line is None:
+        job = PurePosixPath(name).stem  # numbered if another directory has a picture of the same job
+        stem = next(one for one in chain([job], (f"{job}_{n}" for n in count(2))) if one not in taken)
+        free[folder, name] = stem
+        taken.add(stem)
+        whole: list[tuple[str | None, dict[str, Any] | None]] = [
+            (path, {} if is_in_place(folder, path, n_bytes[place]) else None)
+        ]
+        whole += [(one, _facts_of(folder, one)) for one in further_paths(folder, path, urls[place])]
+        for found, facts in whole:
+            if found is None or facts is None:
                 n_missing += 1
             else:
-                own = line[columns.FILE_NAME].removeprefix(PurePosixPath(name).stem)
-                known.append({"place": place, **line, columns.FILE_NAME: f"{stem}{own}"})
-                originals.append(folder / str(further))
+                own = PurePosixPath(found).name.removeprefix(job)
+                known.append({"place": place, **facts, columns.FILE_NAME: f"{stem}{own}"})
+                originals.append(folder / found)
     paths = {
         place: f"{_IMAGES}/{free[folders[place], name]}{PurePosixPath(name).suffix}"
         for place, name in names.items()
     }
     return ExportedPictures(_lines(table, decided, known), originals, paths, n_missing)
-
-
-def _free_stem(name: str, taken: set[str]) -> str:
-    """Return the job of a picture, with a number after it if another directory has a picture of the same job."""
-    job = PurePosixPath(name).stem
-    stem = next(one for one in chain([job], (f"{job}_{number}" for number in count(2))) if one not in taken)
-    taken.add(stem)
-    return stem
 
 
 def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any]]) -> pd.DataFrame:
@@ -431,20 +392,16 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
         lines[name] = lines[name].where(found[name].isna().to_numpy(), found[name].to_numpy())
     lines[columns.FILE_NAME] = found[columns.FILE_NAME].to_numpy()
     references = references_of(jobs)
-    references[columns.IMAGE_SOURCE] = references[columns.IMAGE_SOURCE].map(_base_name)
-    for name, source in (
-        (columns.REFERENCE, columns.IMAGE_SOURCE),
-        (columns.IMAGE_DIGEST, columns.IMAGE_DIGEST),
-    ):
-        joined = references[source].dropna().groupby(level=0).agg(", ".join)
-        lines[name] = joined.reindex(lines.index)
+    references[columns.REFERENCE] = references[columns.IMAGE_SOURCE].map(_base_name)
+    for name in (columns.REFERENCE, columns.IMAGE_DIGEST):
+        lines[name] = references[name].dropna().groupby(level=0).agg(", ".join).reindex(lines.index)
     lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
     ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *_OF_SOME}
     own = rows.loc[:, [name not in ours for name in rows.columns]]
     return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)
 
 
-def _further_line(run_dir: Path, path: str | None) -> dict[str, Any] | None:
+def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
     """Return what is known of a further picture of a task, whose cost stands on the first; None if it is damaged."""
     if path is None:
         return None
@@ -453,9 +410,7 @@ def _further_line(run_dir: Path, path: str | None) -> dict[str, Any] | None:
         _, width_px, height_px = inspect_picture(content)
     except (OSError, NotAPicture):
         return None
-    sha256 = hashlib.sha256(content).hexdigest()
-    values = dict(zip(_FURTHER, (width_px, height_px, "0", sha256), strict=True))
-    return {columns.FILE_NAME: PurePosixPath(path).name, **values}
+    return dict(zip(_FURTHER, (width_px, height_px, "0", _digest(content)), strict=True))
 
 
 def _base_name(place: object) -> str | None:
@@ -480,16 +435,15 @@ def _free_names(names: Iterable[str]) -> list[str]:
 
 def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> str:
     """Say how the pictures were made, in a paragraph for each run directory."""
-    own = ~_is_repeated(table) & table[columns.JOB_ID].notna()
+    # Not what shows the job of an earlier row, and its cost once more.
+    keys = [name for name in (columns.RUN_DIR, columns.JOB_ID) if name in table]
+    own = ~table.duplicated(keys) & table[columns.JOB_ID].notna()
     at, paragraphs = np.array(folders, dtype=object), []
     for folder in dict.fromkeys(folders):
         rows = table[own & (at == folder)[: len(table)]]
-        jobs = decided.loc[rows.index].assign(
-            **{name: rows[name] for name in (columns.PROMPT, columns.SEED_SENT, *_SUBMITTED)}
-        )
-        made = Methods.of(
-            jobs, rows[columns.STATUS], RunDirectory(folder).read_manifest(), version("dreamo-batch")
-        )
+        cells = {name: rows[name] for name in (columns.PROMPT, columns.SEED_SENT, *_SUBMITTED)}
+        jobs, manifest = decided.loc[rows.index].assign(**cells), RunDirectory(folder).read_manifest()
+        made = Methods.of(jobs, rows[columns.STATUS], manifest, version("dreamo-batch"))
         spent = total(Decimal(cost) for cost in rows[columns.COST].dropna())
         paragraphs.append(made.paragraph(rows[columns.SUBMITTED_AT], spent) + _kept(rows, spent))
     return "\n\n".join(paragraphs)
@@ -503,21 +457,14 @@ def _kept(table: pd.DataFrame, spent: Decimal) -> str:
     return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
 
 
-def _is_repeated(table: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a row shows the job of an earlier row, and its cost once more."""
-    return table.duplicated([name for name in (columns.RUN_DIR, columns.JOB_ID) if name in table])
-
-
 def _explanations(
     table: pd.DataFrame,
     decided: pd.DataFrame,
     folders: Sequence[Path],
     lines: pd.DataFrame | None,
     formats: Sequence[str],
-    *,
-    excel_safe: bool,
-) -> list[Item]:
-    """Explain each column, as CSV and in a README; without lines there are no pictures."""
+) -> tuple[pd.DataFrame, str]:
+    """Explain each column, as a table and in a README; without lines there are no pictures."""
     rated = columns.RATED if rating_columns(table) else {}
     described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS | rated)
     # The first is the one that load_dataset takes by itself.
@@ -532,8 +479,7 @@ def _explanations(
         readme += _README_PICTURES.format(
             pictures=_markdown(_describe(lines, columns.PICTURES | _MEANINGS | rated))
         )
-    meanings = _table_file("columns.csv", described, excel_safe=excel_safe)
-    return [meanings, Item("README.md", lambda: readme.encode("utf-8", "replace"))]
+    return described, readme
 
 
 def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.DataFrame:
@@ -543,18 +489,13 @@ def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.Da
         for name in table.columns
         for column in [known.get(name, _YOURS)]
     ]
-    described = pd.DataFrame(lines, columns=list(columns.DICTIONARY))
-    return described.astype(columns.dtypes(columns.DICTIONARY))
+    return pd.DataFrame(lines, columns=list(columns.DICTIONARY)).astype(columns.dtypes(columns.DICTIONARY))
 
 
 def _markdown(described: pd.DataFrame) -> str:
     """Write a dictionary as a Markdown table; users' names are escaped."""
     cells = described.astype(object).where(described.notna(), "").itertuples(index=False, name=None)
-    rows = [
-        described.columns,
-        ["---"] * len(described.columns),
-        *([_escaped(n), *rest] for n, *rest in cells),
-    ]
+    rows = [described.columns, ["---"] * described.shape[1], *([_escaped(n), *rest] for n, *rest in cells)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -598,31 +539,25 @@ def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: boo
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     """Return a picture with words in its metadata; None if it can't hold them."""
-    if picture.startswith(_PNG):
+    if picture.startswith(PNG):
         return _in_png(picture, words)
     return _in_jpeg(picture, words) if picture.startswith(_JPEG) else None
 
 
 def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
     """Put words after the other chunks before the pixels, so that a reader finds them last."""
-    at = len(_PNG)
+    at = len(PNG)
     while picture[at + 4 : at + 8] not in (b"IDAT", b""):
         at += 12 + int.from_bytes(picture[at : at + 4])
-    return picture[:at] + b"".join(_chunk(*word) for word in words.items()) + picture[at:]
-
-
-def _chunk(keyword: str, word: object) -> bytes:
-    """Return one iTXt chunk: keyword, not compressed, no language, text in UTF-8."""
-    content = b"iTXt" + keyword.encode("latin-1") + b"\0\0\0\0\0" + _utf8(str(word))
-    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    # Keyword, not compressed, no language, text in UTF-8.
+    texts = (name.encode("latin-1") + b"\0\0\0\0\0" + _utf8(str(word)) for name, word in words.items())
+    return picture[:at] + b"".join(png_chunk(b"iTXt", text) for text in texts) + picture[at:]
 
 
 def _in_jpeg(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     comment = _utf8(json.dumps(dict(words), ensure_ascii=False))
-    if len(comment) + 2 > _SEGMENT_MAX:
-        return None
     at = _end_of_header(picture)
-    if at is None:
+    if at is None or len(comment) + 2 > _SEGMENT_MAX:
         return None
     return picture[:at] + _JPEG_COMMENT + struct.pack(">H", len(comment) + 2) + comment + picture[at:]
 
@@ -644,9 +579,7 @@ def _utf8(text: str) -> bytes:
 # The folder.
 
 
-def _write_folder(
-    folder: Path, tables: Sequence[Item], copies: Sequence[Item] = (), *, progress: bool = False
-) -> int:
+def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) -> int:
     """Write files into a folder, and delete those of an earlier export that are not among them.
 
     The list `export.json` distinguishes exported files from others. With the same items nothing changes. Returns how
@@ -660,15 +593,7 @@ def _write_folder(
     _write_manifest(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
     place = partial(_place, folder)
     done = [(item, place(item)) for item in tables]
-    done += each(
-        copies,
-        place,
-        what="exporting",
-        unit="file",
-        n_workers=_WRITERS,
-        progress=progress,
-        is_portable=True,
-    )
+    done += each(copies, place, what="exporting", unit="file", n_workers=_WRITERS, is_portable=True)
     for name in (mine.keys() | pending) - names:
         (folder / name).unlink(missing_ok=True)
     _write_manifest(folder, {_FILES: {item.name: digest for item, (digest, _) in done}})
@@ -692,23 +617,24 @@ def _place(folder: Path, item: Item) -> tuple[str, bool]:
     written = content if item.words is None else inscribed(content, item.words)
     content = content if written is None else written
     digest = _digest(content)
+
+    def write(temporary: Path) -> None:
+        try:
+            temporary.hardlink_to(item.original or "")
+        except OSError:  # no original, another disk, or one that has no links
+            temporary.write_bytes(content)
+
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or _digest(path.read_bytes()) != digest:
-        files.replace(path, lambda temporary: _link_or_write(temporary, content, item.original))
+        files.replace(path, write)
     return digest, written is None
-
-
-def _link_or_write(path: Path, content: bytes, original: Path | None) -> None:
-    try:
-        path.hardlink_to(original or "")
-    except OSError:  # no original, another disk, or one that has no links
-        path.write_bytes(content)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        inside = all(_is_inside(name) for name in [*known[_FILES], *known.get(_PENDING, ())])
+        names = [Path(name) for name in [*known[_FILES], *known.get(_PENDING, ())]]
+        inside = all(one.parts and not one.is_absolute() and ".." not in one.parts for one in names)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -716,11 +642,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not inside:
         raise UsageError(f"{folder / MANIFEST} is not a list of exported files. Pass another folder.")
     return dict(known)
-
-
-def _is_inside(name: str) -> bool:
-    parts = Path(name).parts
-    return bool(parts) and not Path(name).is_absolute() and ".." not in parts
 
 
 def _write_manifest(folder: Path, known: dict[str, Any]) -> None:

@@ -162,12 +162,22 @@ def summarise_failures(
     numbers = both.groupby(_KEYS, dropna=False, sort=False).ngroup().to_numpy()
     of_rows, of_attempts = numbers[: len(rows)], numbers[len(rows) :]
     table = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
-    _count(table, attempts, of_rows, of_attempts)
+    n = len(table)
+    billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(bool)
+    table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)
+    table[columns.ATTEMPTS] = np.bincount(of_attempts, minlength=n)
+    table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_attempts[billed], minlength=n) > 0
+    table[columns.SPENT] = sums(attempts[columns.COST], of_attempts, n)
     codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
     known = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
     table[columns.MEANING] = [one.meaning for one in known]
     table[columns.ADVICE] = [one.advice for one in known]
-    _add_examples(table, rows, of_rows, spelled)
+    parts = dict(iter(rows.groupby(of_rows)))
+    groups = [parts.get(number, rows.iloc[:0]) for number in range(n)]
+    table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in groups]
+    table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
+    remedies = [_remedy(part, rows) for part in groups]
+    table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
@@ -195,28 +205,6 @@ def pattern_of(message: str) -> str:
     return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
 
 
-def _count(table: pd.DataFrame, attempts: pd.DataFrame, of_rows: np.ndarray, of_attempts: np.ndarray) -> None:
-    n = len(table)
-    billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
-    table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)
-    table[columns.ATTEMPTS] = np.bincount(of_attempts, minlength=n)
-    is_billed = np.bincount(of_attempts[billed.to_numpy(dtype=bool)], minlength=n) > 0
-    table[columns.MAY_HAVE_BEEN_BILLED] = is_billed
-    table[columns.SPENT] = sums(attempts[columns.COST], of_attempts, n)
-
-
-def _add_examples(
-    table: pd.DataFrame, rows: pd.DataFrame, of_rows: np.ndarray, spelled: Callable[[Remedy], str | None]
-) -> None:
-    """Name rows of each group, and the call that retries them."""
-    parts = dict(iter(rows.groupby(of_rows)))
-    chosen = [parts.get(number, rows.iloc[:0]) for number in range(len(table))]
-    table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in chosen]
-    table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in chosen]
-    remedies = [_remedy(part, rows) for part in chosen]
-    table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
-
-
 def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
     """Return how to try just these rows again; what was paid for is only fetched again."""
     if not len(part):
@@ -225,14 +213,11 @@ def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
     status, error_class, run_dir = first[columns.STATUS], first[columns.ERROR_CLASS], first[columns.RUN_DIR]
     if status == columns.INVALID or (status == columns.FAILED and not may_pass_again(error_class)):
         return None
-    place = run_dir if isinstance(run_dir, str) else None
+    place = None if pd.isna(run_dir) else run_dir
     if status not in _RETRIED:
         return Remedy(place)
-    name, word = (
-        (columns.STATUS, columns.AMBIGUOUS)
-        if status == columns.AMBIGUOUS
-        else (columns.ERROR_CLASS, error_class)
-    )
+    is_held = status == columns.AMBIGUOUS
+    name, word = (columns.STATUS, status) if is_held else (columns.ERROR_CLASS, error_class)
     here = rows if place is None else rows[rows[columns.RUN_DIR] == place]
     of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
     if len(part) == len(of_class):

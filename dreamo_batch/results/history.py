@@ -174,17 +174,14 @@ def refuse_other_tables(results: pd.DataFrame) -> None:
 def joined(histories: Mapping[str, History]) -> History:
     """Concatenate the histories of several directories."""
     starts = np.cumsum([0, *(len(history.rows) for history in histories.values())])
+    rows = [h.rows.assign(**{DIRECTORY: name}) for name, h in histories.items()]
+    attempts = [h.attempts.assign(**{columns.RUN_DIR: name}) for name, h in histories.items()]
+    places = [
+        np.where(h.places < 0, -1, h.places + start)
+        for h, start in zip(histories.values(), starts, strict=False)
+    ]
     return History(
-        pd.concat([h.rows.assign(**{DIRECTORY: name}) for name, h in histories.items()], ignore_index=True),
-        pd.concat(
-            [h.attempts.assign(**{columns.RUN_DIR: name}) for name, h in histories.items()], ignore_index=True
-        ),
-        np.concatenate(
-            [
-                np.where(h.places < 0, -1, h.places + start)
-                for h, start in zip(histories.values(), starts, strict=False)
-            ]
-        ),
+        pd.concat(rows, ignore_index=True), pd.concat(attempts, ignore_index=True), np.concatenate(places)
     )
 
 
@@ -209,11 +206,8 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
     both = pd.concat([rows, attempts], ignore_index=True)
     try:
         numbers = both.groupby(list(both.columns), dropna=False, observed=True).ngroup().to_numpy()
-    except (
-        TypeError,
-        NotImplementedError,
-        UnicodeError,
-    ) as error:  # cells that can't be compared, such as lists
+    # Cells that can't be compared, such as lists.
+    except (TypeError, NotImplementedError, UnicodeError) as error:
         raise UsageError(f"Can't group by {', '.join(map(str, both.columns))}: {error}.") from None
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])

@@ -22,11 +22,11 @@ from dreamo_batch import columns, files, likeness
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.errors import UsageError
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.logs import logger_named
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
-from dreamo_batch.parallel import each, is_on_cluster, on_cluster, ticking
+from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
 
@@ -181,6 +181,13 @@ class Subject(NamedTuple):
         """Return it once for each reference."""
         return [self._replace(reference=one) for one in self.references] or [self]
 
+    @property
+    def pair(self) -> _Pair | None:
+        """The picture and its reference by their digests; None without a reference that is a file."""
+        if self.reference is None or self.reference.path is None:
+            return None
+        return _Pair(self.sha256, self.reference.sha256)
+
 
 class Key(NamedTuple):
     """What a kept value belongs to; `reference` is empty for a vector."""
@@ -280,10 +287,8 @@ def measure(
     """
     results = read_results(source)
     folders = folders_of(results, run_dir)
-    with on_cluster(cluster):
-        return measure_likeness(
-            results, folders, read_metrics(metrics), n_workers=n_workers, progress=progress
-        )
+    with working(cluster=cluster, n_workers=n_workers, progress=progress):
+        return measure_likeness(results, folders, read_metrics(metrics))
 
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
@@ -359,11 +364,7 @@ def find_subjects(
 
 def _references(run_dir: Path) -> dict[str, list[SentReference]]:
     """Return the references of a directory's table by job; none if the table can't be read."""
-    try:
-        decided = checkpoint.read_jobs(RunDirectory(run_dir).jobs).decided
-    except DirectoryError:
-        return {}
-    decided = decided.dropna(subset=[columns.JOB_ID]).drop_duplicates(columns.JOB_ID)
+    decided = checkpoint.read_distinct_jobs(RunDirectory(run_dir).jobs)
     own = decided.set_index(columns.JOB_ID)[columns.OWN_PARAMETERS].dropna()
     types = {job_id: dict(json.loads(text)).get(columns.REF_TYPE) or () for job_id, text in own.items()}
     names = (columns.JOB_ID, checkpoint.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
@@ -378,11 +379,7 @@ def _references(run_dir: Path) -> dict[str, list[SentReference]]:
 
 
 def take_fingerprints(
-    subjects: Iterable[Subject | None],
-    *,
-    what: str = "comparing",
-    n_workers: int | None = None,
-    progress: bool = True,
+    subjects: Iterable[Subject | None], *, what: str = "comparing"
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
     """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
     by_digest = _by_digest(subjects)
@@ -399,9 +396,7 @@ def take_fingerprints(
                 found[subject.sha256] = Fingerprint.from_bytes(fingerprint)
             else:
                 wanted.append(PictureFile(run_dir, subject.path, subject.sha256))
-    for picture, summary in picture_cache.summarise_pictures(
-        wanted, what=what, n_workers=n_workers, progress=progress
-    ):
+    for picture, summary in picture_cache.summarise_pictures(wanted, what=what):
         if isinstance(summary, str):
             problems[picture.sha256] = summary
         else:
@@ -426,62 +421,80 @@ def _size(path: Path) -> int | None:
 
 
 def measure_likeness(
-    results: pd.DataFrame,
-    folders: Sequence[Path],
-    metrics: Sequence[Metric | VectorMetric],
-    *,
-    n_workers: int | None = None,
-    progress: bool = True,
+    results: pd.DataFrame, folders: Sequence[Path], metrics: Sequence[Metric | VectorMetric]
 ) -> pd.DataFrame:
     """Measure the pictures of results; see `dreamo_batch.measure`."""
     subjects, problems = find_subjects(results, folders)
-    by_pair: dict[_Pair, list[Subject]] = {}
-    spread = [subject.against_each() if subject else [None] for subject in subjects]
-    flat = [subject for several in spread for subject in several]
-    pairs = [_pair(subject) for subject in flat]
-    for pair, subject in zip(pairs, flat, strict=True):
-        if pair and subject:
-            by_pair.setdefault(pair, []).append(subject)
-    of_pairs = [metric for metric in metrics if isinstance(metric, Metric)]
-    measured = _measure(by_pair, of_pairs, n_workers, progress=progress)
+    # A line for each reference of each row.
+    lines = [
+        (row, place, one)
+        for row, subject in enumerate(subjects)
+        for place, one in enumerate(subject.against_each() if subject else [None])
+    ]
+    rows, places = (np.array([line[part] for line in lines], dtype=int) for part in (0, 1))
+    flat = [subject for _, _, subject in lines]
     table = results[[columns.PROMPT, columns.SEED_SENT, columns.JOB_ID]].copy()
-    whys = [[problem] for problem in problems]
-    for metric in metrics:
-        if isinstance(metric, VectorMetric):
-            prompts = results[columns.PROMPT].astype(object).repeat([len(several) for several in spread])
-            found = _by_vectors(metric, flat, prompts, n_workers, progress=progress)
-        else:
-            found = [
-                measured[pair][metric.name] if pair else _without_pair(subject)
-                for pair, subject in zip(pairs, flat, strict=True)
-            ]
-        left = iter(found)
-        rows = [[(subject, next(left)) for subject in several] for several in spread]
-        table[metric.name] = pd.array([_mean(row) for row in rows], dtype=columns.FLOAT)
-        n_most = 1 if isinstance(metric, PromptMatch) else max(map(len, rows), default=1)
-        for number in range(n_most if n_most > 1 else 0):
-            cells = [row[number][1].number if number < len(row) else None for row in rows]
-            table[f"{metric.name}_{number + 1}"] = pd.array(cells, dtype=columns.FLOAT)
-        for of_row, row in zip(whys, rows, strict=True):
-            of_row.extend(one.problem for _, one in row)
-    joined = ["; ".join(dict.fromkeys(filter(None, of_row))) or None for of_row in whys]
-    table[columns.PROBLEM] = pd.array(joined, dtype=columns.STR)
+    every_row = range(len(results))
+    whys = [pd.Series(problems, every_row, dtype=object)]
+    for metric, found in _measured(metrics, flat, results[columns.PROMPT].iloc[rows].tolist()):
+        numbers = pd.Series([one.number for one in found], rows, dtype=columns.FLOAT)
+        whys.append(pd.Series([one.problem for one in found], rows, dtype=object))
+        table[metric.name] = _means(numbers, flat).reindex(every_row).array
+        n_most = 1 if isinstance(metric, PromptMatch) else places.max(initial=0) + 1
+        for place in range(n_most if n_most > 1 else 0):
+            table[f"{metric.name}_{place + 1}"] = numbers[places == place].reindex(every_row).array
+    told = pd.concat(whys).dropna()
+    joined = told.groupby(level=0).agg(lambda of_row: "; ".join(dict.fromkeys(of_row)))
+    table[columns.PROBLEM] = pd.array(joined.reindex(every_row), dtype=columns.STR)
     return table
 
 
-def _mean(row: Sequence[tuple[Subject | None, Measured]]) -> float | None:
-    """Return the mean over the references that aren't styles, or over all if all are."""
-    of_subjects = [
-        one for subject, one in row if not (subject and subject.reference and subject.reference.is_style)
-    ]
-    numbers = [one.number for one in of_subjects or [one for _, one in row] if one.number is not None]
-    return sum(numbers) / len(numbers) if numbers else None
+def _means(numbers: pd.Series, subjects: Sequence[Subject | None]) -> pd.Series:
+    """Return the mean of each row over the references that aren't styles, or over all if all are."""
+    is_style = np.array([bool(one and one.reference and one.reference.is_style) for one in subjects], bool)
+    of_all, of_subjects = (part.groupby(level=0).mean() for part in (numbers, numbers[~is_style]))
+    return of_all.where(~of_all.index.isin(numbers.index[~is_style]), of_subjects)
 
 
-def _pair(subject: Subject | None) -> _Pair | None:
-    if subject is None or subject.reference is None or subject.reference.path is None:
-        return None
-    return _Pair(subject.sha256, subject.reference.sha256)
+def _measured(
+    metrics: Sequence[Metric | VectorMetric], subjects: Sequence[Subject | None], prompts: Sequence[Any]
+) -> Iterator[tuple[Metric | VectorMetric, list[Measured]]]:
+    """Yield what each metric says of each picture."""
+    built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
+    own = [metric for metric in metrics if isinstance(metric, Metric) and metric not in built_in]
+    prints = take_fingerprints(_with_references(subjects if built_in else ()), what="measuring")
+    measured = _measure(subjects, own)
+    for metric in metrics:
+        if isinstance(metric, PromptMatch):
+            vectors, embed = (
+                take_vectors(metric, filter(None, subjects)),
+                functools.cache(metric.embed_prompt),
+            )
+            others = [
+                embed(prompt) if subject and isinstance(prompt, str) else None
+                for subject, prompt in zip(subjects, prompts, strict=True)
+            ]
+            found = _by_parts(subjects, vectors, functools.partial(_cosine, metric, ""), others)
+        elif isinstance(metric, VectorMetric):
+            vectors = take_vectors(metric, _with_references(subjects))
+            found = _by_parts(
+                subjects, vectors, functools.partial(_cosine, metric, f"{metric.nothing} in the reference")
+            )
+        elif metric in built_in:
+            found = _by_parts(subjects, prints, functools.partial(_of_fingerprints, metric))
+        else:
+            found = [
+                measured[subject.pair][metric.name] if subject and subject.pair else _without_pair(subject)
+                for subject in subjects
+            ]
+        yield metric, found
+
+
+def _with_references(subjects: Iterable[Subject | None]) -> list[Subject]:
+    """Return the pictures that have a reference, and the references."""
+    paired = [subject for subject in subjects if subject and subject.pair]
+    references = {one.reference: one.run_dir for one in paired}
+    return paired + [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
 
 
 def _without_pair(subject: Subject | None) -> Measured:
@@ -492,46 +505,42 @@ def _without_pair(subject: Subject | None) -> Measured:
     return Measured(None, "its reference is unknown: the directory's table doesn't have its job")
 
 
-def _by_vectors(
-    metric: VectorMetric,
+def _by_parts(
     subjects: Sequence[Subject | None],
-    prompts: Iterable[Any],
-    n_workers: int | None,
-    *,
-    progress: bool,
+    taken: tuple[Mapping[str, Any], Mapping[str, str]],
+    score: Callable[[Any, Any], Measured],
+    others: Sequence[Any] = (),
 ) -> list[Measured]:
-    """Measure each row by the vectors of its picture and of its reference or prompt."""
-    wanted = [subject for subject in subjects if subject and (metric.is_of_prompt or _pair(subject))]
-    if not metric.is_of_prompt:
-        references = {one.reference: one.run_dir for one in wanted}
-        wanted += [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
-    vectors, problems = take_vectors(metric, wanted, n_workers=n_workers, progress=progress)
-    embed_prompt = functools.cache(metric.embed_prompt) if isinstance(metric, PromptMatch) else None
+    """Score each picture by what was taken of it and of its reference, or by one of the others."""
+    found, problems = taken
 
-    def of_row(subject: Subject | None, prompt: Any) -> Measured:
-        if subject is None or not (embed_prompt or _pair(subject)):
+    def of_one(place: int, subject: Subject | None) -> Measured:
+        pair = subject and subject.pair
+        if subject is None or not (others or pair):
             return _without_pair(subject)
         if subject.sha256 in problems:
             return Measured(None, problems[subject.sha256], "file")
-        if embed_prompt:
-            other = embed_prompt(prompt) if isinstance(prompt, str) else None
-        else:
-            digest = subject.reference.sha256 if subject.reference else ""
-            if digest in problems:
-                return Measured(None, f"reference {problems[digest]}", "file")
-            other = vectors[digest]
-            if other is None:
-                return Measured(None, f"{metric.nothing} in the reference")
-        one = vectors[subject.sha256]
-        return (
-            Measured(None, metric.nothing) if one is None or other is None else _checked(cosine(one, other))
-        )
+        if others or pair is None:
+            return score(found[subject.sha256], others[place])
+        if pair.reference in problems:
+            return Measured(None, f"reference {problems[pair.reference]}", "file")
+        return score(found[pair.output], found[pair.reference])
 
-    return [of_row(subject, prompt) for subject, prompt in zip(subjects, prompts, strict=True)]
+    return [of_one(place, subject) for place, subject in enumerate(subjects)]
+
+
+def _of_fingerprints(metric: Metric, output: Fingerprint, reference: Fingerprint) -> Measured:
+    return _checked(OF_TRAITS[metric.name](reference.traits, output.traits))
+
+
+def _cosine(metric: VectorMetric, why: str, output: Vector | None, other: Vector | None) -> Measured:
+    if output is None or other is None:
+        return Measured(None, metric.nothing if other is not None or not why else why)
+    return _checked(cosine(output, other))
 
 
 def take_vectors(
-    metric: VectorMetric, subjects: Iterable[Subject], *, n_workers: int | None = None, progress: bool = True
+    metric: VectorMetric, subjects: Iterable[Subject]
 ) -> tuple[dict[str, Vector | None], dict[str, str]]:
     """Turn each picture into a vector once; returns vectors, None for nothing to measure, and problems by digest."""
     by_digest = _by_digest(subjects)
@@ -549,7 +558,7 @@ def take_vectors(
 
     read = functools.partial(_read, metric.side_px)
     try:
-        for subject, vector in embedded(metric, wanted, read, n_workers=n_workers, progress=progress):
+        for subject, vector in embedded(metric, wanted, read):
             if isinstance(vector, str):
                 problems[subject.sha256] = vector
                 continue
@@ -571,33 +580,20 @@ def _read(side_px: int, subject: Subject) -> Image.Image | str:
 
 
 def embedded(
-    metric: VectorMetric,
-    items: Sequence[Item],
-    read: Callable[[Item], Image.Image | str],
-    *,
-    n_workers: int | None = None,
-    progress: bool = True,
+    metric: VectorMetric, items: Sequence[Item], read: Callable[[Item], Image.Image | str]
 ) -> Iterator[tuple[Item, Vector | str | None]]:
     """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
+    n = metric.batch_size
     if is_on_cluster():
-        work: Callable[[Any], Any] = functools.partial(_embed, pickle.dumps(metric), read)
-        yield from each(
-            items,
-            work,
-            what=metric.name,
-            progress=progress,
-            is_portable=True,
-            is_batched=True,
-            n_batch=metric.batch_size,
-        )
+        work = functools.partial(_embed, pickle.dumps(metric), read)
+        yield from each(items, work, what=metric.name, is_portable=True, is_batched=True, n_batch=n)
         return
-    with ticking(len(items), metric.name, progress=progress) as tick:
-        for start in range(0, len(items), metric.batch_size):
-            batch = items[start : start + metric.batch_size]
-            read_now = list(each(batch, read, what=metric.name, n_workers=n_workers, progress=False))
-            for (item, _), vector in zip(
-                read_now, _in_place(metric, [one for _, one in read_now]), strict=True
-            ):
+    with ticking(len(items), metric.name) as tick:
+        for start in range(0, len(items), n):
+            batch = items[start : start + n]
+            with bars(wanted=False):
+                read_now = [picture for _, picture in each(batch, read, what=metric.name)]
+            for item, vector in zip(batch, _in_place(metric, read_now), strict=True):
                 tick()
                 yield item, vector
 
@@ -624,19 +620,17 @@ def _unpickled(kept: bytes) -> VectorMetric:
     return metric
 
 
-def _measure(
-    by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
-) -> dict[_Pair, dict[str, Measured]]:
-    """Measure each pair: by fingerprints for built-in metrics, else from kept values or the pictures."""
-    built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
-    own = [metric for metric in metrics if metric not in built_in]
+def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[_Pair, dict[str, Measured]]:
+    """Measure each pair with metrics of the user's, from kept values or the pictures."""
+    by_pair: dict[_Pair, list[Subject]] = {}
+    for subject in subjects if own else ():
+        if subject and subject.pair:
+            by_pair.setdefault(subject.pair, []).append(subject)
     measured: dict[_Pair, dict[str, Measured]] = {pair: {} for pair in by_pair}
-    if built_in:
-        measured = _by_fingerprints(by_pair, built_in, n_workers, progress=progress)
-    cache = Cache(subjects[0].run_dir for subjects in by_pair.values()) if own else Cache(())
-    for pair, subjects in by_pair.items():
+    cache = Cache(copies[0].run_dir for copies in by_pair.values())
+    for pair, copies in by_pair.items():
         for metric in own:
-            kept = metric.version and cache.get(subjects[0].run_dir, Key(*pair, metric.name, metric.version))
+            kept = metric.version and cache.get(copies[0].run_dir, Key(*pair, metric.name, metric.version))
             if kept:
                 measured[pair][metric.name] = _checked(kept.number)
     wanted = [
@@ -649,15 +643,7 @@ def _measure(
     try:
         is_batched = any(metric.is_batched for metric in own)
         work: Callable[[Any], Any] = measurer.measure_several if is_batched else measurer
-        done = each(
-            wanted,
-            work,
-            what="measuring",
-            n_workers=n_workers,
-            progress=progress,
-            is_portable=True,
-            is_batched=is_batched,
-        )
+        done = each(wanted, work, what="measuring", is_portable=True, is_batched=is_batched)
         for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
@@ -668,26 +654,6 @@ def _measure(
         cache.save()
     _warn(measured, own)
     return measured
-
-
-def _by_fingerprints(
-    by_pair: dict[_Pair, list[Subject]], metrics: Sequence[Metric], n_workers: int | None, *, progress: bool
-) -> dict[_Pair, dict[str, Measured]]:
-    """Measure with built-in metrics; each picture is decoded once, whatever is measured."""
-    subjects = [subject for several in by_pair.values() for subject in several]
-    references = {subject.reference: subject.run_dir for subject in subjects}
-    subjects += [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
-    found, problems = take_fingerprints(subjects, what="measuring", n_workers=n_workers, progress=progress)
-
-    def of_pair(pair: _Pair) -> dict[str, Measured]:
-        output, reference = found.get(pair.output), found.get(pair.reference)
-        if output is not None and reference is not None:
-            traits = reference.traits, output.traits
-            return {metric.name: _checked(OF_TRAITS[metric.name](*traits)) for metric in metrics}
-        problem = problems[pair.output] if output is None else f"reference {problems[pair.reference]}"
-        return {metric.name: Measured(None, problem, "file") for metric in metrics}
-
-    return {pair: of_pair(pair) for pair in by_pair}
 
 
 class _Unmeasured(NamedTuple):
@@ -710,10 +676,7 @@ class _Measurer:
         return _Measurer, (self._metrics,)
 
     def __call__(self, wanted: _Unmeasured) -> dict[str, Measured]:
-        pictures = self._read(wanted)
-        if isinstance(pictures, Measured):
-            return dict.fromkeys(wanted.names, pictures)
-        return {name: apply(self._metrics[name], *pictures) for name in wanted.names}
+        return self.measure_several([wanted])[0]
 
     def measure_several(self, several: Sequence[_Unmeasured]) -> list[dict[str, Measured]]:
         """Measure several pairs, by one call of each metric that takes a batch."""
@@ -722,11 +685,10 @@ class _Measurer:
         for name, metric in self._metrics.items():
             here = [place for place, wanted in enumerate(several) if name in wanted.names]
             read = {place: pair for place in here if not isinstance(pair := pictures[place], Measured)}
-            values = _apply_batch(metric, list(read.values())) if read else []
-            of_place = dict(zip(read, values, strict=True))
+            values = dict(zip(read, _apply_batch(metric, list(read.values())), strict=True))
             for place in here:
                 found = pictures[place]
-                measured[place][name] = found if isinstance(found, Measured) else of_place[place]
+                measured[place][name] = found if isinstance(found, Measured) else values[place]
         return measured
 
     def _read(self, wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | Measured:
@@ -756,7 +718,7 @@ def _read_reference(reference: SentReference) -> Image.Image:
 
 def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[Measured]:
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
-    if metric.is_batched:
+    if metric.is_batched and pairs:
         try:
             references, outputs = zip(*map(_copies, pairs), strict=True)
             values = metric.measure_batch(references, outputs)

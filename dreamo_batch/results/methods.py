@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from dreamo_batch import columns
 from dreamo_batch.engine.checkpoint import references_of
+from dreamo_batch.frames import PALETTE
 from dreamo_batch.money import dollars
-from dreamo_batch.palette import PALETTE
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, one_line
+from dreamo_batch.text import counted, joined, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from decimal import Decimal
 
     import pandas as pd
@@ -116,8 +116,3 @@ def _dates(sent: pd.Series[pd.Timestamp]) -> str:
         return ""
     first, last = days.min(), days.max()
     return f" on {first} (UTC)" if first == last else f" between {first} and {last} (UTC)"
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Join parts as a sentence does."""
-    return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])

@@ -12,8 +12,8 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import machine_fonts, say_lacking
+from dreamo_batch.frames import ON_DARK, ON_LIGHT
 from dreamo_batch.money import ZERO, dollars, money, total
-from dreamo_batch.palette import ON_DARK, ON_LIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from dreamo_batch.palette import Theme
+    from dreamo_batch.frames import Theme
 
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
@@ -67,11 +67,10 @@ def plot_spend(
     >>> plot_spend(attempts).get_title(loc="left")
     'Money spent: $0.00'
     """
-    _check(attempts, columns.ATTEMPTS_MADE, "attempts")
     limit = None if cap is None else money(cap)
     if cap is not None and limit is None:
         raise UsageError(f"cap={cap!r} isn't an amount of at least 0 USD.")
-    ax, theme = _prepare(ax)
+    ax, theme = _prepare(ax, attempts, columns.ATTEMPTS_MADE, "attempts")
     paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
     title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"
     if not len(paid):
@@ -116,8 +115,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> plot_costs(pd.DataFrame(columns=list(COSTS))).get_title(loc="left")
     'Cost by group'
     """
-    _check(costs, columns.COSTS, "costs")
-    ax, theme = _prepare(ax)
+    ax, theme = _prepare(ax, costs, columns.COSTS, "costs")
     keys = _keys(costs, columns.COSTS | columns.COSTS_PLANNED)
     title = f"Cost by {', '.join(keys) or 'group'}"
     if not len(costs):
@@ -166,10 +164,9 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     >>> plot_latency(pd.DataFrame(columns=list(LATENCY))).get_title(loc="left")
     'Seconds by phase'
     """
-    _check(latency, columns.LATENCY, "latency")
     if phase is not None and phase not in columns.PHASES:
         raise UsageError(f"There is no phase {phase!r}; the phases are {', '.join(columns.PHASES)}.")
-    ax, theme = _prepare(ax)
+    ax, theme = _prepare(ax, latency, columns.LATENCY, "latency")
     keys = _keys(latency, columns.LATENCY)
     wanted = phase or (columns.TASK if keys else None)
     by = f" by {', '.join(keys)}" if keys else ""
@@ -209,8 +206,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> plot_failures(pd.DataFrame(columns=list(FAILURES))).get_title(loc="left")
     'Failures by class'
     """
-    _check(failures, columns.FAILURES, "failures")
-    ax, theme = _prepare(ax)
+    ax, theme = _prepare(ax, failures, columns.FAILURES, "failures")
     title = "Failures by class"
     if not len(failures):
         return _say_nothing(ax, theme, title)
@@ -255,8 +251,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     >>> plot_throughput(pd.DataFrame(columns=list(THROUGHPUT))).get_title(loc="left")
     'Attempts per minute'
     """
-    _check(throughput, columns.THROUGHPUT, "throughput")
-    ax, theme = _prepare(ax)
+    ax, theme = _prepare(ax, throughput, columns.THROUGHPUT, "throughput")
     title = "Attempts per minute"
     if not len(throughput):
         return _say_nothing(ax, theme, title)
@@ -275,8 +270,17 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     return _finish(ax, theme, title=title, x="time (UTC)", y="attempts per minute")
 
 
-def _prepare(ax: Axes | None) -> tuple[Axes, Theme]:
-    """Return axes to draw on, and the colours for their background."""
+def _prepare(
+    ax: Axes | None, table: pd.DataFrame, expected: Mapping[str, Any], function: str
+) -> tuple[Axes, Theme]:
+    """Check what is to be drawn; return axes to draw on, and the colours for their background."""
+    if not isinstance(table, pd.DataFrame):
+        raise UsageError(
+            f"Expected a DataFrame, got {type(table).__name__}. Pass what {function}() returned."
+        )
+    absent = [name for name in expected if name not in table.columns]
+    if absent:
+        raise UsageError(f"The table has no {absent[0]!r} column. Pass what {function}() returned.")
     if ax is None:
         try:
             import matplotlib.pyplot as plt
@@ -410,16 +414,6 @@ def _charmap(file: str) -> frozenset[int]:
         return frozenset(get_font(file).get_charmap())
     except (OSError, RuntimeError):  # a font that matplotlib can't read has no letters for it
         return frozenset()
-
-
-def _check(table: pd.DataFrame, expected: Mapping[str, Any], function: str) -> None:
-    if not isinstance(table, pd.DataFrame):
-        raise UsageError(
-            f"Expected a DataFrame, got {type(table).__name__}. Pass what {function}() returned."
-        )
-    absent = [name for name in expected if name not in table.columns]
-    if absent:
-        raise UsageError(f"The table has no {absent[0]!r} column. Pass what {function}() returned.")
 
 
 def _keys(table: pd.DataFrame, own: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import rating_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 NAME: Final = "ratings.parquet"
@@ -115,34 +115,34 @@ def rater_named(rater: str | None) -> str:
         return "anonymous"
 
 
-def stands(log: pd.DataFrame) -> pd.Series[bool]:
-    """Return which lines of a rating table count: not taken back, and the last of their kind by their rater."""
-    open_lines: dict[tuple[str, str], list[tuple[bool, int]]] = {}
-    cells = zip(log[columns.JOB_ID], log[columns.RATER], log[columns.KIND], strict=True)
-    for number, (job_id, rater, kind) in enumerate(cells):
-        lines = open_lines.setdefault((job_id, rater), [])
+def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
+    """Return which lines count: of each key the last rating and the last other word that were not taken back."""
+    open_lines: dict[Hashable, list[tuple[bool, int]]] = {}
+    for number, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
+        lines = open_lines.setdefault(key, [])
         if kind != UNDO:
             lines.append((kind == RATING, number))
         elif lines:
             lines.pop()
     last = {(key, is_rating): number for key, lines in open_lines.items() for is_rating, number in lines}
-    mask = pd.Series(data=False, index=log.index)
-    mask.iloc[list(last.values())] = True
-    return mask
+    return sorted(last.values())
+
+
+def stands(log: pd.DataFrame) -> list[int]:
+    """Return which lines of a rating table count, of each rater on each job."""
+    return standing(zip(log[columns.JOB_ID], log[columns.RATER], strict=True), log[columns.KIND])
 
 
 def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
     """Return the columns `rating` and `picked` of each picture that was rated, by all raters or one, by job."""
     log = rating_table(run_dir).frame()
-    standing = log[stands(log).to_numpy()]
+    said = log.iloc[stands(log)]
     if rater is not None:
-        standing = standing[standing[columns.RATER] == rater]
-    is_rating = standing[columns.KIND] == RATING
-    rating = standing[is_rating].groupby(columns.JOB_ID)[columns.VALUE].mean()
-    words = standing.loc[~is_rating]
-    balance = (
-        (words[columns.KIND].map({PICK: 1, REJECT: -1}).astype(int)).groupby(words[columns.JOB_ID]).sum()
-    )
+        said = said[said[columns.RATER] == rater]
+    is_rating = said[columns.KIND] == RATING
+    rating = said[is_rating].groupby(columns.JOB_ID)[columns.VALUE].mean()
+    words = said[~is_rating]
+    balance = words[columns.KIND].map({PICK: 1, REJECT: -1}).astype(int).groupby(words[columns.JOB_ID]).sum()
     picked = (balance > 0).astype(columns.BOOL).mask(balance == 0)
     found = pd.DataFrame({columns.RATING: rating, columns.PICKED: picked})
     return found.astype(columns.dtypes(columns.RATED)).rename_axis(columns.JOB_ID)
@@ -151,19 +151,14 @@ def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
 def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None) -> pd.DataFrame:
     """Return a table with its ratings as they are now, by all raters or one; columns of the user's own stay."""
     ours = rating_columns(results)
-    known = {
-        folder: by_job(folder, rater) for folder in dict.fromkeys(folders) if rating_table(folder).exists()
-    }
-    if not known or any(name in results and name not in ours for name in columns.RATED):
+    rated = [folder for folder in dict.fromkeys(folders) if rating_table(folder).exists()]
+    if not rated or any(name in results and name not in ours for name in columns.RATED):
         return results
-    jobs = results[columns.JOB_ID]
-    cells: dict[str, list[Any]] = {name: [None] * len(results) for name in columns.RATED}
-    for position, (folder, job_id) in enumerate(zip(folders, jobs, strict=True)):
-        if folder in known and job_id in known[folder].index:
-            for name in columns.RATED:
-                cells[name][position] = known[folder].at[job_id, name]  # noqa: PD008 - one cell
-    dtypes = columns.dtypes(columns.RATED)
-    return results.assign(**{name: pd.array(cells[name], dtype=dtypes[name]) for name in columns.RATED})
+    known = pd.concat({str(folder): by_job(folder, rater) for folder in rated})
+    found = known.reindex(
+        pd.MultiIndex.from_arrays([list(map(str, folders))[: len(results)], results[columns.JOB_ID]])
+    )
+    return results.assign(**{name: found[name].array for name in columns.RATED})
 
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
@@ -171,11 +166,9 @@ def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     if any(name in results for name in columns.RATED):
         return
     try:
-        if not rating_table(run_dir).exists():
-            return
-        found = by_job(run_dir).reindex(results[columns.JOB_ID])
+        found = with_ratings(results, [run_dir] * len(results))
     except DirectoryError as error:  # what was bought is readable without what was said of it
         warnings.warn(str(error), stacklevel=2)
         return
-    for name in columns.RATED:
+    for name in columns.RATED if columns.RATING in found else ():
         results[name] = found[name].array

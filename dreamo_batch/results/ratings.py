@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -174,20 +175,17 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.ratings(run_dir)[["row", "rater", "kind", "value", "stands"]].values.tolist()
     [['1', 'ann', 'rating', 3.0, True], ['1', 'ann', 'rating', 5.0, False], ['1', 'ann', 'undo', nan, False]]
     """
-    paths = as_paths(run_dir)
-    read = [_ratings_of(one) for one in paths]
+    read = {os.fspath(one): _ratings_of(one) for one in as_paths(run_dir)}
     if len(read) > 1:
-        read = [lines.assign(**{columns.RUN_DIR: str(one)}) for one, lines in zip(paths, read, strict=True)]
-    whole = pd.concat(read, ignore_index=True)
-    return whole.sort_values(columns.AT, kind="stable", ignore_index=True)
+        read = {name: lines.assign(**{columns.RUN_DIR: name}) for name, lines in read.items()}
+    return pd.concat(read.values()).sort_values(columns.AT, kind="stable", ignore_index=True)
 
 
 def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
     results = load(run_dir)
     log = rating_table(existing(run_dir).path).frame()
-    places = results.loc[:, [columns.JOB_ID]].drop_duplicates(columns.JOB_ID)
-    row_of = {job_id: str(label) for label, job_id in zip(places.index, places[columns.JOB_ID], strict=True)}
-    lines = log.assign(
-        **{columns.ROW: log[columns.JOB_ID].map(row_of), columns.STANDS: stands(log).astype(columns.BOOL)}
-    )
-    return lines[list(columns.RATINGS_READ)].astype(columns.dtypes(columns.RATINGS_READ))
+    first = results[~results[columns.JOB_ID].duplicated() & results[columns.JOB_ID].notna()]
+    row_of = dict(zip(first[columns.JOB_ID], map(str, first.index), strict=True))
+    log[columns.ROW] = log[columns.JOB_ID].map(row_of)
+    log[columns.STANDS] = log.index.isin(stands(log))
+    return log[list(columns.RATINGS_READ)].astype(columns.dtypes(columns.RATINGS_READ))
