@@ -246,6 +246,7 @@ class World:
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
         self.runner.ledger = self.ledger
         self.runner.workers = SimpleNamespace(n=limits.n_workers)
+        self.runner._writer = self.runner.workers  # which start no thread
         self.go_on(self.prepare(cap, **self.options))
         Loop(self, limits.n_workers).run(crash_after, halt_after, pauses, raised_after, touches)
         self.ledger.watch = lambda _event: None

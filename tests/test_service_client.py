@@ -293,6 +293,14 @@ def test_an_answer_that_never_comes_may_have_arrived(server):
     )
 
 
+@pytest.mark.parametrize("status", [400, 402, 409, 429, 500])
+def test_an_error_that_names_a_running_task_and_no_reason_is_followed_up(server, client, status):
+    """Sent again, it would be paid twice; with a reason, what is named may be the request alone."""
+    said = b'{"id": "cq0example", "status": "pending", "message": "slow down"}'
+    server.script[:] = [answer(CREATED, status), answer(said, status)]
+    assert [failure_of(client, "create").task_id for _ in range(2)] == ["cq0example", None]
+
+
 @pytest.mark.parametrize("length", ["junk", "-1", "9, 9", "1e3"])
 def test_an_answer_whose_length_is_no_number_ends_when_nothing_comes(server, monkeypatch, length):
     """Long before the read timeout; the id that it names is kept."""

@@ -562,13 +562,16 @@ class Client:
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
         if answer.broken is None:
-            return failures.from_response(
+            failure = failures.from_response(
                 operation, answer.status, answer.headers, answer.body, now=self._wall()
             )
-        task_id = _id_in_broken(answer.body) if operation == "create" else None
-        if task_id is not None and self._without_key(task_id) != task_id:
-            task_id = None
-        return replace(answer.broken, excerpt=messages.excerpt(answer.body) or None, task_id=task_id)
+            read = messages.running_task_in  # an error that names a task and no reason contradicts itself
+        else:
+            failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
+            read = _id_in_broken
+        task_id = read(answer.body) if operation == "create" else None
+        is_usable = task_id is not None and self._without_key(task_id) == task_id
+        return replace(failure, task_id=task_id) if is_usable else failure
 
     def _masked_failure(self, failure: Failure) -> Failure:
         return replace(

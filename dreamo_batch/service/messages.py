@@ -619,6 +619,15 @@ def read_created(body: bytes) -> str | ServiceMessage:
     return created
 
 
+def running_task_in(body: bytes) -> str | None:
+    """Read the id from a body that says nothing but that a task is running, as that of an accepted create does."""
+    try:
+        answer = load(body)
+    except Unreadable:
+        return None
+    return task_id_in(answer) if _status(answer) == "in_progress" and message_in(answer) is None else None
+
+
 def queue_id_in(body: bytes) -> str | None:
     """Read the `request_id` that a queue protocol sends instead of an `id`."""
     answer = load_leniently(body)
