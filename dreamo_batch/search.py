@@ -15,7 +15,7 @@ from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
 from dreamo_batch.errors import TableError, UsageError, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
-from dreamo_batch.metrics import Criterion, written
+from dreamo_batch.metrics import Bounded, Criterion, written
 from dreamo_batch.results.measure import Metric, load_model, measure, read_metric
 from dreamo_batch.text import meant, option
 
@@ -144,7 +144,7 @@ def _criterion(accept: Any) -> Criterion:
         accept = written(accept)
     if isinstance(accept, Criterion):
         return replace(accept, metric=read_metric(accept.metric))
-    if inspect.isclass(accept) or not is_function_of(2, accept):
+    if isinstance(accept, Bounded) or inspect.isclass(accept) or not is_function_of(2, accept):
         raise UsageError(
             f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and output.'
         )
@@ -161,12 +161,12 @@ class _Judge:
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float:
         try:
-            verdict = bool(self._function(reference, output))
+            verdict = _yes_or_no(self._function(reference, output))
         except Exception as error:
             self._error = error
             raise
         self._n_verdicts += 1
-        return float(verdict)
+        return verdict
 
     def refuse_broken(self) -> None:
         """Raise if it has failed for every picture: more of them would be bought for nothing."""
@@ -175,6 +175,13 @@ class _Judge:
                 f"accept failed for every picture ({type(self._error).__name__}: {self._error}), so no more are "
                 "bought. What was bought is kept. Change the function, and run the same call again."
             ) from self._error
+
+
+def _yes_or_no(verdict: Any) -> float:
+    """Refuse what a function without a return or a bound says: it would buy every try, or take any picture."""
+    if not isinstance(verdict, bool | np.bool_ | int):
+        raise UsageError(f"it returned {verdict!r}, not True or False")
+    return float(verdict)
 
 
 def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterion) -> _Tries:

@@ -222,6 +222,18 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
     assert n_bought == len(gateway.invoice()) == len(found) == found["accepted"].sum()
 
 
+@pytest.mark.filterwarnings("ignore:is_good failed")
+def test_a_forgotten_bound_is_no_yes(jobs, gateway, tmp_path):
+    """Neither a metric without one, nor a function that returns a number or nothing."""
+    with pytest.raises(dreamo.UsageError, match=r"expected metric >= 0\.8"):
+        search(jobs, tmp_path / "run", gateway, accept=dreamo.Metric("share", reddish))
+    assert not gateway.invoice()
+    for verdict in (0.3, None):
+        with pytest.raises(dreamo.UsageError, match=rf"it returned {verdict}, not True or False"):
+            search(jobs, tmp_path / "run", gateway, accept=lambda *_, verdict=verdict: verdict)
+    assert len(gateway.invoice()) == 6
+
+
 def test_empty_seeds_are_no_seeds(jobs, gateway, tmp_path):
     """-1 and missing mean a drawn one, here as everywhere."""
     found = search(

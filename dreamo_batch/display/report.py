@@ -347,13 +347,12 @@ def _ratings(facts: Facts) -> dict[str, Any] | None:
     rows = facts.first_rows
     if not rating_columns(rows):
         return None
-    rated = rows[rows[columns.RATING].notna() | rows[columns.PICKED].notna()]
-    mean = rated[columns.RATING].mean()
+    mean = rows[columns.RATING].mean()
     return {
-        "n_rated": len(rated),
+        "n_rated": int(rows[columns.RATING].notna().sum()),
         "mean": None if pd.isna(mean) else mean,
-        "n_picked": int(rated[columns.PICKED].sum()),
-        "n_rejected": int((~rated[columns.PICKED]).sum()),
+        "n_picked": int(rows[columns.PICKED].sum()),
+        "n_rejected": int((~rows[columns.PICKED]).sum()),
     }
 
 
