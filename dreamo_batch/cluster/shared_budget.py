@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from dreamo_batch.engine.store import FolderStore, ObjectStore, place_given, ref
 from dreamo_batch.errors import DirectoryError, DreamoError, LedgerDamaged, UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.logs import logger_named
-from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, total
+from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, option, same_call, spelled
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _LISTED: Final = (
     columns.RESERVED,
     columns.HELD,
 )
+_DAY_S: Final = 86_400
 _HOLDERS_MAX: Final = 5  # named in an error
 _INFINITE: Final = frozenset({"inf", "infinity"})
 
@@ -295,13 +296,14 @@ class BudgetShare:
         return self._budget.used_up(self._slices, self._directory, here)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
+        cells = state.cells(columns.COST, columns.COMPLETED_AT, columns.ANSWERED_AT, columns.SENT_AT)
+        alike = Counter((cost, next(filter(None, at), 0.0) // _DAY_S) for cost, *at in cells)
         spent: dict[str, Decimal] = defaultdict(lambda: ZERO)
-        for attempt in state:
-            cost = money(attempt.cost)
-            if cost:
-                at = attempt.completed_at or attempt.answered_at or attempt.sent_at or 0.0
-                month = datetime.fromtimestamp(at, UTC).strftime("%Y-%m")
-                spent[month] = total((spent[month], cost))
+        for (cost, day), n in alike.items():
+            amount = money(cost)
+            if amount:
+                month = datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m")
+                spent[month] = total((spent[month], times(n, amount)))
         return {
             "directory": self._directory,
             "host": socket.gethostname(),
