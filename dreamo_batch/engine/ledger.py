@@ -415,6 +415,7 @@ class Ledger:
         self._journal.close()
         self._journal = fresh
         self._cover(covered, pending, is_followed=True)
+        pa.default_memory_pool().release_unused()  # the whole table was unpacked
 
     def close(self, pending: Iterable[str]) -> None:
         """Write a last checkpoint and close."""
