@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ from dreamo_batch.cluster.shards import (
     beat_s,
     begin_worker,
     pulse_of,
-    work_on_shard,
+    work_on_shards,
 )
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.cluster.slices import Slices
@@ -74,6 +75,7 @@ _LOOK_EVERY_S: Final = 0.2
 _BUDGET: Final = "budget"  # the cap of the directory, of which its shards have slices
 _COUNTS: Final = ("n_in_flight", "n_again", "n_refused", "waited_s", "n_held")
 _PATIENCE_S: Final = 10.0
+_AT_ONCE: Final = 8  # shards, by one worker
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
 
 
@@ -476,27 +478,37 @@ class ShardedCall(Call):
         n_workers = parallel.n_workers(self._cluster or executor)
         width = max(1, min(n_workers, len(waiting), self.inputs.options.max_in_flight))
         in_flight = self.inputs.options.max_in_flight // width
-        left, running = deque(waiting), dict[Future[ShardOutcome], str]()
+        left, running = deque(waiting), dict[Future[list[ShardOutcome]], list[str]]()
         try:
             while (left and not self.is_halted) or running:
                 self.runner.listen()
                 while left and len(running) < width and not (self.is_halted or self._is_paused):
-                    name = left.popleft()
-                    running[executor.submit(work_on_shard, self._task(name, in_flight))] = name
+                    parts = self._next(left, -(-len(left) // (width - len(running))), in_flight)
+                    tasks = [self._task(name, n) for name, n in parts.items()]
+                    running[executor.submit(work_on_shards, tasks)] = list(parts)
                 done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
                 if not running:  # paused
                     time.sleep(_LOOK_EVERY_S)
                 for future in done:
-                    name = running.pop(future)
-                    self._take_outcome(name, future.result())
-                    waiting.remove(name)
-                self._hear(running.values())
+                    for name, outcome in zip(running.pop(future), future.result(), strict=True):
+                        self._take_outcome(name, outcome)
+                        waiting.remove(name)
+                self._hear(chain.from_iterable(running.values()))
                 self._tell_news()
         except BaseException:
             self._signal(is_stopped=True)
             for future in running:
                 future.cancel()
             raise
+
+    def _next(self, left: deque[str], n_most: int, in_flight: int) -> dict[str, int]:
+        """Take as many shards as a worker's part of what is in flight has room for, and share it out to them."""
+        parts: dict[str, int] = {}
+        while left and in_flight and len(parts) < min(n_most, _AT_ONCE):
+            name = left.popleft()
+            parts[name] = min(in_flight, max(1, self._work_of[name]))
+            in_flight -= parts[name]
+        return parts
 
     def _task(self, name: str, max_in_flight: int) -> ShardTask:
         options, price, inputs = self.inputs.options, self._budget.price, self.inputs

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +26,7 @@ from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dreamo_batch.connect import Service
     from dreamo_batch.engine.checkpoint import StoredTable
@@ -86,49 +88,53 @@ def begin_worker(environment: Mapping[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def work_on_shard(task: ShardTask) -> ShardOutcome:
-    """Work on one shard until all its rows are settled, or the run is stopped."""
-    parent = _Parent(task.run_dir, task.call_id)
+def work_on_shards(tasks: Sequence[ShardTask]) -> list[ShardOutcome]:
+    """Work on some shards at once until all their rows are settled, or the run is stopped."""
+    is_ending = threading.Event()
+    with interrupts(), ThreadPoolExecutor(len(tasks), "dreamo-shard") as threads:
+        try:
+            return list(threads.map(partial(_work_on_shard, is_ending), tasks))
+        except BaseException:
+            is_ending.set()
+            raise
+
+
+def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
+    parent = _Parent(task.run_dir, task.call_id, is_ending)
     table = parent.table(task)
-    with interrupts():
-        while not (told := parent.signal()).is_stopped:
-            try:
-                if told.is_paused:
-                    threading.Event().wait(beat_s(task.run_dir))
-                    continue
-                inputs = CallInputs(
-                    table.user,
-                    table.prepared,
-                    task.options,
-                    frozenset(task.chosen),
-                    task.fetched,
-                    numbers=task.chosen,
-                )
-                call = Call(RunDirectory(parent.path(task.name)), inputs, task.entropy, task.service)
-                return _work(call, parent)
-            except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
-                threading.Event().wait(beat_s(task.run_dir))
-            except DreamoError as error:
-                return ShardOutcome(error=error)
+    while not (told := parent.signal()).is_stopped:
+        try:
+            if told.is_paused:
+                is_ending.wait(beat_s(task.run_dir))
+                continue
+            inputs = CallInputs(
+                table.user,
+                table.prepared,
+                task.options,
+                frozenset(task.chosen),
+                task.fetched,
+                numbers=task.chosen,
+            )
+            call = Call(RunDirectory(parent.path(task.name)), inputs, task.entropy, task.service)
+            return _work(call, parent)
+        except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
+            is_ending.wait(beat_s(task.run_dir))
+        except DreamoError as error:
+            return ShardOutcome(error=error)
     return ShardOutcome()
 
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
     run = begin(call, is_watched=False)
-    try:
-        call.release()
-        while not call.is_over:
-            call.pause_for(beat_s(parent.run_dir))
-            told = parent.signal()
-            if told.is_stopped:
-                call.stop()
-            elif told.is_paused != call.is_paused:
-                call.pause(is_paused=told.is_paused)
-            parent.tell(run.directory, call.snapshot())
-    except BaseException:
-        call.stop()
-        call.runner.is_closed.wait()
-        raise
+    call.release()
+    while not call.is_over:
+        call.pause_for(beat_s(parent.run_dir))
+        told = parent.signal()
+        if told.is_stopped:
+            call.stop()
+        elif told.is_paused != call.is_paused:
+            call.pause(is_paused=told.is_paused)
+        parent.tell(run.directory, call.snapshot())
     error = call.stopped
     if error is not None and not isinstance(error, DreamoError):
         raise error
@@ -138,8 +144,9 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
 class _Parent:
     """The directory of all shards, as a worker sees it: what the driver says there, and where to tell it something."""
 
-    def __init__(self, run_dir: str, call_id: str) -> None:
+    def __init__(self, run_dir: str, call_id: str, is_ending: threading.Event) -> None:
         self.run_dir = run_dir
+        self._is_ending = is_ending
         self._call_id = call_id
         self._replica = Replica(run_dir) if is_url(run_dir) else None
         self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
@@ -150,6 +157,8 @@ class _Parent:
 
     def signal(self) -> Signal:
         """Return what the driver says; the call is stopped where another one has taken its place."""
+        if self._is_ending.is_set():
+            return Signal(self._call_id, is_stopped=True)
         try:
             content = self._read(SIGNAL)
         except OSError as error:
