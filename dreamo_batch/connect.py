@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from dreamo_batch.errors import DirectoryError, KeyMissing, UsageError, type_of
+from dreamo_batch.errors import DirectoryError, UsageError, type_of
 from dreamo_batch.importing import load_module
 from dreamo_batch.service.client import Client
-from dreamo_batch.text import local_option, spelled
+from dreamo_batch.service.config import key_missing
+from dreamo_batch.text import local_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,11 +90,7 @@ class Service:
 def with_key(client: Client) -> Client:
     """Return the client if it can be used; raise `KeyMissing` if it needs a key and has none."""
     if client.settings.api_key is None and not client.settings.is_loopback:
-        raise KeyMissing(
-            f"{client.settings.service_name} needs an API key: set the environment variable "
-            f"DREAMO_API_KEY{spelled(', or pass api_key=', '')}. To try without a key or cost, use "
-            f"{local_option()}."
-        )
+        raise key_missing(client.settings)
     return client
 
 

@@ -20,10 +20,9 @@ import requests
 from dreamo_batch import errors
 from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract, failures, messages
-from dreamo_batch.service.config import is_loopback_host, resolve
+from dreamo_batch.service.config import is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
 from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
-from dreamo_batch.text import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -532,10 +531,7 @@ class Client:
         if key is not None:
             headers += f"Authorization: Bearer {key.reveal()}\r\n".encode("ascii")
         elif not self.settings.is_loopback:
-            raise errors.KeyMissing(
-                f"{self.settings.base_url} needs an API key. Set DREAMO_API_KEY"
-                f"{spelled(' or pass api_key=', '')}. Nothing was sent."
-            )
+            raise key_missing(self.settings)
         if body:
             headers += b"Content-Length: %d\r\n" % sum(map(len, body))
         return replace(form, headers=headers)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from dreamo_batch.errors import SettingsError, type_of
+from dreamo_batch.errors import KeyMissing, SettingsError, type_of
 from dreamo_batch.service import contract
-from dreamo_batch.text import spelled
+from dreamo_batch.text import local_option, spelled
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -188,6 +188,15 @@ def resolve(
         key = Secret(key) if key.strip() else None
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or contract.BASE_URL.value
     return Settings(url, key, connect_timeout_s, read_timeout_s)
+
+
+def key_missing(settings: Settings) -> KeyMissing:
+    """Return what is raised where a service needs a key and has none."""
+    return KeyMissing(
+        f"{settings.service_name} needs an API key: set the environment variable "
+        f"{KEY_VARIABLE}{spelled(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, use "
+        f"{local_option()}."
+    )
 
 
 def is_loopback_host(host: str) -> bool:
