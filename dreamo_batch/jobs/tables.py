@@ -342,13 +342,14 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
-        yield line, [*(cell or None for cell in row), *[None] * (n_names - len(row))]
+        yield line, [cell or None for cell in row] + [None] * (n_names - len(row))
 
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
     if '"' not in text:
-        for number, written in enumerate(re.split("\r\n|\r|\n", text), line):
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        for number, written in enumerate(lines, line):
             yield number, written.split(separator) if written else []
         return
     cell = re.compile(rf'"(?:[^"]|"")*"|[^{re.escape(separator)}"\r\n][^{re.escape(separator)}\r\n]*|')
@@ -357,7 +358,8 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
         found = cell.match(text, at)
         written = found[0] if found else ""
         stop = at + len(written)
-        last = line + written.count("\n")
+        is_quoted = written.startswith('"')
+        last = line + written.count("\n") if is_quoted else line
         following = text[stop : stop + 1]
         if following == '"':
             raise TableError(f"{path}, line {line}: a quote is opened but never closed. {_QUOTING}")
@@ -365,7 +367,7 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
             where = f"line {line}" if last == line else f"lines {line} to {last}"
             behind = text[stop : stop + 20].partition("\n")[0]
             raise TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
-        row.append(written[1:-1].replace('""', '"') if written.startswith('"') else written)
+        row.append(written[1:-1].replace('""', '"') if is_quoted else written)
         if following != separator:
             yield begun, row if len(row) > 1 or written else []
             stop += text.startswith("\r\n", stop)
