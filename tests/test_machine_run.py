@@ -206,6 +206,9 @@ class MemoryLedger:
     def unwritten(self):
         return tuple(self.waiting)
 
+    def answers_beside(self):
+        return iter(())
+
 
 class World:
     """A run directory and a service, through any number of calls and crashes."""
