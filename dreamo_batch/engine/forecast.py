@@ -145,13 +145,15 @@ class Tally:
     def _start(self, state: State) -> None:
         for attempt in state:
             self._count_money(None, attempt)
-        saved = (
-            attempt
-            for attempt in state
-            if attempt.output_path is not None and attempt.job_id in self._rows.weights
-        )
-        self._newest.extend(sorted(saved, key=lambda attempt: attempt.saved_at or 0.0)[-N_NEWEST:])
-        for job_id in dict.fromkeys((*self._rows.weights, *(attempt.job_id for attempt in state))):
+        cells = state.cells(columns.SAVED_AT, columns.JOB_ID, columns.ATTEMPT, columns.OUTPUT_PATH)
+        saved = [
+            (saved_at or 0.0, job_id, number)
+            for saved_at, job_id, number, path in cells
+            if path is not None and job_id in self._rows.weights
+        ]
+        newest = (state.find(job_id, number) for _, job_id, number in sorted(saved)[-N_NEWEST:])
+        self._newest.extend(attempt for attempt in newest if attempt is not None)
+        for job_id in dict.fromkeys((*self._rows.weights, *state.job_ids())):
             self._settle(state.deciding(job_id) or Attempt(job_id, 1))
 
     def _count_money(self, before: Attempt | None, after: Attempt) -> None:
