@@ -197,9 +197,9 @@ def test_cap_on_tasks_over_a_socket(n_most, n_rows, asks, asked, tmp_path):
 def test_cap_on_requests_over_a_socket(asks, asked, tmp_path, caplog):
     """Every row is done with its picture, each bought once, few requests are refused, and the last line says so."""
     caplog.set_level(logging.INFO, "dreamo_batch")
-    with dreamo.LocalGateway(engine="flat", max_requests_per_s=30, retry_after=asks) as gateway:
+    with dreamo.LocalGateway(engine="flat", max_requests_per_s=10, retry_after=asks) as gateway:
         done = dreamo.run(
-            table(tmp_path, 60),
+            table(tmp_path, 20),
             tmp_path / "run",
             base_url=gateway.base_url,
             api_key=gateway.api_key,
@@ -209,7 +209,7 @@ def test_cap_on_requests_over_a_socket(asks, asked, tmp_path, caplog):
         n_attempts = len(gateway.invoice())
     assert (done["status"] == "completed").all()
     assert done["output_error"].isna().all()
-    assert n_attempts == 60
+    assert n_attempts == 20
     refused = re.search(r"Slowed by rate limits: (\d+) requests? refused with 429, waited \d+ ", caplog.text)
     assert int(refused[1]) > 0
-    assert 0 < asked.n_refused() < 30  # of about 180: the bursts until the rate is known
+    assert 0 < asked.n_refused() < 30  # of about 60: the bursts until the rate is known
