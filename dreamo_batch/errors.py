@@ -35,6 +35,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -427,6 +428,8 @@ class RequestMayHaveArrived(ServiceError):
     """
 
 
+# What people mean as a URL; `a:/b` could be a folder, but nobody has one.
+LIKE_URL: Final = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:s3|gs|az):)")
 _FILE_NAME_BYTES_MAX: Final = 255  # of nearly every file system
 
 
@@ -456,8 +459,8 @@ def is_function_of(n_arguments: int, function: Any) -> bool:
     return True
 
 
-def path_given(name: str, path: object) -> str:
-    """Return a path argument as text; raises an error that names the argument."""
+def path_given(name: str, path: object, *, is_local: bool = True) -> str:
+    """Return a path argument as text; raises an error that names the argument, also for a URL if it is to be local."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         hint = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
@@ -465,9 +468,16 @@ def path_given(name: str, path: object) -> str:
     if not text.strip():
         raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
     problem = _path_problem(text)
+    if problem is None and is_local and LIKE_URL.match(text):
+        raise UsageError(f"{name} must be a path of this machine, not a URL.")  # which may hold a secret
     if problem is not None:
         raise UsageError(f"{name} {text!r} can't be used: {problem}")
     return text
+
+
+def file_given(name: str, path: object) -> Path:
+    """Return the path of a file or folder of this machine, with the home folder filled in for ~."""
+    return Path(path_given(name, path)).expanduser()
 
 
 def _path_problem(text: str) -> str | None:

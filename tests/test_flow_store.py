@@ -434,8 +434,30 @@ def test_what_only_looks_like_a_url_is_no_folder(url, said, machine, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/page.html", "https://hush@host/page.html", "s3:/bucket/jobs.csv"]
+)
+def test_files_are_written_to_this_machine_only(url, tmp_path, monkeypatch):
+    """Not into a folder that is called like a store."""
+    done = dreamo.run(sweep(1), tmp_path / "run", gateway="local", progress=False)
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        partial(dreamo.export, done),
+        partial(dreamo.report, tmp_path / "run"),
+        partial(dreamo.write_table, done),
+        dreamo.read_table,
+        dreamo.lines,
+        partial(dreamo.contact_sheet, done),
+        dreamo.gallery(done).to_html,
+    ):
+        with pytest.raises(dreamo.UsageError, match="path of this machine") as refused:
+            use(url)
+        assert "hush" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_what_is_not_there_is_said(server, machine):
-    with pytest.raises(dreamo.DirectoryError, match="No run directory"):
+    with pytest.raises(dreamo.DirectoryError, match="No run directory at s3://bucket/nothing"):
         dreamo.load("s3://bucket/nothing")
 
 

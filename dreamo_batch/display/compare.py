@@ -8,7 +8,6 @@ import io
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +17,7 @@ from dreamo_batch import columns as names
 from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import DreamoError, UsageError
+from dreamo_batch.errors import DreamoError, UsageError, file_given
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.parallel import bars, each
@@ -31,6 +30,7 @@ from dreamo_batch.text import counted, meant, templates
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from PIL import Image
 
@@ -202,6 +202,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
+        target = file_given("path", path)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))
@@ -223,7 +224,7 @@ class PairedComparison:
         }
         key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
         told |= {"key": f"dreamo-compare-{key}", "columns": _SAVED}
-        return write_page(path, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=told))
+        return write_page(target, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=told))
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
         r"""Keep the choices that somebody saved on a page that `to_html` wrote.
@@ -266,7 +267,7 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with file_given("path", path).open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(csv.reader(file), start=1):
                 if number == 1 and line == _SAVED:
                     continue

@@ -19,7 +19,7 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
-from dreamo_batch.errors import DirectoryError, DreamoError, UsageError
+from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, file_given
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
@@ -370,14 +370,15 @@ class Gallery:
         """
         if path is None and link:
             raise UsageError("link=True needs path=: links are relative to the page.")
-        finder = None if path is None else functools.partial(self._link, Path(path), is_wanted=link)
+        target = None if path is None else file_given("path", path)
+        finder = None if target is None else functools.partial(self._link, target, is_wanted=link)
         with working(cluster=cluster, progress=progress):
             fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder)
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
         page = page_with_script(
             "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
         )
-        return page if path is None else write_page(path, page)
+        return page if target is None else write_page(target, page)
 
     def widget(self) -> Any:
         """Return the widget, which turns pages, shows full pictures, and lets you choose rows by clicks and keys.
@@ -598,10 +599,10 @@ def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> st
     return templates().get_template(template).render(script=script, digest=digest, **values)
 
 
-def write_page(path: str | os.PathLike[str], page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
     """Write a page durably; return its path."""
-    files.replace(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    return Path(path)
+    files.replace(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
 
 
 @functools.cache

@@ -11,7 +11,6 @@ import shlex
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -23,7 +22,7 @@ from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
@@ -49,6 +48,7 @@ from dreamo_batch.text import counted, duration, harmless, joined, one_line, sho
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
 
@@ -134,7 +134,7 @@ def report(
         raise UsageError(
             f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
         )
-    target = (existing(run_dirs[0]).path / NAME) if path is None else Path(path).expanduser().absolute()
+    target = (existing(run_dirs[0]).path / NAME) if path is None else file_given("path", path).absolute()
     if not target.parent.is_dir():
         raise UsageError(f"No folder {target.parent} to write {target.name} to. Create it first.")
     with bars(progress):

@@ -7,7 +7,6 @@ import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -25,7 +24,7 @@ from dreamo_batch.display.grid import (
 )
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.engine.picture_cache import SIDE_PX
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings, png
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture
     from dreamo_batch.fonts import Font
@@ -159,7 +159,7 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
-    target = Path(path)
+    target = file_given("path", path)
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:
         raise UsageError(

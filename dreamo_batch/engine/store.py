@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from dreamo_batch.errors import DirectoryError, UsageError, path_given
+from dreamo_batch.errors import LIKE_URL, DirectoryError, UsageError, path_given
 from dreamo_batch.files import fsync_file, fsync_folder
 from dreamo_batch.text import first_line
 
@@ -28,16 +28,14 @@ _PAUSE_S: Final = 0.2
 _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 
 
-# What people take for a URL; `a:/b` could be a folder, but nobody means one.
-_LIKE_URL: Final = re.compile(rf"\s*(?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:{'|'.join(SCHEMES)}):)")
 _URL: Final = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s]+(?P<folder>/.*)?", re.DOTALL)
 _SECRET: Final = re.compile(r"//[^/]*@|[?#]")
 
 
 def place_given(name: str, place: object) -> str:
     """Return a path or the URL of a store as text; raises an error that names the argument."""
-    text = path_given(name, place)
-    if not _LIKE_URL.match(text):
+    text = path_given(name, place, is_local=False)
+    if not LIKE_URL.match(text):
         return text
     if _SECRET.search(text):
         raise UsageError(

@@ -14,7 +14,6 @@ import re
 import warnings
 import zipfile
 from itertools import chain, count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, path_given, type_of
+from dreamo_batch.errors import TableError, UsageError, file_given, type_of
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import is_result, means, plain_name
@@ -32,6 +31,7 @@ from dreamo_batch.text import counted, meant, shortened, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from dreamo_batch.jobs.cells import Integers
 
@@ -91,7 +91,7 @@ def read_table(
     >>> read_table(path)["seed"].tolist()
     ['42.5']
     """
-    path = Path(path_given("path", path)).expanduser()
+    path = file_given("path", path)
     suffix = _known_suffix(path)
     if sep is not None and len(sep) != 1:
         raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {sep!r}")
@@ -145,7 +145,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     >>> path.read_text(encoding="utf-8")
     "\ufeffprompt\n'=1+1\n"
     """
-    path = Path(path_given("path", path)).expanduser()
+    path = file_given("path", path)
     suffix = _known_suffix(path)
     if frame.columns.has_duplicates:
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.errors import TableError, UsageError, path_given
+from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.jobs.cells import decoded, is_missing, show
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     >>> lines(path)
     ['beach', 'forest']
     """
-    file = Path(path_given("path", path)).expanduser()
+    file = file_given("path", path)
     try:
         text = decoded(file, file.read_bytes())
     except OSError as error:

@@ -29,7 +29,7 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.images import PNG, png_chunk, suffix_of
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
@@ -288,7 +288,7 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
 
 
 def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
-    target = Path(folder).expanduser().absolute()
+    target = file_given("folder", folder).absolute()
     if target.resolve() in {RunDirectory(run_dir).path.resolve() for run_dir in dict.fromkeys(run_dirs)}:
         raise UsageError(f"{target} is the run directory itself. Export into another folder.")
     if target.exists() and not target.is_dir():

@@ -219,7 +219,7 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     except OSError as error:
         raise _unreadable(directory, error) from error
     if not is_there:
-        raise DirectoryError(f"No run directory at {directory.path}.")
+        raise DirectoryError(f"No run directory at {directory.name}.")
     return directory
 
 
