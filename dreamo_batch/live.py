@@ -451,6 +451,9 @@ class LiveRun:
             notices=tuple(_notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
             is_cap_reached=_is_cap_reached(call),
+            begins_at=None
+            if call.not_before is None or phase != "paused"
+            else datetime.fromtimestamp(call.not_before, UTC),
         )
 
     def results(self) -> pd.DataFrame:

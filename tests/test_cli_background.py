@@ -21,6 +21,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch import live
 from dreamo_batch.cli import background
+from dreamo_batch.display.panel import status_text
 from dreamo_batch.live import moment
 from tests.cli_sweep import at, call, signals_kept, write_table
 from tests.object_server import object_server
@@ -336,7 +337,11 @@ def test_a_batch_that_waits_is_stopped_resumed_or_begins_in_time(tmp_path, gatew
     """It says so in its status; nothing is bought before."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     waiting = dreamo.start(JOBS, tmp_path / "a", gateway=gateway, not_before=tomorrow)
-    assert (waiting.status.phase, "Waits until" in waiting.status.notices[0]) == ("paused", True)
+    assert (waiting.status.phase, waiting.status.begins_at) == ("paused", tomorrow)
+    assert "Waits until" in waiting.status.notices[0]
+    assert f"until you resume or it is {tomorrow.astimezone():%Y-%m-%d %H:%M:%S %z}." in status_text(
+        waiting.status
+    )
     waiting.stop()
     assert waiting.wait(progress=False)["status"].tolist() == ["pending"]
     assert not gateway.invoice()

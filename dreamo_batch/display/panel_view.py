@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from dreamo_batch import columns
 from dreamo_batch.frames import ON_LIGHT, PALETTE
 from dreamo_batch.money import EXACT, dollars, total
-from dreamo_batch.text import counted, duration, harmless, one_line
+from dreamo_batch.text import clock_time, counted, duration, harmless, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,7 +202,8 @@ def _detail(status: Status) -> str:
     n_left = status.n_rows - status.n_settled
     if status.phase == "paused":
         tasks = f" Waiting for {counted(status.n_in_flight, 'submitted task')}." if status.n_in_flight else ""
-        return f"Nothing more is submitted until you resume.{tasks}"
+        at = "" if status.begins_at is None else f" or it is {clock_time(status.begins_at.timestamp())}"
+        return f"Nothing more is submitted until you resume{at}.{tasks}"
     if status.phase == "stopping":
         return "Nothing more is submitted. Waiting for requests that were already sent."
     if status.phase == "idle":

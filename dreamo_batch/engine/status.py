@@ -291,10 +291,11 @@ def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
 def say(text: str, *, show: bool) -> None:
     """Show a line where no run is shown yet, and log it."""
     _safely(lambda: logger.info("%s", text))
-    if show:
+    if show and not is_watched():
+        _safely(lambda: Lines().say(text))
+    elif show:
         stream = sys.stdout if is_in_notebook() or is_in_marimo() else sys.stderr
-        _safely(lambda: _usable(stream).write(f"{harmless(text)}\n"))
-        _safely(lambda: _usable(stream).flush())
+        _safely(lambda: print(harmless(text), file=_usable(stream), flush=True))
 
 
 def _safely(do: Callable[[], None]) -> None:
@@ -401,6 +402,8 @@ class Status(Snapshot):
         What stopped the run early, with what to do.
     is_cap_reached : bool
         Whether the cap stopped it.
+    begins_at : datetime or None
+        When a batch that waits for its time begins (UTC).
     at : datetime
         When this was so (UTC).
 
@@ -426,6 +429,7 @@ class Status(Snapshot):
     notices: tuple[str, ...]
     problem: str | None
     is_cap_reached: bool = False
+    begins_at: datetime | None = None
     at: datetime
 
     @property
