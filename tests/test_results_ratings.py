@@ -252,7 +252,7 @@ def test_page_report_and_export_tell_ratings(run_dir, tmp_path):
     assert "✓ picked ★ 4" in page
     assert "✕ rejected" in page
     report = dreamo.report(run_dir, progress=False).read_text("utf-8")
-    sentence = "2 pictures rated, 4 of 5 on average; 1 picked, 1 rejected; $0.09"
+    sentence = "1 picture rated, 4 of 5 on average; 1 picked, 1 rejected; $0.09"
     assert sentence in " ".join(report.split())
     dreamo.export(done, tmp_path / "out", progress=False)
     readme = (tmp_path / "out" / "README.md").read_text("utf-8")
