@@ -70,7 +70,8 @@ def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> pa.Ta
     note = asdict(meta) | {_N_ROWS: table.num_rows}
     metadata = {_META: _sealed(json.dumps(note).encode())}
     table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
-    pq.write_table(table, path, write_page_checksum=True)
+    # Most cells are of their own; for the others, compression does what a dictionary would.
+    pq.write_table(table, path, write_page_checksum=True, use_dictionary=False)
     return table
 
 
