@@ -1,5 +1,5 @@
 from . import metrics
-from .batch import Batch, plan, resume, retry, run, start, watch
+from .batch import plan, resume, retry, run, start
 from .cluster.shared_budget import Budget
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
@@ -38,7 +38,7 @@ from .jobs.sweep import sweep, zipped
 from .jobs.tables import read_table, write_table
 from .jobs.templates import lines
 from .jobs.validate import validate
-from .maintenance import download, resolve, verify
+from .live import Batch, watch
 from .probe import check_service, probe_seeds
 from .results.calibration import Calibration, calibrate
 from .results.comparison import best_seeds, compare_replicates, diversity, near_duplicates, rank
@@ -55,6 +55,7 @@ from .search import search
 from .service.client import Client
 from .service.failures import Failure
 from .service.messages import Request
+from .settle import download, resolve, verify
 
 __version__: str
 

@@ -15,60 +15,45 @@ No arrow points back; a resume enters at the fold.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, choose, stored_table
 from dreamo_batch.cluster import driver
 from dreamo_batch.connect import Gateway, Service
-from dreamo_batch.display import panel as panels
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import RunOptions, copied, flag, leaving, planned
+from dreamo_batch.engine.plan import RunOptions, flag, planned
 from dreamo_batch.engine.runner import storage_failed
-from dreamo_batch.engine.status import Progress, Silent, Status, shown
 from dreamo_batch.errors import InvalidTable, UsageError, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import (
-    FollowedRun,
-    LiveRun,
-    begin,
-    end,
-    follow,
-    in_front,
-    live_run,
-    moment,
-    wait_until,
-    work_off,
-)
+from dreamo_batch.live import begin, in_front, moment, wait_until, work_off
 from dreamo_batch.logs import logger_named
-from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, option, spelled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from datetime import datetime
-    from types import TracebackType
 
     import pandas as pd
 
     from dreamo_batch.cluster.shared_budget import Budget
     from dreamo_batch.engine.events import RunEvent
+    from dreamo_batch.live import Batch
     from dreamo_batch.service.client import Client
 
 logger = logger_named(__name__)
@@ -220,14 +205,13 @@ def run(
     True
     """
     given = locals()
-    options, service = RunOptions.of(given), Service.of(given)
+    _refuse_options(given)
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     with _heard(run_dir, given) as (directory, listeners):
 
         def call(at: float | None) -> Call:
             with bars(progress):
-                others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners, "at": at}
-                return _call(table, directory, options, service, **others, is_written=at is None)
+                return _call(given, directory, listeners, at=at, is_kept=at is None)
 
         return _work_off(call, given)
 
@@ -246,24 +230,43 @@ def _heard(
             yield directory, listeners
 
 
+def _refuse_options(given: Mapping[str, Any]) -> None:
+    """Raise for options that can't be used, before anything happens or anybody is told."""
+    RunOptions.of(given)
+    Service.of(given)
+
+
 def _call(
-    table: pd.DataFrame,
+    given: Mapping[str, Any],
     directory: RunDirectory,
-    options: RunOptions,
-    service: Service,
+    listeners: Listeners,
     *,
-    base_dir: str | os.PathLike[str] | None,
-    listeners: Listeners | None = None,
-    at: float | None = None,
-    is_written: bool = True,
+    at: float | None,
+    is_kept: bool,
 ) -> Call:
-    """Check a table and make it a call on the directory; unless `is_written`, nothing is kept there."""
-    table = as_frame(table)
+    """Check the table that a verb is given, and make it a call on the directory; unless `is_kept`, write nothing."""
+    options, table = RunOptions.of(given), as_frame(given["table"])
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
-    prepared = _prepare(table, directory, options, entropy, base_dir=base_dir, at=at, is_written=is_written)
+    prepared = prepare(
+        table,
+        entropy=entropy,
+        random_seed=options.random_seed,
+        base_dir=path_of(given["base_dir"]),
+        inputs_dir=directory.inputs if is_kept else None,
+        fix_images=options.fix_images,
+        known_images=known_images(directory.jobs),
+        at=at,
+    )
+    errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
+    # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
+    is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
+    if len(errors) and options.on_invalid == "raise" and not is_over:
+        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
+    if options.keep_references and is_kept:
+        _keep_references(prepared, directory)
     inputs = CallInputs(named[user_columns(named)], prepared, options)
-    return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
+    return Call(directory, inputs, entropy, Service.of(given), listeners=listeners, not_before=at)
 
 
 def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
@@ -334,9 +337,8 @@ def plan(
     given = locals()
     table, options = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
-    is_known = directory is not None and directory.path.is_dir()
-    state, is_copy = read_ledger(directory) if directory is not None and is_known else (State(), False)
-    entropy = (peek_entropy(directory) if directory is not None and is_known else None) or new_entropy()
+    state, is_copy = (State(), False) if directory is None else read_ledger(directory)
+    entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
     prepared = prepare(
         table,
         entropy=entropy,
@@ -346,9 +348,7 @@ def plan(
         fix_images=fix_images,
         known_images={} if directory is None else known_images(directory.jobs),
     )
-    remarks = () if directory is None else leaving(prepared, state, directory.jobs)
-    remarks += (copied(),) if is_copy else ()
-    return planned(prepared, table.index, state, options, directory, remarks=remarks)
+    return planned(prepared, table.index, state, options, directory, is_copy=is_copy)
 
 
 def retry(
@@ -511,36 +511,6 @@ def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
         raise UsageError(f"{verb}: {error}") from None
 
 
-def _prepare(
-    table: pd.DataFrame,
-    directory: RunDirectory,
-    options: RunOptions,
-    entropy: str,
-    *,
-    base_dir: str | os.PathLike[str] | None,
-    at: float | None,
-    is_written: bool,
-) -> Prepared:
-    prepared = prepare(
-        table,
-        entropy=entropy,
-        random_seed=options.random_seed,
-        base_dir=path_of(base_dir),
-        inputs_dir=directory.inputs if is_written else None,
-        fix_images=options.fix_images,
-        known_images=known_images(directory.jobs),
-        at=at,
-    )
-    errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
-    # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
-    is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
-    if len(errors) and options.on_invalid == "raise" and not is_over:
-        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
-    if options.keep_references and is_written:
-        _keep_references(prepared, directory)
-    return prepared
-
-
 def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
     try:
         directory.make()
@@ -565,18 +535,6 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
     )
 
 
-def cap_of(max_cost: Any) -> Decimal | None:
-    """Read a cap as a user gives it; None for infinity."""
-    if str(max_cost).lower() in {"inf", "infinity"}:
-        return None
-    amount = money(max_cost)
-    if amount is None:
-        raise UsageError(
-            f"max_cost must be an amount in USD of at least 0, or inf for no cap, not {max_cost!r}."
-        )
-    return amount
-
-
 def path_of(path: str | os.PathLike[str] | None) -> Path | None:
     """Read a path that may be left out."""
     return None if path is None else Path(path_given("base_dir", path))
@@ -592,257 +550,10 @@ def plan_retry(
     """Return what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
-    chosen = choose(directory, table, rows, classes)
-    checked = _options_of("retry", options)
+    chosen, checked = choose(directory, table, rows, classes), _options_of("retry", options)
     state, is_copy = read_ledger(directory)
-    remarks = (copied(),) if is_copy else ()
-    return planned(
-        table.prepared, table.user.index, state, checked, directory, chosen=chosen, remarks=remarks
-    )
-
-
-_WAIT_EVERY_S: Final = 0.1
-
-
-class Batch:
-    """A run in the background, as `start` and `watch` return it.
-
-    In a notebook it is displayed as a dashboard. Every `Batch` of one directory in this process shows the same run,
-    also after another `start` or `run` took it over. A process that ends stops its runs; `start` or `run` on the same
-    directory resumes them.
-
-    Attributes
-    ----------
-    run_dir : Path
-        The run directory.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import dreamo_batch as dreamo
-    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
-    >>> with dreamo.start(jobs, tempfile.mkdtemp(), gateway="local") as live:
-    ...     done = live.wait(progress=False)
-    >>> live.status.phase, live.status.n_settled
-    ('finished', 2)
-    """
-
-    def __init__(self, source: LiveRun | FollowedRun) -> None:
-        self._source = source
-        self._follower: FollowedRun | None = None
-
-    @property
-    def run_dir(self) -> Path:
-        """The run directory."""
-        return self._source.directory.path
-
-    @property
-    def status(self) -> Status:
-        """How the run stands: an immutable `Status` with counts, money, rate, errors and newest pictures."""
-        return self._teller().status()
-
-    @property
-    def can_control(self) -> bool:
-        """Whether this process works on the run, so that it can be paused, stopped and resumed here."""
-        return isinstance(self._source, LiveRun) and not self._source.is_taken_over
-
-    def results(self) -> pd.DataFrame:
-        """Return the table as it stands now, as `run` would.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The table with the columns of `dreamo_batch.columns.OUTPUTS`; rows under way are ``in_progress``.
-        """
-        return self._teller().results()
-
-    def pause(self) -> None:
-        """Submit nothing more for now; what is in flight is finished and saved.
-
-        Raises
-        ------
-        UsageError
-            If another process works on the run.
-        DirectoryLocked
-            If this process was forked from the one that works on it.
-        """
-        self._own("pause").pause()
-
-    def resume(self) -> None:
-        """Resume after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
-
-        A `max_new_cost` passed to `start` covers everything this batch submits; it doesn't start over.
-
-        Raises
-        ------
-        UsageError
-            If another process works on the run.
-        DirectoryError, RunStopped
-            As `start`.
-        """
-        self._own("resume").resume()
-
-    def stop(self) -> None:
-        """Send nothing more. Submitted requests are still recorded; tasks in flight are collected by the next call.
-
-        Raises
-        ------
-        UsageError
-            If another process works on the run.
-        """
-        self._own("stop").stop()
-
-    def raise_budget(self, max_cost: float | str | Decimal) -> None:
-        """Set a higher cap; a run that the old cap stopped resumes.
-
-        Parameters
-        ----------
-        max_cost : float, str or Decimal
-            Spending cap in USD for the run directory, kept like that of `run`; infinity removes it.
-
-        Raises
-        ------
-        UsageError
-            If it isn't an amount or isn't higher than the cap in force, or another process works on the run.
-        """
-        self._own("raise_budget").raise_budget(cap_of(max_cost))
-
-    def retry(
-        self,
-        rows: Collection[Any] | pd.Series | None = None,
-        classes: str | Collection[str] | None = None,
-    ) -> None:
-        """Submit failed rows again, each once, beside what is under way.
-
-        Parameters
-        ----------
-        rows, classes
-            As for `dreamo_batch.retry`: by default every row that has failed so far; ambiguous rows only if named.
-
-        Raises
-        ------
-        UsageError
-            If a label is not in the table, or another process works on the run.
-        """
-        self._own("retry").retry(rows, classes)
-
-    def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
-        """Wait until the run is over, and return the table.
-
-        An interrupt ends the waiting only; the run goes on.
-
-        Parameters
-        ----------
-        timeout_s : float, optional
-            Seconds to wait at most; after that the table is returned as it stands (see `status`).
-        progress : bool
-            Show a progress bar and notices on standard error.
-
-        Returns
-        -------
-        pandas.DataFrame
-            As from `run`.
-
-        Raises
-        ------
-        RunStopped
-            What stopped the run early, as from `run`; not after `stop`.
-        """
-        __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-        with in_front():
-            bar = shown(self.status, show=progress)
-            try:
-                is_over = follow(self._teller(), bar, timeout_s)
-            except KeyboardInterrupt:
-                bar.say(
-                    f"Stopped waiting. The run goes on in the background ({self.run_dir}); "
-                    f"{spelled('.stop()', '`dreamo-batch stop`')} stops it."
-                )
-                raise
-            finally:
-                bar.close()
-            if is_over and self.can_control:
-                self._own("wait").latest.listeners.wait()
-            return self._end(bar) if is_over else self.results()
-
-    def panel(self) -> Any:
-        """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
-
-        If it can't be built, the reason is logged and the batch itself is returned; the run goes on.
-        """
-        return self._shown(lambda: panels.panel(self), otherwise=self)
-
-    def __enter__(self) -> Self:
-        """Use the run for as long as the block lasts."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait for the run at the end of the block; stop it if the block failed."""
-        if not self.can_control:
-            return
-        if error is None:
-            self.wait(progress=False)
-        else:
-            self.stop()
-
-    def __await__(self) -> Generator[Any, None, pd.DataFrame]:
-        """Wait without blocking a notebook's buttons; returns the table."""
-        return self._until_over().__await__()
-
-    def __repr__(self) -> str:
-        status = self.status
-        cap = "" if status.max_cost_usd is None else f" of {dollars(status.max_cost_usd)}"
-        return (
-            f"<Batch {self.run_dir}: {status.phase}, {status.n_settled} of {status.n_rows} rows settled, "
-            f"{dollars(status.spent_usd)}{cap} spent>"
-        )
-
-    def _repr_mimebundle_(self, **_: Any) -> Any:
-        return self._shown(lambda: panels.mimebundle(self), otherwise={"text/plain": repr(self)})
-
-    def _ipython_display_(self) -> None:
-        """Display the dashboard so that its last state can be kept in the saved notebook."""
-        self._shown(lambda: panels.show(self), otherwise=None)
-
-    def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
-        """Show the run; a cell that can't show it doesn't fail, since the run goes on."""
-        try:
-            return show()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
-            logger.warning("Can't show the panel (%r); the run goes on: %r", error, self)
-            return otherwise
-
-    async def _until_over(self) -> pd.DataFrame:
-        while not self.status.is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
-            await asyncio.sleep(_WAIT_EVERY_S)
-        return self._end(Silent())
-
-    def _end(self, bar: Progress) -> pd.DataFrame:
-        """Return the table; raises what stopped the run of this process."""
-        __tracebackhide__ = True
-        if isinstance(self._source, LiveRun) and not self._source.is_taken_over:
-            return end(self._source.latest, bar)
-        return self.results()
-
-    def _teller(self) -> LiveRun | FollowedRun:
-        """Return what knows how the run stands: in a forked process, the directory itself."""
-        if not isinstance(self._source, LiveRun) or not self._source.is_taken_over:
-            return self._source
-        if self._follower is None:
-            self._follower = FollowedRun(self.run_dir)
-        return self._follower
-
-    def _own(self, verb: str) -> LiveRun:
-        if isinstance(self._source, LiveRun):
-            self._source.latest.runner.refuse_fork()
-            if not self._source.is_taken_over:
-                return self._source
-        raise UsageError(
-            f"{verb}: this only follows {self.run_dir}; the process that works on it can pause or stop it. To work "
-            "on it here, use start or run once it is over."
-        )
+    index = table.user.index
+    return planned(table.prepared, index, state, checked, directory, chosen=chosen, is_copy=is_copy)
 
 
 def start(
@@ -931,39 +642,8 @@ def start(
     ['completed', 'completed']
     """
     given = locals() | {"progress": False}
-    options, service = RunOptions.of(given), Service.of(given)
+    _refuse_options(given)
     with _heard(run_dir, given) as (directory, listeners):
-        others: dict[str, Any] = {"base_dir": base_dir, "listeners": listeners}
         at = moment(not_before, now=time.time())
-        call = _call(table, directory, options, service, **others, at=at)
-        return Batch(begin(driver.over_shards(call, cluster)))
-
-
-def watch(run_dir: str | os.PathLike[str]) -> Batch:
-    """Follow a run of another process, such as a command in a terminal.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        The run directory.
-
-    Returns
-    -------
-    Batch
-        Read-only, unless this process itself works on the directory: then that run's `Batch`.
-
-    Raises
-    ------
-    DirectoryError
-        If it isn't a run directory, or can't be read.
-
-    Examples
-    --------
-    >>> watch("runs/none")
-    Traceback (most recent call last):
-    ...
-    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
-    """
-    run = live_run(RunDirectory(run_dir))
-    is_here = run is not None and not run.is_taken_over and not run.is_over
-    return Batch(run if run is not None and is_here else FollowedRun(run_dir))
+        call = _call(given, directory, listeners, at=at, is_kept=True)
+        return begin(driver.over_shards(call, cluster))

@@ -23,12 +23,7 @@ from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloa
 from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
-from dreamo_batch.engine.plan import (
-    RunOptions,
-    fetching_only,
-    nearly_bought,
-    warnings_of,
-)
+from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.refusals import most_unlike
 from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
@@ -177,7 +172,7 @@ class Call:
             if not place.gateway.is_dir():  # a local gateway must not leave one
                 place = RunDirectory(resources.enter_context(TemporaryDirectory()))
             self.client = self.service.connect(resources, place)
-            price, state = self.told_price(), self._state_so_far()
+            price, state = self.told_price(), read_state(self.directory)
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
@@ -200,11 +195,6 @@ class Call:
     def is_taken_over(self) -> bool:
         """Whether another call of this process went on with the directory, or this process is only a fork."""
         return self.is_begun and (self.runner.is_of_parent or self.runner.coordinator is not self.coordinator)
-
-    @property
-    def call(self) -> Call:
-        """The call itself, as `LiveRun.call` is the one under way."""
-        return self
 
     @property
     def is_over(self) -> bool:
@@ -304,6 +294,10 @@ class Call:
 
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands, whoever works on the directory."""
+        return self.compose() if self.results is None else self.results.copy()
+
+    def compose(self) -> pd.DataFrame:
+        """Put the results together from what the ledger knows."""
         results = results_of(self.inputs.user, self.inputs.prepared, self.ledger.state.copy())
         return assembly.mark(results, self.directory)
 
@@ -366,13 +360,18 @@ class Call:
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)
         ):
             chosen |= {job_id for job_id, _ in before.schedule.waiting}
-        assignment = planning.assignment(inputs.prepared, state, inputs.options, self.directory.path, chosen)
+        assignment = self.planned(state, chosen)
         attempts = (attempt for job_id, _ in assignment.to_submit for attempt in state.of(job_id))
         in_doubt = (attempt for attempt in attempts if attempt.stage is Stage.AMBIGUOUS)
         refuse_young(self.directory.replica, in_doubt, self._clock.wall())
-        describe = describer(inputs.user, inputs.prepared.rows)
-        assignment = replace(assignment, describe=describe)
-        return assignment if inputs.fetched is None else fetching_only(assignment, inputs.fetched)
+        return replace(assignment, describe=describer(inputs.user, inputs.prepared.rows))
+
+    def planned(self, state: State, chosen: Collection[str]) -> Assignment:
+        """Return what there is to do, if these jobs are submitted again."""
+        inputs = self.inputs
+        return planning.assignment(
+            inputs.prepared, state, inputs.options, self.directory.path, chosen, fetched=inputs.fetched
+        )
 
     def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
         """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
@@ -554,16 +553,11 @@ class Call:
         is_shared = options.budget is not None or terms.budget is not None
         if options.cap(terms.cap) is None and max_new is None and not is_shared:
             return None
-        state, inputs = self._state_so_far(), self.inputs
-        assignment = planning.assignment(
-            inputs.prepared, state, inputs.options, self.directory.path, inputs.chosen
-        )
+        state = read_state(self.directory)
+        assignment = self.planned(state, self.inputs.chosen)
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         self._quote = ask_price(self.client, jobs, is_known=highest_price(state.kinds()) is not None)
         return self._quote.price
-
-    def _state_so_far(self) -> State:
-        return read_state(self.directory) if self.directory.path.is_dir() else State()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""A run in progress: in this process, in the foreground or behind a cell, or another's, followed on disk."""
+"""A run in progress: a `Batch` of this process, a call in the foreground, or another process's, followed on disk."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
-import math
 import os
 import re
 import shlex
@@ -18,17 +18,19 @@ from contextvars import ContextVar
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as dt_time
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
+from dreamo_batch.display import panel as panels
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
-from dreamo_batch.engine.status import Progress, Snapshot, Status, say, shown
+from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.status import Progress, Silent, Snapshot, Status, say, shown
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,
@@ -44,9 +46,10 @@ from dreamo_batch.results.load import existing, load, read_state
 from dreamo_batch.text import clock_time, counted, duration, harmless, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator, Mapping
     from decimal import Decimal
-    from types import FrameType
+    from pathlib import Path
+    from types import FrameType, TracebackType
 
     import pandas as pd
 
@@ -63,41 +66,73 @@ _N_NOTICES: Final = 20
 _READ_EVERY_S: Final = 1.0
 _READING_SHARE: Final = 5.0  # reading takes at most a fifth of the time, however large the run
 
-_runs: Final[weakref.WeakValueDictionary[Any, LiveRun]] = weakref.WeakValueDictionary()
-_runs_lock: Final = threading.Lock()
+_batches: Final[weakref.WeakValueDictionary[Any, Batch]] = weakref.WeakValueDictionary()
+_batches_lock: Final = threading.Lock()
 
 
 def _forget_parent() -> None:
     """Leave the parent's runs to the parent; called in a child that was just forked."""
-    _runs.clear()
-    _runs_lock.release()
+    _batches.clear()
+    _batches_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_runs_lock.acquire, after_in_parent=_runs_lock.release, after_in_child=_forget_parent
+        before=_batches_lock.acquire, after_in_parent=_batches_lock.release, after_in_child=_forget_parent
     )
 
 
-def live_run(directory: RunDirectory) -> LiveRun | None:
-    """Return this process's run on a directory, if one was ever begun and anybody still refers to it."""
-    with _runs_lock:
-        run = _runs.get(directory.path)
-    return run if run is not None and run.has_begun else None
+def begin(call: Call) -> Batch:
+    """Begin a call in the background, show its warnings in the log, and let it submit, at its time if it has one."""
+    batch = begin_held(call)
+    for warning in call.warnings:
+        logger.warning("%s", warning)
+    if call.not_before is None:
+        call.release()
+    else:
+        threading.Thread(target=_release_in_time, args=(call,), name="dreamo-wait", daemon=True).start()
+    return batch
 
 
-def begin(call: Call, *, is_watched: bool = True) -> LiveRun:
-    """Begin a call in the background; a run that is live on the directory goes on with it.
+def begin_held(call: Call) -> Batch:
+    """Begin a call that waits to be released if there are warnings; a batch on the directory goes on with it."""
+    with _batches_lock:
+        batch = _batches.setdefault(call.directory.path, Batch(call.directory))
+    batch._begin(call)  # noqa: SLF001 - this module's own
+    return batch
 
-    Without `is_watched`, what only a status tells is counted when one is first asked for, and the caller shows the
-    warnings and releases the call.
+
+def watch(run_dir: str | os.PathLike[str]) -> Batch:
+    """Follow a run of another process, such as a command in a terminal.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run directory.
+
+    Returns
+    -------
+    Batch
+        Read-only, unless this process itself works on the directory: then that run's `Batch`.
+
+    Raises
+    ------
+    DirectoryError
+        If it isn't a run directory, or can't be read.
+
+    Examples
+    --------
+    >>> watch("runs/none")
+    Traceback (most recent call last):
+    ...
+    dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
-    with _runs_lock:
-        run = _runs.get(call.directory.path)
-        if run is None:
-            run = _runs[call.directory.path] = LiveRun(call.directory)
-    run.begin(call, is_watched=is_watched)
-    return run
+    directory = RunDirectory(run_dir)
+    with _batches_lock:
+        batch = _batches.get(directory.path)
+    if batch is not None and batch.can_control and not batch._told_by().is_over:  # noqa: SLF001 - this module's own
+        return batch
+    return Batch(directory, FollowedRun(run_dir))
 
 
 def work_off(call: Call, *, show: bool) -> pd.DataFrame:
@@ -106,11 +141,11 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     bar: Progress | None = None
     with interrupts():
         try:
-            run = begin(call, is_watched=False)  # noqa: F841 - referred to for as long as the call goes on
+            batch = begin_held(call)  # noqa: F841 - referred to for as long as the call goes on
             announce.get()("")
             bar = _bar(call, show=show)
             call.release()
-            follow(call, bar)
+            follow(lambda: call, bar)
             call.listeners.wait()
         except BaseException as error:
             call.stop()
@@ -124,25 +159,24 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     return end(call, bar)
 
 
-def follow(run: Call | LiveRun | FollowedRun, bar: Progress, timeout_s: float | None = None) -> bool:
+def follow(told_by: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf) -> bool:
     """Show a run until it is over, or the time is; True if it is the run."""
     __tracebackhide__ = True
-    until = None if timeout_s is None else time.monotonic() + timeout_s
-    call, n_said = None, 0
+    until, shown_call, n_said = time.monotonic() + timeout_s, None, 0
     while True:
+        run = told_by()
         is_over = run.is_over
         bar.update(run.snapshot())
-        if call is not run.call:
-            call, n_said = run.call, 0
-        if call is not None:
-            for line in call.notices[n_said:]:
+        if isinstance(run, Call):
+            n_said = n_said if run is shown_call else 0
+            shown_call = run
+            for line in run.notices[n_said:]:
                 bar.say(line, logging.WARNING)
                 n_said += 1
-        if is_over or (until is not None and time.monotonic() >= until):
+        left_s = until - time.monotonic()
+        if is_over or left_s <= 0:
             return is_over
-        run.pause_for(
-            _LOOK_EVERY_S if until is None else max(0.0, min(_LOOK_EVERY_S, until - time.monotonic()))
-        )
+        run.pause_for(min(_LOOK_EVERY_S, left_s))
 
 
 def end(call: Call, bar: Progress) -> pd.DataFrame:
@@ -161,7 +195,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
             call.stopped.results, call.stopped.run_dir = call.results, call.directory.path
         raise call.stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
-    return call.results.copy()
+    return call.results_now()
 
 
 def _end_with_another(call: Call) -> pd.DataFrame:
@@ -203,7 +237,7 @@ def _say_stopped(call: Call, bar: Progress) -> None:
         bar.say(f"Stopped waiting. Another call of this process goes on with {call.directory.path}.")
         return
     call.runner.is_resting.wait(_REST_S)
-    follow(call, bar, timeout_s=0.0)
+    follow(lambda: call, bar, timeout_s=0.0)
     n = call.runner.n_on_the_wire
     waiting = f" Waiting for {counted(n, 'submitted request')} to be recorded." if n else ""
     bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.path}).", logging.WARNING)
@@ -306,138 +340,61 @@ def interrupts() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-class LiveRun:
-    """What this process does on one run directory: the call under way, or the last one."""
+class Batch:
+    """A run in the background, as `start` and `watch` return it.
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-        self.call: Call | None = None
+    In a notebook it is displayed as a dashboard. Every `Batch` of one directory in this process shows the same run,
+    also after another `start` or `run` took it over. A process that ends stops its runs; `start` or `run` on the same
+    directory resumes them.
+
+    Attributes
+    ----------
+    run_dir : Path
+        The run directory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> with dreamo.start(jobs, tempfile.mkdtemp(), gateway="local") as live:
+    ...     done = live.wait(progress=False)
+    >>> live.status.phase, live.status.n_settled
+    ('finished', 2)
+    """
+
+    def __init__(self, directory: RunDirectory, followed: FollowedRun | None = None) -> None:
+        self._directory = directory
+        self._call: Call | None = (
+            None  # the one under way, or the last; None where another process works on it
+        )
+        self._followed = followed
         self._changing = threading.RLock()
         self._rows: Rows | None = None
-        self._tally: Tally | None = None
-        self._count_at = math.inf
-        self._speed: Speed | None = None
+        self._tally: Tally | None = None  # made when a status is first wanted
+        self._count_at = inf
+        self._speed = Speed(0.0, 0)
         self._is_stop_asked = False
         self._began_at = 0.0
         self._ended_at: float | None = None
 
     @property
-    def has_begun(self) -> bool:
-        """Whether any call was begun."""
-        return self.call is not None
+    def run_dir(self) -> Path:
+        """The run directory."""
+        return self._directory.path
 
     @property
-    def latest(self) -> Call:
-        """The call under way, or the last one."""
-        assert self.call is not None  # noqa: S101 - begun before anybody gets to see the run
-        return self.call
-
-    def begin(self, call: Call, *, is_watched: bool = True) -> None:
-        """Begin a call, in place of the one under way; requests already sent are still recorded."""
-        with self._changing:
-            call.begin(partial(self._follow, is_watched=is_watched))
-            if is_watched:
-                for warning in call.warnings:
-                    logger.warning("%s", warning)
-                if call.not_before is None:
-                    call.release()
-                else:
-                    threading.Thread(
-                        target=_release_in_time, args=(call,), name="dreamo-wait", daemon=True
-                    ).start()
-
-    def _follow(self, call: Call, *, is_watched: bool) -> None:
-        """Watch this call from now on; called in the runner's thread, before the first request."""
-        call.follow(self._note)  # which keeps this run alive as long as its call
-        if self.call is not None and not self.call.is_over and self.call.listeners is not call.listeners:
-            self.call.tell("stopped", "Another call of the same process goes on with this directory.")
-        self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
-        self._tally, self._rows = None, None
-        if is_watched:
-            self._count(call)
-        self._speed = Speed(self._began_at, call.snapshot().n_settled)
-        self.call = call
-
-    def pause(self) -> None:
-        """Submit nothing more for now; what is in flight is finished and saved."""
-        self.latest.not_before = None  # now it waits for a word
-        self.latest.pause(is_paused=True)
-
-    def resume(self) -> None:
-        """Go on after a pause, or after the run stopped."""
-        with self._changing:
-            if not self.latest.pause(is_paused=False) or self._is_stop_asked:
-                self._begin_again()
-
-    def stop(self) -> None:
-        """Send nothing more; requests already sent are still recorded when they are answered."""
-        self._is_stop_asked = True
-        self.latest.stop()
-
-    def retry(self, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None) -> None:
-        """Submit chosen rows again, once, beside what is under way."""
-        with self._changing:
-            table = read_jobs(self.directory.jobs)
-            self._begin_again(choose(self.directory, table, rows, classes))
-
-    def raise_budget(self, max_cost: Decimal | None) -> None:
-        """Set a higher cap, None for none; a run that had stopped goes on."""
-        with self._changing:
-            call = self.latest
-            cap = call.spending.cap
-            if cap is None or (max_cost is not None and max_cost <= cap):
-                has = "there is no cap" if cap is None else f"the cap is already {dollars(cap)}"
-                raise UsageError(
-                    f"max_cost={max_cost}: {has}. A running batch takes only a higher cap; to lower it, stop the "
-                    "batch and start again with max_cost=."
-                )
-            goes_on = call.set_cap(max_cost)
-            kept = replace(call.inputs.options, max_cost="inf" if max_cost is None else exact_text(max_cost))
-            call.inputs = replace(call.inputs, options=kept)
-            if not goes_on:
-                self._begin_again()
-
-    def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
-        """Go on with the same task; what was submitted again once is not submitted once more.
-
-        What the run may still add to the cost is what the calls before left of it.
-        """
-        call = self.latest
-        inputs = call.inputs
-        self.begin(
-            call.again(
-                replace(
-                    inputs,
-                    options=replace(inputs.options, retry_failed=False, on_ambiguous="hold"),
-                    chosen=chosen | call.waiting(),
-                    before=call.spending,
-                )
-            )
-        )
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the call has ended."""
-        return self.latest.is_over
-
-    def snapshot(self) -> Snapshot:
-        """Count the rows by status, and the money."""
-        return self.latest.snapshot()
-
-    def pause_for(self, seconds: float) -> None:
-        """Wait, or until the call is over."""
-        self.latest.pause_for(seconds)
-
     def status(self) -> Status:
-        """Say how the run stands."""
-        call, now = self.latest, time.monotonic()
-        tally = self._counted(call)
-        snapshot = call.snapshot()
+        """How the run stands: an immutable `Status` with counts, money, rate, errors and newest pictures."""
+        call, now = self._told_by(), time.monotonic()
+        if isinstance(call, FollowedRun):
+            return call.status()
+        tally, snapshot = self._counted(call), call.snapshot()
         phase = self._phase(call, snapshot.by_status)
         if call.is_over and self._ended_at is None:
             self._ended_at = now
         speed = None
-        if self._speed is not None and phase in ("running", "stopping"):
+        if phase in ("running", "stopping"):
             self._speed.note(now, snapshot.n_settled)
             speed = self._speed.rows_per_s(now)
         return _status(
@@ -445,7 +402,7 @@ class LiveRun:
             tally,
             call.spending.price,
             speed,
-            run_dir=self.directory.path,
+            run_dir=self.run_dir,
             phase=phase,
             elapsed_s=(self._ended_at or now) - self._began_at,
             notices=tuple(_notices(call)[-_N_NOTICES:]),
@@ -456,17 +413,261 @@ class LiveRun:
             else datetime.fromtimestamp(call.not_before, UTC),
         )
 
-    def results(self) -> pd.DataFrame:
-        """Return the table as it stands now."""
-        call = self.latest
-        return call.results_now() if call.results is None else call.results.copy()
-
     @property
-    def is_taken_over(self) -> bool:
-        """Whether this process is only a fork of the one that works on the run."""
-        return self.latest.is_taken_over
+    def can_control(self) -> bool:
+        """Whether this process works on the run, so that it can be paused, stopped and resumed here."""
+        return self._call is not None and not self._call.is_taken_over
 
-    def _phase(self, call: Call, by_status: Any) -> Phase:
+    def results(self) -> pd.DataFrame:
+        """Return the table as it stands now, as `run` would.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The table with the columns of `dreamo_batch.columns.OUTPUTS`; rows under way are ``in_progress``.
+        """
+        return self._told_by().results_now()
+
+    def pause(self) -> None:
+        """Submit nothing more for now; what is in flight is finished and saved.
+
+        Raises
+        ------
+        UsageError
+            If another process works on the run.
+        DirectoryLocked
+            If this process was forked from the one that works on it.
+        """
+        call = self._own("pause")
+        call.not_before = None  # now it waits for a word
+        call.pause(is_paused=True)
+
+    def resume(self) -> None:
+        """Resume after `pause`, `stop`, or whatever stopped the run; failed rows stay as they are.
+
+        A `max_new_cost` passed to `start` covers everything this batch submits; it doesn't start over.
+
+        Raises
+        ------
+        UsageError
+            If another process works on the run.
+        DirectoryError, RunStopped
+            As `start`.
+        """
+        with self._changing:
+            if not self._own("resume").pause(is_paused=False) or self._is_stop_asked:
+                self._begin_again()
+
+    def stop(self) -> None:
+        """Send nothing more. Submitted requests are still recorded; tasks in flight are collected by the next call.
+
+        Raises
+        ------
+        UsageError
+            If another process works on the run.
+        """
+        call = self._own("stop")
+        self._is_stop_asked = True
+        call.stop()
+
+    def raise_budget(self, max_cost: float | str | Decimal) -> None:
+        """Set a higher cap; a run that the old cap stopped resumes.
+
+        Parameters
+        ----------
+        max_cost : float, str or Decimal
+            Spending cap in USD for the run directory, kept like that of `run`; infinity removes it.
+
+        Raises
+        ------
+        UsageError
+            If it isn't an amount or isn't higher than the cap in force, or another process works on the run.
+        """
+        with self._changing:
+            call = self._own("raise_budget")
+            before = call.spending.cap
+            cap = RunOptions(max_cost="" if max_cost is None else max_cost).cap(None)
+            if before is None or (cap is not None and cap <= before):
+                has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
+                raise UsageError(
+                    f"max_cost={cap}: {has}. A running batch takes only a higher cap; to lower it, stop the "
+                    "batch and start again with max_cost=."
+                )
+            goes_on = call.set_cap(cap)
+            kept = replace(call.inputs.options, max_cost="inf" if cap is None else exact_text(cap))
+            call.inputs = replace(call.inputs, options=kept)
+            if not goes_on:
+                self._begin_again()
+
+    def retry(
+        self,
+        rows: Collection[Any] | pd.Series | None = None,
+        classes: str | Collection[str] | None = None,
+    ) -> None:
+        """Submit failed rows again, each once, beside what is under way.
+
+        Parameters
+        ----------
+        rows, classes
+            As for `dreamo_batch.retry`: by default every row that has failed so far; ambiguous rows only if named.
+
+        Raises
+        ------
+        UsageError
+            If a label is not in the table, or another process works on the run.
+        """
+        with self._changing:
+            self._own("retry")
+            chosen = choose(self._directory, read_jobs(self._directory.jobs), rows, classes)
+            self._begin_again(chosen)
+
+    def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
+        """Wait until the run is over, and return the table.
+
+        An interrupt ends the waiting only; the run goes on.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Seconds to wait at most; after that the table is returned as it stands (see `status`).
+        progress : bool
+            Show a progress bar and notices on standard error.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As from `run`.
+
+        Raises
+        ------
+        RunStopped
+            What stopped the run early, as from `run`; not after `stop`.
+        """
+        __tracebackhide__ = True  # a notebook shows the user's own line, not ours
+        with in_front():
+            bar = shown(self.status, show=progress)
+            try:
+                is_over = follow(self._told_by, bar, inf if timeout_s is None else timeout_s)
+            except KeyboardInterrupt:
+                bar.say(
+                    f"Stopped waiting. The run goes on in the background ({self.run_dir}); "
+                    f"{spelled('.stop()', '`dreamo-batch stop`')} stops it."
+                )
+                raise
+            finally:
+                bar.close()
+            if is_over and self.can_control:
+                self._own("wait").listeners.wait()
+            return self._end(bar) if is_over else self.results()
+
+    def panel(self) -> Any:
+        """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
+
+        If it can't be built, the reason is logged and the batch itself is returned; the run goes on.
+        """
+        return self._shown(lambda: panels.panel(self), otherwise=self)
+
+    def __enter__(self) -> Self:
+        """Use the run for as long as the block lasts."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the run at the end of the block; stop it if the block failed."""
+        if not self.can_control:
+            return
+        if error is None:
+            self.wait(progress=False)
+        else:
+            self.stop()
+
+    def __await__(self) -> Generator[Any, None, pd.DataFrame]:
+        """Wait without blocking a notebook's buttons; returns the table."""
+        return self._until_over().__await__()
+
+    def __repr__(self) -> str:
+        status = self.status
+        cap = "" if status.max_cost_usd is None else f" of {dollars(status.max_cost_usd)}"
+        return (
+            f"<Batch {self.run_dir}: {status.phase}, {status.n_settled} of {status.n_rows} rows settled, "
+            f"{dollars(status.spent_usd)}{cap} spent>"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
+        return self._shown(lambda: panels.mimebundle(self), otherwise={"text/plain": repr(self)})
+
+    def _ipython_display_(self) -> None:
+        """Display the dashboard so that its last state can be kept in the saved notebook."""
+        self._shown(lambda: panels.show(self), otherwise=None)
+
+    def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
+        """Show the run; a cell that can't show it doesn't fail, since the run goes on."""
+        try:
+            return show()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
+            logger.warning("Can't show the panel (%r); the run goes on: %r", error, self)
+            return otherwise
+
+    async def _until_over(self) -> pd.DataFrame:
+        while not self._told_by().is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return self._end(Silent())
+
+    def _end(self, bar: Progress) -> pd.DataFrame:
+        """Return the table; raises what stopped the run of this process."""
+        __tracebackhide__ = True
+        call = self._told_by()
+        return call.results_now() if isinstance(call, FollowedRun) else end(call, bar)
+
+    def _told_by(self) -> Call | FollowedRun:
+        """Return what knows how the run stands: the call, or in another or a forked process the directory itself."""
+        if self._call is not None and not self._call.is_taken_over:
+            return self._call
+        if self._followed is None:
+            self._followed = FollowedRun(self.run_dir)
+        return self._followed
+
+    def _own(self, verb: str) -> Call:
+        if self._call is not None:
+            self._call.runner.refuse_fork()
+            if not self._call.is_taken_over:
+                return self._call
+        raise UsageError(
+            f"{verb}: this only follows {self.run_dir}; the process that works on it can pause or stop it. To work "
+            "on it here, use start or run once it is over."
+        )
+
+    def _begin(self, call: Call) -> None:
+        """Begin a call, in place of the one under way; requests already sent are still recorded."""
+        with self._changing:
+            call.begin(self._go_on_with)
+
+    def _go_on_with(self, call: Call) -> None:
+        """Follow this call from now on; called in the runner's thread, before the first request."""
+        call.follow(self._note)  # which keeps this batch alive as long as its call
+        if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
+            self._call.tell("stopped", "Another call of the same process goes on with this directory.")
+        self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
+        self._tally, self._rows = None, None
+        self._speed = Speed(self._began_at, call.snapshot().n_settled)
+        self._call = call
+
+    def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
+        """Go on with the same task; what was submitted again once is not submitted once more.
+
+        What the run may still add to the cost is what the calls before left of it.
+        """
+        call = self._own("resume")
+        inputs = replace(
+            call.inputs,
+            options=replace(call.inputs.options, retry_failed=False, on_ambiguous="hold"),
+            chosen=chosen | call.waiting(),
+            before=call.spending,
+        )
+        begin(call.again(inputs))
+
+    def _phase(self, call: Call, by_status: Mapping[str, int]) -> Phase:
         if not call.is_over:
             is_ending = self._is_stop_asked or call.stopped is not None
             return "stopping" if is_ending else "paused" if call.is_paused else "running"
@@ -474,6 +675,7 @@ class LiveRun:
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _counted(self, call: Call) -> Tally:
+        """Return the tally; if it has to be made, then while nothing changes."""
         if self._tally is None or time.monotonic() >= self._count_at:
             call.quietly(lambda: self._count(call))
         assert self._tally is not None  # noqa: S101 - just made
@@ -482,15 +684,15 @@ class LiveRun:
     def _count(self, call: Call) -> None:
         began_at = time.monotonic()
         self._rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
-        self._tally = Tally(self._rows, call.state, self.directory.path)
-        self._count_at = math.inf if call.tells_changes else _next_reading(began_at)
+        self._tally = Tally(self._rows, call.state, self.run_dir)
+        self._count_at = inf if call.tells_changes else _next_reading(began_at)
 
     def _note(self, before: Attempt | None, after: Attempt) -> None:
-        call = self.latest
+        assert self._call is not None  # noqa: S101 - begun before its coordinator changes anything
         if self._tally is not None:
-            self._tally.note(before, after, call.state.deciding(after.job_id) or after)
-        if self._speed is not None:
-            self._speed.note(time.monotonic(), call.snapshot().n_settled)
+            deciding = self._call.state.deciding(after.job_id)
+            self._tally.note(before, after, deciding or after)
+        self._speed.note(time.monotonic(), self._call.snapshot().n_settled)
 
 
 def _release_in_time(call: Call) -> None:
@@ -537,8 +739,6 @@ def _next_reading(began_at: float) -> float:
 class FollowedRun:
     """A run directory that somebody else may work on, read again and again as seldom as is good for it."""
 
-    call: Final = None
-
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)
         self._began_at = time.monotonic()
@@ -574,7 +774,7 @@ class FollowedRun:
             self._next_at = _next_reading(began_at)
         return self._status
 
-    def results(self) -> pd.DataFrame:
+    def results_now(self) -> pd.DataFrame:
         """Return the table as it stands on disk."""
         return load(self.directory.given)
 

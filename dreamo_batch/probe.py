@@ -17,7 +17,6 @@ from dreamo_batch import columns
 from dreamo_batch.batch import path_of, plan, run
 from dreamo_batch.call import ask_price
 from dreamo_batch.connect import Service, with_key
-from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
@@ -247,8 +246,8 @@ def _price(
 def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | None, cap: Decimal) -> None:
     if price is None:
         return  # the run refuses a cap without a price
-    state = read_state(directory) if directory.path.is_dir() else State()
-    needed = total((Spending(attempts=state.kinds()).spent, times(n_new, price)))
+    spent = Spending(attempts=read_state(directory).kinds()).spent
+    needed = total((spent, times(n_new, price)))
     if needed > cap:
         raise UsageError(
             f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "

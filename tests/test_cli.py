@@ -207,8 +207,8 @@ def test_every_keyword_of_run_is_an_option():
         for name, parameter in parameters(dreamo.run).items()
         if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress", "on_event"}
     }
-    assert set(options.of_run()) == set(keywords)
-    assert all(option.help for option in options.of_run().values())
+    assert set(options.of("run")()) == set(keywords)
+    assert all(option.help for option in options.of("run")().values())
     for name in ("run", "plan"):
         given = main.commands[name].make_context(name, ["jobs.csv", "--run-dir", "r"]).params
         assert {name: given[name] for name in keywords} == keywords
@@ -217,7 +217,7 @@ def test_every_keyword_of_run_is_an_option():
 def test_choices_of_options_are_those_of_the_function():
     """A word that run() takes can be given, and no other."""
     hints = inspect.get_annotations(dreamo.run)
-    for name, option in options.of_run().items():
+    for name, option in options.of("run")().items():
         if isinstance(option.type, click.Choice):
             words = ", ".join(f'"{word}"' for word in option.type.choices)
             assert hints[name].replace("'", '"') == f"Literal[{words}]"
@@ -228,13 +228,13 @@ def test_what_plan_is_told_is_what_it_takes():
     keywords = {
         name: one for name, one in parameters(dreamo.plan).items() if name not in {"table", "run_dir"}
     }
-    assert keywords.keys() <= options.of_run().keys()
+    assert keywords.keys() <= options.of("run")().keys()
     assert all(one.default == parameters(dreamo.run)[name].default for name, one in keywords.items())
 
 
 def test_what_retry_is_told_is_what_it_takes():
     """Every option that is not about the table itself can be given to retry."""
-    assert set(options.of_run()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
+    assert set(options.of("run")()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
 
 
 def test_run_dir_is_accepted_everywhere():
@@ -736,9 +736,9 @@ def test_nothing_to_buy_is_nothing_to_ask():
     rows = pd.DataFrame({"action": ["reuse", "in flight"], "cost_high_usd": [0.0, 0.03]})
     planned = dreamo.Plan.of(rows, cap=None, spent=Decimal(0))
     service = Settings(ELSEWHERE, None)
-    assert commands.ask(planned, service, {"max_attempts": 1, "max_cost": None}) is None
+    assert commands.consent(planned, service, {"max_attempts": 1, "max_cost": None}, is_agreed=False) is None
     with pytest.raises(click.ClickException, match="1 new attempt at"):
-        commands.ask(planned, service, {"max_attempts": 2, "max_cost": None})
+        commands.consent(planned, service, {"max_attempts": 2, "max_cost": None}, is_agreed=False)
 
 
 def test_no_key_leaves_with_3(table, run_dir):

@@ -56,7 +56,6 @@ def test_every_stage_under_every_option(tmp_path, stage, options, chosen):
         Stage.COMPLETED: "reuse",
         Stage.AMBIGUOUS: "ambiguous",
     }.get(stage, "failed")
-    assert decision.is_submitted is is_submitted
     assert decision.action == ("new" if is_submitted else action)
     assert decision.is_fetched is (stage is Stage.COMPLETED and options.download)
     assert decision.action in columns.ACTIONS
@@ -70,7 +69,7 @@ def test_unbilled_failures_have_attempts(options, chosen):
     for n_attempts in (1, 2, 3):
         attempts = tuple(Attempt("a", n, Stage.FAILED, **UNBILLED) for n in range(1, n_attempts + 1))
         is_asked_for = "a" in chosen or options.retry_failed
-        assert decide(attempts, options, None, chosen).is_submitted == (
+        assert (decide(attempts, options, None, chosen).action == "new") == (
             is_asked_for or n_attempts < options.max_attempts
         )
 
@@ -88,7 +87,7 @@ def test_unbilled_failures_have_attempts(options, chosen):
 )
 def test_other_failures_are_not_submitted_again(fields):
     """Moderated, maybe billed, or refused before it was a task: attempts are not for these."""
-    assert not decide(one(Stage.FAILED, **fields), RunOptions(max_attempts=9), None).is_submitted
+    assert decide(one(Stage.FAILED, **fields), RunOptions(max_attempts=9), None).action != "new"
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)
@@ -102,15 +101,14 @@ def test_what_became_of_a_resend_does_not_end_the_doubt(first, later, options, c
     word = options.on_ambiguous == "resubmit" if is_in_doubt else options.retry_failed
     is_submitted = "a" in chosen or word
     decision = decide(attempts, options, None, chosen)
-    assert decision.is_submitted is is_submitted
     assert decision.action == ("new" if is_submitted else "ambiguous" if is_in_doubt else "failed")
 
 
 def test_an_attempt_that_was_not_sent_uses_up_none():
     """After an unbilled failure the attempts that are left are those that were not sent yet."""
     attempts = (Attempt("a", 1, Stage.FAILED, **UNBILLED), Attempt("a", 2, Stage.UNSENT))
-    assert decide(attempts, RunOptions(max_attempts=2), None).is_submitted
-    assert not decide(attempts, RunOptions(), None).is_submitted
+    assert decide(attempts, RunOptions(max_attempts=2), None).action == "new"
+    assert decide(attempts, RunOptions(), None).action != "new"
 
 
 def test_a_picture_in_place_is_not_fetched(tmp_path):
@@ -146,8 +144,9 @@ def test_the_assignment_covers_the_table_and_what_is_open_beside_it(tmp_path):
     assert made.to_save == [(("d", 1), False), (("e", 1), True), (("gone2", 1), True)]
     assert made.weights == {"a": 2, "b": 2, "c": 1, "d": 1, "e": 1}
     assert (made.n_invalid, made.max_attempts, made.should_download) == (1, 3, True)
-    alone = plan.assignment(table, state, options, tmp_path, others=False)
-    assert (alone.to_poll, len(alone.to_save)) == ([("b", 1)], 2)
+    free = plan.assignment(table, state, options, tmp_path, fetched={"e"})
+    assert (free.to_poll, free.to_save) == (made.to_poll, [(("e", 1), True)])
+    assert (free.to_submit, free.max_attempts, free.may_submit) == ((), 1, False)
 
 
 def test_the_plan_stands_on_the_users_index():
@@ -252,6 +251,6 @@ def test_a_job_is_not_submitted_while_another_attempt_of_it_lives(other, latest)
     """Whatever became of a later attempt, and whatever is asked for: one picture is there or on its way."""
     attempts = (Attempt("a", 1, other, task_id="t1"), Attempt("a", 2, latest))
     asked = RunOptions(retry_failed=True, on_ambiguous="resubmit", max_attempts=9)
-    assert not decide(attempts, asked, None, {"a"}).is_submitted
-    assert not decide(attempts, RunOptions(), None).is_submitted
+    assert decide(attempts, asked, None, {"a"}).action != "new"
+    assert decide(attempts, RunOptions(), None).action != "new"
     assert (decide(attempts, asked, None, {"a"}).action == plan.REUSE) == (other is Stage.COMPLETED)

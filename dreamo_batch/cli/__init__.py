@@ -28,27 +28,6 @@ def main() -> None:
     """
 
 
-for command in (
-    commands.validate,
-    commands.plan,
-    commands.run,
-    commands.status,
-    commands.watch,
-    commands.stop,
-    commands.results,
-    commands.retry,
-    commands.resolve,
-    commands.rate,
-    commands.costs,
-    commands.budget,
-    commands.latency,
-    commands.failures,
-    commands.gallery,
-    commands.report,
-    commands.export,
-    commands.serve,
-    commands.demo,
-    commands.check,
-    commands.in_background,
-):
-    main.add_command(command)
+for command in vars(commands).values():
+    if isinstance(command, click.Command):
+        main.add_command(command)

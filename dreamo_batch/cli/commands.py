@@ -30,6 +30,7 @@ from dreamo_batch.cli.options import (
     FORMAT,
     LOCAL,
     NO_CAP,
+    NOT_OPTIONS,
     ROWS,
     RUN_DIR,
     RUN_DIR_OPTION,
@@ -37,6 +38,8 @@ from dreamo_batch.cli.options import (
     TABLE,
     YES,
     command,
+    names_option,
+    of,
     option,
     read_table,
     run_dir_of,
@@ -122,39 +125,33 @@ def agree(
     manifest = directory.read_manifest()
     if manifest is not None:
         refuse_other_service(directory, manifest.service, settings.service_name)
-    if not is_agreed:
-        agreed = ask(plan(), settings, options)
-        return limit or agreed
-    if limit or no_cap or options["max_cost"] is not None or stored_terms(directory).cap is not None:
+    is_limited = limit or no_cap or options["max_cost"] is not None or stored_terms(directory).cap is not None
+    if is_agreed and is_limited:
         return limit
-    return _limit(plan(), settings, options)
+    agreed = consent(plan(), settings, options, is_agreed=is_agreed)
+    return limit or agreed
 
 
-def ask(planned: Plan, settings: Settings, options: Mapping[str, Any]) -> str | None:
-    """Ask whether to buy what is planned, and return the sum agreed to."""
-    offer = _checked_offer(planned, options)
+def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is_agreed: bool) -> str | None:
+    """Ask whether to buy what is planned, unless that is agreed; return the sum in USD that the call stops at.
+
+    Raises if the call would refuse invalid rows anyway.
+    """
+    invalid = planned[planned[columns.ACTION] == INVALID]
+    if len(invalid) and options.get("on_invalid") == "raise":
+        raise click.ClickException(
+            f"{counted(len(invalid), 'row')} can't be submitted; nothing was sent. Row {invalid.index[0]}: "
+            f"{invalid[columns.REASON].iloc[0]} `dreamo-batch validate TABLE` lists every problem; "
+            "--on-invalid skip leaves these rows out."
+        )
+    offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
     if not offer.n_attempts:
         return None
-    _show_warnings(planned)
-    sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
-    _ask(sentence, settings, instead=", or see the plan with --dry-run")
-    return offer.most()
-
-
-def _show_warnings(planned: Plan) -> None:
-    from dreamo_batch.live import shown_before
-
-    warnings = planned.warnings()
-    for warning in warnings:
-        warn(f"warning: {warning}")
-    shown_before.set(frozenset(warnings))
-
-
-def _limit(planned: Plan, settings: Settings, options: Mapping[str, Any]) -> str | None:
-    """Return the sum in USD that a call with `--yes` stops at, and print it."""
-    offer = _checked_offer(planned, options)
-    if not offer.n_attempts:
-        return None
+    if not is_agreed:
+        _show_warnings(planned)
+        sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
+        _ask(sentence, settings, instead=", or see the plan with --dry-run")
+        return offer.most()
     most = offer.most(_MARGIN)
     stops = (
         "No price is known, so nothing limits this call; --max-cost does."
@@ -165,16 +162,13 @@ def _limit(planned: Plan, settings: Settings, options: Mapping[str, Any]) -> str
     return most
 
 
-def _checked_offer(planned: pd.DataFrame, options: Mapping[str, Any]) -> Offer:
-    """Return what would be bought; raises if the call would refuse invalid rows anyway."""
-    invalid = planned[planned[columns.ACTION] == INVALID]
-    if len(invalid) and options.get("on_invalid") == "raise":
-        raise click.ClickException(
-            f"{counted(len(invalid), 'row')} can't be submitted; nothing was sent. Row {invalid.index[0]}: "
-            f"{invalid[columns.REASON].iloc[0]} `dreamo-batch validate TABLE` lists every problem; "
-            "--on-invalid skip leaves these rows out."
-        )
-    return offer_of(planned, may_repeat=options["max_attempts"] > 1)
+def _show_warnings(planned: Plan) -> None:
+    from dreamo_batch.live import shown_before
+
+    warnings = planned.warnings()
+    for warning in warnings:
+        warn(f"warning: {warning}")
+    shown_before.set(frozenset(warnings))
 
 
 def _ask(sentence: str, settings: Settings, *, instead: str = "") -> None:
@@ -227,7 +221,7 @@ _HINTS: Final = {
     *ABOUT_FILE,
     option("--run-dir", metavar="RUN_DIR", help="Ignored; accepted as in every command."),
     FORMAT,
-    keywords={"fix_images", "base_dir"}.__contains__,
+    keywords=of("run", "fix_images", "base_dir"),
 )
 def validate(
     table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str, **options: Any
@@ -250,7 +244,7 @@ def validate(
     return exit_codes.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else exit_codes.DONE
 
 
-@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, LOCAL, YES, ROWS, FORMAT, keywords=bool)
+@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, LOCAL, YES, ROWS, FORMAT, keywords=of("run"))
 def plan(
     table: str, run_dir: str | None, *, local: bool, yes: bool, rows: bool, format_: str, **options: Any
 ) -> int:
@@ -275,7 +269,7 @@ def plan(
     NO_CAP,
     _DETACH,
     FORMAT,
-    keywords=bool,
+    keywords=of("run"),
 )
 def run(
     table: str,
@@ -343,28 +337,25 @@ def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: b
 
 @command(
     *RUN_DIR,
-    option(
+    names_option(
         "--rows",
-        multiple=True,
         metavar="LABELS",
         help="Labels of rows, as `results` shows them first in a line, or job ids: 3,7 or 3-7; never positions. "
         "Default: every failed row.",
     ),
-    option(
-        "--classes", multiple=True, metavar="CLASSES", help="Only these error classes, or ambiguous: a,b."
-    ),
+    names_option("--classes", help="Only these error classes, or ambiguous: a,b."),
     LOCAL,
     _DRY_RUN,
     YES,
     NO_CAP,
     FORMAT,
-    keywords=lambda keyword: keyword not in ABOUT_TABLE,
+    keywords=of("run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
 )
 def retry(
     run_dir: str,
     *,
-    rows: Sequence[str],
-    classes: Sequence[str],
+    rows: list[str] | None,
+    classes: list[str] | None,
     local: bool,
     dry_run: bool,
     yes: bool,
@@ -380,7 +371,7 @@ def retry(
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
-    chosen: dict[str, Any] = {"rows": split(rows), "classes": split(classes)}
+    chosen: dict[str, Any] = {"rows": rows, "classes": classes}
     of_plan = {name: value for name, value in options.items() if name not in _NOT_OF_PLAN}
     is_local = local or (options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir())
 
@@ -403,29 +394,10 @@ def retry(
 @command(
     click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
     RUN_DIR_OPTION,
-    option(
-        "--attempt",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Number of the attempt, where several of the row are ambiguous.",
-    ),
-    option(
-        "--task-id", metavar="ID", help="The attempt was accepted as this task; the next run asks for it."
-    ),
-    option("--not-sent", is_flag=True, help="The attempt was not accepted; the next run submits the row."),
-    option("--force", is_flag=True, help="With --not-sent, in an object store: also within 15 minutes."),
     FORMAT,
+    keywords=of("resolve", "attempt", "task_id", "not_sent", "force"),
 )
-def resolve(
-    words: Sequence[str],
-    run_dir_option: str | None,
-    *,
-    attempt: int | None,
-    task_id: str | None,
-    not_sent: bool,
-    force: bool,
-    format_: str,
-) -> int:
+def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, **answer: Any) -> int:
     """Settle an ambiguous row by hand.
 
     Check your bill first: was the attempt accepted? ROW is the label of the row, or its job_id.
@@ -434,9 +406,9 @@ def resolve(
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
     *named, row = words
     path = run_dir_of(named[0] if named else None, run_dir_option)
-    if (task_id is None) != not_sent:
+    if (answer["task_id"] is None) != answer["not_sent"]:
         raise click.UsageError("pass either --task-id ID (it was accepted) or --not-sent (it was not)")
-    dreamo.resolve(path, row, attempt=attempt, task_id=task_id, not_sent=not_sent, force=force)
+    dreamo.resolve(path, row, **answer)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
     return exit_codes.DONE
@@ -573,21 +545,19 @@ def stop(run_dir: str, *, format_: str) -> int:
 
 @command(
     *RUN_DIRS,
-    option(
-        "--all", "all_", is_flag=True, help="Every attempt ever made, also for rows no longer in the table."
-    ),
     option("--output", metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."),
     EXCEL_SAFE,
     FORMAT,
+    keywords=of("load", "all"),
 )
 def results(
-    run_dirs: Sequence[str], *, all_: bool, output: str | None, excel_safe: bool, format_: str
+    run_dirs: Sequence[str], *, output: str | None, excel_safe: bool, format_: str, **which: bool
 ) -> int:
     """Print or write the table with its results.
 
     That of the last run in RUN_DIR, or of several: your columns, then status, pictures, costs and errors.
     """
-    frame = dreamo.load(run_dirs, all=all_)
+    frame = dreamo.load(run_dirs, **which)
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
         hint(f"{counted(len(frame), 'row')} written to {output}")
@@ -598,7 +568,9 @@ def results(
         names += [name for name in _RESULT_COLUMNS if frame[name].notna().any()]
         if len(frame[columns.RUN_DIR].unique()) > 1:
             names.append(columns.RUN_DIR)
-        show_frame(frame[names], format_, with_labels=True, if_empty="No attempts." if all_ else "No rows.")
+        show_frame(
+            frame[names], format_, with_labels=True, if_empty="No attempts." if which["all"] else "No rows."
+        )
         hint("--format json or csv, or --output PATH, include every column.")
     return exit_codes.DONE
 
@@ -625,21 +597,16 @@ def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None,
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def costs(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
+def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> int:
     """Print what attempts cost, by group.
 
     Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
-    return _show_rounded(dreamo.costs(run_dirs, by=split(by)), format_)
+    return _show_rounded(dreamo.costs(run_dirs, by=by), format_)
 
 
-@command(
-    click.Argument(["place"]),
-    option("--cap", metavar="USD", help="Start a budget, or change what all may spend together."),
-    option("--per-user", metavar="USD", help="Most that each user may spend; inf removes it."),
-    FORMAT,
-)
+@command(click.Argument(["place"]), FORMAT, keywords=of("Budget", "cap", "per_user"))
 def budget(place: str, *, format_: str, **amounts: str | None) -> int:
     """Print what was spent from a shared budget, or set its cap.
 
@@ -652,12 +619,12 @@ def budget(place: str, *, format_: str, **amounts: str | None) -> int:
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def latency(run_dirs: Sequence[str], *, by: Sequence[str], format_: str) -> int:
+def latency(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> int:
     """Print how long each phase of an attempt took.
 
     Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
     """
-    code = _show_rounded(dreamo.latency(run_dirs, by=split(by)), format_, if_empty="No attempts.")
+    code = _show_rounded(dreamo.latency(run_dirs, by=by), format_, if_empty="No attempts.")
     hint(dreamo.pace(run_dirs)["advice"])
     return code
 
@@ -753,56 +720,19 @@ def _retry_command(remedy: Remedy) -> str:
 @command(
     *RUN_DIRS,
     option("--output", metavar="FOLDER", help="Folder to write to; created if missing."),
-    option(
-        "--to",
-        metavar="ADDRESS",
-        help="Upload it to the Hugging Face hub, too: hf://datasets/OWNER/NAME. A new dataset is private.",
-    ),
-    option(
-        "--formats",
-        multiple=True,
-        metavar="FORMATS",
-        help="Of the table: parquet,csv,tsv,jsonl,xlsx; default: parquet,csv.",
-    ),
-    option(
-        "--pictures",
-        type=click.Choice(["copy", "link", "none"]),
-        default="copy",
-        show_default=True,
-        help="link: hard links, which take no space and must not be edited.",
-    ),
-    option("--text", is_flag=True, help="Put prompt, seed and job id into PNG and JPEG copies."),
-    EXCEL_SAFE,
     FORMAT,
+    keywords=of("export", "to", "formats", "pictures", "text", "excel_safe"),
 )
-def export(
-    run_dirs: Sequence[str],
-    *,
-    output: str | None,
-    to: str | None,
-    formats: Sequence[str],
-    pictures: str,
-    text: bool,
-    excel_safe: bool,
-    format_: str,
-) -> int:
+def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **options: Any) -> int:
     """Write results and pictures of one run or several for other tools.
 
     The table as Parquet and CSV with a data dictionary, and an image folder with metadata.csv that the Hugging Face
     loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures
     are missing.
     """
-    if output is None and to is None:
+    if output is None and options["to"] is None:
         raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")
-    counts = dreamo.export(
-        run_dirs,
-        output,
-        to=to,
-        formats=split(formats) or ("parquet", "csv"),
-        pictures=pictures,  # type: ignore[arg-type] # click checked the words
-        text=text,
-        excel_safe=excel_safe,
-    )
+    counts = dreamo.export(run_dirs, output, **options)
     show_summary(counts, format_)
     return exit_codes.NOT_ALL if counts.get("missing") else exit_codes.DONE
 
@@ -845,15 +775,7 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
         metavar="COLUMNS",
         help="Columns whose values make the grid's columns; none: count the pictures of a row. Default: seed.",
     ),
-    option("--title", default="", metavar="TEXT", help="A heading."),
-    option(
-        "--paper",
-        type=click.Choice(["a4", "letter"]),
-        default="a4",
-        show_default=True,
-        help="Paper size of a sheet.",
-    ),
-    option("--font", metavar="FILE", help="Font for the labels of a sheet."),
+    keywords=of("contact_sheet", "title", "paper", "font"),
 )
 def gallery(
     run_dirs: Sequence[str], *, output: str, rows: str | None, across: str | None, title: str, **of_sheet: Any
@@ -888,7 +810,6 @@ _SHEET: Final = "contact.png"
 
 
 @command(
-    option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     option(
         "--port",
         type=click.IntRange(0, 65535),
@@ -896,27 +817,12 @@ _SHEET: Final = "contact.png"
         show_default="any free one",
         help="Port to listen on.",
     ),
-    option("--state-dir", metavar="DIR", help="Directory for tasks and pictures; default: a temporary one."),
     option("--run-dir", metavar="RUN_DIR", help="Serve the state of a --local run: RUN_DIR/gateway."),
-    option(
-        "--engine",
-        default="preview",
-        show_default=True,
-        help="How pictures are made: preview, flat, or a class of yours, package.module:Class.",
-    ),
     option(
         "--price-per-picture", "price", metavar="USD", help="What each picture costs; default: by its size."
     ),
-    option(
-        "--price-per-second", metavar="USD", help="What each second costs that the engine takes, instead."
-    ),
-    option(
-        "--latency",
-        default="instant",
-        show_default=True,
-        help="How long tasks take: instant, fixed:SECONDS or lognormal:MEDIAN_S,SIGMA.",
-    ),
     option("--faults", metavar="FILE", help="JSON file with the faults to inject."),
+    keywords=of("LocalGateway", "host", "state_dir", "engine", "latency", "price_per_second"),
 )
 def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
     """Run the local gateway until it is interrupted.
@@ -1003,7 +909,7 @@ def demo_folder() -> Path:
     ),
     YES,
     FORMAT,
-    keywords="base_url".__eq__,
+    keywords=of("run", "base_url"),
 )
 def check(
     *, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool, format_: str

@@ -18,7 +18,7 @@ from dreamo_batch.cli import output
 from dreamo_batch.cli.output import hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import pandas as pd
 
@@ -28,23 +28,25 @@ def option(*flags: str, **attributes: Any) -> click.Option:
     return click.Option(flags, **attributes)
 
 
-class RunCommand(click.Command):
-    """A command with keywords of `run`, which become options once they are needed: loading `run` takes a second."""
+class VerbCommand(click.Command):
+    """A command with options of public functions, which are made once they are needed: loading those takes a second."""
 
-    def __init__(self, *args: Any, keywords: Callable[[str], bool], **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, keywords: Callable[[], Mapping[str, click.Option]], **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
         self._keywords = keywords
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the command's own options, those of `run`, and ``--help``."""
+        """Return the command's own options, those of its function, and ``--help``."""
         *own, for_help = super().get_params(ctx)
-        return [*own, *(one for keyword, one in of_run().items() if self._keywords(keyword)), for_help]
+        return [*own, *self._keywords().values(), for_help]
 
 
 def command(
-    *params: click.Parameter, keywords: Callable[[str], bool] | None = None
+    *params: click.Parameter, keywords: Callable[[], Mapping[str, click.Option]] = dict
 ) -> Callable[[Callable[..., int]], click.Command]:
-    """Declare a command; its run directories are arguments, options, or both; `keywords` chooses those of `run`."""
+    """Declare a command; its run directories are arguments, options, or both; `keywords` makes options of a verb's."""
 
     def declare(function: Callable[..., int]) -> click.Command:
         @functools.wraps(function)
@@ -57,22 +59,25 @@ def command(
                     raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
             return function(**values)
 
-        if keywords is None:
-            return click.command(params=list(params))(call)
-        return click.command(cls=RunCommand, params=list(params), keywords=keywords)(call)
+        return click.command(cls=VerbCommand, params=list(params), keywords=keywords)(call)
 
     return declare
 
 
-# What metavar an annotation of `run` becomes; the first that is in it counts.
-_METAVARS: Final = {
-    "datetime": "TIME",
-    "PathLike": "DIR",
-    "Amount": "USD",
-    "int": "N",
-    "float": "SECONDS",
-    "str": "URL",
+# What metavar a keyword has: by its name, else by the first of these words that is in its annotation.
+_METAVAR_OF: Final = {
+    "attempt": "N",
+    "base_url": "URL",
+    "font": "FILE",
+    "latency": "LATENCY",
+    "not_before": "TIME",
+    "notify": "URL",
+    "price_per_second": "USD",
+    "state_dir": "DIR",
+    "task_id": "ID",
+    "to": "ADDRESS",
 }
+_METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "Decimal": "USD", "int": "N", "float": "SECONDS"}
 _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
 # Keywords of `run` that are no options here.
 NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")
@@ -86,31 +91,48 @@ _FROM_ENVIRONMENT: Final = {"notify": "DREAMO_NOTIFY_URL"}
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
 
-@functools.cache
-def of_run() -> dict[str, click.Option]:
-    """Make an option of each keyword of `run`, from its signature and docstring."""
-    parameters = inspect.signature(dreamo.run).parameters.values()
-    texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", inspect.getdoc(dreamo.run) or "", re.MULTILINE))
-    return {
-        one.name: _of_keyword(one, " ".join(texts.get(one.name, "").replace("`", "").split()))
-        for one in parameters
-        if one.kind is one.KEYWORD_ONLY and one.name not in NOT_OPTIONS
-    }
+def of(verb: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
+    """Return what makes options of a public function's keywords, of these or all, from its signature and docstring."""
+
+    @functools.cache
+    def made() -> dict[str, click.Option]:
+        function = getattr(dreamo, verb)
+        texts = dict(
+            re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", inspect.getdoc(function) or "", re.MULTILINE)
+        )
+        return {
+            one.name: _of_keyword(one, " ".join(texts.get(one.name, "").replace("`", "").split()))
+            for one in inspect.signature(function).parameters.values()
+            if one.name in names or (not names and one.kind is one.KEYWORD_ONLY and one.name not in but)
+        }
+
+    return made
 
 
 def _of_keyword(keyword: inspect.Parameter, text: str) -> click.Option:
-    """Declare a switch, a choice of words, a number, or text."""
-    flag, default, kind = f"--{keyword.name.replace('_', '-')}", keyword.default, str(keyword.annotation)
-    if keyword.name == "cluster":
+    """Declare a switch, a choice of words, a number, text, or a list of names."""
+    name, default, kind = keyword.name, keyword.default, str(keyword.annotation)
+    flag = f"--{name.replace('_', '-')}"
+    if name == "cluster":
         return option("--workers", "cluster", type=_TYPES["N"], metavar="N", help=_WORKERS)
     if kind == "bool":
         return option(f"{flag}/--no{flag[1:]}" if default else flag, is_flag=True, default=default, help=text)
-    shown: dict[str, Any] = {"default": default, "show_default": default is not None, "help": text}
+    shown: dict[str, Any] = {"default": default, "show_default": default not in (None, ""), "help": text}
     if kind.startswith("Literal"):
         return option(flag, type=click.Choice(ast.literal_eval(kind.removeprefix("Literal"))), **shown)
-    metavar = next(metavar for word, metavar in _METAVARS.items() if word in kind)
-    variable = _FROM_ENVIRONMENT.get(keyword.name)
+    if "Iterable" in kind:
+        return names_option(flag, **shown)
+    metavar = _METAVAR_OF.get(name) or next(
+        (metavar for word, metavar in _METAVARS.items() if word in kind), name.upper()
+    )
+    variable = _FROM_ENVIRONMENT.get(name)
     return option(flag, type=_TYPES.get(metavar), metavar=metavar, envvar=variable, **shown)
+
+
+def names_option(flag: str, **attributes: Any) -> click.Option:
+    """Declare an option that takes names, comma-separated or said again."""
+    attributes.setdefault("metavar", flag.strip("-").upper())
+    return option(flag, multiple=True, callback=lambda _, __, given: split(given), **attributes)
 
 
 TABLE: Final = click.Argument(["table"])
@@ -155,9 +177,8 @@ ROWS: Final = option("--rows", is_flag=True, help="List each row instead of grou
 EXCEL_SAFE: Final = option(
     "--excel-safe", is_flag=True, help="Keep spreadsheets from reading cells as formulas."
 )
-BY: Final = option(
+BY: Final = names_option(
     "--by",
-    multiple=True,
     metavar="COLUMNS",
     help='Columns such as prompt,seed; also run_dir, size, hour, or a length of time such as "1h".',
 )

@@ -178,11 +178,7 @@ class ShardedCall(Call):
         manifest = self._manifest()
         shards = {name: read_state(shard) for name, shard in directory.shards().items()}
         state = joined(shards, stored_terms(directory))
-        self._planned = planning.assignment(
-            inputs.prepared, state, inputs.options, directory.path, inputs.chosen
-        )
-        if inputs.fetched is not None:
-            self._planned = planning.fetching_only(self._planned, inputs.fetched)
+        self._planned = self.planned(state, inputs.chosen)
         self._budget = self.budget(self._planned, state, self.told_price())
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else Budget.of(team)
@@ -285,8 +281,8 @@ class ShardedCall(Call):
         now.call_limit = self._budget.call_limit
         return over_shards(super().again(replace(inputs, before=now)), self._cluster)
 
-    def results_now(self) -> pd.DataFrame:
-        """Return the table as it stands."""
+    def compose(self) -> pd.DataFrame:
+        """Put the results together from what the shards' ledgers know."""
         return assembly.mark(composed(self.directory), self.directory)
 
     # Before anything is sent.
@@ -631,7 +627,7 @@ class ShardedCall(Call):
     def finish(self) -> None:
         """Say that the call is over, also to what an engine might begin anew, and put the results together."""
         self.halt()
-        results = self.results_now()
+        results = self.compose()
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         if not isinstance(self._stopped, StorageFailed):
             self.directory.update_manifest(reconciliation=self.reconciliation)

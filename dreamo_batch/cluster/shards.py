@@ -20,7 +20,7 @@ from dreamo_batch.engine.directory import INPUTS, RunDirectory
 from dreamo_batch.engine.replica import Replica, folder_of, is_url
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DirectoryLocked, DreamoError
-from dreamo_batch.live import begin, interrupts
+from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
@@ -125,7 +125,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
-    run = begin(call, is_watched=False)
+    batch = begin_held(call)  # noqa: F841 - referred to for as long as the call goes on
     call.release()
     while not call.is_over:
         call.pause_for(beat_s(parent.run_dir))
@@ -134,7 +134,7 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
             call.stop()
         elif told.is_paused != call.is_paused:
             call.pause(is_paused=told.is_paused)
-        parent.tell(run.directory, call.snapshot())
+        parent.tell(call.directory, call.snapshot())
     error = call.stopped
     if error is not None and not isinstance(error, DreamoError):
         raise error

@@ -7,7 +7,7 @@ import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pandas as pd
 from PIL import Image, ImageColor, ImageDraw, ImageOps
@@ -96,7 +96,7 @@ def contact_sheet(
     n_across: int = 4,
     labels: Sequence[str] = (names.PROMPT,),
     title: str = "",
-    paper: str = "a4",
+    paper: Literal["a4", "letter"] = "a4",
     font: str | os.PathLike[str] | None = None,
     cluster: Any = None,
     progress: bool = True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from typing import TYPE_CHECKING, Final
 
@@ -84,14 +84,6 @@ class _Prices:
             return self.low, self.sum_usd / self.n, self.high
 
 
-@dataclass(slots=True)
-class _Errors:
-    """Jobs that stand at an error of one class, first to come first."""
-
-    n_rows: int = 0
-    messages: dict[str, str] = field(default_factory=dict)
-
-
 class Tally:
     """Follows the attempts of a run; fed by one thread, read by any."""
 
@@ -100,9 +92,9 @@ class Tally:
         self._run_dir = run_dir
         self._lock = threading.Lock()
         self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
-        self._errors: dict[str, _Errors] = {}
-        self._class_of: dict[str, str] = {}
+        self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job that stands at an error
         self._prices: dict[int | None, _Prices] = {}
+        self._prices_of_any = _Prices()
         self._unsettled: Counter[int | None] = Counter()
         self._status: dict[str, str] = {}
         self._unknown = ZERO  # held back for attempts that ended without a cost
@@ -119,7 +111,16 @@ class Tally:
     def errors(self) -> tuple[ErrorGroup, ...]:
         """Return rows that failed or may have been submitted, by class, most frequent first."""
         with self._lock:
-            groups = [self._group(name, errors) for name, errors in self._errors.items() if errors.messages]
+            errors = list(self._errors.items())
+        n_rows: Counter[str] = Counter()
+        first: dict[str, tuple[str, str]] = {}
+        for job_id, (name, message) in errors:
+            n_rows[name] += self._rows.weights[job_id]
+            first.setdefault(name, (job_id, message))
+        groups = [
+            ErrorGroup(name, n_rows[name], self._rows.labels.get(job_id), message)
+            for name, (job_id, message) in first.items()
+        ]
         return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
 
     def newest(self) -> tuple[Picture, ...]:
@@ -130,7 +131,8 @@ class Tally:
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
         """Say what the directory will have cost once every row is settled."""
         with self._lock:
-            at_any = self._overall() or (None if price is None else (price, price, price))
+            at_any = None if price is None else (price, price, price)
+            at_any = self._prices_of_any.forecast() if self._prices else at_any
             parts: list[Forecast] = [(spent_usd, spent_usd, spent_usd), (ZERO, self._unknown, self._unknown)]
             for n_pixels, n_jobs in (+self._unsettled).items():
                 each = self._prices[n_pixels].forecast() if n_pixels in self._prices else at_any
@@ -161,6 +163,7 @@ class Tally:
         price = price_of(after)
         if price is not None and (before is None or price_of(before) is None):
             self._prices.setdefault(self._n_pixels(after.job_id), _Prices()).add(price)
+            self._prices_of_any.add(price)
 
     def _settle(self, attempt: Attempt) -> None:
         status, n_pixels = status_of(attempt), self._n_pixels(attempt.job_id)
@@ -173,22 +176,10 @@ class Tally:
         self._set_error(attempt, status)
 
     def _set_error(self, attempt: Attempt, status: str) -> None:
-        weight = self._rows.weights.get(attempt.job_id, 0)
-        old = self._class_of.pop(attempt.job_id, None)
-        if old is not None:
-            self._errors[old].n_rows -= weight
-            del self._errors[old].messages[attempt.job_id]
-        message = attempt.error_message or attempt.output_error
+        self._errors.pop(attempt.job_id, None)
         name = _class(attempt, status)
-        if name is not None and weight:
-            errors = self._errors.setdefault(name, _Errors())
-            errors.n_rows += weight
-            errors.messages[attempt.job_id] = message or ""
-            self._class_of[attempt.job_id] = name
-
-    def _group(self, name: str, errors: _Errors) -> ErrorGroup:
-        job_id, message = next(iter(errors.messages.items()))
-        return ErrorGroup(name, errors.n_rows, self._rows.labels.get(job_id), message)
+        if name is not None and attempt.job_id in self._rows.weights:
+            self._errors[attempt.job_id] = name, attempt.error_message or attempt.output_error or ""
 
     def _picture(self, attempt: Attempt) -> Picture:
         job = self._rows.jobs.get(attempt.job_id)
@@ -204,18 +195,6 @@ class Tally:
     def _n_pixels(self, job_id: str) -> int | None:
         job = self._rows.jobs.get(job_id)
         return None if job is None else job.width * job.height
-
-    def _overall(self) -> Forecast | None:
-        if not self._prices:
-            return None
-        known = self._prices.values()
-        whole = _Prices(
-            n=sum(one.n for one in known),
-            sum_usd=total(one.sum_usd for one in known),
-            low=min(one.low for one in known),
-            high=max(one.high for one in known),
-        )
-        return whole.forecast()
 
 
 def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:

@@ -55,7 +55,6 @@ class Decision:
 
     action: str
     reason: str
-    is_submitted: bool = False
     is_fetched: bool = False
 
 
@@ -68,9 +67,9 @@ def decide(
     """Decide what happens to one job; failed and ambiguous ones are submitted again if chosen for a retry."""
     latest = deciding(attempts)
     if latest is None:
-        return Decision(NEW, "not submitted yet", is_submitted=True)
+        return Decision(NEW, "not submitted yet")
     if latest.stage is Stage.UNSENT:
-        return Decision(NEW, "an earlier create did not arrive", is_submitted=True)
+        return Decision(NEW, "an earlier create did not arrive")
     if latest.stage is Stage.SENDING:
         return Decision(IN_FLIGHT, "its create is being answered")
     if latest.stage is Stage.ACCEPTED:
@@ -87,25 +86,27 @@ def assignment(
     run_dir: Path,
     chosen: Collection[str] = frozenset(),
     *,
-    others: bool = True,
+    fetched: Collection[str] | None = None,
 ) -> Assignment:
-    """Turn the plan into what a runner is to do; `others` takes open attempts outside the table along."""
+    """Turn the plan into what a runner is to do; with `fetched`, only what costs nothing.
+
+    That is open tasks, also of jobs outside the table, and missing pictures of the jobs in `fetched`.
+    """
     to_submit: list[Key] = []
     refused: list[Key] = []  # their turn is last
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
-    known = _outside(state, prepared.jobs) if others else ()
     reused = _reused(state, options, run_dir)
-    for job_id in chain(prepared.jobs, known):
+    for job_id in chain(prepared.jobs, (one for one in state.job_ids() if one not in prepared.jobs)):
         if job_id in reused:
             continue
         attempts = state.of(job_id)
         decision = decide(attempts, options, run_dir, chosen)
-        if decision.is_submitted and job_id in prepared.jobs:
+        if decision.action == NEW and job_id in prepared.jobs:
             queue = refused if was_forbidden(deciding(attempts)) else to_submit
             queue.append((job_id, next_number(attempts)))
         to_poll += [(o.job_id, o.attempt) for o in attempts if o.stage is Stage.ACCEPTED]
-        if decision.is_fetched:
+        if decision.is_fetched and (fetched is None or job_id in fetched):
             latest = deciding(attempts) or attempts[-1]
             to_save.append(
                 ((job_id, latest.attempt), latest.output_path is not None or latest.output_url is None)
@@ -117,18 +118,13 @@ def assignment(
         jobs=prepared.jobs,
         weights=weights,
         n_invalid=int(prepared.rows[columns.JOB_ID].isna().sum()),
-        to_submit=to_submit + refused,
+        to_submit=to_submit + refused if fetched is None else (),
         to_poll=to_poll,
         to_save=to_save,
-        max_attempts=options.max_attempts,
+        max_attempts=options.max_attempts if fetched is None else 1,
         should_download=options.download,
+        may_submit=fetched is None,
     )
-
-
-def fetching_only(assignment: Assignment, job_ids: Collection[str]) -> Assignment:
-    """Leave of an assignment what costs nothing: open tasks, and missing pictures of these jobs."""
-    to_save = [(key, is_stale) for key, is_stale in assignment.to_save if key[0] in job_ids]
-    return replace(assignment, to_submit=(), to_save=to_save, max_attempts=1, may_submit=False)
 
 
 def table(
@@ -175,7 +171,7 @@ def planned(
     directory: RunDirectory | None,
     *,
     chosen: Collection[str] = frozenset(),
-    remarks: tuple[str, ...] = (),
+    is_copy: bool = False,
 ) -> Plan:
     """Return the plan of a table, with what to know before its rows are bought."""
     nearly = nearly_bought(prepared, state, None if directory is None else directory.jobs)
@@ -184,7 +180,8 @@ def planned(
     new = list(rows.loc[rows[columns.ACTION] == NEW, columns.JOB_ID])
     remarks = (
         *_row_warnings(prepared, new, with_left_out=False),
-        *remarks,
+        *(() if directory is None else _leaving(prepared, state, directory.jobs)),
+        *((copied(),) if is_copy else ()),
         *_nearly_bought_warnings(nearly, new),
         *_rephrased_warnings(prepared, new),
     )
@@ -250,7 +247,7 @@ def copied() -> str:
     )
 
 
-def leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
+def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
     """Say how many paid rows of the last call's table are not in this one."""
     try:
         last = checkpoint.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
@@ -302,18 +299,13 @@ def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen
     """Decide about a job without a picture; `number` is that of its next attempt."""
     if latest.stage is Stage.AMBIGUOUS:
         if is_chosen or options.on_ambiguous == "resubmit":
-            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice", is_submitted=True)
+            return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice")
         return Decision(AMBIGUOUS, "may have been submitted: resolve it, or have it sent again")
     if is_chosen or options.retry_failed:
-        return Decision(NEW, f"failed, {_CHOSEN}", is_submitted=True)
+        return Decision(NEW, f"failed, {_CHOSEN}")
     if number <= options.max_attempts and is_retryable(latest):
-        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left", is_submitted=True)
+        return Decision(NEW, f"failed unbilled ({latest.error_class}), attempts left")
     return Decision(FAILED, f"failed: {latest.error_class}")
-
-
-def _outside(state: State, jobs: Mapping[str, object]) -> tuple[str, ...]:
-    """List the jobs with attempts that are not in the table; what is open among them was paid for."""
-    return tuple(job_id for job_id in state.job_ids() if job_id not in jobs)
 
 
 def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:

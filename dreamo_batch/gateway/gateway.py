@@ -38,7 +38,7 @@ class LocalGateway:
     Parameters
     ----------
     state_dir : str, Path or None
-        Folder for tasks and pictures, so that a later gateway knows them; None for a temporary folder that is removed
+        Folder for tasks and pictures, so that a later gateway knows them. Default: a temporary folder that is removed
         with the gateway.
     host : str
         Address to listen on.
@@ -60,8 +60,8 @@ class LocalGateway:
         Price of a picture in USD as decimal text, or a function of the request that returns it; None to scale the
         service's price by the number of pixels.
     price_per_second : str or None
-        Instead of `price`: USD per second that the engine takes, shared by the pictures of a batch. The precharge tells
-        what the last picture cost, if there is one.
+        Instead of a price per picture: USD per second that the engine takes, shared by the pictures of a batch. The
+        precharge tells what the last picture cost, if there is one.
     discount : str
         Decimal number that is sent beside the cost and does not change it.
     bills_failures : bool

@@ -165,6 +165,8 @@ def read_state(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> 
 
 def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> tuple[State, bool]:
     """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
+    if not directory.path.is_dir():  # it isn't made yet
+        return State(), False
     if directory.is_sharded:
         shards = {name: read_ledger(shard, names) for name, shard in directory.shards().items()}
         whole = joined({name: state for name, (state, _) in shards.items()}, stored_terms(directory))
