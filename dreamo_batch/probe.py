@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -20,6 +19,7 @@ from dreamo_batch.connect import Service, with_key
 from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
+from dreamo_batch.engine.status import say
 from dreamo_batch.errors import (
     DirectoryError,
     InvalidTable,
@@ -32,7 +32,6 @@ from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money, times, total
-from dreamo_batch.parallel import bar_class
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service import contract
@@ -147,7 +146,7 @@ def probe_seeds(
         price = _price(planned, directory, service, prepared)
         sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
         _refuse_too_little(directory, n_new, price, cap)
-        _say(sentence, show=progress)
+        say(sentence, show=progress)
         if ask is not None and not ask(sentence):
             raise UsageError("The probe was not agreed to, so nothing was sent.")
     done = run(
@@ -255,15 +254,6 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
         )
 
 
-def _say(sentence: str, *, show: bool) -> None:
-    try:
-        if show:
-            bar_class().write(harmless(sentence), file=sys.stderr)
-    except Exception as error:  # noqa: BLE001 - a closed standard error, for instance; it is in the log
-        logger.debug("Can't write to standard error: %r", error)
-    logger.info("%s", sentence)
-
-
 # One good attempt, and one that has to be refused: a service that takes it may bill it.
 N_ATTEMPTS_MAX: Final = 2
 _SIDE_PX: Final = 512
@@ -346,8 +336,6 @@ def check_service(
     >>> bool(checks["passed"].all()), len(checks)
     (True, 12)
     """
-    import pandas as pd
-
     models = known_models(models)
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))

@@ -134,7 +134,7 @@ class Run:
             case Do.CREATE, "refused":
                 schedule.send_again(key)
                 schedule.limited(self.now, asked_s=asked_s, create=key)
-                self.windows.append((self.now, schedule.window.size))
+                self.windows.append((self.now, schedule.quota.window.size))
             case Do.CREATE, _:
                 schedule.accepted(key, now=self.now)
             case Do.SAVE, "refused":

@@ -376,7 +376,7 @@ class Watch:
         overdue = [o for o in attempts if o.stage in OPEN and o.error_class == effects.TASK_TIMEOUT]
         n_open = sum(attempt.stage in OPEN for attempt in attempts)
         assert n_open <= self.limits.max_in_flight + len(overdue)
-        assert schedule.n_in_flight <= schedule.window.size <= self.limits.max_in_flight
+        assert schedule.n_in_flight <= schedule.quota.window.size <= self.limits.max_in_flight
         assert schedule.outage.mood != "down"
         if self.cap is not None:
             self.look_at_money(event, attempts)

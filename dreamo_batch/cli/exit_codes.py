@@ -190,9 +190,7 @@ def _print_error(error: BaseException) -> None:
             silence(sys.stderr)
         case click.ClickException():
             _print_usage(error)
-        case DreamoError():
-            _print_line(str(error))
-        case OSError():
+        case DreamoError() | OSError():
             _print_line(str(error))
         case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
             _print_line(f"{name} is not installed; run pip install 'dreamo-batch[{_EXTRAS[name]}]'")

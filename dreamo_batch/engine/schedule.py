@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dreamo_batch.engine.budget import Spending
-    from dreamo_batch.engine.pacing import Window
 
 
 Key = tuple[str, int]
@@ -216,11 +215,6 @@ class Schedule:
             return False
         # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
         return not self._waiting or not self.is_submitting or self.budget.verdict() != "go"
-
-    @property
-    def window(self) -> Window:
-        """How many tasks may be at the service."""
-        return self.quota.window
 
     @property
     def n_in_flight(self) -> int:
