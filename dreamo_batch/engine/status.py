@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from dreamo_batch import columns
 from dreamo_batch.frontend import is_in_marimo, is_in_notebook, is_watched, marimo_bar
@@ -70,19 +70,6 @@ class Snapshot:
 def n_settled(by_status: Mapping[str, int]) -> int:
     """Count the rows that have an outcome."""
     return sum(by_status.get(status, 0) for status in columns.SETTLED)
-
-
-class Progress(Protocol):
-    """Shows a run; called from one thread only."""
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show how far it is."""
-
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Show a line; `level` as in logging."""
-
-    def close(self) -> None:
-        """Show no more."""
 
 
 class _Spoken:
@@ -235,16 +222,19 @@ class MarimoBar:
         self._place.__exit__(None, None, None)
 
 
+_Way: TypeAlias = Bar | MarimoBar | Lines
+
+
 class Shown:
     """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
-        def bar() -> Progress:
+        def bar() -> _Way:
             return (MarimoBar if is_in_marimo() else Bar)(first, n_before=n_before)
 
         self._log = Silent()
-        self._shown: Progress | None = None
-        self._ways: list[Callable[[], Progress]] = [bar, Lines] if is_watched() else [Lines]
+        self._shown: _Way | None = None
+        self._ways: list[Callable[[], _Way]] = [bar, Lines] if is_watched() else [Lines]
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -262,7 +252,7 @@ class Shown:
         self._show(lambda shown: shown.close())
         _safely(self._log.close)
 
-    def _show(self, do: Callable[[Progress], None]) -> bool:
+    def _show(self, do: Callable[[_Way], None]) -> bool:
         """Show something in the first way that works; False if none does."""
         while self._ways:
             try:
@@ -281,6 +271,9 @@ class Shown:
         self._shown = None
         del self._ways[0]
         _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
+
+
+Progress: TypeAlias = Shown | Silent
 
 
 def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
