@@ -24,7 +24,6 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.live import LiveRun
 from tests.flows import Flow, Slow
 
 if TYPE_CHECKING:
@@ -311,13 +310,13 @@ def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys
     """Ctrl-C in wait says that the run goes on, and it does."""
     live = start()
     until(lambda: are_two_under_way(live))
-    pause_for = LiveRun.pause_for
+    pause_for = Call.pause_for
 
-    def interrupted(run: LiveRun, seconds: float) -> None:
+    def interrupted(run: Call, seconds: float) -> None:
         _thread.interrupt_main()
         pause_for(run, seconds)
 
-    monkeypatch.setattr(LiveRun, "pause_for", interrupted)
+    monkeypatch.setattr(Call, "pause_for", interrupted)
     with pytest.raises(KeyboardInterrupt):
         live.wait()
     assert "goes on in the background" in capsys.readouterr().err
