@@ -316,8 +316,8 @@ def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys
         _thread.interrupt_main()
         pause_for(run, seconds)
 
-    monkeypatch.setattr(Call, "pause_for", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Call, "pause_for", interrupted)
         live.wait()
     assert "goes on in the background" in capsys.readouterr().err
     assert live.status.phase == "running"
