@@ -125,6 +125,12 @@ def test_a_notebook_gets_the_widget_and_the_static_page_beside_it(shown):
     assert bundle["text/html"] == shown._repr_html_()
 
 
+def test_widgets_keep_their_own_styles():
+    """In a page, anywidget replaces the styles of a widget by those of the last one of the same name."""
+    shown, compared = (galleries.widget_class(name)() for name in ("gallery", "compare"))
+    assert shown._anywidget_id != compared._anywidget_id
+
+
 def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
     """And asking for the widget says what to install."""
     real = builtins.__import__

@@ -725,6 +725,9 @@ def test_faults_of_a_sheet_are_found_wherever_they_stand(tmp_path):
     """A row of nothing but formulas is a row, whole numbers beside an error are read, an address is never cut off."""
     with pytest.raises(TableError, match="cell A3: formula =X1 "):
         read_table(saved(tmp_path, [URL, "a", 1], ["=X1", "=X2", "=X3"]))
+    below = saved_below_a_blank_row(tmp_path, [URL, "#N/A", 1])
+    with pytest.raises(TableError, match="cell B3: #N/A"):
+        read_table(below)
     far = [None] * 23 + ["#DIV/0!"]
     with pytest.raises(TableError, match="column 28 has cells but no name"):
         read_table(saved(tmp_path, [URL, "a", 1, 2, *far]))
@@ -734,6 +737,15 @@ def test_faults_of_a_sheet_are_found_wherever_they_stand(tmp_path):
         read_table(saved_names(tmp_path, ["=X1"]))
     long = read_table(saved(tmp_path, [URL, "a", "=VLOOKUP(A1,Sheet2!A1:B1000,2,FALSE)"]))
     assert validate(long)["value"][0].endswith("(cell C2)")
+
+
+def saved_below_a_blank_row(folder: Path, row: list[object]) -> Path:
+    """Save a sheet whose first row is blank."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.load_workbook(saved(folder, row))
+    book.active.insert_rows(1)
+    book.save(folder / "jobs.xlsx")
+    return folder / "jobs.xlsx"
 
 
 def saved_names(folder: Path, names: list[object]) -> Path:

@@ -837,6 +837,8 @@ def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
         (["a.png", "a.png"], "image-too-many"),
         ([["a.png"]], "image-not-a-source"),
         (np.zeros((1, 4)), "image-not-a-source"),
+        ("[{[1]: 2}]", "image-not-found"),
+        ("[" * 9000 + "]" * 9000, "image-unreadable"),
     ],
 )
 def test_other_lists_are_no_picture(cell, code, tmp_path):

@@ -121,6 +121,8 @@ def test_however_types_are_spelled_they_are_the_same_job(folder, words):
     several = ["a.png", "b.png"]
     spelled = table(several, ref_type=words, model="Spark_Multi_DreamO ")
     assert (problems(spelled), job_id(spelled)) == ([], job_id(table(several, ref_type="IP,STYLE")))
+    swept = dreamo.sweep(image=str(folder / "a.png"), prompt="a", model=["Spark_Multi_DreamO "])
+    assert swept["model"].tolist() == [MULTI]
 
 
 def test_a_picture_beyond_those_that_are_read_is_named(folder):

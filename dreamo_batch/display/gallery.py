@@ -623,4 +623,5 @@ def widget_class(name: str) -> Any:
         chosen: Any = traitlets.List().tag(sync=True)
         marks: Any = traitlets.Dict().tag(sync=True)
 
+    DreamoWidget.__name__ = f"{name.title()}Widget"  # by which anywidget tells the styles of widgets apart
     return DreamoWidget

@@ -116,8 +116,8 @@ def items_of(cell: Any) -> list[Any] | None:
 def _parsed(text: str) -> Any:
     """Read a list as JSON, or as pandas writes a cell with a list to CSV; None if it is neither."""
     for read, failures in (
-        (json.loads, ValueError),
-        (ast.literal_eval, (ValueError, SyntaxError, RecursionError)),
+        (json.loads, (ValueError, RecursionError)),
+        (ast.literal_eval, (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)),
     ):
         try:
             return read(text)

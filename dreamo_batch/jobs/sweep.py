@@ -83,7 +83,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     columns.USE_REPHRASER: (lambda value: cells.read_boolean(value).value, "is neither true nor false"),
     columns.MODEL: (
-        lambda value: value if value in contract.MODELS else None,
+        lambda value: next((name for name in contract.MODELS if name == str(value).strip().lower()), None),
         f"is no model; expected {' or '.join(contract.MODELS)}",
     ),
     columns.GUIDANCE_SCALE1: (lambda value: cells.read_number(value).value, "is not a number"),

@@ -384,7 +384,7 @@ def _without_blank_rows(
     blank: list[int] = []
     n_between = 0
     for number, row in rows:
-        if any(cell is not None and str(cell).strip() for cell in row):
+        if _has_text(row):
             kept.append(row)
             n_between = len(blank)
         elif kept:
@@ -397,6 +397,10 @@ def _without_blank_rows(
         places = f"{unit}{'' if n_between == 1 else 's'} {listed}"
         warnings.warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).", stacklevel=4)
     return kept
+
+
+def _has_text(row: list[Any]) -> bool:
+    return any(cell is not None and str(cell).strip() for cell in row)
 
 
 def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
@@ -496,7 +500,7 @@ def _parsed(text: str, place: str, hint: str) -> Any:
         return json.loads(text, object_pairs_hook=record_of)
     except TableError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TableError(f"{place} is not JSON ({error}). {hint}") from None
 
 
@@ -626,9 +630,11 @@ def _write_faults(path: Path, rows: list[list[Any]], faults: list[tuple[int, int
 
     In the header, in text inputs and in outputs, which would take any text, the file is refused.
     """
+    faulty = {row for row, *_ in faults}
+    first = next((number for number, row in enumerate(rows) if number in faulty or _has_text(row)), 0)
     for row, column, address, what in faults:
-        name = "" if cells.is_missing(rows[0][column]) else str(rows[0][column])
-        if row == 0 or means(name) in _TEXT_INPUTS or name in columns.OUTPUTS:
+        name = "" if cells.is_missing(rows[first][column]) else str(rows[first][column])
+        if row == first or means(name) in _TEXT_INPUTS or name in columns.OUTPUTS:
             raise TableError(
                 f"{path}, cell {address}: {what}. Replace it by a value, or open and save the file in a spreadsheet "
                 "program to calculate its formulas."
