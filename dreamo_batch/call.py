@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from dreamo_batch import columns
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
@@ -68,6 +68,7 @@ _WORKERS_MIN: Final = 4
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +259,10 @@ class Call:
 
         return self.ask(set_here)
 
-    def quietly(self, do: Callable[[], object]) -> None:
+    def quietly(self, do: Callable[[], T]) -> T:
         """Do something while nothing changes: in the runner's thread, or here once that has ended."""
         reply = self.runner.ask(lambda _: do())
-        if reply.cancelled():
-            do()
-        else:
-            reply.result()
+        return do() if reply.cancelled() else reply.result()
 
     def follow(self, note: Callable[[Attempt | None, Attempt], None]) -> None:
         """Have each change of an attempt told, in the runner's thread."""
@@ -378,9 +376,10 @@ class Call:
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
         if ledger.is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise DirectoryError(
-                f"{self.directory.path} is a copy of a run directory (or was moved to another disk). Nothing was "
-                "submitted: what the original submitted since then isn't known here and could be paid twice. Pass "
-                f"{option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on the original."
+                f"{self.directory.path} is a copy of a run directory (or was restored from one, or moved to another "
+                "disk). Nothing was submitted: what the original submitted since then isn't known here and could be "
+                f"paid twice. Pass {option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on "
+                "the original."
             )
 
     def _warnings(
@@ -478,7 +477,11 @@ class Call:
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
         ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
         ledger.commit()
-        ledger.directory.update_manifest(table_id=self._table_id, settings=self.inputs.options.as_settings())
+        ledger.directory.update_manifest(table_id=self._table_id, **self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `resume` goes on with, for the manifest; who only fetches leaves that as it is."""
+        return {"settings": self.inputs.options.as_settings()} if self.inputs.fetched is None else {}
 
     def _give_back(self, ledger: Ledger) -> None:
         """Give back what is left of the slice, now that the ledger has it as lowered."""

@@ -365,9 +365,8 @@ class Batch:
 
     def __init__(self, directory: RunDirectory, followed: FollowedRun | None = None) -> None:
         self._directory = directory
-        self._call: Call | None = (
-            None  # the one under way, or the last; None where another process works on it
-        )
+        # The one under way, or the last; None where another process works on the run.
+        self._call: Call | None = None
         self._followed = followed
         self._changing = threading.RLock()
         self._rows: Rows | None = None
@@ -393,6 +392,7 @@ class Batch:
         phase = self._phase(call, snapshot.by_status)
         if call.is_over and self._ended_at is None:
             self._ended_at = now
+        begins_at = call.not_before if phase == "paused" else None
         speed = None
         if phase in ("running", "stopping"):
             self._speed.note(now, snapshot.n_settled)
@@ -408,9 +408,7 @@ class Batch:
             notices=tuple(_notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
             is_cap_reached=_is_cap_reached(call),
-            begins_at=None
-            if call.not_before is None or phase != "paused"
-            else datetime.fromtimestamp(call.not_before, UTC),
+            begins_at=None if begins_at is None else datetime.fromtimestamp(begins_at, UTC),
         )
 
     @property
@@ -654,7 +652,7 @@ class Batch:
         self._call = call
 
     def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
-        """Go on with the same task; what was submitted again once is not submitted once more.
+        """Go on with the same table; what was submitted again once is not submitted once more.
 
         What the run may still add to the cost is what the calls before left of it.
         """
@@ -676,16 +674,18 @@ class Batch:
 
     def _counted(self, call: Call) -> Tally:
         """Return the tally; if it has to be made, then while nothing changes."""
-        if self._tally is None or time.monotonic() >= self._count_at:
-            call.quietly(lambda: self._count(call))
-        assert self._tally is not None  # noqa: S101 - just made
-        return self._tally
+        if (tally := self._tally) is not None and time.monotonic() < self._count_at:
+            return tally
+        return call.quietly(lambda: self._count(call))
 
-    def _count(self, call: Call) -> None:
+    def _count(self, call: Call) -> Tally:
         began_at = time.monotonic()
-        self._rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
-        self._tally = Tally(self._rows, call.state, self.run_dir)
-        self._count_at = inf if call.tells_changes else _next_reading(began_at)
+        rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
+        tally = Tally(rows, call.state, self.run_dir)
+        if call is self._call:  # else another has gone on meanwhile
+            self._rows, self._tally = rows, tally
+            self._count_at = inf if call.tells_changes else _next_reading(began_at)
+        return tally
 
     def _note(self, before: Attempt | None, after: Attempt) -> None:
         assert self._call is not None  # noqa: S101 - begun before its coordinator changes anything
@@ -741,6 +741,8 @@ class FollowedRun:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)
+        replica = self.directory.replica
+        self._place = self.directory.path if replica is None else replica.url  # wherever the process moves to
         self._began_at = time.monotonic()
         self._next_at = self._began_at
         self._table_id = ""
@@ -776,10 +778,10 @@ class FollowedRun:
 
     def results_now(self) -> pd.DataFrame:
         """Return the table as it stands on disk."""
-        return load(self.directory.given)
+        return load(self._place)
 
     def _read(self) -> Status:
-        self.directory = RunDirectory(self.directory.given)  # a store is read anew
+        self.directory = RunDirectory(self._place)  # a store is read anew
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()

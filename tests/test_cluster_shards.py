@@ -17,8 +17,16 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.cluster.shards import SIGNAL
 from dreamo_batch.engine.directory import RunDirectory, shard_of
-from dreamo_batch.errors import BudgetReached, DirectoryLocked, LedgerDamaged, RunStopped, UsageError
+from dreamo_batch.errors import (
+    BudgetReached,
+    DirectoryLocked,
+    LedgerDamaged,
+    RunStopped,
+    StorageFailed,
+    UsageError,
+)
 from dreamo_batch.gateway.billing import size_price
 from tests.flows import Slow
 
@@ -261,6 +269,61 @@ def test_a_cap_raised_while_shards_are_bought_counts_for_them(jobs, tmp_path):
         slow.speed_up()
         assert batch.wait(**QUIET)["status"].eq("completed").all()
         assert dreamo.status(tmp_path / "run")["max_cost_usd"] == "1"
+
+
+class Kept(ThreadPoolExecutor):
+    """Keeps what it was asked for."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.asked = []
+
+    def submit(self, do, /, *args):
+        self.asked.append(super().submit(do, *args))
+        return self.asked[-1]
+
+
+def test_a_cap_lifted_once_shards_are_short_of_it_lets_them_go_on(jobs, tmp_path):
+    """While another is still being worked on."""
+    slow, price = Slow(), float(size_price(512, 512))
+    options = {"max_in_flight": 2, "max_cost": 1.5 * price}
+    with (
+        dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
+        Kept(2) as pool,
+        in_background(jobs, tmp_path / "run", gateway, cluster=pool, **options) as batch,
+    ):
+        until(lambda: len(gateway.invoice()) == 1 and sum(map(Future.done, pool.asked)) == 2)
+        batch.raise_budget("inf")
+        slow.speed_up()
+        assert batch.wait(**QUIET)["status"].eq("completed").all()
+        assert set(bought(gateway).values()) == {1}
+
+
+def test_a_directory_that_is_moved_says_so(jobs, tmp_path):
+    slow, options = Slow(), {"max_in_flight": 2}
+    with (
+        dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        batch = in_background(jobs, tmp_path / "run", gateway, cluster=pool, **options)
+        until(lambda: batch.status.n_in_flight == 2)
+        (tmp_path / "run").rename(tmp_path / "moved")
+        slow.speed_up()
+        with pytest.raises(StorageFailed, match="moved or deleted during the run"):
+            batch.wait(**QUIET)
+
+
+def test_a_worker_that_fails_leaves_no_shard_under_way(jobs, tmp_path):
+    with (
+        dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=Slow()) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        batch = in_background(jobs, tmp_path / "run", gateway, cluster=pool, max_in_flight=2)
+        until(lambda: batch.status.n_in_flight == 2)
+        (tmp_path / "run" / SIGNAL).write_text("not such as a driver writes")
+        with pytest.raises(ValueError, match="Expecting value"):
+            batch.wait(**QUIET)
+        assert not RunDirectory(tmp_path / "run").is_locked()
 
 
 def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from tests.flows import Flow
 
@@ -40,6 +41,15 @@ def test_pictures_left_at_the_service_are_fetched_later(flow):
     assert [(flow.run_dir / path).exists() for path in saved[columns.OUTPUT_PATH]] == [True] * 4
     assert flow.invoice() == before
     pd.testing.assert_frame_equal(saved, dreamo.load(flow.run_dir))
+
+
+def test_a_fetch_leaves_the_options_that_resume_goes_on_with(flow):
+    """Among them the most that a call may cost."""
+    done = flow.run(download=False, max_new_cost=1, unit_cost="0.03")
+    kept = RunDirectory(flow.run_dir).read_manifest().settings
+    _download(flow, done)
+    assert RunDirectory(flow.run_dir).read_manifest().settings == kept
+    assert kept["max_new_cost"] == "1"
 
 
 def test_pictures_that_are_gone_or_cut_are_fetched_again(flow):

@@ -410,6 +410,20 @@ def test_a_killed_run_is_idle_for_who_watches_it_and_start_goes_on(flow, start, 
     until(lambda: watched.status.phase == "finished")
 
 
+def test_a_watched_directory_is_followed_wherever_the_process_moves_to(flow, start, tmp_path, monkeypatch):
+    """As with `%cd` in a notebook."""
+    live = start()
+    live.stop()
+    until(lambda: live.status.is_over)
+    monkeypatch.chdir(flow.run_dir.parent)
+    watched = dreamo.watch(flow.run_dir.name)
+    before = watched.status.at
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(watched.results()) == len(flow.table)
+    until(lambda: watched.status.at > before)
+
+
 def test_a_watched_directory_that_is_deleted_says_so(flow, slow, tmp_path):
     """Once there is nothing to follow any more, that is an error, not old news."""
     slow.let_tasks_end()

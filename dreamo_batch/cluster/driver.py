@@ -38,7 +38,7 @@ from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
 from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.checkpoint import read_frame, write_frame, write_jobs
-from dreamo_batch.engine.coordinator import SystemClock, count_rows
+from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.replica import is_url
@@ -47,6 +47,7 @@ from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import FolderStore, ObjectStore
 from dreamo_batch.errors import (
     BudgetReached,
+    DirectoryError,
     DirectoryLocked,
     LedgerDamaged,
     RunStopped,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.call import CallInputs
+    from dreamo_batch.call import CallInputs, T
     from dreamo_batch.engine.directory import RunDirectory
 
 logger = logger_named(__name__)
@@ -123,12 +124,12 @@ class _ShardRunner(Runner):
 
     def _close(self) -> None:
         with ExitStack() as last:
-            last.callback(self.resources.close)
-            last.callback(self.directory.unlock)
+            last.callback(self.resources.close)  # unlocks the directory, too
             last.callback(self._on_close)
 
 
-# An executor waits at exit until its workers are done, so they are stopped before that.
+# An executor waits at exit until its workers are done, before `atexit` calls anything, so they are stopped earlier yet.
+# There is no public way to do so; `concurrent.futures` itself takes this one.
 threading._register_atexit(partial(wait_at_exit, _ShardRunner))  # type: ignore[attr-defined]  # noqa: SLF001
 
 
@@ -245,9 +246,9 @@ class ShardedCall(Call):
             job_id for job_id, number in self._chosen.items() if next_number(state.of(job_id)) == number
         )
 
-    def quietly(self, do: Callable[[], object]) -> None:
+    def quietly(self, do: Callable[[], T]) -> T:
         """Do something with what lies on the disk."""
-        do()
+        return do()
 
     def follow(self, note: Callable[..., None]) -> None:
         """Keep who follows; attempts change in other processes."""
@@ -336,7 +337,7 @@ class ShardedCall(Call):
         return self._budget.limit is not None
 
     def _store(self, manifest: Manifest) -> None:
-        """Store the table and the options; from here on, workers of an earlier call stop."""
+        """Store the table and the options."""
         cap, inputs = self._budget.cap, self.inputs
         try:
             write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
@@ -344,7 +345,7 @@ class ShardedCall(Call):
                 replace(
                     manifest,
                     table_id=self._table_id,
-                    settings=inputs.options.as_settings(),
+                    **self.settings(),
                     cap=None if cap is None else exact_text(cap),
                     budget=None if self._team is None else self._team.place,
                     package_version=version("dreamo-batch"),
@@ -363,10 +364,7 @@ class ShardedCall(Call):
             files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
             self.is_halted = True
-            self._stopped = StorageFailed(
-                f"Can't write to {self.directory.name} ({error.strerror or error}), so no shard is begun any more. Run "
-                f"{same_call()} again to resume; nothing is bought twice."
-            )
+            self._stopped = StorageFailed(what_to_do(self.directory, error))
 
     def _as_it_stands(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
         """Count rows and money shard by shard, as long as nobody works on them."""
@@ -465,7 +463,8 @@ class ShardedCall(Call):
         self._slices.read()
         room, whole = self._slices.room(), self.snapshot()
         committed = total((whole.spent_usd, whole.reserved_usd))
-        is_more = room is not None and room >= self._budget.price and committed != self._committed_before
+        is_room = room is None or room >= self._budget.price  # None once the cap was lifted
+        is_more = is_room and committed != self._committed_before
         self._committed_before = committed
         return is_more
 
@@ -627,7 +626,12 @@ class ShardedCall(Call):
     def finish(self) -> None:
         """Say that the call is over, also to what an engine might begin anew, and put the results together."""
         self.halt()
-        results = self.compose()
+        try:
+            results = self.compose()
+        except DirectoryError as error:
+            if self._stopped is None:
+                raise
+            raise self._stopped from error  # such as that the directory was moved
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         if not isinstance(self._stopped, StorageFailed):
             self.directory.update_manifest(reconciliation=self.reconciliation)

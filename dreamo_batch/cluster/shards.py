@@ -126,15 +126,20 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
     batch = begin_held(call)  # noqa: F841 - referred to for as long as the call goes on
-    call.release()
-    while not call.is_over:
-        call.pause_for(beat_s(parent.run_dir))
-        told = parent.signal()
-        if told.is_stopped:
-            call.stop()
-        elif told.is_paused != call.is_paused:
-            call.pause(is_paused=told.is_paused)
-        parent.tell(call.directory, call.snapshot())
+    try:
+        call.release()
+        while not call.is_over:
+            call.pause_for(beat_s(parent.run_dir))
+            told = parent.signal()
+            if told.is_stopped:
+                call.stop()
+            elif told.is_paused != call.is_paused:
+                call.pause(is_paused=told.is_paused)
+            parent.tell(call.directory, call.snapshot())
+    except BaseException:  # nobody would stop it any more
+        call.stop()
+        call.runner.is_closed.wait()
+        raise
     error = call.stopped
     if error is not None and not isinstance(error, DreamoError):
         raise error

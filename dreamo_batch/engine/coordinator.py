@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.attempts import State
     from dreamo_batch.engine.budget import SharedCap, Spending
+    from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
@@ -391,7 +392,9 @@ class Coordinator:
         """Stop because the disk refuses records; this replaces any other reason to stop."""
         if not isinstance(self.stopped, StorageFailed):
             self.stopped = None
-        self.stop(StorageFailed(self._what_to_do(error)))
+        directory = self.ledger.directory
+        also = spelled(" This error's .results also holds the task ids.", "") if directory.is_lost() else ""
+        self.stop(StorageFailed(what_to_do(directory, error) + also))
         self.halt()
 
     def report_unwritten(self) -> None:
@@ -855,27 +858,6 @@ class Coordinator:
             f"To continue, run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')}."
         )
 
-    def _what_to_do(self, error: OSError) -> str:
-        directory = self.ledger.directory
-        if directory.replica is not None and directory.replica.is_lost:
-            return (
-                f"another process has taken {directory.replica.url} over. Nothing more is submitted; answers that "
-                f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
-                "once the other has ended: what is in flight is picked up."
-            )
-        if directory.is_in_place():
-            return (
-                f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "
-                f"submitted. Free some space or fix the directory, then run {same_call()} again to pick up the jobs "
-                "in flight."
-            )
-        return (
-            f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "
-            "are submitted. Answers that still arrive are kept in strays-*.jsonl, which the next call on the directory "
-            f"reads. Put the directory back, or run {same_call()} on its new path, to pick up the jobs in flight."
-            + spelled(" This error's .results also holds the task ids.", "")
-        )
-
     def _attempt(self, key: Key) -> Attempt:
         attempt = self.ledger.state.find(*key)
         if attempt is None:
@@ -884,6 +866,27 @@ class Coordinator:
 
     def _is_settled(self, job_id: str) -> bool:
         return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
+
+
+def what_to_do(directory: RunDirectory, error: OSError) -> str:
+    """Say that a run directory takes no more records, and how to go on."""
+    if directory.replica is not None and directory.replica.is_lost:
+        return (
+            f"another process has taken {directory.replica.url} over. Nothing more is submitted; answers that "
+            f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
+            "once the other has ended: what is in flight is picked up."
+        )
+    if directory.is_in_place():
+        return (
+            f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "
+            f"submitted. Free some space or fix the directory, then run {same_call()} again to pick up the jobs "
+            "in flight."
+        )
+    return (
+        f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "
+        "are submitted. Answers that still arrive are kept in strays-*.jsonl, which the next call on the directory "
+        f"reads. Put the directory back, or run {same_call()} on its new path, to pick up the jobs in flight."
+    )
 
 
 def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:

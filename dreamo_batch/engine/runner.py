@@ -285,6 +285,9 @@ class Runner:
                 self._is_ending = True
             _forget(self)
             self._on_end(self.error)
+        else:  # another thread was faster
+            self.error = DirectoryLocked(f"Another call of this process has begun in {self.directory.path}.")
+            self.resources.close()
         self.is_resting.set()
         self.is_closed.set()
 
@@ -440,9 +443,8 @@ def _nothing() -> None:
 
 
 _live: Final[dict[Path, Runner]] = {}
-_of_parent: Final[
-    dict[Path, int]
-] = {}  # what the process worked on that this one was forked off, and its number
+# What the process worked on that this one was forked from, and its number.
+_of_parent: Final[dict[Path, int]] = {}
 _lock: Final = threading.Lock()
 
 
