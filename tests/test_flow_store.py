@@ -529,12 +529,13 @@ def test_answers_of_a_suspended_writer_settle_its_rows_before_the_next_run_ends(
         assert set(dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)["status"]) == {"completed"}
 
 
-def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, tmp_path):
+def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, clock, tmp_path):
     """Its workers are those of a process that was suspended as a whole, and woken up."""
     options = {"pool": "ThreadPoolExecutor(2)"}
     first = started(server, slow_gateway, tmp_path / "one", 4, **options)
     wait_for(lambda: len(slow_gateway.invoice()) >= 2)
     first.send_signal(signal.SIGSTOP)
+    clock.speed_up()
     try:
         out, err = started(server, slow_gateway, tmp_path / "two", 4, **options).communicate(timeout=200)
     finally:
