@@ -43,6 +43,7 @@ from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import assembly, history
 from dreamo_batch.results import load as reading
 from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_state
+from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def resolve(
     """
     if (task_id is None) == (not not_sent):
         raise UsageError("Pass either task_id=, if the attempt was accepted, or not_sent=True, if it wasn't.")
+    key = environment_key()
+    if task_id is not None and key is not None and key.lower() in str(task_id).lower():
+        raise UsageError("task_id= shows your API key. Pass the task id from the service's list or bill.")
     if task_id is not None and not is_task_id(task_id):
         raise UsageError(f"{task_id!r} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)

@@ -432,6 +432,16 @@ def test_resolve_refuses_what_is_no_task_id(run, reference, tmp_path):
         dreamo.resolve(tmp_path / "run", 0, task_id="two words")
 
 
+@pytest.mark.parametrize("given", ["sk-of-this-user", "SK-of-this-user", "sk-of-this-user and more"])
+def test_resolve_refuses_the_key_as_a_task_id(run, reference, tmp_path, monkeypatch, given):
+    """Pasted by mistake, it would stand in the ledger; the message doesn't repeat it."""
+    run(jobs(reference, 1))
+    monkeypatch.setenv("DREAMO_API_KEY", "sk-of-this-user")
+    with pytest.raises(errors.UsageError, match="shows your API key") as raised:
+        dreamo.resolve(tmp_path / "run", 0, task_id=given)
+    assert "sk-of" not in str(raised.value).lower()
+
+
 def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
     """A completed row, an unknown row and two answers at once are refused."""
     run(jobs(reference, 1))

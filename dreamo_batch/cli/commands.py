@@ -7,7 +7,6 @@ import inspect
 import io
 import json
 import math
-import os
 import shlex
 import sys
 import time
@@ -832,7 +831,7 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
     """
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.gateway import gateway as local
-    from dreamo_batch.service.config import KEY_VARIABLE
+    from dreamo_batch.service.config import environment_key
 
     if state_dir is not None and run_dir is not None:
         raise click.UsageError("pass --state-dir or --run-dir, not both")
@@ -841,9 +840,8 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
         emit(json.dumps({"base_url": gateway.base_url, "api_key": gateway.api_key}) + "\n")
 
     folder = state_dir if run_dir is None else RunDirectory(run_dir).gateway
-    key = os.environ.get(KEY_VARIABLE, "").strip() or None
     try:
-        local.serve(on_ready=print_address, state_dir=folder, api_key=key, **options)
+        local.serve(on_ready=print_address, state_dir=folder, api_key=environment_key(), **options)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return exit_codes.DONE

@@ -210,10 +210,10 @@ def _print_line(text: str) -> None:
 
 
 def _without_key(text: str) -> str:
-    from dreamo_batch.service.config import KEY_VARIABLE, MASK, Secret
+    from dreamo_batch.service.config import MASK, Secret, environment_key
 
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
+    key = environment_key()
+    if key is None:
         return text
     try:
         return Secret(key).mask(text)

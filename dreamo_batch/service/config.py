@@ -183,11 +183,16 @@ def resolve(
         raise SettingsError(f"api_key must be text, not {type_of(api_key)}.")
     if not isinstance(base_url, str | None):
         raise SettingsError(f"base_url must be text, not {type_of(base_url)}.")
-    key = api_key or os.environ.get(KEY_VARIABLE)
+    key = api_key or environment_key()
     if isinstance(key, str):
         key = Secret(key) if key.strip() else None
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or contract.BASE_URL.value
     return Settings(url, key, connect_timeout_s, read_timeout_s)
+
+
+def environment_key() -> str | None:
+    """Return the key that the environment holds, if any."""
+    return os.environ.get(KEY_VARIABLE, "").strip() or None
 
 
 def key_missing(settings: Settings) -> KeyMissing:
