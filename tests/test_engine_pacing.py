@@ -217,7 +217,25 @@ def test_three_lost_polls_in_a_row_close_the_door():
         breaker.failed(2.0, is_create=False)
     assert breaker.mood == "down"
     breaker.probed(3.0, is_there=True)
-    assert (breaker.mood, breaker.since, breaker.probe_at) == ("open", None, None)
+    assert (breaker.mood, breaker.since, breaker.probe_at) == ("trial", None, None)
+    breaker.answered()
+    assert breaker.mood == "open"
+
+
+def test_polls_lost_after_every_probe_are_a_lasting_outage():
+    """A service that answers the probe and no poll is told of, asked ever less often, and given up at last."""
+    breaker, now, waits = outage(), 1.0, []
+    for _ in range(6):
+        for _ in range(3):
+            breaker.failed(now, is_create=False)
+        waits.append(breaker.probe_at - now)
+        now = breaker.probe_at
+        breaker.probed(now, is_there=True)
+        assert breaker.is_lasting is (len(waits) > 1)
+    assert waits[-1] > 4 * waits[0]
+    assert not breaker.has_answered
+    breaker.answered()
+    assert (breaker.mood, breaker.has_answered, breaker.is_lasting) == ("open", True, False)
 
 
 def test_after_a_lost_create_one_is_let_through_first():

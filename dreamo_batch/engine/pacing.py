@@ -611,15 +611,15 @@ class Outage:
             self._n_failed_trials += 1
         self._n_in_a_row += 1
         if self.mood != "down" and (is_create or self._n_in_a_row >= _FAILURES_IN_A_ROW):
-            self._needs_trial = is_create or self.mood == "trial"
+            self._needs_trial |= is_create
             self._go_down(now)
 
     def answered(self, *, is_create: bool = False) -> None:
-        """Note an answer; an answered create ends a trial."""
+        """Note an answer, which ends a trial: that of a create, if one was lost."""
         self._n_in_a_row = 0
         self.has_ever_answered = True
         self.has_answered = self.has_answered or self.mood != "down"
-        if is_create and self.mood == "trial":
+        if self.mood == "trial" and (is_create or not self._needs_trial):
             self._recover()
 
     def probed(self, now: float, *, is_there: bool) -> None:
@@ -630,12 +630,9 @@ class Outage:
             self.probe_at = now + self._back_off.next()
             return
         self.has_ever_answered = True
-        if self._needs_trial:
-            self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
-            self._is_tried = False
-            self._n_in_a_row = 0
-        else:
-            self._recover()
+        self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
+        self._is_tried = False
+        self._n_in_a_row = 0
 
     def is_hopeless(self, now: float) -> bool:
         """Whether the outage lasted too long, or every create is lost."""

@@ -86,6 +86,7 @@ def read_table(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
     >>> _ = path.write_text("image,prompt,seed\ncat.png,a cat,42.5\n")
     >>> read_table(path)["seed"].tolist()
@@ -140,6 +141,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "jobs.csv"
     >>> write_table(pd.DataFrame({"prompt": ["=1+1"]}), path, excel_safe=True)
     >>> path.read_text(encoding="utf-8")

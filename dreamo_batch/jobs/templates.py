@@ -38,6 +38,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "places.txt"
     >>> _ = path.write_text("beach\n\nforest\n")
     >>> lines(path)
