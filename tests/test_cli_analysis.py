@@ -24,7 +24,12 @@ def run_dir(tmp_path_factory):
     faults = {"script": {"create": ["fail_099", "drop_after_accept"]}}
     with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
         table = dreamo.read_table(write_table(folder))
-        dreamo.run(table, folder / "run", gateway=gateway, progress=False, base_dir=folder, unit_cost="0.03")
+        options = {
+            "base_dir": folder,
+            "unit_cost": "0.03",
+            "max_in_flight": 1,
+        }  # so faults meet rows in order
+        dreamo.run(table, folder / "run", gateway=gateway, progress=False, **options)
     return folder / "run"
 
 

@@ -42,7 +42,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import contradiction
-from dreamo_batch.text import counted, option, same_call, spelled
+from dreamo_batch.text import counted, harmless, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -911,7 +911,7 @@ def _reason(failure: Failure | None) -> str:
     if failure is None or not failure.message:
         return ""
     status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
-    return f" ({status}{failure.message})"
+    return f" ({status}{harmless(failure.message)})"
 
 
 def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Counter[str]:
