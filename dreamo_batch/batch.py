@@ -205,13 +205,13 @@ def run(
     True
     """
     given = locals()
-    _refuse_options(given)
+    options, service = RunOptions.of(given), Service.of(given)
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     with _heard(run_dir, given) as (directory, listeners):
 
         def call(at: float | None) -> Call:
             with bars(progress):
-                return _call(given, directory, listeners, at=at, is_kept=at is None)
+                return _call(given, options, service, directory, listeners, at=at, is_kept=at is None)
 
         return _work_off(call, given)
 
@@ -230,14 +230,10 @@ def _heard(
             yield directory, listeners
 
 
-def _refuse_options(given: Mapping[str, Any]) -> None:
-    """Raise for options that can't be used, before anything happens or anybody is told."""
-    RunOptions.of(given)
-    Service.of(given)
-
-
 def _call(
     given: Mapping[str, Any],
+    options: RunOptions,
+    service: Service,
     directory: RunDirectory,
     listeners: Listeners,
     *,
@@ -245,7 +241,7 @@ def _call(
     is_kept: bool,
 ) -> Call:
     """Check the table that a verb is given, and make it a call on the directory; unless `is_kept`, write nothing."""
-    options, table = RunOptions.of(given), as_frame(given["table"])
+    table = as_frame(given["table"])
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
     prepared = prepare(
@@ -266,7 +262,7 @@ def _call(
     if options.keep_references and is_kept:
         _keep_references(prepared, directory)
     inputs = CallInputs(named[user_columns(named)], prepared, options)
-    return Call(directory, inputs, entropy, Service.of(given), listeners=listeners, not_before=at)
+    return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 
 def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
@@ -642,8 +638,8 @@ def start(
     ['completed', 'completed']
     """
     given = locals() | {"progress": False}
-    _refuse_options(given)
+    options, service = RunOptions.of(given), Service.of(given)
     with _heard(run_dir, given) as (directory, listeners):
         at = moment(not_before, now=time.time())
-        call = _call(given, directory, listeners, at=at, is_kept=True)
+        call = _call(given, options, service, directory, listeners, at=at, is_kept=True)
         return begin(driver.over_shards(call, cluster))

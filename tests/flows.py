@@ -20,12 +20,13 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.results.load import read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pandas as pd
 
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
+PATIENCE_S = 60.0  # only reached where something is broken, whatever else the machine does
 
 
 class Flow:
@@ -93,6 +94,14 @@ class Flow:
         assert all((self.run_dir / path).is_file() for path in done["output_path"])
         assert dreamo.verify(self.run_dir) == []
         return done
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until something is so, as it soon is."""
+    given_up_at = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < given_up_at, "it never came to that"
+        time.sleep(0.005)
 
 
 class Slow:

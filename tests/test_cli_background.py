@@ -24,6 +24,7 @@ from dreamo_batch.cli import background
 from dreamo_batch.display.panel import status_text
 from dreamo_batch.live import moment
 from tests.cli_sweep import at, call, signals_kept, write_table
+from tests.flows import until
 from tests.object_server import object_server
 from tests.scripted_server import ScriptedServer, answer
 
@@ -72,13 +73,6 @@ def pid_in(run_dir):
     return int((run_dir / "run.pid").read_text().split()[0])
 
 
-def wait_for(is_so, seconds=60):
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 # In the background.
 
 
@@ -101,7 +95,7 @@ def test_a_detached_run_survives_its_shell_and_is_stopped_from_another(tmp_path,
         os.kill(told["pid"], signal.SIGHUP)
         assert f"Process {told['pid']} works on" in call("status", run_dir).stderr
         assert "stops it" in call(*words, "--detach", env=at(slow)).stderr
-        wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
+        until(lambda: dreamo.status(run_dir)["attempts"] >= 1)
         stopped = call("stop", run_dir, "--format", "json")
         (event,) = [json.loads(request.body) for request in server.requests]
     assert stopped.exit_code == 0
@@ -216,7 +210,7 @@ def test_stop_reports_a_run_that_was_killed(tmp_path, gateway, monkeypatch):
     gateway.faults.script("create", "slow", seconds=60.0)
     table, run_dir = write_table(tmp_path, 1), tmp_path / "run"
     call("run", table, "--run-dir", run_dir, "--detach", env=at(gateway))
-    wait_for(lambda: dreamo.status(run_dir)["attempts"] >= 1)
+    until(lambda: dreamo.status(run_dir)["attempts"] >= 1)
     kill = os.kill
     monkeypatch.setattr(os, "kill", lambda pid, _number: kill(pid, signal.SIGKILL))
     stopped = call("stop", run_dir)

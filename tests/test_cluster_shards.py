@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ from dreamo_batch.errors import (
     UsageError,
 )
 from dreamo_batch.gateway.billing import size_price
-from tests.flows import Slow
+from tests.flows import Slow, until
 
 QUIET = {"progress": False}
 GOLDEN = {
@@ -204,13 +203,6 @@ def test_an_executor_that_loses_its_workers_ends_the_call(jobs, gateway, tmp_pat
 
 def in_background(jobs, run_dir, gateway, **options):
     return dreamo.start(jobs.head(8), run_dir, gateway=gateway, **options)
-
-
-def until(condition, patience_s=60):
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path):

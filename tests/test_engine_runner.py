@@ -22,11 +22,10 @@ from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
 from dreamo_batch.service.messages import Task
 from tests.fakes import event, prepared
+from tests.flows import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from dreamo_batch.engine.runner import Runner
-
-PATIENCE_S = 60.0  # only reached where something is broken, whatever else the machine does
 
 
 class FakeService:
@@ -118,13 +117,6 @@ def service():
 
 def stages(folder) -> dict[str, str]:
     return {attempt.job_id: str(attempt.stage) for attempt in read(folder).state()}
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.002)
 
 
 def full(*_args, **_kwargs):

@@ -20,10 +20,10 @@ import dreamo_batch as dreamo
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
-from tests.flows import IS_LONG, Flow, Slow
+from tests.flows import IS_LONG, Flow, Slow, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Up to what six rows need for certain; with more the run may end before the disk is full.
@@ -301,13 +301,6 @@ def open_flow(tmp_path: Path, clock: Slow) -> Iterator[Flow]:
         yield Flow(tmp_path, gateway, n_rows=6)
 
 
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 class Background:
     """A run in a thread, two tasks at a time, and how it ended; the test goes on once these are submitted."""
 
@@ -315,7 +308,7 @@ class Background:
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, args=(flow, options))
         self._thread.start()
-        wait_for(lambda: len(flow.invoice()) == 2)
+        until(lambda: len(flow.invoice()) == 2)
 
     def join(self) -> BaseException | None:
         self._thread.join(60)
@@ -378,7 +371,7 @@ def test_a_file_deleted_under_a_run_loses_nothing(open_flow, clock, name):
         path = flow.run_dir / name
         if name == "images":
             clock.let_tasks_end()
-            wait_for(lambda: len(flow.invoice()) == 4 and len(list(path.glob("[!.]*"))) == 2)
+            until(lambda: len(flow.invoice()) == 4 and len(list(path.glob("[!.]*"))) == 2)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         clock.speed_up()
         assert running.join() is None

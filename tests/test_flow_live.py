@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -24,12 +23,10 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
-from tests.flows import Flow, Slow
+from tests.flows import PATIENCE_S, Flow, Slow, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -64,14 +61,6 @@ def start(flow):
         if live.can_control:
             live.stop()
             until(lambda live=live: live.status.is_over)
-
-
-def until(is_so: Callable[[], object]) -> None:
-    """Wait until something is so, as it soon is."""
-    for_at_most = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < for_at_most, "it never came to that"
-        threading.Event().wait(0.02)
 
 
 def are_two_under_way(live: dreamo.Batch) -> bool:

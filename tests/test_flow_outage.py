@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ import dreamo_batch as dreamo
 from dreamo_batch.engine.status import Silent
 from tests.fakes import picture
 from tests.fast_clock import speed_up
+from tests.flows import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
@@ -81,13 +81,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.01)
-
-
 def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
@@ -122,9 +115,9 @@ def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
     """One line says so, no row fails, creates that were on the wire may be in doubt, and the run goes on by itself."""
     with job.gateway() as gateway:
         job.start()
-        wait_for(lambda: len(gateway.invoice()) >= 10)
+        until(lambda: len(gateway.invoice()) >= 10)
     with black_hole(job.port) if kind == "black hole" else nullcontext():
-        wait_for(lambda: n_told(job) == (1, 0))
+        until(lambda: n_told(job) == (1, 0))
         pause(AWAY_S)
     with job.gateway() as gateway:
         job.end()
@@ -136,9 +129,9 @@ def test_service_that_answers_503_for_a_while_is_waited_for(job):
     """Creates answered 503 may have been taken; nothing else is touched."""
     with job.gateway() as gateway:
         job.start()
-        wait_for(lambda: len(gateway.invoice()) >= 10)
+        until(lambda: len(gateway.invoice()) >= 10)
         gateway.faults.set({"create": {"http_503": 1.0}, "poll": {"http_503": 1.0}})
-        wait_for(lambda: n_told(job) == (1, 0))
+        until(lambda: n_told(job) == (1, 0))
         pause(AWAY_S)
         gateway.faults.change({"clear": True})
         job.end()
@@ -169,7 +162,7 @@ def test_refused_access_stops_ordering_and_what_is_in_flight_finishes(job, statu
     """One error in the service's words; after the key or the credit is mended the same call goes on."""
     with job.gateway() as gateway:
         job.start()
-        wait_for(lambda: len(gateway.invoice()) >= 10)
+        until(lambda: len(gateway.invoice()) >= 10)
         gateway.faults.set({"create": {f"http_{status}": 1.0}})
         job.end()
         n_taken = len(gateway.invoice())

@@ -606,7 +606,7 @@ def _interrupt_once_submitted(gateway: dreamo.LocalGateway, n: int) -> threading
 
 
 def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_path, capsys):
-    """Control is back although a create hangs; its answer is recorded; nothing is bought twice."""
+    """Control is back while a create hangs; its answer is recorded; nothing is bought twice."""
     slow = Slow()
     with dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=slow) as gateway:
         gateway.faults.script("create", "slow", seconds=4.0)
@@ -616,7 +616,8 @@ def test_an_interrupt_returns_quickly_and_the_same_call_goes_on(reference, tmp_p
         with pytest.raises(KeyboardInterrupt):
             dreamo.run(table, tmp_path / "run", **service)
         thread.join()
-        assert "Run the same call again to resume" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "Waiting for 1 submitted request to be recorded. Run the same call again to resume" in said
         slow.speed_up()
         done = dreamo.run(table, tmp_path / "run", **service, progress=False)
         assert (done[columns.STATUS] == columns.COMPLETED).all()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from multiprocessing import active_children
 
 import pytest
@@ -16,7 +15,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.engine import replica
 from dreamo_batch.engine.directory import shard_of
 from tests.cli_sweep import call
-from tests.flows import Flow, Slow, dask_client
+from tests.flows import Flow, Slow, dask_client, until
 from tests.object_server import object_server
 
 N = 16
@@ -46,13 +45,6 @@ def flow(tmp_path, slow, monkeypatch):
 def dask():
     with dask_client() as client:  # made after the key is in the environment, which its workers get
         yield client
-
-
-def wait_for(condition, patience_s=90):
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 class Background:
@@ -92,7 +84,7 @@ def some_are_in_flight(flow):
 
 def test_a_killed_process_of_this_machine_is_replaced(flow, slow):
     run = Background(flow, cluster=2)
-    wait_for(some_are_in_flight(flow))
+    until(some_are_in_flight(flow))
     next(child for child in active_children() if child.name.startswith("Spawn")).kill()
     slow.speed_up()
     run.wait()
@@ -103,7 +95,7 @@ def test_a_killed_process_of_this_machine_is_replaced(flow, slow):
 
 def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     run = Background(flow, cluster=dask)
-    wait_for(some_are_in_flight(flow))
+    until(some_are_in_flight(flow))
     os.kill(next(iter(dask.run(os.getpid).values())), signal.SIGKILL)
     slow.speed_up()
     run.wait()
@@ -134,7 +126,7 @@ def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path
     """Its workers make way for those of the next call."""
     driver = started(flow, tmp_path)
     try:
-        wait_for(some_are_in_flight(flow))
+        until(some_are_in_flight(flow))
         with pytest.raises(dreamo.DirectoryLocked):
             flow.run(cluster=2)
         assert dreamo.watch(flow.run_dir).status.phase == "running"
@@ -177,7 +169,7 @@ def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_stor
             text=True,
             start_new_session=True,
         )
-        wait_for(some_are_in_flight(flow))
+        until(some_are_in_flight(flow))
         if is_in_store:
             assert call("stop", run_dir).exit_code == 0
         else:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,7 +26,7 @@ from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.billing import size_price
 from dreamo_batch.results.load import read_state
 from tests.cli_sweep import call
-from tests.flows import IS_LONG, Slow
+from tests.flows import IS_LONG, Slow, until
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
 
 URL = "s3://bucket/exp"
@@ -262,13 +261,6 @@ def started(server, gateway, cache, n, pool="None"):
     )
 
 
-def wait_for(condition, patience_s=60):
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def clock():
     return Slow()
@@ -285,7 +277,7 @@ def slow_gateway(clock):
 def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, clock, tmp_path):
     """What was on the wire is in doubt, everything else is bought once."""
     first = started(any_server, slow_gateway, tmp_path / "one", 40)
-    wait_for(lambda: len(slow_gateway.invoice()) >= 16)
+    until(lambda: len(slow_gateway.invoice()) >= 16)
     first.kill()
     first.communicate()
     clock.speed_up()
@@ -301,7 +293,7 @@ def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, clock, t
 def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_gateway, clock, tmp_path):
     """Its successor goes on; once awake it stops, and its answers are not lost."""
     first = started(any_server, slow_gateway, tmp_path / "one", 40)
-    wait_for(lambda: len(slow_gateway.invoice()) >= 16)
+    until(lambda: len(slow_gateway.invoice()) >= 16)
     first.send_signal(signal.SIGSTOP)
     clock.speed_up()
     try:
@@ -327,7 +319,7 @@ def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, ma
     with dreamo.LocalGateway(engine="flat", latency="fixed:600", api_key="local-key-of-the-test") as gateway:
         first = started(any_server, gateway, tmp_path / "one", 12)
         try:
-            wait_for(lambda: len(gateway.invoice()) >= 10)
+            until(lambda: len(gateway.invoice()) >= 10)
             with pytest.raises(dreamo.DirectoryLocked, match="is writing to s3://bucket/exp"):
                 dreamo.run(sweep(12), URL, gateway=gateway, **QUIET)
             assert dreamo.status(URL)["attempts"] >= 10
@@ -342,7 +334,7 @@ def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, ma
 def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machine, slow_gateway, clock):
     """Nothing is sent that is not in the log; what was sent is picked up once the store is back."""
     batch = dreamo.start(sweep(20), URL, gateway=slow_gateway, max_in_flight=4)
-    wait_for(lambda: len(slow_gateway.invoice()) >= 4)
+    until(lambda: len(slow_gateway.invoice()) >= 4)
     server.is_away = True
     clock.speed_up()
     with (
@@ -517,7 +509,7 @@ def test_answers_of_a_suspended_writer_settle_its_rows_before_the_next_run_ends(
         (line,), (attempt,) = gateway.invoice(), read_state(RunDirectory(URL))
         manifest = RunDirectory(URL).read_manifest()
         with dreamo.start(sweep(2), URL, gateway=gateway) as batch:
-            wait_for(lambda: batch.status.n_in_flight == 1)
+            until(lambda: batch.status.n_in_flight == 1)
             strays = Strays(tmp_path, None, manifest.service, manifest.entropy)
             strays.write([replace(attempt, stage=Stage.ACCEPTED, task_id=line["id"])])
             server.objects[f"exp/strays/{strays.path.name}"] = strays.path.read_bytes()
@@ -533,7 +525,7 @@ def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, 
     """Its workers are those of a process that was suspended as a whole, and woken up."""
     options = {"pool": "ThreadPoolExecutor(2)"}
     first = started(server, slow_gateway, tmp_path / "one", 4, **options)
-    wait_for(lambda: len(slow_gateway.invoice()) >= 2)
+    until(lambda: len(slow_gateway.invoice()) >= 2)
     first.send_signal(signal.SIGSTOP)
     clock.speed_up()
     try:
@@ -566,9 +558,9 @@ def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, t
     assert dreamo.export(URL, tmp_path / "out", **QUIET)["pictures"] == 4
     following = dreamo.watch(URL)
     with dreamo.start(sweep(6), URL, gateway=gateway) as batch:
-        wait_for(lambda: following.status.phase == "running" or batch.status.is_over)
+        until(lambda: following.status.phase == "running" or batch.status.is_over)
         more = batch.wait(**QUIET)
-    wait_for(lambda: following.status.phase == "finished")
+    until(lambda: following.status.phase == "finished")
     assert following.status.n_rows == 6
     assert dreamo.watch(URL).status.phase == "finished"
     assert dreamo.status(URL)["max_cost_usd"] == "1"

@@ -96,7 +96,7 @@ def test_a_gateway_leaves_nothing_behind():
     with LocalGateway(engine=FakeEngine()) as gateway, LocalClient(gateway) as client:
         client.poll(client.create())
         address = client.address
-    ended_at = time.monotonic() + 60
+    ended_at = time.monotonic() + 5
     while set(threading.enumerate()) - threads and time.monotonic() < ended_at:
         threading.Event().wait(0.001)
     assert set(threading.enumerate()) <= threads
@@ -132,7 +132,7 @@ def test_a_stop_waits_for_no_one():
         engine.gate.set()
         assert slow.result().status_code == 404
         assert isinstance(answer.exception(), requests.ConnectionError)
-    assert elapsed_s < 60
+    assert elapsed_s < 1
 
 
 def test_a_gateway_can_be_stopped_twice_and_started_again():

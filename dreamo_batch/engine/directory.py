@@ -280,6 +280,8 @@ class RunDirectory:
         """Whether any process is writing here, or in a shard."""
         if self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on):
             return True
+        if self.replica is None:  # also where run.json can't be read
+            return any(RunDirectory(shard).is_locked() for shard in self.path.glob(f"{SHARDS}/*"))
         return any(shard.is_locked() for shard in self.shards().values())
 
     def _is_locked_here(self) -> bool:
