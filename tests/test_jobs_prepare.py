@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
-from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, tail_of, text_of
-from dreamo_batch.jobs.prepare import Draw, prepare
+from dreamo_batch.jobs.prepare import Draw, JobText, encode, head_of, job_id, prepare, tail_of, text_of
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"

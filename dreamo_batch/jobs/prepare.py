@@ -1,4 +1,13 @@
-"""Turn a table into jobs: seeds chosen, job ids computed, equal rows found."""
+"""Turn a table into jobs: seeds chosen, job ids computed, equal rows found.
+
+A job's id is the hash of everything that is submitted, as a JSON array, so that different jobs never share a text::
+
+    [model, image, prompt, seed, width, height, use_rephraser, replicate]
+
+with the occurrence as a ninth entry where the service chooses the seed. For a model with parameters of its own, the
+second entry is an object of its pictures and these parameters. For speed, the array is joined from pieces that
+are encoded once per distinct value.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +18,13 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.jobs.identity import JobText, encode, head_of, job_id, pictures_of, tail_of, text_of
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs
 from dreamo_batch.jobs.rules import ERROR
 from dreamo_batch.jobs.validate import Reading, absolute, read
@@ -32,6 +40,52 @@ if TYPE_CHECKING:
 INVALID_CLASS: Final = "invalid"
 RECORD: Final = "record"
 RANDOM_SEED: Final = (RECORD, "service")
+
+_ID_CHARACTERS: Final = 32
+_PLAIN: Final = (",", ":")
+
+
+class JobText(NamedTuple):
+    """A job's JSON without the seed: the text before and after it. A tuple, for fast hashing."""
+
+    head: str
+    tail: str
+
+
+def encode(prompt: str) -> str:
+    """Encode a prompt as JSON, ASCII only."""
+    return json.dumps(prompt)
+
+
+def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any], ...]) -> str:
+    """Return the second entry: the picture, or an object of pictures and parameters of the model's own."""
+    if model == contract.MODEL:
+        return images[0]
+    rest = "".join(
+        f",{json.dumps(name)}:{json.dumps(value, separators=_PLAIN)}" for name, value in sorted(own)
+    )
+    return f'{{"images":[{",".join(images)}]{rest}}}'
+
+
+def head_of(pictures: str, prompt: str, model: str = contract.MODEL) -> str:
+    """Return the text before the seed."""
+    return f'["{model}",{pictures},{prompt},'
+
+
+def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str:
+    """Return the text after the seed."""
+    return f",{width},{height},{'true' if use_rephraser else 'false'},{replicate}]"
+
+
+def text_of(wanted: JobText, seed: int | None, occurrence: int | None = None) -> str:
+    """Return a job as a JSON array."""
+    written = f"{wanted.head}{'null' if seed is None else seed}{wanted.tail}"
+    return written if occurrence is None else f"{written[:-1]},{occurrence}]"
+
+
+def job_id(text: str) -> str:
+    """Return the id of a job."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_ID_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)

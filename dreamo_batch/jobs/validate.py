@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import distinct, printable, show
-from dreamo_batch.jobs.identity import difference, seen
 from dreamo_batch.jobs.references import Check, Images, read_images
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, Findings, Problems
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamo_batch.jobs.cells import Distinct, Integers
+
+_JOINER: Final = "\u200d"  # visible within an emoji
+# Invisible although Unicode calls them letters, marks or symbols: fillers, a blank pattern, variation selectors.
+_INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
+_INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +112,52 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
 def _visible_form(prompt: object) -> object:
     # Other cells and blanks are refused anyway; they look like nothing else.
     return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"
+
+
+def seen(prompt: str) -> str:
+    """Return what a reader sees of a prompt, to find prompts that only look alike."""
+    return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
+
+
+def difference(prompt: str, other: str) -> str:
+    """Return how two prompts that look alike differ."""
+    if prompt == other:
+        return ""
+    for what, reading in _READINGS:
+        if reading(prompt) == reading(other):
+            return what
+    return "white space, invisible characters and Unicode form"
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _visible(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one for place, one in enumerate(text) if one.isspace() or not _is_invisible(text, place))
+
+
+def _is_invisible(text: str, place: int) -> bool:
+    one = text[place]
+    if one == _JOINER:
+        before = text[:place].rstrip("\ufe0f")[-1:]
+        return not before or unicodedata.category(before) not in {"So", "Sk"}
+    return one in _INVISIBLE or unicodedata.category(one) in _INVISIBLE_KINDS
+
+
+_READINGS: Final = (
+    ("line ends", _lines),
+    ("white space", _spaced),
+    ("invisible characters", lambda text: _spaced(_visible(text))),
+    ("Unicode form", lambda text: unicodedata.normalize("NFC", text)),
+    ("Unicode form and white space", lambda text: _spaced(unicodedata.normalize("NFC", text))),
+)
 
 
 def validate(
