@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
+from dreamo_batch.display.progress import Progress, Silent, say, shown
 from dreamo_batch.engine.budget import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.forecast import Rows, Speed, Tally, left_s, rows_of
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.engine.status import Progress, Silent, Snapshot, Status, say, shown
+from dreamo_batch.engine.status import Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,

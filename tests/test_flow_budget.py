@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.display.progress import Silent
 from dreamo_batch.engine.attempts import EventKind
 from dreamo_batch.engine.coordinator import Coordinator
-from dreamo_batch.engine.status import Silent
 from dreamo_batch.money import dollars
 from tests.fakes import picture
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine.status import Silent
+from dreamo_batch.display.progress import Silent
 from tests.fakes import picture
 from tests.fast_clock import speed_up
 from tests.flows import until

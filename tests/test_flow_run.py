@@ -22,8 +22,8 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
+from dreamo_batch.display.progress import Bar, Silent
 from dreamo_batch.engine import runner
-from dreamo_batch.engine.status import Bar, Silent
 from dreamo_batch.logs import UnfailingLogger
 from tests.flows import Slow
 
@@ -761,7 +761,7 @@ def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, 
         slow.speed_up()
         dreamo.run(jobs(reference, 5), tmp_path / "run", gateway=gateway, progress=False)
         slow.slow_down()
-        monkeypatch.setattr("dreamo_batch.engine.status.is_watched", lambda: True)
+        monkeypatch.setattr("dreamo_batch.display.progress.is_watched", lambda: True)
         monkeypatch.setattr(Bar, "update", update)
         dreamo.retry(tmp_path / "run", gateway=gateway)
     assert (seen[0], seen[-1]) == ((0, 2), (2, 2))

@@ -10,7 +10,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.display import gallery as galleries
-from dreamo_batch.engine.status import shown
+from dreamo_batch.display.progress import shown
 from dreamo_batch.parallel import ticking
 from tests.fakes import small_run
 from tests.grids import draw, results

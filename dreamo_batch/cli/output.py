@@ -31,7 +31,7 @@ _BY_STATUS: Final = "by_status"
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where a missing value isn't "none"
 _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_PROGRESS_LOGGER: Final = "dreamo_batch.engine.status"  # it shows what it logs
+_PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
 _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
 
 

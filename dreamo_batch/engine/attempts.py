@@ -413,3 +413,8 @@ def is_unresolved_cost(attempt: Attempt) -> bool:
 def is_unbilled(attempt: Attempt) -> bool:
     """Whether an attempt ended without a picture and is known to have cost nothing."""
     return attempt.stage is Stage.FAILED and attempt.may_have_been_billed is False and attempt.cost is None
+
+
+def status_of(attempt: Attempt | None) -> str:
+    """Return a job's status by its deciding attempt."""
+    return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]

@@ -17,11 +17,11 @@ from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import (
     CAME_TO_NOTHING,
     OPEN,
-    STATUS_OF,
     Attempt,
     Event,
     Stage,
     next_number,
+    status_of,
 )
 from dreamo_batch.engine.refusals import Refusals, was_forbidden
 from dreamo_batch.engine.replica import boottime
@@ -923,8 +923,3 @@ def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Coun
         status = columns.COMPLETED if job_id in completed else status_of(state.deciding(job_id))
         counts[status] += weight
     return counts
-
-
-def status_of(attempt: Attempt | None) -> str:
-    """Return a job's status by its deciding attempt."""
-    return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]

@@ -1,35 +1,31 @@
-"""What a run shows while it goes: snapshots, and who paints them.
-
-Showing never fails a run: what can't be shown as a bar is written as lines, and what can't be written is logged.
-"""
+"""How a run stands: snapshots, and what they foretell: errors, the newest pictures, the rate, the projected cost."""
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
+import threading
+from collections import Counter, deque
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from decimal import Context, Decimal, localcontext
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.frontend import is_in_marimo, is_in_notebook, is_watched, marimo_bar
-from dreamo_batch.logs import logger_named
-from dreamo_batch.money import dollars
-from dreamo_batch.parallel import bar_class
-from dreamo_batch.text import duration, harmless
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost, status_of
+from dreamo_batch.engine.budget import price_of
+from dreamo_batch.money import ZERO, money, times, total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from decimal import Decimal
+    from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
 
+    import pandas as pd
 
-logger = logger_named(__name__)
+    from dreamo_batch.jobs.prepare import Job, Prepared
 
-_PAINT_EVERY_S: Final = 0.2
-_LINE_EVERY_S: Final = 30.0
-_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
+_SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
+N_NEWEST: Final = 12
+_ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
+_MEAN_DIGITS: Final = 12
 
 
 # The fields of a snapshot that are money.
@@ -70,261 +66,6 @@ class Snapshot:
 def n_settled(by_status: Mapping[str, int]) -> int:
     """Count the rows that have an outcome."""
     return sum(by_status.get(status, 0) for status in columns.SETTLED)
-
-
-class _Spoken:
-    """Says how far a run is: at most every 30 s, and when rows first fail or are first in doubt."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next_at = clock()
-        self._is_bad = (False, False)
-        self._said = self._now = ""
-
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Show a line; `level` as in logging."""
-        raise NotImplementedError
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Say how far it is, if that is due."""
-        self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
-        is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
-        if self._clock() >= self._next_at or not is_bad <= self._is_bad:
-            self._is_bad = is_bad
-            self.close()
-
-    def close(self) -> None:
-        """Say how far it came, unless that was said."""
-        if self._now != self._said:
-            self._next_at = self._clock() + _LINE_EVERY_S
-            self._said = self._now
-            self.say(self._now)
-
-
-class Silent(_Spoken):
-    """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Log the line."""
-        logger.log(level, "%s", text)
-
-
-class Lines(_Spoken):
-    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once."""
-
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
-    ) -> None:
-        super().__init__(clock)
-        self._stream = _usable(sys.stderr)
-        self._date = now
-
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
-        """Write the line."""
-        self._stream.write(f"{self._date():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
-        self._stream.flush()
-
-
-class Bar:
-    """A tqdm bar of rows, with what was spent and what failed; on a terminal or as a notebook widget.
-
-    Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
-    gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
-    """
-
-    def __init__(
-        self,
-        first: Snapshot,
-        *,
-        n_before: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-        **options: Any,
-    ) -> None:
-        tqdm = bar_class()
-        is_widget = is_in_notebook()
-        if is_widget:
-            options["display"] = False
-        else:
-            _usable(options.get("file", sys.stderr))
-        self._tqdm: type[Any] = tqdm
-        self._clock = clock
-        self._ticks_at = clock()
-        self._n_before = n_before
-        self._bar: Any = self._tqdm(
-            total=first.n_rows - n_before,
-            initial=first.n_settled - n_before,
-            unit="row",
-            desc="dreamo",
-            dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
-            mininterval=_PAINT_EVERY_S,
-            **options,
-        )
-        self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
-        self.update(first)
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show rows settled, money and failures; every second too, where a person sees time pass."""
-        n_settled = snapshot.n_settled - self._n_before
-        self._bar.set_postfix_str(postfix(snapshot), refresh=False)
-        if n_settled > self._bar.n:
-            self._bar.update(n_settled - self._bar.n)
-        elif n_settled < self._bar.n:  # a failed row is submitted again
-            self._bar.n = n_settled
-            self._bar.refresh()
-        elif self._clock() >= self._ticks_at:
-            self._ticks_at = self._clock() + _TICK_S
-            self._bar.refresh()
-
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
-        """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        self._tqdm.write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
-
-    def close(self) -> None:
-        """Leave the bar as it is; in a notebook also in the file that is saved."""
-        self._bar.refresh()
-        self._bar.close()
-        if self._output is not None:
-            self._output.update(self._bar.container)
-
-    def abandon(self) -> None:
-        """Draw no more, whatever happens."""
-        self._bar.disable = True
-
-
-class MarimoBar:
-    """marimo's own bar of rows; lines stand below the cell."""
-
-    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
-        self._n_before = n_before
-        self._n = 0
-        self._place = marimo_bar(first.n_rows - n_before, "dreamo", remove_on_exit=False)
-        self._bar = self._place.__enter__()
-        self.update(first)
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show rows settled, money and failures."""
-        n_more = snapshot.n_settled - self._n_before - self._n
-        self._n += n_more
-        self._bar.update(n_more, subtitle=postfix(snapshot))
-
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
-        """Write a line."""
-        sys.stdout.write(f"{harmless(text)}\n")
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._place.__exit__(None, None, None)
-
-
-_Way: TypeAlias = Bar | MarimoBar | Lines
-
-
-class Shown:
-    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
-
-    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
-        def bar() -> _Way:
-            return (MarimoBar if is_in_marimo() else Bar)(first, n_before=n_before)
-
-        self._log = Silent()
-        self._shown: _Way | None = None
-        self._ways: list[Callable[[], _Way]] = [bar, Lines] if is_watched() else [Lines]
-        self.update(first)
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show how far it is."""
-        self._show(lambda shown: shown.update(snapshot))
-        _safely(lambda: self._log.update(snapshot))
-
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Show a line, and log it: as it is where it could not be shown, else without alarm."""
-        is_shown = self._show(lambda shown: shown.say(text, level))
-        _safely(lambda: self._log.say(text, logging.INFO if is_shown else level))
-
-    def close(self) -> None:
-        """Show no more."""
-        self._show(lambda shown: shown.close())
-        _safely(self._log.close)
-
-    def _show(self, do: Callable[[_Way], None]) -> bool:
-        """Show something in the first way that works; False if none does."""
-        while self._ways:
-            try:
-                if self._shown is None:
-                    self._shown = self._ways[0]()
-                do(self._shown)
-            except Exception as error:  # noqa: BLE001 - a run that buys does not end because it can't be shown
-                self._give_up_way(error)
-            else:
-                return True
-        return False
-
-    def _give_up_way(self, error: Exception) -> None:
-        if isinstance(self._shown, Bar):
-            self._shown.abandon()
-        self._shown = None
-        del self._ways[0]
-        _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
-
-
-Progress: TypeAlias = Shown | Silent
-
-
-def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
-    """Show a run from now on, or only log it."""
-    return Shown(first, n_before=n_before) if show else Silent()
-
-
-def say(text: str, *, show: bool) -> None:
-    """Show a line where no run is shown yet, and log it."""
-    _safely(lambda: logger.info("%s", text))
-    if show and not is_watched():
-        _safely(lambda: Lines().say(text))
-    elif show:
-        stream = sys.stdout if is_in_notebook() or is_in_marimo() else sys.stderr
-        _safely(lambda: print(harmless(text), file=_usable(stream), flush=True))
-
-
-def _safely(do: Callable[[], None]) -> None:
-    try:
-        do()
-    except Exception:  # noqa: BLE001 - a log that fails has nobody left to tell
-        return
-
-
-def _usable(stream: Any) -> Any:
-    """Return a stream that takes text now; raises if there is none, or it is closed."""
-    if stream is None:
-        raise OSError("there is no standard error")
-    stream.write("")
-    stream.flush()
-    return stream
-
-
-def _displayed(container: Any) -> Any:
-    """Display a bar so that its output can be brought up to date: a saved notebook keeps the text of it."""
-    from IPython.display import display
-
-    return display(container, display_id=True)  # type: ignore[no-untyped-call]
-
-
-def postfix(snapshot: Snapshot) -> str:
-    """Tell money, failures and what is in flight in a few words."""
-    cap = "" if snapshot.max_cost_usd is None else f"/{dollars(snapshot.max_cost_usd)}"
-    parts = [f"spent={dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
-    if snapshot.by_status.get(columns.AMBIGUOUS):
-        parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
-    if snapshot.n_in_flight:
-        parts.append(f"in flight={snapshot.n_in_flight}")
-    if snapshot.n_refused:
-        parts.append(f"429={snapshot.n_refused} (waited {duration(snapshot.waited_s)})")
-    return ", ".join(parts)
 
 
 Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
@@ -429,3 +170,219 @@ class Status(Snapshot):
     def is_over(self) -> bool:
         """Whether nobody is working on the run any more."""
         return self.phase in ("stopped", "finished", "idle")
+
+
+Forecast = tuple[Decimal, Decimal, Decimal]
+"""Low, likely, high; USD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What of a table a status needs: its jobs, the label of each job's first row, rows per job, invalid rows."""
+
+    jobs: Mapping[str, Job]
+    labels: Mapping[str, Any]
+    weights: Mapping[str, int]
+    invalid: tuple[ErrorGroup, ...] = ()
+
+    @property
+    def n_invalid(self) -> int:
+        """Rows without a job."""
+        return sum(group.n_rows for group in self.invalid)
+
+
+def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
+    """Read off a prepared table what a status needs of it."""
+    job_ids = prepared.rows[columns.JOB_ID]
+    is_job = job_ids.notna()
+    is_first = is_job & prepared.rows[columns.DUPLICATE_OF].isna()
+    labels = dict(zip(job_ids[is_first], index[is_first.to_numpy()], strict=True))
+    weights = job_ids.value_counts().to_dict()
+    return Rows(prepared.jobs, labels, weights, _invalid(index, prepared.rows[~is_job]))
+
+
+def _invalid(index: pd.Index, rows: pd.DataFrame) -> tuple[ErrorGroup, ...]:
+    if not len(rows):
+        return ()
+    position, message = rows.index[0], rows[columns.ERROR_MESSAGE].iloc[0]
+    return (ErrorGroup(columns.INVALID, len(rows), index[position], str(message)),)
+
+
+@dataclass(slots=True)
+class _Prices:
+    """Prices seen for pictures of one size."""
+
+    n: int = 0
+    sum_usd: Decimal = ZERO
+    low: Decimal = ZERO
+    high: Decimal = ZERO
+
+    def add(self, price: Decimal) -> None:
+        self.low = min(self.low, price) if self.n else price
+        self.high = max(self.high, price)
+        self.n, self.sum_usd = self.n + 1, total((self.sum_usd, price))
+
+    def forecast(self) -> Forecast:
+        with localcontext(Context(prec=_MEAN_DIGITS)):
+            return self.low, self.sum_usd / self.n, self.high
+
+
+class Tally:
+    """Follows the attempts of a run; fed by one thread, read by any."""
+
+    def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
+        self._rows = rows
+        self._run_dir = run_dir
+        self._lock = threading.Lock()
+        self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
+        self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job that stands at an error
+        self._prices: dict[int | None, _Prices] = {}
+        self._prices_of_any = _Prices()
+        self._unsettled: Counter[int | None] = Counter()
+        self._status: dict[str, str] = {}
+        self._unknown = ZERO  # held back for attempts that ended without a cost
+        self._start(state)
+
+    def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
+        """Handle what became of an attempt; `deciding` is the one that says how its job stands now."""
+        with self._lock:
+            self._count_money(before, after)
+            if after.job_id in self._rows.weights and _is_newly_saved(before, after):
+                self._newest.append(after)
+            self._settle(deciding)
+
+    def errors(self) -> tuple[ErrorGroup, ...]:
+        """Return rows that failed or may have been submitted, by class, most frequent first."""
+        with self._lock:
+            errors = list(self._errors.items())
+        n_rows: Counter[str] = Counter()
+        first: dict[str, tuple[str, str]] = {}
+        for job_id, (name, message) in errors:
+            n_rows[name] += self._rows.weights[job_id]
+            first.setdefault(name, (job_id, message))
+        groups = [
+            ErrorGroup(name, n_rows[name], self._rows.labels.get(job_id), message)
+            for name, (job_id, message) in first.items()
+        ]
+        return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
+
+    def newest(self) -> tuple[Picture, ...]:
+        """Return the pictures saved last, newest first."""
+        with self._lock:
+            return tuple(self._picture(attempt) for attempt in reversed(self._newest))
+
+    def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
+        """Say what the directory will have cost once every row is settled."""
+        with self._lock:
+            at_any = None if price is None else (price, price, price)
+            at_any = self._prices_of_any.forecast() if self._prices else at_any
+            parts: list[Forecast] = [(spent_usd, spent_usd, spent_usd), (ZERO, self._unknown, self._unknown)]
+            for n_pixels, n_jobs in (+self._unsettled).items():
+                each = self._prices[n_pixels].forecast() if n_pixels in self._prices else at_any
+                if each is None:
+                    return None
+                parts.append((times(n_jobs, each[0]), times(n_jobs, each[1]), times(n_jobs, each[2])))
+        low, likely, high = (total(part[place] for part in parts) for place in range(3))
+        return low, likely, high
+
+    # Private; called with the lock held, but for the start.
+
+    def _start(self, state: State) -> None:
+        for attempt in state:
+            self._count_money(None, attempt)
+        cells = state.cells(columns.SAVED_AT, columns.JOB_ID, columns.ATTEMPT, columns.OUTPUT_PATH)
+        saved = [
+            (saved_at or 0.0, job_id, number)
+            for saved_at, job_id, number, path in cells
+            if path is not None and job_id in self._rows.weights
+        ]
+        newest = (state.find(job_id, number) for _, job_id, number in sorted(saved)[-N_NEWEST:])
+        self._newest.extend(attempt for attempt in newest if attempt is not None)
+        for job_id in dict.fromkeys((*self._rows.weights, *state.job_ids())):
+            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
+
+    def _count_money(self, before: Attempt | None, after: Attempt) -> None:
+        self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
+        price = price_of(after)
+        if price is not None and (before is None or price_of(before) is None):
+            self._prices.setdefault(self._n_pixels(after.job_id), _Prices()).add(price)
+            self._prices_of_any.add(price)
+
+    def _settle(self, attempt: Attempt) -> None:
+        status, n_pixels = status_of(attempt), self._n_pixels(attempt.job_id)
+        if attempt.job_id not in self._rows.weights and attempt.stage not in OPEN:
+            status = ""  # no row waits for it
+        self._unsettled[n_pixels] += (status in columns.UNSETTLED) - (
+            self._status.get(attempt.job_id) in columns.UNSETTLED
+        )
+        self._status[attempt.job_id] = status
+        self._set_error(attempt, status)
+
+    def _set_error(self, attempt: Attempt, status: str) -> None:
+        self._errors.pop(attempt.job_id, None)
+        name = _class(attempt, status)
+        if name is not None and attempt.job_id in self._rows.weights:
+            self._errors[attempt.job_id] = name, attempt.error_message or attempt.output_error or ""
+
+    def _picture(self, attempt: Attempt) -> Picture:
+        job = self._rows.jobs.get(attempt.job_id)
+        return Picture(
+            row=self._rows.labels.get(attempt.job_id),
+            job_id=attempt.job_id,
+            prompt="" if job is None else job.prompt,
+            seed=attempt.seed_sent,
+            path=self._run_dir / str(attempt.output_path),
+            cost_usd=money(attempt.cost),
+        )
+
+    def _n_pixels(self, job_id: str) -> int | None:
+        job = self._rows.jobs.get(job_id)
+        return None if job is None else job.width * job.height
+
+
+def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:
+    return after.output_path is not None and (before is None or before.output_path != after.output_path)
+
+
+def _class(attempt: Attempt, status: str) -> str | None:
+    """Name the error that a job stands at; None where there is none."""
+    if status in _ENDED_BADLY:
+        return attempt.error_class or status
+    return columns.OUTPUT_ERROR if attempt.output_error is not None else None
+
+
+def _unknown(attempt: Attempt | None) -> Decimal:
+    """Return what is held back for an attempt that ended, or may have been taken, without a known cost."""
+    if (
+        attempt is None
+        or attempt.stage not in SUBMITTED
+        or attempt.stage in OPEN
+        or not is_unresolved_cost(attempt)
+    ):
+        return ZERO
+    return money(attempt.reserved) or ZERO
+
+
+class Speed:
+    """How many rows are settled in a second, lately."""
+
+    def __init__(self, began_at: float, n_settled: int) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)
+
+    def note(self, now: float, n_settled: int) -> None:
+        """Take in how many rows are settled now."""
+        if n_settled != self._marks[-1][1]:
+            self._marks.append((now, n_settled))
+
+    def rows_per_s(self, now: float) -> float | None:
+        """Tell the rate; None before the first row."""
+        first, last = self._marks[0], self._marks[-1]
+        n_rows = last[1] - first[1]
+        return n_rows / (now - first[0]) if n_rows > 0 and now > first[0] else None
+
+
+def left_s(n_left: int, rows_per_s: float | None) -> float | None:
+    """Return how many seconds are left; None if it can't be told."""
+    if n_left == 0:
+        return 0.0
+    return n_left / rows_per_s if rows_per_s else None

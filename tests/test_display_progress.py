@@ -17,7 +17,8 @@ import tqdm.std
 
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
-from dreamo_batch.engine.status import Bar, Lines, Shown, Silent, Snapshot, postfix
+from dreamo_batch.display.progress import Bar, Lines, Shown, Silent, postfix
+from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.money import dollars
 
 
@@ -283,8 +284,8 @@ def test_a_log_that_fails_fails_nothing(monkeypatch):
     def fail(*_):
         raise ValueError("I/O operation on closed file")
 
-    monkeypatch.setattr("dreamo_batch.engine.status.logger.log", fail)
-    monkeypatch.setattr("dreamo_batch.engine.status.logger.info", fail)
+    monkeypatch.setattr("dreamo_batch.display.progress.logger.log", fail)
+    monkeypatch.setattr("dreamo_batch.display.progress.logger.info", fail)
     monkeypatch.setattr(sys, "stderr", None)
     shown = Shown(snapshot(pending=2))
     shown.say("3 rows")

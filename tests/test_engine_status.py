@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, next_number
-from dreamo_batch.engine.forecast import N_NEWEST, Rows, Tally, rows_of
+from dreamo_batch.engine.status import N_NEWEST, Rows, Tally, rows_of
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
 from tests.histories import ambiguous, completed, failed

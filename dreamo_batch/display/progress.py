@@ -1,0 +1,286 @@
+"""What a run prints while it goes: a bar, or lines.
+
+Showing never fails a run: what can't be shown as a bar is written as lines, and what can't be written is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from dreamo_batch import columns
+from dreamo_batch.frontend import is_in_marimo, is_in_notebook, is_watched, marimo_bar
+from dreamo_batch.logs import logger_named
+from dreamo_batch.money import dollars
+from dreamo_batch.parallel import bar_class
+from dreamo_batch.text import duration, harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dreamo_batch.engine.status import Snapshot
+
+
+logger = logger_named(__name__)
+
+_PAINT_EVERY_S: Final = 0.2
+_LINE_EVERY_S: Final = 30.0
+_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
+
+
+class _Spoken:
+    """Says how far a run is: at most every 30 s, and when rows first fail or are first in doubt."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = clock()
+        self._is_bad = (False, False)
+        self._said = self._now = ""
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Show a line; `level` as in logging."""
+        raise NotImplementedError
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Say how far it is, if that is due."""
+        self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
+        is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
+        if self._clock() >= self._next_at or not is_bad <= self._is_bad:
+            self._is_bad = is_bad
+            self.close()
+
+    def close(self) -> None:
+        """Say how far it came, unless that was said."""
+        if self._now != self._said:
+            self._next_at = self._clock() + _LINE_EVERY_S
+            self._said = self._now
+            self.say(self._now)
+
+
+class Silent(_Spoken):
+    """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Log the line."""
+        logger.log(level, "%s", text)
+
+
+class Lines(_Spoken):
+    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
+    ) -> None:
+        super().__init__(clock)
+        self._stream = _usable(sys.stderr)
+        self._date = now
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write the line."""
+        self._stream.write(f"{self._date():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
+        self._stream.flush()
+
+
+class Bar:
+    """A tqdm bar of rows, with what was spent and what failed; on a terminal or as a notebook widget.
+
+    Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
+    gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
+    """
+
+    def __init__(
+        self,
+        first: Snapshot,
+        *,
+        n_before: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        tqdm = bar_class()
+        is_widget = is_in_notebook()
+        if is_widget:
+            options["display"] = False
+        else:
+            _usable(options.get("file", sys.stderr))
+        self._tqdm: type[Any] = tqdm
+        self._clock = clock
+        self._ticks_at = clock()
+        self._n_before = n_before
+        self._bar: Any = self._tqdm(
+            total=first.n_rows - n_before,
+            initial=first.n_settled - n_before,
+            unit="row",
+            desc="dreamo",
+            dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
+            mininterval=_PAINT_EVERY_S,
+            **options,
+        )
+        self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show rows settled, money and failures; every second too, where a person sees time pass."""
+        n_settled = snapshot.n_settled - self._n_before
+        self._bar.set_postfix_str(postfix(snapshot), refresh=False)
+        if n_settled > self._bar.n:
+            self._bar.update(n_settled - self._bar.n)
+        elif n_settled < self._bar.n:  # a failed row is submitted again
+            self._bar.n = n_settled
+            self._bar.refresh()
+        elif self._clock() >= self._ticks_at:
+            self._ticks_at = self._clock() + _TICK_S
+            self._bar.refresh()
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
+        self._tqdm.write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
+
+    def close(self) -> None:
+        """Leave the bar as it is; in a notebook also in the file that is saved."""
+        self._bar.refresh()
+        self._bar.close()
+        if self._output is not None:
+            self._output.update(self._bar.container)
+
+    def abandon(self) -> None:
+        """Draw no more, whatever happens."""
+        self._bar.disable = True
+
+
+class MarimoBar:
+    """marimo's own bar of rows; lines stand below the cell."""
+
+    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
+        self._n_before = n_before
+        self._n = 0
+        self._place = marimo_bar(first.n_rows - n_before, "dreamo", remove_on_exit=False)
+        self._bar = self._place.__enter__()
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show rows settled, money and failures."""
+        n_more = snapshot.n_settled - self._n_before - self._n
+        self._n += n_more
+        self._bar.update(n_more, subtitle=postfix(snapshot))
+
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+        """Write a line."""
+        sys.stdout.write(f"{harmless(text)}\n")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._place.__exit__(None, None, None)
+
+
+_Way: TypeAlias = Bar | MarimoBar | Lines
+
+
+class Shown:
+    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
+
+    def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
+        def bar() -> _Way:
+            return (MarimoBar if is_in_marimo() else Bar)(first, n_before=n_before)
+
+        self._log = Silent()
+        self._shown: _Way | None = None
+        self._ways: list[Callable[[], _Way]] = [bar, Lines] if is_watched() else [Lines]
+        self.update(first)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show how far it is."""
+        self._show(lambda shown: shown.update(snapshot))
+        _safely(lambda: self._log.update(snapshot))
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Show a line, and log it: as it is where it could not be shown, else without alarm."""
+        is_shown = self._show(lambda shown: shown.say(text, level))
+        _safely(lambda: self._log.say(text, logging.INFO if is_shown else level))
+
+    def close(self) -> None:
+        """Show no more."""
+        self._show(lambda shown: shown.close())
+        _safely(self._log.close)
+
+    def _show(self, do: Callable[[_Way], None]) -> bool:
+        """Show something in the first way that works; False if none does."""
+        while self._ways:
+            try:
+                if self._shown is None:
+                    self._shown = self._ways[0]()
+                do(self._shown)
+            except Exception as error:  # noqa: BLE001 - a run that buys does not end because it can't be shown
+                self._give_up_way(error)
+            else:
+                return True
+        return False
+
+    def _give_up_way(self, error: Exception) -> None:
+        if isinstance(self._shown, Bar):
+            self._shown.abandon()
+        self._shown = None
+        del self._ways[0]
+        _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
+
+
+Progress: TypeAlias = Shown | Silent
+
+
+def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
+    """Show a run from now on, or only log it."""
+    return Shown(first, n_before=n_before) if show else Silent()
+
+
+def say(text: str, *, show: bool) -> None:
+    """Show a line where no run is shown yet, and log it."""
+    _safely(lambda: logger.info("%s", text))
+    if show and not is_watched():
+        _safely(lambda: Lines().say(text))
+    elif show:
+        stream = sys.stdout if is_in_notebook() or is_in_marimo() else sys.stderr
+        _safely(lambda: print(harmless(text), file=_usable(stream), flush=True))
+
+
+def _safely(do: Callable[[], None]) -> None:
+    try:
+        do()
+    except Exception:  # noqa: BLE001 - a log that fails has nobody left to tell
+        return
+
+
+def _usable(stream: Any) -> Any:
+    """Return a stream that takes text now; raises if there is none, or it is closed."""
+    if stream is None:
+        raise OSError("there is no standard error")
+    stream.write("")
+    stream.flush()
+    return stream
+
+
+def _displayed(container: Any) -> Any:
+    """Display a bar so that its output can be brought up to date: a saved notebook keeps the text of it."""
+    from IPython.display import display
+
+    return display(container, display_id=True)  # type: ignore[no-untyped-call]
+
+
+def postfix(snapshot: Snapshot) -> str:
+    """Tell money, failures and what is in flight in a few words."""
+    cap = "" if snapshot.max_cost_usd is None else f"/{dollars(snapshot.max_cost_usd)}"
+    parts = [f"spent={dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
+    if snapshot.by_status.get(columns.AMBIGUOUS):
+        parts.append(f"ambiguous={snapshot.by_status[columns.AMBIGUOUS]}")
+    if snapshot.n_in_flight:
+        parts.append(f"in flight={snapshot.n_in_flight}")
+    if snapshot.n_refused:
+        parts.append(f"429={snapshot.n_refused} (waited {duration(snapshot.waited_s)})")
+    return ", ".join(parts)
