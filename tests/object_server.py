@@ -30,6 +30,7 @@ BUCKET = "bucket"
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body of an answer waits 40 ms for its head
 
     def do_PUT(self):
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -59,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         query = parse_qs(urlsplit(self.path).query)
         if "list-type" in query:
-            self.answer(200, self.listed(query.get("prefix", [""])[0]))
+            self.answer(200, self.listed(query.get("prefix", [""])[0], query.get("delimiter", [None])[0]))
             return
         content = self.server.objects.get(self.name)
         if content is None:
@@ -81,13 +82,19 @@ class Handler(BaseHTTPRequestHandler):
         answer = f'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{deleted}</DeleteResult>'
         self.answer(200, answer.encode())
 
-    def listed(self, prefix):
+    def listed(self, prefix, delimiter):
+        there = {name: len(content) for name, content in self.server.objects.copy().items()}
+        names = sorted(name for name in there if name.startswith(prefix))
+        folders = {}
+        if delimiter is not None:
+            inner = {name: name.removeprefix(prefix).partition(delimiter) for name in names}
+            folders = {prefix + first + delimiter: None for first, found, _ in inner.values() if found}
+            names = [name for name, (_, found, _) in inner.items() if not found]
         found = "".join(
             f"<Contents><Key>{escape(name)}</Key><LastModified>2026-11-28T10:00:00.000Z</LastModified>"
-            f"<ETag>x</ETag><Size>{len(content)}</Size><StorageClass>STANDARD</StorageClass></Contents>"
-            for name, content in sorted(self.server.objects.items())
-            if name.startswith(prefix)
-        )
+            f"<ETag>x</ETag><Size>{there[name]}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            for name in names
+        ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
         head = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         return (
             f"{head}<Name>{BUCKET}</Name><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()

@@ -41,7 +41,7 @@ from dreamo_batch.engine.checkpoint import read_frame, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
-from dreamo_batch.engine.replica import is_url
+from dreamo_batch.engine.replica import is_url, read_anew
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import FolderStore, ObjectStore
@@ -177,6 +177,7 @@ class ShardedCall(Call):
         directory, inputs = self.directory, self.inputs
         self._service = self._for_workers()
         manifest = self._manifest()
+        read_anew(directory.path)
         shards = {name: read_state(shard) for name, shard in directory.shards().items()}
         state = joined(shards, stored_terms(directory))
         self._planned = self.planned(state, inputs.chosen)
@@ -626,6 +627,7 @@ class ShardedCall(Call):
     def finish(self) -> None:
         """Say that the call is over, also to what an engine might begin anew, and put the results together."""
         self.halt()
+        read_anew(self.directory.path)
         try:
             results = self.compose()
         except DirectoryError as error:

@@ -164,7 +164,9 @@ class RunDirectory:
         manifest = self.read_manifest()
         if manifest is not None:
             return manifest.n_shards > 0
-        return (self.path / SHARDS).is_dir() or (self.replica is not None and self.replica.has(f"{SHARDS}/"))
+        return (self.path / SHARDS).is_dir() or (
+            self.replica is not None and bool(self.replica.folders(SHARDS))
+        )
 
     def shard(self, name: str) -> RunDirectory:
         """Return one of its shards, such as ``shards/0a``."""
@@ -177,11 +179,12 @@ class RunDirectory:
         if not self.is_sharded:
             return {}
         names = [f"{SHARDS}/{number:02x}" for number in range(N_SHARDS)]
-        if replica.is_url(self.given):  # each asks the store
-            with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-                opened = zip(names, pool.map(self.shard, names), strict=True)
-                return {name: shard for name, shard in opened if shard.exists()}
-        return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
+        if self.replica is None or not replica.is_url(self.given):
+            return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
+        there = [name for name in self.replica.folders(SHARDS) if name in names]
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each asks the store
+            opened = zip(there, pool.map(self.shard, there), strict=True)
+            return {name: shard for name, shard in opened if shard.exists()}
 
     def make(self) -> None:
         """Create the folder unless it exists."""

@@ -71,6 +71,12 @@ _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
 
 
+def read_anew(folder: Path) -> None:
+    """Have a folder and its shards be read from the store again: others may just have written to it."""
+    for path in [one for one in _pulled_at.copy() if one.is_relative_to(folder)]:
+        _pulled_at.pop(path, None)
+
+
 def is_url(path: object) -> bool:
     """Whether a run directory is given as the URL of an object store."""
     return isinstance(path, str) and _URL.fullmatch(path) is not None
@@ -162,10 +168,10 @@ class Replica:
         with self._named_in_errors():
             return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
 
-    def has(self, prefix: str) -> bool:
-        """Whether the store has any object of a name that begins so."""
+    def folders(self, folder: str) -> list[str]:
+        """List the folders that the store has in one."""
         with self._named_in_errors():
-            return bool(self.store.names(prefix))
+            return self.store.folders(folder)
 
     def read(self, path: str) -> bytes | None:
         """Read a file as it stands in the store now; None if there is none."""

@@ -76,6 +76,9 @@ class Store(Records, Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
 
+    def folders(self, folder: str) -> list[str]:
+        """List the folders in one that hold any object, however many those are."""
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that are gone don't matter."""
 
@@ -115,9 +118,20 @@ class ObjectStore:
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
+        return self._listed(
+            prefix,
+            lambda: [one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk],
+        )
+
+    def folders(self, folder: str) -> list[str]:
+        """List the folders in one that hold any object, however many those are."""
+        return self._listed(
+            folder, lambda: self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"]
+        )
+
+    def _listed(self, prefix: str, ask: Callable[[], Iterable[str]]) -> list[str]:
         try:
-            chunks = self._obstore.list(self._store, prefix=prefix)
-            return sorted(one["path"] for chunk in chunks for one in chunk)
+            return sorted(ask())
         except self._failures.BaseError as error:
             raise OSError(f"{self.url}/{prefix} can't be listed ({first_line(error)})") from None
 

@@ -76,7 +76,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     ...
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
-    return assembly.stacked([_load(one, with_left=all) for one in as_paths(run_dir)])
+    return assembly.stacked([_load(existing(one), with_left=all) for one in as_paths(run_dir)])
 
 
 def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
@@ -99,11 +99,10 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     return list(by_place.values())
 
 
-def _load(run_dir: RunDir, *, with_left: bool) -> pd.DataFrame:
-    directory = existing(run_dir)
+def _load(directory: RunDirectory, state: State | None = None, *, with_left: bool = False) -> pd.DataFrame:
     try:
         stored = _stored(directory) if is_finished(directory) else None
-        results = composed(directory) if stored is None else stored
+        results = composed(directory, state) if stored is None else stored
         if with_left:
             attempts = ledger_frame(directory)
             is_in_table = attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
@@ -145,8 +144,9 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     """
     summaries = []
     for one in as_paths(run_dir):
-        state = read_state(existing(one))
-        summaries.append(assembly.summarise(load(one), state, money(state.terms.cap)))
+        directory = existing(one)
+        state = read_state(directory)
+        summaries.append(assembly.summarise(_load(directory, state), state, money(state.terms.cap)))
     return assembly.added(summaries)
 
 
@@ -255,11 +255,11 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
     return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(assembly.output_dtypes())
 
 
-def composed(directory: RunDirectory) -> pd.DataFrame:
-    """Assemble the results from the table of the last call and the ledger."""
+def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFrame:
+    """Assemble the results from the table of the last call and the ledger, which is read unless it was."""
     user, rows = read_outcomes(directory.jobs)
     try:
-        state = read_state(directory, _NEEDED)
+        state = read_state(directory, _NEEDED) if state is None else state
     except LedgerDamaged:  # an event told twice is only known for the same by every column
         state = read_state(directory)
     return assembly.assemble(user, rows, to_arrow(state))
