@@ -34,9 +34,8 @@ from .errors import (
 from .gateway import LocalGateway
 from .gateway.faults import FaultPlan
 from .jobs.rules import Problems
-from .jobs.sweep import sweep, zipped
+from .jobs.sweep import lines, sweep, zipped
 from .jobs.tables import read_table, write_table
-from .jobs.templates import lines
 from .jobs.validate import validate
 from .live import Batch, watch
 from .probe import check_service, probe_seeds

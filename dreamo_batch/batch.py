@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, CallInputs, choose, stored_table
+from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
 from dreamo_batch.cluster import driver
-from dreamo_batch.connect import Gateway, Service
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy

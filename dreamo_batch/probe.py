@@ -14,8 +14,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import path_of, plan, run
-from dreamo_batch.call import ask_price
-from dreamo_batch.connect import Service, with_key
+from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.budget import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from dreamo_batch.batch import Amount
-    from dreamo_batch.connect import Gateway
+    from dreamo_batch.call import Gateway
     from dreamo_batch.jobs.prepare import Prepared
 
 

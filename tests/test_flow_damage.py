@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.call import Call, CallInputs
-from dreamo_batch.connect import Service
+from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine import journal, plan
 from dreamo_batch.engine.checkpoint import _sealed, read_table, write
 from dreamo_batch.engine.directory import RunDirectory, new_entropy

@@ -952,7 +952,7 @@ def _check_store(url: str) -> int:
 def _check(
     base_url: str | None, api_key: str | None, models: tuple[str, ...], format_: str, *, is_agreed: bool
 ) -> int:
-    from dreamo_batch.connect import with_key
+    from dreamo_batch.call import with_key
     from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, known_models, most_it_costs
     from dreamo_batch.service.client import Client
 

@@ -7,30 +7,15 @@ command line, the table or the directory. 3: stopped early; the same command aga
 from __future__ import annotations
 
 import errno
-import io
-import os
-import signal
-import sys
-import threading
-import traceback
-from contextvars import copy_context
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from dreamo_batch import columns
-from dreamo_batch.cli import options
-from dreamo_batch.cli.output import silence, warn
-from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, SettingsError
-from dreamo_batch.text import shell_words
+from dreamo_batch.errors import DreamoError, RunStopped, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import FrameType
-
     import pandas as pd
-
 
 DONE: Final = 0
 NOT_ALL: Final = 1
@@ -75,147 +60,3 @@ def of_error(error: BaseException) -> int:
             return STOPPED if number in _GONE else UNUSABLE
         case _:  # an interrupt or a bug: what was bought is on disk
             return STOPPED
-
-
-# Verbs of Python that the shell has under another name.
-_IN_THE_SHELL: Final = {
-    "verify": "status --verify RUN_DIR",
-    "load": "results RUN_DIR",
-    "start": "run TABLE --detach",
-    "resume": "run TABLE",
-    "download": "run TABLE",
-    "check_service": "check",
-    "contact_sheet": "gallery RUN_DIR --output sheet.png",
-}
-# Modules that come with an extra.
-_EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel", "matplotlib": "plots"}
-
-
-class CommandGroup(click.Group):
-    """The group of all commands; runs one and exits with its code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """List the commands in the order they were added."""
-        return list(self.commands)
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command; the options for how much is shown may stand before or after its name."""
-        cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
-        super().add_command(cmd, name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; say how a verb that only Python has is called here."""
-        import dreamo_batch as dreamo
-
-        name = args[0].replace("-", "_")
-        if name in dreamo.__all__ and name not in self.commands:
-            here = _IN_THE_SHELL.get(name)
-            ctx.fail(
-                f"No command {args[0]!r}; "
-                + (f"use `dreamo-batch {here}`." if here else f"it is only in Python, as dreamo.{name}.")
-            )
-        return super().resolve_command(ctx, args)
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run a command and exit with its code."""
-        with shell_words():  # in a context of its own, so that nothing is remembered once it is over
-            if not standalone_mode:
-                call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
-                return copy_context().run(call)
-            sys.exit(copy_context().run(self._run, args, prog_name, **extra))
-
-    def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
-        _handle_signals()
-        _open_missing_files()
-        _escape_unencodable()
-        words = list(sys.argv[1:] if args is None else args)
-        try:
-            with self.make_context(prog_name or "dreamo-batch", words, **extra) as context:
-                code = self.invoke(context) or DONE
-        except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
-            _print_error(error)
-            code = of_error(error)
-        return int(code)
-
-
-def _escape_unencodable() -> None:
-    """Escape characters that the terminal's encoding lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _open_missing_files() -> None:
-    """Open standard files that are missing, so that no other file takes their number."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-
-
-def _handle_signals() -> None:
-    """Treat SIGTERM and SIGHUP as an interrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt_once)
-
-
-def _interrupt_once(number: int, _: FrameType | None) -> NoReturn:
-    """Interrupt once: a terminal and its shell both send SIGHUP, and `stop` may be said twice."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _print_error(error: BaseException) -> None:
-    """Print the error that ended the command."""
-    match error:
-        case click.exceptions.Exit():
-            pass
-        case KeyboardInterrupt():
-            warn("Interrupted.")
-        case BrokenPipeError():
-            silence(sys.stdout)
-            silence(sys.stderr)
-        case click.ClickException():
-            _print_usage(error)
-        case DreamoError() | OSError():
-            _print_line(str(error))
-        case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
-            _print_line(f"{name} is not installed; run pip install 'dreamo-batch[{_EXTRAS[name]}]'")
-        case _:
-            warn(_without_key("".join(traceback.format_exception(error))))
-
-
-def _print_usage(error: click.ClickException) -> None:
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        warn(error.ctx.get_usage())
-        warn(f"See `{error.ctx.command_path} --help`.")
-    _print_line(error.format_message())
-
-
-def _print_line(text: str) -> None:
-    warn(f"error: {_without_key(text)}")
-
-
-def _without_key(text: str) -> str:
-    from dreamo_batch.service.config import MASK, Secret, environment_key
-
-    key = environment_key()
-    if key is None:
-        return text
-    try:
-        return Secret(key).mask(text)
-    except SettingsError:
-        return text.replace(key, MASK)

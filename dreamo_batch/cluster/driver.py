@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dreamo_batch import columns, files, parallel
-from dreamo_batch.call import Call
+from dreamo_batch.call import Call, Service
 from dreamo_batch.cluster.shards import (
     SIGNAL,
     ShardOutcome,
@@ -32,7 +32,6 @@ from dreamo_batch.cluster.shards import (
 )
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.cluster.slices import Slices
-from dreamo_batch.connect import Service
 from dreamo_batch.engine import journal
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number

@@ -28,7 +28,7 @@ from dreamo_batch.parallel import bars
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dreamo_batch.connect import Service
+    from dreamo_batch.call import Service
     from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.plan import RunOptions
 

@@ -23,9 +23,8 @@ from dreamo_batch.engine.attempts import (
     next_number,
     status_of,
 )
-from dreamo_batch.engine.refusals import Refusals, was_forbidden
 from dreamo_batch.engine.replica import boottime
-from dreamo_batch.engine.schedule import Action, Do, Key
+from dreamo_batch.engine.schedule import Action, Do, Key, Refusals, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
     AccessRefused,

@@ -20,7 +20,7 @@ from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_n
 from dreamo_batch.engine.budget import Spending, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
-from dreamo_batch.engine.refusals import was_forbidden
+from dreamo_batch.engine.schedule import was_forbidden
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources

@@ -23,7 +23,6 @@ from dreamo_batch.errors import TableError, type_of
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
-from dreamo_batch.jobs.templates import BRACES
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted
 
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 
 # Columns
 
+# What a template leaves in a prompt whose names were never filled in.
+_BRACES: Final = re.compile(r"\{[^{}]*\}")
 _LISTED_MAX: Final = 20
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service and others call these columns.
@@ -443,7 +444,7 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
     elif len(prompt) > advised:
         code = "prompt-long" if len(prompt) <= most else "prompt-very-long"
         found.append(Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name))
-    if (braces := BRACES.search(prompt)) is not None:
+    if (braces := _BRACES.search(prompt)) is not None:
         found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
     return found
 

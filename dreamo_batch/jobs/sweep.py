@@ -1,4 +1,4 @@
-"""Make a table of all combinations of some values, or of an even sample of them."""
+"""Make a table of all combinations of some values, or of an even sample of them; fill in prompt templates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import builtins
 import itertools
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,16 +19,16 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.frames import HeadedFrame, Headline
-from dreamo_batch.jobs import cells, templates
+from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
 from dreamo_batch.jobs.sources import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -330,9 +332,7 @@ def sweep(
         if value is not None or name in {columns.IMAGE, text, *user_axes}
     }
     if text == columns.PROMPT_TEMPLATE:
-        templates.check_names(
-            axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes
-        )
+        _check_names(axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes)
     ties = _groups(axes, zip, tied)
     n_rows = None if sample is None else _read_count("sample", sample)
     if cells.read_integer(entropy).value is None or entropy < 0:
@@ -346,9 +346,7 @@ def sweep(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
     )[list(axes)]
     if text == columns.PROMPT_TEMPLATE:
-        prompts = [
-            templates.fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")
-        ]
+        prompts = [_fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")]
         table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
     made = " x ".join(
         f"{n:,} {' and '.join(tie)}" for tie, n in builtins.zip(ties, lengths, strict=True) if n > 1
@@ -479,3 +477,95 @@ def _column(name: str, values: list[Any]) -> Any:
     for number, value in enumerate(values):
         boxed[number] = value  # one by one, because numpy would unpack lists and pictures
     return boxed if dtype else pd.Series(boxed).infer_objects().array
+
+
+def lines(path: str | os.PathLike[str]) -> list[str]:
+    r"""Read the values of an axis from a text file, one a line.
+
+    Parameters
+    ----------
+    path : path-like
+        A file in UTF-8. Blank lines are skipped, and so are blanks at the ends of a line.
+
+    Returns
+    -------
+    list of str
+        The lines, in order.
+
+    Raises
+    ------
+    TableError
+        If there is no such file, it isn't UTF-8, or all of its lines are blank.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "places.txt"
+    >>> _ = path.write_text("beach\n\nforest\n")
+    >>> lines(path)
+    ['beach', 'forest']
+    """
+    file = file_given("path", path)
+    try:
+        text = cells.decoded(file, file.read_bytes())
+    except OSError as error:
+        raise TableError(f"{file} can't be read: {error.strerror or error}.") from error
+    found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    if not found:
+        raise TableError(f"{file} has no lines but blank ones. Write one value a line.")
+    return found
+
+
+def _check_names(templates: Sequence[str], axes: Collection[str], own: Collection[str]) -> None:
+    """Refuse names that are no axis, and axes of the user's own that no template names."""
+    named = {name for template in templates for _, name in _template_parts(template) if name is not None}
+    unknown = sorted(named - set(axes))
+    if unknown:
+        raise UsageError(
+            f"template: {{{unknown[0]}}} isn't an axis; the axes are {', '.join(axes) or 'none'}. Pass "
+            f"{unknown[0]}=, or double the braces to keep them in the prompt."
+        )
+    unused = [name for name in own if name not in named]
+    if unused:
+        raise UsageError(
+            f"{unused[0]}: no template names this axis. Write {{{unused[0]}}} where its value belongs, or add the "
+            "column to the table that sweep returns."
+        )
+
+
+def _fill(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template's text with the values of a row."""
+    return "".join(
+        text if name is None else _shown(name, values[name]) for text, name in _template_parts(template)
+    )
+
+
+def _shown(name: str, value: Any) -> str:
+    if cells.is_missing(value):
+        raise UsageError(
+            f"{name}: a value is missing, so the template can't be filled in. Pass a value, or omit it."
+        )
+    return str(value)
+
+
+def _template_parts(template: str) -> list[tuple[str, str | None]]:
+    """Return the parts of a template: text, or the name of an axis."""
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise _unreadable(template, str(error)) from None
+    parts: list[tuple[str, str | None]] = []
+    for text, name, form, conversion in parsed:
+        parts.append((text, None))
+        if name is not None:
+            if not name.strip().isidentifier() or form or conversion:
+                raise _unreadable(template, "expected names in braces, such as {place}")
+            parts.append(("", name.strip()))
+    return parts
+
+
+def _unreadable(template: str, reason: str) -> UsageError:
+    return UsageError(
+        f"template: can't read {cells.show(template)!r} ({reason}). Double the braces that belong in the prompt."
+    )
