@@ -26,7 +26,7 @@ from dreamo_batch.errors import (
     StorageFailed,
     UsageError,
 )
-from dreamo_batch.gateway.billing import size_price
+from dreamo_batch.gateway.tasks import size_price
 from tests.flows import Slow, until
 
 QUIET = {"progress": False}

@@ -23,7 +23,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.journal import Strays
 from dreamo_batch.engine.store import ObjectStore, Taken
-from dreamo_batch.gateway.billing import size_price
+from dreamo_batch.gateway.tasks import size_price
 from dreamo_batch.results.load import read_state
 from tests.cli_sweep import call
 from tests.flows import IS_LONG, Slow, until

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from dreamo_batch.gateway import LocalGateway
-from dreamo_batch.gateway.server import JoinedWrites
+from dreamo_batch.gateway.gateway import JoinedWrites
 from tests.local_client import CREATE, FakeEngine, LocalClient, body
 
 SERVE = """
@@ -286,7 +286,7 @@ def test_nothing_is_logged_or_printed(caplog, capfd):
 def test_the_engines_need_no_web_server():
     """Importing the engine leaves FastAPI alone; asking for the gateway brings it in; nothing else is there."""
     code = (
-        "import sys, dreamo_batch.gateway.pictures\n"
+        "import sys, dreamo_batch.gateway.engines\n"
         "assert not {'fastapi', 'uvicorn', 'starlette'} & set(sys.modules)\n"
         "from dreamo_batch.gateway import LocalGateway\n"
         "assert 'fastapi' in sys.modules\n"

@@ -18,19 +18,18 @@ from starlette.requests import ClientDisconnect
 
 from dreamo_batch.gateway import answers, schemas
 from dreamo_batch.gateway.answers import error_response, json_response, vary
-from dreamo_batch.gateway.billing import total
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
-from dreamo_batch.gateway.tasks import Bucket, retry_hint
+from dreamo_batch.gateway.tasks import Bucket, retry_hint, total
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dreamo_batch.gateway.faults import FaultPlan, Stage, Strike
+    from dreamo_batch.gateway.gateway import JoinedWrites, Transports
     from dreamo_batch.gateway.rendering import Renderer
-    from dreamo_batch.gateway.server import JoinedWrites, Transports
     from dreamo_batch.gateway.tasks import Tasks
 
 # Base64 of the largest pictures allowed, and room for the rest.

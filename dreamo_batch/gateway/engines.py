@@ -1,31 +1,47 @@
-"""What makes the local gateway's pictures: what an engine is, how one is chosen, and the plain one for tests.
+"""What makes the local gateway's pictures: what an engine is, how one is chosen, and two that only pretend.
 
-Neither of our two is DreamO, and every picture of theirs says so.
+`flat` is the plain one for tests; `preview` paints a scene from the prompt's words around the references. Neither is
+DreamO, and every picture of theirs says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
+import tomllib
 import zlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Final, Protocol
+from importlib.resources import files
+from typing import Any, Final, Protocol, TypeAlias
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from dreamo_batch.images import in_eight_bits, on_white, opened
 from dreamo_batch.service import contract
+
+Rgb: TypeAlias = tuple[int, ...]
 
 ENGINES: Final = {
     "flat": "dreamo_batch.gateway.engines:Flat",
-    "preview": "dreamo_batch.gateway.pictures:Preview",
+    "preview": "dreamo_batch.gateway.engines:Preview",
 }
 DESCRIPTION: Final = "Local preview, not a real DreamO result"
 # A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
 _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
+_HOURS: Final = ("day", "day", "sunset", "sunset", "dawn", "night")
+_ART: Final = tomllib.loads((files("dreamo_batch.gateway") / "preview.toml").read_text("utf-8"))
+_REFERENCE_PX_MAX: Final = 5000 * 5000
+_PAINTED_PX: Final = 640 * 640
+_JPEG_QUALITY: Final = 88
+_WHITE: Final = (255, 255, 255)
+_STYLE: Final = "STYLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +160,289 @@ def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes)
     segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
     content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
     return RenderedPicture(content, "image/jpeg", request.width, request.height)
+
+
+class Preview:
+    """Paints the prompt around the reference; equal requests with equal references get equal files."""
+
+    name = "preview"
+    n_threads = 2
+
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
+        """Paint a picture."""
+        width, height = request.width, request.height
+        loaded = [load_reference(one, max(width, height)) for one in (reference, *further)]
+        types = request.ref_types or (contract.MODELS[request.model].ref_types.value[:1] * len(loaded))
+        styles = [one for one, kind in zip(loaded, types, strict=False) if kind == _STYLE]
+        figures = [one for one in loaded if not any(one is style for style in styles)]
+        rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
+        words = read_words(request.prompt)
+        words.setdefault("scene", list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])])
+        scale = min(1.0, (_PAINTED_PX / (width * height)) ** 0.5)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        painter = _Painter(size, rng, words)
+        image = painter.paint().resize((width, height), Image.Resampling.BICUBIC)
+        for style in styles:
+            image = Image.blend(image, _wash(style, image.size), 0.4)
+        for number, figure in enumerate(figures):
+            painter.put(image, figure, number, len(figures))
+        _sign(image, banner(request.seed))
+        return labelled(self.name, encoded(self.name, image, _JPEG_QUALITY), request, reference, *further)
+
+
+def banner(seed: int) -> str:
+    """Return the words written into the picture."""
+    return f"local preview - not a real DreamO result · seed {seed}"
+
+
+def read_words(prompt: str) -> dict[str, str]:
+    """Return what the prompt names of each kind in `preview.toml`; the first word of a kind wins."""
+    found: dict[str, str] = {}
+    for match in _PATTERN.finditer(prompt.lower()):
+        for kind, value in _MEANINGS[match["english"] or match["chinese"]]:
+            found.setdefault(kind, value)
+    return found
+
+
+def load_reference(reference: bytes, side_px: int) -> Image.Image:
+    """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
+    try:
+        with opened(io.BytesIO(reference), pixels_max=_REFERENCE_PX_MAX) as file:
+            file.draft("RGB", (side_px, side_px))
+            picture = in_eight_bits(ImageOps.exif_transpose(file)).convert("RGBA")
+    except Exception as error:  # Pillow raises almost anything for damaged files
+        raise ValueError(
+            f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
+        ) from error
+    picture.thumbnail((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return picture
+
+
+class _Painter:
+    """Paints one scene: sky, sun or moon, the scene's layers from back to front, and weather."""
+
+    def __init__(self, size: tuple[int, int], rng: np.random.Generator, words: dict[str, str]) -> None:
+        self.width, self.height = size
+        self.side, self.rng, self.words, self.scene = min(size), rng, words, words["scene"]
+        hour = words.get("hour") or str(rng.choice(_HOURS))
+        self.hour = hour = "night" if self.scene == "space" else hour
+        *sky, sun = (self.hue(colour) for colour in str(rng.choice(_ART["skies"][hour])).split())
+        light = _rgb(_ART["light"][hour])
+        if tint := words.get("tint"):
+            *sky, light = (_mix(part, _rgb(tint), 0.42) for part in (*sky, light))
+        self.horizon, self.sun, self.light = sky[-1], sun, light
+        self.image = _bands(size, sky)
+        self.pen = ImageDraw.Draw(self.image, "RGBA")
+
+    def paint(self) -> Image.Image:
+        weather = self.words.get("weather")
+        self.sky(weather)
+        for place, layer in enumerate(layers := _ART["scenes"][self.scene].split(), 1):
+            outline, colour, top, relief = layer.split(":")
+            near = 0.5 + 0.5 * place / len(layers)
+            hazy = _mix(self.horizon, self.lit(self.hue(colour)), near)
+            self.layer(outline, hazy, float(top), float(relief))
+        if self.scene == "room":
+            self.room()
+        for x, y, near in self.spots(170) if weather in {"rain", "snow", "petals"} else ():
+            reach = (0.004 + 0.006 * near) * self.side
+            if weather == "rain":
+                self.pen.line((x, y, x - reach * 1.5, y + reach * 7), fill=(220, 232, 255, 110), width=1)
+            else:
+                colour = (255, 255, 255, 210) if weather == "snow" else self.hue("f0a0a0", 25)
+                self.pen.circle((x, y), reach * 0.6, colour)
+        return self.image.filter(ImageFilter.GaussianBlur(0.7))
+
+    def sky(self, weather: str | None) -> None:
+        for x, y, size in self.spots(140) if self.hour == "night" else ():
+            self.pen.circle((x, y * 0.9), size, self.sun)
+        for x, y, _ in self.spots(7) if weather == "aurora" else ():
+            self.glow((40, 225, 150), (x, y * 0.14 + 0.08 * self.height), self.side * 0.34)
+        at = self.rng.uniform(0.12, 0.88) * self.width, self.rng.uniform(0.1, 0.42) * self.height
+        radius = self.side * self.rng.uniform(0.05, 0.11)
+        self.glow(self.sun, at, radius * 4)
+        self.pen.circle(at, radius, self.sun)
+        if self.scene == "space":
+            at = self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height
+            radius = self.side * 0.3
+            ball, colour = Image.new("L", self.image.size), self.hue("c8745a", 180)
+            ImageDraw.Draw(ball).circle(at, radius, 255)
+            bands = ((30, 10, 50), (255, 240, 220))
+            stripes = [_mix(colour, bands[k % 2], 0.12 + 0.05 * k) for k in range(9)]
+            self.glow(colour, at, radius * 2)
+            self.image.paste(_bands(self.image.size, stripes), (0, 0), ball)
+        elif self.hour != "night":
+            self.clouds(9 if self.scene == "sky" else 3)
+
+    def clouds(self, n_clouds: int) -> None:
+        sheet = Image.new("L", self.image.size)
+        pen = ImageDraw.Draw(sheet)
+        for x, y, grown in self.spots(n_clouds):
+            for k, puff in enumerate(self.rng.uniform(0.4, 1, 7)):
+                r = puff * (0.03 + 0.035 * grown) * self.width
+                a, b = x + (k - 3) * 0.05 * self.width * (0.5 + grown / 2), y * (0.35 + 0.06 * n_clouds)
+                pen.ellipse((a - r * 1.5, b - r * 0.6, a + r * 1.5, b + r * 0.3), fill=215)
+        soft = sheet.filter(ImageFilter.GaussianBlur(self.width / 160))
+        self.image.paste(_mix(self.horizon, _WHITE, 0.6), (0, 0), soft)
+
+    def layer(self, outline: str, colour: Rgb, top: float, relief: float) -> None:
+        """Fill everything below an outline, lit from above."""
+        x, draw = np.linspace(0, 1, 161), self.rng.uniform
+        waves = sum(
+            (np.sin(draw(0.6, 1.4) * 6.3 * n * x + draw(0, 6.3)) / n**1.2 for n in (1, 2, 3, 5, 8)), 0 * x
+        )
+        shape = 0.5 + waves / 4
+        if outline == "peaks":
+            crest = np.interp(x, np.linspace(0, 1, 9), draw(0, 1, 9))
+            shape = crest * 0.8 + np.abs(waves) / 9 + draw(0, 0.07, x.size)
+        elif outline == "trees":
+            shape = shape * 0.55 + 0.45 * np.resize([0.0, 0.35, 1.0, 0.35], x.size) * draw(0.6, 1, x.size)
+        elif outline == "towers":
+            x, shape = np.repeat(x, 2)[1:], np.repeat(draw(0.05, 1, 27), 12)[:321]
+        line = (top + relief * (0.5 - shape)) * self.height
+        mask, first = Image.new("L", self.image.size), max(0, int(line.min()))
+        edge = list(zip(x * self.width, line, strict=True))
+        ImageDraw.Draw(mask).polygon([(0, self.height), *edge, (self.width, self.height)], fill=255)
+        box = (0, first, self.width, self.height)
+        shades = [_mix(colour, _WHITE, 0.1), _mix(colour, (20, 20, 50), 0.28)]
+        self.image.paste(_bands((self.width, self.height - first), shades), box, mask.crop(box))
+        for a, b, near in self.spots({"towers": 260, "water": 70}.get(outline, 0)):
+            row = top * self.height + b * (1 - top)
+            if outline == "water":
+                reach = (0.02 + 0.1 * near) * a
+                self.pen.line((a - reach, row, a + reach, row), _mix(colour, _WHITE, 0.35), 1 + int(2 * near))
+            elif row > line[int(a / self.width * 320)] + 4:
+                glass = _mix(colour, (255, 226, 150), 0.25 if self.hour in {"day", "dawn"} else 0.85)
+                self.pen.rectangle((a, row, a + self.width * 0.006, row + self.height * 0.009), glass)
+
+    def room(self) -> None:
+        """Put a wall around what was painted: a window onto it, a shelf with books, and a lamp."""
+        view, (width, height) = self.image.copy(), self.image.size
+        wall = self.lit(_mix(self.hue("d8b08c", 60), (255, 224, 180), 0.2))
+        wood, bar = _mix(wall, (70, 40, 24), 0.65), max(2, round(self.side * 0.014))
+        left, shelf = (0.08, 0.7) if self.rng.uniform() < 0.5 else (0.44, 0.04)  # noqa: PLR2004 - either side
+        x, right = round(left * width), round((left + 0.48) * width)
+        top, sill = round(0.1 * height), round(0.56 * height)
+        self.image.paste(wall, (0, 0, width, height))
+        self.image.paste(view.resize((right - x, sill - top)), (x, top))
+        self.pen.rectangle((x, top, right, sill), outline=wood, width=bar * 2)
+        self.pen.line(((x + right) / 2, top, (x + right) / 2, sill), wood, bar)
+        self.pen.rectangle((0, 0.78 * height, width, height), _mix(wall, (90, 50, 30), 0.6))
+        self.pen.rectangle((shelf * width, 0.5 * height, (shelf + 0.26) * width, 0.515 * height), wood)
+        for place, tall in enumerate(self.rng.uniform(0.06, 0.13, 9)):
+            at = (shelf + 0.02 + place * 0.025) * width
+            book = at, (0.5 - tall) * height, at + 0.02 * width, 0.5 * height
+            self.pen.rectangle(book, self.hue("b4523a", 180))
+        lamp_x, lamp_y = (shelf + 0.13) * width, 0.16 * height
+        self.glow((255, 232, 170), (lamp_x, lamp_y), self.side * 0.34)
+        self.pen.line((lamp_x, 0, lamp_x, lamp_y), wood, bar // 2 or 1)
+        shade = lamp_x - bar * 4, lamp_y - bar * 3, lamp_x + bar * 4, lamp_y + bar * 5
+        self.pen.pieslice(shade, 180, 360, wood)
+
+    def glow(self, colour: Rgb, at: tuple[float, float], radius: float) -> None:
+        reach = max(2, round(radius))
+        falloff = [round(150 * max(0.0, 1 - grey / 180) ** 2) for grey in range(256)]
+        mask = Image.radial_gradient("L").resize((2 * reach, 2 * reach)).point(falloff)
+        self.image.paste(colour, (round(at[0]) - reach, round(at[1]) - reach), mask)
+
+    def spots(self, count: int) -> np.ndarray:
+        """Random places in the picture, and a third number from 0 to 1."""
+        return self.rng.random((count, 3)) * (self.width, self.height, 1)
+
+    def hue(self, colour: str, degrees: float = 12) -> Rgb:
+        """A colour with its hue turned by at most so many degrees."""
+        hue, saturation, value = Image.new("RGB", (1, 1), _rgb(colour)).convert("HSV").tobytes()
+        turned = int(hue + self.rng.uniform(-degrees, degrees) * 255 / 360) % 256, saturation, value
+        return tuple(Image.new("HSV", (1, 1), turned).convert("RGB").tobytes())
+
+    def lit(self, colour: Rgb) -> Rgb:
+        return tuple(a * b // 255 for a, b in zip(colour, self.light, strict=True))
+
+    def put(self, image: Image.Image, reference: Image.Image, number: int, n_figures: int) -> None:
+        """Paste a reference: cut out where it has a transparent background, else as a print with a white border."""
+        rng, frame, floats = self.rng, self.words.get("frame"), self.scene in {"space", "sky"}
+        alpha = reference.getchannel("A")
+        box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
+        is_card = box is None or alpha.getextrema()[0] == 255  # noqa: PLR2004 - opaque everywhere
+        share = {"close": 0.92, "wide": 0.26}.get(frame or "", rng.uniform(0.42, 0.56))
+        column = {"left": 0.27, "right": 0.73}.get(frame or "", rng.uniform(0.32, 0.68))
+        foot = 1.04 if frame == "close" else rng.uniform(0.72, 0.8) if floats else rng.uniform(0.9, 0.94)
+        turn = rng.uniform(-12, 12) if floats else rng.uniform(-4, 4) if is_card else 0.0
+        wide = 0.96 if frame == "close" else 0.66
+        if n_figures > 1:
+            column, wide, share = (number + 0.5) / n_figures, 0.92 / n_figures, min(share, 0.5)
+        figure = reference if is_card else reference.crop(box)
+        room = share * min(image.height, 1.25 * image.width)
+        scale = min(room / figure.height, wide * image.width / figure.width)
+        size = max(1, round(figure.width * scale)), max(1, round(figure.height * scale))
+        figure = figure.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        if is_card:
+            edge = max(2, round(0.03 * max(size)))
+            paper = Image.new("RGBA", size, (252, 250, 245, 255))
+            paper.alpha_composite(figure)
+            figure = ImageOps.expand(paper, edge, (252, 250, 245, 255))
+        figure = figure.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+        left = round(min(max(column * image.width - figure.width / 2, 0), max(0, image.width - figure.width)))
+        if not floats:
+            tall = max(2, figure.height // 14)
+            shadow = Image.radial_gradient("L").point([max(0, 130 - grey) for grey in range(256)])
+            top = round(foot * image.height - tall * 0.6)
+            image.paste((14, 12, 34), (left, top), shadow.resize((figure.width, tall)))
+        image.paste(figure, (left, round(foot * image.height) - figure.height), figure)
+
+
+def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Spread the colours of a style reference over a picture."""
+    few = on_white(style).resize((6, 6), Image.Resampling.BOX)
+    return few.resize(size, Image.Resampling.BICUBIC)
+
+
+def _sign(image: Image.Image, words: str) -> None:
+    """Write small words into the lower left corner, on a dark band that lets the picture through."""
+    size = max(11, round(min(image.size) * 0.0165))
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = font.getbbox(words)
+    pad = round(size * 0.6)
+    pen = ImageDraw.Draw(image, "RGBA")
+    band = pad, image.height - 3 * pad - size, round(right - left) + 3 * pad, image.height - pad
+    pen.rounded_rectangle(band, radius=size / 2, fill=(10, 12, 24, 110))
+    at = 2 * pad - left, (band[1] + band[3] - top - bottom) / 2
+    pen.text(at, words, font=font, fill=(255, 255, 255, 225))
+
+
+def _bands(size: tuple[int, int], colours: list[Rgb]) -> Image.Image:
+    """Colours from top to bottom, blended into each other."""
+    strip = Image.new("RGB", (1, len(colours)))
+    strip.putdata(colours)
+    return strip.resize(size, Image.Resampling.BICUBIC)
+
+
+def _rgb(colour: str) -> Rgb:
+    return ImageColor.getrgb(f"#{colour}")
+
+
+def _mix(one: Rgb, other: Rgb, share: float) -> Rgb:
+    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+
+
+def _entropy(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:16])
+
+
+_WORDS: Final = [
+    (word, (kind, value))
+    for kind, values in _ART["words"].items()
+    for value, words in values.items()
+    for word in words.split()
+]
+_MEANINGS: Final = {word: [meant for one, meant in _WORDS if one == word] for word, _ in _WORDS}
+
+
+def _pattern() -> re.Pattern[str]:
+    """The longest word wins; word ends are those of Latin letters only, as Chinese may follow without a space."""
+    words = sorted(map(re.escape, _MEANINGS), key=len, reverse=True)
+    english, chinese = ("|".join(word for word in words if word.isascii() == side) for side in (True, False))
+    return re.compile(rf"(?<![a-z])(?P<english>{english})(?:s|es)?(?![a-z])|(?P<chinese>{chinese})")
+
+
+_PATTERN: Final = _pattern()

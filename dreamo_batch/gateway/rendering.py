@@ -17,9 +17,9 @@ from urllib.parse import urljoin
 
 import requests
 
-from dreamo_batch.gateway.billing import price_of_time
 from dreamo_batch.gateway.engines import as_picture
 from dreamo_batch.gateway.schemas import INVALID, check_url, read_header
+from dreamo_batch.gateway.tasks import price_of_time
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:

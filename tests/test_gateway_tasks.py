@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dreamo_batch.gateway.app import SMALL_BODY_BYTES
-from dreamo_batch.gateway.billing import price_of, size_price, total
 from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.schemas import Create, Problem, problem_of, read_create, read_header
 from dreamo_batch.gateway.tasks import (
@@ -24,8 +23,11 @@ from dreamo_batch.gateway.tasks import (
     GatewayTask,
     Slots,
     TaskStore,
+    price_of,
     read_latency,
     retry_hint,
+    size_price,
+    total,
 )
 from tests.local_client import REFERENCE, body, picture_file
 

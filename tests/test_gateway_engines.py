@@ -15,8 +15,7 @@ import pytest
 from PIL import ExifTags, Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.gateway.engines import DrawRequest, engine_named
-from dreamo_batch.gateway.pictures import banner, load_reference, read_words
+from dreamo_batch.gateway.engines import DrawRequest, banner, engine_named, load_reference, read_words
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
