@@ -50,6 +50,7 @@ _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _INSTALL: Final = "pip install 'dreamo-batch[identity]'"
 _BLOCK_BYTES: Final = 1024 * 1024
+_ANSWER_WITHIN_S: Final = 4.0
 
 # YuNet and SFace, as OpenCV's FaceDetectorYN and FaceRecognizerSF use them (modules/objdetect/src of OpenCV 4 and 5).
 _DETECTED_PX: Final = 640
@@ -159,8 +160,11 @@ class _Weights:
             return self._find(name)
         wanted = self._files[name]
         hub = _library("huggingface_hub", f"The weights of {self.name!r} are fetched with")
+        given = (wanted.repository, wanted.path)
         try:
-            path = Path(hub.hf_hub_download(wanted.repository, wanted.path, revision=wanted.revision))
+            if not isinstance(hub.try_to_load_from_cache(*given, revision=wanted.revision), str):
+                _refuse_unreachable(hub.constants.ENDPOINT)
+            path = Path(hub.hf_hub_download(*given, revision=wanted.revision))
         except Exception as error:  # the hub's errors are of many kinds: offline, refused, gone, a full disk
             raise UsageError(
                 f"{wanted.path} of {self.name!r} can't be fetched from {wanted.repository} on the Hugging Face hub "
@@ -217,6 +221,18 @@ def _digest_of_version(path: Path, _size: int, _changed_ns: int) -> str:
 def _digest(path: Path) -> str:
     status = path.stat()
     return _digest_of_version(path, status.st_size, status.st_mtime_ns)
+
+
+def _refuse_unreachable(url: str) -> None:
+    """Raise if nobody answers there: the hub's own library would try again for half a minute."""
+    import requests
+
+    try:
+        requests.head(url, timeout=_ANSWER_WITHIN_S, allow_redirects=False)
+    except requests.exceptions.SSLError:
+        return  # the library may know other certificates
+    except requests.RequestException as error:
+        raise ConnectionError(f"can't connect to {url}") from error
 
 
 def _library(name: str, what: str) -> Any:

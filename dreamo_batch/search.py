@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -11,6 +12,8 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import plan, run
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
 from dreamo_batch.errors import TableError, UsageError, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
@@ -21,7 +24,7 @@ from dreamo_batch.text import meant, option
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
 
@@ -113,22 +116,48 @@ def search(
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **passed)
     if plan_only:
         return planned
-    load_model(wanted.metric)
-    n_wanted = np.maximum(keep, _n_known(planned, tries))
-    while True:
-        is_wanted = tries.numbers <= n_wanted[tries.groups]
-        done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
-        options.pop("not_before", None)  # only the first round waits
-        judged = _judge(done, wanted, progress=options.get("progress", True))
-        if isinstance(wanted.metric.function, _Judge):
-            wanted.metric.function.refuse_broken()
-        n_good = np.bincount(
-            tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
-        ).astype(int)
-        more = np.minimum(max_attempts_each, n_wanted + np.maximum(0, keep - n_good))
-        if (more == n_wanted).all():
-            return judged
-        n_wanted = more
+    with _heard_once(run_dir, options):
+        load_model(wanted.metric)
+        n_wanted = np.maximum(keep, _n_known(planned, tries))
+        while True:
+            is_wanted = tries.numbers <= n_wanted[tries.groups]
+            done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
+            options.pop("not_before", None)  # only the first round waits
+            judged = _judge(done, wanted, progress=options.get("progress", True))
+            if isinstance(wanted.metric.function, _Judge):
+                wanted.metric.function.refuse_broken()
+            n_good = np.bincount(
+                tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
+            ).astype(int)
+            more = np.minimum(max_attempts_each, n_wanted + np.maximum(0, keep - n_good))
+            if (more == n_wanted).all():
+                return judged
+            n_wanted = more
+
+
+@contextmanager
+def _heard_once(run_dir: str | os.PathLike[str], options: dict[str, Any]) -> Iterator[None]:
+    """Tell the listeners of one end, not of the end of each round."""
+    listeners = Listeners(
+        RunDirectory(run_dir).name, options.pop("notify", None), options.pop("on_event", None)
+    )
+    ends: list[RunEvent] = []
+
+    def hear(event: RunEvent) -> None:
+        if event.kind == "done":
+            ends.append(event)
+            return
+        if event.kind in ("stopped", "budget"):
+            listeners.begin(None)  # so that the error isn't told again
+        listeners.hand_on(event)
+
+    options["on_event"] = hear
+    try:
+        with listeners.hear_of_refusal():
+            yield
+        listeners.hand_on(ends[-1])
+    finally:
+        listeners.wait()
 
 
 class _Tries(NamedTuple):

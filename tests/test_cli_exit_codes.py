@@ -148,6 +148,7 @@ def test_a_terminal_is_asked_and_yes_is_yes(tmp_path):
     terminal.type("y\n")
     assert terminal.end() == 3
     assert "unreachable for too long" in terminal.shown
+    assert "Nothing has answered yet: check the base URL" in terminal.shown
     assert dreamo.status(tmp_path / "run")["attempts"] == 0
 
 

@@ -250,9 +250,9 @@ def test_a_url_that_hangs_does_not_keep_the_run(tmp_path, gateway, monkeypatch, 
     assert "not waiting any longer" in caplog.text
 
 
-@pytest.mark.parametrize(("has_failed", "longest_s"), [(True, 3.0), (False, 15.0)])
+@pytest.mark.parametrize(("has_failed", "longest_s"), [(True, 3.0), (False, 5.0)])
 def test_a_url_that_failed_is_waited_for_less_long(monkeypatch, caplog, has_failed, longest_s):
-    """Three seconds after the last event instead of 15, and both are said."""
+    """Three seconds after the last event instead of five, and both are said."""
     monkeypatch.setattr(module, "_WAITS_S", ())
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
     until, read = threading.Event(), [0.0]

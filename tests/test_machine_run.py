@@ -720,6 +720,7 @@ def test_an_outage_fails_no_row():
     assert set(stages) <= {Stage.COMPLETED, Stage.AMBIGUOUS}
     assert world.coordinator.stopped is None
     assert any("Service unreachable" in notice for notice in world.coordinator.notices)
+    assert not any("check the base URL" in notice for notice in world.coordinator.notices)
     assert any("is back; resuming" in notice for notice in world.coordinator.notices)
 
 

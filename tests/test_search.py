@@ -53,7 +53,9 @@ def n_good(found):
 def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
     """Each has its pictures, or has used up its tries, and no group goes on after that."""
     # All three groups need all 16 once in 100,000 times.
-    found = search(jobs, tmp_path / "run", gateway, max_attempts_each=16)
+    events = []
+    found = search(jobs, tmp_path / "run", gateway, max_attempts_each=16, on_event=events.append)
+    assert [(event.kind, event.by_status["completed"]) for event in events] == [("done", len(found))]
     for _, group in found.groupby("prompt"):
         good, tries = group["accepted"].to_numpy(dtype=bool), group["search_try"].tolist()
         assert tries == list(range(1, len(group) + 1))
@@ -81,8 +83,10 @@ def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path, caplog)
 
 def test_the_cap_stops_it_and_a_higher_one_goes_on(jobs, gateway, tmp_path):
     """Nothing is bought twice."""
+    events = []
     with pytest.raises(dreamo.BudgetReached):
-        search(jobs, tmp_path / "run", gateway, accept=never, max_cost=0.04)
+        search(jobs, tmp_path / "run", gateway, accept=never, max_cost=0.04, on_event=events.append)
+    assert [event.kind for event in events] == ["budget"]
     assert len(gateway.invoice()) == 4
     found = search(jobs, tmp_path / "run", gateway, accept=never, max_cost=5)
     assert len(gateway.invoice()) == len(found) == 24
@@ -210,13 +214,15 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
     def broken(reference, output):
         raise ValueError("no model here")
 
+    events = []
     with (
         pytest.warns(UserWarning, match="no model here"),
         pytest.raises(
             dreamo.UsageError, match=r"accept failed for every picture \(ValueError: no model here\)"
         ),
     ):
-        search(jobs, tmp_path / "run", gateway, accept=broken, keep=1)
+        search(jobs, tmp_path / "run", gateway, accept=broken, keep=1, on_event=events.append)
+    assert [event.kind for event in events] == ["stopped"]
     n_bought = len(gateway.invoice())
     found = search(jobs, tmp_path / "run", gateway, accept=always, keep=1)
     assert n_bought == len(gateway.invoice()) == len(found) == found["accepted"].sum()

@@ -290,6 +290,9 @@ NO_CREDIT = [
     {"error": "You exceeded your current quota, please check your plan"},
     {"error": {"message": "not enough credits"}},
     {"message": "\u4f59\u989d\u4e0d\u8db3"},
+    {"error": {"code": "InsufficientBalanceError", "message": "m"}},
+    {"error": "Insufficient  user\nbalance"},
+    {"detail": "Your credits have run out"},
 ]
 
 
@@ -306,6 +309,7 @@ def test_no_credit_said_in_any_way_stops(status, body):
     [
         (429, {"message": "quota of requests per minute reached"}),
         (400, {"message": "the balance of colours is off"}),
+        (400, {"message": "no credit card in the picture, no white balance"}),
         (400, {"error": {"code": "003011004", "message": "bad prompt 'insufficient balance'"}}),
         (500, {"message": "insufficient memory"}),
     ],

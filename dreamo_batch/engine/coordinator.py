@@ -730,7 +730,8 @@ class Coordinator:
     def _notice_outage(self) -> None:
         outage = self.schedule.outage
         if outage.is_lasting and outage.mood == "down" and not self._outage:
-            self._outage = f"Service unreachable{_reason(self._away)}; retrying. No rows are lost."
+            reason, check = _reason(self._away), self._what_to_check()
+            self._outage = f"Service unreachable{reason}; retrying. No rows are lost{check}."
             self.notices.append(self._outage)
             self.tell("outage", self._outage)
         elif self._outage and outage.has_answered:
@@ -806,7 +807,13 @@ class Coordinator:
             return f"Several submissions in a row got no reply{_reason(self._away)}"
         if self._is_beyond_waiting():
             return f"Can't reach the service, and waiting won't help: {self._away}"
-        return f"The service was unreachable for too long{_reason(self._away)}"
+        return f"The service was unreachable for too long{_reason(self._away)}{self._what_to_check()}"
+
+    def _what_to_check(self) -> str:
+        """Return what may be wrong on this side if nothing was ever answered."""
+        if self.schedule.outage.has_ever_answered:
+            return ""
+        return ". Nothing has answered yet: check the base URL (http or https, host, port) and the proxy"
 
     def _is_beyond_waiting(self) -> bool:
         """Whether the service was never reached, for a cause that waiting won't remove."""

@@ -49,7 +49,7 @@ _PREFIX: Final = "whsec_"
 _TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
 _WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 _WAIT_AT_END_S: Final = 1.0
-_END_S: Final = 15.0
+_END_S: Final = 5.0
 _END_IF_FAILING_S: Final = 3.0  # after the last event
 _LOOK_EVERY_S: Final = 0.1
 _OK: Final = range(200, 300)
@@ -144,14 +144,19 @@ class Listeners:
         self._key, self.is_begun = key, True
 
     def tell(self, kind: Kind, message: str, snapshot: Snapshot | None = None) -> None:
-        """Hand an event on, without waiting."""
+        """Make an event and hand it on, without waiting."""
         if not self._listeners:
             return
         mask = str if self._key is None else self._key.mask
         known = (
             {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *AMOUNTS)}
         )
-        event = RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known)
+        self.hand_on(
+            RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known)
+        )
+
+    def hand_on(self, event: RunEvent) -> None:
+        """Tell an event, without waiting."""
         for listener in self._listeners:
             listener.tell(event)
 

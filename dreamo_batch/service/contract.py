@@ -257,15 +257,15 @@ HTTP_STATUS_IN_WORDS: Final = r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])"  # of 0
 OUTPUT_REJECTED_IN_WORDS: Final = r"(?<![0-9])0*505(11|19)(?![0-9])"  # another seed may pass (up)
 UPSTREAM_BUSY_IN_WORDS: Final = r"(?<![0-9])504(29|30)(?![0-9])"  # too many requests (up)
 # At any HTTP status (cli); the words of services elsewhere are assumed.
-NO_CREDIT_WORDS: Final = (
-    r"(insufficient|not[ _-]?enough|no|out[ _-]?of)[ _-]?(remaining[ _-]?|account[ _-]?|available[ _-]?)?"
-    r"(balance|credits?|quota|funds)(?![a-z])"
-    r"|(balance|credits?|quota|funds)\W+(is|are|was|were|has been|have been)?\W*"
-    r"(insufficient|not enough|too low|exhausted|used up|depleted)"
+NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those of "InsufficientBalance" too
+    r"((insufficient|not ?enough) ?([a-z]+ )?|(no|out ?of) ?((more|remaining|account|available) )?)"
+    r"(balance|credits?(?! card)|quota|funds)(?![a-z])"
+    r"|(balance|credits?|quota|funds)\W+((is|are|was|were|has been|have been|have|has)\b)?\W*"
+    r"(insufficient|not enough|too low|exhausted|used up|depleted|run out|negative)"
     r"|(n['\u2019]t|not) have enough (available |remaining )?(balance|credits?|quota|funds)"
-    r"|(billing|spending|credit)[ _-](hard |soft )?limit|payment[ _-]required|top[ -]up your|recharge your"
-    r"|exceeded your current quota|arrears|arrearage|overdue[ _-]?(payment|balance|bill)|account[ _-]?overdue"
-    r"|余额不足|额度不足|欠费"
+    r"|(billing|spending|credit) (hard |soft )?limit|payment required|top up your|recharge your|negative balance"
+    r"|exceeded your current quota|arrears|arrearage|overdue (payment|balance|bill)|account overdue"
+    r"|(余额|额度|积分|点数) ?不足|欠费"
 )
 
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")

@@ -146,6 +146,7 @@ _TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | r
 _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
+_WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
 _QUOTED: Final = re.compile(
@@ -282,7 +283,7 @@ def _says_no_credit(said: ServiceMessage) -> bool:
         return False  # it may quote the prompt
     is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
-    return is_code or any(_NO_CREDIT.search(one) for one in words)
+    return is_code or any(_NO_CREDIT.search(_WORD_ENDS.sub(" ", one)) for one in words)
 
 
 def _says_moderation(said: ServiceMessage) -> bool:
