@@ -13,8 +13,7 @@ import IPython
 import pytest
 
 from dreamo_batch.display import panel as panels
-from dreamo_batch.display.panel import _displayed, mimebundle, show, start
-from dreamo_batch.display.panel_widgets import VIEW_TYPE, Panel
+from dreamo_batch.display.panel import VIEW_TYPE, Panel, _displayed, mimebundle, show, start
 from dreamo_batch.engine.status import Picture
 from tests.fakes import small_run
 from tests.pictures import encoded, plain

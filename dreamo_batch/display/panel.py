@@ -1,26 +1,38 @@
-"""The panel of a run in a notebook, and its static form: HTML and text that need no widgets."""
+"""The panel of a run in a notebook, and its static form: HTML and text that need no widgets.
+
+A click calls the run and returns; what goes wrong is shown, not raised.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dreamo_batch.display.panel_view import view_of
+from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import THUMBNAILS
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import PALETTE
-from dreamo_batch.frontend import can_show_widgets, is_in_marimo
+from dreamo_batch.frontend import can_show_widgets, is_in_marimo, is_only_run
+from dreamo_batch.logs import logger_named
+from dreamo_batch.money import money
 from dreamo_batch.text import counted, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from decimal import Decimal
 
-    from dreamo_batch.display.panel_widgets import Panel
+    from dreamo_batch.display.panel_view import Caption, Controls, View
     from dreamo_batch.engine.status import Status
 
+logger = logger_named(__name__)
+
+VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
+_N_PLACES: Final = 12
+_N_NEW: Final = 3  # thumbnails a round, so that numbers never wait long for pictures
+_ABOVE_BUTTONS: Final = ("heading", "progress", "money", "problem")
 _BAR_CHARACTERS: Final = 40
 _EVERY_S: Final = 0.25
 _SELDOM_S: Final = 5.0
@@ -154,8 +166,6 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
 def _build(batch: Controlled) -> Panel:
     if is_in_marimo():
         raise UsageError("marimo shows no ipywidgets.")
-    from dreamo_batch.display.panel_widgets import Panel
-
     built = Panel(batch)
     start(built)
     return built
@@ -166,3 +176,212 @@ def _panel_of(batch: Controlled) -> Panel:
         del _displayed[key]
     # A panel keeps its run, so no other one can have the same id meanwhile.
     return _displayed.get(id(batch)) or _displayed.setdefault(id(batch), _build(batch))
+
+
+class ButtonRow:
+    """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
+
+    def __init__(self, batch: Controlled, report: Callable[[str], None]) -> None:
+        import ipywidgets
+
+        self._batch = batch
+        self._report = report
+        self._under_way: set[str] = set()
+        self._buttons = {
+            "pause": self._button("Pause", batch.pause),
+            "resume": self._button("Resume", batch.resume),
+            "stop": self._button("Stop", batch.stop),
+            "retry": self._button("Retry failed", batch.retry),
+        }
+        self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
+        self._raise = self._button("Raise cap", self._raise_cap)
+        self._raise.tooltip = "Set a new cap on everything ever submitted in this directory."
+        self._why_not = ipywidgets.Label()
+        self.box = ipywidgets.Box([*self._buttons.values(), self._cap, self._raise, self._why_not])
+        self.box.add_class("dreamo-buttons")
+
+    def show(self, controls: Controls) -> None:
+        """Show which buttons can be clicked, and why the others can't."""
+        for name, widget in self._buttons.items():
+            button = controls.buttons[name]
+            widget.description, widget.tooltip = button.words, button.tooltip
+            widget.disabled = not button.is_enabled
+        if controls.suggested_cap and self._cap.layout.display != "":
+            self._cap.value = controls.suggested_cap  # but never over what somebody is typing
+        _reveal(self._cap, is_shown=bool(controls.suggested_cap))
+        _reveal(self._raise, is_shown=bool(controls.suggested_cap))
+        self._why_not.value = controls.why_not
+        _reveal(self._why_not, is_shown=bool(controls.why_not))
+
+    def close(self) -> None:
+        """Close every widget."""
+        for widget in (*self.box.children, self.box):
+            widget.close()
+
+    def _raise_cap(self) -> None:
+        amount = money(self._cap.value)
+        if amount is None:
+            raise UsageError(f"{self._cap.value!r} is not an amount; expected USD, such as 7.50.")
+        self._batch.raise_budget(amount)
+
+    def _button(self, words: str, action: Callable[[], None]) -> Any:
+        import ipywidgets
+
+        button = ipywidgets.Button(description=words)
+        button.on_click(lambda _: self._click(words, action))
+        return button
+
+    def _click(self, words: str, action: Callable[[], None]) -> None:
+        """Act in another thread: resuming may ask the service for its price first, which takes a while."""
+        if words not in self._under_way:
+            self._under_way.add(words)
+            threading.Thread(target=self._act, args=(words, action), name="dreamo-click", daemon=True).start()
+
+    def _act(self, words: str, action: Callable[[], None]) -> None:
+        trouble = ""
+        try:
+            action()
+        except Exception as error:  # raised in a callback, it would be seen by nobody
+            logger.debug("%s", words, exc_info=True)
+            trouble = f"{words}: {str(error) or type(error).__name__}"
+        self._under_way.discard(words)
+        self._report(trouble)
+
+
+def _reveal(widget: Any, *, is_shown: bool) -> None:
+    widget.layout.display = "" if is_shown else "none"
+
+
+class PictureRow:
+    """The newest pictures, in a row that wraps."""
+
+    def __init__(self) -> None:
+        import ipywidgets
+
+        self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
+        self._taken: dict[Caption, Any] = {}
+        self._heading = ipywidgets.HTML(html_blocks().newest())
+        self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
+        self._row.add_class("dreamo-pictures")
+        self.box = ipywidgets.VBox([self._heading, self._row], layout={"display": "none"})
+        self.box.add_class("dreamo-block")
+
+    def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
+        """Show pictures, newest first; return whether all have their thumbnails."""
+        shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
+        thumbnails = THUMBNAILS.panel_jpegs((caption.path for caption in shown), n_new=n_new)
+        # Pictures that stay keep their widget, so that only new ones are sent.
+        kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
+        used = {place.model_id for place in kept.values()}
+        free = iter([place for place in self._places if place.model_id not in used])
+        self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
+        for caption, place in self._taken.items():
+            place.value = html_blocks().picture(caption, thumbnails.get(caption.path))
+        self._row.children = tuple(self._taken.values())
+        self.box.layout.display = None if shown else "none"
+        return all(caption.path in thumbnails for caption in shown)
+
+    def close(self) -> None:
+        """Close every widget."""
+        for widget in (*self._places, self._heading, self._row, self.box):
+            widget.close()
+
+
+class Panel:
+    """The widgets of one panel, and the outputs that show them."""
+
+    def __init__(self, batch: Controlled) -> None:
+        import ipywidgets
+
+        self.batch = batch
+        self.wake = threading.Event()
+        self._trouble = ""
+        self._outputs: list[Any] = []
+        self._kept: View | None = None
+        self._is_only_run = is_only_run()
+        sheet = templates().get_template("panel.css").render()
+        self._sheet = ipywidgets.HTML(f"<style>{sheet}</style>", layout={"display": "none"})
+        self._blocks = {name: ipywidgets.HTML() for name in (*_ABOVE_BUTTONS, "trouble", "errors", "notices")}
+        self._buttons = ButtonRow(batch, self._report)
+        self._pictures = PictureRow()
+        self.box = self._assemble()
+        self.paint(n_new=0)  # the thread that asks for a panel does not wait for pictures
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the widget was closed."""
+        return self.box.comm is None
+
+    def paint(self, *, n_new: int = _N_NEW) -> bool:
+        """Show the run as it is now, sending only what has changed; return whether it is over and shown whole."""
+        blocks = html_blocks()
+        try:
+            view = view_of(self.batch.status, can_control=self.batch.can_control)
+        except Exception as error:  # noqa: BLE001 - the user must see it, and the next attempt may succeed
+            self._show("trouble", blocks.warning_box(message(f"Can't read the run: {error!r}")))
+            return False
+        for name in (*_ABOVE_BUTTONS, "errors", "notices"):
+            self._show(name, getattr(blocks, name)(view))
+        self._show("trouble", blocks.warning_box(self._trouble))
+        self._buttons.show(view.controls)
+        is_whole = self._pictures.show(view.pictures, n_new=n_new)
+        self._keep(view if is_whole and view.is_over else None)
+        return is_whole and view.is_over
+
+    def display(self) -> None:
+        """Show the panel in the output of the current cell."""
+        from IPython.display import display
+
+        output = display(self.bundle(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        if output is not None:
+            self._outputs.append(output)
+
+    def bundle(self, **_: Any) -> dict[str, Any]:
+        """Return the widget together with the static form of the same moment.
+
+        The static form is returned alone where nobody can click: in a notebook that is only run, and once a run is
+        over. A notebook that is opened again without its kernel shows it, where it would not show the widget.
+        """
+        status = self.batch.status
+        controls = view_of(status, can_control=self.batch.can_control).controls
+        bundle = static_bundle(status)
+        if self._is_only_run or self.is_closed or (status.is_over and not controls.has_any):
+            return bundle
+        return {**bundle, VIEW_TYPE: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}}
+
+    def close(self) -> None:
+        """Close every widget."""
+        for part in (self._sheet, *self._blocks.values(), self._buttons, self._pictures, self.box):
+            part.close()
+
+    def _assemble(self) -> Any:
+        import ipywidgets
+
+        above = [self._blocks[name] for name in (*_ABOVE_BUTTONS, "trouble")]
+        below = [self._blocks["errors"], self._pictures.box, self._blocks["notices"]]
+        box = ipywidgets.VBox([self._sheet, *above, self._buttons.box, *below])
+        box.add_class("dreamo-panel")
+        wake = self.wake
+        box.observe(lambda _: wake.set(), names="comm")
+        box._repr_mimebundle_ = self.bundle
+        box._ipython_display_ = self.display
+        return box
+
+    def _show(self, name: str, html: str) -> None:
+        html = html.strip()
+        self._blocks[name].value = html
+        _reveal(self._blocks[name], is_shown=bool(html))
+
+    def _report(self, trouble: str) -> None:
+        """Store what a click led to, from any thread; the painter shows it."""
+        self._trouble = message(trouble)
+        self.wake.set()
+
+    def _keep(self, view: View | None) -> None:
+        """Write the last state into the outputs, where a saved notebook keeps it; after a resume, the buttons again."""
+        last = None if view is None else dataclasses.replace(view, at="")
+        is_gone = self._kept is not None and not self._kept.controls.has_any
+        if last != self._kept and (last is not None or is_gone):
+            for output in self._outputs:
+                output.update(self.bundle(), raw=True)
+        self._kept = last
