@@ -5,7 +5,6 @@ A click calls the run and returns; what goes wrong is shown, not raised.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 import weakref
@@ -23,8 +22,9 @@ from dreamo_batch.text import counted, templates
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from decimal import Decimal
+    from types import SimpleNamespace
 
-    from dreamo_batch.display.panel_view import Caption, Controls, View
+    from dreamo_batch.display.panel_view import Caption
     from dreamo_batch.engine.status import Status
 
 logger = logger_named(__name__)
@@ -200,7 +200,7 @@ class ButtonRow:
         self.box = ipywidgets.Box([*self._buttons.values(), self._cap, self._raise, self._why_not])
         self.box.add_class("dreamo-buttons")
 
-    def show(self, controls: Controls) -> None:
+    def show(self, controls: SimpleNamespace) -> None:
         """Show which buttons can be clicked, and why the others can't."""
         for name, widget in self._buttons.items():
             button = controls.buttons[name]
@@ -297,7 +297,7 @@ class Panel:
         self.wake = threading.Event()
         self._trouble = ""
         self._outputs: list[Any] = []
-        self._kept: View | None = None
+        self._kept: dict[str, Any] | None = None
         self._is_only_run = is_only_run()
         sheet = templates().get_template("panel.css").render()
         self._sheet = ipywidgets.HTML(f"<style>{sheet}</style>", layout={"display": "none"})
@@ -377,10 +377,10 @@ class Panel:
         self._trouble = message(trouble)
         self.wake.set()
 
-    def _keep(self, view: View | None) -> None:
+    def _keep(self, view: SimpleNamespace | None) -> None:
         """Write the last state into the outputs, where a saved notebook keeps it; after a resume, the buttons again."""
-        last = None if view is None else dataclasses.replace(view, at="")
-        is_gone = self._kept is not None and not self._kept.controls.has_any
+        last = None if view is None else {**vars(view), "at": ""}
+        is_gone = self._kept is not None and not self._kept["controls"].has_any
         if last != self._kept and (last is not None or is_gone):
             for output in self._outputs:
                 output.update(self.bundle(), raw=True)

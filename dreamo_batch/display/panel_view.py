@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_UP, Decimal
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dreamo_batch import columns
 from dreamo_batch.frames import ON_LIGHT, PALETTE
@@ -13,11 +14,9 @@ from dreamo_batch.money import EXACT, dollars, total
 from dreamo_batch.text import clock_time, counted, duration, harmless, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from dreamo_batch.engine.status import ErrorGroup, Picture, Status
-    from dreamo_batch.frames import StatusStyle
 
 _MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
@@ -48,33 +47,7 @@ _ELSEWHERE: Final = "Another process is working on this run. You can watch it he
 _NOT_RUNNING: Final = "The run is not running."
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the bar: a status, how many rows have it, and its share of all rows (0 to 1)."""
-
-    status: str
-    style: StatusStyle
-    n_rows: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class MoneyView:
-    """Amounts as text, and their shares of a bar that ends at the cap, or without one at the highest projection."""
-
-    spent: str
-    reserved: str
-    cap: str
-    projected: str
-    warning: str
-    has_bar: bool
-    spent_share: float
-    reserved_share: float
-    projected_shares: tuple[float, float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
+class Caption(NamedTuple):
     """A picture's file, and the lines below it."""
 
     job_id: str
@@ -84,59 +57,14 @@ class Caption:
     prompt: str
 
 
-@dataclass(frozen=True, slots=True)
-class Button:
-    """A button: its words, whether it can be clicked, and what it does or why it can't be."""
-
-    words: str
-    is_enabled: bool
-    tooltip: str
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """All buttons; `suggested_cap` is empty where no new cap is needed."""
-
-    buttons: Mapping[str, Button]
-    suggested_cap: str
-    why_not: str
-
-    @property
-    def has_any(self) -> bool:
-        """Whether anything can be clicked."""
-        return any(button.is_enabled for button in self.buttons.values())
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Everything that a panel shows."""
-
-    title: str
-    colour: str
-    place: str
-    progress: str
-    pace: str
-    detail: str
-    counts: str
-    segments: tuple[Segment, ...]
-    money: MoneyView
-    errors: tuple[ErrorGroup, ...]
-    pictures: tuple[Caption, ...]
-    notices: tuple[str, ...]
-    problem: str
-    controls: Controls
-    is_over: bool
-    at: str
-
-
-def view_of(status: Status, *, can_control: bool = True) -> View:
-    """Return what is shown of a run."""
+def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
+    """Return what is shown of a run, by the names that the templates use; shares are of a bar's length, 0 to 1."""
     segments = tuple(
-        Segment(name, PALETTE[name], n_rows, n_rows / status.n_rows)
+        SimpleNamespace(status=name, style=PALETTE[name], n_rows=n_rows, share=n_rows / status.n_rows)
         for name in _ORDER
         if (n_rows := status.by_status.get(name, 0))
     )
-    return View(
+    return SimpleNamespace(
         title=status.phase.capitalize(),
         colour=PALETTE[columns.FAILED].colour
         if status.problem
@@ -230,7 +158,8 @@ def _caption(picture: Picture) -> Caption:
     )
 
 
-def _money(status: Status) -> MoneyView:
+def _money(status: Status) -> SimpleNamespace:
+    """Return amounts as text, and shares of a bar that ends at the cap, or without one at the highest projection."""
     cap = status.max_cost_usd  # what is settled costs nothing more
     projected = None if status.n_settled == status.n_rows else status.projected_usd
     low, likely, high = projected or [total((status.spent_usd, status.reserved_usd))] * 3
@@ -243,7 +172,7 @@ def _money(status: Status) -> MoneyView:
     if projected and cap is not None and high > cap:
         warning = "the cap will not last" if low > cap else "the cap may not last"
     between = "" if low == high else f" ({dollars(low)} to {dollars(high)})"
-    return MoneyView(
+    return SimpleNamespace(
         spent=dollars(status.spent_usd),
         reserved=dollars(status.reserved_usd) if status.reserved_usd else "",
         cap="none" if cap is None else dollars(cap),
@@ -256,7 +185,8 @@ def _money(status: Status) -> MoneyView:
     )
 
 
-def _controls(status: Status, *, can_control: bool) -> Controls:
+def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
+    """Return all buttons; `suggested_cap` is empty where no new cap is needed."""
     phase, n_failed = status.phase, status.by_status.get(columns.FAILED, 0)
     resumes = "Continue with the rows that are not settled. Nothing is paid twice."
     # Of each button its words, what it does, and why it can't be clicked now; empty if it can.
@@ -283,11 +213,17 @@ def _controls(status: Status, *, can_control: bool) -> Controls:
         ),
     }
     elsewhere = "" if can_control else _ELSEWHERE
-    return Controls(
-        {
-            name: Button(words, not (elsewhere or why_not), elsewhere or why_not or tooltip)
-            for name, (words, tooltip, why_not) in buttons.items()
-        },
+    shown = {
+        name: SimpleNamespace(
+            words=words,
+            is_enabled=not (elsewhere or why_not),
+            tooltip=elsewhere or why_not or tooltip,
+        )
+        for name, (words, tooltip, why_not) in buttons.items()
+    }
+    return SimpleNamespace(
+        buttons=shown,
+        has_any=any(button.is_enabled for button in shown.values()),
         suggested_cap=_suggested_cap(status) if can_control else "",
         why_not=elsewhere,
     )
