@@ -1,4 +1,6 @@
-"""Load modules whole: an interrupt in the middle of an import can leave pandas or Arrow unusable until a restart.
+"""Load modules: whole, and those of extras, which may be missing.
+
+An interrupt in the middle of an import can leave pandas or Arrow unusable until a restart.
 
 Interrupts reach only the main thread, so modules are loaded in another, while the main thread waits. One that is
 interrupted there waits no longer; the modules are loaded all the same, and whoever asks next waits for the rest.
@@ -10,7 +12,9 @@ import importlib
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dreamo_batch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +31,15 @@ def load_module(name: str) -> ModuleType:
     if module is not None and not getattr(module.__spec__, "_initializing", False):
         return module
     return uninterrupted(importlib.import_module, name)
+
+
+def load_extra(name: str, need: str, extra: str) -> Any:
+    """Import a module of an extra; raise `UsageError` with how to install it."""
+    try:
+        return load_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise UsageError(f"{need} {package} ({error}): pip install 'dreamo-batch[{extra}]'.") from None
 
 
 def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:

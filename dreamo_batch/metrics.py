@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from dreamo_batch.errors import UsageError
+from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def __dir__() -> list[str]:
 # Change it whenever the same picture and model give another vector.
 _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
-_INSTALL: Final = "pip install 'dreamo-batch[identity]'"
+_EXTRA: Final = "identity"
 _BLOCK_BYTES: Final = 1024 * 1024
 _ANSWER_WITHIN_S: Final = 4.0
 
@@ -159,7 +160,7 @@ class _Weights:
         if self._folder is not None:
             return self._find(name)
         wanted = self._files[name]
-        hub = _library("huggingface_hub", f"The weights of {self.name!r} are fetched with")
+        hub = load_extra("huggingface_hub", f"The weights of {self.name!r} are fetched with", _EXTRA)
         given = (wanted.repository, wanted.path)
         try:
             if not isinstance(hub.try_to_load_from_cache(*given, revision=wanted.revision), str):
@@ -235,15 +236,6 @@ def _refuse_unreachable(url: str) -> None:
         raise ConnectionError(f"can't connect to {url}") from error
 
 
-def _library(name: str, what: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UsageError(f"{what} {name} ({error}): {_INSTALL}.") from None
-
-
 class _Network:
     """An ONNX model, loaded when it first runs."""
 
@@ -268,7 +260,7 @@ class _Network:
 
     def _loaded(self) -> Any:
         if self._session is None:
-            runtime = _library("onnxruntime", "Embeddings need")
+            runtime = load_extra("onnxruntime", "Embeddings need", _EXTRA)
             path = self._weights.path(self._file)
             there = runtime.get_available_providers()
             try:
@@ -454,7 +446,7 @@ class PromptMatch(Embedding):
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer is None:
-            library = _library("tokenizers", "Prompts need")
+            library = load_extra("tokenizers", "Prompts need", _EXTRA)
             self._tokenizer = library.Tokenizer.from_file(str(self._weights.path("tokenizer")))
             self._tokenizer.enable_truncation(self._weights.preset["text"]["n_tokens"])
         ids: list[int] = self._tokenizer.encode(prompt).ids

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import re
+import sys
 from importlib.resources import files
 
 import pytest
@@ -133,15 +133,8 @@ def test_widgets_keep_their_own_styles():
 
 def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
     """And asking for the widget says what to install."""
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == "anywidget":
-            raise ModuleNotFoundError("No module named 'anywidget'", name=name)
-        return real(name, *rest)
-
     galleries.widget_class.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
     assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
     with pytest.raises(UsageError, match=r"dreamo-batch\[gallery\]"):
         shown.widget()

@@ -23,6 +23,7 @@ from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, file_gi
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
+from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import bars, working
@@ -608,15 +609,10 @@ def write_page(path: Path, page: str) -> Path:
 @functools.cache
 def widget_class(name: str) -> Any:
     """Return the widget whose script and styles have a name: it shows content, chosen rows and marks of rows."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError as error:
-        raise UsageError(
-            f"The widget needs anywidget ({error}): pip install 'dreamo-batch[gallery]'."
-        ) from None
+    anywidget = load_extra("anywidget", "The widget needs", "gallery")
+    import traitlets
 
-    class DreamoWidget(anywidget.AnyWidget):
+    class DreamoWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]  # an extra has no types here
         _esm = _ASSETS / f"{name}.js"
         _css = _ASSETS / f"{name}.css"
         content = traitlets.Dict().tag(sync=True)

@@ -24,6 +24,7 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
+from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.parallel import bars
@@ -456,13 +457,9 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
 
 
 def _svg(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            f"The report needs matplotlib ({error}): pip install 'dreamo-batch[report]'."
-        ) from None
+    mpl = load_extra("matplotlib", "The report needs", "report")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=_CHART_SIZE_IN, layout="constrained")
     figure.patch.set_alpha(0)
     ax = figure.subplots()

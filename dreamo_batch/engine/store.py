@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from dreamo_batch.errors import LIKE_URL, DirectoryError, UsageError, path_given
 from dreamo_batch.files import fsync_file, fsync_folder
+from dreamo_batch.importing import load_extra, load_module
 from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMES: Final = ("s3", "gs", "az")
-_INSTALL: Final = "pip install 'dreamo-batch[cloud]'"
 _PROBE: Final = "probe"
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
@@ -88,11 +88,8 @@ class ObjectStore:
 
     def __init__(self, url: str, store: Any = None) -> None:
         self.url = url
-        try:
-            import obstore
-            import obstore.exceptions as failures
-        except ImportError as error:
-            raise UsageError(f"{url} needs obstore ({error}): {_INSTALL}.") from None
+        obstore = load_extra("obstore", f"{url} needs", "cloud")
+        failures = load_module("obstore.exceptions")
         self._obstore, self._failures = obstore, failures
         try:
             self._store = obstore.store.from_url(url, retry_config=_RETRIES) if store is None else store

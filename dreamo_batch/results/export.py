@@ -31,6 +31,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.images import PNG, png_chunk, suffix_of
+from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
@@ -673,12 +674,7 @@ def read_address(address: object) -> Dataset:
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         raise UsageError(f'to={address!r}: "hf://datasets/OWNER/NAME" was expected.')
-    try:
-        import huggingface_hub  # noqa: F401 - asked for before anything is written
-    except ImportError as error:
-        raise UsageError(
-            f"Uploading needs huggingface_hub ({error}): pip install 'dreamo-batch[hub]'."
-        ) from None
+    load_extra("huggingface_hub", "Uploading needs", "hub")  # before anything is written
     return Dataset(match[1], match[2] or "")
 
 

@@ -13,6 +13,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import machine_fonts, say_lacking
 from dreamo_batch.frames import ON_DARK, ON_LIGHT
+from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
 
 if TYPE_CHECKING:
@@ -282,10 +283,7 @@ def _prepare(
     if absent:
         raise UsageError(f"The table has no {absent[0]!r} column. Pass what {function}() returned.")
     if ax is None:
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise UsageError(f"Plots need matplotlib ({error}): pip install 'dreamo-batch[plots]'.") from None
+        plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
         ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
     theme = _theme(ax)
     ax.spines[["top", "right"]].set_visible(False)
