@@ -336,7 +336,7 @@ class Call:
         def on_this_call(_: Runner) -> bool:
             if self.is_taken_over:
                 raise UsageError(
-                    f"Another call of this process took over {self.directory.path}; use start or run once it is over."
+                    f"Another call of this process took over {self.directory.name}; use start or run once it is over."
                 )
             do()
             return self.stopped is None
@@ -447,7 +447,7 @@ class Call:
         inputs = self.inputs
         if inputs.fetched is not None and before is not None and not before.schedule.is_halted:
             raise UsageError(
-                f"A run is going on in {self.directory.path}, and it saves its pictures itself. Stop it, or wait."
+                f"A run is going on in {self.directory.name}, and it saves its pictures itself. Stop it, or wait."
             )
         numbers = {job_id: next_number(state.of(job_id)) for job_id in inputs.chosen}
         chosen = frozenset(
@@ -475,7 +475,7 @@ class Call:
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
         if ledger.is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise DirectoryError(
-                f"{self.directory.path} is a copy of a run directory (or was restored from one, or moved to another "
+                f"{self.directory.name} is a copy of a run directory (or was restored from one, or moved to another "
                 "disk). Nothing was submitted: what the original submitted since then isn't known here and could be "
                 f"paid twice. Pass {option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on "
                 "the original."
@@ -539,7 +539,7 @@ class Call:
             )
             raise PriceUnknown(
                 f"{limit} can't be kept because no price is known: none was passed, none was seen in "
-                f"{self.directory.path}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
+                f"{self.directory.name}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
             )
         n_pilot = (options.pilot or 0) if shared is None else 0
@@ -579,8 +579,13 @@ class Call:
         ledger.directory.update_manifest(table_id=self._table_id, **self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """Return what `resume` goes on with, for the manifest; who only fetches leaves that as it is."""
-        return {"settings": self.inputs.options.as_settings()} if self.inputs.fetched is None else {}
+        """Return how the table was sampled and what `resume` goes on with; who only fetches leaves that as it is."""
+        if self.inputs.fetched is not None:
+            return {}
+        user = self.inputs.user
+        sample = user.attrs.get(columns.SAMPLE, {})
+        is_whole = sample.get("rows") == len(user)
+        return {"settings": self.inputs.options.as_settings(), "sample": sample if is_whole else {}}
 
     def _give_back(self, ledger: Ledger) -> None:
         """Give back what is left of the slice, now that the ledger has it as lowered."""
@@ -729,7 +734,9 @@ def stored_table(directory: RunDirectory) -> StoredTable:
     """Read the table of a directory to go on with it; from a store the references are fetched first."""
     if directory.replica is not None:
         directory.replica.fetch_additions()
-    return read_jobs(directory.jobs)
+    table, manifest = read_jobs(directory.jobs), directory.read_manifest()
+    table.user.attrs = {columns.SAMPLE: manifest.sample} if manifest is not None and manifest.sample else {}
+    return table
 
 
 def choose(

@@ -202,6 +202,7 @@ RATING = "rating"
 PICKED = "picked"
 STANDS = "stands"
 SEARCH_TRY = "search_try"
+SAMPLE = "dreamo_sample"  # in a table's attrs: how sweep sampled it
 N_KEPT = "kept"
 USD_PER_KEPT = "usd_per_kept"
 JOB_ID_A = "job_id_a"

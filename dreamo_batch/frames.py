@@ -122,6 +122,7 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
     def of(cls, table: pd.DataFrame, **known: Any) -> Self:
         """Return a table that also knows what its headline needs, as attributes that `_metadata` names."""
         made: Self = cls(table)
+        made.attrs = dict(table.attrs)  # which pandas leaves behind
         for name, value in known.items():
             setattr(made, f"_{name}", value)
         return made

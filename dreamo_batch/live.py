@@ -207,7 +207,7 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     if stopped is None and not n_left:
         return results
     left = RunStopped(
-        f"Another call of this process took over {call.directory.path} and left {counted(n_left, 'row')} of this "
+        f"Another call of this process took over {call.directory.name} and left {counted(n_left, 'row')} of this "
         f"table unsettled. Run {same_call()} again to resume; nothing is bought twice."
     )
     raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
@@ -234,13 +234,13 @@ def _bar(call: Call, *, show: bool) -> Progress:
 
 def _say_stopped(call: Call, bar: Progress) -> None:
     if call.is_taken_over:
-        bar.say(f"Stopped waiting. Another call of this process goes on with {call.directory.path}.")
+        bar.say(f"Stopped waiting. Another call of this process goes on with {call.directory.name}.")
         return
     call.runner.is_resting.wait(_REST_S)
     follow(lambda: call, bar, timeout_s=0.0)
     n = call.runner.n_on_the_wire
     waiting = f" Waiting for {counted(n, 'submitted request')} to be recorded." if n else ""
-    bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.path}).", logging.WARNING)
+    bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.name}).", logging.WARNING)
 
 
 # Waiting for a time.
@@ -811,7 +811,7 @@ class FollowedRun:
     def _read_table(self) -> None:
         """Read the table, which takes a while, only if it is another one than before."""
         if not self.directory.jobs.exists():
-            raise DirectoryError(f"{self.directory.path} has no {self.directory.jobs.name} any more.")
+            raise DirectoryError(f"{self.directory.name} has no {self.directory.jobs.name} any more.")
         table_id = str(read_table_meta(self.directory.jobs).get("table_id"))
         if table_id != self._table_id:
             table = read_jobs(self.directory.jobs)

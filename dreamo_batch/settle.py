@@ -118,7 +118,7 @@ def resolve(
     table = read_jobs(directory.jobs)
     manifest = directory.read_manifest()
     if manifest is None:
-        raise DirectoryError(f"{directory.path} has no run.json; run the table again to rebuild it.")
+        raise DirectoryError(f"{directory.name} has no run.json; run the table again to rebuild it.")
     job_id, service = find_job(table, row), manifest.service
     holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
 
@@ -297,7 +297,7 @@ def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
         return [str(error)]
     if runner.live(directory.path) is not None:
         raise UsageError(
-            f"A run is going on in {directory.path}; a picture being saved would look like damage. Stop it, or wait."
+            f"A run is going on in {directory.name}; a picture being saved would look like damage. Stop it, or wait."
         )
     found = [
         f"{name}: {line}"

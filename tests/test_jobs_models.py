@@ -53,9 +53,11 @@ def test_default_model_and_its_name_are_the_same_job(folder):
         np.array(["a.png", "b.png"], dtype=object),
         '["a.png", "b.png"]',
         "['a.png', 'b.png']",
+        "('a.png', 'b.png')",
+        "['a.png'\n 'b.png']",
         ["a.png", None, "b.png"],
     ],
-    ids=["list", "tuple", "array", "JSON", "Python", "a gap"],
+    ids=["list", "tuple", "array", "JSON", "Python", "a tuple's", "an array's", "a gap"],
 )
 def test_however_several_pictures_are_written_they_are_the_same_job(folder, several):
     """A list, its text in a CSV, or numbered columns, whose empty cells are skipped."""

@@ -342,6 +342,17 @@ def test_a_sample_is_even_over_every_axis_and_repeatable(lengths, share, entropy
     pd.testing.assert_frame_equal(table, again)
 
 
+def test_how_a_sample_was_taken_stays_with_its_results(tmp_path):
+    """So that anyone can take it again."""
+    jobs = sweep(image="data/mascot.png", prompt=["a", "b"], seed=[1, 2, 3], size="512x512", sample=2, entropy=9)
+    sample = {"rows": 2, "of": 6, "entropy": 9}
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        done = dreamo.run(jobs, tmp_path, gateway=gateway, progress=False)
+        dreamo.resume(tmp_path, gateway=gateway, progress=False)
+    assert jobs.attrs["dreamo_sample"] == done.attrs["dreamo_sample"] == sample
+    assert dreamo.load(tmp_path).attrs["dreamo_sample"] == sample
+
+
 def test_a_sample_of_a_product_too_large_to_make_is_drawn_at_once():
     """Only the rows drawn are made; each axis must still be finite."""
     axes = {f"a{number}": range(1_000) for number in range(5)}

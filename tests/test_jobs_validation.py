@@ -158,6 +158,7 @@ def test_a_column_named_nearly_like_one_that_is_read_is_told():
         ("mode", None),
         ("speed", None),
         ("need", None),
+        ("with", None),
     ],
 )
 def test_a_slip_of_the_fingers_is_asked_about(name, meant):

@@ -382,7 +382,7 @@ class ShardedCall(Call):
         Shards that bought without one join it first. Those that hold more than they need, since their worker was
         killed, are opened to give it back.
         """
-        place = f"{self._run_dir}/{_BUDGET}"
+        place = f"{self.directory.name}/{_BUDGET}"
         slices = Slices(ObjectStore(place) if is_url(place) else FolderStore(Path(place)), place=place)
         try:
             if not slices.read() and not self._is_capped:
@@ -508,7 +508,7 @@ class ShardedCall(Call):
     def _task(self, name: str, max_in_flight: int) -> ShardTask:
         options, price, inputs = self.inputs.options, self._budget.price, self.inputs
         return ShardTask(
-            run_dir=self._run_dir,
+            run_dir=self.directory.name,
             name=name,
             call_id=self._table_id,
             table=self._table_of(name),
@@ -517,7 +517,7 @@ class ShardedCall(Call):
                 options,
                 max_cost=None,
                 max_new_cost=None,
-                budget=f"{self._run_dir}/{_BUDGET}" if self._is_capped else self._team,
+                budget=f"{self.directory.name}/{_BUDGET}" if self._is_capped else self._team,
                 unit_cost=None if price is None else exact_text(price),
                 pilot=None,
                 max_in_flight=max_in_flight,
@@ -528,10 +528,6 @@ class ShardedCall(Call):
             chosen={job_id: number for job_id, number in self._chosen.items() if shard_of(job_id) == name},
             fetched=inputs.fetched,
         )
-
-    @property
-    def _run_dir(self) -> str:
-        return str(self.directory.path) if self.directory.replica is None else self.directory.replica.url
 
     def _table_of(self, name: str) -> bytes:
         """Return the rows of a shard as a Parquet file; a duplicate names the place of its first row there."""
@@ -561,7 +557,7 @@ class ShardedCall(Call):
         """Read how far the workers are."""
         if time.monotonic() < self._pulsed_at:
             return
-        self._pulsed_at = time.monotonic() + beat_s(self._run_dir)
+        self._pulsed_at = time.monotonic() + beat_s(self.directory.name)
         for name in names:
             self._snapshots[name] = pulse_of(self.directory, name, self._table_id) or self._snapshots[name]
 
@@ -614,7 +610,7 @@ class ShardedCall(Call):
             slices.read()
         except OSError:  # what the last shard said is true, too
             return self._last_short
-        return BudgetReached(team.used_up(slices, self._run_dir, self._standing(whole)))
+        return BudgetReached(team.used_up(slices, self.directory.name, self._standing(whole)))
 
     def _standing(self, whole: Snapshot) -> str:
         n_left = whole.by_status[columns.PENDING]

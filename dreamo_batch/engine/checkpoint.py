@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
+from dreamo_batch.engine import replica
 from dreamo_batch.engine.attempt_table import SCHEMA, to_arrow, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
@@ -423,7 +424,8 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
             table = pq.read_table(file, columns=names, page_checksum_verification=True)
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
-        raise DirectoryError(f"No run directory at {path.parent} (it has no {path.name}).") from None
+        place = replica.url_of(path.parent) or path.parent
+        raise DirectoryError(f"No run directory at {place} (it has no {path.name}).") from None
     except UNREADABLE as error:
         raise DirectoryError(
             f"{path} can't be read ({error}). Run the table again on this directory; purchases are reused."

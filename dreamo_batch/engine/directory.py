@@ -79,6 +79,7 @@ class Manifest:
     generation: int = 0
     table_id: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    sample: dict[str, Any] = field(default_factory=dict)
     reconciliation: dict[str, Any] = field(default_factory=dict)
     n_shards: int = 0
     cap: str | None = None
@@ -202,7 +203,7 @@ class RunDirectory:
             lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
         except filelock.Timeout:
             raise DirectoryLocked(
-                f"{owner} is writing to {self.path}. Wait until it ends, or stop it. You can still read the directory "
+                f"{owner} is writing to {self.name}. Wait until it ends, or stop it. You can still read the directory "
                 "(load, status, results)."
             ) from None
         self._lock = lock
@@ -503,7 +504,7 @@ def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
     """Raise if the directory shows purchases that the ledger doesn't have."""
     for trace in unknown_purchases(directory, state):
         raise LedgerDamaged(
-            f"{trace} in {directory.path} shows a purchase that the ledger doesn't have: lines at its end were "
+            f"{trace} in {directory.name} shows a purchase that the ledger doesn't have: lines at its end were "
             "lost, or files of two run directories were mixed. Nothing was bought, because that could pay twice. "
             "Restore the ledger from a copy, or move the file away if it doesn't belong there."
         )

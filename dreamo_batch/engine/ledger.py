@@ -520,7 +520,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
     manifest, meta = directory.read_manifest(), recovered.meta
     if directory.is_sharded:
         raise DirectoryError(
-            f"{directory.path} records its attempts in shards, on which run, resume, retry, resolve and download work."
+            f"{directory.name} records its attempts in shards, on which run, resume, retry, resolve and download work."
         )
     is_traced = bool(recovered.stray_attempts(service))  # then every purchase must be among these
     if (
@@ -529,7 +529,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
         and (directory.has_purchases() or (manifest and manifest.generation > 0))
     ):
         raise LedgerDamaged(
-            f"{directory.path} shows earlier purchases (pictures, results or run.json), but its ledger (checkpoint "
+            f"{directory.name} shows earlier purchases (pictures, results or run.json), but its ledger (checkpoint "
             "and journals) is missing. Nothing was bought, because that could pay twice. Restore the ledger from a "
             "copy, or start a new run directory."
         )
@@ -551,12 +551,12 @@ def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> 
     """Raise if manifest and ledger don't belong together."""
     if (manifest.entropy, manifest.service) != (meta.entropy, meta.service):
         raise LedgerDamaged(
-            f"run.json in {directory.path} belongs to another run (service {manifest.service}) than its ledger "
+            f"run.json in {directory.name} belongs to another run (service {manifest.service}) than its ledger "
             f"(service {meta.service}). Files of two run directories were mixed; put each back where it came from."
         )
     if manifest.generation > meta.generation:
         raise LedgerDamaged(
-            f"run.json in {directory.path} knows of {manifest.generation} openings, the ledger only of "
+            f"run.json in {directory.name} knows of {manifest.generation} openings, the ledger only of "
             f"{meta.generation}: newer journals are missing. Restore them from a copy, or start a new run directory."
         )
 
@@ -566,7 +566,7 @@ def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> Non
     if known != asked:
         where = local_option() if directory.gateway.is_dir() else "the base URL that the run started with"
         raise OtherService(
-            f"{directory.path} belongs to the service {known}, but this call would use {asked}. Results of two "
+            f"{directory.name} belongs to the service {known}, but this call would use {asked}. Results of two "
             f"services are never mixed. Use another run directory, or {where}."
         )
 
@@ -575,5 +575,5 @@ def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) 
     """Raise if a table's seeds were drawn for another directory: each row without a seed would be bought again."""
     if used not in (None, known):
         raise DirectoryError(
-            f"Another call created {directory.path} while this one prepared its table. Run {same_call()} again."
+            f"Another call created {directory.name} while this one prepared its table. Run {same_call()} again."
         )

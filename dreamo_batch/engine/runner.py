@@ -286,7 +286,7 @@ class Runner:
             _forget(self)
             self._on_end(self.error)
         else:  # another thread was faster
-            self.error = DirectoryLocked(f"Another call of this process has begun in {self.directory.path}.")
+            self.error = DirectoryLocked(f"Another call of this process has begun in {self.directory.name}.")
             self.resources.close()
         self.is_resting.set()
         self.is_closed.set()
@@ -466,7 +466,7 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
             break
         if not runner.is_closed.wait(max(0.0, until - time.monotonic())):
             raise DirectoryLocked(
-                f"An earlier call in this process is still writing to {directory.path}. Nothing was changed. Try again."
+                f"An earlier call in this process is still writing to {directory.name}. Nothing was changed. Try again."
             )
     while runner.coordinator is None and not runner.is_closed.wait(_LOOK_EVERY_S):
         pass

@@ -106,15 +106,21 @@ def items_of(cell: Any) -> list[Any] | None:
     """Return the given items of a list in a cell, also of one written as JSON or Python; None for any other cell."""
     if isinstance(cell, str):
         text = cell.strip()
-        if not (text.startswith("[") and text.endswith("]")):
+        if f"{text[:1]}{text[-1:]}" not in ("[]", "()"):
             return None
         cell = _parsed(text)
     is_list = isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1)
     return [item for item in cell if not is_missing(item)] if is_list else None
 
 
+_QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_ARRAY: Final = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
+
+
 def _parsed(text: str) -> Any:
-    """Read a list as JSON, or as pandas writes a cell with a list to CSV; None if it is neither."""
+    """Read a list as JSON, or as pandas writes a cell with a list or an array to CSV; None if it is neither."""
+    if _ARRAY.fullmatch(text):  # without commas, which Python would read as one text
+        return list(map(ast.literal_eval, _QUOTED.findall(text)))
     for read, failures in (
         (json.loads, (ValueError, RecursionError)),
         (ast.literal_eval, (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)),

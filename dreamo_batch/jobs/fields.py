@@ -151,8 +151,8 @@ def _slips(name: str) -> Iterator[str]:
     for n in range(len(name)):
         yield name[:n] + name[n + 1 : n + 2] + name[n] + name[n + 2 :]
         yield name[:n] + name[n] + name[n:]
-        if 0 < n < len(name) - 1:
-            yield name[:n] + name[n + 1 :]
+        if 0 < n < len(name) - 1 and (shorter := name[:n] + name[n + 1 :]) != "with":
+            yield shorter
 
 
 _MEANINGS: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}

@@ -267,7 +267,8 @@ def sweep(
         Only this many of the combinations, chosen at random and spread evenly: each value of an axis occurs as often as
         another, give or take one.
     entropy : int, default 0
-        Another number chooses another sample; the same call makes the same table.
+        Another number chooses another sample; the same call makes the same table. Kept in ``attrs["dreamo_sample"]``
+        of the table and its results, and in ``run.json``.
     max_rows : int, default 100_000
         Refuse to make more rows than this.
     **user_axes
@@ -353,6 +354,7 @@ def sweep(
     )
     if n_rows is not None and n_rows < math.prod(lengths):
         made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
+        table.attrs[columns.SAMPLE] = {"rows": n_rows, "of": math.prod(lengths), "entropy": int(entropy)}
     return SweptTable.of(table, made_of=made or "one value each")
 
 

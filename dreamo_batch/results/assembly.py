@@ -77,6 +77,9 @@ def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     add_ratings(results, directory.path)
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
+    manifest = directory.read_manifest()
+    if manifest is not None and manifest.sample:
+        results.attrs[columns.SAMPLE] = manifest.sample
     return results
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, type_of
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
@@ -378,6 +378,8 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     >>> dreamo.best_seeds(ranked)[["seed_sent", "ranked", "score", "firsts"]].to_dict("records")
     [{'seed_sent': 2, 'ranked': 2, 'score': 1.0, 'firsts': 2}, {'seed_sent': 1, 'ranked': 2, 'score': 0.0, 'firsts': 0}]
     """
+    if not isinstance(ranked, pd.DataFrame):
+        raise UsageError(f"Expected what rank() returned, not {type_of(ranked)}.")
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
     keys = columns.listed(within)
     absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]

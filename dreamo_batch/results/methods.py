@@ -41,6 +41,7 @@ class Methods:
     n_rephrased: int
     sizes: Mapping[str, int]
     outcomes: Mapping[str, int]
+    sample: Mapping[str, int]
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class Methods:
             n_rephrased=int(jobs[columns.USE_REPHRASER].sum()),
             sizes=sizes.value_counts().to_dict(),
             outcomes={status: int(n) for status in columns.STATUSES if (n := counts.get(status))},
+            sample=manifest.sample if manifest else {},
         )
 
     def paragraph(
@@ -89,7 +91,7 @@ class Methods:
             f"dreamo-batch {one_line(self.run_version, _WORDS_MAX)}{_dates(sent)}. The "
             f"{counted(self.n_jobs, 'distinct job')} combined {counted(self.n_references, 'reference image')} and "
             f"{counted(self.n_prompts, 'prompt')}{seeds if self.n_seeds else ', with seeds drawn by the service'}, at "
-            f"{self._sizes()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. Of the "
+            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. Of the "
             f"{counted(self.n_jobs, 'job')}, {joined(outcomes)}, at a known cost of "
             f"{UNKNOWN if spent is None else dollars(spent)}."
         )
@@ -101,6 +103,11 @@ class Methods:
                 "pictures)"
             )
         return f"the service at {one_line(self.service, _WORDS_MAX)}"
+
+    def _sampled(self) -> str:
+        """Say how `sweep` chose the rows, so that anyone can choose them again."""
+        drawn = ", an even sample of {rows:,} of all {of:,} combinations (entropy {entropy})"
+        return drawn.format(**self.sample) if self.sample else ""
 
     def _sizes(self) -> str:
         shown = [f"{size} ({n:,})" for size, n in list(self.sizes.items())[:_SIZES_MAX]]
