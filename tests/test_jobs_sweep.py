@@ -344,7 +344,9 @@ def test_a_sample_is_even_over_every_axis_and_repeatable(lengths, share, entropy
 
 def test_how_a_sample_was_taken_stays_with_its_results(tmp_path):
     """So that anyone can take it again."""
-    jobs = sweep(image="data/mascot.png", prompt=["a", "b"], seed=[1, 2, 3], size="512x512", sample=2, entropy=9)
+    jobs = sweep(
+        image="data/mascot.png", prompt=["a", "b"], seed=[1, 2, 3], size="512x512", sample=2, entropy=9
+    )
     sample = {"rows": 2, "of": 6, "entropy": 9}
     with dreamo.LocalGateway(engine="flat") as gateway:
         done = dreamo.run(jobs, tmp_path, gateway=gateway, progress=False)

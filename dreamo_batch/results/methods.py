@@ -91,8 +91,8 @@ class Methods:
             f"dreamo-batch {one_line(self.run_version, _WORDS_MAX)}{_dates(sent)}. The "
             f"{counted(self.n_jobs, 'distinct job')} combined {counted(self.n_references, 'reference image')} and "
             f"{counted(self.n_prompts, 'prompt')}{seeds if self.n_seeds else ', with seeds drawn by the service'}, at "
-            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. Of the "
-            f"{counted(self.n_jobs, 'job')}, {joined(outcomes)}, at a known cost of "
+            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. Of "
+            f"the {counted(self.n_jobs, 'job')}, {joined(outcomes)}, at a known cost of "
             f"{UNKNOWN if spent is None else dollars(spent)}."
         )
 
