@@ -804,7 +804,7 @@ class FollowedRun:
             run_dir=self.directory.path,
             phase="running" if is_worked_on else "finished" if is_whole else "idle",
             elapsed_s=now - self._began_at,
-            notices=(),
+            notices=(replica.silence,) if (replica := self.directory.replica) and replica.silence else (),
             problem=None,
         )
 

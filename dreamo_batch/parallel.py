@@ -250,6 +250,14 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
         yield cluster.get_executor(pure=False)
 
 
+def kill_workers(pool: Executor) -> None:
+    """Kill the processes of a local pool, which waits for them at its end, also for suspended ones."""
+    for process in list(
+        getattr(pool, "_processes", {}).values()
+    ):  # it has a method for that since Python 3.14
+        process.kill()
+
+
 def _begin(begun: Event, begin: Callable[[], None] | None) -> None:
     if begin is not None:
         begin()

@@ -52,6 +52,9 @@ class Flow:
         shutil.copytree(self.run_dir, other.run_dir)
         return other
 
+    def start(self, **options: Any) -> dreamo.Batch:
+        return dreamo.start(self.table, self.run_dir, gateway=self.gateway, **options)
+
     def run(self, table: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
         return dreamo.run(
             self.table if table is None else table,

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.cluster.shards import SIGNAL
+from dreamo_batch.cluster.shards import SIGNAL, Pulse
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from dreamo_batch.errors import (
     BudgetReached,
@@ -335,8 +336,7 @@ class Waiting(Here):
         self.tasks.append((future, do, tasks))
         shard = Path(task.run_dir, task.name)
         shard.mkdir(parents=True, exist_ok=True)
-        told = {
-            "call_id": task.call_id,
+        told = asdict(Pulse(task.pulse_id, 0.0, 1, "here")) | {
             "spent_usd": "0",
             "reserved_usd": "0",
             "outage": "The service is away.",

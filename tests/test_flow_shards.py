@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-from multiprocessing import active_children
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children, get_context
 
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import replica
+from dreamo_batch.cluster import shards
+from dreamo_batch.engine import fenced_log, replica
 from dreamo_batch.engine.directory import shard_of
 from tests.cli_sweep import call
 from tests.flows import Flow, Slow, dask_client, until
@@ -102,6 +104,40 @@ def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     assert run.error is None, run.error
     flow.assert_money_adds_up()
     settle(flow, run.done)
+
+
+def be_another_machine():
+    """Begin a worker that shares nothing with the others but the store, and whose lease runs out soon."""
+    fenced_log.STILL_S, fenced_log.BEAT_S, shards._BEAT_OF_STORE_S = 2.0, 0.5, 0.5
+    os.environ[replica.CACHE_VARIABLE] += f"-{os.getpid()}"
+
+
+def test_the_shards_of_a_suspended_worker_go_to_another_one(flow, slow, tmp_path, monkeypatch):
+    """Once awake, it finds its logs taken over, and can do nothing more."""
+    flow.run_dir = "s3://bucket/exp"
+    monkeypatch.setenv(replica.CACHE_VARIABLE, str(tmp_path / "cache"))
+    for module, name in ((fenced_log, "STILL_S"), (fenced_log, "BEAT_S"), (shards, "_BEAT_OF_STORE_S")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    be_another_machine()
+    with object_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with ProcessPoolExecutor(2, get_context("spawn"), be_another_machine) as pool:
+            batch = flow.start(cluster=pool, max_in_flight=IN_FLIGHT)
+            until(lambda: len(flow.invoice()) == IN_FLIGHT and batch.status.n_in_flight == IN_FLIGHT)
+            suspended = next(iter(pool._processes))
+            os.kill(suspended, signal.SIGSTOP)
+            try:
+                slow.speed_up()
+                done = batch.wait(progress=False)
+                assert any(f"from process {suspended} on " in line for line in batch.status.notices)
+                n_bought = len(flow.invoice())
+            finally:
+                os.kill(suspended, signal.SIGCONT)
+        assert set(done["status"]) <= {"completed", "ambiguous"}
+        assert set(flow.run()["status"]) <= {"completed", "ambiguous"}
+        assert len(flow.invoice()) == n_bought
+        flow.assert_money_adds_up()
 
 
 SCRIPT = """

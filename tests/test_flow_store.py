@@ -313,8 +313,8 @@ def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_g
     assert len(bought(slow_gateway)) >= counts["completed"]
 
 
-def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, machine):
-    """Its lease is its log, which moves; reading goes on."""
+def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, machine, caplog):
+    """Its lease is its log, which moves; reading goes on, and says so once nothing is heard of it any more."""
     monkeypatch.setattr(fenced_log, "STILL_S", 20.0)
     with dreamo.LocalGateway(engine="flat", latency="fixed:600", api_key="local-key-of-the-test") as gateway:
         first = started(any_server, gateway, tmp_path / "one", 12)
@@ -326,6 +326,11 @@ def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, ma
             with pytest.raises(dreamo.DirectoryLocked, match="is writing to s3://bucket/exp"):
                 dreamo.resolve(URL, 0, not_sent=True, force=True)
             assert first.poll() is None  # and nobody has taken its directory away
+            first.send_signal(signal.SIGSTOP)
+            monkeypatch.setattr(fenced_log, "STILL_S", 0.1)
+            until(lambda: "No heartbeat from Process" in " ".join(dreamo.watch(URL).status.notices))
+            assert dreamo.load(URL)["status"].isin(["in_progress", "pending"]).all()
+            assert f"No heartbeat from Process {first.pid} on " in caplog.text
         finally:
             first.kill()
             first.communicate()

@@ -6,13 +6,13 @@ import json
 import tempfile
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict, deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from dreamo_batch import columns, files, parallel
 from dreamo_batch.call import Call, Service
 from dreamo_batch.cluster.shards import (
     SIGNAL,
+    Pulse,
     ShardOutcome,
     ShardTask,
     Signal,
@@ -32,7 +33,7 @@ from dreamo_batch.cluster.shards import (
 )
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.cluster.slices import Slices
-from dreamo_batch.engine import journal
+from dreamo_batch.engine import fenced_log, journal
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
 from dreamo_batch.engine.budget import Spending
@@ -58,7 +59,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import composed, joined, read_state, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
-from dreamo_batch.text import counted, option, same_call, spelled
+from dreamo_batch.text import clock_time, counted, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,6 +98,21 @@ def over_shards(call: Call, cluster: Any = None) -> Call:
         return call
     given = (call.directory, call.inputs, call.entropy, call.service)
     return ShardedCall(*given, listeners=call.listeners, not_before=call.not_before, cluster=cluster)
+
+
+@dataclass
+class _HandedOut:
+    """Shards that a worker has; what it says is looked at with each beat, so nothing counts while we are suspended."""
+
+    names: list[str]
+    pulse_id: str
+    last: Pulse | None = None
+    silent_s: float = 0.0
+
+    def note(self, pulse: Pulse | None, beat: float) -> None:
+        """Count a beat: whether the worker was heard again."""
+        self.silent_s = self.silent_s + beat if pulse is not None and pulse == self.last else 0.0
+        self.last = pulse
 
 
 class _ShardRunner(Runner):
@@ -149,6 +165,7 @@ class ShardedCall(Call):
         self._short: set[str] = set()
         self._last_short: BudgetReached | None = None
         self._pulsed_at = 0.0
+        self._silent: list[Future[list[ShardOutcome]]] = []  # of workers that nothing is heard of any more
         self._committed_before: Decimal | None = None
 
     def begin(self, on_begin: Callable[[Call], None] = lambda _: None) -> None:
@@ -434,6 +451,8 @@ class ShardedCall(Call):
                     self._cluster, partial(begin_worker, self._environment)
                 ) as executor:
                     self._hand_out(waiting, executor)
+                    if parallel.is_count(self._cluster) and not all(one.done() for one in self._silent):
+                        parallel.kill_workers(executor)
             except BrokenExecutor as error:
                 n_lost = n_lost + 1 if len(waiting) == n_before else 1
                 if not parallel.is_count(self._cluster) or n_lost > _LOST_MAX:
@@ -473,22 +492,25 @@ class ShardedCall(Call):
         n_workers = parallel.n_workers(self._cluster or executor)
         width = max(1, min(n_workers, len(waiting), self.inputs.options.max_in_flight))
         in_flight = self.inputs.options.max_in_flight // width
-        left, running = deque(waiting), dict[Future[list[ShardOutcome]], list[str]]()
+        left, running = deque(waiting), dict[Future[list[ShardOutcome]], _HandedOut]()
         try:
             while (left and not self.is_halted) or running:
                 self.runner.listen()
                 while left and len(running) < width and not (self.is_halted or self._is_paused):
                     parts = self._next(left, -(-len(left) // (width - len(running))), in_flight)
-                    tasks = [self._task(name, n) for name, n in parts.items()]
-                    running[executor.submit(work_on_shards, tasks)] = list(parts)
+                    work = _HandedOut(list(parts), uuid.uuid4().hex)
+                    tasks = [self._task(name, n, work.pulse_id) for name, n in parts.items()]
+                    running[executor.submit(work_on_shards, tasks)] = work
                 done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
                 if not running:  # paused
                     time.sleep(_LOOK_EVERY_S)
                 for future in done:
-                    for name, outcome in zip(running.pop(future), future.result(), strict=True):
+                    for name, outcome in zip(running.pop(future).names, future.result(), strict=True):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
-                self._hear(chain.from_iterable(running.values()))
+                self._hear(running.values())
+                for future in [one for one, work in running.items() if work.silent_s >= fenced_log.STILL_S]:
+                    left.extend(self._give_up(future, running.pop(future)))
                 self._tell_news()
         except BaseException:
             self._signal(is_stopped=True)
@@ -505,12 +527,26 @@ class ShardedCall(Call):
             in_flight -= parts[name]
         return parts
 
-    def _task(self, name: str, max_in_flight: int) -> ShardTask:
+    def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
+        """Return the shards of a worker that nothing is heard of any more, for another one."""
+        self._silent.append(future)
+        future.cancel()
+        last = work.last
+        assert last is not None  # noqa: S101 - who was never heard doesn't fall silent
+        where = "on another machine, or " if is_url(self.directory.name) else ""
+        self._notices.append(
+            f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
+            f"{', '.join(work.names)}: it is suspended or cut off. Its rows continue {where}once it does or was killed."
+        )
+        return work.names
+
+    def _task(self, name: str, max_in_flight: int, pulse_id: str) -> ShardTask:
         options, price, inputs = self.inputs.options, self._budget.price, self.inputs
         return ShardTask(
             run_dir=self.directory.name,
             name=name,
             call_id=self._table_id,
+            pulse_id=pulse_id,
             table=self._table_of(name),
             entropy=self.entropy,
             options=replace(
@@ -553,13 +589,17 @@ class ShardedCall(Call):
             self._stopped = outcome.error
             self.halt()
 
-    def _hear(self, names: Iterable[str]) -> None:
+    def _hear(self, running: Iterable[_HandedOut]) -> None:
         """Read how far the workers are."""
         if time.monotonic() < self._pulsed_at:
             return
-        self._pulsed_at = time.monotonic() + beat_s(self.directory.name)
-        for name in names:
-            self._snapshots[name] = pulse_of(self.directory, name, self._table_id) or self._snapshots[name]
+        beat = beat_s(self.directory.name)
+        self._pulsed_at = time.monotonic() + beat
+        for work in running:
+            heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
+            told = {name: pulse for name, pulse in heard.items() if pulse is not None}
+            self._snapshots |= {name: snapshot for name, (snapshot, _) in told.items()}
+            work.note(max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None), beat)
 
     def _tell_news(self) -> None:
         """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""

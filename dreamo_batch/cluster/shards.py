@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import files
@@ -26,7 +29,7 @@ from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dreamo_batch.call import Service
     from dreamo_batch.engine.checkpoint import StoredTable
@@ -49,13 +52,15 @@ def beat_s(run_dir: str) -> float:
 class ShardTask:
     """What a worker needs to know; it may be done any number of times, and buys nothing that was bought.
 
-    `table` is a Parquet file of the shard's rows. `chosen` are the jobs to submit although they have failed or are
-    ambiguous, each with the number that this attempt would have. `service` has no key of the user's.
+    `pulse_id` tells what this worker says from what another says of the same shard. `table` is a Parquet file of the
+    shard's rows. `chosen` are the jobs to submit although they have failed or are ambiguous, each with the number that
+    this attempt would have. `service` has no key of the user's.
     """
 
     run_dir: str
     name: str
     call_id: str
+    pulse_id: str
     table: bytes = field(repr=False)
     entropy: str
     options: RunOptions
@@ -71,6 +76,16 @@ class Signal:
     call_id: str
     is_stopped: bool = False
     is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """That a worker is there: for which task, when by its own clock (Unix seconds), and which one it is."""
+
+    pulse_id: str
+    at: float
+    pid: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +115,12 @@ def work_on_shards(tasks: Sequence[ShardTask]) -> list[ShardOutcome]:
 
 
 def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
-    parent = _Parent(task.run_dir, task.call_id, is_ending)
+    parent = _Parent(task, is_ending)
     table = parent.table(task)
     while not (told := parent.signal()).is_stopped:
         try:
             if told.is_paused:
-                is_ending.wait(beat_s(task.run_dir))
+                parent.rest(is_ending.wait)
                 continue
             inputs = CallInputs(
                 table.user,
@@ -118,7 +133,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
             call = Call(RunDirectory(parent.path(task.name)), inputs, task.entropy, task.service)
             return _work(call, parent)
         except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
-            is_ending.wait(beat_s(task.run_dir))
+            parent.rest(is_ending.wait)
         except DreamoError as error:
             return ShardOutcome(error=error)
     return ShardOutcome()
@@ -129,7 +144,7 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
     try:
         call.release()
         while not call.is_over:
-            call.pause_for(beat_s(parent.run_dir))
+            parent.rest(call.pause_for)
             told = parent.signal()
             if told.is_stopped:
                 call.stop()
@@ -149,10 +164,11 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
 class _Parent:
     """The directory of all shards, as a worker sees it: what the driver says there, and where to tell it something."""
 
-    def __init__(self, run_dir: str, call_id: str, is_ending: threading.Event) -> None:
-        self.run_dir = run_dir
+    def __init__(self, task: ShardTask, is_ending: threading.Event) -> None:
+        self.run_dir = run_dir = task.run_dir
         self._is_ending = is_ending
-        self._call_id = call_id
+        self._call_id, self._pulse_id = task.call_id, task.pulse_id
+        self._told = Signal(task.call_id)
         self._replica = Replica(run_dir) if is_url(run_dir) else None
         self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
 
@@ -169,8 +185,17 @@ class _Parent:
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
             return Signal(self._call_id)
-        told = Signal("") if content is None else Signal(**json.loads(content))
-        return told if told.call_id == self._call_id else replace(told, is_stopped=True)
+        self._told = Signal("") if content is None else Signal(**json.loads(content))
+        return self._told if self._told.call_id == self._call_id else replace(self._told, is_stopped=True)
+
+    def rest(self, wait: Callable[[float], object]) -> None:
+        """Wait a beat, or until a driver of this machine says something new."""
+        for _ in range(max(1, round(beat_s(self.run_dir) / _BEAT_S))):
+            wait(_BEAT_S)
+            with suppress(OSError, ValueError):
+                told = Signal(**json.loads((self._folder / SIGNAL).read_bytes()))
+                if told.call_id == self._call_id and told != self._told:
+                    return
 
     def _read(self, name: str) -> bytes | None:
         return (self._folder / name).read_bytes() if self._replica is None else self._replica.read(name)
@@ -195,7 +220,9 @@ class _Parent:
 
     def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
         """Say how far a shard is."""
-        told: dict[str, Any] = asdict(snapshot) | {"call_id": self._call_id}
+        told: dict[str, Any] = asdict(snapshot) | asdict(
+            Pulse(self._pulse_id, time.time(), os.getpid(), gethostname())
+        )
         amounts = {name: exact_text(told[name]) for name in AMOUNTS if told[name] is not None}
         try:
             files.replace(
@@ -206,8 +233,8 @@ class _Parent:
             logger.info("can't say how far %s is: %s", shard.path, error)
 
 
-def pulse_of(directory: RunDirectory, name: str, call_id: str) -> Snapshot | None:
-    """Return how far the worker of a shard said that it is; None if it said nothing in this call."""
+def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapshot, Pulse] | None:
+    """Return how far the worker of a shard said that it is, and which one and when; None if it has said nothing."""
     try:
         path = f"{name}/{_PULSE}"
         replica = directory.replica
@@ -215,6 +242,7 @@ def pulse_of(directory: RunDirectory, name: str, call_id: str) -> Snapshot | Non
         told = json.loads(content or "{}")
     except (OSError, ValueError):
         return None
-    if told.pop("call_id", None) != call_id:
+    if told.get("pulse_id") != pulse_id:
         return None
-    return Snapshot(**told | {name: Decimal(told[name]) for name in AMOUNTS if told[name] is not None})
+    pulse = Pulse(*(told.pop(one.name) for one in fields(Pulse)))
+    return Snapshot(**told | {name: Decimal(told[name]) for name in AMOUNTS if told[name] is not None}), pulse

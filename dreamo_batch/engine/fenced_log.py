@@ -29,6 +29,7 @@ _LOG: Final = "log"
 _CHECKPOINTS: Final = "checkpoints"
 _LOOK_EVERY_S: Final = 1.0
 _BARRIER, _COMMIT, _CLOSE = "barrier", "commit", "close"
+_HEAD: Final = ("kind", "epoch", "nonce", "seq", "owner", "at")
 
 
 class Fenced(FileNotFoundError):  # noqa: N818 - it says what happened
@@ -37,24 +38,19 @@ class Fenced(FileNotFoundError):  # noqa: N818 - it says what happened
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One object of the log: its kind, who wrote it (`nonce`, in order `seq`), under which barrier, and the content."""
+    """One object of the log: its kind, who wrote it (`nonce`, in order `seq`), under which barrier, and when."""
 
     kind: str
     epoch: int
     nonce: str
     seq: int
+    owner: str
+    at: float
     content: bytes = b""
-    owner: str = ""
 
     def to_bytes(self) -> bytes:
         """Write a line of JSON, then the content."""
-        head = {
-            "kind": self.kind,
-            "epoch": self.epoch,
-            "nonce": self.nonce,
-            "seq": self.seq,
-            "owner": self.owner,
-        }
+        head = {name: getattr(self, name) for name in _HEAD}
         return json.dumps(head, separators=(",", ":")).encode() + b"\n" + self.content
 
     @classmethod
@@ -63,14 +59,11 @@ class Slot:
         line, _, content = written.partition(b"\n")
         try:
             head = json.loads(line)
-            kind, epoch, nonce, seq, owner = (
-                head[name] for name in ("kind", "epoch", "nonce", "seq", "owner")
-            )
+            return cls(*(head[name] for name in _HEAD), content)
         except (ValueError, KeyError, TypeError) as error:
             raise LedgerDamaged(
                 f"an object of the log is damaged ({error}). Restore it from a copy."
             ) from error
-        return cls(kind, epoch, nonce, seq, content, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +95,11 @@ class Content:
             return ""
         owners = [slot.owner for _, slot in sorted(self.slots.items()) if slot.kind == _BARRIER]
         return owners[-1] if owners else "another process"
+
+    @property
+    def heard_at(self) -> float:
+        """When its last writer was heard last, in Unix seconds by its own clock."""
+        return self.slots[self.last].at if self.last in self.slots else 0.0
 
 
 def read(store: Store) -> Content:
@@ -258,7 +256,7 @@ class FencedLog:
 
     def _next(self, kind: str, content: bytes = b"") -> bytes:
         self._seq += 1
-        return Slot(kind, self.epoch, self._nonce, self._seq, content, self._owner).to_bytes()
+        return Slot(kind, self.epoch, self._nonce, self._seq, self._owner, time.time(), content).to_bytes()
 
     def _is_put(self, number: int, written: bytes) -> bool:
         """Put an object in a free slot; False if another's is there. Raises OSError if nobody can tell."""

@@ -27,7 +27,7 @@ from dreamo_batch.engine.fenced_log import Fenced, FencedLog
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError
 from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.text import spelled
+from dreamo_batch.text import clock_time, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -202,7 +202,12 @@ class Replica:
             _place(self.path / name, content)
         self.pull_strays()
         is_worked_on = bool(found.owner) and not _has_ended(found.owner)
-        marker = {"url": self.url, "is_worked_on": is_worked_on, "owner": found.owner}
+        marker = {
+            "url": self.url,
+            "is_worked_on": is_worked_on,
+            "owner": found.owner,
+            "heard_at": found.heard_at,
+        }
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     def pull_strays(self) -> None:
@@ -219,6 +224,17 @@ class Replica:
     def owner(self) -> str:
         """Who was writing then."""
         return str(_marker(self.path).get("owner") or "")
+
+    @property
+    def silence(self) -> str:
+        """Say since when nothing was heard of who was writing then; empty while its lease holds."""
+        heard_at = float(_marker(self.path).get("heard_at") or 0.0)
+        if not self.is_worked_on or time.time() - heard_at < fenced_log.STILL_S:
+            return ""
+        return (
+            f"No heartbeat from {self.owner}, which works on {self.url}, since {clock_time(heard_at)}. If it was "
+            f"killed, run {same_call()} again to go on; nothing is bought twice."
+        )
 
     # Writing.
 

@@ -222,6 +222,8 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
         raise _unreadable(directory, error) from error
     if not is_there:
         raise DirectoryError(f"No run directory at {directory.name}.")
+    if directory.replica is not None and directory.replica.silence:
+        logger.warning("%s", directory.replica.silence)
     return directory
 
 
