@@ -59,7 +59,7 @@ class Slot:
         line, _, content = written.partition(b"\n")
         try:
             head = json.loads(line)
-            return cls(*(head[name] for name in _HEAD), content)
+            return cls(**{name: head[name] for name in _HEAD}, content=content)
         except (ValueError, KeyError, TypeError) as error:
             raise LedgerDamaged(
                 f"an object of the log is damaged ({error}). Restore it from a copy."
