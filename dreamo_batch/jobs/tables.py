@@ -354,28 +354,34 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
         for number, written in enumerate(lines, line):
             yield number, written.split(separator) if written else []
         return
-    cell = re.compile(rf'"(?:[^"]|"")*"|[^{re.escape(separator)}"\r\n][^{re.escape(separator)}\r\n]*|')
+    between = re.escape(separator)
+    cell = re.compile(rf'("[^"]*(?:""[^"]*)*"|[^{between}"\r\n][^{between}\r\n]*|)({between}|\r\n|\r|\n|\Z)')
     at, begun, row = 0, line, list[str]()
-    while at <= len(text):
-        found = cell.match(text, at)
-        written = found[0] if found else ""
-        stop = at + len(written)
-        is_quoted = written.startswith('"')
-        last = line + written.count("\n") if is_quoted else line
-        following = text[stop : stop + 1]
-        if following == '"':
-            raise TableError(f"{path}, line {line}: a quote is opened but never closed. {_QUOTING}")
-        if following not in (separator, "\r", "\n", ""):
-            where = f"line {line}" if last == line else f"lines {line} to {last}"
-            behind = text[stop : stop + 20].partition("\n")[0]
-            raise TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
-        row.append(written[1:-1].replace('""', '"') if is_quoted else written)
-        if following != separator:
+    for found in cell.finditer(text):
+        if found.start() != at:
+            raise _broken_quote(path, text, at, line)
+        written, end = found.groups()
+        at = found.end()
+        if written[:1] == '"':
+            line += written.count("\n")
+            row.append(written[1:-1].replace('""', '"'))
+        else:
+            row.append(written)
+        if end != separator:
             yield begun, row if len(row) > 1 or written else []
-            stop += text.startswith("\r\n", stop)
-            last += 1
-            begun, row = last, []
-        at, line = stop + 1, last
+            line += 1
+            begun, row = line, []
+
+
+def _broken_quote(path: Path, text: str, at: int, line: int) -> TableError:
+    quoted = re.compile('"(?:[^"]|"")*"').match(text, at)
+    stop = at if quoted is None else quoted.end()
+    if text[stop] == '"':
+        return TableError(f"{path}, line {line}: a quote is opened but never closed. {_QUOTING}")
+    last = line + text.count("\n", at, stop)
+    where = f"line {line}" if last == line else f"lines {line} to {last}"
+    behind = text[stop : stop + 20].partition("\n")[0]
+    return TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
 
 
 def _without_blank_rows(
