@@ -344,7 +344,8 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
-        yield line, [cell or None for cell in row] + [None] * (n_names - len(row))
+        row += [""] * (n_names - len(row))
+        yield line, [cell or None for cell in row]
 
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
@@ -408,7 +409,10 @@ def _without_blank_rows(
 
 
 def _has_text(row: list[Any]) -> bool:
-    return any(cell is not None and str(cell).strip() for cell in row)
+    for cell in row:  # noqa: SIM110 - a third of the time that any() takes
+        if cell is not None and str(cell).strip():
+            return True
+    return False
 
 
 def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
