@@ -15,12 +15,14 @@ No arrow points back; a resume enters at the fold.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Amount = float | str | Decimal
 Cluster = Any  # a Dask client, an executor, or a number of processes
 
@@ -551,37 +555,31 @@ def plan_retry(
     return planned(table.prepared, index, state, checked, directory, chosen=chosen, is_copy=is_copy)
 
 
-def start(
-    table: pd.DataFrame,
-    run_dir: str | os.PathLike[str],
-    *,
-    client: Client | None = None,
-    api_key: str | None = None,
-    base_url: str | None = None,
-    gateway: Literal["local"] | Gateway | None = None,
-    allow_private_links: bool = False,
-    max_cost: float | str | Decimal | None = None,
-    max_new_cost: float | str | Decimal | None = None,
-    unit_cost: float | str | Decimal | None = None,
-    pilot: int | None = None,
-    budget: str | os.PathLike[str] | Budget | None = None,
-    max_in_flight: int = 8,
-    download: bool = True,
-    fix_images: bool = False,
-    keep_references: bool = True,
-    on_invalid: Literal["raise", "skip"] = "raise",
-    on_ambiguous: Literal["hold", "resubmit"] = "hold",
-    max_attempts: int = 1,
-    retry_failed: bool = False,
-    random_seed: Literal["record", "service"] = "record",
-    task_timeout_s: float = 900.0,
-    adopt_copy: bool = False,
-    base_dir: str | os.PathLike[str] | None = None,
-    notify: str | None = None,
-    on_event: Callable[[RunEvent], Any] | None = None,
-    not_before: datetime | str | None = None,
-    cluster: Cluster = None,
-) -> Batch:
+def _signed_like(verb: Callable[P, Any], *, but: str) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Give a function the signature of a verb without one of its arguments, which it then gets as a mapping."""
+    signature = inspect.signature(verb)
+    left = [one for one in signature.parameters.values() if one.name != but]
+
+    def declare(function: Callable[..., R]) -> Callable[P, R]:
+        returns = function.__annotations__["return"]
+        shown = function.__signature__ = signature.replace(parameters=left, return_annotation=returns)  # type: ignore[attr-defined]
+
+        @functools.wraps(function)
+        def call(*args: P.args, **keywords: P.kwargs) -> R:
+            try:
+                given = shown.bind(*args, **keywords)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
+            given.apply_defaults()
+            return function(**given.arguments)
+
+        return call
+
+    return declare
+
+
+@_signed_like(run, but="progress")
+def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
     Returns once the table is checked, the directory locked and the price known; everything else happens in threads.
@@ -589,32 +587,12 @@ def start(
     Parameters
     ----------
     table : pandas.DataFrame
-        As for `dreamo_batch.run`.
+        As for `run`.
     run_dir : path-like
-        As for `dreamo_batch.run`.
-    client, api_key, base_url, gateway, max_cost, max_new_cost, unit_cost, pilot, budget, base_dir : optional
-        As for `dreamo_batch.run`.
-    notify, on_event, cluster : optional
-        As for `dreamo_batch.run`.
-    not_before : datetime or str, optional
-        As for `dreamo_batch.run`, but checked only now: the directory is held, and the batch paused, until then.
-        `resume` begins at once.
-    download, keep_references : bool
-        As for `dreamo_batch.run`.
-    allow_private_links, fix_images, retry_failed, adopt_copy : bool
-        As for `dreamo_batch.run`.
-    max_in_flight : int
-        As for `dreamo_batch.run`.
-    max_attempts : int
-        As for `dreamo_batch.run`.
-    on_invalid : {"raise", "skip"}
-        As for `dreamo_batch.run`.
-    on_ambiguous : {"hold", "resubmit"}
-        As for `dreamo_batch.run`.
-    random_seed : {"record", "service"}
-        As for `dreamo_batch.run`.
-    task_timeout_s : float
-        As for `dreamo_batch.run`.
+        As for `run`.
+    **options
+        Every other argument of `run` but `progress`, with the same default. With `not_before`, everything is checked
+        only now: the directory is held, and the batch paused, until then; its `resume` begins at once.
 
     Returns
     -------
@@ -624,8 +602,7 @@ def start(
     Raises
     ------
     InvalidTable, UsageError, PriceUnknown, DirectoryError, AccessRefused
-        As for `dreamo_batch.run`; nothing was submitted. What stops the run later is in `Batch.status` and raised by
-        `Batch.wait`.
+        As for `run`; nothing was submitted. What stops the run later is in `Batch.status` and raised by `Batch.wait`.
 
     Examples
     --------
@@ -636,9 +613,9 @@ def start(
     >>> live.wait(progress=False)["status"].tolist()
     ['completed', 'completed']
     """
-    given = locals() | {"progress": False}
-    options, service = RunOptions.of(given), Service.of(given)
+    given = {"table": table, "progress": False, **options}
+    checked, service = RunOptions.of(given), Service.of(given)
     with _heard(run_dir, given) as (directory, listeners):
-        at = moment(not_before, now=time.time())
-        call = _call(given, options, service, directory, listeners, at=at, is_kept=True)
-        return begin(driver.over_shards(call, cluster))
+        at = moment(given["not_before"], now=time.time())
+        call = _call(given, checked, service, directory, listeners, at=at, is_kept=True)
+        return begin(driver.over_shards(call, given["cluster"]))

@@ -396,7 +396,7 @@ def retry(
     FORMAT,
     keywords=of("resolve", "attempt", "task_id", "not_sent", "force"),
 )
-def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, **answer: Any) -> int:
+def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, **answer: Any) -> None:
     """Settle an ambiguous row by hand.
 
     Check your bill first: was the attempt accepted? ROW is the label of the row, or its job_id.
@@ -410,7 +410,6 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
     dreamo.resolve(path, row, **answer)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")
-    return exit_codes.DONE
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
@@ -551,7 +550,7 @@ def stop(run_dir: str, *, format_: str) -> int:
 )
 def results(
     run_dirs: Sequence[str], *, output: str | None, excel_safe: bool, format_: str, **which: bool
-) -> int:
+) -> None:
     """Print or write the table with its results.
 
     That of the last run in RUN_DIR, or of several: your columns, then status, pictures, costs and errors.
@@ -571,7 +570,6 @@ def results(
             frame[names], format_, with_labels=True, if_empty="No attempts." if which["all"] else "No rows."
         )
         hint("--format json or csv, or --output PATH, include every column.")
-    return exit_codes.DONE
 
 
 @command(
@@ -580,7 +578,7 @@ def results(
     option("--rater", metavar="NAME", help="Who says it; default: DREAMO_RATER, else the name of the user."),
     FORMAT,
 )
-def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> int:
+def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> None:
     """Say of pictures how good they are; kept at once in RUN_DIR.
 
     ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5; pick keeps the
@@ -592,21 +590,20 @@ def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None,
     path, *rows = named
     said = dreamo.rate(path, split(rows) or (), int(value) if value.isdecimal() else value, rater=rater)
     show_frame(said, format_)
-    return exit_codes.DONE
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> int:
+def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
     """Print what attempts cost, by group.
 
     Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
-    return _show_rounded(dreamo.costs(run_dirs, by=by), format_)
+    _show_rounded(dreamo.costs(run_dirs, by=by), format_)
 
 
 @command(click.Argument(["place"]), FORMAT, keywords=of("Budget", "cap", "per_user"))
-def budget(place: str, *, format_: str, **amounts: str | None) -> int:
+def budget(place: str, *, format_: str, **amounts: str | None) -> None:
     """Print what was spent from a shared budget, or set its cap.
 
     PLACE is the folder or URL that runs are given as --budget. By user, directory and month: what was spent, what is
@@ -614,28 +611,26 @@ def budget(place: str, *, format_: str, **amounts: str | None) -> int:
     """
     status = dreamo.Budget(place, **amounts).status()
     hint(status.summary())
-    return _show_rounded(status, format_, if_empty="Nothing was spent yet.")
+    _show_rounded(status, format_, if_empty="Nothing was spent yet.")
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def latency(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> int:
+def latency(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
     """Print how long each phase of an attempt took.
 
     Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
     """
-    code = _show_rounded(dreamo.latency(run_dirs, by=by), format_, if_empty="No attempts.")
+    _show_rounded(dreamo.latency(run_dirs, by=by), format_, if_empty="No attempts.")
     hint(dreamo.pace(run_dirs)["advice"])
-    return code
 
 
-def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows.") -> int:
+def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows.") -> None:
     if format_ == "table":
         filled = [name for name in table.columns if name not in _NOT_IN_TABLES and table[name].notna().any()]
         floats = [name for name in filled if table[name].dtype == columns.FLOAT]
         # Adding 0 turns -0.0 into 0.0.
         table = table[filled].assign(**{name: table[name].round(_DIGITS) + 0.0 for name in floats})
     show_frame(table, format_, if_empty=if_empty)
-    return exit_codes.DONE
 
 
 @command(*RUN_DIRS, FORMAT)
@@ -742,7 +737,7 @@ def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **optio
         "--output", metavar="PATH", help="File to write; default: report.html in RUN_DIR, if it is only one."
     ),
 )
-def report(run_dirs: Sequence[str], *, output: str | None) -> int:
+def report(run_dirs: Sequence[str], *, output: str | None) -> None:
     """Write a report on a run as one page.
 
     One HTML file that needs no network: money, times, failures, ambiguous rows, pictures, near-duplicates, and a
@@ -751,7 +746,6 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
     path = dreamo.report(run_dirs, output)
     emit(f"{path}\n")
     hint(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, or print it")
-    return exit_codes.DONE
 
 
 @command(
@@ -778,7 +772,7 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> int:
 )
 def gallery(
     run_dirs: Sequence[str], *, output: str, rows: str | None, across: str | None, title: str, **of_sheet: Any
-) -> int:
+) -> None:
     """Show the pictures of one run or several as a grid.
 
     By default prompts against seeds, beside the reference picture; failed and open rows have a cell that says so. At
@@ -792,7 +786,6 @@ def gallery(
     else:
         n_pictures = dreamo.contact_sheet(run_dirs, output, **axes, title=title, **of_sheet)
         hint(f"{counted(n_pictures, 'picture')} on {output}")
-    return exit_codes.DONE
 
 
 def _axis(text: str | None) -> Sequence[str] | EllipsisType:
@@ -823,7 +816,7 @@ _SHEET: Final = "contact.png"
     option("--faults", metavar="FILE", help="JSON file with the faults to inject."),
     keywords=of("LocalGateway", "host", "state_dir", "engine", "latency", "price_per_second"),
 )
-def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
+def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> None:
     """Run the local gateway until it is interrupted.
 
     It follows the service's contract, at no cost, with generated pictures. Its key is DREAMO_API_KEY, or generated.
@@ -844,7 +837,6 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> int:
         local.serve(on_ready=print_address, state_dir=folder, api_key=environment_key(), **options)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return exit_codes.DONE
 
 
 @command(

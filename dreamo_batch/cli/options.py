@@ -45,12 +45,12 @@ class VerbCommand(click.Command):
 
 def command(
     *params: click.Parameter, keywords: Callable[[], Mapping[str, click.Option]] = dict
-) -> Callable[[Callable[..., int]], click.Command]:
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """Declare a command; its run directories are arguments, options, or both; `keywords` makes options of a verb's."""
 
-    def declare(function: Callable[..., int]) -> click.Command:
+    def declare(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
-        def call(**values: Any) -> int:
+        def call(**values: Any) -> int | None:
             if {"run_dir", "run_dir_option"} <= values.keys():
                 values["run_dir"] = run_dir_of(values["run_dir"], values.pop("run_dir_option"))
             if "run_dirs" in values:

@@ -344,7 +344,7 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
-        row += [""] * (n_names - len(row))
+        row.extend([""] * (n_names - len(row)))
         yield line, [cell or None for cell in row]
 
 
