@@ -41,7 +41,7 @@ from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.methods import Methods
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import counted, first_line, option
+from dreamo_batch.text import counted, first_line, option, templates
 
 if TYPE_CHECKING:
     import os
@@ -95,43 +95,6 @@ _MEANINGS: Final = {
 }
 _PLAIN: Final = re.compile(r"\w+")
 _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
-# The header is that of a dataset card: https://huggingface.co/docs/hub/datasets-cards.
-_README: Final = """---
-pretty_name: Results of dreamo-batch
-tags:
-- image-to-image
-- dreamo-batch
-configs:
-{configs}---
-
-# Results of dreamo-batch
-
-{methods}
-
-Missing cells mean unknown, never 0. `cost` is exact; `cost_usd` is the same as a float. Times are UTC.
-`export.json` lists the files of this folder with their SHA-256.
-
-## Columns of `results`
-
-{results}
-"""
-_CONFIG: Final = "- config_name: {}\n  {}: {}\n"
-_README_PICTURES: Final = """
-## Pictures
-
-`references/` holds the reference pictures that were files, named by the `image_digest` of the lines below.
-`images/` holds each picture once, under the id of its job, and `images/metadata.csv` has a line for each. Where several
-run directories have a picture of the same job, the second ends in `_2`. If a task made several pictures, the further
-ones end in `-2`, `-3` and so on, and their cost is 0.
-
-```python
-from datasets import load_dataset
-
-pictures = load_dataset("imagefolder", data_dir="images", split="train")
-```
-
-{pictures}
-"""
 
 
 class ExportedPictures(NamedTuple):
@@ -468,18 +431,19 @@ def _explanations(
     """Explain each column, as a table and in a README; without lines there are no pictures."""
     rated = columns.RATED if rating_columns(table) else {}
     described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS | rated)
-    # The first is the one that load_dataset takes by itself.
-    configs = "" if lines is None else _CONFIG.format("pictures", "data_dir", _IMAGES)
-    configs += _CONFIG.format("results", "data_files", f"results.{formats[0]}") if formats else ""
-    readme = _README.format(
-        configs=configs,
-        methods=_methods(table, decided, folders),
-        results=_markdown(described),
-    )
-    if lines is not None:
-        readme += _README_PICTURES.format(
-            pictures=_markdown(_describe(lines, columns.PICTURES | _MEANINGS | rated))
+    readme = (
+        templates()
+        .get_template("export.md.j2")
+        .render(
+            names=list(columns.DICTIONARY),
+            formats=formats,
+            methods=_methods(table, decided, folders),
+            results=_cells(described),
+            pictures=None
+            if lines is None
+            else _cells(_describe(lines, columns.PICTURES | _MEANINGS | rated)),
         )
+    )
     return described, readme
 
 
@@ -493,11 +457,10 @@ def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.Da
     return pd.DataFrame(lines, columns=list(columns.DICTIONARY)).astype(columns.dtypes(columns.DICTIONARY))
 
 
-def _markdown(described: pd.DataFrame) -> str:
-    """Write a dictionary as a Markdown table; users' names are escaped."""
+def _cells(described: pd.DataFrame) -> list[list[str]]:
+    """Return the lines of a dictionary for Markdown; users' names are escaped."""
     cells = described.astype(object).where(described.notna(), "").itertuples(index=False, name=None)
-    rows = [described.columns, ["---"] * described.shape[1], *([_escaped(n), *rest] for n, *rest in cells)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return [[_escaped(name), *rest] for name, *rest in cells]
 
 
 def _escaped(name: str) -> str:
