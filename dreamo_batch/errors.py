@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import numbers
 import os
 import re
 import sys
@@ -444,6 +445,12 @@ def type_of(value: object) -> str:
     """Return the name of a value's type with its article: "a list", "an int"."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise unless the value of an argument is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise UsageError(f"{name}={value!r}: expected a whole number of at least 1.")
 
 
 def is_function_of(n_arguments: int, function: Any) -> bool:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, check_count
 from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined
 
@@ -287,13 +287,11 @@ class VectorMetric(Bounded, ABC):
     """
 
     higher_is_better: ClassVar[bool] = True
-    is_of_prompt: ClassVar[bool] = False
     nothing: ClassVar[str] = "nothing to measure"
     side_px: ClassVar[int] = 512  # a JPEG is decoded at the least fraction that is no smaller
 
     def __init__(self, name: str, batch_size: int) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size={batch_size!r}: expected at least 1.")
+        check_count("batch_size", batch_size)
         self.name = name
         self.batch_size = batch_size
 
@@ -417,7 +415,6 @@ class PromptMatch(Embedding):
     PromptMatch(name='prompt_match')
     """
 
-    is_of_prompt = True
     nothing = "the prompt isn't in Latin script; the model reads English only"
 
     def __init__(

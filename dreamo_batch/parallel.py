@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch.errors import UsageError, interrupts_without_our_lines
+from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines
 from dreamo_batch.frontend import is_in_marimo, is_watched, marimo_bar
 from dreamo_batch.importing import load_module
 from dreamo_batch.logs import logger_named
@@ -53,8 +53,8 @@ def bars(wanted: bool) -> Iterator[None]:
 def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool = True) -> Iterator[None]:
     """Set who works on the pictures of a block: a cluster, or so many threads; and whether bars show it."""
     refuse_other(cluster)
-    if n_workers is not None and (not isinstance(n_workers, int) or n_workers < 1):
-        raise UsageError(f"n_workers={n_workers!r}: expected at least 1.")
+    if n_workers is not None:
+        check_count("n_workers", n_workers)
     tokens = _cluster.set(cluster), _n_threads.set(n_workers)
     try:
         with bars(progress):

@@ -234,7 +234,7 @@ def test_a_notebook_shows_one_page_and_says_where_the_others_are(table, tmp_path
     assert repr(paged) == "<gallery of 4 rows: 2 x 2 cells, prompt by seed, page 4 of 4>"
     with pytest.raises(UsageError, match="pages 1 to 4"):
         paged.page(5)
-    with pytest.raises(UsageError, match="page_rows=0: expected at least 1"):
+    with pytest.raises(UsageError, match="page_rows=0: expected a whole number of at least 1"):
         gallery(table, run_dir=tmp_path, page_rows=0)
 
 

@@ -17,7 +17,7 @@ from dreamo_batch import columns as names
 from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import DreamoError, UsageError, file_given
+from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
 from dreamo_batch.parallel import bars, each
@@ -111,8 +111,7 @@ def compare(
     >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
     [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
     """
-    if isinstance(pairs, bool) or not isinstance(pairs, int | np.integer) or pairs < 1:
-        raise UsageError(f"pairs={pairs!r}: expected a whole number of at least 1.")
+    check_count("pairs", pairs)
     if not names.listed(by):
         raise UsageError("by= is empty; name the columns whose values make the groups.")
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)

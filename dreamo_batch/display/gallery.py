@@ -19,7 +19,7 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
-from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, file_given
+from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, file_given
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import small_picture
@@ -129,9 +129,8 @@ def gallery(
     >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
-    for name, value in (("page_rows", page_rows), ("page_columns", page_columns)):
-        if value < 1:
-            raise UsageError(f"{name}={value}: expected at least 1.")
+    check_count("page_rows", page_rows)
+    check_count("page_columns", page_columns)
     return Gallery(
         source,
         axes=(rows, columns),

@@ -30,14 +30,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.comparison import (
-    BITS_MAX,
-    DELTA_E_MAX,
-    check_threshold,
-    compare,
-    list_near_duplicates,
-    summarise_diversity,
-)
+from dreamo_batch.results.comparison import Threshold, compare, list_near_duplicates, summarise_diversity
 from dreamo_batch.results.costs import costs
 from dreamo_batch.results.failure_groups import failures
 from dreamo_batch.results.history import LABEL, attempts, read_history
@@ -326,7 +319,7 @@ def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
 
 def _likeness(facts: Facts) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
-    bounds = check_threshold(BITS_MAX, DELTA_E_MAX)
+    bounds = Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     folders = folders_of(facts.results, facts.path)
     compared = compare(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)

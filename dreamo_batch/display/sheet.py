@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -226,11 +225,11 @@ def _write_legend(path: Path, codes: dict[str, str]) -> None:
         target.unlink(missing_ok=True)
         return
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8-sig", newline="") as file:
-            csv.writer(file).writerows([("code", "label"), *((code, label) for label, code in codes.items())])
-
-    files.replace(target, write)
+    legend = pd.DataFrame({"code": codes.values(), "label": codes.keys()})
+    files.replace(
+        target,
+        lambda temporary: legend.to_csv(temporary, index=False, encoding="utf-8-sig", lineterminator="\r\n"),
+    )
 
 
 class _Pen:
@@ -599,11 +598,7 @@ class _PlainSheet:
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
         self._files = [
-            (
-                row[names.RUN_DIR],
-                row[names.RUN_DIR] / str(row[names.OUTPUT_PATH]),
-                row.get(names.OUTPUT_SHA256),
-            )
+            (folder := row[names.RUN_DIR], folder / row[names.OUTPUT_PATH], row.get(names.OUTPUT_SHA256))
             for row in self._rows
         ]
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)

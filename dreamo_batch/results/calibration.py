@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, check_count
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.measure import BUILT_IN, OF_TRAITS, apply, embedded, read_metric
@@ -149,8 +149,7 @@ def calibrate(
         raise UsageError(
             f"{measure.name!r} compares a picture with its prompt; there are no subjects to tell apart."
         )
-    if not isinstance(max_pairs, int) or max_pairs < 1:
-        raise UsageError(f"max_pairs={max_pairs!r}: expected at least 1.")
+    check_count("max_pairs", max_pairs)
     paths = _read_subjects(pictures)
     subjects = [subject for subject, several in paths.items() for _ in several]
     flat = [path for several in paths.values() for path in several]

@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.errors import UsageError, type_of
+from dreamo_batch.errors import UsageError, check_count, type_of
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import LABEL, from_results, group, labelled, read_results
@@ -388,7 +388,13 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
             f"The table has no {absent[0]!r} column. Pass what rank() returned, and the same within=."
         )
     groups = ranked.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=ranked.index)
-    by_group = _by_group(ranked, groups.to_numpy())
+    is_first, is_unranked = (ranked[columns.RANK] == 1).fillna(value=False), ranked[columns.RANK].isna()
+    pictures = ranked.assign(
+        **{columns.N_FIRST: is_first.astype(int), columns.N_UNRANKED: is_unranked.astype(int)},
+        **{columns.RANK: ranked[columns.RANK].astype("Float64")},
+    )
+    sums = {columns.SCORE: "mean", columns.RANK: "mean", columns.N_FIRST: "max", columns.N_UNRANKED: "sum"}
+    by_group = pictures.groupby([columns.SEED_SENT, groups.to_numpy()]).agg(sums)
     wanted = {
         columns.N_RANKED: (columns.SCORE, "count"),
         columns.N_UNRANKED: (columns.N_UNRANKED, "sum"),
@@ -535,8 +541,7 @@ def _summary(compared: Comparison, number: int) -> tuple[object, ...]:
 
 def list_near_duplicates(compared: Comparison, limit: int) -> pd.DataFrame:
     """List the pairs that hardly differ, the closest first."""
-    if not isinstance(limit, int) or limit < 1:
-        raise UsageError(f"limit={limit!r}: expected at least 1.")
+    check_count("limit", limit)
     pairs = _NO_PAIRS
     for number, places in enumerate(compared.places):
         for block, is_near in compared.distances(number):
@@ -607,21 +612,6 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
         raise UsageError(f"by={one!r}: no picture is rated yet. Rate in the gallery, or with dreamo.rate().")
     names = ", ".join(map(repr, NAMED))
     raise UsageError(f"by={one!r} is neither a column of the results nor a metric ({names}, or a function).")
-
-
-def _by_group(ranked: pd.DataFrame, groups: np.ndarray) -> pd.DataFrame:
-    """Return one line per seed and group, with the mean of its pictures there."""
-    pictures = pd.DataFrame(
-        {
-            columns.SEED_SENT: ranked[columns.SEED_SENT].array,
-            columns.SCORE: ranked[columns.SCORE].array,
-            columns.RANK: ranked[columns.RANK].astype("Float64").array,
-            columns.N_FIRST: (ranked[columns.RANK] == 1).fillna(value=False).to_numpy(dtype=int),
-            columns.N_UNRANKED: ranked[columns.RANK].isna().to_numpy(dtype=int),
-        }
-    )
-    sums = {columns.SCORE: "mean", columns.RANK: "mean", columns.N_FIRST: "max", columns.N_UNRANKED: "sum"}
-    return pictures.groupby([columns.SEED_SENT, groups]).agg(sums)
 
 
 def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -> list[float]:
