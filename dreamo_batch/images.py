@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import io
 import re
-import struct
 import threading
 import warnings
-import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -165,30 +163,6 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     for top, levels in _strips(image):
         grey.paste(Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8)), (0, top))
     return grey
-
-
-def png(image: Image.Image, dpi: int) -> bytes:
-    """Write an RGB picture as PNG in a third of the time that Pillow takes, which tries five filters a line."""
-    levels = np.asarray(image).reshape(image.height, -1)
-    lines = np.empty((levels.shape[0], levels.shape[1] + 1), np.uint8)
-    lines[:, 0] = 2  # each line is stored as its difference from the one above
-    lines[0, 1:] = levels[0]
-    np.subtract(levels[1:], levels[:-1], out=lines[1:, 1:])
-    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    pixels = packer.compress(lines.data) + packer.flush()
-    per_metre = round(dpi / 0.0254)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0),
-        b"pHYs": struct.pack(">IIB", per_metre, per_metre, 1),
-        b"IDAT": pixels,
-        b"IEND": b"",
-    }
-    return PNG + b"".join(png_chunk(*chunk) for chunk in chunks.items())
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a chunk of a PNG file."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import tempfile
+import zlib
 from contextlib import ExitStack
 from decimal import Decimal
 from functools import partial
@@ -30,7 +31,7 @@ from dreamo_batch.engine.directory import (
     is_in_place,
 )
 from dreamo_batch.errors import UsageError, file_given
-from dreamo_batch.images import PNG, png_chunk, suffix_of
+from dreamo_batch.images import PNG, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
@@ -187,6 +188,7 @@ def export(
     Examples
     --------
     >>> import tempfile
+    import zlib
     >>> import dreamo_batch as dreamo
     >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir, folder = tempfile.mkdtemp(), tempfile.mkdtemp()
@@ -508,6 +510,11 @@ def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     return _in_jpeg(picture, words) if picture.startswith(_JPEG) else None
 
 
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
     """Put words after the other chunks before the pixels, so that a reader finds them last."""
     at = len(PNG)
@@ -515,7 +522,7 @@ def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
         at += 12 + int.from_bytes(picture[at : at + 4])
     # Keyword, not compressed, no language, text in UTF-8.
     texts = (name.encode("latin-1") + b"\0\0\0\0\0" + _utf8(str(word)) for name, word in words.items())
-    return picture[:at] + b"".join(png_chunk(b"iTXt", text) for text in texts) + picture[at:]
+    return picture[:at] + b"".join(_chunk(b"iTXt", text) for text in texts) + picture[at:]
 
 
 def _in_jpeg(picture: bytes, words: Mapping[str, object]) -> bytes | None:
