@@ -217,7 +217,7 @@ def test_what_separates_is_found_in_the_first_line(separator, suffix, first, tmp
     said = first % separator if first else ""
     path.write_text(
         said
-        + separator.join(["image", "Prompt", "a, b; c"])
+        + separator.join(["image", "Prompt", '"a, b; c"'])
         + f'\r\nx{separator}"1{separator}2"{separator}\r\n'
     )
     table = read_table(path, sep=None if separator in "\t|" else separator)
@@ -241,6 +241,22 @@ def test_blank_rows_are_left_out_and_said(tmp_path):
         table = read_table(path)
     assert table["image"].tolist() == ["a", "c"]
     assert table.index.tolist() == [0, 1]
+
+
+def test_rows_that_end_early_are_said(tmp_path):
+    """Some programs leave out empty cells at the end; or the file was cut off."""
+    path = tmp_path / "jobs.csv"
+    path.write_text('"sep=;"\r\nimage;prompt;seed\r\na;b;1\r\nc;d')
+    with pytest.warns(UserWarning, match=r"1 row with fewer cells .* \(line 4\). Was the file cut off\?"):
+        assert read_table(path)["seed"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32"])
+def test_other_encodings_are_not_taken_for_text_with_zero_bytes(tmp_path, encoding):
+    path = tmp_path / "jobs.csv"
+    path.write_text("image,prompt\na,b\n", encoding=encoding)
+    with pytest.raises(TableError, match=r"line 1 contains the byte 0x00\. Save it as UTF-8"):
+        read_table(path)
 
 
 def test_quotes_within_a_cell_and_long_cells_are_read_verbatim(tmp_path):

@@ -395,11 +395,15 @@ def decoded(path: Path, content: bytes) -> str:
     """Decode a text file; raise if it is neither UTF-8 nor marked as UTF-16."""
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+        text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+        at = content.index(b"\0") if "\0" in text[:2] else None  # every other byte is zero in UTF-16 and UTF-32
     except UnicodeDecodeError as error:
-        n_line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1].hex()
-        raise TableError(
-            f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'}: line {n_line} contains the byte 0x{byte}. Save it "
-            'as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
-        ) from None
+        at = error.start
+    if at is None:
+        return text
+    n_line = content.count(b"\n", 0, at) + 1
+    raise TableError(
+        f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'} text: line {n_line} contains the byte "
+        f"0x{content[at]:02x}. "
+        'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
+    )

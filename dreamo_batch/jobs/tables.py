@@ -296,7 +296,7 @@ _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED
 # Separated values
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
-_SEP_LINE: Final = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
+_SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
 _POINT: Final = r"[+-]?\d+\.\d+"
 _COMMA: Final = r"[+-]?\d+(?:,\d+)?"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -337,6 +337,7 @@ def _found_separator(text: str) -> str:
 def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tuple[int, list[str | None]]]:
     """Yield the line and the cells of each row; refuse rows with too many cells: any reading would be a guess."""
     n_names = 0
+    short: list[int] = []
     for line, row in _records(path, text, separator, first_line):
         n_names = n_names or len(row)
         if len(row) > n_names:
@@ -344,8 +345,16 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
+        if 0 < len(row) < n_names:
+            short.append(line)
         row.extend([""] * (n_names - len(row)))
         yield line, [cell or None for cell in row]
+    if short:
+        warnings.warn(
+            f"{path}: {counted(len(short), 'row')} with fewer cells than the first line has names; the last cells are "
+            f"taken as empty ({_places('line', short)}). Was the file cut off?",
+            stacklevel=5,
+        )
 
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
@@ -402,10 +411,14 @@ def _without_blank_rows(
         part = "" if unit == "line" else ": the first sheet"
         raise TableError(f"{path}{part} is empty. Its first {unit} must name the columns.")
     if between := blank[:n_between]:
-        listed = ", ".join(map(str, between[:_N_NAMED])) + (", ..." if n_between > _N_NAMED else "")
-        places = f"{unit}{'' if n_between == 1 else 's'} {listed}"
+        places = _places(unit, between)
         warnings.warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).", stacklevel=4)
     return kept
+
+
+def _places(unit: str, numbers: list[int]) -> str:
+    listed = ", ".join(map(str, numbers[:_N_NAMED])) + (", ..." if len(numbers) > _N_NAMED else "")
+    return f"{unit}{'' if len(numbers) == 1 else 's'} {listed}"
 
 
 def _has_text(row: list[Any]) -> bool:
