@@ -396,7 +396,9 @@ def decoded(path: Path, content: bytes) -> str:
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
-        at = content.index(b"\0") if "\0" in text[:2] else None  # every other byte is zero in UTF-16 and UTF-32
+        at = (
+            content.index(b"\0") if "\0" in text[:2] else None
+        )  # every other byte is zero in UTF-16 and UTF-32
     except UnicodeDecodeError as error:
         at = error.start
     if at is None:
