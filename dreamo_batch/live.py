@@ -407,7 +407,8 @@ class Batch:
             elapsed_s=(self._ended_at or now) - self._began_at,
             notices=tuple(_notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
-            is_cap_reached=_is_cap_reached(call),
+            is_cap_reached=isinstance(call.stopped, BudgetReached)
+            and call.spending.limit == call.spending.cap,
             begins_at=None if begins_at is None else datetime.fromtimestamp(begins_at, UTC),
         )
 
@@ -710,10 +711,6 @@ def _notices(call: Call) -> list[str]:
 def _problem(call: Call) -> str | None:
     problem = call.stopped
     return None if problem is None else harmless(str(problem) or type(problem).__name__)
-
-
-def _is_cap_reached(call: Call) -> bool:
-    return isinstance(call.stopped, BudgetReached) and call.spending.limit == call.spending.cap
 
 
 def _status(

@@ -229,7 +229,11 @@ def download(
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):
         positions[folder].append(position)
-    calls = [_fetching(existing(folder), rows.iloc[at], service) for folder, at in positions.items()]
+    calls = []
+    for folder, at in positions.items():
+        directory, wanted = existing(folder), frozenset(rows[columns.JOB_ID].iloc[at].dropna())
+        table = stored_table(directory)
+        calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
         live.work_off(driver.over_shards(call), show=progress)
     fresh = [
@@ -237,13 +241,6 @@ def download(
         for at, call in zip(positions.values(), calls, strict=True)
     ]
     return assembly.interleaved(fresh, list(positions.values()))
-
-
-def _fetching(directory: RunDirectory, rows: pd.DataFrame, service: Service) -> Call:
-    """Make a call that fetches the pictures of these rows and submits nothing."""
-    table = stored_table(directory)
-    wanted = frozenset(rows[columns.JOB_ID].dropna())
-    return Call.on_stored(directory, table, RunOptions(), service, fetched=wanted)
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def test_a_create_is_one_post_with_the_key_in_its_header(server, client):
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
-    assert request.body == messages.encode(REQUEST)
+    assert request.body == b"".join(messages.pieces_of(REQUEST))
 
 
 def test_a_fetch_is_one_get_and_quotes_the_id(server, client):
@@ -93,7 +93,7 @@ def test_a_precharge_sends_the_body_of_a_create(server, client):
     [request] = server.requests
     assert (request.line, request.body) == (
         "POST /model/v1/generation/precharge HTTP/1.1",
-        messages.encode(REQUEST),
+        b"".join(messages.pieces_of(REQUEST)),
     )
 
 

@@ -80,7 +80,7 @@ def test_a_create_is_written_as_documented():
     request = Request(
         "a \u72d0 \U0001f98a", 7, 1664, 936, use_rephraser=False, image_url="https://x.example/a.png"
     )
-    assert json.loads(messages.encode(request)) == {
+    assert json.loads(b"".join(messages.pieces_of(request))) == {
         "model": "spark_dreamo",
         "input": [
             {
@@ -101,7 +101,9 @@ def test_a_create_is_written_as_documented():
 def test_a_spliced_picture_reads_back_as_json(prompt, seed, picture):
     """Splicing gives the same document as encoding the whole, whatever stands in the prompt."""
     encoded = base64.b64encode(picture)
-    body = messages.encode(Request(prompt, seed, 512, 2048, use_rephraser=True, image_base64=encoded))
+    body = b"".join(
+        messages.pieces_of(Request(prompt, seed, 512, 2048, use_rephraser=True, image_base64=encoded))
+    )
     params = json.loads(body)["input"][0]["params"]
     assert body.isascii()
     assert params["binary_data_base64"] == [encoded.decode()]

@@ -34,7 +34,7 @@ _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that
 class _Spoken:
     """Says how far a run is: at most every 30 s, and when rows first fail or are first in doubt."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._next_at = clock()
         self._is_bad = (False, False)
@@ -63,9 +63,6 @@ class _Spoken:
 class Silent(_Spoken):
     """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-
     def say(self, text: str, level: int = logging.INFO) -> None:
         """Log the line."""
         logger.log(level, "%s", text)
@@ -80,7 +77,7 @@ class Lines(_Spoken):
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock=clock)
         self._stream = _usable(sys.stderr)
         self._date = now
 

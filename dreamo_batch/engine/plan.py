@@ -454,18 +454,15 @@ def _amount(name: str, value: Amount | None) -> None:
         raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {value!r}")
 
 
-# In the order of `columns.ACTIONS`: what is bought is like what is in progress, a duplicate waits like what is pending.
-_ALIKE: Final = (
-    columns.IN_PROGRESS,
-    columns.COMPLETED,
-    columns.PENDING,
-    columns.SUBMITTING,
-    columns.AMBIGUOUS,
-    columns.INVALID,
-    columns.FAILED,
-)
+# What is bought is like what is in progress, a duplicate waits like what is pending.
 _COLOURS: Final = {
-    action: PALETTE[status].colour for action, status in zip(columns.ACTIONS, _ALIKE, strict=True)
+    NEW: PALETTE[columns.IN_PROGRESS].colour,
+    REUSE: PALETTE[columns.COMPLETED].colour,
+    DUPLICATE: PALETTE[columns.PENDING].colour,
+    IN_FLIGHT: PALETTE[columns.SUBMITTING].colour,
+    AMBIGUOUS: PALETTE[columns.AMBIGUOUS].colour,
+    INVALID: PALETTE[columns.INVALID].colour,
+    FAILED: PALETTE[columns.FAILED].colour,
 }
 _REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})

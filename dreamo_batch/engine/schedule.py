@@ -66,9 +66,7 @@ class _Task:
 
     born: float
     since: float  # when this call began to wait for it
-    is_fresh: bool = (
-        False  # accepted in this call, so its latency tells of the service and not of our absence
-    )
+    is_fresh: bool = False  # accepted in this call: its latency tells of the service, not of our absence
     is_scout: bool = False  # one of the first, by which latencies are learned
     n_polls: int = 0
     unfinished_s: float = 0.0

@@ -12,7 +12,6 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
@@ -22,16 +21,16 @@ from PIL import Image
 from dreamo_batch.errors import type_of
 from dreamo_batch.jobs.cells import items_of, printable
 from dreamo_batch.jobs.rules import Finding
+from dreamo_batch.service.config import PORTS
+from dreamo_batch.service.messages import unix_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 _LEFT_ALONE: Final = "%:/?#[]@!$&'()*+,;="
-_MILLISECONDS_FROM: Final = 1e11
 CLOCK_SKEW_S: Final = 300.0
 _YEAR_10000: Final = 253_402_300_800
 
@@ -81,7 +80,7 @@ def _host(url: str) -> str:
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     host = f"[{host}]" if ":" in host else _ascii(host)
-    return host if parts.port in {None, _DEFAULT_PORTS.get(parts.scheme.lower())} else f"{host}:{parts.port}"
+    return host if parts.port in {None, PORTS.get(parts.scheme.lower())} else f"{host}:{parts.port}"
 
 
 def _ascii(host: str) -> str:
@@ -122,27 +121,23 @@ def _scheme(needs: str, others: str, expires: Callable[[Mapping[str, str]], floa
     return _Scheme(frozenset(needs.split()), re.compile(names), expires)
 
 
-def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float]:
+def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float | None]:
     """Read a start and a duration in seconds."""
-    return lambda given: _moment(given[f"{prefix}-date"]) + float(given[f"{prefix}-expires"])
+
+    def end(given: Mapping[str, str]) -> float | None:
+        start = unix_time(given[f"{prefix}-date"])
+        return None if start is None else start + float(given[f"{prefix}-expires"])
+
+    return end
 
 
 def _until(name: str) -> Callable[[Mapping[str, str]], float | None]:
-    return lambda given: _moment(given[name]) if name in given else None
-
-
-def _moment(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        read = datetime.fromisoformat(text)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    return seconds / 1000 if seconds >= _MILLISECONDS_FROM else seconds
+    return lambda given: unix_time(given.get(name))
 
 
 def _cloudfront(given: Mapping[str, str]) -> float | None:
     if "expires" in given:
-        return _moment(given["expires"])
+        return unix_time(given["expires"])
     packed = given["policy"].translate(str.maketrans("-_~", "+=/"))
     policy: Any = json.loads(base64.b64decode(_padded(packed)))
     statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]

@@ -26,7 +26,7 @@ KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
 MASK: Final = "***"
 
-_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 # How characters are written in URLs, JSON, Python and HTML.
@@ -236,7 +236,7 @@ def _checked_url(url: str) -> str:
         )
     try:
         parts = urlsplit(url)
-        is_complete = parts.scheme in _PORTS and _port(parts) != 0
+        is_complete = parts.scheme in PORTS and _port(parts) != 0
     except ValueError as error:
         raise SettingsError(f"base_url {url!r} can't be used: {error}") from None
     is_plain = _HOST.fullmatch(parts.netloc.removesuffix(f":{parts.port}")) and _PATH.fullmatch(parts.path)
@@ -250,4 +250,4 @@ def _checked_url(url: str) -> str:
 
 
 def _port(parts: SplitResult) -> int:
-    return parts.port if parts.port is not None else _PORTS.get(parts.scheme, -1)
+    return parts.port if parts.port is not None else PORTS.get(parts.scheme, -1)

@@ -579,11 +579,6 @@ class Price:
     reason: str | None
 
 
-def encode(request: Request) -> bytes:
-    """Write the JSON body of a create."""
-    return b"".join(pieces_of(request))
-
-
 def pieces_of(request: Request) -> list[bytes]:
     """Write the JSON body of a create in pieces, so that megabytes of base64 are neither encoded nor copied."""
     params: dict[str, Any] = {
