@@ -411,7 +411,8 @@ class Call:
         before = at_work.coordinator
         assignment = self._assignment(ledger.state, before)
         budget = self.budget(assignment, ledger.state, price)
-        n_workers = at_work.workers.n if at_work.workers else _n_workers(self.inputs.options.max_in_flight)
+        wanted = min(_WORKERS_MAX, max(_WORKERS_MIN, self.inputs.options.max_in_flight + 2))
+        n_workers = at_work.workers.n if at_work.workers else wanted
         self._refuse_copy(ledger, assignment)
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
         warnings = self._warnings(ledger, assignment, before)
@@ -724,10 +725,6 @@ def results_of(
 ) -> pd.DataFrame:
     """Lay what the ledger knows, perhaps as a table already, beside the user's table."""
     return assembly.assemble(user, prepared.rows, to_arrow(state) if table is None else table)
-
-
-def _n_workers(max_in_flight: int) -> int:
-    return min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:

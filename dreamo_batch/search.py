@@ -226,7 +226,8 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
         )
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")
-    if columns.SEED in table and not all(map(_is_open, table[columns.SEED])):
+    seeds = table.get(columns.SEED, ())
+    if not all(is_missing(cell) or is_blank(cell) or read_integer(cell).value == -1 for cell in seeds):
         raise UsageError("search draws the seeds: leave out the column seed, or leave it empty.")
     if not len(table):
         raise TableError("The table has no rows to search for.")
@@ -248,10 +249,6 @@ def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
         raise UsageError(
             f"Row {label} is the same job as an earlier row. Drop one, or tell them apart by replicate."
         )
-
-
-def _is_open(cell: Any) -> bool:
-    return is_missing(cell) or is_blank(cell) or read_integer(cell).value == -1
 
 
 def _n_known(planned: pd.DataFrame, tries: _Tries) -> np.ndarray:

@@ -253,7 +253,11 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
         last = checkpoint.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
     except DirectoryError:
         return ()
-    n = sum(job_id not in prepared.jobs and any(map(_is_paid, state.of(job_id))) for job_id in last)
+    n = sum(
+        any(one.stage is Stage.COMPLETED or money(one.cost) for one in state.of(job_id))
+        for job_id in last
+        if job_id not in prepared.jobs
+    )
     if not n:
         return ()
     are = "row of the last table is" if n == 1 else "rows of the last table are"
@@ -261,10 +265,6 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
         f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: "
         + spelled("load(run_dir, all=True).", "`dreamo-batch results RUN_DIR --all`."),
     )
-
-
-def _is_paid(attempt: Attempt) -> bool:
-    return attempt.stage is Stage.COMPLETED or bool(money(attempt.cost))
 
 
 def _rephrased_warnings(prepared: Prepared, job_ids: Collection[str]) -> tuple[str, ...]:

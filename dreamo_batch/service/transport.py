@@ -30,7 +30,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service import failures
-from dreamo_batch.service.config import is_loopback_host
+from dreamo_batch.service.config import PORTS, is_loopback_host
 from dreamo_batch.service.failures import Failure, Operation
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _PIECE_BYTES: Final = 64 * 1024
 _JOINED_BYTES_MAX: Final = 512 * 1024
 # A socket keeps its timeout where that differs by less: every change is a call that lets other threads go first.
 _TIMEOUT_TOLERANCE: Final = 0.01
-_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 # The service may have answered before it hung up.
 _HUNG_UP: Final = (errno.EPIPE, errno.ECONNRESET)
 
@@ -63,7 +62,7 @@ class Form:
 def form_of(prepared: requests.PreparedRequest, target: str | None = None) -> Form:
     """Write a request that `requests` has checked as it is sent; `target` replaces its path and query."""
     parts = urlsplit(str(prepared.url))
-    host = parts.netloc.removesuffix(_DEFAULT_PORTS[parts.scheme])
+    host = parts.netloc.removesuffix(f":{PORTS[parts.scheme]}")
     lines = [f"{name}: {value}\r\n" for name, value in {"Host": host, **prepared.headers}.items()]
     path = prepared.path_url if target is None else target
     return Form(str(prepared.method), f"{parts.scheme}://{host}", path, "".join(lines).encode("latin-1"))
