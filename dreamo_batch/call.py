@@ -277,7 +277,9 @@ class Call:
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
         self.budget(self._assignment(state, None), state, price)
-        if self.directory.is_locked():
+        if (
+            live(self.directory.path) is None and self.directory.is_locked()
+        ):  # a run of our own is gone on with
             raise DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
     def release(self) -> None:
@@ -338,7 +340,10 @@ class Call:
                 raise UsageError(
                     f"Another call of this process took over {self.directory.name}; use start or run once it is over."
                 )
-            do()
+            try:
+                do()
+            except OSError as error:
+                raise storage_failed(self.directory, error) from error
             return self.stopped is None
 
         reply = self.runner.ask(on_this_call)
@@ -401,11 +406,7 @@ class Call:
     # In the runner's thread.
 
     def _install(
-        self,
-        price: Decimal | None,
-        resources: ExitStack,
-        on_begin: Callable[[Call], None],
-        at_work: Runner,
+        self, price: Decimal | None, resources: ExitStack, on_begin: Callable[[Call], None], at_work: Runner
     ) -> None:
         ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
         before = at_work.coordinator
@@ -556,7 +557,10 @@ class Call:
         if place is None or ledger.is_copy or not (n or terms.budget):
             return
         try:
-            share = BudgetShare(Budget.of(place), ledger)
+            budget = Budget.of(place)
+            if self.inputs.options.adopt_copy:
+                budget.adopt()
+            share = BudgetShare(budget, ledger)
             if n:
                 granted = share.join(spending.wanted(n), spending, ledger.state)
                 ledger.set_terms(self._clock.wall(), budget=share.place)

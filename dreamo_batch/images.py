@@ -7,6 +7,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -163,6 +164,19 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     for top, levels in _strips(image):
         grey.paste(Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8)), (0, top))
     return grey
+
+
+def resealed(content: bytes, before: bytes) -> bytes:
+    """Give what was overwritten in a PNG its new checksums; no other format has any."""
+    if content == before or not content.startswith(PNG):
+        return content
+    whole, at = bytearray(content), len(PNG)
+    while at < len(whole):
+        end = at + 8 + int.from_bytes(whole[at : at + 4])
+        if whole[at:end] != before[at:end]:
+            whole[end : end + 4] = zlib.crc32(whole[at + 4 : end]).to_bytes(4)
+        at = end + 4
+    return bytes(whole)
 
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:

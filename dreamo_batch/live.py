@@ -499,9 +499,7 @@ class Batch:
                 self._begin_again()
 
     def retry(
-        self,
-        rows: Collection[Any] | pd.Series | None = None,
-        classes: str | Collection[str] | None = None,
+        self, rows: Collection[Any] | pd.Series | None = None, classes: str | Collection[str] | None = None
     ) -> None:
         """Submit failed rows again, each once, beside what is under way.
 

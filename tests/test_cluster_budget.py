@@ -329,6 +329,37 @@ def test_a_budget_that_forgot_what_it_granted_grants_nothing(tmp_path, gateway, 
     one.assert_bought_once()
 
 
+@pytest.mark.parametrize("cap", [None, 1])
+def test_a_copied_budget_is_read_but_spent_from_only_when_asked(tmp_path, gateway, place, cap):
+    """Its original could be spent from as well, and both would pass the cap."""
+    budget = dreamo.Budget(place, cap=PRICE * 8)
+    one, two, three = (flow(tmp_path, gateway, name, n) for name, n in (("a", 6), ("b", 2), ("c", 1)))
+    one.run(one.table.head(2), budget=budget)
+    copy = shutil.copytree(place, tmp_path / "copy.budget")
+    place = place.rename(tmp_path / "moved.budget")
+    assert spent(dreamo.Budget(copy, cap=cap).status()) == PRICE * 2
+    with pytest.raises(dreamo.DirectoryError, match=r"is a copy of a budget .* adopt_copy=True"):
+        two.run(budget=copy)
+    two.run(budget=copy, adopt_copy=True)
+    three.run(budget=copy)
+    one.run(one.table.head(3), budget=place)
+    assert spent(dreamo.Budget(copy).status()) == PRICE * 5
+
+
+def test_no_run_is_made_where_a_budget_keeps_its_records(tmp_path, gateway, place):
+    """Nor is a budget made where a run is."""
+    dreamo.Budget(place, cap=1)
+    one = flow(tmp_path, gateway, "a", 1)
+    for inside in (place, place / "run", place / "slices"):
+        one.run_dir = inside
+        with pytest.raises(
+            dreamo.DirectoryError, match=r"lies in the budget .*team\.budget\. Choose another"
+        ):
+            one.run()
+    assert gateway.invoice() == []
+    assert len(dreamo.Budget(place).status()) == 0
+
+
 def test_an_edited_budget_stops_runs(tmp_path, gateway, place):
     dreamo.Budget(place, cap=PRICE)
     (record,) = (place / "slices").iterdir()

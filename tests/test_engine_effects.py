@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 
 import pytest
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import (
@@ -18,7 +21,7 @@ from dreamo_batch.engine.effects import (
 )
 from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
+from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected, ServiceRefused
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
 from dreamo_batch.service.config import Secret, Settings
@@ -82,6 +85,25 @@ def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(
         KEY, "t1"
     )
+
+
+@pytest.mark.parametrize(
+    ("polled", "kind"),
+    [
+        (Task("t1", "in_progress"), None),
+        (RequestRejected(Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND)), FailureKind.PERMANENT),
+        (ServiceRefused(Failure(FailureKind.STOP, failures.NO_CREDIT)), FailureKind.PERMANENT),
+        (RequestNotTaken(AWAY), FailureKind.MAY_HAVE_ARRIVED),
+    ],
+)
+def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, polled, kind):
+    """What is named may be the request alone, or a task that will be billed."""
+    refused = Failure(FailureKind.PERMANENT, failures.REJECTED, 400, message="bad prompt", task_id="t1")
+    made = effects(polled, tmp_path)
+    made._client.create = lambda _request: (_ for _ in ()).throw(RequestRejected(refused))
+    result = made.create(KEY, job(), boottime()).result
+    assert result == "t1" if kind is None else result.kind is kind
+    assert made._client.asked == [("fetch", "t1")]
 
 
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
@@ -221,6 +243,21 @@ def test_what_came_instead_of_a_picture_does_not_show_the_key(tmp_path):
     """Its beginning is quoted."""
     told = effects(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"]).result
     assert "invalid key ***" in told
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
+    """A service may note the request in the metadata; what was paid for still opens, and looks the same."""
+    picture, made, noted = Image.new("RGB", (64, 48), (20, 90, 200)), io.BytesIO(), PngInfo()
+    noted.add_text("request", "Bearer sk-example-key")
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "Bearer sk-example-key"
+    picture.save(made, kind, exif=exif, pnginfo=noted)
+    assert b"sk-example-key" in made.getvalue()
+    saved = effects(made.getvalue(), tmp_path).save(KEY, ["https://h/a"]).result
+    with Image.open(tmp_path / saved.path) as opened, Image.open(made) as sent:
+        assert opened.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"sk-example" in path.read_bytes()]
 
 
 def test_no_link_is_no_request(tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import threading
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -20,6 +21,9 @@ from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, peek_entropy, read
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from tests.fakes import event
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SERVICE = "host:443"
 
@@ -701,6 +705,50 @@ def test_tasks_that_no_file_takes_are_named(robbed, folder, monkeypatch):
         assert [attempt.task_id for attempt in robbed.unwritten_tasks()] == ["task-a"]
     answer(robbed)
     assert robbed.unwritten_tasks() == []
+
+
+def over(backup: Path, folder: Path) -> None:
+    """Copy what a backup has over what is there."""
+    for path in backup.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def over_with_attributes(backup: Path, folder: Path) -> None:
+    """Do so as `cp -a` does."""
+    shutil.copytree(backup, folder, dirs_exist_ok=True)
+
+
+def mirrored(backup: Path, folder: Path) -> None:
+    """Make the folder what the backup is, as `rsync --delete` does."""
+    for path in folder.iterdir():
+        path.unlink()
+    over(backup, folder)
+
+
+@pytest.mark.parametrize("restore", [over, over_with_attributes, mirrored])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_backup_of_a_live_run_copied_over_it_is_a_copy(folder, tmp_path, restore, is_killed):
+    """Each file is whole and in its place; only the folder remembers that the newest journal was longer."""
+    opened_and_closed(folder)
+    ledger = opened(folder)
+    work(ledger, "a", EventKind.SENDING, EventKind.ACCEPTED)
+    shutil.copytree(folder, tmp_path / "backup")
+    work(ledger, "b", EventKind.SENDING, EventKind.ACCEPTED)
+    if is_killed:
+        ledger.abandon()
+    else:
+        ledger.close(["a", "b"])
+    assert not ledgers.is_copied(read(folder), RunDirectory(folder))
+    restore(tmp_path / "backup", folder)
+    assert stages(read(folder).state()) == {"a": "accepted"}
+    for _ in range(2):
+        ledger = opened(folder)
+        assert ledger.is_copy
+        ledger.close([])
+    ledger = opened(folder)
+    ledger.adopt([])
+    ledger.close([])
+    assert not ledgers.is_copied(read(folder), RunDirectory(folder))
 
 
 def test_a_copy_of_hard_links_leaves_the_original_alone(busy, tmp_path):

@@ -201,6 +201,8 @@ class ShardedCall(Call):
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else Budget.of(team)
         self._refuse_two_caps()
+        if self._team is not None and inputs.options.adopt_copy:
+            self._team.adopt()
         submitted = {job_id for job_id, _ in self._planned.to_submit}
         self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
         nearly = planning.nearly_bought(inputs.prepared, state, directory.jobs)

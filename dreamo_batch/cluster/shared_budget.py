@@ -15,6 +15,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.cluster.slices import Share, Slices
 from dreamo_batch.engine.budget import Spending, highest_price
+from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.store import FolderStore, ObjectStore, place_given, refuse_unsafe
 from dreamo_batch.errors import DirectoryError, DreamoError, LedgerDamaged, UsageError
@@ -159,6 +160,28 @@ class Budget:
         # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
         return Slices(FolderStore(Path(self.place)), place=self.place, pause=lambda _: None)
 
+    def _identity(self) -> str:
+        """Return an identity of the place, which a copy of it hasn't."""
+        if is_url(self.place):
+            return self.place.replace("-", "_")
+        Path(self.place).mkdir(parents=True, exist_ok=True)
+        return identity_of_file(Path(self.place))
+
+    def refuse_copy(self, slices: Slices) -> None:
+        """Refuse to spend from a copy, beside whose original it could pass the cap."""
+        if not is_same_file(slices.identity, self._identity()):
+            raise DirectoryError(
+                f"{self.place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
+                "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
+                f"the original, or pass {option('adopt_copy', value=True)} to make this a budget of its own."
+            )
+
+    def adopt(self) -> None:
+        """Make a copy of a budget one of its own."""
+        slices = self.slices()
+        slices.read()
+        slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=self._identity())
+
     def used_up(self, slices: Slices, directory: str, here: str) -> str:
         """Say that nothing is left for a directory and its shards, how they stand, who has what, and what to do."""
         shares = list(slices.shares.values())
@@ -190,8 +213,10 @@ class Budget:
                 f"{self.place} is no budget, but there is something already. Choose a new folder."
             )
 
-    @staticmethod
-    def _limit(slices: Slices, cap: Decimal | None, per_user: Decimal | None, *, has_per_user: bool) -> None:
+    def _limit(
+        self, slices: Slices, cap: Decimal | None, per_user: Decimal | None, *, has_per_user: bool
+    ) -> None:
+        identity = self._identity() if slices.cap is None else ""
         cap = slices.cap if cap is None else cap
         per_user = per_user if has_per_user else slices.per_owner
         of_users: dict[str, Decimal] = defaultdict(lambda: ZERO)
@@ -211,7 +236,7 @@ class Budget:
                     f"{_holders(one for one in slices.shares.values() if one.owner == user)} Choose at least that "
                     "much, or wait until runs have given theirs back."
                 )
-        slices.limit(cap=cap, per_owner=per_user)
+        slices.limit(cap=cap, per_owner=per_user, identity=identity)
 
 
 class BudgetStatus(HeadedFrame):
@@ -246,6 +271,7 @@ class BudgetShare:
         """Refuse a budget that the directory doesn't belong to, or that has forgotten what it granted."""
         terms, place = ledger.state.terms, self.place
         granted = self._slices.granted()
+        self._budget.refuse_copy(self._slices)
         held = money(terms.slice) or ZERO
         if terms.budget is None or held <= granted.get(self._child, ZERO):
             return

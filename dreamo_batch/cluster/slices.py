@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch.engine.store import is_put
+from dreamo_batch.engine.store import SLICES, is_put
 from dreamo_batch.errors import DirectoryLocked, LedgerDamaged
 from dreamo_batch.money import EXACT, ZERO, exact_text, minus, money, times, total
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.store import Records
 
-_FOLDER: Final = "slices/"
 _SUMMARY_EVERY: Final = 16  # records, so that a reader needs only those behind the last summary
 
 
@@ -69,6 +68,7 @@ class Slices:
         self.shares: dict[str, Share] = {}
         self.cap: Decimal | None = None
         self.per_owner: Decimal | None = None
+        self.identity = ""  # of the place where the records are; empty where none was noted
         self._store = store
         self._place = place
         self._pause = pause
@@ -89,15 +89,18 @@ class Slices:
         self.read()
         return {child: share.amount for child, share in self.shares.items()}
 
-    def limit(self, *, cap: Decimal | None, per_owner: Decimal | None = None) -> None:
-        """Set the cap, and the cap of each owner, in USD, None for none; below what is granted, nothing more is."""
-        self._append(
-            lambda: (
-                None
-                if self._last and (cap, per_owner) == (self.cap, self.per_owner)
-                else {"cap": _text(cap), "per_owner": _text(per_owner)}
-            )
-        )
+    def limit(self, *, cap: Decimal | None, per_owner: Decimal | None = None, identity: str = "") -> None:
+        """Set the cap, and the cap of each owner, in USD, None for none; below what is granted, nothing more is.
+
+        `identity` is that of the place where the records are; without it, what was noted stays.
+        """
+
+        def changed() -> dict[str, Any] | None:
+            wanted = (cap, per_owner, identity or self.identity)
+            is_known = self._last and wanted == (self.cap, self.per_owner, self.identity)
+            return None if is_known else _terms(*wanted)
+
+        self._append(changed)
 
     def grant(
         self,
@@ -187,17 +190,13 @@ class Slices:
         head = {"number": number, "nonce": secrets.token_hex(8), "follows": self._digest}
         if number % _SUMMARY_EVERY == 0:
             shares = {child: asdict(share) for child, share in self.shares.items()}
-            head["summary"] = {
-                "cap": _text(self.cap),
-                "per_owner": _text(self.per_owner),
-                "shares": shares,
-            }
+            head["summary"] = _terms(self.cap, self.per_owner, self.identity) | {"shares": shares}
         body = json.dumps(head | record, separators=(",", ":")).encode()
         return hashlib.sha256(body).hexdigest().encode() + b" " + body + b"\n"
 
     def _find_summary(self) -> None:
         """Begin at the newest summary; whatever is missing before it, nobody may have deleted."""
-        names = self._store.names(_FOLDER)
+        names = self._store.names(SLICES)
         if names != [_name(number) for number in range(1, len(names) + 1)]:
             raise self._damaged("a record is missing, or a file doesn't belong there")
         self._last = max(0, len(names) // _SUMMARY_EVERY * _SUMMARY_EVERY - 1)
@@ -224,6 +223,7 @@ class Slices:
 
     def _take_terms(self, record: Mapping[str, Any]) -> None:
         self.cap, self.per_owner = _amount(record["cap"]), _amount(record["per_owner"])
+        self.identity = record.get("identity", "")
 
     def _damaged(self, what: str) -> LedgerDamaged:
         return LedgerDamaged(
@@ -233,7 +233,7 @@ class Slices:
 
 
 def _name(number: int) -> str:
-    return f"{_FOLDER}{number:012d}"
+    return f"{SLICES}{number:012d}"
 
 
 def _changed(child: str, share: Share, about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -246,8 +246,10 @@ def _in_units(room: Decimal, unit: Decimal) -> Decimal:
     return times((n + 1) // 2, unit)
 
 
-def _text(amount: Decimal | None) -> str | None:
-    return None if amount is None else exact_text(amount)
+def _terms(cap: Decimal | None, per_owner: Decimal | None, identity: str) -> dict[str, Any]:
+    amounts = {"cap": cap, "per_owner": per_owner}
+    texts = {name: None if one is None else exact_text(one) for name, one in amounts.items()}
+    return texts | {"identity": identity}
 
 
 def _amount(written: str | None) -> Decimal | None:

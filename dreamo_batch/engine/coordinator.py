@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.engine import effects
-from dreamo_batch.engine.attempts import (
-    CAME_TO_NOTHING,
-    OPEN,
-    Attempt,
-    Event,
-    Stage,
-    next_number,
-    status_of,
-)
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, Attempt, Event, Stage, next_number, status_of
 from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Action, Do, Key, Refusals, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache, replica
 from dreamo_batch.engine.replica import Replica
-from dreamo_batch.engine.store import place_given
+from dreamo_batch.engine.store import FIRST_SLICE, place_given
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
 from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.logs import logger_named
@@ -188,7 +188,12 @@ class RunDirectory:
             return {name: shard for name, shard in opened if shard.exists()}
 
     def make(self) -> None:
-        """Create the folder unless it exists."""
+        """Create the folder unless it exists; raises where a budget keeps its records."""
+        for folder in (self.path, *self.path.parents) if self.replica is None else ():
+            if (folder / FIRST_SLICE).is_file():
+                raise DirectoryError(
+                    f"{self.path} lies in the budget {folder}. Choose another run directory."
+                )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):

@@ -24,6 +24,7 @@ from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
 from dreamo_batch.errors import ServiceError
+from dreamo_batch.images import resealed
 from dreamo_batch.jobs import sources as links
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
@@ -435,11 +436,23 @@ class Effects:
             return CreateAnswer(key, self._client.create(request.pop()))
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
-            # An answer that broke after the id was read still names the task.
-            return CreateAnswer(key, error.failure.task_id or error.failure)
+            return CreateAnswer(key, self._named_task(error.failure))
         except Exception as error:
             logger.exception("create of job %s ended in a way nobody foresaw", key[0])
             return CreateAnswer(key, from_exception("create", error))
+
+    def _named_task(self, failure: Failure) -> str | Failure:
+        """Return the task that a failed create names; one that a refusal names is asked for first."""
+        if failure.task_id is None or failure.kind is FailureKind.MAY_HAVE_ARRIVED:
+            return failure.task_id or failure
+        try:
+            self._client.fetch(failure.task_id)
+        except ServiceError as error:
+            if error.failure.error_class == failures.TASK_NOT_FOUND or error.failure.kind is FailureKind.STOP:
+                return failure
+            message = f"{failure.message}; but it names task {failure.task_id}: {error.failure.message}"
+            return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
+        return failure.task_id
 
     def fetch(self, do: Do, key: Key, task_id: str) -> PollAnswer:
         """Ask for one task."""
@@ -472,17 +485,23 @@ class Effects:
         """Fetch a picture, once more if it has not the size that the service told."""
         content = b""
         for _ in range(2):
-            content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+            content = self._download(url)
             if told_bytes is None or len(content) == told_bytes:
                 return content, None
         return content, f"the picture has {len(content)} bytes, and the service had said {told_bytes}"
+
+    def _download(self, url: str) -> bytes:
+        """Fetch a file; where the service wrote the key into it, as into a picture's metadata, it is masked."""
+        content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+        key = self._client.settings.api_key
+        return content if key is None else resealed(key.overwrite(content), content)
 
     def _further(self, links: Sequence[str], name: str) -> str:
         """Fetch what a task made beside its first picture, and say where it is."""
         places = []
         for number, url in enumerate(links[1:], start=2):
             try:
-                content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+                content = self._download(url)
                 places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
                 directory.share_with_gateway(self._run_dir, places[-1], url)
             except (ServiceError, directory.NotAPicture) as error:

@@ -1,9 +1,10 @@
 """The journals of a run: every event, on disk before anything depends on it, with checksums that expose lost lines.
 
 Each journal holds the last checksum of the one before. A note beside the newest journal says how long it is; it may
-lag behind the journal after a power failure, but is never ahead of it. A run whose directory was moved or deleted
-writes the attempts that changed to `strays-*.jsonl` instead, because another run may have read its journals already;
-the next opening folds them into the ledger. Folding them again changes nothing.
+lag behind the journal after a power failure, but is never ahead of it. The folder has a mark that says the same, and
+keeps it when older files are copied over its own. A run whose directory was moved or deleted writes the attempts that
+changed to `strays-*.jsonl` instead, because another run may have read its journals already; the next opening folds them
+into the ledger. Folding them again changes nothing.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ logger = logger_named(__name__)
 
 END_NAME: Final = "journal.end"
 _NOTE: Final = re.compile(rb"(\d{12} \d{16}) ([0-9a-f]{8})\n")
+# The name of an extended attribute. `cp -a` sets those of its source, but removes none of others.
+_MARK: Final = re.compile(r"user\.dreamo-batch\.(\d+)-(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class End:
     """The number of a journal, and its least number of bytes on disk."""
 
@@ -48,11 +51,12 @@ class End:
 
 
 class EndNote:
-    """Keeps the note on an open journal's length; if the disk refuses an update, the old note stays."""
+    """Keeps the note and the mark of an open journal's length; if the disk refuses an update, the old ones stay."""
 
-    def __init__(self, folder: Path, number: int, n_bytes: int) -> None:
+    def __init__(self, folder: Path, number: int, n_bytes: int, *, is_marked: bool) -> None:
         self._number = number
         self._fd: int | None = None
+        self._folder_fd = os.open(folder, os.O_RDONLY) if is_marked and hasattr(os, "setxattr") else None
         fresh = folder / f".{END_NAME}"  # a copy made of hard links has the old file, too
         with suppress(OSError):
             self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -65,12 +69,24 @@ class EndNote:
         if self._fd is not None:
             with suppress(OSError):
                 os.pwrite(self._fd, b"%b %08x\n" % (text, zlib.crc32(text)), 0)
+        if self._folder_fd is not None:
+            with suppress(OSError):  # not every file system has extended attributes
+                before = _marks(self._folder_fd)
+                os.setxattr(self._folder_fd, f"user.dreamo-batch.{self._number}-{n_bytes}", b"")
+                for mark in before.keys() - {End(self._number, n_bytes)}:
+                    os.removexattr(self._folder_fd, before[mark])
 
     def close(self) -> None:
         """Close the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        for fd in (self._fd, self._folder_fd):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._folder_fd = None
+
+
+def _marks(folder: Path | int) -> dict[End, str]:
+    found = map(_MARK.fullmatch, os.listxattr(folder))
+    return {End(int(mark[1]), int(mark[2])): mark[0] for mark in found if mark}
 
 
 def read_end(folder: Path) -> End | None:
@@ -141,6 +157,17 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def is_rolled_back(folder: Path, covers: int) -> bool:
+    """Whether the folder once had more than is in its newest journal, and in checkpoints up to a number."""
+    try:
+        last = max(_marks(folder), default=End(0, 0))
+        newest = max(numbers(folder), default=0)
+        is_shorter = newest == last.number and path_of(folder, newest).stat().st_size < last.n_bytes
+    except (OSError, AttributeError):  # no extended attributes here
+        return False
+    return last.number > covers and (newest < last.number or is_shorter)
+
+
 def is_copied(folder: Path) -> bool:
     """Whether the newest journal was put in the folder by another program: it may be older than what it replaced."""
     try:
@@ -174,7 +201,7 @@ class Journal:
             self._line({"journal": _header_fields(header)})
             self.commit()
             fsync_folder(folder)
-            self._end = EndNote(folder, header.number, self._n_durable_bytes)
+            self._end = EndNote(folder, header.number, self._n_durable_bytes, is_marked=ship is None)
         except BaseException:
             self._file.close()
             path.unlink(missing_ok=True)  # it holds nothing, and its number is needed again

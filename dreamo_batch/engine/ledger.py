@@ -40,7 +40,7 @@ from dreamo_batch.engine.directory import (
 from dreamo_batch.engine.journal import Kept, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
 from dreamo_batch.logs import logger_named
-from dreamo_batch.text import local_option, same_call
+from dreamo_batch.text import local_option, option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -250,7 +250,8 @@ def _refuse_early_end(contents: journal.Contents, end: journal.End | None, numbe
     raise LedgerDamaged(
         f"{journal.path_of(folder, number).name} has lost {end.n_bytes - contents.n_bytes} bytes at its end. They may "
         "record purchases, so nothing is bought while the ledger is damaged. Restore the file from a copy. Without a "
-        f"copy, deleting {journal.END_NAME} accepts the loss: the jobs in those lines may be bought again."
+        f"copy, deleting {journal.END_NAME} and passing {option('adopt_copy', value=True)} accepts the loss: the jobs "
+        "in those lines may be bought again."
     )
 
 
@@ -491,9 +492,10 @@ class Ledger:
 
 
 def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
-    """Whether a directory, or its newest journal, is a copy of what was written."""
-    before = "" if recovered.meta is None else recovered.meta.place
-    return not is_same_place(before, directory.place()) or journal.is_copied(directory.path)
+    """Whether a directory, or its newest journal, is a copy of what was written, or older than what was there."""
+    before, folder = "" if recovered.meta is None else recovered.meta.place, directory.path
+    is_older = directory.replica is None and journal.is_rolled_back(folder, recovered.covers)
+    return is_older or not is_same_place(before, directory.place()) or journal.is_copied(folder)
 
 
 def interrupted(state: State) -> list[Attempt]:

@@ -54,6 +54,7 @@ _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
+_OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
 _OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has a log and files of its own
 _NOT_PUT: Final = (
     *_OF_LOG,
@@ -261,6 +262,7 @@ class Replica:
         """Become the one writer: no other can commit any more. The folder is made anew."""
         with self._named_in_errors():
             if not self.store.names("log/"):
+                self._refuse_taken()
                 store.refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
@@ -274,6 +276,15 @@ class Replica:
         files.publish(self.path, self._publish)
         self._beating.clear()
         threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
+
+    def _refuse_taken(self) -> None:
+        """Refuse a place where a budget, or another run directory, keeps what is its own."""
+        parent, _, name = self.url.rpartition("/")
+        above = open_store(parent) if is_url(parent) else self.store
+        is_budget = any(one.get(store.FIRST_SLICE) for one in (self.store, above))
+        if is_budget or (name in _OWN and above.names("log/")):
+            what = "a budget" if is_budget else "another run directory"
+            raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
 
     def release(self) -> None:
         """Stop being the writer, and say so in the log."""

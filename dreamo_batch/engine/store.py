@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMES: Final = ("s3", "gs", "az")
+SLICES: Final = "slices/"  # the records of a budget
+FIRST_SLICE: Final = f"{SLICES}{1:012d}"
 _PROBE: Final = "probe"
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2

@@ -77,6 +77,11 @@ class Secret:
         lowered = _unescaped(text).lower()
         return is_long and any(one.lower() in lowered for one in map(_unescaped, self._spellings()))
 
+    def overwrite(self, content: bytes) -> bytes:
+        """Replace the key in a file with as many asterisks; short ones are left, as in `is_in`."""
+        key = self._value.encode()
+        return content if len(key) < _REVEALING_IN_IDS_CHARACTERS else content.replace(key, b"*" * len(key))
+
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
         if not answer.isascii() or b"\\" in answer:  # texts aren't spelled there as they are read

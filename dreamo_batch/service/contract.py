@@ -273,4 +273,6 @@ LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
 TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is unknown")
 POLL_EVERY_S: Final = Fact(5.0, "cli", "what the vendor's own client does")
 NO_CREDIT_CODES: Final = Fact(range(40201, 40209), "sdk", "out of credit, at any HTTP status")
+# 425 is only for early data, which is never sent; a proxy reports 499 where it gave up a request that it had passed on.
+UNCLEAR_STATUSES: Final = Fact((408, 425, 499), "assumed", "of a create: it may have arrived")
 STOP_STATUSES: Final = Fact((401, 402, 403), "sdk", "key; credit; balance or permission")

@@ -262,7 +262,7 @@ def _class_if_unclear(status: int) -> str | None:
     """Return the class of an answer that doesn't say whether the request was accepted; None if it was refused."""
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return SERVER_ERROR
-    if status == HTTPStatus.REQUEST_TIMEOUT:
+    if status in contract.UNCLEAR_STATUSES.value:
         return NO_ANSWER
     if status < HTTPStatus.MULTIPLE_CHOICES:
         return UNREADABLE
