@@ -290,7 +290,9 @@ def test_a_killed_writer_is_succeeded_at_once(any_server, slow_gateway, clock, t
     assert counts.get("ambiguous", 0) <= 16
 
 
-def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_gateway, clock, tmp_path):
+def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(
+    any_server, machine, slow_gateway, clock, tmp_path
+):
     """Its successor goes on; once awake it stops, and its answers are not lost."""
     first = started(any_server, slow_gateway, tmp_path / "one", 40)
     until(lambda: len(slow_gateway.invoice()) >= 16)
@@ -306,9 +308,7 @@ def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(any_server, slow_g
     assert first.returncode != 0
     assert re.search(r"StorageFailed: another process has taken s3://bucket/exp over", told), told
     assert max(bought(slow_gateway).values()) == 1
-    third = started(any_server, slow_gateway, tmp_path / "three", 40)
-    out = third.communicate(timeout=120)[0]
-    counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
+    counts = dreamo.run(sweep(40), URL, gateway=slow_gateway, **QUIET)["status"].value_counts().to_dict()
     assert counts["completed"] + counts.get("ambiguous", 0) == 40
     assert len(bought(slow_gateway)) >= counts["completed"]
 
@@ -526,7 +526,7 @@ def test_answers_of_a_suspended_writer_settle_its_rows_before_the_next_run_ends(
         assert set(dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)["status"]) == {"completed"}
 
 
-def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, clock, tmp_path):
+def test_a_suspended_driver_of_shards_can_do_nothing_more(server, machine, slow_gateway, clock, tmp_path):
     """Its workers are those of a process that was suspended as a whole, and woken up."""
     options = {"pool": "ThreadPoolExecutor(2)"}
     first = started(server, slow_gateway, tmp_path / "one", 4, **options)
@@ -542,9 +542,8 @@ def test_a_suspended_driver_of_shards_can_do_nothing_more(server, slow_gateway, 
     assert first.returncode != 0
     assert "StorageFailed" in told, told
     assert max(bought(slow_gateway).values()) == 1
-    out, err = started(server, slow_gateway, tmp_path / "three", 4, **options).communicate(timeout=200)
-    counts = eval(out.splitlines()[-1])  # noqa: S307 - our own words
-    assert counts["completed"] + counts.get("ambiguous", 0) == 4, err
+    counts = dreamo.run(sweep(4), URL, gateway=slow_gateway, **QUIET)["status"].value_counts().to_dict()
+    assert counts["completed"] + counts.get("ambiguous", 0) == 4
 
 
 def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import tempfile
 import threading
 import time
 import uuid
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, parallel
 from dreamo_batch.call import Call, Service
@@ -37,7 +40,7 @@ from dreamo_batch.engine import fenced_log, journal
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
 from dreamo_batch.engine.budget import Spending
-from dreamo_batch.engine.checkpoint import read_frame, write_frame, write_jobs
+from dreamo_batch.engine.checkpoint import read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
@@ -208,9 +211,9 @@ class ShardedCall(Call):
         nearly = planning.nearly_bought(inputs.prepared, state, directory.jobs)
         self.warnings = planning.warnings_of(inputs.prepared, nearly, submitted)
         self._store(manifest)
-        self._table, _ = read_frame(directory.jobs)
-        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID]
-        self._shard_of_row = ids.map(shard_of, na_action="ignore").to_numpy()
+        self._table = read_stored(directory.jobs)
+        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID].to_pylist()
+        self._shard_of_row = np.array([one and shard_of(one) for one in ids])
         self._snapshots = self._as_it_stands(shards)
         to_save = (key for key, _ in self._planned.to_save)
         keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
@@ -570,14 +573,12 @@ class ShardedCall(Call):
     def _table_of(self, name: str) -> bytes:
         """Return the rows of a shard as a Parquet file; a duplicate names the place of its first row there."""
         places = np.flatnonzero(self._shard_of_row == name)
-        rows, again = self._table.iloc[places], columns.STORED_PREFIX + columns.DUPLICATE_OF
-        is_again = rows[again].notna().to_numpy()
-        moved = rows[again].copy()
-        moved[is_again] = np.searchsorted(places, rows.loc[is_again, again].to_numpy(dtype=np.int64))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "table.parquet"
-            write_frame(path, rows.assign(**{again: moved}), {"table_id": self._table_id})
-            return path.read_bytes()
+        rows, again = self._table.take(places), columns.STORED_PREFIX + columns.DUPLICATE_OF
+        moved = pc.index_in(rows[again].cast(pa.int64()), pa.array(places))
+        at = rows.schema.get_field_index(again)
+        table = io.BytesIO()
+        pq.write_table(rows.set_column(at, rows.schema.field(at), moved.cast(pa.int64())), table)
+        return table.getvalue()
 
     def _take_outcome(self, name: str, outcome: ShardOutcome) -> None:
         """Keep what a shard came to; what stops one for any other reason than its slice stops all."""

@@ -432,6 +432,15 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
         ) from error
 
 
+def read_stored(path: Path) -> pa.Table:
+    """Read a frame that `write_frame` wrote as the table it is stored as, of which any rows are one, too."""
+    frame, _ = read_frame(path)
+    table = pa.Table.from_pandas(frame, preserve_index=True)
+    return table.replace_schema_metadata(
+        table.schema.metadata | {_META: pq.read_schema(path).metadata[_META]}
+    )
+
+
 def _to_frame(table: pa.Table) -> pd.DataFrame:
     """Convert a stored table to a frame, without pandas' metadata if that can't be read."""
     try:
