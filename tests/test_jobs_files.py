@@ -499,8 +499,13 @@ def test_any_name_survives_a_sheet(name, tmp_path):
 def test_half_characters_do_not_stop_a_write(suffix, tmp_path):
     """No file of text can hold them; they are written out."""
     table = pd.DataFrame({"own": pd.Series(["a\ud83d"], dtype=object)})
+    table["b"] = 1
+    table.columns = pd.Index(["own", "b\ud83d"], dtype=object)
     write_table(table, tmp_path / f"jobs{suffix}")
     assert read_table(tmp_path / f"jobs{suffix}")["own"].tolist() == ["a\\ud83d"]
+    assert read_table(tmp_path / f"jobs{suffix}").columns.tolist() == ["own", "b\\ud83d"]
+    with pytest.raises(TableError, match="half a character in its name"):
+        validate(table)
 
 
 def test_numbers_that_a_sheet_keeps_only_roughly_are_no_seeds(tmp_path):

@@ -197,6 +197,9 @@ def _refuse_unusable(table: pd.DataFrame) -> None:
             f"Columns have names that begin with {columns.STORED_PREFIX!r}, which run directories use: "
             f"{_listed(reserved)}. Rename them."
         )
+    torn = [name for name in table.columns if isinstance(name, str) and cells.printable(name) != name]
+    if torn:
+        raise TableError(f"Column {torn[0]!r} has half a character in its name. Rename it.")
     levels = (
         (table.index.names[place], table.index.get_level_values(place))
         for place in range(table.index.nlevels)

@@ -166,7 +166,9 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
             warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=5)
         stored.to_parquet(path)
         return
-    frame = with_index_as_columns(frame)
+    frame = with_index_as_columns(frame).rename(
+        columns=lambda name: cells.printable(name) if isinstance(name, str) else name
+    )
     is_marked = excel_safe and suffix in _DELIMITED
     if is_marked:
         frame = _safe_for_spreadsheets(frame)
