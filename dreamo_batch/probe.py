@@ -26,6 +26,7 @@ from dreamo_batch.errors import (
     ServiceError,
     ServiceRefused,
     UsageError,
+    check_count,
 )
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -177,8 +178,7 @@ def _probe(
     table: pd.DataFrame, k: int, base_dir: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise UsageError(f"k must be a whole number of at least 1, not {k!r}.")
+    check_count("k", k)
     table, _ = recognised(as_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed

@@ -15,7 +15,7 @@ from dreamo_batch.batch import plan, run
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
-from dreamo_batch.errors import TableError, UsageError, is_function_of
+from dreamo_batch.errors import TableError, UsageError, check_count, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, written
@@ -103,8 +103,7 @@ def search(
     [['a beach', 1, True], ['snow', 1, True]]
     """
     for name, value in (("keep", keep), ("max_attempts_each", max_attempts_each)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise UsageError(f"{name}={value!r}: expected a whole number of at least 1.")
+        check_count(name, value)
     if max_attempts_each < keep:
         raise UsageError(f"max_attempts_each={max_attempts_each} can't give keep={keep} pictures; raise it.")
     if max_cost is None:

@@ -44,6 +44,7 @@ from dreamo_batch.results import load as reading
 from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_state
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
+from dreamo_batch.text import option, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -108,10 +109,15 @@ def resolve(
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none (it has no jobs.parquet).
     """
     if (task_id is None) == (not not_sent):
-        raise UsageError("Pass either task_id=, if the attempt was accepted, or not_sent=True, if it wasn't.")
+        raise UsageError(
+            f"Pass either {spelled('task_id=', '--task-id ID')}, if the attempt was accepted, or "
+            f"{option('not_sent', value=True)}, if it wasn't."
+        )
     key = environment_key()
     if task_id is not None and key is not None and key.lower() in str(task_id).lower():
-        raise UsageError("task_id= shows your API key. Pass the task id from the service's list or bill.")
+        raise UsageError(
+            f"{spelled('task_id=', '--task-id')} shows your API key. Pass the task id from the service's list or bill."
+        )
     if task_id is not None and not is_task_id(task_id):
         raise UsageError(f"{task_id!r} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
@@ -213,7 +214,7 @@ def test_the_service_may_draw_instead():
 def test_other_ways_of_drawing_are_refused():
     """A misspelt choice must not silently mean something."""
     with pytest.raises(UsageError, match="'record', 'service'"):
-        prepare(_table(), entropy="e", random_seed="none")
+        dreamo.plan(_table(), random_seed="none")
 
 
 def test_no_seed_is_drawn_twice_for_one_attempt(monkeypatch):

@@ -405,8 +405,6 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
     *named, row = words
     path = run_dir_of(named[0] if named else None, run_dir_option)
-    if (answer["task_id"] is None) != answer["not_sent"]:
-        raise click.UsageError("pass either --task-id ID (it was accepted) or --not-sent (it was not)")
     dreamo.resolve(path, row, **answer)
     show_summary(dreamo.status(path), format_)
     hint(f"row {row} is settled; run the table again to go on.")

@@ -21,7 +21,7 @@ from dreamo_batch.engine.budget import Spending, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
-from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.errors import DirectoryError, UsageError, check_count
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
@@ -408,7 +408,8 @@ class RunOptions:
             elif hint == Amount | None:
                 _amount(name, value)
             elif value is not None and hint is not Any:
-                _at_least(name, value, 1)
+                check_count(name, value)
+                object.__setattr__(self, name, int(value))  # run.json takes no other kind
 
     def cap(self, stored: str | None) -> Decimal | None:
         """Return the cap in force: given now, else the stored one; infinity lifts it."""
@@ -437,13 +438,6 @@ def _seconds(name: str, value: object) -> None:
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def _at_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise UsageError(f"{name} must be at least {least}, not {value}")
 
 
 def _amount(name: str, value: Amount | None) -> None:

@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs
 from dreamo_batch.jobs.rules import ERROR
 from dreamo_batch.jobs.validate import Reading, absolute, read
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 INVALID_CLASS: Final = "invalid"
 RECORD: Final = "record"
-RANDOM_SEED: Final = (RECORD, "service")
 
 _ID_CHARACTERS: Final = 32
 _PLAIN: Final = (",", ":")
@@ -139,10 +137,6 @@ def prepare(
     at: float | None = None,
 ) -> Prepared:
     """Turn a table into jobs; with `at` (Unix seconds) links must still be good at that time."""
-    if random_seed not in RANDOM_SEED:
-        raise UsageError(
-            f"random_seed is {random_seed!r}; expected one of {', '.join(map(repr, RANDOM_SEED))}."
-        )
     inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
     how = Check(
         absolute(base_dir),

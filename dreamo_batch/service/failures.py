@@ -318,10 +318,7 @@ def _phrase(status: int) -> str:
     """Return the standard words for a status whose body says nothing."""
     if is_success(status):
         return "the answer can't be read"
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "unknown HTTP status"
+    return http.client.responses.get(status, "unknown HTTP status")
 
 
 # How long to wait
