@@ -154,7 +154,8 @@ def _heard_once(run_dir: str | os.PathLike[str], options: dict[str, Any]) -> Ite
     try:
         with listeners.hear_of_refusal():
             yield
-        listeners.hand_on(ends[-1])
+        for event in ends[-1:]:  # none if the listener was not reached in time
+            listeners.hand_on(event)
     finally:
         listeners.wait()
 
