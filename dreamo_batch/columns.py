@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
+
 # What the user hands in.
 IMAGE = "image"
 IMAGE_ALIASES = ("image_path", "image_url")
@@ -251,6 +253,9 @@ PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUS
 UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
 SETTLED = (COMPLETED, FAILED, INVALID, AMBIGUOUS)
 
+# Inputs that not every model has, or that most tables lack.
+INPUTS_OF_SOME = (MODEL, REF_TYPE, GUIDANCE_SCALE1, GUIDANCE_SCALE2)
+
 ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
 
 
@@ -274,6 +279,12 @@ def listed(names: Any) -> list[Any]:
 def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
     """Return the pandas dtype of each column."""
     return {column.name: column.dtype for column in columns.values()}
+
+
+def sizes(table: pd.DataFrame, width: str = WIDTH, height: str = HEIGHT) -> pd.Series[str]:
+    """Return the size of each row as text, such as "512x512"; missing where a side is."""
+    sides = (table[side].astype(INT).astype(STR) for side in (width, height))
+    return next(sides) + "x" + next(sides)
 
 
 def _read_tables() -> dict[str, dict[str, Column]]:

@@ -179,6 +179,13 @@ def resealed(content: bytes, before: bytes) -> bytes:
     return bytes(whole)
 
 
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """Return the file of a picture; options are those of Pillow."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
     """Return the lowest and highest level of each band."""
     if image.mode in DEEP_MODES:  # Pillow reads some of these in its own byte order only

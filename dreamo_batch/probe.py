@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -28,6 +27,7 @@ from dreamo_batch.errors import (
     UsageError,
     check_count,
 )
+from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.logs import logger_named
@@ -588,9 +588,7 @@ def _request(model: str) -> Request:
     draw = ImageDraw.Draw(picture)
     draw.ellipse((176, 60, 336, 220), fill="orange")
     draw.rounded_rectangle((146, 230, 366, 470), radius=60, fill="teal")
-    file = io.BytesIO()
-    picture.save(file, "JPEG")
-    content = base64.b64encode(file.getvalue())
+    content = base64.b64encode(encoded(picture))
     known = contract.MODELS[model]
     n_images = min(2, known.images_max.value)
     return Request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import itertools
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given
 from dreamo_batch.frontend import beside_widget
-from dreamo_batch.images import small_picture
+from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
@@ -488,9 +487,7 @@ def _jpeg(picture: Image.Image | None) -> str:
     """Encode a picture anew, so that nothing in the file tells what it is; empty if it can't be read."""
     if picture is None:
         return ""
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
-    return Thumbnail(buffer.getvalue(), *picture.size).data_uri
+    return Thumbnail(encoded(picture.convert("RGB"), quality=_QUALITY), *picture.size).data_uri
 
 
 # Which pairs are shown, and how strong each group is by the choices (Bradley-Terry).

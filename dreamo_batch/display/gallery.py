@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, file_given
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
-from dreamo_batch.images import small_picture
+from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.logs import logger_named
@@ -585,11 +584,7 @@ def full_picture(path: Path, *, bytes_max: int = _FULL_BYTES_MAX) -> tuple[str, 
     if media is not None:
         return media, content
     picture = small_picture(path, _FULL_PX)
-    if picture is None:
-        return None
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
-    return "image/jpeg", buffer.getvalue()
+    return None if picture is None else ("image/jpeg", encoded(picture, quality=88))
 
 
 def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> str:

@@ -48,12 +48,6 @@ _ALT_MAX: Final = 120
 _CAPTION_MAX: Final = 200
 _NOTE_MAX: Final = 240
 _FACT_MAX: Final = 1_500
-_INPUTS_OF_SOME: Final = (
-    columns.MODEL,
-    columns.REF_TYPE,
-    columns.GUIDANCE_SCALE1,
-    columns.GUIDANCE_SCALE2,
-)
 _INPUTS: Final = (
     columns.PROMPT,
     columns.SIZE,
@@ -61,7 +55,7 @@ _INPUTS: Final = (
     columns.HEIGHT,
     columns.USE_REPHRASER,
     columns.REPLICATE,
-    *_INPUTS_OF_SOME,
+    *columns.INPUTS_OF_SOME,
 )
 _OUTCOME: Final = (
     columns.STATUS,
@@ -473,8 +467,7 @@ def _sizes(results: pd.DataFrame, name: Any) -> pd.Series:
     pair = next((pair for pair in _SIZES if set(pair) <= set(results.columns)), None)
     if name == columns.SEED or pair is None:
         raise UsageError(f"rows or columns: the table has no {name}; name one of its columns.")
-    width, height = (results[side].astype(columns.INT).astype(columns.STR) for side in pair)
-    return width + "x" + height
+    return columns.sizes(results, *pair)
 
 
 def _is_seed(results: pd.DataFrame, name: Any) -> bool:
@@ -556,7 +549,7 @@ def _join_inputs(
         columns.HEIGHT,
     )
     cells = _cells([_codes(results, name) for name in (*down, *along)], len(results))
-    later = [*_INPUTS_OF_SOME, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]
+    later = [*columns.INPUTS_OF_SOME, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]
     for name in _available(results, [*before, *later]):
         if name in down or name in along:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from PIL import Image
 
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
-from dreamo_batch.images import small_picture
+from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.parallel import bars, ticking
 
 if TYPE_CHECKING:
@@ -192,11 +191,10 @@ def _encoded(picture: Any, bytes_max: int, steps: Sequence[_Step]) -> Thumbnail 
     while True:
         side, quality, weight = steps[0]
         small.thumbnail((side, side), resample)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= bytes_max or len(steps) == 1:
-            return Thumbnail(buffer.getvalue(), *small.size)
-        steps = _lighter(steps[1:], buffer.tell() / (side**2 * weight), bytes_max)
+        jpeg = encoded(small, quality=quality, optimize=True)
+        if len(jpeg) <= bytes_max or len(steps) == 1:
+            return Thumbnail(jpeg, *small.size)
+        steps = _lighter(steps[1:], len(jpeg) / (side**2 * weight), bytes_max)
 
 
 def _lighter(steps: Sequence[_Step], bytes_per_pixel: float, bytes_max: int) -> Sequence[_Step]:

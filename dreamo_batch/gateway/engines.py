@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from dreamo_batch.images import in_eight_bits, on_white, opened
+from dreamo_batch import images
 from dreamo_batch.service import contract
 
 Rgb: TypeAlias = tuple[int, ...]
@@ -137,17 +137,15 @@ class Flat:
 def _plain(width: int, height: int, hue: int) -> bytes:
     """Encode each colour and size once: it takes 10 ms at 1328x1328."""
     colour = Image.new("HSV", (1, 1), (hue * 255 // _N_COLOURS, 96, 224)).convert("RGB").getpixel((0, 0))
-    return encoded(Flat.name, Image.new("RGB", (width, height), colour), quality=60)
+    return _as_jpeg(Flat.name, Image.new("RGB", (width, height), colour), quality=60)
 
 
-def encoded(engine: str, image: Image.Image, quality: int) -> bytes:
+def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
     """Encode a picture as JPEG, with a word about where it comes from."""
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = DESCRIPTION
     exif[ExifTags.Base.Software] = f"dreamo-batch local gateway, engine {engine}"
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, exif=exif)
-    return file.getvalue()
+    return images.encoded(image, quality=quality, exif=exif)
 
 
 def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
@@ -187,7 +185,7 @@ class Preview:
         for number, figure in enumerate(figures):
             painter.put(image, figure, number, len(figures))
         _sign(image, banner(request.seed))
-        return labelled(self.name, encoded(self.name, image, _JPEG_QUALITY), request, reference, *further)
+        return labelled(self.name, _as_jpeg(self.name, image, _JPEG_QUALITY), request, reference, *further)
 
 
 def banner(seed: int) -> str:
@@ -207,9 +205,9 @@ def read_words(prompt: str) -> dict[str, str]:
 def load_reference(reference: bytes, side_px: int) -> Image.Image:
     """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
     try:
-        with opened(io.BytesIO(reference), pixels_max=_REFERENCE_PX_MAX) as file:
+        with images.opened(io.BytesIO(reference), pixels_max=_REFERENCE_PX_MAX) as file:
             file.draft("RGB", (side_px, side_px))
-            picture = in_eight_bits(ImageOps.exif_transpose(file)).convert("RGBA")
+            picture = images.in_eight_bits(ImageOps.exif_transpose(file)).convert("RGBA")
     except Exception as error:  # Pillow raises almost anything for damaged files
         raise ValueError(
             f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
@@ -393,7 +391,7 @@ class _Painter:
 
 def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Spread the colours of a style reference over a picture."""
-    few = on_white(style).resize((6, 6), Image.Resampling.BOX)
+    few = images.on_white(style).resize((6, 6), Image.Resampling.BOX)
     return few.resize(size, Image.Resampling.BICUBIC)
 
 

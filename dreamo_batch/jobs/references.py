@@ -478,7 +478,7 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
         saveable = image if image.mode in _PNG_MODES else image.convert(_AS_PNG[image.mode])
         turn, exif = images.orientation(image), Image.Exif()
         exif[ExifTags.Base.Orientation] = turn
-        png = _saved(
+        png = images.encoded(
             saveable,
             "PNG",
             exif=None if turn in images.UPRIGHT else exif.tobytes(),
@@ -541,7 +541,7 @@ def repair(content: bytes) -> bytes:
         corrected.thumbnail((_SIDE_MAX, _SIDE_MAX), Image.Resampling.LANCZOS, reducing_gap=None)
         copy = b""
         if not is_lossy or corrected.mode == "RGBA":
-            copy = _saved(corrected, "PNG", icc_profile=profile)
+            copy = images.encoded(corrected, "PNG", icc_profile=profile)
         if not copy or len(copy) > _BYTES_MAX:
             corrected = images.on_white(corrected)
             copy = _encode_jpeg(corrected, profile)
@@ -563,7 +563,7 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
 def _encode_jpeg(image: Image.Image, profile: bytes | None) -> bytes:
     while True:
         for quality in _QUALITIES:
-            jpeg = _saved(image, "JPEG", quality=quality, optimize=True, icc_profile=profile)
+            jpeg = images.encoded(image, "JPEG", quality=quality, optimize=True, icc_profile=profile)
             if len(jpeg) <= _BYTES_MAX:
                 return jpeg
         width, height = (max(1, round(side * _SHRINK)) for side in image.size)
@@ -572,12 +572,6 @@ def _encode_jpeg(image: Image.Image, profile: bytes | None) -> bytes:
 
 def _is_uniform(image: Image.Image) -> bool:
     return all(high - low <= _UNIFORM_LEVELS for low, high in images.extremes(image))
-
-
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def kept_copy(folder: Path | None, digest: str) -> Path | None:

@@ -70,8 +70,6 @@ _SOURCES: Final = {
     columns.WIDTH: columns.OUTPUT_WIDTH,
     columns.HEIGHT: columns.OUTPUT_HEIGHT,
 }
-# Inputs of a picture's line that most tables lack.
-_OF_SOME: Final = (columns.MODEL, columns.REF_TYPE, columns.GUIDANCE_SCALE1, columns.GUIDANCE_SCALE2)
 _FURTHER: Final = (columns.WIDTH, columns.HEIGHT, columns.COST, columns.OUTPUT_SHA256)
 # Columns left out of a picture's line: where the reference was, and other words for the size.
 _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.SIZE)
@@ -362,7 +360,7 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
     for name in (columns.REFERENCE, columns.IMAGE_DIGEST):
         lines[name] = references[name].dropna().groupby(level=0).agg(", ".join).reindex(lines.index)
     lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
-    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *_OF_SOME}
+    ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *columns.INPUTS_OF_SOME}
     own = rows.loc[:, [name not in ours for name in rows.columns]]
     return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)
 
@@ -385,7 +383,7 @@ def _base_name(place: object) -> str | None:
 
 
 def _free_names(names: Iterable[str]) -> list[str]:
-    taken = {*columns.PICTURES, *columns.INPUTS} - {*_OF_SOME}
+    taken = {*columns.PICTURES, *columns.INPUTS} - {*columns.INPUTS_OF_SOME}
     free = []
     for name in map(str, names):
         fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name

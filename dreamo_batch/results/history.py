@@ -268,5 +268,4 @@ def _size(rows: pd.DataFrame) -> pd.Series:
     names = [columns.STORED_PREFIX + name for name in (columns.WIDTH, columns.HEIGHT)]
     if names[0] not in rows.columns:
         names = [columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT]
-    width, height = (rows[name].astype(columns.STR) for name in names)
-    return width + "x" + height
+    return columns.sizes(rows, *names)

@@ -48,7 +48,6 @@ class Methods:
         cls, jobs: pd.DataFrame, statuses: pd.Series[str], manifest: Manifest | None, version: str
     ) -> Methods:
         """Count distinct jobs, as they were decided, and how they stand."""
-        sizes = jobs[columns.WIDTH].astype(columns.STR) + "x" + jobs[columns.HEIGHT].astype(columns.STR)
         counts = statuses.value_counts()
         return cls(
             model=" and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL,
@@ -59,7 +58,7 @@ class Methods:
             n_references=references_of(jobs)[columns.IMAGE_DIGEST].nunique(),
             n_seeds=jobs[columns.SEED_SENT].nunique(),
             n_rephrased=int(jobs[columns.USE_REPHRASER].sum()),
-            sizes=sizes.value_counts().to_dict(),
+            sizes=columns.sizes(jobs).value_counts().to_dict(),
             outcomes={status: int(n) for status in columns.STATUSES if (n := counts.get(status))},
             sample=manifest.sample if manifest else {},
         )
