@@ -134,14 +134,16 @@ def test_a_store_of_another_layout_is_refused(tmp_path):
 
 def test_a_task_comes_back_from_the_store_as_it_went_in():
     """Every field survives, switches and big seeds too."""
-    task = GatewayTask(
-        "c0", "d" * 64, "a\0fox\U0001f98a", 2**63 - 1, 512, 512, False, "e" * 64, 7, 0.25, 0.5, 3.0, "0.01"
+    request = DrawRequest(
+        "a\0fox\U0001f98a", 2**63 - 1, 512, 512, use_rephraser=False, ref_types=("FACE", "STYLE")
     )
+    references = (("e" * 64, None), ("f" * 64, "http://h/a.png"))
+    task = GatewayTask("c0", "d" * 64, request, references, 7, 0.25, 0.5, 3.0, "0.01")
     store = TaskStore(":memory:")
     store.add(task)
     assert store.all() == [task]
     store.update("c0", error_code="003011095", error_message="x")
     failed = store.get("c0")
     assert failed is not None
-    assert (failed.state(9.0), failed.cost(9.0), failed.use_rephraser) == ("failed", "", False)
+    assert (failed.state(9.0), failed.cost(9.0), failed.drawn.seed) == ("failed", "", 7)
     store.close()

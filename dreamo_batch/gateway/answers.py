@@ -101,7 +101,7 @@ def _head(task: GatewayTask, state: str) -> Payload:
         "id": task.task_id,
         "created_at": int(task.accepted_at),
         "status": state,
-        "model": task.model,
+        "model": task.request.model,
     }
 
 

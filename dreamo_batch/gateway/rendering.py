@@ -251,7 +251,7 @@ class Renderer:
         return digest
 
     def _generate(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[RenderedPicture]:
-        requests = [task.request for task, _ in batch]
+        requests = [task.drawn for task, _ in batch]
         references = [[self.references.read(digest) for digest in digests] for _, digests in batch]
         if self._batch_size == 1:
             (request,), (pictures,) = requests, references
@@ -273,7 +273,8 @@ class Renderer:
         batch: list[tuple[GatewayTask, Sequence[str]]] = []
         while self._batch and len(batch) < self._batch_size:
             first, following = (batch or self._batch)[0][0], self._batch[0][0]
-            if any(getattr(first, name) != getattr(following, name) for name in ("model", "width", "height")):
+            sizes = [(one.request.model, one.request.width, one.request.height) for one in (first, following)]
+            if sizes[0] != sizes[1]:
                 break
             batch.append(self._batch.popleft())
         if batch:

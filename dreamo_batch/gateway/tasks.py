@@ -54,7 +54,6 @@ PATIENCE_S: Final = 10.0
 DEFAULT_USD: Final = Decimal("0.0286")
 # Enough digits that sums of floats would show, few enough that one price survives a float.
 SMALLEST_USD: Final = Decimal("1e-10")
-_ASKED = ("digest", "prompt", "seed", "seed_drawn", "width", "height", "use_rephraser", "model", "image")
 # More digits than any sum of prices has.
 _EXACT: Final = Context(prec=1000)
 LATENCY_FORMS: Final = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
@@ -131,16 +130,12 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class GatewayTask:
-    """One accepted create."""
+    """One accepted create; a reference is a digest, and a URL if there is one, whose text the digest is of then."""
 
     task_id: str
     digest: str
-    prompt: str
-    seed: int
-    width: int
-    height: int
-    use_rephraser: bool
-    image: str
+    request: DrawRequest
+    references: tuple[tuple[str, str | None], ...]
     seed_drawn: int
     accepted_at: float
     starts_at: float
@@ -148,28 +143,15 @@ class GatewayTask:
     price: str
     failed_price: str = ""
     fate: Fate = "normal"
-    image_url: str | None = None
     error_code: str | None = None
     error_message: str | None = None
     picture: str | None = None
     picture_bytes: int | None = None
-    model: str = contract.MODEL
-    ref_types: str = ""
-    guidance_scale1: float | None = None
-    guidance_scale2: float | None = None
-    further: str = "[]"
 
     @property
-    def references(self) -> list[tuple[str, str | None]]:
-        """Digest, and URL if there is one, of each reference; a digest is that of the URL's text then."""
-        return [(self.image, self.image_url), *map(tuple, json.loads(self.further))]
-
-    @property
-    def request(self) -> DrawRequest:
+    def drawn(self) -> DrawRequest:
         """What to draw, with the seed as drawn."""
-        asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(DrawRequest)}
-        types = tuple(filter(None, self.ref_types.split(",")))
-        return DrawRequest(**asked | {"seed": self.seed_drawn, "ref_types": types})
+        return dataclasses.replace(self.request, seed=self.seed_drawn)
 
     @property
     def needs_picture(self) -> bool:
@@ -213,12 +195,14 @@ def make_task_id(now: float) -> str:
     return base64.b32hexencode(raw)[:20].decode().lower()
 
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
+_AS_JSON: Final = ("request", "references")
 _UNMADE = "picture IS NULL AND error_message IS NULL AND fate != 'stuck'"
 _COLUMNS = tuple(field.name for field in dataclasses.fields(GatewayTask))
-_CREATE_TABLE = f"CREATE TABLE IF NOT EXISTS tasks ({', '.join(_COLUMNS)}, PRIMARY KEY (task_id))"
+_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
+_CREATE_TABLE = f"CREATE TABLE IF NOT EXISTS tasks ({_NAMES}, PRIMARY KEY (task_id))"
 _ADD = f"INSERT INTO tasks VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - only our own names
-_READ = f"SELECT {', '.join(_COLUMNS)} FROM tasks "  # noqa: S608 - only our own names
+_READ = f"SELECT {_NAMES} FROM tasks "  # noqa: S608 - only our own names
 
 
 class TaskStore:
@@ -240,7 +224,9 @@ class TaskStore:
 
     def add(self, task: GatewayTask) -> None:
         """Keep a new task."""
-        self._run(_ADD, *(getattr(task, name) for name in _COLUMNS))
+        cells = {name: getattr(task, name) for name in _COLUMNS}
+        cells |= {name: json.dumps(cells[name], default=dataclasses.asdict) for name in _AS_JSON}
+        self._run(_ADD, *cells.values())
 
     def get(self, task_id: str) -> GatewayTask | None:
         """Return a task by its id, or None."""
@@ -285,12 +271,17 @@ class TaskStore:
 
     def _tasks(self, condition: str, *values: Any) -> list[GatewayTask]:
         rows = map(dict, self._run(f"{_READ} {condition}", *values))
-        # SQLite has no booleans.
-        return [GatewayTask(**task | {"use_rephraser": bool(task["use_rephraser"])}) for task in rows]
+        return [GatewayTask(**task | _request_and_references(task)) for task in rows]
 
     def _run(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
+
+
+def _request_and_references(task: dict[str, Any]) -> dict[str, Any]:
+    asked, references = (json.loads(task[name]) for name in _AS_JSON)
+    request = DrawRequest(**asked | {"ref_types": tuple(asked["ref_types"])})
+    return {"request": request, "references": tuple(map(tuple, references))}
 
 
 class Slots:
@@ -395,10 +386,8 @@ class Tasks:
         task = GatewayTask(
             task_id=make_task_id(now),
             digest=create.digest,
-            **(dataclasses.asdict(request) | {"ref_types": ",".join(request.ref_types)}),
-            image=create.reference.digest,
-            image_url=create.reference.url,
-            further=json.dumps([(one.digest, one.url) for one in create.references[1:]]),
+            request=request,
+            references=tuple((one.digest, one.url) for one in create.references),
             seed_drawn=request.seed if request.seed >= 0 else self._rng.randrange(SEEDS_FROM, SEEDS_TO),
             accepted_at=now,
             starts_at=starts_at,
@@ -482,13 +471,15 @@ def check_decimal(text: str) -> str:
 def invoice_line(task: GatewayTask, now: float) -> dict[str, Any]:
     """Return one task as it stands on the invoice."""
     state, cost = task.state(now), task.cost(now)
-    asked = {name: getattr(task, name) for name in _ASKED}
+    images = [digest for digest, _ in task.references]
     return {
         "id": task.task_id,
-        **asked,
-        "images": [digest for digest, _ in task.references],
+        "digest": task.digest,
+        **dataclasses.asdict(task.request),
         "ref_types": list(task.request.ref_types),
-        "guidance_scale1": task.guidance_scale1,
+        "seed_drawn": task.seed_drawn,
+        "image": images[0] if images else "",
+        "images": images,
         "accepted_at": task.accepted_at,
         "latency_s": task.due_at - task.starts_at,
         "state": state,
