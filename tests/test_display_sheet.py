@@ -112,7 +112,10 @@ def test_no_more_than_a_hundred_on_a_page(run_dir):
     assert contact_sheet(results(*names), run_dir / "sheet.png", run_dir=run_dir) == 101
     assert (run_dir / "sheet-2.png").exists()
     assert contact_sheet(results(*names), run_dir / "sheet.pdf", run_dir=run_dir) == 101
-    assert re.findall(rb"/Count (\d+)", (run_dir / "sheet.pdf").read_bytes())[-1] == b"2"
+    pdf = (run_dir / "sheet.pdf").read_bytes()
+    assert re.findall(rb"/Count (\d+)", pdf)[-1] == b"2"
+    assert "sheet".encode("utf-16-be") in pdf  # its title
+    assert "partial".encode("utf-16-be") not in pdf
 
 
 # With axes.

@@ -185,18 +185,20 @@ def contact_sheet(
             is_cut = kind != _PDF
             sheet = _GridSheet(grid, folders, fonts, title=title, paper=paper, notice=notice, is_cut=is_cut)
         with ticking(len(sheet), "contact sheet", unit="row") as tick:
-            _write_pages(sheet.pages(tick), target, kind)
+            _write_pages(sheet.pages(tick), target, kind, title or target.stem)
         _write_legend(target, sheet.codes)
         return sheet.n_drawn
 
 
-def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str) -> None:
+def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str) -> None:
     """Write pages while the next are drawn: into one PDF, or into pictures that are numbered from the second on."""
     if kind == _PDF:
 
         def write(temporary: Path) -> None:
             for number, page in enumerate(pages):
-                page.save(temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0)
+                page.save(
+                    temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0, title=title
+                )
 
         files.replace(path, write)
         return
@@ -307,19 +309,10 @@ class Layout:
     cell_height: int
     caption: int
     head: int
-    over: int
+    top: int  # where the first row begins
+    row_step: int
     n_rows: int
     n_columns: int
-
-    @property
-    def row_step(self) -> int:
-        """From one row to the next."""
-        return self.cell_height + self.caption + _GAP
-
-    @property
-    def top(self) -> int:
-        """Where the first row begins."""
-        return MARGIN + self.head + self.over
 
     def left(self, place: int) -> int:
         """Where a column begins."""
@@ -345,11 +338,10 @@ def plan_layout(
     side = round(width * _SIDE_SHARE)
     cell_width = min(_CELL_MAX, (width - 2 * MARGIN - side - _GAP) // across - _GAP)
     cell_height = round(cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
-    over = _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
-    down = max(1, (height - 2 * MARGIN - head - over - _FOOT) // (cell_height + caption + _GAP))
-    return Layout(
-        width, height, side, cell_width, cell_height, caption, head, over, _per_page(n_rows, down), across
-    )
+    top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
+    row_step = cell_height + caption + _GAP
+    n_rows = _per_page(n_rows, max(1, (height - MARGIN - top - _FOOT) // row_step))
+    return Layout(width, height, side, cell_width, cell_height, caption, head, top, row_step, n_rows, across)
 
 
 def _per_page(n: int, n_max: int) -> int:

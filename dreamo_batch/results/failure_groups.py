@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.results.costs import sums
-from dreamo_batch.results.history import DIRECTORY, LABEL, read_history
+from dreamo_batch.results.history import DIRECTORY, LABEL, numbered, read_history
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import shortened
 
@@ -158,10 +158,8 @@ def summarise_failures(
     attempts = _keyed(attempts[is_bad | (is_completed & attempts[columns.OUTPUT_ERROR].notna())])
     rows = rows.assign(**{columns.RUN_DIR: rows.get(DIRECTORY)})
     rows = _keyed(rows[rows[columns.ERROR_CLASS].notna() | rows[columns.OUTPUT_ERROR].notna()])
-    both = pd.concat([rows[_KEYS], attempts[_KEYS]], ignore_index=True)
-    numbers = both.groupby(_KEYS, dropna=False, sort=False).ngroup().to_numpy()
-    of_rows, of_attempts = numbers[: len(rows)], numbers[len(rows) :]
-    table = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
+    found = numbered(rows[_KEYS], attempts[_KEYS], sort=False)
+    table, of_rows, of_attempts = found.keys, found.of_rows, found.of_attempts
     n = len(table)
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(bool)
     table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)

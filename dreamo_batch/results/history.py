@@ -203,12 +203,18 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
     if not names:
         whole = pd.DataFrame(index=pd.RangeIndex(1))
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
-    both = pd.concat([rows, attempts], ignore_index=True)
     try:
-        numbers = both.groupby(list(both.columns), dropna=False, observed=True).ngroup().to_numpy()
+        return numbered(rows, attempts)
     # Cells that can't be compared, such as lists.
     except (TypeError, NotImplementedError, UnicodeError) as error:
-        raise UsageError(f"Can't group by {', '.join(map(str, both.columns))}: {error}.") from None
+        raise UsageError(f"Can't group by {', '.join(map(str, rows.columns))}: {error}.") from None
+
+
+def numbered(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
+    """Group rows and attempts by all their columns, in the order of these, or else of the rows."""
+    both = pd.concat([rows, attempts], ignore_index=True)
+    of_both = both.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
+    numbers = of_both.ngroup().to_numpy()
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
 

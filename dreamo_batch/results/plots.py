@@ -86,9 +86,8 @@ def plot_spend(
             float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=f"cap: {dollars(limit)}"
         )
     ax.set_ylim(bottom=0)
-    ax.grid(axis="y", color=theme.faint, linewidth=0.6)
     _date(ax)
-    return _finish(ax, theme, title=title, x="time (UTC)", y="USD")
+    return _finish(ax, theme, title=title, x="time (UTC)", y="USD", grid="y")
 
 
 def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -134,8 +133,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     }
     _stack(ax, bars)
     _name_lines(ax, _labels(shown, keys))
-    ax.grid(axis="x", color=theme.faint, linewidth=0.6)
-    return _finish(ax, theme, title=title + _n_shown(len(costs)), x="USD")
+    return _finish(ax, theme, title=title + _n_shown(len(costs)), x="USD", grid="x")
 
 
 def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | None = None) -> Axes:
@@ -178,8 +176,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     n_all, shown = len(shown), shown.head(_N_LINES)
     _draw_ranges(ax, theme, shown)
     _name_lines(ax, _labels(shown, keys or [columns.PHASE]))
-    ax.grid(axis="x", color=theme.faint, linewidth=0.6)
-    return _finish(ax, theme, title=title + _n_shown(n_all), x="seconds")
+    return _finish(ax, theme, title=title + _n_shown(n_all), x="seconds", grid="x")
 
 
 def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -266,9 +263,8 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     if failed.any():
         style = _hatched(ax, theme)
         ax.bar(at, failed, bottom=completed, width=step, align="edge", label="failed", **style)
-    ax.grid(axis="y", color=theme.faint, linewidth=0.6)
     _date(ax)
-    return _finish(ax, theme, title=title, x="time (UTC)", y="attempts per minute")
+    return _finish(ax, theme, title=title, x="time (UTC)", y="attempts per minute", grid="y")
 
 
 def _prepare(
@@ -303,8 +299,10 @@ def _theme(ax: Axes) -> Theme:
     return ON_LIGHT if luminance > 1 / 2 else ON_DARK
 
 
-def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "") -> Axes:
-    """Write the title, the names of the axes, and a legend if there are several colours."""
+def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "", grid: Any = None) -> Axes:
+    """Write the title, the names of the axes, and a legend if there are several colours; draw lines of one axis."""
+    if grid is not None:
+        ax.grid(axis=grid, color=theme.faint, linewidth=0.6)
     title = _drawable(title)
     style: dict[str, Any] = {"fontfamily": _families(title), "parse_math": False}
     ax.set_title(title, color=theme.ink, loc="left", fontsize="medium", **style)
