@@ -47,34 +47,27 @@ class Controlled(Protocol):
     @property
     def status(self) -> Status:
         """The run at this moment."""
-        ...
 
     @property
     def can_control(self) -> bool:
         """Whether this process works on the run; if not, it can only be watched."""
-        ...
 
     def pause(self) -> None:
         """Submit nothing more until `resume`; tasks in flight continue."""
-        ...
 
     def resume(self) -> None:
         """Continue submitting."""
-        ...
 
     def stop(self) -> None:
         """Submit nothing more, and end once everything that was sent has been answered."""
-        ...
 
     def retry(
         self, rows: Collection[Any] | None = None, classes: str | Collection[str] | None = None
     ) -> None:
         """Submit failed rows again in the background, each once."""
-        ...
 
     def raise_budget(self, max_cost: float | str | Decimal) -> None:
         """Set a new cap in USD."""
-        ...
 
 
 def panel(batch: Controlled) -> Any:

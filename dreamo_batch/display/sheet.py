@@ -196,9 +196,7 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
 
         def write(temporary: Path) -> None:
             for number, page in enumerate(pages):
-                page.save(
-                    temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0, title=title
-                )
+                page.save(temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0, title=title)
 
         files.replace(path, write)
         return

@@ -88,7 +88,6 @@ class Engine(Protocol):
 
         A picture may be the bytes of a JPEG, PNG or WebP file.
         """
-        ...
 
 
 def engine_named(name: str) -> Engine:
