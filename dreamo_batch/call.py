@@ -189,10 +189,6 @@ class CallInputs:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
 
-def _ignore(_call: Call) -> None:
-    """Nobody follows the call."""
-
-
 class Call:
     """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
@@ -246,7 +242,7 @@ class Call:
         entropy = peek_entropy(directory) or new_entropy()
         return cls(directory, inputs, entropy, service.or_local(directory), listeners=listeners)
 
-    def begin(self, on_begin: Callable[[Call], None] = _ignore) -> None:
+    def begin(self, on_begin: Callable[[Call], None]) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
 
         Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the

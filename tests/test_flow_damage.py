@@ -654,7 +654,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock):
             task = CallInputs(table, prepared, options)
             service = Service(client=client)
             call = Call(directory, task, entropy, service, clock=JumpingClock())
-            call.begin()
+            call.begin(lambda _: None)
             call.release()  # as whoever shows its warnings does
             assert call.runner.is_closed.wait(60)
         assert call.runner.error is None

@@ -171,7 +171,7 @@ class ShardedCall(Call):
         self._silent: list[Future[list[ShardOutcome]]] = []  # of workers that nothing is heard of any more
         self._committed_before: Decimal | None = None
 
-    def begin(self, on_begin: Callable[[Call], None] = lambda _: None) -> None:
+    def begin(self, on_begin: Callable[[Call], None]) -> None:
         """Check everything, then buy in a thread; one call at a time, also in this process."""
         earlier = live(self.directory.path)
         if earlier is not None and not (isinstance(earlier, _ShardRunner) and earlier.is_ended(_PATIENCE_S)):

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.attempt_table import StoredAttempts
 
 
+Key = tuple[str, int]
+"""An attempt's job and its number within the job."""
+
+
 class Stage(StrEnum):
     """How far an attempt is."""
 

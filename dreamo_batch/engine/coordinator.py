@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, Attempt, Event, Stage, next_number, status_of
 from dreamo_batch.engine.replica import boottime
-from dreamo_batch.engine.schedule import Action, Do, Key, Refusals, was_forbidden
+from dreamo_batch.engine.schedule import Action, Do, Refusals, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
     AccessRefused,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import State
+    from dreamo_batch.engine.attempts import Key, State
     from dreamo_batch.engine.budget import SharedCap, Spending
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects

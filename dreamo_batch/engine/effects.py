@@ -35,8 +35,9 @@ from dreamo_batch.service.messages import Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dreamo_batch.engine.attempts import Key
     from dreamo_batch.engine.directory import Saved
-    from dreamo_batch.engine.schedule import Do, Key
+    from dreamo_batch.engine.schedule import Do
     from dreamo_batch.jobs.prepare import Job
     from dreamo_batch.jobs.references import ImageSource
     from dreamo_batch.service.client import Client

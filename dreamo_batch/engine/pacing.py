@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Collection, Sequence
 
+    from dreamo_batch.engine.attempts import Key
+
 
 _SAMPLES: Final = 128
 _SAMPLES_MIN: Final = 2
@@ -309,8 +311,6 @@ class BackOff:
         """Start over."""
         self.n = 0
 
-
-Key = tuple[str, int]
 
 _CALM: Final = 4.0  # times the last cool-down: after so long without a refusal the next one is short again
 _BLAMED_S: Final = 5.0

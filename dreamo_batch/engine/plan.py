@@ -16,7 +16,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempts import Attempt, Stage, State, deciding, next_number
+from dreamo_batch.engine.attempts import Attempt, Key, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import Spending, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.schedule import Key
     from dreamo_batch.jobs.prepare import Job, Prepared
     from dreamo_batch.jobs.references import ImageSource
 

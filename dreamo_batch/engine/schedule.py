@@ -15,7 +15,7 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.attempts import Key, Stage
 from dreamo_batch.engine.pacing import POLLS_PER_S, BackOff, Outage, PollTimes, Quota, Standstill, TokenBucket
 from dreamo_batch.service.failures import FORBIDDEN
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.budget import Spending
     from dreamo_batch.jobs.prepare import Job
 
-
-Key = tuple[str, int]
 
 _SAVE_TRIES: Final = 3
 _STRIKES: Final = 3
