@@ -22,7 +22,7 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of
-from dreamo_batch.jobs.fields import image_columns
+from dreamo_batch.jobs.fields import image_columns, rating_columns
 from dreamo_batch.jobs.sources import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
 from dreamo_batch.text import counted, harmless, meant, shortened
@@ -368,7 +368,7 @@ def _distinct_columns(
         return []
     cells = np.array([number for number, _ in crowded])
     rows = results.iloc[[position for _, position in crowded]]
-    known = {*on_axes, *columns.OUTPUTS} - ({columns.RUN_DIR} - {*on_axes})
+    known = {*on_axes, *columns.OUTPUTS, *rating_columns(results)} - ({columns.RUN_DIR} - {*on_axes})
     return [name for name in results.columns if name not in known and _differ(rows[name].map(key_of), cells)]
 
 

@@ -568,6 +568,14 @@ def _caption(grid: Grid, cell: tuple[int, int]) -> str:
     return ", ".join(part for part in (*captions, f"{n} rows with the same job" if n > 1 else "") if part)
 
 
+def _plain_height(picture: Image.Image | None) -> int:
+    return (
+        _PLAIN_CELL
+        if picture is None
+        else min(_PLAIN_CELL, round(_PLAIN_CELL * picture.height / picture.width))
+    )
+
+
 class _PlainSheet:
     """Draws pictures one after the other, a page at a time, and says below the last which rows have none."""
 
@@ -614,31 +622,37 @@ class _PlainSheet:
 
     def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
         rows, step = self._rows[part], _PLAIN_CELL + _PLAIN_GAP
+        pictures = small_pictures(self._files[part], _PLAIN_CELL)
         captions = [self.caption(row) for row in rows]
         starts = range(0, len(rows), self._n_across)
         n_lines = [max(map(len, captions[start : start + self._n_across])) for start in starts]
-        heights = [max(_PLAIN_LABEL, 4 + n * _PLAIN_LINE) for n in n_lines]
+        heights = [max(map(_plain_height, pictures[start : start + self._n_across])) for start in starts]
+        label_heights = [max(_PLAIN_LABEL, 4 + n * _PLAIN_LINE) for n in n_lines]
         width = self._n_across * step + _PLAIN_GAP
         foot_lines = self._lines(foot, width - 2 * _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
-        bottom = _PLAIN_GAP + sum(step + height for height in heights)
+        bottom = _PLAIN_GAP * (1 + len(heights)) + sum(heights) + sum(label_heights)
         page = Image.new("RGB", (width, bottom + foot_height), _PLAIN_PAPER)
         pen, top = _Pen(page, self._fonts), _PLAIN_GAP
-        pictures = iter(small_pictures(self._files[part], _PLAIN_CELL))
-        for start, height in zip(starts, heights, strict=True):
+        for start, height, label_height in zip(starts, heights, label_heights, strict=True):
             for across, row in enumerate(rows[start : start + self._n_across]):
-                left = _PLAIN_GAP + across * step
-                self._picture(pen, row, next(pictures), (left, top))
-                pen.lines((left + 2, top + _PLAIN_CELL + 2), captions[start + across], _PLAIN_LINE)
+                left, number = _PLAIN_GAP + across * step, start + across
+                self._picture(pen, row, pictures[number], (left, top), height)
+                pen.lines((left + 2, top + height + 2), captions[number], _PLAIN_LINE)
                 tick()
-            top += step + height
+            top += height + label_height + _PLAIN_GAP
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
         return page
 
     def _picture(
-        self, pen: _Pen, row: dict[Any, Any], picture: Image.Image | None, corner: tuple[int, int]
+        self,
+        pen: _Pen,
+        row: dict[Any, Any],
+        picture: Image.Image | None,
+        corner: tuple[int, int],
+        height: int,
     ) -> None:
-        size = _PLAIN_CELL, _PLAIN_CELL
+        size = _PLAIN_CELL, height
         if picture is None:
             pen.status(corner, size, GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX])
             return
