@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 UV = Path(sys.executable).with_name("uv")
 PYTHONS = ("3.11", "3.12", "3.13")
-TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_jobs_files.py")
+TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_jobs_tables.py")
 # With the oldest dependencies, these packages' own tests, too, but not in continuous integration, which is to be quick,
 # and not what looks at warnings of other packages, or at what only newer versions of pandas keep beside a table.
 OF_PACKAGES = ("tests/test_engine_*.py", "tests/test_jobs_*.py", "tests/test_results_*.py")
