@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,8 +33,7 @@ from dreamo_batch.cluster.shards import (
     pulse_of,
     work_on_shards,
 )
-from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
-from dreamo_batch.cluster.slices import Slices
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, slices_at, unreachable
 from dreamo_batch.engine import fenced_log, journal
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
@@ -47,7 +45,6 @@ from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_servic
 from dreamo_batch.engine.replica import is_url, read_anew
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import Snapshot
-from dreamo_batch.engine.store import FolderStore, ObjectStore
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,
@@ -71,6 +68,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.call import CallInputs, T
+    from dreamo_batch.cluster.slices import Slices
     from dreamo_batch.engine.directory import RunDirectory
 
 logger = logger_named(__name__)
@@ -111,11 +109,6 @@ class _HandedOut:
     pulse_id: str
     last: Pulse | None = None
     silent_s: float = 0.0
-
-    def note(self, pulse: Pulse | None, beat: float) -> None:
-        """Count a beat: whether the worker was heard again."""
-        self.silent_s = self.silent_s + beat if pulse is not None and pulse == self.last else 0.0
-        self.last = pulse
 
 
 class _ShardRunner(Runner):
@@ -165,8 +158,7 @@ class ShardedCall(Call):
         self._stopped: BaseException | None = None
         self.is_halted = self._is_paused = self._is_out = False
         self._n_held = 0
-        self._short: set[str] = set()
-        self._last_short: BudgetReached | None = None
+        self._short: dict[str, BudgetReached] = {}
         self._pulsed_at = 0.0
         self._silent: list[Future[list[ShardOutcome]]] = []  # of workers that nothing is heard of any more
         self._committed_before: Decimal | None = None
@@ -405,7 +397,7 @@ class ShardedCall(Call):
         killed, are opened to give it back.
         """
         place = f"{self.directory.name}/{_BUDGET}"
-        slices = Slices(ObjectStore(place) if is_url(place) else FolderStore(Path(place)), place=place)
+        slices = slices_at(place)
         try:
             if not slices.read() and not self._is_capped:
                 return None
@@ -586,8 +578,7 @@ class ShardedCall(Call):
             self._snapshots[name] = outcome.snapshot
         self._notices += [line for line in outcome.notices if line not in self._notices]
         if isinstance(outcome.error, BudgetReached):
-            self._short.add(name)
-            self._last_short = outcome.error
+            self._short[name] = outcome.error
         elif outcome.error is not None and self._stopped is None:
             self._stopped = outcome.error
             self.halt()
@@ -602,7 +593,9 @@ class ShardedCall(Call):
             heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
             told = {name: pulse for name, pulse in heard.items() if pulse is not None}
             self._snapshots |= {name: snapshot for name, (snapshot, _) in told.items()}
-            work.note(max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None), beat)
+            pulse = max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None)
+            work.silent_s = work.silent_s + beat if pulse is not None and pulse == work.last else 0.0
+            work.last = pulse
 
     def _tell_news(self) -> None:
         """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""
@@ -647,12 +640,12 @@ class ShardedCall(Call):
             f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
         )
 
-    def _out_of_team(self, team: Budget, whole: Snapshot) -> BudgetReached | None:
+    def _out_of_team(self, team: Budget, whole: Snapshot) -> BudgetReached:
         slices = team.slices()
         try:
             slices.read()
         except OSError:  # what the last shard said is true, too
-            return self._last_short
+            return list(self._short.values())[-1]
         return BudgetReached(team.used_up(slices, self.directory.name, self._standing(whole)))
 
     def _standing(self, whole: Snapshot) -> str:

@@ -130,7 +130,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
                 task.fetched,
                 numbers=task.chosen,
             )
-            call = Call(RunDirectory(parent.path(task.name)), inputs, task.entropy, task.service)
+            call = Call(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
             return _work(call, parent)
         except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
             parent.rest(is_ending.wait)
@@ -172,16 +172,13 @@ class _Parent:
         self._replica = Replica(run_dir) if is_url(run_dir) else None
         self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
 
-    def path(self, name: str) -> str:
-        """Return the path or URL of a file or a shard."""
-        return f"{self.run_dir.rstrip('/')}/{name}"
-
     def signal(self) -> Signal:
         """Return what the driver says; the call is stopped where another one has taken its place."""
         if self._is_ending.is_set():
             return Signal(self._call_id, is_stopped=True)
         try:
-            content = self._read(SIGNAL)
+            on_disk = self._folder / SIGNAL
+            content = on_disk.read_bytes() if self._replica is None else self._replica.read(SIGNAL)
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
             return Signal(self._call_id)
@@ -196,9 +193,6 @@ class _Parent:
                 told = Signal(**json.loads((self._folder / SIGNAL).read_bytes()))
                 if told.call_id == self._call_id and told != self._told:
                     return
-
-    def _read(self, name: str) -> bytes | None:
-        return (self._folder / name).read_bytes() if self._replica is None else self._replica.read(name)
 
     def table(self, task: ShardTask) -> StoredTable:
         """Return the rows of a shard; its reference pictures are here then."""

@@ -155,10 +155,7 @@ class Budget:
 
     def slices(self) -> Slices:
         """Return the shares, unread, for one thread."""
-        if is_url(self.place):
-            return Slices(ObjectStore(self.place), place=self.place)
-        # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
-        return Slices(FolderStore(Path(self.place)), place=self.place, pause=lambda _: None)
+        return slices_at(self.place)
 
     def _identity(self) -> str:
         """Return an identity of the place, which a copy of it hasn't."""
@@ -336,6 +333,14 @@ class BudgetShare:
             "spent": {month: exact_text(amount) for month, amount in sorted(spent.items())},
             "reserved": exact_text(spending.reserved),
         }
+
+
+def slices_at(place: str) -> Slices:
+    """Return the shares that are kept in a folder, or at the URL of one in a store, unread, for one thread."""
+    if is_url(place):
+        return Slices(ObjectStore(place), place=place)
+    # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
+    return Slices(FolderStore(Path(place)), place=place, pause=lambda _: None)
 
 
 def give_back_rest(ledger: Ledger, at: float) -> None:

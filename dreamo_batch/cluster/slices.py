@@ -47,7 +47,7 @@ class Share:
     @property
     def amount(self) -> Decimal:
         """What was granted, in USD."""
-        return _amount(self.granted) or ZERO
+        return money(self.granted) or ZERO
 
 
 class StaleHolder(DirectoryLocked):
@@ -222,7 +222,7 @@ class Slices:
         self._last, self._digest = number, digest.decode()
 
     def _take_terms(self, record: Mapping[str, Any]) -> None:
-        self.cap, self.per_owner = _amount(record["cap"]), _amount(record["per_owner"])
+        self.cap, self.per_owner = money(record["cap"]), money(record["per_owner"])
         self.identity = record.get("identity", "")
 
     def _damaged(self, what: str) -> LedgerDamaged:
@@ -250,7 +250,3 @@ def _terms(cap: Decimal | None, per_owner: Decimal | None, identity: str) -> dic
     amounts = {"cap": cap, "per_owner": per_owner}
     texts = {name: None if one is None else exact_text(one) for name, one in amounts.items()}
     return texts | {"identity": identity}
-
-
-def _amount(written: str | None) -> Decimal | None:
-    return money(written)
