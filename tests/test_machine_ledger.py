@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dreamo_batch.engine.attempt_table import SCHEMA
 from dreamo_batch.engine.attempts import Event, EventKind, ImpossibleEvent, State, Terms, next_number
 from dreamo_batch.engine.checkpoint import NAME, PREVIOUS
 from dreamo_batch.engine.directory import LOCK, RunDirectory
-from dreamo_batch.engine.ledger import Ledger, interrupted, read
+from dreamo_batch.engine.ledger import Ledger, interrupted, is_copied, read
 from dreamo_batch.errors import LedgerDamaged
 from tests.fakes import event, scratch, to_state
 
@@ -70,6 +71,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger: Ledger | None = None
         self.generation = 0
         self.at = 0.0
+        self.backup: dict[str, bytes] = {}
 
     def teardown(self) -> None:
         if self.ledger is not None:
@@ -153,10 +155,17 @@ class LedgerMachine(RuleBasedStateMachine):
         path = journal.path_of(self.folder, max(journal.numbers(self.folder)))
         n_durable = path.stat().st_size
         end = self.folder / journal.END_NAME
-        noted = end.read_bytes()  # written only after the write that does not end here
+        noted = (
+            end.read_bytes()
+        )  # written only after the write that does not end here, as is the folder's mark
+        marks = os.listxattr(self.folder)
         self.ledger.commit()
         self.die()
         end.write_bytes(noted)
+        for mark in os.listxattr(self.folder):
+            os.removexattr(self.folder, mark)
+        for mark in marks:
+            os.setxattr(self.folder, mark, b"")
         content = path.read_bytes()
         torn = content[: min(n_durable + n_kept, len(content))]
         path.write_bytes(torn)
@@ -180,6 +189,31 @@ class LedgerMachine(RuleBasedStateMachine):
         self.open()
         self.ledger.checkpoint(JOBS)  # from here on one more loss is healed again
         self.ledger.checkpoint(JOBS)
+
+    @rule()
+    def back_up(self) -> None:
+        self.backup = self.files()
+
+    @precondition(lambda self: self.ledger is None)
+    @rule()
+    def restore(self) -> None:
+        """Copy the backup over what is there: what it lacks is noticed; then undo that."""
+        now = self.files()
+        self.put(self.backup)
+        with suppress(LedgerDamaged):
+            found = read(self.folder)
+            assert found.state() == self.model() or is_copied(found, RunDirectory(self.folder))
+        for name in self.files().keys() - now.keys():
+            (self.folder / name).unlink()
+        self.put(now)
+        assert not is_copied(read(self.folder), RunDirectory(self.folder))
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+    def put(self, files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
 
     def look(self) -> None:
         """Any reader sees what was acknowledged, and nothing else, also where few events lie over many rows."""
