@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     import pandas as pd
-    import pyarrow as pa
 
     from dreamo_batch.engine.attempts import Attempt
     from dreamo_batch.engine.checkpoint import StoredTable
@@ -591,7 +590,7 @@ class Call:
     def _give_back(self, ledger: Ledger) -> None:
         """Give back what is left of the slice, now that the ledger has it as lowered."""
         coordinator = self.coordinator
-        if coordinator.shared is None or ledger.closing_table is None:
+        if coordinator.shared is None or not ledger.is_closed:
             return
         try:
             coordinator.shared.give_back(coordinator.budget, ledger.state)
@@ -604,8 +603,7 @@ class Call:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
         self._give_back(ledger)
-        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state, ledger.closing_table)
-        ledger.closing_table = None
+        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
         self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
@@ -720,11 +718,9 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
         threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 
 
-def results_of(
-    user: pd.DataFrame, prepared: Prepared, state: State, table: pa.Table | None = None
-) -> pd.DataFrame:
+def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:
     """Lay what the ledger knows, perhaps as a table already, beside the user's table."""
-    return assembly.assemble(user, prepared.rows, to_arrow(state) if table is None else table)
+    return assembly.assemble(user, prepared.rows, to_arrow(state))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:

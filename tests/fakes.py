@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempt_table import StoredAttempts
+from dreamo_batch.engine.attempt_table import StoredAttempts, absent, packed
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
-from dreamo_batch.engine.checkpoint import ROWS
+from dreamo_batch.engine.checkpoint import ROWS, Meta, write
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
@@ -60,6 +60,11 @@ class FakeClock:
 
 def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
     return Event(kind, job_id, attempt, at, fields)
+
+
+def write_checkpoint(path: Path, state: State, pending: list[str], meta: Meta) -> None:
+    """Write a checkpoint of a state, with rows for these jobs if they were never submitted."""
+    write(path, packed(state), absent(state, pending), meta)
 
 
 def to_state(table: pa.Table) -> State:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from unittest import mock
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempt_table import to_arrow, to_frame
+from dreamo_batch.engine import attempt_table, checkpoint, directory
+from dreamo_batch.engine.attempt_table import StoredAttempts, packed, to_arrow, to_frame
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION
-from tests.fakes import histories, to_state
+from tests.fakes import histories, to_state, write_checkpoint
 
 META = checkpoint.Meta(
     schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
@@ -55,11 +57,28 @@ def test_any_state_comes_back(attempts):
     assert to_state(to_arrow(state, ["a" * 32, "f" * 32])) == state
 
 
+@given(histories(), histories(), st.booleans())
+def test_a_compressed_state_is_the_same(before, after, is_table):
+    """However often attempts are compressed, with newer ones in place of some, each job has its own."""
+    state = State(before)
+    state.store(StoredAttempts(to_arrow(state)) if is_table else packed(state))
+    state.changed = State(after).changed
+    whole = to_state(to_arrow(state))
+    with mock.patch.object(attempt_table, "_BLOCK", 2):
+        state.store(packed(state))
+    assert set(state.job_ids()) == set(whole.job_ids())
+    for job_id in [*"abcd", *whole.job_ids()]:
+        assert state.of(job_id) == whole.of(job_id)
+        assert (job_id in state) == (job_id in whole)
+    assert state.kinds() == whole.kinds()
+    assert to_state(to_arrow(state)) == whole
+
+
 def test_a_file_comes_back_whole(tmp_path):
     """State and what the file says of itself survive the disk."""
     path = tmp_path / "checkpoint.parquet"
     state = State([FULL, Attempt("a" * 32, 2, Stage.ACCEPTED), Attempt("b" * 32, 1, Stage.REFUSED)])
-    checkpoint.write(path, state, ["a" * 32], META)
+    write_checkpoint(path, state, ["a" * 32], META)
     table, meta = checkpoint.read_table(path)
     assert to_state(table) == state
     assert meta == checkpoint.read_meta(path) == META
@@ -69,7 +88,7 @@ def test_plain_pandas_reads_it(tmp_path):
     """`pd.read_parquet` alone gives the documented columns with the documented dtypes."""
     path = tmp_path / "seed=3" / "checkpoint.parquet"  # a name that readers of data sets give a meaning
     path.parent.mkdir()
-    checkpoint.write(path, State([FULL]), ["a" * 32, "b" * 32], META)
+    write_checkpoint(path, State([FULL]), ["a" * 32, "b" * 32], META)
     frame = pd.read_parquet(path)
     assert list(frame.columns) == list(columns.LEDGER)
     assert frame.loc[0, columns.COST] == "0.028571428571428571428571428571"
@@ -81,7 +100,7 @@ def test_plain_pandas_reads_it(tmp_path):
 def test_a_column_that_is_gone_is_damage(tmp_path):
     """Nothing is guessed."""
     path = tmp_path / "checkpoint.parquet"
-    checkpoint.write(path, State([FULL]), [], META)
+    write_checkpoint(path, State([FULL]), [], META)
     table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ATTEMPT_INPUTS])
     pq.write_table(table, path)
     with pytest.raises(ValueError, match="no column"):
@@ -108,7 +127,7 @@ def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
     """A flipped bit never changes an attempt or what the file covers without being noticed."""
     path = tmp_path / "checkpoint.parquet"
     state = State([FULL, Attempt("b" * 32, 1, Stage.ACCEPTED, task_id="t2")])
-    checkpoint.write(path, state, [], META)
+    write_checkpoint(path, state, [], META)
     content = path.read_bytes()
     n_noticed = 0
     for at in range(0, len(content), 13):
@@ -125,7 +144,7 @@ def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
 def test_every_cut_is_noticed(tmp_path):
     """A file cut short anywhere is no checkpoint."""
     path = tmp_path / "checkpoint.parquet"
-    checkpoint.write(path, State([FULL]), [], META)
+    write_checkpoint(path, State([FULL]), [], META)
     content = path.read_bytes()
     for at in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:at])
@@ -148,7 +167,7 @@ def test_any_other_parquet_file_is_no_checkpoint(tmp_path):
 def test_rows_that_went_missing_are_noticed(tmp_path):
     """A file that reads well but has fewer rows than were written is no checkpoint."""
     path = tmp_path / "checkpoint.parquet"
-    checkpoint.write(path, State([FULL]), ["b"], META)
+    write_checkpoint(path, State([FULL]), ["b"], META)
     pq.write_table(pq.read_table(path).slice(0, 1), path)
     with pytest.raises(ValueError, match="1 rows, not as many as were written"):
         checkpoint.read_table(path)
@@ -156,7 +175,7 @@ def test_rows_that_went_missing_are_noticed(tmp_path):
 
 def fill(number: int):
     meta = checkpoint.Meta(1, number, 1, "00", "loopback")
-    return lambda path: checkpoint.write(path, State(), [], meta)
+    return lambda path: write_checkpoint(path, State(), [], meta)
 
 
 def test_the_newest_and_the_one_before_are_kept(tmp_path):

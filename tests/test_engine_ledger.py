@@ -20,7 +20,7 @@ from dreamo_batch.engine.attempts import Event, EventKind, Stage, State
 from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, peek_entropy, read
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from tests.fakes import event
+from tests.fakes import event, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -431,7 +431,7 @@ def test_fields_of_another_version_are_refused(folder):
 def test_newer_formats_are_refused(busy, folder):
     """Manifest, checkpoint or journal of a newer version: upgrade first."""
     meta = checkpoint.read_meta(busy / checkpoint.NAME)
-    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1, covers=9))
+    write_checkpoint(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1, covers=9))
     (busy / checkpoint.NAME).rename(busy / "newer.parquet")
     shutil.copy(busy / "newer.parquet", busy / checkpoint.NAME)
     for path in busy.glob("journal-*"):
@@ -444,7 +444,7 @@ def test_newer_formats_are_refused(busy, folder):
 def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatch):
     """One that this version can't read, but whose note can be, is refused instead of set aside."""
     meta = checkpoint.read_meta(busy / checkpoint.NAME)
-    checkpoint.write(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1))
+    write_checkpoint(busy / checkpoint.NAME, State(), [], replace(meta, schema=SCHEMA_VERSION + 1))
 
     def unreadable(_path):
         raise KeyError("colour")

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
-from itertools import starmap
+from itertools import chain, starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import replica
-from dreamo_batch.engine.attempt_table import SCHEMA, to_arrow, with_all
+from dreamo_batch.engine.attempt_table import SCHEMA, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError
@@ -33,10 +33,10 @@ from dreamo_batch.jobs.tables import storable
 from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from dreamo_batch.engine.attempts import State
+    from dreamo_batch.engine.attempt_table import StoredAttempts
 
 
 logger = logger_named(__name__)
@@ -65,15 +65,14 @@ class Meta:
     place: str = ""
 
 
-def write(path: Path, state: State, pending: Iterable[str], meta: Meta) -> pa.Table:
-    """Write the attempts, and a row for each job that was never submitted; return the table."""
-    table = to_arrow(state, pending)
-    note = asdict(meta) | {_N_ROWS: table.num_rows}
-    metadata = {_META: _sealed(json.dumps(note).encode())}
-    table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
+def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> None:
+    """Write the attempts, and the rows of jobs that were never submitted."""
+    note = asdict(meta) | {_N_ROWS: stored.n_attempts + len(never)}
+    schema = SCHEMA.with_metadata({_META: _sealed(json.dumps(note).encode())})
     # Most cells are of their own; for the others, compression does what a dictionary would.
-    pq.write_table(table, path, write_page_checksum=True, use_dictionary=False)
-    return table
+    with pq.ParquetWriter(path, schema, write_page_checksum=True, use_dictionary=False) as writer:
+        for table in chain(stored.parts(), [never]):
+            writer.write_table(table)
 
 
 def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Table, Meta]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, fold_lines
+from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, absent, fold_lines, packed, to_arrow
 from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
@@ -305,7 +305,7 @@ class Ledger:
         self._unwritten: list[Event] = []
         self.n_recorded = 0
         self._covered_before = recovered.covers
-        self.closing_table: pa.Table | None = None  # what the last checkpoint holds
+        self.is_closed = False
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
         self.is_copy, self._place = is_copied(recovered, directory), directory.place()
         if self.is_copy:  # and stays one until it is adopted
@@ -415,8 +415,8 @@ class Ledger:
         fresh = self._open_journal(covered + 1, self._journal.checksum)
         self._journal.close()
         self._journal = fresh
-        self._cover(covered, pending, is_followed=True)
-        pa.default_memory_pool().release_unused()  # the whole table was unpacked
+        self._cover(covered, packed(self.state), pending, is_followed=True)
+        pa.default_memory_pool().release_unused()
 
     def close(self, pending: Iterable[str]) -> None:
         """Write a last checkpoint and close."""
@@ -424,11 +424,16 @@ class Ledger:
             self.commit()
         except OSError:
             self.directory.refuse_loss()  # else a checkpoint could fall into the hands of another writer
-            self._cover(self._journal.header.number, pending, is_followed=False)
+            self._cover(
+                self._journal.header.number, StoredAttempts(to_arrow(self.state)), pending, is_followed=False
+            )
             self._unwritten.clear()
             raise
-        self.closing_table = self._cover(self._journal.header.number, pending, is_followed=False)
+        self._cover(
+            self._journal.header.number, StoredAttempts(to_arrow(self.state)), pending, is_followed=False
+        )
         self._journal.close()
+        self.is_closed = True
 
     @property
     def identity(self) -> str:
@@ -455,7 +460,9 @@ class Ledger:
             self.state.terms = replace(self.state.terms, slice="0")
         self.checkpoint(pending)
 
-    def _cover(self, covered: int, pending: Iterable[str], *, is_followed: bool) -> pa.Table:
+    def _cover(
+        self, covered: int, stored: StoredAttempts, pending: Iterable[str], *, is_followed: bool
+    ) -> None:
         """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
         meta = Meta(
             SCHEMA_VERSION,
@@ -467,21 +474,16 @@ class Ledger:
             terms=self.state.terms,
             place=self._place,
         )
-        folder = self.directory.path
-        tables: list[pa.Table] = []
-        rotate(folder, lambda path: tables.append(write(path, self.state, pending, meta)))
-        stored = StoredAttempts(tables[-1])
-        if is_followed:  # else it is read once more and gone
-            stored.pack()
+        folder, never = self.directory.path, absent(self.state, pending)
+        rotate(folder, lambda path: write(path, stored, never, meta))
         self.state.store(stored)
-        self._n_since, self._n_rows = 0, tables[-1].num_rows
+        self._n_since, self._n_rows = 0, stored.n_attempts + len(never)
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
         for number in journal.numbers(folder):
             if number <= self._covered_before:
                 journal.path_of(folder, number).unlink()
         self._covered_before = covered
-        return tables[-1]
 
     def _open_journal(self, number: int, follows: int | None) -> journal.Journal:
         header = journal.Header(

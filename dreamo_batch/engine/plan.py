@@ -16,6 +16,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
+from dreamo_batch.engine.attempt_table import lacking
 from dreamo_batch.engine.attempts import Attempt, Key, Stage, State, deciding, next_number
 from dreamo_batch.engine.budget import Spending, price_of
 from dreamo_batch.engine.coordinator import Assignment
@@ -212,7 +213,7 @@ def _row_warnings(
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
     """Find jobs never submitted that nearly equal one that was and has left the table, and say how they differ."""
-    fresh = [job for job in prepared.jobs.values() if job.job_id not in state]
+    fresh = [prepared.jobs[job_id] for job_id in lacking(state, prepared.jobs)]
     if jobs_path is None or not fresh or not len(state):
         return {}
     try:
