@@ -72,6 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.generation = 0
         self.at = 0.0
         self.backup: dict[str, bytes] = {}
+        self.is_marked = True  # the folder says how long the newest journal is
 
     def teardown(self) -> None:
         if self.ledger is not None:
@@ -96,6 +97,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def open(self) -> None:
         self.ledger = Ledger(RunDirectory(self.folder), "loopback", "00ff")
+        self.is_marked = True
         self.generation += 1
         assert self.ledger.state == self.model()
         assert self.ledger.generation == self.generation
@@ -171,6 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
         path.write_bytes(torn)
         n_whole = torn.count(b"\n") - content[:n_durable].count(b"\n")
         self.acknowledged += self.waiting[:n_whole]  # whole lines count, though nobody was told
+        self.is_marked = not n_whole
         self.waiting.clear()
         self.look()
 
@@ -194,7 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def back_up(self) -> None:
         self.backup = self.files()
 
-    @precondition(lambda self: self.ledger is None)
+    @precondition(lambda self: self.ledger is None and self.is_marked)
     @rule()
     def restore(self) -> None:
         """Copy the backup over what is there: what it lacks is noticed; then undo that."""
