@@ -110,6 +110,8 @@ def test_rows_in_one_cell_are_told_apart():
     table = results(own)
     assert [entry.caption for entry in lay_out(table).entries(0, 0)] == ["size 1:1", "size 16:9"]
     assert [entry.caption for entry in lay_out(table).entries(0, 0, n_max=1)] == ["size 1:1"]
+    rated = table.assign(rating=[5.0, 1.0], picked=pd.array([True, None], dtype="boolean"))
+    assert [entry.caption for entry in lay_out(rated).entries(0, 0)] == ["size 1:1", "size 16:9"]
 
 
 def test_every_status_is_told_with_its_reason():

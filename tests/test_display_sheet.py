@@ -87,6 +87,15 @@ def test_pictures_stand_four_across(run_dir, n, size):
         assert sheet.size == size
 
 
+def test_rows_of_wide_pictures_are_no_taller_than_those(run_dir):
+    """The size of four square ones stands above."""
+    for number in range(4):
+        Image.new("RGB", (32, 16), RED).save(run_dir / f"{number}.png")
+    contact_sheet(results(*(f"{number}.png" for number in range(4))), run_dir / "sheet.png", run_dir=run_dir)
+    with Image.open(run_dir / "sheet.png") as sheet:
+        assert sheet.size == (1340, 384 - 160)
+
+
 @pytest.mark.parametrize("prompt", ["a fox " * 60, "雪山上的狐狸", "fox\n\x1b[31m", ""])
 def test_any_prompt_can_stand_below(run_dir, prompt):
     """Long ones are cut, and what the font has no letters for is left out."""

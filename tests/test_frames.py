@@ -161,7 +161,7 @@ def test_labels_of_rows_are_escaped():
             "Nothing is to be bought. 1 reuse. From now on it costs nothing.",
         ),
         (_planned(["ambiguous"], [0.0], [0.5]), "From now on it costs up to $0.50."),
-        (_planned(["new"], [float("nan")], [float("nan")]), "What it costs is not known yet"),
+        (_planned(["new"], [float("nan")], [float("nan")]), "The cost is not known yet"),
         (_planned([], [], []), "Nothing is to be bought."),
     ],
 )

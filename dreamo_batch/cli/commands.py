@@ -577,7 +577,7 @@ def results(
     FORMAT,
 )
 def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> None:
-    """Say of pictures how good they are; kept at once in RUN_DIR.
+    """Rate, pick or reject pictures; kept at once in RUN_DIR.
 
     ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5; pick keeps the
     pictures, reject doesn't, undo takes back what you said last of each. Prints what you say of them now.

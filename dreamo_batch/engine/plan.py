@@ -544,7 +544,7 @@ def _headline(n_rows: int, n_new: int) -> str:
 
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if low is None or high is None:
-        return f"What it costs is not known yet: the first attempt tells, or pass {option('unit_cost')}."
+        return f"The cost is not known yet: the first attempt will show it, or pass {option('unit_cost')}."
     if not high:
         return "From now on it costs nothing."
     if low == high:

@@ -337,7 +337,7 @@ def sweep(
     ties = _groups(axes, zip, tied)
     n_rows = None if sample is None else _read_count("sample", sample)
     if cells.read_integer(entropy).value is None or entropy < 0:
-        raise UsageError(f"entropy is {entropy!r}; expected a whole number from 0.")
+        raise UsageError(f"entropy is {entropy!r}; expected a whole number from 0 to 2**63 - 1.")
     _refuse_explosion(axes, ties, most, n_rows)
     lengths = [len(axes[tie[0]]) for tie in ties]
     places = (

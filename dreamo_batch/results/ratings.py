@@ -44,7 +44,7 @@ def rate(
     *,
     rater: str | None = None,
 ) -> pd.DataFrame:
-    """Say of pictures how good they are; kept at once in the run directory, in `ratings.parquet`.
+    """Rate, pick or reject pictures; kept at once in the run directory, in `ratings.parquet`.
 
     The file only grows: what is said later counts, and nothing is overwritten. Several people, and several processes,
     may rate in the same directory at the same time.
