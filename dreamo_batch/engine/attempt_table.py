@@ -72,9 +72,8 @@ class Places:
         # Hashes are spread evenly, so their first bits nearly tell the place.
         n_bits = max(1, len(hashes).bit_length())
         self._shift, self._half = 64 - n_bits, 1 << n_bits >> 1
-        firsts = np.arange(-self._half, self._half + 1)
         heads = np.asarray(self._sorted) >> self._shift
-        self._starts = np.searchsorted(heads, firsts).data
+        self._starts = np.searchsorted(heads, np.arange(-self._half, self._half + 1)).data
 
     def of(self, wanted: int) -> Iterator[int]:
         """Every place of a hash."""
@@ -161,8 +160,7 @@ class StoredAttempts:
         return tuple(_attempt(self._row(row), row - start + 1) for row in range(start, end))
 
     def __iter__(self) -> Iterator[str]:
-        firsts = self._firsts().iterchunks()
-        return (job_id for chunk in firsts for job_id in chunk.to_pylist())
+        return chain.from_iterable(map(pa.Array.to_pylist, self._firsts().iterchunks()))
 
     def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
         """Every job with its attempts."""
@@ -218,10 +216,8 @@ class StoredAttempts:
         return Places(np.fromiter(map(hash, self), np.int64, len(self)))
 
     def _place(self, job_id: object) -> int | None:
-        for place in self._places.of(hash(job_id)):
-            if self._job_ids[int(self._starts[place])].as_py() == job_id:
-                return place
-        return None
+        ids, starts, places = self._job_ids, self._starts, self._places.of(hash(job_id))
+        return next((place for place in places if ids[int(starts[place])].as_py() == job_id), None)
 
     def _row(self, number: int) -> tuple[Any, ...]:
         """Read a row; neighbours are read with it, because Arrow takes nearly as long for one."""

@@ -12,6 +12,7 @@ are encoded once per distinct value.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import itertools
 import json
@@ -148,7 +149,14 @@ def prepare(
     wanted = _identify(reading, entropy, random_seed)
     rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
-    return Prepared(_jobs(reading, wanted), _rows(reading, wanted), reading.problems, rephrased, drawn)
+    is_collecting = gc.isenabled()
+    gc.disable()  # it takes twice the time of making a million jobs to look through them meanwhile
+    try:
+        jobs = _jobs(reading, wanted)
+    finally:
+        if is_collecting:
+            gc.enable()
+    return Prepared(jobs, _rows(reading, wanted), reading.problems, rephrased, drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -163,7 +163,7 @@ def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | No
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     """Add the columns `rating` and `picked`, if the directory has ratings and the table no such columns of its own."""
-    if any(name in results for name in columns.RATED):
+    if any(name in results for name in columns.RATED) or not rating_table(run_dir).exists():
         return
     try:
         found = with_ratings(results, [run_dir] * len(results))
