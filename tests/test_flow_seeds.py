@@ -508,7 +508,7 @@ def test_a_probe_that_is_not_agreed_to_or_not_covered_buys_nothing(jobs, gateway
         ({"ask": lambda _sentence: False, "max_cost": 1}, "not agreed to"),
         ({"max_cost": "0.01"}, "doesn't cover the probe.* Pass max_cost=0.0"),
         ({"max_cost": "much"}, "max_cost='much'"),
-        ({"max_cost": 1, "k": 0}, "k must be"),
+        ({"max_cost": 1, "k": 0}, "k=0: expected a whole number of at least 1"),
     ]:
         with pytest.raises(UsageError, match=message):
             dreamo.probe_seeds(jobs, probe, gateway=gateway, **wrong, **QUIET)

@@ -186,7 +186,6 @@ def export(
     Examples
     --------
     >>> import tempfile
-    import zlib
     >>> import dreamo_batch as dreamo
     >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
     >>> run_dir, folder = tempfile.mkdtemp(), tempfile.mkdtemp()

@@ -163,9 +163,11 @@ def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | No
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     """Add the columns `rating` and `picked`, if the directory has ratings and the table no such columns of its own."""
-    if any(name in results for name in columns.RATED) or not rating_table(run_dir).exists():
+    if any(name in results for name in columns.RATED):
         return
     try:
+        if not rating_table(run_dir).exists():  # asked before a list of a million folders is looked through
+            return
         found = with_ratings(results, [run_dir] * len(results))
     except DirectoryError as error:  # what was bought is readable without what was said of it
         warnings.warn(str(error), stacklevel=2)
