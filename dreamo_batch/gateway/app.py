@@ -8,15 +8,13 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import ValidationError
-from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
-from dreamo_batch.gateway import answers, schemas
+from dreamo_batch.gateway import answers
 from dreamo_batch.gateway.answers import error_response, json_response, vary
 from dreamo_batch.gateway.faults import Effect
 from dreamo_batch.gateway.rendering import SUFFIXES
@@ -37,9 +35,6 @@ BODY_BYTES_MAX: Final = max(model.images_max.value for model in contract.MODELS.
 # Larger bodies are read beside the event loop.
 SMALL_BODY_BYTES: Final = 64 * 1024
 PAGE_SIZE_MAX: Final = 100
-GATEWAY_DESCRIPTION: Final = (
-    "A stand-in for the service and its models, for tests and first steps. Its pictures are previews."
-)
 
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
 _MEDIA_TYPES: Final = {suffix: media_type for media_type, suffix in SUFFIXES.items()}
@@ -98,33 +93,10 @@ class HangUp(Response):
             pass
 
 
-# What the endpoints read and answer, for the description; the endpoints read the bodies and the key themselves.
-_OPENAPI: Final = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
-
-
-class _DescribedApp(FastAPI):
-    """FastAPI that also describes the key, the bodies and the answers."""
-
-    def openapi(self) -> dict[str, Any]:
-        description = super().openapi()
-        bodies = [(model, "validation") for model in (schemas.CreateRequest, schemas.FaultsRequest)]
-        _, read = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # a list is invariant
-        components = description.setdefault("components", {})
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        components["responses"] = _OPENAPI["responses"]
-        components.setdefault("schemas", {}).update(read["$defs"] | _OPENAPI["schemas"])
-        return description
-
-
 def make_app(endpoints: Endpoints) -> ASGIApp:
     """Put the application of one gateway together."""
-    app = _DescribedApp(
-        title="Local gateway of dreamo-batch",
-        description=GATEWAY_DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        exception_handlers=dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond),
-    )
+    handlers = dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond)
+    app = FastAPI(openapi_url=None, exception_handlers=handlers)
     # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
     for name, method, path in (
         ("poll", "GET", contract.TASK_PATH.value),
@@ -137,8 +109,7 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
         ("faults", "GET", "/local/faults"),
         ("change_faults", "POST", "/local/faults"),
     ):
-        described = _OPENAPI["operations"][name]
-        app.add_api_route(path, getattr(endpoints, name), methods=[method], openapi_extra=described)
+        app.add_api_route(path, getattr(endpoints, name), methods=[method])
     return app if endpoints.tasks.settings.max_requests_per_s is None else _capped(app, endpoints.tasks)
 
 

@@ -20,7 +20,6 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     create_model,
     model_validator,
 )
@@ -161,18 +160,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_ITEM_SCHEMA: Final = WithJsonSchema({"type": "string", "minLength": 1})
-_UrlItem = Annotated[CreateReference, BeforeValidator(_by_url), _ITEM_SCHEMA]
-_Base64Item = Annotated[CreateReference, BeforeValidator(_by_base64), _ITEM_SCHEMA]
+_UrlItem = Annotated[CreateReference, BeforeValidator(_by_url)]
+_Base64Item = Annotated[CreateReference, BeforeValidator(_by_base64)]
 
 
 class Params(BaseModel):
     """The parameters of one picture that every model takes; see `PARAMS`."""
 
-    model_config = ConfigDict(
-        strict=True,
-        json_schema_extra={"oneOf": [{"required": ["image_urls"]}, {"required": ["binary_data_base64"]}]},
-    )
+    model_config = ConfigDict(strict=True)
     rules: ClassVar[contract.Model]
 
     prompt: Annotated[
@@ -264,12 +259,11 @@ def _list_of(item: Any, most: int, description: str) -> Any:
 
 REF_TYPES: Final = contract.REF_TYPES_PARAMETER.value
 PARAMS: Final[dict[str, type[Params]]] = {name: _params_of(model) for name, model in contract.MODELS.items()}
-_PARAMS_SCHEMA: Final = {"anyOf": [params.model_json_schema() for params in PARAMS.values()]}
 
 
 class _Item(BaseModel):
     # Read by itself, so that a create with a bad parameter can be accepted as a task that fails.
-    params: Annotated[dict[str, Any], WithJsonSchema(_PARAMS_SCHEMA)]
+    params: dict[str, Any]
 
 
 class CreateRequest(BaseModel):
@@ -277,7 +271,7 @@ class CreateRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: Annotated[str, Field(json_schema_extra={"enum": list(contract.MODELS)})] | None = None
+    model: str | None = None
     input: Annotated[list[_Item], Field(min_length=1, max_length=1)]
 
     @model_validator(mode="after")
@@ -331,16 +325,3 @@ def problem_of(error: ValidationError) -> Problem:
         return Problem(code)
     cause = first.get("ctx", {}).get("error")
     return Problem(code, str(cause) if isinstance(cause, ValueError) else f"{field}: {first['msg']}")
-
-
-class FaultsRequest(BaseModel):
-    """Faults by stage, with their probabilities; scripts by stage; and whether to forget all of it first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    create: dict[str, Any] = {}
-    poll: dict[str, Any] = {}
-    precharge: dict[str, Any] = {}
-    download: dict[str, Any] = {}
-    script: dict[str, list[Any]] = {}
-    clear: bool = False
