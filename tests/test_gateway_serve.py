@@ -20,7 +20,6 @@ import pytest
 import requests
 
 from dreamo_batch.gateway import LocalGateway
-from dreamo_batch.gateway.gateway import JoinedWrites
 from tests.local_client import CREATE, FakeEngine, LocalClient, body
 
 SERVE = """
@@ -44,23 +43,6 @@ class GatedEngine(FakeEngine):
         return super().generate(request, reference)
 
 
-class SentParts(asyncio.Transport):
-    """Keeps each part that is handed to the loop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts = []
-
-    def write(self, data):
-        self.parts.append(data)
-
-    def writelines(self, list_of_data):
-        self.parts.extend(list_of_data)
-
-    def close(self):
-        pass
-
-
 @contextlib.contextmanager
 def served(**options):
     """Run a gateway in its own process; yield the process and a client."""
@@ -74,20 +56,6 @@ def served(**options):
                 yield process, base_url, session
         finally:
             process.kill()
-
-
-def test_no_empty_part_is_handed_to_the_loop():
-    """An answer without a body ends in one; since Python 3.12 the loop of asyncio never gets rid of it."""
-
-    async def sent():
-        transport = SentParts()
-        joined = JoinedWrites(transport)
-        for part in (b"HTTP/1.1 204 No Content", b"\r\n\r\n", b""):
-            joined.write(part)
-        joined.close()
-        return transport.parts
-
-    assert asyncio.run(sent()) == [b"HTTP/1.1 204 No Content\r\n\r\n"]
 
 
 def test_a_gateway_leaves_nothing_behind():

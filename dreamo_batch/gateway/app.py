@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dreamo_batch.gateway.faults import FaultPlan, Stage, Strike
-    from dreamo_batch.gateway.gateway import JoinedWrites, Transports
+    from dreamo_batch.gateway.gateway import Transports
     from dreamo_batch.gateway.rendering import Renderer
     from dreamo_batch.gateway.tasks import Tasks
 
@@ -79,7 +79,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
 class HangUp(Response):
     """Closes the connection, after some raw bytes if there are any; no HTTP answer of its own."""
 
-    def __init__(self, transport: JoinedWrites | None, raw: bytes = b"") -> None:
+    def __init__(self, transport: asyncio.Transport | None, raw: bytes = b"") -> None:
         super().__init__()
         self._transport = transport
         self._raw = raw
@@ -95,7 +95,7 @@ class HangUp(Response):
 
 def make_app(endpoints: Endpoints) -> ASGIApp:
     """Put the application of one gateway together."""
-    handlers = dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond)
+    handlers: Any = dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond)
     app = FastAPI(openapi_url=None, exception_handlers=handlers)
     # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
     for name, method, path in (
