@@ -12,7 +12,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch.display import gallery as galleries
 from dreamo_batch.display.gallery import UNFOLDED_MAX, gallery
-from dreamo_batch.display.thumbnails import Thumbnails, make_thumbnail
+from dreamo_batch.display.thumbnails import make_thumbnail, thumbnails_of
 from dreamo_batch.errors import UsageError
 from tests.grids import BLUE, GREEN, RED, Page, draw, results
 
@@ -312,18 +312,13 @@ def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monk
     assert "picture not embedded" in page.texts
 
 
-def test_thumbnails_are_made_once_and_forgotten_in_turn(tmp_path):
-    """By content, so that a copy costs nothing; within the memory allowed; never for a file that is gone."""
-    paths = [tmp_path / draw(tmp_path, name, RED) for name in ("a.png", "b.png")]
-    made = Thumbnails()
-    first, copy = made.of_files(paths, digests=["same", "same"])
-    again = made.of_files(paths, digests=["same", "same"])
-    assert again[0] is again[1]
-    assert (first.content, (copy.width, copy.height)) == (copy.content, (64, 64))
-    paths[0].unlink()
-    assert made.of_files(paths, digests=["same", "same"])[0] is None
-    small = Thumbnails(cache_bytes_max=1)
-    assert small.of_files(paths[1:])[0] is not small.of_files(paths[1:])[0]
+def test_thumbnails_are_made_once(tmp_path):
+    """By what is kept of a picture, never for a file that is gone."""
+    path = tmp_path / draw(tmp_path, "a.png", RED)
+    first, again = (thumbnails_of([path], digests=["same"])[0] for _ in range(2))
+    assert first is again
+    path.unlink()
+    assert thumbnails_of([path], digests=["same"]) == [None]
 
 
 def test_thumbnails_are_small_upright_and_on_white(tmp_path):
@@ -334,7 +329,7 @@ def test_thumbnails_are_small_upright_and_on_white(tmp_path):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("I;16", (40, 40), 7).save(tmp_path / "deep.png")
     names = ("turned.jpg", "clear.png", "deep.png")
-    upright, clear, deep = Thumbnails().of_files([tmp_path / name for name in names])
+    upright, clear, deep = thumbnails_of([tmp_path / name for name in names])
     assert (upright.width, upright.height) == (160, 320)
     assert deep is not None
     import io
@@ -345,5 +340,5 @@ def test_thumbnails_are_small_upright_and_on_white(tmp_path):
 def test_what_is_no_picture_has_no_thumbnail(tmp_path):
     """Damaged files, folders and impossible names are gone rather than an error."""
     (tmp_path / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
-    assert Thumbnails().of_files([tmp_path / "half.jpg", tmp_path, tmp_path / "a\0b"]) == [None] * 3
+    assert thumbnails_of([tmp_path / "half.jpg", tmp_path, tmp_path / "a\0b"]) == [None] * 3
     assert make_thumbnail(b"no picture", 1_000) is None

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dreamo_batch.display.panel import html_blocks, status_html, status_text
 from dreamo_batch.display.panel_view import view_of
-from dreamo_batch.display.thumbnails import Thumbnails
+from dreamo_batch.display.thumbnails import panel_jpeg
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from tests.fakes import small_run
@@ -123,7 +123,7 @@ def test_a_thumbnail_is_a_small_jpeg_whatever_the_picture_is(tmp_path):
         path.write_bytes(encoded(plain(640, 320, mode), kind))
         with Image.open(path) as before:
             assert before.mode == mode
-        (tmp_path / "small.jpg").write_bytes(Thumbnails().panel_jpegs([path])[path])
+        (tmp_path / "small.jpg").write_bytes(panel_jpeg(path))
         with Image.open(tmp_path / "small.jpg") as made:
             assert (made.size, made.format, made.mode) == ((160, 80), "JPEG", "RGB")
 
@@ -132,7 +132,7 @@ def test_what_is_see_through_is_white(tmp_path):
     """JPEG has no transparency, and black would look like a picture."""
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     clear = tmp_path / "clear.png"
-    (tmp_path / "small.jpg").write_bytes(Thumbnails().panel_jpegs([clear])[clear])
+    (tmp_path / "small.jpg").write_bytes(panel_jpeg(clear))
     with Image.open(tmp_path / "small.jpg") as made:
         assert made.getpixel((5, 5)) == (255, 255, 255)
 
@@ -141,7 +141,7 @@ def test_damaged_and_missing_pictures_have_an_empty_thumbnail(tmp_path):
     """A panel never fails over a picture."""
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     paths = [tmp_path / "broken.jpg", tmp_path / "gone.jpg"]
-    assert Thumbnails().panel_jpegs(paths) == dict.fromkeys(paths, b"")
+    assert list(map(panel_jpeg, paths)) == [b"", b""]
 
 
 def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
@@ -150,32 +150,7 @@ def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
     jpeg = Thumbnail(b"jpeg", 1, 1)
     maker = "dreamo_batch.display.thumbnails.make_thumbnail"
     monkeypatch.setattr(maker, lambda path, *_: made.append(path) or jpeg)
-    thumbnails = Thumbnails()
-    thumbnails.panel_jpegs([saved])
-    assert thumbnails.panel_jpegs([saved], n_new=0) == {saved: b"jpeg"}
+    assert [panel_jpeg(saved), panel_jpeg(saved)] == [b"jpeg", b"jpeg"]
     os.utime(saved, ns=(1, 1))
-    thumbnails.panel_jpegs([saved])
+    panel_jpeg(saved)
     assert made == [saved, saved]
-
-
-def test_thumbnails_take_bounded_memory(tmp_path):
-    """Those used last are kept."""
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
-    for path in paths:
-        path.write_bytes(encoded(plain(16, 16)))
-    n_bytes = len(Thumbnails().panel_jpegs(paths[:1])[paths[0]])
-    thumbnails = Thumbnails(cache_bytes_max=2 * (n_bytes + 250))
-    thumbnails.panel_jpegs(paths[:2])
-    thumbnails.panel_jpegs(paths[:1])
-    thumbnails.panel_jpegs(paths[2:])
-    assert set(thumbnails.panel_jpegs(paths, n_new=0)) == {paths[0], paths[2]}
-
-
-def test_only_so_many_are_made_at_a_time(tmp_path):
-    """The others follow the next time, the most wanted first."""
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
-    for path in paths:
-        path.write_bytes(encoded(plain(16, 16)))
-    thumbnails = Thumbnails()
-    assert list(thumbnails.panel_jpegs(paths, n_new=2)) == paths[:2]
-    assert list(thumbnails.panel_jpegs(paths, n_new=2)) == paths

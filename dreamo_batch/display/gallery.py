@@ -17,7 +17,7 @@ import pandas as pd
 from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
-from dreamo_batch.display.thumbnails import BYTES_MAX, THUMBNAILS, is_file
+from dreamo_batch.display.thumbnails import BYTES_MAX, is_file, thumbnails_of
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, file_given
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
@@ -500,7 +500,7 @@ class Gallery:
         references = place_references(grid, self._references)
         each = bytes_max // max(1, len(embedded) + len(references.all))
         each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
-        thumbnails = THUMBNAILS.of_files(
+        thumbnails = thumbnails_of(
             [self._path_of(entry) for entry in embedded],
             bytes_max=each,
             digests=[entry.digest for entry in embedded],
@@ -508,7 +508,7 @@ class Gallery:
         )
         places = {entry.position for entry in embedded}
         others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
-        small = {one.key: one.thumbnail(THUMBNAILS, each) for one in references.all}
+        small = {one.key: one.thumbnail(each) for one in references.all}
         pictures = Pictures(
             {entry.position: one for entry, one in zip(embedded, thumbnails, strict=True) if one is not None},
             {key: one for key, one in small.items() if one is not None},

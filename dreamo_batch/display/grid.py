@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.display.thumbnails import make_thumbnail
+from dreamo_batch.display.thumbnails import make_thumbnail, thumbnails_of
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dreamo_batch.display.thumbnails import Thumbnails
     from dreamo_batch.engine.picture_cache import Thumbnail
 
     Names = str | Sequence[Any] | EllipsisType | None
@@ -617,10 +616,10 @@ class ReferencePicture:
         """Read it, at most so large; None for a URL or a missing file."""
         return None if self.content is None else small_picture(self.content, side_px)
 
-    def thumbnail(self, thumbnails: Thumbnails, bytes_max: int) -> Thumbnail | None:
+    def thumbnail(self, bytes_max: int) -> Thumbnail | None:
         """Make its thumbnail; None for a URL or a missing file."""
         if isinstance(self.content, Path):
-            return thumbnails.of_files([self.content], bytes_max=bytes_max)[0]
+            return thumbnails_of([self.content], bytes_max=bytes_max)[0]
         return None if self.content is None else make_thumbnail(self.content, bytes_max)
 
 

@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch.display.panel_view import message, view_of
-from dreamo_batch.display.thumbnails import THUMBNAILS
+from dreamo_batch.display.thumbnails import panel_jpeg
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.frontend import can_show_widgets, is_in_marimo, is_only_run
@@ -98,7 +98,7 @@ def static_bundle(status: Status) -> dict[str, str]:
 def status_html(status: Status) -> str:
     """Return a run at one moment as HTML that needs no scripts and no network."""
     view = view_of(status)
-    thumbnails = THUMBNAILS.panel_jpegs(caption.path for caption in view.pictures)
+    thumbnails = {caption.path: panel_jpeg(caption.path) for caption in view.pictures}
     template = templates().get_template("panel.html.j2")
     return template.render(view=view, blocks=html_blocks(), thumbnails=thumbnails)
 
@@ -253,6 +253,7 @@ class PictureRow:
 
         self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
         self._taken: dict[Caption, Any] = {}
+        self._jpegs: dict[Caption, bytes] = {}
         self._heading = ipywidgets.HTML(html_blocks().newest())
         self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
         self._row.add_class("dreamo-pictures")
@@ -262,17 +263,19 @@ class PictureRow:
     def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
         """Show pictures, newest first; return whether all have their thumbnails."""
         shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
-        thumbnails = THUMBNAILS.panel_jpegs((caption.path for caption in shown), n_new=n_new)
+        self._jpegs = {caption: self._jpegs[caption] for caption in shown if caption in self._jpegs}
+        for caption in [caption for caption in shown if caption not in self._jpegs][:n_new]:
+            self._jpegs[caption] = panel_jpeg(caption.path)
         # Pictures that stay keep their widget, so that only new ones are sent.
         kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
         used = {place.model_id for place in kept.values()}
         free = iter([place for place in self._places if place.model_id not in used])
         self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
         for caption, place in self._taken.items():
-            place.value = html_blocks().picture(caption, thumbnails.get(caption.path))
+            place.value = html_blocks().picture(caption, self._jpegs.get(caption))
         self._row.children = tuple(self._taken.values())
         self.box.layout.display = None if shown else "none"
-        return all(caption.path in thumbnails for caption in shown)
+        return len(self._jpegs) == len(shown)
 
     def close(self) -> None:
         """Close every widget."""

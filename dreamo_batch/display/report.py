@@ -18,7 +18,7 @@ import pandas as pd
 from dreamo_batch import __version__, columns, files
 from dreamo_batch.display.gallery import gallery
 from dreamo_batch.display.grid import removed_rows_notice
-from dreamo_batch.display.thumbnails import THUMBNAILS
+from dreamo_batch.display.thumbnails import thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
@@ -328,9 +328,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     pairs = list_near_duplicates(compared, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
     sides = [(pair, *side) for pair in near for side in _SIDES]
-    pictures = THUMBNAILS.of_files(
-        [facts.path / pair[path] for pair, *_, path in sides], bytes_max=_PAIR_BYTES_MAX
-    )
+    pictures = thumbnails_of([facts.path / pair[path] for pair, *_, path in sides], bytes_max=_PAIR_BYTES_MAX)
     for (pair, row, seed, _), picture in zip(sides, pictures, strict=True):
         pair.setdefault("sides", []).append((pair[row], pair[seed], picture))
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}

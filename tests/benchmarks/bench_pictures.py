@@ -153,7 +153,7 @@ def _forget() -> None:
     """Empty what a process keeps between calls, as if each were made in a fresh notebook."""
     from dreamo_batch.display import thumbnails
 
-    thumbnails.THUMBNAILS._cache.clear()
+    thumbnails._made.cache_clear()
 
 
 def _measuring(run_dir: Path, done: Any, floor: float) -> None:
