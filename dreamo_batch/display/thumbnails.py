@@ -118,7 +118,7 @@ def make_thumbnail(picture: Any, bytes_max: int, side_px: int = SIDE_PX) -> Thum
     if small is None:
         return None
     while len(jpeg := encoded(small, quality=quality, optimize=True)) > bytes_max and side > _SIDE_MIN:
-        side = max(_SIDE_MIN, int(side * min(0.9, math.sqrt(bytes_max / len(jpeg)))))
+        side = max(_SIDE_MIN, int(side * min(0.9, 1.1 * math.sqrt(bytes_max / len(jpeg)))))
         quality = _SIDE_MIN + side // 10  # what is small may be coarse
         small.thumbnail((side, side), resample)
     return Thumbnail(jpeg, *small.size)
