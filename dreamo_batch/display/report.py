@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shlex
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -364,7 +363,6 @@ def _methods(facts: Facts) -> dict[str, Any]:
         "n_duplicates": int(facts.rows[columns.DUPLICATE_OF].notna().sum()),
         "settings": facts.manifest.settings if facts.manifest else {},
         "python": _python(facts),
-        "shell": _shell(facts),
     }
 
 
@@ -396,35 +394,6 @@ def _python(facts: Facts) -> str:
         f"dreamo.run(jobs, {literal(facts.name.rstrip('/') + '-again')}{arguments})",
     ]
     return "\n".join(code(line) if line else "" for line in lines)
-
-
-def _shell(facts: Facts) -> str | None:
-    """Return the same as commands, which can't fill in seeds that the table left open."""
-    if facts.n_drawn:
-        return None
-    options = _options(facts)
-    names = sorted(options, key=lambda name: name in ("gateway", "base_url"))  # where it is comes last
-    flags = [_flag(name, options[name]) for name in names]
-    lines = [
-        f"dreamo-batch results {shlex.quote(facts.name)} --output jobs.parquet",
-        " ".join(
-            [
-                "dreamo-batch run jobs.parquet --run-dir",
-                shlex.quote(facts.name.rstrip("/") + "-again"),
-                *flags,
-            ]
-        ),
-    ]
-    return "\n".join(map(code, lines))
-
-
-def _flag(name: str, value: Any) -> str:
-    if name == "gateway":
-        return "--local"
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {shlex.quote(str(value))}"
 
 
 def literal(value: Any) -> str:
