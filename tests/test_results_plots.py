@@ -21,7 +21,6 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.results import plots
 from tests.histories import NOON, ambiguous, completed, failed, history_of
 
-FIRST = plots._files()[0]
 PROMPTS = ("a fox", "an owl for $5 or $6", "海边的小屋", "a castle " * 20, "one_two^three\n{four}")
 
 
@@ -254,7 +253,8 @@ def test_chinese_is_drawn_where_there_is_a_font():
 
 def test_letters_without_a_font_are_boxes(monkeypatch, caplog):
     """Said once, rather than a warning for each."""
-    monkeypatch.setattr(plots, "_files", lambda: [FIRST])
+    monkeypatch.setattr(fonts, "machine_fonts", tuple)
+    monkeypatch.setattr(plots, "machine_fonts", tuple)
     monkeypatch.setattr(fonts, "_said", set())
     plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 b"]), "scene"))
     ax = plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))

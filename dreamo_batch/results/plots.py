@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from unicodedata import east_asian_width
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.fonts import machine_fonts, say_lacking
+from dreamo_batch.fonts import Fonts, machine_fonts, say_lacking
 from dreamo_batch.frames import ON_DARK, ON_LIGHT
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
 _UNDRAWABLE: Final = "\u25a1"
+_CHECKED_PX: Final = 20
 _LEGEND_SHARE: Final = (
     0.94  # of the figure's width: it begins at the right, and names of lines are at the left
 )
@@ -304,7 +305,7 @@ def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "", gri
     if grid is not None:
         ax.grid(axis=grid, color=theme.faint, linewidth=0.6)
     title = _drawable(title)
-    style: dict[str, Any] = {"fontfamily": _families(title), "parse_math": False}
+    style: dict[str, Any] = {"fontfamily": _families(), "parse_math": False}
     ax.set_title(title, color=theme.ink, loc="left", fontsize="medium", **style)
     ax.set_xlabel(x, color=theme.ink)
     ax.set_ylabel(y, color=theme.ink)
@@ -340,8 +341,9 @@ def _say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
 def _name_lines(ax: Axes, labels: Sequence[str]) -> None:
     """Label horizontal lines from the top down."""
     ax.set_yticks(range(len(labels)), _distinct([_drawable(label) for label in labels]), parse_math=False)
+    families = _families()
     for tick in ax.get_yticklabels():
-        tick.set_fontfamily(_families(tick.get_text()))
+        tick.set_fontfamily(families)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -372,44 +374,27 @@ def _shortened(text: str, end: int) -> str:
 
 def _drawable(text: str) -> str:
     """Replace every letter that no font here has by a box."""
-    known = [_charmap(file) for file in _files()]
-    box = _UNDRAWABLE if ord(_UNDRAWABLE) in known[0] else "?"
-    lacking = {c for c in text if not (c.isprintable() and any(ord(c) in one for one in known))}
+    from matplotlib.font_manager import FontProperties, findfont
+
+    fonts = Fonts(findfont(FontProperties()))
+    lacking = {c for c in text if not c.isprintable() or fonts.font_for(c, _CHECKED_PX) is None}
     say_lacking(lacking)
-    return "".join(box if c in lacking else c for c in text)
+    return "".join(_UNDRAWABLE if c in lacking else c for c in text)
 
 
-def _families(text: str) -> list[str]:
-    """Name the fonts that have the letters of a text: matplotlib's choice, then those of this machine."""
+def _families() -> list[str]:
+    """Name matplotlib's choice of fonts, its own, and those of this machine, in which it looks for letters in turn."""
     import matplotlib as mpl
     from matplotlib import font_manager
 
-    first, *others = _files()
-    letters = {ord(letter) for letter in text} - _charmap(first)
-    names = list(mpl.rcParams["font.family"])
-    for file in others:
-        found = letters & _charmap(file)
-        if found:
-            font_manager.fontManager.addfont(file)
-            names.append(font_manager.get_font(file).family_name)
-            letters -= found
+    names = [*mpl.rcParams["font.family"], "DejaVu Sans"]
+    for file in map(str, machine_fonts()):
+        with suppress(OSError, RuntimeError):  # a font that matplotlib can't read
+            family = font_manager.get_font(file).family_name
+            if family not in {entry.name for entry in font_manager.fontManager.ttflist}:
+                font_manager.fontManager.addfont(file)
+            names.append(family)
     return names
-
-
-def _files() -> list[str]:
-    from matplotlib.font_manager import FontProperties, findfont
-
-    return [findfont(FontProperties()), *map(str, machine_fonts())]
-
-
-@functools.lru_cache(maxsize=64)
-def _charmap(file: str) -> frozenset[int]:
-    from matplotlib.font_manager import get_font
-
-    try:
-        return frozenset(get_font(file).get_charmap())
-    except (OSError, RuntimeError):  # a font that matplotlib can't read has no letters for it
-        return frozenset()
 
 
 def _keys(table: pd.DataFrame, own: Mapping[str, Any]) -> list[str]:
