@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.text import harmless, shortened, templates
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 _CHARACTERS_MAX: Final = 400
-_TITLE_MAX: Final = 1_000
-_ONE_LINE: Final = 16
-_LONG: Final = 32
-_LABEL_MAX: Final = 60
-_COLUMN_MAX: Final = {columns.JOB_ID: 10, columns.VALUE: 60}
+_COLUMN_MAX: Final = {"": 60, columns.JOB_ID: 10, columns.VALUE: 60}
 
 
 PICTURE: Final = "picture"
@@ -104,19 +97,8 @@ class Headline:
         return "\n".join([self.summary(), *(harmless(f"Warning: {warning}") for warning in self.warnings)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    text: str
-    kind: str = ""
-    title: str = ""
-    colour: str | None = None
-
-
 class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types here
     """A DataFrame that shows a headline above its rows."""
-
-    # Values of cells that get a dot in front of them, and its colour.
-    _colours: Mapping[str, str] = {}
 
     @classmethod
     def of(cls, table: pd.DataFrame, **known: Any) -> Self:
@@ -146,17 +128,18 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
             plain: str | None = super()._repr_html_()
             return plain
         listed = self._listed()
-        first, last = _n_shown(len(listed))
+        most = pd.get_option("display.max_rows") or len(listed)
+        shown = listed if len(listed) <= most else listed.head(pd.get_option("display.min_rows") or most)
         index_name = ", ".join("" if name is None else str(name) for name in listed.index.names).strip(", ")
+        names = ["", *map(str, listed.columns)]
         return (
             templates()
             .get_template("table.html.j2")
             .render(
                 headline=headline,
-                names=[harmless(str(name)) for name in (index_name, *listed.columns)] if len(listed) else [],
-                first=[self._row(listed, place) for place in range(first)],
-                n_hidden=len(listed) - first - last,
-                last=[self._row(listed, place) for place in range(len(listed) - last, len(listed))],
+                names=[harmless(name) for name in (index_name, *names[1:])] if len(listed) else [],
+                rows=[list(map(_cell, names, row)) for row in shown.itertuples(name=None)],
+                n_hidden=len(listed) - len(shown),
             )
         )
 
@@ -164,26 +147,6 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
         """Return the headline as one line for a terminal."""
         headline = self._headline()
         return "" if headline is None else headline.summary()
-
-    def _row(self, listed: pd.DataFrame, place: int) -> tuple[str, list[_Cell]]:
-        label = listed.index[place]
-        text = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-        cells = [self._cell(str(name), listed[name].iloc[place]) for name in listed.columns]
-        return shortened(harmless(text), _LABEL_MAX), cells
-
-    def _cell(self, column: str, value: Any) -> _Cell:
-        if pd.api.types.is_scalar(value) and pd.isna(value):
-            return _Cell("")
-        if isinstance(value, float):
-            return _Cell(f"{value:.6g}", "number")
-        whole = harmless(str(value))
-        text = shortened(self._cell_text(column, whole), _COLUMN_MAX.get(column, _CHARACTERS_MAX))
-        kind = "long" if len(text) > _LONG else "some" if len(text) > _ONE_LINE else ""
-        return _Cell(text, kind, whole[:_TITLE_MAX] if text != whole else "", self._colours.get(whole))
-
-    def _cell_text(self, column: str, text: str) -> str:  # noqa: ARG002 - subclasses shorten some columns
-        """Return what a cell of a column shows."""
-        return text
 
     def _headline(self) -> Headline | None:
         """Return the headline; None if the columns it needs were taken out."""
@@ -198,10 +161,11 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
         return str(super().__repr__())
 
 
-def _n_shown(n: int) -> tuple[int, int]:
-    """Return how many rows are shown from the top and from the end, by pandas' own options."""
-    most = pd.get_option("display.max_rows") or n
-    if n <= most:
-        return n, 0
-    few = min(pd.get_option("display.min_rows") or most, most)
-    return few - few // 2, few // 2
+def _cell(column: str, value: Any) -> str:
+    """Return what a cell of a column shows, or of the index, which has no name."""
+    if isinstance(value, tuple):  # a label of several levels
+        value = ", ".join(map(str, value))
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else harmless(str(value))
+    return shortened(text, _COLUMN_MAX.get(column, _CHARACTERS_MAX))

@@ -183,11 +183,11 @@ def test_cap_and_spending_come_from_the_run_directory(tmp_path):
 def test_long_tables_are_cut_as_pandas_cuts_them():
     """As many rows as pandas' options allow are shown, and the rest is counted."""
     plan = dreamo.plan(_jobs().loc[[0] * 100].reset_index(drop=True))
-    assert "… 90 more rows …" in plan._repr_html_()
+    assert "… 90 more rows" in plan._repr_html_()
     with pd.option_context("display.max_rows", None):
         assert "more rows" not in plan._repr_html_()
     with pd.option_context("display.max_rows", 4, "display.min_rows", 1):
-        assert "… 99 more rows …" in plan._repr_html_()
+        assert "… 99 more rows" in plan._repr_html_()
 
 
 def test_option_of_pandas_turns_html_off():

@@ -481,7 +481,6 @@ class Plan(HeadedFrame):
     # The directory's cap, what was spent in it (USD), and remarks on the table.
     _metadata = ["_cap", "_spent", "_remarks"]  # noqa: RUF012 - pandas' own way of keeping something beside the columns
     _remarks: tuple[str, ...] = ()
-    _colours = _COLOURS
 
     def _headline(self) -> Headline | None:
         if not set(self.columns) >= _NEEDED:
@@ -521,9 +520,13 @@ class Plan(HeadedFrame):
         changes = self.changes()
         return aligned(list(changes), changes.to_numpy(dtype=object).tolist())
 
-    def _cell_text(self, column: str, text: str) -> str:
+    def _listed(self) -> pd.DataFrame:
         """Leave out of each row's reason what stands once above all of them."""
-        return text.removesuffix(_REPHRASED) if column == columns.REASON else text
+        if columns.REASON not in self:
+            return self
+        return self.assign(
+            **{columns.REASON: self[columns.REASON].astype(columns.STR).str.removesuffix(_REPHRASED)}
+        )
 
     def warnings(self) -> list[str]:
         """Return what to know before these rows are bought."""

@@ -239,7 +239,6 @@ class Problems(HeadedFrame):
     """
 
     _metadata = ["_n_rows"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
-    _colours = _COLOURS
 
     def _headline(self) -> Headline | None:
         if not {columns.POSITION, columns.SEVERITY} <= set(self.columns):
