@@ -751,6 +751,21 @@ def test_a_backup_of_a_live_run_copied_over_it_is_a_copy(folder, tmp_path, resto
     assert not ledgers.is_copied(read(folder), RunDirectory(folder))
 
 
+@pytest.mark.parametrize("restore", [over, over_with_attributes])
+def test_a_backup_older_than_the_last_journal_is_refused(folder, tmp_path, restore):
+    """The journal of a later call is left as it was, and follows what the backup lacks."""
+    ledger = opened(folder)
+    ledger.checkpoint([])
+    shutil.copytree(folder, tmp_path / "backup")
+    work(ledger, "a", EventKind.SENDING, EventKind.ACCEPTED)
+    ledger.close(["a"])
+    opened(folder).abandon()
+    assert stages(read(folder).state()) == {"a": "accepted"}
+    restore(tmp_path / "backup", folder)
+    with pytest.raises(LedgerDamaged, match=r"journal-000003\.jsonl follows a line that is missing"):
+        read(folder)
+
+
 def test_a_copy_of_hard_links_leaves_the_original_alone(busy, tmp_path):
     """As `cp -al` and `rsync --link-dest` make them; whatever is written to the copy, the original stays readable."""
     copy = shutil.copytree(busy, tmp_path / "copy", copy_function=os.link)

@@ -51,8 +51,8 @@ _N_ROWS: Final = "n_rows"
 class Meta:
     """The metadata of a checkpoint.
 
-    `covers` is the number of the last journal folded into it; `is_followed` says that the next journal was already
-    open, so that its absence is a loss. `place` is the identity of the directory.
+    `covers` is the number of the last journal folded into it, and `checksum` that of its last line; `is_followed` says
+    that the next journal was already open, so that its absence is a loss. `place` is the identity of the directory.
     """
 
     schema: int
@@ -63,6 +63,7 @@ class Meta:
     is_followed: bool = False
     terms: Terms = NO_TERMS
     place: str = ""
+    checksum: int | None = None
 
 
 def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> None:

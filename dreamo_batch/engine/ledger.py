@@ -144,13 +144,15 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
     _refuse_gaps(covers, wanted, end, folder, is_followed=meta is not None and meta.is_followed)
     warnings = [f"{text}; used the previous checkpoint and the journals instead" for text in damaged.values()]
     texts: dict[int, tuple[memoryview, ...]] = {}
-    checksum: int | None = None
+    checksum = None if meta is None else meta.checksum
     for number in wanted:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
         meta = _newer(meta, contents.header, number, covers)
         if contents.header is not None and not _follows(contents.header, checksum):
-            texts[number - 1] = _texts_before(contents.header, number, folder)
+            before = _texts_before(contents.header, number, folder)
+            if number - 1 > covers:
+                texts[number - 1] = before
         _refuse_early_end(contents, end, number, folder)
         checksum, texts[number] = contents.checksum, contents.texts
         terms = replace(terms, **contents.terms)
@@ -234,9 +236,10 @@ def _texts_before(header: journal.Header, number: int, folder: Path) -> tuple[me
     journal ends before.
     """
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
-    contents = journal.read(before, header.follows)
-    if contents.checksum == header.follows:
-        return contents.texts
+    with suppress(FileNotFoundError):
+        contents = journal.read(before, header.follows)
+        if contents.checksum == header.follows:
+            return contents.texts
     raise LedgerDamaged(
         f"{before.name} has lost lines at its end: {path.name} follows a line that is missing. They may record "
         "purchases, so nothing is bought while the ledger is damaged. Restore the file from a copy."
@@ -415,7 +418,7 @@ class Ledger:
         fresh = self._open_journal(covered + 1, self._journal.checksum)
         self._journal.close()
         self._journal = fresh
-        self._cover(covered, packed(self.state), pending, is_followed=True)
+        self._cover(packed(self.state), pending, is_followed=True)
         pa.default_memory_pool().release_unused()
 
     def close(self, pending: Iterable[str]) -> None:
@@ -424,14 +427,10 @@ class Ledger:
             self.commit()
         except OSError:
             self.directory.refuse_loss()  # else a checkpoint could fall into the hands of another writer
-            self._cover(
-                self._journal.header.number, StoredAttempts(to_arrow(self.state)), pending, is_followed=False
-            )
+            self._cover(StoredAttempts(to_arrow(self.state)), pending, is_followed=False)
             self._unwritten.clear()
             raise
-        self._cover(
-            self._journal.header.number, StoredAttempts(to_arrow(self.state)), pending, is_followed=False
-        )
+        self._cover(StoredAttempts(to_arrow(self.state)), pending, is_followed=False)
         self._journal.close()
         self.is_closed = True
 
@@ -460,10 +459,13 @@ class Ledger:
             self.state.terms = replace(self.state.terms, slice="0")
         self.checkpoint(pending)
 
-    def _cover(
-        self, covered: int, stored: StoredAttempts, pending: Iterable[str], *, is_followed: bool
-    ) -> None:
-        """Write a checkpoint of all up to a journal, and remove the journals that two checkpoints cover."""
+    def _cover(self, stored: StoredAttempts, pending: Iterable[str], *, is_followed: bool) -> None:
+        """Write a checkpoint of all that is recorded, and remove the journals that two checkpoints cover.
+
+        If the next journal is open already, nothing is in it yet.
+        """
+        header = self._journal.header
+        covered = header.number - is_followed
         meta = Meta(
             SCHEMA_VERSION,
             covered,
@@ -473,6 +475,7 @@ class Ledger:
             is_followed=is_followed,
             terms=self.state.terms,
             place=self._place,
+            checksum=header.follows if is_followed else self._journal.checksum,
         )
         folder, never = self.directory.path, absent(self.state, pending)
         rotate(folder, lambda path: write(path, stored, never, meta))
