@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,33 +26,7 @@ _CHINESE: Final = "\u96ea"
 _SAID_MAX: Final = 60
 _LACKING: Final = "\U0010fffe"  # no font has it, so it shows what a font draws for a letter that it lacks
 _BEYOND_LATIN: Final = "\u0250"
-_FOLDERS: Final = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
-_NAMES: Final = (
-    "DejaVuSans.ttf",  # Latin with accents, Greek and Cyrillic, which the built-in font lacks too
-    "NotoSans-Regular.ttf",
-    "LiberationSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSansSC-Regular.otf",
-    "SourceHanSansSC-Regular.otf",
-    "SourceHanSansCN-Regular.otf",
-    "wqy-microhei.ttc",
-    "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "NotoEmoji-Regular.ttf",
-    "NotoSansSymbols2-Regular.ttf",
-    "Symbola.ttf",
-)
-_PATHS: Final = (
-    "/System/Library/Fonts/Supplemental/Arial.ttf",
-    "/System/Library/Fonts/PingFang.ttc",
-    "/System/Library/Fonts/Hiragino Sans GB.ttc",
-    "/System/Library/Fonts/STHeiti Light.ttc",
-    "C:/Windows/Fonts/arial.ttf",
-    "C:/Windows/Fonts/msyh.ttc",
-    "C:/Windows/Fonts/simhei.ttf",
-    "C:/Windows/Fonts/seguisym.ttf",
-)
+_KNOWN: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _logger: Final = logger_named(__name__)
 _said: Final[set[str]] = set()  # of this process
 
@@ -170,10 +145,10 @@ def _has(file: Path | None, letter: str) -> bool:
 def machine_fonts() -> tuple[Path, ...]:
     """Find font files by well-known names; ask fontconfig where none of them has Chinese letters."""
     there: dict[str, Path] = {}
-    for folder in (Path(folder).expanduser() for folder in _FOLDERS):
+    for folder in (Path(folder).expanduser() for folder in _KNOWN["folders"]):
         there |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
-    known = [path for path in map(Path, _PATHS) if path.is_file()]
-    known += [there[name] for name in _NAMES if name in there]
+    known = [path for path in map(Path, _KNOWN["paths"]) if path.is_file()]
+    known += [there[name] for name in _KNOWN["names"] if name in there]
     if not any(_has(path, _CHINESE) for path in known):
         known += [path for path in _fontconfig() if _has(path, _CHINESE)]
     return tuple(known)

@@ -235,8 +235,7 @@ def test_letters_are_known_to_be_lacking(no_fonts):
 @pytest.mark.parametrize("answer", ["", "/nowhere/font.ttf"])
 def test_a_machine_that_knows_of_no_font_has_none(monkeypatch, answer):
     """What fontconfig says is believed only if it is there and has the letters."""
-    monkeypatch.setattr(fonts, "_PATHS", ())
-    monkeypatch.setattr(fonts, "_FOLDERS", ())
+    monkeypatch.setattr(fonts, "_KNOWN", {"folders": (), "names": (), "paths": ()})
     answered = subprocess.CompletedProcess([], 0, stdout=answer)
     monkeypatch.setattr(fonts.subprocess, "run", lambda *_, **__: answered)
     monkeypatch.setattr(fonts.shutil, "which", lambda _: "/usr/bin/fc-match" if answer else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.display.panel_view import message, view_of
 from dreamo_batch.display.thumbnails import panel_jpeg
@@ -20,12 +20,12 @@ from dreamo_batch.money import money
 from dreamo_batch.text import counted, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from decimal import Decimal
+    from collections.abc import Callable
     from types import SimpleNamespace
 
     from dreamo_batch.display.panel_view import Caption
     from dreamo_batch.engine.status import Status
+    from dreamo_batch.live import Batch
 
 logger = logger_named(__name__)
 
@@ -41,46 +41,17 @@ _SELDOM_S: Final = 5.0
 _displayed: dict[int, Panel] = {}
 
 
-class Controlled(Protocol):
-    """A run that a panel shows and controls; every method returns at once and may be called from any thread."""
-
-    @property
-    def status(self) -> Status:
-        """The run at this moment."""
-
-    @property
-    def can_control(self) -> bool:
-        """Whether this process works on the run; if not, it can only be watched."""
-
-    def pause(self) -> None:
-        """Submit nothing more until `resume`; tasks in flight continue."""
-
-    def resume(self) -> None:
-        """Continue submitting."""
-
-    def stop(self) -> None:
-        """Submit nothing more, and end once everything that was sent has been answered."""
-
-    def retry(
-        self, rows: Collection[Any] | None = None, classes: str | Collection[str] | None = None
-    ) -> None:
-        """Submit failed rows again in the background, each once."""
-
-    def raise_budget(self, max_cost: float | str | Decimal) -> None:
-        """Set a new cap in USD."""
-
-
-def panel(batch: Controlled) -> Any:
+def panel(batch: Batch) -> Any:
     """Build a panel of a run: progress, money, errors, newest pictures, and buttons."""
     return _build(batch).box
 
 
-def mimebundle(batch: Controlled) -> dict[str, Any]:
+def mimebundle(batch: Batch) -> dict[str, Any]:
     """Return what a notebook displays of a run: the panel, and the same as static HTML and as text."""
     return _panel_of(batch).bundle() if can_show_widgets() else static_bundle(batch.status)
 
 
-def show(batch: Controlled) -> None:
+def show(batch: Batch) -> None:
     """Display a run in the output of the current cell, and leave its last state there when it is over."""
     if can_show_widgets():
         _panel_of(batch).display()
@@ -156,7 +127,7 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
         panel.close()
 
 
-def _build(batch: Controlled) -> Panel:
+def _build(batch: Batch) -> Panel:
     if is_in_marimo():
         raise UsageError("marimo shows no ipywidgets.")
     built = Panel(batch)
@@ -164,7 +135,7 @@ def _build(batch: Controlled) -> Panel:
     return built
 
 
-def _panel_of(batch: Controlled) -> Panel:
+def _panel_of(batch: Batch) -> Panel:
     for key in [key for key, displayed in _displayed.items() if displayed.is_closed]:
         del _displayed[key]
     # A panel keeps its run, so no other one can have the same id meanwhile.
@@ -174,7 +145,7 @@ def _panel_of(batch: Controlled) -> Panel:
 class ButtonRow:
     """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
 
-    def __init__(self, batch: Controlled, report: Callable[[str], None]) -> None:
+    def __init__(self, batch: Batch, report: Callable[[str], None]) -> None:
         import ipywidgets
 
         self._batch = batch
@@ -286,7 +257,7 @@ class PictureRow:
 class Panel:
     """The widgets of one panel, and the outputs that show them."""
 
-    def __init__(self, batch: Controlled) -> None:
+    def __init__(self, batch: Batch) -> None:
         import ipywidgets
 
         self.batch = batch
