@@ -34,13 +34,8 @@ _said: Final[set[str]] = set()  # of this process
 class Fonts:
     """Chooses a font that has every letter of a text."""
 
-    def __init__(
-        self,
-        font: str | os.PathLike[str] | None = None,
-        others: Iterable[str | os.PathLike[str]] | None = None,
-    ) -> None:
-        files = machine_fonts() if others is None else map(Path, others)
-        self._files: list[Path | None] = [*([] if font is None else [Path(font)]), None, *files]
+    def __init__(self, font: str | os.PathLike[str] | None = None) -> None:
+        self._files: list[Path | None] = [*([] if font is None else [Path(font)]), None, *machine_fonts()]
         if font is not None and _opened(Path(font), 20) is None:
             raise UsageError(
                 f"Can't read {option('font', str(font))} as a font; pass a .ttf, .otf or .ttc file."

@@ -238,11 +238,6 @@ def test_a_notebook_shows_one_page_and_says_where_the_others_are(table, tmp_path
         gallery(table, run_dir=tmp_path, page_rows=0)
 
 
-def test_cells_that_only_show(shown):
-    """A fragment for print tells no more than its faces."""
-    assert Page(shown.fragment(is_open=False)).all("details") == []
-
-
 def test_an_empty_table_says_so(tmp_path):
     """Rather than show nothing."""
     empty = gallery(results({"prompt": [], "seed": []}), run_dir=tmp_path)

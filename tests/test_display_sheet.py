@@ -222,7 +222,7 @@ def test_with_a_font_chinese_is_drawn(tmp_path):
     table = sweep(tmp_path).assign(prompt=CHINESE)
     contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
     assert not (tmp_path / "s.png.legend.csv").exists()
-    assert fonts.Fonts(chinese[0], others=()).font_for(CHINESE, 20) is not None
+    assert fonts.Fonts(chinese[0]).font_for(CHINESE, 20) is not None
 
 
 def test_letters_are_known_to_be_lacking(no_fonts):

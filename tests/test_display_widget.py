@@ -106,14 +106,15 @@ def test_other_messages_are_let_go(shown, sent, message):
     assert sent == []
 
 
-def test_heavy_and_strange_pictures_become_jpeg(tmp_path):
+def test_heavy_and_strange_pictures_become_jpeg(tmp_path, monkeypatch):
     """A browser can show each, and no more than is allowed is sent as it is."""
     Image.new("RGB", (3_000, 30), "red").save(tmp_path / "wide.bmp")
     media, content = full_picture(tmp_path / "wide.bmp")
     assert (media, content[:2]) == ("image/jpeg", b"\xff\xd8")
     draw(tmp_path, "large.png", size=(300, 300))
-    assert full_picture(tmp_path / "large.png", bytes_max=10)[0] == "image/jpeg"
     assert full_picture(tmp_path / "large.png")[0] == "image/png"
+    monkeypatch.setattr(galleries, "FULL_BYTES_MAX", 10)
+    assert full_picture(tmp_path / "large.png")[0] == "image/jpeg"
     (tmp_path / "none.jpg").write_bytes(b"nothing of the kind")
     assert full_picture(tmp_path / "none.jpg") is None
 

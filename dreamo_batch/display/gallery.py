@@ -55,7 +55,7 @@ _PAGE_BYTES_MAX: Final = 6_000_000
 """Limit of the thumbnails of a page that `to_html` writes, as JPEG."""
 EMBEDDED_MAX: Final = 5_000
 _THUMBNAIL_BYTES_MIN: Final = 1_000
-_FULL_BYTES_MAX: Final = 8_000_000
+FULL_BYTES_MAX: Final = 8_000_000
 _FULL_PX: Final = 2_048
 _ASSETS: Final = Path(__file__).parent / "assets"
 _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
@@ -295,17 +295,13 @@ class Gallery:
         self._chosen = [position for position in self._chosen if position < len(self.results)]
         return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
 
-    def fragment(
-        self, *, bytes_max: int = _DISPLAY_BYTES_MAX, is_open: bool = True, progress: bool = False
-    ) -> str:
+    def fragment(self, *, bytes_max: int = _DISPLAY_BYTES_MAX, progress: bool = False) -> str:
         """Return the page shown as HTML to be placed in another page: no script, no network.
 
         Parameters
         ----------
         bytes_max : int
             Limit of all its thumbnails together, as JPEG; base64 adds a third.
-        is_open : bool
-            Whether cells can be unfolded.
         progress : bool
             Show a bar while the thumbnails are made.
 
@@ -315,7 +311,7 @@ class Gallery:
             One `div` with its own styles.
         """
         with bars(progress):
-            return self._html(self.grid, bytes_max, is_open=is_open)
+            return self._html(self.grid, bytes_max)
 
     @overload
     def to_html(
@@ -466,7 +462,6 @@ class Gallery:
         *,
         heading: str | None = None,
         has_style: bool = True,
-        is_open: bool = True,
         link: Callable[[Entry], str | None] | None = None,
         said: Mapping[int, tuple[Any, ...]] | None = None,
     ) -> str:
@@ -484,7 +479,6 @@ class Gallery:
             counts={kind: n for kind in PALETTE if (n := kinds.count(kind))},
             heading=self.title if heading is None else heading,
             notice=self._notice,
-            is_open=is_open,
             is_prompt_on_axis=names.PROMPT in (*grid.rows.names, *grid.columns.names),
             cell_px=next(width for n_max, width in _CELL_PX if len(grid.shown_columns) <= n_max),
             n_at_once=_AT_ONCE,
@@ -574,10 +568,10 @@ class Pictures:
         return entry.kind if entry.kind != PICTURE or is_there else GONE
 
 
-def full_picture(path: Path, *, bytes_max: int = _FULL_BYTES_MAX) -> tuple[str, bytes] | None:
+def full_picture(path: Path) -> tuple[str, bytes] | None:
     """Read a picture for a browser, as it is, or as a smaller JPEG where it is too heavy or of another format."""
     try:
-        content = path.read_bytes() if path.stat().st_size <= bytes_max else b""
+        content = path.read_bytes() if path.stat().st_size <= FULL_BYTES_MAX else b""
     except (OSError, ValueError):
         return None
     media = next((media for start, media in _MEDIA_TYPES if content.startswith(start)), None)
