@@ -33,7 +33,7 @@ from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePlacement
     from dreamo_batch.engine.picture_cache import Thumbnail
@@ -314,37 +314,22 @@ class Gallery:
             return self._html(self.grid, bytes_max)
 
     @overload
-    def to_html(
-        self, path: None = None, *, link: bool | None = None, cluster: Any = None, progress: bool = True
-    ) -> str: ...
+    def to_html(self, path: None = None, *, cluster: Any = None, progress: bool = True) -> str: ...
 
     @overload
     def to_html(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        link: bool | None = None,
-        cluster: Any = None,
-        progress: bool = True,
+        self, path: str | os.PathLike[str], *, cluster: Any = None, progress: bool = True
     ) -> Path: ...
 
     def to_html(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        link: bool | None = None,
-        cluster: Any = None,
-        progress: bool = True,
+        self, path: str | os.PathLike[str] | None = None, *, cluster: Any = None, progress: bool = True
     ) -> str | Path:
         """Write a standalone page of all rows, with paging, a filter and enlarged pictures; it needs no network.
 
         Parameters
         ----------
         path : path-like, optional
-            The file to write, replaced atomically.
-        link : bool, optional
-            Whether enlarged pictures link to the full ones, relative to the page. Default: where the page is written
-            into the run directory, so that the two move together.
+            The file to write, replaced atomically. In the run directory, enlarged pictures link to the full ones.
         cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
             Where thumbnails that are missing are made, as for `measure`.
         progress : bool
@@ -358,17 +343,12 @@ class Gallery:
 
         Raises
         ------
-        UsageError
-            If links are asked for without a path.
         OSError
             If it can't be written.
         """
-        if path is None and link:
-            raise UsageError("link=True needs path=: links are relative to the page.")
         target = None if path is None else file_given("path", path)
-        finder = None if target is None else functools.partial(self._link, target, is_wanted=link)
         with working(cluster=cluster, progress=progress):
-            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", link=finder)
+            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", page=target)
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
         page = page_with_script(
             "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
@@ -462,13 +442,15 @@ class Gallery:
         *,
         heading: str | None = None,
         has_style: bool = True,
-        link: Callable[[Entry], str | None] | None = None,
+        page: Path | None = None,
         said: Mapping[int, tuple[Any, ...]] | None = None,
     ) -> str:
         pictures, references = self._pictures(grid, bytes_max)
-        if link is not None:
+        if page is not None:
             shown = (entry for entry in grid.shown(n_max=UNFOLDED_MAX) if entry.kind == PICTURE)
-            pictures.links.update({entry.position: found for entry in shown if (found := link(entry))})
+            pictures.links.update(
+                {entry.position: found for entry in shown if (found := self._link(page, entry))}
+            )
         kinds = [pictures.kind_of(entry) for entry in grid.shown()]
         return templates().get_template("gallery.html.j2").render(
             grid=grid,
@@ -514,12 +496,10 @@ class Gallery:
     def _path_of(self, entry: Entry) -> Path:
         return self._folders[entry.position] / (entry.path or "")
 
-    def _link(self, page: Path, entry: Entry, *, is_wanted: bool | None) -> str | None:
-        """Return the address of the full picture relative to a page, if the page is to have it."""
-        if entry.path is None or is_wanted is False:
-            return None
+    def _link(self, page: Path, entry: Entry) -> str | None:
+        """Return the address of the full picture relative to a page that moves with it; None for another page."""
         folder, root = os.path.abspath(page.parent), os.path.abspath(self._folders[entry.position])  # noqa: PTH100 - resolve() would follow symlinks
-        if is_wanted is None and os.path.commonpath([folder, root]) != root:
+        if entry.path is None or os.path.commonpath([folder, root]) != root:
             return None
         return quote(os.path.relpath(os.path.join(root, entry.path), folder).replace(os.sep, "/"))  # noqa: PTH118
 
