@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.text import harmless, shortened, templates
+from dreamo_batch.text import fill_template, harmless, shortened
 
 _CHARACTERS_MAX: Final = 400
 _COLUMN_MAX: Final = {"": 60, columns.JOB_ID: 10, columns.VALUE: 60}
@@ -132,15 +132,12 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
         shown = listed if len(listed) <= most else listed.head(pd.get_option("display.min_rows") or most)
         index_name = ", ".join("" if name is None else str(name) for name in listed.index.names).strip(", ")
         names = ["", *map(str, listed.columns)]
-        return (
-            templates()
-            .get_template("table.html.j2")
-            .render(
-                headline=headline,
-                names=[harmless(name) for name in (index_name, *names[1:])] if len(listed) else [],
-                rows=[list(map(_cell, names, row)) for row in shown.itertuples(name=None)],
-                n_hidden=len(listed) - len(shown),
-            )
+        return fill_template(
+            "table.html.j2",
+            headline=headline,
+            names=[harmless(name) for name in (index_name, *names[1:])] if len(listed) else [],
+            rows=[list(map(_cell, names, row)) for row in shown.itertuples(name=None)],
+            n_hidden=len(listed) - len(shown),
         )
 
     def summary(self) -> str:

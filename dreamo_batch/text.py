@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.money import exact_text
 
@@ -162,6 +162,11 @@ def templates() -> Environment:
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
     environment.globals["no_formulas"] = NO_FORMULAS
     return environment
+
+
+def fill_template(template: str, **values: Any) -> str:
+    """Fill in a template."""
+    return templates().get_template(template).render(values)
 
 
 def joined(parts: Sequence[str]) -> str:

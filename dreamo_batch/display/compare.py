@@ -24,7 +24,7 @@ from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
-from dreamo_batch.text import counted, meant, templates
+from dreamo_batch.text import counted, fill_template, meant
 
 if TYPE_CHECKING:
     import os
@@ -456,7 +456,7 @@ class PairedComparison:
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         """Show the widget, or without it the pair and how to choose."""
-        page = templates().get_template("compare.html.j2").render(content=self._content())
+        page = fill_template("compare.html.j2", content=self._content())
         return beside_widget({"text/plain": repr(self), "text/html": page}, self.widget)
 
 

@@ -30,7 +30,7 @@ from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
-from dreamo_batch.text import templates
+from dreamo_batch.text import fill_template
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -452,7 +452,8 @@ class Gallery:
                 {entry.position: found for entry in shown if (found := self._link(page, entry))}
             )
         kinds = [pictures.kind_of(entry) for entry in grid.shown()]
-        return templates().get_template("gallery.html.j2").render(
+        return fill_template(
+            "gallery.html.j2",
             grid=grid,
             pictures=pictures,
             placement=references,
@@ -466,7 +467,7 @@ class Gallery:
             n_at_once=_AT_ONCE,
             n_unfolded=UNFOLDED_MAX,
             has_style=has_style,
-        )  # fmt: skip
+        )
 
     def _pictures(self, grid: Grid, bytes_max: int) -> tuple[Pictures, ReferencePlacement]:
         """Make the thumbnails of a page, within a limit for all of them together."""
@@ -565,7 +566,7 @@ def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> st
     """Return a standalone page whose policy lets just its own scripts run."""
     script = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return templates().get_template(template).render(script=script, digest=digest, **values)
+    return fill_template(template, script=script, digest=digest, **values)
 
 
 def write_page(path: Path, page: str) -> Path:

@@ -17,7 +17,7 @@ from dreamo_batch.frames import PALETTE
 from dreamo_batch.frontend import can_show_widgets, is_in_marimo, is_only_run
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
-from dreamo_batch.text import counted, templates
+from dreamo_batch.text import counted, fill_template, templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,8 +70,7 @@ def status_html(status: Status) -> str:
     """Return a run at one moment as HTML that needs no scripts and no network."""
     view = view_of(status)
     thumbnails = {caption.path: panel_jpeg(caption.path) for caption in view.pictures}
-    template = templates().get_template("panel.html.j2")
-    return template.render(view=view, blocks=html_blocks(), thumbnails=thumbnails)
+    return fill_template("panel.html.j2", view=view, blocks=html_blocks(), thumbnails=thumbnails)
 
 
 @functools.cache
@@ -266,8 +265,9 @@ class Panel:
         self._outputs: list[Any] = []
         self._kept: dict[str, Any] | None = None
         self._is_only_run = is_only_run()
-        sheet = templates().get_template("panel.css").render()
-        self._sheet = ipywidgets.HTML(f"<style>{sheet}</style>", layout={"display": "none"})
+        self._sheet = ipywidgets.HTML(
+            f"<style>{fill_template('panel.css')}</style>", layout={"display": "none"}
+        )
         self._blocks = {name: ipywidgets.HTML() for name in (*_ABOVE_BUTTONS, "trouble", "errors", "notices")}
         self._buttons = ButtonRow(batch, self._report)
         self._pictures = PictureRow()

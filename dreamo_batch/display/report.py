@@ -37,7 +37,7 @@ from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
 from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, duration, harmless, joined, one_line, shortened, spelled, templates
+from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -208,8 +208,8 @@ def render(facts: Sequence[Facts]) -> str:
         for number, run in enumerate(facts, 1)
     ]
     formats = (code, counted, joined, known, literal, moment, seconds, short, usd, words)
-    template = templates().get_template("report.html.j2")
-    return template.render(
+    return fill_template(
+        "report.html.j2",
         runs=runs,
         spent=_sum(run.summary["spent_usd"] for run in facts),
         possibly_billed=_sum(run.summary["possibly_billed_usd"] for run in facts),

@@ -42,7 +42,7 @@ from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.history import read_results
 from dreamo_batch.results.methods import Methods
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import counted, first_line, option, templates
+from dreamo_batch.text import counted, fill_template, first_line, option
 
 if TYPE_CHECKING:
     import os
@@ -430,18 +430,13 @@ def _explanations(
     """Explain each column, as a table and in a README; without lines there are no pictures."""
     rated = columns.RATED if rating_columns(table) else {}
     described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS | rated)
-    readme = (
-        templates()
-        .get_template("export.md.j2")
-        .render(
-            names=list(columns.DICTIONARY),
-            formats=formats,
-            methods=_methods(table, decided, folders),
-            results=_cells(described),
-            pictures=None
-            if lines is None
-            else _cells(_describe(lines, columns.PICTURES | _MEANINGS | rated)),
-        )
+    readme = fill_template(
+        "export.md.j2",
+        names=list(columns.DICTIONARY),
+        formats=formats,
+        methods=_methods(table, decided, folders),
+        results=_cells(described),
+        pictures=None if lines is None else _cells(_describe(lines, columns.PICTURES | _MEANINGS | rated)),
     )
     return described, readme
 
