@@ -1,8 +1,8 @@
 """The picture cache: a thumbnail and a fingerprint of each picture, made from one decode, in the run directory.
 
 They are kept for speed only: the ledger never reads them, and what is missing, damaged or of another version is made
-again. A new summary is appended to `picture-cache.tail`, with checksums, in one write; a record that a crash cut short
-is skipped. Once the tail is large beside `picture-cache.parquet`, both become a new `picture-cache.parquet`.
+again. A new summary is appended to `picture-cache.tail`, as a line with a checksum, in one write; one that a crash cut
+short is skipped. Once the tail is large beside `picture-cache.parquet`, both become a new `picture-cache.parquet`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import base64
 import io
 import os
-import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,12 +55,6 @@ _SHOWN: Final = (columns.BYTES, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGH
 _COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
 _TAIL_SHARE: Final = 4  # the tail is merged once it has this fraction of the table
-_BLOCK_BYTES: Final = 1 << 20
-_MARK: Final = b"PICT" + _VERSION
-# Mark, digest, bytes of the picture, size of the thumbnail, lengths of the fingerprint and of the body, its checksum.
-_HEAD: Final = struct.Struct(">5s32sQHHIII")
-_CHECK: Final = struct.Struct(">I")
-_HEAD_BYTES: Final = _HEAD.size + _CHECK.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +99,13 @@ def summarise_picture(content: bytes, small: Image.Image | None = None) -> Pictu
 
 def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:
     """Append a summary under the digest of its picture; raise OSError if it can't be written."""
-    body = summary.fingerprint + summary.thumbnail.content
-    sizes = summary.thumbnail.width, summary.thumbnail.height, len(summary.fingerprint), len(body)
-    head = _HEAD.pack(_MARK, bytes.fromhex(sha256), summary.n_bytes, *sizes, zlib.crc32(body))
+    small, packed = summary.thumbnail, base64.b64encode
+    sizes = sha256.encode(), summary.n_bytes, small.width, small.height
+    line = b"%b %b %d %d %d %b %b" % (_VERSION, *sizes, packed(summary.fingerprint), packed(small.content))
     fd = os.open(run_dir / TAIL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(fd, head + _CHECK.pack(zlib.crc32(head)) + body)
+        # The line break comes first, to part it from what a crash cut short.
+        os.write(fd, b"\n%08x %b" % (zlib.crc32(line), line))
     finally:
         os.close(fd)
 
@@ -259,33 +253,16 @@ def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]
     """Yield the wanted records of a tail, or all; skip what is damaged or cut short."""
     try:
         with path.open("rb") as file:
-            at = 0
-            while (found := _next_head(file, at)) is not None:
-                at, (_, digest, n_bytes, width, height, n_fingerprint, n_body, check) = found
-                if wanted is None or digest.hex() in wanted:
-                    body = file.read(n_body)
-                    if zlib.crc32(body) != check:
-                        at += 1
-                        continue
-                    yield digest.hex(), n_bytes, width, height, body[:n_fingerprint], body[n_fingerprint:]
-                at += _HEAD_BYTES + n_body
+            for written in file:
+                check, _, line = written.rstrip(b"\n").partition(b" ")
+                if check != b"%08x" % zlib.crc32(line) or not line.startswith(_VERSION + b" "):
+                    continue
+                _, sha256, *sizes, fingerprint, content = line.split(b" ")
+                if wanted is None or sha256.decode() in wanted:
+                    unpacked = map(base64.b64decode, (fingerprint, content))
+                    yield sha256.decode(), *map(int, sizes), *unpacked
     except OSError as error:
         logger.debug("%s can't be read: %s", path, error)
-
-
-def _next_head(file: BinaryIO, at: int) -> tuple[int, tuple[Any, ...]] | None:
-    """Return where the next record begins, at a place or behind it, and the fields of its head."""
-    while True:
-        file.seek(at)
-        head = file.read(_HEAD_BYTES)
-        if len(head) < _HEAD_BYTES:
-            return None
-        if head.startswith(_MARK) and _CHECK.unpack(head[_HEAD.size :])[0] == zlib.crc32(head[: _HEAD.size]):
-            return at, _HEAD.unpack(head[: _HEAD.size])
-        file.seek(at + 1)
-        block = file.read(_BLOCK_BYTES)
-        place = block.find(_MARK)
-        at += 1 + (max(0, len(block) - len(_MARK) + 1) if place < 0 else place)
 
 
 def _write_table(path: Path, run_dir: Path) -> None:

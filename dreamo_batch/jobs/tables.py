@@ -361,39 +361,19 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
-    if '"' not in text:
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for number, written in enumerate(lines, line):
-            yield number, written.split(separator) if written else []
-        return
-    between = re.escape(separator)
-    cell = re.compile(rf'("[^"]*(?:""[^"]*)*"|[^{between}"\r\n][^{between}\r\n]*|)({between}|\r\n|\r|\n|\Z)')
-    at, begun, row = 0, line, list[str]()
-    for found in cell.finditer(text):
-        if found.start() != at:
-            raise _broken_quote(path, text, at, line)
-        written, end = found.groups()
-        at = found.end()
-        if written[:1] == '"':
-            line += written.count("\n")
-            row.append(written[1:-1].replace('""', '"'))
-        else:
-            row.append(written)
-        if end != separator:
-            yield begun, row if len(row) > 1 or written else []
-            line += 1
-            begun, row = line, []
-
-
-def _broken_quote(path: Path, text: str, at: int, line: int) -> TableError:
-    quoted = re.compile('"(?:[^"]|"")*"').match(text, at)
-    stop = at if quoted is None else quoted.end()
-    if text[stop] == '"':
-        return TableError(f"{path}, line {line}: a quote is opened but never closed. {_QUOTING}")
-    last = line + text.count("\n", at, stop)
-    where = f"line {line}" if last == line else f"lines {line} to {last}"
-    behind = text[stop : stop + 20].partition("\n")[0]
-    return TableError(f"{path}, {where}: {behind!r} follows a closing quote. {_QUOTING}")
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    begun = line
+    try:
+        for row in lines:
+            yield begun, row
+            begun = line + lines.line_num
+    except csv.Error as error:
+        last = line + lines.line_num - 1
+        where = f"line {begun}" if last == begun else f"lines {begun} to {last}"
+        is_open = "end of data" in str(error)
+        what = "a quote is opened but never closed" if is_open else "text follows a closing quote"
+        raise TableError(f"{path}, {where}: {what}. {_QUOTING}") from None
 
 
 def _without_blank_rows(
@@ -569,8 +549,6 @@ _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
-_PROPERTIES: Final = "docProps/core.xml"
-_MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
 _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
 # What XML can't hold or doesn't keep, and what would be read as an escape, even if only with an escape after it.
@@ -683,24 +661,12 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
         )
     holdable = pd.DataFrame({name: _holdable(name, frame[name]) for name in frame.columns}, index=frame.index)
     holdable.columns = pd.Index([_sheet_cell(name, name) for name in frame.columns], dtype=object)
-    written = io.BytesIO()
-    with pd.ExcelWriter(written, engine=_ENGINE) as writer:
+    with path.open("wb") as file, pd.ExcelWriter(file, engine=_ENGINE) as writer:
         holdable.to_excel(writer, index=False)
         for row in writer.book.active.iter_rows():
             for cell in row:
                 if cell.data_type in {"f", "e"}:
                     cell.data_type = "s"
-    _write_undated(written, path)
-
-
-def _write_undated(workbook: io.BytesIO, path: Path) -> None:
-    """Write a workbook without the times of its making, so that equal tables make equal files."""
-    with zipfile.ZipFile(workbook) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in made.namelist():
-            content = made.read(name)
-            if name == _PROPERTIES:
-                content = _MADE_AT.sub(b"", content)
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def _need_openpyxl(path: Path) -> None:
