@@ -177,7 +177,7 @@ class StoredAttempts:
 
     def lacking(self, job_ids: pa.Array) -> pa.Array:
         """Return those of some jobs that have no attempts here."""
-        return job_ids.filter(pc.invert(pc.is_in(job_ids, self._job_ids)))
+        return job_ids.filter(pc.invert(pc.is_in(job_ids, self._job_ids))) if len(job_ids) else job_ids
 
     def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
         """Count the attempts of all but some jobs, as `dreamo_batch.engine.attempts.State.kinds` does."""
@@ -294,6 +294,8 @@ def _is_of(rows: pa.ChunkedArray, job_ids: Iterable[str]) -> pa.ChunkedArray:
 
 
 def _besides(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
+    if not job_ids:
+        return table
     is_of = _is_of(table[columns.JOB_ID], job_ids)
     return table.filter(pc.invert(is_of)) if pc.any(is_of).as_py() else table
 
