@@ -719,7 +719,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:
-    """Lay what the ledger knows, perhaps as a table already, beside the user's table."""
+    """Lay what the ledger knows beside the user's table."""
     return assembly.assemble(user, prepared.rows, to_arrow(state))
 
 

@@ -203,7 +203,8 @@ class StoredAttempts:
             is_only = pa.array(np.repeat(n_of_job == 1, n_of_job))
             is_completed = pc.equal(table[columns.STAGE], str(Stage.COMPLETED))
             wanted = pc.and_(wanted, pc.and_(is_completed, is_only))
-        return zip(*map(_cells, table.select(list(names)).filter(wanted).columns), strict=True)
+        parts = _slices(table.select(list(names)).filter(wanted))
+        return chain.from_iterable(zip(*map(_cells, part.columns), strict=True) for part in parts)
 
     def _firsts(self) -> pa.ChunkedArray:
         return self._job_ids.take(self._starts[:-1])

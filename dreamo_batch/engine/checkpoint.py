@@ -45,6 +45,7 @@ NAME: Final = "checkpoint.parquet"
 PREVIOUS: Final = "checkpoint-previous.parquet"
 _META: Final = b"dreamo_batch"
 _N_ROWS: Final = "n_rows"
+_GROUP: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,7 @@ def read_jobs(path: Path) -> StoredTable:
     """Read the table of the last call."""
     frame, meta = read_frame(path)
     user, decided = _split(frame, path, (*ROWS, *_JOB, _PROBLEMS))
+    decided = decided.astype(dict.fromkeys(IMAGE[1:], columns.STR))
     decided[columns.IMAGE_SENT] = _kept_here(
         decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
     )
@@ -415,7 +417,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> Non
     table = pa.Table.from_pandas(storable(frame)[0])
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
-    files.replace(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
+    files.replace(path, lambda one: pq.write_table(table, one, _GROUP, write_page_checksum=True))
 
 
 def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:

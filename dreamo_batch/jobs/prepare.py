@@ -292,19 +292,21 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
 
 
 def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
-    numbers = reading.images.numbers
-    positions = np.flatnonzero(numbers >= 0)
+    # As categories, because a million paths and digests would take more memory than all else of a table.
+    images = [several[0] for several in reading.images.sources]
     parts = {
         columns.IMAGE_SOURCE: "location",
         columns.IMAGE_DIGEST: "digest",
         columns.IMAGE_SENT: "sent_location",
         columns.IMAGE_SENT_DIGEST: "sent_digest",
     }
-    images = [several[0] for several in reading.images.sources]
-    known = {name: [getattr(image, part) for image in images] for name, part in parts.items()}
+    known = {
+        name: pd.array([getattr(image, part) for image in images], columns.STR)
+        for name, part in parts.items()
+    }
     return {
-        name: _filled(index, positions, pd.array(values, dtype=columns.STR)[numbers[positions]], columns.STR)
-        for name, values in known.items()
+        name: pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
+        for name, texts in known.items()
     }
 
 
