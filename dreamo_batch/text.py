@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
 _HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PATH: Final = re.compile(r".*[/\\][^/\\]+\.\w{1,5}", re.DOTALL)
 _MINUTE_S: Final = 60
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
 _FOLDER: Final = Path(__file__).parent / "display"
@@ -44,8 +45,10 @@ def one_line(words: object, n_max: int) -> str:
 
 
 def shortened(text: str, n_max: int) -> str:
-    """Cut a text to a length, with an ellipsis where it was cut."""
-    return text if len(text) <= n_max else text[: n_max - 1].rstrip() + "…"
+    """Cut a text to a length, with an ellipsis where it was cut; the end of a path says most."""
+    if len(text) <= n_max:
+        return text
+    return "…" + text[1 - n_max :].lstrip() if _PATH.fullmatch(text) else text[: n_max - 1].rstrip() + "…"
 
 
 def first_line(error: BaseException) -> str:
@@ -130,7 +133,13 @@ def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: in
         n_max -= 1
 
     def cut(cell: str) -> str:
-        return cell if wcswidth(cell) <= n_max else clip(cell, 0, n_max - 1).rstrip() + "…"
+        wide = wcswidth(cell)
+        if wide <= n_max:
+            return cell
+        is_path = _PATH.fullmatch(cell)
+        return (
+            "…" + clip(cell, wide - n_max + 1, wide) if is_path else clip(cell, 0, n_max - 1).rstrip() + "…"
+        )
 
     cut_cells = [[*map(cut, row[:-1]), row[-1]] for row in cells]
     is_number = [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(names)

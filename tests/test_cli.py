@@ -367,9 +367,7 @@ def test_plan_says_what_would_be_bought(words, table, run_dir):
     assert result.exit_code == 0
     assert [list(record) for record in json.loads(result.stdout)] == [list(columns.PLAN)] * 3
     assert {record["action"] for record in json.loads(result.stdout)} == {"new"}
-    assert (
-        "3 of 3 rows are to be bought. 3 new. From now on it costs $0.09. Nothing was sent." in result.stderr
-    )
+    assert "3 of 3 rows to buy. 3 new. Still to pay: $0.09. Nothing was sent." in result.stderr
     assert not run_dir.exists()
 
 
@@ -597,16 +595,13 @@ def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
 
 
 def test_spending_without_a_terminal_needs_yes(table, run_dir):
-    """It says how much would be bought, sends nothing, and leaves with 2; there need not even be a key."""
+    """It says how much would be bought, sends nothing, and leaves with 2."""
     words = ("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, "--unit-cost", "0.03")
-    for env in ({"DREAMO_API_KEY": KEY}, {}):
-        result = call(*words, "--max-cost", "5", env=env)
-        assert result.exit_code == 2
-        assert (
-            "3 new attempts at gateway.example:443, for up to $0.09; capped at $5.00 in all" in result.stderr
-        )
-        assert "--yes" in result.stderr
-        assert not run_dir.exists()
+    result = call(*words, "--max-cost", "5", env={"DREAMO_API_KEY": KEY})
+    assert result.exit_code == 2
+    assert "3 new attempts at gateway.example:443, for up to $0.09; capped at $5.00 in all" in result.stderr
+    assert "--yes" in result.stderr
+    assert not run_dir.exists()
 
 
 def test_an_invalid_table_is_refused_before_asking(tmp_path, run_dir):
@@ -729,6 +724,13 @@ def test_without_a_key_nobody_is_asked(table, run_dir, terminal, monkeypatch):
     left, shown = terminal("", "run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE)
     assert left == 3
     assert "[y/N]" not in shown
+    for words in ((), ("--yes",)):
+        result = call("run", table, "--run-dir", run_dir, "--base-url", ELSEWHERE, *words)
+        assert (result.exit_code, "DREAMO_API_KEY" in result.stderr, "--yes" in result.stderr) == (
+            3,
+            True,
+            False,
+        )
 
 
 def test_nothing_to_buy_is_nothing_to_ask():

@@ -45,7 +45,10 @@ def test_columns_stand_below_each_other_with_chinese_and_emoji():
 
 
 def test_a_long_cell_is_cut_with_a_mark_and_the_last_one_runs_on():
-    """Prompts are shortened; the sentence at the end of a line is not."""
+    """Prompts are shortened; the sentence at the end of a line is not, and a path keeps its end."""
+    paths = aligned(["image", "message"], [[f"/data/{'雪' * 100}/hero_0002.png", "m"]]).split("\n")
+    assert paths[1].startswith("…")
+    assert "雪/hero_0002.png  m" in paths[1]
     text = aligned(["prompt", "message"], [["雪" * 100, "m" * 100]])
     assert "雪…" in text
     assert "m" * 100 in text

@@ -780,6 +780,16 @@ def test_an_unlisted_status_is_told_once(make, clock):
     assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
 
 
+def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
+    """The picture is saved, and what is odd about it stays beside what saving it told."""
+    coordinator = accepted(make, clock)
+    coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, unlisted_status="Expired")))
+    assert "'Expired'" in latest(coordinator).output_warning
+    assert given(coordinator) == [("save", KEY, "https://h/1")]
+    coordinator.take(SaveAnswer(KEY, replace(SAVED, warning="two pictures")))
+    assert latest(coordinator).output_warning.endswith("'Expired', with this picture; two pictures")
+
+
 def test_an_answer_that_names_another_task_beside_its_own_is_told_once(make, clock):
     """Its picture may be another's."""
     coordinator = accepted(make, clock)

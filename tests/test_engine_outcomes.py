@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -127,6 +128,8 @@ def test_completed_with_error_may_have_been_billed():
     task = Task("t", "failed", error=ServiceMessage(None, "odd"), is_completed_with_error=True)
     fields = effects.task_ended(KEY, task, 9.0, 1).fields
     assert (fields["error_class"], fields["may_have_been_billed"]) == ("completed_with_error", True)
+    linked = effects.task_ended(KEY, replace(task, urls=("https://a/1", "https://a/2")), 9.0, 1).fields
+    assert (linked["output_url"], json.loads(linked["output_urls"])[1]) == ("https://a/1", "https://a/2")
 
 
 def test_ends_that_nobody_told_us_of():

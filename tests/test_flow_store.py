@@ -130,7 +130,7 @@ def test_a_run_goes_on_on_another_machine(any_server, machine, gateway):
     assert dreamo.status(URL)["max_cost_usd"] == "1"
     loaded = dreamo.load(URL)
     assert loaded["run_dir"].tolist() == [URL] * 5
-    assert "3 of 8 rows are to be bought" in str(dreamo.plan(jobs, URL))
+    assert "3 of 8 rows to buy" in str(dreamo.plan(jobs, URL))
     done = dreamo.run(jobs, URL, gateway=gateway, **QUIET)
     assert set(done["status"]) == {"completed"}
     assert list(bought(gateway).values()) == [1] * 8

@@ -147,22 +147,22 @@ def test_labels_of_rows_are_escaped():
     [
         (
             _planned(["new", "reuse"], [0.03, 0], [0.03, 0]),
-            "1 of 2 rows is to be bought. 1 new, 1 reuse. From now on it costs $0.03.",
+            "1 of 2 rows to buy. 1 new, 1 reuse. Still to pay: $0.03.",
         ),
-        (_planned(["new", "new"], [0.1, 0.2], [0.1, 0.2]), "From now on it costs $0.30."),
+        (_planned(["new", "new"], [0.1, 0.2], [0.1, 0.2]), "Still to pay: $0.30."),
         (
             _planned(["new"], [0.1], [0.2], cap="5", spent="1"),
-            "between $0.10 and $0.20. $1.00 was spent here before.",
+            "$0.10 to $0.20. $1.00 was spent here before.",
         ),
         (_planned(["new"], [0.1], [0.2], cap="0.15"), "The cap is $0.15. It may stop at the cap."),
         (_planned(["new"], [0.1], [0.1], cap="0.1"), "$0.10. The cap is $0.10.\n"),
         (
             _planned(["reuse"], [0.0], [0.0]),
-            "Nothing is to be bought. 1 reuse. From now on it costs nothing.",
+            "Nothing to buy. 1 reuse. Still to pay: nothing.",
         ),
-        (_planned(["ambiguous"], [0.0], [0.5]), "From now on it costs up to $0.50."),
+        (_planned(["ambiguous"], [0.0], [0.5]), "Still to pay: up to $0.50."),
         (_planned(["new"], [float("nan")], [float("nan")]), "The cost is not known yet"),
-        (_planned([], [], []), "Nothing is to be bought."),
+        (_planned([], [], []), "Nothing to buy."),
     ],
 )
 def test_plan_says_what_is_bought_and_what_it_can_cost(plan, said):

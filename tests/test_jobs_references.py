@@ -387,8 +387,8 @@ def test_pixels_of_many_modes_can_be_sent(mode):
 @pytest.mark.parametrize(
     ("image", "code"),
     [
-        (Image.new("F", (8, 8)), "image-mode"),
-        (Image.new("I", (8, 8)), "image-mode"),
+        (Image.new("F", (8, 8)), "image-numbers"),
+        (Image.new("I", (8, 8)), "image-numbers"),
         (Image.new("RGB", (0, 8)), "image-empty"),
     ],
 )

@@ -278,7 +278,11 @@ def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"template": "a {x}"}, r"\{x\} isn't an axis; the axes are none"),
+        ({"template": "a {x}"}, r"\{x\} isn't an axis\. Pass x=, or"),
+        (
+            {"template": "a {image}"},
+            r"\{image\} isn't an axis\. Use another name, such as \{subject\}, and pass",
+        ),
         ({"template": "a {x}", "y": [1]}, r"\{x\} isn't an axis; the axes are y"),
         ({"template": "a {x}", "x": [1], "mood": ["m"]}, "mood: no template names this axis"),
         ({"template": "a {"}, "can't read 'a {'"),

@@ -383,9 +383,12 @@ def test_an_index_that_means_something_becomes_columns(suffix, tmp_path):
     assert read_table(tmp_path / f"jobs{suffix}").to_numpy().tolist() == [["x", 1, "a"], ["y", 2, "b"]]
     write_table(table, tmp_path / "jobs.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "jobs.parquet"), table)
-    clashing = table.rename_axis(["prompt", "n"])
-    with pytest.raises(TableError, match="index can't become columns"):
-        write_table(clashing, tmp_path / f"jobs{suffix}")
+    for names, written in (
+        (["prompt", "prompt"], ["prompt_index", "prompt_index_index"]),
+        ([1, "1"], ["1", "1_index"]),
+    ):
+        write_table(table.rename_axis(names), tmp_path / f"jobs{suffix}")
+        assert list(map(str, read_table(tmp_path / f"jobs{suffix}"))) == [*written, "prompt"]
 
 
 def test_json_lines_keep_values_as_they_are(tmp_path):
@@ -716,6 +719,25 @@ def rewritten(path: Path, part: str, old: bytes, new: bytes) -> Path:
         for name, content in parts.items():
             archive.writestr(name, content)
     return path
+
+
+def test_what_a_sheet_hides_is_counted(tmp_path):
+    """Rows hidden by hand or by a filter would be bought by surprise; blank ones, and the header, are nothing."""
+    path = saved(tmp_path, *([URL, "a", n, "x"] for n in range(1, 12)))
+    assert len(read_table(path)) == 11
+    book = pytest.importorskip("openpyxl").load_workbook(path)
+    sheet = book.active
+    for number in (1, 3, 5, 50):
+        sheet.row_dimensions[number].hidden = True
+    for letter in "DH":
+        sheet.column_dimensions[letter].hidden = True
+    book.create_sheet("other")
+    sheet.sheet_state, book.active = "hidden", 1
+    book.save(path)
+    with pytest.warns(
+        UserWarning, match=r"hidden .* the sheet 'Sheet', 2 rows \(3, 5\), 1 column \(own\)\. D"
+    ):
+        assert len(read_table(path)) == 11
 
 
 def test_blank_rows_of_a_sheet_are_left_out_and_said(tmp_path):

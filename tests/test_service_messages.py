@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.service import messages
-from dreamo_batch.service.contract import STATUS_WORDS
+from dreamo_batch.service.contract import STATUS_WORDS, STATUS_WORDS_ELSEWHERE
 from dreamo_batch.service.messages import Price, Request, ServiceMessage, Task, Unreadable, contradiction
 
 ID = "cq0example"
@@ -284,6 +284,19 @@ def test_of_an_unlisted_status_the_output_and_the_error_decide(status):
     both = read(status=status, error="no")
     assert (both.status, both.is_completed_with_error) == ("failed", True)
     assert read(status="in_progress").status == "in_progress"
+
+
+@pytest.mark.parametrize(
+    "word", [word for word, state in STATUS_WORDS_ELSEWHERE.items() if state == "failed"]
+)
+def test_a_picture_counts_for_more_than_an_unlisted_word_that_means_failed(word):
+    """It was paid for; the listed words mean failed all the same, and so does any with an error."""
+    made = read(status=word.replace("_", " ").title())
+    assert (made.status, made.urls, made.error) == ("completed", (LINK,), None)
+    assert (made.unlisted_status, json.loads(made.excerpt)["id"]) == (word.replace("_", " ").title(), ID)
+    assert read(status=word, output=[]).status == "failed"
+    assert read(status=word, error="no").status == "failed"
+    assert read(status="failed").status == read(status="canceled").status == "failed"
 
 
 @pytest.mark.parametrize("word", ["In Progress", "in-progress", "Timed Out", "SUCCEED", "Running"])

@@ -112,7 +112,7 @@ def agree(
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import refuse_other_service
     from dreamo_batch.results.load import stored_terms
-    from dreamo_batch.service.config import resolve
+    from dreamo_batch.service.config import key_missing, resolve
 
     if is_local and options["base_url"] is not None:
         raise click.UsageError("pass --local or --base-url, not both")
@@ -127,7 +127,10 @@ def agree(
     is_limited = limit or no_cap or options["max_cost"] is not None or stored_terms(directory).cap is not None
     if is_agreed and is_limited:
         return limit
-    agreed = consent(plan(), settings, options, is_agreed=is_agreed)
+    planned = plan()
+    if settings.api_key is None:
+        raise key_missing(settings)
+    agreed = consent(planned, settings, options, is_agreed=is_agreed)
     return limit or agreed
 
 
@@ -149,7 +152,7 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
     if not is_agreed:
         _show_warnings(planned)
         sentence = offer.sentence(settings.service_name, max_cost=options["max_cost"])
-        _ask(sentence, settings, instead=", or see the plan with --dry-run")
+        _ask(sentence, instead=", or see the plan with --dry-run")
         return offer.most()
     most = offer.most(_MARGIN)
     stops = (
@@ -170,14 +173,12 @@ def _show_warnings(planned: Plan) -> None:
     shown_before.set(frozenset(warnings))
 
 
-def _ask(sentence: str, settings: Settings, *, instead: str = "") -> None:
+def _ask(sentence: str, *, instead: str = "") -> None:
     """Ask on the terminal; raises unless the answer is yes."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.ClickException(
             f"{sentence} Nothing was sent: there's no terminal to ask on. Pass --yes to agree{instead}."
         )
-    if settings.api_key is None:
-        return  # the call itself reports the missing key
     sys.stderr.write(f"{harmless(sentence)} Buy? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
@@ -954,7 +955,7 @@ def _check(
         sentence = f"Up to {offer.sentence(settings.service_name)}"
         hint(sentence)
         if not (is_agreed or settings.is_loopback):
-            _ask(sentence, settings)
+            _ask(sentence)
         checks = check_service(client=client, models=chosen)
     show_frame(checks, format_)
     n_failed = int((~checks[columns.PASSED].fillna(value=False)).sum())

@@ -15,7 +15,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch.cli import output
-from dreamo_batch.cli.output import hint
+from dreamo_batch.cli.output import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -235,7 +235,7 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
         warnings.simplefilter("always", UserWarning)
         table = dreamo.read_table(path, sep=sep, decimal=decimal, rename=new_names)
     for warning in said:
-        hint(f"warning: {warning.message}")
+        warn(f"warning: {warning.message}")
     return table
 
 

@@ -702,8 +702,10 @@ class Coordinator:
             self.schedule.save_limited(now, asked_s=answer.refusal.retry_after_s)
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
+            before = self._attempt(key)
+            odd = before.output_warning if before.saved_at is None else None
             self._notice_same_picture(
-                self.record(effects.save_ended(key, answer.result, wall)), "output_sha256"
+                self.record(effects.save_ended(key, answer.result, wall, odd=odd)), "output_sha256"
             )
         elif not self.schedule.save_failed(key, now):
             self.record(effects.unsaved(key, wall, answer.result))

@@ -265,19 +265,19 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
         "discount": task.discount,
         "n_polls": n_polls,
         "metadata": json.dumps(dict(task.metadata), allow_nan=False) if task.metadata else None,
+        "output_url": next(iter(task.urls), None),  # of a failed task, too: whoever paid for it may fetch it
+        "output_urls": json.dumps(task.urls) if len(task.urls) > 1 else None,
     }
     if task.status == "completed":
-        url = task.urls[0] if task.urls else None
         billed = task.cost is None
         return _event(
             EventKind.COMPLETED,
             key,
             at,
             **known,
-            output_url=url,
-            output_urls=json.dumps(task.urls) if len(task.urls) > 1 else None,
             output_job_id=next(iter(task.job_ids), None),
             output_bytes_told=next(iter(task.sizes), None),
+            output_warning=_odd_status(task),
             excerpt=_short(task.excerpt),
             may_have_been_billed=billed,
         )
@@ -290,6 +290,11 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
         **_told(failure),
         may_have_been_billed=_may_be_billed(task, failure),
     )
+
+
+def _odd_status(task: Task) -> str | None:
+    word = task.unlisted_status
+    return word and f"the service reported an undocumented status, {word!r}, with this picture"
 
 
 def is_retryable(attempt: Attempt) -> bool:
@@ -335,8 +340,8 @@ def about_another(key: Key, at: float, about: str) -> Event:
     return _event(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
 
 
-def save_ended(key: Key, saved: Saved, at: float) -> Event:
-    """Say that a picture is on disk."""
+def save_ended(key: Key, saved: Saved, at: float, *, odd: str | None = None) -> Event:
+    """Say that a picture is on disk, and what was odd about it, of old and now."""
     return _event(
         EventKind.SAVED,
         key,
@@ -346,7 +351,7 @@ def save_ended(key: Key, saved: Saved, at: float) -> Event:
         output_bytes=saved.n_bytes,
         output_width=saved.width_px,
         output_height=saved.height_px,
-        output_warning=saved.warning,
+        output_warning="; ".join(filter(None, (odd, saved.warning))) or None,
     )
 
 

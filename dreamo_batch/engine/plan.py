@@ -541,20 +541,20 @@ def _sum(amounts: pd.Series) -> Decimal | None:
 
 def _headline(n_rows: int, n_new: int) -> str:
     if not n_new:
-        return "Nothing is to be bought."
-    return f"{n_new:,} of {n_rows:,} rows {'is' if n_new == 1 else 'are'} to be bought."
+        return "Nothing to buy."
+    return f"{n_new:,} of {n_rows:,} rows to buy."
 
 
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if low is None or high is None:
         return f"The cost is not known yet: the first attempt will show it, or pass {option('unit_cost')}."
     if not high:
-        return "From now on it costs nothing."
+        return "Still to pay: nothing."
     if low == high:
-        return f"From now on it costs {dollars(high)}."
+        return f"Still to pay: {dollars(high)}."
     if not low:
-        return f"From now on it costs up to {dollars(high)}."
-    return f"From now on it costs between {dollars(low)} and {dollars(high)}."
+        return f"Still to pay: up to {dollars(high)}."
+    return f"Still to pay: {dollars(low)} to {dollars(high)}."
 
 
 def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) -> list[str]:

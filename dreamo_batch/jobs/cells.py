@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
+from dreamo_batch.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ FAULTS: Final = (NOT_INTEGER, INEXACT, OUT_OF_RANGE, NOT_BOOLEAN)
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 SHOWN_CHARACTERS: Final = 60
+_PATH_CHARACTERS_MAX: Final = 4096
 
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
@@ -144,9 +146,8 @@ def show(cell: Any) -> str | None:
     if isinstance(cell, (bytes, bytearray, memoryview)):
         return f"<{type(cell).__name__}: {memoryview(cell).nbytes:,} bytes>"
     # Cut first: a `data:` URI can be megabytes long.
-    text = " ".join(str(cell)[: SHOWN_CHARACTERS * 4].split()) or repr(cell)[:SHOWN_CHARACTERS]
-    text = printable(text)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    text = " ".join(str(cell)[:_PATH_CHARACTERS_MAX].split()) or repr(cell)[:SHOWN_CHARACTERS]
+    return shortened(printable(text), SHOWN_CHARACTERS)
 
 
 def text_of(value: object) -> str:

@@ -414,10 +414,14 @@ def _judge_levels(content: bytes) -> Iterator[Finding]:
         low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
         white = _WHITE_16 if image.mode in (*images.DEEP_MODES, *_NUMBER_MODES) else _WHITE_8
         if image.mode == "F" or low < 0 or high > white:
-            kind = "floats" if image.mode == "F" else "integers"
-            yield Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
+            yield _numbers(image.mode, low, high)
         elif high < white / 4 and (low < high or white == _WHITE_8):
             yield Finding.of("image-levels", high=f"{high} of {white}")
+
+
+def _numbers(mode: str, low: float, high: float) -> Finding:
+    kind = "floats" if mode == "F" else "integers"
+    return Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
 
 
 def _guess(content: bytes) -> str:
@@ -473,6 +477,8 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
         image.load()
         if min(image.size) == 0:
             return Finding.of("image-empty")
+        if image.mode in _NUMBER_MODES:  # converted to RGB, most would be black
+            return _numbers(image.mode, *images.extremes(image)[0])
         if image.mode not in _PNG_MODES and image.mode not in _AS_PNG:
             return Finding.of("image-mode", mode=image.mode)
         saveable = image if image.mode in _PNG_MODES else image.convert(_AS_PNG[image.mode])

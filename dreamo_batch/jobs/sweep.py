@@ -524,9 +524,15 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
     named = {name for template in templates for _, name in _template_parts(template) if name is not None}
     unknown = sorted(named - set(axes))
     if unknown:
+        name, known = unknown[0], f"; the axes are {', '.join(axes)}" if axes else ""
+        is_taken = name in (
+            columns.IMAGE,
+            *columns.IMAGE_ALIASES,
+            columns.PROMPT,
+        )  # passed or not, it's no word
+        advice = "Use another name, such as {subject}, and pass subject=" if is_taken else f"Pass {name}="
         raise UsageError(
-            f"template: {{{unknown[0]}}} isn't an axis; the axes are {', '.join(axes) or 'none'}. Pass "
-            f"{unknown[0]}=, or double the braces to keep them in the prompt."
+            f"template: {{{name}}} isn't an axis{known}. {advice}, or double the braces to keep them in the prompt."
         )
     unused = [name for name in own if name not in named]
     if unused:

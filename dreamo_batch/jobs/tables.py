@@ -228,18 +228,23 @@ def _named(path: Path, table: pd.DataFrame, name: str) -> Any:
     return near[0]
 
 
-def with_index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Turn an index other than row numbers into columns."""
+def with_index_as_columns(frame: pd.DataFrame, further_names: Iterable[str] = ()) -> pd.DataFrame:
+    """Turn an index other than row numbers into columns; a level whose name is taken gets `_index` behind it."""
     index = frame.index
     if index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(frame))):
         return frame.reset_index(drop=True)
     if index.nlevels == 1 and index.dtype == object:
         shown = [cells.printable(label) if isinstance(label, str) else label for label in index]
         frame = frame.set_axis(pd.Index(shown, dtype=object, name=index.name, tupleize_cols=False), axis=0)
-    try:
-        return frame.reset_index()
-    except ValueError as error:
-        raise TableError(f"The index can't become columns: {error}. Rename it, or drop it first.") from None
+    taken, names = {*frame.columns, *map(str, frame.columns), *further_names}, []
+    for number, name in enumerate(index.names):
+        free = name if name is not None else "index" if index.nlevels == 1 else f"level_{number}"
+        free = cells.printable(free) if isinstance(free, str) else free
+        while free in taken or str(free) in taken:
+            free = f"{free}_index"
+        taken |= {free, str(free)}
+        names.append(free)
+    return frame.reset_index(names=names)
 
 
 def _may_hold_text(series: pd.Series) -> bool:
@@ -550,6 +555,8 @@ _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
 _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
+_HIDDEN = re.compile(b"<(?:\\w+:)?(?:row|col) [^>]*\\bhidden=[\"'](?:1|true)[\"'][^>]*>")
+_PLACES = re.compile(b"\\b(r|min|max)=[\"']([0-9]+)[\"']")
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
 # What XML can't hold or doesn't keep, and what would be read as an escape, even if only with an escape after it.
 _NOT_IN_XML: Final = "\x00-\x08\x0b-\x1f\ufffe\uffff"
@@ -561,7 +568,7 @@ def _read_workbook(path: Path) -> pd.DataFrame:
     """Read the first sheet of a workbook."""
     _need_openpyxl(path)
     try:
-        rows, faults = _first_sheet(path)
+        rows, faults, hidden = _first_sheet(path)
     except OSError:
         raise
     except ImportError as error:  # pandas needs a newer openpyxl
@@ -570,12 +577,17 @@ def _read_workbook(path: Path) -> pd.DataFrame:
         raise TableError(
             f"{path} is not a readable Excel workbook ({error}). Save it as .xlsx, or export a CSV."
         ) from None
+    if hidden:
+        warnings.warn(
+            f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out.",
+            stacklevel=3,
+        )
     _write_faults(path, rows, faults)
     return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
 
 
-def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str, str]]]:
-    """Read the rows of the first sheet, and the faults of its cells: row, column, address, and what is wrong."""
+def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str, str]], list[str]]:
+    """Read the rows of the first sheet, the faults of its cells (at row, column, address), and what is hidden."""
     rows: list[list[Any]] = []
     faults: list[tuple[int, int, str, str]] = []
     with warnings.catch_warnings(), contextlib.ExitStack() as books:
@@ -602,7 +614,29 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
                     what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
                     faults.append((row, column, source.coordinate, what))
     width = max(map(len, rows), default=0)
-    return [row + [None] * (width - len(row)) for row in rows], faults
+    rows = [row + [None] * (width - len(row)) for row in rows]
+    return rows, faults, _hidden(path, values, rows)
+
+
+def _hidden(path: Path, sheet: Any, rows: list[list[Any]]) -> list[str]:
+    """Say which rows (by hand or by a filter) and columns with values are hidden, and whether all of the sheet is."""
+    first = next((number for number, row in enumerate(rows, 1) if _has_text(row)), 0)
+    hidden_rows, hidden_columns = [], []
+    with zipfile.ZipFile(path) as archive:
+        for tag in _HIDDEN.findall(archive.read(sheet._worksheet_path)):  # noqa: SLF001 - has no public name
+            ends = {name: int(number) for name, number in _PLACES.findall(tag)}
+            if b"r" in ends:
+                hidden_rows += [ends[b"r"]] if first < ends[b"r"] <= len(rows) else []
+            elif first:
+                hidden_columns += rows[first - 1][ends.get(b"min", 1) - 1 : ends.get(b"max", 0)]
+    hidden_rows = [number for number in hidden_rows if _has_text(rows[number - 1])]
+    names = [str(name) for name in hidden_columns if name is not None]
+    said = [f"the sheet {sheet.title!r}"] if sheet.sheet_state != "visible" else []
+    if hidden_rows:
+        said.append(f"{counted(len(hidden_rows), 'row')} ({_places('row', hidden_rows).partition(' ')[2]})")
+    if names:
+        said.append(f"{counted(len(names), 'column')} ({', '.join(names)})")
+    return said
 
 
 def _uncalculated_values(path: Path) -> tuple[int | None, ...]:

@@ -33,7 +33,6 @@ from dreamo_batch.engine.directory import (
 from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.images import PNG, suffix_of
 from dreamo_batch.importing import load_extra
-from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
@@ -276,7 +275,8 @@ def _decided(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
 
 def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return one flat table: the index as columns, and what was submitted where a row had no value."""
-    table = with_index_as_columns(_with_free_names(results)).drop(columns=columns.RUN_DIR, errors="ignore")
+    table = with_index_as_columns(results, {*columns.OUTPUTS, *_SUBMITTED, columns.RUN_DIR})
+    table = table.drop(columns=columns.RUN_DIR, errors="ignore")
     for name in _SUBMITTED:
         submitted = decided[name].astype(columns.INPUTS[name].dtype)
         table[name] = submitted.fillna(as_input(name, table[name])) if name in table else submitted
@@ -284,16 +284,6 @@ def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path])
     if len(names) > 1:
         table[columns.RUN_DIR] = pd.Series([names[folder] for folder in folders], dtype=columns.STR)
     return table
-
-
-def _with_free_names(results: pd.DataFrame) -> pd.DataFrame:
-    """Rename levels of the index that have the name of a column."""
-    index, taken = results.index, {*results.columns, *columns.OUTPUTS, *_SUBMITTED}
-    names = [
-        printable(f"{name}_index" if name in taken else name) if isinstance(name, str) else name
-        for name in index.names
-    ]
-    return results.set_axis(index.set_names(names), axis=0)
 
 
 def _short_names(folders: Iterable[Path]) -> dict[Path, str]:

@@ -18,7 +18,7 @@ from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.results.costs import sums
 from dreamo_batch.results.history import DIRECTORY, LABEL, numbered, read_history
 from dreamo_batch.service.contract import ERROR_CODES
-from dreamo_batch.text import shortened
+from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,10 +83,22 @@ class Remedy:
 
 
 class FailureGroups(HeadedFrame):
-    """Groups of failures, which say in words if there are none."""
+    """Groups of failures, each shown in full; which say in words if there are none."""
 
     def _headline(self) -> Headline | None:
-        return None if len(self) else Headline("No failures.")
+        if not {*columns.FAILURES} <= {*self.columns}:
+            return None
+        return Headline(f"{counted(len(self), 'kind')} of failure." if len(self) else "No failures.")
+
+    def _text(self) -> str:
+        """Return what a cut table would hide: messages, advice and calls."""
+        kinds = []
+        for kind in self.astype(object).where(self.notna(), None).to_dict("records"):
+            name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
+            counts = f"{counted(kind[columns.N_ROWS], 'row')}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
+            said = (kind[columns.EXAMPLE], kind[columns.MEANING], kind[columns.ADVICE], kind[columns.CALL])
+            kinds.append("\n  ".join([f"{name}: {counts}", *(harmless(one) for one in said if one)]))
+        return "\n".join(kinds)
 
 
 def failures(source: Source) -> pd.DataFrame:

@@ -196,7 +196,8 @@ STATUS_WORDS: Final = _by_word(
     completed=("completed", "done", "succeeded", "success"),
     failed=("failed", "error", "cancelled", "canceled"),
 )
-# Used elsewhere (assumed); for any other word, the output and the error decide.
+# Used elsewhere (assumed); a picture counts for more than one that means failed. For any other word, the output and
+# the error decide.
 STATUS_WORDS_ELSEWHERE: Final = _by_word(
     in_progress=(
         *("submitted", "created", "accepted", "waiting"),

@@ -346,6 +346,8 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), message_in(answer.get("error"))
     progress = number(answer.get("progress"))
     pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
+    if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
+        word = None  # an unlisted word says less than a picture
     usage = _usage(answer)
     is_cost_unreadable = _is_cost_unreadable(usage)
     usage = usage if isinstance(usage, dict) else {}
@@ -419,13 +421,16 @@ def _comparable(prompt: Any) -> str:
     return " ".join(unicodedata.normalize("NFC", str(prompt or "")).split()).rstrip(".\u2026 ")
 
 
+def _word(answer: dict[str, Any]) -> str:
+    return re.sub(r"[\s-]+", "_", (text(answer.get("status")) or "").lower())
+
+
 def _status(answer: dict[str, Any]) -> Status | None:
-    word = (text(answer.get("status")) or "").lower()
-    return cast("Status | None", _WORDS.get(re.sub(r"[\s-]+", "_", word)))
+    return cast("Status | None", _WORDS.get(_word(answer)))
 
 
 def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
-    if _status(answer) is None:
+    if _status(answer) is None or task.unlisted_status is not None:
         return False
     is_whole = {
         "completed": bool(task.urls),
