@@ -249,33 +249,21 @@ def _say_stopped(call: Call, bar: Progress) -> None:
 def moment(not_before: Any, *, now: float) -> float | None:
     """Read a time that a call is not to begin before, as Unix seconds: local, or with an offset; None if it has passed.
 
-    A time of day is its next one. Says what is odd about it: past, or not there or there twice as the clocks change.
+    A time of day is its next one.
     """
     if not_before is None:
         return None
     try:
-        at = _read_time(not_before, datetime.fromtimestamp(now))  # noqa: DTZ006 - local, as the user's clock shows it
-        first, second = (at.replace(fold=fold).timestamp() for fold in (at.fold, 1))
-        clock_time(second)  # not every time can be
+        at = _read_time(not_before, datetime.fromtimestamp(now)).timestamp()  # noqa: DTZ006 - local, as the user's clock shows it
+        clock_time(at)  # not every time can be
     except (ValueError, OverflowError):
         raise UsageError(
             f"{spelled(f'not_before={not_before!r}', f'--not-before {not_before}')}: expected "
             f"{spelled('a datetime, or ', '')}a time such as 22:30, 2027-01-31T22:30 (local) or 2027-01-31T22:30+01:00."
         ) from None
-    if first < second:
-        logger.warning(
-            "%s comes twice, as the clocks go back: taking the first, %s. Pass an offset to choose: the second is %s.",
-            not_before,
-            clock_time(first),
-            datetime.fromtimestamp(second).astimezone().isoformat(),
-        )
-    elif first > second:
-        logger.warning(
-            "%s doesn't exist, as the clocks go forward: taking %s.", not_before, clock_time(first)
-        )
-    if first > now:
-        return first
-    logger.warning("%s was %s ago: nothing to wait for.", clock_time(first), duration(now - first))
+    if at > now:
+        return at
+    logger.warning("%s was %s ago: nothing to wait for.", clock_time(at), duration(now - at))
     return None
 
 

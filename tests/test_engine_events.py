@@ -250,33 +250,6 @@ def test_a_url_that_hangs_does_not_keep_the_run(tmp_path, gateway, monkeypatch, 
     assert "not waiting any longer" in caplog.text
 
 
-@pytest.mark.parametrize(("has_failed", "longest_s"), [(True, 3.0), (False, 5.0)])
-def test_a_url_that_failed_is_waited_for_less_long(monkeypatch, caplog, has_failed, longest_s):
-    """Three seconds after the last event instead of five, and both are said."""
-    monkeypatch.setattr(module, "_WAITS_S", ())
-    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
-    until, read = threading.Event(), [0.0]
-
-    def half_a_second_later():
-        read.append(read[-1] + 0.5)
-        return read[-1]
-
-    with ScriptedServer([reset] * has_failed + [lambda _connection: until.wait()]) as server:
-        listeners = module.Listeners("runs/a", notify=server.url + HOOK, clock=half_a_second_later)
-        if has_failed:
-            listeners.tell("held", "one is in doubt")
-        while has_failed and "ConnectionError" not in caplog.text:
-            until.wait(0.01)
-        listeners.tell("done", "all rows are done")
-        told_at = read[-1]
-        listeners.wait()
-        said = caplog.messages[-1]
-        until.set()
-    assert longest_s <= read[-1] - told_at <= longest_s + 0.5
-    assert ("ConnectionError" if has_failed else "not done yet") in said
-    assert "not waiting any longer" in said
-
-
 def test_a_password_in_the_url_is_sent_as_one(tmp_path, gateway):
     """In a header, as its server expects it."""
     with ScriptedServer([answer()]) as server:

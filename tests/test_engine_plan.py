@@ -196,11 +196,14 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
         {"image": "https://example.com/cat.png", "prompt": ["a", "a", "b"], "seed": [1, 2, 1]}
     )
     swept = prepare(table, entropy="e")
-    first = next(iter(swept.jobs))
+    first, *new = swept.jobs
     state = State([Attempt(first, 1, Stage.COMPLETED, output_path="images/x.png")])
     options = RunOptions(download=False)
-    reasons = plan.table(swept, table.index, state, options, None)["reason"]
-    assert reasons.str.endswith(plan.REPHRASED).tolist() == [False, True, False]
+    for said in (
+        plan.planned(swept, table.index, state, options, None).warnings(),
+        plan.warnings_of(swept, {}, new),
+    ):
+        assert [line for line in said if "(rows: 1)" in line and "use_rephraser is on in seed sweeps" in line]
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
     assert kept.rephrased == frozenset()
     assert plan.warnings_of(kept, {}, kept.jobs) == ()

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
@@ -168,7 +167,6 @@ class _Parent:
         self.run_dir = run_dir = task.run_dir
         self._is_ending = is_ending
         self._call_id, self._pulse_id = task.call_id, task.pulse_id
-        self._told = Signal(task.call_id)
         self._replica = Replica(run_dir) if is_url(run_dir) else None
         self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
 
@@ -182,17 +180,12 @@ class _Parent:
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
             return Signal(self._call_id)
-        self._told = Signal("") if content is None else Signal(**json.loads(content))
-        return self._told if self._told.call_id == self._call_id else replace(self._told, is_stopped=True)
+        told = Signal("") if content is None else Signal(**json.loads(content))
+        return told if told.call_id == self._call_id else replace(told, is_stopped=True)
 
     def rest(self, wait: Callable[[float], object]) -> None:
-        """Wait a beat, or until a driver of this machine says something new."""
-        for _ in range(max(1, round(beat_s(self.run_dir) / _BEAT_S))):
-            wait(_BEAT_S)
-            with suppress(OSError, ValueError):
-                told = Signal(**json.loads((self._folder / SIGNAL).read_bytes()))
-                if told.call_id == self._call_id and told != self._told:
-                    return
+        """Wait a beat."""
+        wait(beat_s(self.run_dir))
 
     def table(self, task: ShardTask) -> StoredTable:
         """Return the rows of a shard; its reference pictures are here then."""

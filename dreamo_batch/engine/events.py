@@ -50,7 +50,6 @@ _TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
 _WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 _WAIT_AT_END_S: Final = 1.0
 _END_S: Final = 5.0
-_END_IF_FAILING_S: Final = 3.0  # after the last event
 _LOOK_EVERY_S: Final = 0.1
 _OK: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
@@ -126,7 +125,6 @@ class Listeners:
         run_dir: str = "",
         notify: str | None = None,
         on_event: Callable[[RunEvent], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if on_event is not None and not is_function_of(1, on_event):
             raise UsageError(f"on_event must be a function of one event (not async), not {on_event!r}.")
@@ -134,9 +132,9 @@ class Listeners:
         self._key: Secret | None = None
         self._listeners: list[_Listener] = []
         if notify is not None:
-            self._listeners.append(_Listener("notify", _Webhook(notify), clock))
+            self._listeners.append(_Listener("notify", _Webhook(notify)))
         if on_event is not None:
-            self._listeners.append(_Listener("on_event", on_event, clock))
+            self._listeners.append(_Listener("on_event", on_event))
         self.is_begun = False
 
     def begin(self, key: Secret | None) -> None:
@@ -191,14 +189,10 @@ def _why_refused(error: BaseException) -> str:
 class _Listener:
     """Hands events on, one after the other, in a daemon thread that lives as long as there are any."""
 
-    def __init__(
-        self, name: str, deliver: Callable[[RunEvent], Any] | _Webhook, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, name: str, deliver: Callable[[RunEvent], Any] | _Webhook) -> None:
         self._name = name
         self._deliver = deliver
         self._webhook = deliver if isinstance(deliver, _Webhook) else None
-        self.clock = clock
-        self._last_at = 0.0
         self._events: deque[RunEvent] = deque()
         self._changing = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -208,7 +202,6 @@ class _Listener:
         if self._webhook is not None:
             self._webhook.is_ending.clear()
         with self._changing:
-            self._last_at = self.clock()
             self._events.append(event)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -218,15 +211,14 @@ class _Listener:
                 _busy.add(self)
 
     def wait(self, until: float) -> None:
-        """Wait for what it is handing on; less long for a URL that has failed since it last took something."""
+        """Wait for what it is handing on."""
         if self._webhook is not None:
             self._webhook.is_ending.set()
         with self._changing:
             while self._is_busy():
-                reason = "" if self._webhook is None else self._webhook.failing
-                left_s = (min(until, self._last_at + _END_IF_FAILING_S) if reason else until) - self.clock()
+                left_s = until - time.monotonic()
                 if left_s <= 0:
-                    self._say(f"{reason or 'not done yet'}; not waiting any longer")
+                    self._say("not done yet; not waiting any longer")
                     _busy.discard(self)
                     return
                 self._changing.wait(min(left_s, _LOOK_EVERY_S))
@@ -270,18 +262,16 @@ class _Webhook:
         self._url = url.strip()
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
         self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
-        self.failing = ""  # why it didn't take what was last posted, if it didn't
 
     def __call__(self, event: RunEvent) -> None:
         body = event.to_json()
         message_id = f"msg_{hashlib.sha256(body + os.urandom(16)).hexdigest()[:32]}"
         for wait_s in (*_WAITS_S, None):
             refusal, is_passing = self._post(body, message_id)
-            self.failing = "" if refusal is None else f"{self._place} didn't take an event ({refusal})"
             if refusal is None:
                 return
             if not is_passing or wait_s is None:
-                raise _UndeliveredError(self.failing)
+                raise _UndeliveredError(f"{self._place} didn't take an event ({refusal})")
             if self.is_ending.wait(wait_s):
                 threading.Event().wait(min(wait_s, _WAIT_AT_END_S))
 
@@ -371,6 +361,6 @@ def wait_at_exit(timeout_s: float = _END_S) -> None:
 
 
 def _wait(listeners: Sequence[_Listener], timeout_s: float) -> None:
-    ends = [(listener, listener.clock() + timeout_s) for listener in listeners]
-    for listener, until in ends:
+    until = time.monotonic() + timeout_s
+    for listener in listeners:
         listener.wait(until)

@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "submitted again, as asked"
 _NEARLY: Final = "nearly equals a bought row; differs only in "
-REPHRASED: Final = (
-    "use_rephraser is on in a seed sweep: its prompt may be rewritten in another way than the others'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +142,6 @@ def table(
     }
     for job_id, what in (nearly or {}).items():
         decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {_NEARLY}{what}")
-    for job_id, decision in decisions.items():
-        if decision.action == NEW and job_id in prepared.rephrased:
-            decisions[job_id] = replace(decision, reason=decision.reason + _REPHRASED)
     prices = _price_range(state, money(options.unit_cost))
     rows = [
         _row(job_id, duplicate_of, message, decisions, prices)
@@ -458,7 +452,6 @@ _COLOURS: Final = {
     INVALID: PALETTE[columns.INVALID].colour,
     FAILED: PALETTE[columns.FAILED].colour,
 }
-_REPHRASED: Final = f"; {REPHRASED}"
 _NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
 _REASONS_MAX: Final = 5  # of one action; with more of them, one stands for all
@@ -498,7 +491,7 @@ class Plan(HeadedFrame):
         """Return one row per action and reason: how many rows, which, and the most that they can cost."""
         labels = [printable(str(label)) for label in self.index]
         plan = pd.DataFrame(self).reset_index(drop=True)
-        reasons = plan[columns.REASON].astype(columns.STR).str.removesuffix(_REPHRASED)
+        reasons = plan[columns.REASON].astype(columns.STR)
         n_reasons = reasons.groupby(plan[columns.ACTION], observed=True).transform("nunique")
         names_another = plan[columns.ACTION].isin([DUPLICATE, IN_FLIGHT])
         alike = reasons.mask(n_reasons > np.where(names_another, 1, _REASONS_MAX), "")
@@ -519,14 +512,6 @@ class Plan(HeadedFrame):
             return super()._text()
         changes = self.changes()
         return aligned(list(changes), changes.to_numpy(dtype=object).tolist())
-
-    def _listed(self) -> pd.DataFrame:
-        """Leave out of each row's reason what stands once above all of them."""
-        if columns.REASON not in self:
-            return self
-        return self.assign(
-            **{columns.REASON: self[columns.REASON].astype(columns.STR).str.removesuffix(_REPHRASED)}
-        )
 
     def warnings(self) -> list[str]:
         """Return what to know before these rows are bought."""

@@ -210,7 +210,7 @@ def _invalid(index: pd.Index, rows: pd.DataFrame) -> tuple[ErrorGroup, ...]:
 
 @dataclass(slots=True)
 class _Prices:
-    """Prices seen for pictures of one size."""
+    """Prices seen."""
 
     n: int = 0
     sum_usd: Decimal = ZERO
@@ -236,9 +236,8 @@ class Tally:
         self._lock = threading.Lock()
         self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
         self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job that stands at an error
-        self._prices: dict[int | None, _Prices] = {}
-        self._prices_of_any = _Prices()
-        self._unsettled: Counter[int | None] = Counter()
+        self._prices = _Prices()
+        self._n_unsettled = 0
         self._status: dict[str, str] = {}
         self._unknown = ZERO  # held back for attempts that ended without a cost
         self._start(state)
@@ -274,16 +273,12 @@ class Tally:
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
         """Say what the directory will have cost once every row is settled."""
         with self._lock:
-            at_any = None if price is None else (price, price, price)
-            at_any = self._prices_of_any.forecast() if self._prices else at_any
-            parts: list[Forecast] = [(spent_usd, spent_usd, spent_usd), (ZERO, self._unknown, self._unknown)]
-            for n_pixels, n_jobs in (+self._unsettled).items():
-                each = self._prices[n_pixels].forecast() if n_pixels in self._prices else at_any
-                if each is None:
-                    return None
-                parts.append((times(n_jobs, each[0]), times(n_jobs, each[1]), times(n_jobs, each[2])))
-        low, likely, high = (total(part[place] for part in parts) for place in range(3))
-        return low, likely, high
+            n, unknown = self._n_unsettled, self._unknown
+            seen = self._prices.forecast() if self._prices.n else (price or ZERO,) * 3
+            if n and price is None and not self._prices.n:
+                return None
+        low, likely, high = (total((spent_usd, times(n, each))) for each in seen)
+        return low, total((likely, unknown)), total((high, unknown))
 
     # Private; called with the lock held, but for the start.
 
@@ -305,16 +300,14 @@ class Tally:
         self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
         price = price_of(after)
         if price is not None and (before is None or price_of(before) is None):
-            self._prices.setdefault(self._n_pixels(after.job_id), _Prices()).add(price)
-            self._prices_of_any.add(price)
+            self._prices.add(price)
 
     def _settle(self, attempt: Attempt) -> None:
-        status, n_pixels = status_of(attempt), self._n_pixels(attempt.job_id)
+        status = status_of(attempt)
         if attempt.job_id not in self._rows.weights and attempt.stage not in OPEN:
             status = ""  # no row waits for it
-        self._unsettled[n_pixels] += (status in columns.UNSETTLED) - (
-            self._status.get(attempt.job_id) in columns.UNSETTLED
-        )
+        before = self._status.get(attempt.job_id)
+        self._n_unsettled += (status in columns.UNSETTLED) - (before in columns.UNSETTLED)
         self._status[attempt.job_id] = status
         self._set_error(attempt, status)
 
@@ -334,10 +327,6 @@ class Tally:
             path=self._run_dir / str(attempt.output_path),
             cost_usd=money(attempt.cost),
         )
-
-    def _n_pixels(self, job_id: str) -> int | None:
-        job = self._rows.jobs.get(job_id)
-        return None if job is None else job.width * job.height
 
 
 def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:
