@@ -106,6 +106,14 @@ def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, polled, kind):
     assert made._client.asked == [("fetch", "t1")]
 
 
+def test_a_limit_that_names_a_task_is_a_limit_where_asking_is_limited_too(tmp_path):
+    """Nobody takes a create and refuses everything else; the row is sent later, and isn't held."""
+    limited = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429, task_id="t1")
+    made = effects(RequestNotTaken(limited), tmp_path)
+    assert made.create(KEY, job(), boottime()) == CreateAnswer(KEY, limited)
+    assert made._client.asked[-1] == ("fetch", "t1")
+
+
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):

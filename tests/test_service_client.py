@@ -295,13 +295,12 @@ def test_an_answer_that_never_comes_may_have_arrived(server):
 
 @pytest.mark.parametrize("status", [400, 402, 409, 429, 500])
 def test_an_error_that_names_a_task_is_followed_up(server, client, status):
-    """Sent again, it would be paid twice; a limit with a reason names the request alone."""
+    """Sent again, it would be paid twice; where a server error has a reason, its excerpt has the id."""
     said = b'{"id": "cq0example", "status": "pending", "message": "slow down"}'
-    server.script[:] = [answer(CREATED, status), answer(said, status)]
-    assert [failure_of(client, "create").task_id for _ in range(2)] == [
-        "cq0example",
-        None if status in (429, 500) else "cq0example",
-    ]
+    inside = b'{"error": {"task_id": "cq0example", "message": "bad"}}'
+    server.script[:] = [answer(one, status) for one in (CREATED, said, inside)]
+    named = None if status == 500 else "cq0example"
+    assert [failure_of(client, "create").task_id for _ in range(3)] == ["cq0example", named, named]
 
 
 @pytest.mark.parametrize("length", ["junk", "-1", "9, 9", "1e3"])

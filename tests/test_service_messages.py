@@ -201,6 +201,7 @@ def test_a_refusal_with_http_200_is_read(body, told):
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"\xff\xfe{\x00}\x00",
+        b'{"id": 1.5e22, "status": "in_progress"}',
     ],
 )
 def test_an_answer_with_neither_id_nor_error_is_unreadable(body):

@@ -318,7 +318,7 @@ class RunDirectory:
         owner = ""
         if self.replica is not None and not self._is_locked_here():
             owner = self.replica.owner
-        else:
+        elif (self.path / LOCK).is_file():  # reading a pipe would wait for ever
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"

@@ -454,7 +454,9 @@ class Effects:
         try:
             self._client.fetch(failure.task_id)
         except ServiceError as error:
-            if error.failure.error_class == failures.TASK_NOT_FOUND or error.failure.kind is FailureKind.STOP:
+            is_limited = failure.error_class == error.failure.error_class == failures.RATE_LIMITED
+            is_unknown = error.failure.error_class == failures.TASK_NOT_FOUND
+            if is_limited or is_unknown or error.failure.kind is FailureKind.STOP:
                 return failure
             message = f"{failure.message}; but it names task {failure.task_id}: {error.failure.message}"
             return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)

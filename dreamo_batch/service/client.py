@@ -154,14 +154,6 @@ def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
     return replace(answer.broken, kind=FailureKind.PERMANENT) if is_too_long else answer.broken
 
 
-def _named_task(body: bytes) -> str | None:
-    """Read the id that an answer names, refused or broken: no proof, but where to look."""
-    with suppress(messages.Unreadable):
-        if isinstance(created := messages.read_created(body), str):
-            return created
-    return None
-
-
 # A picture takes longer than an answer.
 DOWNLOAD_WITHIN_READ_TIMEOUTS: Final = 5
 
@@ -565,11 +557,11 @@ class Client:
             if is_running:  # an error that names a task and no reason contradicts itself
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
             # With a reason, what is named may be the request alone; where that was refused, the task can be asked for.
-            is_refusal = failure.kind in (FailureKind.PERMANENT, FailureKind.STOP)
-            read = _named_task if is_refusal else messages.running_task_in
+            is_refusal = failure.kind is not FailureKind.MAY_HAVE_ARRIVED
+            read = messages.named_task_in if is_refusal else messages.running_task_in
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-            read = _named_task
+            read = messages.named_task_in
         task_id = read(answer.body) if operation == "create" else None
         is_usable = task_id is not None and self._without_key(task_id) == task_id
         return replace(failure, task_id=task_id) if is_usable else failure

@@ -319,11 +319,11 @@ def is_task_id(value: str) -> bool:
 
 
 def _ids(answer: Any) -> list[str]:
-    """Read every id in an answer, valid or not."""
+    """Read every id in an answer, valid or not; a number with a fraction or exponent names no task for sure."""
     if not isinstance(answer, dict):
         return []
     named = (answer.get(key) for key in _ID_KEYS)
-    return [one for one in map(_written, named) if one]
+    return [one for value in named if not isinstance(value, Decimal) and (one := _written(value))]
 
 
 def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
@@ -617,6 +617,14 @@ def read_created(body: bytes) -> str | ServiceMessage:
     if created is None:
         raise Unreadable(excerpt(body))
     return created
+
+
+def named_task_in(body: bytes) -> str | None:
+    """Read the id that an answer names, refused or broken: no proof, but where to look."""
+    answer = load_leniently(body)
+    return next(
+        filter(None, (task_id_in(one) for one in (answer, answer.get("data"), answer.get("error")))), None
+    )
 
 
 def running_task_in(body: bytes) -> str | None:
