@@ -146,19 +146,21 @@ def test_moderation_is_told_from_other_rejections(code, message, error_class):
 
 
 @pytest.mark.parametrize(
-    ("location", "named"),
+    ("location", "named", "path"),
     [
-        ("https://me:pw@other.example/a?token=secret", "other.example"),
-        ("/login?token=secret", "another path"),
-        ("http://[", "another path"),
-        (None, "another path"),
+        ("https://me:pw@other.example/a?token=secret", "other.example", "/a"),
+        ("/task/cq0example?token=secret", "another path", "/task/cq0example"),
+        ("http://[", "another path", None),
+        (None, "another path", None),
     ],
 )
-def test_a_redirect_is_named_by_its_host_alone(location, named):
-    """Its path and query may be signed."""
+def test_a_redirect_is_named_by_its_host_alone(location, named, path):
+    """Its query may be signed; the path that answers a create is kept, because it may name a task."""
     headers = {} if location is None else {"location": location}
     failure = from_response("create", 307, headers, b"")
     assert named in failure.message
+    assert failure.excerpt == from_response("create", 202, headers, b"").excerpt == path
+    assert from_response("fetch", 307, headers, b"").excerpt is None
     assert "secret" not in str(failure)
     assert "pw" not in str(failure)
 

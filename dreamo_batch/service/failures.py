@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 import urllib3
@@ -173,15 +173,18 @@ def from_response(
     """Classify an answer that isn't what was requested."""
     said = messages.read_error(body)
     kind, error_class = _judge(operation, status, said, body)
-    is_sure = kind in (FailureKind.STOP, FailureKind.PERMANENT)
+    is_sure, target = kind in (FailureKind.STOP, FailureKind.PERMANENT), _target(headers)
     return Failure(
         kind=kind,
         error_class=error_class,
         http_status=status,
         code=said.code,
-        message=_redirect(headers) if error_class == REDIRECTED else said.message or _phrase(status),
+        message=f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
+        if error_class == REDIRECTED
+        else said.message or _phrase(status),
         retry_after_s=read_wait(headers, body, now=now),
-        excerpt=messages.excerpt(body) or None,
+        # Where nothing else does, the path may name the task that a create made.
+        excerpt=messages.excerpt(body) or (target.path if operation == "create" else "") or None,
         is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
         cause="proxy" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else None,
     )
@@ -304,14 +307,12 @@ def is_success(status: int) -> bool:
     return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
-def _redirect(headers: Mapping[str, str]) -> str:
-    """Return where a redirect points, by host only: the rest may be signed."""
-    target = next((value for name, value in headers.items() if name.lower() == "location"), "")
+def _target(headers: Mapping[str, str]) -> SplitResult:
+    """Return where an answer points; its query may be signed, and is never shown."""
     try:
-        host = urlsplit(target).netloc.rpartition("@")[2]
+        return urlsplit(next((value for name, value in headers.items() if name.lower() == "location"), ""))
     except ValueError:
-        host = ""
-    return f"the service redirects to {host or 'another path'}"
+        return urlsplit("")
 
 
 def _phrase(status: int) -> str:
