@@ -770,15 +770,20 @@ def test_long_texts_end():
     assert len(messages.excerpt(b"\xff" * 5000).encode()) <= 2000
 
 
-@pytest.mark.parametrize("currency", ["credit", "CNY", "points"])
-def test_a_price_in_another_currency_is_no_price(currency):
-    """Neither of a create to come nor of a task that has ended."""
-    price = messages.read_price(written({"data": {"cost": "5", "currency": currency}}))
-    assert (price.cost, price.currency) == (None, currency)
-    assert currency in price.reason
-    task = read(usage={"cost": "5", "currency": currency})
+@pytest.mark.parametrize("currency", ["credit", "CNY", "points", "7"])
+@pytest.mark.parametrize("key", ["currency", "unit"])
+def test_a_price_in_another_currency_is_no_price(currency, key):
+    """Neither of a create to come nor of a task that has ended, wherever the currency stands."""
+    told = int(currency) if currency.isdigit() else currency
+    for answer in ({"data": {"cost": "5", key: told}}, {"data": {"cost": "5"}, key: told}):
+        price = messages.read_price(written(answer))
+        assert (price.cost, price.currency) == (None, currency)
+        assert currency in price.reason
+    task = read(usage={"cost": "5", key: told})
     assert (task.cost, task.is_cost_unreadable) == (None, True)
-    assert read(usage={"cost": "5", "currency": "usd"}).cost == "5"
+    assert read(usage={"cost": "5", key: "usd"}).cost == "5"
+    assert messages.read_price(written({"data": {"cost": "$5", key: "usd"}})).cost == "5"
+    assert "'¥5'" in messages.read_price(written({"data": {"cost": "¥5"}})).reason
 
 
 @pytest.mark.parametrize(

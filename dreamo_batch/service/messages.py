@@ -458,6 +458,10 @@ def _usd(cost: Any) -> str | None:
     return decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
 
 
+def _currency(about: dict[str, Any]) -> str | None:
+    return _written(about.get("currency")) or _written(about.get("unit"))
+
+
 # A cost under another name is none that can be counted, but what told one was not free.
 _COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed)", re.IGNORECASE)
 
@@ -466,7 +470,7 @@ def _is_cost_unreadable(usage: Any) -> bool:
     if not isinstance(usage, dict):
         return usage not in (None, "")
     cost = usage.get("cost")
-    is_amount = _usd(cost) is not None and is_usd(text(usage.get("currency")) or text(usage.get("unit")))
+    is_amount = _usd(cost) is not None and is_usd(_currency(usage))
     if cost in (None, ""):
         return any(_COST_KEY.match(key) and bool(number(one)) for key, one in usage.items())
     return not is_amount
@@ -661,14 +665,16 @@ def read_price(body: bytes) -> Price:
     answer = load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
     said = message_in(answer)
-    currency = text(data.get("currency"))
+    currency, told = _currency(data) or _currency(answer), _written(data.get("cost"))
     if not is_usd(currency):
         return Price(None, None, currency, f"the price is in {currency!r}, not in USD")
+    cost = _usd(data.get("cost"))
+    unread = f"the price {told!r} can't be read" if told is not None and cost is None else None
     return Price(
-        cost=decimal_text(data.get("cost")),
+        cost=cost,
         discount=_written(data.get("discount")),
         currency=currency,
-        reason=text(data.get("reason")) or (said.message if said is not None else None),
+        reason=text(data.get("reason")) or (said.message if said is not None else unread),
     )
 
 
