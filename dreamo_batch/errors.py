@@ -487,6 +487,14 @@ def file_given(name: str, path: object) -> Path:
     return Path(path_given(name, path)).expanduser()
 
 
+def new_file_given(name: str, path: object) -> Path:
+    """Return the path of a file to write, before the work that fills it; its folder must be there."""
+    target = file_given(name, path)
+    if not target.parent.is_dir():
+        raise UsageError(f"No folder {target.parent.absolute()} to write {target.name} to. Create it first.")
+    return target
+
+
 def _path_problem(text: str) -> str | None:
     """Return why no file system can have such a path; None if one can."""
     try:

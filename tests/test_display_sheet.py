@@ -186,6 +186,8 @@ def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
         contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, rows="prompt", paper="a3")
     with pytest.raises(UsageError, match=r"\.png, \.jpg"):
         contact_sheet(sweep(tmp_path), tmp_path / "s.tiff", run_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"No folder .*none to write s\.png to"):
+        contact_sheet(sweep(tmp_path), tmp_path / "none" / "s.png", run_dir=tmp_path)
     with pytest.raises(UsageError, match="font"):
         contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, font=tmp_path / "0.png")
 

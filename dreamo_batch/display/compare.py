@@ -16,7 +16,7 @@ from dreamo_batch import columns as names
 from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given
+from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, new_file_given
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.parallel import bars, each
@@ -200,7 +200,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = file_given("path", path)
+        target = new_file_given("path", path)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))

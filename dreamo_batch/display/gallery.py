@@ -18,7 +18,7 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, is_file, thumbnails_of
-from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, file_given
+from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, new_file_given
 from dreamo_batch.frames import GONE, PALETTE, PICTURE
 from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import encoded, small_picture
@@ -346,7 +346,7 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else file_given("path", path)
+        target = None if path is None else new_file_given("path", path)
         with working(cluster=cluster, progress=progress):
             fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", page=target)
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))

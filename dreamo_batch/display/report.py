@@ -21,7 +21,7 @@ from dreamo_batch.display.thumbnails import thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.errors import UsageError, file_given
+from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
@@ -127,9 +127,7 @@ def report(
         raise UsageError(
             f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
         )
-    target = (existing(run_dirs[0]).path / NAME) if path is None else file_given("path", path).absolute()
-    if not target.parent.is_dir():
-        raise UsageError(f"No folder {target.parent} to write {target.name} to. Create it first.")
+    target = (existing(run_dirs[0]).path / NAME) if path is None else new_file_given("path", path).absolute()
     with bars(progress):
         page = render([read_facts(one) for one in run_dirs])
     content = page.encode("utf-8", errors="replace")

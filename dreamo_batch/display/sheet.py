@@ -24,7 +24,7 @@ from dreamo_batch.display.grid import (
 )
 from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.engine.picture_cache import SIDE_PX
-from dreamo_batch.errors import UsageError, file_given
+from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings
@@ -161,7 +161,7 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
-    target = file_given("path", path)
+    target = new_file_given("path", path)
     kind = _FORMATS.get(target.suffix.lower())
     if kind is None:
         raise UsageError(
