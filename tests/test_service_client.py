@@ -200,6 +200,13 @@ def test_an_answer_of_the_queue_protocol_is_told_in_words(server, client, shape,
     assert "request_id r-17 and no id" in caught.value.failure.message
 
 
+@pytest.mark.parametrize("status", [202, 302])
+def test_an_answer_without_a_body_tells_where_it_points(server, client, status):
+    """It may be the task that was made."""
+    server.script[:] = [answer(b"", status, Location="/task/cq0example?signed=1")]
+    assert failure_of(client, "create").excerpt == "/task/cq0example"
+
+
 def test_a_request_id_beside_an_id_changes_nothing(server, client):
     """Only an answer without a task's id is of the other protocol."""
     server.script[:] = [answer(b'{"id": "cq0example", "request_id": "r-17", "status": "in_progress"}')]

@@ -106,7 +106,9 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
         )
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
-    return Answer(response.status, {}, b"".join(pieces), broken), broken is None
+    # Of an empty answer, the headers are all that it says.
+    headers = {} if pieces else CaseInsensitiveDict(response.headers.items())
+    return Answer(response.status, headers, b"".join(pieces), broken), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
