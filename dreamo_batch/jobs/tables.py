@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 import zipfile
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -763,6 +763,9 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored, changed = frame.copy(deep=False), []
     for place, name in enumerate(frame.columns):
         column = _plain_dtype(frame.iloc[:, place])
+        if name in _LISTED and not _survives(column) and _holds_text(column):
+            column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
+            column = column.astype(columns.STR) if _survives(column) else column
         if not _survives(column):
             column = pd.Series(
                 [None if cells.is_missing(cell) else cells.text_of(cell) for cell in column],
@@ -783,6 +786,15 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored.index = index.set_names([None if name is None else cells.text_of(name) for name in index.names])
     stored.attrs = {}  # Parquet can keep only JSON, and users' attributes may be anything
     return stored, changed
+
+
+def _holds_text(column: pd.Series) -> bool:
+    """Return whether a column holds only text and lists of text."""
+    listed = (cells.items_of(cell) for cell in column)
+    items = chain.from_iterable(
+        [cell] if several is None else several for cell, several in zip(column, listed, strict=True)
+    )
+    return all(isinstance(item, str) or cells.is_missing(item) for item in items)
 
 
 def _unique(names: list[str]) -> list[str]:
