@@ -623,6 +623,16 @@ def test_a_field_named_twice_must_say_the_same(reader):
             reader(other)
 
 
+@pytest.mark.parametrize(
+    "body", [{"id": "one", "task_id": "two"}, {"id": "one", "data": {"id": "two"}}, {"id": 1, "task_id": 2}]
+)
+def test_a_create_that_names_two_tasks_is_taken_for_neither(body):
+    """One of them is paid for, and which is not known."""
+    assert messages.read_created(written(body | {"id": ID, "task_id": ID, "data": {"id": ID}})) == ID
+    with pytest.raises(Unreadable):
+        messages.read_created(written(body))
+
+
 def test_an_answer_with_two_ids_is_taken_for_neither():
     """It may be about one task or the other; what it said is kept."""
     body = b'{"id": "cq0one", "status": "in_progress", "id": "cq0two"}'

@@ -615,8 +615,10 @@ def pieces_of(request: Request) -> list[bytes]:
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
-    """Read the answer to a create."""
+    """Read the answer to a create; one that names two tasks doesn't say which was made."""
     answer = load(body)
+    if len({*_ids(answer), *_ids(answer.get("data"))}) > 1:
+        raise Unreadable(excerpt(body))
     created = task_id_in(answer) or task_id_in(answer.get("data")) or _refusal(answer)
     if created is None:
         raise Unreadable(excerpt(body))
