@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
-_EVENTS_PER_ROW: Final = 1 / 3  # of four in all: at most 12 times as many rows are written as a table has
+_EVENTS_PER_ROW: Final = 1 / 4  # of four in all: at most 16 times as many rows are written as a table has
 _READ_TRIES: Final = 20
 
 

@@ -19,8 +19,8 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
 
 _N = 1_000_000
-# The most that a run may have done since its last checkpoint: a third of an event per row, of four each.
-_N_STORED = _N - _N // 12
+# The most that a run may have done since its last checkpoint: a quarter of an event per row, of four each.
+_N_STORED = _N - _N // 16
 
 
 def main() -> None:
