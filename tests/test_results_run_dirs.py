@@ -180,3 +180,14 @@ def test_pictures_of_rows_that_left_the_table_are_told(tmp_path):
             notices.append(with_notice.height > without.height)
     assert notices == [True, True]
     assert "not shown" not in dreamo.gallery(dreamo.load(tmp_path / "run")).fragment()
+
+
+def test_rows_that_a_merge_or_concat_repeats_are_paid_once(two):
+    """The same job in two directories was bought twice, and counts twice."""
+    first, second, results = two
+    notes = pd.DataFrame({"seed": [0, 0, 1], "note": ["a", "b", "c"]})
+    spent = dreamo.costs([first, second])["spent"].item()
+    both = dreamo.load([first, second])
+    for table in (both, pd.concat([both, both]), both.merge(notes, on="seed"), pd.concat([results, both])):
+        assert dreamo.costs(table)["spent"].item() == spent
+    assert dreamo.costs(both.merge(notes, on="seed"), by="note")["attempts"].tolist() == [2, 0, 2]

@@ -35,7 +35,8 @@ def costs(
     ----------
     source : path-like, iterable of path-like, or pandas.DataFrame
         One or more run directories, or results. From a directory the sums are those of its ledger, exact, over
-        all its attempts. Results hold less: only the sum of all attempts of a job, and not what was reserved.
+        all its attempts. Results hold less: only the sum of all attempts of a job, and not what was reserved. Of
+        rows that a merge or `pandas.concat` repeated, the first is counted.
     by : str, sequence of str, or None
         Columns of the results, ``"run_dir"``, ``"size"``, ``"hour"`` (UTC), or a length of time such as ``"1h"``
         (buckets of when attempts were sent, column `submitted_at`). None: one line for all.

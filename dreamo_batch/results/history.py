@@ -134,7 +134,10 @@ def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
 
 
 def from_results(results: pd.DataFrame) -> History:
-    """Read the attempts off results alone: those of a job are one line, with the sum of their costs."""
+    """Read the attempts off results alone: those of a job are one line, with the sum of their costs.
+
+    Where a merge or concat repeated rows, the first of a job counts: it was paid for once.
+    """
     refuse_other_tables(results)
     if columns.RUN_DIR in results and results[columns.RUN_DIR].notna().any():
         results = with_ratings(results, folders_of(results))
@@ -142,6 +145,8 @@ def from_results(results: pd.DataFrame) -> History:
     if columns.RUN_DIR not in rows:
         rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)
     is_submitted = (rows[columns.ATTEMPTS].fillna(0) > 0) & rows[columns.DUPLICATE_OF].isna()
+    named = rows[is_submitted & rows[columns.RUN_DIR].notna()]
+    is_submitted[named.index[named.duplicated([columns.RUN_DIR, columns.JOB_ID])]] = False
     attempts = rows.loc[is_submitted, list(columns.OUTPUTS)].rename(
         columns={columns.SUBMITTED_AT: columns.SENT_AT, columns.ATTEMPTS: columns.ATTEMPT}
     )
