@@ -131,7 +131,7 @@ def test_checkpoints_grow_rarer_with_the_state(folder, monkeypatch):
             after.append(i)
     ledger.abandon()
     gaps = [later - earlier for earlier, later in pairwise(after)]
-    assert gaps == [5] * 6 + [6, 7, 8, 10, 11, 13, 15, 18, 21, 24, 28]
+    assert gaps == [5] * 8 + [6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22]
     assert len(read(folder).state()) == after[-1]
 
 

@@ -554,6 +554,8 @@ _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
+_PROPERTIES: Final = "docProps/core.xml"
+_MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
 _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
 _HIDDEN = re.compile(b"<(?:\\w+:)?(?:row|col) [^>]*\\bhidden=[\"'](?:1|true)[\"'][^>]*>")
 _PLACES = re.compile(b"\\b(r|min|max)=[\"']([0-9]+)[\"']")
@@ -695,12 +697,24 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
         )
     holdable = pd.DataFrame({name: _holdable(name, frame[name]) for name in frame.columns}, index=frame.index)
     holdable.columns = pd.Index([_sheet_cell(name, name) for name in frame.columns], dtype=object)
-    with path.open("wb") as file, pd.ExcelWriter(file, engine=_ENGINE) as writer:
+    written = io.BytesIO()
+    with pd.ExcelWriter(written, engine=_ENGINE) as writer:
         holdable.to_excel(writer, index=False)
         for row in writer.book.active.iter_rows():
             for cell in row:
                 if cell.data_type in {"f", "e"}:
                     cell.data_type = "s"
+    _write_undated(written, path)
+
+
+def _write_undated(workbook: io.BytesIO, path: Path) -> None:
+    """Write a workbook without the times of its making, so that equal tables make equal files."""
+    with zipfile.ZipFile(workbook) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in made.namelist():
+            content = made.read(name)
+            if name == _PROPERTIES:
+                content = _MADE_AT.sub(b"", content)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def _need_openpyxl(path: Path) -> None:

@@ -112,6 +112,9 @@ class Secret:
     def __str__(self) -> str:
         return MASK
 
+    def __format__(self, format_spec: str) -> str:
+        return format(MASK, format_spec)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
 
