@@ -182,6 +182,7 @@ def test_categories_strings_and_dictionaries_are_read():
 
 
 @given(st.lists(st.one_of(NUMBER_LIKE, st.lists(st.integers(), max_size=1)), max_size=8))
+@example(["a\0b", "a\0c", None])
 def test_distinct_cells_stand_for_all(cells):
     """Every position gets its own cell back, of the same type."""
     found = distinct(pd.Series(cells, dtype=object))

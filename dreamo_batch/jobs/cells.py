@@ -218,13 +218,12 @@ class Distinct:
 
 def distinct(series: pd.Series) -> Distinct:
     """Find the distinct cells of a column of any dtype."""
-    is_plain = isinstance(series.dtype, pd.StringDtype | pd.CategoricalDtype)
-    if is_plain or (series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string"):
+    if isinstance(series.dtype, pd.StringDtype | pd.CategoricalDtype):
         codes, index = pd.factorize(series)
         found = index.astype(object).tolist()
-    else:
-        listed = series.astype(object).tolist()
-        codes, _ = pd.factorize(pd.Index([_key(cell) for cell in listed], dtype=object, tupleize_cols=False))
+    else:  # not by factorize: pandas 3.0 takes objects for equal that differ behind a NUL only
+        listed, numbered = series.astype(object).tolist(), dict[Any, int]()
+        codes = np.array([numbered.setdefault(_key(cell), len(numbered)) for cell in listed], dtype=np.intp)
         found = [listed[at] for at in np.unique(codes, return_index=True)[1].tolist()]
     given = [number for number, cell in enumerate(found) if not is_missing(cell)]
     renumbered = np.full(len(found) + 1, -1, dtype=np.intp)
@@ -232,7 +231,9 @@ def distinct(series: pd.Series) -> Distinct:
     return Distinct(renumbered[codes], [found[number] for number in given])
 
 
-def _key(cell: Any) -> tuple[type, Any]:
+def _key(cell: Any) -> Any:
+    if type(cell) is str:
+        return cell
     if isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
         return type(cell), tuple(map(_key, cell))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +92,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
     """Warn about rows whose prompt differs from an earlier row's only invisibly."""
-    forms = pd.factorize(np.array([_visible_form(prompt) for prompt in prompts.cells], dtype=object))[0]
+    forms = pd.factorize(np.array(list(map(_visible_form, prompts.cells, count())), dtype=object))[0]
     if len(np.unique(forms)) == len(forms):
         return
     table = findings.of_table
@@ -109,9 +110,9 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 
 
-def _visible_form(prompt: object) -> object:
+def _visible_form(prompt: object, number: int) -> str | int:
     # Other cells and blanks are refused anyway; they look like nothing else.
-    return (isinstance(prompt, str) and seen(prompt)) or f"\0{id(prompt)}"
+    return (isinstance(prompt, str) and seen(prompt)) or number
 
 
 def seen(prompt: str) -> str:
