@@ -96,7 +96,7 @@ class _Waiting(MetaPathFinder):
         spec = next((found for find in others if (found := find(fullname, path, target)) is not None), None)
         if spec is not None and spec.loader is not None:
             # On this one object, and undone before it is used: to everybody else the loader is what it always was.
-            spec.loader.exec_module = partial(self._load, spec.loader)  # type: ignore[method-assign]
+            spec.loader.exec_module = partial(self._load, spec.loader)  # type: ignore[method-assign]  # of this object alone
         return spec
 
     def _load(self, loader: Loader, module: ModuleType) -> None:

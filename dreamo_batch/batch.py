@@ -562,7 +562,7 @@ def _signed_like(verb: Callable[P, Any], *, but: str) -> Callable[[Callable[...,
 
     def declare(function: Callable[..., R]) -> Callable[P, R]:
         returns = function.__annotations__["return"]
-        shown = function.__signature__ = signature.replace(parameters=left, return_annotation=returns)  # type: ignore[attr-defined]
+        shown = function.__signature__ = signature.replace(parameters=left, return_annotation=returns)  # type: ignore[attr-defined]  # what inspect shows
 
         @functools.wraps(function)
         def call(*args: P.args, **keywords: P.kwargs) -> R:

@@ -256,7 +256,7 @@ class Call:
                 if live(self.directory.path) is None:
                     ask(self.directory, partial(self._keep, refused))
                 raise
-            except BaseException:
+            except BaseException:  # an interrupt, too: nothing may go on buying behind it
                 self.stop()
                 raise
 

@@ -310,6 +310,24 @@ def test_an_error_that_names_a_task_is_followed_up(server, client, status):
     assert [failure_of(client, "create").task_id for _ in range(3)] == ["cq0example", named, named]
 
 
+@pytest.mark.parametrize("status", [200, 400, 402, 429, 500])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"id": "cq0one", "task_id": "cq0two", "status": "in_progress"}',
+        b'{"id": "cq0one", "data": {"id": "cq0two"}, "message": "slow down"}',
+        b'{"id": "cq0one", "error": {"task_id": "cq0two", "message": "bad"}}',
+    ],
+)
+def test_an_answer_that_names_two_tasks_is_held(server, client, status, said):
+    """One of them may be paid for; asking for the other would let it be sent again."""
+    server.script[:] = [answer(said, status)]
+    failure = failure_of(client, "create")
+    assert (failure.kind, failure.task_id) == (FailureKind.MAY_HAVE_ARRIVED, None)
+    assert "cq0one" in failure.excerpt
+    assert "cq0two" in failure.excerpt
+
+
 @pytest.mark.parametrize("length", ["junk", "-1", "9, 9", "1e3"])
 def test_an_answer_whose_length_is_no_number_ends_when_nothing_comes(server, monkeypatch, length):
     """Long before the read timeout; the id that it names is kept."""

@@ -128,7 +128,7 @@ def agree(
     if is_agreed and is_limited:
         return limit
     planned = plan()
-    if settings.api_key is None:
+    if settings.api_key is None:  # asked for only now: a table can be mended without one
         raise key_missing(settings)
     agreed = consent(planned, settings, options, is_agreed=is_agreed)
     return limit or agreed

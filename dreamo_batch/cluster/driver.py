@@ -499,7 +499,7 @@ class ShardedCall(Call):
                     tasks = [self._task(name, n, work.pulse_id) for name, n in parts.items()]
                     running[executor.submit(work_on_shards, tasks)] = work
                 done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
-                if not running:  # paused
+                if not running:  # paused, and `wait` returns at once
                     time.sleep(_LOOK_EVERY_S)
                 for future in done:
                     for name, outcome in zip(running.pop(future).names, future.result(), strict=True):
@@ -509,7 +509,7 @@ class ShardedCall(Call):
                 for future in [one for one, work in running.items() if work.silent_s >= fenced_log.STILL_S]:
                     left.extend(self._give_up(future, running.pop(future)))
                 self._tell_news()
-        except BaseException:
+        except BaseException:  # whatever it is, no worker may go on buying
             self._signal(is_stopped=True)
             for future in running:
                 future.cancel()

@@ -108,7 +108,7 @@ def work_on_shards(tasks: Sequence[ShardTask]) -> list[ShardOutcome]:
     with interrupts(), ThreadPoolExecutor(len(tasks), "dreamo-shard") as threads:
         try:
             return list(threads.map(partial(_work_on_shard, is_ending), tasks))
-        except BaseException:
+        except BaseException:  # an interrupt, too, as else the other threads would be waited for
             is_ending.set()
             raise
 

@@ -117,7 +117,7 @@ class Budget:
     @classmethod
     def of(cls, given: Budget | str | os.PathLike[str]) -> Budget:
         """Return the budget that was passed as itself, its path or its URL."""
-        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]
+        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]  # mypy takes it for a Budget still
 
     def __repr__(self) -> str:
         return f"Budget({self.place!r}, user={self.user!r})"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BYTES_MAX: Final = 40_000
 _PANEL_PX: Final = 160
 _SIDE_MIN: Final = 40
+_QUALITY_MIN: Final = 40
 _AT_ONCE: Final = 512  # of which the kept thumbnails are in memory
 _BYTES_PER_PIXEL: Final = 0.06  # of photographs, about
 _REMEMBERED: Final = 4_096
@@ -65,6 +66,8 @@ def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int = 
         found = path.stat()
     except (OSError, ValueError):
         return None
+    if kept is not None and len(kept.content) <= bytes_max:
+        return kept
     return _made(kept or path, bytes_max, side_px, found.st_mtime_ns, found.st_size)
 
 
@@ -72,10 +75,8 @@ def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int = 
 def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int) -> Thumbnail | None:
     if isinstance(source, Path):
         return make_thumbnail(source, bytes_max, side_px)
-    share = bytes_max / len(source.content)
-    if share >= 1:
-        return source
-    return make_thumbnail(source.content, bytes_max, int(SIDE_PX * math.sqrt(share))) or source
+    side = int(SIDE_PX * math.sqrt(bytes_max / len(source.content)))
+    return make_thumbnail(source.content, bytes_max, side) or source
 
 
 def picture_file(folder: Path | None, path: Path, digest: object) -> PictureFile | None:
@@ -119,7 +120,7 @@ def make_thumbnail(picture: Any, bytes_max: int, side_px: int = SIDE_PX) -> Thum
         return None
     while len(jpeg := encoded(small, quality=quality, optimize=True)) > bytes_max and side > _SIDE_MIN:
         side = max(_SIDE_MIN, int(side * min(0.9, 1.1 * math.sqrt(bytes_max / len(jpeg)))))
-        quality = _SIDE_MIN + side // 10  # what is small may be coarse
+        quality = _QUALITY_MIN + side // 10  # what is small may be coarse
         small.thumbnail((side, side), resample)
     return Thumbnail(jpeg, *small.size)
 

@@ -454,6 +454,7 @@ class Effects:
         try:
             self._client.fetch(failure.task_id)
         except ServiceError as error:
+            # A limit on all of the key's requests refuses creates, too; holding each would hold every row of a burst.
             is_limited = failure.error_class == error.failure.error_class == failures.RATE_LIMITED
             is_unknown = error.failure.error_class == failures.TASK_NOT_FOUND
             if is_limited or is_unknown or error.failure.kind is FailureKind.STOP:

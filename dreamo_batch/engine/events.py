@@ -218,7 +218,8 @@ class _Listener:
             while self._is_busy():
                 left_s = until - time.monotonic()
                 if left_s <= 0:
-                    self._say("not done yet; not waiting any longer")
+                    reason = "" if self._webhook is None else self._webhook.failing
+                    self._say(f"{reason or 'not done yet'}; not waiting any longer")
                     _busy.discard(self)
                     return
                 self._changing.wait(min(left_s, _LOOK_EVERY_S))
@@ -262,16 +263,18 @@ class _Webhook:
         self._url = url.strip()
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
         self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
+        self.failing = ""  # why it didn't take what was last posted, if it didn't
 
     def __call__(self, event: RunEvent) -> None:
         body = event.to_json()
         message_id = f"msg_{hashlib.sha256(body + os.urandom(16)).hexdigest()[:32]}"
         for wait_s in (*_WAITS_S, None):
             refusal, is_passing = self._post(body, message_id)
+            self.failing = "" if refusal is None else f"{self._place} didn't take an event ({refusal})"
             if refusal is None:
                 return
             if not is_passing or wait_s is None:
-                raise _UndeliveredError(f"{self._place} didn't take an event ({refusal})")
+                raise _UndeliveredError(self.failing)
             if self.is_ending.wait(wait_s):
                 threading.Event().wait(min(wait_s, _WAIT_AT_END_S))
 

@@ -151,7 +151,7 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
         meta = _newer(meta, contents.header, number, covers)
         if contents.header is not None and not _follows(contents.header, checksum):
             before = _texts_before(contents.header, number, folder)
-            if number - 1 > covers:
+            if number - 1 > covers:  # else the checkpoint has them
                 texts[number - 1] = before
         _refuse_early_end(contents, end, number, folder)
         checksum, texts[number] = contents.checksum, contents.texts

@@ -54,9 +54,8 @@ _SCHEMA: Final = pa.schema(
 _SHOWN: Final = (columns.BYTES, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
 _COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
-_TAIL_SHARE: Final = (
-    3  # the tail, a third larger than the same in the table, is merged at this fraction of that
-)
+# The tail is merged once it has this fraction of the table; its lines are a third larger than the same there.
+_TAIL_SHARE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

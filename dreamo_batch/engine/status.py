@@ -274,9 +274,9 @@ class Tally:
         """Say what the directory will have cost once every row is settled."""
         with self._lock:
             n, unknown = self._n_unsettled, self._unknown
-            seen = self._prices.forecast() if self._prices.n else (price or ZERO,) * 3
             if n and price is None and not self._prices.n:
                 return None
+            seen = self._prices.forecast() if self._prices.n else (price or ZERO,) * 3
         low, likely, high = (total((spent_usd, times(n, each))) for each in seen)
         return low, total((likely, unknown)), total((high, unknown))
 

@@ -525,11 +525,8 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
     unknown = sorted(named - set(axes))
     if unknown:
         name, known = unknown[0], f"; the axes are {', '.join(axes)}" if axes else ""
-        is_taken = name in (
-            columns.IMAGE,
-            *columns.IMAGE_ALIASES,
-            columns.PROMPT,
-        )  # passed or not, it's no word
+        # These have a meaning of their own, so that passing them fills in nothing.
+        is_taken = name in (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)
         advice = "Use another name, such as {subject}, and pass subject=" if is_taken else f"Pass {name}="
         raise UsageError(
             f"template: {{{name}}} isn't an axis{known}. {advice}, or double the braces to keep them in the prompt."

@@ -549,20 +549,20 @@ class Client:
         return _ERRORS[failure.kind](self._masked_failure(failure))
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
+        named = messages.named_tasks_in(answer.body) if operation == "create" else set()
+        task_id = next(iter(named)) if len(named) == 1 else None
         if answer.broken is None:
             failure = failures.from_response(
                 operation, answer.status, answer.headers, answer.body, now=self._wall()
             )
-            is_running = operation == "create" and messages.running_task_in(answer.body) is not None
-            if is_running:  # an error that names a task and no reason contradicts itself
+            running = messages.running_task_in(answer.body) if named else None
+            # An error that names a running task and no reason contradicts itself; of several tasks, one may be made.
+            if running is not None or len(named) > 1:
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
             # With a reason, what is named may be the request alone; where that was refused, the task can be asked for.
-            is_refusal = failure.kind is not FailureKind.MAY_HAVE_ARRIVED
-            read = messages.named_task_in if is_refusal else messages.running_task_in
+            task_id = running if failure.kind is FailureKind.MAY_HAVE_ARRIVED else task_id
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-            read = messages.named_task_in
-        task_id = read(answer.body) if operation == "create" else None
         is_usable = task_id is not None and self._without_key(task_id) == task_id
         return replace(failure, task_id=task_id) if is_usable else failure
 

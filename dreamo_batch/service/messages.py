@@ -617,7 +617,7 @@ def pieces_of(request: Request) -> list[bytes]:
 def read_created(body: bytes) -> str | ServiceMessage:
     """Read the answer to a create; one that names two tasks doesn't say which was made."""
     answer = load(body)
-    if len({*_ids(answer), *_ids(answer.get("data"))}) > 1:
+    if len(_all_ids(answer)) > 1:
         raise Unreadable(excerpt(body))
     created = task_id_in(answer) or task_id_in(answer.get("data")) or _refusal(answer)
     if created is None:
@@ -625,12 +625,13 @@ def read_created(body: bytes) -> str | ServiceMessage:
     return created
 
 
-def named_task_in(body: bytes) -> str | None:
-    """Read the id that an answer names, refused or broken: no proof, but where to look."""
-    answer = load_leniently(body)
-    return next(
-        filter(None, (task_id_in(one) for one in (answer, answer.get("data"), answer.get("error")))), None
-    )
+def _all_ids(answer: dict[str, Any]) -> set[str]:
+    return {one for place in (answer, answer.get("data"), answer.get("error")) for one in _ids(place)}
+
+
+def named_tasks_in(body: bytes) -> set[str]:
+    """Read the ids that an answer names, refused or broken: no proof, but where to look."""
+    return set(filter(is_task_id, _all_ids(load_leniently(body))))
 
 
 def running_task_in(body: bytes) -> str | None:
@@ -639,7 +640,9 @@ def running_task_in(body: bytes) -> str | None:
         answer = load(body)
     except Unreadable:
         return None
-    return task_id_in(answer) if _status(answer) == "in_progress" and message_in(answer) is None else None
+    if _status(answer) != "in_progress" or message_in(answer) is not None or len(_all_ids(answer)) > 1:
+        return None
+    return task_id_in(answer)
 
 
 def queue_id_in(body: bytes) -> str | None:
