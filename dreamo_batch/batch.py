@@ -291,6 +291,7 @@ def plan(
     retry_failed: bool = False,
     random_seed: Literal["record", "service"] = "record",
     base_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Show what `run` would do with each row, why, and what it can cost; sends and writes nothing.
 
@@ -302,18 +303,16 @@ def plan(
         The run directory; without one everything is new.
     max_cost, unit_cost : float, str or Decimal, optional
         As for `run`; the cap is compared with what the rows can cost, and not kept.
-    download : bool
+    download, fix_images, retry_failed : bool
         As for `run`.
-    fix_images, retry_failed : bool
-        As for `run`.
-    on_ambiguous : {"hold", "resubmit"}
+    on_ambiguous, random_seed : str
         As for `run`.
     max_attempts : int
         As for `run`.
-    random_seed : {"record", "service"}
-        As for `run`.
     base_dir : path-like, optional
         As for `run`.
+    **options
+        The other arguments of `run`, so that a call can be planned as it stands; they are checked and change nothing.
 
     Returns
     -------
@@ -325,6 +324,8 @@ def plan(
     ------
     TableError
         If the table lacks a column; rows that can't be submitted are planned as ``invalid``.
+    UsageError
+        If an option has a value that `run` refuses.
 
     Examples
     --------
@@ -333,8 +334,12 @@ def plan(
     >>> dreamo.plan(jobs, unit_cost="0.03")["action"].tolist()
     ['new', 'duplicate']
     """
-    given = locals()
-    table, options = as_frame(table), RunOptions.of(given)
+    given = locals() | options
+    try:
+        inspect.signature(run).bind_partial(**options)
+    except TypeError as error:
+        raise TypeError(f"plan() {error}") from None
+    table, checked = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
@@ -347,7 +352,7 @@ def plan(
         fix_images=fix_images,
         known_images={} if directory is None else known_images(directory.jobs),
     )
-    return planned(prepared, table.index, state, options, directory, is_copy=is_copy)
+    return planned(prepared, table.index, state, checked, directory, is_copy=is_copy)
 
 
 def retry(

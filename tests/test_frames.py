@@ -231,6 +231,19 @@ def test_a_plan_is_compared_with_the_cap_that_the_run_would_get():
     assert "cap" not in repr(dreamo.plan(table, max_cost=float("inf"), unit_cost="0.03"))
 
 
+def test_a_call_of_run_can_be_planned_as_it_stands(tmp_path):
+    """What is about the service and the sending changes nothing, but must be what run() takes."""
+    table = pd.DataFrame({"image": "https://example.com/cat.png", "prompt": ["a", "b"], "seed": 1})
+    called = {"gateway": "local", "max_cost": 5, "unit_cost": "0.03", "max_in_flight": 2, "progress": False}
+    planned = dreamo.plan(table, tmp_path / "run", **called)
+    assert planned.equals(dreamo.plan(table, unit_cost="0.03"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match=r"plan\(\) got an unexpected keyword argument 'max_costs'"):
+        dreamo.plan(table, max_costs=5)
+    with pytest.raises(dreamo.UsageError, match="max_in_flight"):
+        dreamo.plan(table, max_in_flight=0)
+
+
 def test_amounts_are_not_set_as_formulas():
     """Two amounts with a dollar sign would be one formula to a notebook."""
     shown = _planned(["new"], [0.1], [0.2], cap="0.15")._repr_html_()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 import math
@@ -412,8 +411,7 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
 
 
 def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
-    known = inspect.signature(dreamo.plan).parameters.keys() & options.keys()
-    return cast("Plan", dreamo.plan(frame, run_dir, **{keyword: options[keyword] for keyword in known}))
+    return cast("Plan", dreamo.plan(frame, run_dir, **options))
 
 
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
