@@ -33,19 +33,25 @@ from .errors import (
 )
 from .gateway import LocalGateway
 from .gateway.faults import FaultPlan
+from .jobs.prepare import validate
 from .jobs.rules import Problems
 from .jobs.sweep import lines, sweep, zipped
 from .jobs.tables import read_table, write_table
-from .jobs.validate import validate
 from .live import Batch, watch
 from .probe import check_service, probe_seeds
-from .results.calibration import Calibration, calibrate
-from .results.comparison import best_seeds, compare_replicates, diversity, near_duplicates, rank
+from .results.comparison import (
+    Calibration,
+    best_seeds,
+    calibrate,
+    compare_replicates,
+    diversity,
+    near_duplicates,
+    rank,
+)
 from .results.costs import costs
 from .results.export import export
 from .results.failure_groups import failures
-from .results.history import attempts
-from .results.load import load, scan, status
+from .results.load import attempts, load, scan, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.ratings import rate, ratings

@@ -2,7 +2,7 @@
 
 How one row travels::
 
-    the user's row -> jobs.validate -> jobs.prepare -> engine.plan
+    the user's row -> jobs.prepare -> engine.plan
     -> engine.schedule says create -> engine.budget reserves
     -> engine.journal "about to" (fsync) -> service.client.create
     -> engine.journal task id (fsync) -> engine.schedule says poll, when due

@@ -39,9 +39,9 @@ from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.results import assembly, history
+from dreamo_batch.results import assembly
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_state
+from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_results, read_state
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 from dreamo_batch.text import option, spelled
@@ -230,7 +230,7 @@ def download(
     ([True, True], [False])
     """
     service = Service.of(locals())
-    rows = history.read_results(results)
+    rows = read_results(results)
     folders = assembly.folders_of(rows, run_dir) or [assembly.run_dir_of(rows, run_dir)]
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):

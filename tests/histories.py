@@ -9,12 +9,12 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempt_table import to_arrow, to_frame
 from dreamo_batch.engine.attempts import Attempt, Stage, State
-from dreamo_batch.results import assembly, history
+from dreamo_batch.results import assembly, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamo_batch.results.history import History
+    from dreamo_batch.results.load import History
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 
@@ -71,8 +71,8 @@ def history_of(
     jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any
 ) -> History:
     """Give what the ledger of one directory tells."""
-    part = history.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
-    return history.joined({"runs/a": part})
+    part = load.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
+    return load.concatenated({"runs/a": part})
 
 
 def ledger(attempts: Sequence[Attempt]) -> pd.DataFrame:

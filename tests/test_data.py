@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dreamo_batch.jobs.validate import validate
+from dreamo_batch.jobs.prepare import validate
 
 DATA = Path(__file__).parent.parent / "data"
 

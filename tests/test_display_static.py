@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreamo_batch.display.panel import html_blocks, status_html, status_text
-from dreamo_batch.display.panel_view import view_of
+from dreamo_batch.display.panel import html_blocks, status_html, status_text, view_of
 from dreamo_batch.display.thumbnails import panel_jpeg
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.engine.status import ErrorGroup, Picture

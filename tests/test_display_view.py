@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamo_batch.display.panel_view import about, message, rate, view_of
+from dreamo_batch.display.panel import about, message, rate, view_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.text import duration, one_line

@@ -24,10 +24,9 @@ from dreamo_batch import images
 from dreamo_batch.engine import directory
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.jobs import references, sources
-from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.jobs.prepare import prepare, validate
 from dreamo_batch.jobs.references import Check, ImageSource, Inputs, check, repair
 from dreamo_batch.jobs.sources import Source, judge_url, read_source
-from dreamo_batch.jobs.validate import validate
 from dreamo_batch.likeness import read
 from dreamo_batch.service import contract
 from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned

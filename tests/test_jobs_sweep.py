@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
+from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.sweep import sweep
-from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"

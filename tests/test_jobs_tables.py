@@ -18,8 +18,8 @@ from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError
+from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.tables import read_table, write_table
-from dreamo_batch.jobs.validate import validate
 from tests.pictures import encoded, plain
 
 if TYPE_CHECKING:

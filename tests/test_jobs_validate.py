@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
+from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.rules import RULES
-from dreamo_batch.jobs.validate import validate
 from tests.table_oracle import PRESETS, problems_of
 
 URL = "https://example.com/cat.png"

@@ -393,11 +393,11 @@ def test_a_metric_that_fails_or_takes_batches_is_calibrated(tmp_path):
 
 def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
     """The area is the chance that a pair of the same scores higher, ties counting half (Mann and Whitney)."""
-    from dreamo_batch.results import calibration
+    from dreamo_batch.results import comparison
 
     chance = np.random.default_rng(3)
     same, others = chance.integers(3, 9, 50).astype(float), chance.integers(0, 7, 80).astype(float)
-    roc = calibration._roc(same, others)
+    roc = comparison._roc(same, others)
     area = np.trapezoid(roc["same_found"], roc["others_taken"])
     wins = (same[:, None] > others).mean() + (same[:, None] == others).mean() / 2
     assert area == pytest.approx(wins)

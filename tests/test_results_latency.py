@@ -15,7 +15,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import history
+from dreamo_batch.results import load
 from dreamo_batch.results.timing import (
     _covered_s,
     _peak,
@@ -82,7 +82,7 @@ def test_quantiles_by_group():
 
 def test_results_alone_tell_the_time_in_all():
     """Without a ledger there is only the time from sending to the end."""
-    table = dreamo.latency(history.from_results(results(["a"], [completed("a")])))
+    table = dreamo.latency(load.from_results(results(["a"], [completed("a")])))
     assert table[["phase", "p50_s"]].to_numpy().tolist() == [["task", 4.0]]
 
 

@@ -21,7 +21,7 @@ from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.history import read_results
+from dreamo_batch.results.load import read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
 from dreamo_batch.text import counted, fill_template, meant

@@ -32,8 +32,7 @@ from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.comparison import Threshold, compare, list_near_duplicates, summarise_diversity
 from dreamo_batch.results.costs import costs
 from dreamo_batch.results.failure_groups import failures
-from dreamo_batch.results.history import LABEL, attempts, read_history
-from dreamo_batch.results.load import RunDir, as_paths, existing, load, status
+from dreamo_batch.results.load import LABEL, RunDir, as_paths, attempts, existing, load, read_history, status
 from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from dreamo_batch.engine.directory import Manifest
-    from dreamo_batch.results.history import History
+    from dreamo_batch.results.load import History
 
 NAME: Final = "report.html"
 N_ROWS_MAX: Final = 1_000

@@ -26,9 +26,9 @@ from dreamo_batch.errors import DirectoryError, UsageError, check_count
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.prepare import difference, seen
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
-from dreamo_batch.jobs.validate import difference, seen
 from dreamo_batch.money import dollars, money, total
 from dreamo_batch.text import aligned, option, spelled
 

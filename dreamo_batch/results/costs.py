@@ -13,12 +13,12 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import EXACT, ZERO, exact_text, money
-from dreamo_batch.results.history import DIRECTORY, Groups, History, group, read_history
+from dreamo_batch.results.load import DIRECTORY, Groups, History, group, read_history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamo_batch.results.history import Source
+    from dreamo_batch.results.load import Source
 
 _USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount

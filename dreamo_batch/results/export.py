@@ -38,7 +38,7 @@ from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_tabl
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of, run_dir_of
-from dreamo_batch.results.history import read_results
+from dreamo_batch.results.load import read_results
 from dreamo_batch.results.methods import Methods
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, fill_template, first_line, option

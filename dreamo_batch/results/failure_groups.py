@@ -16,14 +16,14 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.results.costs import sums
-from dreamo_batch.results.history import DIRECTORY, LABEL, numbered, read_history
+from dreamo_batch.results.load import DIRECTORY, LABEL, numbered, read_history
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreamo_batch.results.history import Source
+    from dreamo_batch.results.load import Source
 
 # Class of a picture that was generated and could not be saved; the row itself is completed.
 NOT_SAVED: Final = "not_saved"

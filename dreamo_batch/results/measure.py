@@ -28,7 +28,7 @@ from dreamo_batch.logs import logger_named
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.history import read_results
+from dreamo_batch.results.load import read_results
 
 if TYPE_CHECKING:
     import os

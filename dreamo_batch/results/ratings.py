@@ -12,8 +12,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.assembly import folders_of, row_mask
-from dreamo_batch.results.history import labelled
-from dreamo_batch.results.load import as_paths, existing, load
+from dreamo_batch.results.load import as_paths, existing, labelled, load
 from dreamo_batch.results.rating_log import (
     PICK,
     RATING,

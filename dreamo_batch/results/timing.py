@@ -13,13 +13,13 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.assembly import plausible
-from dreamo_batch.results.history import as_length, group, read_directories, read_history
+from dreamo_batch.results.load import as_length, group, read_directories, read_history
 from dreamo_batch.text import counted, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamo_batch.results.history import Directories, Source
+    from dreamo_batch.results.load import Directories, Source
 
 _QUANTILES: Final = {
     columns.MIN_S: 0.0,
