@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import ExifTags, Image
@@ -21,13 +23,13 @@ from dreamo_batch.engine.effects import (
 )
 from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected, ServiceRefused
+from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
 from dreamo_batch.service.config import Secret, Settings
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task
-from tests.fakes import job, picture
+from tests.fakes import FakeClock, job, picture
 
 KEY = ("a" * 32, 1)
 AWAY = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
@@ -41,6 +43,7 @@ class ScriptedClient:
     def __init__(self, answer) -> None:
         self.answer = answer
         self.asked: list = []
+        self.script: list = []
 
     def _say(self, *asked):
         self.asked.append(asked)
@@ -52,6 +55,7 @@ class ScriptedClient:
         return self._say("create", request)
 
     def fetch(self, task_id):
+        self.answer = self.script.pop(0) if self.script else self.answer
         return self._say("fetch", task_id)
 
     def download(self, url, *, max_bytes):
@@ -87,31 +91,44 @@ def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     )
 
 
+REFUSED = Failure(FailureKind.PERMANENT, failures.REJECTED, 400, message="bad prompt", task_id="t1")
+LIMITED = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429, message="slow down", task_id="t1")
+NO_KEY = Failure(FailureKind.STOP, failures.ACCESS_REFUSED, 401, task_id="t1")
+NO_CREDIT = Failure(FailureKind.STOP, failures.NO_CREDIT, 402, task_id="t1")
+UNKNOWN = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND)
+HELD = FailureKind.MAY_HAVE_ARRIVED
+
+
 @pytest.mark.parametrize(
-    ("polled", "kind"),
+    ("refused", "polled", "outcome"),
     [
-        (Task("t1", "in_progress"), None),
-        (RequestRejected(Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND)), FailureKind.PERMANENT),
-        (ServiceRefused(Failure(FailureKind.STOP, failures.NO_CREDIT)), FailureKind.PERMANENT),
-        (RequestNotTaken(AWAY), FailureKind.MAY_HAVE_ARRIVED),
+        (REFUSED, [Task("t1", "in_progress")], None),
+        (REFUSED, [UNKNOWN], FailureKind.PERMANENT),
+        (REFUSED, [NO_CREDIT], HELD),
+        (REFUSED, [AWAY], HELD),
+        (REFUSED, [LIMITED, Task("t1", "in_progress")], None),
+        (NO_CREDIT, [NO_CREDIT], HELD),
+        (NO_KEY, [NO_KEY], FailureKind.STOP),
+        (LIMITED, [NO_KEY], HELD),
+        (LIMITED, [LIMITED] * 3 + [Task("t1", "in_progress")], None),
+        (LIMITED, [LIMITED] * 3 + [UNKNOWN], FailureKind.TRANSIENT),
+        (LIMITED, [replace(LIMITED, retry_after_s=60.0), UNKNOWN], FailureKind.TRANSIENT),
+        (LIMITED, [replace(LIMITED, retry_after_s=100.0)], HELD),
+        (LIMITED, [LIMITED] * 7, HELD),
     ],
 )
-def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, polled, kind):
-    """What is named may be the request alone, or a task that will be billed."""
-    refused = Failure(FailureKind.PERMANENT, failures.REJECTED, 400, message="bad prompt", task_id="t1")
-    made = effects(polled, tmp_path)
-    made._client.create = lambda _request: (_ for _ in ()).throw(RequestRejected(refused))
+def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, monkeypatch, refused, polled, outcome):
+    """What is named may be the request alone, or a task that will be billed; a limit says neither."""
+    clock = FakeClock()
+    times = SimpleNamespace(monotonic=clock.monotonic, sleep=clock.advance)
+    monkeypatch.setattr("dreamo_batch.engine.effects.time", times)
+    client = ScriptedClient(RequestNotTaken(refused))
+    made = Effects(client, RunDirectory(tmp_path))
+    client.script = [RequestNotTaken(one) if isinstance(one, Failure) else one for one in polled]
     result = made.create(KEY, job(), boottime()).result
-    assert result == "t1" if kind is None else result.kind is kind
-    assert made._client.asked == [("fetch", "t1")]
-
-
-def test_a_limit_that_names_a_task_is_a_limit_where_asking_is_limited_too(tmp_path):
-    """Nobody takes a create and refuses everything else; the row is sent later, and isn't held."""
-    limited = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429, task_id="t1")
-    made = effects(RequestNotTaken(limited), tmp_path)
-    assert made.create(KEY, job(), boottime()) == CreateAnswer(KEY, limited)
-    assert made._client.asked[-1] == ("fetch", "t1")
+    assert result == "t1" if outcome is None else result.kind is outcome
+    assert client.asked[1:] == [("fetch", "t1")] * len(polled)
+    assert outcome is not HELD or "it names task t1" in result.message
 
 
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
+from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import ServiceError
 from dreamo_batch.images import resealed
 from dreamo_batch.jobs import sources as links
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.attempts import Key
     from dreamo_batch.engine.directory import Saved
-    from dreamo_batch.engine.schedule import Do
     from dreamo_batch.jobs.prepare import Job
     from dreamo_batch.jobs.references import ImageSource
     from dreamo_batch.service.client import Client
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+_ASK_FOR_S: Final = 90.0  # a task that a refusal names, while asking is limited: longer than limits a minute
 _CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
 _PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the parts' base64 is that of the whole
 
@@ -282,14 +284,8 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             may_have_been_billed=billed,
         )
     failure = failures.from_task(task)
-    return _event(
-        EventKind.FAILED,
-        key,
-        at,
-        **known,
-        **_told(failure),
-        may_have_been_billed=_may_be_billed(task, failure),
-    )
+    billed = _may_be_billed(task, failure)
+    return _event(EventKind.FAILED, key, at, **known, **_told(failure), may_have_been_billed=billed)
 
 
 def _odd_status(task: Task) -> str | None:
@@ -316,15 +312,8 @@ def is_retryable(attempt: Attempt) -> bool:
 def lost(key: Key, at: float, n_polls: int) -> Event:
     """Say that the service does not know the task any more."""
     message = "The service didn't know this task when asked three times over 30 s; it may have been billed."
-    return _event(
-        EventKind.LOST,
-        key,
-        at,
-        error_class=TASK_LOST,
-        error_message=message,
-        may_have_been_billed=True,
-        n_polls=n_polls,
-    )
+    told = {"error_class": TASK_LOST, "error_message": message}
+    return _event(EventKind.LOST, key, at, **told, may_have_been_billed=True, n_polls=n_polls)
 
 
 def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
@@ -442,26 +431,30 @@ class Effects:
             return CreateAnswer(key, self._client.create(request.pop()))
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
-            return CreateAnswer(key, self._named_task(error.failure))
+            return CreateAnswer(key, self._named_task(key, error.failure))
         except Exception as error:
             logger.exception("create of job %s ended in a way nobody foresaw", key[0])
             return CreateAnswer(key, from_exception("create", error))
 
-    def _named_task(self, failure: Failure) -> str | Failure:
+    def _named_task(self, key: Key, failure: Failure) -> str | Failure:
         """Return the task that a failed create names; one that a refusal names is asked for first."""
         if failure.task_id is None or failure.kind is FailureKind.MAY_HAVE_ARRIVED:
             return failure.task_id or failure
-        try:
-            self._client.fetch(failure.task_id)
-        except ServiceError as error:
-            # A limit on all of the key's requests refuses creates, too; holding each would hold every row of a burst.
-            is_limited = failure.error_class == error.failure.error_class == failures.RATE_LIMITED
-            is_unknown = error.failure.error_class == failures.TASK_NOT_FOUND
-            if is_limited or is_unknown or error.failure.kind is FailureKind.STOP:
-                return failure
-            message = f"{failure.message}; but it names task {failure.task_id}: {error.failure.message}"
-            return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
-        return failure.task_id
+        until, wait_s = time.monotonic() + _ASK_FOR_S, 0.0
+        # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
+        while isinstance(said := self.fetch(Do.POLL, key, failure.task_id).result, Failure):
+            wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
+            if said.error_class != failures.RATE_LIMITED or time.monotonic() + wait_s > until:
+                break
+            time.sleep(wait_s)
+        else:
+            return failure.task_id
+        # A key that is refused itself buys nothing.
+        is_unknown = said.error_class == failures.TASK_NOT_FOUND
+        if is_unknown or failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED:
+            return failure
+        message = f"{failure.message}; but it names task {failure.task_id}: {said.message}"
+        return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
 
     def fetch(self, do: Do, key: Key, task_id: str) -> PollAnswer:
         """Ask for one task."""
