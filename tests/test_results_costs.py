@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,8 @@ from dreamo_batch.results import costs, load
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
+
+TIMES = (columns.SUBMITTED_AT, columns.COMPLETED_AT)
 
 
 def whole(made, **options):
@@ -43,6 +47,33 @@ def test_money_is_told_apart():
     assert line["spent_usd"] == pytest.approx(0.0672)
     assert line["usd_per_attempt"] == pytest.approx(0.0672 / 3)
     assert line["usd_per_picture"] == pytest.approx(0.0672)
+
+
+@pytest.mark.parametrize(
+    "detour",
+    [
+        lambda made: made.astype(object),
+        lambda made: made.astype("string"),
+        lambda made: made.convert_dtypes(dtype_backend="pyarrow"),
+        lambda made: made.assign(**{name: made[name].dt.tz_localize(None) for name in TIMES}),
+        lambda made: made.assign(**{name: made[name].dt.tz_convert("Asia/Tokyo") for name in TIMES}),
+        lambda made: pd.read_csv(StringIO(made.to_csv(index=False))),
+        lambda made: pd.DataFrame(json.loads(made.to_json(orient="records", date_format="iso"))),
+        lambda made: pd.DataFrame(json.loads(made.to_json(orient="records", date_format="epoch"))),
+        lambda made: pd.read_json(StringIO(made.to_json(orient="records", date_format="epoch"))),
+    ],
+    ids=["object", "text", "arrow", "naive", "tokyo", "csv", "iso", "epoch", "pandas-json"],
+)
+@pytest.mark.filterwarnings("ignore:.*epoch")
+def test_results_come_back_from_other_programs(detour):
+    """JSON, SQL and spreadsheets change dtypes and drop time zones; sums, times and groups stay the same."""
+    attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
+    made = results(["a", "a", "b", "c", "d"], attempts)
+    back = detour(made)
+    for by in (None, "hour", "1h", "status"):
+        pd.testing.assert_frame_equal(dreamo.costs(back, by=by), dreamo.costs(made, by=by), check_exact=True)
+    pd.testing.assert_frame_equal(dreamo.latency(back), dreamo.latency(made), atol=0.002)
+    assert len(dreamo.failures(back)) == len(dreamo.failures(made)) > 0
 
 
 def test_unknown_stays_unknown():

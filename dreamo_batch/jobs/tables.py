@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 import zipfile
+from decimal import Decimal
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,6 +28,7 @@ from dreamo_batch.errors import TableError, UsageError, file_given, type_of
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import is_result, means, plain_name
+from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, shortened, spelled
 
 if TYPE_CHECKING:
@@ -861,6 +863,8 @@ def _is_shallow(cell: Any, levels: int = 50) -> bool:
 
 # Dtypes
 
+# What numbers of each unit since 1970 stay below until the year 5138.
+_EPOCHS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}
 _TYPED_INPUTS: Final = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE, columns.USE_REPHRASER)
 
 
@@ -880,6 +884,15 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
     return pd.DataFrame(series, index=frame.index)
 
 
+def as_result(table: pd.DataFrame) -> pd.DataFrame:
+    """Convert output columns to their dtypes, which a detour through JSON, SQL or another program changes."""
+    outputs = [(name, table[name], columns.OUTPUTS[name].dtype) for name in columns.OUTPUTS if name in table]
+    restored = {
+        name: _output(name, dtype, column) for name, column, dtype in outputs if column.dtype != dtype
+    }
+    return table.assign(**restored) if restored else table
+
+
 def as_input(name: str, column: pd.Series) -> pd.Series:
     """Convert an input of numbers or booleans to its dtype; cells that can't be read are missing."""
     return _converted(columns.INPUTS[name].dtype, column)[1]
@@ -896,25 +909,39 @@ def _converted(dtype: str, column: pd.Series) -> tuple[Integers, pd.Series]:
     return read, pd.Series(array, index=column.index)
 
 
+def _times(series: pd.Series) -> pd.Series:
+    """Read times, in UTC unless they say otherwise; numbers count from 1970, as `DataFrame.to_json` writes them."""
+    texts = pd.to_datetime(series, utc=True, format="ISO8601", errors="coerce").astype(columns.TIME)
+    numbers = pd.to_numeric(series.where(texts.isna()).astype(object), errors="coerce")
+    unit = next((unit for unit, most in _EPOCHS.items() if numbers.max() < most), "ns")
+    return texts.fillna(pd.to_datetime(numbers, unit=unit, utc=True).astype(columns.TIME))
+
+
+def _text(cell: Any) -> str | None:
+    """Return a cell as text; a number, which "1" may have become, in its one exact form."""
+    if cells.is_missing(cell):
+        return None
+    return exact_text(Decimal(str(cell))) if isinstance(cell, float) and math.isfinite(cell) else str(cell)
+
+
 def _output(name: str, dtype: str, series: pd.Series) -> pd.Series:
     if dtype in (columns.INT, columns.BOOL):
         _, restored = _converted(dtype, series)
     elif dtype == columns.FLOAT:
         restored = pd.to_numeric(series.astype(object), errors="coerce").astype(columns.FLOAT)
     elif dtype == columns.TIME:
-        restored = pd.to_datetime(series, utc=True, format="ISO8601", errors="coerce").astype(columns.TIME)
+        restored = _times(series)
     elif dtype == columns.CATEGORY:
         known = series.astype(object).where(series.isin(columns.STATUSES))
         restored = known.astype(pd.CategoricalDtype(list(columns.STATUSES)))
     else:
-        texts = [None if cells.is_missing(cell) else str(cell) for cell in series]
-        return pd.Series(texts, index=series.index, dtype=columns.STR)
+        return pd.Series(map(_text, series), index=series.index, dtype=columns.STR)
     # Conversions leave unreadable cells missing; blank cells may be.
     for at in np.flatnonzero(restored.isna() & series.notna()):
         cell = series.iloc[at]
         if not (cells.is_missing(cell) or cells.is_blank(cell)):
             raise TableError(
                 f"Column {name!r} of a result can't be read: row {at} contains {cells.show(cell)!r}; expected {dtype}. "
-                "If the file was edited, correct the cell or drop the column."
+                "Correct the cell, or clear it."
             )
     return restored

@@ -30,6 +30,7 @@ from dreamo_batch.engine.checkpoint import (
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
@@ -465,7 +466,7 @@ def from_results(results: pd.DataFrame) -> History:
 
     Where a merge or concat repeated rows, the first of a job counts: it was paid for once.
     """
-    refuse_other_tables(results)
+    results = read_results(results)
     if columns.RUN_DIR in results and results[columns.RUN_DIR].notna().any():
         results = with_ratings(results, folders_of(results))
     rows = labelled(results)
@@ -490,17 +491,12 @@ def from_results(results: pd.DataFrame) -> History:
 def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
     """Return results, loaded from run directories if necessary; raise for other tables."""
     results = source if isinstance(source, pd.DataFrame) else load(source)
-    refuse_other_tables(results)
-    return results
-
-
-def refuse_other_tables(results: pd.DataFrame) -> None:
-    """Raise if a table does not hold results."""
     absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
     if absent:
         raise UsageError(
             f"Not a results table (no {absent[0]!r} column). Pass what run() or load() returned."
         )
+    return as_result(results)
 
 
 def concatenated(histories: Mapping[str, History]) -> History:
