@@ -8,6 +8,7 @@ from io import StringIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ def test_money_is_told_apart():
         lambda made: made.astype(object),
         lambda made: made.astype("string"),
         lambda made: made.convert_dtypes(dtype_backend="pyarrow"),
+        pa.Table.from_pandas,
         lambda made: made.assign(**{name: made[name].dt.tz_localize(None) for name in TIMES}),
         lambda made: made.assign(**{name: made[name].dt.tz_convert("Asia/Tokyo") for name in TIMES}),
         lambda made: pd.read_csv(StringIO(made.to_csv(index=False))),
@@ -62,7 +64,7 @@ def test_money_is_told_apart():
         lambda made: pd.DataFrame(json.loads(made.to_json(orient="records", date_format="epoch"))),
         lambda made: pd.read_json(StringIO(made.to_json(orient="records", date_format="epoch"))),
     ],
-    ids=["object", "text", "arrow", "naive", "tokyo", "csv", "iso", "epoch", "pandas-json"],
+    ids=["object", "text", "dtypes", "arrow", "naive", "tokyo", "csv", "iso", "epoch", "pandas-json"],
 )
 @pytest.mark.filterwarnings("ignore:.*epoch")
 def test_results_come_back_from_other_programs(detour):
@@ -74,6 +76,7 @@ def test_results_come_back_from_other_programs(detour):
         pd.testing.assert_frame_equal(dreamo.costs(back, by=by), dreamo.costs(made, by=by), check_exact=True)
     pd.testing.assert_frame_equal(dreamo.latency(back), dreamo.latency(made), atol=0.002)
     assert len(dreamo.failures(back)) == len(dreamo.failures(made)) > 0
+    assert repr(dreamo.gallery(back, run_dir=".")) == repr(dreamo.gallery(made, run_dir="."))
 
 
 def test_unknown_stays_unknown():

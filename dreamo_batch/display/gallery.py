@@ -24,6 +24,7 @@ from dreamo_batch.frontend import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
+from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import bars, working
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
@@ -176,6 +177,7 @@ class Gallery:
         title: str,
         rater: str | None = None,
     ) -> None:
+        source = as_frame(source)
         self._run_dirs = None if isinstance(source, pd.DataFrame) else as_paths(source)
         self._axes, self._run_dir, self._page_size = axes, run_dir, page_size
         self._number = 1

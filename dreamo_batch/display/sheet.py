@@ -28,6 +28,7 @@ from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings
+from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
@@ -167,7 +168,7 @@ def contact_sheet(
         raise UsageError(
             f"Can't write a contact sheet to {target}: expected a name that ends in {', '.join(_FORMATS)}."
         )
-    notice = ""
+    source, notice = as_frame(source), ""
     if not isinstance(source, pd.DataFrame):
         run_dirs = as_paths(source)
         source = load(run_dirs)

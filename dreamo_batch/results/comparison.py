@@ -16,6 +16,7 @@ from dreamo_batch import columns, images, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError, check_count, type_of
+from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of
@@ -313,6 +314,7 @@ def rank(
     >>> dreamo.rank(done.assign(stars=[2, 5, 3]), by="stars")["rank"].to_dict()
     {1: 1, 2: 2, 0: 3}
     """
+    source = as_frame(source)
     results = read_results(source)
     if isinstance(source, pd.DataFrame):  # made before the pictures were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings

@@ -30,6 +30,7 @@ from dreamo_batch.engine.checkpoint import (
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
 from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
@@ -428,6 +429,7 @@ def attempts(run_dir: Directories) -> pd.DataFrame:
 
 def read_history(source: Source) -> History:
     """Read the history from results or from run directories."""
+    source = as_frame(source)
     return from_results(source) if isinstance(source, pd.DataFrame) else read_directories(source)
 
 
@@ -490,6 +492,7 @@ def from_results(results: pd.DataFrame) -> History:
 
 def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
     """Return results, loaded from run directories if necessary; raise for other tables."""
+    source = as_frame(source)
     results = source if isinstance(source, pd.DataFrame) else load(source)
     absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
     if absent:
