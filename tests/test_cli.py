@@ -267,7 +267,6 @@ def test_version_is_that_of_the_package():
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["nonsense"],
         ["run", "jobs.csv"],
         ["run", "jobs.csv", "--run-dir", "r", "--max-attempts", "0"],
@@ -291,6 +290,14 @@ def test_bad_usage_leaves_with_2(words):
     assert result.stdout == ""
     assert any(line.startswith("error: ") for line in result.stderr.splitlines())
     assert "Traceback" not in result.stderr
+
+
+def test_without_a_command_there_is_help():
+    """On standard error, and once."""
+    result = call()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: ")
+    assert result.stderr.count("Usage: ") == 1
 
 
 # Tables.
@@ -864,11 +871,18 @@ def test_results_can_not_be_written_nowhere(done, tmp_path):
     ("name", "start"), [("g.html", "<!DOCTYPE html>"), ("g.png", "\x89PNG"), ("g.pdf", "%PDF")]
 )
 def test_gallery_is_written_by_its_ending(done, tmp_path, name, start):
-    """A page or a sheet, said on standard error; standard output stays empty."""
+    """A page or a sheet; standard output has its path."""
     result = call("gallery", done, "--output", tmp_path / name, "--title", "Foxes")
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert name in result.stderr
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / name}\n")
     assert (tmp_path / name).read_bytes().startswith(start.encode("latin-1"))
+
+
+def test_a_gallery_goes_into_its_run_directory_unless_told(done):
+    """As a report does; that of several must be told where."""
+    result = call("gallery", done)
+    assert (result.exit_code, result.stdout) == (0, f"{done / 'gallery.html'}\n")
+    assert (done / "gallery.html").is_file()
+    assert "--output" in call("gallery", done, done.parent).stderr
 
 
 def test_gallery_takes_any_columns(done, tmp_path):

@@ -141,6 +141,8 @@ def _print_error(error: BaseException) -> None:
         case BrokenPipeError():
             silence(sys.stdout)
             silence(sys.stderr)
+        case click.exceptions.NoArgsIsHelpError():
+            warn(error.format_message())
         case click.ClickException():
             _print_usage(error)
         case DreamoError() | OSError():

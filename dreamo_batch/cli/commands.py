@@ -750,8 +750,8 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> None:
     option(
         "--output",
         metavar="PATH",
-        required=True,
-        help="A page (.html), or a sheet for print (.png, .jpg, .pdf).",
+        help="A page (.html), or a sheet for print (.png, .jpg, .pdf); default: gallery.html in RUN_DIR, if it is only "
+        "one.",
     ),
     option(
         "--rows",
@@ -768,21 +768,34 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> None:
     keywords=of("contact_sheet", "title", "paper", "font"),
 )
 def gallery(
-    run_dirs: Sequence[str], *, output: str, rows: str | None, across: str | None, title: str, **of_sheet: Any
+    run_dirs: Sequence[str],
+    *,
+    output: str | None,
+    rows: str | None,
+    across: str | None,
+    title: str,
+    **of_sheet: Any,
 ) -> None:
     """Show the pictures of one run or several as a grid.
 
     By default prompts against seeds, beside the reference picture; failed and open rows have a cell that says so. At
-    any time, also during a run.
+    any time, also during a run. Prints the file's path.
     """
+    from dreamo_batch.results.load import existing
+
+    if output is None:
+        if len(run_dirs) > 1:
+            raise click.UsageError("name a file for a gallery of several run directories: --output PATH")
+        output = str(existing(run_dirs[0]).path / "gallery.html")
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
     if Path(output).suffix.lower() in {".html", ".htm"}:
         shown = dreamo.gallery(run_dirs, **axes, title=title)
-        shown.to_html(output)
-        hint(f"{counted(len(shown.results), 'row')} shown in {output}")
+        emit(f"{shown.to_html(output)}\n")
+        hint(f"{counted(len(shown.results), 'row')}; open it in a browser")
     else:
         n_pictures = dreamo.contact_sheet(run_dirs, output, **axes, title=title, **of_sheet)
-        hint(f"{counted(n_pictures, 'picture')} on {output}")
+        emit(f"{output}\n" if n_pictures else "")
+        hint(counted(n_pictures, "picture"))
 
 
 def _axis(text: str | None) -> Sequence[str] | EllipsisType:
