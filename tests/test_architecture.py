@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 101
-N_CODE_LINES = 26_720
-N_LINES = 39_210
+N_CODE_LINES = 26_760
+N_LINES = 39_250
 
 
 def code_lines(path: Path) -> int:
