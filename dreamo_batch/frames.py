@@ -1,14 +1,20 @@
-"""Tables that show a headline above their rows, and the word, sign and colour of each status, the same everywhere."""
+"""How results look: tables with a headline above their rows; word, sign and colour of each status; widgets or not."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
 from dreamo_batch.text import fill_template, harmless, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CHARACTERS_MAX: Final = 400
 _COLUMN_MAX: Final = {"": 60, columns.JOB_ID: 10, columns.VALUE: 60}
@@ -166,3 +172,51 @@ def _cell(column: str, value: Any) -> str:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else harmless(str(value))
     return shortened(text, _COLUMN_MAX.get(column, _CHARACTERS_MAX))
+
+
+# What a notebook shows: widgets where a person has a kernel, otherwise the static form.
+
+
+def can_show_widgets() -> bool:
+    """Whether there is a kernel with a front end, and ipywidgets."""
+    if _kernel() is None:
+        return False
+    try:
+        import ipywidgets  # noqa: F401 - whether it is installed
+    except ImportError:
+        return False
+    return True
+
+
+def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:
+    """Return what a notebook displays of an anywidget: the live form beside the static one, or that one alone.
+
+    The metadata of the live form tells Colab where to find the code of widgets.
+    """
+    if is_only_run():
+        return static
+    try:
+        live = widget()._repr_mimebundle_()
+    except UsageError:  # anywidget is not installed
+        return static
+    data, metadata = live if isinstance(live, tuple) else (live or {}, {})
+    bundle = {**data, **static}
+    return (bundle, metadata) if metadata else bundle
+
+
+def is_only_run() -> bool:
+    """Whether a program runs this cell, as nbconvert and papermill do: who sees its output then has no kernel.
+
+    Such a program takes no input, and says so with each cell. Voila takes none either, but shows widgets.
+    """
+    message: dict[str, Any] = getattr(_kernel(), "get_parent", dict)()
+    asked = message.get("content", {})
+    return asked.get("allow_stdin") is False and "VOILA_REQUEST_URL" not in os.environ
+
+
+def _kernel() -> Any:
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None)

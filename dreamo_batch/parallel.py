@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +15,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines
-from dreamo_batch.frontend import is_in_marimo, is_watched, marimo_bar
 from dreamo_batch.importing import load_module
 from dreamo_batch.logs import logger_named
 
@@ -277,3 +277,36 @@ def is_count(cluster: Any) -> bool:
 
 def _is_dask(cluster: Any) -> bool:
     return callable(getattr(cluster, "get_executor", None))
+
+
+# Where a bar can be seen: a terminal, a notebook, or marimo.
+
+
+def is_watched() -> bool:
+    """Whether a person can see a bar move."""
+    try:
+        return is_in_notebook() or is_in_marimo() or sys.stderr.isatty()
+    except Exception:  # noqa: BLE001 - closed, missing, or something else that is no stream
+        return False
+
+
+def is_in_notebook() -> bool:
+    """Whether tqdm draws in a notebook."""
+    load_module("tqdm.auto")  # it loads the next without the warning that notebooks would show
+    from tqdm.autonotebook import tqdm as chosen
+    from tqdm.std import tqdm as of_text
+
+    return chosen is not of_text
+
+
+def is_in_marimo() -> bool:
+    """Whether this thread works on a cell of marimo, which shows anywidgets, but neither ipywidgets nor tqdm's bars."""
+    marimo = sys.modules.get("marimo")
+    return marimo is not None and bool(marimo.running_in_notebook())
+
+
+def marimo_bar(n: int, what: str, *, remove_on_exit: bool) -> Any:
+    """Return marimo's own bar; as a context it is in the output of the cell."""
+    import marimo
+
+    return marimo.status.progress_bar(total=n, title=what, remove_on_exit=remove_on_exit)

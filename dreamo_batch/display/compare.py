@@ -17,7 +17,7 @@ from dreamo_batch.display.gallery import page_with_script, widget_class, write_p
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, new_file_given
-from dreamo_batch.frontend import beside_widget
+from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of

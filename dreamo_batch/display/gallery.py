@@ -19,8 +19,7 @@ from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, is_file, thumbnails_of
 from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, new_file_given
-from dreamo_batch.frames import GONE, PALETTE, PICTURE
-from dreamo_batch.frontend import beside_widget
+from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing

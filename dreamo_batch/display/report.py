@@ -31,9 +31,9 @@ from dreamo_batch.results import plots
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.comparison import Threshold, compare, list_near_duplicates, summarise_diversity
 from dreamo_batch.results.costs import costs
+from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.failure_groups import failures
 from dreamo_batch.results.load import LABEL, RunDir, as_paths, attempts, existing, load, read_history, status
-from dreamo_batch.results.methods import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.timing import latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
