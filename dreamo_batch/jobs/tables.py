@@ -835,7 +835,10 @@ def _plain_dtype(series: pd.Series) -> pd.Series:
 def _survives(series: pd.Series) -> bool:
     """Return whether a column can be written to Parquet and read again."""
     dtype = series.dtype
-    if isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype):
+    if isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype) or dtype == "datetime64[us, UTC]":
+        return True
+    text = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
+    if isinstance(text, pd.StringDtype) and text.storage == "pyarrow":  # Arrow's own text: no half characters
         return True
     if isinstance(dtype, np.dtype) and (dtype.kind in "iubM" or dtype in (np.float32, np.float64)):
         return True
