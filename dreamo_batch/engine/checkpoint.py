@@ -216,6 +216,8 @@ class StoredTable:
 def _problem_texts(problems: pd.DataFrame) -> pd.Series:
     """Write each row's problems as JSON, by position."""
     fields = [name for name in columns.PROBLEMS if name != columns.POSITION]
+    if problems.empty:
+        return pd.Series(dtype=columns.STR)
     records = problems[fields].astype(object).where(problems[fields].notna(), None).to_dict("records")
     of_rows: dict[int, list[Any]] = {}
     for position, record in zip(problems[columns.POSITION], records, strict=True):
@@ -299,13 +301,12 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
-    _, changed = storable(user)
+    changed = write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
     if changed:
         warnings.warn(
             f"Stored as text in the run directory, because Parquet can't hold it: {', '.join(changed)}.",
             stacklevel=2,
         )
-    write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
 
 
 def read_jobs(path: Path) -> StoredTable:
@@ -412,12 +413,14 @@ def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
     return pd.Series(found, dtype=columns.STR).reindex(texts.index)
 
 
-def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
-    """Write a frame and its index as Parquet, atomically; what Parquet can't hold becomes text."""
-    table = pa.Table.from_pandas(storable(frame)[0])
+def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
+    """Write a frame and its index as Parquet, atomically; return the names of what could only be stored as text."""
+    stored, changed = storable(frame)
+    table = pa.Table.from_pandas(stored)
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
     files.replace(path, lambda one: pq.write_table(table, one, _GROUP, write_page_checksum=True))
+    return changed
 
 
 def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:

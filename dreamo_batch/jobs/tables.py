@@ -777,8 +777,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Each column, and the index, is written and read as a test unless its dtype is known to work.
     """
     stored, changed = frame.copy(deep=False), []
-    for place, name in enumerate(frame.columns):
-        column = _plain_dtype(frame.iloc[:, place])
+    for place, (name, given) in enumerate(frame.items()):
+        column = _plain_dtype(given)
         if name in _LISTED and not _survives(column) and _holds_text(column):
             column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
             column = column.astype(columns.STR) if _survives(column) else column
@@ -789,7 +789,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 "str",
             )
             changed.append(cells.printable(str(name)))
-        if column is not frame.iloc[:, place]:
+        if column is not given:
             stored.isetitem(place, column)
     if not all(isinstance(name, str) and cells.text_of(name) == name for name in frame.columns):
         stored.columns = pd.Index(_unique([cells.text_of(name) for name in frame.columns]), dtype="str")
