@@ -34,13 +34,12 @@ from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions, flag, planned
 from dreamo_batch.engine.runner import storage_failed
-from dreamo_batch.errors import InvalidTable, UsageError, path_given
+from dreamo_batch.errors import InvalidTable, UsageError, logger_named, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import begin, in_front, moment, wait_until, work_off
-from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, option, spelled

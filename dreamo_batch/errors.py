@@ -1,4 +1,4 @@
-"""The errors that stop a whole call.
+"""The errors that stop a whole call, and loggers whose handlers' errors never do.
 
 A failed row is a value in the table, never an exception. These are for everything else::
 
@@ -34,11 +34,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import numbers
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -573,3 +574,27 @@ def _shown_at_the_users_line(show: Callable[..., Any]) -> Callable[..., Any]:
 
 
 sys.excepthook = _shown_at_the_users_line(sys.excepthook)
+
+
+class UnfailingLogger(logging.Logger):
+    """A logger that names a handler's exception once, on standard error, and goes on."""
+
+    _has_failed = False
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Pass a record to the filters and handlers."""
+        try:
+            super().handle(record)
+        except Exception as error:  # noqa: BLE001 - whatever a handler does
+            if not UnfailingLogger._has_failed:
+                UnfailingLogger._has_failed = True
+                with suppress(Exception):
+                    sys.stderr.write(f"dreamo_batch: a logging handler failed ({error!r}); going on.\n")
+
+
+def logger_named(name: str) -> logging.Logger:
+    """Return the logger of that name, made unfailing unless somebody has replaced its class."""
+    logger = logging.getLogger(name)
+    if type(logger) is logging.Logger:
+        logger.__class__ = UnfailingLogger
+    return logger

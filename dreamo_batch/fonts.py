@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import ImageFont
 
-from dreamo_batch.errors import UsageError
-from dreamo_batch.logs import logger_named
+from dreamo_batch.errors import UsageError, logger_named
 from dreamo_batch.text import option, shortened
 
 if TYPE_CHECKING:

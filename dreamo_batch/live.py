@@ -38,8 +38,8 @@ from dreamo_batch.errors import (
     RunStopped,
     UsageError,
     interrupts_without_our_lines,
+    logger_named,
 )
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state

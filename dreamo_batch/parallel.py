@@ -14,9 +14,8 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines
+from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines, logger_named
 from dreamo_batch.importing import load_module
-from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

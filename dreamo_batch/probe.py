@@ -26,11 +26,11 @@ from dreamo_batch.errors import (
     ServiceRefused,
     UsageError,
     check_count,
+    logger_named,
 )
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state

@@ -12,8 +12,7 @@ import random
 import threading
 from collections import defaultdict
 
-from dreamo_batch.engine.fenced_log import Fenced, FencedLog
-from dreamo_batch.engine.store import Taken
+from dreamo_batch.engine.store import Fenced, FencedLog, Taken
 
 JOBS = tuple("abcdefgh")
 P_FAULT = 0.12

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wcwidth import wcswidth
 
 from dreamo_batch import errors
-from dreamo_batch.cli import exit_codes, output
+from dreamo_batch.cli import output
 from dreamo_batch.cli.output import plain, records
 from dreamo_batch.text import aligned
 
@@ -168,7 +168,7 @@ def results(*rows):
 )
 def test_code_of_results(rows, with_pictures, code):
     """0 only if every row is completed and saved; 3 as long as a row is open."""
-    assert exit_codes.of_results(results(*rows), with_pictures=with_pictures) == code
+    assert output.code_of_results(results(*rows), with_pictures=with_pictures) == code
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_code_of_results(rows, with_pictures, code):
 )
 def test_code_of_error(error, code):
     """Every way to end early has its code."""
-    assert exit_codes.of_error(error) == code
+    assert output.code_of_error(error) == code
 
 
 def test_every_error_of_the_toolkit_has_a_code():
@@ -211,4 +211,4 @@ def test_every_error_of_the_toolkit_has_a_code():
         if isinstance(kind, type) and issubclass(kind, errors.DreamoError):
             error = kind.__new__(kind)
             stopped = isinstance(error, errors.RunStopped | errors.ServiceError)
-            assert exit_codes.of_error(error) == (3 if stopped else 2), name
+            assert output.code_of_error(error) == (3 if stopped else 2), name

@@ -10,9 +10,8 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.cluster.slices import Slices, StaleHolder
-from dreamo_batch.engine.fenced_log import Fenced
-from dreamo_batch.engine.store import FolderStore, Taken
+from dreamo_batch.cluster.shared_budget import Slices, StaleHolder
+from dreamo_batch.engine.store import Fenced, FolderStore, Taken
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from tests.simulated_store import SimulatedStore, Unconditional, World
 

@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from dreamo_batch.engine import fenced_log
-from dreamo_batch.engine.fenced_log import Fenced, FencedLog
-from dreamo_batch.engine.store import Taken
+from dreamo_batch.engine.store import STILL_S, Fenced, FencedLog, Taken, read_log
 from dreamo_batch.errors import LedgerDamaged
 from tests.simulated_store import Unconditional, Writer, simulate
 
@@ -151,8 +149,8 @@ def test_what_was_committed_is_read_back_in_order():
     for content in (b"one", b"", b"three\nlines\n"):
         with_log.commit(content)
     with_log.close()
-    assert fenced_log.read(store).commits == [b"one", b"", b"three\nlines\n"]
-    assert fenced_log.read(store).owner == ""
+    assert read_log(store).commits == [b"one", b"", b"three\nlines\n"]
+    assert read_log(store).owner == ""
 
 
 def test_a_writer_that_was_taken_over_can_do_nothing_more():
@@ -166,7 +164,7 @@ def test_a_writer_that_was_taken_over_can_do_nothing_more():
             do()
     assert first.is_fenced
     second.commit(b"three")
-    assert fenced_log.read(store).commits == [b"one", b"three"]
+    assert read_log(store).commits == [b"one", b"three"]
 
 
 def test_two_checkpoints_are_kept_and_what_they_cover_goes_but_barriers():
@@ -191,7 +189,7 @@ def test_a_successor_waits_until_the_log_stands_still():
     assert owner.wait_until_free(asked.append) == ""
     owner.open()
     assert log_on(store, clock).wait_until_free(asked.append) == ""
-    assert (asked, clock.now >= fenced_log.STILL_S) == (["me"], True)
+    assert (asked, clock.now >= STILL_S) == (["me"], True)
 
     def pause(seconds):
         clock.wait(seconds)
@@ -240,4 +238,4 @@ def test_a_damaged_slot_is_told():
     log_on(store).open()
     store.objects["log/000000000001"] = b"nonsense"
     with pytest.raises(LedgerDamaged, match="an object of the log is damaged"):
-        fenced_log.read(store)
+        read_log(store)

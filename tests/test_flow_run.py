@@ -24,7 +24,7 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
 from dreamo_batch.display.progress import Bar, Silent
 from dreamo_batch.engine import runner
-from dreamo_batch.logs import UnfailingLogger
+from dreamo_batch.errors import UnfailingLogger
 from tests.flows import Slow
 
 if TYPE_CHECKING:

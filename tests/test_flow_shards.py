@@ -14,7 +14,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.cluster import shards
-from dreamo_batch.engine import fenced_log, replica
+from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.directory import shard_of
 from tests.cli_sweep import call
 from tests.flows import Flow, Slow, dask_client, until
@@ -108,7 +108,7 @@ def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
 
 def be_another_machine():
     """Begin a worker that shares nothing with the others but the store, and whose lease runs out soon."""
-    fenced_log.STILL_S, fenced_log.BEAT_S, shards._BEAT_OF_STORE_S = 2.0, 0.5, 0.5
+    store.STILL_S, store.BEAT_S, shards._BEAT_OF_STORE_S = 2.0, 0.5, 0.5
     os.environ[replica.CACHE_VARIABLE] += f"-{os.getpid()}"
 
 
@@ -116,7 +116,7 @@ def test_the_shards_of_a_suspended_worker_go_to_another_one(flow, slow, tmp_path
     """Once awake, it finds its logs taken over, and can do nothing more."""
     flow.run_dir = "s3://bucket/exp"
     monkeypatch.setenv(replica.CACHE_VARIABLE, str(tmp_path / "cache"))
-    for module, name in ((fenced_log, "STILL_S"), (fenced_log, "BEAT_S"), (shards, "_BEAT_OF_STORE_S")):
+    for module, name in ((store, "STILL_S"), (store, "BEAT_S"), (shards, "_BEAT_OF_STORE_S")):
         monkeypatch.setattr(module, name, getattr(module, name))
     be_another_machine()
     with object_server() as server:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import fenced_log, replica, store
+from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.journal import Strays
@@ -33,8 +33,8 @@ URL = "s3://bucket/exp"
 QUIET = {"progress": False}
 SCRIPT = """
 import sys
-from dreamo_batch.engine import fenced_log
-fenced_log.STILL_S, fenced_log.BEAT_S = 2.0, 0.5
+from dreamo_batch.engine import store
+store.STILL_S, store.BEAT_S = 2.0, 0.5
 from concurrent.futures import ThreadPoolExecutor
 import dreamo_batch as dreamo
 jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, int(sys.argv[1]) + 1), size="512x512",
@@ -315,7 +315,7 @@ def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(
 
 def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, machine, caplog):
     """Its lease is its log, which moves; reading goes on, and says so once nothing is heard of it any more."""
-    monkeypatch.setattr(fenced_log, "STILL_S", 20.0)
+    monkeypatch.setattr(store, "STILL_S", 20.0)
     with dreamo.LocalGateway(engine="flat", latency="fixed:600", api_key="local-key-of-the-test") as gateway:
         first = started(any_server, gateway, tmp_path / "one", 12)
         try:
@@ -327,7 +327,7 @@ def test_a_writer_at_work_keeps_others_out(any_server, tmp_path, monkeypatch, ma
                 dreamo.resolve(URL, 0, not_sent=True, force=True)
             assert first.poll() is None  # and nobody has taken its directory away
             first.send_signal(signal.SIGSTOP)
-            monkeypatch.setattr(fenced_log, "STILL_S", 0.1)
+            monkeypatch.setattr(store, "STILL_S", 0.1)
             until(lambda: "No heartbeat from Process" in " ".join(dreamo.watch(URL).status.notices))
             assert dreamo.load(URL)["status"].isin(["in_progress", "pending"]).all()
             assert f"No heartbeat from Process {first.pid} on " in caplog.text

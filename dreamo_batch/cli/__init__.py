@@ -1,6 +1,6 @@
 """The command line `dreamo-batch`: each command reads its arguments, makes one call, and prints.
 
-Data goes to standard output, progress and hints to standard error; `exit_codes` explains the exit codes.
+Data goes to standard output, progress and hints to standard error; `output` explains the exit codes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import click
 
 from dreamo_batch import __version__
 from dreamo_batch.cli import commands, options
-from dreamo_batch.cli.exit_codes import DONE, of_error
-from dreamo_batch.cli.output import silence, warn
+from dreamo_batch.cli.output import DONE, code_of_error, silence, warn
 from dreamo_batch.errors import DreamoError, SettingsError
 from dreamo_batch.text import shell_words
 
@@ -96,7 +95,7 @@ class CommandGroup(click.Group):
                 code = self.invoke(context) or DONE
         except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
             _print_error(error)
-            code = of_error(error)
+            code = code_of_error(error)
         return int(code)
 
 

@@ -19,7 +19,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.cli import background, exit_codes
+from dreamo_batch.cli import background
 from dreamo_batch.cli.options import (
     ABOUT_FILE,
     ABOUT_TABLE,
@@ -44,7 +44,20 @@ from dreamo_batch.cli.options import (
     split,
     verbosity_words,
 )
-from dreamo_batch.cli.output import emit, hint, is_quiet, plain, show_frame, show_summary, warn
+from dreamo_batch.cli.output import (
+    DONE,
+    NOT_ALL,
+    STOPPED,
+    UNUSABLE,
+    code_of_results,
+    emit,
+    hint,
+    is_quiet,
+    plain,
+    show_frame,
+    show_summary,
+    warn,
+)
 from dreamo_batch.errors import RunStopped, UsageError
 from dreamo_batch.money import EXACT, dollars, money
 from dreamo_batch.text import counted, harmless
@@ -240,7 +253,7 @@ def validate(
     else:
         show_frame(problems, format_)
     hint(problems.summary())
-    return exit_codes.UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else exit_codes.DONE
+    return UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else DONE
 
 
 @command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, LOCAL, YES, ROWS, FORMAT, keywords=of("run"))
@@ -308,10 +321,10 @@ def run(
     pid, log, code = background.detach(run_dir, verbosity_words(), given)
     show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)}, format_)
     if code is not None:
-        return code if code >= 0 else exit_codes.STOPPED
+        return code if code >= 0 else STOPPED
     place = shlex.quote(run_dir)
     hint(f"{background.sentence(run_dir)} `dreamo-batch watch {place}` follows it, `stop` stops it.")
-    return exit_codes.DONE
+    return DONE
 
 
 @command(*RUN_DIR)
@@ -431,7 +444,7 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
     _show_warnings(planned)
     hint(f"{planned.summary()} Nothing was sent.")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == INVALID).any()
-    return exit_codes.UNUSABLE if is_refused else exit_codes.DONE
+    return UNUSABLE if is_refused else DONE
 
 
 def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
@@ -452,7 +465,7 @@ def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, wit
     is_unsaved = (results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()
     if (n := int(is_unsaved.sum())) and with_pictures:
         hint(f"{counted(n, 'picture')} could not be saved: the same command again fetches them for free.")
-    return exit_codes.of_results(results, with_pictures=with_pictures)
+    return code_of_results(results, with_pictures=with_pictures)
 
 
 # What a run came to.
@@ -495,7 +508,7 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
     show_summary(summary | ({"damage": damage} if verify else {}), format_)
     if verify:
         hint(f"damage: {len(damage)}" if damage else "nothing is damaged")
-    return exit_codes.NOT_ALL if damage else exit_codes.DONE
+    return NOT_ALL if damage else DONE
 
 
 @command(*RUN_DIR, FORMAT)
@@ -507,7 +520,7 @@ def watch(run_dir: str, *, format_: str) -> int:
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
     show_summary(dreamo.status(run_dir), format_)
-    return exit_codes.of_results(results)
+    return code_of_results(results)
 
 
 @command(*RUN_DIR, FORMAT)
@@ -522,7 +535,7 @@ def stop(run_dir: str, *, format_: str) -> int:
 
     if background.stop(run_dir).until:
         hint("It was waiting; nothing was sent.")
-        return exit_codes.DONE
+        return DONE
     summary = dreamo.status(run_dir)
     show_summary(summary, format_)
     lost = interrupted(read(RunDirectory(run_dir).path).state())
@@ -535,7 +548,7 @@ def stop(run_dir: str, *, format_: str) -> int:
         hint(f"Stopped with {counted(n_left, 'row')} left. The same command again resumes.")
     else:
         hint("It had finished: no row is left.")
-    return exit_codes.NOT_ALL if lost else exit_codes.DONE
+    return NOT_ALL if lost else DONE
 
 
 @command(
@@ -650,7 +663,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     found = summarise_failures(run_dirs, spelled=spelled)
     if format_ != "table" or not len(found):
         show_frame(found, format_, if_empty="No failures.")
-        return exit_codes.DONE
+        return DONE
     is_held = found[columns.CALL].isin(retries_of_held - {None})
     is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(
         [name for name, known in CLASSES.items() if known.is_ambiguous]
@@ -661,7 +674,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     for title, kinds in (("Failed", failed), ("Ambiguous: may have been accepted and billed", held)):
         if kinds:
             emit("\n".join([f"{title}\n", *kinds, ""]))
-    return exit_codes.DONE
+    return DONE
 
 
 def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
@@ -725,7 +738,7 @@ def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **optio
         raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")
     counts = dreamo.export(run_dirs, output, **options)
     show_summary(counts, format_)
-    return exit_codes.NOT_ALL if counts.get("missing") else exit_codes.DONE
+    return NOT_ALL if counts.get("missing") else DONE
 
 
 @command(
@@ -944,11 +957,11 @@ def _check_store(url: str) -> int:
             f"{url}: {counted(n, 'object')} of 40 had more than one writer that was told it was the first. Two runs"
         )
         hint("there would not notice each other; use another store, or a newer version of it.")
-        return exit_codes.NOT_ALL
+        return NOT_ALL
     hint(
         f"{url}: objects are never replaced unasked, and of 8 writers at once one is first. Run directories are safe."
     )
-    return exit_codes.DONE
+    return DONE
 
 
 def _check(
@@ -971,4 +984,4 @@ def _check(
     show_frame(checks, format_)
     n_failed = int((~checks[columns.PASSED].fillna(value=False)).sum())
     hint(f"{len(checks) - n_failed} of {len(checks)} checks passed.")
-    return exit_codes.NOT_ALL if n_failed else exit_codes.DONE
+    return NOT_ALL if n_failed else DONE

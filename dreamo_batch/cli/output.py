@@ -1,9 +1,15 @@
-"""What commands print: data to standard output as a table, JSON or CSV, hints and the log to standard error."""
+"""What commands print, and the exit code that errors and results become.
+
+Data goes to standard output as a table, JSON or CSV, hints and the log to standard error. Exit code 0: every row
+completed and its picture saved. 1: finished, but not all of them. 2: nothing was done, because of the command line, the
+table or the directory. 3: stopped early; the same command again resumes.
+"""
 
 from __future__ import annotations
 
 import csv
 import datetime as dt
+import errno
 import io
 import json
 import logging
@@ -17,9 +23,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+import click
+
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.errors import path_given
+from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, path_given
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:
@@ -27,12 +35,46 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+DONE: Final = 0
+NOT_ALL: Final = 1
+UNUSABLE: Final = 2
+STOPPED: Final = 3
+
+_OPEN: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
+# The disk or the terminal is gone; nothing is wrong with the arguments.
+_GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 _BY_STATUS: Final = "by_status"
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where a missing value isn't "none"
 _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
 _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
+
+
+def code_of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
+    """Return the code of a run that has ended."""
+    status = results[columns.STATUS]
+    if status.isin(_OPEN).any():
+        return STOPPED
+    is_done = status == columns.COMPLETED
+    if with_pictures:
+        is_done &= results[columns.OUTPUT_PATH].notna()
+    return DONE if is_done.all() else NOT_ALL
+
+
+def code_of_error(error: BaseException) -> int:
+    """Return the code of a command that ended with an exception."""
+    match error:
+        case click.exceptions.Exit(exit_code=code):
+            return code
+        case RunStopped() | ServiceError():
+            return STOPPED
+        case DreamoError() | click.ClickException() | ModuleNotFoundError():
+            return UNUSABLE
+        case OSError(errno=number):
+            return STOPPED if number in _GONE else UNUSABLE
+        case _:  # an interrupt or a bug: what was bought is on disk
+            return STOPPED
 
 
 def show_frame(

@@ -34,7 +34,7 @@ from dreamo_batch.cluster.shards import (
     work_on_shards,
 )
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, slices_at, unreachable
-from dreamo_batch.engine import fenced_log, journal
+from dreamo_batch.engine import journal, store
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import State, next_number
 from dreamo_batch.engine.budget import Spending
@@ -53,8 +53,8 @@ from dreamo_batch.errors import (
     RunStopped,
     StorageFailed,
     UsageError,
+    logger_named,
 )
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import composed, joined, read_state, stored_terms
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.call import CallInputs, T
-    from dreamo_batch.cluster.slices import Slices
+    from dreamo_batch.cluster.shared_budget import Slices
     from dreamo_batch.engine.directory import RunDirectory
 
 logger = logger_named(__name__)
@@ -506,7 +506,7 @@ class ShardedCall(Call):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
                 self._hear(running.values())
-                for future in [one for one, work in running.items() if work.silent_s >= fenced_log.STILL_S]:
+                for future in [one for one, work in running.items() if work.silent_s >= store.STILL_S]:
                     left.extend(self._give_up(future, running.pop(future)))
                 self._tell_news()
         except BaseException:  # whatever it is, no worker may go on buying

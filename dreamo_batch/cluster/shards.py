@@ -21,9 +21,8 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import INPUTS, RunDirectory
 from dreamo_batch.engine.replica import Replica, folder_of, is_url
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.errors import DirectoryLocked, DreamoError
+from dreamo_batch.errors import DirectoryLocked, DreamoError, logger_named
 from dreamo_batch.live import begin_held, interrupts
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
 

@@ -18,13 +18,19 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
 from dreamo_batch.display.thumbnails import BYTES_MAX, is_file, thumbnails_of
-from dreamo_batch.errors import DirectoryError, DreamoError, UsageError, check_count, new_file_given
+from dreamo_batch.errors import (
+    DirectoryError,
+    DreamoError,
+    UsageError,
+    check_count,
+    logger_named,
+    new_file_given,
+)
 from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import bars, working
 from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
 from dreamo_batch.results.load import as_paths, load, pictures_left

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dreamo_batch import columns
-from dreamo_batch.logs import logger_named
+from dreamo_batch.errors import logger_named
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import bar_class, is_in_marimo, is_in_notebook, is_watched, marimo_bar
 from dreamo_batch.text import duration, harmless

@@ -24,13 +24,12 @@ from dreamo_batch.engine import replica
 from dreamo_batch.engine.attempt_table import SCHEMA, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
-from dreamo_batch.errors import DirectoryError
+from dreamo_batch.errors import DirectoryError, logger_named
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource, kept_copy
 from dreamo_batch.jobs.sources import URL, canonical
 from dreamo_batch.jobs.tables import storable
-from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

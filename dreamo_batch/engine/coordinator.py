@@ -27,8 +27,8 @@ from dreamo_batch.errors import (
     RunStopped,
     ServiceUnreachable,
     StorageFailed,
+    logger_named,
 )
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import ZERO, dollars, exact_text
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind

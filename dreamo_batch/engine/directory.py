@@ -30,9 +30,8 @@ from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache, replica
 from dreamo_batch.engine.replica import Replica
 from dreamo_batch.engine.store import FIRST_SLICE, place_given
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, reduced, verify
-from dreamo_batch.logs import logger_named
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:

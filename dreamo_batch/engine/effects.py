@@ -25,10 +25,9 @@ from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.errors import ServiceError
+from dreamo_batch.errors import ServiceError, logger_named
 from dreamo_batch.images import resealed
 from dreamo_batch.jobs import sources as links
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception

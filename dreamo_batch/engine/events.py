@@ -30,8 +30,8 @@ from dreamo_batch.errors import (
     RunStopped,
     UsageError,
     is_function_of,
+    logger_named,
 )
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option
 

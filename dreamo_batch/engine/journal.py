@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, Terms, next_number
 from dreamo_batch.engine.directory import identity_of_file, is_same_file, refuse_newer
-from dreamo_batch.errors import LedgerDamaged
+from dreamo_batch.errors import LedgerDamaged, logger_named
 from dreamo_batch.files import fsync_folder
-from dreamo_batch.logs import logger_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -38,8 +38,7 @@ from dreamo_batch.engine.directory import (
     refuse_unknown_purchases,
 )
 from dreamo_batch.engine.journal import Kept, Strays
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService
-from dreamo_batch.logs import logger_named
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService, logger_named
 from dreamo_batch.text import local_option, option, same_call
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
+from dreamo_batch.errors import logger_named
 from dreamo_batch.images import encoded, opened, reduced
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
-from dreamo_batch.logs import logger_named
 from dreamo_batch.parallel import each
 
 if TYPE_CHECKING:

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 import filelock
 
 from dreamo_batch import files
-from dreamo_batch.engine import fenced_log, store
-from dreamo_batch.engine.fenced_log import Fenced, FencedLog
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError
-from dreamo_batch.logs import logger_named
+from dreamo_batch.engine import store
+from dreamo_batch.engine.store import Fenced, FencedLog
+from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.text import clock_time, same_call, spelled
 
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.fenced_log import Content
-    from dreamo_batch.engine.store import Store
+    from dreamo_batch.engine.store import Content, Store
 
 logger = logger_named(__name__)
 
@@ -135,7 +133,7 @@ class Replica:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.path / "pull.lock"), self._named_in_errors():
-            self._write(fenced_log.read(self.store))
+            self._write(store.read_log(self.store))
         _pulled_at[self.path] = time.monotonic()
 
     def fetch(self, paths: Iterable[str]) -> None:
@@ -230,7 +228,7 @@ class Replica:
     def silence(self) -> str:
         """Say since when nothing was heard of who was writing then; empty while its lease holds."""
         heard_at = float(_marker(self.path).get("heard_at") or 0.0)
-        if not self.is_worked_on or time.time() - heard_at < fenced_log.STILL_S:
+        if not self.is_worked_on or time.time() - heard_at < store.STILL_S:
             return ""
         return (
             f"No heartbeat from {self.owner}, which works on {self.url}, since {clock_time(heard_at)}. If it was "
@@ -247,7 +245,7 @@ class Replica:
                 "%s hasn't closed %s. Waiting up to %.0f s to see whether it is still at work.",
                 owner,
                 self.url,
-                fenced_log.STILL_S,
+                store.STILL_S,
             )
 
         with self._named_in_errors():
@@ -335,7 +333,7 @@ class Replica:
         self.store.put(f"{_FILES}/{relative.as_posix()}", path.read_bytes())
 
     def _beat(self, log: FencedLog) -> None:
-        while not self._beating.wait(fenced_log.BEAT_S / 3):
+        while not self._beating.wait(store.BEAT_S / 3):
             try:
                 log.beat()
             except OSError as error:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.errors import DirectoryLocked, StorageFailed
-from dreamo_batch.logs import logger_named
+from dreamo_batch.errors import DirectoryLocked, StorageFailed, logger_named
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:

@@ -28,11 +28,10 @@ from dreamo_batch.engine.checkpoint import (
     read_table_meta,
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.jobs.tables import as_result
-from dreamo_batch.logs import logger_named
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.assembly import folders_of, own_cells, read_inputs

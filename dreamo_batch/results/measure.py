@@ -22,9 +22,8 @@ from dreamo_batch import columns, files, likeness
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, logger_named
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
-from dreamo_batch.logs import logger_named
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
 from dreamo_batch.results.assembly import folders_of

@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import requests
 
 from dreamo_batch import errors
-from dreamo_batch.logs import logger_named
+from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
