@@ -50,7 +50,6 @@ def __dir__() -> list[str]:
 _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _EXTRA: Final = "identity"
-_BLOCK_BYTES: Final = 1024 * 1024
 _ANSWER_WITHIN_S: Final = 4.0
 
 # YuNet and SFace, as OpenCV's FaceDetectorYN and FaceRecognizerSF use them (modules/objdetect/src of OpenCV 4 and 5).
@@ -212,11 +211,8 @@ def _preset(name: str, kind: str) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _digest_of_version(path: Path, _size: int, _changed_ns: int) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -133,7 +133,7 @@ def test_failures_print_advice_and_the_command_that_retries(run_dir):
         (Remedy("my runs/a"), "dreamo-batch run TABLE --run-dir 'my runs/a'"),
         (Remedy("r", "no_answer"), "dreamo-batch retry r --classes no_answer"),
         (Remedy("r", "rejected", ("a,b", "c")), "dreamo-batch retry r --classes rejected --rows '\"a,b\",c'"),
-        (Remedy("r", "rejected", (), ("0123",)), "dreamo-batch retry r --classes rejected --rows 0123"),
+        (Remedy("r", "rejected", ("0123",)), "dreamo-batch retry r --classes rejected --rows 0123"),
     ],
 )
 def test_commands_name_rows_so_that_the_shell_reads_them(remedy, command):

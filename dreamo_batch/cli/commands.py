@@ -714,7 +714,7 @@ def _retry_command(remedy: Remedy) -> str:
     if remedy.classes is None:
         return f"dreamo-batch run TABLE --run-dir {place}"
     words = ["dreamo-batch", "retry", place, "--classes", remedy.classes]
-    if names := remedy.labels or remedy.job_ids:
+    if names := remedy.rows:
         text = io.StringIO()
         csv.writer(text, lineterminator="").writerow(names)
         words += ["--rows", shlex.quote(text.getvalue())]

@@ -19,6 +19,8 @@ from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, new_file_given
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
+from dreamo_batch.jobs.cells import distinct
+from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import read_results
@@ -215,13 +217,14 @@ class PairedComparison:
             }
             for pair in self._pairs
         ]
-        told: dict[str, Any] = {
+        key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
+        told = {
             "pictures": list(pictures.values()),
             "references": list(references),
             "pairs": pairs,
+            "key": f"dreamo-compare-{key}",
+            "columns": _SAVED,
         }
-        key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
-        told |= {"key": f"dreamo-compare-{key}", "columns": _SAVED}
         return write_page(target, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=told))
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
@@ -414,11 +417,7 @@ class PairedComparison:
     def _content(self) -> dict[str, Any]:
         """Return what is shown: the pair, or the scores once every pair was chosen on."""
         waiting = self._open()
-        content: dict[str, Any] = {
-            "number": self.n_pairs - len(waiting),
-            "total": self.n_pairs,
-            "scores": "",
-        }
+        content = {"number": self.n_pairs - len(waiting), "total": self.n_pairs, "scores": ""}
         if not waiting:
             shown = self.scores().drop(columns=[names.N_PICTURES])
             return content | {"scores": shown.round(2).to_html(index=False, border=0, justify="left")}
@@ -477,10 +476,8 @@ def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int],
     """Number the combinations of some columns; returns each row's number, and the first row of each number."""
     if not columns:
         return [0] * len(results), [0] if len(results) else []
-    keys = zip(*(_column(results, name).map(key_of) for name in columns), strict=True)
-    number_of: dict[tuple[Any, ...], int] = {}
-    numbers = [number_of.setdefault(key, len(number_of)) for key in keys]
-    return numbers, np.unique(numbers, return_index=True)[1].tolist()
+    numbers = numbered([distinct(_column(results, name).map(key_of)).codes for name in columns])
+    return numbers.tolist(), np.unique(numbers, return_index=True)[1].tolist()
 
 
 def _jpeg(picture: Image.Image | None) -> str:

@@ -22,7 +22,7 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of
-from dreamo_batch.jobs.fields import image_columns, rating_columns
+from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.sources import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
 from dreamo_batch.text import counted, harmless, meant, shortened
@@ -410,7 +410,7 @@ def _read_axes(
     along = _axis(len(results), {name: parts[name] for name in across})
     if across and not is_spread:
         return down, along
-    cells = _cells([down.of_rows, along.of_rows], len(results))
+    cells = numbered([down.of_rows, along.of_rows])
     counted_up = _job_numbers(results, cells) if is_spread else pd.Series(cells).groupby(cells).cumcount()
     codes = counted_up.to_numpy(dtype=np.intp)
     numbers = _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
@@ -547,7 +547,7 @@ def _join_inputs(
         columns.WIDTH,
         columns.HEIGHT,
     )
-    cells = _cells([_codes(results, name) for name in (*down, *along)], len(results))
+    cells = numbered([np.zeros(len(results), int), *(_codes(results, name) for name in (*down, *along))])
     later = [*columns.INPUTS_OF_SOME, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]
     for name in _available(results, [*before, *later]):
         if name in down or name in along:
@@ -556,7 +556,7 @@ def _join_inputs(
         if _differ(codes, cells):
             wanted = along if name in {columns.SEED, columns.REPLICATE} else down
             (wanted if any(wanted is axis for axis in open_axes) else open_axes[0]).append(name)
-            cells = _cells([cells, codes], len(results))
+            cells = numbered([cells, codes])
 
 
 def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis: list[Any]) -> None:
@@ -564,7 +564,7 @@ def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis:
     for name in results.columns:
         if name in columns.OUTPUTS or name in columns.INPUTS or name in columns.RATED:
             continue
-        cells = _cells([line.of_rows for line in _read_axes(results, down, along)], len(results))
+        cells = numbered([line.of_rows for line in _read_axes(results, down, along)])
         if not pd.Series(cells).duplicated().any():
             return
         if name not in down and name not in along and _differ(_codes(results, name), cells):
@@ -579,15 +579,6 @@ def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
     sent = results[columns.SEED_SENT].astype(columns.INT)
     codes: NDArray[np.intp] = pd.factorize(sent.where(_is_asked(results, sent)))[0]
     return codes
-
-
-def _cells(codes: Sequence[NDArray[np.intp]], n_rows: int) -> NDArray[np.intp]:
-    """Number the combinations of codes."""
-    if not codes:
-        return np.zeros(n_rows, dtype=np.intp)
-    by_row = pd.DataFrame(dict(enumerate(codes)))
-    numbers: NDArray[np.intp] = by_row.groupby(list(by_row.columns)).ngroup().to_numpy()
-    return numbers
 
 
 def _differ(values: Any, cells: NDArray[np.intp]) -> bool:

@@ -101,13 +101,12 @@ class Bar:
         clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> None:
-        tqdm = bar_class()
+        self._tqdm = bar_class()
         is_widget = is_in_notebook()
         if is_widget:
             options["display"] = False
         else:
             _usable(options.get("file", sys.stderr))
-        self._tqdm: type[Any] = tqdm
         self._clock = clock
         self._ticks_at = clock()
         self._n_before = n_before

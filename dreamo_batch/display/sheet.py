@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -570,11 +571,9 @@ def _caption(grid: Grid, cell: tuple[int, int]) -> str:
 
 
 def _plain_height(picture: Image.Image | None) -> int:
-    return (
-        _PLAIN_CELL
-        if picture is None
-        else min(_PLAIN_CELL, round(_PLAIN_CELL * picture.height / picture.width))
-    )
+    """Return the height of a picture as wide as its cell; of a box in place of one that can't be read, the cell's."""
+    aspect = 1.0 if picture is None else picture.height / picture.width
+    return min(_PLAIN_CELL, round(_PLAIN_CELL * aspect))
 
 
 class _PlainSheet:
@@ -622,43 +621,35 @@ class _PlainSheet:
             yield self._page(part, foot, tick)
 
     def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
-        rows, step = self._rows[part], _PLAIN_CELL + _PLAIN_GAP
+        rows, n, step = self._rows[part], self._n_across, _PLAIN_CELL + _PLAIN_GAP
         pictures = small_pictures(self._files[part], _PLAIN_CELL)
         captions = [self.caption(row) for row in rows]
-        starts = range(0, len(rows), self._n_across)
-        n_lines = [max(map(len, captions[start : start + self._n_across])) for start in starts]
-        heights = [max(map(_plain_height, pictures[start : start + self._n_across])) for start in starts]
-        label_heights = [max(_PLAIN_LABEL, 4 + n * _PLAIN_LINE) for n in n_lines]
-        width = self._n_across * step + _PLAIN_GAP
-        foot_lines = self._lines(foot, width - 2 * _PLAIN_GAP)
+        starts = range(0, len(rows), n)
+        heights = [max(map(_plain_height, pictures[start : start + n])) for start in starts]
+        n_lines = [max(map(len, captions[start : start + n])) for start in starts]
+        steps = [
+            h + max(_PLAIN_LABEL, 4 + k * _PLAIN_LINE) + _PLAIN_GAP
+            for h, k in zip(heights, n_lines, strict=True)
+        ]
+        foot_lines = self._lines(foot, n * step - _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
-        bottom = _PLAIN_GAP * (1 + len(heights)) + sum(heights) + sum(label_heights)
-        page = Image.new("RGB", (width, bottom + foot_height), _PLAIN_PAPER)
-        pen, top = _Pen(page, self._fonts), _PLAIN_GAP
-        for start, height, label_height in zip(starts, heights, label_heights, strict=True):
-            for across, row in enumerate(rows[start : start + self._n_across]):
-                left, number = _PLAIN_GAP + across * step, start + across
-                self._picture(pen, row, pictures[number], (left, top), height)
-                pen.lines((left + 2, top + height + 2), captions[number], _PLAIN_LINE)
-                tick()
-            top += height + label_height + _PLAIN_GAP
+        *tops, bottom = itertools.accumulate(steps, initial=_PLAIN_GAP)
+        page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), _PLAIN_PAPER)
+        pen = _Pen(page, self._fonts)
+        for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True)):
+            line, across = divmod(number, n)
+            left, top, height = _PLAIN_GAP + across * step, tops[line], heights[line]
+            if picture is None:
+                pen.status(
+                    (left, top), (_PLAIN_CELL, height), GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX]
+                )
+            else:
+                pen.picture((left, top), (_PLAIN_CELL, height), picture, is_low=True)
+                self.n_drawn += 1
+            pen.lines((left + 2, top + height + 2), caption, _PLAIN_LINE)
+            tick()
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
         return page
-
-    def _picture(
-        self,
-        pen: _Pen,
-        row: dict[Any, Any],
-        picture: Image.Image | None,
-        corner: tuple[int, int],
-        height: int,
-    ) -> None:
-        size = _PLAIN_CELL, height
-        if picture is None:
-            pen.status(corner, size, GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX])
-            return
-        pen.picture(corner, size, picture, is_low=True)
-        self.n_drawn += 1
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""

@@ -82,18 +82,15 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     own = fields.read_own_parameters(findings, models, images.counts)
     rest = (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates, own.numbers)
     _find_lookalikes(findings, prompts, rest)
-    is_first = np.arange(len(table)) == 0
-    for name, near in renamed.items():
-        what = f"Read column {show(name)!r} as {near!r}."
-        findings.add(COLUMN_NOT_READ, near, is_first, what=what, near=near)
+    last = columns.IMAGE_NUMBERED[-1]
+    said = [(near, f"Read column {show(name)!r} as {near!r}.", near) for name, near in renamed.items()]
     for name, near in fields.misnamed(table).items():
-        what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
-        findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=near)
+        said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
     for name in fields.pictures_beyond(table):
-        what = (
-            f"Ignored column {show(name)!r}; numbered pictures are image_1 to {columns.IMAGE_NUMBERED[-1]}."
-        )
-        findings.add(COLUMN_NOT_READ, name, is_first, what=what, near=columns.IMAGE_NUMBERED[-1])
+        what = f"Ignored column {show(name)!r}; numbered pictures are image_1 to {last}."
+        said += [(name, what, last)]
+    for name, what, near in said:
+        findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
     is_rephrased_sweep = fields.find_rephrased_sweeps(
         findings, seeds, use_rephraser, (prompts.codes, sizes.widths, sizes.heights, own.numbers)
     )

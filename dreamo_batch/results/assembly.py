@@ -93,18 +93,19 @@ def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
         moved = (table[columns.DUPLICATE_OF] + start).astype(columns.INT)
         shifted.append(table.assign(**{columns.DUPLICATE_OF: moved}))
         start += len(table)
-    whole = _outputs_last(pd.concat(shifted, ignore_index=is_unlabelled))
-    whole.attrs[_ATTRIBUTE] = {name: place for table in tables for name, place in _places(table).items()}
-    return whole
+    return _with_places(_outputs_last(pd.concat(shifted, ignore_index=is_unlabelled)), tables)
 
 
 def interleaved(tables: list[pd.DataFrame], positions: list[list[int]]) -> pd.DataFrame:
     """Put the parts of a table together again, each row at its old position."""
     if len(tables) == 1:
         return tables[0]
-    places = {name: place for table in tables for name, place in _places(table).items()}
-    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(positions))]
-    whole.attrs[_ATTRIBUTE] = places
+    return _with_places(pd.concat(tables).iloc[np.argsort(np.concatenate(positions))], tables)
+
+
+def _with_places(whole: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Note in a table where its parts come from; returns the same table."""
+    whole.attrs[_ATTRIBUTE] = {name: place for table in tables for name, place in _places(table).items()}
     return whole
 
 

@@ -72,14 +72,6 @@ _SAME: Final = (
     columns.IMAGES_FURTHER,
     columns.OWN_PARAMETERS,
 )
-_COMPARED: Final = (
-    columns.IS_SAME_FILE,
-    columns.IS_SAME_PIXELS,
-    columns.PIXEL_DIFFERENCE,
-    columns.HASH_DISTANCE,
-    columns.DELTA_E,
-    columns.PROBLEM,
-)
 
 
 class Threshold(NamedTuple):
@@ -484,14 +476,14 @@ def compare_replicates(
     sides = [tuple((subjects[at], problems[at]) for at in pair) for pair in pairs]
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         done = each(sides, _compare_pair, what="comparing", is_portable=True)
-        compared = pd.DataFrame([result for _, result in done], columns=list(_COMPARED))
+        compared = pd.DataFrame([result for _, result in done], columns=list(columns.REPLICATES))
     one, other = (jobs.loc[[pair[side] for pair in pairs]].reset_index(drop=True) for side in (0, 1))
     table = compared.assign(
         **{name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)},
         **{columns.REPLICATE_A: one[columns.REPLICATE], columns.REPLICATE_B: other[columns.REPLICATE]},
         **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
     )
-    return table[list(columns.REPLICATES)].astype(columns.dtypes(columns.REPLICATES))
+    return table.astype(columns.dtypes(columns.REPLICATES))
 
 
 def compare(
@@ -664,22 +656,25 @@ def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     return jobs[~is_out]
 
 
-def _compare_pair(sides: tuple[tuple[Subject | None, str | None], ...]) -> tuple[Any, ...]:
-    nothing = (None,) * (len(_COMPARED) - 1)
+def _compare_pair(sides: tuple[tuple[Subject | None, str | None], ...]) -> dict[str, Any]:
     (one, one_why), (other, other_why) = sides
     if one is None or other is None:
-        return (*nothing, one_why or other_why)
+        return {columns.PROBLEM: one_why or other_why}
     try:
         first, second = (likeness.read(subject.path, subject.sha256) for subject in (one, other))
     except likeness.UnreadablePicture as unreadable:
-        return (*nothing, str(unreadable))
+        return {columns.PROBLEM: str(unreadable)}
     difference = None
     if first.size == second.size:
         levels = (np.asarray(picture, dtype=np.int16) for picture in (first, second))
         difference = float(np.abs(np.subtract(*levels)).mean())
-    bits = likeness.distance(*map(likeness.perceptual_hash, (first, second)))
-    delta_e = likeness.mean_delta_e(*map(likeness.thumbnail, (first, second)))
-    return (one.sha256 == other.sha256, difference == 0, difference, bits, delta_e, None)
+    return {
+        columns.IS_SAME_FILE: one.sha256 == other.sha256,
+        columns.IS_SAME_PIXELS: difference == 0,
+        columns.PIXEL_DIFFERENCE: difference,
+        columns.HASH_DISTANCE: likeness.distance(*map(likeness.perceptual_hash, (first, second))),
+        columns.DELTA_E: likeness.mean_delta_e(*map(likeness.thumbnail, (first, second))),
+    }
 
 
 # What a score means: how well a metric tells pictures of the same subject from pictures of others.

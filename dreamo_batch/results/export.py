@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import struct
@@ -36,6 +35,7 @@ from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
+from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
@@ -367,7 +367,7 @@ def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
         _, width_px, height_px = inspect_picture(content)
     except (OSError, NotAPicture):
         return None
-    return dict(zip(_FURTHER, (width_px, height_px, "0", _digest(content)), strict=True))
+    return dict(zip(_FURTHER, (width_px, height_px, "0", sha256(content)), strict=True))
 
 
 def _base_name(place: object) -> str | None:
@@ -559,7 +559,7 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
     there = [name for name in sorted(names - pending) if (folder / name).exists()]
-    foreign = [name for name in there if _digest((folder / name).read_bytes()) != mine.get(name)]
+    foreign = [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]
     if foreign:
         more = f", and {len(foreign) - _NAMED_MAX} more" if len(foreign) > _NAMED_MAX else ""
         raise UsageError(
@@ -573,7 +573,7 @@ def _place(folder: Path, item: Item) -> tuple[str, bool]:
     path, content = folder / item.name, item.content()
     written = content if item.words is None else inscribed(content, item.words)
     content = content if written is None else written
-    digest = _digest(content)
+    digest = sha256(content)
 
     def write(temporary: Path) -> None:
         try:
@@ -582,7 +582,7 @@ def _place(folder: Path, item: Item) -> tuple[str, bool]:
             temporary.write_bytes(content)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or _digest(path.read_bytes()) != digest:
+    if not path.is_file() or sha256(path.read_bytes()) != digest:
         files.replace(path, write)
     return digest, written is None
 
@@ -606,10 +606,6 @@ def _write_manifest(folder: Path, known: dict[str, Any]) -> None:
     path = folder / MANIFEST
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # The Hugging Face hub.

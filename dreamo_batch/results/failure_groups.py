@@ -66,19 +66,14 @@ class Remedy:
 
     run_dir: str | None
     classes: str | None = None
-    labels: tuple[str, ...] = ()
-    job_ids: tuple[str, ...] = ()  # where labels name other rows, too
+    rows: tuple[str, ...] = ()  # labels; job ids where labels name other rows, too
 
     def as_python(self) -> str:
         """Return the call as Python text."""
         place = columns.RUN_DIR if self.run_dir is None else json.dumps(self.run_dir, ensure_ascii=False)
         if self.classes is None:
             return f"dreamo.run(jobs, {place})"
-        rows = ""
-        if self.labels:
-            rows = f"rows={json.dumps(self.labels, ensure_ascii=False)}, "
-        elif self.job_ids:
-            rows = f"rows={json.dumps(self.job_ids)}, "
+        rows = f"rows={json.dumps(self.rows, ensure_ascii=False)}, " if self.rows else ""
         return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
 
 
@@ -232,7 +227,5 @@ def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
     of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
     if len(part) == len(of_class):
         return Remedy(place, word)
-    labels = part[LABEL].drop_duplicates()
-    if of_class[LABEL].isin(labels).sum() == len(part):
-        return Remedy(place, word, labels=tuple(labels))
-    return Remedy(place, word, job_ids=tuple(part[columns.JOB_ID].drop_duplicates()))
+    is_labelled = of_class[LABEL].isin(part[LABEL]).sum() == len(part)
+    return Remedy(place, word, tuple(part[LABEL if is_labelled else columns.JOB_ID].drop_duplicates()))

@@ -56,7 +56,6 @@ _SCHEMA: Final = pa.schema(
         (columns.VECTOR, pa.binary()),
     ]
 )
-_KEYS: Final = _SCHEMA.names[:4]
 _VECTOR: Final = "vector"
 _REFERENCES_KEPT: Final = 8
 _URL: Final = "url"
@@ -465,10 +464,8 @@ def _measured(
     measured = _measure(subjects, own)
     for metric in metrics:
         if isinstance(metric, PromptMatch):
-            vectors, embed = (
-                take_vectors(metric, filter(None, subjects)),
-                functools.cache(metric.embed_prompt),
-            )
+            vectors = take_vectors(metric, filter(None, subjects))
+            embed = functools.cache(metric.embed_prompt)
             others = [
                 embed(prompt) if subject and isinstance(prompt, str) else None
                 for subject, prompt in zip(subjects, prompts, strict=True)
@@ -476,9 +473,8 @@ def _measured(
             found = _by_parts(subjects, vectors, functools.partial(_cosine, metric, ""), others)
         elif isinstance(metric, VectorMetric):
             vectors = take_vectors(metric, _with_references(subjects))
-            found = _by_parts(
-                subjects, vectors, functools.partial(_cosine, metric, f"{metric.nothing} in the reference")
-            )
+            score = functools.partial(_cosine, metric, f"{metric.nothing} in the reference")
+            found = _by_parts(subjects, vectors, score)
         elif metric in built_in:
             found = _by_parts(subjects, prints, functools.partial(_of_fingerprints, metric))
         else:
@@ -563,9 +559,8 @@ def take_vectors(
                 continue
             found[subject.sha256] = vector
             content = None if vector is None else vector.astype("<f4").tobytes()
-            cache.put(
-                subject.run_dir, Key(subject.sha256, "", _VECTOR, metric.version), Value(vector=content)
-            )
+            key = Key(subject.sha256, "", _VECTOR, metric.version)
+            cache.put(subject.run_dir, key, Value(vector=content))
     finally:
         cache.save()
     return found, problems
@@ -637,8 +632,8 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
         for pair in by_pair
         if (missing := [metric.name for metric in own if metric.name not in measured[pair]])
     ]
-    measurer = _Measurer({metric.name: metric for metric in own})
-    versions = {metric.name: metric.version for metric in own}
+    by_name = {metric.name: metric for metric in own}
+    measurer = _Measurer(by_name)
     try:
         is_batched = any(metric.is_batched for metric in own)
         work: Callable[[Any], Any] = measurer.measure_several if is_batched else measurer
@@ -646,7 +641,7 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
         for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
-                version = versions[name]
+                version = by_name[name].version
                 if version is not None and one.failed is None:  # what failed may be repaired
                     cache.put(by_pair[pair][0].run_dir, Key(*pair, name, version), Value(one.number))
     finally:
@@ -801,5 +796,5 @@ def _read_values(path: Path, *, is_quiet: bool = False) -> dict[Key, Value]:
             warnings.warn(f"{path} can't be read ({error}); its pictures are measured again", stacklevel=2)
         return {}
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    n_keys = len(_KEYS)
+    n_keys = len(Key._fields)
     return {Key(*row[:n_keys]): Value(*row[n_keys:]) for row in rows}
