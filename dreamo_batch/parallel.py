@@ -9,7 +9,7 @@ import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -39,13 +39,18 @@ _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
 
 
 @contextmanager
-def bars(wanted: bool) -> Iterator[None]:
-    """Show the progress bars of the work inside the block, or not."""
-    token = _is_wanted.set(wanted and _is_wanted.get())
+def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Give a variable a value inside the block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _is_wanted.reset(token)
+        variable.reset(token)
+
+
+def bars(wanted: bool) -> AbstractContextManager[None]:
+    """Show the progress bars of the work inside the block, or not."""
+    return _inside(_is_wanted, wanted and _is_wanted.get())
 
 
 @contextmanager
@@ -54,13 +59,8 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
     refuse_other(cluster)
     if n_workers is not None:
         check_count("n_workers", n_workers)
-    tokens = _cluster.set(cluster), _n_threads.set(n_workers)
-    try:
-        with bars(progress):
-            yield
-    finally:
-        _cluster.reset(tokens[0])
-        _n_threads.reset(tokens[1])
+    with _inside(_cluster, cluster), _inside(_n_threads, n_workers), bars(progress):
+        yield
 
 
 @contextmanager

@@ -602,10 +602,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_manifest(folder: Path, known: dict[str, Any]) -> None:
-    text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
-    path = folder / MANIFEST
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    content = _utf8(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+    _place(folder, Item(MANIFEST, lambda: content))
 
 
 # The Hugging Face hub.

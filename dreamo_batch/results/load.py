@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -39,7 +40,7 @@ from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import meant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -108,7 +109,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
 
 
 def _load(directory: RunDirectory, state: State | None = None, *, with_left: bool = False) -> pd.DataFrame:
-    try:
+    with _reading(directory):
         stored = _stored(directory) if is_finished(directory) else None
         results = composed(directory, state) if stored is None else stored
         if with_left:
@@ -117,8 +118,6 @@ def _load(directory: RunDirectory, state: State | None = None, *, with_left: boo
             left = attempts[attempts[columns.ATTEMPT].notna() & ~is_in_table]
             results = assembly.with_left(results, left)
         return assembly.mark(results, directory)
-    except OSError as error:
-        raise _unreadable(directory, error) from error
 
 
 def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
@@ -181,10 +180,8 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
         return whole, any(is_copy for _, is_copy in shards.values())
     is_worked_on = directory.is_locked()
     recovered = _recovered(directory, names)
-    try:
+    with _reading(directory):
         is_copy = ledger.is_copied(recovered, directory)
-    except OSError as error:
-        raise _unreadable(directory, error) from error
     state = recovered.state()
     return state if is_worked_on else _settled(state), is_copy
 
@@ -207,10 +204,8 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
 
 
 def _recovered(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> ledger.Recovered:
-    try:
+    with _reading(directory):
         return ledger.read(directory.path, names)
-    except OSError as error:
-        raise _unreadable(directory, error) from error
 
 
 def _settled(state: State) -> State:
@@ -224,10 +219,8 @@ def _settled(state: State) -> State:
 def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     """Return the run directory at a path; raise if there is none."""
     directory = RunDirectory(run_dir)
-    try:
+    with _reading(directory):
         is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
-    except OSError as error:
-        raise _unreadable(directory, error) from error
     if not is_there:
         raise DirectoryError(f"No run directory at {directory.name}.")
     if directory.replica is not None and directory.replica.silence:
@@ -235,10 +228,15 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     return directory
 
 
-def _unreadable(directory: RunDirectory, error: OSError) -> DirectoryError:
-    return DirectoryError(
-        f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
-    )
+@contextmanager
+def _reading(directory: RunDirectory) -> Iterator[None]:
+    """Say of a run directory that can't be read what to check."""
+    try:
+        yield
+    except OSError as error:
+        raise DirectoryError(
+            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
+        ) from error
 
 
 def is_finished(directory: RunDirectory) -> bool:
