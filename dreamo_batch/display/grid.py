@@ -411,8 +411,8 @@ def _read_axes(
     if across and not is_spread:
         return down, along
     cells = numbered([down.of_rows, along.of_rows])
-    counted_up = _job_numbers(results, cells) if is_spread else pd.Series(cells).groupby(cells).cumcount()
-    codes = counted_up.to_numpy(dtype=np.intp)
+    places = pd.Series(cells).groupby(cells).cumcount()
+    codes = _job_numbers(results, cells) if is_spread else places.to_numpy(dtype=np.intp)
     numbers = _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
     if across and len(numbers.labels) <= 1:
         return down, along
@@ -495,17 +495,17 @@ def _is_asked(results: pd.DataFrame, sent: pd.Series) -> pd.Series:
     return is_sent & sent.duplicated(keep=False).any()
 
 
-def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> pd.Series:
+def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.intp]:
     """Count the jobs of each cell; rows of the same job have the same number."""
     keys = pd.Series(range(len(results))).astype(columns.STR)
     if columns.JOB_ID in results.columns:
         names = [name for name in (columns.RUN_DIR, columns.JOB_ID) if name in results.columns]
-        jobs = [results[name].reset_index(drop=True).astype(columns.STR).fillna("") for name in names]
-        keys = (jobs[0] + " " + jobs[-1]).where(results[columns.JOB_ID].notna().to_numpy(), keys)
-    of_rows = pd.DataFrame({"cell": cells, "key": keys})
-    lines = of_rows.drop_duplicates()
-    numbered = lines.assign(number=lines.groupby("cell").cumcount())
-    return of_rows.merge(numbered, on=["cell", "key"], how="left")["number"]
+        ids = [results[name].reset_index(drop=True).astype(columns.STR).fillna("") for name in names]
+        keys = (ids[0] + " " + ids[-1]).where(results[columns.JOB_ID].notna().to_numpy(), keys)
+    jobs = numbered([cells, pd.factorize(keys)[0]])
+    firsts = pd.DataFrame({"cell": cells, "job": jobs}).drop_duplicates("job")
+    numbers: NDArray[np.intp] = firsts.groupby("cell").cumcount().to_numpy(np.intp)[jobs]
+    return numbers
 
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:

@@ -115,11 +115,9 @@ def rate_positions(
         labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
     name = rater_named(rater)
-    of_folder: dict[Path, list[str]] = {}
+    of_folder: dict[Path, dict[str, None]] = {}  # each job once, in the order given
     for position in positions:
-        jobs = of_folder.setdefault(folders[position], [])
-        if (job_id := str(results[columns.JOB_ID].iloc[position])) not in jobs:
-            jobs.append(job_id)
+        of_folder.setdefault(folders[position], {})[str(results[columns.JOB_ID].iloc[position])] = None
     for folder, jobs in of_folder.items():
         line = {columns.RATER: name, columns.KIND: kind, columns.VALUE: number}
         rating_table(folder).append({columns.JOB_ID: job_id, **line} for job_id in jobs)
