@@ -145,8 +145,27 @@ def test_shards_and_one_directory_give_equal_jobs_bills_and_tables(jobs, gateway
     assert dreamo.verify(tmp_path / "parted", progress=False) == []
     exported = [dreamo.export(done, tmp_path / "out" / name) for name, done in (("a", plain), ("b", parted))]
     assert [(one["pictures"], one["missing"]) for one in exported] == [(9, 0)] * 2
-    names = [task.name for _, (tasks,) in engine.tasks for task in tasks]
+    names = [task.name for _, (tasks, _) in engine.tasks for task in tasks]
     assert sorted(names) == sorted(set(parted["job_id"].dropna().map(shard_of)))
+
+
+def test_a_worker_has_several_shards_and_no_more_in_flight_than_its_part(jobs, gateway, tmp_path):
+    """So none waits for a whole lot of them to end, and the service has no more at once than was asked for."""
+    engine = Here()
+    run(jobs, tmp_path / "run", gateway, cluster=engine, max_in_flight=6)
+    handed_out = [(n_at_once, tasks) for _, (tasks, n_at_once) in engine.tasks]
+    assert max(len(tasks) for _, tasks in handed_out) > 1
+    for n_at_once, tasks in handed_out:
+        assert {task.options.max_in_flight * n_at_once for task in tasks} == {6}
+
+
+def test_what_stops_one_shard_stops_the_next_of_its_worker(jobs, tmp_path, monkeypatch):
+    """Before the worker says so, which it does once it has gone through all that it was given."""
+    monkeypatch.setattr("dreamo_batch.cluster.driver._SHARE", 1)
+    with dreamo.LocalGateway(engine="flat", faults={"script": {"create": ["http_402"]}}) as gateway:
+        with pytest.raises(dreamo.AccessRefused):
+            run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
+        assert not gateway.invoice()
 
 
 def test_a_shard_that_is_run_again_buys_nothing(jobs, gateway, tmp_path):
@@ -251,7 +270,7 @@ def test_a_higher_cap_lets_a_run_in_the_background_go_on(jobs, gateway, tmp_path
 
 def test_a_cap_raised_while_shards_are_bought_counts_for_them(jobs, tmp_path):
     slow, price = Slow(), float(size_price(512, 512))
-    options = {"max_in_flight": 2, "max_cost": 2.5 * price}
+    options = {"max_in_flight": 4, "max_cost": 2.5 * price}
     with (
         dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
         ThreadPoolExecutor(1) as pool,
@@ -319,8 +338,9 @@ def test_a_worker_that_fails_leaves_no_shard_under_way(jobs, tmp_path):
         assert not RunDirectory(tmp_path / "run").is_locked()
 
 
-def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path):
+def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):
     """Over all shards."""
+    monkeypatch.setattr("dreamo_batch.cluster.driver._AT_ONCE", 1)
     faults, events = {"script": {"create": ["drop_before_accept"] * 8}}, []
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.01", faults=faults) as gateway:
         run(jobs.head(8), tmp_path / "run", gateway, cluster=Here(), on_event=events.append, max_in_flight=3)
@@ -331,9 +351,9 @@ def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path):
 class Waiting(Here):
     """Does nothing before it is told to; its workers say that the service is away."""
 
-    def submit(self, do, /, tasks):
-        future, (task,) = Future(), tasks
-        self.tasks.append((future, do, tasks))
+    def submit(self, do, /, *args):
+        future, ((task,), _) = Future(), args
+        self.tasks.append((future, do, args))
         shard = Path(task.run_dir, task.name)
         shard.mkdir(parents=True, exist_ok=True)
         told = asdict(Pulse(task.pulse_id, 0.0, 1, "here")) | {
@@ -352,8 +372,8 @@ def test_an_outage_is_told_of_once_while_it_lasts(jobs, gateway, tmp_path):
     engine._max_workers = 3
     batch = in_background(jobs, tmp_path / "run", gateway, cluster=engine, on_event=events.append)
     until(lambda: len(engine.tasks) == 3 and batch.status.outage)
-    for future, do, tasks in engine.tasks:
-        future.set_result(do(tasks))
+    for future, do, args in engine.tasks:
+        future.set_result(do(*args))
     assert batch.wait(**QUIET)["status"].eq("completed").all()
     assert [event.kind for event in events] == ["outage", "done"]
     assert "The service is away." in batch.status.notices

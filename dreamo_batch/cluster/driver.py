@@ -78,6 +78,8 @@ _BUDGET: Final = "budget"  # the cap of the directory, of which its shards have 
 _COUNTS: Final = ("n_in_flight", "n_again", "n_refused", "waited_s", "n_held")
 _PATIENCE_S: Final = 10.0
 _AT_ONCE: Final = 8  # shards, by one worker
+_USED: Final = 0.9  # of what a worker may have in flight, at least, as each of its shards has as many
+_SHARE: Final = 2  # a worker is given this part of the shards that are left, as others may be faster
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
 
 
@@ -486,18 +488,19 @@ class ShardedCall(Call):
 
     def _hand_out(self, waiting: deque[str], executor: Executor) -> None:
         """Keep every worker busy; a shard stays in `waiting` until it is done."""
-        n_workers = parallel.n_workers(self._cluster or executor)
-        width = max(1, min(n_workers, len(waiting), self.inputs.options.max_in_flight))
-        in_flight = self.inputs.options.max_in_flight // width
+        all_in_flight = self.inputs.options.max_in_flight
+        width = max(1, min(parallel.n_workers(self._cluster or executor), len(waiting), all_in_flight))
         left, running = deque(waiting), dict[Future[list[ShardOutcome]], _HandedOut]()
         try:
             while (left and not self.is_halted) or running:
                 self.runner.listen()
                 while left and len(running) < width and not (self.is_halted or self._is_paused):
-                    parts = self._next(left, -(-len(left) // (width - len(running))), in_flight)
-                    work = _HandedOut(list(parts), uuid.uuid4().hex)
-                    tasks = [self._task(name, n, work.pulse_id) for name, n in parts.items()]
-                    running[executor.submit(work_on_shards, tasks)] = work
+                    n_most = -(-len(left) // (width - len(running)))
+                    n_at_once, in_flight = _lanes(min(_AT_ONCE, n_most), all_in_flight // width)
+                    n = min(n_most, max(n_at_once, len(left) // _SHARE))
+                    work = _HandedOut([left.popleft() for _ in range(n)], uuid.uuid4().hex)
+                    tasks = [self._task(name, in_flight, work.pulse_id) for name in work.names]
+                    running[executor.submit(work_on_shards, tasks, n_at_once)] = work
                 done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
                 if not running:  # paused, and `wait` returns at once
                     time.sleep(_LOOK_EVERY_S)
@@ -514,15 +517,6 @@ class ShardedCall(Call):
             for future in running:
                 future.cancel()
             raise
-
-    def _next(self, left: deque[str], n_most: int, in_flight: int) -> dict[str, int]:
-        """Take as many shards as a worker's part of what is in flight has room for, and share it out to them."""
-        parts: dict[str, int] = {}
-        while left and in_flight and len(parts) < min(n_most, _AT_ONCE):
-            name = left.popleft()
-            parts[name] = min(in_flight, max(1, self._work_of[name]))
-            in_flight -= parts[name]
-        return parts
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that nothing is heard of any more, for another one."""
@@ -594,7 +588,8 @@ class ShardedCall(Call):
             told = {name: pulse for name, pulse in heard.items() if pulse is not None}
             self._snapshots |= {name: snapshot for name, (snapshot, _) in told.items()}
             pulse = max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None)
-            work.silent_s = work.silent_s + beat if pulse is not None and pulse == work.last else 0.0
+            is_at_work = any(one.n_settled < one.n_rows for one, _ in told.values())
+            work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
             work.last = pulse
 
     def _tell_news(self) -> None:
@@ -675,3 +670,9 @@ def _snapshot(weights: dict[str, int], state: State, price: Decimal | None) -> S
     budget = Spending(price=price, attempts=state.kinds())
     n_open = sum(1 for _ in state.open())
     return Snapshot(count_rows(weights, 0, state), budget.spent, budget.reserved, None, n_open)
+
+
+def _lanes(n_most: int, in_flight: int) -> tuple[int, int]:
+    """Return how many shards a worker works on at once, and how many tasks each has in flight."""
+    n_lanes = max(n for n in range(1, n_most + 1) if n * (in_flight // n) >= _USED * in_flight)
+    return n_lanes, in_flight // n_lanes

@@ -21,7 +21,7 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import INPUTS, RunDirectory
 from dreamo_batch.engine.replica import Replica, folder_of, is_url
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.errors import DirectoryLocked, DreamoError, logger_named
+from dreamo_batch.errors import BudgetReached, DirectoryLocked, DreamoError, logger_named
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
@@ -101,10 +101,10 @@ def begin_worker(environment: Mapping[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def work_on_shards(tasks: Sequence[ShardTask]) -> list[ShardOutcome]:
-    """Work on some shards at once until all their rows are settled, or the run is stopped."""
+def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutcome]:
+    """Work on shards, some at once, until all their rows are settled, or the run is stopped."""
     is_ending = threading.Event()
-    with interrupts(), ThreadPoolExecutor(len(tasks), "dreamo-shard") as threads:
+    with interrupts(), ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
         try:
             return list(threads.map(partial(_work_on_shard, is_ending), tasks))
         except BaseException:  # an interrupt, too, as else the other threads would be waited for
@@ -113,13 +113,13 @@ def work_on_shards(tasks: Sequence[ShardTask]) -> list[ShardOutcome]:
 
 
 def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
-    parent = _Parent(task, is_ending)
-    table = parent.table(task)
+    parent, table = _Parent(task, is_ending), None
     while not (told := parent.signal()).is_stopped:
         try:
             if told.is_paused:
                 parent.rest(is_ending.wait)
                 continue
+            table = table or parent.table(task)
             inputs = CallInputs(
                 table.user,
                 table.prepared,
@@ -129,11 +129,15 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
                 numbers=task.chosen,
             )
             call = Call(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
-            return _work(call, parent)
+            outcome = _work(call, parent)
         except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
             parent.rest(is_ending.wait)
+            continue
         except DreamoError as error:
-            return ShardOutcome(error=error)
+            outcome = ShardOutcome(error=error)
+        if not isinstance(outcome.error, BudgetReached | None):  # what stops one stops all
+            is_ending.set()
+        return outcome
     return ShardOutcome()
 
 
