@@ -16,7 +16,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, likeness, parallel
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import measure as measuring
 
@@ -382,12 +382,26 @@ def test_the_limit_holds_while_blocks_are_gathered(run_dir, monkeypatch):
         {"limit": 0},
         {"n_workers": 0},
         {"by": "no"},
+        {"by": "1ns"},
+        {"by": 3},
     ],
 )
 def test_what_can_not_be_compared_by_is_refused(run_dir, wrong):
     """The message names the argument."""
     with pytest.raises(UsageError, match=next(iter(wrong))):
         dreamo.near_duplicates(run_dir, **wrong, **QUIET)
+
+
+def test_a_folder_for_pictures_that_is_none_is_refused(run_dir):
+    """Not taken for one in which no two pictures are alike."""
+    results = dreamo.load(run_dir)
+    assert len(
+        dreamo.near_duplicates(results, run_dir=run_dir, max_bits=np.int64(64), max_delta_e=200, **QUIET)
+    )
+    for function in (dreamo.measure, dreamo.diversity, dreamo.near_duplicates, dreamo.compare_replicates):
+        with pytest.raises(DirectoryError, match="No run directory at"):
+            function(results, run_dir=run_dir / "none", **QUIET)
+        assert function(results.head(0), **QUIET).empty
 
 
 def test_pictures_are_looked_at_once(run_dir, monkeypatch):

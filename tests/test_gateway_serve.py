@@ -129,7 +129,7 @@ def test_the_key_is_shown_and_kept_nowhere(tmp_path):
     assert all(b"s3cret" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("key", ["", "a b", "é", "a\n"])
+@pytest.mark.parametrize("key", ["", "a b", "é", "a\n", 5])
 def test_a_key_that_no_header_holds_is_refused(key):
     """A key is printable ASCII without spaces; the error does not repeat it."""
     with pytest.raises(ValueError, match="printable ASCII"):

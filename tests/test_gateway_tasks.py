@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamo_batch import LocalGateway
 from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.tasks import (
     Bucket,
@@ -112,7 +114,11 @@ def test_retry_hints_stand_where_they_were_asked_for():
     [
         {"when_full": "wait"},
         {"max_concurrent": 0},
+        {"max_concurrent": 1.5},
+        {"max_requests_per_s": "3"},
         {"links_live_s": -1},
+        {"links_live_s": True},
+        {"seed": "x"},
         {"discount": "x"},
         {"precharge": ""},
     ],
@@ -121,6 +127,11 @@ def test_settings_that_can_not_be_are_refused(options):
     """Each setting is checked when the gateway is made, not when it is used."""
     with pytest.raises(ValueError, match=next(iter(options)) + "|plain decimal"):
         GatewaySettings(**options)
+    for port in (-1, 70000, "8080"):
+        with pytest.raises(ValueError, match="port="):
+            LocalGateway(port=port)
+    with LocalGateway(engine="flat", seed=np.int64(3), max_concurrent=np.int64(2)) as gateway:
+        assert gateway.is_running
 
 
 def test_a_store_of_another_layout_is_refused(tmp_path):

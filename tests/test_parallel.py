@@ -173,9 +173,12 @@ def test_a_batch_that_fails_is_measured_one_by_one(finished, tmp_path):
 
 def test_a_metric_needs_a_function_or_a_way_to_load_one():
     """Not both, not neither."""
-    for options in ({}, {"function": wider, "load": load_wider}):
+    for options in ({}, {"function": wider, "load": load_wider}, {"function": 3}):
         with pytest.raises(UsageError, match="either a function or load="):
             dreamo.Metric("wider", **options)
+    for name, version in (("", None), (3, None), ("wider", 1)):
+        with pytest.raises(UsageError, match="expected text"):
+            dreamo.Metric(name, wider, version)
 
 
 def test_pages_and_sheets_have_their_thumbnails_made_elsewhere(finished, tmp_path, processes):

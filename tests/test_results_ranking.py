@@ -152,6 +152,8 @@ def test_seeds_that_are_ranked_everywhere_come_first():
         ({"by": "stars", "weights": {"moons": 1}}, "'moons' isn't one of the measures"),
         ({"by": "stars", "weights": {"stars": -1}}, "at least 0"),
         ({"by": "stars", "weights": {"stars": 0}}, "one above 0"),
+        ({"by": "stars", "weights": [1]}, "numbers by the names"),
+        ({"by": "stars", "weights": {"stars": None}}, "numbers by the names"),
         ({"by": "stars", "within": "nothing"}, "by='nothing'"),
         ({"by": "appearance"}, "run_dir="),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import numbers
+import re
 import secrets
 import signal
 import socket
@@ -145,7 +147,9 @@ class LocalGateway:
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
         self._state_dir = None if state_dir is None else Path(state_dir)
-        self._address = (host, port)
+        if not isinstance(port, numbers.Integral) or not 0 <= port < 2**16:
+            raise ValueError(f"port={port!r} must be a whole number below 65536, 0 for any free one.")
+        self._address = (host, int(port))
         self._clock = clock
         self._running: _Running | None = None
         self._resources = contextlib.ExitStack()
@@ -335,7 +339,7 @@ def _url(sock: socket.socket) -> str:
 
 
 def _check_key(api_key: str) -> str:
-    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+    if not isinstance(api_key, str) or not re.fullmatch("[!-~]+", api_key):
         raise ValueError(
             "The gateway's key must be printable ASCII without spaces; leave it out to make one up."
         )

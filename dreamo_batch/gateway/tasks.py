@@ -9,6 +9,7 @@ import heapq
 import itertools
 import json
 import math
+import numbers
 import os
 import random
 import sqlite3
@@ -119,8 +120,15 @@ class GatewaySettings:
             if (value := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(choices)))}.")
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name}={value!r} must be greater than 0; leave it out for no limit.")
+            kind = numbers.Integral if name == "max_concurrent" else numbers.Real
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, kind) or not value > 0
+            ):
+                what = "a whole number" if kind is numbers.Integral else "a number"
+                raise ValueError(f"{name}={value!r} must be {what} above 0; leave it out for no limit.")
+        if self.seed is not None and not isinstance(self.seed, numbers.Integral):
+            raise ValueError(f"seed={self.seed!r} must be a whole number.")
         if self.price is not None and self.price_per_second is not None:
             raise ValueError("Give a price per picture or one per second, not both.")
         for text in (self.price, self.price_per_second, self.discount):
@@ -360,7 +368,7 @@ class Tasks:
         self.clock = clock
         self._store = store
         self._renderer = renderer
-        self._rng = random.Random(settings.seed)
+        self._rng = random.Random(None if settings.seed is None else int(settings.seed))
         self._slots = Slots(None)
 
     def resume(self) -> None:

@@ -20,7 +20,7 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, S
 from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.replica import folder_of, is_url
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
@@ -112,7 +112,10 @@ def _with_places(whole: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFram
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the run directory of a table without rows of several: `run_dir`, or that which it comes from."""
     if run_dir is not None:
-        return RunDirectory(run_dir).path
+        directory = RunDirectory(run_dir)
+        if not directory.path.is_dir() and not directory.exists():
+            raise DirectoryError(f"No run directory at {directory.name}.")
+        return directory.path
     places = [*_run_dirs(results).values()] or [Path(place) for place in _places(results).values()]
     if len(places) != 1:
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -512,7 +513,7 @@ def compare(
 def check_threshold(bits: float, delta_e: float) -> Threshold:
     """Read a threshold."""
     for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
             raise UsageError(f"{name}={value!r}: expected a number of at least 0.")
     return Threshold(float(bits), float(delta_e))
 
@@ -619,8 +620,11 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
 
 
 def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -> list[float]:
-    left = dict(weights or {})
-    read = [float(left.pop(measure.name, 1.0)) for measure in measures]
+    try:
+        left = dict(weights or {})
+        read = [float(left.pop(measure.name, 1.0)) for measure in measures]
+    except (TypeError, ValueError):
+        raise UsageError(f"weights={weights!r}: expected numbers by the names of measures.") from None
     if left:
         raise UsageError(f"weights={weights!r}: {next(iter(left))!r} isn't one of the measures.")
     if min(read) < 0 or not 0 < sum(read) < float("inf"):
@@ -651,7 +655,7 @@ def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
         here = rows[[one == folder for one in folders]]
         jobs = by_job.set_index(columns.JOB_ID)[wanted].reindex(here[columns.JOB_ID]).set_axis(here.index)
         parts.append(jobs.assign(**{LABEL: here[LABEL]}))
-    jobs = pd.concat(parts).sort_index()
+    jobs = pd.concat(parts).sort_index() if parts else rows.reindex(columns=[*wanted, LABEL])
     is_out = rows[columns.JOB_ID].isna() | rows[columns.DUPLICATE_OF].notna() | jobs[columns.WIDTH].isna()
     return jobs[~is_out]
 

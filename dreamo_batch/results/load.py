@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
+_TICK: Final = pd.Timedelta(1, "us")
 _SHARD: Final = pa.field("shard", pa.string())
 _BY_SHARD: Final = ds.partitioning(pa.schema([_SHARD]))
 # What results need; the long texts are left out.
@@ -569,13 +570,13 @@ def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
     return columns.SUBMITTED_AT, of_rows, of_attempts
 
 
-def as_length(text: str) -> pd.Timedelta | None:
-    """Read a length of time above zero; None if it is none."""
+def as_length(text: object) -> pd.Timedelta | None:
+    """Read a length of time in whole microseconds, as times are kept; None if it is none above zero."""
     try:
-        length = pd.Timedelta(text)
-    except (ValueError, TypeError):
+        length = pd.Timedelta(text) if isinstance(text, str) else pd.Timedelta(0)
+    except ValueError:
         return None
-    return length if length > pd.Timedelta(0) else None
+    return length if length > pd.Timedelta(0) and not length % _TICK else None
 
 
 def _of_attempts(values: pd.Series, history: History, name: str) -> pd.Series:

@@ -90,7 +90,7 @@ class Metric(Bounded):
     Raises
     ------
     UsageError
-        Unless there is either a function or `load`.
+        Unless there is either a function or `load`, and name and version are text.
 
     Examples
     --------
@@ -110,7 +110,10 @@ class Metric(Bounded):
     is_batched: bool = False
 
     def __post_init__(self) -> None:
-        if (self.function is None) == (self.load is None):
+        if not isinstance(self.name, str) or not self.name or not isinstance(self.version, str | None):
+            raise UsageError(f"Metric {self.name!r}, version {self.version!r}: expected text for both.")
+        given = [one for one in (self.function, self.load) if one is not None]
+        if len(given) != 1 or not callable(given[0]):
             raise UsageError(f"Metric {self.name!r} needs either a function or load=, which returns one.")
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
