@@ -104,6 +104,7 @@ class Bounded:
     """What makes `metric >= 0.8` a `Criterion`."""
 
     __slots__ = ()
+    nothing: ClassVar[str] = "nothing to measure"
 
     def __ge__(self, bound: float) -> Criterion:
         return Criterion(self, ">=", bound)
@@ -283,7 +284,6 @@ class VectorMetric(Bounded, ABC):
     """
 
     higher_is_better: ClassVar[bool] = True
-    nothing: ClassVar[str] = "nothing to measure"
     side_px: ClassVar[int] = 512  # a JPEG is decoded at the least fraction that is no smaller
 
     def __init__(self, name: str, batch_size: int) -> None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
-    from PIL import Image
-
     from dreamo_batch.engine.plan import Plan
 
 _ACCEPTED: Final = "accepted"
@@ -84,7 +82,8 @@ def search(
     Raises
     ------
     UsageError
-        If an option can't be used, a row has a seed, or the jobs have one of the new columns. Nothing was sent.
+        If an option can't be used, a row has a seed, or the jobs have one of the new columns. Nothing was sent. Also if
+        no picture can be judged; then what was bought is kept.
     TableError, InvalidTable, BudgetReached, RunStopped
         As `run` raises them. Pictures bought until then are kept; the same call goes on.
 
@@ -106,6 +105,8 @@ def search(
         check_count(name, value)
     if max_attempts_each < keep:
         raise UsageError(f"max_attempts_each={max_attempts_each} can't give keep={keep} pictures; raise it.")
+    if not options.get("download", True):
+        raise UsageError("search judges pictures, which download=False doesn't fetch: leave it out.")
     if max_cost is None:
         raise UsageError(f"search needs a cap: pass {option('max_cost')} in USD, or inf for none.")
     wanted = _criterion(accept)
@@ -123,8 +124,6 @@ def search(
             done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
             options.pop("not_before", None)  # only the first round waits
             judged = _judge(done, wanted, progress=options.get("progress", True))
-            if isinstance(wanted.metric.function, _Judge):
-                wanted.metric.function.refuse_broken()
             n_good = np.bincount(
                 tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
             ).astype(int)
@@ -177,33 +176,7 @@ def _criterion(accept: Any) -> Criterion:
         raise UsageError(
             f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and output.'
         )
-    return Criterion(Metric("is_good", _Judge(accept)), ">=", 1.0)
-
-
-class _Judge:
-    """A function that says whether a picture is good; counts what it said."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._n_verdicts = 0
-        self._error: Exception | None = None
-
-    def __call__(self, reference: Image.Image, output: Image.Image) -> float:
-        try:
-            verdict = _yes_or_no(self._function(reference, output))
-        except Exception as error:
-            self._error = error
-            raise
-        self._n_verdicts += 1
-        return verdict
-
-    def refuse_broken(self) -> None:
-        """Raise if it has failed for every picture: more of them would be bought for nothing."""
-        if self._error is not None and not self._n_verdicts:
-            raise UsageError(
-                f"accept failed for every picture ({type(self._error).__name__}: {self._error}), so no more are "
-                "bought. What was bought is kept. Change the function, and run the same call again."
-            ) from self._error
+    return Criterion(Metric("is_good", lambda *pictures: _yes_or_no(accept(*pictures))), ">=", 1.0)
 
 
 def _yes_or_no(verdict: Any) -> float:
@@ -262,5 +235,13 @@ def _n_known(planned: pd.DataFrame, tries: _Tries) -> np.ndarray:
 def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataFrame:
     measured = measure(done, wanted.metric, progress=progress)
     name = wanted.metric.name
+    made = measured[done[columns.STATUS] == columns.COMPLETED]
+    whys = [str(why) for why in made[columns.PROBLEM]]
+    # Another seed may show what this one doesn't, but more pictures that can't be judged are bought for nothing.
+    if whys and made[name].isna().all() and not any(wanted.metric.nothing in why.split("; ") for why in whys):
+        raise UsageError(
+            f"accept can't judge any picture ({whys[0]}), so no more are bought. What was bought is kept. "
+            "Change what is wrong, and run the same call again."
+        )
     good = [wanted(None if is_missing(value) else float(value)) for value in measured[name]]
     return done.assign(**{name: measured[name].array, _ACCEPTED: pd.array(good, dtype=columns.BOOL)})

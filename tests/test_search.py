@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.gateway import rendering
 from tests.fakes import picture
 
 
@@ -190,6 +193,7 @@ def test_rows_of_a_group_take_turns(jobs, gateway, tmp_path):
         ({}, {"per": 5}, "no column 5"),
         ({}, {"per": []}, "per= is empty"),
         ({}, {"max_cost": None}, "search needs a cap"),
+        ({}, {"download": False}, "download=False"),
         (
             {},
             {"accept": dreamo.metrics.Embedding("dinov2-small", path="/nowhere") >= 0.5},
@@ -218,7 +222,7 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
     with (
         pytest.warns(UserWarning, match="no model here"),
         pytest.raises(
-            dreamo.UsageError, match=r"accept failed for every picture \(ValueError: no model here\)"
+            dreamo.UsageError, match=r"can't judge any picture \(is_good failed: ValueError: no model here\)"
         ),
     ):
         search(jobs, tmp_path / "run", gateway, accept=broken, keep=1, on_event=events.append)
@@ -226,6 +230,20 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
     n_bought = len(gateway.invoice())
     found = search(jobs, tmp_path / "run", gateway, accept=always, keep=1)
     assert n_bought == len(gateway.invoice()) == len(found) == found["accepted"].sum()
+
+
+@pytest.mark.filterwarnings("ignore:broken failed")
+def test_pictures_that_nothing_can_judge_are_not_bought_on(jobs, gateway, tmp_path, monkeypatch):
+    """Whatever the reason is, one round shows it."""
+    monkeypatch.setattr(rendering, "fetch", lambda *_, **__: Path(jobs["image"][0]).read_bytes())
+    broken = dreamo.Metric("broken", lambda *_: 1 / 0, version="1") >= 0.5
+    far = jobs.assign(image="https://pictures.example/fox.png")
+    for n, (table, accept, why) in enumerate(
+        [(jobs, broken, "ZeroDivisionError"), (far, "appearance >= 0.5", "URL"), (far, always, "URL")], 1
+    ):
+        with pytest.raises(dreamo.UsageError, match=rf"can't judge any picture \(.*{why}"):
+            search(table, tmp_path / str(n), gateway, accept=accept, keep=1)
+        assert len(gateway.invoice()) == 3 * n
 
 
 @pytest.mark.filterwarnings("ignore:is_good failed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import numbers
 import re
 import secrets
 import signal
@@ -147,7 +146,7 @@ class LocalGateway:
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
         self._state_dir = None if state_dir is None else Path(state_dir)
-        if not isinstance(port, numbers.Integral) or not 0 <= port < 2**16:
+        if port not in range(2**16):
             raise ValueError(f"port={port!r} must be a whole number below 65536, 0 for any free one.")
         self._address = (host, int(port))
         self._clock = clock

@@ -121,12 +121,12 @@ class GatewaySettings:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(choices)))}.")
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
-            value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, kind) or not value > 0
-            ):
+            limit: Any = getattr(self, name)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, kind) or not float(limit) > 0:
                 what = "a whole number" if kind is numbers.Integral else "a number"
-                raise ValueError(f"{name}={value!r} must be {what} above 0; leave it out for no limit.")
+                raise ValueError(f"{name}={limit!r} must be {what} above 0; leave it out for no limit.")
         if self.seed is not None and not isinstance(self.seed, numbers.Integral):
             raise ValueError(f"seed={self.seed!r} must be a whole number.")
         if self.price is not None and self.price_per_second is not None:

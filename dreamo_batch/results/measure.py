@@ -739,7 +739,7 @@ def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measur
 
 def _checked(number: float | None) -> Measured:
     if number is None or not math.isfinite(number):
-        return Measured(None, "nothing to measure")
+        return Measured(None, Bounded.nothing)
     return Measured(number)
 
 
