@@ -339,9 +339,7 @@ def _url(sock: socket.socket) -> str:
 
 def _check_key(api_key: str) -> str:
     if not isinstance(api_key, str) or not re.fullmatch("[!-~]+", api_key):
-        raise ValueError(
-            "The gateway's key must be printable ASCII without spaces; leave it out to make one up."
-        )
+        raise ValueError("The gateway's key must be printable ASCII without spaces; None makes one up.")
     return api_key
 
 

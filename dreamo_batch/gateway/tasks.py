@@ -122,9 +122,7 @@ class GatewaySettings:
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
             limit: Any = getattr(self, name)
-            if limit is None:
-                continue
-            if isinstance(limit, bool) or not isinstance(limit, kind) or not float(limit) > 0:
+            if limit is not None and not (isinstance(limit, kind) and limit is not True and float(limit) > 0):
                 what = "a whole number" if kind is numbers.Integral else "a number"
                 raise ValueError(f"{name}={limit!r} must be {what} above 0; leave it out for no limit.")
         if self.seed is not None and not isinstance(self.seed, numbers.Integral):
