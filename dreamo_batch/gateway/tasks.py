@@ -123,8 +123,9 @@ class GatewaySettings:
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
             limit: Any = getattr(self, name)
             if limit is not None and not (isinstance(limit, kind) and limit is not True and float(limit) > 0):
-                what = "a whole number" if kind is numbers.Integral else "a number"
-                raise ValueError(f"{name}={limit!r} must be {what} above 0; leave it out for no limit.")
+                raise ValueError(
+                    f"{name}={limit!r} must be a number above 0 (of tasks, a whole one), or None."
+                )
         if self.seed is not None and not isinstance(self.seed, numbers.Integral):
             raise ValueError(f"seed={self.seed!r} must be a whole number.")
         if self.price is not None and self.price_per_second is not None:
