@@ -236,7 +236,7 @@ def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataF
     measured = measure(done, wanted.metric, progress=progress)
     name = wanted.metric.name
     made = measured[done[columns.STATUS] == columns.COMPLETED]
-    whys = [str(why) for why in made[columns.PROBLEM]]
+    whys = made[columns.PROBLEM].astype(str).tolist()
     # Another seed may show what this one doesn't, but more pictures that can't be judged are bought for nothing.
     if whys and made[name].isna().all() and not any(wanted.metric.nothing in why.split("; ") for why in whys):
         raise UsageError(

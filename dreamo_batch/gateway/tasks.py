@@ -123,9 +123,7 @@ class GatewaySettings:
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
             limit: Any = getattr(self, name)
             if limit is not None and not (isinstance(limit, kind) and limit is not True and float(limit) > 0):
-                raise ValueError(
-                    f"{name}={limit!r} must be a number above 0 (of tasks, a whole one), or None."
-                )
+                raise ValueError(f"{name}={limit!r} must be a number above 0 (tasks: whole), or None.")
         if self.seed is not None and not isinstance(self.seed, numbers.Integral):
             raise ValueError(f"seed={self.seed!r} must be a whole number.")
         if self.price is not None and self.price_per_second is not None:

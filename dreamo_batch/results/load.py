@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
-_TICK: Final = pd.Timedelta(1, "us")
 _SHARD: Final = pa.field("shard", pa.string())
 _BY_SHARD: Final = ds.partitioning(pa.schema([_SHARD]))
 # What results need; the long texts are left out.
@@ -576,7 +575,7 @@ def as_length(text: object) -> pd.Timedelta | None:
         length = pd.Timedelta(text) if isinstance(text, str) else pd.Timedelta(0)
     except ValueError:
         return None
-    return length if length > pd.Timedelta(0) and not length % _TICK else None
+    return length if length > pd.Timedelta(0) and not length.nanoseconds else None
 
 
 def _of_attempts(values: pd.Series, history: History, name: str) -> pd.Series:
