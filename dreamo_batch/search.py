@@ -239,9 +239,6 @@ def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataF
     whys = made[columns.PROBLEM].astype(str).tolist()
     # Another seed may show what this one doesn't, but more pictures that can't be judged are bought for nothing.
     if whys and made[name].isna().all() and not any(wanted.metric.nothing in why.split("; ") for why in whys):
-        raise UsageError(
-            f"accept can't judge any picture ({whys[0]}), so no more are bought. What was bought is kept. "
-            "Change what is wrong, and run the same call again."
-        )
+        raise UsageError(f"accept can't judge any picture ({whys[0]}). Nothing is lost: fix it, run again.")
     good = [wanted(None if is_missing(value) else float(value)) for value in measured[name]]
     return done.assign(**{name: measured[name].array, _ACCEPTED: pd.array(good, dtype=columns.BOOL)})

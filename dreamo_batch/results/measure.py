@@ -112,8 +112,7 @@ class Metric(Bounded):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not isinstance(self.version, str | None):
             raise UsageError(f"Metric {self.name!r}, version {self.version!r}: expected text for both.")
-        given = [one for one in (self.function, self.load) if one is not None]
-        if len(given) != 1 or not callable(given[0]):
+        if (self.function is None) == (self.load is None) or not callable(self.function or self.load):
             raise UsageError(f"Metric {self.name!r} needs either a function or load=, which returns one.")
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
