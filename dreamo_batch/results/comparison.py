@@ -699,7 +699,8 @@ class Calibration:
         The value that separates best: the share of pairs of the same subject above it, less that of others, is
         largest (Youden's J).
     auc : float
-        Area under the ROC curve: how often a pair of the same subject scores higher than one of others, 0.5 to 1.
+        Area under the ROC curve: how often a pair of the same subject scores higher than one of others. 0.5 is
+        chance; below it, the metric is higher for others.
     roc : pandas.DataFrame
         Columns ``threshold``, ``same_found`` and ``others_taken`` (float64, 0 to 1): of the pairs of the same subject
         and of others, the shares that reach the threshold. From the strictest to the loosest.
