@@ -130,18 +130,18 @@ def resolve(
 
     def settle(at_work: runner.Runner) -> State:
         opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
-        state = opened.state
-        settled = _ambiguous(state.of(job_id), row, attempt)
-        _refuse_known(state, settled, task_id)
+        settled = _ambiguous(opened.state.of(job_id), row, attempt)
+        _refuse_known(opened.state, settled, task_id)
         if not_sent and not force:
             refuse_young(holder.replica, [settled], now)
         at_work.settle(effects.resolved(settled, now, task_id))
         if at_work.coordinator is None:
             give_back_rest(opened, now)
-        return state.copy()
+        return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    return results_of(table.user, table.prepared, read_state(directory) if manifest.n_shards else state)
+    state = read_state(directory) if manifest.n_shards else state
+    return assembly.mark(results_of(table.user, table.prepared, state), directory)
 
 
 def find_job(table: StoredTable, row: Any) -> str:

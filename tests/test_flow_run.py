@@ -365,6 +365,7 @@ def test_an_ambiguous_row_that_was_not_sent_is_submitted_after_the_users_word(
     (row,) = first.index[first[columns.STATUS] == columns.AMBIGUOUS]
     settled = dreamo.resolve(tmp_path / "run", first.loc[row, columns.JOB_ID], not_sent=True)
     assert settled.loc[row, columns.STATUS] == columns.PENDING
+    assert settled[columns.RUN_DIR].equals(first[columns.RUN_DIR])  # so that its pictures are found
     done = run(table)
     assert (done[columns.STATUS] == columns.COMPLETED).all()
     assert len(gateway.invoice()) == 4
