@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -108,7 +109,8 @@ def test_a_disk_that_is_full_when_a_create_is_answered_tells_the_id(flow, disk, 
     (line,) = flow.invoice()
     assert line["id"] in str(error)
     assert "settle it with resolve(" in str(error)
-    assert any(line["id"] in record.getMessage() for record in caplog.records)
+    told = [record.levelno for record in caplog.records if line["id"] in record.getMessage()]
+    assert logging.ERROR in told, "a log that only shows errors has lost the id"
     assert line["id"] in set(error.results["task_id"])
 
 

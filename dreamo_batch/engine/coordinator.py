@@ -403,7 +403,7 @@ class Coordinator:
             lines.append(f"Answers that arrived afterwards are recorded in {self.ledger.strays_path}.")
         self.notices += lines
         for line in lines:
-            logger.warning("%s", line)
+            logger.error("%s", line)
         if lines and self.stopped is not None:
             self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
 
