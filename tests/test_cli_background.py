@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import re
@@ -151,6 +153,22 @@ def test_lines_are_dated_once():
         lines.write(text)
     one, two, three, empty = kept.text.splitlines()
     assert (one[25:], two[25:], three[25:], empty[25:]) == ("one", "two", "dreamo: three", "")
+
+
+def test_what_the_log_can_not_take_goes_into_a_temporary_file(tmp_path, monkeypatch):
+    """The disk that refuses the ledger refuses the log, too, in which the ids of paid tasks would stand."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lines = background._DatedLines(FullDisk())
+    lines.write("task t1\n")
+    lines.write("task t2\n")
+    lines._stream.close()
+    (kept,) = tmp_path.glob("dreamo-batch-*.log")
+    assert [line[25:] for line in kept.read_text(encoding="utf-8").splitlines()] == ["task t1", "task t2"]
+
+
+class FullDisk(io.StringIO):
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # Stopping.

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -246,18 +247,25 @@ def take_over() -> dict[str, Any]:
 
 
 class _DatedLines(io.TextIOBase):
-    """Puts the date before each line that has none."""
+    """Puts the date before each line that has none; once the log can't be written, in a temporary file."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._is_at_start = True
 
     def write(self, text: str) -> int:
+        dated = ""
         for line in text.splitlines(keepends=True):
             is_to_be_dated = self._is_at_start and not _DATED.match(line)
-            self._stream.write(f"{datetime.now().astimezone():{_DATE}} {line}" if is_to_be_dated else line)
+            dated += f"{datetime.now().astimezone():{_DATE}} {line}" if is_to_be_dated else line
             self._is_at_start = line.endswith("\n")
-        self._stream.flush()
+        try:
+            self._stream.write(dated)
+            self._stream.flush()
+        except OSError:  # on the disk of the run, which may refuse what was bought, too
+            number, _ = tempfile.mkstemp(".log", f"dreamo-batch-{os.getpid()}-", text=True)
+            self._stream = open(number, "a", 1, "utf-8")  # noqa: PTH123, SIM115 - for as long as this process
+            self._stream.write(dated)
         return len(text)
 
     def flush(self) -> None:

@@ -240,11 +240,9 @@ def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
     The latter keeps its number, so that the ledger shows the doubt beside what is sent afterwards.
     """
     key = (attempt.job_id, attempt.attempt)
-    return (
-        _event(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
-        if task_id is None
-        else _event(EventKind.ACCEPTED, key, at, task_id=task_id)
-    )
+    if task_id is None:
+        return _event(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
+    return _event(EventKind.ACCEPTED, key, at, task_id=task_id)
 
 
 def interrupted(attempt: Attempt, at: float) -> Event:
