@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 95
-N_CODE_LINES = 26_655
+N_CODE_LINES = 26_660
 N_LINES = 39_140
 
 
