@@ -90,7 +90,7 @@ def test_no_problems_are_said_in_words():
         ),
         ({"prompt": "x" * 301}, "3 rows can be submitted, with a warning. 1 warning."),
         ({"prompt": ["a", "a", "x" * 301]}, "3 rows can be submitted, 1 of them with a warning. 1 warning."),
-        ({"prompt": ["", "", ""]}, "3 of 3 rows can't be submitted; 0 can. 1 error."),
+        ({"prompt": ["", "", ""]}, "None of the 3 rows can be submitted. 1 error."),
     ],
 )
 def test_problems_are_counted_by_row(changes, said):
@@ -102,7 +102,7 @@ def test_a_bad_file_is_one_problem_with_its_rows(tmp_path):
     """Printed or in a notebook; the table itself keeps a line for each row."""
     problems = dreamo.validate(_jobs(image="gone.png"), base_dir=tmp_path)
     headline, line = repr(problems).splitlines()
-    assert headline == "3 of 3 rows can't be submitted; 0 can. 1 error."
+    assert headline == "None of the 3 rows can be submitted. 1 error."
     assert line.startswith("error: image-not-found in 3 rows (0, 1, 2; column image, gone.png): ")
     assert line.endswith(f"{problems['message'][0]} {problems['fix'][0]}")
     assert problems._repr_html_().count("<tr>") == 2

@@ -144,6 +144,9 @@ def test_groups_by_columns_buckets_and_directories():
     assert by_time["attempts"].tolist() == [1, 2]
     assert dreamo.costs(made, "hour")["hour"].tolist() == [11, 12]
     assert dreamo.costs(made, "status")["attempts"].tolist() == [3]
+    own = pd.Series(["fox\0a", "fox\0b", "fox\0a"], dtype=object)
+    torn = history_of(["a", "b", "a"], attempts, prompt=own)
+    assert dreamo.costs(torn, "prompt")["rows"].tolist() == [2, 1]
 
 
 def test_size_is_told_from_what_is_known():

@@ -284,4 +284,6 @@ def _headline(n_rows: int, n_errors: int, n_warned: int) -> str:
     warned = f",{share} with a warning" if n_warned else ""
     if not n_errors:
         return f"{'' if n_warned else 'No problems: '}{rows} can be submitted{warned}."
+    if n_errors == n_rows:
+        return f"{rows} can't be submitted." if n_rows == 1 else f"None of the {rows} can be submitted."
     return f"{n_errors:,} of {rows} can't be submitted; {n_rows - n_errors:,} can{warned}."

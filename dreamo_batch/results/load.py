@@ -541,7 +541,14 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
 def numbered(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
     """Group rows and attempts by all their columns, in the order of these, or else of the rows."""
     both = pd.concat([rows, attempts], ignore_index=True)
-    of_both = both.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
+    # pandas 3.0.0 takes objects for equal that differ behind a NUL only
+    torn = [
+        name
+        for name in both
+        if both[name].dtype == object and any(type(cell) is str and "\0" in cell for cell in both[name])
+    ]
+    texts = both.astype(dict.fromkeys(torn, columns.STR))
+    of_both = texts.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
     numbers = of_both.ngroup().to_numpy()
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
