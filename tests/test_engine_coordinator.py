@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from decimal import Decimal
 
@@ -31,6 +32,8 @@ DONE = Task("t1", "completed", urls=("https://h/1",), cost="0.0286")
 
 class Named:
     """Names requests instead of making them."""
+
+    is_halted = threading.Event()
 
     def create(self, key, _job, _recorded_at):
         return "create", key

@@ -120,15 +120,26 @@ HELD = FailureKind.MAY_HAVE_ARRIVED
 def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, monkeypatch, refused, polled, outcome):
     """What is named may be the request alone, or a task that will be billed; a limit says neither."""
     clock = FakeClock()
-    times = SimpleNamespace(monotonic=clock.monotonic, sleep=clock.advance)
-    monkeypatch.setattr("dreamo_batch.engine.effects.time", times)
+    monkeypatch.setattr("dreamo_batch.engine.effects.time", SimpleNamespace(monotonic=clock.monotonic))
     client = ScriptedClient(RequestNotTaken(refused))
     made = Effects(client, RunDirectory(tmp_path))
+    made.is_halted = SimpleNamespace(wait=clock.advance)
     client.script = [RequestNotTaken(one) if isinstance(one, Failure) else one for one in polled]
     result = made.create(KEY, job(), boottime()).result
     assert result == "t1" if outcome is None else result.kind is outcome
     assert client.asked[1:] == [("fetch", "t1")] * len(polled)
     assert outcome is not HELD or "it names task t1" in result.message
+
+
+def test_a_call_that_is_halted_stops_asking_and_holds_the_id(tmp_path):
+    """The process waits for answers half a minute only, and then would not know the id."""
+    client = ScriptedClient(RequestNotTaken(LIMITED))
+    made = Effects(client, RunDirectory(tmp_path))
+    client.script = [RequestNotTaken(LIMITED)]
+    made.is_halted.set()
+    result = made.create(KEY, job(), boottime()).result
+    assert result.kind is HELD
+    assert "it names task t1" in result.message
 
 
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):

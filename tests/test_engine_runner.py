@@ -35,6 +35,7 @@ class FakeService:
         self.gate = threading.Event()
         self.gate.set()
         self.n_held = threading.Semaphore(0)
+        self.is_halted = threading.Event()
         self.creates: list = []
         self.poll_error: BaseException | None = None
         self.save_error: BaseException | None = None

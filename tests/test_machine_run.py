@@ -7,6 +7,7 @@ The service keeps an invoice that the ledger is compared with, and every create 
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -333,6 +334,8 @@ class World:
 
 class Requests:
     """Names each request instead of making it."""
+
+    is_halted = threading.Event()
 
     def create(self, key, job, _recorded_at):
         assert job.job_id == key[0]

@@ -373,6 +373,7 @@ class Coordinator:
     def halt(self) -> None:
         """Send nothing more, and wait only for creates on the wire."""
         self.schedule.halt()
+        self._effects.is_halted.set()
 
     def pause(self, *, is_paused: bool) -> None:
         """Hold back new creates, or resume them; jobs in flight finish either way."""

@@ -401,6 +401,7 @@ class Effects:
     """Makes one request and gives its answer as a value; safe to share between threads."""
 
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
+        self.is_halted = threading.Event()
         self._client = client
         self._run_dir = run_dir.path
         self._create_within_s = inf if run_dir.replica is None else CREATE_WITHIN_S
@@ -443,7 +444,10 @@ class Effects:
             wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
             if said.error_class != failures.RATE_LIMITED or time.monotonic() + wait_s > until:
                 break
-            time.sleep(wait_s)
+            if self.is_halted.wait(
+                wait_s
+            ):  # held with the id, before the process gives up waiting for the answer
+                break
         else:
             return failure.task_id
         # A key that is refused itself buys nothing.
