@@ -29,6 +29,7 @@ from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.errors import (
     AccessRefused,
+    BudgetReached,
     DirectoryError,
     DirectoryLocked,
     DreamoError,
@@ -196,6 +197,8 @@ class Call:
     runner: Runner
     coordinator: Coordinator
     ledger: Ledger
+    notices: list[str]  # to be said while it goes
+    spending: Spending  # what was spent and is reserved, against the cap
 
     def __init__(
         self,
@@ -215,6 +218,8 @@ class Call:
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
+        # Called with each change of an attempt, in the runner's thread.
+        self.follower: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
         self.not_before = not_before  # Unix seconds; whoever begins the call releases it then
         self.is_begun = False
         self.entropy = entropy
@@ -304,19 +309,9 @@ class Call:
         return self.runner.error or self.coordinator.stopped
 
     @property
-    def notices(self) -> list[str]:
-        """What is to be said while it goes."""
-        return self.coordinator.notices
-
-    @property
     def is_paused(self) -> bool:
         """Whether it submits nothing for now."""
         return self.coordinator.schedule.is_paused
-
-    @property
-    def spending(self) -> Spending:
-        """What was spent and is reserved, against the cap."""
-        return self.coordinator.budget
 
     @property
     def state(self) -> State:
@@ -362,10 +357,6 @@ class Call:
         """Do something while nothing changes: in the runner's thread, or here once that has ended."""
         reply = self.runner.ask(lambda _: do())
         return do() if reply.cancelled() else reply.result()
-
-    def follow(self, note: Callable[[Attempt | None, Attempt], None]) -> None:
-        """Have each change of an attempt told, in the runner's thread."""
-        self.coordinator.on_change = note
 
     def snapshot(self) -> Snapshot:
         """Count the rows by status, and the money."""
@@ -423,8 +414,10 @@ class Call:
         self.warnings = warnings
         at_work.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
-        coordinator.schedule.is_paused = self._waits(coordinator.notices)
+        self.notices, self.spending = coordinator.notices, budget
+        coordinator.schedule.is_paused = self._waits()
         on_begin(self)
+        coordinator.on_change = self.follower
         self.listeners.begin(self.client.settings.api_key)
         coordinator.tell = self.tell
         at_work.take_on(coordinator, self._finish, n_workers, self.tell_of_end)
@@ -432,10 +425,10 @@ class Call:
         if self._is_stopped:
             coordinator.halt()
 
-    def _waits(self, notices: list[str]) -> bool:
+    def _waits(self) -> bool:
         """Whether nothing is sent before `release`; says until when."""
         if self.not_before is not None:
-            notices.append(
+            self.notices.append(
                 f"Waits until {clock_time(self.not_before)}; nothing is sent before. resume() begins at once."
             )
         return bool(self.warnings) or self.not_before is not None
@@ -642,7 +635,8 @@ class Call:
         by_status = self.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
-            self.listeners.tell_of_stop(problem, self.snapshot())
+            kind: Kind = "budget" if isinstance(problem, BudgetReached | PriceUnknown) else "stopped"
+            self.tell(kind, str(problem) or type(problem).__name__)
         elif n_left:
             self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
         else:

@@ -630,7 +630,7 @@ class Batch:
 
     def _go_on_with(self, call: Call) -> None:
         """Follow this call from now on; called in the runner's thread, before the first request."""
-        call.follow(self._note)  # which keeps this batch alive as long as its call
+        call.follower = self._note  # which keeps this batch alive as long as its call
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
             self._call.tell("stopped", "Another call of the same process goes on with this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False

@@ -65,7 +65,6 @@ def probe_seeds(
     *,
     max_cost: Amount,
     k: int = 3,
-    ask: Callable[[str], bool] | None = None,
     client: Client | None = None,
     api_key: str | None = None,
     base_url: str | None = None,
@@ -91,9 +90,6 @@ def probe_seeds(
         Cap in USD over everything ever submitted in the directory.
     k : int
         Rows to buy twice; all, if the table has fewer.
-    ask : callable, optional
-        Called before anything is sent, with a sentence on what would be bought and what it can cost; nothing is sent
-        unless it returns True. Not called if there is nothing to buy.
     client, api_key, base_url, gateway, unit_cost, base_dir : optional
         As for `run`.
     progress : bool
@@ -109,7 +105,7 @@ def probe_seeds(
     Raises
     ------
     UsageError
-        If nothing was agreed to, `max_cost` does not cover the probe, the directory holds another table, or an option
+        If `max_cost` does not cover the probe, the directory holds another table, or an option
         can't be used. Nothing was sent.
     InvalidTable
         If no row can be submitted. Nothing was sent.
@@ -147,8 +143,6 @@ def probe_seeds(
         sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
         _refuse_too_little(directory, n_new, price, cap)
         say(sentence, show=progress)
-        if ask is not None and not ask(sentence):
-            raise UsageError("The probe was not agreed to, so nothing was sent.")
     done = run(
         probe,
         run_dir,

@@ -151,12 +151,13 @@ class ShardedCall(Call):
 
     tells_changes = False
     runner: _ShardRunner
+    coordinator = None  # type: ignore[assignment]  # each shard has one, in its worker
 
     def __init__(self, *given: Any, cluster: Any, **others: Any) -> None:
         super().__init__(*given, **others)
         self._cluster = cluster
         self._environment: dict[str, str] = {}
-        self._notices: list[str] = []
+        self.notices = []
         self._stopped: BaseException | None = None
         self.is_halted = self._is_paused = self._is_out = False
         self._n_held = 0
@@ -182,7 +183,7 @@ class ShardedCall(Call):
             self.runner = _ShardRunner(self)
             on_begin(self)
             self.listeners.begin(self.client.settings.api_key)
-            self._is_paused = self._waits(self._notices)
+            self._is_paused = self._waits()
             self.runner.resources, self.is_begun = resources.pop_all(), True
             self.runner.start()
 
@@ -194,7 +195,7 @@ class ShardedCall(Call):
         shards = {name: read_state(shard) for name, shard in directory.shards().items()}
         state = joined(shards, stored_terms(directory))
         self._planned = self.planned(state, inputs.chosen)
-        self._budget = self.budget(self._planned, state, self.told_price())
+        self.spending = self.budget(self._planned, state, self.told_price())
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else Budget.of(team)
         self._refuse_two_caps()
@@ -220,25 +221,10 @@ class ShardedCall(Call):
         """Submit from now on."""
         self.pause(is_paused=False)
 
-    def stop(self) -> None:
-        """Have every worker stop; requests on the wire are still recorded."""
-        if self.is_begun:
-            self.runner.interrupt()
-
-    @property
-    def is_taken_over(self) -> bool:
-        """Whether this process is only a fork of the one that works on the run."""
-        return self.is_begun and self.runner.is_of_parent
-
     @property
     def stopped(self) -> BaseException | None:
         """What stopped the call early."""
         return self.runner.error or self._stopped
-
-    @property
-    def notices(self) -> list[str]:
-        """What is to be said while it goes."""
-        return self._notices
 
     @property
     def is_paused(self) -> bool:
@@ -250,11 +236,6 @@ class ShardedCall(Call):
         """What the ledgers of all shards know."""
         return read_state(self.directory)
 
-    @property
-    def spending(self) -> Spending:
-        """The cap, and what was spent when the call began."""
-        return self._budget
-
     def waiting(self) -> frozenset[str]:
         """Return the failed or ambiguous jobs that are still to be submitted."""
         state = self.state
@@ -265,10 +246,6 @@ class ShardedCall(Call):
     def quietly(self, do: Callable[[], T]) -> T:
         """Do something with what lies on the disk."""
         return do()
-
-    def follow(self, note: Callable[..., None]) -> None:
-        """Keep who follows; attempts change in other processes."""
-        self._follower = note
 
     def pause(self, *, is_paused: bool) -> bool:
         """Submit nothing for now, or go on; False if the call is over, or was stopped."""
@@ -285,17 +262,17 @@ class ShardedCall(Call):
         def set_here() -> None:
             self.directory.refuse_loss(is_asked=True)
             self.directory.update_manifest(cap=None if cap is None else exact_text(cap))
-            self._budget.cap = cap
+            self.spending.cap = cap
             if self._slices is not None:
-                self._slices.limit(cap=self._budget.limit)
+                self._slices.limit(cap=self.spending.limit)
             self._committed_before = None
 
         return self.ask(set_here)
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that goes on with this one."""
-        now = Spending(price=self._budget.price, attempts=self.state.kinds())
-        now.call_limit = self._budget.call_limit
+        now = Spending(price=self.spending.price, attempts=self.state.kinds())
+        now.call_limit = self.spending.call_limit
         return over_shards(super().again(replace(inputs, before=now)), self._cluster)
 
     def compose(self) -> pd.DataFrame:
@@ -345,16 +322,16 @@ class ShardedCall(Call):
                 f"{self.directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
                 f"{option('max_cost')} and {option('max_new_cost')}."
             )
-        if self._is_capped and self._budget.price is None and options.pilot is not None:
+        if self._is_capped and self.spending.price is None and options.pilot is not None:
             raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")
 
     @property
     def _is_capped(self) -> bool:
-        return self._budget.limit is not None
+        return self.spending.limit is not None
 
     def _store(self, manifest: Manifest) -> None:
         """Store the table and the options."""
-        cap, inputs = self._budget.cap, self.inputs
+        cap, inputs = self.spending.cap, self.inputs
         try:
             write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
             self.directory.write_manifest(
@@ -388,7 +365,7 @@ class ShardedCall(Call):
         for job_id, n_rows in self._planned.weights.items():
             weights[shard_of(job_id)][job_id] = n_rows
         return {
-            name: _snapshot(weights[name], shards.get(name, State()), self._budget.price)
+            name: _snapshot(weights[name], shards.get(name, State()), self.spending.price)
             for name in sorted(weights.keys() | shards.keys())
         }
 
@@ -415,7 +392,7 @@ class ShardedCall(Call):
             for name, one in shards.items():
                 self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
             self._work_of += Counter()  # without those that have nothing to do
-            slices.limit(cap=self._budget.limit)
+            slices.limit(cap=self.spending.limit)
         except OSError as error:
             raise unreachable(place, error) from error
         return slices
@@ -428,7 +405,7 @@ class ShardedCall(Call):
         ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
         try:
             share = BudgetShare(Budget.of(place), ledger)
-            spending = Spending(price=self._budget.price, attempts=ledger.state.kinds())
+            spending = Spending(price=self.spending.price, attempts=ledger.state.kinds())
             granted = share.join(spending.committed, spending, ledger.state)
             ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))
             ledger.close(())
@@ -459,7 +436,7 @@ class ShardedCall(Call):
                         f"The workers have died ({error}). Run {same_call()} again to resume; nothing is bought twice."
                     )
                     return
-                self._notices.append(
+                self.notices.append(
                     f"A worker has died; {counted(len(waiting), 'shard')} are worked on anew."
                 )
             self.runner.listen()
@@ -476,12 +453,12 @@ class ShardedCall(Call):
 
     def _may_go_on(self) -> bool:
         """Whether others have given back what shards were short of, since the last time."""
-        if not self._short or self._slices is None or self._budget.price is None:
+        if not self._short or self._slices is None or self.spending.price is None:
             return False
         self._slices.read()
         room, whole = self._slices.room(), self.snapshot()
         committed = total((whole.spent_usd, whole.reserved_usd))
-        is_room = room is None or room >= self._budget.price  # None once the cap was lifted
+        is_room = room is None or room >= self.spending.price  # None once the cap was lifted
         is_more = is_room and committed != self._committed_before
         self._committed_before = committed
         return is_more
@@ -525,14 +502,14 @@ class ShardedCall(Call):
         last = work.last
         assert last is not None  # noqa: S101 - who was never heard doesn't fall silent
         where = "on another machine, or " if is_url(self.directory.name) else ""
-        self._notices.append(
+        self.notices.append(
             f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
             f"{', '.join(work.names)}: it is suspended or cut off. Its rows continue {where}once it does or was killed."
         )
         return work.names
 
     def _task(self, name: str, max_in_flight: int, pulse_id: str) -> ShardTask:
-        options, price, inputs = self.inputs.options, self._budget.price, self.inputs
+        options, price, inputs = self.inputs.options, self.spending.price, self.inputs
         return ShardTask(
             run_dir=self.directory.name,
             name=name,
@@ -570,7 +547,7 @@ class ShardedCall(Call):
         """Keep what a shard came to; what stops one for any other reason than its slice stops all."""
         if outcome.snapshot is not None:
             self._snapshots[name] = outcome.snapshot
-        self._notices += [line for line in outcome.notices if line not in self._notices]
+        self.notices += [line for line in outcome.notices if line not in self.notices]
         if isinstance(outcome.error, BudgetReached):
             self._short[name] = outcome.error
         elif outcome.error is not None and self._stopped is None:
@@ -602,7 +579,7 @@ class ShardedCall(Call):
                 "is sent again unless you ask.",
             )
         if now.outage and not self._is_out:
-            self._notices.append(now.outage)
+            self.notices.append(now.outage)
             self.tell("outage", now.outage)
         self._n_held, self._is_out = now.n_held, bool(now.outage)
 
@@ -618,7 +595,7 @@ class ShardedCall(Call):
             by_status=counts,
             spent_usd=total(one.spent_usd for one in shards),
             reserved_usd=total(one.reserved_usd for one in shards),
-            max_cost_usd=self._budget.cap,
+            max_cost_usd=self.spending.cap,
             outage=next((one.outage for one in shards if one.outage), ""),
             **sums,
         )
@@ -626,10 +603,10 @@ class ShardedCall(Call):
     def _out_of_money(self) -> BudgetReached | None:
         if not self._short:
             return None
-        whole, limit = self.snapshot(), self._budget.limit
+        whole, limit = self.snapshot(), self.spending.limit
         if limit is None and self._team is not None:
             return self._out_of_team(self._team, whole)
-        name = "max_cost" if limit == self._budget.cap else "max_new_cost"
+        name = "max_cost" if limit == self.spending.cap else "max_new_cost"
         return BudgetReached(
             f"The {'cap' if name == 'max_cost' else 'limit of this call'} of {dollars(limit or ZERO)} is reached: "
             f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
@@ -647,7 +624,7 @@ class ShardedCall(Call):
         n_left = whole.by_status[columns.PENDING]
         return (
             f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
-            f"may cost {dollars(self._budget.price or ZERO)}. {counted(n_left, 'row')} not submitted."
+            f"may cost {dollars(self.spending.price or ZERO)}. {counted(n_left, 'row')} not submitted."
         )
 
     def finish(self) -> None:

@@ -138,7 +138,7 @@ class Coordinator:
         self.assignment = assignment
         self.stopped: DreamoError | None = None
         self.notices: list[str] = []
-        self.on_change: Callable[[Attempt | None, Attempt], None] = _ignore
+        self.on_change: Callable[[Attempt | None, Attempt], object] = _ignore
         self.tell: Callable[[Kind, str], None] = _tell_nobody
         self._effects = effects
         self._clock = clock

@@ -24,9 +24,7 @@ from urllib.parse import urlsplit
 
 from dreamo_batch.engine.status import AMOUNTS
 from dreamo_batch.errors import (
-    BudgetReached,
     DreamoError,
-    PriceUnknown,
     RunStopped,
     UsageError,
     is_function_of,
@@ -157,11 +155,6 @@ class Listeners:
         """Tell an event, without waiting."""
         for listener in self._listeners:
             listener.tell(event)
-
-    def tell_of_stop(self, error: BaseException, snapshot: Snapshot) -> None:
-        """Hand on what stopped a call."""
-        kind: Kind = "budget" if isinstance(error, BudgetReached | PriceUnknown) else "stopped"
-        self.tell(kind, str(error) or type(error).__name__, snapshot)
 
     @contextmanager
     def hear_of_refusal(self) -> Iterator[None]:
