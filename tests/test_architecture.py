@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 95
-N_CODE_LINES = 26_641
-N_LINES = 39_098
+N_CODE_LINES = 26_665
+N_LINES = 39_125
 
 
 def code_lines(path: Path) -> int:
