@@ -105,8 +105,8 @@ def probe_seeds(
     Raises
     ------
     UsageError
-        If `max_cost` does not cover the probe, the directory holds another table, or an option
-        can't be used. Nothing was sent.
+        If `max_cost` does not cover the probe, the directory holds another table, or an option can't be used. Nothing
+        was sent.
     InvalidTable
         If no row can be submitted. Nothing was sent.
     DirectoryError, PriceUnknown, RunStopped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -207,6 +208,14 @@ def test_a_gateway_that_can_not_start_says_why():
         gateway.start()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     gateway.stop()
+
+
+def test_a_system_clock_that_is_set_back_holds_up_no_task(monkeypatch):
+    """Tasks go by a clock that nobody sets; those accepted before would else be due hours later."""
+    clock = inspect.signature(LocalGateway).parameters["clock"].default
+    before, now = clock(), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    assert clock() - before == pytest.approx(3600, abs=1)
 
 
 def test_links_name_an_address_that_can_be_reached():

@@ -444,9 +444,8 @@ class Effects:
             wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
             if said.error_class != failures.RATE_LIMITED or time.monotonic() + wait_s > until:
                 break
-            if self.is_halted.wait(
-                wait_s
-            ):  # held with the id, before the process gives up waiting for the answer
+            # Then it is held with the id, which would be lost once the process gives up waiting for this answer.
+            if self.is_halted.wait(wait_s):
                 break
         else:
             return failure.task_id

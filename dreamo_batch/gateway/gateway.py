@@ -44,6 +44,13 @@ GRACE_S: Final = 0.1
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what links say instead of these
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_BEGAN_AT: Final = time.time() - time.monotonic()
+
+
+def steady_time() -> float:
+    """Return Unix seconds by the clock as it stood when this process began."""
+    return _BEGAN_AT + time.monotonic()
+
 
 class LocalGateway:
     """The service on this machine: the same contract, made-up pictures, an invoice, and faults on demand.
@@ -68,7 +75,7 @@ class LocalGateway:
     faults : mapping, str, Path or None
         What goes wrong, see `FaultPlan.change`; or the path of a JSON file with it.
     clock : callable
-        Returns Unix seconds; tasks advance by it.
+        Returns Unix seconds; tasks advance by it. Default: the time, which setting the system's clock doesn't change.
     price : str, callable or None
         Price of a picture in USD as decimal text, or a function of the request that returns it; None to scale the
         service's price by the number of pixels.
@@ -126,7 +133,7 @@ class LocalGateway:
         engine: str | Engine = "preview",
         latency: str | float | Latency = "instant",
         faults: Mapping[str, Any] | str | Path | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
         price: PriceSetting = None,
         price_per_second: str | None = None,
         discount: str = "1",
