@@ -75,12 +75,10 @@ def keep(benchmark: str, figures: list[Figure]) -> None:
 
 
 def release(version: str) -> None:
-    """Put what is kept into the history, as the line of a version."""
-    line = {
-        "version": version,
-        "machine": machine(),
-        "benchmarks": json.loads(LATEST.read_text(encoding="utf-8")),
-    }
+    """Put what is kept into the history, as the line of a version; what was not measured again stays in it."""
+    latest = json.loads(LATEST.read_text(encoding="utf-8"))
+    of_version = {one["version"]: one["benchmarks"] for one in read_history()}.get(version, {})
+    line = {"version": version, "machine": machine(), "benchmarks": of_version | latest}
     lines = [*(one for one in read_history() if one["version"] != version), line]
     HISTORY.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
 
