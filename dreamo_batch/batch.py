@@ -108,7 +108,7 @@ def run(
     table : pandas.DataFrame
         One row per requested picture, with the columns of `dreamo_batch.columns.INPUTS`; any others are yours and come
         back untouched. Not modified.
-    run_dir : path-like
+    run_dir : path
         Directory for the ledger and the pictures; created if missing.
     client : Client, optional
         Client for the service; replaces `api_key` and `base_url`.
@@ -131,7 +131,7 @@ def run(
     pilot : int, optional
         With a cap but no known price: buy up to this many attempts first, which the cap can't limit. Counts over the
         life of the directory.
-    budget : path-like, str or Budget, optional
+    budget : path, str or Budget, optional
         Cap shared with other run directories and people, as its path or URL; see `Budget`. The directory then stays in
         it.
     max_in_flight : int
@@ -159,7 +159,7 @@ def run(
         Submit jobs although the directory is a copy of another run directory, whose owner could submit the same.
     progress : bool
         Show a progress bar and notices on standard error.
-    base_dir : path-like, optional
+    base_dir : path, optional
         Folder that relative image paths start at. Default: the working directory; on the command line, the folder
         of the table's file.
     notify : str, optional
@@ -298,7 +298,7 @@ def plan(
     ----------
     table : pandas.DataFrame
         As for `run`.
-    run_dir : path-like, optional
+    run_dir : path, optional
         The run directory; without one everything is new.
     max_cost, unit_cost : float, str or Decimal, optional
         As for `run`; the cap is compared with what the rows can cost, and not kept.
@@ -308,7 +308,7 @@ def plan(
         As for `run`.
     max_attempts : int
         As for `run`.
-    base_dir : path-like, optional
+    base_dir : path, optional
         As for `run`.
     **options
         The other arguments of `run`, so that a call can be planned as it stands; they are checked and change nothing.
@@ -375,7 +375,7 @@ def retry(
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         The run directory.
     rows : collection of labels, DataFrame, or boolean mask, optional
         Rows to submit again: their index labels, also as text, ranges of labels such as ``"3-7"`` (from the one to the
@@ -453,7 +453,7 @@ def resume(
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         The run directory.
     client, api_key, base_url, gateway : optional
         As for `run`. Default: the local gateway if the run used it, else as for `run`.
@@ -592,7 +592,7 @@ def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) 
     ----------
     table : pandas.DataFrame
         As for `run`.
-    run_dir : path-like
+    run_dir : path
         As for `run`.
     **options
         Every other argument of `run` but `progress`, with the same default. With `not_before`, everything is checked

@@ -107,7 +107,7 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         The run directory.
 
     Returns

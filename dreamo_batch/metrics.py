@@ -324,7 +324,7 @@ class Embedding(VectorMetric):
         A preset: ``"dinov2-small"`` (88 MB) or ``"clip-vit-b32"`` (352 MB).
     name : str, optional
         Name of the column; default: the preset.
-    path : path-like, optional
+    path : path, optional
         A folder with the model's files, for machines without internet or files of your own; default: fetched from
         the Hugging Face hub at first use, by revision and digest.
     batch_size : int

@@ -84,7 +84,7 @@ def probe_seeds(
     table : pandas.DataFrame
         As for `run`, or results. The rows are taken evenly from it; a seed that is missing is drawn, and the same for
         both of a pair. If the service may rewrite the prompt (`use_rephraser`), that is probed with it.
-    run_dir : path-like
+    run_dir : path
         A directory of the probe's own, apart from the run's.
     max_cost : float, str or Decimal
         Cap in USD over everything ever submitted in the directory.

@@ -54,7 +54,7 @@ def search(
     ----------
     jobs : pandas.DataFrame
         Rows without seeds, as for `run`. Where a group has several rows, they take turns.
-    run_dir : path-like
+    run_dir : path
         The run directory.
     accept : Criterion, str or callable
         What a good picture is: ``metric >= 0.8`` of a `Metric` or one of `metrics`; the same as text with the name of

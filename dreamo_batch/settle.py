@@ -71,7 +71,7 @@ def resolve(
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         The run directory.
     row : label or str
         Index label of the row, or its ``job_id``.
@@ -196,9 +196,9 @@ def download(
 
     Parameters
     ----------
-    results : pandas.DataFrame, path-like, or iterable of path-like
+    results : pandas.DataFrame, path, or iterable of paths
         Rows of results, any part of them, or one or more run directories for all of their tables.
-    run_dir : path-like, optional
+    run_dir : path, optional
         The run directory; default: those that the results came from, which are worked on one after the other.
     client, api_key, base_url, gateway : optional
         As for `run`. Default: the local gateway if the run used it, else as for `run`.
@@ -266,7 +266,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         One or more run directories.
     progress : bool
         Show a bar while the pictures are read.

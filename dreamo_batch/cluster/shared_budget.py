@@ -79,7 +79,7 @@ class Budget:
 
     Parameters
     ----------
-    place : path-like or str
+    place : path or str
         A folder, created if missing, or the URL of one in an object store (``s3://``, ``gs://``, ``az://``). On a
         network file system, all must see the same folder, and it needs hard links.
     cap : float, str or Decimal, optional

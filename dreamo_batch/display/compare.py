@@ -71,7 +71,7 @@ def compare(
 
     Parameters
     ----------
-    source : pandas.DataFrame, path-like or iterable of path-like
+    source : pandas.DataFrame, path or iterable of paths
         Results, or one or more run directories.
     by : str or sequence of str
         Columns whose values are compared; ``"seed"`` is the seed that was sent.
@@ -81,7 +81,7 @@ def compare(
         right.
     within : str, sequence of str, or None
         Only pictures with equal values in these columns are compared. None: any.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: where the results came from.
     rater : str, optional
         Who chooses; default as in `rate`.
@@ -187,7 +187,7 @@ class PairedComparison:
 
         Parameters
         ----------
-        path : path-like
+        path : path
             The file to write, replaced atomically; about 0.1 MB per picture.
         progress : bool
             Show a bar while the pictures are encoded.
@@ -232,7 +232,7 @@ class PairedComparison:
 
         Parameters
         ----------
-        path : path-like
+        path : path
             The CSV file saved there: ``job_id_a``, ``job_id_b``, ``rater``, ``choice``.
 
         Returns

@@ -85,7 +85,7 @@ def gallery(
 
     Parameters
     ----------
-    source : pandas.DataFrame, path-like or iterable of path-like
+    source : pandas.DataFrame, path or iterable of paths
         Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
         loaded.
     rows, columns : str, sequence of str, or None, optional
@@ -96,7 +96,7 @@ def gallery(
         row, are counted: ``drawn 1``, ... None for `rows`: one row; None for `columns`: the pictures of a row are
         counted. Where several rows of the table still share a cell, it shows the first four, and ``+n more`` unfolds
         the others.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: where the results came from.
     page_rows, page_columns : int
         Rows and columns of a page.
@@ -335,7 +335,7 @@ class Gallery:
 
         Parameters
         ----------
-        path : path-like, optional
+        path : path, optional
             The file to write, replaced atomically. In the run directory, enlarged pictures link to the full ones.
         cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
             Where thumbnails that are missing are made, as for `measure`.

@@ -90,9 +90,9 @@ def report(
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         The run directory; or several, which follow each other on the page, after their totals.
-    path : path-like, optional
+    path : path, optional
         The file to write, replaced atomically; default: ``report.html`` in the run directory, if there is only one.
     progress : bool
         Show progress bars while thumbnails are made and pictures compared.

@@ -109,13 +109,13 @@ def contact_sheet(
 
     Parameters
     ----------
-    source : pandas.DataFrame, path-like or iterable of path-like
+    source : pandas.DataFrame, path or iterable of paths
         Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
         loaded.
-    path : path-like
+    path : path
         The PNG, JPEG or PDF to write, by its suffix; replaced atomically. Several pages become one PDF, or
         ``sheet.png``, ``sheet-2.png``, ...
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: where the results came from.
     rows, columns : str, sequence of str, or None
         Columns that the grid's rows and columns stand for, as in `gallery`; ``...`` chooses them as `gallery` does.
@@ -130,7 +130,7 @@ def contact_sheet(
         A heading, with axes.
     paper : {"a4", "letter"}
         The paper of a grid, at 300 dpi; upright for few columns, otherwise landscape.
-    font : path-like, optional
+    font : path, optional
         Font file for the labels. Default: Pillow's font, and one of this machine where it lacks letters, as for
         Chinese. Labels that no font has the letters for, or that don't fit, become codes (P1, C1, ...), which
         ``PATH.legend.csv`` explains.

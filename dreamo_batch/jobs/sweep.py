@@ -486,7 +486,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
 
     Parameters
     ----------
-    path : path-like
+    path : path
         A file in UTF-8. Blank lines are skipped, and so are blanks at the ends of a line.
 
     Returns

@@ -132,13 +132,13 @@ def diversity(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
+    source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, sequence of str, or None
         Columns of the results, or ``"size"``. None: all pictures are one group.
     max_bits, max_delta_e : float
         What counts as near-duplicates, see `near_duplicates`.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
@@ -193,7 +193,7 @@ def near_duplicates(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
+    source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, sequence of str, or None
         Only pictures of the same group are compared, as for `diversity`. None: all with all.
@@ -203,7 +203,7 @@ def near_duplicates(
         Most by which the thumbnails may differ, as mean CIE 1976 Delta E.
     limit : int
         The most pairs to list.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
@@ -264,7 +264,7 @@ def rank(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
+    source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     by : str, Metric or callable, or several
         Columns of numbers in the results, including your own; names of built-in metrics; metrics as for `measure`.
@@ -274,7 +274,7 @@ def rank(
         Groups, as for `diversity`; None: all pictures are one.
     weights : mapping of str to float, optional
         By the measure's name, without ``-``; default 1.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
@@ -426,9 +426,9 @@ def compare_replicates(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
+    source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads.
@@ -775,7 +775,7 @@ def calibrate(
     ----------
     metric : str, Metric or callable
         What to calibrate; see `measure`.
-    pictures : mapping, pandas.DataFrame or path-like
+    pictures : mapping, pandas.DataFrame or path
         Paths by subject; or a table with columns ``subject`` and ``image``; or a folder with a folder of pictures for
         each subject. At least two subjects, one of which has two pictures.
     max_pairs : int

@@ -33,7 +33,7 @@ def costs(
 
     Parameters
     ----------
-    source : path-like, iterable of path-like, or pandas.DataFrame
+    source : path, iterable of paths, or pandas.DataFrame
         One or more run directories, or results. From a directory the sums are those of its ledger, exact, over
         all its attempts. Results hold less: only the sum of all attempts of a job, and not what was reserved. Of
         rows that a merge or `pandas.concat` repeated, the first is counted.

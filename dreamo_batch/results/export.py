@@ -139,17 +139,17 @@ def export(
 
     Parameters
     ----------
-    source : path-like, iterable of path-like, or pandas.DataFrame
+    source : path, iterable of paths, or pandas.DataFrame
         One or more run directories, or results of `run` or `load`, or rows of them. Of several directories, the tables
         are exported as one, with a column `run_dir`; pictures with the same name get names of their own, and
         `output_path` says which is which.
-    folder : path-like, optional
+    folder : path, optional
         Created if missing. The same call again changes nothing; a call with other rows replaces the earlier export.
         Files that don't come from an export, or were changed since, are never replaced. May be left out with `to`.
     to : str, optional
         Upload the folder as a dataset, too: ``"hf://datasets/OWNER/NAME"`` (extra ``hub``; log in with ``hf auth
         login`` or `HF_TOKEN`). A new dataset is private; files of the same names are replaced, others are kept.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     formats : str or iterable of str
         Formats of the table: ``"parquet"``, ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"xlsx"``.

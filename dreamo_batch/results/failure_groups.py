@@ -101,7 +101,7 @@ def failures(source: Source) -> pd.DataFrame:
 
     Parameters
     ----------
-    source : path-like, iterable of path-like, or pandas.DataFrame
+    source : path, iterable of paths, or pandas.DataFrame
         One or more run directories, or results. A directory also holds attempts that failed before a later one
         succeeded.
 

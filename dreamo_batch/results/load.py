@@ -59,7 +59,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         One or more run directories.
     all : bool
         Add a row per job that was submitted for rows that have left the table, with their columns at that time; the
@@ -125,7 +125,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         One or more run directories.
 
     Returns
@@ -294,7 +294,7 @@ def scan(run_dir: RunDir) -> ds.Dataset:
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         The run directory.
 
     Returns
@@ -388,7 +388,7 @@ def attempts(run_dir: Directories) -> pd.DataFrame:
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         One or more run directories.
 
     Returns

@@ -238,12 +238,12 @@ def measure(
 
     Parameters
     ----------
-    source : pandas.DataFrame or path-like
+    source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     metrics : str, Metric or callable, or several
         What to measure: names of built-in metrics, or functions ``metric(reference, output) -> float`` of two PIL
         images, upright and RGB, each of its own size.
-    run_dir : path-like, optional
+    run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional
         Threads; default: one per core, at most 8. Pass 1 for metrics that aren't thread-safe.

@@ -50,7 +50,7 @@ def rate(
 
     Parameters
     ----------
-    run_dir : path-like
+    run_dir : path
         A run directory, also while a run is going on in it.
     rows : collection or pandas.Series
         Index labels, also as text, ranges such as ``"3-7"``, job ids, or a boolean for every row.
@@ -146,7 +146,7 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
 
     Parameters
     ----------
-    run_dir : path-like, or iterable of path-like
+    run_dir : path, or iterable of paths
         One or more run directories.
 
     Returns

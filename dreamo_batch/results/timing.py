@@ -50,7 +50,7 @@ def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFra
 
     Parameters
     ----------
-    source : path-like, iterable of path-like, or pandas.DataFrame
+    source : path, iterable of paths, or pandas.DataFrame
         One or more run directories, or results; results hold only the total time of each job's last attempt.
     by : str, sequence of str, or None
         As for `costs`. Latency depends mostly on ``["size", "use_rephraser"]`` and ``"hour"``.
@@ -99,7 +99,7 @@ def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
 
     Parameters
     ----------
-    source : path-like, iterable of path-like, or pandas.DataFrame
+    source : path, iterable of paths, or pandas.DataFrame
         As for `latency`.
     every : str, optional
         Length of an interval, such as ``"1min"``; default: one that gives at most 120 intervals.
@@ -162,7 +162,7 @@ def pace(source: Directories) -> dict[str, Any]:
 
     Parameters
     ----------
-    source : path-like, or iterable of path-like
+    source : path, or iterable of paths
         One run directory, or several that ran at the same time.
 
     Returns
