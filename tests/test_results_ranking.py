@@ -128,9 +128,11 @@ def _standing(mine, all_of_them):
     return (worse + equal / 2) / (len(all_of_them) - 1)
 
 
-def test_seeds_that_are_ranked_everywhere_come_first():
+@pytest.mark.parametrize("begins", ["", "a fox\0"], ids=["plain", "behind a NUL"])
+def test_seeds_that_are_ranked_everywhere_come_first(begins):
     """One good picture does not outdo a seed that is good everywhere; repeated pictures are one of their group."""
-    table = made(7, prompt=["a", "a", "a", "b", "b", "c", "a"], stars=[3, 2, 1, 2, 3, 9, 3])
+    prompts = pd.Series([begins + letter for letter in "aaabbca"], dtype=object)
+    table = made(7, prompt=prompts, stars=[3, 2, 1, 2, 3, 9, 3])
     table["seed_sent"] = pd.array([1, 2, 3, 1, 2, 4, 1], "Int64")
     best = dreamo.best_seeds(dreamo.rank(table, by="stars"))
     assert best["seed_sent"].tolist() == [2, 1, 4, 3] or best["seed_sent"].tolist() == [1, 2, 4, 3]

@@ -231,6 +231,13 @@ def distinct(series: pd.Series) -> Distinct:
     return Distinct(renumbered[codes], [found[number] for number in given])
 
 
+def groupable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that `groupby` tells apart: pandas 3.0 takes objects for equal that differ behind a NUL only."""
+    objects = (name for name, column in table.items() if column.dtype == object)
+    torn = [name for name in objects if any(isinstance(cell, str) and "\0" in cell for cell in table[name])]
+    return table.astype(dict.fromkeys(torn, columns.STR))
+
+
 def _key(cell: Any) -> Any:
     if type(cell) is str:
         return cell

@@ -17,6 +17,7 @@ from dreamo_batch import columns, images, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError, check_count, type_of
+from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
@@ -392,7 +393,9 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
         raise UsageError(
             f"The table has no {absent[0]!r} column. Pass what rank() returned, and the same within=."
         )
-    groups = ranked.groupby(keys, dropna=False).ngroup() if keys else pd.Series(0, index=ranked.index)
+    groups = pd.Series(0, index=ranked.index)
+    if keys:
+        groups = groupable(ranked[keys]).groupby(keys, dropna=False).ngroup()
     is_first, is_unranked = (ranked[columns.RANK] == 1).fillna(value=False), ranked[columns.RANK].isna()
     pictures = ranked.assign(
         **{columns.N_FIRST: is_first.astype(int), columns.N_UNRANKED: is_unranked.astype(int)},

@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.results.costs import sums
-from dreamo_batch.results.load import DIRECTORY, LABEL, numbered, read_history
+from dreamo_batch.results.load import DIRECTORY, LABEL, grouped, read_history
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.text import counted, harmless, shortened
 
@@ -165,7 +165,7 @@ def summarise_failures(
     attempts = _keyed(attempts[is_bad | (is_completed & attempts[columns.OUTPUT_ERROR].notna())])
     rows = rows.assign(**{columns.RUN_DIR: rows.get(DIRECTORY)})
     rows = _keyed(rows[rows[columns.ERROR_CLASS].notna() | rows[columns.OUTPUT_ERROR].notna()])
-    found = numbered(rows[_KEYS], attempts[_KEYS], sort=False)
+    found = grouped(rows[_KEYS], attempts[_KEYS], sort=False)
     table, of_rows, of_attempts = found.keys, found.of_rows, found.of_attempts
     n = len(table)
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(bool)

@@ -30,7 +30,7 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
-from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.cells import groupable, printable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import money
@@ -532,23 +532,16 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
         whole = pd.DataFrame(index=pd.RangeIndex(1))
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
     try:
-        return numbered(rows, attempts)
+        return grouped(rows, attempts)
     # Cells that can't be compared, such as lists.
     except (TypeError, NotImplementedError, UnicodeError) as error:
         raise UsageError(f"Can't group by {', '.join(map(str, rows.columns))}: {error}.") from None
 
 
-def numbered(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
+def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
     """Group rows and attempts by all their columns, in the order of these, or else of the rows."""
     both = pd.concat([rows, attempts], ignore_index=True)
-    # pandas 3.0.0 takes objects for equal that differ behind a NUL only
-    torn = [
-        name
-        for name in both
-        if both[name].dtype == object and any(type(cell) is str and "\0" in cell for cell in both[name])
-    ]
-    texts = both.astype(dict.fromkeys(torn, columns.STR))
-    of_both = texts.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
+    of_both = groupable(both).groupby(list(both.columns), dropna=False, observed=True, sort=sort)
     numbers = of_both.ngroup().to_numpy()
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
