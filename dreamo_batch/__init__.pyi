@@ -48,14 +48,12 @@ from .results.comparison import (
     near_duplicates,
     rank,
 )
-from .results.costs import costs
 from .results.export import export
-from .results.failure_groups import failures
 from .results.load import attempts, load, scan, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.ratings import rate, ratings
-from .results.timing import latency, pace, throughput
+from .results.summaries import costs, failures, latency, pace, throughput
 from .search import search
 from .service.client import Client
 from .service.failures import Failure

@@ -14,8 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Stage, State, next_number
-from dreamo_batch.engine.budget import Spending, highest_price
+from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number
 from dreamo_batch.engine.checkpoint import describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
@@ -43,7 +42,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.parallel import refuse_in_import
-from dreamo_batch.results import assembly, failure_groups
+from dreamo_batch.results import assembly, summaries
 from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import key_missing
@@ -739,7 +738,7 @@ def choose(
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
         names = {classes} if isinstance(classes, str) else set(classes)
-        known = failure_groups.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        known = summaries.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
             raise UsageError(
                 f"classes: {unknown[0]!r} is not a failure class; {meant(unknown[0], sorted(known))}"

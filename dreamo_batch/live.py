@@ -25,7 +25,7 @@ from dreamo_batch import columns
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
-from dreamo_batch.engine.budget import Spending, highest_price
+from dreamo_batch.engine.attempts import Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.directory import RunDirectory

@@ -15,7 +15,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch import path_of, plan, run
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
 from dreamo_batch.errors import (

@@ -26,7 +26,7 @@ from dreamo_batch import cli, columns, errors, metrics
 from dreamo_batch.engine import replica
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
-from dreamo_batch.results import failure_groups
+from dreamo_batch.results import summaries
 from dreamo_batch.service import contract
 from tests import fault_table, tiny_models
 from tests.benchmarks.report import HEAD, Figure, read_history
@@ -183,7 +183,7 @@ def _errors() -> str:
 
 
 def _row_classes() -> str:
-    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in failure_groups.CLASSES.items()]
+    rows = [(f"`{name}`", known.meaning, known.advice) for name, known in summaries.CLASSES.items()]
     return _table(("`error_class`", "meaning", "advice"), rows)
 
 

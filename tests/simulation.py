@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.schedule import Action, Do, Limits, Schedule
 from dreamo_batch.gateway.tasks import Bucket, Slots
 

@@ -11,7 +11,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.cli.commands import _retry_command
-from dreamo_batch.results.failure_groups import Remedy
+from dreamo_batch.results.summaries import Remedy
 from tests.cli_sweep import at, call, signals_kept, write_table
 
 _kept = pytest.fixture(autouse=True)(signals_kept)

@@ -12,7 +12,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch.display import gallery as galleries
 from dreamo_batch.display.gallery import UNFOLDED_MAX, gallery
-from dreamo_batch.display.thumbnails import make_thumbnail, thumbnails_of
+from dreamo_batch.display.grid import make_thumbnail, thumbnails_of
 from dreamo_batch.errors import UsageError
 from tests.grids import BLUE, GREEN, RED, Page, draw, results
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreamo_batch.display.grid import panel_jpeg
 from dreamo_batch.display.panel import html_blocks, status_html, status_text, view_of
-from dreamo_batch.display.thumbnails import panel_jpeg
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from tests.fakes import small_run
@@ -147,7 +147,7 @@ def test_a_thumbnail_is_made_once_per_file(saved, monkeypatch):
     """It is made again only when the file is another one."""
     made = []
     jpeg = Thumbnail(b"jpeg", 1, 1)
-    maker = "dreamo_batch.display.thumbnails.make_thumbnail"
+    maker = "dreamo_batch.display.grid.make_thumbnail"
     monkeypatch.setattr(maker, lambda path, *_: made.append(path) or jpeg)
     assert [panel_jpeg(saved), panel_jpeg(saved)] == [b"jpeg", b"jpeg"]
     os.utime(saved, ns=(1, 1))

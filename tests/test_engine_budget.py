@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
-from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed, price_of
+from dreamo_batch.engine.attempts import (
+    SUBMITTED,
+    Attempt,
+    Spending,
+    Stage,
+    highest_price,
+    possibly_billed,
+    price_of,
+)
 from dreamo_batch.engine.plan import Plan
 from dreamo_batch.money import dollars, exact_text, money, times, total
 from tests.fakes import amounts, histories

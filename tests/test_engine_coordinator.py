@@ -9,8 +9,7 @@ from decimal import Decimal
 import pytest
 
 from dreamo_batch.engine import effects, plan
-from dreamo_batch.engine.attempts import Event, EventKind, Stage
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import Event, EventKind, Spending, Stage
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer

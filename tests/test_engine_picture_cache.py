@@ -15,7 +15,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, images
-from dreamo_batch.display import thumbnails
+from dreamo_batch.display import grid
 from dreamo_batch.engine import directory, picture_cache
 from dreamo_batch.engine.picture_cache import PictureFile, PictureSummary, Thumbnail
 from tests.pictures import encoded, noisy
@@ -51,7 +51,7 @@ def _no_decoding(monkeypatch):
         return open_picture(source, **options)
 
     monkeypatch.setattr(images, "opened", refuse)
-    thumbnails._made.cache_clear()
+    grid._made.cache_clear()
 
 
 def digests(run_dir):
@@ -219,7 +219,7 @@ def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
     first = pictures(run_dir)[0]
     Image.new("RGB", (40, 20), "red").save(first.path, "JPEG")
     assert picture_cache.read_thumbnails([first]) == [None]
-    drawn = thumbnails.thumbnails_of([first.path], digests=[first.sha256], folders=[run_dir])
+    drawn = grid.thumbnails_of([first.path], digests=[first.sha256], folders=[run_dir])
     assert (drawn[0].width, drawn[0].height) == (40, 20)
     assert "was changed" in dreamo.measure(run_dir, **QUIET)["problem"][0]
 

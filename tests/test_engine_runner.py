@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from dreamo_batch.engine import checkpoint, effects, plan, runner
-from dreamo_batch.engine.attempts import EventKind, Stage
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import EventKind, Spending, Stage
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer

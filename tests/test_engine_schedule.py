@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from tests.simulation import Run, Service
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dreamo_batch.engine.budget import Spending
+    from dreamo_batch.engine.attempts import Spending
 
 N_ROWS = 200
 LOWEST = Decimal("0.01")

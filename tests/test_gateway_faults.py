@@ -9,7 +9,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch.gateway.answers import SHAPES
+from dreamo_batch.gateway.app import SHAPES
 from dreamo_batch.gateway.faults import (
     FAULTS,
     SECONDS_MAX,

@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch.engine import effects, plan
-from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
-from dreamo_batch.engine.budget import Spending, highest_price
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Spending, Stage, State, highest_price
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer

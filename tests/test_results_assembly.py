@@ -16,7 +16,7 @@ from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, S
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text, total
 from dreamo_batch.results import assembly
-from dreamo_batch.results.costs import sums
+from dreamo_batch.results.summaries import sums
 from tests.fakes import histories, prepared
 from tests.histories import completed
 

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
-from dreamo_batch.engine.budget import Spending, possibly_billed
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Spending, Stage, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text
-from dreamo_batch.results import costs, load
+from dreamo_batch.results import load, summaries
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
@@ -244,7 +243,7 @@ def test_totals_are_those_of_the_budget(attempts):
 def test_sums_are_exact(cells):
     """Each group's sum is that of Decimal, and text that is no money counts for nothing."""
     texts = pd.Series([text for text, _ in cells] + ["n/a"], dtype="str")
-    summed = costs.sums(texts, np.array([number for _, number in cells] + [0]), 4)
+    summed = summaries.sums(texts, np.array([number for _, number in cells] + [0]), 4)
     expected = [
         sum((Decimal(cost) for cost, number in cells if number == group and cost is not None), Decimal(0))
         for group in range(4)

@@ -11,7 +11,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import load
-from dreamo_batch.results.failure_groups import CLASSES, NOT_SAVED, meaning_of, pattern_of
+from dreamo_batch.results.summaries import CLASSES, NOT_SAVED, meaning_of, pattern_of
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
 from tests.fakes import texts

@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import load
-from dreamo_batch.results.timing import (
+from dreamo_batch.results.summaries import (
     _covered_s,
     _peak,
     phases,

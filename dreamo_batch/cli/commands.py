@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.plan import Plan
     from dreamo_batch.gateway import LocalGateway
-    from dreamo_batch.results.failure_groups import Remedy
+    from dreamo_batch.results.summaries import Remedy
     from dreamo_batch.service.config import Settings
 
 
@@ -650,7 +650,7 @@ def failures(run_dirs: Sequence[str], *, format_: str) -> int:
     By class, code and message: what each means, whether it may have been billed, and what to do. Ambiguous rows,
     which may have been accepted and billed, come last.
     """
-    from dreamo_batch.results.failure_groups import CLASSES, summarise_failures
+    from dreamo_batch.results.summaries import CLASSES, summarise_failures
 
     retries_of_held = set()
 

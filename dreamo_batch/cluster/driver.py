@@ -36,8 +36,7 @@ from dreamo_batch.cluster.shards import (
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, slices_at, unreachable
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempts import State, next_number
-from dreamo_batch.engine.budget import Spending
+from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of

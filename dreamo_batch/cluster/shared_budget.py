@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.budget import Spending, highest_price
+from dreamo_batch.engine.attempts import Spending, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.store import SLICES, FolderStore, ObjectStore, is_put, place_given, refuse_unsafe

@@ -16,8 +16,15 @@ import pandas as pd
 
 from dreamo_batch import columns as names
 from dreamo_batch import files
-from dreamo_batch.display.grid import References, lay_out, place_references, removed_rows_notice
-from dreamo_batch.display.thumbnails import BYTES_MAX, is_file, thumbnails_of
+from dreamo_batch.display.grid import (
+    BYTES_MAX,
+    References,
+    is_file,
+    lay_out,
+    place_references,
+    removed_rows_notice,
+    thumbnails_of,
+)
 from dreamo_batch.errors import (
     DirectoryError,
     DreamoError,

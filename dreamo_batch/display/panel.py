@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamo_batch import columns
-from dreamo_batch.display.thumbnails import panel_jpeg
+from dreamo_batch.display.grid import panel_jpeg
 from dreamo_batch.errors import UsageError, logger_named
 from dreamo_batch.frames import ON_LIGHT, PALETTE, can_show_widgets, is_only_run
 from dreamo_batch.money import EXACT, dollars, money, total

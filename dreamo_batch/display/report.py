@@ -16,8 +16,7 @@ import pandas as pd
 
 from dreamo_batch import __version__, columns, files
 from dreamo_batch.display.gallery import gallery
-from dreamo_batch.display.grid import removed_rows_notice
-from dreamo_batch.display.thumbnails import thumbnails_of
+from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.plan import RunOptions
@@ -30,11 +29,9 @@ from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.comparison import Threshold, compare, list_near_duplicates, summarise_diversity
-from dreamo_batch.results.costs import costs
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
-from dreamo_batch.results.failure_groups import failures
 from dreamo_batch.results.load import LABEL, RunDir, as_paths, attempts, existing, load, read_history, status
-from dreamo_batch.results.timing import latency, pace, throughput
+from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
 

@@ -22,8 +22,8 @@ from dreamo_batch.display.grid import (
     lay_out,
     place_references,
     removed_rows_notice,
+    small_pictures,
 )
-from dreamo_batch.display.thumbnails import small_pictures
 from dreamo_batch.engine.picture_cache import SIDE_PX
 from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import Key, State
-    from dreamo_batch.engine.budget import SharedCap, Spending
+    from dreamo_batch.engine.attempts import Key, SharedCap, Spending, State
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind

@@ -22,8 +22,7 @@ from dreamo_batch.service.failures import FORBIDDEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.budget import Spending
+    from dreamo_batch.engine.attempts import Attempt, Spending
     from dreamo_batch.jobs.prepare import Job
 
 

@@ -9,8 +9,15 @@ from decimal import Context, Decimal, localcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import OPEN, SUBMITTED, Attempt, State, is_unresolved_cost, status_of
-from dreamo_batch.engine.budget import price_of
+from dreamo_batch.engine.attempts import (
+    OPEN,
+    SUBMITTED,
+    Attempt,
+    State,
+    is_unresolved_cost,
+    price_of,
+    status_of,
+)
 from dreamo_batch.money import ZERO, money, times, total
 
 if TYPE_CHECKING:

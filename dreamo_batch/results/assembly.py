@@ -16,8 +16,16 @@ import pyarrow.compute as pc
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempt_table import ARROW, SCHEMA, to_frame
-from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, WEIGHTS, Stage, State
-from dreamo_batch.engine.budget import Spending, highest_price, possibly_billed
+from dreamo_batch.engine.attempts import (
+    STATUS_OF,
+    SUBMITTED,
+    WEIGHTS,
+    Spending,
+    Stage,
+    State,
+    highest_price,
+    possibly_billed,
+)
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.replica import folder_of, is_url
 from dreamo_batch.errors import DirectoryError, UsageError

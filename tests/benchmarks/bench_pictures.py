@@ -151,9 +151,9 @@ def _axes(run_dir: Path, folder: Path) -> int:
 
 def _forget() -> None:
     """Empty what a process keeps between calls, as if each were made in a fresh notebook."""
-    from dreamo_batch.display import thumbnails
+    from dreamo_batch.display import grid
 
-    thumbnails._made.cache_clear()
+    grid._made.cache_clear()
 
 
 def _measuring(run_dir: Path, done: Any, floor: float) -> None:

@@ -1,0 +1,769 @@
+"""What attempts came to, group by group: what they cost, how long they took, and what failed and why."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from decimal import localcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from dreamo_batch import columns
+from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.errors import UsageError
+from dreamo_batch.frames import HeadedFrame, Headline
+from dreamo_batch.jobs.fields import rating_columns
+from dreamo_batch.money import EXACT, ZERO, exact_text, money
+from dreamo_batch.results.assembly import plausible
+from dreamo_batch.results.load import (
+    DIRECTORY,
+    LABEL,
+    Groups,
+    History,
+    as_length,
+    group,
+    grouped,
+    read_directories,
+    read_history,
+)
+from dreamo_batch.service.contract import ERROR_CODES
+from dreamo_batch.text import counted, harmless, option, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dreamo_batch.results.load import Directories, Source
+
+
+_USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
+_RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
+_COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
+_DUPLICATE: Final = columns.ACTIONS[2]
+
+
+def costs(
+    source: Source, by: str | Sequence[str] | None = None, *, plan: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Add up what attempts cost, what was wasted and what is not known, group by group.
+
+    Parameters
+    ----------
+    source : path, iterable of paths, or pandas.DataFrame
+        One or more run directories, or results. From a directory the sums are those of its ledger, exact, over
+        all its attempts. Results hold less: only the sum of all attempts of a job, and not what was reserved. Of
+        rows that a merge or `pandas.concat` repeated, the first is counted.
+    by : str, sequence of str, or None
+        Columns of the results, ``"run_dir"``, ``"size"``, ``"hour"`` (UTC), or a length of time such as ``"1h"``
+        (buckets of when attempts were sent, column `submitted_at`). None: one line for all.
+    plan : pandas.DataFrame, optional
+        What `plan` returned beforehand; adds `planned_low_usd` and `planned_high_usd`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per group: its keys, then the columns of `dreamo_batch.columns.COSTS`; exact USD as decimal
+        text. Unknown amounts are missing, never 0. Attempts belong to the group of their row; if the row has left
+        the table, to the group of the values it had when they were submitted.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `by` is not a column.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt=["on a beach", "in the snow"], seed=[1], size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.costs(run_dir, by="prompt")[["prompt", "attempts", "spent"]].to_dict("records")
+    [{'prompt': 'in the snow', 'attempts': 1, 'spent': '0.004251183'},
+     {'prompt': 'on a beach', 'attempts': 1, 'spent': '0.004251183'}]
+    >>> dreamo.costs(run_dir)["spent"].item()
+    '0.008502366'
+    """
+    history = read_history(source)
+    groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
+    table = pd.concat(
+        [_counts(history, groups), _sums(history.attempts, groups), _prices(history.attempts, groups)], axis=1
+    )
+    table[columns.SAVED] = _saved(history, groups)
+    spent = pd.to_numeric(table[columns.SPENT]).astype(columns.FLOAT)
+    table[columns.SPENT_USD] = spent
+    for name, count in ((columns.USD_PER_ATTEMPT, "n_priced"), (columns.USD_PER_PICTURE, "n_pictures")):
+        table[name] = spent / table[count].where(table[count] > 0)
+    table[columns.N_KEPT] = _n_kept(history, groups)
+    kept = table[columns.N_KEPT].astype(columns.FLOAT)
+    table[columns.USD_PER_KEPT] = spent / kept.where(kept > 0)
+    table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_USD_DIGITS) + 0.0
+    shaped = table[list(columns.COSTS)].astype(columns.dtypes(columns.COSTS))
+    planned = [] if plan is None else [_planned(plan, history, groups)]
+    return pd.concat([groups.keys, shaped, *planned], axis=1)
+
+
+def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
+    """Add up the amounts that can be read, exactly, group by group."""
+    known = {amount: money(amount) for amount in amounts.dropna().unique()}  # most amounts are the same
+    totals = [ZERO] * n_groups
+    with localcontext(EXACT):
+        for amount, number in zip(amounts, of_groups, strict=True):
+            totals[number] += known.get(amount) or ZERO
+    return pd.Series([exact_text(total) for total in totals], dtype=columns.STR)
+
+
+def _is_usable(attempts: pd.DataFrame) -> pd.Series:
+    """Return which attempts produced a picture that is, or can still be, on disk."""
+    has_picture = attempts[columns.OUTPUT_URL].notna() | attempts[columns.OUTPUT_PATH].notna()
+    is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
+    return is_completed & has_picture & attempts[columns.OUTPUT_ERROR].isna()
+
+
+def _is_unpriced(attempts: pd.DataFrame) -> pd.Series:
+    """Return which attempts have an unknown cost; one that failed and can't have been billed cost nothing."""
+    billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
+    is_free = (attempts[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
+    is_unknown = attempts[columns.COST].isna() & ~is_free
+    return (is_unknown | billed.fillna(value=False)).astype(bool)  # several on one line may be known in part
+
+
+def _counts(history: History, groups: Groups) -> pd.DataFrame:
+    attempts, status = history.attempts, history.rows[columns.STATUS]
+    n_attempts, is_priced = attempts[columns.ATTEMPTS].to_numpy(dtype=float), ~_is_unpriced(attempts)
+    has_price = _is_usable(attempts) & attempts[columns.COST].notna()
+    counts = {columns.N_ROWS: _count(groups.of_rows, groups)}
+    counts |= {name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED}
+    return pd.DataFrame(
+        counts
+        | {
+            columns.ATTEMPTS: _count(groups.of_attempts, groups, n_attempts),
+            columns.N_USABLE: _n_where(_is_usable(attempts), groups),
+            columns.N_UNPRICED: _n_where(~is_priced, groups),
+            "n_priced": _count(groups.of_attempts, groups, n_attempts * is_priced.to_numpy()),
+            "n_pictures": _n_where(has_price, groups),
+        }
+    )
+
+
+def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = None) -> np.ndarray:
+    return np.bincount(numbers, weights, minlength=len(groups.keys)).astype(np.int64)
+
+
+def _n_where(is_true: pd.Series, groups: Groups) -> np.ndarray:
+    """Count the attempts of each group for which something is true."""
+    return _count(groups.of_attempts[is_true.to_numpy(dtype=bool)], groups)
+
+
+def _sums(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
+    cost, reserved, is_usable = attempts[columns.COST], attempts[columns.RESERVED], _is_usable(attempts)
+    may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
+    is_several = attempts[columns.ATTEMPTS] > 1  # summed up: which of them was paid is unknown
+    is_known = _n_where(cost.notna() | ~_is_unpriced(attempts), groups) > 0
+    is_empty = _count(groups.of_attempts, groups) == 0
+    return pd.DataFrame(
+        {
+            columns.SPENT: _sum(cost, groups, cost.notna()).where(is_known | is_empty),
+            columns.WASTE: _sum(cost, groups, ~is_usable).mask(_n_where(is_usable & is_several, groups) > 0),
+            columns.POSSIBLY_BILLED: _known_sum(reserved, groups, may_be_billed),
+            columns.ESTIMATED: _known_sum(reserved, groups, cost.notna()),
+        }
+    )
+
+
+def _sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
+    is_chosen = chosen.to_numpy(dtype=bool)
+    return sums(amounts[is_chosen], groups.of_attempts[is_chosen], len(groups.keys))
+
+
+def _known_sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
+    """Sum the chosen; missing where any of them is unknown."""
+    return _sum(amounts, groups, chosen).mask(_n_where(chosen & amounts.isna(), groups) > 0)
+
+
+def _saved(history: History, groups: Groups) -> pd.Series:
+    """Add up what duplicates of completed jobs would have cost again."""
+    rows, attempts = history.rows, history.attempts
+    keys = [columns.JOB_ID] if columns.RUN_DIR not in attempts else [columns.RUN_DIR, columns.JOB_ID]
+    usable = attempts.loc[_is_usable(attempts), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
+    is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
+    saved = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
+    prices = saved.rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
+    prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
+    numbers = groups.of_rows[is_saved]
+    n_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups)
+    return sums(prices[columns.COST], numbers, len(groups.keys)).mask(n_unknown > 0)
+
+
+def _n_kept(history: History, groups: Groups) -> pd.Series:
+    """Count the pictures that were picked, each once; missing where none is rated."""
+    rows = history.rows
+    n_kept = pd.Series(pd.NA, index=groups.keys.index, dtype=columns.INT)
+    if not rating_columns(rows):
+        return n_kept
+    is_kept = rows[columns.PICKED].fillna(value=False).astype(bool) & rows[columns.DUPLICATE_OF].isna()
+    n_kept[:] = _count(groups.of_rows[is_kept.to_numpy()], groups)
+    return n_kept
+
+
+def _prices(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
+    """Return the discount rates, and the cost before them; a cost of nothing has no list price."""
+    cost = pd.to_numeric(attempts[columns.COST]).astype(columns.FLOAT)
+    rates = attempts[columns.DISCOUNT]
+    rate = pd.to_numeric(rates, errors="coerce").astype(columns.FLOAT)
+    rate = rate.where((rate >= _RATE_MIN) & (rate <= 1) & (attempts[columns.ATTEMPTS] == 1).astype(bool))
+    is_paid = cost > 0
+    weights = (cost / rate)[is_paid].fillna(0.0)
+    listed = np.bincount(groups.of_attempts[is_paid], weights, minlength=len(groups.keys))
+    is_known = (_n_where(is_paid, groups) > 0) & (_n_where(is_paid & rate.isna(), groups) == 0)
+    by_group = rates.dropna().groupby(groups.of_attempts[rates.notna().to_numpy()])
+    named = by_group.agg(lambda of_group: ", ".join(sorted(set(of_group))))
+    return pd.DataFrame(
+        {
+            columns.RATES: named.reindex(range(len(groups.keys))).astype(columns.STR),
+            columns.LIST_USD: pd.Series(listed).where(is_known),
+        }
+    )
+
+
+def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
+    """Add up what the plan said of each row; duplicates were planned at nothing."""
+    absent = [name for name in columns.PLAN if name not in plan.columns]
+    if absent:
+        raise UsageError(f"plan= isn't a plan (no {absent[0]!r} column). Pass what plan() returned.")
+    said = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
+    said = said.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)
+    is_first = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
+    jobs, numbers = history.rows.loc[is_first, columns.JOB_ID], groups.of_rows[is_first]
+    sources = {
+        columns.PLANNED_LOW_USD: columns.COST_LOW_USD,
+        columns.PLANNED_HIGH_USD: columns.COST_HIGH_USD,
+    }
+    planned = {
+        name: jobs.map(said[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
+    }
+    return pd.DataFrame(planned, index=groups.keys.index).astype(columns.dtypes(columns.COSTS_PLANNED))
+
+
+_QUANTILES: Final = {
+    columns.MIN_S: 0.0,
+    columns.P10_S: 0.1,
+    columns.P50_S: 0.5,
+    columns.P90_S: 0.9,
+    columns.P99_S: 0.99,
+    columns.MAX_S: 1.0,
+}
+_STEPS: Final = ("1s", "5s", "15s", "1min", "5min", "15min", "1h", "6h", "1D", "7D", "30D", "365D")
+_N_BUCKETS: Final = 120
+_N_BUCKETS_MAX: Final = 100_000
+_ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
+    (str(Stage.FAILED), str(Stage.LOST)), columns.FAILED
+)
+_SERVICE_TIMES: Final = ["in_queue_at", "completed_at", "upload_at"]
+_GROUP: Final = "group"
+
+_N_MIN: Final = 8  # attempts, for advice
+_QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service limits how many run
+_HEADROOM: Final = 1.2  # in flight, so that a free place is taken at once
+_GROWTH: Final = 2
+_SECOND_US: Final = 1e6
+
+
+def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFrame:
+    """Measure how long attempts took: creating, waiting for quota, queue, generation, download, and in all.
+
+    Parameters
+    ----------
+    source : path, iterable of paths, or pandas.DataFrame
+        One or more run directories, or results; results hold only the total time of each job's last attempt.
+    by : str, sequence of str, or None
+        As for `costs`. Latency depends mostly on ``["size", "use_rephraser"]`` and ``"hour"``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One line per group and phase: the group's keys, then the columns of `dreamo_batch.columns.LATENCY`; seconds.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `by` is not a column.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.latency(run_dir, by="size")[["size", "phase", "attempts"]].tail(1).to_dict("records")
+    [{'size': '512x512', 'phase': 'download', 'attempts': 2}]
+    """
+    history = read_history(source)
+    groups = group(history, by, reserved=columns.LATENCY)
+    parts = []
+    for phase, seconds in phases(history.attempts).items():
+        known = seconds.notna().to_numpy()
+        grouped = seconds[known].groupby(groups.of_attempts[known])
+        measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
+        measured |= {columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean()}
+        parts.append(pd.DataFrame(measured).assign(**{columns.PHASE: phase}))
+    table = pd.concat(parts).reset_index(names=_GROUP)
+    table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
+    table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
+    dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
+    keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
+    return pd.concat([keys, table[list(columns.LATENCY)].astype(dtypes)], axis=1)
+
+
+def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
+    """Count attempts sent and ended, and add up money spent, per interval of time.
+
+    Parameters
+    ----------
+    source : path, iterable of paths, or pandas.DataFrame
+        As for `latency`.
+    every : str, optional
+        Length of an interval, such as ``"1min"``; default: one that gives at most 120 intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.THROUGHPUT` on a RangeIndex, from the first attempt to the last end.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither, or `every` is not a suitable length of time.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
+    2
+    """
+    history = read_history(source)
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    if not len(attempts):
+        return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
+    begin = attempts[columns.SENT_AT].min()
+    end = attempts[[columns.SENT_AT, columns.COMPLETED_AT]].max().max()
+    step = _step(every, end - begin)
+    starts = pd.date_range(begin.floor(step), end, freq=step)
+    sent = _numbers(attempts[columns.SENT_AT], starts)
+    is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
+    ended = attempts[is_ended]
+    # A clock that was set back may say that an attempt ended before it was sent.
+    ends = np.maximum(_numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended])
+    words = ended[columns.STAGE].map(_ENDED)
+    counts = {
+        word: np.bincount(ends[(words == word).to_numpy()], minlength=len(starts))
+        for word in (columns.COMPLETED, columns.FAILED)
+    }
+    usd = pd.to_numeric(ended[columns.COST]).fillna(0.0)
+    n_sent = np.bincount(sent, minlength=len(starts))
+    table = {
+        columns.AT: starts,
+        columns.N_SENT: n_sent,
+        **counts,
+        columns.PER_MINUTE: counts[columns.COMPLETED] / (step / pd.Timedelta("1min")),
+        columns.N_IN_FLIGHT: np.cumsum(n_sent - np.bincount(ends, minlength=len(starts))),
+        columns.SPENT_USD: np.bincount(ends, usd, minlength=len(starts)),
+    }
+    return pd.DataFrame(table).astype(columns.dtypes(columns.THROUGHPUT))
+
+
+def pace(source: Directories) -> dict[str, Any]:
+    """Measure how fast a run went and how long it waited for the service's quota, and advise what to change.
+
+    Parameters
+    ----------
+    source : path, or iterable of paths
+        One run directory, or several that ran at the same time.
+
+    Returns
+    -------
+    dict
+        ``attempts``, ``busy_s`` (seconds in which any attempt was in progress), ``per_minute`` (attempts completed
+        per busy minute), ``peak_in_flight``, ``refusals``, ``waiting_share`` (part of the busy time in which an attempt
+        waited for quota), ``max_in_flight`` (advised) and ``advice``; None where unknown.
+
+    Raises
+    ------
+    UsageError
+        If `source` is not a path.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 3), size="512x512")
+    >>> run_dir = tempfile.mkdtemp()
+    >>> _ = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+    >>> dreamo.pace(run_dir)["advice"]
+    'Only 2 attempts have ended; advice needs at least 8.'
+    """
+    history = read_directories(source)
+    attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
+    waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
+    taken, ended = _times(attempts)
+    busy_s = _covered_s(_seconds(attempts[columns.SENT_AT]) - waited_s, ended)
+    n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
+    n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
+    peak = _peak(taken, ended)
+    n_held = _n_held(attempts, taken, _ended_there(attempts, taken, ended)) if n_refusals else None
+    advised, advice = _advise(attempts, n_refusals, peak, n_held)
+    return {
+        "attempts": len(attempts),
+        "busy_s": busy_s,
+        "per_minute": 60 * n_completed / busy_s if busy_s else None,
+        "peak_in_flight": peak,
+        "refusals": n_refusals,
+        "waiting_share": _covered_s(taken - waited_s, taken) / busy_s if busy_s else None,
+        "max_in_flight": advised,
+        "advice": advice,
+    }
+
+
+def phases(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Measure the phases of each attempt, in seconds; the service's own times count from when it took the attempt."""
+    read = [json.loads(text) if isinstance(text, str) else {} for text in attempts[columns.METADATA]]
+    cells = [[times.get(name) for name in _SERVICE_TIMES] for times in read]
+    known = pd.DataFrame(cells, columns=_SERVICE_TIMES, index=attempts.index, dtype=columns.FLOAT)
+    measured = {
+        columns.CREATE: _between(attempts, columns.SENT_AT, columns.ANSWERED_AT),
+        columns.QUOTA: attempts[columns.WAITED_S].astype(columns.FLOAT),
+        columns.QUEUE: known["in_queue_at"],
+        columns.GENERATION: known["completed_at"] - known["in_queue_at"],
+        columns.UPLOAD: known["upload_at"] - known["completed_at"],
+        columns.TASK: _between(attempts, columns.SENT_AT, columns.COMPLETED_AT),
+        columns.DOWNLOAD: _between(attempts, columns.COMPLETED_AT, columns.SAVED_AT),
+    }
+    return plausible(pd.DataFrame(measured, index=attempts.index))
+
+
+def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
+    return (attempts[end] - attempts[begin]).dt.total_seconds()
+
+
+def _numbers(times: pd.Series, starts: pd.DatetimeIndex) -> np.ndarray:
+    found: np.ndarray = starts.searchsorted(pd.DatetimeIndex(times), side="right") - 1
+    return found
+
+
+def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
+    if every is None:
+        steps = [pd.Timedelta(step) for step in _STEPS]
+        return next((step for step in steps if span / step <= _N_BUCKETS), steps[-1])
+    step = as_length(every)
+    if step is None:
+        raise UsageError(f'every={every!r} isn\'t a length of time; write one such as "1min" or "1h".')
+    if span / step > _N_BUCKETS_MAX:
+        raise UsageError(f"every={every!r} is too short for attempts that span {span}; pass a longer one.")
+    return step
+
+
+def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
+    """Return the number of attempts in flight to advise, and why."""
+    n_ended = int(attempts[columns.COMPLETED_AT].notna().sum())
+    if n_ended < _N_MIN:
+        only = f"Only {counted(n_ended, 'attempt')} {'has' if n_ended == 1 else 'have'} ended"
+        return None, f"{only if n_ended else 'No attempt has ended'}; advice needs at least {_N_MIN}."
+    if n_held is not None:
+        return n_held, (
+            f"The service refused {counted(n_refusals, 'create')}, and held {counted(n_held, 'attempt')} whenever it "
+            f"accepted again: {option('max_in_flight', n_held)} is as fast, without the refusals."
+        )
+    n_running = _n_running(attempts)
+    if n_running is not None:
+        advised = math.ceil(_HEADROOM * n_running)
+        return advised, (
+            f"The service worked on {counted(n_running, 'attempt')} at once and queued the others: "
+            f"{option('max_in_flight', advised)} keeps it busy; more would only wait in its queue."
+        )
+    return _GROWTH * peak, (
+        f"Up to {counted(peak, 'attempt')} were in flight, none was refused, and the service shows no queue: "
+        f"{option('max_in_flight', _GROWTH * peak)} may be faster."
+    )
+
+
+def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
+    """Return the median number of attempts that the service held when it took one that it had refused before."""
+    is_refused = (attempts[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
+    at = taken[is_refused]
+    held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
+        np.sort(ended), at, side="right"
+    )
+    return max(1, round(float(np.median(held))))
+
+
+def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return when each attempt ended at the service; if unknown, when its end was seen."""
+    known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
+    ended: np.ndarray = np.fmin(taken + known, seen)
+    return ended
+
+
+def _n_running(attempts: pd.DataFrame) -> int | None:
+    """Return how many attempts the service worked on at once; None unless the others queued."""
+    seconds = phases(attempts)
+    known = seconds[[columns.QUEUE, columns.GENERATION]].dropna()
+    queue_s, generation_s = known[columns.QUEUE], known[columns.GENERATION]
+    if len(known) < _N_MIN or queue_s.median() <= _QUEUE_SHARE * generation_s.median():
+        return None
+    begin = _seconds(attempts.loc[known.index, columns.SENT_AT]) + queue_s.to_numpy()
+    return _peak(begin, begin + generation_s.to_numpy())
+
+
+def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return when each attempt was taken and when its end was seen, in Unix seconds; an open one goes on."""
+    taken = _seconds(attempts[columns.ANSWERED_AT].fillna(attempts[columns.SENT_AT]))
+    last = attempts[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
+    ended = attempts[columns.COMPLETED_AT].fillna(last)
+    return taken, np.maximum(_seconds(ended), taken)
+
+
+def _seconds(times: pd.Series) -> np.ndarray:
+    seconds: np.ndarray = times.astype(columns.TIME).astype("int64").to_numpy() / _SECOND_US
+    return seconds
+
+
+def _peak(begin: np.ndarray, end: np.ndarray) -> int:
+    """Return the most intervals that overlap; one that ends as another begins does not."""
+    times = np.concatenate([end, begin])
+    steps = np.concatenate([np.full(len(end), -1), np.full(len(begin), 1)])
+    order = np.argsort(times, kind="stable")
+    return int(np.cumsum(steps[order]).max(initial=0))
+
+
+def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:
+    """Return the length of the union of intervals."""
+    order = np.argsort(begin, kind="stable")
+    begin, end = begin[order], np.maximum.accumulate(end[order])
+    covered_to = np.concatenate([begin[:1], end[:-1]])
+    return float(np.maximum(end - np.maximum(begin, covered_to), 0.0).sum())
+
+
+# Class of a picture that was generated and could not be saved; the row itself is completed.
+NOT_SAVED: Final = "not_saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a failure means, and what to do; see failure_groups.toml."""
+
+    meaning: str
+    advice: str
+    is_ambiguous: bool = False
+    fails_again: bool = False
+
+
+CLASSES: Final = {
+    name: Meaning(**known)
+    for name, known in tomllib.loads(
+        Path(__file__).with_name("failure_groups.toml").read_text(encoding="utf-8")
+    ).items()
+}
+_UNKNOWN: Final = Meaning("The row failed for a reason that has no description.", "Read its message.")
+
+_KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
+_N_EXAMPLES: Final = 3
+_PATTERN_CHARACTERS: Final = 120
+# Attempts that ended badly, or have an error while they are open.
+_BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
+_RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
+_PARTS: Final = (
+    (re.compile(r"https?://\S+"), "<link>"),
+    (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
+    (re.compile(r"(?<![\w/])/\S+"), "<path>"),
+    (re.compile(r"\b(?=\w*\d)(?=\w*[a-z])\w{12,}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """How to try rows again: a retry of a class, or another run if there is none; all of the class, or some rows."""
+
+    run_dir: str | None
+    classes: str | None = None
+    rows: tuple[str, ...] = ()  # labels; job ids where labels name other rows, too
+
+    def as_python(self) -> str:
+        """Return the call as Python text."""
+        place = columns.RUN_DIR if self.run_dir is None else json.dumps(self.run_dir, ensure_ascii=False)
+        if self.classes is None:
+            return f"dreamo.run(jobs, {place})"
+        rows = f"rows={json.dumps(self.rows, ensure_ascii=False)}, " if self.rows else ""
+        return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
+
+
+class FailureGroups(HeadedFrame):
+    """Groups of failures, each shown in full; which say in words if there are none."""
+
+    def _headline(self) -> Headline | None:
+        if not {*columns.FAILURES} <= {*self.columns}:
+            return None
+        return Headline(f"{counted(len(self), 'kind')} of failure." if len(self) else "No failures.")
+
+    def _text(self) -> str:
+        """Return what a cut table would hide: messages, advice and calls."""
+        kinds = []
+        for kind in self.astype(object).where(self.notna(), None).to_dict("records"):
+            name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
+            counts = f"{counted(kind[columns.N_ROWS], 'row')}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
+            said = (kind[columns.EXAMPLE], kind[columns.MEANING], kind[columns.ADVICE], kind[columns.CALL])
+            kinds.append("\n  ".join([f"{name}: {counts}", *(harmless(one) for one in said if one)]))
+        return "\n".join(kinds)
+
+
+def failures(source: Source) -> pd.DataFrame:
+    """Group what failed by class, code and message, with its meaning, advice and the call that retries it.
+
+    Parameters
+    ----------
+    source : path, iterable of paths, or pandas.DataFrame
+        One or more run directories, or results. A directory also holds attempts that failed before a later one
+        succeeded.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of `dreamo_batch.columns.FAILURES` on a RangeIndex, most frequent first; empty if nothing failed.
+        The calls in column ``call`` are Python text with the package as ``dreamo`` and your table as ``jobs``;
+        from results alone the directory is the name ``run_dir``.
+
+    Raises
+    ------
+    UsageError
+        If `source` is neither.
+    DirectoryError
+        If a directory can't be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dreamo_batch as dreamo
+    >>> jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=range(1, 4), size="512x512")
+    >>> gateway = dreamo.LocalGateway(faults={"script": {"create": ["fail_099"]}})
+    >>> with gateway:
+    ...     done = dreamo.run(jobs, tempfile.mkdtemp(), gateway=gateway, progress=False)
+    >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
+    [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
+    """
+    return FailureGroups(summarise_failures(source))
+
+
+def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
+    """Explain a failure by its code where that is documented, else by its class.
+
+    Moderation has no code: it comes under the codes of other errors, and means something else.
+    """
+    known = ERROR_CODES.get(error_code or "")
+    if known is not None and known.error_class == error_class:
+        return Meaning(known.meaning, known.advice)
+    return CLASSES.get(error_class or "", _UNKNOWN)
+
+
+def may_pass_again(error_class: str | None) -> bool:
+    """Return whether the same row, submitted again, may end differently."""
+    return not CLASSES.get(error_class or "", _UNKNOWN).fails_again
+
+
+def known_classes() -> set[str]:
+    """Return every class of failure that this package knows."""
+    return {*CLASSES, *(code.error_class for code in ERROR_CODES.values() if code.error_class)}
+
+
+def summarise_failures(
+    source: Source, *, spelled: Callable[[Remedy], str | None] = Remedy.as_python
+) -> pd.DataFrame:
+    """Group what failed, the most frequent first; `spelled` writes the calls that try it again."""
+    history = read_history(source)
+    rows, attempts = history.rows, history.attempts
+    is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
+    is_bad = attempts[columns.STAGE].isin(_BAD) & attempts[columns.ERROR_CLASS].notna()
+    attempts = _keyed(attempts[is_bad | (is_completed & attempts[columns.OUTPUT_ERROR].notna())])
+    rows = rows.assign(**{columns.RUN_DIR: rows.get(DIRECTORY)})
+    rows = _keyed(rows[rows[columns.ERROR_CLASS].notna() | rows[columns.OUTPUT_ERROR].notna()])
+    found = grouped(rows[_KEYS], attempts[_KEYS], sort=False)
+    table, of_rows, of_attempts = found.keys, found.of_rows, found.of_attempts
+    n = len(table)
+    billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(bool)
+    table[columns.N_ROWS] = np.bincount(of_rows, minlength=n)
+    table[columns.ATTEMPTS] = np.bincount(of_attempts, minlength=n)
+    table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_attempts[billed], minlength=n) > 0
+    table[columns.SPENT] = sums(attempts[columns.COST], of_attempts, n)
+    codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
+    known = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
+    table[columns.MEANING] = [one.meaning for one in known]
+    table[columns.ADVICE] = [one.advice for one in known]
+    parts = dict(iter(rows.groupby(of_rows)))
+    groups = [parts.get(number, rows.iloc[:0]) for number in range(n)]
+    table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in groups]
+    table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
+    remedies = [_remedy(part, rows) for part in groups]
+    table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
+    order = [columns.N_ROWS, columns.ATTEMPTS]
+    table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
+    return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
+
+
+def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return rows or attempts with the columns they are grouped by; a picture not saved has its own class."""
+    is_unsaved = lines[columns.ERROR_CLASS].isna()
+    messages = lines[columns.ERROR_MESSAGE].mask(is_unsaved, lines[columns.OUTPUT_ERROR])
+    patterns = {text: pattern_of(text) for text in messages.dropna().unique()}
+    return lines.assign(
+        **{
+            columns.RUN_DIR: lines.get(columns.RUN_DIR),
+            columns.ERROR_CLASS: lines[columns.ERROR_CLASS].mask(is_unsaved, NOT_SAVED),
+            columns.ERROR_MESSAGE: messages,
+            columns.PATTERN: messages.map(patterns),
+        }
+    ).astype(dict.fromkeys(_KEYS, columns.STR))
+
+
+def pattern_of(message: str) -> str:
+    """Leave out of a message what differs from one time to the next."""
+    for part, word in _PARTS:
+        message = part.sub(word, message)
+    return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
+
+
+def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
+    """Return how to try just these rows again; what was paid for is only fetched again."""
+    if not len(part):
+        return None
+    first = part.iloc[0]
+    status, error_class, run_dir = first[columns.STATUS], first[columns.ERROR_CLASS], first[columns.RUN_DIR]
+    if status == columns.INVALID or (status == columns.FAILED and not may_pass_again(error_class)):
+        return None
+    place = None if pd.isna(run_dir) else run_dir
+    if status not in _RETRIED:
+        return Remedy(place)
+    is_held = status == columns.AMBIGUOUS
+    name, word = (columns.STATUS, status) if is_held else (columns.ERROR_CLASS, error_class)
+    here = rows if place is None else rows[rows[columns.RUN_DIR] == place]
+    of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
+    if len(part) == len(of_class):
+        return Remedy(place, word)
+    is_labelled = of_class[LABEL].isin(part[LABEL]).sum() == len(part)
+    return Remedy(place, word, tuple(part[LABEL if is_labelled else columns.JOB_ID].drop_duplicates()))
