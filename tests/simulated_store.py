@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 
 from dreamo_batch.engine.store import Fenced, FencedLog, Taken
+from dreamo_batch.errors import LedgerDamaged
 
 JOBS = tuple("abcdefgh")
 P_FAULT = 0.12
@@ -36,6 +37,7 @@ class World:
         self.late = []
         self.posts = defaultdict(list)
         self.acknowledged = []
+        self.damage = []
         self.has_faults = True
 
     def run(self, writers):
@@ -97,6 +99,8 @@ class Turn:
             work(self)
         except (Killed, Fenced, OSError):
             pass
+        except LedgerDamaged as error:
+            self.world.damage.append(f"the log was found damaged: {error}")
         finally:
             self.has_ended = True
             self.done.release()
@@ -241,7 +245,8 @@ def simulate(seed, writer=Writer):
 
     world.run([look])
     (state,) = ended or [{}]
-    wrong = [f"{job} was sent {len(posts)} times" for job, posts in world.posts.items() if len(posts) > 1]
+    wrong = world.damage
+    wrong += [f"{job} was sent {len(posts)} times" for job, posts in world.posts.items() if len(posts) > 1]
     wrong += [f"{job} was sent, and the log doesn't know" for job in world.posts if job not in state]
     wrong += [
         f"{job}: {stage} was acknowledged, and is lost"

@@ -239,3 +239,22 @@ def test_a_damaged_slot_is_told():
     store.objects["log/000000000001"] = b"nonsense"
     with pytest.raises(LedgerDamaged, match="an object of the log is damaged"):
         read_log(store)
+
+
+@pytest.mark.parametrize("gone", ["first", "middle", "checkpoints"])
+def test_a_log_that_lost_objects_is_not_taken_for_a_shorter_one(gone):
+    """What was committed behind the gap was bought, and what was before it may have been."""
+    store = Memory()
+    log = log_on(store)
+    log.open()
+    for number in range(3):
+        log.commit(b"%d" % number)
+    if gone == "checkpoints":
+        log.checkpoint(b"state", log.last)
+        log.commit(b"3")
+        log.checkpoint(b"state", log.last)
+    lost = {"first": ["log/000000000001"], "middle": ["log/000000000003"]}
+    store.delete(lost.get(gone, store.names("checkpoints/")))
+    for read in (lambda: read_log(store), log_on(store).open):
+        with pytest.raises(LedgerDamaged, match=r"log/00000000000\d is missing, although later objects"):
+            read()

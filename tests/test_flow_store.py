@@ -355,6 +355,22 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     assert max(bought(slow_gateway).values()) == 1
 
 
+def test_a_forked_process_is_told_that_it_cannot_use_the_store(server, machine, gateway):
+    """The threads that talk to the store stay with the parent, and without them every call would wait for ever."""
+    dreamo.run(sweep(1), URL, gateway=gateway, progress=False)
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            dreamo.run(sweep(2), URL, gateway=gateway, progress=False)
+        except dreamo.DirectoryError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    until(lambda: os.waitpid(pid, os.WNOHANG)[0])
+    assert b"was forked from one that uses object stores" in os.read(reader, 1000)
+    assert dreamo.load(URL)["status"].tolist() == ["completed"]
+
+
 def test_young_attempts_are_not_taken_for_unsent(any_server, machine):
     """A suspended process might still send them; who knows better says so."""
     faults = {"script": {"create": ["drop_after_accept"]}}

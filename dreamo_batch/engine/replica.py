@@ -54,18 +54,7 @@ _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
 _OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
 _OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has a log and files of its own
-_NOT_PUT: Final = (
-    *_OF_LOG,
-    "lock",
-    "shards",
-    "slices",
-    "gateway*",
-    "strays-*",
-    MARKER,
-    _PARTS,
-    ".*",
-    "pull.lock",
-)
+_NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
 
@@ -185,9 +174,7 @@ class Replica:
             try:
                 journals[int(number)] += lines
             except ValueError:
-                raise LedgerDamaged(
-                    f"an object of the log of {self.url} is damaged. Restore it from a copy."
-                ) from None
+                raise LedgerDamaged("an object of the log is damaged. Restore it from a copy.") from None
         ledger = {f"journal-{number:06d}.jsonl": bytes(lines) for number, lines in journals.items()}
         if found.checkpoint is not None:
             ledger[_CHECKPOINT] = found.checkpoint
@@ -200,13 +187,8 @@ class Replica:
         for name, content in wanted.items():
             _place(self.path / name, content)
         self.pull_strays()
-        is_worked_on = bool(found.owner) and not _has_ended(found.owner)
-        marker = {
-            "url": self.url,
-            "is_worked_on": is_worked_on,
-            "owner": found.owner,
-            "heard_at": found.heard_at,
-        }
+        marker = {"url": self.url, "owner": found.owner, "heard_at": found.heard_at}
+        marker["is_worked_on"] = bool(found.owner) and not _has_ended(found.owner)
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     def pull_strays(self) -> None:
@@ -346,6 +328,8 @@ class Replica:
             yield
         except Fenced:
             raise
+        except LedgerDamaged as error:
+            raise LedgerDamaged(f"{self.url}: {error}") from None
         except OSError as error:
             raise DirectoryError(
                 f"{self.url} can't be used ({error}). Check the address, the network and the credentials."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import secrets
 import threading
@@ -18,7 +19,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 from dreamo_batch.errors import LIKE_URL, DirectoryError, LedgerDamaged, UsageError, path_given
 from dreamo_batch.files import fsync_file, fsync_folder
@@ -103,15 +104,28 @@ class Store(Records, Protocol):
 class ObjectStore:
     """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
 
+    _used_in: ClassVar[int] = (
+        0  # the process that has obstore's threads: forked ones would wait for them for ever
+    )
+
     def __init__(self, url: str, store: Any = None) -> None:
         self.url = url
-        obstore = load_extra("obstore", f"{url} needs", "cloud")
-        failures = load_module("obstore.exceptions")
-        self._obstore, self._failures = obstore, failures
+        self._obstore = load_extra("obstore", f"{url} needs", "cloud")
+        self._failures = load_module("obstore.exceptions")
         try:
-            self._store = obstore.store.from_url(url, retry_config=_RETRIES) if store is None else store
-        except (failures.BaseError, ValueError) as error:
+            self._opened = store or self._obstore.store.from_url(url, retry_config=_RETRIES)
+        except (self._failures.BaseError, ValueError) as error:
             raise UsageError(f"{url} can't be opened ({first_line(error)}).") from None
+
+    @property
+    def _store(self) -> Any:
+        ObjectStore._used_in = ObjectStore._used_in or os.getpid()
+        if ObjectStore._used_in != os.getpid():
+            raise DirectoryError(
+                f"{self.url} can't be used here: this process was forked from one that uses object stores. Start it "
+                'with multiprocessing.get_context("spawn") instead, or use the store in the other process.'
+            )
+        return self._opened
 
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
@@ -364,9 +378,17 @@ def read_log(store: Store) -> Content:
         slots: dict[int, Slot] = {}
         while (written := store.get(_slot(covers + len(slots) + 1))) is not None:
             slots[covers + len(slots) + 1] = Slot.from_bytes(written)
-        epoch = max([epoch, *(slot.epoch for slot in slots.values())])
-        if _newest_checkpoint(store)[0] == covers:  # else some of the slots may have been deleted meanwhile
-            return Content(checkpoint, covers, slots, epoch)
+        content = Content(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
+        end = _slot(content.last + 1)
+        has_gap = store.names(f"{_LOG}/")[-1:] > [end] and store.get(end) is None
+        if _newest_checkpoint(store)[0] != covers:  # some of the slots may have been deleted meanwhile
+            continue
+        if has_gap:
+            raise LedgerDamaged(
+                f"{end} is missing, although later objects of the log are there. Nothing was bought, because that "
+                "could pay twice. Restore it from a copy or an earlier version, or start a new run directory."
+            )
+        return content
 
 
 def _slot(number: int) -> str:
