@@ -91,11 +91,13 @@ def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     )
 
 
-REFUSED = Failure(FailureKind.PERMANENT, failures.REJECTED, 400, message="bad prompt", task_id="t1")
-LIMITED = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429, message="slow down", task_id="t1")
-NO_KEY = Failure(FailureKind.STOP, failures.ACCESS_REFUSED, 401, task_id="t1")
-NO_CREDIT = Failure(FailureKind.STOP, failures.NO_CREDIT, 402, task_id="t1")
-UNKNOWN = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND)
+NAMED = {"task_id": "t1", "is_task_in_doubt": True}
+REFUSED = Failure(FailureKind.PERMANENT, failures.REJECTED, 400, message="bad prompt", **NAMED)
+LIMITED = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, 429, message="slow down", **NAMED)
+NO_KEY = Failure(FailureKind.STOP, failures.ACCESS_REFUSED, 401, **NAMED)
+NO_CREDIT = Failure(FailureKind.STOP, failures.NO_CREDIT, 402, **NAMED)
+BROKEN = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.SERVER_ERROR, 500, message="boom", **NAMED)
+UNKNOWN = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND, message="not found")
 HELD = FailureKind.MAY_HAVE_ARRIVED
 
 
@@ -103,7 +105,13 @@ HELD = FailureKind.MAY_HAVE_ARRIVED
     ("refused", "polled", "outcome"),
     [
         (REFUSED, [Task("t1", "in_progress")], None),
-        (REFUSED, [UNKNOWN], FailureKind.PERMANENT),
+        (REFUSED, [UNKNOWN] * 6, FailureKind.PERMANENT),
+        (REFUSED, [UNKNOWN] * 5 + [Task("t1", "in_progress")], None),
+        (LIMITED, [UNKNOWN] * 6, FailureKind.TRANSIENT),
+        (LIMITED, [UNKNOWN] * 3 + [Task("t1", "in_progress")], None),
+        (BROKEN, [UNKNOWN] * 6, HELD),
+        (BROKEN, [UNKNOWN] * 2 + [Task("t1", "in_progress")], None),
+        (BROKEN, [AWAY], HELD),
         (REFUSED, [NO_CREDIT], HELD),
         (REFUSED, [AWAY], HELD),
         (REFUSED, [LIMITED, Task("t1", "in_progress")], None),
@@ -111,31 +119,39 @@ HELD = FailureKind.MAY_HAVE_ARRIVED
         (NO_KEY, [NO_KEY], FailureKind.STOP),
         (LIMITED, [NO_KEY], HELD),
         (LIMITED, [LIMITED] * 3 + [Task("t1", "in_progress")], None),
-        (LIMITED, [LIMITED] * 3 + [UNKNOWN], FailureKind.TRANSIENT),
+        (LIMITED, [LIMITED] * 3 + [UNKNOWN] * 3, FailureKind.TRANSIENT),
         (LIMITED, [replace(LIMITED, retry_after_s=60.0), UNKNOWN], FailureKind.TRANSIENT),
         (LIMITED, [replace(LIMITED, retry_after_s=100.0)], HELD),
         (LIMITED, [LIMITED] * 7, HELD),
     ],
 )
-def test_a_task_that_a_refusal_names_is_asked_for_first(tmp_path, monkeypatch, refused, polled, outcome):
-    """What is named may be the request alone, or a task that will be billed; a limit says neither."""
+def test_a_task_that_an_error_names_is_asked_for_first(tmp_path, monkeypatch, refused, polled, outcome):
+    """What is named may be the request alone, or a task that will be billed; a limit says neither.
+
+    Nor does "not found" within half a minute: the task may be too new for the server that was asked.
+    """
     clock = FakeClock()
     monkeypatch.setattr("dreamo_batch.engine.effects.time", SimpleNamespace(monotonic=clock.monotonic))
     client = ScriptedClient(RequestNotTaken(refused))
     made = Effects(client, RunDirectory(tmp_path))
     made.is_halted = SimpleNamespace(wait=clock.advance)
+    noted = []
+    made.note = lambda key, failure: noted.append((key, failure.task_id, len(client.asked))) or True
     client.script = [RequestNotTaken(one) if isinstance(one, Failure) else one for one in polled]
     result = made.create(KEY, job(), boottime()).result
     assert result == "t1" if outcome is None else result.kind is outcome
     assert client.asked[1:] == [("fetch", "t1")] * len(polled)
+    assert noted == [(KEY, "t1", 1)]
     assert outcome is not HELD or "it names task t1" in result.message
 
 
-def test_a_call_that_is_halted_stops_asking_and_holds_the_id(tmp_path):
+@pytest.mark.parametrize("can_note", [True, False])
+def test_a_call_that_is_halted_or_can_record_nothing_holds_the_id(tmp_path, can_note):
     """The process waits for answers half a minute only, and then would not know the id."""
     client = ScriptedClient(RequestNotTaken(LIMITED))
     made = Effects(client, RunDirectory(tmp_path))
-    client.script = [RequestNotTaken(LIMITED)]
+    client.script = [RequestNotTaken(LIMITED)] * can_note
+    made.note = lambda _key, _failure: can_note
     made.is_halted.set()
     result = made.create(KEY, job(), boottime()).result
     assert result.kind is HELD

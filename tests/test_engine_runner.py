@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -19,6 +20,7 @@ from dreamo_batch.engine.ledger import Ledger, read
 from dreamo_batch.engine.runner import open_ledger
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
+from dreamo_batch.service import failures
 from dreamo_batch.service.messages import Task
 from tests.fakes import event, prepared
 from tests.flows import PATIENCE_S, until
@@ -412,6 +414,27 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     ledger = open_ledger(directory, "loopback", SystemClock())
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
     assert ledger.state.deciding("a").error_class == effects.INTERRUPTED
+    ledger.close(pending=[])
+    directory.unlock()
+
+
+def test_a_writer_that_dies_while_it_asks_for_a_named_task_leaves_the_id(folder, service, tmp_path):
+    """The id is on disk before anything is asked; where that can't be done any more, nothing is asked."""
+    failure = failures.Failure(failures.FailureKind.TRANSIENT, "rate_limited", message="slow", task_id="t9")
+    service.hold()
+    call = Call(folder, service, "a").start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    assert service.note(("a", 1), failure)
+    shutil.copytree(folder, tmp_path / "as it was", ignore=shutil.ignore_patterns("*lock*"))
+    service.gate.set()
+    call.wait()
+    assert stages(folder) == {"a": "completed"}
+    assert not service.note(("a", 1), failure)
+    directory = RunDirectory(tmp_path / "as it was")
+    ledger = open_ledger(directory, "loopback", SystemClock())
+    left = ledger.state.deciding("a")
+    assert (left.stage, left.error_class) == (Stage.AMBIGUOUS, effects.INTERRUPTED)
+    assert "task t9 (slow)" in left.error_message
     ledger.close(pending=[])
     directory.unlock()
 

@@ -30,6 +30,7 @@ from tests.fakes import event, histories, order_fields
 LEGAL = {
     (Stage.UNSENT, EventKind.SENDING): Stage.SENDING,
     (Stage.REFUSED, EventKind.SENDING): Stage.SENDING,
+    (Stage.SENDING, EventKind.NAMED): Stage.SENDING,
     (Stage.SENDING, EventKind.NOT_SENT): Stage.UNSENT,
     (Stage.AMBIGUOUS, EventKind.NOT_SENT): Stage.UNSENT,
     (Stage.SENDING, EventKind.REFUSED): Stage.REFUSED,

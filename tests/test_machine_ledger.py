@@ -35,7 +35,13 @@ JOBS = ("a", "b", "c")
 NEXT = {
     "unsent": (EventKind.SENDING,),
     "refused": (EventKind.SENDING,),
-    "sending": (EventKind.ACCEPTED, EventKind.NOT_SENT, EventKind.REFUSED, EventKind.AMBIGUOUS),
+    "sending": (
+        EventKind.ACCEPTED,
+        EventKind.NOT_SENT,
+        EventKind.REFUSED,
+        EventKind.AMBIGUOUS,
+        EventKind.NAMED,
+    ),
     "ambiguous": (EventKind.ACCEPTED, EventKind.NOT_SENT),
     "accepted": (EventKind.COMPLETED, EventKind.FAILED, EventKind.LOST, EventKind.OVERDUE),
     "completed": (EventKind.SAVED, EventKind.UNSAVED),
@@ -104,7 +110,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(interrupted(self.ledger.state)) == {one for one in self.model() if one.stage == "sending"}
 
     @precondition(lambda self: self.ledger is not None)
-    @rule(job_id=st.sampled_from(JOBS), choice=st.integers(0, 3), is_new=st.booleans())
+    @rule(job_id=st.sampled_from(JOBS), choice=st.integers(0, 4), is_new=st.booleans())
     def record(self, job_id: str, choice: int, *, is_new: bool) -> None:
         attempts = self.ledger.state.of(job_id)
         latest = attempts[-1] if attempts else None

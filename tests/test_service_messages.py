@@ -146,7 +146,12 @@ def test_a_numeric_id_is_read_as_its_text():
 
 
 @pytest.mark.parametrize(
-    "body", [b"\xef\xbb\xbf" + written({"id": ID}), b'{"id": "' + ID.encode() + b'", "m": "\xff"}']
+    "body",
+    [
+        b"\xef\xbb\xbf" + written({"id": ID}),
+        b'{"id": "' + ID.encode() + b'", "m": "\xff"}',
+        *(written({"id": ID}).decode().encode(name) for name in ("utf-16", "utf-16-le", "utf-32")),
+    ],
 )
 def test_byte_attempt_marks_and_invalid_utf8_cost_no_id(body):
     """What is readable of an answer is read."""
@@ -624,11 +629,20 @@ def test_a_field_named_twice_must_say_the_same(reader):
 
 
 @pytest.mark.parametrize(
-    "body", [{"id": "one", "task_id": "two"}, {"id": "one", "data": {"id": "two"}}, {"id": 1, "task_id": 2}]
+    "body",
+    [
+        {"id": "one", "task_id": "two"},
+        {"id": "one", "data": {"id": "two"}},
+        {"id": 1, "task_id": 2},
+        {"id": "one", "error": {"message": "bad", "details": {"task_id": "two"}}},
+    ],
 )
 def test_a_create_that_names_two_tasks_is_taken_for_neither(body):
     """One of them is paid for, and which is not known."""
-    assert messages.read_created(written(body | {"id": ID, "task_id": ID, "data": {"id": ID}})) == ID
+    assert (
+        messages.read_created(written(body | {"id": ID, "task_id": ID, "data": {"id": ID}, "error": None}))
+        == ID
+    )
     with pytest.raises(Unreadable):
         messages.read_created(written(body))
 

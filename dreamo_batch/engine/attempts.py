@@ -54,6 +54,7 @@ class EventKind(StrEnum):
     """What happened to an attempt."""
 
     SENDING = "sending"
+    NAMED = "named"
     NOT_SENT = "not_sent"
     REFUSED = "refused"
     ACCEPTED = "accepted"
@@ -189,6 +190,7 @@ RULES: Final[Mapping[EventKind, _Rule]] = {
     EventKind.SENDING: _Rule(
         _SENDABLE, Stage.SENDING, "sent_at", _NO_ERROR | {"answered_at": None, "may_have_been_billed": None}
     ),
+    EventKind.NAMED: _Rule(_ON_THE_WIRE, Stage.SENDING),
     EventKind.NOT_SENT: _Rule(
         _UNDECIDED, Stage.UNSENT, "answered_at", _NO_ERROR | {"may_have_been_billed": None, "reserved": None}
     ),
@@ -402,13 +404,9 @@ def next_number(attempts: tuple[Attempt, ...]) -> int:
     Not after somebody answered a doubt: a run that has lost its directory may still hold the create for ambiguous, and
     only an attempt in the ledger tells that it was not taken.
     """
-    if attempts and attempts[-1].stage in _SENDABLE and not _is_answered_doubt(attempts[-1]):
-        return attempts[-1].attempt
-    return len(attempts) + 1
-
-
-def _is_answered_doubt(attempt: Attempt) -> bool:
-    return attempt.stage is Stage.UNSENT and attempt.may_have_been_billed is False
+    last = attempts[-1] if attempts and attempts[-1].stage in _SENDABLE else None
+    is_answered_doubt = last and last.stage is Stage.UNSENT and last.may_have_been_billed is False
+    return len(attempts) + 1 if last is None or is_answered_doubt else last.attempt
 
 
 def is_unresolved_cost(attempt: Attempt) -> bool:

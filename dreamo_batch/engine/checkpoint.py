@@ -535,12 +535,8 @@ def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
         image=ImageSource(*image),
         seed=seed,
         further=tuple(ImageSource(*one) for one in json.loads(further)) if isinstance(further, str) else (),
-        own=tuple((name, _hashable(value)) for name, value in json.loads(own))
+        own=tuple((name, tuple(one) if isinstance(one, list) else one) for name, one in json.loads(own))
         if isinstance(own, str)
         else (),
         **rest,
     )
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

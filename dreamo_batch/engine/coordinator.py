@@ -137,9 +137,9 @@ class Coordinator:
         self.assignment = assignment
         self.stopped: DreamoError | None = None
         self.notices: list[str] = []
-        self.on_change: Callable[[Attempt | None, Attempt], object] = _ignore
-        self.tell: Callable[[Kind, str], None] = _tell_nobody
-        self._effects = effects
+        self.on_change: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
+        self.tell: Callable[[Kind, str], None] = lambda _kind, _message: None
+        self.effects = effects
         self._clock = clock
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
@@ -264,16 +264,16 @@ class Coordinator:
                     inputs=self.assignment.describe(job),
                 )
             )
-            return functools.partial(self._effects.create, key, job, boottime())
+            return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
-            return self._effects.probe
+            return self.effects.probe
         attempt = self._attempt(key)
         if action.do is Do.SAVE:
             name = self._picture_name(key)
-            return lambda: self._effects.save(
+            return lambda: self.effects.save(
                 key, attempt.links, name=name, told_bytes=attempt.output_bytes_told
             )
-        return lambda: self._effects.fetch(action.do, key, attempt.task_id or "")
+        return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
 
     def _picture_name(self, key: Key) -> str:
         """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
@@ -372,7 +372,7 @@ class Coordinator:
     def halt(self) -> None:
         """Send nothing more, and wait only for creates on the wire."""
         self.schedule.halt()
-        self._effects.is_halted.set()
+        self.effects.is_halted.set()
 
     def pause(self, *, is_paused: bool) -> None:
         """Hold back new creates, or resume them; jobs in flight finish either way."""
@@ -606,10 +606,8 @@ class Coordinator:
         if job is not None:
             sent = {name: getattr(job, name) for name in ("prompt", "width", "height", "use_rephraser")}
         sent["seed"] = attempt.seed_sent
-        return contradiction(task.echo, sent, self._prompts)
-
-    def _prompts(self) -> set[str]:
-        return {job.prompt for job in self.assignment.jobs.values()}
+        jobs = self.assignment.jobs.values()
+        return contradiction(task.echo, sent, lambda: {one.prompt for one in jobs})
 
     def _hold(self, key: Key, task: Task, differs: str, now: float) -> None:
         """Ask again for a task whose answer is about something else; its picture is never used."""
@@ -896,14 +894,6 @@ def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
     inputs = json.loads(attempt.inputs)
     apart = (columns.ROW, columns.IMAGE_SOURCE, columns.REPLICATE, "columns")
     return {name: value for name, value in inputs.items() if name not in apart}
-
-
-def _ignore(_before: Attempt | None, _after: Attempt) -> None:
-    """Do nothing: nobody follows the attempts."""
-
-
-def _tell_nobody(_kind: Kind, _message: str) -> None:
-    """Do nothing: nobody listens."""
 
 
 def _reason(failure: Failure | None) -> str:

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-_ASK_FOR_S: Final = 90.0  # a task that a refusal names, while asking is limited: longer than limits a minute
+_ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
+_UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
 _CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
 _PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the parts' base64 is that of the whole
 
@@ -229,6 +230,12 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
     return _event(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s, **why)
 
 
+def named(key: Key, at: float, failure: Failure) -> Event:
+    """Say which task a failed create names, before it is asked for."""
+    message = f"An error names task {failure.task_id} ({failure.message}); asking whether it exists."
+    return _event(EventKind.NAMED, key, at, error_message=message)
+
+
 def not_sent(key: Key, at: float) -> Event:
     """Say that a create was not sent after all."""
     return _event(EventKind.NOT_SENT, key, at)
@@ -252,7 +259,8 @@ def interrupted(attempt: Attempt, at: float) -> Event:
         (attempt.job_id, attempt.attempt),
         at,
         error_class=INTERRUPTED,
-        error_message="The program ended before the service replied; the attempt may have been accepted and billed.",
+        error_message=f"{attempt.error_message or ''} The program ended before the service replied; the attempt may "
+        "have been accepted and billed.".lstrip(),
         may_have_been_billed=True,
     )
 
@@ -402,6 +410,7 @@ class Effects:
 
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
         self.is_halted = threading.Event()
+        self.note: Callable[[Key, Failure], bool] = lambda _key, _failure: True
         self._client = client
         self._run_dir = run_dir.path
         self._create_within_s = inf if run_dir.replica is None else CREATE_WITHIN_S
@@ -410,9 +419,8 @@ class Effects:
     def create(self, key: Key, job: Job, recorded_at: float) -> CreateAnswer:
         """Send one create, unless it was recorded too long ago, by a clock that runs while the machine is suspended."""
         try:
-            request = [
-                self._payloads.request(job)
-            ]  # taken out when sent, so that no picture is kept here meanwhile
+            # Taken out when sent, so that no picture is kept here meanwhile.
+            request = [self._payloads.request(job)]
         except (ImageChanged, ImageGone) as error:
             failure = Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error))
             return CreateAnswer(key, failure)
@@ -421,9 +429,7 @@ class Effects:
             return CreateAnswer(key, failures.not_built(error))
         late_s = boottime() - recorded_at
         if late_s > self._create_within_s:
-            why = (
-                f"this process was held up for {late_s:.0f} s, and another may have gone on; nothing was sent"
-            )
+            why = f"held up for {late_s:.0f} s, in which another process may have gone on; nothing was sent"
             return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
         try:
             return CreateAnswer(key, self._client.create(request.pop()))
@@ -435,24 +441,29 @@ class Effects:
             return CreateAnswer(key, from_exception("create", error))
 
     def _named_task(self, key: Key, failure: Failure) -> str | Failure:
-        """Return the task that a failed create names; one that a refusal names is asked for first."""
-        if failure.task_id is None or failure.kind is FailureKind.MAY_HAVE_ARRIVED:
+        """Return the task that a failed create names; one that an error names is noted and asked for first."""
+        if failure.task_id is None or not failure.is_task_in_doubt:
             return failure.task_id or failure
-        until, wait_s = time.monotonic() + _ASK_FOR_S, 0.0
-        # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
-        while isinstance(said := self.fetch(Do.POLL, key, failure.task_id).result, Failure):
+        since, wait_s, said = time.monotonic(), 0.0, failure
+        is_noted = self.note(key, failure)
+        while is_noted:
+            answer = self.fetch(Do.POLL, key, failure.task_id).result
+            if not isinstance(answer, Failure):
+                return failure.task_id
+            said, asked_for_s = answer, time.monotonic() - since
+            # A key that is refused itself buys nothing.
+            is_unknown = said.error_class == failures.TASK_NOT_FOUND and asked_for_s >= _UNKNOWN_AFTER_S
+            is_unknown |= failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED
+            if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
+                logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
+                return failure
             wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
-            if said.error_class != failures.RATE_LIMITED or time.monotonic() + wait_s > until:
+            # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
+            is_worth_asking = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND)
+            # Once halted it is held with the id: the process gives up waiting for this answer.
+            is_left = is_unknown or not is_worth_asking or asked_for_s + wait_s > _ASK_FOR_S
+            if is_left or self.is_halted.wait(wait_s):
                 break
-            # Then it is held with the id, which would be lost once the process gives up waiting for this answer.
-            if self.is_halted.wait(wait_s):
-                break
-        else:
-            return failure.task_id
-        # A key that is refused itself buys nothing.
-        is_unknown = said.error_class == failures.TASK_NOT_FOUND
-        if is_unknown or failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED:
-            return failure
         message = f"{failure.message}; but it names task {failure.task_id}: {said.message}"
         return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dreamo_batch.engine.attempts import Event
+    from dreamo_batch.engine.attempts import Event, Key
     from dreamo_batch.engine.coordinator import Clock, Coordinator
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.schedule import Action
+    from dreamo_batch.service.failures import Failure
 
 
 def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
@@ -102,10 +103,6 @@ T = TypeVar("T")
 _Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
-def _tell_nobody(_error: BaseException | None) -> None:
-    """Do nothing: nobody listens."""
-
-
 class _Halt:
     """A request to stop a call, or the current one; it goes through the mailbox to wake the thread."""
 
@@ -168,8 +165,8 @@ class Runner:
         self._is_writing = False
         self._recorded: deque[_Recorded] = deque()  # creates that are sent once they are on the disk
         self._pid = os.getpid()
-        self._on_close: Callable[[], None] = _nothing
-        self._on_end: Callable[[BaseException | None], None] = _tell_nobody
+        self._on_close: Callable[[], None] = lambda: None
+        self._on_end: Callable[[BaseException | None], None] = lambda _error: None
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="dreamo-coordinator", daemon=True)
 
@@ -239,7 +236,7 @@ class Runner:
         coordinator: Coordinator,
         on_close: Callable[[], None],
         n_workers: int,
-        on_end: Callable[[BaseException | None], None] = _tell_nobody,
+        on_end: Callable[[BaseException | None], None] = lambda _error: None,
     ) -> None:
         """Start a call in place of the current one; creates already sent are still awaited.
 
@@ -248,6 +245,7 @@ class Runner:
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
+        coordinator.effects.note = self._note
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         if self.coordinator is not None:
             recorded = [action.key for _, action, _ in self._recorded if action.do is Do.CREATE]
@@ -257,7 +255,7 @@ class Runner:
         self.is_resting.clear()
 
     def settle(self, event: Event) -> None:
-        """Record what was found out about an attempt; a call under way continues with it."""
+        """Record what was found out about an attempt, on disk; a call under way continues with it."""
         assert self.ledger is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
             self.ledger.record([event])
@@ -269,6 +267,11 @@ class Runner:
             if self.coordinator is not None:
                 self.coordinator.storage_failed(error)
             raise storage_failed(self.directory, error) from error
+
+    def _note(self, key: Key, failure: Failure) -> bool:
+        """Have it on disk, for a worker, which task an error names; False if that can't be done any more."""
+        reply = self.ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure)))
+        return not reply.cancelled() and reply.exception() is None
 
     # The thread.
 
@@ -435,10 +438,6 @@ class Runner:
                 raise storage_failed(self.directory, error) from error
             self.coordinator.storage_failed(error)
             self.coordinator.report_unwritten()
-
-
-def _nothing() -> None:
-    """Do nothing: the ledger is closed."""
 
 
 _live: Final[dict[Path, Runner]] = {}

@@ -52,6 +52,7 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
 
 logger = logger_named(__name__)
 
+_N_NAMED_MAX: Final = 5
 N_REDIRECTS_MAX: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PICTURE_HEADERS: Final = {
@@ -549,22 +550,23 @@ class Client:
         return _ERRORS[failure.kind](self._masked_failure(failure))
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
-        named = messages.named_tasks_in(answer.body) if operation == "create" else set()
-        task_id = next(iter(named)) if len(named) == 1 else None
+        found = messages.named_tasks_in(answer.body) if operation == "create" else []
+        named = [one for one in found if self._without_key(one) == one]
+        # With a reason, what is named may be the request alone.
+        is_in_doubt = answer.broken is None and not messages.says_only_running(answer.body)
         if answer.broken is None:
             failure = failures.from_response(
                 operation, answer.status, answer.headers, answer.body, now=self._wall()
             )
-            running = messages.running_task_in(answer.body) if named else None
             # An error that names a running task and no reason contradicts itself; of several tasks, one may be made.
-            if running is not None or len(named) > 1:
+            if named and (not is_in_doubt or len(named) > 1):
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
-            # With a reason, what is named may be the request alone; where that was refused, the task can be asked for.
-            task_id = running if failure.kind is FailureKind.MAY_HAVE_ARRIVED else task_id
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-        is_usable = task_id is not None and self._without_key(task_id) == task_id
-        return replace(failure, task_id=task_id) if is_usable else failure
+        if len(named) == 1:
+            return replace(failure, task_id=named[0], is_task_in_doubt=is_in_doubt)
+        told = f"{failure.message}; it names tasks {', '.join(named[:_N_NAMED_MAX])}"
+        return replace(failure, message=told) if named else failure
 
     def _masked_failure(self, failure: Failure) -> Failure:
         return replace(
@@ -588,11 +590,6 @@ class Client:
         key = self.settings.api_key
         return key.mask(text) if key is not None and key.is_in(text) else text
 
-    def _may_show_key(self, body: bytes) -> bool:
-        """Return whether texts read from an answer have to be masked."""
-        key = self.settings.api_key
-        return key is not None and key.may_be_in(body)
-
     def _body(self, request: Request) -> list[bytes]:
         """Encode the body; if that fails, nothing was sent."""
         try:
@@ -609,7 +606,8 @@ class Client:
             return Failure(
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
-        if not self._may_show_key(body):
+        key = self.settings.api_key
+        if key is None or not key.may_be_in(body):
             return task
         error = task.error and messages.ServiceMessage(
             self._masked_code(task.error.code), self._masked(task.error.message)
@@ -651,7 +649,7 @@ class Client:
             )
         if not isinstance(created, str):
             raise messages.Unreadable("")
-        if not self._may_show_key(body) or self._without_key(created) == created:
+        if self._without_key(created) == created:
             return created
         message = "the service answered with a task id that contains the API key; such an id isn't stored"
         return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)

@@ -108,6 +108,8 @@ class Failure:
         Whether the service is down: a connection error, or 5xx.
     task_id : str or None
         Of a create whose answer broke off after the id; unproven, but where to look.
+    is_task_in_doubt : bool
+        Whether the id came with an error, so that the task may not exist.
     cause : {'certificate', 'host', 'proxy', 'scheme'} or None
         Why the connection failed, if waiting doesn't help.
 
@@ -126,6 +128,7 @@ class Failure:
     excerpt: str | None = None
     is_outage: bool = False
     task_id: str | None = None
+    is_task_in_doubt: bool = False
     cause: str | None = None
 
     def __str__(self) -> str:
@@ -181,7 +184,7 @@ def from_response(
         code=said.code,
         message=f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
         if error_class == REDIRECTED
-        else said.message or _phrase(status),
+        else said.message or _phrase(status, body),
         retry_after_s=read_wait(headers, body, now=now),
         # Where nothing else does, the path may name the task that a create made.
         excerpt=messages.excerpt(body) or (target.path if operation == "create" else "") or None,
@@ -315,10 +318,11 @@ def _target(headers: Mapping[str, str]) -> SplitResult:
         return urlsplit("")
 
 
-def _phrase(status: int) -> str:
-    """Return the standard words for a status whose body says nothing."""
+def _phrase(status: int, body: bytes) -> str:
+    """Return the standard words for a status whose body says nothing; of an unreadable answer, its beginning."""
     if is_success(status):
-        return "the answer can't be read"
+        start = messages.excerpt(body)[:REASON_CHARACTERS_MAX]
+        return without_query(f"the answer can't be read: {start}").rstrip(": ")
     return http.client.responses.get(status, "unknown HTTP status")
 
 

@@ -74,7 +74,7 @@ def parse(body: bytes) -> Any:
     """Parse any JSON value, with exact numbers; no object may name one field twice with different values."""
     try:
         return json.loads(
-            body.decode("utf-8-sig", errors="replace"),
+            body.decode(json.detect_encoding(body), errors="replace"),
             object_pairs_hook=_object,
             parse_float=_number,
             parse_int=_number,
@@ -258,6 +258,7 @@ _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
 _WORDS: Final = contract.STATUS_WORDS_ELSEWHERE | contract.STATUS_WORDS
 _ID_KEYS: Final = ("id", "task_id")
+_TASK_KEY: Final = re.compile("(?:task|generation)(?:[_-]?id)?", re.IGNORECASE)
 _USD: Final = re.compile(r"^\s*(?:US)?\$\s*|^\s*USD\s+|\s*(?:USD|US\$|\$)\s*$", re.IGNORECASE)
 _ECHOED: Final = ("seed", "width", "height", "prompt")
 _CUT_FROM: Final = 20  # characters of a prompt that may have been cut off
@@ -617,7 +618,7 @@ def pieces_of(request: Request) -> list[bytes]:
 def read_created(body: bytes) -> str | ServiceMessage:
     """Read the answer to a create; one that names two tasks doesn't say which was made."""
     answer = load(body)
-    if len(_all_ids(answer)) > 1:
+    if len(_all_ids(answer) if _refusal(answer) is None else named_tasks_in(body)) > 1:
         raise Unreadable(excerpt(body))
     created = task_id_in(answer) or task_id_in(answer.get("data")) or _refusal(answer)
     if created is None:
@@ -629,20 +630,23 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
     return {one for place in (answer, answer.get("data"), answer.get("error")) for one in _ids(place)}
 
 
-def named_tasks_in(body: bytes) -> set[str]:
-    """Read the ids that an answer names, refused or broken: no proof, but where to look."""
-    return set(filter(is_task_id, _all_ids(load_leniently(body))))
+def named_tasks_in(body: bytes) -> list[str]:
+    """Read the ids that an answer names at any depth, refused or broken: no proof, but where to look."""
+    answer = load_leniently(body)
+    named, waiting = _all_ids(answer), [("", answer)]
+    while waiting:
+        name, value = waiting.pop()
+        if _TASK_KEY.fullmatch(name):  # deep inside, other things have an `id`, too
+            named.update(_ids(value) or _ids({"id": value}))
+        items = [("", one) for one in value] if isinstance(value, list) else []
+        waiting += value.items() if isinstance(value, dict) else items
+    return sorted(filter(is_task_id, named))
 
 
-def running_task_in(body: bytes) -> str | None:
-    """Read the id from a body that says nothing but that a task is running, as that of an accepted create does."""
-    try:
-        answer = load(body)
-    except Unreadable:
-        return None
-    if _status(answer) != "in_progress" or message_in(answer) is not None or len(_all_ids(answer)) > 1:
-        return None
-    return task_id_in(answer)
+def says_only_running(body: bytes) -> bool:
+    """Return whether a body says nothing but that one task is running, as that of an accepted create does."""
+    answer = load_leniently(body)
+    return _status(answer) == "in_progress" and message_in(answer) is None and len(_all_ids(answer)) == 1
 
 
 def queue_id_in(body: bytes) -> str | None:
